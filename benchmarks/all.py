@@ -1,6 +1,7 @@
 """Runs or resumes every study.
 
-Flags that a study does not have are left out for it. Each study writes under <results_dir>/<study>/, and models are shared.
+Flags that a study does not have are left out for it. Each study writes under
+<results_dir>/<study>/, and models are shared.
 
   python -m sae_gap all --preset=smoke
   python -m sae_gap all --preset=paper --seeds=0 --num_latents=50,100,500,1000

@@ -1,4 +1,6 @@
-"""What the binaries share: flags that are checked at once, and one sentence with exit code 2 for whatever the user can mend."""
+"""What the binaries share: flags that are checked at once, and one sentence with exit code 2 for
+whatever the user can mend.
+"""
 
 import contextlib
 import logging as python_logging
@@ -46,15 +48,22 @@ def run(
 
     Args:
       main: what to run, given its options.
-      options: the class of the options, whose fields are the flags; None takes what annotates `options` of `main`.
+      options: the class of the options, whose fields are the flags; None takes what annotates
+        `options` of `main`.
       about: what the help begins with; None takes the text of the module of `main`.
     """
     options = options or options_of(main)
     flag_values = define(options)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        named = [line for line in flag_values.get_help(include_special_flags=False).splitlines() if line.startswith(" ")]
-        sys.stdout.write(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named) + "\n")
+        named = [
+            line
+            for line in flag_values.get_help(include_special_flags=False).splitlines()
+            if line.startswith(" ")
+        ]
+        sys.stdout.write(
+            f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named) + "\n"
+        )
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
     logging.use_absl_handler()
@@ -76,10 +85,18 @@ def run(
         if error.strerror is None:
             _stop(str(error))
         name = error.filename or "a file"
-        _stop(f"{name} could not be read or written ({error.strerror}); mend that and run the same again.")
+        _stop(
+            f"{name} could not be read or written ({error.strerror}); mend that and run the same "
+            "again."
+        )
     except Exception as error:
-        if isinstance(error, MemoryError) or re.search("RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)):
-            _stop("there is not enough memory for a run of this size; lower num_latents or num_samples.")
+        if isinstance(error, MemoryError) or re.search(
+            "RESOURCE_EXHAUSTED|[Oo]ut of memory", str(error)
+        ):
+            _stop(
+                "there is not enough memory for a run of this size; lower num_latents or "
+                "num_samples."
+            )
         if distributed.count() > 1:
             # At its end Python would wait for the other processes, which wait for this one.
             traceback.print_exc()
@@ -102,13 +119,17 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
     try:
         rest = flag_values(arguments)
     except flags.Error as error:
-        raise UsageError(" ".join(str(error).split()).removesuffix(".") + "; see --help.") from error
+        raise UsageError(
+            " ".join(str(error).split()).removesuffix(".") + "; see --help."
+        ) from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
 
 
 def _join(options: Distributed) -> None:
-    place = {name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")}
+    place = {
+        name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
+    }
     if not options.distributed:
         for name, value in place.items():
             if value is not None:
@@ -117,7 +138,8 @@ def _join(options: Distributed) -> None:
     try:
         distributed.start(**place)
     except ValueError as error:
-        # Flags are the user's to mend; others that have not come yet may be there at the next start.
+        # Flags are the user's to mend; others that have not come yet may be there at the next
+        # start.
         _stop(str(error), 1 if isinstance(error.__cause__, RuntimeError) else 2)
     if not distributed.is_first():
         # What all would say is said once.
@@ -156,8 +178,13 @@ def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
             raise OSError("it is not a file")
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save.") from None
+        raise UsageError(
+            f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save."
+        ) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        raise UsageError(f"--{name} {path} does not hold one array of real numbers; save that as float32 by numpy.save.")
+        raise UsageError(
+            f"--{name} {path} does not hold one array of real numbers; save that as float32 by "
+            "numpy.save."
+        )
     with usage():
         return matching.as_matrix(f"--{name} {path}", array.astype(np.float32))

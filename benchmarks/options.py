@@ -1,4 +1,6 @@
-"""The options of a binary as a dataclass: each field is a flag, and what its value may be stands with the field."""
+"""The options of a binary as a dataclass: each field is a flag, and what its value may be stands
+with the field.
+"""
 
 import dataclasses
 import math
@@ -35,7 +37,8 @@ def option(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a binary, in fields that `option` makes and int, float, str, bool or tuples of these annotate.
+    """The options of a binary, in fields that `option` makes and int, float, str, bool or tuples of
+    these annotate.
 
     Raises:
       ValueError: a value is not what its field allows.
@@ -52,7 +55,9 @@ class Options:
 class Distributed(Options):
     """The options of a binary that may run in many processes."""
 
-    distributed: bool = option(False, "Run in many processes, one a host; TPU and Slurm need no more.")
+    distributed: bool = option(
+        False, "Run in many processes, one a host; TPU and Slurm need no more."
+    )
     coordinator: str | None = option(None, "With --distributed elsewhere: host:port of process 0.")
     num_processes: int | None = option(None, "With --coordinator: how many there are.", least=1)
     process_id: int | None = option(None, "With --coordinator: which one this is, from 0.", least=0)
@@ -64,7 +69,13 @@ def define(kind: type[Options]) -> flags.FlagValues:
     for field in dataclasses.fields(kind):
         if field.metadata:
             entry, listed, _ = _types(kind, field.name)
-            make = flags.DEFINE_boolean if entry is bool else flags.DEFINE_list if listed else flags.DEFINE_string
+            make = (
+                flags.DEFINE_boolean
+                if entry is bool
+                else flags.DEFINE_list
+                if listed
+                else flags.DEFINE_string
+            )
             make(_flag(field), None, _help(field, field.default), flag_values=values)  # type: ignore[operator]
     return values
 
@@ -83,16 +94,22 @@ def given(kind: type[Options], values: flags.FlagValues) -> dict[str, Any]:
             entry, listed, may_lack = _types(kind, field.name)
             try:
                 if listed:
-                    found[field.name] = tuple(None if may_lack and one == "none" else entry(one) for one in text)
+                    found[field.name] = tuple(
+                        None if may_lack and one == "none" else entry(one) for one in text
+                    )
                 else:
                     found[field.name] = entry(text)
             except ValueError:
-                raise ValueError(_refusal(kind, field, ",".join(text) if listed else text)) from None
+                raise ValueError(
+                    _refusal(kind, field, ",".join(text) if listed else text)
+                ) from None
     return found
 
 
 def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
-    """The flags that give these options, or those of some names, where they are not the defaults."""
+    """The flags that give these options, or those of some names, where they are not the
+    defaults.
+    """
     flags = []
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
@@ -110,7 +127,10 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
     for field in dataclasses.fields(options):
         if field.metadata:
             metadata = {**field.metadata, "help": _help(field, getattr(options, field.name))}
-            found[field.name] = hints[field.name] | None, dataclasses.field(default=None, metadata=metadata)
+            found[field.name] = (
+                hints[field.name] | None,
+                dataclasses.field(default=None, metadata=metadata),
+            )
     return found
 
 
@@ -128,11 +148,17 @@ def _help(field: dataclasses.Field, default: Any) -> str:
 
 def _text(value: Any) -> str:
     """A value as a flag has it."""
-    return ",".join("none" if entry is None else str(entry) for entry in value) if isinstance(value, tuple) else str(value)
+    return (
+        ",".join("none" if entry is None else str(entry) for entry in value)
+        if isinstance(value, tuple)
+        else str(value)
+    )
 
 
 def _types(kind: type[Options], name: str) -> tuple[type, bool, bool]:
-    """The type of an option or of a tuple's entries, whether it is a tuple, and whether its entries may be None."""
+    """The type of an option or of a tuple's entries, whether it is a tuple, and whether its entries
+    may be None.
+    """
     hint = _without_none(typing.get_type_hints(kind)[name])
     listed = typing.get_origin(hint) is tuple
     entry = typing.get_args(hint)[0] if listed else hint
@@ -148,7 +174,9 @@ def _check(kind: type[Options], field: dataclasses.Field, value: Any) -> None:
     listed = value if isinstance(value, tuple | list) else (value,)
     entries = [entry for entry in listed if entry is not None]
     least, choices = field.metadata["least"], field.metadata["choices"]
-    fits = bool(listed) and all(math.isfinite(entry) for entry in entries if isinstance(entry, float))
+    fits = bool(listed) and all(
+        math.isfinite(entry) for entry in entries if isinstance(entry, float)
+    )
     fits &= least is None or all(entry >= least for entry in entries)
     fits &= choices is None or set(entries) <= set(choices)
     fits &= field.metadata["repeats"] or len(set(listed)) == len(listed)
@@ -160,7 +188,9 @@ def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
     """The sentence that says what an option must be, and what it is."""
     entry, listed, _ = _types(kind, field.name)
     least, choices = field.metadata["least"], field.metadata["choices"]
-    one, many = {int: ("an integer", "integers"), float: ("a finite number", "finite numbers")}.get(entry, ("a", "names"))
+    one, many = {int: ("an integer", "integers"), float: ("a finite number", "finite numbers")}.get(
+        entry, ("a", "names")
+    )
     if listed:
         one = many if field.metadata["repeats"] else f"different {many}"
     wanted = one if least is None else f"{one} of at least {least:g}"

@@ -1,7 +1,8 @@
-"""Writes the repository's address, which pyproject.toml alone knows, into every notebook, so that each opens alone in Colab.
+"""Writes the repository's address, which pyproject.toml alone knows, into every notebook, so that
+each opens alone in Colab.
 
-The owner fills in `Repository` under `[project.urls]`. The first cell of a notebook then installs the suite from there. Where
-the address is on GitHub, a badge opens the notebook in Colab.
+The owner fills in `Repository` under `[project.urls]`. The first cell of a notebook then installs
+the suite from there. Where the address is on GitHub, a badge opens the notebook in Colab.
 
   python notebooks/address.py
 """
@@ -24,7 +25,9 @@ def address(root: Path) -> str:
 
 
 def addressed(notebook: dict, name: str, repository: str) -> dict:
-    """A notebook with the address in its first cell of code and, of a repository on GitHub, a badge under its title."""
+    """A notebook with the address in its first cell of code and, of a repository on GitHub, a badge
+    under its title.
+    """
     title, setup = notebook["cells"][:2]
     lines = list(title["source"])
     if lines[2].startswith(_BADGE):
@@ -32,7 +35,10 @@ def addressed(notebook: dict, name: str, repository: str) -> dict:
     github = re.fullmatch(r"https://github\.com/([^/]+/[^/]+)", repository)
     if github:
         lines[1:1] = ["\n", f"{_BADGE}{github[1]}/blob/main/notebooks/{name})\n"]
-    source = [re.sub(r"^REPOSITORY = .*", lambda _: f"REPOSITORY = {json.dumps(repository)}", line) for line in setup["source"]]
+    source = [
+        re.sub(r"^REPOSITORY = .*", lambda _: f"REPOSITORY = {json.dumps(repository)}", line)
+        for line in setup["source"]
+    ]
     cells = [title | {"source": lines}, setup | {"source": source}, *notebook["cells"][2:]]
     return notebook | {"cells": cells}
 
@@ -42,7 +48,9 @@ def main(root: Path = ROOT) -> None:
     for path in sorted((root / "notebooks").glob("*.ipynb")):
         notebook = addressed(json.loads(path.read_text(encoding="utf-8")), path.name, repository)
         path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{repository or 'no address: name one under [project.urls] in pyproject.toml'}\n")
+    sys.stdout.write(
+        f"{repository or 'no address: name one under [project.urls] in pyproject.toml'}\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Builds the reference of the library, a page a module, from its docstrings, and checks every link of what it built.
+"""Builds the reference of the library, a page a module, from its docstrings, and checks every link
+of what it built.
 
-pdoc does it: it reads the docstrings' Google sections and Markdown as they are, imports the library instead of guessing at
-it, and asks for no configuration. The mathematics of the docstrings is Unicode, which a page shows without network or script.
+pdoc does it: it reads the docstrings' Google sections and Markdown as they are, imports the library
+instead of guessing at it, and asks for no configuration. The mathematics of the docstrings is
+Unicode, which a page shows without network or script.
 
   python notebooks/reference.py build/docs
 """
@@ -31,11 +33,16 @@ def module_names() -> list[str]:
     import sae_gap
 
     found = [module.name for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")]
-    return ["sae_gap", *(name for name in found if not any(part.startswith("_") for part in name.split(".")))]
+    return [
+        "sae_gap",
+        *(name for name in found if not any(part.startswith("_") for part in name.split("."))),
+    ]
 
 
 def comments(source: str) -> dict[str, str]:
-    """What is said of each constant of a module: the string below it, or the comment above it or above its run."""
+    """What is said of each constant of a module: the string below it, or the comment above it or
+    above its run.
+    """
     lines, found = source.splitlines(), {}
     body = ast.parse(source).body
     last, said = 0, ""
@@ -45,7 +52,11 @@ def comments(source: str) -> dict[str, str]:
         first = node.lineno - 1
         while first and lines[first - 1].startswith("# "):
             first -= 1
-        if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant) and isinstance(after.value.value, str):
+        if (
+            isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
             text = inspect.cleandoc(after.value.value)
         elif first < node.lineno - 1:
             text = "\n".join(line[2:] for line in lines[first : node.lineno - 1])
@@ -53,12 +64,19 @@ def comments(source: str) -> dict[str, str]:
             text = said if first == last else ""
         last, said = node.end_lineno or 0, text
         targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-        found |= {name.id: text for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        found |= {
+            name.id: text
+            for target in targets
+            for name in ast.walk(target)
+            if isinstance(name, ast.Name)
+        }
     return found
 
 
 def undocumented(name: str) -> list[str]:
-    """The public names of a module, and the public members of its classes, that nothing is said about."""
+    """The public names of a module, and the public members of its classes, that nothing is said
+    about.
+    """
     module = importlib.import_module(name)
     above, public = comments(inspect.getsource(module)), getattr(module, "__all__", None)
     faults = [] if module.__doc__ else [name]
@@ -78,13 +96,25 @@ def undocumented(name: str) -> list[str]:
 
 
 def _silent(value: typing.Any) -> list[str]:
-    """An object itself, and the public members that its class defines, where neither they nor a base have a docstring."""
+    """An object itself, and the public members that its class defines, where neither they nor a
+    base have a docstring.
+    """
     # A dataclass or a named tuple that has none writes one of its fields.
     text = value.__doc__ or ""
-    members = {key: member for key, member in vars(value).items() if inspect.isclass(value) and not key.startswith("_")}
+    members = {
+        key: member
+        for key, member in vars(value).items()
+        if inspect.isclass(value) and not key.startswith("_")
+    }
     told = (types.FunctionType, property, classmethod, staticmethod)
-    silent = [key for key, member in members.items() if isinstance(member, told) and not inspect.getdoc(getattr(value, key))]
-    return [""] * (not text or text.startswith(f"{value.__name__}(")) + [f".{key}" for key in silent]
+    silent = [
+        key
+        for key, member in members.items()
+        if isinstance(member, told) and not inspect.getdoc(getattr(value, key))
+    ]
+    return [""] * (not text or text.startswith(f"{value.__name__}(")) + [
+        f".{key}" for key in silent
+    ]
 
 
 class _Spelled:
@@ -104,7 +134,9 @@ _INNER = re.compile(
 
 
 def spell(annotation: typing.Any) -> typing.Any:
-    """An annotation by the names that the source has for it, such as `ArrayLike` for all that JAX takes for an array."""
+    """An annotation by the names that the source has for it, such as `ArrayLike` for all that JAX
+    takes for an array.
+    """
     import jax
     from jax.typing import ArrayLike
 
@@ -118,9 +150,15 @@ def spell(annotation: typing.Any) -> typing.Any:
     if {*typing.get_args(ArrayLike)} <= {*parts}:
         words = ["ArrayLike"]
     elif {jax.Array, numpy.ndarray} <= {part.array_type for part in shaped}:
-        words = [f"{part.__name__.partition('[')[0]}[ArrayLike, {part.dim_str!r}]" for part in shaped]
+        words = [
+            f"{part.__name__.partition('[')[0]}[ArrayLike, {part.dim_str!r}]" for part in shaped
+        ]
     else:
-        words = [_INNER.sub("", inspect.formatannotation(part)) for part in parts if part is not type(None)]
+        words = [
+            _INNER.sub("", inspect.formatannotation(part))
+            for part in parts
+            if part is not type(None)
+        ]
     return _Spelled(" | ".join(dict.fromkeys(words + ["None"] * (type(None) in parts))))
 
 
@@ -145,9 +183,16 @@ def build(folder: Path, names: typing.Sequence[str] | None = None) -> None:
         page.submodules = [pages[other] for other in names if other.rpartition(".")[0] == name]
         page.docstring += _contents(page.submodules)
         for member in page.flattened_own_members:
-            for each in (member, *(member.members.values() if isinstance(member, pdoc.doc.Class) else ())):
+            for each in (
+                member,
+                *(member.members.values() if isinstance(member, pdoc.doc.Class) else ()),
+            ):
                 _mend(each, above)
-    pdoc.render.configure(docformat="google", show_source=False, template_directory=Path(__file__).parent / "templates")
+    pdoc.render.configure(
+        docformat="google",
+        show_source=False,
+        template_directory=Path(__file__).parent / "templates",
+    )
     for name, page in pages.items():
         file = folder / f"{name.replace('.', '/')}.html"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -163,10 +208,15 @@ def _contents(submodules: typing.Sequence[typing.Any]) -> str:
 
 
 def _mend(member: typing.Any, above: dict[str, str]) -> None:
-    """What pdoc cannot know of a member: a comment above a constant, and how its types are written."""
+    """What pdoc cannot know of a member: a comment above a constant, and how its types are
+    written.
+    """
     if member.kind == "function":
         member.signature = member.signature.replace(
-            parameters=[each.replace(annotation=spell(each.annotation)) for each in member.signature.parameters.values()],
+            parameters=[
+                each.replace(annotation=spell(each.annotation))
+                for each in member.signature.parameters.values()
+            ],
             return_annotation=spell(member.signature.return_annotation),
         )
     elif member.kind == "class":
@@ -203,23 +253,33 @@ def _dead_links(folder: Path) -> Iterator[tuple[Path, str]]:
     for path, links in read.items():
         for target in links.targets:
             parts = urllib.parse.urlsplit(target)
-            other = (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
-            anchored = not parts.fragment or other not in read or parts.fragment in read[other].anchors
+            other = (
+                (path.parent / urllib.parse.unquote(parts.path)).resolve() if parts.path else path
+            )
+            anchored = (
+                not parts.fragment or other not in read or parts.fragment in read[other].anchors
+            )
             if not parts.scheme and not (other.exists() and anchored):
                 yield path, target
 
 
 def broken(folder: Path) -> list[str]:
     """Each link of the pages to a page, a file or an anchor that is not there."""
-    return [f"{path.relative_to(folder.resolve())}: {target}" for path, target in _dead_links(folder)]
+    return [
+        f"{path.relative_to(folder.resolve())}: {target}" for path, target in _dead_links(folder)
+    ]
 
 
 def unlink_hidden(folder: Path) -> None:
-    """Takes away the links that pdoc makes of names in backticks whose members it hides, having no text of their own."""
+    """Takes away the links that pdoc makes of names in backticks whose members it hides, having no
+    text of their own.
+    """
     for path, target in [*_dead_links(folder)]:
         if "#" in target:
             text = path.read_text(encoding="utf-8")
-            path.write_text(re.sub(f'<a href="{re.escape(target)}">(.*?)</a>', r"\1", text), encoding="utf-8")
+            path.write_text(
+                re.sub(f'<a href="{re.escape(target)}">(.*?)</a>', r"\1", text), encoding="utf-8"
+            )
 
 
 def main() -> None:

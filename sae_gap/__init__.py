@@ -1,7 +1,8 @@
-"""Is it the encoder or the dictionary? Certified benchmarks of the amortisation gap of sparse autoencoders.
+"""Is it the encoder or the dictionary? Certified benchmarks of the amortisation gap of sparse
+autoencoders.
 
-The public names are loaded when first used, so that rows can be read and tabulated without loading JAX.
-The stub `__init__.pyi` lists them.
+The public names are loaded when first used, so that rows can be read and tabulated without loading
+JAX. The stub `__init__.pyi` lists them.
 """
 
 import ast
@@ -12,7 +13,12 @@ from typing import Any
 __version__ = "0.2.0"
 
 _STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-_HOME = {name.name: node.module for node in _STUB.body if isinstance(node, ast.ImportFrom) for name in node.names}
+_HOME = {
+    name.name: node.module
+    for node in _STUB.body
+    if isinstance(node, ast.ImportFrom)
+    for name in node.names
+}
 
 __all__ = [*_HOME, "__version__"]
 

@@ -28,15 +28,23 @@ _ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143
 
 
 def home() -> Path:
-    """The folder that holds the package `benchmarks`: an installed wheel has it within `sae_gap`, a checkout beside it."""
+    """The folder that holds the package `benchmarks`: an installed wheel has it within `sae_gap`, a
+    checkout beside it.
+    """
     here = Path(__file__).parent
-    return next(folder for folder in (here / "binaries", here.parent) if (folder / "benchmarks").is_dir())
+    return next(
+        folder for folder in (here / "binaries", here.parent) if (folder / "benchmarks").is_dir()
+    )
 
 
 def binaries() -> dict[str, Path]:
     """The file of each binary, whichever folder it lies in, by its name."""
     files = sorted((home() / "benchmarks").rglob("*.py"), key=lambda path: path.stem)
-    return {path.stem: path for path in files if is_study(path) or "\nif __name__ ==" in path.read_text(encoding="utf-8")}
+    return {
+        path.stem: path
+        for path in files
+        if is_study(path) or "\nif __name__ ==" in path.read_text(encoding="utf-8")
+    }
 
 
 def is_study(path: Path) -> bool:
@@ -47,17 +55,22 @@ def is_study(path: Path) -> bool:
 def listing() -> str:
     """What `sae-gap --help` prints: each binary with the sentence that its text opens with."""
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    lines = [f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}" for name, path in binaries().items()]
+    lines = [
+        f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}" for name, path in binaries().items()
+    ]
     return "\n".join([_USAGE.format(_purpose(Path(sae_gap.__file__))), *lines])
 
 
 def _purpose(path: Path) -> str:
     """The first line of a module's text."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or "").partition("\n")[0]
+    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or "").partition(
+        "\n"
+    )[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the binary that the first argument names, as a process of its own would; exits with 2 if there is none.
+    """Runs the binary that the first argument names, as a process of its own would; exits with 2 if
+    there is none.
 
     Args:
       arguments: the words after the command; None takes those of the process.
@@ -74,7 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
     if name not in known:
         near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
         mend = f"did you mean {near[0]}? " if near else ""
-        sys.stderr.write(f"{name!r} is no binary of sae_gap; {mend}sae-gap --help lists them all.\n")
+        sys.stderr.write(
+            f"{name!r} is no binary of sae_gap; {mend}sae-gap --help lists them all.\n"
+        )
         sys.exit(2)
     _end_on_signals()
     sys.path.insert(0, str(home()))
@@ -94,7 +109,8 @@ def main(arguments: list[str] | None = None) -> None:
 def _end_on_signals() -> None:
     """From here on Ctrl-C and SIGTERM end this process at once, with a sentence.
 
-    Python would wait for an import or a compiled loop to end. Files are whole at any moment, so nothing has to be put in order.
+    Python would wait for an import or a compiled loop to end. Files are whole at any moment, so
+    nothing has to be put in order.
     """
 
     def wait() -> None:

@@ -1,7 +1,8 @@
-"""What the suite has, by name: encoders, learners, metrics and SAEs, and an encoder or a learner made from its name.
+"""What the suite has, by name: encoders, learners, metrics and SAEs, and an encoder or a learner
+made from its name.
 
-A folder is the register: whatever class or metric a module of it defines is listed. Asking for a list loads JAX; importing
-this module does not, so that rows are read without it.
+A folder is the register: whatever class or metric a module of it defines is listed. Asking for a
+list loads JAX; importing this module does not, so that rows are read without it.
 """
 
 import dataclasses
@@ -30,7 +31,9 @@ def encoders() -> dict[str, Any]:
 
 def saes() -> dict[str, Any]:
     """Every encoder that a sparse autoencoder trains, by its name."""
-    return {name: kind for name, kind in encoders().items() if getattr(kind, "recipe", None) is not None}
+    return {
+        name: kind for name, kind in encoders().items() if getattr(kind, "recipe", None) is not None
+    }
 
 
 @functools.cache
@@ -55,13 +58,21 @@ def default_metrics() -> tuple["sae_gap.metrics.metric.Metric", ...]:
 
 
 def make(kind: Callable[..., Any], **offered: Any) -> Any:
-    """An instance of a class, given those of the offered values that it has a field for; None leaves a default."""
+    """An instance of a class, given those of the offered values that it has a field for; None
+    leaves a default.
+    """
     fields = inspect.signature(kind).parameters
-    return kind(**{name: value for name, value in offered.items() if value is not None and name in fields})
+    return kind(
+        **{name: value for name, value in offered.items() if value is not None and name in fields}
+    )
 
 
 def make_encoder(
-    name: str, *, sparsity: int, lam: float = 0.1, base: "sae_gap.encoders.encoder.Encoder | None" = None
+    name: str,
+    *,
+    sparsity: int,
+    lam: float = 0.1,
+    base: "sae_gap.encoders.encoder.Encoder | None" = None,
 ) -> "sae_gap.encoders.encoder.Encoder":
     """An encoder of `sae_gap.encoders`.
 
@@ -81,7 +92,8 @@ def make_encoder(
 def make_learner(
     name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_steps: int | None = None
 ) -> "sae_gap.learners.learner.Learner":
-    """A learner of `sae_gap.learners`, or the tuned SAE with an encoder of that name, with or without `sae_` before it.
+    """A learner of `sae_gap.learners`, or the tuned SAE with an encoder of that name, with or
+    without `sae_` before it.
 
     Args:
       name: its name.
@@ -91,7 +103,8 @@ def make_learner(
       num_steps: steps of its fit; None takes its own default.
 
     Raises:
-      ValueError: no learner and no SAE has the name, or it needs more, such as the learner that it goes on from.
+      ValueError: no learner and no SAE has the name, or it needs more, such as the learner that it
+        goes on from.
     """
     from sae_gap.learners.learner import takes_steps
 
@@ -99,10 +112,19 @@ def make_learner(
         steps = {} if num_steps is None else {"num_steps": num_steps}
         return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **steps)
     kind = learners()[name]
-    return _make(kind, name, k=sparsity, sparsity=sparsity, lam=lam, num_steps=num_steps if takes_steps(kind) else None)
+    return _make(
+        kind,
+        name,
+        k=sparsity,
+        sparsity=sparsity,
+        lam=lam,
+        num_steps=num_steps if takes_steps(kind) else None,
+    )
 
 
-def paper_sae(name: str, *, sparsity: int, **options: Any) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
+def paper_sae(
+    name: str, *, sparsity: int, **options: Any
+) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
     """A sparse autoencoder with the defaults throughout, which are the paper's.
 
     Args:
@@ -118,7 +140,8 @@ def paper_sae(name: str, *, sparsity: int, **options: Any) -> "sae_gap.learners.
 def tuned_sae(
     name: str, *, sparsity: int, input_dim: int, **options: Any
 ) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
-    """A sparse autoencoder with the hyper-parameters, the rate and the penalty that were found best for its encoder.
+    """A sparse autoencoder with the hyper-parameters, the rate and the penalty that were found best
+    for its encoder.
 
     Args:
       name: of its encoder.
@@ -130,7 +153,9 @@ def tuned_sae(
 
     encoder = _sae_encoder(name, sparsity, tuned=True)
     recipe = encoder.recipe
-    return SparseAutoencoder(encoder, learning_rate=recipe.rate, penalty=recipe.penalty / input_dim, **options)
+    return SparseAutoencoder(
+        encoder, learning_rate=recipe.rate, penalty=recipe.penalty / input_dim, **options
+    )
 
 
 def sae_for_activations(
@@ -143,10 +168,11 @@ def sae_for_activations(
 ) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
     """A sparse autoencoder with the options that suit a network's activations.
 
-    It learns from standardised rows, whose total variance is input_dim, at a rate that warms up, falls along a cosine and is
-    left to the learner. Tuned penalties and thresholds hold where codes are as large as the paper's, uniform on (0, 1), whose
-    signals have a variance of sparsity / 3. Thresholds and l1 penalties grow with the root of the variance over that, and
-    penalties on the number of codes with all of it. From there a penalty is steered to the sparsity.
+    It learns from standardised rows, whose total variance is input_dim, at a rate that warms up,
+    falls along a cosine and is left to the learner. Tuned penalties and thresholds hold where codes
+    are as large as the paper's, uniform on (0, 1), whose signals have a variance of sparsity / 3.
+    Thresholds and l1 penalties grow with the root of the variance over that, and penalties on the
+    number of codes with all of it. From there a penalty is steered to the sparsity.
 
     Args:
       name: of its encoder.
@@ -182,7 +208,9 @@ def sae_for_activations(
 def _sae_encoder(name: str, sparsity: int, tuned: bool = False) -> Any:
     check_choice("sae", name, saes())
     kind = saes()[name]
-    return _make(kind, name, k=sparsity, sparsity=sparsity, **(kind.recipe.options if tuned else {}))
+    return _make(
+        kind, name, k=sparsity, sparsity=sparsity, **(kind.recipe.options if tuned else {})
+    )
 
 
 def _make(kind: Any, name: str, **offered: Any) -> Any:

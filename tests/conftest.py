@@ -1,4 +1,6 @@
-"""Nothing of a user's cache or accelerator may reach the tests, and what is dear to make is made once."""
+"""Nothing of a user's cache or accelerator may reach the tests, and what is dear to make is made
+once.
+"""
 
 import concurrent.futures
 import contextlib
@@ -27,26 +29,30 @@ from sae_gap.figures import style
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Many small steps on the host, beside another worker: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Most of the tests' time is XLA's, which compiles thousands of small programs that run once or twice. Without its optimisations
-# and each in one piece they compile in a fifth of it. The programs that users run are tested by
-# `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that does not know one of the flags ends at once and names it,
-# as that of 0.12 does the second.
+# Most of the tests' time is XLA's, which compiles thousands of small programs that run once or
+# twice. Without its optimisations and each in one piece they compile in a fifth of it. The programs
+# that users run are tested by `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that
+# does not know one of the flags ends at once and names it, as that of 0.12 does the second.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 PLAIN = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
 _OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < (0, 12)
 _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE)
+os.environ.setdefault(
+    "XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE
+)
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    # Shared with the workers and with the processes that tests start, so that a program of one shape is compiled once in all.
+    # Shared with the workers and with the processes that tests start, so that a program of one
+    # shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
 
 
-# Tracing makes many objects that stay, and Python would look through them for garbage again and again.
+# Tracing makes many objects that stay, and Python would look through them for garbage again and
+# again.
 gc.set_threshold(50_000, 20, 50)
 
-# The kind of fonts in the PDF files of users. Cutting a font to the letters of a figure takes longer than drawing the figure:
-# tests use the kind that is not cut.
+# The kind of fonts in the PDF files of users. Cutting a font to the letters of a figure takes
+# longer than drawing the figure: tests use the kind that is not cut.
 FONTS = style.STYLE["pdf.fonttype"]
 style.STYLE["pdf.fonttype"] = 3
 # A sixteenth of the pixels of users.
@@ -65,7 +71,8 @@ def pytest_configure():
     devices.enable_compilation_cache()
 
 
-# The modules that take longest, which workers begin with, so that they end together; those of optimised tests side by side.
+# The modules that take longest, which workers begin with, so that they end together; those of
+# optimised tests side by side.
 LONGEST = (
     "test_studies",
     "test_online_dictionary",
@@ -74,7 +81,14 @@ LONGEST = (
     "test_controls",
     "test_notebooks",
 )
-LONGEST += ("test_train_real", "test_measure_sae", "test_sharding", "test_amortisation_gap", "test_coding", "test_distributed")
+LONGEST += (
+    "test_train_real",
+    "test_measure_sae",
+    "test_sharding",
+    "test_amortisation_gap",
+    "test_coding",
+    "test_distributed",
+)
 LONGEST += ("test_learned", "test_project", "test_real", "test_shapes", "test_padding")
 
 
@@ -83,26 +97,35 @@ def pytest_collection_modifyitems(items):
     # Within a module those come first that are optimised, so that programs are dropped once.
     first = {item.path: place for place, item in reversed([*enumerate(items)])}
     items.sort(
-        key=lambda item: (order.get(item.path.stem, len(order)), first[item.path], item.get_closest_marker("optimised") is None)
+        key=lambda item: (
+            order.get(item.path.stem, len(order)),
+            first[item.path],
+            item.get_closest_marker("optimised") is None,
+        )
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """A test marked `optimised` has programs that run for longer than they are compiled, as have processes that it starts."""
+    """A test marked `optimised` has programs that run for longer than they are compiled, as have
+    processes that it starts.
+    """
     import jax
 
     plain = PLAIN and item.get_closest_marker("optimised") is None
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(plain))
     if jax.config.values["jax_disable_most_optimizations"] != plain:
         jax.config.update("jax_disable_most_optimizations", plain)
-        # The option is no part of what JAX knows a program by, and the bits of one and of the other differ.
+        # The option is no part of what JAX knows a program by, and the bits of one and of the other
+        # differ.
         jax.clear_caches()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_programs():
-    """Drops programs where they are many: Linux lets a process map 65,530 pieces of memory, of which one takes four."""
+    """Drops programs where they are many: Linux lets a process map 65,530 pieces of memory, of
+    which one takes four.
+    """
     yield
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
@@ -113,7 +136,9 @@ def few_programs():
 
 @pytest.fixture(scope="session")
 def setting():
-    """The cell that most tests run on. Its three splits have one shape, and it is the cell of the smoke preset."""
+    """The cell that most tests run on. Its three splits have one shape, and it is the cell of the
+    smoke preset.
+    """
     from sae_gap import Setting
 
     return Setting(num_latents=20, sparsity=3, num_samples=200)
@@ -139,7 +164,9 @@ def binary_of(name):
     """The module of a binary, whichever folder it lies in."""
     from sae_gap import __main__ as command
 
-    return importlib.import_module(".".join(command.binaries()[name].relative_to(command.home()).with_suffix("").parts))
+    return importlib.import_module(
+        ".".join(command.binaries()[name].relative_to(command.home()).with_suffix("").parts)
+    )
 
 
 def flags_of(name):
@@ -148,7 +175,11 @@ def flags_of(name):
     from benchmarks.harness import command
 
     module = binary_of(name)
-    return options.define(command.options_of(module.BENCH) if hasattr(module, "BENCH") else cli.options_of(module.main))
+    return options.define(
+        command.options_of(module.BENCH)
+        if hasattr(module, "BENCH")
+        else cli.options_of(module.main)
+    )
 
 
 def page_of(folder):
@@ -169,7 +200,9 @@ def start_binary(name, *arguments):
 
 
 def call_binary(name, *arguments):
-    """Runs a binary in this process as a shell would: its exit code, and what it wrote on stdout and stderr."""
+    """Runs a binary in this process as a shell would: its exit code, and what it wrote on stdout
+    and stderr.
+    """
     from benchmarks import cli
     from benchmarks.harness import main
 
@@ -203,7 +236,8 @@ TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count
 class Pair:
     """A command line that runs in two processes of two devices each.
 
-    In it and in the environment, `{process}` is the number of each and `{port}` a free port, the same for both.
+    In it and in the environment, `{process}` is the number of each and `{port}` a free port, the
+    same for both.
     """
 
     def __init__(self, arguments, **environment):
@@ -211,8 +245,17 @@ class Pair:
         given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": TWO_DEVICES, **environment}
         self.processes = [
             subprocess.Popen(
-                [sys.executable, *(str(argument).format(process=process, port=port) for argument in arguments)],
-                env={**os.environ, **{name: value.format(process=process, port=port) for name, value in given.items()}},
+                [
+                    sys.executable,
+                    *(str(argument).format(process=process, port=port) for argument in arguments),
+                ],
+                env={
+                    **os.environ,
+                    **{
+                        name: value.format(process=process, port=port)
+                        for name, value in given.items()
+                    },
+                },
                 cwd=pathlib.Path(__file__).parents[1],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -222,15 +265,22 @@ class Pair:
         ]
 
     def end(self):
-        """Waits for both: their exit codes, and what each wrote on stdout and stderr, less Gloo's greetings."""
+        """Waits for both: their exit codes, and what each wrote on stdout and stderr, less Gloo's
+        greetings.
+        """
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             told = list(pool.map(lambda process: process.communicate(timeout=150), self.processes))
-        out = ["".join(line for line in out.splitlines(True) if not _is_greeting(line)) for out, _ in told]
+        out = [
+            "".join(line for line in out.splitlines(True) if not _is_greeting(line))
+            for out, _ in told
+        ]
         return [process.returncode for process in self.processes], out, [err for _, err in told]
 
 
 def _free_port():
-    """A port that nobody listens at, and below those that a system gives to whoever calls another."""
+    """A port that nobody listens at, and below those that a system gives to whoever calls
+    another.
+    """
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("", port))
@@ -239,8 +289,12 @@ def _free_port():
 
 
 def _is_greeting(line):
-    """Whether a line holds what threads write into each other: [Gloo] Rank 1 is connected to 1 peer ranks. Expected ..."""
-    words = r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    """Whether a line holds what threads write into each other: [Gloo] Rank 1 is connected to 1 peer
+    ranks. Expected ...
+    """
+    words = (
+        r"\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :"
+    )
     return not re.sub(rf"{words}|\d|\s", "", line)
 
 
@@ -249,7 +303,8 @@ def pair():
     return Pair
 
 
-# What two processes begin with. Each has a folder of its own to work in, as on hosts that share none.
+# What two processes begin with. Each has a folder of its own to work in, as on hosts that share
+# none.
 PREAMBLE = """
 import json, os, sys, time, warnings
 import jax, jax.numpy as jnp, numpy as np
@@ -282,7 +337,10 @@ def run_pair():
     def run(code, folder):
         script = folder / "script.py"
         script.write_text(PREAMBLE + code)
-        codes, _, err = Pair([script, "{process}", "{port}", folder], PYTHONPATH=str(pathlib.Path(__file__).parents[1])).end()
+        codes, _, err = Pair(
+            [script, "{process}", "{port}", folder],
+            PYTHONPATH=str(pathlib.Path(__file__).parents[1]),
+        ).end()
         assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
 
     return run
@@ -307,13 +365,15 @@ class Smoke:
     rows: list[dict]
 
 
-# Of studies that share their methods with the headline's, and whose sizes would compile all of them anew. That of
-# vary_latents has what the headline lacks.
+# Of studies that share their methods with the headline's, and whose sizes would compile all of them
+# anew. That of vary_latents has what the headline lacks.
 FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_topk,fista_oracle")
 FEW |= {"vary_latents": "raw,pca,linear_probe,sae_topk,online_dl,softplus_adam,fista_oracle"}
 FEW |= {"worlds": "sae_topk,frozen_topk,random,fista_oracle"}
 FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
-FEW |= {"dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle"}
+FEW |= {
+    "dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle"
+}
 # Of studies whose second size would compile all that the headline has anew.
 SMALL = ("dict_quality", "frozen_decoder", "support_recovery")
 
@@ -326,7 +386,9 @@ def smoke_flags(name):
 
 @pytest.fixture(scope="session")
 def smokes(tmp_path_factory):
-    """Finished runs of the smoke preset by study, each run when a worker first asks for it, over one folder of models."""
+    """Finished runs of the smoke preset by study, each run when a worker first asks for it, over
+    one folder of models.
+    """
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "smokes"
     folder.mkdir(exist_ok=True)
@@ -335,7 +397,9 @@ def smokes(tmp_path_factory):
     def smoke(name, *arguments):
         from sae_gap import Store
 
-        results = folder / "-".join([name, *(str(argument).strip("-").replace("=", "-") for argument in arguments)])
+        results = folder / "-".join(
+            [name, *(str(argument).strip("-").replace("=", "-") for argument in arguments)]
+        )
         with results.with_suffix(".txt").open("a+") as printed:
             # Whoever comes second waits for the first, and finds what that one printed.
             fcntl.flock(printed, fcntl.LOCK_EX)

@@ -1,4 +1,5 @@
-"""What `test_sharding.py` runs in a process of eight virtual devices: one device's results, and no needless word between them.
+"""What `test_sharding.py` runs in a process of eight virtual devices: one device's results, and no
+needless word between them.
 
 Not collected by itself, since the number of devices is settled before JAX starts.
 """
@@ -27,11 +28,19 @@ SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 2048
 
 
 def collectives(text):
-    """The name and the shapes of each operation of a compiled program by which devices exchange something."""
+    """The name and the shapes of each operation of a compiled program by which devices exchange
+    something.
+    """
     pattern = r" = (\(?\w+\[.*?) (all-\w+|collective-\w+|reduce-scatter|ragged-\S+)\("
     found = re.findall(pattern, text.replace("-start(", "("))
     return [
-        (name, [tuple(map(int, filter(None, shape.split(",")))) for shape in re.findall(r"\[([\d,]*)\]", shapes)])
+        (
+            name,
+            [
+                tuple(map(int, filter(None, shape.split(","))))
+                for shape in re.findall(r"\[([\d,]*)\]", shapes)
+            ],
+        )
         for shapes, name in found
     ]
 
@@ -53,24 +62,34 @@ def traced(monkeypatch):
 
 
 def assert_solved(solution, alone, problem):
-    # Two certified codes of a sample explain it alike to the root of their gaps, and are as near as its atoms are independent.
+    # Two certified codes of a sample explain it alike to the root of their gaps, and are as near as
+    # its atoms are independent.
     np.testing.assert_allclose(solution.codes, alone.codes, atol=1e-4)
     np.testing.assert_allclose(solution.objective, alone.objective, rtol=2e-6)
     value, gap = score(*problem, solution.codes, LAM)
-    assert np.all(solution.converged) and np.all(gap <= 2e-6 * value) and np.all(solution.gap <= 1e-6 * solution.objective)
+    assert (
+        np.all(solution.converged)
+        and np.all(gap <= 2e-6 * value)
+        and np.all(solution.gap <= 1e-6 * solution.objective)
+    )
 
 
 def test_samples_and_what_does_not_divide_are_placed(problem):
     mesh = devices.mesh()
     placed = devices.place({"whole": problem[0], "odd": problem[0][:30]}, mesh)
-    assert mesh.shape == {"samples": 8} and placed["whole"].addressable_shards[0].data.shape == (4, INPUT_DIM)
+    assert mesh.shape == {"samples": 8} and placed["whole"].addressable_shards[0].data.shape == (
+        4,
+        INPUT_DIM,
+    )
     assert placed["odd"].sharding.is_fully_replicated
     mesh = devices.mesh(latents=4)
     dictionary = devices.place_dictionary(problem[1], mesh)
-    assert mesh.shape == {"samples": 2, "latents": 4} and devices.place(problem[0], mesh).sharding.spec == PartitionSpec(
-        "samples"
-    )
-    assert {shard.data.shape for shard in dictionary.addressable_shards} == {(INPUT_DIM, NUM_LATENTS // 4)}
+    assert mesh.shape == {"samples": 2, "latents": 4} and devices.place(
+        problem[0], mesh
+    ).sharding.spec == PartitionSpec("samples")
+    assert {shard.data.shape for shard in dictionary.addressable_shards} == {
+        (INPUT_DIM, NUM_LATENTS // 4)
+    }
 
 
 @pytest.mark.parametrize("latents", [0, 3, 16, True, 2.0])
@@ -80,15 +99,23 @@ def test_a_mesh_that_does_not_divide_is_refused(latents):
 
 
 def test_a_dictionary_that_does_not_divide_is_refused(problem):
-    with pytest.raises(ValueError, match="1022 latents do not divide over 4 devices; add 2 atoms of zeros"):
+    with pytest.raises(
+        ValueError, match="1022 latents do not divide over 4 devices; add 2 atoms of zeros"
+    ):
         devices.place_dictionary(problem[1][:, :1022], devices.mesh(4))
-    assert devices.place_dictionary(problem[1][:, :1022], devices.mesh()).sharding.is_fully_replicated
+    assert devices.place_dictionary(
+        problem[1][:, :1022], devices.mesh()
+    ).sharding.is_fully_replicated
 
 
 def test_an_explicit_mesh_is_refused(problem):
     explicit = jax.make_mesh((8,), ("samples",), axis_types=(jax.sharding.AxisType.Explicit,))
     with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
-        sparse_code(jax.device_put(problem[0], NamedSharding(explicit, PartitionSpec("samples"))), problem[1], LAM)
+        sparse_code(
+            jax.device_put(problem[0], NamedSharding(explicit, PartitionSpec("samples"))),
+            problem[1],
+            LAM,
+        )
 
 
 @pytest.mark.parametrize("latents", [1, 4])
@@ -98,13 +125,21 @@ def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone, latents):
     dictionary = problem[1] if latents == 1 else devices.place_dictionary(problem[1], mesh)
     solution = sparse_code(signals, dictionary, LAM)
     jax.tree.map(np.testing.assert_array_equal, solution, alone)
-    assert solution.codes.sharding == solution.gap.sharding == NamedSharding(mesh, PartitionSpec("samples"))
-    np.testing.assert_array_equal(sparse_code(signals, dictionary, LAM, sparse=True).codes.toarray(), alone.codes)
+    assert (
+        solution.codes.sharding
+        == solution.gap.sharding
+        == NamedSharding(mesh, PartitionSpec("samples"))
+    )
+    np.testing.assert_array_equal(
+        sparse_code(signals, dictionary, LAM, sparse=True).codes.toarray(), alone.codes
+    )
 
 
 def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
     signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
-    weights = jnp.cos(jnp.arange(NUM_SAMPLES * NUM_LATENTS, dtype=jnp.float32)).reshape(NUM_SAMPLES, NUM_LATENTS)
+    weights = jnp.cos(jnp.arange(NUM_SAMPLES * NUM_LATENTS, dtype=jnp.float32)).reshape(
+        NUM_SAMPLES, NUM_LATENTS
+    )
 
     # In chunks of three, which no device's four samples divide into.
     monkeypatch.setattr(working_set, "default_chunk", lambda *shape: 3)
@@ -114,21 +149,30 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective), solution
 
     with jax.set_mesh(devices.mesh()):
-        program = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True)).lower(signals, dictionary).compile()
+        program = (
+            jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+            .lower(signals, dictionary)
+            .compile()
+        )
     (signals_bar, dictionary_bar), solution = program(signals, dictionary)
     assert_solved(solution, alone, problem)
     assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
-    # The cotangent of the dictionary is a sum over all samples, and the units of the weights are one number for all samples.
+    # The cotangent of the dictionary is a sum over all samples, and the units of the weights are
+    # one number for all samples.
     shapes = [shape for _, shapes in collectives(program.as_text()) for shape in shapes]
     assert {name for name, _ in collectives(program.as_text())} == {"all-reduce"}
-    assert set(shapes) <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)} and len(shapes) <= 6
+    assert (
+        set(shapes) <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)} and len(shapes) <= 6
+    )
     want = implicit.pull_back(*problem, alone.codes, weights, jnp.ones(NUM_SAMPLES))
     for found, wanted in zip((signals_bar, dictionary_bar), want, strict=False):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
 
 
 def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
-    """Thirty samples, copied to all eight devices, of which each works on four; with a weight for each sample and atom."""
+    """Thirty samples, copied to all eight devices, of which each works on four; with a weight for
+    each sample and atom.
+    """
     problem = draw(1, (30, 8, 24), sparsity=2)
     signals = devices.place(problem[0], devices.mesh())
     options = {"solver": "fista"}
@@ -143,12 +187,17 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
 
 def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, traced, monkeypatch):
     mesh = devices.mesh(latents=4)
-    signals, dictionary = devices.place(problem[0], mesh), devices.place_dictionary(problem[1], mesh)
+    signals, dictionary = (
+        devices.place(problem[0], mesh),
+        devices.place_dictionary(problem[1], mesh),
+    )
     begun = devices.place(np.where(np.arange(NUM_LATENTS) % 2, 0, alone.codes), mesh)
     programs = []
 
     def solve(options, *arrays):
-        programs.append(jax.jit(coding._differentiable, static_argnums=0).lower(options, *arrays).compile())
+        programs.append(
+            jax.jit(coding._differentiable, static_argnums=0).lower(options, *arrays).compile()
+        )
         return programs[-1](*arrays)
 
     monkeypatch.setattr(coding, "_solve", solve)
@@ -183,7 +232,9 @@ def test_training_splits_its_batches_and_gradients_meet_once():
     sums = [sorted(shapes) for name, shapes in exchanged if name == "all-reduce" and shapes != [()]]
     # The rows of a batch from whoever has them, and the gradient of each parameter.
     assert sums[0] == [(16, 12)] and len(sums) == 2
-    assert {(12,), (20,), (12, 20)} <= {shape[::-1] if shape == (20, 12) else shape for shape in sums[1]}
+    assert {(12,), (20,), (12, 20)} <= {
+        shape[::-1] if shape == (20, 12) else shape for shape in sums[1]
+    }
 
 
 def test_batches_of_samples_that_do_not_divide_are_split():
@@ -207,7 +258,10 @@ def test_a_state_with_codes_lies_as_its_samples():
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-5)
     _, state = program.start(data, jax.random.key(0), {})
-    assert state.codes.sharding.spec == PartitionSpec("samples") and state.dictionary.sharding.is_fully_replicated
+    assert (
+        state.codes.sharding.spec == PartitionSpec("samples")
+        and state.dictionary.sharding.is_fully_replicated
+    )
 
 
 def test_a_context_without_a_mesh_changes_nothing():
@@ -225,7 +279,9 @@ def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
         return array
 
     rows = PartitionSpec("samples")
-    alone = jax.shard_map(look, in_specs=rows, out_specs=rows, axis_names=frozenset(["samples"]), check_vma=False)
+    alone = jax.shard_map(
+        look, in_specs=rows, out_specs=rows, axis_names=frozenset(["samples"]), check_vma=False
+    )
     with jax.set_mesh(devices.mesh(latents=4)):
         for function in (look, alone):
             jax.eval_shape(function, jnp.ones(8))

@@ -1,4 +1,6 @@
-"""Encoders and learners by name: the paper's SAEs have the defaults, and tuned ones differ as they say."""
+"""Encoders and learners by name: the paper's SAEs have the defaults, and tuned ones differ as they
+say.
+"""
 
 import jax
 import numpy as np
@@ -16,12 +18,21 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 
 def test_saes_by_default_are_the_papers():
-    encoders = {"relu": ReLU(), "topk": TopK(7), "jumprelu": JumpReLU(threshold=1e-3, bandwidth=1e-3), "mp": MatchingPursuit(7)}
+    encoders = {
+        "relu": ReLU(),
+        "topk": TopK(7),
+        "jumprelu": JumpReLU(threshold=1e-3, bandwidth=1e-3),
+        "mp": MatchingPursuit(7),
+    }
     for name, encoder in encoders.items():
         learner = catalogue.paper_sae(name, sparsity=7)
         assert learner == SparseAutoencoder(encoder) and learner.name == name
         assert (learner.num_steps, learner.batch_size, learner.learning_rate) == (500, 64, 5e-4)
-        assert (learner.weight_decay, learner.penalty, learner.renormalise_every) == (1e-2, 1e-4, 50)
+        assert (learner.weight_decay, learner.penalty, learner.renormalise_every) == (
+            1e-2,
+            1e-4,
+            50,
+        )
 
 
 @pytest.mark.parametrize("name", catalogue.saes())
@@ -50,15 +61,27 @@ def test_what_a_study_knows_is_given_to_whom_it_concerns():
 
 
 def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
-    """Of 27 standardised dimensions at an L0 of 3 the codes' variance is 27, where the paper's is 1."""
+    """Of 27 standardised dimensions at an L0 of 3 the codes' variance is 27, where the paper's is
+    1.
+    """
     given = {"sparsity": 3, "input_dim": 27}
     for name, factor in {"relu": 27**0.5, "gated": 27**0.5, "jumprelu": 27.0, "topk": 1.0}.items():
-        tuned, found = catalogue.tuned_sae(name, **given), catalogue.sae_for_activations(name, **given)
+        tuned, found = (
+            catalogue.tuned_sae(name, **given),
+            catalogue.sae_for_activations(name, **given),
+        )
         assert found.penalty == pytest.approx(factor * tuned.penalty)
         assert found.l0 == (None if name == "topk" else 3) and found.base is None
     jumprelu = catalogue.sae_for_activations("jumprelu", **given).encoder
     assert (jumprelu.threshold, jumprelu.bandwidth) == pytest.approx((0.1 * 27**0.5,) * 2)
-    own = {"encoder": ReLU(), "penalty": 0.5, "l0": 2.0, "learning_rate": 1e-4, "standardised": False, "base": Oracle()}
+    own = {
+        "encoder": ReLU(),
+        "penalty": 0.5,
+        "l0": 2.0,
+        "learning_rate": 1e-4,
+        "standardised": False,
+        "base": Oracle(),
+    }
     assert catalogue.sae_for_activations("relu", **given, **own) == SparseAutoencoder(
         schedule="cosine", weight_decay=0.0, batch_size=256, renormalise_every=None, **own
     )
@@ -68,11 +91,20 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
     ("make", "fault"),
     [
         (lambda: catalogue.make_encoder("nothing", sparsity=3), "encoder must be one of"),
-        (lambda: catalogue.make_encoder("support", sparsity=3), "support cannot be made from a sparsity and a weight alone"),
-        (lambda: catalogue.make_learner("sae_nothing", sparsity=3, input_dim=4), "sae must be one of"),
+        (
+            lambda: catalogue.make_encoder("support", sparsity=3),
+            "support cannot be made from a sparsity and a weight alone",
+        ),
+        (
+            lambda: catalogue.make_learner("sae_nothing", sparsity=3, input_dim=4),
+            "sae must be one of",
+        ),
         (lambda: catalogue.make_learner("families", sparsity=3, input_dim=4), "needs a base"),
         (lambda: catalogue.paper_sae("lista", sparsity=3), "sae must be one of"),
-        (lambda: catalogue.sae_for_activations("relu", sparsity=0, input_dim=4), "sparsity must be"),
+        (
+            lambda: catalogue.sae_for_activations("relu", sparsity=0, input_dim=4),
+            "sparsity must be",
+        ),
     ],
 )
 def test_names_of_nothing_and_what_needs_more_are_refused(make, fault):

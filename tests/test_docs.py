@@ -86,18 +86,24 @@ def test_mathematics_is_written_in_one_way():
     for name in reference.module_names():
         tree = ast.parse(inspect.getsource(importlib.import_module(name)))
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        texts = [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+        texts = [
+            ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)
+        ]
         faults += [f"{name}: {text}" for text in texts if others.search(text)]
     assert faults == []
 
 
 def test_what_says_nothing_is_found(invented):
     found = reference.undocumented(invented(WITH_FAULTS))
-    assert {*found} == {f"invented.{name}" for name in ("SILENT", "Bare", "Base.silent", "Base.quiet", "silent")}
+    assert {*found} == {
+        f"invented.{name}" for name in ("SILENT", "Bare", "Base.silent", "Base.quiet", "silent")
+    }
 
 
 def test_a_public_face_answers_for_what_it_lists(invented):
-    assert reference.undocumented(invented(f"{WITH_FAULTS}\n\n__all__ = ['TOLD', 'silent']\n")) == ["invented.silent"]
+    assert reference.undocumented(invented(f"{WITH_FAULTS}\n\n__all__ = ['TOLD', 'silent']\n")) == [
+        "invented.silent"
+    ]
     assert reference.undocumented(invented("x = 1\n__all__ = []\n")) == ["invented"]
 
 
@@ -124,7 +130,10 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(pages):
     for section in ("Arguments:", "Returns:", "Raises:"):
         assert f">{section}</h6>" in page
     assert re.search(r"<strong>lam:</strong>\s+\w+", page)
-    others = [(pages / f"sae_gap/{name}.html").read_text() for name in ("core/lasso_problem", "core/types", "metrics/gap")]
+    others = [
+        (pages / f"sae_gap/{name}.html").read_text()
+        for name in ("core/lasso_problem", "core/types", "metrics/gap")
+    ]
     for text in (page, *others):
         assert "jaxlib._jax" not in text and "Union[jax" not in text
         assert "field number" not in text and "new instance of" not in text
@@ -133,9 +142,14 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(pages):
     face = (pages / "sae_gap.html").read_text()
     assert re.search("½ ?‖y", face)
     assert 'id="sparse_code"' in face and 'href="sae_gap/core.html"' in face
-    assert re.search("sae_gap.core.lasso_problem</a></code>:\\s+The lasso", (pages / "sae_gap/core.html").read_text())
+    assert re.search(
+        "sae_gap.core.lasso_problem</a></code>:\\s+The lasso",
+        (pages / "sae_gap/core.html").read_text(),
+    )
     # Fields of a dataclass are told by its text.
-    assert 'id="Setting.num_latents"' not in face and re.search(r"<strong>num_latents:</strong>\s+number of concepts", face)
+    assert 'id="Setting.num_latents"' not in face and re.search(
+        r"<strong>num_latents:</strong>\s+number of concepts", face
+    )
 
 
 def test_links_lead_somewhere_and_broken_ones_are_found(pages):
@@ -145,7 +159,8 @@ def test_links_lead_somewhere_and_broken_ones_are_found(pages):
         '<a href="sae_gap/core.html#gone"></a><a href="#gone"></a><a href="https://example.org/gone"></a><img src="gone.png">'
     )
     assert reference.broken(pages) == [
-        f"more.html: {target}" for target in ("gone.html", "sae_gap/core.html#gone", "#gone", "gone.png")
+        f"more.html: {target}"
+        for target in ("gone.html", "sae_gap/core.html#gone", "#gone", "gone.png")
     ]
 
 

@@ -1,4 +1,6 @@
-"""Every public door refuses what makes no sense in one sentence, before it computes, compiles or writes anything."""
+"""Every public door refuses what makes no sense in one sentence, before it computes, compiles or
+writes anything.
+"""
 
 import dataclasses
 import functools
@@ -57,13 +59,50 @@ def refused(door, match=None):
 SIZE, POSITIVE, WEIGHT, FLAG = (0, 1.5), (0, NAN), (-1, NAN), (1, None)
 OPTIONS = {
     **dict.fromkeys(
-        ("batch_size", "renormalise_every", "num_iterations", "block", "patience", "num_rounds", "k", "depth"), SIZE
+        (
+            "batch_size",
+            "renormalise_every",
+            "num_iterations",
+            "block",
+            "patience",
+            "num_rounds",
+            "k",
+            "depth",
+        ),
+        SIZE,
     ),
-    **dict.fromkeys(("visits", "margin", "floor", "learning_rate", "ridge", "least_rate", "greatest_rate", "rate"), POSITIVE),
+    **dict.fromkeys(
+        (
+            "visits",
+            "margin",
+            "floor",
+            "learning_rate",
+            "ridge",
+            "least_rate",
+            "greatest_rate",
+            "rate",
+        ),
+        POSITIVE,
+    ),
     **dict.fromkeys(("step", "bandwidth"), POSITIVE),
-    **dict.fromkeys(("lam", "damping", "weight", "weight_decay", "penalty", "improvement", "max_iterations"), WEIGHT),
+    **dict.fromkeys(
+        ("lam", "damping", "weight", "weight_decay", "penalty", "improvement", "max_iterations"),
+        WEIGHT,
+    ),
     **dict.fromkeys(("least_updates", "threshold", "tol", "num_steps"), WEIGHT),
-    **dict.fromkeys(("nonneg", "replace", "centred", "incoherent", "leading", "factored", "unit_atoms", "momentum"), FLAG),
+    **dict.fromkeys(
+        (
+            "nonneg",
+            "replace",
+            "centred",
+            "incoherent",
+            "leading",
+            "factored",
+            "unit_atoms",
+            "momentum",
+        ),
+        FLAG,
+    ),
     "frozen": (1, True),
     "standardised": FLAG,
     "schedule": ("linear", None),
@@ -84,8 +123,23 @@ OPTIONS = {
 }
 # Each with what it needs beside its options.
 MADE = [
-    *((kind, {}) for kind in (OnlineDictionary, DLFista, SoftplusAdam, LinearProbe, Oracle, PCA, Raw)),
-    *((kind, {}) for kind in (TopK, BatchTopK, MatryoshkaBatchTopK, ListaMatryoshka, JumpReLU, LISTA, MatchingPursuit, OMP)),
+    *(
+        (kind, {})
+        for kind in (OnlineDictionary, DLFista, SoftplusAdam, LinearProbe, Oracle, PCA, Raw)
+    ),
+    *(
+        (kind, {})
+        for kind in (
+            TopK,
+            BatchTopK,
+            MatryoshkaBatchTopK,
+            ListaMatryoshka,
+            JumpReLU,
+            LISTA,
+            MatchingPursuit,
+            OMP,
+        )
+    ),
     *((kind, {}) for kind in (LISTATopK, NonNegativePursuit, Lasso, Lookup)),
     *((kind, {"encoder": TopK(3)}) for kind in (SparseAutoencoder, OnSupport, LeastSquares)),
     *((kind, {"base": Oracle()}) for kind in (Lista, Families, Pruned, Surgery)),
@@ -97,7 +151,10 @@ MADE = [
 def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind, needed):
     for field in dataclasses.fields(kind(**needed)):
         for value in OPTIONS.get(field.name, ()):
-            refused(functools.partial(kind, **needed | {field.name: value}), f"takes? no steps|needs a base|{field.name}")
+            refused(
+                functools.partial(kind, **needed | {field.name: value}),
+                f"takes? no steps|needs a base|{field.name}",
+            )
 
 
 # Equinox warns of an array in a static field before it can be refused.
@@ -198,45 +255,93 @@ def learnt_from(signals):
 
 
 def study(**parts):
-    given = {"name": "one", "sources": [Setting(20, 3, 8)], "methods": lambda source: [Method("m", "f", ONLINE, Lasso())]}
+    given = {
+        "name": "one",
+        "sources": [Setting(20, 3, 8)],
+        "methods": lambda source: [Method("m", "f", ONLINE, Lasso())],
+    }
     return Study(**given | parts)
 
 
 def stream(source=Y, **options):
-    return lambda: sae_gap.fit_stream(**{"learner": ONLINE, "source": source, "num_latents": 6, "key": KEY} | options)
+    return lambda: sae_gap.fit_stream(
+        **{"learner": ONLINE, "source": source, "num_latents": 6, "key": KEY} | options
+    )
 
 
 DOORS = {
-    "weight in PyTorch's layout": (gap(replaced(encoder=Affine(jnp.asarray(D.T), jnp.zeros(4)))), "transpose it"),
-    "offset of wrong length": (lambda: Affine(jnp.asarray(D), jnp.zeros(4)), "an affine map must have"),
-    "bias that broadcasts": (gap(replaced(bias=jnp.zeros((1, 4)))), "bias must be 4 finite numbers"),
+    "weight in PyTorch's layout": (
+        gap(replaced(encoder=Affine(jnp.asarray(D.T), jnp.zeros(4)))),
+        "transpose it",
+    ),
+    "offset of wrong length": (
+        lambda: Affine(jnp.asarray(D), jnp.zeros(4)),
+        "an affine map must have",
+    ),
+    "bias that broadcasts": (
+        gap(replaced(bias=jnp.zeros((1, 4)))),
+        "bias must be 4 finite numbers",
+    ),
     "encoder without weights": (gap(replaced(encoder=None)), "ReLU reads Affine"),
-    "a JumpReLU without thresholds": (gap(replaced(encode=JumpReLU())), "JumpReLU reads JumpReLUParameters"),
-    "a dictionary in lists": (gap(replaced(dictionary=D.tolist())), "the dictionary must be of class"),
+    "a JumpReLU without thresholds": (
+        gap(replaced(encode=JumpReLU())),
+        "JumpReLU reads JumpReLUParameters",
+    ),
+    "a dictionary in lists": (
+        gap(replaced(dictionary=D.tolist())),
+        "the dictionary must be of class",
+    ),
     "no model": (gap("model"), "model must be of class Model"),
     "no function": (gap(encode=3), "encode must be a function"),
-    "codes that broadcast": (gap(encode=lambda model, signals: Z[:, :1]), "encode must give codes of shape"),
-    "codes too large": (gap(encode=lambda model, signals: 1e30 * Z), "whose objective float32 cannot hold"),
-    "codes too large for the type": (gap(encode=lambda model, signals: 1e200 * Z.astype(float)), "must be finite in float32"),
+    "codes that broadcast": (
+        gap(encode=lambda model, signals: Z[:, :1]),
+        "encode must give codes of shape",
+    ),
+    "codes too large": (
+        gap(encode=lambda model, signals: 1e30 * Z),
+        "whose objective float32 cannot hold",
+    ),
+    "codes too large for the type": (
+        gap(encode=lambda model, signals: 1e200 * Z.astype(float)),
+        "must be finite in float32",
+    ),
     "lam that is no number": (gap(lam="x"), "lam must be real numbers"),
     "signed that is no flag": (gap(signed="no"), "signed must be True or False"),
-    "atoms that vanish": (gap(replaced(dictionary=jnp.asarray(1e-42 * D))), "an atom whose largest entry"),
-    "atoms that vanish in a solver": (lambda: sae_gap.sparse_code(Y, 1e-200 * D.astype(float), 0.1), "an atom whose largest"),
-    "signals that vanish": (lambda: sae_gap.sparse_code(jnp.asarray(1e-42 * Y), D, 0.1), "signals reach a magnitude"),
+    "atoms that vanish": (
+        gap(replaced(dictionary=jnp.asarray(1e-42 * D))),
+        "an atom whose largest entry",
+    ),
+    "atoms that vanish in a solver": (
+        lambda: sae_gap.sparse_code(Y, 1e-200 * D.astype(float), 0.1),
+        "an atom whose largest",
+    ),
+    "signals that vanish": (
+        lambda: sae_gap.sparse_code(jnp.asarray(1e-42 * Y), D, 0.1),
+        "signals reach a magnitude",
+    ),
     "a measured dictionary that vanishes": (
         lambda: SAE.of_model(Model(jnp.asarray(1e-42 * D), jnp.zeros(4)), name="mine"),
         "an atom",
     ),
     "texts for weights": (lambda: sae_gap.sparse_code_path(Y, D, ["a"]), "lams must be"),
     "a target that is no number": (lambda: sae_gap.match_l0(Y, D, "two"), "target must be"),
-    "a split that is none": (lambda: sae_gap.mcc_paper(Z, Z, "val"), "split must be one of id, ood"),
+    "a split that is none": (
+        lambda: sae_gap.mcc_paper(Z, Z, "val"),
+        "split must be one of id, ood",
+    ),
     "a seed that is none": (lambda: sae_gap.mcc_paper(Z, Z, "id", seed=-1), "seed must be"),
     "nothing to draw": (lambda: sae_gap.draw(3), "setting must be of class Setting"),
     "no learner": (fit(3), "learner must be of class Learner"),
     "no tasks": (fit(tasks=[]), "tasks must have at least one entry"),
     "a task that is none": (fit(tasks=[3]), r"tasks\[0\] must be of class Task"),
-    "tasks of two lengths": (fit(tasks=[task(), task(5)], keys=[KEY] * 2), "tasks must have one shape"),
-    "tasks of two widths": (fit(tasks=[task(), task(num_latents=7)], keys=[KEY] * 2), "tasks must have one shape"),
+    "tasks of two lengths": (
+        fit(tasks=[task(), task(5)], keys=[KEY] * 2),
+        "tasks must have one shape",
+    ),
+    "tasks of two widths": (
+        fit(tasks=[task(), task(num_latents=7)], keys=[KEY] * 2),
+        "tasks must have one shape",
+    ),
     "a width that is none": (fit(tasks=[task(num_latents=0)]), "must be"),
     "a NaN to learn from": (learnt_from(jnp.full((4, 4), NAN)), "have a NaN or an infinity"),
     "a list to learn from": (learnt_from([[1.0]]), "must be a matrix"),
@@ -248,31 +353,58 @@ DOORS = {
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
     "bases that are none": (fit(bases=[3]), r"bases\[0\] must be of class Model"),
     "a base for none": (fit(bases=[MODEL]), "of a learner that has a base"),
-    "models of no learner": (lambda: Models().fit("x", [Setting()], [task()]), "learner must be of class Learner"),
-    "models of no source": (lambda: Models().fit(ONLINE, ["x"], [task()]), r"sources\[0\] must be of class Setting"),
-    "models of too many tasks": (lambda: Models().fit(ONLINE, [Setting()], [task(), task()]), "tasks must be 1"),
+    "models of no learner": (
+        lambda: Models().fit("x", [Setting()], [task()]),
+        "learner must be of class Learner",
+    ),
+    "models of no source": (
+        lambda: Models().fit(ONLINE, ["x"], [task()]),
+        r"sources\[0\] must be of class Setting",
+    ),
+    "models of too many tasks": (
+        lambda: Models().fit(ONLINE, [Setting()], [task(), task()]),
+        "tasks must be 1",
+    ),
     "a stream's key": (stream(key="0"), "key must be an integer or one random key"),
     "a stream's learner": (stream(learner=DLFista()), "learner must be of class OnlineDictionary"),
     "a stream's source": (stream(3), "source must be an array"),
     "a stream's mesh": (stream(mesh=3), "mesh must be of class Mesh"),
     "a stream without columns": (stream(Y[:, :0]), "the source gave float32 of shape"),
-    "a stream of nothing": (stream(lambda start, count: None, num_samples=8), "what the source gives must be rows"),
-    "a study's source": (lambda: study(sources=[3]), r"sources\[0\] must be of class Setting or Recording"),
+    "a stream of nothing": (
+        stream(lambda start, count: None, num_samples=8),
+        "what the source gives must be rows",
+    ),
+    "a study's source": (
+        lambda: study(sources=[3]),
+        r"sources\[0\] must be of class Setting or Recording",
+    ),
     "a study's methods": (lambda: study(methods=3), "methods must be a function"),
-    "a study's method": (lambda: study(methods=lambda source: [3]), r"methods\(source\)\[0\] must be of class Method"),
+    "a study's method": (
+        lambda: study(methods=lambda source: [3]),
+        r"methods\(source\)\[0\] must be of class Method",
+    ),
     "a study's weight": (lambda: study(lam=NAN), "lam must be a finite number of at least 0"),
-    "a method's columns": (lambda: Method("m", "f", ONLINE, Lasso(), row=3), "row must be of class Mapping"),
+    "a method's columns": (
+        lambda: Method("m", "f", ONLINE, Lasso(), row=3),
+        "row must be of class Mapping",
+    ),
     "no study": (lambda: sae_gap.run(3, None), "study must be of class Study"),
     "no store": (lambda: sae_gap.run(study(), "here"), "store must be of class Store"),
     "a folder that is none": (lambda: Store(3), "must be a path"),
     "a file that is none": (lambda: sae_gap.load(3), "path must be a path"),
     "activations nowhere": (lambda: sae_gap.open_activations(None), "path must be a path"),
-    "an array without a name": (lambda: sae_gap.open_activations("here", key=3), "key must be of class str"),
+    "an array without a name": (
+        lambda: sae_gap.open_activations("here", key=3),
+        "key must be of class str",
+    ),
     "documents for other rows": (
         lambda: sae_gap.save_activations("never.npz", Y, np.zeros(7, int)),
         "documents must be 8 integers",
     ),
-    "rows beyond float32": (lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)), "finite in float32"),
+    "rows beyond float32": (
+        lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)),
+        "finite in float32",
+    ),
     "an SAE nowhere": (lambda: sae_gap.load_sae(3), "path must be a path"),
     "a folder for an SAE": (lambda: sae_gap.save_sae(MODEL, 3), "must be a path"),
 }

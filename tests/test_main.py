@@ -24,10 +24,17 @@ ROOT = Path(__file__).parents[1]
 def installed(tmp_path_factory):
     """A folder with what the wheel holds, built from a copy of the tree."""
     folder = tmp_path_factory.mktemp("wheel")
-    leave = shutil.ignore_patterns(".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    leave = shutil.ignore_patterns(
+        ".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests"
+    )
     shutil.copytree(ROOT, folder / "tree", ignore=leave)
     build = "import sys; from hatchling import build; build.build_wheel(sys.argv[1])"
-    subprocess.run([sys.executable, "-c", build, str(folder)], cwd=folder / "tree", check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-c", build, str(folder)],
+        cwd=folder / "tree",
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = folder.glob("sae_gap-*.whl")
     with zipfile.ZipFile(wheel) as file:
         file.extractall(folder / "site")
@@ -37,29 +44,46 @@ def installed(tmp_path_factory):
 def test_the_wheel_holds_every_module_and_table_and_one_package_at_the_top(installed):
     there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
     suite = [path.relative_to(ROOT) for path in (ROOT / "sae_gap").rglob("*.py")]
-    binaries = [path.relative_to(ROOT) for path in (ROOT / "benchmarks").rglob("*") if path.suffix in (".py", ".csv")]
+    binaries = [
+        path.relative_to(ROOT)
+        for path in (ROOT / "benchmarks").rglob("*")
+        if path.suffix in (".py", ".csv")
+    ]
     wanted = {*map(str, suite)} | {f"sae_gap/binaries/{path}" for path in binaries}
     assert wanted <= there and "sae_gap/binaries/benchmarks/report/published.csv" in there
-    assert {path.split("/")[0] for path in there} == {"sae_gap", f"sae_gap-{sae_gap.__version__}.dist-info"}
+    assert {path.split("/")[0] for path in there} == {
+        "sae_gap",
+        f"sae_gap-{sae_gap.__version__}.dist-info",
+    }
 
 
 def test_the_wheel_s_command_runs_its_own_binaries_from_any_folder(installed, tmp_path):
-    (point,) = importlib.metadata.Distribution.at(next(installed.glob("*.dist-info"))).entry_points.select(name="sae-gap")
+    (point,) = importlib.metadata.Distribution.at(
+        next(installed.glob("*.dist-info"))
+    ).entry_points.select(name="sae-gap")
     assert (point.group, point.value) == ("console_scripts", "sae_gap.__main__:main")
     # Loading scipy.stats would take longer than all else of the help.
     watch = "import atexit, sys; atexit.register(lambda: print('scipy.stats' in sys.modules))"
     run = f"{watch}; from sae_gap.__main__ import main; main(['bench', '--help'])"
     environment = os.environ | {"PYTHONPATH": str(installed)}
-    done = subprocess.run([sys.executable, "-c", run], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", run], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert (done.returncode, done.stderr) == (0, "")
-    assert "python -m sae_gap amortisation_gap --preset=quick" in done.stdout and "--num_latents" in done.stdout
+    assert (
+        "python -m sae_gap amortisation_gap --preset=quick" in done.stdout
+        and "--num_latents" in done.stdout
+    )
     assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_the_list_comes_from_the_wheel_and_loads_neither_jax_nor_numpy(installed, tmp_path):
     # Another package of that name beside it is none of ours.
     (installed / "benchmarks").mkdir()
-    run = "import sys; from sae_gap import __main__ as command; command.main([]); print(command.home(), *sys.modules)"
+    run = (
+        "import sys; from sae_gap import __main__ as command; command.main([]); "
+        "print(command.home(), *sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", run],
         cwd=tmp_path,
@@ -79,7 +103,9 @@ def test_the_list_comes_from_the_wheel_and_loads_neither_jax_nor_numpy(installed
 def ran(monkeypatch):
     """What the command would run: the module and its words."""
     calls = []
-    monkeypatch.setattr(runpy, "run_module", lambda name, **options: calls.append((name, sys.argv, options)))
+    monkeypatch.setattr(
+        runpy, "run_module", lambda name, **options: calls.append((name, sys.argv, options))
+    )
     monkeypatch.setattr(sys, "argv", ["sae-gap"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(command, "_end_on_signals", lambda: None)
@@ -89,9 +115,20 @@ def ran(monkeypatch):
 def test_the_list_has_every_binary_with_its_purpose(capsys):
     for words in ([], ["--help"], ["-h"]):
         command.main(words)
-        lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if re.match(r"  \w", line)}
-        assert {*lines} == {*command.binaries()} >= {*studies.found(), "all", "measure_sae", "report", "solver_speed"}
-        assert "The headline benchmark: is it the encoder or the dictionary?" in lines["amortisation_gap"]
+        lines = {
+            line.split()[0]: line
+            for line in capsys.readouterr().out.splitlines()
+            if re.match(r"  \w", line)
+        }
+        assert (
+            {*lines}
+            == {*command.binaries()}
+            >= {*studies.found(), "all", "measure_sae", "report", "solver_speed"}
+        )
+        assert (
+            "The headline benchmark: is it the encoder or the dictionary?"
+            in lines["amortisation_gap"]
+        )
         assert all(re.search(r"[.?]( \(also: \w+\))?$", line) for line in lines.values())
 
 
@@ -99,13 +136,17 @@ def test_a_study_is_run_with_the_words_that_follow_its_name(ran, monkeypatch):
     monkeypatch.setattr(main, "run", lambda bench: ran.append((bench.name, sys.argv)))
     for typed in ("amortisation_gap", "bench"):
         command.main([typed, "--preset=smoke"])
-    assert ran == [("amortisation_gap", ["amortisation_gap", "--preset=smoke"])] * 2 and sys.path[0] == str(ROOT)
+    assert ran == [("amortisation_gap", ["amortisation_gap", "--preset=smoke"])] * 2 and sys.path[
+        0
+    ] == str(ROOT)
 
 
 def test_the_words_are_those_of_the_process_by_default(ran, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sae-gap", "report", "--output=x"])
     command.main()
-    assert [(name, words) for name, words, _ in ran] == [("benchmarks.report.report", ["report", "--output=x"])]
+    assert [(name, words) for name, words, _ in ran] == [
+        ("benchmarks.report.report", ["report", "--output=x"])
+    ]
 
 
 @pytest.mark.parametrize("typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""])
@@ -114,7 +155,11 @@ def test_an_unknown_name_is_refused_in_one_sentence(typed, ran, capsys):
         command.main([typed])
     out, err = capsys.readouterr()
     assert (stop.value.code, out, ran) == (2, "", [])
-    assert err.startswith(f"{typed!r} is no binary of sae_gap; ") and err.endswith("lists them all.\n") and err.count("\n") == 1
+    assert (
+        err.startswith(f"{typed!r} is no binary of sae_gap; ")
+        and err.endswith("lists them all.\n")
+        and err.count("\n") == 1
+    )
     assert ("did you mean measure?" in err) == (typed == "measur")
 
 

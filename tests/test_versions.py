@@ -1,7 +1,8 @@
 """Numbers that rows are known by do not change unless a version does.
 
-Each learner, encoder and metric of the suite is run on one tiny input and compared with tests/versions.json. Where numbers were
-meant to change, raise the class's `version` and record them anew:
+Each learner, encoder and metric of the suite is run on one tiny input and compared with
+tests/versions.json. Where numbers were meant to change, raise the class's `version` and record them
+anew:
 
   python -m tests.test_versions
 
@@ -64,7 +65,11 @@ def learned(name):
     kind = LEARNERS[name]
     steps = {"num_steps": 2} if kind.step is not Learner.step else {}
     learner = catalogue.make(kind, **steps | WITH.get(name, {}))
-    bases = None if learner.base is None else [Model(task().dictionary * 1.1, jnp.zeros(task().input_dim))]
+    bases = (
+        None
+        if learner.base is None
+        else [Model(task().dictionary * 1.1, jnp.zeros(task().input_dim))]
+    )
     model = fit(learner, [task()], [jax.random.key(0)], bases=bases)[0].end.model
     return fingerprint(*jax.tree.leaves(model))
 
@@ -79,12 +84,20 @@ def inferred(name):
     encoder = catalogue.make(catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
     bare, signals = model()
     trained = isinstance(encoder, AmortisedEncoder)
-    parameters = encoder.parameters(bare.dictionary, jax.random.key(0)) if trained else Affine.create(bare.dictionary)
+    parameters = (
+        encoder.parameters(bare.dictionary, jax.random.key(0))
+        if trained
+        else Affine.create(bare.dictionary)
+    )
     if name == "lookup":
         parameters = LookupParameters(signals, signals @ bare.dictionary)
     given = Model(bare.dictionary, bare.bias, parameters)
     # What training sees of it is its gradient.
-    slope = jax.grad(lambda model: jnp.sum(encoder.loss(model, signals, 0.1)[0]))(given) if trained else None
+    slope = (
+        jax.grad(lambda model: jnp.sum(encoder.loss(model, signals, 0.1)[0]))(given)
+        if trained
+        else None
+    )
     return fingerprint(encoder(given, signals), *jax.tree.leaves(slope))
 
 
@@ -95,7 +108,9 @@ def scored():
     parent = np.array([-1, 0, 0, 0, 0, *[-1] * 7])
     whole = dataclasses.replace(draw(Setting(12, 2, 400)), tree=Tree(parent, 1 + parent))
     rng = np.random.default_rng(1)
-    dictionary = whole.dictionary + 0.3 * jnp.asarray(rng.standard_normal(whole.dictionary.shape), jnp.float32)
+    dictionary = whole.dictionary + 0.3 * jnp.asarray(
+        rng.standard_normal(whole.dictionary.shape), jnp.float32
+    )
     learned = Model(dictionary, jnp.zeros(len(dictionary)), Affine.create(dictionary))
     splits = {name: getattr(whole, name) for name in ("train", "id", "ood")}
     codes = {name: np.asarray(TopK(2)(learned, split.signals)) for name, split in splits.items()}
@@ -110,18 +125,27 @@ def numbers(kind, name):
     return {column: value for column, value in found.items() if not isinstance(value, list)}
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, things in THINGS.items() for name in things])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind, things in THINGS.items() for name in things]
+)
 def test_numbers_change_with_the_version_alone(kind, name):
     recorded = json.loads(RECORD.read_text())[kind].get(name)
     if recorded is not None:
-        assert THINGS[kind][name].version == recorded["version"], "record it: python -m tests.test_versions"
+        assert THINGS[kind][name].version == recorded["version"], (
+            "record it: python -m tests.test_versions"
+        )
         found = numbers(kind, name)
-        assert found == pytest.approx(recorded["numbers"], rel=1e-4, abs=1e-5), f"raise the version of {name}"
+        assert found == pytest.approx(recorded["numbers"], rel=1e-4, abs=1e-5), (
+            f"raise the version of {name}"
+        )
 
 
 if __name__ == "__main__":
     every = {
-        kind: {name: {"version": thing.version, "numbers": numbers(kind, name)} for name, thing in things.items()}
+        kind: {
+            name: {"version": thing.version, "numbers": numbers(kind, name)}
+            for name, thing in things.items()
+        }
         for kind, things in THINGS.items()
     }
     RECORD.write_text(json.dumps(every, indent=1) + "\n")

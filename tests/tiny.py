@@ -1,4 +1,6 @@
-"""What tests share: a study of seconds, of two seeds, four methods and three learners, and a language model."""
+"""What tests share: a study of seconds, of two seeds, four methods and three learners, and a
+language model.
+"""
 
 import numpy as np
 
@@ -22,22 +24,31 @@ SETTING = Setting(20, 3, 200)
 
 
 def make(*sources, methods=METHODS, **options):
-    return Study("tiny", sources or (SETTING, Setting(20, 3, 200, seed=1)), lambda _: methods, **options)
+    return Study(
+        "tiny", sources or (SETTING, Setting(20, 3, 200, seed=1)), lambda _: methods, **options
+    )
 
 
 def timeless(rows, *others):
     """Rows without what no two runs share."""
     return [
-        {name: value for name, value in row.items() if not name.endswith("_seconds") and name not in others} for row in rows
+        {
+            name: value
+            for name, value in row.items()
+            if not name.endswith("_seconds") and name not in others
+        }
+        for row in rows
     ]
 
 
-# A Llama of three blocks whose four heads of queries share two of keys and values; tokens are bytes and a few pairs of them.
+# A Llama of three blocks whose four heads of queries share two of keys and values; tokens are bytes
+# and a few pairs of them.
 LM = {"dim": 64, "hidden": 96, "blocks": 3, "heads": 4, "kv_heads": 2, "context": 64}
 
 
 def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fields):
-    """Writes a random Llama as a GGUF file; `quantised` maps names of tensors to the types that they are kept in.
+    """Writes a random Llama as a GGUF file; `quantised` maps names of tensors to the types that
+    they are kept in.
 
     Returns:
       The tensors by name in float32, as the file has them.
@@ -45,13 +56,28 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
     import gguf
     from tokenizers import pre_tokenizers
 
-    rng, dim, hidden, size = np.random.default_rng(seed), LM["dim"], LM["hidden"], LM["dim"] // LM["heads"]
+    rng, dim, hidden, size = (
+        np.random.default_rng(seed),
+        LM["dim"],
+        LM["hidden"],
+        LM["dim"] // LM["heads"],
+    )
     merges = ["t h", "th e", "Ġ the", "i n", "1 2"]
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *(merge.replace(" ", "") for merge in merges)]
-    shapes = {"token_embd": (len(tokens), dim), "output_norm": (dim,)} | ({} if tied else {"output": (len(tokens), dim)})
+    tokens = [
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        *(merge.replace(" ", "") for merge in merges),
+    ]
+    shapes = {"token_embd": (len(tokens), dim), "output_norm": (dim,)} | (
+        {} if tied else {"output": (len(tokens), dim)}
+    )
     shapes |= {"rope_freqs": (size // 2,)} if frequencies else {}
     for block in range(LM["blocks"]):
-        own = {"attn_norm": (dim,), "ffn_norm": (dim,), "attn_q": (dim, dim), "attn_output": (dim, dim)}
+        own = {
+            "attn_norm": (dim,),
+            "ffn_norm": (dim,),
+            "attn_q": (dim, dim),
+            "attn_output": (dim, dim),
+        }
         own |= dict.fromkeys(("attn_k", "attn_v"), (LM["kv_heads"] * size, dim))
         own |= {"ffn_gate": (hidden, dim), "ffn_up": (hidden, dim), "ffn_down": (dim, hidden)}
         shapes |= {f"blk.{block}.{name}": shape for name, shape in own.items()}
@@ -70,7 +96,9 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
         writer.add_string(name, value)
     found = {}
     for name, shape in shapes.items():
-        values = rng.normal(size=shape) / (shape[-1] ** 0.5 if len(shape) > 1 else 4) + (len(shape) == 1)
+        values = rng.normal(size=shape) / (shape[-1] ** 0.5 if len(shape) > 1 else 4) + (
+            len(shape) == 1
+        )
         kind = dict(quantised).get(name.split(".")[-1])
         values = values.astype(np.float32)
         if kind is None:
@@ -96,23 +124,37 @@ def tiny_lm(folder):
 
 
 def weight(subject, x, l0):
-    """A λ that some latents of most rows exceed, in the place of `find_weight`, which takes seconds."""
+    """A λ that some latents of most rows exceed, in the place of `find_weight`, which takes
+    seconds.
+    """
     correlations = np.asarray(subject.target(x)) @ np.asarray(subject.model.decoder)
     return float(np.quantile(correlations, 1 - l0 / subject.num_latents))
 
 
 def write_text_sets(folder):
-    """Writes the package sae-probes with two binary sets, one of which has shifted texts, and returns its folder of data."""
+    """Writes the package sae-probes with two binary sets, one of which has shifted texts, and
+    returns its folder of data.
+    """
     import zstandard
 
     data = folder / "sae_probes" / "data"
     for inner in (data / "cleaned_data", data / "OOD data"):
         inner.mkdir(parents=True)
     (folder / "sae_probes" / "__init__.py").write_text("raise ImportError")
-    kinds = ["1_old.csv,Binary Classification", "2_odd.csv,Binary Classification", "3_other.csv,Regression"]
+    kinds = [
+        "1_old.csv,Binary Classification",
+        "2_odd.csv,Binary Classification",
+        "3_other.csv,Regression",
+    ]
     files = {
-        "probing_datasets_MASTER": ["Dataset save name,Data type", *(f"cleaned_data/{kind}" for kind in kinds)],
-        "cleaned_data/1_old": ["prompt,target", *(f'"{i}, then",{"no" if i % 3 else "yes"}' for i in (*range(90), 5, 6))],
+        "probing_datasets_MASTER": [
+            "Dataset save name,Data type",
+            *(f"cleaned_data/{kind}" for kind in kinds),
+        ],
+        "cleaned_data/1_old": [
+            "prompt,target",
+            *(f'"{i}, then",{"no" if i % 3 else "yes"}' for i in (*range(90), 5, 6)),
+        ],
         "cleaned_data/2_odd": ["prompt,target", *(f"{i},{i % 2}" for i in range(2_000))],
         "OOD data/1_old_OOD": ["target,prompt", "yes,x", "no,y", "no,z"],
     }

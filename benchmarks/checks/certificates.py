@@ -1,19 +1,23 @@
-"""Whether the certificates of `sparse_code` are true: random lasso problems, each solved and then judged by NumPy alone.
+"""Whether the certificates of `sparse_code` are true: random lasso problems, each solved and then
+judged by NumPy alone.
 
-A batch is a dictionary with some signals, drawn from a seed: coherent, duplicate, dependent, zero or badly scaled atoms, zero
-or badly scaled signals, λ from a thousandth of λ_max to above it, signed and non-negative codes, one signal up. Objective and
-duality gap are recomputed in float64 from signals, dictionary and codes. The dual point is the residual, made feasible; where
-that does not settle a claim it is the projection of the signal on the dual polyhedron, by least-distance programming, which
-owes nothing to the coder. A claim is false where the objective is off by more than rounding, where the claimed lower bound is
-above the optimum, or where a code is called converged whose gap is larger than was asked for. Prints a table, and a line with
-its seed for each false claim, of which there being any is exit code 1.
+A batch is a dictionary with some signals, drawn from a seed: coherent, duplicate, dependent, zero
+or badly scaled atoms, zero or badly scaled signals, λ from a thousandth of λ_max to above it,
+signed and non-negative codes, one signal up. Objective and duality gap are recomputed in float64
+from signals, dictionary and codes. The dual point is the residual, made feasible; where that does
+not settle a claim it is the projection of the signal on the dual polyhedron, by least-distance
+programming, which owes nothing to the coder. A claim is false where the objective is off by more
+than rounding, where the claimed lower bound is above the optimum, or where a code is called
+converged whose gap is larger than was asked for. Prints a table, and a line with its seed for each
+false claim, of which there being any is exit code 1.
 
   python -m sae_gap certificates
   python -m sae_gap certificates --preset=paper
   python -m sae_gap certificates --first_seed=17 --num_problems=1
 
 References:
-  Lawson & Hanson (1974), "Solving Least Squares Problems", chapter 23 (least-distance programming by NNLS).
+  Lawson & Hanson (1974), "Solving Least Squares Problems", chapter 23 (least-distance programming
+  by NNLS).
 """
 
 import dataclasses
@@ -37,7 +41,8 @@ PRESETS = {"smoke": 200, "quick": 3_000, "paper": 100_000}
 SHAPES = ((1, 6, 10), (7, 12, 30), (60, 16, 64), (600, 16, 48))
 # Beyond as many iterations a problem is given up, which is no false claim.
 MAX_ITERATIONS = 2_000
-# Powers of ten over which atoms and signals are spread. The squares of signals, and gaps of a millionth of them, must be held.
+# Powers of ten over which atoms and signals are spread. The squares of signals, and gaps of a
+# millionth of them, must be held.
 ATOM_POWERS = 20
 SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
 
@@ -108,24 +113,31 @@ def _spoil(kind: str, rng, atoms: np.ndarray, signals: np.ndarray) -> tuple[np.n
         basis = rng.normal(size=(input_dim, max(1, input_dim // 3)))
         return basis @ rng.normal(size=(basis.shape[1], num_latents)), signals
     if kind == "zeros":
-        return atoms * (rng.uniform(size=num_latents) < 0.8), signals * (rng.uniform(size=(len(signals), 1)) < 0.8)
+        return atoms * (rng.uniform(size=num_latents) < 0.8), signals * (
+            rng.uniform(size=(len(signals), 1)) < 0.8
+        )
     return atoms, signals
 
 
 def draw(seed: int, dtype: np.dtype) -> Batch:
     """The batch of a seed.
 
-    Every other signal is sparse on the atoms, the rest are Gaussian. `scaled atoms` have norms far apart under one weight a
-    sample, and `weighted atoms` a weight in proportion to their norm, so that each of them counts.
+    Every other signal is sparse on the atoms, the rest are Gaussian. `scaled atoms` have norms far
+    apart under one weight a sample, and `weighted atoms` a weight in proportion to their norm, so
+    that each of them counts.
     """
     rng = np.random.default_rng(seed)
     kind = KINDS[rng.integers(len(KINDS))]
     num_samples, input_dim, num_latents = SHAPES[rng.integers(len(SHAPES))]
     nonneg = bool(rng.integers(2))
     solver = ("working_set", "working_set", "auto")[rng.integers(3)]
-    atoms, signals = (rng.normal(size=shape) for shape in ((input_dim, num_latents), (num_samples, input_dim)))
+    atoms, signals = (
+        rng.normal(size=shape) for shape in ((input_dim, num_latents), (num_samples, input_dim))
+    )
     atoms, signals = _spoil(kind, rng, atoms, signals)
-    sparse = rng.normal(size=(num_samples, num_latents)) * (rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents)
+    sparse = rng.normal(size=(num_samples, num_latents)) * (
+        rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents
+    )
     signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[::2]
     pull = signals @ atoms
     share = 10 ** rng.uniform(-3, 0.1, size=(num_samples, 1))
@@ -139,12 +151,17 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     largest = (pull if nonneg else np.abs(pull)).max(axis=1, keepdims=True)
     # A signal that no atom goes along with has no λ_max.
     lam = share * np.where(largest > 0, largest, 1) * sizes * weights
-    given, dictionary, weight = (array.astype(dtype) for array in (signals * sizes, atoms * norms, lam))
+    given, dictionary, weight = (
+        array.astype(dtype) for array in (signals * sizes, atoms * norms, lam)
+    )
     return Batch(kind, given, dictionary, weight, nonneg, solver)
 
 
-def project(signal: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, *, nonneg: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The optimum of one lasso, from its dual: t = argmin ‖y − t‖ over Dᵀt ≤ λ, for signed codes over |Dᵀt| ≤ λ.
+def project(
+    signal: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, *, nonneg: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The optimum of one lasso, from its dual: t = argmin ‖y − t‖ over Dᵀt ≤ λ, for signed codes
+    over |Dᵀt| ≤ λ.
 
     Args:
       signal: `(input_dim,)`.
@@ -161,13 +178,22 @@ def project(signal: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, *, nonn
     if size == 0 or not len(used):
         return signal, codes
     # In units where everything is of order one.
-    target, atoms, weights = signal / size, dictionary[:, used] / norms[used], lam[used] / norms[used] / size
-    sides = np.concatenate([atoms, atoms if nonneg else -atoms], axis=1)[:, : len(used) * (2 - nonneg)]
+    target, atoms, weights = (
+        signal / size,
+        dictionary[:, used] / norms[used],
+        lam[used] / norms[used] / size,
+    )
+    sides = np.concatenate([atoms, atoms if nonneg else -atoms], axis=1)[
+        :, : len(used) * (2 - nonneg)
+    ]
     excess = sides.T @ target - np.tile(weights, 2 - nonneg)
     last = np.zeros(len(target) + 1)
     last[-1] = 1
-    # Beyond λ_max a constraint is so far from being met with equality that it may as well be a little nearer.
-    found, _ = scipy.optimize.nnls(np.vstack([-sides, np.maximum(excess, -10)]), last, maxiter=100 * sides.shape[1])
+    # Beyond λ_max a constraint is so far from being met with equality that it may as well be a
+    # little nearer.
+    found, _ = scipy.optimize.nnls(
+        np.vstack([-sides, np.maximum(excess, -10)]), last, maxiter=100 * sides.shape[1]
+    )
     rest = 1 - np.maximum(excess, -10) @ found
     found = found / rest
     codes[used] = (found[: len(used)] - (0 if nonneg else found[len(used) :])) * size / norms[used]
@@ -181,7 +207,11 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
     converged = np.asarray(claimed.converged)
     finite = np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap)
     # What is not finite is judged by that alone, as if its code were zero.
-    codes, objective, gap = np.where(finite[:, None], codes, 0), np.where(finite, objective, 0), np.where(finite, gap, 0)
+    codes, objective, gap = (
+        np.where(finite[:, None], codes, 0),
+        np.where(finite, objective, 0),
+        np.where(finite, gap, 0),
+    )
     faults = []
     signals, dictionary = batch.signals.astype(np.float64), batch.dictionary.astype(np.float64)
     lam = np.broadcast_to(batch.lam.astype(np.float64), codes.shape)
@@ -196,7 +226,10 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
         dual = scale * (signals[i] @ point) - 0.5 * scale**2 * (point @ point)
         true[i] = min(true[i], max(value[i] - dual, 0))
         optimum[i] = min(
-            value[i], scores.score(signals[i : i + 1], dictionary, best[None], lam[i : i + 1], nonneg=batch.nonneg)[0][0]
+            value[i],
+            scores.score(
+                signals[i : i + 1], dictionary, best[None], lam[i : i + 1], nonneg=batch.nonneg
+            )[0][0],
         )
     tests = {
         "is not finite": ~finite,
@@ -204,23 +237,33 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
         "claims an objective that it has not": finite & (np.abs(objective - value) > allowed),
         "claims a negative gap": gap < 0,
         "claims a lower bound above the optimum": finite & (objective - gap > optimum + allowed),
-        "claims to be converged": finite & converged & (true > tol * value + allowed) & (value > floor),
+        "claims to be converged": finite
+        & converged
+        & (true > tol * value + allowed)
+        & (value > floor),
     }
     for words, broken in tests.items():
         for i in np.flatnonzero(broken):
-            figures = f"objective {objective[i]:.6e} for {value[i]:.6e}, gap {gap[i]:.1e} for {true[i]:.1e}"
+            figures = (
+                f"objective {objective[i]:.6e} for {value[i]:.6e}, gap {gap[i]:.1e} for "
+                f"{true[i]:.1e}"
+            )
             faults.append((int(i), f"{words} ({figures}, optimum at most {optimum[i]:.6e})"))
     certified = finite & converged & ((true <= tol * value + allowed) | (value <= floor))
     return Verdict(certified, faults)
 
 
 def _rounding(batch: Batch, codes: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What rounding may do to an objective of the type, and the objective below which it cannot be told from zero.
+    """What rounding may do to an objective of the type, and the objective below which it cannot be
+    told from zero.
 
-    An entry of the residual is off by at most u (s + 2) (|y| + |D| |z|), s active atoms, and the sums by u (m + d) F.
+    An entry of the residual is off by at most u (s + 2) (|y| + |D| |z|), s active atoms, and the
+    sums by u (m + d) F.
     """
     unit = np.finfo(codes.dtype).eps
-    signals, dictionary = (np.asarray(array, np.float64) for array in (batch.signals, batch.dictionary))
+    signals, dictionary = (
+        np.asarray(array, np.float64) for array in (batch.signals, batch.dictionary)
+    )
     active = (codes != 0).sum(axis=1, keepdims=True) + 2
     reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
     error = np.linalg.norm(unit * active * reach, axis=1)

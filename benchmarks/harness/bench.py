@@ -28,9 +28,11 @@ class Bench:
       title: of its page.
       about: what it asks and what it leaves, the docstring of its module.
       methods: for a source and a preset; `--methods` may name others, see `crossing`.
-      presets: by name; "quick" is the default. Their class, `Preset` or one derived from it, has the study's flags.
+      presets: by name; "quick" is the default. Their class, `Preset` or one derived from it, has
+        the study's flags.
       options: of `Study`, beside its sources, methods, λ and protocol.
-      varies: columns that its methods vary beside their name, which stand in summary.csv next to the sizes.
+      varies: columns that its methods vary beside their name, which stand in summary.csv next to
+        the sizes.
       figures: by the stem of their file.
       tables: columns to print, by title; their headings are the metrics' own.
       parts: whether to split each SAE's distance to the oracle.

@@ -38,8 +38,12 @@ class RunOptions(Distributed):
     """How to run a study, or all of them."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
-    results_dir: str = option("results", "Where the folder of this study goes; gs:// and s3:// are buckets.")
-    models_dir: str | None = option(None, "Where fitted models are kept, for all studies.  [<results_dir>/models]")
+    results_dir: str = option(
+        "results", "Where the folder of this study goes; gs:// and s3:// are buckets."
+    )
+    models_dir: str | None = option(
+        None, "Where fitted models are kept, for all studies.  [<results_dir>/models]"
+    )
     shard: str = option("0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
     dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
 
@@ -50,9 +54,12 @@ class StudyOptions(RunOptions):
 
     methods: tuple[str, ...] | None = option(
         None,
-        "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by default all but slow ones.",
+        "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by "
+        "default all but slow ones.",
     )
-    data: str | None = option(None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).")
+    data: str | None = option(
+        None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Run:
       store: where rows go.
       models: where fitted models go.
       shard: which part of the study to run.
-      page: where tables, figures and the page go: a folder for each choice of flags that decide what they show.
+      page: where tables, figures and the page go: a folder for each choice of flags that decide
+        what they show.
       command: what gives all this again.
     """
 
@@ -103,16 +111,22 @@ def read(bench: Bench, options: StudyOptions) -> Run:
       cli.UsageError: the study cannot run with them.
     """
     results_dir = cli.folder(options.results_dir)
-    models_dir = cli.folder(options.models_dir) if options.models_dir is not None else results_dir / "models"
+    models_dir = (
+        cli.folder(options.models_dir) if options.models_dir is not None else results_dir / "models"
+    )
     shard = cli.parse_shard(options.shard)
     with cli.usage():
         preset = _changed(bench, options)
         own_sparsity = vars(options).get("sparsity") is not None
         sources: Sequence[Source] = (
-            bench.sources(preset) if options.data is None else _recordings(options.data, preset, own_sparsity)
+            bench.sources(preset)
+            if options.data is None
+            else _recordings(options.data, preset, own_sparsity)
         )
         if not sources:
-            raise ValueError("no setting is left of these sizes; choose more latents or a lower sparsity.")
+            raise ValueError(
+                "no setting is left of these sizes; choose more latents or a lower sparsity."
+            )
         names = _names(bench, preset, sources[0], options.methods)
         study = study_of(bench, preset, sources, names)
         # Whatever a method refuses is refused before anything runs.
@@ -123,7 +137,9 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     store = results.Store(results_dir / bench.name)
     page = store.folder / _folder_of(flags) if flags else store.folder
     command = f"{cli.COMMAND}{shlex.join([bench.name, *written(options)])}"
-    return Run(bench, options, preset, study, names, store, Models(models_dir), shard, page, command)
+    return Run(
+        bench, options, preset, study, names, store, Models(models_dir), shard, page, command
+    )
 
 
 def _folder_of(flags: Sequence[str]) -> str:
@@ -139,9 +155,13 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     for name, excluded in _EXCLUDED.items():
         for other in excluded:
             if given.get(name) and given.get(other):
-                raise ValueError(f"--{other} and --{name} exclude each other; leave one of them out.")
+                raise ValueError(
+                    f"--{other} and --{name} exclude each other; leave one of them out."
+                )
     preset = bench.presets[options.preset]
-    preset = dataclasses.replace(preset, **{name: value for name, value in given.items() if name in vars(preset)})
+    preset = dataclasses.replace(
+        preset, **{name: value for name, value in given.items() if name in vars(preset)}
+    )
     if preset.law and not preset.world:
         raise ValueError(f"--law is part of a world; give --world={SCALED} with it.")
     sized = preset.world_file is None and preset.world in (None, SCALED)
@@ -151,12 +171,16 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
 
 
 def _recordings(data: str, preset: Preset, sparsity_given: bool) -> list[Recording]:
-    """A file in the place of settings, at each width, sparsity and seed; a sparsity not given is that of its codes."""
+    """A file in the place of settings, at each width, sparsity and seed; a sparsity not given is
+    that of its codes.
+    """
     path, sparsities = fetched(data), preset.sparsity
     codes = Recording(path, preset.width[0]).task().train.codes
     if not sparsity_given and codes is not None:
         sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
-    sources = [Recording(path, *cell) for cell in itertools.product(preset.width, sparsities, preset.seeds)]
+    sources = [
+        Recording(path, *cell) for cell in itertools.product(preset.width, sparsities, preset.seeds)
+    ]
     for source in sources:
         check_width(source.sparsity, source.task().width)
     return sources
@@ -173,16 +197,27 @@ def _names(bench: Bench, preset: Preset, source: Source, given: Sequence[str] | 
     return [name for name in known if name in given] + crossings
 
 
-def study_of(bench: Bench, preset: Preset, sources: Sequence[Source], names: Sequence[str]) -> Study:
+def study_of(
+    bench: Bench, preset: Preset, sources: Sequence[Source], names: Sequence[str]
+) -> Study:
     """The study of a preset, with the methods of some names."""
 
     def chosen(source: Source) -> list[Method]:
         listed = bench.methods(source, preset)
         known = {method.name for method in listed}
-        crossed = [crossing.method_of(name, listed, source, preset) for name in names if name not in known]
+        crossed = [
+            crossing.method_of(name, listed, source, preset) for name in names if name not in known
+        ]
         return [*(method for method in listed if method.name in names), *crossed]
 
-    return Study(bench.name, tuple(sources), chosen, lam=preset.lam, protocol=preset.protocol, **bench.options)
+    return Study(
+        bench.name,
+        tuple(sources),
+        chosen,
+        lam=preset.lam,
+        protocol=preset.protocol,
+        **bench.options,
+    )
 
 
 def _check_library(name: str, learner: Learner | None) -> None:
@@ -194,5 +229,7 @@ def _check_library(name: str, learner: Learner | None) -> None:
             except ImportError:
                 package = learner.module.partition(".")[0]
                 mend = f"run: pip install 'sae_gap[peers]', or leave {name} out"
-                raise ValueError(f"{name} needs {package}, which is not installed; {mend}.") from None
+                raise ValueError(
+                    f"{name} needs {package}, which is not installed; {mend}."
+                ) from None
         learner = learner.base

@@ -1,7 +1,9 @@
-"""Any learner crossed with any encoder, by name: what is registered runs in every study, whether that lists it or not.
+"""Any learner crossed with any encoder, by name: what is registered runs in every study, whether
+that lists it or not.
 
-`LEARNER:ENCODER` has the codes of the encoder on the learner's dictionary, `LEARNER` alone the certified lasso, and
-`sae_ENCODER` is a sparse autoencoder with its own codes. A dictionary that the study has itself is the study's.
+`LEARNER:ENCODER` has the codes of the encoder on the learner's dictionary, `LEARNER` alone the
+certified lasso, and `sae_ENCODER` is a sparse autoencoder with its own codes. A dictionary that the
+study has itself is the study's.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,26 +31,37 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
       ValueError: nothing of the name is registered, or it cannot be made of these.
     """
     left, crossed, right = name.partition(":")
-    common = {method.name: method for method in (*methods.everything(source, p), *methods.families(p, pruned=True))}
+    common = {
+        method.name: method
+        for method in (*methods.everything(source, p), *methods.families(p, pruned=True))
+    }
     if not crossed and name in common:
         return common[name]
     sae = left.removeprefix("sae_")
     if sae != left and sae in catalogue.learners():
-        raise ValueError(f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}.")
+        raise ValueError(
+            f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}."
+        )
     learner = _learner(sae if sae in catalogue.saes() else left, study, common, source, p)
     own = learner.encode
     if crossed:
         learner, encoder = _encoded(learner, right, source, p)
         family = "frozen" if learner.family == "sae" else learner.family
         # The lasso of both protocols has one name.
-        return Method(name, family, learner, encoder, {"inference": "lasso"} if encoder == p.lasso() else {})
+        return Method(
+            name, family, learner, encoder, {"inference": "lasso"} if encoder == p.lasso() else {}
+        )
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
 
 
-def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], source: Source, p: Preset) -> Learner:
-    """The study's own learner of a name, or else a shared one, or else one that is made by convention."""
+def _learner(
+    name: str, study: Sequence[Method], common: Mapping[str, Method], source: Source, p: Preset
+) -> Learner:
+    """The study's own learner of a name, or else a shared one, or else one that is made by
+    convention.
+    """
     for known in (study, common.values()):
         found = [method.learner for method in known if method.learner.name == name]
         if found:
@@ -57,13 +70,16 @@ def _learner(name: str, study: Sequence[Method], common: Mapping[str, Method], s
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
         raise ValueError(
-            f"--methods has {name!r}, which is no method of this study, no learner ({', '.join(catalogue.learners())}) and no "
+            f"--methods has {name!r}, which is no method of this study, no learner "
+            f"({', '.join(catalogue.learners())}) and no "
             f"SAE ({', '.join(catalogue.saes())})."
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
     assert source.input_dim is not None  # A setting fills it in.
-    return catalogue.make_learner(name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps)
+    return catalogue.make_learner(
+        name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps
+    )
 
 
 def _depth(learner: Learner) -> int:
@@ -71,13 +87,17 @@ def _depth(learner: Learner) -> int:
 
 
 def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Learner, Encoder]:
-    """The learner and the encoder of a crossing; an encoder with parameters is trained on the learner's dictionary."""
+    """The learner and the encoder of a crossing; an encoder with parameters is trained on the
+    learner's dictionary.
+    """
     if name == "lasso":
         return learner, p.lasso()
     if learner.encode is not None and learner.encode.name == name:
         return learner, learner.encode
     if name not in catalogue.encoders():
-        raise ValueError(f"--methods has {name!r} for an encoder; choose from {', '.join(catalogue.encoders())}.")
+        raise ValueError(
+            f"--methods has {name!r} for an encoder; choose from {', '.join(catalogue.encoders())}."
+        )
     encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
     if isinstance(encoder, AmortisedEncoder):
         learner = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)

@@ -27,12 +27,16 @@ class Drawing:
     cells: tuple[str, ...] = ()
 
     def draw(self, rows: Rows, published: Sequence[Mapping[str, Any]]) -> Any:
-        """The figure, or None where rows have nothing to show; curves have the published lines beside them."""
+        """The figure, or None where rows have nothing to show; curves have the published lines
+        beside them.
+        """
         # Importing matplotlib takes as long as everything else in --help.
         from sae_gap import figures
 
         options = {**self.options, **({"published": published} if self.name == "curve" else {})}
-        return getattr(figures, self.name)(rows if self.rows is None else self.rows(rows), **options)
+        return getattr(figures, self.name)(
+            rows if self.rows is None else self.rows(rows), **options
+        )
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
@@ -43,7 +47,9 @@ def recovery_along(x: str) -> dict[str, Drawing]:
 
 
 def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
-    """A score of each dictionary along the number of latents, a panel a dictionary and a line a kind of inference."""
+    """A score of each dictionary along the number of latents, a panel a dictionary and a line a
+    kind of inference.
+    """
 
     def compared(rows: Rows) -> Rows:
         cold = [row for row in rows if row.get("start") != "warm"]
@@ -71,7 +77,10 @@ def along(
 
     options = {"x": x, "line": line, "dash": dash, "panel": "num_latents"}
     logy = ("relative_gap_id", "mse_id")
-    return {metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen) for metric in metrics}
+    return {
+        metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen)
+        for metric in metrics
+    }
 
 
 def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
@@ -89,8 +98,19 @@ def phase_maps() -> dict[str, Drawing]:
 
     def placed(rows: Rows) -> Rows:
         bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
-        return [row | {"ratio": round(2 * row["input_dim"] / bound) / 2} for row, bound in zip(rows, bounds, strict=True)]
+        return [
+            row | {"ratio": round(2 * row["input_dim"] / bound) / 2}
+            for row, bound in zip(rows, bounds, strict=True)
+        ]
 
-    options: dict[str, Any] = {"x": "num_latents", "y": "ratio", "value": "mcc_ood", "panel": ("dictionary",)}
-    options |= {"bound": lambda row: 2.0, "bound_label": "c = 2, the dimension of the other studies"}
+    options: dict[str, Any] = {
+        "x": "num_latents",
+        "y": "ratio",
+        "value": "mcc_ood",
+        "panel": ("dictionary",),
+    }
+    options |= {
+        "bound": lambda row: 2.0,
+        "bound_label": "c = 2, the dimension of the other studies",
+    }
     return {"phase_map": Drawing("heat_map", options, placed, ("sparsity",))}

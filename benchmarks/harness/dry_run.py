@@ -9,7 +9,9 @@ from sae_gap.study.study import Study
 
 
 def plan(study: Study, store: results.Store, models: Models) -> str:
-    """A line for each job, with how many of its rows are there and how many models it would be the first to fit."""
+    """A line for each job, with how many of its rows are there and how many models it would be the
+    first to fit.
+    """
     present, planned, lines = store.keys(), set[tuple[str, int]](), []
     for job in jobs(study):
         size = job.sources[0].asdict()
@@ -17,19 +19,24 @@ def plan(study: Study, store: results.Store, models: Models) -> str:
         fits = _fits(job.without(present), models) - planned
         planned |= fits
         there = len(present & job.keys)
-        lines.append(f"{cell}: {job}: {there}/{len(job.keys)} rows there, {len(fits) or 'nothing'} to fit")
+        lines.append(
+            f"{cell}: {job}: {there}/{len(job.keys)} rows there, {len(fits) or 'nothing'} to fit"
+        )
     return "\n".join([*lines, f"{len(lines)} jobs, {len(planned)} models to fit"])
 
 
 def check_writable(study: Study, store: results.Store, models: Models) -> None:
-    """Refuses a run whose rows or fits could not be kept; one that finds all of its models may read them from anywhere."""
+    """Refuses a run whose rows or fits could not be kept; one that finds all of its models may read
+    them from anywhere.
+    """
     store.folder.require_writable()
     obstacle = None if models.directory is None else models.directory.obstacle()
     if obstacle is not None:
         present = store.keys()
         if any(_fits(job.without(present), models) for job in jobs(study)):
             raise ValueError(
-                f"models cannot be kept in {models.directory} ({obstacle}); choose another folder with --models_dir."
+                f"models cannot be kept in {models.directory} ({obstacle}); choose another folder "
+                "with --models_dir."
             )
 
 

@@ -17,7 +17,8 @@ from sae_gap.learners.online.pruned import Pruned
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
-# The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and long.
+# The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and
+# long.
 _RENORMALISE_EVERY = 2_000
 
 
@@ -46,12 +47,16 @@ def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
 
 def online(p: Preset, **options: Any) -> OnlineDictionary:
     """The suite's own dictionary learning."""
-    return OnlineDictionary(**{"visits": p.visits} | read_options("online", OnlineDictionary, p.online) | options)
+    return OnlineDictionary(
+        **{"visits": p.visits} | read_options("online", OnlineDictionary, p.online) | options
+    )
 
 
 def families(p: Preset) -> Families:
     """The same with parents told from children."""
-    return Families(base=online(p, incoherent=True), **read_options("families", Families, p.families))
+    return Families(
+        base=online(p, incoherent=True), **read_options("families", Families, p.families)
+    )
 
 
 def pruned(p: Preset) -> Pruned:
@@ -69,7 +74,9 @@ def _split(p: Preset) -> str:
 
 
 def read_options(flag: str, learner: type, text: str) -> dict[str, Any]:
-    """Options of a learner as a flag lists them, such as `batch_size=1024, rates=(0.3, 0.03, 0.005)`."""
+    """Options of a learner as a flag lists them, such as
+    `batch_size=1024, rates=(0.3, 0.03, 0.005)`.
+    """
     try:
         call = ast.parse(f"dict({text})", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
@@ -79,5 +86,7 @@ def read_options(flag: str, learner: type, text: str) -> dict[str, Any]:
         wanted = "options such as batch_size=1024, rates=(0.3, 0.03)"
         raise ValueError(f"--{flag} must list {wanted}, but it is {text!r}.") from None
     for name in found:
-        check_choice(f"an option of --{flag}", name, [field.name for field in dataclasses.fields(learner)])
+        check_choice(
+            f"an option of --{flag}", name, [field.name for field in dataclasses.fields(learner)]
+        )
     return found

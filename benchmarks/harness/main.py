@@ -39,7 +39,9 @@ def execute(run: Run) -> None:
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and whole:
         names = ", ".join(run.names)
-        raise cli.UsageError(f"none of {names} can run on these data; choose others or add the truth that they need.")
+        raise cli.UsageError(
+            f"none of {names} can run on these data; choose others or add the truth that they need."
+        )
     if rows and distributed.is_first():
         notes = {
             "seconds": f"{time.perf_counter() - began:.0f}",

@@ -1,4 +1,5 @@
-"""The methods that studies share: each function gives a list of them, every one a learner crossed with an encoder.
+"""The methods that studies share: each function gives a list of them, every one a learner crossed
+with an encoder.
 
 The SAEs are the paper's four unless others are named.
 """
@@ -33,7 +34,8 @@ def coded(
     at: tuple[int, ...] = (),
     **coordinates: str,
 ) -> Method:
-    """A learner's dictionary with the best codes on it, which rows call "lasso" by both protocols' iterations.
+    """A learner's dictionary with the best codes on it, which rows call "lasso" by both protocols'
+    iterations.
 
     Args:
       name: the method's.
@@ -70,7 +72,10 @@ def saes(source: Source, p: Preset, names: Sequence[str] = SAES) -> list[SparseA
 
 def own(source: Source, p: Preset, *, names: Sequence[str] = SAES, **options: Any) -> list[Method]:
     """SAEs with their own codes."""
-    return [Method(f"sae_{sae.name}", "sae", sae, sae.encoder, **options) for sae in saes(source, p, names)]
+    return [
+        Method(f"sae_{sae.name}", "sae", sae, sae.encoder, **options)
+        for sae in saes(source, p, names)
+    ]
 
 
 def frozen(source: Source, p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
@@ -81,31 +86,48 @@ def frozen(source: Source, p: Preset, *, weights: Sequence[float | None] = (None
 
 def refined(source: Source, p: Preset) -> list[Method]:
     """The same, found from the SAEs' codes."""
-    return [coded(f"refined_{sae.name}", "refined", sae, p, p.lasso(sae.encoder)) for sae in saes(source, p)]
+    return [
+        coded(f"refined_{sae.name}", "refined", sae, p, p.lasso(sae.encoder))
+        for sae in saes(source, p)
+    ]
 
 
 def support(source: Source, p: Preset) -> list[Method]:
     """The dictionaries of SAEs with the best values on the support that their own codes have."""
-    return [Method(f"support_{sae.name}", "support", sae, OnSupport(sae.encoder, p.lam)) for sae in saes(source, p)]
+    return [
+        Method(f"support_{sae.name}", "support", sae, OnSupport(sae.encoder, p.lam))
+        for sae in saes(source, p)
+    ]
 
 
 def least_squares(source: Source, p: Preset) -> list[Method]:
     """The same support with the values that fit the signals best, as published."""
-    return [Method(f"least_squares_{sae.name}", "support", sae, LeastSquares(sae.encoder)) for sae in saes(source, p)]
+    return [
+        Method(f"least_squares_{sae.name}", "support", sae, LeastSquares(sae.encoder))
+        for sae in saes(source, p)
+    ]
 
 
 def renormed(source: Source, p: Preset, columns: str) -> list[Method]:
     """The dictionaries of SAEs with other lengths of their atoms, and the best codes on those."""
-    return [coded(f"{columns}_{sae.name}", "frozen", Surgery(columns, base=sae), p) for sae in saes(source, p)]
+    return [
+        coded(f"{columns}_{sae.name}", "frozen", Surgery(columns, base=sae), p)
+        for sae in saes(source, p)
+    ]
 
 
 def learned(p: Preset) -> list[Method]:
     """Dictionary learning: alternating as published, and this suite's own."""
-    return [coded(one.name, "dictionary_learning", one, p) for one in (learners.dl_fista(p), learners.online(p))]
+    return [
+        coded(one.name, "dictionary_learning", one, p)
+        for one in (learners.dl_fista(p), learners.online(p))
+    ]
 
 
 def families(p: Preset, pruned: bool = False) -> list[Method]:
-    """Dictionary learning that tells parents from children; pruned, the quarter of its atoms with most energy beside it."""
+    """Dictionary learning that tells parents from children; pruned, the quarter of its atoms with
+    most energy beside it.
+    """
     kinds = (learners.families, learners.pruned) if pruned else (learners.families,)
     return [coded(one.name, "dictionary_learning", one, p) for one in (kind(p) for kind in kinds)]
 

@@ -1,4 +1,6 @@
-"""What a run of a study leaves beside its rows: summary.csv, the figures and the page, made from rows alone."""
+"""What a run of a study leaves beside its rows: summary.csv, the figures and the page, made from
+rows alone.
+"""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -46,37 +48,58 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     by = tuple(dict.fromkeys((*tables.BY, *bench.varies, *conditions)))
     summary = tables.summarise(rows, by=by, methods=run.names)
     tables.write_table(folder, "summary.csv", summary)
-    rows = _told_apart(rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)})
+    rows = _told_apart(
+        rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
+    )
     lines = published.published(bench.name) if is_comparable(run) else []
     drawn = _draw(bench, rows, folder, conditions, lines)
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
     listed = {**bench.tables, "Further metrics": _unlisted(summary)}
-    shown = [pages.Table(title, heads | _headings(names, summary), summary) for title, names in listed.items() if names]
+    shown = [
+        pages.Table(title, heads | _headings(names, summary), summary)
+        for title, names in listed.items()
+        if names
+    ]
     if bench.parts:
         shown += _decompositions(rows, folder, heads, run.names, (*tables.BY, *conditions))
     comparison = published.compare(summary, bench.name) if lines else []
     if comparison:
         tables.write_table(folder, "published.csv", comparison)
         shown.append(published.table(comparison))
-    printed = [f"{title}\n{tables.format_table(lines, columns)}" if lines else title for title, columns, lines in shown]
+    printed = [
+        f"{title}\n{tables.format_table(lines, columns)}" if lines else title
+        for title, columns, lines in shown
+    ]
     # A docstring without its command lines, which are indented.
-    about = "\n".join(line for line in bench.about.splitlines() if not line.startswith("  ")).strip()
+    about = "\n".join(
+        line for line in bench.about.splitlines() if not line.startswith("  ")
+    ).strip()
     made = {**notes, **pages.provenance(rows[-1])}
-    pages.write(folder, pages.Page(bench.name, bench.title, about, run.command, "", drawn, shown, made))
+    pages.write(
+        folder, pages.Page(bench.name, bench.title, about, run.command, "", drawn, shown, made)
+    )
     return "\n\n".join(printed)
 
 
 def is_comparable(run: Run) -> bool:
-    """Whether a run is one that the paper published: its protocol, seeds, weight and lengths of training, on its own model."""
+    """Whether a run is one that the paper published: its protocol, seeds, weight and lengths of
+    training, on its own model.
+    """
     quick = run.bench.presets["quick"]
     alike = all(getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED)
     return alike and run.preset.protocol == "paper" and not run.options.data
 
 
 def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
-    """The columns beside the cell and what methods vary that tell lines apart; a run without noise, say, has none for it."""
-    found = [name for name in ("noise_db", "stream") if any(row.get(name) not in (None, False) for row in rows)]
+    """The columns beside the cell and what methods vary that tell lines apart; a run without noise,
+    say, has none for it.
+    """
+    found = [
+        name
+        for name in ("noise_db", "stream")
+        if any(row.get(name) not in (None, False) for row in rows)
+    ]
     found += [name for name in ("world", "width") if len({row.get(name) for row in rows}) > 1]
     sizes = {(*(row[name] for name in CELL), row["input_dim"]) for row in rows}
     if len(sizes) > len({cell[:-1] for cell in sizes}):
@@ -85,8 +108,12 @@ def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
 
 
 def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
-    """The rows. A crossing of a dictionary that other methods have too is drawn as learner:encoder."""
-    shared = collections.Counter(dictionary for dictionary, _ in {(row["dictionary"], row["method"]) for row in rows})
+    """The rows. A crossing of a dictionary that other methods have too is drawn as
+    learner:encoder.
+    """
+    shared = collections.Counter(
+        dictionary for dictionary, _ in {(row["dictionary"], row["method"]) for row in rows}
+    )
 
     def name(row: Row) -> str:
         crossed = shared[row["dictionary"]] > 1 and row["method"] not in listed
@@ -110,11 +137,17 @@ def _draw(
     for stem, drawing in bench.figures.items():
         groups = collections.defaultdict(list)
         for row in rows:
-            groups[tuple(row.get(name) for name in dict.fromkeys((*drawing.cells, *conditions)))].append(row)
+            groups[
+                tuple(row.get(name) for name in dict.fromkeys((*drawing.cells, *conditions)))
+            ].append(row)
         for cell, group in groups.items():
             figure = drawing.draw(group, lines)
             if figure is not None:
-                named = [value if isinstance(value, str) else f"{value:g}" for value in cell if value is not None]
+                named = [
+                    value if isinstance(value, str) else f"{value:g}"
+                    for value in cell
+                    if value is not None
+                ]
                 suffix = "".join(f"_{value}" for value in named) if len(groups) > 1 else ""
                 name, _ = figures.save(figure, folder, f"{stem}{suffix}")
                 drawn.append(pages.Figure(name, figure.get_label()))
@@ -129,29 +162,57 @@ def _decompositions(
     by: Sequence[str],
 ) -> list[pages.Table]:
     """The parts of each score, all of them to a file and those of the MCC to a table."""
-    scores = [f"{stem}_{split}" for stem in ("mcc", "support_f1", "accuracy", "auc") for split in ("id", "ood")]
-    split = {score: tables.summarise(decompose.decompositions(rows, score), by=by, methods=names) for score in scores}
+    scores = [
+        f"{stem}_{split}"
+        for stem in ("mcc", "support_f1", "accuracy", "auc")
+        for split in ("id", "ood")
+    ]
+    split = {
+        score: tables.summarise(decompose.decompositions(rows, score), by=by, methods=names)
+        for score in scores
+    }
     parts = [{"metric": score} | line for score, lines in split.items() for line in lines]
     if parts:
         tables.write_table(folder, "decomposition.csv", parts)
     shown = split["mcc_ood"]
-    title = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
+    title = (
+        "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
+    )
     return [pages.Table(title, {**heads, **_headings(_PARTS, shown)}, shown)] if shown else []
 
 
 def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The headings of metrics that a line has; "ID" is said where the table has the other split beside it."""
-    present = [name for name in names if any(line.get(f"{name}_mean", line.get(name)) is not None for line in lines)]
+    """The headings of metrics that a line has; "ID" is said where the table has the other split
+    beside it.
+    """
+    present = [
+        name
+        for name in names
+        if any(line.get(f"{name}_mean", line.get(name)) is not None for line in lines)
+    ]
     alone = {name for name in present if name.removesuffix("_id") + "_ood" not in names}
-    return {name: labels.heading(name).removesuffix(" ID" if name in alone else "") for name in present}
+    return {
+        name: labels.heading(name).removesuffix(" ID" if name in alone else "") for name in present
+    }
 
 
 def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the tables of no study name: the columns of a metric that was dropped into its folder."""
-    listed = {_stem(name) for one in studies.found().values() for names in one.tables.values() for name in names}
+    """What the tables of no study name: the columns of a metric that was dropped into its
+    folder.
+    """
+    listed = {
+        _stem(name)
+        for one in studies.found().values()
+        for names in one.tables.values()
+        for name in names
+    }
     columns = [item for metric in catalogue.metrics().values() for item in metric.columns.items()]
     shown = {name for name, column in columns if column.heading != "" and name not in listed}
-    return [name for name in (column.removesuffix("_mean") for column in summary[0]) if _stem(name) in shown]
+    return [
+        name
+        for name in (column.removesuffix("_mean") for column in summary[0])
+        if _stem(name) in shown
+    ]
 
 
 def _stem(name: str) -> str:

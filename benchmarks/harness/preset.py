@@ -1,4 +1,6 @@
-"""What a run is made of: the grid and the lengths of a preset, each a flag, and the settings or worlds of a grid."""
+"""What a run is made of: the grid and the lengths of a preset, each a flag, and the settings or
+worlds of a grid.
+"""
 
 import dataclasses
 import itertools
@@ -30,8 +32,8 @@ _AXES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "wid
 class Preset(Options):
     """The grid of a run, the lengths of its training, and what every method is told.
 
-    A study with options of its own derives a class with further fields. In a world all samples are for training, and None of
-    `num_latents` are as many as the world has of its own.
+    A study with options of its own derives a class with further fields. In a world all samples are
+    for training, and None of `num_latents` are as many as the world has of its own.
     """
 
     num_latents: tuple[int | None, ...] = option((100,), "Numbers of latents.", least=1)
@@ -44,15 +46,25 @@ class Preset(Options):
     input_dim: tuple[int | None, ...] = option(
         (None,), "Dimensions of the signals; by default the compressed-sensing bound.", least=1
     )
-    noise_db: tuple[float | None, ...] = option((None,), "Signal-to-noise ratios in decibels; none for no noise.")
+    noise_db: tuple[float | None, ...] = option(
+        (None,), "Signal-to-noise ratios in decibels; none for no noise."
+    )
     width: tuple[int | None, ...] = option(
         (None,), "Numbers of atoms to learn; by default as many as there are latents.", least=1
     )
     seeds: tuple[int, ...] = option((0, 1, 2), "Seeds.", least=0)
-    stream: bool = option(False, "Whether all samples are for training, with at most 2500 more to score on.")
-    world: str | None = option(None, f"A world in the place of the paper's model: {', '.join(WORLDS)}.")
-    law: tuple[str, ...] = option((), "Parts of the world's law, such as roots=64,depth=2,most=0.4.")
-    world_file: str | None = option(None, "The folder of a published world, such as SynthSAEBench-16k.")
+    stream: bool = option(
+        False, "Whether all samples are for training, with at most 2500 more to score on."
+    )
+    world: str | None = option(
+        None, f"A world in the place of the paper's model: {', '.join(WORLDS)}."
+    )
+    law: tuple[str, ...] = option(
+        (), "Parts of the world's law, such as roots=64,depth=2,most=0.4."
+    )
+    world_file: str | None = option(
+        None, "The folder of a published world, such as SynthSAEBench-16k."
+    )
     lam: float = option(0.1, "Weight of the l1 norm.", least=1e-30)
     protocol: str = option(
         "strict",
@@ -61,21 +73,29 @@ class Preset(Options):
     )
     epochs: int = option(500, "Epochs of an SAE, and of encoders trained on a dictionary.", least=1)
     rounds: int = option(1_000, "Rounds of dl_fista, at most.", least=1)
-    visits: int = option(400, "Samples that online_dl codes for each latent; more find a harder dictionary.", least=1)
+    visits: int = option(
+        400, "Samples that online_dl codes for each latent; more find a harder dictionary.", least=1
+    )
     blocks: int = option(100, "Blocks of 500 steps of softplus_adam, at most.", least=1)
-    sae_steps: int = option(50_000, "Gradient steps of a tuned SAE, rounded up to whole epochs.", least=1)
+    sae_steps: int = option(
+        50_000, "Gradient steps of a tuned SAE, rounded up to whole epochs.", least=1
+    )
     online: str = option("", "Options of OnlineDictionary, such as num_slots=96.")
     families: str = option("", "Options of Families, such as margin=2.5.")
 
     def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
-        """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA iterations on it as it is."""
+        """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA
+        iterations on it as it is.
+        """
         weight = self.lam if lam is None else lam
         if self.protocol == "paper":
             return Lasso(weight, start, tol=None, max_iterations=100, unit_atoms=False)
         return Lasso(weight, start)
 
 
-SMOKE = Preset((20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100)
+SMOKE = Preset(
+    (20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100
+)
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 # What most studies run at: one number of latents, or a few.
 PRESETS = {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)}
@@ -92,7 +112,10 @@ def grid(preset: Preset) -> Sequence[Source]:
     if preset.world or preset.world_file:
         # The sparsity of a world follows from its law.
         del axes["sparsity"]
-    return [_source(preset, dict(zip(axes, cell, strict=True))) for cell in itertools.product(*axes.values())]
+    return [
+        _source(preset, dict(zip(axes, cell, strict=True)))
+        for cell in itertools.product(*axes.values())
+    ]
 
 
 def _source(preset: Preset, cell: dict[str, Any]) -> Source:

@@ -9,7 +9,8 @@ keep their activation. Writes rows, summary.csv, splits.csv and a figure under
 <results_dir>/downstream/. A run that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND
-  python -m sae_gap downstream --recording=FOLDER --layer=10 --dictionary=D.npy --controls=random,samples --l0=16,32
+  python -m sae_gap downstream --recording=FOLDER --layer=10 --dictionary=D.npy
+  --controls=random,samples --l0=16,32
 """
 
 import csv
@@ -54,11 +55,15 @@ class DownstreamOptions(OfRecording):
     """What to put back into a model, and where results go."""
 
     controls: tuple[str, ...] = option((), "Control dictionaries.  [none]", choices=CONTROLS)
-    l0: tuple[int, ...] = option((16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1)
+    l0: tuple[int, ...] = option(
+        (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
+    )
     codes: tuple[str, ...] = option(CODES, "Codes to put back.", choices=CODES)
     tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
     first: int = option(FIRST, "Tokens at the start of a window that are not averaged.", least=0)
-    outliers: str = option("drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep"))
+    outliers: str = option(
+        "drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep")
+    )
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
 
@@ -78,7 +83,10 @@ def measure(options: DownstreamOptions) -> list[Row]:
     densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
     if max(options.l0) > densest:
         limits = f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
-        raise ValueError(f"--l0 {max(options.l0)} is too much for {limits} of {narrowest.name}; ask for at most {densest}.")
+        raise ValueError(
+            f"--l0 {max(options.l0)} is too much for {limits} of {narrowest.name}; ask for at most "
+            f"{densest}."
+        )
     for name, report in reports.items():
         hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
         check_place(name, hook, options.layer)
@@ -148,7 +156,9 @@ def _downstream(
     identity = chosen | {"model": lm.identity, "layer": options.layer, "texts": texts}
     added = lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
     special = [number for number, token in added.items() if token.special]
-    downstream = Downstream.of_model(lm.model, windows, options.layer, documents=members, special=special, **chosen)
+    downstream = Downstream.of_model(
+        lm.model, windows, options.layer, documents=members, special=special, **chosen
+    )
     return downstream, results.key(identity)
 
 
@@ -169,7 +179,10 @@ def published() -> list[Row]:
     with PUBLISHED.open(newline="") as file:
         lines = list(csv.DictReader(line for line in file if not line.startswith("#")))
     numbers = {"num_latents": int, "l0": float, "fvu": float, "kl": float}
-    return [{"dictionary": line["dictionary"]} | {name: of(line[name]) for name, of in numbers.items()} for line in lines]
+    return [
+        {"dictionary": line["dictionary"]} | {name: of(line[name]) for name, of in numbers.items()}
+        for line in lines
+    ]
 
 
 def tables_of(rows: Sequence[Row]) -> list[pages.Table]:

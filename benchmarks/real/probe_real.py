@@ -83,10 +83,16 @@ SHOWN = {
 class ProbeOptions(OfRecording):
     """What to probe, and where results go."""
 
-    controls: tuple[str, ...] = option(("samples", "random"), "Control dictionaries, or none.", choices=CONTROLS)
+    controls: tuple[str, ...] = option(
+        ("samples", "random"), "Control dictionaries, or none.", choices=CONTROLS
+    )
     l0: float = option(32.0, "Mean L0 of the lasso.", least=1)
-    pairs: tuple[str, ...] | None = option(None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]")
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds of the splits into training and test rows.", least=0)
+    pairs: tuple[str, ...] | None = option(
+        None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]"
+    )
+    seeds: tuple[int, ...] = option(
+        (0, 1, 2), "Seeds of the splits into training and test rows.", least=0
+    )
     documents: str = option(
         "held_out",
         "Which documents to probe; take all if no SAE learned from them.",
@@ -210,7 +216,10 @@ def _score(features: Any, has: np.ndarray, split: probing.Split, pair: str, seed
     """A row for each probe."""
     sizes = {"train_rows": len(split.train["all"]), "test_rows": len(split.test["11"])}
     about = {"study": NAME, "pair": pair, "seed": seed} | sizes
-    return [about | columns | probing.score_pair(values, has, split, fit) for columns, values, fit in features()]
+    return [
+        about | columns | probing.score_pair(values, has, split, fit)
+        for columns, values, fit in features()
+    ]
 
 
 def features_of(sae: SAE | None, x: np.ndarray, l0: float) -> list[tuple[Row, Any, Any]]:

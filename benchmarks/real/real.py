@@ -8,7 +8,8 @@ was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
-  python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 --results_dir=results/block20
+  python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1
+  --results_dir=results/block20
 """
 
 import dataclasses
@@ -90,7 +91,9 @@ class RealOptions(LanguageModel):
     layer: int = option(10, "The block to record after, counted from 0.", least=0)
     width: int | None = option(None, "Atoms of each dictionary.  [the preset's]", least=1)
     sparsity: int = option(32, "Mean L0 to train at.", least=1)
-    methods: tuple[str, ...] | None = option(None, "What to train, as in train_real.  [the preset's]", choices=train_real.EVERY)
+    methods: tuple[str, ...] | None = option(
+        None, "What to train, as in train_real.  [the preset's]", choices=train_real.EVERY
+    )
     seed: int = option(0, "Seed of what is learned.", least=0)
     text: str | None = option(None, "A folder or a file of text.  [BBC news]")
 
@@ -254,7 +257,9 @@ def best_dictionary(rows: Sequence[Row], sparsity: int) -> str:
 
 def probing_change(overall: Sequence[Row], best: Row, sparsity: int) -> str:
     """What certified codes, and the better dictionary, change for sparse probes."""
-    lines = {(line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE}
+    lines = {
+        (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE
+    }
     own, changes = lines[best["dictionary"], "own"], []
     for name in dict.fromkeys((best["dictionary"], best["best"])):
         line = lines[name, "lasso_refit"]

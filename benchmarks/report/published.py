@@ -1,4 +1,6 @@
-"""The paper's published numbers beside ours: what they were, how far ours are from them, and whether that is close."""
+"""The paper's published numbers beside ours: what they were, how far ours are from them, and
+whether that is close.
+"""
 
 import csv
 import itertools
@@ -20,10 +22,12 @@ _COORDINATES = ("method", *_NUMBERED, "base", "start")
 _INTEGERS = (*results.CELL, "input_dim", "iterations", "step", "seeds")
 _SUFFIXES = ("_mean", "_sd")
 
-# A difference is close within two published deviations or this much; matching-pursuit training is chaotic, so that the authors'
-# own code, run again on the same data, moves by half of its allowance.
+# A difference is close within two published deviations or this much; matching-pursuit training is
+# chaotic, so that the authors' own code, run again on the same data, moves by half of its
+# allowance.
 _TOLERANCE = 0.04
-# Metrics whose order depends on the setting: within two published deviations or this part of the published number.
+# Metrics whose order depends on the setting: within two published deviations or this part of the
+# published number.
 _RELATIVE = ("mse", "l0_above", "support_l0")
 _RELATIVE_TOLERANCE = 0.1
 _MP_FACTOR = 2
@@ -31,32 +35,49 @@ _MP_FACTOR = 2
 _ROUNDING = 5e-6
 
 _OF_DICTIONARY = ("cosine", "angle", "norm_ratio", "close")
-_OF_SUPPORT = tuple(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood"))
+_OF_SUPPORT = tuple(
+    f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")
+)
 
 
 def published(study: str | None = None) -> list[results.Row]:
     """The published means and standard deviations over seeds, a line a method and setting.
 
-    A line has the columns of a row that tell methods and settings apart, `seeds`, and `<metric>_mean` and `<metric>_sd` of each
-    metric; text is a string, a count an int, any other number a float, and what was not published None.
+    A line has the columns of a row that tell methods and settings apart, `seeds`, and
+    `<metric>_mean` and `<metric>_sd` of each metric; text is a string, a count an int, any other
+    number a float, and what was not published None.
 
     Args:
-      study: its name; "amortisation_gap" for what the paper spread over three of them: the lines of frozen_decoder, those of an
-        encoder's own codes with the recovery of its dictionary and support besides; None for all lines of the file.
+      study: its name; "amortisation_gap" for what the paper spread over three of them: the lines of
+        frozen_decoder, those of an encoder's own codes with the recovery of its dictionary and
+        support besides; None for all lines of the file.
 
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
     with _FILE.open(newline="") as file:
-        lines = [_parse(line) for line in csv.DictReader(line for line in file if not line.startswith("#"))]
-    return _headline(lines) if study == HEADLINE else [line for line in lines if study in (None, line["study"])]
+        lines = [
+            _parse(line)
+            for line in csv.DictReader(line for line in file if not line.startswith("#"))
+        ]
+    return (
+        _headline(lines)
+        if study == HEADLINE
+        else [line for line in lines if study in (None, line["study"])]
+    )
 
 
 def _parse(line: Mapping[str, str]) -> results.Row:
     def value(name: str, cell: str) -> Any:
         if not cell:
             return None
-        return int(cell) if name in _INTEGERS else float(cell) if name == "lam" or name.endswith(_SUFFIXES) else cell
+        return (
+            int(cell)
+            if name in _INTEGERS
+            else float(cell)
+            if name == "lam" or name.endswith(_SUFFIXES)
+            else cell
+        )
 
     return {name: value(name, cell) for name, cell in line.items()}
 
@@ -68,7 +89,8 @@ def _headline(lines: Sequence[results.Row]) -> list[results.Row]:
         if line["study"] == "frozen_decoder" and line["inference"] == "own"
     }
     for line in lines:
-        # Dictionaries were measured apart from any codes, and their numbers stand in the file with the columns as learned.
+        # Dictionaries were measured apart from any codes, and their numbers stand in the file with
+        # the columns as learned.
         if line["study"] == "dict_quality" and line["columns"] == "learned":
             metrics: tuple[str, ...] = _OF_DICTIONARY
         elif line["study"] == "support_recovery" and line["inference"] == "own":
@@ -83,23 +105,27 @@ def _headline(lines: Sequence[results.Row]) -> list[results.Row]:
 def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Row]:
     """Holds a summary of the protocol "paper" against the published numbers.
 
-    A line is held against a published one of the same method whose num_latents, sparsity, num_samples, lam, iterations and
-    step, where the published line has them, are its own; base, start and input_dim are compared where both have them. A
-    dictionary that is learned from nothing was drawn anew beside each encoder (cold_dl_relu, …): a single `cold_dl` is held
-    against each of them. A difference is close up to
+    A line is held against a published one of the same method whose num_latents, sparsity,
+    num_samples, lam, iterations and step, where the published line has them, are its own; base,
+    start and input_dim are compared where both have them. A dictionary that is learned from nothing
+    was drawn anew beside each encoder (cold_dl_relu, …): a single `cold_dl` is held against each of
+    them. A difference is close up to
 
-      max(2 sd, 0.04), or max(2 sd, 0.08) for what matching pursuit learned, for metrics of order one;
-      max(2 sd, 0.1 |published|) + 5e-6, twice that share for matching pursuit, for mse, l0_above and support_l0 (`relative`).
+      max(2 sd, 0.04), or max(2 sd, 0.08) for what matching pursuit learned, for metrics of order
+      one; max(2 sd, 0.1 |published|) + 5e-6, twice that share for matching pursuit, for mse,
+      l0_above and support_l0 (`relative`).
 
-    Left out are the late rounds of DL-FISTA in learning_dynamics, which average only the seeds that had not yet converged.
+    Left out are the late rounds of DL-FISTA in learning_dynamics, which average only the seeds that
+    had not yet converged.
 
     Args:
       summary: lines of `tables.summarise`.
       study: as for `published`.
 
     Returns:
-      A row a line and metric that both have: the published coordinates, `metric`, `ours`, `published`, `published_sd`,
-      `difference` (ours - published), `tolerance`, `relative` and `close`.
+      A row a line and metric that both have: the published coordinates, `metric`, `ours`,
+      `published`, `published_sd`, `difference` (ours - published), `tolerance`, `relative` and
+      `close`.
     """
     lines = published(study)
     coordinates = [name for name in _COORDINATES if any(line[name] is not None for line in lines)]
@@ -119,7 +145,9 @@ def _agrees(ours: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
         return False
     late = line["study"] == "learning_dynamics" and line["seeds"] < 3
     numbered = all(line[name] is None or ours.get(name) == line[name] for name in _NUMBERED)
-    implied = all(None in (line[name], ours.get(name)) or ours[name] == line[name] for name in _IMPLIED)
+    implied = all(
+        None in (line[name], ours.get(name)) or ours[name] == line[name] for name in _IMPLIED
+    )
     return numbered and implied and not late
 
 
@@ -150,14 +178,19 @@ def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
     far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
     close, every = len(comparison) - len(far), len(comparison)
     measured = ("ours", "published", "difference", "tolerance")
-    varied = [name for name in (*_COORDINATES, "metric") if any(row.get(name) is not None for row in far)]
+    varied = [
+        name for name in (*_COORDINATES, "metric") if any(row.get(name) is not None for row in far)
+    ]
     lines = [
-        {name: row.get(name) for name in (*varied, "published_sd")} | {f"{name}_mean": row[name] for name in measured}
+        {name: row.get(name) for name in (*varied, "published_sd")}
+        | {f"{name}_mean": row[name] for name in measured}
         for row in far
     ]
     columns = {name: name.replace("_", " ") for name in (*varied, *measured)}
     title = f"Published numbers: {close:,} of {every:,} are within their tolerance"
-    return pages.Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
+    return pages.Table(
+        f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines
+    )
 
 
 def distance(row: Mapping[str, Any]) -> float:

@@ -1,10 +1,11 @@
-"""One page of all results: a self-contained HTML file with every study found under a folder, to read in a browser or to send.
+"""One page of all results: a self-contained HTML file with every study found under a folder, to
+read in a browser or to send.
 
     python -m sae_gap report --results_dir=results
 
-Each folder with a page.json is a section: what was found and asked, figures, tables, the agreement with the published numbers,
-the command, and what the rows were made by. The file needs no network and no script, and shows what the folders hold, so the
-same folders give the same bytes.
+Each folder with a page.json is a section: what was found and asked, figures, tables, the agreement
+with the published numbers, the command, and what the rows were made by. The file needs no network
+and no script, and shows what the folders hold, so the same folders give the same bytes.
 """
 
 import dataclasses
@@ -30,12 +31,21 @@ def main(options: ReportOptions) -> None:
     results = cli.folder(options.results_dir)
     output = pathlib.Path(options.output) if options.output else None
     with cli.usage():
-        entries = [pages.read(folder, place) for place, folder in pages.folders(results) if folder.exists(pages.FILE)]
+        entries = [
+            pages.read(folder, place)
+            for place, folder in pages.folders(results)
+            if folder.exists(pages.FILE)
+        ]
     if not entries:
-        raise cli.UsageError(f"there are no results in {results}; run a study first, or name its folder by --results_dir.")
+        raise cli.UsageError(
+            f"there are no results in {results}; run a study first, or name its folder by "
+            "--results_dir."
+        )
     if output is not None and output.is_dir():
         raise cli.UsageError(f"--output must name a file, but {output} is a folder.")
-    home, name = (results, "report.html") if output is None else (Folder(output.parent), output.name)
+    home, name = (
+        (results, "report.html") if output is None else (Folder(output.parent), output.name)
+    )
     content = pages.render(entries).encode()
     home.write(name, content)
     logging.info("%d pages in %s/%s, %.1f MB", len(entries), home, name, len(content) / 1e6)

@@ -1,7 +1,8 @@
-"""The coders that are timed beside one another, ours and other libraries'; a new one is a function and a line in `CODERS`.
+"""The coders that are timed beside one another, ours and other libraries'; a new one is a function
+and a line in `CODERS`.
 
-A function prepares a problem, outside the time, and returns what is timed: a call that codes all signals once and waits for
-the result. An absent library is an `ImportError`.
+A function prepares a problem, outside the time, and returns what is timed: a call that codes all
+signals once and waits for the result. An absent library is an `ImportError`.
 """
 
 import functools
@@ -31,8 +32,10 @@ class Coder(NamedTuple):
     Attributes:
       look: its label and its colour.
       prepare: a function of a problem and an effort that returns the call to time.
-      efforts: how hard it tries, from quick to exact: tolerances or numbers of iterations. Tables show the last.
-      at_most: signals that are timed; None times all. Those of a coder that takes one at a time tell the time of the rest.
+      efforts: how hard it tries, from quick to exact: tolerances or numbers of iterations. Tables
+        show the last.
+      at_most: signals that are timed; None times all. Those of a coder that takes one at a time
+        tell the time of the rest.
     """
 
     look: Look
@@ -51,12 +54,16 @@ def _arrays(problem: Problem):
 
 def ours(problem: Problem, effort: float, *, solver: str) -> Run:
     """`sparse_code` to a tolerance."""
-    return _wait(functools.partial(sparse_code, solver=solver, tol=effort), *_arrays(problem), problem.lam)
+    return _wait(
+        functools.partial(sparse_code, solver=solver, tol=effort), *_arrays(problem), problem.lam
+    )
 
 
 def jitted(problem: Problem, effort: float) -> Run:
     """`sparse_code` within `jax.jit`."""
-    return _wait(jax.jit(functools.partial(sparse_code, tol=effort)), *_arrays(problem), problem.lam)
+    return _wait(
+        jax.jit(functools.partial(sparse_code, tol=effort)), *_arrays(problem), problem.lam
+    )
 
 
 def spams_lars(problem: Problem, _: float, *, dtype: type = np.float32) -> Run:
@@ -65,7 +72,9 @@ def spams_lars(problem: Problem, _: float, *, dtype: type = np.float32) -> Run:
 
     columns: np.ndarray = np.asfortranarray(problem.signals.T, dtype)
     atoms: np.ndarray = np.asfortranarray(problem.dictionary, dtype)
-    return lambda: spams.lasso(columns, D=atoms, lambda1=problem.lam, mode=2, pos=True, numThreads=-1)
+    return lambda: spams.lasso(
+        columns, D=atoms, lambda1=problem.lam, mode=2, pos=True, numThreads=-1
+    )
 
 
 def sklearn_cd(problem: Problem, effort: float) -> Run:
@@ -78,12 +87,22 @@ def sklearn_cd(problem: Problem, effort: float) -> Run:
 
 
 def one_by_one(problem: Problem, effort: float, *, library: str) -> Run:
-    """Celer or skglm, one signal at a time, in double precision: in single they stop short of 1e-6."""
+    """Celer or skglm, one signal at a time, in double precision: in single they stop short of
+    1e-6.
+    """
     kind = importlib.import_module(library).Lasso
     atoms = np.asfortranarray(problem.dictionary, np.float64)
     signals = problem.signals.astype(np.float64)
-    model = kind(alpha=problem.lam / len(atoms), tol=effort, max_iter=1_000, positive=True, fit_intercept=False)
-    return _quietly(lambda: np.stack([np.ravel(model.fit(atoms, signal).coef_) for signal in signals]))
+    model = kind(
+        alpha=problem.lam / len(atoms),
+        tol=effort,
+        max_iter=1_000,
+        positive=True,
+        fit_intercept=False,
+    )
+    return _quietly(
+        lambda: np.stack([np.ravel(model.fit(atoms, signal).coef_) for signal in signals])
+    )
 
 
 def _quietly(run: Run) -> Run:
@@ -107,13 +126,31 @@ def codes_of(result: Any) -> np.ndarray:
 
 OURS, JITTED = "working_set", "jitted"
 CODERS = {
-    OURS: Coder(Look("working set", "#000000"), functools.partial(ours, solver="working_set"), (1e-2, 1e-4, 1e-6)),
+    OURS: Coder(
+        Look("working set", "#000000"),
+        functools.partial(ours, solver="working_set"),
+        (1e-2, 1e-4, 1e-6),
+    ),
     JITTED: Coder(Look("under jit", "#666666"), jitted, (TARGET,)),
-    "fista": Coder(Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)),
+    "fista": Coder(
+        Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)
+    ),
     "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
-    "spams_double": Coder(Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)),
+    "spams_double": Coder(
+        Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)
+    ),
     "sklearn_cd": Coder(Look("scikit-learn CD", "#D55E00"), sklearn_cd, (1e-2, 1e-4, 1e-6)),
-    "celer": Coder(Look("celer", "#CC79A7"), functools.partial(one_by_one, library="celer"), (1e-2, 1e-4, 1e-6), at_most=10),
-    "skglm": Coder(Look("skglm", "#AA4499"), functools.partial(one_by_one, library="skglm"), (1e-2, 1e-4, 1e-6), at_most=10),
+    "celer": Coder(
+        Look("celer", "#CC79A7"),
+        functools.partial(one_by_one, library="celer"),
+        (1e-2, 1e-4, 1e-6),
+        at_most=10,
+    ),
+    "skglm": Coder(
+        Look("skglm", "#AA4499"),
+        functools.partial(one_by_one, library="skglm"),
+        (1e-2, 1e-4, 1e-6),
+        at_most=10,
+    ),
 }
 labels.add("solver", {name: coder.look for name, coder in CODERS.items()})

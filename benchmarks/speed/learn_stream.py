@@ -1,15 +1,18 @@
-"""How well, how fast and in how much memory `online_dl` learns a large dictionary from a stream that no memory holds.
+"""How well, how fast and in how much memory `online_dl` learns a large dictionary from a stream
+that no memory holds.
 
-The samples are drawn while they are learned from, ten latents active in each unless said otherwise. A run that was stopped goes
-on where it was; --rounds stops one on purpose, to tell from a few rounds how long all would take. Prints a line, and writes it
-to rows under <results_dir>/learn_stream/: seconds of a round and of all processors on it (the first compiles, and is
-apart), the most memory that the process has held, and the mean |cosine| of the true atoms with the nearest learned ones; where
-these are distinct, by the last column all of them, that is the cosine of the best assignment. All devices share the work; a CPU
-is one device, and XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes share it:
-processors are those of all, and the memory is that of the process which held most.
+The samples are drawn while they are learned from, ten latents active in each unless said otherwise.
+A run that was stopped goes on where it was; --rounds stops one on purpose, to tell from a few
+rounds how long all would take. Prints a line, and writes it to rows under
+<results_dir>/learn_stream/: seconds of a round and of all processors on it (the first compiles, and
+is apart), the most memory that the process has held, and the mean |cosine| of the true atoms with
+the nearest learned ones; where these are distinct, by the last column all of them, that is the
+cosine of the best assignment. All devices share the work; a CPU is one device, and
+XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes
+share it: processors are those of all, and the memory is that of the process which held most.
 
-  python -m sae_gap learn_stream --width=30000 --num_samples=3600000 --passes=2 --rates=0.3,0.04,0.01
-  python -m sae_gap learn_stream --width=1000 --num_samples=100000
+  python -m sae_gap learn_stream --width=30000 --num_samples=3600000 --passes=2
+  --rates=0.3,0.04,0.01 python -m sae_gap learn_stream --width=1000 --num_samples=100000
   python -m sae_gap learn_stream --width=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 
@@ -57,7 +60,9 @@ class LearnStreamOptions(Distributed):
     num_steps: int = option(100, "Rounds of the whole fit.", least=1)
     rounds: int | None = option(None, "Rounds to stop after.  [all]", least=1)
     seed: int = option(0, "Of the dictionary, the samples and the learner.", least=0)
-    rates: tuple[float, ...] | None = option(None, "η at the start, at 85 % and at the end.  [the learner's]", repeats=True)
+    rates: tuple[float, ...] | None = option(
+        None, "η at the start, at 85 % and at the end.  [the learner's]", repeats=True
+    )
     every: float = option(60.0, "Seconds between two saves.", least=0)
     results_dir: str = option("results", "Where its folder goes; gs:// and s3:// are buckets.")
 
@@ -67,7 +72,9 @@ class _EnoughError(Exception):
 
 
 class _Rounds:
-    """What is seen of the rounds of this process: the clocks at the end of each, and the dictionary of the last."""
+    """What is seen of the rounds of this process: the clocks at the end of each, and the dictionary
+    of the last.
+    """
 
     def __init__(self, stop: int):
         self._stop, self.done, self.dictionary = stop, 0, np.empty((0, 0))
@@ -77,7 +84,9 @@ class _Rounds:
         jax.block_until_ready(state)
         self._clocks.append((time.perf_counter(), time.process_time()))
         self.done = int(state.round)
-        logging.info("round %d: %.1f s, change %.3f", self.done, self.seconds()[0][-1], float(state.change))
+        logging.info(
+            "round %d: %.1f s, change %.3f", self.done, self.seconds()[0][-1], float(state.change)
+        )
         if self.done >= self._stop:
             self.dictionary = np.asarray(distributed.whole(state.dictionary))
             raise _EnoughError
@@ -88,11 +97,19 @@ class _Rounds:
 
 
 def recovery(learned: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """How close the nearest learned atom is to each true one: an assignment would need all cosines at once."""
+    """How close the nearest learned atom is to each true one: an assignment would need all cosines
+    at once.
+    """
     nearest = matching.nearest_atoms(truth, learned)
-    cosine = np.abs((matching.unit_columns(learned)[:, nearest] * matching.unit_columns(truth)).sum(axis=0))
+    cosine = np.abs(
+        (matching.unit_columns(learned)[:, nearest] * matching.unit_columns(truth)).sum(axis=0)
+    )
     distinct = len(np.unique(nearest)) / len(nearest)
-    return {"cosine": float(cosine.mean()), "close": float((cosine > 0.9).mean()), "distinct": distinct}
+    return {
+        "cosine": float(cosine.mean()),
+        "close": float((cosine > 0.9).mean()),
+        "distinct": distinct,
+    }
 
 
 def main(options: LearnStreamOptions) -> None:
@@ -103,7 +120,9 @@ def main(options: LearnStreamOptions) -> None:
         setting = Setting(options.width, options.sparsity, num_samples, options.seed, stream=True)
         stream = Stream(setting)
         if total < num_steps:
-            raise ValueError(f"--num_samples={num_samples} are too few for --num_steps={num_steps} rounds.")
+            raise ValueError(
+                f"--num_samples={num_samples} are too few for --num_steps={num_steps} rounds."
+            )
         learner = OnlineDictionary(num_steps=num_steps, rates=rates)  # type: ignore[arg-type]
         store.folder.require_writable()
     cell = {"study": NAME, **setting.asdict(), "passes": options.passes, "num_steps": num_steps}
@@ -113,10 +132,16 @@ def main(options: LearnStreamOptions) -> None:
     def source(start: int, count: int) -> np.ndarray:
         first = start % num_samples
         head = stream(first, min(count, num_samples - first))
-        return head if len(head) == count else np.concatenate([head, source(start + len(head), count - len(head))])
+        return (
+            head
+            if len(head) == count
+            else np.concatenate([head, source(start + len(head), count - len(head))])
+        )
 
     rounds = _Rounds(options.rounds or num_steps + 1)
-    save = Checkpoint(store.folder / "checkpoints", f"{results.key(cell)}.safetensors", every=options.every)
+    save = Checkpoint(
+        store.folder / "checkpoints", f"{results.key(cell)}.safetensors", every=options.every
+    )
     try:
         model = fit_stream(
             learner,

@@ -10,7 +10,9 @@ from sae_gap.core.types import Setting
 
 
 class Files(NamedTuple):
-    """The user's own arrays: activations `(n, input_dim)` and a dictionary `(input_dim, num_latents)`."""
+    """The user's own arrays: activations `(n, input_dim)` and a dictionary
+    `(input_dim, num_latents)`.
+    """
 
     activations: np.ndarray
     dictionary: np.ndarray
@@ -25,7 +27,8 @@ class Cell:
       sparsity: atoms that each signal is made of; of no matter with the user's own.
       num_samples: signals.
       lam: weight of the l1 norm.
-      world: `paper`, independent Gaussian atoms; `coherent`, see `coherent`; or `own`, the user's files.
+      world: `paper`, independent Gaussian atoms; `coherent`, see `coherent`; or `own`, the user's
+        files.
       input_dim: dimensions; None takes the paper's.
       lam_fraction: weight as a fraction of the median λ_max of the signals, instead of `lam`.
     """
@@ -88,34 +91,49 @@ def draw(cell: Cell, files: Files | None = None) -> Problem:
         signals, dictionary = WORLDS[cell.world](cell)
     else:
         signals = files.activations[: cell.num_samples]
-        dictionary = np.ascontiguousarray(files.dictionary / np.linalg.norm(files.dictionary, axis=0))
+        dictionary = np.ascontiguousarray(
+            files.dictionary / np.linalg.norm(files.dictionary, axis=0)
+        )
     # The weight at which the code of each signal vanishes, a few signals at a time.
     starts = range(0, len(signals), 100)
-    tops = np.concatenate([(signals[start : start + 100] @ dictionary).max(axis=1) for start in starts])
+    tops = np.concatenate(
+        [(signals[start : start + 100] @ dictionary).max(axis=1) for start in starts]
+    )
     lam = cell.lam
     if cell.lam_fraction is not None:
         lam = cell.lam_fraction * float(np.median(tops))
     if lam >= tops.max():
         flag = "--lam" if cell.lam_fraction is None else "--lam_fraction"
         raise cli.UsageError(
-            f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and leaves no code; lower {flag}."
+            f"λ = {lam:.3g} is not below {tops.max():.3g}, the largest λ_max of the samples, and "
+            f"leaves no code; lower {flag}."
         )
     return Problem(signals, dictionary, lam)
 
 
 def paper(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """Signals and dictionary of the paper's model; codes are drawn without storing a matrix of them."""
-    input_dim = cell.input_dim or Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
+    """Signals and dictionary of the paper's model; codes are drawn without storing a matrix of
+    them.
+    """
+    input_dim = (
+        cell.input_dim
+        or Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples)).input_dim
+    )
     assert input_dim is not None  # Setting fills it in.
     rng = np.random.default_rng(0)
     atoms = _unit(rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32))
-    signals = [rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[active] for active in _active(cell, rng)]
+    signals = [
+        rng.uniform(size=cell.sparsity).astype(np.float32) @ atoms[active]
+        for active in _active(cell, rng)
+    ]
     return np.stack(signals), np.ascontiguousarray(atoms.T)
 
 
 def _active(cell: Cell, rng: np.random.Generator) -> list[np.ndarray]:
     """The atoms of each signal."""
-    return [rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)]
+    return [
+        rng.choice(cell.num_latents, cell.sparsity, replace=False) for _ in range(cell.num_samples)
+    ]
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -123,17 +141,20 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
-    """Signals and dictionary in the manner of a trained SAE: atoms in clusters of 16, two of a cluster at a cosine of about .5.
+    """Signals and dictionary in the manner of a trained SAE: atoms in clusters of 16, two of a
+    cluster at a cosine of about .5.
 
-    An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity` atoms at random with
-    exponential codes, 5 % of noise, and unit norm.
+    An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity`
+    atoms at random with exponential codes, 5 % of noise, and unit norm.
     """
     rng = np.random.default_rng(0)
     input_dim = cell.input_dim or max(1, cell.num_latents // 8)
     centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
     atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
     atoms = _unit(atoms + rng.standard_normal(atoms.shape, dtype=np.float32))
-    clean = np.stack([rng.exponential(size=cell.sparsity) @ atoms[active] for active in _active(cell, rng)])
+    clean = np.stack(
+        [rng.exponential(size=cell.sparsity) @ atoms[active] for active in _active(cell, rng)]
+    )
     noise = _unit(rng.standard_normal(clean.shape))
     signals = _unit(_unit(clean) + 0.05 * noise)
     return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
@@ -148,11 +169,15 @@ def load(activations: str, dictionary: str) -> Files:
     Raises:
       UsageError: a file cannot be read, does not fit the other, or has an atom of zeros.
     """
-    files = Files(cli.read_matrix("activations", activations), cli.read_matrix("dictionary", dictionary))
+    files = Files(
+        cli.read_matrix("activations", activations), cli.read_matrix("dictionary", dictionary)
+    )
     if files.activations.shape[1] != files.dictionary.shape[0]:
         raise cli.UsageError(
-            f"--activations has rows of {files.activations.shape[1]} numbers and --dictionary columns of "
-            f"{files.dictionary.shape[0]}; give activations (n, input_dim) and a dictionary (input_dim, num_latents)."
+            f"--activations has rows of {files.activations.shape[1]} numbers and --dictionary "
+            "columns of "
+            f"{files.dictionary.shape[0]}; give activations (n, input_dim) and a dictionary "
+            "(input_dim, num_latents)."
         )
     zeros = int(np.sum(~files.dictionary.any(axis=0)))
     if zeros:

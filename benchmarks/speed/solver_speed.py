@@ -1,21 +1,24 @@
-"""How fast the sparse coder is beside other libraries: seconds, and the accuracy that they bought, in one table.
+"""How fast the sparse coder is beside other libraries: seconds, and the accuracy that they bought,
+in one table.
 
-Without flags this is the table of RESULTS.md, in some five minutes on two cores: the cells of `problems.TABLE`, and a
-dictionary so wide that the Gram matrix of a peer would take minutes, where the coder is held against a product alone. The flags
-of a cell time one of your own instead.
+Without flags this is the table of RESULTS.md, in some five minutes on two cores: the cells of
+`problems.TABLE`, and a dictionary so wide that the Gram matrix of a peer would take minutes, where
+the coder is held against a product alone. The flags of a cell time one of your own instead.
 
-All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every repeat, so that
-a slow spell of the machine falls on all alike. The first call is apart: it is the one that compiles, and the first of all also
-loads what Numba has compiled. Every code is scored in float64 by its objective and its duality gap (`scores`). Prints a line a
-cell: the seconds of working_set, and their ratio to those of one product of all signals with the dictionary and of each other
-solver, with its largest gap in brackets.
-Writes rows, summary.csv and a figure of time against accuracy at the first cell under <results_dir>/solver_speed/.
+All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every
+repeat, so that a slow spell of the machine falls on all alike. The first call is apart: it is the
+one that compiles, and the first of all also loads what Numba has compiled. Every code is scored in
+float64 by its objective and its duality gap (`scores`). Prints a line a cell: the seconds of
+working_set, and their ratio to those of one product of all signals with the dictionary and of each
+other solver, with its largest gap in brackets. Writes rows, summary.csv and a figure of time
+against accuracy at the first cell under <results_dir>/solver_speed/.
 
   python -m sae_gap solver_speed                # all cores
   taskset -c 0 python -m sae_gap solver_speed   # one core
   python -m sae_gap solver_speed --num_latents=1000000 --num_samples=100 --solvers=working_set
-  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200 --lam_fraction=.2
-  python -m sae_gap solver_speed --dictionary=DICTIONARY.npy --activations=ACTIVATIONS.npy --num_samples=64
+  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200
+  --lam_fraction=.2 python -m sae_gap solver_speed --dictionary=DICTIONARY.npy
+  --activations=ACTIVATIONS.npy --num_samples=64
 """
 
 import dataclasses
@@ -58,16 +61,28 @@ class SolverSpeedOptions(Options):
     """A problem of one's own, unless the table is timed, and the solvers."""
 
     num_latents: int | None = option(None, "Of a cell of your own: latents.", least=1)
-    sparsity: int | None = option(None, "Of a cell of your own: active latents of a sample.", least=1)
-    num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
-    input_dim: int | None = option(None, "Of a cell of your own: dimensions.  [those of the world]", least=1)
-    lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
-    lam_fraction: float | None = option(None, "The weight as a share of the signals' median λ_max.", least=1e-30)
-    world: str | None = option(
-        None, "Of a cell of your own: atoms, independent or in clusters.", choices=tuple(problems.WORLDS)
+    sparsity: int | None = option(
+        None, "Of a cell of your own: active latents of a sample.", least=1
     )
-    dictionary: str | None = option(None, "An .npy file (input_dim, num_latents) of your own, with --activations.")
-    activations: str | None = option(None, "An .npy file (n, input_dim) of your own, with --dictionary.")
+    num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
+    input_dim: int | None = option(
+        None, "Of a cell of your own: dimensions.  [those of the world]", least=1
+    )
+    lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
+    lam_fraction: float | None = option(
+        None, "The weight as a share of the signals' median λ_max.", least=1e-30
+    )
+    world: str | None = option(
+        None,
+        "Of a cell of your own: atoms, independent or in clusters.",
+        choices=tuple(problems.WORLDS),
+    )
+    dictionary: str | None = option(
+        None, "An .npy file (input_dim, num_latents) of your own, with --activations."
+    )
+    activations: str | None = option(
+        None, "An .npy file (n, input_dim) of your own, with --dictionary."
+    )
     solvers: tuple[str, ...] = option(
         (JITTED, "spams", "spams_double", "celer", "skglm"),
         f"What {OURS} is held against: some of {', '.join(CODERS)}.",
@@ -77,15 +92,22 @@ class SolverSpeedOptions(Options):
     results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
-def prepare(problem: Problem, names: Sequence[str], *, every: bool) -> tuple[dict[tuple[str, float], Run], list[str]]:
-    """What is to be timed, by solver and effort, and a sentence for each solver that is not, with the reason."""
+def prepare(
+    problem: Problem, names: Sequence[str], *, every: bool
+) -> tuple[dict[tuple[str, float], Run], list[str]]:
+    """What is to be timed, by solver and effort, and a sentence for each solver that is not, with
+    the reason.
+    """
     runs: dict[tuple[str, float], Run] = {}
     skipped = []
     for name in names:
         coder = CODERS[name]
         part = problem if coder.at_most is None else problem.first(coder.at_most)
         try:
-            runs |= {(name, effort): coder.prepare(part, effort) for effort in coder.efforts[0 if every else -1 :]}
+            runs |= {
+                (name, effort): coder.prepare(part, effort)
+                for effort in coder.efforts[0 if every else -1 :]
+            }
         except ImportError as error:
             skipped.append(f"{name} skipped: {error.name} is not installed")
     return runs, skipped
@@ -98,7 +120,9 @@ def assess(problem: Problem, codes: np.ndarray) -> tuple[dict[str, float], np.nd
     value, gap = scores.score(part.signals, part.dictionary, codes, part.lam)
     shares = gap / np.maximum(value, 1e-300)
     worth = {
-        "relative_error": float(np.mean((rest**2).sum(axis=1) / np.maximum((part.signals**2).sum(axis=1), 1e-300))),
+        "relative_error": float(
+            np.mean((rest**2).sum(axis=1) / np.maximum((part.signals**2).sum(axis=1), 1e-300))
+        ),
         "l0": float((codes != 0).sum(axis=1).mean()),
         "objective": float(value.mean()),
         "relative_gap_max": float(shares.max()),
@@ -109,11 +133,18 @@ def assess(problem: Problem, codes: np.ndarray) -> tuple[dict[str, float], np.nd
 
 
 def measure(
-    cell: Cell, names: Sequence[str], repeats: int, files: Files | None = None, *, every: bool = True
+    cell: Cell,
+    names: Sequence[str],
+    repeats: int,
+    files: Files | None = None,
+    *,
+    every: bool = True,
 ) -> tuple[list[dict], list[str]]:
-    """Time and score every solver on one cell, at every effort or the last; also says what was skipped, and why.
+    """Time and score every solver on one cell, at every effort or the last; also says what was
+    skipped, and why.
 
-    Seconds of a solver that takes one signal at a time and was timed on `num_timed` of them are those of all, in proportion.
+    Seconds of a solver that takes one signal at a time and was timed on `num_timed` of them are
+    those of all, in proportion.
     """
     problem = problems.draw(cell, files)
     num_samples = len(problem.signals)
@@ -168,11 +199,14 @@ def measure(
 
 
 def line(rows: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
-    """The line of a cell, by heading: our coder at the last of its efforts, and its seconds over those of the others."""
+    """The line of a cell, by heading: our coder at the last of its efforts, and its seconds over
+    those of the others.
+    """
     last = {row["method"]: row for row in rows}
     ours = last[OURS]
     cells = {
-        "atoms": f"{ours['num_latents']:,} in {ours['input_dim']:,}" + ", coherent" * (ours["world"] == "coherent"),
+        "atoms": f"{ours['num_latents']:,} in {ours['input_dim']:,}"
+        + ", coherent" * (ours["world"] == "coherent"),
         "k": f"{ours['sparsity'] or '-'}",
         "samples": f"{ours['num_samples']:,}",
         "λ": f"{ours['lam_fraction']:g} λ_max" if ours["lam_fraction"] else f"{ours['lam']:g}",
@@ -186,7 +220,9 @@ def line(rows: Sequence[dict], names: Sequence[str]) -> dict[str, str]:
         cell = "-"
         if name in last:
             # Under `jit` it is the same coder, of which the first call says more than the gap.
-            more = f"first {last[name]['seconds_first']:.2g} s" if name == JITTED else _gap(last[name])
+            more = (
+                f"first {last[name]['seconds_first']:.2g} s" if name == JITTED else _gap(last[name])
+            )
             cell = f"{ours['seconds'] / last[name]['seconds']:.2g} ({more})"
         cells[f"/ {labels.label(name, 'solver')}"] = cell
     return cells
@@ -204,16 +240,28 @@ def _files(options: SolverSpeedOptions) -> Files | None:
     return None
 
 
-def _cells(options: SolverSpeedOptions, files: Files | None, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
+def _cells(
+    options: SolverSpeedOptions, files: Files | None, names: Sequence[str]
+) -> dict[Cell, Sequence[str]]:
     """The cells that the options ask for, and the solvers of each."""
-    asked: dict[str, Any] = {field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)}
+    asked: dict[str, Any] = {
+        field.name: getattr(options, field.name) for field in dataclasses.fields(Cell)
+    }
     asked = {name: value for name, value in asked.items() if value is not None}
     if {"lam", "lam_fraction"} <= asked.keys():
-        raise cli.UsageError("--lam and --lam_fraction are two ways to give one weight; give one of them.")
+        raise cli.UsageError(
+            "--lam and --lam_fraction are two ways to give one weight; give one of them."
+        )
     if files is not None:
-        unused = [f"--{name}" for name in ("num_latents", "sparsity", "input_dim", "world") if name in asked]
+        unused = [
+            f"--{name}"
+            for name in ("num_latents", "sparsity", "input_dim", "world")
+            if name in asked
+        ]
         if unused:
-            raise cli.UsageError(f"files of your own leave no use for {' and '.join(unused)}; leave that out.")
+            raise cli.UsageError(
+                f"files of your own leave no use for {' and '.join(unused)}; leave that out."
+            )
         asked |= {"num_latents": files.dictionary.shape[1], "sparsity": 0, "world": "own"}
     elif not asked:
         return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
@@ -242,13 +290,18 @@ def main(options: SolverSpeedOptions) -> None:
         store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])
         notes |= dict.fromkeys(skipped)
     rows = [row for part in parts for row in part]
-    tables.write_table(store.folder, "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows])
+    tables.write_table(
+        store.folder, "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows]
+    )
     figure = figures.gap_by_seconds(parts[0])
     if figure is not None:
         figures.save(figure, store.folder, "time_accuracy")
     lines = [line(part, names) for part in parts]
     table = [[*lines[0]], ["---"] * len(lines[0]), *([*cells.values()] for cells in lines)]
-    sys.stdout.write("".join(f"| {' | '.join(cells)} |\n" for cells in table) + "".join(f"{note}\n" for note in notes))
+    sys.stdout.write(
+        "".join(f"| {' | '.join(cells)} |\n" for cells in table)
+        + "".join(f"{note}\n" for note in notes)
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""How long a training step takes: microseconds per step of each SAE at each width, batch 64, on one seed and on several.
+"""How long a training step takes: microseconds per step of each SAE at each width, batch 64, on one
+seed and on several.
 
-A step is one minibatch: gradient, projection, AdamW. Compilation is apart. Each figure is the fastest of several repeats, the
-repeats of all cells interleaved so that a slow spell of the machine falls on all alike. Writes rows, with the median beside the
-fastest, and summary.csv under <results_dir>/training_speed/ and prints the table.
+A step is one minibatch: gradient, projection, AdamW. Compilation is apart. Each figure is the
+fastest of several repeats, the repeats of all cells interleaved so that a slow spell of the machine
+falls on all alike. Writes rows, with the median beside the fastest, and summary.csv under
+<results_dir>/training_speed/ and prints the table.
 
   python -m sae_gap training_speed --num_latents=100,1000
 """
@@ -51,9 +53,14 @@ class TrainingSpeedOptions(Options):
 def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
     """A function that trains once and returns the microseconds per step and seed."""
     seeds = range(num_seeds)
-    tasks = [devices.place(draw(Setting(num_latents, SPARSITY, seed=seed)), devices.mesh()) for seed in seeds]
+    tasks = [
+        devices.place(draw(Setting(num_latents, SPARSITY, seed=seed)), devices.mesh())
+        for seed in seeds
+    ]
     keys = [jax.random.key(seed) for seed in seeds]
-    steps_per_epoch = -(-len(tasks[0].train.signals) // catalogue.paper_sae(name, sparsity=SPARSITY).batch_size)
+    steps_per_epoch = -(
+        -len(tasks[0].train.signals) // catalogue.paper_sae(name, sparsity=SPARSITY).batch_size
+    )
     epochs = -(-num_steps // steps_per_epoch)
     learner = catalogue.paper_sae(name, sparsity=SPARSITY, num_steps=epochs)
 
@@ -78,8 +85,15 @@ def main(options: TrainingSpeedOptions) -> None:
     provenance = results.provenance() | {"device": devices.describe()}
     rows = []
     for (name, num_latents, num_seeds), times in zip(cells, repeats, strict=True):
-        cell = {"study": NAME, "method": f"sae_{name}", "num_latents": num_latents, "num_seeds": num_seeds}
-        rows.append(cell | {"step_us": min(times), "step_us_median": statistics.median(times)} | provenance)
+        cell = {
+            "study": NAME,
+            "method": f"sae_{name}",
+            "num_latents": num_latents,
+            "num_seeds": num_seeds,
+        }
+        rows.append(
+            cell | {"step_us": min(times), "step_us_median": statistics.median(times)} | provenance
+        )
     job = results.key({"rows": rows})
     store.append([row | {"key": results.key(row), "job": job} for row in rows])
     summary = tables.summarise(rows, by=list(COLUMNS)[:3], metrics=list(COLUMNS)[3:])

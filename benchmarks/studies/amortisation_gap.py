@@ -1,8 +1,9 @@
 """The headline benchmark: is it the encoder or the dictionary?
 
-Trains every method on the paper's setting, or on a file of activations, and measures how much of each SAE's distance to the
-oracle its dictionary holds and how much its encoder, with a certificate for every optimum it compares with. Writes rows,
-summary.csv, figures and a page under <results_dir>/amortisation_gap/ and prints the tables.
+Trains every method on the paper's setting, or on a file of activations, and measures how much of
+each SAE's distance to the oracle its dictionary holds and how much its encoder, with a certificate
+for every optimum it compares with. Writes rows, summary.csv, figures and a page under
+<results_dir>/amortisation_gap/ and prints the tables.
 
   python -m sae_gap amortisation_gap --preset=quick
   python -m sae_gap amortisation_gap --data=activations.npz --width=512 --sparsity=16
@@ -26,6 +27,8 @@ BENCH = Bench(
     __doc__,
     _methods,
     PRESETS,
-    figures=drawings.stairs() | drawings.plain("matched_cosines", CELL) | drawings.plain("recovery", CELL),
+    figures=drawings.stairs()
+    | drawings.plain("matched_cosines", CELL)
+    | drawings.plain("recovery", CELL),
     parts=True,
 )

@@ -1,8 +1,9 @@
 """Is it the lengths of the atoms or their directions?
 
-Each SAE's dictionary with the best codes: as it was learned, with unit atoms, and with the lengths of the true atoms that they
-are matched with; beside them the oracle, and how far the atoms lie from the true ones. In the protocol "strict" λ counts on
-unit atoms, so lengths change nothing; in "paper" the weight bears on the atoms as they are.
+Each SAE's dictionary with the best codes: as it was learned, with unit atoms, and with the lengths
+of the true atoms that they are matched with; beside them the oracle, and how far the atoms lie from
+the true ones. In the protocol "strict" λ counts on unit atoms, so lengths change nothing; in
+"paper" the weight bears on the atoms as they are.
 
   python -m sae_gap dict_quality
   python -m sae_gap dict_quality --preset=paper --protocol=paper --num_latents=50,100,500,1000
@@ -17,8 +18,15 @@ from sae_gap.storage.results import CELL
 
 
 def _methods(source, p):
-    frozen = [dataclasses.replace(one, row={**one.row, "columns": "learned"}) for one in methods.frozen(source, p)]
-    cut = [method for columns in ("renormed", "oracle_norms") for method in methods.renormed(source, p, columns)]
+    frozen = [
+        dataclasses.replace(one, row={**one.row, "columns": "learned"})
+        for one in methods.frozen(source, p)
+    ]
+    cut = [
+        method
+        for columns in ("renormed", "oracle_norms")
+        for method in methods.renormed(source, p, columns)
+    ]
     return [*frozen, *cut, *methods.oracle(p)]
 
 

@@ -1,12 +1,14 @@
 """Which learner recovers the true dictionary, from how many samples and in how many seconds?
 
-Trains dictionary learners, SAEs and learners of other libraries on the same samples, and infers with the certified lasso on
-whatever each has learned, SAEs included: what is told is the dictionary's own worth, and no encoder's. SAEs have their tuned
-options; matching pursuit's codes here are non-negative like all others. Writes rows, summary.csv, figures and a page under
+Trains dictionary learners, SAEs and learners of other libraries on the same samples, and infers
+with the certified lasso on whatever each has learned, SAEs included: what is told is the
+dictionary's own worth, and no encoder's. SAEs have their tuned options; matching pursuit's codes
+here are non-negative like all others. Writes rows, summary.csv, figures and a page under
 <results_dir>/dictionary_challenge/ and prints the table.
 
   python -m sae_gap dictionary_challenge --num_latents=1000 --methods=online_dl,spams,fista_oracle
-  python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream --noise_db=20
+  python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream
+  --noise_db=20
 """
 
 import dataclasses
@@ -26,7 +28,9 @@ from sae_gap.storage.results import CELL
 class Challenge(Preset):
     """A preset with the length of the training of other libraries."""
 
-    peer_steps: int | None = option(None, "Minibatches of spams and sklearn; by default each one's own.", least=1)
+    peer_steps: int | None = option(
+        None, "Minibatches of spams and sklearn; by default each one's own.", least=1
+    )
 
 
 def samples_seen(inferred: Inferred) -> dict[str, float]:

@@ -1,9 +1,9 @@
 """With a good dictionary in hand, how small does the amortisation gap become, and at what cost?
 
-Trains encoders of every family on the certified codes of one dictionary, and holds them against FISTA and ISTA cut short, a
-greedy pursuit and the certified lasso on that same dictionary: the gap and the recovery, in and out of distribution, beside
-the floating-point operations a sample. Writes rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and
-prints the table.
+Trains encoders of every family on the certified codes of one dictionary, and holds them against
+FISTA and ISTA cut short, a greedy pursuit and the certified lasso on that same dictionary: the gap
+and the recovery, in and out of distribution, beside the floating-point operations a sample. Writes
+rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and prints the table.
 
   python -m sae_gap encoder_budget --dictionary=oracle
   python -m sae_gap encoder_budget --dictionary=dl_fista --num_latents=1000
@@ -54,14 +54,18 @@ class Budget(Preset):
 def encoders(sparsity, lam):
     """The encoders to train, by method."""
     lista = {f"lista_{depth}": LISTA(depth, lam) for depth in DEPTHS}
-    # A window about as wide as the codes' spread: the published 1e-3 holds too few of them for the thresholds to learn by.
+    # A window about as wide as the codes' spread: the published 1e-3 holds too few of them for the
+    # thresholds to learn by.
     return {"relu": ReLU(), "topk": TopK(sparsity), "jumprelu": JumpReLU(lam, lam), **lista}
 
 
 def _methods(source, p):
     base = DICTIONARIES[p.dictionary](p)
     if isinstance(base, Oracle) and source.width is not None:
-        raise ValueError("--width is of a dictionary that is learned; give --dictionary=online_dl with it, or leave it out.")
+        raise ValueError(
+            "--width is of a dictionary that is learned; give --dictionary=online_dl with it, or "
+            "leave it out."
+        )
     trained = encoders(source.sparsity, p.lam)
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))
@@ -71,7 +75,9 @@ def _methods(source, p):
     product = 2 * source.input_dim * width
 
     def costs(products):
-        """Of the products with matrices for a sample, all else being small; a layer or an iteration is two, less the first."""
+        """Of the products with matrices for a sample, all else being small; a layer or an iteration
+        is two, less the first.
+        """
         return {"flops": products * product}
 
     layers = {name: 2 * one.coordinates.get("depth", 1) - 1 for name, one in trained.items()}
@@ -91,8 +97,16 @@ def _methods(source, p):
         )
     )
     for kind in ("fista", "ista"):
-        steps = [Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista") for count in ITERATIONS]
-        found += [Method(f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)) for one in steps]
+        steps = [
+            Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
+            for count in ITERATIONS
+        ]
+        found += [
+            Method(
+                f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)
+            )
+            for one in steps
+        ]
     # The certified lasso and the pursuits take what a sample needs, which is not counted.
     pursuits = [OMP(source.sparsity), NonNegativePursuit(source.sparsity)]
     found += [Method(pursuit.name, pursuit.name, base, pursuit) for pursuit in pursuits]

@@ -1,7 +1,8 @@
 """How far does better inference bring each SAE on the dictionary that it has?
 
-Each SAE with its own codes, with the best values on their support, and with the best codes on its dictionary, found from zero
-and from its own; beside them the probe, dictionary learning and the oracle, at 50 to 10,000 latents.
+Each SAE with its own codes, with the best values on their support, and with the best codes on its
+dictionary, found from zero and from its own; beside them the probe, dictionary learning and the
+oracle, at 50 to 10,000 latents.
 
   python -m sae_gap frozen_decoder
   python -m sae_gap frozen_decoder --preset=paper --protocol=paper --num_latents=50,100,500,1000

@@ -1,8 +1,9 @@
 """What is left at a million concepts?
 
-The oracle and the linear probe at 1,000 to 1,000,000 latents, ten of them active, from 1,000 samples in the dimension that
-compressed sensing asks for. Codes are held by their active columns and the lasso is solved a hundred samples at a time, so that
-memory is set by the dictionary. Whoever learns a dictionary can be named at the sizes that fit.
+The oracle and the linear probe at 1,000 to 1,000,000 latents, ten of them active, from 1,000
+samples in the dimension that compressed sensing asks for. Codes are held by their active columns
+and the lasso is solved a hundred samples at a time, so that memory is set by the dictionary.
+Whoever learns a dictionary can be named at the sizes that fit.
 
   python -m sae_gap large_latents
   python -m sae_gap large_latents --preset=paper --seeds=0
@@ -35,7 +36,9 @@ BENCH = Bench(
     {
         "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
         "quick": Preset(num_latents=(1_000, 10_000), num_samples=(1_000,)),
-        "paper": Preset(num_latents=(1_000, 10_000, 100_000, 500_000, 1_000_000), num_samples=(1_000,)),
+        "paper": Preset(
+            num_latents=(1_000, 10_000, 100_000, 500_000, 1_000_000), num_samples=(1_000,)
+        ),
     },
     figures=drawings.recovery_along("num_latents"),
     slow=LEARNERS,

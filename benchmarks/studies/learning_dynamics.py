@@ -1,7 +1,7 @@
 """How does a dictionary come about?
 
-The dictionary of each SAE along its epochs, and of DL-FISTA and `online_dl` along their rounds, from one fit each: matched
-cosine, squared error, L0 and gap.
+The dictionary of each SAE along its epochs, and of DL-FISTA and `online_dl` along their rounds,
+from one fit each: matched cosine, squared error, L0 and gap.
 
   python -m sae_gap learning_dynamics
   python -m sae_gap learning_dynamics --preset=paper --num_latents=50,100,500,1000
@@ -26,7 +26,9 @@ def _methods(source, p):
         dl_fista: along(ROUNDS, p.rounds),
         online: along(online.snapshots[1:], online.num_steps),
     }
-    learned = [methods.coded(one.name, "dictionary_learning", one, p, at=at) for one, at in steps.items()]
+    learned = [
+        methods.coded(one.name, "dictionary_learning", one, p, at=at) for one, at in steps.items()
+    ]
     return [*methods.own(source, p, at=along(EPOCHS, p.epochs)), *learned]
 
 
@@ -40,7 +42,15 @@ BENCH = Bench(
     figures=drawings.along("step", ("cosine", "mse_id", "l0_above_id")),
     tables={
         "Along the fit": (
-            *("cosine", "close", "norm_ratio", "mse_id", "l0_above_id", "relative_gap_id", "mcc_ood"),
+            *(
+                "cosine",
+                "close",
+                "norm_ratio",
+                "mse_id",
+                "l0_above_id",
+                "relative_gap_id",
+                "mcc_ood",
+            ),
             "fit_seconds",
         )
     },

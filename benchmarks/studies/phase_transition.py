@@ -1,8 +1,8 @@
 """In how few dimensions can each method still recover the concepts?
 
 Every method but the unlearned baselines at 50, 100 and 200 latents, 3 to 10 of them active, in
-`input_dim = ceil(c k ln(num_latents / k))` dimensions with c from .5 to 6: heat maps of the MCC, with c = 2, the dimension of
-the paper's other studies, drawn in.
+`input_dim = ceil(c k ln(num_latents / k))` dimensions with c from .5 to 6: heat maps of the MCC,
+with c = 2, the dimension of the paper's other studies, drawn in.
 
   python -m sae_gap phase_transition
   python -m sae_gap phase_transition --preset=paper --seeds=0
@@ -26,27 +26,41 @@ _SHAPES = [2**power for power in range(5, 20)]
 class Ratios(Preset):
     """A preset with the dimensions as multiples of what compressed sensing asks for."""
 
-    ratios: tuple[float, ...] = option(RATIOS, "Values of c, for c k ln(num_latents / k) dimensions.")
+    ratios: tuple[float, ...] = option(
+        RATIOS, "Values of c, for c k ln(num_latents / k) dimensions."
+    )
 
 
 def _sources(p):
-    """A setting for each different dimension that a ratio gives and that leaves the concepts in superposition."""
+    """A setting for each different dimension that a ratio gives and that leaves the concepts in
+    superposition.
+    """
     found: dict[Setting, None] = {}
     for num_latents in p.num_latents:
         for sparsity in p.sparsity:
             for ratio in p.ratios:
                 input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
                 if sparsity < input_dim <= num_latents:
-                    # Padded, a handful of shapes serve all ratios: else compiling would take longer than solving.
+                    # Padded, a handful of shapes serve all ratios: else compiling would take longer
+                    # than solving.
                     padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
                     for samples, width, seed in itertools.product(p.num_samples, p.width, p.seeds):
-                        setting = Setting(num_latents, sparsity, samples, seed, input_dim, padded_dim=padded, width=width)
+                        setting = Setting(
+                            num_latents,
+                            sparsity,
+                            samples,
+                            seed,
+                            input_dim,
+                            padded_dim=padded,
+                            width=width,
+                        )
                         found[setting] = None
     return list(found)
 
 
 def _methods(source, p):
-    # Signals and principal components as codes are as wide as the signals, and would be wider for the padding.
+    # Signals and principal components as codes are as wide as the signals, and would be wider for
+    # the padding.
     return [method for method in methods.everything(source, p) if method.family != "baseline"]
 
 

@@ -1,7 +1,8 @@
 """Does an SAE find which concepts are on, and is it the values or the support that it gets wrong?
 
-Each SAE with its own codes, with the best values on their support (of the lasso, and by least squares as published), and with
-the best codes on its dictionary, beside the oracle: precision, recall and F1 of the supports through the matched atoms.
+Each SAE with its own codes, with the best values on their support (of the lasso, and by least
+squares as published), and with the best codes on its dictionary, beside the oracle: precision,
+recall and F1 of the supports through the matched atoms.
 
   python -m sae_gap support_recovery
   python -m sae_gap support_recovery --preset=paper --protocol=paper --num_latents=50,100,500,1000
@@ -12,7 +13,11 @@ from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 SUPPORT = (
-    *(f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")),
+    *(
+        f"support_{name}_{split}"
+        for name in ("precision", "recall", "f1")
+        for split in ("id", "ood")
+    ),
     "support_l0_id",
 )
 
@@ -28,7 +33,8 @@ BENCH = Bench(
     __doc__,
     _methods,
     PRESETS_BY_LATENTS,
-    figures=drawings.stairs("support_f1_ood") | drawings.inference_along("support_f1_ood", style="inference"),
+    figures=drawings.stairs("support_f1_ood")
+    | drawings.inference_along("support_f1_ood", style="inference"),
     tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
     parts=True,
 )

@@ -1,6 +1,7 @@
 """How does recovery fall as more concepts are active at once?
 
-Every method at 1,000 latents and 2 to 100 of them active, in the dimension that compressed sensing asks for.
+Every method at 1,000 latents and 2 to 100 of them active, in the dimension that compressed sensing
+asks for.
 
   python -m sae_gap vary_sparsity
   python -m sae_gap vary_sparsity --preset=paper --seeds=0

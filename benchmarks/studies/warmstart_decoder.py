@@ -1,7 +1,8 @@
 """What is an SAE's dictionary worth as a start for dictionary learning?
 
-DL-FISTA from a random dictionary (cold) and from each SAE's (warm), scored along one fit after 0 to 1,000 rounds with the best
-codes, beside the oracle. The paper scores each dictionary an update late; its counts are shifted to match.
+DL-FISTA from a random dictionary (cold) and from each SAE's (warm), scored along one fit after 0 to
+1,000 rounds with the best codes, beside the oracle. The paper scores each dictionary an update
+late; its counts are shifted to match.
 
   python -m sae_gap warmstart_decoder
   python -m sae_gap warmstart_decoder --preset=paper --protocol=paper --num_latents=50,100
@@ -16,13 +17,18 @@ PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 
 
 def _methods(source, p):
-    at = tuple(step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds)
+    at = tuple(
+        step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds
+    )
 
     def learned(name, sae, start, base):
         learner = learners.dl_fista(p, base=sae)
         return methods.coded(name, "dictionary_learning", learner, p, at=at, start=start, base=base)
 
-    warm = [learned(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name) for name in methods.SAES]
+    warm = [
+        learned(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name)
+        for name in methods.SAES
+    ]
     return [learned("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]
 
 

@@ -1,15 +1,18 @@
 """Who recovers features that are rare, that fire together, or that fire only below others?
 
-Trains the SAEs, with tuned options and their own codes, and `online_dl` and `online_dl_families`, with certified codes, on a
-world after SynthSAEBench: features of very different frequencies, correlated, some in trees whose parents a child needs and
-whose siblings exclude each other. Scores are the benchmark's, the matched cosine of atoms and latents as detectors of features,
-and beside them the cosine by level of the tree and by frequency, detection above a cut that knows nothing of the truth, and
-absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/ and prints the tables.
+Trains the SAEs, with tuned options and their own codes, and `online_dl` and `online_dl_families`,
+with certified codes, on a world after SynthSAEBench: features of very different frequencies,
+correlated, some in trees whose parents a child needs and whose siblings exclude each other. Scores
+are the benchmark's, the matched cosine of atoms and latents as detectors of features, and beside
+them the cosine by level of the tree and by frequency, detection above a cut that knows nothing of
+the truth, and absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/
+and prints the tables.
 
-  python -m sae_gap worlds --num_latents=2048 --num_samples=100000 --methods=online_dl,sae_matryoshka,fista_oracle
-  python -m sae_gap worlds --preset=full --methods=online_dl_families,online_dl_families_pruned,fista_oracle
-  python -m sae_gap worlds --world_file=synth-sae-bench-16k-v2 --width=4096
-  python -m sae_gap worlds --world=absorption --num_samples=20000
+  python -m sae_gap worlds --num_latents=2048 --num_samples=100000
+  --methods=online_dl,sae_matryoshka,fista_oracle python -m sae_gap worlds --preset=full
+  --methods=online_dl_families,online_dl_families_pruned,fista_oracle python -m sae_gap worlds
+  --world_file=synth-sae-bench-16k-v2 --width=4096 python -m sae_gap worlds --world=absorption
+  --num_samples=20000
 """
 
 import dataclasses
@@ -28,12 +31,15 @@ from sae_gap.metrics import absorption, atoms, detection, dictionary, explained
 from sae_gap.storage.results import CELL
 from sae_gap.study.study import Method
 
-# Root mean square of an active code in the paper's model, whose codes are uniform on (0, 1), where SAEs were tuned.
+# Root mean square of an active code in the paper's model, whose codes are uniform on (0, 1), where
+# SAEs were tuned.
 _TUNED_AT = 3**-0.5
 
 
 def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
-    """A tuned SAE, in the units of the world's codes: penalties and thresholds go with them, rates of Adam do not."""
+    """A tuned SAE, in the units of the world's codes: penalties and thresholds go with them, rates
+    of Adam do not.
+    """
     learner = learners.tuned_sae(name, source, p)
     if not isinstance(source, World):
         return learner
@@ -41,7 +47,9 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     encoder = learner.encoder
     if isinstance(encoder, JumpReLU):
         # Of the squared error, a count of latents saves the square of a code.
-        raised = dataclasses.replace(encoder, threshold=scale * encoder.threshold, bandwidth=scale * encoder.bandwidth)
+        raised = dataclasses.replace(
+            encoder, threshold=scale * encoder.threshold, bandwidth=scale * encoder.bandwidth
+        )
         return dataclasses.replace(learner, encoder=raised, penalty=scale**2 * learner.penalty)
     return dataclasses.replace(learner, penalty=scale * learner.penalty)
 
@@ -62,11 +70,15 @@ def _methods(source: Source, p: Preset) -> list[Method]:
 
 
 _WORLD = Preset(world="synthsae", lam=1.0, visits=100)
-# Two levels of children rather than three, as many latents as features; what two cores do in an hour.
-_STANDARD = dataclasses.replace(_WORLD, num_latents=(2_048,), num_samples=(100_000,), seeds=(0,), sae_steps=20_000)
-# A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller ones, whose critical rate is
-# lower, and lower rates. A sample has 34 features on, and 96 slots hold them. The margin of families is the one that was
-# measured at this size; without noise their floor is the threshold.
+# Two levels of children rather than three, as many latents as features; what two cores do in an
+# hour.
+_STANDARD = dataclasses.replace(
+    _WORLD, num_latents=(2_048,), num_samples=(100_000,), seeds=(0,), sae_steps=20_000
+)
+# A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller
+# ones, whose critical rate is lower, and lower rates. A sample has 34 features on, and 96 slots
+# hold them. The margin of families is the one that was measured at this size; without noise their
+# floor is the threshold.
 _FULL = dataclasses.replace(
     _STANDARD,
     num_latents=(16_384,),
@@ -82,8 +94,12 @@ BENCH = Bench(
     __doc__,
     _methods,
     {
-        "smoke": dataclasses.replace(SMOKE, world="synthsae", num_latents=(64,), num_samples=(1_000,), lam=1.0),
-        "quick": dataclasses.replace(_WORLD, num_latents=(512,), num_samples=(20_000,), sae_steps=5_000),
+        "smoke": dataclasses.replace(
+            SMOKE, world="synthsae", num_latents=(64,), num_samples=(1_000,), lam=1.0
+        ),
+        "quick": dataclasses.replace(
+            _WORLD, num_latents=(512,), num_samples=(20_000,), sae_steps=5_000
+        ),
         "standard": _STANDARD,
         "paper": _STANDARD,
         "full": _FULL,
@@ -92,7 +108,10 @@ BENCH = Bench(
     tables={
         "Dictionaries": (
             *("atom_mcc", "close", "uniqueness"),
-            *(f"atom_mcc_{level}" for level in ("roots", "children", "grandchildren", "great_grandchildren", "free")),
+            *(
+                f"atom_mcc_{level}"
+                for level in ("roots", "children", "grandchildren", "great_grandchildren", "free")
+            ),
             *(f"atom_mcc_{quartile}" for quartile in ("frequent", "common", "uncommon", "rare")),
             "fit_seconds",
         ),
@@ -110,7 +129,9 @@ BENCH = Bench(
         ),
     },
     options={
-        "metrics": tuple(one.METRIC for one in (dictionary, explained, atoms, detection, absorption)),
+        "metrics": tuple(
+            one.METRIC for one in (dictionary, explained, atoms, detection, absorption)
+        ),
         "optimum": False,
     },
     slow=(

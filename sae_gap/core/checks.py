@@ -1,7 +1,8 @@
-"""Checks of arguments: each raises one sentence that names the fault and the mend, before anything is computed.
+"""Checks of arguments: each raises one sentence that names the fault and the mend, before anything
+is computed.
 
-A value out of range, or an array that does not hold numbers, is a ValueError; an object of the wrong class is a TypeError. A
-number that JAX is tracing has no value yet and passes.
+A value out of range, or an array that does not hold numbers, is a ValueError; an object of the
+wrong class is a TypeError. A number that JAX is tracing has no value yet and passes.
 """
 
 import dataclasses
@@ -50,7 +51,9 @@ def check_size(name: str, value: Any) -> None:
 
 
 def check_seed(value: Any) -> None:
-    """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of random numbers takes."""
+    """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of
+    random numbers takes.
+    """
     check_integer("seed", value, least=0, most=2**32 - 1)
 
 
@@ -58,7 +61,9 @@ def check_integer(name: str, value: Any, *, least: int, most: int = 2**31 - 1) -
     """Raises a ValueError unless the value is an integer from `least` to `most`."""
     if not is_traced(value) and not (is_integer(value) and least <= int(value) <= most):
         limit = "below 2**31" if most == 2**31 - 1 else f"of at most {most}"
-        raise ValueError(f"{name} must be an integer of at least {least} and {limit}, but it is {shown(value)}.")
+        raise ValueError(
+            f"{name} must be an integer of at least {least} and {limit}, but it is {shown(value)}."
+        )
 
 
 def check_number(
@@ -70,7 +75,9 @@ def check_number(
     below: float = math.inf,
     most: float = math.inf,
 ) -> None:
-    """Raises a ValueError unless the value is a finite number with `above < value < below` and `least <= value <= most`."""
+    """Raises a ValueError unless the value is a finite number with `above < value < below` and
+    `least <= value <= most`.
+    """
     if is_traced(value):
         return
     # Integers are compared as they are: a large one has no float.
@@ -79,12 +86,19 @@ def check_number(
     )
     if not (is_finite and above < value < below and least <= value <= most):
         words = {"above": above, "of at least": least, "below": below, "of at most": most}
-        bounds = " and ".join(f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound))
-        raise ValueError(f"{name} must be a finite number{f' {bounds}' if bounds else ''}, but it is {shown(value)}.")
+        bounds = " and ".join(
+            f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound)
+        )
+        raise ValueError(
+            f"{name} must be a finite number{f' {bounds}' if bounds else ''}, but it is "
+            f"{shown(value)}."
+        )
 
 
 def check_numbers(name: str, values: Any, count: int | None, **bounds: float) -> None:
-    """Raises a ValueError unless the values are a tuple of `count` numbers, or of at least one, each within the bounds."""
+    """Raises a ValueError unless the values are a tuple of `count` numbers, or of at least one,
+    each within the bounds.
+    """
     if not isinstance(values, tuple) or (len(values) != count if count is not None else not values):
         wanted = "at least one number" if count is None else f"{count} numbers"
         raise ValueError(f"{name} must be a tuple of {wanted}, but it is {shown(values)}.")
@@ -105,9 +119,13 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
 
 
 def check_type(name: str, value: Any, kinds: type | tuple[type, ...], mend: str) -> None:
-    """Raises a TypeError unless the value is an instance of a class, or of one of several; `mend` says what to give."""
+    """Raises a TypeError unless the value is an instance of a class, or of one of several; `mend`
+    says what to give.
+    """
     if not isinstance(value, kinds):
-        wanted = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        wanted = " or ".join(
+            kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))
+        )
         raise TypeError(f"{name} must be of class {wanted}, but it is {shown(value)}; {mend}.")
 
 
@@ -118,7 +136,9 @@ def check_callable(name: str, value: Any, form: str) -> None:
 
 
 def check_sequence(name: str, value: Any, kinds: type | tuple[type, ...], mend: str) -> None:
-    """Raises a TypeError unless the value is a sequence of instances of some classes, and a ValueError if it is empty."""
+    """Raises a TypeError unless the value is a sequence of instances of some classes, and a
+    ValueError if it is empty.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a list, but it is {shown(value)}; {mend}.")
     if not value:
@@ -128,11 +148,17 @@ def check_sequence(name: str, value: Any, kinds: type | tuple[type, ...], mend: 
 
 
 def check_path(name: str, value: Any) -> None:
-    """Raises a TypeError unless the value names a file or a folder, and a ValueError if no system takes such a name."""
+    """Raises a TypeError unless the value names a file or a folder, and a ValueError if no system
+    takes such a name.
+    """
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"{name} must be a path, but it is {shown(value)}; give a string or a pathlib.Path.")
+        raise TypeError(
+            f"{name} must be a path, but it is {shown(value)}; give a string or a pathlib.Path."
+        )
     if not str(value) or "\0" in str(value):
-        raise ValueError(f"{name} must be the name of a file or a folder, but it is {shown(str(value))}.")
+        raise ValueError(
+            f"{name} must be the name of a file or a folder, but it is {shown(str(value))}."
+        )
 
 
 def check_static(module: Any) -> None:
@@ -147,7 +173,8 @@ def check_static(module: Any) -> None:
                 hash(value)
             except (TypeError, ValueError):
                 raise ValueError(
-                    f"{field.name} must be a plain Python value, but it is {shown(value)}, which cannot be hashed; "
+                    f"{field.name} must be a plain Python value, but it is {shown(value)}, which "
+                    "cannot be hashed; "
                     "give a number, a string or a tuple of these."
                 ) from None
 
@@ -156,7 +183,9 @@ def check_shard(value: Any) -> tuple[int, int]:
     """A shard `(index, count)`, or a ValueError unless `0 <= index < count`."""
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_integer, value))
     if not (pair and 0 <= value[0] < value[1]):
-        raise ValueError(f"shard must be (index, count) with 0 <= index < count, but it is {shown(value)}.")
+        raise ValueError(
+            f"shard must be (index, count) with 0 <= index < count, but it is {shown(value)}."
+        )
     return int(value[0]), int(value[1])
 
 
@@ -172,22 +201,29 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
     vanishing = largest[(largest > 0) & (largest < tiny)]
     if vanishing.size:
         raise ValueError(
-            f"{name} has an atom whose largest entry is {vanishing[0]:.1e}, which counts as zero below {tiny:.1e}; "
+            f"{name} has an atom whose largest entry is {vanishing[0]:.1e}, which counts as zero "
+            f"below {tiny:.1e}; "
             "scale the atoms up, or set dead ones to zero."
         )
 
 
 def check_unmasked(name: str, values: Any) -> None:
-    """Raises a ValueError if entries of a masked array are masked: converting it would uncover them in silence.
+    """Raises a ValueError if entries of a masked array are masked: converting it would uncover them
+    in silence.
 
     Args:
       name: what the message calls the values.
       values: anything; each part of a list or a tuple is looked at.
     """
     parts = values if isinstance(values, list | tuple) else (values,)
-    count = sum(int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray))
+    count = sum(
+        int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray)
+    )
     if count:
-        raise ValueError(f"{name} has masked entries ({count:,}); leave those rows out, or fill them by .filled(value).")
+        raise ValueError(
+            f"{name} has masked entries ({count:,}); leave those rows out, or fill them by "
+            ".filled(value)."
+        )
 
 
 def as_real(name: str, values: Any, form: str) -> np.ndarray:
@@ -199,16 +235,25 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
       form: what the values should be, in the message.
 
     Raises:
-      ValueError: the values are complex, texts, dates, objects or rows of different lengths, or some are masked.
+      ValueError: the values are complex, texts, dates, objects or rows of different lengths, or
+        some are masked.
     """
     check_unmasked(name, values)
     try:
         array = np.asarray(values)
     except (ValueError, TypeError):
-        raise ValueError(f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array.") from None
+        raise ValueError(
+            f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array."
+        ) from None
     # NumPy has no bfloat16 of its own.
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        kind = shown(values) if array.dtype.kind == "O" and array.shape == () else f"of type {array.dtype}"
+        kind = (
+            shown(values)
+            if array.dtype.kind == "O" and array.shape == ()
+            else f"of type {array.dtype}"
+        )
         raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
     # JAX takes neither the byte order of another machine nor a long double.
-    return array.astype(np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False)
+    return array.astype(
+        np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False
+    )

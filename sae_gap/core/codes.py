@@ -1,4 +1,6 @@
-"""Codes of very many latents, of which few are ever active: held by their active columns, since all others are zero."""
+"""Codes of very many latents, of which few are ever active: held by their active columns, since all
+others are zero.
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +12,19 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-# Codes of more latents are held by their active columns: those of 1,000 samples of a million latents would take 4 gigabytes.
+# Codes of more latents are held by their active columns: those of 1,000 samples of a million
+# latents would take 4 gigabytes.
 DENSE_LATENTS = 20_000
-# Codes of fewer latents are held by their non-zeros where there are more numbers than this: those of 100,000 samples of 16,384
-# latents would take 6 gigabytes.
+# Codes of fewer latents are held by their non-zeros where there are more numbers than this: those
+# of 100,000 samples of 16,384 latents would take 6 gigabytes.
 DENSE_NUMBERS = 2**28
 # Numbers of dense codes that are held at once where samples are looked at a few at a time.
 _AT_ONCE = 2**22
 
 
 class Codes(eqx.Module):
-    """Codes `z`, (n, num_latents), as `z[:, latents] = values` and 0 elsewhere. Nothing is rounded away.
+    """Codes `z`, (n, num_latents), as `z[:, latents] = values` and 0 elsewhere. Nothing is rounded
+    away.
 
     Attributes:
       values: the active columns, (n, active); at least one, so that it is a matrix as any other.
@@ -46,9 +50,13 @@ class Codes(eqx.Module):
         return self.values.shape[0]
 
     def __getitem__(self, place: Any) -> Any:
-        """`codes[rows]`, the codes of a slice of samples, or `codes[:, latent]`, one column, (n,)."""
+        """`codes[rows]`, the codes of a slice of samples, or `codes[:, latent]`, one column,
+        (n,).
+        """
         if isinstance(place, slice):
-            return _compact(np.asarray(self.values)[place], np.asarray(self.latents), self.num_latents)
+            return _compact(
+                np.asarray(self.values)[place], np.asarray(self.latents), self.num_latents
+            )
         rows, latent = place
         return self.at(np.array([range(self.num_latents)[latent]]))[rows, 0]
 
@@ -68,7 +76,9 @@ class Codes(eqx.Module):
     def scaled(self, factors: Float[ArrayLike, " num_latents"]) -> "Codes":
         """Codes times one factor for each latent."""
         latents = np.asarray(self.latents)
-        return Codes(np.asarray(self.values) * np.asarray(factors)[latents], latents, self.num_latents)
+        return Codes(
+            np.asarray(self.values) * np.asarray(factors)[latents], latents, self.num_latents
+        )
 
     def dense(self) -> Float[np.ndarray, "n num_latents"]:
         """The codes with all their columns, (n, num_latents)."""
@@ -84,7 +94,9 @@ class Codes(eqx.Module):
 
     @classmethod
     def from_sparse(cls, codes: scipy.sparse.sparray | scipy.sparse.spmatrix) -> "Codes":
-        """The same codes by their active columns, of a sparse array of any format, (n, num_latents)."""
+        """The same codes by their active columns, of a sparse array of any format, (n,
+        num_latents).
+        """
         codes = scipy.sparse.csr_array(codes)
         latents = np.unique(codes.indices[codes.data != 0])
         latents = latents if len(latents) else np.zeros(1, int)
@@ -101,7 +113,9 @@ def by_columns(codes: Any) -> Any:
 
 
 def as_columns(codes: Any) -> np.ndarray:
-    """The columns of codes that are worth a look: all of dense codes, the active ones of sparse ones."""
+    """The columns of codes that are worth a look: all of dense codes, the active ones of sparse
+    ones.
+    """
     held = by_columns(codes)
     return np.asarray(held.values if isinstance(held, Codes) else held)
 
@@ -140,17 +154,24 @@ def _dense(part: Any) -> np.ndarray:
 def join(pieces: Sequence[Codes]) -> Codes:
     """The codes of all samples, of pieces of one width with some samples each, in their order."""
     latents = np.unique(np.concatenate([np.asarray(piece.latents) for piece in pieces]))
-    return _compact(np.concatenate([piece.at(latents) for piece in pieces]), latents, pieces[0].num_latents)
+    return _compact(
+        np.concatenate([piece.at(latents) for piece in pieces]), latents, pieces[0].num_latents
+    )
 
 
 def infer_in_chunks(
-    infer: Callable[[Any], Any], signals: Float[ArrayLike, "n input_dim"], chunk_size: int = 100, *, sparse: bool = False
+    infer: Callable[[Any], Any],
+    signals: Float[ArrayLike, "n input_dim"],
+    chunk_size: int = 100,
+    *,
+    sparse: bool = False,
 ) -> Any:
-    """What an encoder makes of signals, a chunk of them at a time, so that no more dense codes are ever held.
+    """What an encoder makes of signals, a chunk of them at a time, so that no more dense codes are
+    ever held.
 
     Args:
-      infer: of signals, (chunk_size, input_dim): a dataclass of arrays with one row a sample, `codes` among them, such as
-        `Coded` or `Solution`.
+      infer: of signals, (chunk_size, input_dim): a dataclass of arrays with one row a sample,
+        `codes` among them, such as `Coded` or `Solution`.
       signals: (n, input_dim). The last chunk is filled up with zeros, for all to have one shape.
       chunk_size: samples in a chunk.
       sparse: whether to hold codes by their non-zeros, rather than by their active columns.
@@ -163,14 +184,24 @@ def infer_in_chunks(
     for start in range(0, len(host), chunk_size):
         chunk = host[start : start + chunk_size]
         inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
-        fields = {field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)}
-        arrays = {name: np.asarray(value)[: len(chunk)] for name, value in fields.items() if value is not None}
+        fields = {
+            field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)
+        }
+        arrays = {
+            name: np.asarray(value)[: len(chunk)]
+            for name, value in fields.items()
+            if value is not None
+        }
         dense = arrays["codes"]
-        parts.append(arrays | {"codes": scipy.sparse.csr_array(dense) if sparse else Codes.from_dense(dense)})
+        parts.append(
+            arrays | {"codes": scipy.sparse.csr_array(dense) if sparse else Codes.from_dense(dense)}
+        )
     columns = {name: [part[name] for part in parts] for name in parts[0]}
     pieces = columns.pop("codes")
     codes: Any = scipy.sparse.csr_array(scipy.sparse.vstack(pieces)) if sparse else join(pieces)
-    return type(inferred)(codes=codes, **{name: np.concatenate(column) for name, column in columns.items()})
+    return type(inferred)(
+        codes=codes, **{name: np.concatenate(column) for name, column in columns.items()}
+    )
 
 
 def _compact(values: np.ndarray, latents: np.ndarray, num_latents: int) -> Codes:

@@ -1,4 +1,6 @@
-"""What decides a number, as plain data: a learner, an encoder or a metric with its hyper-parameters and its version."""
+"""What decides a number, as plain data: a learner, an encoder or a metric with its hyper-parameters
+and its version.
+"""
 
 import dataclasses
 from typing import Any
@@ -6,7 +8,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 
-# Part of the name of every row and every model: raise it when what is drawn, or the loop that fits, changes its numbers.
+# Part of the name of every row and every model: raise it when what is drawn, or the loop that fits,
+# changes its numbers.
 NUMERICS = 1
 
 
@@ -16,14 +19,20 @@ def precision() -> str:
 
 
 def describe(thing: Any) -> Any:
-    """A learner or an encoder as plain data: its class, its version and its hyper-parameters, those of its parts included.
+    """A learner or an encoder as plain data: its class, its version and its hyper-parameters, those
+    of its parts included.
 
-    The class counts by its name and its top package, so that a file may move without a refit. `version` is an attribute of the
-    class, raised by hand when its numbers change.
+    The class counts by its name and its top package, so that a file may move without a refit.
+    `version` is an attribute of the class, raised by hand when its numbers change.
     """
     if isinstance(thing, eqx.Module):
-        fields = {field.name: describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)}
-        return {"class": class_name(type(thing)), "version": getattr(type(thing), "version", 1)} | fields
+        fields = {
+            field.name: describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)
+        }
+        return {
+            "class": class_name(type(thing)),
+            "version": getattr(type(thing), "version", 1),
+        } | fields
     return [describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 

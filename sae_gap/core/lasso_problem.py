@@ -1,11 +1,12 @@
-"""The lasso that every encoder is measured against: its objective, its dual, and a duality gap that float32 can certify.
+"""The lasso that every encoder is measured against: its objective, its dual, and a duality gap that
+float32 can certify.
 
 Throughout, a sample `y` is coded on a dictionary `D` by `z = argmin F(z)` with
 
     F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|,    optionally subject to z ≥ 0.
 
-The weight `lam` is a scalar, one value a sample `(n,)`, one a coefficient `(num_latents,)`, or any array that broadcasts
-to `(n, num_latents)`.
+The weight `lam` is a scalar, one value a sample `(n,)`, one a coefficient `(num_latents,)`, or any
+array that broadcasts to `(n, num_latents)`.
 """
 
 from typing import Any
@@ -20,7 +21,9 @@ from sae_gap.core.types import Solution
 
 
 def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[Array, "... p r"]:
-    """Matrix product at the full precision of its type: accelerators would otherwise round the factors."""
+    """Matrix product at the full precision of its type: accelerators would otherwise round the
+    factors.
+    """
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
@@ -28,7 +31,8 @@ def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tup
     """The shape as which a weight broadcasts to `(n, num_latents)`.
 
     Args:
-      shape: that of a scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side either full or one.
+      shape: that of a scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side either
+        full or one.
       num_samples: n.
       num_latents: number of atoms.
 
@@ -42,7 +46,8 @@ def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tup
         return 1, 1
     if len(shape) == 1 and shape[0] == num_samples == num_latents:
         raise ValueError(
-            f"lam of shape ({num_samples},) could be one value a sample or one a coefficient, since there are as many of each; "
+            f"lam of shape ({num_samples},) could be one value a sample or one a coefficient, "
+            "since there are as many of each; "
             "reshape it to (n, 1) or (1, num_latents)."
         )
     if shape == (num_samples,):
@@ -52,12 +57,15 @@ def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tup
     if len(shape) == 2 and shape[0] in (1, num_samples) and shape[1] in (1, num_latents):
         return shape[0], shape[1]
     raise ValueError(
-        f"lam has shape {shape}, but it must be a scalar, (n,) = ({num_samples},), (num_latents,) = ({num_latents},) "
+        f"lam has shape {shape}, but it must be a scalar, (n,) = ({num_samples},), (num_latents,) "
+        f"= ({num_latents},) "
         f"or broadcast to ({num_samples}, {num_latents}); reshape it."
     )
 
 
-def expand_lam(lam: Float[Array, "..."] | float, num_samples: int, num_latents: int) -> Float[Array, "rows columns"]:
+def expand_lam(
+    lam: Float[Array, "..."] | float, num_samples: int, num_latents: int
+) -> Float[Array, "rows columns"]:
     """View a weight as a matrix that broadcasts to `(n, num_latents)`; see `lam_shape`."""
     lam = jnp.asarray(lam)
     return lam.reshape(lam_shape(lam.shape, num_samples, num_latents))
@@ -95,10 +103,14 @@ def objective(
     return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
 
 
-def dual_scale(correlations: Float[Any, "n num_latents"], lam: Float[Any, "rows columns"], *, nonneg: bool) -> Float[Any, " n"]:
-    """The largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint; arrays of NumPy give NumPy's.
+def dual_scale(
+    correlations: Float[Any, "n num_latents"], lam: Float[Any, "rows columns"], *, nonneg: bool
+) -> Float[Any, " n"]:
+    """The largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint; arrays
+    of NumPy give NumPy's.
 
-    The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones, `c = Dᵀ θ`.
+    The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones,
+    `c = Dᵀ θ`.
     """
     xp = correlations.__array_namespace__()
     pull = correlations if nonneg else xp.abs(correlations)
@@ -113,7 +125,8 @@ def value_and_gap(
     pull: Float[Any, "n some"],
     lam: Float[Any, "rows columns"],
 ) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
-    """`½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`; see `certificate`.
+    """`½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`; see
+    `certificate`.
 
     Args:
       rest: the residuals r, (n, input_dim).
@@ -126,7 +139,8 @@ def value_and_gap(
       (n,) objectives and (n,) duality gaps, of NumPy where the arrays are NumPy's.
     """
     xp = codes.__array_namespace__()
-    # The difference before the product, which would round it; negative by rounding alone, where λ_j = d_jᵀ t.
+    # The difference before the product, which would round it; negative by rounding alone, where λ_j
+    # = d_jᵀ t.
     slack = xp.abs(codes) * xp.maximum(lam - xp.sign(codes) * pull, 0)
     value = 0.5 * xp.sum(rest**2, axis=1) + xp.sum(lam * xp.abs(codes), axis=1)
     return value, 0.5 * xp.sum(misfit**2, axis=1) + xp.sum(slack, axis=1)
@@ -143,20 +157,23 @@ def certificate(
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """Objective and duality gap of each sample, from two products with the dictionary.
 
-    For any candidate `θ`, made feasible as `t = s θ`, `F(z) - gap` is a lower bound on the optimum with
+    For any candidate `θ`, made feasible as `t = s θ`, `F(z) - gap` is a lower bound on the optimum
+    with
 
         gap = ½‖r - t‖² + Σ_j (λ_j |z_j| - z_j d_jᵀ t),    r = y - D z.
 
-    With `θ = r`, the default, this reads `½ (1 - s)² ‖r‖² + Σ_j (λ_j |z_j| - s z_j c_j)`, `c = Dᵀ r`.
-    Both are sums of non-negative terms, so nothing cancels, and small gaps keep their relative accuracy. A solver that carries
-    its residual apart from its codes passes it as `dual`: rounding the codes to storage precision moves `r` by about
-    `u ‖z‖`, which the gap feels linearly at `θ = r` (`u ‖z‖` against `lam`), and squared at a carried one.
+    With `θ = r`, the default, this reads `½ (1 - s)² ‖r‖² + Σ_j (λ_j |z_j| - s z_j c_j)`,
+    `c = Dᵀ r`. Both are sums of non-negative terms, so nothing cancels, and small gaps keep their
+    relative accuracy. A solver that carries its residual apart from its codes passes it as `dual`:
+    rounding the codes to storage precision moves `r` by about `u ‖z‖`, which the gap feels linearly
+    at `θ = r` (`u ‖z‖` against `lam`), and squared at a carried one.
 
-    Rounding: with unit roundoff `u`, each computed `d_jᵀ θ` is off by at most `u (input_dim + 1) ‖d_j‖ ‖θ‖`,
-    and typically by the square root of that factor only. That shifts `s` relatively by the error over `λ_j`, and so the
-    gap by at most `max_j (error_j / λ_j)` times `‖t‖² + Σ_j λ_j |z_j|`. The sums themselves are off by
-    `u (num_latents + 2)` relative. The subtraction in `r` is off by `u (|support| + 1) (|y| + |D| |z|)` entrywise,
-    which enters squared.
+    Rounding: with unit roundoff `u`, each computed `d_jᵀ θ` is off by at most
+    `u (input_dim + 1) ‖d_j‖ ‖θ‖`, and typically by the square root of that factor only. That shifts
+    `s` relatively by the error over `λ_j`, and so the gap by at most `max_j (error_j / λ_j)` times
+    `‖t‖² + Σ_j λ_j |z_j|`. The sums themselves are off by `u (num_latents + 2)` relative. The
+    subtraction in `r` is off by `u (|support| + 1) (|y| + |D| |z|)` entrywise, which enters
+    squared.
 
     Args:
       signals: `(n, input_dim)`.
@@ -170,7 +187,8 @@ def certificate(
       `(n,)` objectives and `(n,)` duality gaps.
 
     References:
-      Massias, Gramfort & Salmon (2018), "Celer: a fast solver for the lasso with dual extrapolation", ICML.
+      Massias, Gramfort & Salmon (2018), "Celer: a fast solver for the lasso with dual
+      extrapolation", ICML.
     """
     lam = expand_lam(lam, *codes.shape)
     rest = residual(signals, dictionary, codes)
@@ -182,7 +200,9 @@ def certificate(
 
 
 def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
-    """The duality gap of each sample over its objective, in double precision; zero where the objective is."""
+    """The duality gap of each sample over its objective, in double precision; zero where the
+    objective is.
+    """
     gap, value = (np.asarray(array, np.float64) for array in (solution.gap, solution.objective))
     return np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
 
@@ -194,11 +214,13 @@ def is_converged(
     tol: Float[Array, ""] | float,
     dtype: Any = None,
 ) -> Bool[Any, " n"]:
-    """Whether `gap ≤ tol F(z)`, or the objective itself is below what the type of the codes can resolve.
+    """Whether `gap ≤ tol F(z)`, or the objective itself is below what the type of the codes can
+    resolve.
 
-    The residual of any stored code is only known to a few units of roundoff of the signal, so an objective below
-    `½ (16 eps ‖y‖)²` is zero for all that can be told; else an exact fit at `lam = 0` would never be accepted.
-    The type is that of the objective unless another one is given.
+    The residual of any stored code is only known to a few units of roundoff of the signal, so an
+    objective below `½ (16 eps ‖y‖)²` is zero for all that can be told; else an exact fit at
+    `lam = 0` would never be accepted. The type is that of the objective unless another one is
+    given.
     """
     floor = 0.5 * ((16 * float(jnp.finfo(dtype or value.dtype).eps) * signals) ** 2).sum(axis=1)
     return ((gap <= tol * value) & (value < float("inf"))) | (value <= floor)
@@ -207,21 +229,30 @@ def is_converged(
 def soft_threshold(
     values: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, *, nonneg: bool = True
 ) -> Float[Array, "*shape"]:
-    """The proximal map of the weighted l1 norm: `max(x - t, 0)`, or `sign(x) max(|x| - t, 0)` for signed codes."""
+    """The proximal map of the weighted l1 norm: `max(x - t, 0)`, or `sign(x) max(|x| - t, 0)` for
+    signed codes.
+    """
     if nonneg:
         return jnp.maximum(values - threshold, 0)
     return jnp.sign(values) * jnp.maximum(jnp.abs(values) - threshold, 0)
 
 
 def lipschitz(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """Lipschitz constant of the gradient, `‖D‖₂²`, as the top eigenvalue of the smaller of `D Dᵀ` and `Dᵀ D`."""
+    """Lipschitz constant of the gradient, `‖D‖₂²`, as the top eigenvalue of the smaller of `D Dᵀ`
+    and `Dᵀ D`.
+    """
     wide = dictionary if dictionary.shape[0] <= dictionary.shape[1] else dictionary.T
     return jnp.linalg.eigvalsh(product(wide, wide.T))[-1]
 
 
 def lambda_max(
-    signals: Float[Array, "n input_dim"], dictionary: Float[Array, "input_dim num_latents"], *, nonneg: bool = True
+    signals: Float[Array, "n input_dim"],
+    dictionary: Float[Array, "input_dim num_latents"],
+    *,
+    nonneg: bool = True,
 ) -> Float[Array, " n"]:
-    """The smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or `max_j |d_jᵀ y|` for signed codes."""
+    """The smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or `max_j |d_jᵀ y|`
+    for signed codes.
+    """
     correlations = product(signals, dictionary)
     return jnp.max(correlations if nonneg else jnp.abs(correlations), axis=1, initial=0)

@@ -1,8 +1,8 @@
 """Which learned atom is which true one: cosines, correlations and the best pairs.
 
-Recovery is only defined up to the order, the sign and the scale of the atoms. All that the metrics share to undo those three is
-here, on the host in NumPy: the sets of columns that are compared change with every cell of a study, which under jit would
-mean a compilation each.
+Recovery is only defined up to the order, the sign and the scale of the atoms. All that the metrics
+share to undo those three is here, on the host in NumPy: the sets of columns that are compared
+change with every cell of a study, which under jit would mean a compilation each.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ from scipy.optimize import linear_sum_assignment
 
 from sae_gap.core.checks import as_real
 
-# Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at once.
+# Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at
+# once.
 _SPARSE = 0.05
 _COLUMNS_AT_ONCE = 512
 # Cosines that are held at once.
@@ -27,7 +28,8 @@ class Match:
     """For each true atom, the learned atom assigned to it.
 
     Attributes:
-      learned: index of the learned atom, -1 where the learned dictionary is the narrower one and has none left.
+      learned: index of the learned atom, -1 where the learned dictionary is the narrower one and
+        has none left.
       cosine: signed cosine of the pair, 0 where there is none.
     """
 
@@ -35,13 +37,17 @@ class Match:
     cosine: Float[np.ndarray, " true"]
 
 
-def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]) -> Match:
-    """Pairs learned with true atoms by Hungarian assignment, `max_π Σ_j |cos(learned_π(j), truth_j)|`.
+def match_atoms(
+    learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+) -> Match:
+    """Pairs learned with true atoms by Hungarian assignment,
+    `max_π Σ_j |cos(learned_π(j), truth_j)|`.
 
     At 10,000 by 10,000 that takes a minute and 2 GB.
 
     Args:
-      learned: learned dictionary, (input_dim, num_learned), atoms of any norm; a zero atom has cosine 0 with everything.
+      learned: learned dictionary, (input_dim, num_learned), atoms of any norm; a zero atom has
+        cosine 0 with everything.
       truth: true dictionary, (input_dim, num_true). The widths may differ.
 
     Returns:
@@ -53,11 +59,13 @@ def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[Arr
     learned, truth = as_matrix("learned", learned), as_matrix("truth", truth)
     if learned.shape[0] != truth.shape[0]:
         raise ValueError(
-            f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and {truth.shape[0]}; "
+            f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and "
+            f"{truth.shape[0]}; "
             "atoms are columns, so a dictionary may need transposing."
         )
     if learned.shape == truth.shape and np.array_equal(learned, truth):
-        # No assignment is better, and the cosines of a million atoms with a million would not fit anywhere.
+        # No assignment is better, and the cosines of a million atoms with a million would not fit
+        # anywhere.
         return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
     atoms, true_atoms = unit_columns(learned), unit_columns(truth)
     rows, columns = linear_sum_assignment(np.abs(true_atoms.T @ atoms), maximize=True)
@@ -65,7 +73,9 @@ def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[Arr
     partner[rows] = columns
     cosine = np.zeros(truth.shape[1])
     # The angle of a nearly perfect atom is lost in float32, where arccos cannot tell 0 from 3e-4.
-    pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(truth[:, rows].astype(np.float64))
+    pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(
+        truth[:, rows].astype(np.float64)
+    )
     cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
     return Match(learned=partner, cosine=cosine)
 
@@ -73,7 +83,8 @@ def match_atoms(learned: Float[ArrayLike, "input_dim learned"], truth: Float[Arr
 def nearest_atoms(
     learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
 ) -> Int[np.ndarray, " learned"]:
-    """The feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several latents may share one.
+    """The feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several latents
+    may share one.
 
     Args:
       learned: learned dictionary, (input_dim, num_learned).
@@ -85,27 +96,36 @@ def nearest_atoms(
     atoms, features = unit_columns(np.asarray(learned)).T, unit_columns(np.asarray(truth))
     rows = max(1, _COSINES_AT_ONCE // features.shape[1])
     starts = range(0, len(atoms), rows)
-    return np.concatenate([np.abs(atoms[start : start + rows] @ features).argmax(axis=1) for start in starts])
+    return np.concatenate(
+        [np.abs(atoms[start : start + rows] @ features).argmax(axis=1) for start in starts]
+    )
 
 
-def correlations(left: Float[np.ndarray, "n left"], right: Float[np.ndarray, "n right"]) -> Float[np.ndarray, "left right"]:
+def correlations(
+    left: Float[np.ndarray, "n left"], right: Float[np.ndarray, "n right"]
+) -> Float[np.ndarray, "left right"]:
     """Absolute Pearson correlation of every column of `left` with every column of `right`.
 
     One matrix product, in the wider of the two precisions.
 
     Args:
-      left: (n, left), samples as rows; sparse columns are multiplied by their non-zeros alone, so the sparser side goes here.
+      left: (n, left), samples as rows; sparse columns are multiplied by their non-zeros alone, so
+        the sparser side goes here.
       right: (n, right), the same samples.
 
     Returns:
-      |r| in [0, 1], (left, right); 0 wherever a column is constant, since a constant says nothing about the other.
+      |r| in [0, 1], (left, right); 0 wherever a column is constant, which says nothing about the
+      other.
     """
     # In the order of rows, or a sparse product would copy it for every block.
     centred = np.ascontiguousarray(unit_columns(_centre(right)))
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
     scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
     for start in range(0, left.shape[1], _COLUMNS_AT_ONCE):
-        block, found = left[:, start : start + _COLUMNS_AT_ONCE], scores[start : start + _COLUMNS_AT_ONCE]
+        block, found = (
+            left[:, start : start + _COLUMNS_AT_ONCE],
+            scores[start : start + _COLUMNS_AT_ONCE],
+        )
         few = thin[start : start + _COLUMNS_AT_ONCE]
         found[few] = _sparse_weights(block[:, few]) @ centred
         if not few.all():
@@ -154,7 +174,9 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
 
 
 def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
-    """Columns less their mean, exactly zero where a column is constant, which rounding of the mean would otherwise hide."""
+    """Columns less their mean, exactly zero where a column is constant, which rounding of the mean
+    would otherwise hide.
+    """
     centred = columns - columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
     centred[:, columns.min(axis=0) == columns.max(axis=0)] = 0
     return centred
@@ -163,9 +185,12 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
 def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
     """Sparse columns, transposed, over the norm that they have once centred.
 
-    A centred column sums to zero, so the mean of the other adds nothing to their product, and both need not be centred.
+    A centred column sums to zero, so the mean of the other adds nothing to their product, and both
+    need not be centred.
     """
     scaled = columns / np.where(columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1)
     total = scaled.sum(axis=0, dtype=np.float64)
     square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(scaled)
-    return sparse.csr_array((scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T)
+    return sparse.csr_array(
+        (scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T
+    )

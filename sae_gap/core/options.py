@@ -40,13 +40,16 @@ def _option(
 
     Args:
       default: its value unless another is given.
-      kind: of a value: int, float, bool, str, or tuple for a tuple of numbers; None takes that of the default.
+      kind: of a value: int, float, bool, str, or tuple for a tuple of numbers; None takes that of
+        the default.
       optional: whether it may be None, as it may where the default is.
-      static: whether it sets a shape or a loop length; None takes all as static but numbers that may be fractions.
+      static: whether it sets a shape or a loop length; None takes all as static but numbers that
+        may be fractions.
       kw_only: whether it is given by its name alone.
       choices: of a text.
       length: of a tuple; None allows any from one on.
-      **limits: of a number, those of `check_number`; of an integer `least`, without which it is positive.
+      **limits: of a number, those of `check_number`; of an integer `least`, without which it is
+        positive.
     """
     kind = type(default) if kind is None else kind
     static = kind in (int, bool, str) if static is None else static
@@ -77,7 +80,9 @@ def check_options(module: Any) -> None:
 
 
 def settle(settings: Any) -> None:
-    """Checks the options of a frozen dataclass, and makes Python's own numbers of NumPy's and JAX's, so that keys agree."""
+    """Checks the options of a frozen dataclass, and makes Python's own numbers of NumPy's and
+    JAX's, so that keys agree.
+    """
     check_options(settings)
     for field in dataclasses.fields(settings):
         object.__setattr__(settings, field.name, _plain(getattr(settings, field.name)))

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 
 class Look(NamedTuple):
-    """What figures and tables call a thing, and its colour; one without a colour is given a spare one."""
+    """What figures and tables call a thing, and its colour; one without a colour is given a spare
+    one.
+    """
 
     label: str
     colour: str = ""
@@ -48,7 +50,8 @@ def name_of(kind: type) -> str:
 def looks_of(kind: type) -> dict[str, Look]:
     """The look of a class by its name, and those of the other names that its instances may have.
 
-    A class without a label whose instances are called after something else, such as what they go on from, has none of its own.
+    A class without a label whose instances are called after something else, such as what they go on
+    from, has none of its own.
     """
     given, name = vars(kind), name_of(kind)
     looks = given.get("looks", {})
@@ -58,7 +61,9 @@ def looks_of(kind: type) -> dict[str, Look]:
 
 
 class BrokenFileError(ValueError):
-    """A file of a folder that is a register cannot be imported; the message is a sentence that names it."""
+    """A file of a folder that is a register cannot be imported; the message is a sentence that
+    names it.
+    """
 
 
 def modules(package: str) -> Iterator[ModuleType]:
@@ -75,19 +80,34 @@ def modules(package: str) -> Iterator[ModuleType]:
         except Exception as error:
             file = module.name.replace(".", "/") + ".py"
             reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-            raise BrokenFileError(f"{file} cannot be imported ({reason}); mend it or move it away.") from error
+            raise BrokenFileError(
+                f"{file} cannot be imported ({reason}); mend it or move it away."
+            ) from error
 
 
 def classes(package: str, base: type) -> dict[str, type]:
-    """The classes in a package, by name and in the order of their ranks, that derive from `base` and are not abstract."""
+    """The classes in a package, by name and in the order of their ranks, that derive from `base`
+    and are not abstract.
+    """
 
     def is_listed(thing: Any, module: str) -> bool:
         derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
-        public = not (thing.__name__.startswith("_") or inspect.isabstract(thing)) if derived else False
+        public = (
+            not (thing.__name__.startswith("_") or inspect.isabstract(thing)) if derived else False
+        )
         return public and thing.__module__ == module
 
-    listed = [thing for module in modules(package) for thing in vars(module).values() if is_listed(thing, module.__name__)]
-    return _unique(sorted(((name_of(thing), thing) for thing in listed), key=lambda pair: (pair[1].rank, pair[0])))
+    listed = [
+        thing
+        for module in modules(package)
+        for thing in vars(module).values()
+        if is_listed(thing, module.__name__)
+    ]
+    return _unique(
+        sorted(
+            ((name_of(thing), thing) for thing in listed), key=lambda pair: (pair[1].rank, pair[0])
+        )
+    )
 
 
 def instances(package: str, kind: type[Any]) -> dict[str, Any]:
@@ -100,5 +120,7 @@ def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     register: dict[str, Any] = {}
     for name, thing in pairs:
         if register.setdefault(name, thing) is not thing:
-            raise ValueError(f"{thing} has the name of {register[name]}, {name}; give one of them another.")
+            raise ValueError(
+                f"{thing} has the name of {register[name]}, {name}; give one of them another."
+            )
     return register

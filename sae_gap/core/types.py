@@ -1,7 +1,7 @@
 """The nouns that everything else passes around: settings, data, models and solutions.
 
-Shapes, throughout the suite: a dictionary is `(input_dim, num_latents)` with atoms as columns, signals are `(n, input_dim)`
-and codes `(n, num_latents)`, with samples as rows.
+Shapes, throughout the suite: a dictionary is `(input_dim, num_latents)` with atoms as columns,
+signals are `(n, input_dim)` and codes `(n, num_latents)`, with samples as rows.
 """
 
 import dataclasses
@@ -29,17 +29,21 @@ class Setting:
     Args:
       num_latents: number of concepts.
       sparsity: number of active latents in each sample, k.
-      num_samples: number of in-distribution samples, half of them for training, half for validation; as a stream, all of them
-        for training.
+      num_samples: number of in-distribution samples, half of them for training, half for
+        validation; as a stream, all of them for training.
       seed: seeds the dictionary, the samples and the learners.
       input_dim: dimension of the signals; None takes the compressed-sensing bound
         `max(k + 1, ceil(2 k ln(num_latents / k)))`.
-      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free signals.
-      stream: whether training has as many fresh samples as it may ask for: signals alone, whose codes would not fit in memory.
-      padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of several dimensions share
-        their compiled programs. What is learned and measured is what it would be without, but for the random numbers that a
-        learner starts from, which depend on the shape. None pads nothing.
-      width: atoms of the dictionaries to learn; None, which a width of num_latents becomes too, takes one for each concept.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free
+        signals.
+      stream: whether training has as many fresh samples as it may ask for: signals alone, whose
+        codes would not fit in memory.
+      padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of
+        several dimensions share their compiled programs. What is learned and measured is what it
+        would be without, but for the random numbers that a learner starts from, which depend on the
+        shape. None pads nothing.
+      width: atoms of the dictionaries to learn; None, which a width of num_latents becomes too,
+        takes one for each concept.
 
     Raises:
       ValueError: a value is out of range, or the setting has no such data (see the message).
@@ -62,7 +66,8 @@ class Setting:
         settle(self)
         if self.sparsity >= self.num_latents:
             raise ValueError(
-                f"sparsity must be below num_latents, but it is {self.sparsity} with {self.num_latents} latents; "
+                f"sparsity must be below num_latents, but it is {self.sparsity} with "
+                f"{self.num_latents} latents; "
                 "lower sparsity or raise num_latents."
             )
         if self.width == self.num_latents:
@@ -74,7 +79,8 @@ class Setting:
         object.__setattr__(self, "input_dim", input_dim)
         if input_dim > self.num_latents:
             raise ValueError(
-                f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves nothing in superposition; "
+                f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves "
+                "nothing in superposition; "
                 "lower input_dim or raise num_latents."
             )
         if self.padded_dim is not None:
@@ -83,7 +89,8 @@ class Setting:
         pool = self.num_latents - self.num_ood - 1
         if pool < self.sparsity - 1:
             raise ValueError(
-                f"the ID pool has {pool} latents, fewer than the sparsity - 1 = {self.sparsity - 1} that "
+                f"the ID pool has {pool} latents, fewer than the sparsity - 1 = "
+                f"{self.sparsity - 1} that "
                 "co-occur with latent 0; lower sparsity or raise num_latents."
             )
 
@@ -99,7 +106,9 @@ class Setting:
 
     @property
     def num_scored(self) -> int:
-        """Number of OOD samples and, beside a stream, of ID samples for validation: not so many as there are to train on."""
+        """Number of OOD samples and, beside a stream, of ID samples for validation: not so many as
+        there are to train on.
+        """
         return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
 
     def asdict(self) -> dict[str, Any]:
@@ -107,14 +116,19 @@ class Setting:
         values = dataclasses.asdict(self)
         # Rare options appear only where set, so that other settings keep their keys.
         defaults = {"stream": False, "padded_dim": None, "width": None}
-        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in defaults or value != defaults[name]
+        }
 
 
 def check_width(sparsity: int, width: int | None) -> None:
     """Refuses dictionaries that have no more atoms than are active in a sample."""
     if width is not None and sparsity >= width:
         raise ValueError(
-            f"sparsity must be below width, but it is {sparsity} with {width} atoms; lower sparsity or raise width."
+            f"sparsity must be below width, but it is {sparsity} with {width} atoms; lower "
+            "sparsity or raise width."
         )
 
 
@@ -133,7 +147,11 @@ class Split(eqx.Module):
         if self.codes is None:
             return None
         # A column of a sparse array is sparse, and of its formats not all can be sliced.
-        codes = scipy.sparse.csr_array(self.codes)[:, [0]].toarray() if scipy.sparse.issparse(self.codes) else self.codes
+        codes = (
+            scipy.sparse.csr_array(self.codes)[:, [0]].toarray()
+            if scipy.sparse.issparse(self.codes)
+            else self.codes
+        )
         return codes[:, 0] > 0.5
 
 
@@ -150,11 +168,12 @@ class Tree(eqx.Module):
 
 
 class Task(eqx.Module):
-    """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes of a split.
+    """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes
+    of a split.
 
-    `width` is the number of atoms to learn, which need not be that of the true ones. The last `padding` dimensions of signals
-    and atoms are zeros that `Setting.padded_dim` asked for; no mean counts them. `tree` is that of a world whose features have
-    a hierarchy.
+    `width` is the number of atoms to learn, which need not be that of the true ones. The last
+    `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean
+    counts them. `tree` is that of a world whose features have a hierarchy.
     """
 
     train: Split
@@ -175,9 +194,10 @@ class Task(eqx.Module):
 class Model(eqx.Module):
     """All that a learner learned.
 
-    `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the decoder's: a lasso on the
-    dictionary fits `signals - bias`. `encoder` holds whatever parameters an encoder reads, or None. `encode` is the encoder
-    that the model was trained with, a function `(model, signals) -> codes`, or None where inference is left to a solver.
+    `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the
+    decoder's: a lasso on the dictionary fits `signals - bias`. `encoder` holds whatever parameters
+    an encoder reads, or None. `encode` is the encoder that the model was trained with, a function
+    `(model, signals) -> codes`, or None where inference is left to a solver.
     """
 
     dictionary: Float[Array, "input_dim num_latents"] | None
@@ -193,12 +213,17 @@ class Model(eqx.Module):
           ValueError: the model has none.
         """
         if self.dictionary is None:
-            raise ValueError("the model has no dictionary to code on or to decode with; give a model that has one.")
+            raise ValueError(
+                "the model has no dictionary to code on or to decode with; give a model that has "
+                "one."
+            )
         return self.dictionary
 
 
 class Coded(eqx.Module):
-    """Codes of n signals, whatever made them; those of very many latents are `Codes`, or a sparse array where asked for."""
+    """Codes of n signals, whatever made them; those of very many latents are `Codes`, or a sparse
+    array where asked for.
+    """
 
     codes: Float[Array, "n num_latents"]
 

@@ -12,30 +12,42 @@ from sae_gap.data.worlds import World
 
 
 def draw(setting: Setting | World) -> Task:
-    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1); or from a world.
+    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1);
+    or from a world.
 
-    The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either latent 0 with k - 1 latents
-    of the ID pool, or k latents other than latent 0; an out-of-distribution sample is latent 0 with k - 1 latents of the OOD
-    pool, a co-activation that training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep
+    The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either
+    latent 0 with k - 1 latents of the ID pool, or k latents other than latent 0; an
+    out-of-distribution sample is latent 0 with k - 1 latents of the OOD pool, a co-activation that
+    training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep
     over `num_samples` or `noise_db` keeps it, and a stream has it too.
 
     Args:
       setting: the cell to draw, its seed included, or a world; see `World`.
 
     Returns:
-      A task with `num_samples // 2` training samples, the rest of the ID samples for validation, and `num_samples // 2` OOD
-      samples. A stream has `num_samples` training signals without codes, and at most 2,500 samples in each other split. Codes
-      of more than 20,000 latents are `Codes`, which hold only the active columns.
+      A task with `num_samples // 2` training samples, the rest of the ID samples for validation,
+      and `num_samples // 2` OOD samples. A stream has `num_samples` training signals without codes,
+      and at most 2,500 samples in each other split. Codes of more than 20,000 latents are `Codes`,
+      which hold only the active columns.
 
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
     """
-    check_type("setting", setting, (Setting, World), "give sae_gap.Setting(num_latents, sparsity) or a world")
+    check_type(
+        "setting",
+        setting,
+        (Setting, World),
+        "give sae_gap.Setting(num_latents, sparsity) or a world",
+    )
     if isinstance(setting, World):
         return setting.task()
-    id_rng, ood_rng, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
+    id_rng, ood_rng, noise_rng = (
+        np.random.default_rng([setting.seed, stream]) for stream in range(1, 4)
+    )
     num_train, num_scored = setting.num_train, setting.num_scored
-    id_supports = draw_id_supports(setting, num_scored if setting.stream else setting.num_samples, id_rng)
+    id_supports = draw_id_supports(
+        setting, num_scored if setting.stream else setting.num_samples, id_rng
+    )
     ood_supports = draw_ood_supports(setting, num_scored, ood_rng)
     active = np.unique(np.concatenate([id_supports.ravel(), ood_supports.ravel()]))
     dictionary, atoms = draw_dictionary(setting, active)
@@ -44,17 +56,24 @@ def draw(setting: Setting | World) -> Task:
 
     def split(signals: np.ndarray, codes: np.ndarray | Codes | None = None) -> Split:
         padded = np.pad(signals, ((0, 0), (0, padding))) if padding else signals
-        return Split(jnp.asarray(padded), jnp.asarray(codes) if isinstance(codes, np.ndarray) else codes)
+        return Split(
+            jnp.asarray(padded), jnp.asarray(codes) if isinstance(codes, np.ndarray) else codes
+        )
 
     if setting.stream:
         train, validation = split(Stream(setting, dictionary)(0, num_train)), split(signals, codes)
     else:
-        train, validation = split(signals[:num_train], codes[:num_train]), split(signals[num_train:], codes[num_train:])
+        train, validation = (
+            split(signals[:num_train], codes[:num_train]),
+            split(signals[num_train:], codes[num_train:]),
+        )
     return Task(
         train=train,
         id=validation,
         ood=split(*_draw_samples(setting, active, atoms, ood_supports, ood_rng, noise_rng)),
-        dictionary=jnp.asarray(np.pad(dictionary, ((0, padding), (0, 0))) if padding else dictionary),
+        dictionary=jnp.asarray(
+            np.pad(dictionary, ((0, padding), (0, 0))) if padding else dictionary
+        ),
         width=setting.width or setting.num_latents,
         seed=setting.seed,
         padding=padding,
@@ -64,7 +83,9 @@ def draw(setting: Setting | World) -> Task:
 def _draw_samples(
     setting: Setting, active: np.ndarray, atoms: np.ndarray, supports: np.ndarray, rng, noise_rng
 ) -> tuple[np.ndarray, np.ndarray | Codes]:
-    """Signals and codes, given which latents are on; `atoms` are those of the latents `active`, as rows."""
+    """Signals and codes, given which latents are on; `atoms` are those of the latents `active`, as
+    rows.
+    """
     n, k = supports.shape
     values = rng.uniform(size=(n, k)).astype(jnp.zeros(()).dtype)
     places = np.searchsorted(active, supports)
@@ -77,4 +98,6 @@ def _draw_samples(
     sparse_codes = setting.num_latents > DENSE_LATENTS
     codes = np.zeros((n, len(active) if sparse_codes else setting.num_latents), values.dtype)
     np.put_along_axis(codes, places if sparse_codes else supports, values, axis=1)
-    return signals.astype(values.dtype), Codes(codes, active, setting.num_latents)[:] if sparse_codes else codes
+    return signals.astype(values.dtype), Codes(codes, active, setting.num_latents)[
+        :
+    ] if sparse_codes else codes

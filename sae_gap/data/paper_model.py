@@ -12,9 +12,11 @@ _DRAWS_AT_ONCE = 4_000_000
 
 
 def draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The dictionary in the default float type, and the atoms of the active latents as rows, in float64.
+    """The dictionary in the default float type, and the atoms of the active latents as rows, in
+    float64.
 
-    A million atoms in float64 take gigabytes, so it is drawn some rows at a time, and twice: first for the atoms' lengths.
+    A million atoms in float64 take gigabytes, so it is drawn some rows at a time, and twice: first
+    for the atoms' lengths.
     """
     input_dim = cast(int, setting.input_dim)  # A setting fills it in.
     rows = max(1, _DRAWS_AT_ONCE // setting.num_latents)
@@ -22,7 +24,10 @@ def draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, n
     def pieces():
         rng = np.random.default_rng([setting.seed, 0])
         for start in range(0, input_dim, rows):
-            yield slice(start, start + rows), rng.standard_normal((min(rows, input_dim - start), setting.num_latents))
+            yield (
+                slice(start, start + rows),
+                rng.standard_normal((min(rows, input_dim - start), setting.num_latents)),
+            )
 
     squares = np.zeros(setting.num_latents)
     for _, piece in pieces():
@@ -48,20 +53,27 @@ def draw_id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.n
 
 def draw_ood_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
     """The active latents of n out-of-distribution samples, (n, k)."""
-    return _with_latent_zero(setting, n, setting.num_latents - setting.num_ood, setting.num_ood, rng)
+    return _with_latent_zero(
+        setting, n, setting.num_latents - setting.num_ood, setting.num_ood, rng
+    )
 
 
-def _with_latent_zero(setting: Setting, n: int, first: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _with_latent_zero(
+    setting: Setting, n: int, first: int, size: int, rng: np.random.Generator
+) -> np.ndarray:
     others = first + _distinct(n, setting.sparsity - 1, size, rng, setting.stream)
     return np.concatenate([np.zeros((n, 1), others.dtype), others], axis=1)
 
 
-def _distinct(n: int, k: int, size: int, rng: np.random.Generator, stream: bool = False) -> np.ndarray:
+def _distinct(
+    n: int, k: int, size: int, rng: np.random.Generator, stream: bool = False
+) -> np.ndarray:
     """Uniformly random k-subsets of range(size), n of them, one a row."""
     if k == 0:
         return np.zeros((n, 0), np.int64)
-    # Where duplicates are rare, redrawing the rows that have one is cheaper than ranking `size` uniforms a row. It pays from k²
-    # latents on; the bound of 10 k² for settings other than streams is what stored rows were drawn by.
+    # Where duplicates are rare, redrawing the rows that have one is cheaper than ranking `size`
+    # uniforms a row. It pays from k² latents on; the bound of 10 k² for settings other than streams
+    # is what stored rows were drawn by.
     if size > (1 if stream else 10) * k * k:
         subsets = rng.integers(size, size=(n, k))
         while True:

@@ -17,9 +17,9 @@ PIECE = 10_000
 class Stream:
     """A source for `fit_stream`, of any length.
 
-    Calling it with `(start, count)` gives the `count` signals from number `start` on, `(count, input_dim)`, the same ones in
-    whatever pieces they are asked for. Those of `draw` are the first of them. The loudness of the noise is set by the first
-    10,000 signals.
+    Calling it with `(start, count)` gives the `count` signals from number `start` on,
+    `(count, input_dim)`, the same ones in whatever pieces they are asked for. Those of `draw` are
+    the first of them. The loudness of the noise is set by the first 10,000 signals.
 
     Args:
       setting: with `stream`.
@@ -33,11 +33,15 @@ class Stream:
         if not setting.stream:
             raise ValueError("the setting is no stream; give it stream=True.")
         self._setting = setting
-        self.dictionary = draw_dictionary(setting, np.zeros(0, int))[0] if dictionary is None else dictionary
+        self.dictionary = (
+            draw_dictionary(setting, np.zeros(0, int))[0] if dictionary is None else dictionary
+        )
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
         self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
         if setting.noise_db is not None:
-            self._noise = float(np.sqrt(np.mean(self._draw(0) ** 2))) * 10 ** (-setting.noise_db / 20)
+            self._noise = float(np.sqrt(np.mean(self._draw(0) ** 2))) * 10 ** (
+                -setting.noise_db / 20
+            )
 
     def __call__(self, start: int, count: int) -> np.ndarray:
         found = np.empty((count, self._atoms.shape[1]), self._atoms.dtype)
@@ -51,7 +55,10 @@ class Stream:
         supports = draw_id_supports(setting, PIECE, rng)
         ends = np.arange(0, supports.size + 1, setting.sparsity)
         values = rng.random(supports.size, dtype)
-        signals = sparse.csr_array((values, supports.ravel(), ends), (PIECE, setting.num_latents)) @ self._atoms
+        signals = (
+            sparse.csr_array((values, supports.ravel(), ends), (PIECE, setting.num_latents))
+            @ self._atoms
+        )
         if self._noise:
             signals += dtype.type(self._noise) * rng.standard_normal(signals.shape, dtype)
         return signals

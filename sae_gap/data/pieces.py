@@ -1,4 +1,6 @@
-"""Streams draw their samples in pieces, each by a random generator of its own, so that any part of them can be drawn alone."""
+"""Streams draw their samples in pieces, each by a random generator of its own, so that any part of
+them can be drawn alone.
+"""
 
 from collections.abc import Iterator
 

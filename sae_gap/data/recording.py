@@ -24,16 +24,19 @@ class Recording:
     """A user's activations, in the place of a `Setting`.
 
     Args:
-      path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads. Either may be a URL.
+      path: an .npz file, as `load` reads it; with `held_out`, whatever `open_activations` reads.
+        Either may be a URL.
       width: atoms of the dictionaries to learn; None takes as many as the truth has.
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
-      held_out: share of the rows to hold out, by `Activations.split`, the same ones whatever the seed. Held-out rows are both
-        scored splits, and the rest is trained on. Each process reads the rows of its own devices, see `devices.read_rows`. None
-        reads a file that is split already.
+      held_out: share of the rows to hold out, by `Activations.split`, the same ones whatever the
+        seed. Held-out rows are both scored splits, and the rest is trained on. Each process reads
+        the rows of its own devices, see `devices.read_rows`. None reads a file that is split
+        already.
       key: with `held_out`, the name of the array.
-      keep_outliers: with `held_out`, whether outlier tokens stay, see `sae_gap.data.activations.outliers`. Left out, they
-        change no other row's part. Learners see those that stay scaled down, scores as they are.
+      keep_outliers: with `held_out`, whether outlier tokens stay, see
+        `sae_gap.data.activations.outliers`. Left out, they change no other row's part. Learners see
+        those that stay scaled down, scores as they are.
     """
 
     path: pathlib.Path
@@ -120,7 +123,9 @@ def _split(whole: Activations, width: int | None, held_out: float) -> Task:
     if width is None:
         raise ValueError(f"{whole.files[0]} does not tell how many atoms to learn; give width.")
     parts = whole.split(held_out)
-    train, held = (Split(devices.read_rows(part.take, part.num_samples, part.input_dim)) for part in parts)
+    train, held = (
+        Split(devices.read_rows(part.take, part.num_samples, part.input_dim)) for part in parts
+    )
     return Task(train, held, held, width=width)
 
 

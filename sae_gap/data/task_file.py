@@ -17,8 +17,9 @@ _NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
 def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
     """Reads a task from an .npz file of activations.
 
-    The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth: `Z_train`, `Z_val`, `Z_ood`
-    (codes, samples as rows) and `A` (the dictionary, input_dim x num_latents). Pickled arrays are refused, never loaded.
+    The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
+    `Z_train`, `Z_val`, `Z_ood` (codes, samples as rows) and `A` (the dictionary, input_dim x
+    num_latents). Pickled arrays are refused, never loaded.
 
     Args:
       path: the file, or its URL in a bucket.
@@ -29,8 +30,8 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
       The task, in the default float type. What the file does not say of the truth is None.
 
     Raises:
-      ValueError: the file cannot be read as such a task, or an argument is out of range; the message names the fault and the
-        mend.
+      ValueError: the file cannot be read as such a task, or an argument is out of range; the
+        message names the fault and the mend.
     """
     check_path("path", path)
     if width is not None:
@@ -38,9 +39,14 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     check_seed(seed)
     tensors = _read(fetched(path))
     input_dim = tensors.shape("Y_train")[1]
-    widths = [tensors.shape(name)[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in tensors]
+    widths = [
+        tensors.shape(name)[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in tensors
+    ]
     if not widths and width is None:
-        raise ValueError(f"{path} holds neither codes nor a dictionary, so how many atoms to learn is unknown; give width.")
+        raise ValueError(
+            f"{path} holds neither codes nor a dictionary, so how many atoms to learn is unknown; "
+            "give width."
+        )
 
     def matrix(name: str, rows: int) -> jax.Array | None:
         return jnp.asarray(tensors.take(name, rows, widths[0])) if name in tensors else None
@@ -50,7 +56,14 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
 
     dictionary = matrix("A", input_dim)
-    return Task(split("train"), split("val"), split("ood"), dictionary, width=int(width or widths[0]), seed=seed)
+    return Task(
+        split("train"),
+        split("val"),
+        split("ood"),
+        dictionary,
+        width=int(width or widths[0]),
+        seed=seed,
+    )
 
 
 def _read(path: pathlib.Path) -> Tensors:
@@ -58,4 +71,10 @@ def _read(path: pathlib.Path) -> Tensors:
         arrays = {name: np.asarray(archive[name]) for name in _NAMES if name in archive}
     with np.errstate(over="ignore"):
         dtype = jnp.zeros(()).dtype
-        return Tensors(path, {name: part.astype(dtype) if part.dtype.kind in "fiu" else part for name, part in arrays.items()})
+        return Tensors(
+            path,
+            {
+                name: part.astype(dtype) if part.dtype.kind in "fiu" else part
+                for name, part in arrays.items()
+            },
+        )

@@ -1,4 +1,6 @@
-"""The BatchTopK encoder: k latents a sample on average, by one threshold that training estimates."""
+"""The BatchTopK encoder: k latents a sample on average, by one threshold that training
+estimates.
+"""
 
 import equinox as eqx
 import jax
@@ -18,10 +20,11 @@ class BatchTopKParameters(eqx.Module):
 
 
 class BatchTopK(AmortisedEncoder):
-    """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a batch of n; no penalty.
+    """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a
+    batch of n; no penalty.
 
-    θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains it. Without a batch to compete
-    in, a sample's codes do not depend on its company.
+    θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains
+    it. Without a batch to compete in, a sample's codes do not depend on its company.
 
     Args:
       k: latents a sample, on average over a batch.
@@ -54,11 +57,13 @@ class BatchTopK(AmortisedEncoder):
         return "jumprelu", {}, model.encoder.affine.exported() | {"threshold": threshold}
 
     def loss(self, model, signals, penalty):
-        # The padding of a last, smaller batch competes as well: it holds samples of the same epoch, and a batch of the usual
-        # size keeps the usual share.
+        # The padding of a last, smaller batch competes as well: it holds samples of the same epoch,
+        # and a batch of the usual size keeps the usual share.
         hidden = self._hidden(model, signals)
         codes = keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
-        return self.errors(model, signals, codes), running_threshold(model.encoder.threshold, codes, self.rate)
+        return self.errors(model, signals, codes), running_threshold(
+            model.encoder.threshold, codes, self.rate
+        )
 
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
@@ -68,9 +73,13 @@ class BatchTopK(AmortisedEncoder):
 
 
 def running_threshold(
-    threshold: Float[Array, ""], codes: Float[Array, "n num_latents"], rate: Float[Array, ""] | float
+    threshold: Float[Array, ""],
+    codes: Float[Array, "n num_latents"],
+    rate: Float[Array, ""] | float,
 ) -> Float[Array, ""]:
-    """θ moved by `rate` towards the smallest positive code, which the first batch with one sets it to."""
+    """θ moved by `rate` towards the smallest positive code, which the first batch with one sets it
+    to.
+    """
     smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
     moved = jnp.where(threshold > 0, threshold + rate * (smallest - threshold), smallest)
     return jnp.where(jnp.isfinite(smallest), moved, threshold)

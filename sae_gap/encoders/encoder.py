@@ -1,7 +1,7 @@
 """What every encoder is: a pure function `(model, signals) -> codes` with frozen hyper-parameters.
 
-An encoder takes a batch rather than a sample, since the lasso solvers work on batches (compaction, chunks, certificates) and
-the amortised encoders are a matrix product anyway.
+An encoder takes a batch rather than a sample, since the lasso solvers work on batches (compaction,
+chunks, certificates) and the amortised encoders are a matrix product anyway.
 """
 
 import abc
@@ -31,8 +31,10 @@ class Affine(eqx.Module):
         weight, bias = (getattr(part, "shape", ()) for part in (self.weight, self.bias))
         if len(weight) != 2 or bias != weight[1:]:
             raise ValueError(
-                "an affine map must have a weight (input_dim, num_latents) and a bias (num_latents,), but they are "
-                f"{shown(self.weight)} and {shown(self.bias)}; give arrays, the weight of a PyTorch encoder transposed."
+                "an affine map must have a weight (input_dim, num_latents) and a bias "
+                "(num_latents,), but they are "
+                f"{shown(self.weight)} and {shown(self.bias)}; give arrays, the weight of a "
+                "PyTorch encoder transposed."
             )
 
     def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
@@ -51,7 +53,8 @@ class Affine(eqx.Module):
 class Encoder(eqx.Module):
     """Infers codes from signals with what the model holds.
 
-    A subclass defines `__call__`. In a file of this folder it is found by its name, and it may say how it is shown.
+    A subclass defines `__call__`. In a file of this folder it is found by its name, and it may say
+    how it is shown.
     """
 
     # What rows call it.
@@ -81,40 +84,55 @@ class Encoder(eqx.Module):
 
     @property
     def weight(self) -> float | None:
-        """The weight λ of the l1 norm that its codes minimise, which the gap is then taken at; None takes the study's."""
+        """The weight λ of the l1 norm that its codes minimise, which the gap is then taken at; None
+        takes the study's.
+        """
         return None
 
     @property
     def signed(self) -> bool:
-        """Whether codes may be negative, so that the optimum they are held against is over signed codes too."""
+        """Whether codes may be negative, so that the optimum they are held against is over signed
+        codes too.
+        """
         return False
 
     @abc.abstractmethod
-    def __call__(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        """The codes of the signals, in units of the model's own atoms: `codes @ dictionary.T + bias` reconstructs."""
+    def __call__(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n num_latents"]:
+        """The codes of the signals, in units of the model's own atoms:
+        `codes @ dictionary.T + bias` reconstructs.
+        """
 
     def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
-        """How SAELens has this encoder: its architecture, options, and tensors but the decoder's; None if it has none.
+        """How SAELens has this encoder: its architecture, options, and tensors but the decoder's;
+        None if it has none.
 
         `save_sae` asks the class itself: a subclass may infer in another way, and inherits no form.
         """
         return None
 
     def infer(
-        self, model: Model, signals: Float[Array, "n input_dim"], begun: Float[Array, "n num_latents"] | None = None
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        begun: Float[Array, "n num_latents"] | None = None,
     ) -> Coded:
         """The codes, with a certificate where the encoder has one.
 
         Args:
           model: whose dictionary and parameters to use.
           signals: (n, input_dim).
-          begun: the codes of `origin`, where they are at hand; an encoder without one has no use for them.
+          begun: the codes of `origin`, where they are at hand; an encoder without one has no use
+            for them.
         """
         return Coded(encode(self, model, signals))
 
 
 @eqx.filter_jit
-def encode(encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+def encode(
+    encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]
+) -> Float[Array, "n num_latents"]:
     """`encoder(model, signals)`, compiled once for each encoder and shape."""
     return encoder(model, signals)
 
@@ -140,14 +158,15 @@ class Recipe(NamedTuple):
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
 
-    # None where it is for dictionaries that are given. RESULTS.md tells how the tuned values were found.
+    # None where it is for dictionaries that are given. RESULTS.md tells how the tuned values were
+    # found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
     def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:
         """The initial `Model.encoder`, whose shapes it keeps.
 
-        What maps signals, or their residuals, is an `Affine`, and nothing else is: training on standardised signals takes their
-        unit off these maps alone.
+        What maps signals, or their residuals, is an `Affine`, and nothing else is: training on
+        standardised signals takes their unit off these maps alone.
 
         Args:
           weight: the encoder's initial weights, drawn with the dictionary or the dictionary itself.
@@ -164,53 +183,72 @@ class AmortisedEncoder(Encoder):
     def loss(
         self, model: Model, signals: Float[Array, "n input_dim"], penalty: Float[ArrayLike, ""]
     ) -> tuple[Float[Array, " n"], Any]:
-        """What training minimises for each sample of a batch, and what the batch is to leave behind by `observe`."""
+        """What training minimises for each sample of a batch, and what the batch is to leave behind
+        by `observe`.
+        """
         codes, sparsity = self.with_penalty(model, signals)
         return self.errors(model, signals, codes) + penalty * sparsity, None
 
     def errors(
-        self, model: Model, signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        codes: Float[Array, "n num_latents"],
     ) -> Float[Array, " n"]:
         """The squared error that training minimises, for each sample."""
         return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
 
     def observe(self, model: Model, seen: Any) -> Model:
-        """The model after a training step, with what its batch left behind: statistics that no gradient trains."""
+        """The model after a training step, with what its batch left behind: statistics that no
+        gradient trains.
+        """
         return model
 
     def raised(self, model: Model, change: Float[ArrayLike, ""]) -> Model:
-        """The model with its thresholds times exp(change), of an encoder that has some: how training steers its L0."""
+        """The model with its thresholds times exp(change), of an encoder that has some: how
+        training steers its L0.
+        """
         return model
 
-    def preactivations(self, model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def preactivations(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n num_latents"]:
         """`(y - b) W + c`."""
         return model.encoder(signals - model.bias)
 
 
 def rectangle(x: jax.Array) -> jax.Array:
-    """The rectangle kernel, 1 on (-1/2, 1/2), by which a step is smoothed in a straight-through gradient."""
+    """The rectangle kernel, 1 on (-1/2, 1/2), by which a step is smoothed in a straight-through
+    gradient.
+    """
     return (jnp.abs(x) < 0.5).astype(x.dtype)
 
 
 def check_model(model: Model, encode: Any = None) -> None:
-    """Refuses a model that cannot be measured: whose dictionary, bias or encoder do not fit each other, or are not finite.
+    """Refuses a model that cannot be measured: whose dictionary, bias or encoder do not fit each
+    other, or are not finite.
 
     Args:
       model: with a dictionary.
-      encode: what infers, whose parameters must have the shapes that it starts with; None takes `model.encode`.
+      encode: what infers, whose parameters must have the shapes that it starts with; None takes
+        `model.encode`.
 
     Raises:
       TypeError: it is no `Model`.
-      ValueError: it has no dictionary, or a part of it does not fit; the message says which, and how to mend it.
+      ValueError: it has no dictionary, or a part of it does not fit; the message says which, and
+        how to mend it.
     """
     check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
-    check_type("the dictionary", model.decoder, (np.ndarray, jax.Array), "give an array of NumPy or JAX")
+    check_type(
+        "the dictionary", model.decoder, (np.ndarray, jax.Array), "give an array of NumPy or JAX"
+    )
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
     bias = as_real("bias", model.bias, f"{len(atoms)} finite numbers, one for each dimension")
     if bias.shape != atoms.shape[:1] or not np.isfinite(bias).all():
         raise ValueError(
-            f"bias must be {len(atoms)} finite numbers, one for each dimension, but it is {shown(bias)}; give zeros for none."
+            f"bias must be {len(atoms)} finite numbers, one for each dimension, but it is "
+            f"{shown(bias)}; give zeros for none."
         )
     for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
         if isinstance(part, Affine):
@@ -224,7 +262,8 @@ def check_model(model: Model, encode: Any = None) -> None:
             jax.tree.map_with_path(_check_shape, initial, model.encoder)
         elif initial is not None:
             raise ValueError(
-                f"{type(encode).__name__} reads {type(initial).__name__} from Model.encoder, but it is {shown(model.encoder)}; "
+                f"{type(encode).__name__} reads {type(initial).__name__} from Model.encoder, but "
+                f"it is {shown(model.encoder)}; "
                 "give the parameters that it was trained with."
             )
 
@@ -232,9 +271,14 @@ def check_model(model: Model, encode: Any = None) -> None:
 def _check_shape(path: Any, initial: jax.ShapeDtypeStruct, found: Any) -> None:
     shape = np.shape(found)
     if shape != initial.shape:
-        turned = "transpose it, as a PyTorch encoder's is the other way round" if shape[::-1] == initial.shape else ""
+        turned = (
+            "transpose it, as a PyTorch encoder's is the other way round"
+            if shape[::-1] == initial.shape
+            else ""
+        )
         raise ValueError(
-            f"the encoder's {jax.tree_util.keystr(path)[1:]} must have the shape {initial.shape} for this dictionary, but it "
+            f"the encoder's {jax.tree_util.keystr(path)[1:]} must have the shape {initial.shape} "
+            "for this dictionary, but it "
             f"has {shape}; {turned or 'give the parameters that belong to this dictionary'}."
         )
 
@@ -246,7 +290,8 @@ def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]
         array = array.astype(jnp.zeros(()).dtype)
     if not np.isfinite(array).all():
         raise ValueError(
-            f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; mend or scale it."
+            f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; "
+            "mend or scale it."
         )
     return jnp.asarray(array)
 

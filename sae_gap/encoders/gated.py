@@ -1,4 +1,6 @@
-"""The gated encoder: which latents are on, and how much, are told apart, so that sparsity does not shrink the codes."""
+"""The gated encoder: which latents are on, and how much, are told apart, so that sparsity does not
+shrink the codes.
+"""
 
 import equinox as eqx
 import jax
@@ -9,7 +11,9 @@ from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe
 
 
 class GatedParameters(eqx.Module):
-    """The gate's affine map; the magnitudes' shares its weights up to a scale for each latent, and has its own bias."""
+    """The gate's affine map; the magnitudes' shares its weights up to a scale for each latent, and
+    has its own bias.
+    """
 
     gate: Affine
     log_scale: Float[Array, " num_latents"]
@@ -17,13 +21,15 @@ class GatedParameters(eqx.Module):
 
 
 class Gated(AmortisedEncoder):
-    """`z = 1[π > 0] · relu((y - b) W exp(r) + c)` with the gate `π = (y - b) W + a`, penalised by the l1 norm of `relu(π)`.
+    """`z = 1[π > 0] · relu((y - b) W exp(r) + c)` with the gate `π = (y - b) W + a`, penalised by
+    the l1 norm of `relu(π)`.
 
-    No gradient passes through the step, so the gate learns from the penalty and from a second squared error, that of `relu(π)`
-    as codes, in which the decoder and its bias are held fixed.
+    No gradient passes through the step, so the gate learns from the penalty and from a second
+    squared error, that of `relu(π)` as codes, in which the decoder and its bias are held fixed.
 
     References:
-      Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders", arXiv:2404.16014.
+      Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders",
+      arXiv:2404.16014.
     """
 
     label = "gated"

@@ -19,7 +19,8 @@ class JumpReLUParameters(eqx.Module):
 class JumpReLU(AmortisedEncoder):
     """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`, penalised by its l0 norm.
 
-    The thresholds learn through a straight-through estimator: the step is smoothed by a rectangle kernel of width `bandwidth`.
+    The thresholds learn through a straight-through estimator: the step is smoothed by a rectangle
+    kernel of width `bandwidth`.
 
     References:
       Rajamanoharan et al. (2024), "Jumping Ahead", arXiv:2407.14435.
@@ -38,7 +39,9 @@ class JumpReLU(AmortisedEncoder):
         check_number("bandwidth", self.bandwidth, above=0)
 
     def parameters(self, weight, key):
-        return JumpReLUParameters(Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype))
+        return JumpReLUParameters(
+            Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype)
+        )
 
     def __call__(self, model, signals):
         return self.with_penalty(model, signals)[0]
@@ -50,11 +53,17 @@ class JumpReLU(AmortisedEncoder):
         return codes, jnp.sum(active, axis=1)
 
     def raised(self, model, change):
-        return eqx.tree_at(lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change)
+        return eqx.tree_at(
+            lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change
+        )
 
     def exported(self, model):
         parameters = model.encoder
-        return "jumprelu", {}, parameters.affine.exported() | {"threshold": jnp.exp(parameters.log_threshold)}
+        return (
+            "jumprelu",
+            {},
+            parameters.affine.exported() | {"threshold": jnp.exp(parameters.log_threshold)},
+        )
 
 
 @jax.custom_vjp

@@ -1,4 +1,6 @@
-"""Per-sample sparse inference on a model's dictionary, from zero or from another encoder's codes."""
+"""Per-sample sparse inference on a model's dictionary, from zero or from another encoder's
+codes.
+"""
 
 import dataclasses
 import functools
@@ -20,12 +22,14 @@ class Lasso(Encoder):
     Args:
       lam: weight of the l1 norm.
       start: an encoder whose codes, clipped at zero, the solver starts from; None starts from zero.
-      tol: relative duality gap to reach. None runs exactly `max_iterations` of the textbook iteration, as published.
+      tol: relative duality gap to reach. None runs exactly `max_iterations` of the textbook
+        iteration, as published.
       max_iterations: iterations after which a sample is reported as not converged.
-      unit_atoms: solve on the dictionary scaled to unit atoms, where alone λ compares between dictionaries, and scale the
-        codes back.
+      unit_atoms: solve on the dictionary scaled to unit atoms, where alone λ compares between
+        dictionaries, and scale the codes back.
       nonneg: whether codes are constrained to be non-negative.
-      momentum: whether the textbook iteration is FISTA; without, it is ISTA. A certified solve has no use for it.
+      momentum: whether the textbook iteration is FISTA; without, it is ISTA. A certified solve has
+        no use for it.
     """
 
     label = "certified lasso"
@@ -43,7 +47,9 @@ class Lasso(Encoder):
 
     def __check_init__(self):
         check_number("lam", self.lam, least=0)
-        check_type("start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from")
+        check_type(
+            "start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from"
+        )
         if self.tol is not None:
             check_number("tol", self.tol, above=0)
         check_integer("max_iterations", self.max_iterations, least=0)
@@ -58,7 +64,11 @@ class Lasso(Encoder):
 
     @property
     def coordinates(self):
-        found = {"inference": self.name, "lam": self.lam, "start": "cold" if self.start is None else "warm"}
+        found = {
+            "inference": self.name,
+            "lam": self.lam,
+            "start": "cold" if self.start is None else "warm",
+        }
         return found | ({"iterations": self.max_iterations} if self.tol is None else {})
 
     @property
@@ -77,7 +87,9 @@ class Lasso(Encoder):
         return self.infer(model, signals).codes
 
     def infer(self, model, signals, begun=None):
-        """The codes in units of the model's atoms; objective and gap are those of the problem solved."""
+        """The codes in units of the model's atoms; objective and gap are those of the problem
+        solved.
+        """
         if self.start is not None and begun is None:
             begun = encode(self.start, model, signals)
         target, dictionary, norms, init = _prepare(
@@ -98,7 +110,9 @@ class Lasso(Encoder):
 
 @functools.partial(jax.jit, static_argnames=("unit", "nonneg"))
 def _prepare(dictionary, bias, signals, begun, *, unit, nonneg):
-    """The target, the dictionary to solve on, the lengths that its atoms had, and where to start."""
+    """The target, the dictionary to solve on, the lengths that its atoms had, and where to
+    start.
+    """
     dictionary, norms = unit_atoms(dictionary) if unit else (dictionary, jnp.ones(()))
     init = None if begun is None else (begun * norms).clip(0 if nonneg else None)
     return signals - bias, dictionary, norms, init

@@ -11,7 +11,9 @@ from sae_gap.encoders.encoder import AmortisedEncoder
 
 
 class LISTAParameters(eqx.Module):
-    """Of each layer; `recurrence` is None in the factored form, whose layers look at the dictionary instead."""
+    """Of each layer; `recurrence` is None in the factored form, whose layers look at the dictionary
+    instead.
+    """
 
     weight: Float[Array, "depth input_dim num_latents"]
     threshold: Float[Array, "depth num_latents"]
@@ -19,11 +21,12 @@ class LISTAParameters(eqx.Module):
 
 
 class LISTA(AmortisedEncoder):
-    """`z ← relu(z + (y - b - D z) W_t - θ_t)` for each layer t, from `z = 0`; in full, `z ← relu((y - b) W_t + z S_t - θ_t)`.
+    """`z ← relu(z + (y - b - D z) W_t - θ_t)` for each layer t, from `z = 0`; in full,
+    `z ← relu((y - b) W_t + z S_t - θ_t)`.
 
-    Starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with `L = ‖D‖₂²`. The full form,
-    which is the original one, costs num_latents² a layer, in parameters and in time, where the factored one costs
-    2 · input_dim · num_latents.
+    Starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with
+    `L = ‖D‖₂²`. The full form, which is the original one, costs num_latents² a layer, in parameters
+    and in time, where the factored one costs 2 · input_dim · num_latents.
 
     Args:
       depth: number of layers, each with its own parameters.
@@ -32,8 +35,9 @@ class LISTA(AmortisedEncoder):
       threshold: the initial thresholds themselves, in the place of `λ / L`.
 
     References:
-      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML. The factored form, in which W_t alone is
-      learned, is the coupling of Chen, Liu, Wang & Yin (2018), arXiv:1808.10038.
+      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML. The factored
+      form, in which W_t alone is learned, is the coupling of Chen, Liu, Wang & Yin (2018),
+      arXiv:1808.10038.
     """
 
     label = "LISTA"
@@ -79,11 +83,15 @@ class LISTA(AmortisedEncoder):
         def layer(codes, rest):
             if self.factored:
                 weight, threshold = rest
-                return jax.nn.relu(codes + (target - codes @ model.decoder.T) @ weight - threshold), None
+                return jax.nn.relu(
+                    codes + (target - codes @ model.decoder.T) @ weight - threshold
+                ), None
             weight, threshold, recurrence = rest
             return jax.nn.relu(target @ weight + codes @ recurrence - threshold), None
 
         # The first layer starts from nothing, which spares it the product with the codes.
         codes = jax.nn.relu(target @ parameters.weight[0] - parameters.threshold[0])
         recurrence = () if self.factored else (parameters.recurrence,)
-        return jax.lax.scan(layer, codes, (parameters.weight[1:], parameters.threshold[1:], *recurrence))[0]
+        return jax.lax.scan(
+            layer, codes, (parameters.weight[1:], parameters.threshold[1:], *recurrence)
+        )[0]

@@ -1,4 +1,6 @@
-"""The Matryoshka encoder with a step of LISTA: what the first codes leave unexplained is encoded as well."""
+"""The Matryoshka encoder with a step of LISTA: what the first codes leave unexplained is encoded as
+well.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +11,12 @@ from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
 
 class ListaMatryoshka(MatryoshkaBatchTopK):
-    """`h = relu(a + η (y - b - D z) W)`, where `a = (y - b) W + c`, `z = relu(a) · 1[a > θ]` and D is the dictionary.
+    """`h = relu(a + η (y - b - D z) W)`, where `a = (y - b) W + c`, `z = relu(a) · 1[a > θ]` and D
+    is the dictionary.
 
-    All else is `MatryoshkaBatchTopK`'s: of h the largest are kept, and θ is the threshold of both. The step takes out of a
-    latent's pre-activation what latents that are on explain already, so that coherent atoms need not be on together. It costs
-    two products more.
+    All else is `MatryoshkaBatchTopK`'s: of h the largest are kept, and θ is the threshold of both.
+    The step takes out of a latent's pre-activation what latents that are on explain already, so
+    that coherent atoms need not be on together. It costs two products more.
 
     Args:
       k: latents a sample, on average over a batch.
@@ -23,8 +26,8 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
 
     References:
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML.
-      That a single step pays on a world of SynthSAEBench is chanind's finding, in claude-auto-research-synthsaebench (2026);
-      the form is this suite's.
+      That a single step pays on a world of SynthSAEBench is chanind's finding, in
+      claude-auto-research-synthsaebench (2026); the form is this suite's.
     """
 
     name = "lista_matryoshka"

@@ -1,4 +1,6 @@
-"""The TopK encoder with steps of LISTA: what the codes so far leave unexplained is encoded as well."""
+"""The TopK encoder with steps of LISTA: what the codes so far leave unexplained is encoded as
+well.
+"""
 
 from collections.abc import Callable
 
@@ -19,17 +21,19 @@ class LISTATopKParameters(eqx.Module):
 
 
 class LISTATopK(AmortisedEncoder):
-    """`z ← top_k(relu(z + (y - b - D z) W_t + c_t))` for each step t, from `z = 0`; one step is TopK.
+    """`z ← top_k(relu(z + (y - b - D z) W_t + c_t))` for each step t, from `z = 0`; one step is
+    TopK.
 
-    A latent that another one explains away can still be left out, and one that it hid can come in. Each step after the first
-    costs two products more.
+    A latent that another one explains away can still be left out, and one that it hid can come in.
+    Each step after the first costs two products more.
 
     Args:
       k: latents to keep after each step.
       depth: steps, each with parameters of its own.
 
     References:
-      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML; Gao et al. (2024), arXiv:2406.04093.
+      Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML; Gao et al.
+      (2024), arXiv:2406.04093.
     """
 
     name = "lista_topk"
@@ -56,11 +60,15 @@ class LISTATopK(AmortisedEncoder):
         signals: Float[Array, "n input_dim"],
         keep: Callable[[Float[Array, "n num_latents"], int], Float[Array, "n num_latents"]],
     ) -> list[Float[Array, "n num_latents"]]:
-        """The codes after each step, of which `keep` thins the rectified ones, given the number of the step."""
+        """The codes after each step, of which `keep` thins the rectified ones, given the number of
+        the step.
+        """
         first, *others = model.encoder.steps
         target = signals - model.bias
         # The first step starts from nothing, which spares it the product with the codes.
         codes = [keep(jax.nn.relu(first(target)), 0)]
         for number, step in enumerate(others, 1):
-            codes.append(keep(jax.nn.relu(codes[-1] + step(target - codes[-1] @ model.decoder.T)), number))
+            codes.append(
+                keep(jax.nn.relu(codes[-1] + step(target - codes[-1] @ model.decoder.T)), number)
+            )
         return codes

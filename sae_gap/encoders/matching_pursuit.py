@@ -1,4 +1,6 @@
-"""The matching-pursuit encoder: greedy, with the dictionary as its only parameters, and differentiable in it."""
+"""The matching-pursuit encoder: greedy, with the dictionary as its only parameters, and
+differentiable in it.
+"""
 
 import functools
 
@@ -12,14 +14,16 @@ from sae_gap.solvers.greedy import matching_pursuit
 
 
 class MatchingPursuit(AmortisedEncoder):
-    """k greedy steps: the unused atom of largest |correlation| with the residual, its projection as the code, a new residual.
+    """k greedy steps: the unused atom of largest |correlation| with the residual, its projection as
+    the code, a new residual.
 
-    The pursuit runs on unit atoms; its codes are rescaled to the model's own, so that `codes @ dictionary.T + bias` is what the
-    pursuit reconstructs.
+    The pursuit runs on unit atoms; its codes are rescaled to the model's own, so that
+    `codes @ dictionary.T + bias` is what the pursuit reconstructs.
 
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries".
-      Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with Matching Pursuit".
+      Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with
+      Matching Pursuit".
     """
 
     name = "mp"
@@ -84,8 +88,12 @@ def _residual_backward(k, saved, residual_bar):
         atom_bar = -(value[:, None] * bar + projected * residual)
         return (residual, bar - projected * atom), atom_bar
 
-    (_, signals_bar), atom_bars = jax.lax.scan(step, (residual, residual_bar), (chosen, values), reverse=True)
-    return signals_bar, jnp.zeros((num_latents, residual.shape[1]), residual.dtype).at[support].add(atom_bars)
+    (_, signals_bar), atom_bars = jax.lax.scan(
+        step, (residual, residual_bar), (chosen, values), reverse=True
+    )
+    return signals_bar, jnp.zeros((num_latents, residual.shape[1]), residual.dtype).at[support].add(
+        atom_bars
+    )
 
 
 _residual.defvjp(_residual_forward, _residual_backward)

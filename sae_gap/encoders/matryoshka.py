@@ -11,18 +11,20 @@ from sae_gap.encoders.batchtopk import BatchTopK
 
 
 class MatryoshkaBatchTopK(BatchTopK):
-    """BatchTopK trained on the mean of the squared errors of nested dictionaries, the first m atoms for each prefix m.
+    """BatchTopK trained on the mean of the squared errors of nested dictionaries, the first m atoms
+    for each prefix m.
 
     The codes are chosen once, among all latents, and cut to each prefix.
 
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
-      prefixes: increasing shares of the latents that a nested dictionary has, rounded up; the last must be 1.
+      prefixes: increasing shares of the latents that a nested dictionary has, rounded up; the last
+        must be 1.
 
     References:
-      Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning multi-level features with Matryoshka sparse autoencoders",
-      arXiv:2503.17547, whose sizes the default has.
+      Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning multi-level features with Matryoshka
+      sparse autoencoders", arXiv:2503.17547, whose sizes the default has.
     """
 
     name = "matryoshka"
@@ -32,13 +34,18 @@ class MatryoshkaBatchTopK(BatchTopK):
     # It infers as BatchTopK does.
     exported = BatchTopK.exported
 
-    prefixes: tuple[float, ...] = eqx.field(static=True, default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1))
+    prefixes: tuple[float, ...] = eqx.field(
+        static=True, default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)
+    )
 
     def __check_init__(self):
         check_numbers("prefixes", self.prefixes, None, above=0, most=1)
         increasing = all(low < high for low, high in itertools.pairwise((0, *self.prefixes)))
         if self.prefixes[-1] != 1 or not increasing:
-            raise ValueError(f"prefixes must be increasing shares above 0 that end with 1, but they are {self.prefixes}.")
+            raise ValueError(
+                "prefixes must be increasing shares above 0 that end with 1, but they are "
+                f"{self.prefixes}."
+            )
 
     def errors(self, model, signals, codes):
         ends = [math.ceil(share * codes.shape[1]) for share in self.prefixes]

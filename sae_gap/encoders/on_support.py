@@ -1,4 +1,5 @@
-"""The best values on the support that another encoder chose: what its choice of latents costs, apart from its magnitudes.
+"""The best values on the support that another encoder chose: what its choice of latents costs,
+apart from its magnitudes.
 
 All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead.
 """
@@ -40,10 +41,12 @@ class _Refined(Encoder):
 
 
 class OnSupport(_Refined):
-    """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`; D has unit atoms.
+    """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with `z_j = 0` wherever the encoder has
+    `|z_j| ≤ 1e-4`; D has unit atoms.
 
-    A latent with a negative code counts as on, and takes the best non-negative value. Between the encoder's own objective and
-    that of the lasso, this one splits the amortisation gap: what the magnitudes cost, and what the support does.
+    A latent with a negative code counts as on, and takes the best non-negative value. Between the
+    encoder's own objective and that of the lasso, this one splits the amortisation gap: what the
+    magnitudes cost, and what the support does.
 
     Args:
       encoder: the encoder whose support it is.
@@ -71,7 +74,9 @@ class OnSupport(_Refined):
         return self.lam
 
     def infer(self, model, signals, begun=None):
-        """The codes in units of the model's atoms; objective and gap are those of the problem on the support."""
+        """The codes in units of the model's atoms; objective and gap are those of the problem on
+        the support.
+        """
         codes = encode(self.encoder, model, signals) if begun is None else begun
         dictionary, norms = jax.jit(unit_atoms)(model.decoder)
         solution = code_on_support(
@@ -118,10 +123,12 @@ def _restrict(codes, on, lam):
 
 
 class LeastSquares(_Refined):
-    """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then clamped at zero.
+    """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then
+    clamped at zero.
 
-    Where many codes are best, as on a support larger than input_dim, it takes the one of least norm, as `numpy.linalg.lstsq`
-    does. The clamp comes last, as published, so that the codes are no optimum of anything.
+    Where many codes are best, as on a support larger than input_dim, it takes the one of least
+    norm, as `numpy.linalg.lstsq` does. The clamp comes last, as published, so that the codes are no
+    optimum of anything.
 
     Args:
       encoder: the encoder whose support it is.

@@ -1,4 +1,6 @@
-"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit, and the non-negative matching pursuit."""
+"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit, and the
+non-negative matching pursuit.
+"""
 
 import equinox as eqx
 import jax
@@ -11,9 +13,11 @@ from sae_gap.solvers import orthogonal_matching_pursuit
 
 
 class OMP(Encoder):
-    """k greedy steps, each with the atom of largest |correlation| and a least-squares fit of all atoms chosen so far.
+    """k greedy steps, each with the atom of largest |correlation| and a least-squares fit of all
+    atoms chosen so far.
 
-    With `nonneg` each step takes the atom of largest correlation, and codes that end up negative are set to zero.
+    With `nonneg` each step takes the atom of largest correlation, and codes that end up negative
+    are set to zero.
 
     Args:
       k: atoms in each code, at most input_dim.
@@ -55,7 +59,8 @@ def _prepare(signals, bias, dictionary):
 
 
 class NonNegativePursuit(Encoder):
-    """k greedy steps, each with the unused atom of largest correlation; its code is that correlation, or zero if negative.
+    """k greedy steps, each with the unused atom of largest correlation; its code is that
+    correlation, or zero if negative.
 
     Args:
       k: steps.

@@ -34,7 +34,8 @@ class TopK(AmortisedEncoder):
 
 
 def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, "n num_latents"]:
-    """Zeroes all but the k largest entries of each row of non-negative values, ties going to the lower index.
+    """Zeroes all but the k largest entries of each row of non-negative values, ties going to the
+    lower index.
 
     Args:
       values: non-negative, samples as rows.

@@ -14,14 +14,15 @@ _CLOSE = 0.9
 
 @style.styled
 def matched_cosines(rows: style.Rows) -> Figure | None:
-    """How well each learned dictionary matches the true one: the distribution of matched cosines over its atoms.
+    """How well each learned dictionary matches the true one: the distribution of matched cosines
+    over its atoms.
 
-    Methods that infer on one dictionary share it, so that each dictionary is drawn once; the oracle's is left out,
-    and so are atoms whose lengths were changed.
+    Methods that infer on one dictionary share it, so that each dictionary is drawn once; the
+    oracle's is left out, and so are atoms whose lengths were changed.
 
     Args:
-      rows: rows of one setting; `dictionary` and `cosines`, the matched absolute cosines of a dictionary, are read, and `start`
-        where it names the dictionary that learning started from.
+      rows: rows of one setting; `dictionary` and `cosines`, the matched absolute cosines of a
+        dictionary, are read, and `start` where it names the dictionary that learning started from.
 
     Returns:
       The figure, or None where no row has cosines.
@@ -50,7 +51,9 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
         cosines = np.nan_to_num(np.array(pooled, float)).clip(0, 1)
         _half_violin(axes, place, cosines, labels.colour(dictionary if start is None else start))
         text = f"{np.mean(cosines > _CLOSE):.0%} > {_CLOSE}"
-        axes.annotate(text, (1, place), (6, 0), va="center", textcoords="offset points", annotation_clip=False)
+        axes.annotate(
+            text, (1, place), (6, 0), va="center", textcoords="offset points", annotation_clip=False
+        )
     named = [[labels.label(name) for name in pair if name is not None] for pair in dictionaries]
     axes.set_yticks(range(len(named)), [" from ".join(names) for names in named], fontsize=9)
     axes.tick_params(axis="y", length=0)

@@ -24,17 +24,20 @@ _UNTRAINED = ("fista", "ista")
 
 @style.styled
 def budget(rows: style.Rows) -> Figure | None:
-    """What inference on one dictionary leaves of the gap, and what it recovers, out of distribution and against its cost.
+    """What inference on one dictionary leaves of the gap, and what it recovers, out of distribution
+    and against its cost.
 
     Args:
-      rows: rows of one setting and dictionary with `inference`, `flops`, `relative_gap_ood` and `mcc_ood`, and `depth` or
-        `iterations` where an inference has them. The certified lasso, without `flops`, is drawn as a level.
+      rows: rows of one setting and dictionary with `inference`, `flops`, `relative_gap_ood` and
+        `mcc_ood`, and `depth` or `iterations` where an inference has them. The certified lasso,
+        without `flops`, is drawn as a level.
 
     Returns:
       The figure, or None where no inference has a cost and a gap.
 
     Raises:
-      ValueError: the rows mix dictionaries, settings, protocols or values of lambda, or hold a seed twice.
+      ValueError: the rows mix dictionaries, settings, protocols or values of lambda, or hold a seed
+        twice.
     """
     rows, metrics = list(rows), ("relative_gap_ood", "mcc_ood")
     means = style.means(rows, ("inference", "depth", "iterations", "flops"), metrics)

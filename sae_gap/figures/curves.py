@@ -45,20 +45,23 @@ def curve(
     logy: bool = False,
     published: house.Lines = (),
 ) -> Figure | None:
-    """A metric along a column: means over seeds with ± 1 sd, as whiskers, or as a band where the points are many.
+    """A metric along a column: means over seeds with ± 1 sd, as whiskers, or as a band where the
+    points are many.
 
     Rows of the oracle without x are drawn as horizontal levels; other rows without x are left out.
 
     Args:
       rows: rows of a study.
-      x: a column of numbers, on a log axis, where 0 has a place of its own, left of the least other value.
+      x: a column of numbers, on a log axis, where 0 has a place of its own, left of the least other
+        value.
       y: the metric.
       line: the column of whose values each has a line of its own colour.
       dash: a column of whose values each has a line of its own dash and marker.
       panel: a column of whose values each has a panel.
       logy: whether y is on a log axis.
-      published: means to hold ours against, each with the coordinates of a row, `<y>_mean` and `<y>_sd`; drawn as small hollow
-        markers beside the line whose coordinates, sizes included, they share, as far as x is ours too.
+      published: means to hold ours against, each with the coordinates of a row, `<y>_mean` and
+        `<y>_sd`; drawn as small hollow markers beside the line whose coordinates, sizes included,
+        they share, as far as x is ours too.
 
     Returns:
       The figure, or None where no line has a mean.

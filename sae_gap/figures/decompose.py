@@ -1,4 +1,6 @@
-"""Where each encoder loses its distance to the oracle, from rows alone. Nothing here needs JAX or matplotlib."""
+"""Where each encoder loses its distance to the oracle, from rows alone. Nothing here needs JAX or
+matplotlib.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,22 +14,24 @@ _CELL = ("study", "protocol", "lam", "data", "stream", *SIZES, "seed")
 def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -> list[Row]:
     """The distance of each encoder to the oracle on each seed, in parts that sum to it.
 
-      S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)] + [S(oracle) - S(frozen)]
+      S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)] + [S(oracle) -
+      S(frozen)]
 
-    The values part is what the best non-negative values on the encoder's own support gain, the support part what the lasso
-    gains on the same dictionary, and the dictionary part what it gains on the true one. The first two are the amortisation
-    part. Each part may be negative.
+    The values part is what the best non-negative values on the encoder's own support gain, the
+    support part what the lasso gains on the same dictionary, and the dictionary part what it gains
+    on the true one. The first two are the amortisation part. Each part may be negative.
 
     Args:
-      rows: rows of results; read are those of one dictionary with `inference` "own", "support" and "lasso" from a cold start,
-        and the lasso on the dictionary "oracle". Where there is no certified lasso, the most iterations of FISTA stand for it.
+      rows: rows of results; read are those of one dictionary with `inference` "own", "support" and
+        "lasso" from a cold start, and the lasso on the dictionary "oracle". Where there is no
+        certified lasso, the most iterations of FISTA stand for it.
       metric: the score S, a column of which more is better.
 
     Returns:
-      A dictionary for each row of own codes whose cell has the lasso on both dictionaries, in the order of the rows: `method`,
-      `dictionary`, the sizes and the seed; `encoder`, `support`, `frozen` and `oracle`, the four scores; `values_part`,
-      `support_part`, `amortisation_part` and `dictionary_part`. `support` and the two parts about it are None where no row has
-      those codes.
+      A dictionary for each row of own codes whose cell has the lasso on both dictionaries, in the
+      order of the rows: `method`, `dictionary`, the sizes and the seed; `encoder`, `support`,
+      `frozen` and `oracle`, the four scores; `values_part`, `support_part`, `amortisation_part` and
+      `dictionary_part`. `support` and the two parts about it are None where no row has those codes.
 
     Raises:
       ValueError: two rows of one cell have the same place.
@@ -39,7 +43,8 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
             others = placed.setdefault((*_cell(row), row["dictionary"], row.get("step"), role), {})
             if merit in others:
                 raise ValueError(
-                    f"rows of {others[merit].get('method')} and {row.get('method')} hold a seed twice; choose the rows of one "
+                    f"rows of {others[merit].get('method')} and {row.get('method')} hold a seed "
+                    "twice; choose the rows of one "
                     "run, with one value of whatever else they vary."
                 )
             others[merit] = row
@@ -54,7 +59,10 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
             continue
         row = found[max(found)]
         encoder, support = row[metric], score(*cell, dictionary, step, "support")
-        frozen, oracle = score(*cell, dictionary, step, "lasso"), score(*cell, "oracle", None, "lasso")
+        frozen, oracle = (
+            score(*cell, dictionary, step, "lasso"),
+            score(*cell, "oracle", None, "lasso"),
+        )
         if frozen is None or oracle is None:
             continue
         line = {"method": row.get("method"), "dictionary": dictionary}
@@ -82,9 +90,15 @@ def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _role(row: Mapping[str, Any]) -> tuple[str, tuple[int, Any]]:
-    """Which codes a row scores, with how well they stand for them; an empty string for any others."""
+    """Which codes a row scores, with how well they stand for them; an empty string for any
+    others.
+    """
     inference = row.get("inference")
-    if row.get("dictionary") is None or row.get("start") == "warm" or row.get("columns") not in (None, "learned"):
+    if (
+        row.get("dictionary") is None
+        or row.get("start") == "warm"
+        or row.get("columns") not in (None, "learned")
+    ):
         return "", (0, 0)
     if inference == "fista":
         return "lasso", (0, row.get("iterations") or 0)

@@ -16,10 +16,12 @@ _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0,
 
 
 def counting_bound(row: Mapping[str, Any]) -> float | None:
-    """The training samples for each latent below which a dictionary is not determined, even were the supports known.
+    """The training samples for each latent below which a dictionary is not determined, even were
+    the supports known.
 
-    n samples of m dimensions give n m equations for d (m - 1) unknowns of the atoms, which are unit vectors, and n k of the
-    codes, so that `n >= d (m - 1) / (m - k)`: 1,108 for 1,000 atoms in 93 dimensions with 10 active.
+    n samples of m dimensions give n m equations for d (m - 1) unknowns of the atoms, which are unit
+    vectors, and n k of the codes, so that `n >= d (m - 1) / (m - k)`: 1,108 for 1,000 atoms in 93
+    dimensions with 10 active.
 
     Args:
       row: with `input_dim` m and `sparsity` k.
@@ -33,19 +35,21 @@ def counting_bound(row: Mapping[str, Any]) -> float | None:
 
 @style.styled
 def recovery_by_samples(rows: style.Rows) -> Figure | None:
-    """What each learner recovers, over the number of latents and the training samples for each: a panel a learner.
+    """What each learner recovers, over the number of latents and the training samples for each: a
+    panel a learner.
 
     The dashed line is the counting bound, `sae_gap.figures.counting_bound`.
 
     Args:
-      rows: rows of one sparsity and noise; the coordinates, `num_latents`, `input_dim`, `sparsity`, `samples_seen` and
-        `cosine` are read. The oracle's are left out.
+      rows: rows of one sparsity and noise; the coordinates, `num_latents`, `input_dim`, `sparsity`,
+        `samples_seen` and `cosine` are read. The oracle's are left out.
 
     Returns:
       The figure, or None where there are not two cells to compare.
 
     Raises:
-      ValueError: the rows of a cell mix settings, protocols or values of lambda, or hold a seed twice.
+      ValueError: the rows of a cell mix settings, protocols or values of lambda, or hold a seed
+        twice.
     """
     known = [
         {**row, "per_latent": row["samples_seen"] / row["num_latents"]}
@@ -74,7 +78,8 @@ def heat_map(
     bound: Callable[[Mapping[str, Any]], float | None] | None = None,
     bound_label: str = "bound",
 ) -> Figure | None:
-    """A metric over two columns of numbers: each cell has its mean over seeds written in, each panel is a value of others.
+    """A metric over two columns of numbers: each cell has its mean over seeds written in, each
+    panel is a value of others.
 
     Args:
       rows: rows of a study.
@@ -82,8 +87,8 @@ def heat_map(
       y: a column of positive numbers, on a log axis.
       value: the metric.
       panel: the columns of whose values each combination has a panel.
-      bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel, or None for no line. Rows
-        that give different ones have a line each.
+      bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel,
+        or None for no line. Rows that give different ones have a line each.
       bound_label: what that line is.
 
     Returns:
@@ -107,9 +112,16 @@ def heat_map(
     sides = labels.metric_label(x), labels.metric_label(y)
     figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
     # Scores of which 1 is perfect share one scale, so that figures compare.
-    ends = [mean[f"{value}_mean"] for mean in means] + ([0, 1] if labels.perfect(value) == 1 else [])
+    ends = [mean[f"{value}_mean"] for mean in means] + (
+        [0, 1] if labels.perfect(value) == 1 else []
+    )
     colours = cm.ScalarMappable(Normalize(min(ends), max(ends)), "viridis")
-    look: dict[str, Any] = {"norm": colours.norm, "cmap": colours.cmap, "edgecolor": "white", "linewidth": 0.5}
+    look: dict[str, Any] = {
+        "norm": colours.norm,
+        "cmap": colours.cmap,
+        "edgecolor": "white",
+        "linewidth": 0.5,
+    }
     handles = []
     for axes, key in zip(every, groups, strict=True):
         axes.tick_params(length=0)

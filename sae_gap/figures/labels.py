@@ -1,6 +1,8 @@
-"""What dictionaries, inferences and columns are called and coloured, in the order in which they are drawn.
+"""What dictionaries, inferences and columns are called and coloured, in the order in which they are
+drawn.
 
-Learners, encoders and metrics carry their own labels and are looked up in their folders when first asked for, which loads JAX.
+Learners, encoders and metrics carry their own labels and are looked up in their folders when first
+asked for, which loads JAX.
 """
 
 import functools
@@ -14,8 +16,9 @@ from sae_gap.core.registry import Column, Look
 
 # In the order of legends.
 _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle")
-# Colours here and on the classes are Okabe and Ito's, told apart under any of the common colour deficiencies, and Tol's muted
-# ones where those run out, which stand beside their labels or have a marker of their own.
+# Colours here and on the classes are Okabe and Ito's, told apart under any of the common colour
+# deficiencies, and Tol's muted ones where those run out, which stand beside their labels or have a
+# marker of their own.
 _TABLES = {
     "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
     "columns": {
@@ -62,7 +65,9 @@ _COUNTED = {
 
 
 def add(column: str, looks: Mapping[str, Look]) -> None:
-    """Adds the names of a column that are no learner's or encoder's, such as those of solvers, in their order."""
+    """Adds the names of a column that are no learner's or encoder's, such as those of solvers, in
+    their order.
+    """
     _TABLES.setdefault(column, {}).update(looks)
 
 
@@ -80,7 +85,10 @@ def _dictionaries() -> dict[str, Look]:
 
 @functools.cache
 def _inferences() -> dict[str, Look]:
-    found = {"own": Look("own codes", "#7F7F7F"), "lista_published": Look("LISTA on its own loss", "#882255")}
+    found = {
+        "own": Look("own codes", "#7F7F7F"),
+        "lista_published": Look("LISTA on its own loss", "#882255"),
+    }
     for kind in catalogue.encoders().values():
         found |= registry.looks_of(kind)
     return found
@@ -94,14 +102,20 @@ def _table(column: str) -> dict[str, Look]:
 
 @functools.cache
 def _metrics() -> dict[str, Column]:
-    return {name: column for metric in catalogue.metrics().values() for name, column in metric.columns.items()}
+    return {
+        name: column
+        for metric in catalogue.metrics().values()
+        for name, column in metric.columns.items()
+    }
 
 
 def label(name: Any, column: str = "dictionary") -> str:
-    """What a value of a column is called: `label("topk")` is "TopK SAE", `label("topk", "inference")` is "TopK".
+    """What a value of a column is called: `label("topk")` is "TopK SAE",
+    `label("topk", "inference")` is "TopK".
 
-    A name that is not in the column's table is looked up in the others, where a start, say, may be a dictionary; one that is
-    nowhere is written with spaces. A number is said with its unit: `label(1_000, "num_latents")` is "1,000 latents".
+    A name that is not in the column's table is looked up in the others, where a start, say, may be
+    a dictionary; one that is nowhere is written with spaces. A number is said with its unit:
+    `label(1_000, "num_latents")` is "1,000 latents".
 
     Args:
       name: a value of the column.
@@ -117,13 +131,21 @@ def label(name: Any, column: str = "dictionary") -> str:
 
 
 def colour(name: Any, column: str = "dictionary") -> str:
-    """The colour of a value of a column; one in no table, or without a colour there, has a spare one that stays its own."""
+    """The colour of a value of a column; one in no table, or without a colour there, has a spare
+    one that stays its own.
+    """
     found = _find(name, column)
-    return found.colour if found is not None and found.colour else _SPARE[zlib.crc32(str(name).encode()) % len(_SPARE)]
+    return (
+        found.colour
+        if found is not None and found.colour
+        else _SPARE[zlib.crc32(str(name).encode()) % len(_SPARE)]
+    )
 
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
-    """A key to sort values of a column by: those of its table in their order, then numbers, then other names, None last."""
+    """A key to sort values of a column by: those of its table in their order, then numbers, then
+    other names, None last.
+    """
     table = _table(column) or _dictionaries()
     if name in table:
         return 0, list(table).index(name)
@@ -140,7 +162,9 @@ def _find(name: Any, column: str) -> Look | None:
 
 
 def metric_label(metric: str) -> str:
-    """What a column of numbers is called: `metric_label("mcc_ood")` is "MCC out of distribution"."""
+    """What a column of numbers is called: `metric_label("mcc_ood")` is "MCC out of
+    distribution".
+    """
     return f"{_column(metric).label} {_SPLITS.get(_split(metric)[1], '')}".strip()
 
 

@@ -1,4 +1,6 @@
-"""Where in a world recovery fails: by the level of a feature in its tree, and by how often it fires."""
+"""Where in a world recovery fails: by the level of a feature in its tree, and by how often it
+fires.
+"""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,10 +20,12 @@ _PANELS = {
 
 @style.styled
 def recovery_by_level(rows: style.Rows) -> Figure | None:
-    """Matched cosine of the features of each level and of each quartile of frequency, a line a dictionary.
+    """Matched cosine of the features of each level and of each quartile of frequency, a line a
+    dictionary.
 
     Args:
-      rows: rows of one world; `dictionary` and `atom_mcc_<group>` are read. Methods that infer on one dictionary share it.
+      rows: rows of one world; `dictionary` and `atom_mcc_<group>` are read. Methods that infer on
+        one dictionary share it.
 
     Returns:
       The figure, or None where no row has a group.

@@ -1,4 +1,6 @@
-"""One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike its atoms are."""
+"""One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike
+its atoms are.
+"""
 
 import itertools
 from collections.abc import Mapping
@@ -9,7 +11,8 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 
-# SAEs in their order, then over again; controls and the like have colours of their own in `sae_gap.figures.labels`.
+# SAEs in their order, then over again; controls and the like have colours of their own in
+# `sae_gap.figures.labels`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 _PARTS = {
     "scale_share": ("one scale of all codes", "#BDBDBD"),
@@ -36,7 +39,8 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
 
     Args:
       rows: of a measurement or of patching; those of kind "curve" and "score" are read.
-      published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and `kl`; drawn in grey.
+      published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and
+        `kl`; drawn in grey.
       source: what the caption says of them.
 
     Returns:
@@ -148,10 +152,12 @@ def gap_parts(lines: style.Rows) -> Figure | None:
 
 @style.styled
 def coherence(rows: style.Rows) -> Figure | None:
-    """How alike the atoms of each dictionary are: the largest |cosine| of each atom with another, from the least to the most.
+    """How alike the atoms of each dictionary are: the largest |cosine| of each atom with another,
+    from the least to the most.
 
     Args:
-      rows: rows of a measurement; those of kind "atoms" are read, whose `coherence` holds quantiles at equal steps.
+      rows: rows of a measurement; those of kind "atoms" are read, whose `coherence` holds quantiles
+        at equal steps.
 
     Returns:
       The figure, or None where no dictionary has two live atoms.

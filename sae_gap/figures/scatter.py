@@ -8,7 +8,8 @@ from sae_gap.figures import labels, style
 from sae_gap.storage.results import Row
 
 _OWN = ("the dictionary's own encoder", {"marker": "o", "markersize": 6.5})
-# Refinement and the lasso from zero reach one optimum: a wide hollow marker lets the other show inside it.
+# Refinement and the lasso from zero reach one optimum: a wide hollow marker lets the other show
+# inside it.
 _WARM = ("lasso from those codes", {"marker": "D", "markersize": 10, "markerfacecolor": "none"})
 _COLD = ("lasso from zero", {"marker": "s", "markersize": 5})
 _MARKERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -26,10 +27,12 @@ _MARKERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @style.styled
 def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
-    """Recovery in distribution against recovery out of it: a colour for each dictionary, a marker for each inference.
+    """Recovery in distribution against recovery out of it: a colour for each dictionary, a marker
+    for each inference.
 
     Args:
-      rows: rows of one setting; `dictionary`, `inference`, `start`, `<metric>_id` and `<metric>_ood` are read.
+      rows: rows of one setting; `dictionary`, `inference`, `start`, `<metric>_id` and
+        `<metric>_ood` are read.
       metric: the score without its split.
 
     Returns:

@@ -12,11 +12,12 @@ _LEAST = 1e-16
 
 @style.styled
 def recovery_by_seconds(rows: style.Rows) -> Figure | None:
-    """What each learner recovers, of the dictionary and of the codes out of distribution, against the seconds that it takes.
+    """What each learner recovers, of the dictionary and of the codes out of distribution, against
+    the seconds that it takes.
 
     Args:
-      rows: rows of one setting; `dictionary`, `fit_seconds`, `cosine` and `mcc_ood` are read, and the scores of the oracle's
-        dictionary drawn as levels.
+      rows: rows of one setting; `dictionary`, `fit_seconds`, `cosine` and `mcc_ood` are read, and
+        the scores of the oracle's dictionary drawn as levels.
 
     Returns:
       The figure, or None where no learner has a score.
@@ -55,11 +56,12 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
 
 @style.styled
 def gap_by_seconds(rows: style.Rows) -> Figure | None:
-    """The worst relative duality gap that each solver leaves, against the seconds that it takes, a line a solver.
+    """The worst relative duality gap that each solver leaves, against the seconds that it takes, a
+    line a solver.
 
     Args:
-      rows: rows of one cell with `method`, `seconds` and `relative_gap_max`, one for each `effort` of a solver; those without
-        a gap, of coders that do not minimise the lasso, are left out.
+      rows: rows of one cell with `method`, `seconds` and `relative_gap_max`, one for each `effort`
+        of a solver; those without a gap, of coders that do not minimise the lasso, are left out.
 
     Returns:
       The figure, or None where no solver has a gap.

@@ -67,15 +67,18 @@ _SIZES = {
 _FEW_DECADES = 200
 
 
-# Of a function that draws: the style stays with the figure, and the caller's settings are neither read nor changed.
+# Of a function that draws: the style stays with the figure, and the caller's settings are neither
+# read nor changed.
 styled = matplotlib.style.context(STYLE, after_reset=True)
 
 
 @styled
 def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> tuple[str, str]:
-    """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give equal bytes.
+    """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give
+    equal bytes.
 
-    Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF file.
+    Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF
+    file.
 
     Args:
       figure: the figure.
@@ -114,7 +117,8 @@ def finish(
     caption: str = "",
     handles: Sequence[Any] = (),
 ) -> None:
-    """Writes the title over the figure and, below it, what all rows share; sets the caption and the legend.
+    """Writes the title over the figure and, below it, what all rows share; sets the caption and the
+    legend.
 
     Args:
       figure: the figure; its layout leaves the room.
@@ -131,9 +135,14 @@ def finish(
     title = title[:1].upper() + title[1:]
     figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
     left, down, height = 6 / 72 / figure.get_figwidth(), 6.0, 72 * figure.get_figheight()
-    for text, characters, size, weight, colour in ((title, 70, 10, "bold", "black"), (note, 95, 8, "normal", QUIET)):
+    for text, characters, size, weight, colour in (
+        (title, 70, 10, "bold", "black"),
+        (note, 95, 8, "normal", QUIET),
+    ):
         lines, look = textwrap.wrap(text, characters), {"fontsize": size, "fontweight": weight}
-        figure.text(left, 1 - down / height, "\n".join(lines), va="top", color=colour, fontdict=look)
+        figure.text(
+            left, 1 - down / height, "\n".join(lines), va="top", color=colour, fontdict=look
+        )
         down += 1.4 * size * len(lines) + 2
     figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - down / height))
     if handles:
@@ -158,7 +167,9 @@ def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     """The lines of `tables.summarise` that have all of the metrics; one seed deviates by 0."""
     lines = tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics)
     complete = [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
-    return [line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics} for line in complete]
+    return [
+        line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics} for line in complete
+    ]
 
 
 def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
@@ -208,7 +219,9 @@ def panels(
     count = len(titles)
     across, down = layout(count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
     figure = Figure(figsize=(WIDTH, 1.6 + tall * down))
-    used, spare = np.split(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel(), [count])
+    used, spare = np.split(
+        figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel(), [count]
+    )
     for axes, title in zip(used, titles, strict=True):
         axes.set_title(title)
         axes.tick_params(labelbottom=True)

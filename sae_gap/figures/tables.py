@@ -1,4 +1,6 @@
-"""Tables of rows: means and deviations over seeds, as CSV files and for a terminal. Nothing here needs JAX."""
+"""Tables of rows: means and deviations over seeds, as CSV files and for a terminal. Nothing here
+needs JAX.
+"""
 
 import csv
 import io
@@ -14,13 +16,25 @@ from sae_gap.storage.results import CELL, SIZES, Row
 # Columns that tell the lines of a summary apart, beside those in which its rows differ.
 BY = ("method", *CELL)
 
-# Rows that differ in one of these are different experiments: a mean over them would pass for a mean over seeds.
+# Rows that differ in one of these are different experiments: a mean over them would pass for a mean
+# over seeds.
 _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", *SIZES)
-# The first job of a shape pays the compilation for all its seeds, so its mean over seeds says nothing.
+# The first job of a shape pays the compilation for all its seeds, so its mean over seeds says
+# nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
 _ORDER = (
-    *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall", "accuracy", "auc"),
+    *(
+        "mcc",
+        "mcc_paper",
+        "cosine",
+        "close",
+        "support_f1",
+        "support_precision",
+        "support_recall",
+        "accuracy",
+        "auc",
+    ),
     *("l0_above", "mse", "objective", "gap", "relative_gap", "certificate"),
 )
 _LAST = ("fit_seconds", "encode_seconds")
@@ -35,21 +49,24 @@ def summarise(
 ) -> list[Row]:
     """Means and sample standard deviations over seeds.
 
-    A mean is None unless every seed of its group has a finite value, since the mean over the seeds that survived would flatter
-    a method that failed on the others. The deviation of a single seed is None: it is unknown, and 0 would claim certainty.
+    A mean is None unless every seed of its group has a finite value, since the mean over the seeds
+    that survived would flatter a method that failed on the others. The deviation of a single seed
+    is None: it is unknown, and 0 would claim certainty.
 
     Args:
       rows: rows of results.
       by: the columns whose values make a group.
       methods: the order of methods; any others follow in their order of appearance.
-      metrics: the columns to summarise, in order; None takes every numeric column that describes a result.
+      metrics: the columns to summarise, in order; None takes every numeric column that describes a
+        result.
 
     Returns:
-      A dictionary per group with the columns of `by`, `seeds` (how many), and `<metric>_mean` and `<metric>_sd` of each metric,
-      in the order of methods and, within one, by the other columns.
+      A dictionary per group with the columns of `by`, `seeds` (how many), and `<metric>_mean` and
+      `<metric>_sd` of each metric, in the order of methods and, within one, by the other columns.
 
     Raises:
-      ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a spread over seeds.
+      ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a
+        spread over seeds.
     """
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
@@ -73,8 +90,12 @@ def summarise(
         for metric in metrics:
             found = [row[metric] for row in group if _is_finite(row.get(metric))]
             complete = len(found) == len(group)
-            line[f"{metric}_mean"] = math.fsum(value / len(found) for value in found) if complete else None
-            line[f"{metric}_sd"] = statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
+            line[f"{metric}_mean"] = (
+                math.fsum(value / len(found) for value in found) if complete else None
+            )
+            line[f"{metric}_sd"] = (
+                statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
+            )
         summary.append(line)
     return summary
 
@@ -84,10 +105,16 @@ def _check_seeds(group: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
     for column in _CONDITIONS:
         values = list(dict.fromkeys(row.get(column) for row in group))
         if column not in by and len(values) > 1:
-            raise ValueError(f"rows of {name} mix {column} {values[0]} and {values[1]}; choose one, or group by {column} too.")
+            raise ValueError(
+                f"rows of {name} mix {column} {values[0]} and {values[1]}; choose one, or group by "
+                f"{column} too."
+            )
     seeds = [row.get("seed") for row in group]
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"rows of {name} hold a seed twice; choose the rows of one run, or group by what tells them apart.")
+        raise ValueError(
+            f"rows of {name} hold a seed twice; choose the rows of one run, or group by what tells "
+            "them apart."
+        )
 
 
 def _is_number(value: Any) -> bool:
@@ -107,7 +134,9 @@ def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[st
     return sorted(names, key=[*ordered, *_LAST].index)
 
 
-def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Sequence[Mapping[str, Any]]) -> None:
+def write_table(
+    folder: str | os.PathLike[str] | Folder, name: str, lines: Sequence[Mapping[str, Any]]
+) -> None:
     """Writes lines that share their columns as CSV, at full precision, with an empty cell for None.
 
     Args:
@@ -125,8 +154,11 @@ def write_table(folder: str | os.PathLike[str] | Folder, name: str, lines: Seque
     Folder(folder).write(name, text.getvalue().encode())
 
 
-def grid(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> tuple[list[str], list[bool], list[list[str]]]:
-    """The cells of a table: `mean ± sd` of a metric, the value of any other column, a dash for what is missing.
+def grid(
+    lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
+) -> tuple[list[str], list[bool], list[list[str]]]:
+    """The cells of a table: `mean ± sd` of a metric, the value of any other column, a dash for what
+    is missing.
 
     Args:
       lines: of `summarise`.
@@ -148,7 +180,9 @@ def _column(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[bool, list[s
     if lines and not any(mean in line or name in line for line in lines):
         raise ValueError(f"no line has a column {name!r}; the first has {', '.join(lines[0])}.")
     if any(mean in line for line in lines):
-        largest = max((abs(line[mean]) for line in lines if _is_finite(line.get(mean))), default=0.0)
+        largest = max(
+            (abs(line[mean]) for line in lines if _is_finite(line.get(mean))), default=0.0
+        )
         return True, [_mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines]
     values = [line.get(name) for line in lines]
     numeric = all(value is None or _is_number(value) for value in values)
@@ -176,8 +210,11 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
-def format_table(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str], width: int = 120) -> str:
-    """Lays a table out for a terminal; one that is too wide goes on below, behind its leading columns of names and sizes.
+def format_table(
+    lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str], width: int = 120
+) -> str:
+    """Lays a table out for a terminal; one that is too wide goes on below, behind its leading
+    columns of names and sizes.
 
     Args:
       lines: of `summarise`.
@@ -194,11 +231,28 @@ def format_table(lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str],
     laid = []
     for heading, right, *cells in zip(headings, numeric, *rows, strict=True):
         size = max(map(len, (heading, *cells)))
-        laid.append([cell.rjust(size) if right else cell.ljust(size) for cell in (heading, "-" * size, *cells)])
-    leading = next((place for place, name in enumerate(columns) if any(f"{name}_mean" in line for line in lines)), 0)
+        laid.append(
+            [
+                cell.rjust(size) if right else cell.ljust(size)
+                for cell in (heading, "-" * size, *cells)
+            ]
+        )
+    leading = next(
+        (
+            place
+            for place, name in enumerate(columns)
+            if any(f"{name}_mean" in line for line in lines)
+        ),
+        0,
+    )
     blocks = [laid[:leading]]
     for column in laid[leading:]:
-        if len(blocks[-1]) > leading and sum(len(other[0]) + 2 for other in blocks[-1]) + len(column[0]) > width:
+        if (
+            len(blocks[-1]) > leading
+            and sum(len(other[0]) + 2 for other in blocks[-1]) + len(column[0]) > width
+        ):
             blocks.append(laid[:leading])
         blocks[-1] = [*blocks[-1], column]
-    return "\n\n".join("\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks)
+    return "\n\n".join(
+        "\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
+    )

@@ -1,4 +1,6 @@
-"""Encoders trained for a dictionary that is given: how close can amortised inference come to the lasso's optimum?"""
+"""Encoders trained for a dictionary that is given: how close can amortised inference come to the
+lasso's optimum?
+"""
 
 import abc
 import dataclasses
@@ -20,7 +22,9 @@ from sae_gap.solvers import sparse_code
 
 
 class TrainedState(eqx.Module):
-    """The dictionary and its bias are frozen, and so are the certified codes of the training signals, if they are learned."""
+    """The dictionary and its bias are frozen, and so are the certified codes of the training
+    signals, if they are learned.
+    """
 
     model: Model
     codes: Float[Array, "n num_latents"] | None
@@ -29,9 +33,11 @@ class TrainedState(eqx.Module):
 
 
 class TrainedEncoders(Learner):
-    """Trains encoders by Adam for the dictionary of its base, whose atoms are scaled to unit length and stay.
+    """Trains encoders by Adam for the dictionary of its base, whose atoms are scaled to unit length
+    and stay.
 
-    All encoders see the same batches; none sees another. Each starts from its own `parameters` of the dictionary.
+    All encoders see the same batches; none sees another. Each starts from its own `parameters` of
+    the dictionary.
 
     Args:
       num_steps: epochs.
@@ -60,7 +66,9 @@ class TrainedEncoders(Learner):
 
     @abc.abstractmethod
     def losses(self, model: Model, signals, codes, live) -> Float[Array, " n"]:
-        """The loss of each signal; `live` is the share of dimensions in which any signal is not zero."""
+        """The loss of each signal; `live` is the share of dimensions in which any signal is not
+        zero.
+        """
 
     def codes(self, signals, dictionary) -> Float[Array, "n num_latents"] | None:
         """The codes of signals that are learned, if any are."""
@@ -78,7 +86,11 @@ class TrainedEncoders(Learner):
 
     def step(self, data, state):
         shuffle_key, key = jax.random.split(state.key)
-        samples, live, rule = (data.signals, state.codes), live_share(data.signals), self._rule(data)
+        samples, live, rule = (
+            (data.signals, state.codes),
+            live_share(data.signals),
+            self._rule(data),
+        )
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)
@@ -92,8 +104,12 @@ class TrainedEncoders(Learner):
             return (optax.apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
-        (parameters, optimiser), _ = jax.lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
-        return TrainedState(dataclasses.replace(state.model, encoder=parameters), state.codes, optimiser, key)
+        (parameters, optimiser), _ = jax.lax.scan(
+            train_step, (state.model.encoder, state.optimiser), epoch
+        )
+        return TrainedState(
+            dataclasses.replace(state.model, encoder=parameters), state.codes, optimiser, key
+        )
 
     def model(self, state):
         return state.model
@@ -130,7 +146,8 @@ class Amortised(TrainedEncoders):
     The rate of Adam decays to zero along half a cosine.
 
     Args:
-      encoders: what to train, each with what it needs beside the dictionary. Encoder i of the model is `members[i]`.
+      encoders: what to train, each with what it needs beside the dictionary. Encoder i of the model
+        is `members[i]`.
       lam: weight of the l1 norm in z*.
 
     References:
@@ -146,7 +163,12 @@ class Amortised(TrainedEncoders):
         return tuple(Among(encoder, place) for place, encoder in enumerate(self.encoders))
 
     def __check_init__(self):
-        check_sequence("encoders", self.encoders, AmortisedEncoder, "give a tuple of encoders such as (TopK(10),)")
+        check_sequence(
+            "encoders",
+            self.encoders,
+            AmortisedEncoder,
+            "give a tuple of encoders such as (TopK(10),)",
+        )
 
     def trained(self):
         return self.encoders
@@ -162,14 +184,17 @@ class Amortised(TrainedEncoders):
         return sparse_code(signals, dictionary, self.lam).codes
 
     def losses(self, model, signals, codes, live):
-        return sum(jnp.sum((member(model, signals) - codes) ** 2, axis=1) for member in self.members)
+        return sum(
+            jnp.sum((member(model, signals) - codes) ** 2, axis=1) for member in self.members
+        )
 
 
 class Lista(TrainedEncoders):
-    """Trains LISTA on its own loss, `mean (y - b - D z)² + λ mean |z|`, as published; both means are over all entries.
+    """Trains LISTA on its own loss, `mean (y - b - D z)² + λ mean |z|`, as published; both means
+    are over all entries.
 
-    In the full form, which is the published one, a layer has num_latents² parameters: at 1,000 latents parameters, gradient and
-    moments take 240 MB, and at 10,000 latents 24 GB.
+    In the full form, which is the published one, a layer has num_latents² parameters: at 1,000
+    latents parameters, gradient and moments take 240 MB, and at 10,000 latents 24 GB.
 
     Args:
       encoder: what to train; also the encoder of its methods.

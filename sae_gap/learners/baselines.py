@@ -1,4 +1,6 @@
-"""Baselines that know nothing of sparsity: the signals themselves, their principal components, and atoms drawn at random."""
+"""Baselines that know nothing of sparsity: the signals themselves, their principal components, and
+atoms drawn at random.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,9 @@ from sae_gap.learners.learner import Learner
 
 
 class Raw(Learner):
-    """The signals themselves as codes, which are then as wide as the signals; there is no dictionary. Read by `Linear`."""
+    """The signals themselves as codes, which are then as wide as the signals; there is no
+    dictionary. Read by `Linear`.
+    """
 
     label = "raw signals"
     colour = "#BBBBBB"
@@ -24,10 +28,11 @@ class Raw(Learner):
 
 
 class PCA(Learner):
-    """Principal components of the training signals: `z = Vᵀ (y - ȳ)`, signed, with the components V for atoms and ȳ for bias.
+    """Principal components of the training signals: `z = Vᵀ (y - ȳ)`, signed, with the components V
+    for atoms and ȳ for bias.
 
-    V are the leading right singular vectors of the centred signals, at most num_latents, and no more than there are dimensions
-    or samples. Read by `Linear`.
+    V are the leading right singular vectors of the centred signals, at most num_latents, and no
+    more than there are dimensions or samples. Read by `Linear`.
     """
 
     label = "PCA"

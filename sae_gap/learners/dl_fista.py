@@ -18,7 +18,9 @@ from sae_gap.solvers.atoms import wants_gram
 
 
 class DLFistaState(eqx.Module):
-    """The dictionary and the codes after `round` rounds, and the relative change of the dictionary in the last one."""
+    """The dictionary and the codes after `round` rounds, and the relative change of the dictionary
+    in the last one.
+    """
 
     dictionary: Float[Array, "input_dim num_latents"]
     codes: Float[Array, "n num_latents"]
@@ -27,22 +29,26 @@ class DLFistaState(eqx.Module):
 
 
 class DLFista(Learner):
-    """Alternates `num_iterations` warm-started FISTA iterations with `D = YᵀZ (ZᵀZ + εI)⁻¹` and unit atoms.
+    """Alternates `num_iterations` warm-started FISTA iterations with `D = YᵀZ (ZᵀZ + εI)⁻¹` and
+    unit atoms.
 
-    Starts from a Gaussian dictionary, or from that of its base. It has no bias, whatever its base has. An atom that no sample
-    uses becomes zero and stays so. Stops when the relative change of the dictionary falls below `tol` after round 10.
+    Starts from a Gaussian dictionary, or from that of its base. It has no bias, whatever its base
+    has. An atom that no sample uses becomes zero and stays so. Stops when the relative change of
+    the dictionary falls below `tol` after round 10.
 
     Args:
       lam: weight of the l1 norm.
       num_steps: rounds at most.
       num_iterations: FISTA iterations a round.
-      split: the split to fit on, "train", or "id" as published, where the fit sees the samples it is scored on.
+      split: the split to fit on, "train", or "id" as published, where the fit sees the samples it
+        is scored on.
       ridge: ε of the dictionary update.
       tol: relative change of the dictionary to stop at.
       base: the learner whose dictionary to start from; None starts from a Gaussian one.
 
     References:
-      Engan, Aase & Husoy (1999), "Method of optimal directions". Barin Pacela et al. (2026), arXiv:2603.28744.
+      Engan, Aase & Husoy (1999), "Method of optimal directions". Barin Pacela et al. (2026),
+      arXiv:2603.28744.
     """
 
     name = "dl_fista"
@@ -57,8 +63,8 @@ class DLFista(Learner):
     ridge: float = option(default=1e-6, above=0)
     tol: float = option(default=1e-5, least=0)
 
-    # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a round late, and learning
-    # dynamics, which counts from 1.
+    # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a
+    # round late, and learning dynamics, which counts from 1.
     snapshots = (
         *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
         *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
@@ -75,7 +81,9 @@ class DLFista(Learner):
             atoms = jnp.where(live_dims(signals)[:, None], atoms, 0)
         else:
             atoms = base.decoder
-        return DLFistaState(unit_atoms(atoms)[0], codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32))
+        return DLFistaState(
+            unit_atoms(atoms)[0], codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32)
+        )
 
     def step(self, data, state):
         codes = self._code(data.signals, state.dictionary, state.codes)
@@ -90,7 +98,8 @@ class DLFista(Learner):
         if spread or not wants_gram(codes.shape[1], len(signals)):
             return fista.fixed(signals, dictionary, self.lam, codes, iterations=iterations)
 
-        # A third of the time of XLA's program, which multiplies by the zeros among the codes as well.
+        # A third of the time of XLA's program, which multiplies by the zeros among the codes as
+        # well.
         def iterate(*arrays):
             return host_pursuits.iterate(*map(np.asarray, arrays), iterations=iterations)
 

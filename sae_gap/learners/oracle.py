@@ -8,7 +8,8 @@ from sae_gap.learners.learner import Learner
 
 
 class Oracle(Learner):
-    """Learns nothing: its model is the true dictionary with no bias. What it scores is the ceiling for inference at this λ.
+    """Learns nothing: its model is the true dictionary with no bias. What it scores is the ceiling
+    for inference at this λ.
 
     Args:
       leading: whether to know no more atoms than a learner has, the first of them.

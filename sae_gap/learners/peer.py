@@ -1,4 +1,6 @@
-"""What the dictionary learners of other libraries share: ours are compared with them, on the host."""
+"""What the dictionary learners of other libraries share: ours are compared with them, on the
+host.
+"""
 
 import abc
 import importlib
@@ -19,11 +21,11 @@ from sae_gap.learners.learner import HostLearner
 class Peer(HostLearner):
     """A learner of another library: minibatches of `½‖y - D z‖² + λ‖z‖₁`, z ≥ 0, on one thread.
 
-    Its seeds have the machine to themselves, one after the other. Seeds of ours have a core each where there are as many seeds
-    as cores, and more of them where there are fewer.
+    Its seeds have the machine to themselves, one after the other. Seeds of ours have a core each
+    where there are as many seeds as cores, and more of them where there are fewer.
 
-    Starts from random training samples with unit atoms, which the key chooses, as it does the order of samples where the
-    library lets it.
+    Starts from random training samples with unit atoms, which the key chooses, as it does the order
+    of samples where the library lets it.
 
     Args:
       lam: weight of the l1 norm.
@@ -48,10 +50,15 @@ class Peer(HostLearner):
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         chosen = rng.choice(len(signals), num_latents, replace=len(signals) < num_latents)
         dictionary = self.dictionary(signals, unit_columns(signals[chosen].T), rng)
-        return Model(jnp.asarray(dictionary, signals.dtype), jnp.zeros(signals.shape[1], signals.dtype))
+        return Model(
+            jnp.asarray(dictionary, signals.dtype), jnp.zeros(signals.shape[1], signals.dtype)
+        )
 
     @abc.abstractmethod
     def dictionary(
-        self, signals: Float[np.ndarray, "n input_dim"], start: Float[np.ndarray, "input_dim latent"], rng: np.random.Generator
+        self,
+        signals: Float[np.ndarray, "n input_dim"],
+        start: Float[np.ndarray, "input_dim latent"],
+        rng: np.random.Generator,
     ) -> Float[np.ndarray, "input_dim latent"]:
         """The dictionary after `num_steps` minibatches, from a given one."""

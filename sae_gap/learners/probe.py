@@ -11,17 +11,19 @@ from sae_gap.learners.learner import Learner
 
 
 class LinearProbe(Learner):
-    """`W = (YᵀY + αI)⁻¹ YᵀZ` with no intercept, α chosen once for all latents by leave-one-out error.
+    """`W = (YᵀY + αI)⁻¹ YᵀZ` with no intercept, α chosen once for all latents by leave-one-out
+    error.
 
-    With the thin SVD `Y = U S Vᵀ`, the ridge fit is `U diag(s²/(s² + α)) UᵀZ`, and sample i's leave-one-out residual is its
-    residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`. In float32 the weights are exact to the roundoff times the ratio of the
-    largest to the smallest singular value.
+    With the thin SVD `Y = U S Vᵀ`, the ridge fit is `U diag(s²/(s² + α)) UᵀZ`, and sample i's
+    leave-one-out residual is its residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`. In float32 the
+    weights are exact to the roundoff times the ratio of the largest to the smallest singular value.
 
     Args:
       alphas: the ridge penalties to choose from.
 
     References:
-      Golub, Heath & Wahba (1979), "Generalized cross-validation as a method for choosing a good ridge parameter".
+      Golub, Heath & Wahba (1979), "Generalized cross-validation as a method for choosing a good
+      ridge parameter".
     """
 
     name = "linear_probe"
@@ -38,13 +40,15 @@ class LinearProbe(Learner):
         return task.train
 
     def init(self, data, *, num_latents, key):
-        # A latent that training never shows has no weights, and leaves the choice of α to the others.
+        # A latent that training never shows has no weights, and leaves the choice of α to the
+        # others.
         sparse = isinstance(data.codes, Codes)
         codes = data.codes.values if sparse else data.codes
         left, singular, right = jnp.linalg.svd(data.signals, full_matrices=False)
         projected = product(left.T, codes)
-        # What no signal can explain is kept apart from what the penalty shrinks away: their sum, taken as one minus what is
-        # explained, would cancel where a small penalty leaves next to nothing.
+        # What no signal can explain is kept apart from what the penalty shrinks away: their sum,
+        # taken as one minus what is explained, would cancel where a small penalty leaves next to
+        # nothing.
         square = left.shape[0] == left.shape[1]
         outside = 0.0 if square else codes - product(left, projected)
         slack = 0.0 if square else 1 - jnp.sum(left**2, axis=1, keepdims=True)
@@ -60,7 +64,11 @@ class LinearProbe(Learner):
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
         if not sparse:
             return weights
-        return jnp.zeros((len(weights), data.codes.num_latents), weights.dtype).at[:, data.codes.latents].set(weights)
+        return (
+            jnp.zeros((len(weights), data.codes.num_latents), weights.dtype)
+            .at[:, data.codes.latents]
+            .set(weights)
+        )
 
     def model(self, state):
         return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))

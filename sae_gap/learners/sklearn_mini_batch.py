@@ -11,9 +11,11 @@ from sae_gap.learners.peer import Peer
 
 
 class SklearnMiniBatch(Peer):
-    """The same algorithm by scikit-learn, with codes by coordinate descent, the only ones it has that are non-negative.
+    """The same algorithm by scikit-learn, with codes by coordinate descent, the only ones it has
+    that are non-negative.
 
-    A step takes up to ten times as long as SPAMS's, so there are fewer of them. Each pass has a fresh order.
+    A step takes up to ten times as long as SPAMS's, so there are fewer of them. Each pass has a
+    fresh order.
 
     References:
       Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12.
@@ -31,7 +33,12 @@ class SklearnMiniBatch(Peer):
     def dictionary(self, signals, start, rng):
         return self.train(signals, start, rng).components_.T
 
-    def train(self, signals: Float[np.ndarray, "n input_dim"], start: Float[np.ndarray, "input_dim latent"], rng) -> Any:
+    def train(
+        self,
+        signals: Float[np.ndarray, "n input_dim"],
+        start: Float[np.ndarray, "input_dim latent"],
+        rng,
+    ) -> Any:
         """The estimator after `num_steps` minibatches."""
         # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.
         estimator = self.library().MiniBatchDictionaryLearning(
@@ -44,7 +51,8 @@ class SklearnMiniBatch(Peer):
             transform_algorithm="lasso_cd",
             positive_code=True,
         )
-        # In float32 its coordinate descent never reaches its tolerance, and takes all the iterations it may.
+        # In float32 its coordinate descent never reaches its tolerance, and takes all the
+        # iterations it may.
         signals, order = signals.astype(np.float64), np.empty(0, np.int64)
         with warnings.catch_warnings():
             # The codes that it leaves unfinished all the same are its own affair.

@@ -29,9 +29,10 @@ SoftplusAdamData = tuple[Float[Array, "n input_dim"], ...]
 class SoftplusAdamState(eqx.Module):
     """Where a fit stands after `updates` updates.
 
-    `free` are the dictionary and what the codes are the softplus of, and `known` the signals of those codes, if kept.
-    `best` is the least loss so far and `worse` the updates in a row that did not improve on it; `record` is the last loss that
-    counted as an improvement, and `waited` the updates since.
+    `free` are the dictionary and what the codes are the softplus of, and `known` the signals of
+    those codes, if kept. `best` is the least loss so far and `worse` the updates in a row that did
+    not improve on it; `record` is the last loss that counted as an improvement, and `waited` the
+    updates since.
     """
 
     free: PyTree
@@ -50,22 +51,24 @@ class SoftplusAdam(Learner):
 
         loss(Y, D, P) = mean (Y - Z Dᵀ)² + λ mean (z_ij ‖d_j‖).
 
-    Fitted to the ID split, as published, the codes of the OOD samples are found along with the others: theirs is a second term
-    of the same loss, in which D is held fixed. Fitted to the training split, it sees the training signals alone, and codes are
-    left to a lasso. D starts with Gaussian unit atoms and P from N(-10, 1). The rate grows by a tenth at every update that
+    Fitted to the ID split, as published, the codes of the OOD samples are found along with the
+    others: theirs is a second term of the same loss, in which D is held fixed. Fitted to the
+    training split, it sees the training signals alone, and codes are left to a lasso. D starts with
+    Gaussian unit atoms and P from N(-10, 1). The rate grows by a tenth at every update that
     improves on the best loss so far and is halved after each two in a row that do not.
 
-    Both means are over all entries, so that the weight of the equivalent lasso `½‖y - D z‖² + w ‖z‖₁`, on unit atoms, is
-    `w = λ input_dim / (2 num_latents)`.
+    Both means are over all entries, so that the weight of the equivalent lasso
+    `½‖y - D z‖² + w ‖z‖₁`, on unit atoms, is `w = λ input_dim / (2 num_latents)`.
 
-    Codes, their gradient and two moments of Adam are as many floats as there are samples times latents: 80 MB with 5,000
-    samples and 1,000 latents, and ten times that with 10,000.
+    Codes, their gradient and two moments of Adam are as many floats as there are samples times
+    latents: 80 MB with 5,000 samples and 1,000 latents, and ten times that with 10,000.
 
     Args:
       lam: λ.
       num_steps: blocks of updates at most.
       block: updates in a step.
-      split: the split to fit on, "train", or "id" as published, where the fit finds the very codes that are scored.
+      split: the split to fit on, "train", or "id" as published, where the fit finds the very codes
+        that are scored.
       patience: updates without an improvement to stop after.
       improvement: fall of the loss that counts as one.
       least_updates: updates before which it does not stop.
@@ -96,7 +99,9 @@ class SoftplusAdam(Learner):
             return (outliers.scale_down(task.train.signals),)
         return task.id.signals, task.ood.signals
 
-    def init(self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray) -> SoftplusAdamState:
+    def init(
+        self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray
+    ) -> SoftplusAdamState:
         dtype = data[0].dtype
         keys = jax.random.split(key, 3)
         dictionary = jax.random.normal(keys[0], (data[0].shape[1], num_latents), dtype)
@@ -135,7 +140,9 @@ class SoftplusAdam(Learner):
         bias = jnp.zeros(dictionary.shape[0], dictionary.dtype)
         if state.known is None:
             return Model(dictionary, bias)
-        return Model(dictionary, bias, LookupParameters(state.known, jax.nn.softplus(jnp.concatenate(free))))
+        return Model(
+            dictionary, bias, LookupParameters(state.known, jax.nn.softplus(jnp.concatenate(free)))
+        )
 
     def _loss(self, free, data: SoftplusAdamData):
         dictionary, codes = free
@@ -148,7 +155,9 @@ class SoftplusAdam(Learner):
     def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
         direction, adam = _ADAM.update(gradient, state.adam)
-        free = jax.tree.map(lambda value, change: value - state.rate * change, state.free, direction)
+        free = jax.tree.map(
+            lambda value, change: value - state.rate * change, state.free, direction
+        )
         better = loss < state.best
         worse = jnp.where(better, 0, state.worse + 1)
         halve = worse == 2

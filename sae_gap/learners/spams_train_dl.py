@@ -7,10 +7,12 @@ from sae_gap.learners.peer import Peer
 
 
 class SpamsTrainDL(Peer):
-    """Online dictionary learning by SPAMS: exact codes by LARS, then block coordinate descent on the dictionary.
+    """Online dictionary learning by SPAMS: exact codes by LARS, then block coordinate descent on
+    the dictionary.
 
     References:
-      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse coding", JMLR 11.
+      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse
+      coding", JMLR 11.
     """
 
     name = "spams"
@@ -23,7 +25,8 @@ class SpamsTrainDL(Peer):
     module = "spams"
 
     def dictionary(self, signals, start, rng):
-        # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every core.
+        # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every
+        # core.
         return self.library().trainDL(
             np.asfortranarray(signals.T),
             D=np.asfortranarray(start),

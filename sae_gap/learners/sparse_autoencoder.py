@@ -15,10 +15,12 @@ from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
 from sae_gap.learners.learner import Learner, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
-# Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest batch in the running mean L0.
+# Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest
+# batch in the running mean L0.
 APPROACH, NEWEST = 0.3, 0.05
-# Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in shares of the steps before it
-# and of this head start of the fit. A latent that a large early penalty has closed does not open again.
+# Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in
+# shares of the steps before it and of this head start of the fit. A latent that a large early
+# penalty has closed does not open again.
 GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
 # How far a step moves the logarithm of all thresholds, in units of the error.
 NUDGE = 0.02
@@ -29,7 +31,9 @@ RATE = 1.2
 
 
 class Steering(eqx.Module):
-    """How a penalty is steered: the logarithm of its factor, the running mean L0, that of the first batch, and steps done."""
+    """How a penalty is steered: the logarithm of its factor, the running mean L0, that of the first
+    batch, and steps done.
+    """
 
     log_factor: Float[Array, ""]
     mean: Float[Array, ""]
@@ -38,9 +42,11 @@ class Steering(eqx.Module):
 
 
 class SAEState(eqx.Module):
-    """`live` is the share of dimensions that any signal has; `steering` is None where the penalty stays.
+    """`live` is the share of dimensions that any signal has; `steering` is None where the penalty
+    stays.
 
-    `model` is of the signals `(y - mean) / unit`; the mean is 0 and the unit 1 unless the learner is standardised.
+    `model` is of the signals `(y - mean) / unit`; the mean is 0 and the unit 1 unless the learner
+    is standardised.
     """
 
     model: Model
@@ -56,44 +62,53 @@ class SAEState(eqx.Module):
 class SparseAutoencoder(Learner):
     """Trains an encoder and a dictionary together on `mean (y - b - D z)² + penalty · mean P(z)`.
 
-    The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms. AdamW with weight decay on
-    every parameter; before each step the dictionary's gradient is projected orthogonal to its atoms (`g - (g·d) d`), which
-    are rescaled to unit norm every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the
-    last batch being smaller.
+    The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms.
+    AdamW with weight decay on every parameter; before each step the dictionary's gradient is
+    projected orthogonal to its atoms (`g - (g·d) d`), which are rescaled to unit norm every
+    `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the last batch
+    being smaller.
 
-    With `l0`, the penalty is steered so that so many latents of a sample are active on average, whatever it starts from. At
-    step t of T let L be the running mean L0 of batches, r the L0 aimed at, which falls geometrically from that of the first
-    batch to `l0` at t = .3 T, and e = log(L / r), within ±1. Then
+    With `l0`, the penalty is steered so that so many latents of a sample are active on average,
+    whatever it starts from. At step t of T let L be the running mean L0 of batches, r the L0 aimed
+    at, which falls geometrically from that of the first batch to `l0` at t = .3 T, and e = log(L /
+    r), within ±1. Then
 
-        log f ← log f + 30 e / (t + T / 20),   weight of the penalty = penalty · f · exp(e),   f = .01 at the start.
+        log f ← log f + 30 e / (t + T / 20),   f = .01 at the start,
+        weight of the penalty = penalty · f · exp(e).
 
-    Thresholds, of an encoder that has some, are also multiplied by exp(.02 e), since their own gradient hears of few values. L0
-    is that of training samples; samples of another kind have another. It takes some thousand steps to settle.
+    Thresholds, of an encoder that has some, are also multiplied by exp(.02 e), since their own
+    gradient hears of few values. L0 is that of training samples; samples of another kind have
+    another. It takes some thousand steps to settle.
 
     Args:
       encoder: what to train, with its sparsity penalty P.
       num_steps: epochs.
       batch_size: samples in a step.
-      learning_rate: of AdamW. None takes 1.2 / (√num_latents ∜T) for T steps in all. That is near the best of BatchTopK SAEs
-        of 1,024 to 6,144 latents on standardised activations, for 352 to 5,616 steps of 256 samples along a cosine.
+      learning_rate: of AdamW. None takes 1.2 / (√num_latents ∜T) for T steps in all. That is near
+        the best of BatchTopK SAEs of 1,024 to 6,144 latents on standardised activations, for 352 to
+        5,616 steps of 256 samples along a cosine.
       weight_decay: of AdamW, on every parameter.
       penalty: weight of the encoder's penalty.
-      renormalise_every: epochs between renormalisations; the first follows epoch 0. None renormalises after every step, which
-        an epoch of thousands of steps needs.
+      renormalise_every: epochs between renormalisations; the first follows epoch 0. None
+        renormalises after every step, which an epoch of thousands of steps needs.
       l0: mean L0 to end at, of an encoder that has a penalty; None keeps the penalty.
-      base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at random.
-      schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and falls to zero along half
-        a cosine.
-      frozen: whether the dictionary and the bias stay as the base has them, so that the encoder alone is trained for them.
-      standardised: whether it learns from `(y - mean) / unit`, with the mean of the training signals and the root mean square
-        about it. Where the mean is a large share of a network's activations, most latents of an SAE die otherwise. The model is
-        of the signals themselves: its atoms are as long as the unit, and the affine maps of its encoder take it off. Of a base
-        it takes the dictionary D and the bias b alone. Its encoder then starts as `a Dᵀ(y - b)`, with the a for which the
-        largest of these, as many as the encoder keeps, leave the least squared error: tied encoders without it overshoot by as
-        much as atoms are coherent.
+      base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at
+        random.
+      schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and
+        falls to zero along half a cosine.
+      frozen: whether the dictionary and the bias stay as the base has them, so that the encoder
+        alone is trained for them.
+      standardised: whether it learns from `(y - mean) / unit`, with the mean of the training
+        signals and the root mean square about it. Where the mean is a large share of a network's
+        activations, most latents of an SAE die otherwise. The model is of the signals themselves:
+        its atoms are as long as the unit, and the affine maps of its encoder take it off. Of a base
+        it takes the dictionary D and the bias b alone. Its encoder then starts as `a Dᵀ(y - b)`,
+        with the a for which the largest of these, as many as the encoder keeps, leave the least
+        squared error: tied encoders without it overshoot by as much as atoms are coherent.
 
     References:
-      Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled weight decay".
+      Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled
+      weight decay".
     """
 
     family = "sae"
@@ -114,11 +129,20 @@ class SparseAutoencoder(Learner):
     snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
     def __check_init__(self):
-        check_type("encoder", self.encoder, AmortisedEncoder, "give one that a sparse autoencoder trains, such as TopK(10)")
+        check_type(
+            "encoder",
+            self.encoder,
+            AmortisedEncoder,
+            "give one that a sparse autoencoder trains, such as TopK(10)",
+        )
         if self.l0 is not None and type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
-            raise ValueError(f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out.")
+            raise ValueError(
+                f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out."
+            )
         if self.frozen and self.base is None:
-            raise ValueError("a frozen dictionary needs a base, the learner whose dictionary it is; give base.")
+            raise ValueError(
+                "a frozen dictionary needs a base, the learner whose dictionary it is; give base."
+            )
 
     @property
     def name(self):  # type: ignore[override]
@@ -130,12 +154,18 @@ class SparseAutoencoder(Learner):
 
     def _optimiser(self, num_samples: int, num_latents: int):
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
-        height = RATE / (num_latents**0.5 * total**0.25) if self.learning_rate is None else self.learning_rate
+        height = (
+            RATE / (num_latents**0.5 * total**0.25)
+            if self.learning_rate is None
+            else self.learning_rate
+        )
         share = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, total // 20), total)
         rate = (lambda step: height * share(step)) if self.schedule == "cosine" else height
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
-    def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None) -> SAEState:
+    def init(
+        self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None
+    ) -> SAEState:
         signals, dtype = data.signals, data.signals.dtype
         input_dim = signals.shape[1]
         mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
@@ -147,7 +177,9 @@ class SparseAutoencoder(Learner):
         weights_key, key = jax.random.split(key)
         live, bound = live_share(signals), input_dim**-0.5
         if base is None:
-            weight = jax.random.uniform(weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound)
+            weight = jax.random.uniform(
+                weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound
+            )
             weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
             atoms, bias = unit_atoms(weight)[0], jnp.zeros(input_dim, dtype)
         else:
@@ -179,9 +211,13 @@ class SparseAutoencoder(Learner):
             penalty, error = jnp.asarray(self.penalty), None
             if steering is not None:
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
-                steering, factor, error = self._steer(steering, active, self.num_steps * len(epoch[0]))
+                steering, factor, error = self._steer(
+                    steering, active, self.num_steps * len(epoch[0])
+                )
                 penalty = penalty * factor
-            model, optimiser = self._update(rule, model, optimiser, signals, weights, penalty * state.live)
+            model, optimiser = self._update(
+                rule, model, optimiser, signals, weights, penalty * state.live
+            )
             model = model if error is None else self.encoder.raised(model, NUDGE * error)
             if self.renormalise_every is None and not self.frozen:
                 model = _unit(model)
@@ -190,8 +226,12 @@ class SparseAutoencoder(Learner):
         carry = state.model, state.optimiser, state.steering
         (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, epoch)
         if self.renormalise_every is not None and not self.frozen:
-            model = jax.lax.cond(state.epoch % self.renormalise_every == 0, _unit, lambda model: model, model)
-        return SAEState(model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit)
+            model = jax.lax.cond(
+                state.epoch % self.renormalise_every == 0, _unit, lambda model: model, model
+            )
+        return SAEState(
+            model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit
+        )
 
     def model(self, state: SAEState) -> Model:
         model, mean, unit = state.model, state.mean, state.unit
@@ -199,19 +239,31 @@ class SparseAutoencoder(Learner):
         def unscaled(part):
             return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
 
-        encoder = jax.tree.map(unscaled, model.encoder, is_leaf=lambda part: isinstance(part, Affine))
-        return dataclasses.replace(model, dictionary=unit * model.decoder, bias=mean + unit * model.bias, encoder=encoder)
+        encoder = jax.tree.map(
+            unscaled, model.encoder, is_leaf=lambda part: isinstance(part, Affine)
+        )
+        return dataclasses.replace(
+            model, dictionary=unit * model.decoder, bias=mean + unit * model.bias, encoder=encoder
+        )
 
     def _gain(self, atoms, targets) -> Float[Array, ""]:
-        """The a of `a z` that fits the targets best, with z the codes of a tied encoder that are to be kept."""
+        """The a of `a z` that fits the targets best, with z the codes of a tied encoder that are to
+        be kept.
+        """
         codes = jax.nn.relu(targets @ atoms)
         kept = getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
         ranks = jnp.argsort(jnp.argsort(-codes, axis=1), axis=1)
         guess = jnp.where(ranks < kept, codes, 0) @ atoms.T
-        return jnp.sum(targets * guess) / jnp.maximum(jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny)
+        return jnp.sum(targets * guess) / jnp.maximum(
+            jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny
+        )
 
-    def _steer(self, steering: Steering, active, total: int) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
-        """The state after a batch of this mean L0, of `total` batches in all, the factor on the penalty, and e."""
+    def _steer(
+        self, steering: Steering, active, total: int
+    ) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
+        """The state after a batch of this mean L0, of `total` batches in all, the factor on the
+        penalty, and e.
+        """
         assert self.l0 is not None
         begins = steering.done == 0
         first = jnp.where(begins, active, steering.first)
@@ -224,23 +276,39 @@ class SparseAutoencoder(Learner):
         moved = Steering(log_factor, mean, first, steering.done + 1)
         # In double precision a mean over a batch of single precision is double.
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
-        return moved, jnp.exp(moved.log_factor + error).astype(moved.mean.dtype), error.astype(moved.mean.dtype)
+        return (
+            moved,
+            jnp.exp(moved.log_factor + error).astype(moved.mean.dtype),
+            error.astype(moved.mean.dtype),
+        )
 
-    def _update(self, rule: optax.GradientTransformation, model: Model, optimiser: PyTree, signals, weights, penalty):
+    def _update(
+        self,
+        rule: optax.GradientTransformation,
+        model: Model,
+        optimiser: PyTree,
+        signals,
+        weights,
+        penalty,
+    ):
         def loss(model):
-            # Squared errors are means over padded dimensions as well, and smaller for it; Adam minds their ratio alone.
+            # Squared errors are means over padded dimensions as well, and smaller for it; Adam
+            # minds their ratio alone.
             losses, seen = self.encoder.loss(model, signals, penalty)
             return jnp.sum(weights * losses), seen
 
         gradient, seen = jax.grad(loss, has_aux=True)(model)
         atoms, slope = model.decoder, gradient.decoder
-        # As published, atoms count as unit here. Between renormalisations they are so to a percent, and what that leaves of
-        # a radial gradient shows in the norms of an l1-penalised dictionary.
+        # As published, atoms count as unit here. Between renormalisations they are so to a percent,
+        # and what that leaves of a radial gradient shows in the norms of an l1-penalised
+        # dictionary.
         radial = jnp.sum(slope * atoms, axis=0)
         gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
         updates, optimiser = rule.update(gradient, optimiser, model)
         if self.frozen:
-            updates = eqx.tree_at(lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like)
+            updates = eqx.tree_at(
+                lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
+            )
         return self.encoder.observe(optax.apply_updates(model, updates), seen), optimiser
 
 

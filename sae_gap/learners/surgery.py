@@ -16,8 +16,9 @@ class Surgery(HostLearner):
     """The model of its base with atoms of other lengths; directions, bias and encoder stay.
 
     Args:
-      columns: "renormed" scales each atom to unit length, and "oracle_norms" to the length of the true atom that it is matched
-        with, `max_π Σ_j |cos(d_π(j), a_j)|`; an atom without a partner keeps its own length.
+      columns: "renormed" scales each atom to unit length, and "oracle_norms" to the length of the
+        true atom that it is matched with, `max_π Σ_j |cos(d_π(j), a_j)|`; an atom without a partner
+        keeps its own length.
       base: whose model it is.
     """
 
@@ -39,7 +40,11 @@ class Surgery(HostLearner):
         return base_of(self).encode
 
     def needs(self, task: Task) -> str | None:
-        lacks = "the true dictionary" if self.columns == "oracle_norms" and task.dictionary is None else None
+        lacks = (
+            "the true dictionary"
+            if self.columns == "oracle_norms" and task.dictionary is None
+            else None
+        )
         return super().needs(task) or lacks
 
     def select(self, task):

@@ -1,6 +1,7 @@
 """Language models of the Llama family from GGUF files, as llama.cpp writes them.
 
-Such a file keeps the rotary pairs of queries and keys side by side, which is how `sae_gap.lm.llama` turns them.
+Such a file keeps the rotary pairs of queries and keys side by side, which is how `sae_gap.lm.llama`
+turns them.
 """
 
 import os
@@ -13,7 +14,15 @@ import numpy as np
 
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.tables import RefusedError
-from sae_gap.lm.llama import Block, LanguageModel, Shape, Windows, embed, log_probabilities, run_blocks
+from sae_gap.lm.llama import (
+    Block,
+    LanguageModel,
+    Shape,
+    Windows,
+    embed,
+    log_probabilities,
+    run_blocks,
+)
 from sae_gap.storage.tensor_files import brief, reading
 
 # The tensor of a block that each of its parameters is.
@@ -38,7 +47,8 @@ _KEYS = {
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, Any]]:
-    """A model of the architecture `llama`, in float32 whatever its quantisation, and what else its file says.
+    """A model of the architecture `llama`, in float32 whatever its quantisation, and what else its
+    file says.
 
     Args:
       path: a GGUF file.
@@ -47,25 +57,32 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
       The model, and the fields of the file by their names.
 
     Raises:
-      ValueError: there is no such file, it is damaged, its model is of another architecture, or `gguf` is not installed or
-        cannot read its quantisation.
+      ValueError: there is no such file, it is damaged, its model is of another architecture, or
+        `gguf` is not installed or cannot read its quantisation.
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
     try:
         import gguf
     except ImportError:
-        raise ValueError("language models are read by the library gguf; pip install 'sae_gap[real]'.") from None
+        raise ValueError(
+            "language models are read by the library gguf; pip install 'sae_gap[real]'."
+        ) from None
     with reading(path, "GGUF"):
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     kind = fields.get("general.architecture")
     if kind != "llama":
-        raise ValueError(f"{path} holds a model of the architecture {kind!r}, of which only 'llama' can be run; give another.")
+        raise ValueError(
+            f"{path} holds a model of the architecture {kind!r}, of which only 'llama' can be run; "
+            "give another."
+        )
     scaling = fields.get("llama.rope.scaling.type", "none")
     if scaling != "none" or "llama.expert_count" in fields:
         what = "experts" if "llama.expert_count" in fields else f"positions scaled by {scaling!r}"
-        raise ValueError(f"{path} holds a Llama with {what}, which is not implemented; give one without.")
+        raise ValueError(
+            f"{path} holds a Llama with {what}, which is not implemented; give one without."
+        )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
     def read(name: str) -> np.ndarray:
@@ -73,10 +90,15 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
         try:
             values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
-            fault = f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read ({brief(error)})"
+            fault = (
+                f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read "
+                f"({brief(error)})"
+            )
             raise RefusedError(f"{fault}; quantise it as Q8_0.") from error
         if not np.isfinite(values).all():
-            raise RefusedError(f"{path} has values in {name} that are not finite; download it again.")
+            raise RefusedError(
+                f"{path} has values in {name} that are not finite; download it again."
+            )
         return values
 
     try:
@@ -88,16 +110,25 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} has sizes that are not those of a Llama ({brief(error)}); download it again.") from error
+        raise ValueError(
+            f"{path} has sizes that are not those of a Llama ({brief(error)}); download it again."
+        ) from error
     if tensors:
-        raise ValueError(f"{path} has tensors that a plain Llama has not, such as {min(tensors)}; give another model.")
+        raise ValueError(
+            f"{path} has tensors that a plain Llama has not, such as {min(tensors)}; give another "
+            "model."
+        )
     return model, fields
 
 
-def _assemble(read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context) -> LanguageModel:
+def _assemble(
+    read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context
+) -> LanguageModel:
     def stacked(name: str) -> jnp.ndarray:
         # A file keeps the rows that give each output.
-        return jnp.asarray(np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)]))
+        return jnp.asarray(
+            np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
+        )
 
     if not 0 < epsilon < np.inf:
         raise ValueError(f"an epsilon of {epsilon}")
@@ -110,7 +141,9 @@ def _assemble(read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, con
         blocks=blocks,
         norm=jnp.asarray(read("output_norm.weight")),
         head=_optional(read, "output.weight"),
-        frequencies=jnp.asarray(frequencies / _optional(read, "rope_freqs.weight", 1.0), jnp.float32),
+        frequencies=jnp.asarray(
+            frequencies / _optional(read, "rope_freqs.weight", 1.0), jnp.float32
+        ),
         shape=Shape(num_heads, num_kv_heads, epsilon, context),
     )
 
@@ -118,7 +151,9 @@ def _assemble(read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, con
 def _run(model: LanguageModel) -> jax.Array:
     """The model on one token: shapes that do not fit each other end here."""
     token = Windows(*np.zeros((3, 1, 1), np.int32))
-    return log_probabilities(model, run_blocks(model, embed(model, token), token, 0, model.num_blocks))
+    return log_probabilities(
+        model, run_blocks(model, embed(model, token), token, 0, model.num_blocks)
+    )
 
 
 def _optional(read, name: str, default: Any = None) -> Any:

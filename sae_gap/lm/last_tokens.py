@@ -1,4 +1,6 @@
-"""What a language model has at the end of a text: the residual stream at its last token, as probes of whole texts read it."""
+"""What a language model has at the end of a text: the residual stream at its last token, as probes
+of whole texts read it.
+"""
 
 from collections.abc import Sequence
 
@@ -11,7 +13,9 @@ from sae_gap.lm.pretrained import LM
 from sae_gap.lm.windows import cut, pack
 
 
-def last_tokens(lm: LM, texts: Sequence[str], layer: int, context: int = 128) -> Float[np.ndarray, "texts dim"]:
+def last_tokens(
+    lm: LM, texts: Sequence[str], layer: int, context: int = 128
+) -> Float[np.ndarray, "texts dim"]:
     """The residual stream after a block at the last token of each text.
 
     Args:
@@ -33,7 +37,9 @@ def last_tokens(lm: LM, texts: Sequence[str], layer: int, context: int = 128) ->
         raise ValueError(f"text {int(np.argmin(lengths))} has no token; leave it out.")
     found = np.empty((len(lists), lm.model.dim), np.float32)
     for batch in pack(cut(lists, context), context):
-        hidden = np.asarray(run_blocks(lm.model, embed(lm.model, batch.windows), batch.windows, 0, layer + 1))
+        hidden = np.asarray(
+            run_blocks(lm.model, embed(lm.model, batch.windows), batch.windows, 0, layer + 1)
+        )
         ends = (batch.documents >= 0) & (batch.places == lengths[batch.documents] - 1)
         found[batch.documents[ends]] = hidden[ends]
     return found

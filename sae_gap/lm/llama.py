@@ -1,12 +1,14 @@
-"""A language model of the Llama family as a pure function of its parameters, cut open after any block.
+"""A language model of the Llama family as a pure function of its parameters, cut open after any
+block.
 
 With h the residual stream, a block is
 
   h ← h + W_o attention(R(W_q n), R(W_k n), W_v n),  n = norm(h; g_a)
   h ← h + W_d (silu(W_g n) ⊙ W_u n),                 n = norm(h; g_f)
 
-where `norm(h; g) = g ⊙ h / sqrt(mean(h²) + ε)`, attention is causal with each key and value shared by several heads, and R
-turns the pair of coordinates (2i, 2i + 1) of a head at position p by the angle `p θ^(-2i/size)`. The logits are `E norm(h; g)`.
+where `norm(h; g) = g ⊙ h / sqrt(mean(h²) + ε)`, attention is causal with each key and value shared
+by several heads, and R turns the pair of coordinates (2i, 2i + 1) of a head at position p by the
+angle `p θ^(-2i/size)`. The logits are `E norm(h; g)`.
 
 References:
   Touvron et al. (2023), "LLaMA". Su et al. (2021), "RoFormer". Ainslie et al. (2023), "GQA".
@@ -40,7 +42,9 @@ class Shape:
 
 
 class Block(eqx.Module):
-    """The parameters of one block, or those of all blocks with a leading axis. Matrices map a row to a row, `x @ W`."""
+    """The parameters of one block, or those of all blocks with a leading axis. Matrices map a row
+    to a row, `x @ W`.
+    """
 
     attention_norm: Float[Array, "*blocks dim"]
     query: Float[Array, "*blocks dim heads_size"]
@@ -61,7 +65,8 @@ class LanguageModel(eqx.Module):
       blocks: of all blocks, stacked.
       norm: g of the last norm.
       head: E, (vocabulary, dim); None where it is the embedding.
-      frequencies: the angle by which each pair of coordinates turns from one position to the next, (size / 2,).
+      frequencies: the angle by which each pair of coordinates turns from one position to the next,
+        (size / 2,).
       shape: sizes and constants.
     """
 
@@ -93,7 +98,8 @@ class Windows(eqx.Module):
 
     Attributes:
       tokens: numbers of tokens, (rows, length).
-      segments: which text each token is of, (rows, length); a token sees those of its own text alone. -1 is padding.
+      segments: which text each token is of, (rows, length); a token sees those of its own text
+        alone. -1 is padding.
       positions: place of each token within its text, (rows, length).
     """
 
@@ -109,7 +115,11 @@ def embed(model: LanguageModel, windows: Windows) -> Float[Array, "rows length d
 
 @eqx.filter_jit
 def run_blocks(
-    model: LanguageModel, hidden: Float[Array, "rows length dim"], windows: Windows, start: int, stop: int
+    model: LanguageModel,
+    hidden: Float[Array, "rows length dim"],
+    windows: Windows,
+    start: int,
+    stop: int,
 ) -> Float[Array, "rows length dim"]:
     """The residual stream after block `stop - 1`, given that before block `start`.
 
@@ -129,7 +139,9 @@ def run_blocks(
         normed = _norm(hidden, block.attention_norm, model.shape.epsilon)
         hidden = hidden + product(_attend(normed, block, model.shape, turn, seen), block.output)
         normed = _norm(hidden, block.mlp_norm, model.shape.epsilon)
-        return hidden + product(jax.nn.silu(product(normed, block.gate)) * product(normed, block.up), block.down), None
+        return hidden + product(
+            jax.nn.silu(product(normed, block.gate)) * product(normed, block.up), block.down
+        ), None
 
     part = jax.tree.map(lambda leaf: leaf[start:stop], model.blocks)
     return jax.lax.scan(step, hidden, part)[0]
@@ -137,13 +149,19 @@ def run_blocks(
 
 @eqx.filter_jit
 def features(model: LanguageModel, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
-    """The last norm of the residual stream after the last block, which the unembedding takes to the logits."""
+    """The last norm of the residual stream after the last block, which the unembedding takes to the
+    logits.
+    """
     return _norm(hidden, model.norm, model.shape.epsilon)
 
 
 @eqx.filter_jit
-def log_probabilities(model: LanguageModel, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows vocabulary"]:
-    """The log-probabilities of the next token, in nats, from the residual stream after the last block."""
+def log_probabilities(
+    model: LanguageModel, hidden: Float[Array, "*rows dim"]
+) -> Float[Array, "*rows vocabulary"]:
+    """The log-probabilities of the next token, in nats, from the residual stream after the last
+    block.
+    """
     return jax.nn.log_softmax(product(features(model, hidden), model.unembedding.T), axis=-1)
 
 
@@ -167,7 +185,9 @@ def _attend(normed, block, shape, turn, seen):
     key, exact = _turned(key, turn), jax.lax.Precision.HIGHEST
     scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact) / key.shape[-1] ** 0.5
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
-    return jnp.einsum("bkgqs,bskd->bqkgd", weights, value, precision=exact).reshape(rows, length, -1)
+    return jnp.einsum("bkgqs,bskd->bqkgd", weights, value, precision=exact).reshape(
+        rows, length, -1
+    )
 
 
 def _turned(heads, turn):

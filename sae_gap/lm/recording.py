@@ -2,13 +2,14 @@
 
 A recording is a folder of
 
-  block<L>/NNNNN.npy   the residual stream after block L, counted from 0, a row for each token: documents one after the other
+  block<L>/NNNNN.npy   the residual stream after block L, counted from 0, a row for each token
   block<L>/NNNNN.documents.npy   the number of each row's document
-  tokens.npz           `tokens`, `documents` and `positions` of all rows, and the `names` and perhaps `topics` of the documents
+  tokens.npz           `tokens`, `documents` and `positions` of all rows, and the documents'
+                       `names` and perhaps `topics`
   recording.json       what was recorded
 
-`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole; a process that is killed loses the one
-that it was at, and the next goes on there and writes the same bytes.
+`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole; a process
+that is killed loses the one that it was at, and the next goes on there and writes the same bytes.
 """
 
 import hashlib
@@ -83,18 +84,29 @@ class Recorded(NamedTuple):
         place = self.folder / f"block{layer}"
         found = open_activations(str(place)) if place.exists("00000.npy") else None
         if found is None or found.num_samples != len(self.tokens):
-            raise ValueError(f"the recording {self.folder} has not ended; run the same again to go on.")
+            raise ValueError(
+                f"the recording {self.folder} has not ended; run the same again to go on."
+            )
         # By them rows are held out.
         if found.documents is None or not np.array_equal(found.documents, self.documents):
-            raise ValueError(_DAMAGED.format(self.folder, f"the documents of block {layer} are not those of its tokens"))
+            raise ValueError(
+                _DAMAGED.format(
+                    self.folder, f"the documents of block {layer} are not those of its tokens"
+                )
+            )
         return found
 
     def require(self, lm: LM) -> None:
         """Raises a ValueError where a model is not the one that was recorded."""
         if lm.identity != self.identity:
-            raise ValueError(f"{self.folder} is of another model than {lm.name}; give that of {self.model} as model.")
+            raise ValueError(
+                f"{self.folder} is of another model than {lm.name}; give that of {self.model} as "
+                "model."
+            )
 
-    def batches(self, documents: Sequence[int] | None = None) -> Iterator[tuple[Batch, Int[np.ndarray, "rows context"]]]:
+    def batches(
+        self, documents: Sequence[int] | None = None
+    ) -> Iterator[tuple[Batch, Int[np.ndarray, "rows context"]]]:
         """The windows of some documents, as they were recorded; None takes all.
 
         Yields:
@@ -103,7 +115,9 @@ class Recorded(NamedTuple):
         firsts = np.searchsorted(self.documents, np.arange(len(self.names)))
         pieces = cut(np.split(self.tokens, firsts[1:]), self.context)
         wanted = None if documents is None else {*documents}
-        for batch in pack([piece for piece in pieces if wanted is None or piece.document in wanted], self.context):
+        for batch in pack(
+            [piece for piece in pieces if wanted is None or piece.document in wanted], self.context
+        ):
             yield batch, np.where(batch.documents < 0, -1, firsts[batch.documents] + batch.places)
 
 
@@ -117,10 +131,11 @@ def record(
     tokens: int | None = None,
     seed: int = 0,
 ) -> Recorded:
-    """Records the residual stream of a model on documents, in random order; of texts that are alike, one.
+    """Records the residual stream of a model on documents, in random order; of texts that are
+    alike, one.
 
-    Memory is set by a shard, a batch and the model, not by how much is recorded. What the folder has of the same recording
-    stays, and layers may be added to it.
+    Memory is set by a shard, a batch and the model, not by how much is recorded. What the folder
+    has of the same recording stays, and layers may be added to it.
 
     Args:
       lm: the model.
@@ -136,8 +151,8 @@ def record(
       The recording.
 
     Raises:
-      ValueError: an argument is out of range, the folder holds another recording, no document has tokens or none fits, or an
-        activation has no float16.
+      ValueError: an argument is out of range, the folder holds another recording, no document has
+        tokens or none fits, or an activation has no float16.
       OSError: the folder cannot be written to.
     """
     for layer in layers:
@@ -152,7 +167,9 @@ def record(
     arrays = {
         "tokens": np.concatenate(lists),
         "documents": np.repeat(np.arange(len(lists), dtype=np.int32), lengths),
-        "positions": np.concatenate([np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces]),
+        "positions": np.concatenate(
+            [np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces]
+        ),
         "names": np.array([texts.names[i] for i in drawn]),
     }
     if texts.topics is not None:
@@ -173,14 +190,24 @@ def record(
     with progress.bar(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
         for number, shard in enumerate(_shards(pieces, context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
-            missing = [layer for layer in layers if not (folder / f"block{layer}").exists(f"{number:05}.npy")]
+            missing = [
+                layer
+                for layer in layers
+                if not (folder / f"block{layer}").exists(f"{number:05}.npy")
+            ]
             if missing:
-                # Through all blocks that were asked for, since other pieces of the model round otherwise.
+                # Through all blocks that were asked for, since other pieces of the model round
+                # otherwise.
                 found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
                 for layer in missing:
                     # The rows come last: where they are, their documents are too.
-                    for ending, rows in ((".documents", arrays["documents"][start:stop]), ("", found[layer])):
-                        (folder / f"block{layer}").write(f"{number:05}{ending}.npy", _bytes_of(np.save, rows))
+                    for ending, rows in (
+                        (".documents", arrays["documents"][start:stop]),
+                        ("", found[layer]),
+                    ):
+                        (folder / f"block{layer}").write(
+                            f"{number:05}{ending}.npy", _bytes_of(np.save, rows)
+                        )
             line.update((stop - start) / 1_000)
             start = stop
     return open_recording(folder)
@@ -214,9 +241,11 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
 
 
 def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
-    """The tokens of documents in random order until the next does not fit; a text that comes again is left out.
+    """The tokens of documents in random order until the next does not fit; a text that comes again
+    is left out.
 
-    Of two alike, one might be held out and the other learned from: of the 2,225 of BBC news 98 are repeats.
+    Of two alike, one might be held out and the other learned from: of the 2,225 of BBC news 98 are
+    repeats.
     """
     shuffled = np.random.default_rng(seed).permutation(len(texts.texts)).tolist()
     first = {texts.texts[i]: i for i in reversed(shuffled)}
@@ -229,7 +258,10 @@ def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.n
         for i, numbers in zip(chunk, lm.tokenise(texts.texts[i] for i in chunk), strict=True):
             left -= len(numbers)
             if left < 0 and not lists:
-                raise ValueError(f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise tokens to as many.")
+                raise ValueError(
+                    f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise "
+                    "tokens to as many."
+                )
             if left < 0:
                 return lists
             if len(numbers):
@@ -251,12 +283,21 @@ def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content
     if folder.exists("recording.json"):
         known = json.loads(folder.read("recording.json"))
         layers = [*layers, *known.pop("layers")]
-        different = [f"{name} {known.get(name)}, not {value}" for name, value in about.items() if known.get(name) != value]
+        different = [
+            f"{name} {known.get(name)}, not {value}"
+            for name, value in about.items()
+            if known.get(name) != value
+        ]
         if different:
-            raise ValueError(f"{folder} holds another recording, of {different[0]}; remove it or choose another folder.")
+            raise ValueError(
+                f"{folder} holds another recording, of {different[0]}; remove it or choose another "
+                "folder."
+            )
     else:
         folder.write("tokens.npz", content)
-    folder.write("recording.json", json.dumps(about | {"layers": sorted({*layers})}, indent=1).encode())
+    folder.write(
+        "recording.json", json.dumps(about | {"layers": sorted({*layers})}, indent=1).encode()
+    )
 
 
 def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
@@ -273,7 +314,9 @@ def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
 
 
 def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.ndarray]:
-    """The rows of a shard after each of some blocks; `firsts` are those at which documents begin, counted from the shard's."""
+    """The rows of a shard after each of some blocks; `firsts` are those at which documents begin,
+    counted from the shard's.
+    """
     found = {layer: np.empty((num_rows, lm.model.dim), dtype) for layer in layers}
     for batch in pack(shard, context):
         hidden, start, real = embed(lm.model, batch.windows), 0, batch.documents >= 0
@@ -284,7 +327,9 @@ def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.nd
             # A NaN is no smaller than anything.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
                 mend = "record as float32" if np.isfinite(largest) else "give another model"
-                raise ValueError(f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; {mend}.")
+                raise ValueError(
+                    f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; {mend}."
+                )
             found[layer][rows] = values
     return found
 

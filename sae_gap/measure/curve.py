@@ -1,12 +1,15 @@
-"""How much of the activations few latents explain: the curve of FVU against L0 on a dictionary, and an SAE's place beside it.
+"""How much of the activations few latents explain: the curve of FVU against L0 on a dictionary, and
+an SAE's place beside it.
 
-At an equal mean L0 the lasso reconstructs worse than an encoder that keeps k values as they are, since the l1 norm shrinks
-all that it keeps. So each point of a curve has two errors: of the certified lasso codes, and of least squares on their
-support, over non-negative values where codes are non-negative. Those that are fair to an SAE are the second, and the SAE's
-own codes refitted on their support are held beside them too.
+At an equal mean L0 the lasso reconstructs worse than an encoder that keeps k values as they are,
+since the l1 norm shrinks all that it keeps. So each point of a curve has two errors: of the
+certified lasso codes, and of least squares on their support, over non-negative values where codes
+are non-negative. Those that are fair to an SAE are the second, and the SAE's own codes refitted on
+their support are held beside them too.
 
-The fraction of variance unexplained is `FVU = Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, sums over samples and dimensions in the units of
-the activations, about the mean of the very samples: 0 is perfect, and 1 is what the mean alone achieves.
+The fraction of variance unexplained is `FVU = Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`, sums over samples and
+dimensions in the units of the activations, about the mean of the very samples: 0 is perfect, and 1
+is what the mean alone achieves.
 """
 
 import itertools
@@ -33,7 +36,8 @@ class Point(NamedTuple):
       fvu: of the codes.
       refit_l0: mean number of non-zero codes after least squares, which may set some to zero.
       refit_fvu: after least squares on the support.
-      certificate: largest duality gap of a sample relative to its objective; None for an encoder's own codes.
+      certificate: largest duality gap of a sample relative to its objective; None for an encoder's
+        own codes.
       errors: squared error of the codes, summed over the samples of each document.
       refit_errors: the same after least squares on the support.
     """
@@ -61,12 +65,19 @@ class Curve(NamedTuple):
 
 
 def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
-    """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean would hide it."""
+    """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean
+    would hide it.
+    """
     if np.all(activations == activations[:1]):
-        raise ValueError("all activations are alike, so that there is no variance to explain; give some hundreds that differ.")
+        raise ValueError(
+            "all activations are alike, so that there is no variance to explain; give some "
+            "hundreds that differ."
+        )
 
 
-def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]) -> float:
+def fvu(
+    activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]
+) -> float:
     """The fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`.
 
     Args:
@@ -82,7 +93,10 @@ def fvu(activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[Arra
     x = as_matrix("activations", activations).astype(np.float64)
     approximation = as_matrix("reconstruction", reconstruction).astype(np.float64)
     if x.shape != approximation.shape:
-        raise ValueError(f"activations and reconstruction must have one shape, but have {x.shape} and {approximation.shape}.")
+        raise ValueError(
+            f"activations and reconstruction must have one shape, but have {x.shape} and "
+            f"{approximation.shape}."
+        )
     check_varies(x)
     return float(squares(x - approximation).sum() / squares(x - x.mean(axis=0)).sum())
 
@@ -113,7 +127,9 @@ def measure_curve(
 
     def point(coding: Coding, lam: float | None) -> Point:
         again = code(sae, activations, least_squares(sae, coding.codes))
-        errors, refitted = (np.bincount(member, squares(activations - each.guess)) for each in (coding, again))
+        errors, refitted = (
+            np.bincount(member, squares(activations - each.guess)) for each in (coding, again)
+        )
         return Point(
             lam,
             coding.l0,
@@ -135,7 +151,8 @@ def measure_curve(
 
 
 def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:
-    """The L0 of a point over that of a curve at an equal FVU. The curve is interpolated linearly in log L0 and log FVU.
+    """The L0 of a point over that of a curve at an equal FVU. The curve is interpolated linearly in
+    log L0 and log FVU.
 
     Args:
       curve: pairs of L0 and FVU, in any order; those with a zero are left out.
@@ -143,7 +160,8 @@ def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> flo
       fvu: of the point.
 
     Returns:
-      The ratio, 1 on the curve; None where the curve does not reach so far. Of several places, the sparsest counts.
+      The ratio, 1 on the curve; None where the curve does not reach so far. Of several places, the
+      sparsest counts.
     """
     if l0 <= 0 or fvu <= 0:
         return None

@@ -1,19 +1,22 @@
-"""What a reconstruction costs downstream, in nats: it stands in for a layer's activations, and the model runs on from there.
+"""What a reconstruction costs downstream, in nats: it stands in for a layer's activations, and the
+model runs on from there.
 
-With p the model's distribution of the next token and q that of the model whose residual stream was replaced, each token t
-with target v has
+With p the model's distribution of the next token and q that of the model whose residual stream was
+replaced, each token t with target v has
 
   CE = -log q(v),   ΔCE = log p(v) - log q(v),   KL = Σ_u p(u) (log p(u) - log q(u)).
 
-The logits are linear in the features f that the unembedding E multiplies, so that the sum over the vocabulary is taken once,
-of the clean model alone:
+The logits are linear in the features f that the unembedding E multiplies, so that the sum over the
+vocabulary is taken once, of the clean model alone:
 
   KL = log Z_q - log Z_p - ē · (f_q - f_p),   ē = Σ_u p(u) E_u,   log Z = log Σ_u exp(E_u · f).
 
-A score of a reconstruction is then a run of the blocks behind the layer and one product with E, a few hundred tokens at a time.
+A score of a reconstruction is then a run of the blocks behind the layer and one product with E, a
+few hundred tokens at a time.
 
 References:
-  Gao et al. (2024), "Scaling and evaluating sparse autoencoders". Karvonen et al. (2025), "SAEBench".
+  Gao et al. (2024), "Scaling and evaluating sparse autoencoders". Karvonen et al. (2025),
+  "SAEBench".
 """
 
 import functools
@@ -52,7 +55,9 @@ class Network(NamedTuple):
     """
 
     before: Callable[[Windows], Float[ArrayLike, "rows length dim"]]
-    after: Callable[[Float[Array, "rows length dim"], Windows], Float[ArrayLike, "rows length features"]]
+    after: Callable[
+        [Float[Array, "rows length dim"], Windows], Float[ArrayLike, "rows length features"]
+    ]
     unembedding: Float[ArrayLike, "vocabulary features"]
 
 
@@ -69,19 +74,23 @@ class Nats(NamedTuple):
 
 
 class Downstream:
-    """A model on some texts, run once without a change; then it scores any reconstruction of the residual stream at a layer.
+    """A model on some texts, run once without a change; then it scores any reconstruction of the
+    residual stream at a layer.
 
-    A row is a token of the windows that is no padding, in the order of batches, rows and places. All are replaced by their
-    reconstruction except outlier tokens, which keep their activation unless `outliers` is "keep", and special tokens. What is
-    averaged are the replaced rows at place `first` of their window and later whose next token is in the same window.
+    A row is a token of the windows that is no padding, in the order of batches, rows and places.
+    All are replaced by their reconstruction except outlier tokens, which keep their activation
+    unless `outliers` is "keep", and special tokens. What is averaged are the replaced rows at place
+    `first` of their window and later whose next token is in the same window.
 
     Args:
       network: the model, cut open.
       batches: the texts; one shape for all compiles once.
-      documents: a number for each row that tells the documents, (rows,); None takes each window for one.
+      documents: a number for each row that tells the documents, (rows,); None takes each window for
+        one.
       first: the first place of a window that is averaged.
       special: tokens that are neither replaced nor averaged.
-      outliers: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them for rows like others.
+      outliers: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them
+        for rows like others.
 
     Attributes:
       activations: the clean residual stream, (rows, dim).
@@ -108,32 +117,48 @@ class Downstream:
         check_choice("outliers", outliers, ("drop", "keep"))
         self._network, self._batches = network, batches
         self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
-        tokens, positions, following = (np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True))
+        tokens, positions, following = (
+            np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True)
+        )
         hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
         self.activations = self._gathered(hidden)
         named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
         if named.shape != tokens.shape:
-            raise ValueError(f"documents must be {len(tokens)} integers, one for each token, but there are {named.size}.")
+            raise ValueError(
+                f"documents must be {len(tokens)} integers, one for each token, but there are "
+                f"{named.size}."
+            )
         self.documents = np.unique(named, return_inverse=True)[1]
         self.outliers = np.isin(np.arange(len(tokens)), find_outliers(norms(self.activations)).rows)
         self._ordinary = ~np.isin(tokens, list(special))
         self.replaced = self._ordinary & ~(self.outliers & (outliers == "drop"))
         self.scored = self.replaced & (positions >= first) & (following >= 0)
         if not self.scored.any():
-            raise ValueError(f"no token from place {first} of its window on has a next one; give longer texts.")
+            raise ValueError(
+                f"no token from place {first} of its window on has a next one; give longer texts."
+            )
         self._targets = following[self.scored]
         self._features = self._run(hidden)
         self._log_z, logits, self._expected = self._read_out(self._features, expected=True)
         self.clean = Nats(self._log_z - logits, np.zeros(len(logits)))
 
     @classmethod
-    def of_model(cls, model: LanguageModel, batches: Sequence[Windows], layer: int, **options) -> "Downstream":
-        """Of a model of this suite, cut open after the block `layer`, counted from 0; `options` are those of the class."""
+    def of_model(
+        cls, model: LanguageModel, batches: Sequence[Windows], layer: int, **options
+    ) -> "Downstream":
+        """Of a model of this suite, cut open after the block `layer`, counted from 0; `options` are
+        those of the class.
+        """
         if not 0 <= layer < model.num_blocks:
-            raise ValueError(f"layer must be from 0 to {model.num_blocks - 1}, a block of the model, but it is {layer}.")
+            raise ValueError(
+                f"layer must be from 0 to {model.num_blocks - 1}, a block of the model, but it is "
+                f"{layer}."
+            )
 
         def after(hidden, windows):
-            return llama.features(model, llama.run_blocks(model, hidden, windows, layer + 1, model.num_blocks))
+            return llama.features(
+                model, llama.run_blocks(model, hidden, windows, layer + 1, model.num_blocks)
+            )
 
         def before(windows):
             return llama.run_blocks(model, llama.embed(model, windows), windows, 0, layer + 1)
@@ -151,7 +176,9 @@ class Downstream:
 
     @functools.cached_property
     def zero(self) -> Nats:
-        """What the tokens cost where all rows are zero, outliers and special ones too, as SAEBench and SAELens ablate."""
+        """What the tokens cost where all rows are zero, outliers and special ones too, as SAEBench
+        and SAELens ablate.
+        """
         return self._nats(np.zeros_like(self.activations))
 
     @functools.cached_property
@@ -165,14 +192,17 @@ class Downstream:
 
     @property
     def variance(self) -> Float[np.ndarray, " documents"]:
-        """The squared distance of the replaced rows of each document from the mean of all of them."""
+        """The squared distance of the replaced rows of each document from the mean of all of
+        them.
+        """
         return self._squares(self.activations - self._centre)
 
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
         """What each scored token costs with a reconstruction in the place of the replaced rows.
 
         Args:
-          reconstruction: of all rows of `activations`, in their units; what stands in rows that are not replaced is not read.
+          reconstruction: of all rows of `activations`, in their units; what stands in rows that are
+            not replaced is not read.
 
         Returns:
           Cross-entropy and divergence of each, (tokens,).
@@ -182,7 +212,10 @@ class Downstream:
         """
         guess = as_matrix("reconstruction", reconstruction)
         if guess.shape != self.activations.shape:
-            raise ValueError(f"the reconstruction must be of shape {self.activations.shape}, but it is {guess.shape}.")
+            raise ValueError(
+                f"the reconstruction must be of shape {self.activations.shape}, but it is "
+                f"{guess.shape}."
+            )
         return self._nats(np.where(self.replaced[:, None], guess, self.activations))
 
     def score(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Row:
@@ -192,19 +225,27 @@ class Downstream:
           reconstruction: as for `nats`.
 
         Returns:
-          Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1 for a perfect reconstruction
-          and 0 for an ablation: `ce_score` and `kl_score` by zeros, as SAEBench and SAELens have them, `ce_score_mean` and
-          `kl_score_mean` by the mean. What `explained` says of the replaced rows and, with the ending `_outliers`, of all but
-          special tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
+          Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1
+          for a perfect reconstruction and 0 for an ablation: `ce_score` and `kl_score` by zeros, as
+          SAEBench and SAELens have them, `ce_score_mean` and `kl_score_mean` by the mean. What
+          `explained` says of the replaced rows and, with the ending `_outliers`, of all but special
+          tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
         """
-        nats, guess, clean = self.nats(reconstruction), np.asarray(reconstruction), self.clean.ce.mean()
+        nats, guess, clean = (
+            self.nats(reconstruction),
+            np.asarray(reconstruction),
+            self.clean.ce.mean(),
+        )
         ce, kl = nats.ce.mean(), nats.kl.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
             row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
         for ending, rows in {"": self.replaced, "_outliers": self._ordinary}.items():
-            row |= {f"{name}{ending}": value for name, value in explained(self.activations[rows], guess[rows]).items()}
+            row |= {
+                f"{name}{ending}": value
+                for name, value in explained(self.activations[rows], guess[rows]).items()
+            }
         row |= {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
         return row | {"errors": self._squares(self.activations - guess)}
 
@@ -216,7 +257,11 @@ class Downstream:
             whole[real] = part
         features = self._run(hidden)
         log_z, logits, _ = self._read_out(features)
-        kl = log_z - self._log_z - np.sum(self._expected * (features - self._features), axis=1, dtype=np.float64)
+        kl = (
+            log_z
+            - self._log_z
+            - np.sum(self._expected * (features - self._features), axis=1, dtype=np.float64)
+        )
         return Nats(log_z - logits, kl)
 
     def _run(self, hidden: Sequence[np.ndarray]) -> np.ndarray:
@@ -230,7 +275,9 @@ class Downstream:
 
     def _read_out(self, features, *, expected: bool = False):
         """What `_log_normaliser` says of each scored token."""
-        log_z, logits, means = _log_normaliser(self._network.unembedding, features, self._targets, expected=expected)
+        log_z, logits, means = _log_normaliser(
+            self._network.unembedding, features, self._targets, expected=expected
+        )
         return np.asarray(log_z, np.float64), np.asarray(logits, np.float64), np.asarray(means)
 
     def _squares(self, rows) -> Float[np.ndarray, " documents"]:
@@ -246,9 +293,12 @@ def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) 
       guess: their reconstructions x̂.
 
     Returns:
-      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, which sparsify has too; 1 less it is the explained variance of the newest SAELens.
-      `ev_saelens_legacy`: the mean over rows of `1 - ‖x - x̂‖² / ‖x - x̄‖²`, in which rows near the mean weigh most.
-      `ev_saebench`: `1 - Σ‖x - x̂‖² / Σ‖x‖²`, variance about zero, of which the mean explains a part.
+      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, which sparsify has too; 1 less it is the explained variance
+        of the newest SAELens.
+      `ev_saelens_legacy`: the mean over rows of `1 - ‖x - x̂‖² / ‖x - x̄‖²`, in which rows near the
+        mean weigh most.
+      `ev_saebench`: `1 - Σ‖x - x̂‖² / Σ‖x‖²`, variance about zero, of which the mean explains a
+        part.
       `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
     """
     error = (x - guess).astype(np.float64)
@@ -257,26 +307,35 @@ def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) 
         "fvu": fvu(x, guess),
         "ev_saelens_legacy": float(np.mean(1 - rest / centred)),
         "ev_saebench": 1 - float(rest.sum() / squares(x).sum()),
-        "ev_dictionary_learning": 1 - float(squares(error - error.mean(axis=0)).sum() / centred.sum()),
+        "ev_dictionary_learning": 1
+        - float(squares(error - error.mean(axis=0)).sum() / centred.sum()),
     }
 
 
 @functools.partial(jax.jit, static_argnames="expected")
 def _log_normaliser(head, features, targets, *, expected):
-    """The logarithm of Z, the target's logit and, if asked for, the mean row of E under the distribution of the next token."""
+    """The logarithm of Z, the target's logit and, if asked for, the mean row of E under the
+    distribution of the next token.
+    """
 
     def of_token(token):
         feature, target = token
         logits = product(feature, head.T)
         log_z = jax.nn.logsumexp(logits)
-        return log_z, jnp.sum(feature * head[target]), product(jnp.exp(logits - log_z), head) if expected else ()
+        return (
+            log_z,
+            jnp.sum(feature * head[target]),
+            product(jnp.exp(logits - log_z), head) if expected else (),
+        )
 
     return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
 
 
 def _rows(windows: Windows):
     """Of each token that is no padding: itself, its place, and the next one of its window or -1."""
-    tokens, segments, positions = (np.asarray(part) for part in (windows.tokens, windows.segments, windows.positions))
+    tokens, segments, positions = (
+        np.asarray(part) for part in (windows.tokens, windows.segments, windows.positions)
+    )
     following = np.full(tokens.shape, -1, tokens.dtype)
     following[:, :-1] = np.where(segments[:, 1:] == segments[:, :-1], tokens[:, 1:], -1)
     real = segments >= 0

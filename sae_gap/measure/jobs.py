@@ -1,4 +1,5 @@
-"""A measurement as jobs whose rows go to a store, so that a run that was stopped goes on where it was.
+"""A measurement as jobs whose rows go to a store, so that a run that was stopped goes on where it
+was.
 
 Many processes share the folder of the store, and the chunks of the gap between them.
 """
@@ -37,11 +38,13 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
-      The rows of the plan, whether measured now or before. Their `kind` says what they hold: "documents" (of the scored
-      samples), "load", "weight", "curve", "outliers", "gap" (one a chunk, to be summed by `gap_lines`), "atoms" or "agreement".
+      The rows of the plan, whether measured now or before. Their `kind` says what they hold:
+      "documents" (of the scored samples), "load", "weight", "curve", "outliers", "gap" (one a
+      chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:
-      ValueError: activations cannot be read, or something does not fit; the message says how to mend it.
+      ValueError: activations cannot be read, or something does not fit; the message says how to
+        mend it.
     """
     plan.check()
     first = plan.saes[0]
@@ -50,7 +53,11 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
 
     def once(settings, measure, *given, parts=({},)):
         """The rows of a job of this plan."""
-        return store.once(plan.settings | settings, lambda **part: [named | row for row in measure(*given, **part)], parts)
+        return store.once(
+            plan.settings | settings,
+            lambda **part: [named | row for row in measure(*given, **part)],
+            parts,
+        )
 
     rows = once({"kind": "documents"}, _documents, plan)
     with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
@@ -62,22 +69,37 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
             curve = once({"kind": "curve"} | about | weights, _curve, plan, sae, common)
             lam, common = curve[0]["lam"], common or curve[0]["common_l0"]
-            parts = [{"start": part.start, "stop": part.stop} for part in chunks(len(plan.places), sae.num_latents)]
-            rows += curve + once({"kind": "gap", "lam": lam} | about, _gap, plan, sae, lam, parts=parts)
+            parts = [
+                {"start": part.start, "stop": part.stop}
+                for part in chunks(len(plan.places), sae.num_latents)
+            ]
+            rows += curve + once(
+                {"kind": "gap", "lam": lam} | about, _gap, plan, sae, lam, parts=parts
+            )
             line.update(1)
         for name in plan.controls:
-            settings = {"kind": "control", "control": name, "first": [first.name, first.identity], "common": common}
+            settings = {
+                "kind": "control",
+                "control": name,
+                "first": [first.name, first.identity],
+                "common": common,
+            }
             rows += once(settings, _control, plan, name, common)
             line.update(1)
     for other in plan.saes[1:]:
         if other.model.decoder.shape == first.model.decoder.shape:
-            settings = {"kind": "agreement", "saes": [[sae.name, sae.identity] for sae in (first, other)]}
+            settings = {
+                "kind": "agreement",
+                "saes": [[sae.name, sae.identity] for sae in (first, other)],
+            }
             rows += once(settings, _agreement, first, other)
     return rows
 
 
 def _documents(plan: Plan) -> list[Row]:
-    """How many of the scored samples each document has, their squared distance from the mean of all, and outlier tokens."""
+    """How many of the scored samples each document has, their squared distance from the mean of
+    all, and outlier tokens.
+    """
     members, named = plan.members
     outliers = (plan.activations if plan.held_out is None else plan.held_out).outliers
     row = {
@@ -92,7 +114,8 @@ def _documents(plan: Plan) -> list[Row]:
 
 
 def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
-    """The weights of an SAE, its curve around that of the gap, its atoms, and what it leaves of outlier tokens.
+    """The weights of an SAE, its curve around that of the gap, its atoms, and what it leaves of
+    outlier tokens.
 
     Args:
       plan: what to measure.
@@ -130,7 +153,9 @@ def _points(plan: Plan, sae: SAE, lams: Iterable[float]) -> list[Row]:
 
 
 def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[Row]:
-    """What the scored samples leave unexplained together with outlier tokens, after least squares on the supports."""
+    """What the scored samples leave unexplained together with outlier tokens, after least squares
+    on the supports.
+    """
     x = plan.left_out
     every = np.concatenate([plan.scored, x]).astype(np.float64)
     variance, fvus = squares(every - every.mean(axis=0)).sum(), Row()
@@ -138,7 +163,9 @@ def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[R
         if point["codes"] == "own" or point["lam"] == lam:
             coding = code(sae, x, by_encoder(sae) if point["codes"] == "own" else lasso(sae, lam))
             rest = x - code(sae, x, least_squares(sae, coding.codes)).guess
-            fvus[f"{point['codes']}_fvu"] = (sum(point["refit_errors"]) + squares(rest).sum()) / variance
+            fvus[f"{point['codes']}_fvu"] = (
+                sum(point["refit_errors"]) + squares(rest).sum()
+            ) / variance
     return [{"kind": "outliers", "rows": len(x), **fvus, **sae.columns}]
 
 
@@ -155,7 +182,12 @@ def _control(plan: Plan, name: str, common: float) -> list[Row]:
     sae = control_sae(name, plan.parts[0], plan.saes[0], common, plan.seed)
     lam = find_weight(sae, plan.scored, min(common, DENSEST * sae.input_dim))
     weight = {"kind": "weight", "lam": lam, "common_l0": common, "common_lam": lam, **sae.columns}
-    return [weight, *_points(plan, sae, {lam * share for share in SPREAD}), _atoms(sae), *_agreement(plan.saes[0], sae)]
+    return [
+        weight,
+        *_points(plan, sae, {lam * share for share in SPREAD}),
+        _atoms(sae),
+        *_agreement(plan.saes[0], sae),
+    ]
 
 
 def _atoms(sae: SAE) -> Row:
@@ -163,4 +195,6 @@ def _atoms(sae: SAE) -> Row:
 
 
 def _agreement(one: SAE, other: SAE) -> list[Row]:
-    return [{"kind": "agreement", "other": other.name, "cosine": agreement(other, one), **one.columns}]
+    return [
+        {"kind": "agreement", "other": other.name, "cosine": agreement(other, one), **one.columns}
+    ]

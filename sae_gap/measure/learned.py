@@ -1,4 +1,6 @@
-"""The front door: a dictionary of one's own activations that codes, scores, compares and becomes an SAE."""
+"""The front door: a dictionary of one's own activations that codes, scores, compares and becomes an
+SAE.
+"""
 
 import dataclasses
 import math
@@ -21,7 +23,15 @@ from sae_gap.data.activations import Activations
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
-from sae_gap.measure.coding import MATCHED, by_encoder, code, evenly_spaced, find_weight, lasso, least_squares
+from sae_gap.measure.coding import (
+    MATCHED,
+    by_encoder,
+    code,
+    evenly_spaced,
+    find_weight,
+    lasso,
+    least_squares,
+)
 from sae_gap.measure.curve import check_varies, fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
@@ -61,13 +71,23 @@ class Report(NamedTuple):
     rows: list[Row]
 
     def __repr__(self) -> str:
-        names = {"dictionary": "dictionary", "at_l0": "L0", "curve_fvu": "FVU, lasso", "curve_refit_fvu": "FVU, least squares"}
+        names = {
+            "dictionary": "dictionary",
+            "at_l0": "L0",
+            "curve_fvu": "FVU, lasso",
+            "curve_refit_fvu": "FVU, least squares",
+        }
         table = tables.format_table(self.curves, names)
-        return table if self.lead is None else f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
+        return (
+            table
+            if self.lead is None
+            else f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
+        )
 
 
 class Export(NamedTuple):
-    """An SAE that was made of a dictionary, and what its encoder costs on the rows that `learn` held out.
+    """An SAE that was made of a dictionary, and what its encoder costs on the rows that `learn`
+    held out.
 
     Attributes:
       model: with the encoder.
@@ -75,7 +95,8 @@ class Export(NamedTuple):
       seconds: that training took; 0 where there was nothing to train.
       l0: mean L0 of the encoder's codes.
       fvu: of the encoder's codes.
-      best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was learned.
+      best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was
+        learned.
     """
 
     model: Model
@@ -86,8 +107,15 @@ class Export(NamedTuple):
     best_fvu: float
 
     def __repr__(self) -> str:
-        scores = f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes {self.best_fvu:.3f} at L0 {self.k}"
-        return scores if has_form(type(self.model.encode)) else f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
+        scores = (
+            f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
+            f"{self.best_fvu:.3f} at L0 {self.k}"
+        )
+        return (
+            scores
+            if has_form(type(self.model.encode))
+            else f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
+        )
 
 
 class LearnedDictionary:
@@ -99,12 +127,21 @@ class LearnedDictionary:
       train: the rows that it was learned from.
       held_out: those that it was not.
       seconds: that learning took.
-      certificate: of the last call of `encode`: the largest duality gap of a row, relative to its objective. No codes score
-        lower in the lasso by more than this share. None before the first call.
+      certificate: of the last call of `encode`: the largest duality gap of a row, relative to its
+        objective. No codes score lower in the lasso by more than this share. None before the first
+        call.
     """
 
-    def __init__(self, model: Model, l0: float, train: Activations, held_out: Activations, seconds: float):
-        self.model, self.l0, self.train, self.held_out, self.seconds = model, l0, train, held_out, seconds
+    def __init__(
+        self, model: Model, l0: float, train: Activations, held_out: Activations, seconds: float
+    ):
+        self.model, self.l0, self.train, self.held_out, self.seconds = (
+            model,
+            l0,
+            train,
+            held_out,
+            seconds,
+        )
         self.certificate: float | None = None
         self._sae = SAE.of_model(model, name=LEARNED)
         self._weights: dict[float, float] = {}
@@ -127,7 +164,8 @@ class LearnedDictionary:
     def lam(self, l0: float | None = None) -> float:
         """The weight λ of the l1 norm at which the rows that were learned from have a mean L0.
 
-        It is found once for each L0, on evenly spaced rows, so that the codes of a row do not depend on its company.
+        It is found once for each L0, on evenly spaced rows, so that the codes of a row do not
+        depend on its company.
 
         Args:
           l0: mean number of latents in use; None takes that of `learn`.
@@ -142,12 +180,18 @@ class LearnedDictionary:
         return self._weights[l0]
 
     def encode(
-        self, activations: _Rows, l0: float | None = None, *, refit: bool = True, show_progress: bool = True
+        self,
+        activations: _Rows,
+        l0: float | None = None,
+        *,
+        refit: bool = True,
+        show_progress: bool = True,
     ) -> scipy.sparse.csr_array:
-        """Sparse codes: the support of the certified lasso at `lam(l0)`, with its values or those of least squares.
+        """Sparse codes: the support of the certified lasso at `lam(l0)`, with its values or those
+        of least squares.
 
-        The l1 norm shrinks values. Least squares on the lasso's own support, over `z ≥ 0`, undoes that, and may set some to
-        zero. `certificate` then holds what proves the lasso's optimum.
+        The l1 norm shrinks values. Least squares on the lasso's own support, over `z ≥ 0`, undoes
+        that, and may set some to zero. `certificate` then holds what proves the lasso's optimum.
 
         Args:
           activations: what `learn` takes.
@@ -164,7 +208,11 @@ class LearnedDictionary:
             for chunk in rows.chunks(CHUNK):
                 coding = code(self._sae, chunk, lasso(self._sae, lam))
                 self.certificate = max(self.certificate, coding.certificate or 0)
-                parts.append(code(self._sae, chunk, least_squares(self._sae, coding.codes)).codes if refit else coding.codes)
+                parts.append(
+                    code(self._sae, chunk, least_squares(self._sae, coding.codes)).codes
+                    if refit
+                    else coding.codes
+                )
                 line.update(len(chunk))
         return scipy.sparse.vstack(parts, format="csr")
 
@@ -172,13 +220,20 @@ class LearnedDictionary:
         """`b + D z`, of dense or sparse codes, (n, width)."""
         rows: Any = codes if scipy.sparse.issparse(codes) else as_matrix("codes", codes)
         if rows.shape[1] != self.width:
-            raise ValueError(f"codes must have {self.width} columns, one for each atom, but they have {rows.shape[1]}.")
+            raise ValueError(
+                f"codes must have {self.width} columns, one for each atom, but they have "
+                f"{rows.shape[1]}."
+            )
         return rows @ self.atoms.T + self.bias
 
-    def fvu(self, activations: _Rows | None = None, l0: float | None = None, *, outliers: str = "drop") -> float:
-        """The fraction of variance unexplained by certified codes of a mean L0, after least squares on their supports.
+    def fvu(
+        self, activations: _Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
+    ) -> float:
+        """The fraction of variance unexplained by certified codes of a mean L0, after least squares
+        on their supports.
 
-        It is `report`'s figure: the weight is found on the very rows that are scored, so that figures at one L0 compare.
+        It is `report`'s figure: the weight is found on the very rows that are scored, so that
+        figures at one L0 compare.
 
         Args:
           activations: what `learn` takes; None takes the rows that `learn` held out.
@@ -204,13 +259,24 @@ class LearnedDictionary:
         Args:
           activations: what `learn` takes; None takes the rows that `learn` held out.
           l0: mean L0 at which dictionaries are compared; None takes that of `learn`.
-          controls: dictionaries of the same width to compare it with, which learn from the rows that it was learned from.
+          controls: dictionaries of the same width to compare it with, which learn from the rows
+            that it was learned from.
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        rows, l0 = self.held_out if activations is None else self._opened(activations), self._sparsity(l0)
+        rows, l0 = (
+            self.held_out if activations is None else self._opened(activations),
+            self._sparsity(l0),
+        )
         screened(rows, outliers)
-        plan = Plan([self._sae], self.train, l0=l0, controls=controls, keep_outliers=outliers == "keep", held_out=rows)
+        plan = Plan(
+            [self._sae],
+            self.train,
+            l0=l0,
+            controls=controls,
+            keep_outliers=outliers == "keep",
+            held_out=rows,
+        )
         with tempfile.TemporaryDirectory() as folder:
             measured = run(plan, Store(folder), show_progress=show_progress)
         curves = curve_lines(measured)
@@ -230,15 +296,19 @@ class LearnedDictionary:
         seed: int = 0,
         show_progress: bool = True,
     ) -> Export:
-        """An SAE that starts from this dictionary and is trained on the rows that it was learned from.
+        """An SAE that starts from this dictionary and is trained on the rows that it was learned
+        from.
 
-        The encoder starts as `a Dᵀ(x - b)`, with the a of least squares; see `SparseAutoencoder` and its `standardised`.
+        The encoder starts as `a Dᵀ(x - b)`, with the a of least squares; see `SparseAutoencoder`
+        and its `standardised`.
 
         Args:
           k: latents in use; None takes the L0 of `learn`.
-          encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or "lista_topk".
+          encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or
+            "lista_topk".
           epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
-          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs better.
+          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs
+            better.
           seed: of the order of the rows.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -258,13 +328,19 @@ class LearnedDictionary:
         learner = catalogue.sae_for_activations(
             encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
         )
-        steps = math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size)) if epochs is None else epochs
+        steps = (
+            math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size))
+            if epochs is None
+            else epochs
+        )
         learner = dataclasses.replace(learner, num_steps=steps)
         if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
             # Matching pursuit reads the dictionary alone.
             model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
         else:
-            _, model, seconds = fit_signals(learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress)
+            _, model, seconds = fit_signals(
+                learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
+            )
         made = SAE.of_model(model, name=encoder)
         coding = code(made, held_out, by_encoder(made))
         return Export(model, k, seconds, coding.l0, fvu(held_out, coding.guess), best)
@@ -276,7 +352,8 @@ class LearnedDictionary:
         metadata: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Export:
-        """Writes the SAE that `sae(**options)` makes, by `sae_gap.save_sae`: SAELens loads it, if it has such an encoder.
+        """Writes the SAE that `sae(**options)` makes, by `sae_gap.save_sae`: SAELens loads it, if
+        it has such an encoder.
 
         Args:
           folder: to be made.
@@ -293,7 +370,9 @@ class LearnedDictionary:
         return export
 
     def agreement(self, other: "LearnedDictionary | SAE | Model | ArrayLike") -> float:
-        """The mean matched |cosine| with the atoms of another dictionary of this shape; see `sae_gap.agreement`."""
+        """The mean matched |cosine| with the atoms of another dictionary of this shape; see
+        `sae_gap.agreement`.
+        """
         return agreement(self, other)
 
     def _sparsity(self, l0: float | None) -> float:
@@ -302,20 +381,26 @@ class LearnedDictionary:
         return l0
 
     def _scored(self, activations: _Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
-        rows = screened(self.held_out if activations is None else self._opened(activations), outliers)
+        rows = screened(
+            self.held_out if activations is None else self._opened(activations), outliers
+        )
         return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
     def _opened(self, activations: _Rows) -> Activations:
         rows = opened(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
-                f"the activations have {rows.input_dim} dimensions, but the dictionary {len(self.bias)}; "
+                f"the activations have {rows.input_dim} dimensions, but the dictionary "
+                f"{len(self.bias)}; "
                 "give those of the layer that it was learned from."
             )
         return rows
 
     def __repr__(self) -> str:
-        return f"<{self.width} atoms of {len(self.bias)} dimensions, learned from {self.train.num_samples:,} activations>"
+        return (
+            f"<{self.width} atoms of {len(self.bias)} dimensions, learned from "
+            f"{self.train.num_samples:,} activations>"
+        )
 
 
 def learn(
@@ -329,20 +414,23 @@ def learn(
     visits: float = 150.0,
     show_progress: bool = True,
 ) -> LearnedDictionary:
-    """Learns a dictionary of activations by `online_dl`, with the options of `OnlineDictionary.for_activations`.
+    """Learns a dictionary of activations by `online_dl`, with the options of
+    `OnlineDictionary.for_activations`.
 
-    A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`. Rows beyond what 2 GiB hold
-    are thinned evenly.
+    A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`.
+    Rows beyond what 2 GiB hold are thinned evenly.
 
     Args:
-      activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or folder of them, or what
-        `open_activations` returns.
+      activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or
+        folder of them, or what `open_activations` returns.
       width: atoms.
       l0: mean L0 at which the dictionary is to be used, at most a quarter of the dimensions.
       seed: of what is learned.
       documents: the document of each row of an array.
-      outliers: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them too; either way they are named.
-      visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter still does well.
+      outliers: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them
+        too; either way they are named.
+      visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
+        still does well.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
@@ -365,16 +453,21 @@ def learn(
 
 
 def _check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
-    """Raises a ValueError where codes of so many latents are not sparse, which no measurement takes."""
+    """Raises a ValueError where codes of so many latents are not sparse, which no measurement
+    takes.
+    """
     check_number(name, value, above=0)
     most = min(DENSEST * input_dim, width - 1)
     if value > most:
         why = f"a quarter of the {input_dim} dimensions and fewer than the {width} atoms"
-        raise ValueError(f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less.")
+        raise ValueError(
+            f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
+        )
 
 
 def _require_reached(reached: float, l0: float, samples: int) -> None:
     if abs(reached - l0) > max(0.05 * l0, 1 / samples):
         raise ValueError(
-            f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of {reached:.3g}; ask for less."
+            f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of "
+            f"{reached:.3g}; ask for less."
         )

@@ -1,12 +1,13 @@
 """How many nats are lost to an encoder's values, to its support and to the dictionary.
 
-The reconstructions by several codes of the same rows are put back into the model, on each dictionary:
+The reconstructions by several codes of the same rows are put back into the model, on each
+dictionary:
 
   own          the encoder's codes
   own_refit    least squares on their supports
   lasso        the certified lasso, at the L0 of the encoder
   lasso_refit  least squares on its supports
-  omp          least squares on the supports of orthogonal matching pursuit, at the L0 of the encoder
+  omp          least squares on the supports of orthogonal matching pursuit, at that L0
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
@@ -15,9 +16,10 @@ With L(·) the loss of each, an encoder's loss is the sum of
   dictionary part  L(best) - L(best on the best dictionary at hand)
   rest             L(best on the best dictionary at hand)
 
-where best is lasso_refit or omp, whichever has the smaller divergence. Better supports than both may exist. The best dictionary
-is that whose best codes have the least divergence at the asked L0 nearest the encoder's. An encoder whose L0 is above a quarter
-of the dimensions is not split. Intervals of 95 % come from a paired bootstrap over documents, as in `sae_gap.measure.verdict`.
+where best is lasso_refit or omp, whichever has the smaller divergence. Better supports than both
+may exist. The best dictionary is that whose best codes have the least divergence at the asked L0
+nearest the encoder's. An encoder whose L0 is above a quarter of the dimensions is not split.
+Intervals of 95 % come from a paired bootstrap over documents, as in `sae_gap.measure.verdict`.
 """
 
 import dataclasses
@@ -28,7 +30,16 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.measure.coding import Coding, by_encoder, code, find_weight, lasso, least_squares, least_squares_on, pursued
+from sae_gap.measure.coding import (
+    Coding,
+    by_encoder,
+    code,
+    find_weight,
+    lasso,
+    least_squares,
+    least_squares_on,
+    pursued,
+)
 from sae_gap.measure.downstream import Downstream
 from sae_gap.measure.plan import DENSEST, FEW_DOCUMENTS
 from sae_gap.measure.verdict import compare
@@ -46,10 +57,11 @@ LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("err
 PARTS = ("values", "support", "dictionary")
 # Codes that are the best there are for a dictionary, of which the better ones count.
 BEST = ("lasso_refit", "omp")
-# The largest L0 of a pursuit: its time grows with the square, and beyond takes longer than all else.
+# The largest L0 of a pursuit: its time grows with the square, and beyond takes longer than all
+# else.
 MOST_PURSUED = 64
-# An L0 within this share of one that is asked for, or else of a whole number, is taken for it: SAEs of like L0s then share what
-# is measured of the best dictionary.
+# An L0 within this share of one that is asked for, or else of a whole number, is taken for it: SAEs
+# of like L0s then share what is measured of the best dictionary.
 ALIKE = 0.01
 
 
@@ -82,32 +94,47 @@ class Patching:
 
         Args:
           saes: SAEs and dictionaries.
-          controls: by name, what decides a control, and what makes it when something has to be measured of it.
+          controls: by name, what decides a control, and what makes it when something has to be
+            measured of it.
           show_progress: whether to show a line of progress.
 
         Returns:
           Rows of kind "clean" (one, of the model without a change) and "score".
         """
-        made: dict[str, Any] = {sae.name: ({"sae": sae.identity}, lambda sae=sae: sae) for sae in saes}
+        made: dict[str, Any] = {
+            sae.name: ({"sae": sae.identity}, lambda sae=sae: sae) for sae in saes
+        }
         made |= controls
         rows = self._once({"kind": "clean"}, self._clean)
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
             sparse: list[Row] = []
             for sae in saes:
                 if sae.model.encode is not None:
-                    scored = [row | self._placed(row["level"]) for row in self._score(sae.name, made[sae.name], "own")]
-                    # Codes denser than that are not sparse, and those that fire nothing have no match.
-                    sparse += [row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim]
+                    scored = [
+                        row | self._placed(row["level"])
+                        for row in self._score(sae.name, made[sae.name], "own")
+                    ]
+                    # Codes denser than that are not sparse, and those that fire nothing have no
+                    # match.
+                    sparse += [
+                        row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim
+                    ]
                     rows += scored
                 line.update(1)
             levels = [*self.l0, *(row["level"] for row in sparse)]
             steps = max((_steps(level) for level in levels if level <= MOST_PURSUED), default=1)
-            pursue = functools.cache(lambda name: pursued(made[name][1](), self.downstream.activations, steps))
+            pursue = functools.cache(
+                lambda name: pursued(made[name][1](), self.downstream.activations, steps)
+            )
 
             def best(name: str, level: float) -> list[Row]:
                 """The pursuit at a mean L0, and the certified codes as they are and refitted."""
                 kinds = ["omp", "lasso"] if level <= MOST_PURSUED else ["lasso"]
-                return [row for kind in kinds for row in self._score(name, made[name], kind, level, pursue)]
+                return [
+                    row
+                    for kind in kinds
+                    for row in self._score(name, made[name], kind, level, pursue)
+                ]
 
             for name in made:
                 for level in self.l0:
@@ -115,20 +142,37 @@ class Patching:
                     line.update(1)
             for row in sparse:
                 near = best_at(rows, row["near"]) or row
-                measured = {done["dictionary"] for done in rows if _is_best(done) and done["level"] == row["level"]}
+                measured = {
+                    done["dictionary"]
+                    for done in rows
+                    if _is_best(done) and done["level"] == row["level"]
+                }
                 for name in made:
                     if name in {row["dictionary"], near["dictionary"]} - measured:
                         rows += best(name, row["level"])
         return rows
 
     def _placed(self, level: float) -> Row:
-        """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
-        near = min(self.l0, key=lambda asked: max(asked, level) / min(asked, level)) if level else self.l0[0]
-        taken = next((each for each in (near, round(level)) if abs(level - each) <= ALIKE * each), level)
+        """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is
+        split.
+        """
+        near = (
+            min(self.l0, key=lambda asked: max(asked, level) / min(asked, level))
+            if level
+            else self.l0[0]
+        )
+        taken = next(
+            (each for each in (near, round(level)) if abs(level - each) <= ALIKE * each), level
+        )
         return {"near": near, "level": taken}
 
     def _score(
-        self, name: str, made: tuple[Row, Callable[[], SAE]], kind: str, level: Any = None, pursue: Any = None
+        self,
+        name: str,
+        made: tuple[Row, Callable[[], SAE]],
+        kind: str,
+        level: Any = None,
+        pursue: Any = None,
     ) -> list[Row]:
         """The scores of codes of a kind, "own", "lasso" or "omp", and of those refitted."""
         settings, make = made
@@ -146,12 +190,25 @@ class Patching:
             coding = code(sae, x, coder)
             if coding.certificate is not None:
                 proof["certificate"] = coding.certificate
-            about = {"kind": "score", **sae.columns, "level": self._l0(coding) if level is None else level}
+            about = {
+                "kind": "score",
+                **sae.columns,
+                "level": self._l0(coding) if level is None else level,
+            }
             for codes in wanted:
                 shown = coding if codes == kind else code(sae, x, least_squares(sae, coding.codes))
-                yield about | {"codes": codes, "l0": self._l0(shown)} | self.downstream.score(shown.guess) | proof
+                yield (
+                    about
+                    | {"codes": codes, "l0": self._l0(shown)}
+                    | self.downstream.score(shown.guess)
+                    | proof
+                )
 
-        rows = self._once({"kind": "score", "level": level, "codes": wanted} | settings, measure) if wanted else []
+        rows = (
+            self._once({"kind": "score", "level": level, "codes": wanted} | settings, measure)
+            if wanted
+            else []
+        )
         # What is stored may have had another name.
         return [row | {"dictionary": name} for row in rows]
 
@@ -187,14 +244,24 @@ def _is_best(row: Mapping[str, Any]) -> bool:
     return row.get("codes") in BEST
 
 
-def best_at(rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | None = None) -> Mapping[str, Any] | None:
-    """The row of the best codes at an L0, on one dictionary or on all, whose divergence is least; None where there is none."""
-    there = (row for row in rows if _is_best(row) and row["level"] == level and dictionary in (None, row["dictionary"]))
+def best_at(
+    rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | None = None
+) -> Mapping[str, Any] | None:
+    """The row of the best codes at an L0, on one dictionary or on all, whose divergence is least;
+    None where there is none.
+    """
+    there = (
+        row
+        for row in rows
+        if _is_best(row) and row["level"] == level and dictionary in (None, row["dictionary"])
+    )
     return min(there, key=lambda row: row["kl"], default=None)
 
 
 def over_documents(clean: Mapping[str, Any]) -> str:
-    """What intervals are over, by the row of the model without a change; few documents hardly tell how others differ."""
+    """What intervals are over, by the row of the model without a change; few documents hardly tell
+    how others differ.
+    """
     count = int(np.count_nonzero(clean["tokens"]))
     if count == 1:
         return "of a single document, so no interval"
@@ -202,21 +269,28 @@ def over_documents(clean: Mapping[str, Any]) -> str:
 
 
 def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """What each encoder's loss is made of, by the divergence's choice of the best codes and the best dictionary.
+    """What each encoder's loss is made of, by the divergence's choice of the best codes and the
+    best dictionary.
 
     Args:
       rows: of `Patching.run`.
 
     Returns:
-      A line for each encoder and each of `LOSSES`, where own, own_refit and one of `BEST` were measured: the `loss`; the mean
-      L0 of these codes (`l0`, `refit_l0`, `own_best_l0`) and of those on the `best` dictionary (`best_l0`); which of `BEST`
-      they are, on its own dictionary (`own_best_codes`) and on the best (`best_codes`); `total`, above the clean
-      model; the parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`; and the ends of the interval
-      of each of the first three, `<part>_low` and `<part>_high`.
+      A line for each encoder and each of `LOSSES`, where own, own_refit and one of `BEST` were
+      measured: the `loss`; the mean L0 of these codes (`l0`, `refit_l0`, `own_best_l0`) and of
+        those on the `best` dictionary (`best_l0`); which of `BEST`
+      they are, on its own dictionary (`own_best_codes`) and on the best (`best_codes`); `total`,
+      above the clean model; the parts that sum to it, `values_part`, `support_part`,
+      `dictionary_part` and `rest`; and the ends of the interval of each of the first three,
+      `<part>_low` and `<part>_high`.
     """
     rows = list(rows)
     clean = next(row for row in rows if row["kind"] == "clean")
-    scored = {(row["dictionary"], row["level"], row["codes"]): row for row in rows if row["kind"] == "score"}
+    scored = {
+        (row["dictionary"], row["level"], row["codes"]): row
+        for row in rows
+        if row["kind"] == "score"
+    }
     lines: list[Row] = []
     for (name, level, codes), own in scored.items():
         at = best_at(rows, own["near"]) if codes == "own" else None
@@ -228,7 +302,13 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         )
         if refit is None or mine is None or best is None:
             continue
-        about: Row = {"dictionary": name, "best": best["dictionary"], "level": level, "l0": own["l0"], "refit_l0": refit["l0"]}
+        about: Row = {
+            "dictionary": name,
+            "best": best["dictionary"],
+            "level": level,
+            "l0": own["l0"],
+            "refit_l0": refit["l0"],
+        }
         about |= {"own_best_codes": mine["codes"], "own_best_l0": mine["l0"]}
         about |= {"best_codes": best["codes"], "best_l0": best["l0"]}
         for loss, (column, unit) in LOSSES.items():
@@ -236,8 +316,14 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             line = about | {"loss": loss}
             for total, row in {"total": own, "rest": best}.items():
                 line[total] = (sum(row[column]) - base) / sum(clean[unit])
-            for part, (worse, better) in zip(PARTS, itertools.pairwise((own, refit, mine, best)), strict=True):
+            for part, (worse, better) in zip(
+                PARTS, itertools.pairwise((own, refit, mine, best)), strict=True
+            ):
                 lost = compare(better[column], worse[column], clean[unit])
-                line |= {f"{part}_part": lost.more, f"{part}_low": lost.low, f"{part}_high": lost.high}
+                line |= {
+                    f"{part}_part": lost.more,
+                    f"{part}_low": lost.low,
+                    f"{part}_high": lost.high,
+                }
             lines.append(line)
     return lines

@@ -1,7 +1,7 @@
 """What to measure: SAEs, dictionaries and controls, all on the same rows of held-out documents.
 
-Curves, gaps and verdicts score at most `samples` rows of the held-out part of the activations; controls learn from the other
-part.
+Curves, gaps and verdicts score at most `samples` rows of the held-out part of the activations;
+controls learn from the other part.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ STUDY = "measure_sae"
 FORM = 4
 # Rows of activations that are read at once for their digest.
 READ = 2**14
-# A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder that fires more is held to it.
+# A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder
+# that fires more is held to it.
 DENSEST = 1 / 4
 # Held-out samples without which nothing is judged.
 FEWEST = 10
@@ -41,13 +42,16 @@ class Plan:
     """What to measure, and how.
 
     Args:
-      saes: SAEs and dictionaries; the first sets the width of the controls and the L0 at which dictionaries are compared.
+      saes: SAEs and dictionaries; the first sets the width of the controls and the L0 at which
+        dictionaries are compared.
       activations: all of them or, with `held_out`, those that controls learn from.
       lam: the weight of the gap; None finds it.
-      l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes the encoder's own.
+      l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes
+        the encoder's own.
       controls: names of control dictionaries.
       samples: held-out samples to score, at most.
-      keep_outliers: whether rows beyond ten times the median norm are looked at, learned from and scored like others.
+      keep_outliers: whether rows beyond ten times the median norm are looked at, learned from and
+        scored like others.
       seed: of the split, and of whatever controls draw.
       held_out: what is scored; None holds a tenth of the activations out.
       loaded: by name, what `load_report` says of SAEs on the scored samples.
@@ -78,11 +82,16 @@ class Plan:
 
     @functools.cached_property
     def left_out(self) -> Float[np.ndarray, "n input_dim"]:
-        """Outlier tokens of what is held out: the share of them that is scored of the others, and one at least."""
+        """Outlier tokens of what is held out: the share of them that is scored of the others, and
+        one at least.
+        """
         if self.keep_outliers:
             return np.zeros((0, self.activations.input_dim), np.float32)
         if self.held_out is None:
-            held, outliers = self.activations.split(seed=self.seed)[1], self.activations.outliers.rows
+            held, outliers = (
+                self.activations.split(seed=self.seed)[1],
+                self.activations.outliers.rows,
+            )
             rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[outliers]))
         else:
             held, rows = self.held_out, self.held_out.outliers.rows
@@ -104,13 +113,17 @@ class Plan:
         held = self.parts[1]
         rows = held.take(self.places)
         if len(rows) < FEWEST:
-            raise ValueError(f"{len(rows)} held-out activations are too few to judge by; give some hundreds.")
+            raise ValueError(
+                f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
+            )
         check_varies(rows)
         return rows
 
     @functools.cached_property
     def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
-        """The document of each scored sample, counted from 0, and True; or contiguous blocks where hardly any are named."""
+        """The document of each scored sample, counted from 0, and True; or contiguous blocks where
+        hardly any are named.
+        """
         documents, count = self.parts[1].documents, len(self.places)
         if documents is not None:
             names, member = np.unique(documents[self.places], return_inverse=True)
@@ -149,24 +162,33 @@ class Plan:
         }
 
     def check(self) -> None:
-        """Raises a ValueError where a fault would show only after minutes, or as figures of another thing."""
+        """Raises a ValueError where a fault would show only after minutes, or as figures of another
+        thing.
+        """
         names = [*(sae.name for sae in self.saes), *self.controls]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(
-                    f"two of the SAEs, dictionaries and controls are called {name!r}; give each a name of its own."
+                    f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
+                    "name of its own."
                 )
         for sae in self.saes if self.lam else ():
-            top = jnp.max(lasso_problem.lambda_max(sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed))
+            top = jnp.max(
+                lasso_problem.lambda_max(
+                    sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed
+                )
+            )
             if self.lam and self.lam >= top:
                 raise ValueError(
-                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the samples on {sae.name!r}, "
+                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the "
+                    f"samples on {sae.name!r}, "
                     "and leaves no code; give less."
                 )
         densest = min(DENSEST * sae.input_dim for sae in self.saes)
         if self.l0 is not None and self.l0 > densest:
             raise ValueError(
-                f"a mean L0 of {self.l0:g} is more than a quarter of the dimensions, where codes are no longer sparse; "
+                f"a mean L0 of {self.l0:g} is more than a quarter of the dimensions, where codes "
+                "are no longer sparse; "
                 f"ask for at most {densest:g}."
             )
         for name in self.controls:

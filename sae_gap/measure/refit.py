@@ -1,18 +1,21 @@
-"""The best values on a given support, in double precision: of the lasso, and of least squares, which has no penalty.
+"""The best values on a given support, in double precision: of the lasso, and of least squares,
+which has no penalty.
 
-Non-negative values are found by block principal pivoting: with P the latents that may differ from zero, first all of the
-support, it solves `(D_PᵀD_P + μI) z_P = D_Pᵀy - λ` and exchanges at once all latents of P whose value is negative with all
-others whose correlation `d_jᵀ(y - D z)` exceeds λ. Where there are none, the values are the minimiser; a sample whose exchanges
-do not end is left to `scipy.optimize.nnls`, which takes as long at supports of 32 atoms and twice as long at 128. The ridge μ
-is a few roundings of double precision; it lets supports hold dependent atoms, as every support beyond input_dim does, and costs
-at most `½μ‖z‖²`.
+Non-negative values are found by block principal pivoting: with P the latents that may differ from
+zero, first all of the support, it solves `(D_PᵀD_P + μI) z_P = D_Pᵀy - λ` and exchanges at once all
+latents of P whose value is negative with all others whose correlation `d_jᵀ(y - D z)` exceeds λ.
+Where there are none, the values are the minimiser; a sample whose exchanges do not end is left to
+`scipy.optimize.nnls`, which takes as long at supports of 32 atoms and twice as long at 128. The
+ridge μ is a few roundings of double precision; it lets supports hold dependent atoms, as every
+support beyond input_dim does, and costs at most `½μ‖z‖²`.
 
-`encoders.on_support` has the same two problems compiled, for all samples at once, in single precision, in a time that goes with
-the width. Here each sample is solved by itself, in a time that goes with its support alone.
+`encoders.on_support` has the same two problems compiled, for all samples at once, in single
+precision, in a time that goes with the width. Here each sample is solved by itself, in a time that
+goes with its support alone.
 
 References:
-  Portugal, Júdice & Vicente (1994), "A comparison of block pivoting and interior-point algorithms for linear least squares
-  problems with nonnegative variables", Mathematics of Computation 63(208).
+  Portugal, Júdice & Vicente (1994), "A comparison of block pivoting and interior-point algorithms
+  for linear least squares problems with nonnegative variables", Mathematics of Computation 63(208).
 """
 
 import jax.numpy as jnp
@@ -28,7 +31,8 @@ from sae_gap.runtime.cores import one_blas_thread
 
 # Exchanges before a sample is left to SciPy; hardly any takes ten.
 EXCHANGES = 30
-# What a value may lie below zero, or a correlation above it, where the signal and the atoms have unit norm.
+# What a value may lie below zero, or a correlation above it, where the signal and the atoms have
+# unit norm.
 SLACK = 1e-10
 
 
@@ -91,18 +95,27 @@ def _fit(target, dictionary, on, lam, *, nonneg: bool) -> tuple[np.ndarray, np.n
 
     Each sample is fitted with unit norm on unit atoms.
     """
-    signals, columns = np.asarray(target, np.float64), np.ascontiguousarray(np.asarray(dictionary).T)
+    signals, columns = (
+        np.asarray(target, np.float64),
+        np.ascontiguousarray(np.asarray(dictionary).T),
+    )
     codes, weights = np.zeros(np.shape(on)), np.broadcast_to(lam, (len(signals), 1))
     values_and_gaps = np.stack([0.5 * np.sum(signals**2, axis=1), np.zeros(len(signals))], axis=1)
     with one_blas_thread():
-        for sample, (signal, chosen, weight) in enumerate(zip(signals, np.asarray(on), weights, strict=True)):
+        for sample, (signal, chosen, weight) in enumerate(
+            zip(signals, np.asarray(on), weights, strict=True)
+        ):
             place, length = np.flatnonzero(chosen), float(np.linalg.norm(signal))
             if not (place.size and length > 0):
                 continue
             atoms = columns[place].astype(np.float64)
             norms = np.linalg.norm(atoms, axis=1)
             norms[norms == 0] = 1
-            atoms, signal, penalty = atoms / norms[:, None], signal / length, weight / (length * norms)
+            atoms, signal, penalty = (
+                atoms / norms[:, None],
+                signal / length,
+                weight / (length * norms),
+            )
             if nonneg:
                 values = _non_negative(atoms, signal, penalty)
             elif weight == 0:
@@ -126,13 +139,17 @@ def _gram(atoms: Float[np.ndarray, "size input_dim"]) -> Float[np.ndarray, "size
     return gram
 
 
-def _solve(gram: Float[np.ndarray, "size size"], pull: Float[np.ndarray, " size"]) -> Float[np.ndarray, " size"]:
+def _solve(
+    gram: Float[np.ndarray, "size size"], pull: Float[np.ndarray, " size"]
+) -> Float[np.ndarray, " size"]:
     factor = scipy.linalg.cho_factor(gram, lower=True, overwrite_a=True, check_finite=False)
     return scipy.linalg.cho_solve(factor, pull, check_finite=False)
 
 
 def _non_negative(
-    atoms: Float[np.ndarray, "size input_dim"], signal: Float[np.ndarray, " input_dim"], penalty: Float[np.ndarray, " size"]
+    atoms: Float[np.ndarray, "size input_dim"],
+    signal: Float[np.ndarray, " input_dim"],
+    penalty: Float[np.ndarray, " size"],
 ) -> Float[np.ndarray, " size"]:
     """The non-negative values, less whose penalty a signal of unit norm is fitted."""
     size = len(atoms)

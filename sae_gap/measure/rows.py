@@ -1,4 +1,6 @@
-"""The activations that a dictionary is learned from and scored on: opened, without outlier tokens, as many as memory holds."""
+"""The activations that a dictionary is learned from and scored on: opened, without outlier tokens,
+as many as memory holds.
+"""
 
 import os
 from typing import Any
@@ -17,7 +19,10 @@ from sae_gap.storage.tensor_files import brief
 POOL = 2**29
 
 
-def opened(activations: Activations | ArrayLike | str | os.PathLike[str], documents: ArrayLike | None = None) -> Activations:
+def opened(
+    activations: Activations | ArrayLike | str | os.PathLike[str],
+    documents: ArrayLike | None = None,
+) -> Activations:
     """What a user gives as activations, with the document of each row."""
     if isinstance(activations, Activations):
         if documents is not None:
@@ -25,11 +30,16 @@ def opened(activations: Activations | ArrayLike | str | os.PathLike[str], docume
         return activations
     check_unmasked("activations", activations)
     try:
-        source: Any = activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+        source: Any = (
+            activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+        )
         named = None if documents is None else np.asarray(documents)
     except (TypeError, ValueError) as error:
         reason = brief(error).partition(". ")[0]
-        mend = "join documents of unequal lengths and name the document of each row by documents, and give tensors as float32"
+        mend = (
+            "join documents of unequal lengths and name the document of each row by documents, and "
+            "give tensors as float32"
+        )
         raise ValueError(f"activations make no array ({reason}); {mend}.") from None
     return open_activations(source, documents=named)
 

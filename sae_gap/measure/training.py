@@ -13,7 +13,11 @@ from sae_gap.study.program import Fitted
 
 
 def fit_signals(
-    learner: Learner, signals: Float[np.ndarray, "n input_dim"], width: int, seed: int | PRNGKeyArray, **options: Any
+    learner: Learner,
+    signals: Float[np.ndarray, "n input_dim"],
+    width: int,
+    seed: int | PRNGKeyArray,
+    **options: Any,
 ) -> Fitted:
     """The end of a fit of a learner to signals.
 

@@ -1,14 +1,14 @@
 """The answer of a measurement: is it the loading, the encoder or the dictionary?
 
-Reconstructions are compared after least squares on the supports of both sides, since an encoder that shrinks its values alike
-has still chosen the right latents, and at an equal mean L0. A comparison is the difference of the shares of variance that two
-codes explain of the same samples,
+Reconstructions are compared after least squares on the supports of both sides, since an encoder
+that shrinks its values alike has still chosen the right latents, and at an equal mean L0. A
+comparison is the difference of the shares of variance that two codes explain of the same samples,
 
   Δ = Σ_i (e_i - f_i) / Σ_i v_i,
 
-with e_i and f_i the squared errors and v_i the squared distance from the mean, summed over the samples of document i. Its
-interval of 95 % holds the middle of Δ over documents drawn again with replacement, the same ones for both sides; the weights λ
-of the lasso and the mean stay as they are.
+with e_i and f_i the squared errors and v_i the squared distance from the mean, summed over the
+samples of document i. Its interval of 95 % holds the middle of Δ over documents drawn again with
+replacement, the same ones for both sides; the weights λ of the lasso and the mean stay as they are.
 """
 
 import dataclasses
@@ -31,7 +31,8 @@ _OFF = 0.02
 
 
 class Comparison(NamedTuple):
-    """The shares of variance that two codes explain, and their difference with its interval of 95 %.
+    """The shares of variance that two codes explain, and their difference with its interval of 95
+    %.
 
     Attributes:
       one: explained by the first.
@@ -52,14 +53,20 @@ class Comparison(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where the first explains more beyond doubt, -1 where it explains less, 0 where the interval holds zero."""
+        """1 where the first explains more beyond doubt, -1 where it explains less, 0 where the
+        interval holds zero.
+        """
         return int(self.low > 0) - int(self.high < 0)
 
     def __str__(self) -> str:
         sign = self.sign or 1
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
         # An end that is not zero is not shown as one.
-        decimals = 1 if max(map(abs, numbers)) >= 0.1 and (not self.sign or min(map(abs, numbers)) >= 0.05) else 2
+        decimals = (
+            1
+            if max(map(abs, numbers)) >= 0.1 and (not self.sign or min(map(abs, numbers)) >= 0.05)
+            else 2
+        )
         # Rounded zero has no sign.
         size, *ends = (f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers)
         low, high = ends[::sign]
@@ -102,11 +109,12 @@ class Verdict:
       common_l0: L0 at which dictionaries are compared, that of the best codes of the first.
       reached_l0: mean L0 of the best codes of this dictionary there, and of the learned one.
       explained: by the best codes there.
-      learned: those against the same on the dictionary that `online_dl` learned; None where it was left out.
+      learned: those against the same on the dictionary that `online_dl` learned; None where it was
+        left out.
       atoms: of this dictionary and of the learned one.
       outliers: of all activations, in words; None where no row is an outlier.
-      with_outliers: FVU of the best codes and of its own, without and with outlier tokens of the held-out documents; empty
-        where these hold none, or are kept.
+      with_outliers: FVU of the best codes and of its own, without and with outlier tokens of the
+        held-out documents; empty where these hold none, or are kept.
     """
 
     dictionary: str
@@ -137,7 +145,11 @@ class Verdict:
         lines = {}
         if self.suspicions is not None:
             more = f" (and {len(self.suspicions) - 1} more)" if len(self.suspicions) > 1 else ""
-            lines["Loading"] = f"suspicious, because {self.suspicions[0].rstrip('.')}{more}" if self.suspicions else "fine"
+            lines["Loading"] = (
+                f"suspicious, because {self.suspicions[0].rstrip('.')}{more}"
+                if self.suspicions
+                else "fine"
+            )
         lines["Encoder"] = self._encoder()
         if self.own_explained is not None and self.encoder is not None:
             lines["Values"] = self._values(self.own_explained)
@@ -147,9 +159,13 @@ class Verdict:
                 f" of {codes} {without:.3g} without and {with_:.3g} with them"
                 for codes, (without, with_) in self.with_outliers.items()
             ]
-            lines["Outlier tokens"] = f"{self.outliers}; FVU{','.join(fvus)}" if fvus else self.outliers
+            lines["Outlier tokens"] = (
+                f"{self.outliers}; FVU{','.join(fvus)}" if fvus else self.outliers
+            )
         if self.samples < FEW:
-            lines["Samples"] = f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
+            lines["Samples"] = (
+                f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
+            )
         return lines
 
     def __str__(self) -> str:
@@ -162,7 +178,10 @@ class Verdict:
             return "it fires no latent on these activations"
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
-            at = f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes have)"
+            at = (
+                f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes "
+                "have)"
+            )
         mine = f"its own explain {_share(self.encoder.other)}: {self.encoder}"
         shares = f"explain {_share(self.encoder.one)} of the variance where {mine}"
         # More that is explained by more latents says nothing.
@@ -172,31 +191,61 @@ class Verdict:
 
     def _values(self, explained: float) -> str:
         gap = self.gap
-        sentence = f"its codes as they are, without least squares on the supports, explain {_share(explained)}; "
+        sentence = (
+            "its codes as they are, without least squares on the supports, explain "
+            f"{_share(explained)}; "
+        )
         if gap["optimum_l0"] < 1:
-            empty = f"the best codes at the weight in use, {gap['lam']:.3g}, are nearly empty (L0 {gap['optimum_l0']:.2f})"
+            empty = (
+                f"the best codes at the weight in use, {gap['lam']:.3g}, are nearly empty (L0 "
+                f"{gap['optimum_l0']:.2f})"
+            )
             return f"{sentence}{empty}, so no share of a gap is told"
         certificate = f"(duality gap {gap['optimum_slack']:.0e} of it)"
-        sentence += f"its lasso objective is {_percent(gap['relative_gap'])} above the certified optimum {certificate}"
+        sentence += (
+            f"its lasso objective is {_percent(gap['relative_gap'])} above the certified optimum "
+            f"{certificate}"
+        )
         if gap["scale_share"] <= 0.0005:
             return sentence
-        return f"{sentence}; {_percent(gap['scale_share'])} go once all codes are multiplied by {gap['scale']:.2f}"
+        return (
+            f"{sentence}; {_percent(gap['scale_share'])} go once all codes are multiplied by "
+            f"{gap['scale']:.2f}"
+        )
 
     def _dictionary(self) -> str:
         shown, reached = _share(self.explained), self.reached_l0[0]
-        missed = "" if _alike(reached, self.common_l0) else f" ({self.common_l0:.1f} was not reached)"
+        missed = (
+            "" if _alike(reached, self.common_l0) else f" ({self.common_l0:.1f} was not reached)"
+        )
         if self.learned is None:
-            missing = f"not held against a learned one, since {RIVAL} was left out of the controls; name it there to have it"
-            return f"{missing}. Its best codes at L0 {reached:.1f}{missed} explain {shown} of the variance"
-        kind, at = ("no different from", "better than", "worse than")[self.learned.sign], "the same L0"
+            missing = (
+                f"not held against a learned one, since {RIVAL} was left out of the controls; name "
+                "it there to have it"
+            )
+            return (
+                f"{missing}. Its best codes at L0 {reached:.1f}{missed} explain {shown} of the "
+                "variance"
+            )
+        kind, at = (
+            ("no different from", "better than", "worse than")[self.learned.sign],
+            "the same L0",
+        )
         if not _alike(*self.reached_l0):
             at = f"another L0, {self.reached_l0[1]:.1f} to its"
             # More latents explain more by themselves.
             if self.learned.sign == np.sign(reached - self.reached_l0[1]):
                 kind = "not judged against"
-        rival = RIVAL if self.atoms[0] == self.atoms[1] else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
+        rival = (
+            RIVAL
+            if self.atoms[0] == self.atoms[1]
+            else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
+        )
         values = f"{shown} for {_share(self.learned.other)}, {self.learned}"
-        return f"{kind} one learned from the same activations ({rival}) at {at} {reached:.1f}{missed}: {values}"
+        return (
+            f"{kind} one learned from the same activations ({rival}) at {at} "
+            f"{reached:.1f}{missed}: {values}"
+        )
 
 
 def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
@@ -211,7 +260,9 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
     rows = list(rows)
     documents = next(row for row in rows if row["kind"] == "documents")
     variance = documents["variance"]
-    curves, weights, loads, outliers = (by_subject(rows, kind) for kind in ("curve", "weight", "load", "outliers"))
+    curves, weights, loads, outliers = (
+        by_subject(rows, kind) for kind in ("curve", "weight", "load", "outliers")
+    )
     gaps = {line["dictionary"]: line for line in gap_lines(rows)}
     common = {name: matched(points, weights[name][0], "common") for name, points in curves.items()}
     rivals = [common[RIVAL]] if RIVAL in common else []
@@ -231,7 +282,8 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
         answer = Verdict(
             dictionary=name,
             samples=sum(documents["samples"]),
-            documents=f"{len(variance)} {'documents' if documents['named'] else 'contiguous blocks'}",
+            documents=f"{len(variance)} "
+            + ("documents" if documents["named"] else "contiguous blocks"),
             suspicions=loads[name][0]["suspicions"] if name in loads else None,
             own_l0=own and own["l0"],
             l0=best and best["l0"],
@@ -241,7 +293,9 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             common_l0=weight["common_l0"],
             reached_l0=tuple(row["l0"] for row in (here, *rivals)),
             explained=1 - here["refit_fvu"],
-            learned=compare(here["refit_errors"], rivals[0]["refit_errors"], variance) if rivals else None,
+            learned=compare(here["refit_errors"], rivals[0]["refit_errors"], variance)
+            if rivals
+            else None,
             atoms=tuple(row["num_latents"] for row in (here, *rivals)),
             outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
             with_outliers=fvus,
@@ -251,15 +305,20 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
 
 
 def compare_dictionaries(rows: Iterable[Mapping[str, Any]], one: str, other: str) -> Comparison:
-    """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common L0."""
+    """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common
+    L0.
+    """
     rows = list(rows)
     curves, weights = by_subject(rows, "curve"), by_subject(rows, "weight")
-    best, rival = (matched(curves[name], weights[name][0], "common")["refit_errors"] for name in (one, other))
+    best, rival = (
+        matched(curves[name], weights[name][0], "common")["refit_errors"] for name in (one, other)
+    )
     return compare(best, rival, next(row["variance"] for row in rows if row["kind"] == "documents"))
 
 
 def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
-    """Several SAEs and dictionaries by what their best codes explain at one common L0, the best first.
+    """Several SAEs and dictionaries by what their best codes explain at one common L0, the best
+    first.
 
     Args:
       rows: of `run`, on two or more.
@@ -272,9 +331,16 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]
-    best = f"the dictionary of {first.dictionary} is the best" if sure else "no dictionary is the best beyond doubt"
+    best = (
+        f"the dictionary of {first.dictionary} is the best"
+        if sure
+        else "no dictionary is the best beyond doubt"
+    )
     led = f"those of {second.dictionary} (at L0 {second.reached_l0[0]:.1f}) {_share(lead.other)}"
-    leads = f"of {first.dictionary} (at L0 {first.reached_l0[0]:.1f}) explain {_share(lead.one)} of the variance"
+    leads = (
+        f"of {first.dictionary} (at L0 {first.reached_l0[0]:.1f}) explain {_share(lead.one)} of "
+        "the variance"
+    )
     return ordered, f"At L0 {first.common_l0:.1f} {best}: the best codes {leads}, {led}: {lead}."
 
 

@@ -1,4 +1,6 @@
-"""How well atoms are recovered, by the level and by the frequency of the true feature, and how many detect the same one."""
+"""How well atoms are recovered, by the level and by the frequency of the true feature, and how many
+detect the same one.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -14,20 +16,28 @@ _QUARTILES = ("frequent", "common", "uncommon", "rare")
 
 
 def atom_scores(
-    match: matching.Match, num_learned: int, nearest: Int[np.ndarray, " learned"], groups: dict[str, Int[np.ndarray, " some"]]
+    match: matching.Match,
+    num_learned: int,
+    nearest: Int[np.ndarray, " learned"],
+    groups: dict[str, Int[np.ndarray, " some"]],
 ) -> dict[str, float]:
-    """How well the atoms are recovered: `atom_mcc`, mean |cos| over the pairs of the best matching, and `uniqueness`.
+    """How well the atoms are recovered: `atom_mcc`, mean |cos| over the pairs of the best matching,
+    and `uniqueness`.
 
-    There are as many pairs as the narrower dictionary has atoms, so that one too narrow for all features can still score 1.
+    There are as many pairs as the narrower dictionary has atoms, so that one too narrow for all
+    features can still score 1.
 
     Args:
       match: of the learned with the true dictionary.
       num_learned: width of the learned one.
-      nearest: the feature of each latent; uniqueness is the number of different ones over the number of latents.
-      groups: indices of features by name; each has its own mean, over those of its features that are in a pair.
+      nearest: the feature of each latent; uniqueness is the number of different ones over the
+        number of latents.
+      groups: indices of features by name; each has its own mean, over those of its features that
+        are in a pair.
 
     Returns:
-      `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a pair.
+      `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a
+      pair.
     """
     cosine = np.abs(match.cosine)
     scores = {
@@ -42,7 +52,8 @@ def atom_scores(
 
 
 def groups_of(
-    true_codes: Float[ArrayLike, "n latent"] | SparseCodes, level: Int[np.ndarray, " true"] | None = None
+    true_codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    level: Int[np.ndarray, " true"] | None = None,
 ) -> dict[str, Int[np.ndarray, " some"]]:
     """Features by level of their tree and by quartile of the frequency at which they fire.
 
@@ -51,12 +62,15 @@ def groups_of(
       level: of each feature, -1 for one in no tree; None where there are no trees.
 
     Returns:
-      Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon", "rare".
+      Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon",
+      "rare".
     """
     groups = {}
     if level is not None:
         for depth in range(int(level.max()) + 1):
-            groups[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(level == depth)
+            groups[_LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"] = np.flatnonzero(
+                level == depth
+            )
         groups["free"] = np.flatnonzero(level < 0)
     fired = sum((part > 0).sum(axis=0) for _, part in dense_chunks(true_codes))
     order = np.argsort(-fired, kind="stable")
@@ -65,7 +79,11 @@ def groups_of(
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`atom_scores`, where the truth is known and a dictionary was learned."""
-    learned, true_codes, tree = inferred.model.dictionary, inferred.split("id").codes, inferred.task.tree
+    learned, true_codes, tree = (
+        inferred.model.dictionary,
+        inferred.split("id").codes,
+        inferred.task.tree,
+    )
     if learned is None or inferred.match is None or true_codes is None:
         return {}
     groups = groups_of(true_codes, None if tree is None else tree.level)
@@ -80,7 +98,9 @@ METRIC = Metric(
         "uniqueness": Column("share of different features detected", 1.0, "unique"),
         **{
             f"atom_mcc_{group}": Column(
-                f"matched cosine, {group.replace('_', '-')}", 1.0, group.replace("_grandchildren", "-g.")
+                f"matched cosine, {group.replace('_', '-')}",
+                1.0,
+                group.replace("_grandchildren", "-g."),
             )
             for group in (*_LEVELS, "free", *_QUARTILES)
         },

@@ -1,7 +1,9 @@
-"""Reading the label off the codes: a logistic probe, unregularised unless asked, and the best single latent.
+"""Reading the label off the codes: a logistic probe, unregularised unless asked, and the best
+single latent.
 
-Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as published it is the ID
-split that is also scored, which makes the ID score a training score; strictly it is the training split.
+Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as
+published it is the ID split that is also scored, which makes the ID score a training score;
+strictly it is the training split.
 """
 
 from typing import NamedTuple
@@ -15,8 +17,8 @@ from sae_gap.core.codes import Codes, as_codes, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import SCORED, Inferred, Metric
 
-# On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at its tolerance. Hence
-# scikit-learn's tolerances, which the published accuracies were made with.
+# On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at
+# its tolerance. Hence scikit-learn's tolerances, which the published accuracies were made with.
 _GRADIENT_TOLERANCE = 1e-4
 _LOSS_TOLERANCE = 64 * np.finfo(np.float64).eps
 _MAX_ITERATIONS = 1_000
@@ -30,13 +32,16 @@ class LogisticProbe(NamedTuple):
     intercept: float
 
 
-def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"], strength: float = 0.0) -> LogisticProbe:
+def fit_logistic(
+    codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"], strength: float = 0.0
+) -> LogisticProbe:
     """Fits a logistic regression with an intercept.
 
-    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b))) + ½ μ ‖w‖²` with s_i = ±1, by L-BFGS from zero until the largest
-    gradient entry is below 1e-4. Without a penalty and where the optimum is flat or does not exist, the start, the tolerance
-    and so the scale of the codes decide between probes that fit equally well. These can differ widely off the fitted
-    distribution, on latents that say little within it; the AUC of `fit_latent` has no such freedom.
+    `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b))) + ½ μ ‖w‖²` with s_i = ±1, by L-BFGS from
+    zero until the largest gradient entry is below 1e-4. Without a penalty and where the optimum is
+    flat or does not exist, the start, the tolerance and so the scale of the codes decide between
+    probes that fit equally well. These can differ widely off the fitted distribution, on latents
+    that say little within it; the AUC of `fit_latent` has no such freedom.
 
     Args:
       codes: (n, num_latents).
@@ -47,7 +52,8 @@ def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " 
       The probe. If only one class is present it answers that class always.
 
     References:
-      Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12 (`LogisticRegression` without penalty).
+      Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12
+      (`LogisticRegression` without penalty).
     """
     codes, labels = np.asarray(codes), np.asarray(labels)
     signs = np.where(labels, 1.0, -1.0)
@@ -58,7 +64,9 @@ def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " 
         weights = parameters[:-1]
         margins = signs * (codes @ weights.astype(codes.dtype) + parameters[-1])
         residuals = -signs * special.expit(-margins) / len(signs)
-        gradient = np.append(residuals.astype(codes.dtype) @ codes + strength * weights, residuals.sum())
+        gradient = np.append(
+            residuals.astype(codes.dtype) @ codes + strength * weights, residuals.sum()
+        )
         return np.logaddexp(0, -margins).mean() + 0.5 * strength * weights @ weights, gradient
 
     fitted = optimize.minimize(
@@ -66,12 +74,19 @@ def fit_logistic(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " 
         np.zeros(codes.shape[1] + 1),
         jac=True,
         method="L-BFGS-B",
-        options={"maxiter": _MAX_ITERATIONS, "maxls": 50, "gtol": _GRADIENT_TOLERANCE, "ftol": _LOSS_TOLERANCE},
+        options={
+            "maxiter": _MAX_ITERATIONS,
+            "maxls": 50,
+            "gtol": _GRADIENT_TOLERANCE,
+            "ftol": _LOSS_TOLERANCE,
+        },
     )
     return LogisticProbe(fitted.x[:-1], float(fitted.x[-1]))
 
 
-def accuracy(probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
+def accuracy(
+    probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
+) -> float:
     """Share of samples that a logistic probe gets right.
 
     Args:
@@ -83,14 +98,20 @@ def accuracy(probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: 
       The accuracy, in [0, 1].
     """
     codes = np.asarray(codes)
-    return float(((codes @ probe.weights.astype(codes.dtype) + probe.intercept > 0) == np.asarray(labels)).mean())
+    return float(
+        (
+            (codes @ probe.weights.astype(codes.dtype) + probe.intercept > 0) == np.asarray(labels)
+        ).mean()
+    )
 
 
-def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> Float[np.ndarray, " latent"]:
+def roc_auc(
+    codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
+) -> Float[np.ndarray, " latent"]:
     """Area under the ROC curve of every latent as a score.
 
-    `AUC_j = P(z_j⁺ > z_j⁻) + ½ P(z_j⁺ = z_j⁻)` over pairs of a positive and a negative sample, from mid-ranks, so that ties
-    are exact.
+    `AUC_j = P(z_j⁺ > z_j⁻) + ½ P(z_j⁺ = z_j⁻)` over pairs of a positive and a negative sample, from
+    mid-ranks, so that ties are exact.
 
     Args:
       codes: (n, num_latents).
@@ -117,8 +138,11 @@ def roc_auc(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) 
     return np.concatenate(areas)
 
 
-def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]) -> tuple[int, int]:
-    """Picks the latent that tells the classes apart best, `argmax_j max(AUC_j, 1 - AUC_j)`, the first of equals.
+def fit_latent(
+    codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
+) -> tuple[int, int]:
+    """Picks the latent that tells the classes apart best, `argmax_j max(AUC_j, 1 - AUC_j)`, the
+    first of equals.
 
     Args:
       codes: (n, num_latents).
@@ -132,7 +156,9 @@ def fit_latent(codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"
     return best, 1 if areas[best] >= 0.5 else -1
 
 
-def latent_auc(probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]) -> float:
+def latent_auc(
+    probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]
+) -> float:
     """ROC-AUC of the latent that was picked, in the direction that it was picked in.
 
     Args:
@@ -141,8 +167,8 @@ def latent_auc(probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], lab
       labels: (n,), booleans.
 
     Returns:
-      The AUC, in [0, 1]. It is below 0.5 where the latent points the other way than on the split it was picked on, which the
-      published form, `max(AUC, 1 - AUC)` on every split, conceals.
+      The AUC, in [0, 1]. It is below 0.5 where the latent points the other way than on the split it
+      was picked on, which the published form, `max(AUC, 1 - AUC)` on every split, conceals.
     """
     latent, sign = probe
     return float(roc_auc(sign * codes[:, [latent]], labels)[0])
@@ -151,9 +177,10 @@ def latent_auc(probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], lab
 def measure(inferred: Inferred) -> dict[str, float]:
     """`accuracy` and `auc` of every scored split, where the labels are known.
 
-    The strict protocol fits the logistic probe and picks the latent on the training split, so that every score is held out. The
-    published form uses the ID split, and takes `max(AUC, 1 - AUC)` on each split. `base_rate` is what always answering the more
-    frequent class would score. Where one class is all there is, nothing can be told, and nothing is.
+    The strict protocol fits the logistic probe and picks the latent on the training split, so that
+    every score is held out. The published form uses the ID split, and takes `max(AUC, 1 - AUC)` on
+    each split. `base_rate` is what always answering the more frequent class would score. Where one
+    class is all there is, nothing can be told, and nothing is.
     """
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
@@ -161,8 +188,11 @@ def measure(inferred: Inferred) -> dict[str, float]:
     if labels is None or not 0 < np.mean(labels) < 1:
         return {}
     fitted = by_columns(inferred.codes[fitted_on])
-    # On latents that are inactive where it is fitted no fit puts a weight; latent 0 is picked where all are constant.
-    latents = np.union1d([0], fitted.latents) if isinstance(fitted, Codes) else np.arange(fitted.shape[1])
+    # On latents that are inactive where it is fitted no fit puts a weight; latent 0 is picked where
+    # all are constant.
+    latents = (
+        np.union1d([0], fitted.latents) if isinstance(fitted, Codes) else np.arange(fitted.shape[1])
+    )
     codes = {name: as_codes(part).at(latents) for name, part in inferred.codes.items()}
     logistic, latent = fit_logistic(codes[fitted_on], labels), fit_latent(codes[fitted_on], labels)
     scores = {}

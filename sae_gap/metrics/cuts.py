@@ -10,13 +10,16 @@ from sae_gap.core.codes import SparseCodes, dense_chunks
 CUT = 1 / 3
 
 
-def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
+def cuts(
+    codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT
+) -> Float[np.ndarray, " latent"]:
     """For each latent the magnitude below which it counts as off, from its own codes alone.
 
-    The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share of the mean magnitude of
-    those, each weighted by itself. It is found from 0 upwards. A lasso explains what a dictionary lacks by small codes. At a
-    third, those that are a tenth as large as where the latent's feature is on fall below it up to 35 times as many. Codes
-    without two sizes, of a density that falls as `z^-3.5` or more slowly, are cut to the largest few.
+    The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share
+    of the mean magnitude of those, each weighted by itself. It is found from 0 upwards. A lasso
+    explains what a dictionary lacks by small codes. At a third, those that are a tenth as large as
+    where the latent's feature is on fall below it up to 35 times as many. Codes without two sizes,
+    of a density that falls as `z^-3.5` or more slowly, are cut to the largest few.
 
     Args:
       codes: (n, num_latents), of samples that need no truth.
@@ -43,7 +46,8 @@ def cuts(codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT) 
         above.append(np.stack([np.nonzero(size > cut)[1], size[size > cut]]))
     place, size = np.concatenate(above, axis=1)
     latent = place.astype(int)
-    # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves out no more.
+    # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves
+    # out no more.
     while len(size):
         sums = [np.bincount(latent, power, width) for power in (size, size**2)]
         cut = np.where(sums[0] > 0, share * ratio(sums[1], sums[0]), cut)

@@ -1,6 +1,7 @@
 """Latents as detectors of features, as SynthSAEBench scores them.
 
-Codes are looked at a few samples at a time, so that no more of sparse ones is ever dense than those.
+Codes are looked at a few samples at a time, so that no more of sparse ones is ever dense than
+those.
 """
 
 from collections.abc import Sequence
@@ -31,7 +32,8 @@ def count(
     codes: Float[ArrayLike, "n latent"] | SparseCodes,
     least: Sequence[Float[ArrayLike, " latent"] | float] = (0.0,),
 ) -> list[Firing]:
-    """Counts firings: of latent j where `|z_j| > least_j`, of its feature where that has a code above zero.
+    """Counts firings: of latent j where `|z_j| > least_j`, of its feature where that has a code
+    above zero.
 
     Args:
       nearest: the feature of each latent.
@@ -56,19 +58,22 @@ def count(
 
 
 def detection(firing: Firing) -> dict[str, float]:
-    """Means over all latents of precision, recall, F1 and accuracy as detectors, each 0 where undefined; L0 and dead latents.
+    """Means over all latents of precision, recall, F1 and accuracy as detectors, each 0 where
+    undefined; L0 and dead latents.
 
-    `precision = both / fired`, `recall = both / true`, `F1 = 2 precision recall / (precision + recall)`.
+    `precision = both / fired`, `recall = both / true`,
+    `F1 = 2 precision recall / (precision + recall)`.
 
     Args:
       firing: from `count`.
 
     Returns:
-      `precision`, `recall`, `f1` and `detector_accuracy` in [0, 1], `fired`, the mean number of latents that fire in a sample,
-      and `dead`, how many never do.
+      `precision`, `recall`, `f1` and `detector_accuracy` in [0, 1], `fired`, the mean number of
+      latents that fire in a sample, and `dead`, how many never do.
 
     References:
-      Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687; SAELens, `eval_sae_on_synthetic_data`.
+      Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687; SAELens,
+      `eval_sae_on_synthetic_data`.
     """
     precision, recall = ratio(firing.both, firing.fired), ratio(firing.both, firing.true)
     wrong = firing.fired + firing.true - 2 * firing.both
@@ -85,8 +90,8 @@ def detection(firing: Firing) -> dict[str, float]:
 def measure(inferred: Inferred) -> dict[str, float]:
     """`detection` of every scored split, where the truth is known and a dictionary was learned.
 
-    A latent fires wherever its code is not 0, as SAELens counts; in `cut_f1` and the like, where its code is above the cut that
-    its own codes of the ID split give.
+    A latent fires wherever its code is not 0, as SAELens counts; in `cut_f1` and the like, where
+    its code is above the cut that its own codes of the ID split give.
     """
 
     def score(_, truth, codes):

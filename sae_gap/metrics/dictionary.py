@@ -1,4 +1,6 @@
-"""Recovery of the dictionary: how close the learned atoms are to the true ones they are matched with."""
+"""Recovery of the dictionary: how close the learned atoms are to the true ones they are matched
+with.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -15,12 +17,15 @@ _MOST_COSINES = 10_000
 
 
 def dictionary_recovery(
-    match: matching.Match, learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+    match: matching.Match,
+    learned: Float[ArrayLike, "input_dim learned"],
+    truth: Float[ArrayLike, "input_dim true"],
 ) -> dict[str, float | list[float]]:
     """Means over the true atoms a_j of the cosine, angle and norm ratio with their partners d_j.
 
-    `cosine = mean |cos(d_j, a_j)|`, `close = mean 1[|cos| > 0.9]`, `angle = mean arccos |cos|`, `norm_ratio = mean ‖d_j‖ /
-    ‖a_j‖`. A true atom without a partner, or with a zero atom for one, has cosine 0, angle π/2 and norm ratio 0.
+    `cosine = mean |cos(d_j, a_j)|`, `close = mean 1[|cos| > 0.9]`, `angle = mean arccos |cos|`,
+    `norm_ratio = mean ‖d_j‖ / ‖a_j‖`. A true atom without a partner, or with a zero atom for one,
+    has cosine 0, angle π/2 and norm ratio 0.
 
     Args:
       match: `match_atoms(learned, truth)`.
@@ -28,9 +33,10 @@ def dictionary_recovery(
       truth: true dictionary, (input_dim, num_true).
 
     Returns:
-      `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are not zero), and `cosines`:
-      every matched |cosine| to 4 decimals, in descending order, for their distribution; of more than 10,000 as many, from the
-      largest to the smallest at even distances of rank.
+      `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are
+      not zero), and `cosines`: every matched |cosine| to 4 decimals, in descending order, for their
+      distribution; of more than 10,000 as many, from the largest to the smallest at even distances
+      of rank.
     """
     cosines = np.abs(match.cosine)
     norms = np.where(match.learned < 0, 0.0, _norms(learned)[match.learned])

@@ -1,4 +1,6 @@
-"""How much of the signals the codes explain, and how much shorter reconstructions are than signals."""
+"""How much of the signals the codes explain, and how much shorter reconstructions are than
+signals.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -29,7 +31,8 @@ def explained(
       codes: (n, num_latents).
 
     Returns:
-      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where no signal is longer.
+      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where
+      no signal is longer.
     """
     every, atoms, offset = map(np.asarray, (signals, dictionary, bias))
     mean = every.mean(axis=0, dtype=np.float64)
@@ -37,7 +40,8 @@ def explained(
     ratios = []
     for rows, part in dense_chunks(codes):
         target, linear = every[rows], part @ atoms.T
-        # The offset is taken off first, and variances are about the mean, so that neither is lost in a large common part.
+        # The offset is taken off first, and variances are about the mean, so that neither is lost
+        # in a large common part.
         lost += float(squares(target - offset - linear).sum())
         square += float(squares(target).sum())
         varied += float(squares(target - mean).sum())
@@ -62,7 +66,9 @@ def measure(inferred: Inferred) -> dict[str, float]:
     if learned is not None and inferred.task.dictionary is not None:
         for name in SCORED:
             split = inferred.split(name)
-            scores |= of_split(explained(split.signals, learned, inferred.model.bias, inferred.codes[name]), name)
+            scores |= of_split(
+                explained(split.signals, learned, inferred.model.bias, inferred.codes[name]), name
+            )
     return scores
 
 

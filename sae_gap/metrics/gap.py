@@ -1,8 +1,10 @@
-"""The amortisation gap: how far an encoder's codes are from the best codes on the same dictionary, in the lasso objective.
+"""The amortisation gap: how far an encoder's codes are from the best codes on the same dictionary,
+in the lasso objective.
 
-FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of objectives, with squared
-error and the number of latents above 0.01 beside it. Signals are given less the decoder's bias throughout. A weight λ means the
-same on two dictionaries only if both have unit atoms, so `encoders.encoder.unit_atoms` comes first.
+FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of
+objectives, with squared error and the number of latents above 0.01 beside it. Signals are given
+less the decoder's bias throughout. A weight λ means the same on two dictionaries only if both have
+unit atoms, so `encoders.encoder.unit_atoms` comes first.
 """
 
 from collections.abc import Callable
@@ -33,7 +35,8 @@ class AmortisationGap(NamedTuple):
       gap: `F(z_e) - F(z*)`, (n,), not negative.
       relative: the gap over F(z*), (n,).
       codes: the encoder's codes z_e on unit atoms, (n, num_latents).
-      optimum: z* with its objective and its duality gap, which bounds by how much `gap` may be too small.
+      optimum: z* with its objective and its duality gap, which bounds by how much `gap` may be too
+        small.
     """
 
     gap: Float[np.ndarray, " n"]
@@ -51,19 +54,23 @@ def amortisation_gap(
     signed: bool | None = None,
     **options: Any,
 ) -> AmortisationGap:
-    """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified optimum.
+    """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified
+    optimum.
 
-    `F(z) = ½ ‖y - b - D z‖² + λ ‖z‖₁` on unit atoms, the codes rescaled to them. The optimum is over non-negative
-    codes, or over signed ones if the encoder's are signed.
+    `F(z) = ½ ‖y - b - D z‖² + λ ‖z‖₁` on unit atoms, the codes rescaled to them. The optimum is
+    over non-negative codes, or over signed ones if the encoder's are signed.
 
     Args:
       model: the dictionary, its bias and the encoder's parameters.
       signals: (n, input_dim).
-      lam: weight of the l1 norm, a scalar or one for each sample, (n,). For codes as sparse as the encoder's, take the weight
-        of `match_l0`.
-      encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms; None takes `model.encode`.
-      signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain function for non-negative.
-      **options: of `sparse_code`, by which the optimum is found, such as `tol`; its certificate says what they leave.
+      lam: weight of the l1 norm, a scalar or one for each sample, (n,). For codes as sparse as the
+        encoder's, take the weight of `match_l0`.
+      encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms;
+        None takes `model.encode`.
+      signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain
+        function for non-negative.
+      **options: of `sparse_code`, by which the optimum is found, such as `tol`; its certificate
+        says what they leave.
 
     Returns:
       The gaps, with both codes and the certificate.
@@ -78,34 +85,43 @@ def amortisation_gap(
     check_model(model, encode)
     encode = model.encode if encode is None else encode
     if encode is None:
-        raise ValueError("the model names no encoder; give encode, a function (model, signals) -> codes.")
+        raise ValueError(
+            "the model names no encoder; give encode, a function (model, signals) -> codes."
+        )
     check_callable("encode", encode, "(model, signals) -> codes")
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
     check_flag("signed", signed)
     signals = as_floats("signals", matching.as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
-        raise ValueError(f"signals have {signals.shape[1]} columns, but the dictionary has input_dim {model.decoder.shape[0]}.")
+        raise ValueError(
+            f"signals have {signals.shape[1]} columns, but the dictionary has input_dim "
+            f"{model.decoder.shape[0]}."
+        )
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, signals)
     if np.shape(own) != (len(signals), len(norms)):
         shape = (len(signals), len(norms))
         raise ValueError(
-            f"encode must give codes of shape {shape}, one row a signal and one column an atom, but gave {np.shape(own)}."
+            f"encode must give codes of shape {shape}, one row a signal and one column an atom, "
+            f"but gave {np.shape(own)}."
         )
     codes = as_floats("the encoder's codes", own) * norms
     codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
-    # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than that is an encoder with signs.
+    # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than
+    # that is an encoder with signs.
     rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
     if not signed and jnp.any(codes < -rounding[:, None]):
         raise ValueError(
-            "the encoder's codes have clearly negative values; pass signed=True to hold them against signed codes."
+            "the encoder's codes have clearly negative values; pass signed=True to hold them "
+            "against signed codes."
         )
     weight = as_floats("lam", lam)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
     if not jnp.all(jnp.isfinite(achieved)):
         raise ValueError(
-            f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on unit atoms, whose objective "
+            f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on "
+            "unit atoms, whose objective "
             f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
         )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
@@ -131,28 +147,36 @@ def objective_gap(
       lam: the weight, a scalar or one for each sample, (n,).
 
     Returns:
-      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, that over the mean of F(z*); and
-      `certificate`, the largest over samples of the duality gap of the reference relative to its objective, which bounds how
-      much of the gap is the solver's own. The gap is at least minus the duality gap if the codes are feasible for the
+      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, that over the
+      mean of F(z*); and `certificate`, the largest over samples of the duality gap of the reference
+      relative to its objective, which bounds how much of the gap is the solver's own. The gap is at
+      least minus the duality gap if the codes are feasible for the
       reference: signed codes can beat a non-negative optimum, and want a signed reference.
     """
     atoms, columns = _active_columns(dictionary, codes)
     live = jnp.asarray(columns * np.any(atoms != 0, axis=0), float)
-    achieved = lasso_problem.objective(jnp.asarray(signals), jnp.asarray(atoms), live, jnp.asarray(lam, float))
+    achieved = lasso_problem.objective(
+        jnp.asarray(signals), jnp.asarray(atoms), live, jnp.asarray(lam, float)
+    )
     optimum = np.asarray(reference.objective, np.float64)
     gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
     return {
         "objective": float(np.asarray(achieved, np.float64).mean()),
         "gap": gap,
-        # The optimum is zero only where the signals are, and any other code then costs infinitely more.
+        # The optimum is zero only where the signals are, and any other code then costs infinitely
+        # more.
         "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
         "certificate": float(lasso_problem.relative_gap(reference).max()),
     }
 
 
 def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
-    """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero counts as zero."""
-    value, best, gap = (np.asarray(array, np.float64) for array in (achieved, optimum.objective, optimum.gap))
+    """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero
+    counts as zero.
+    """
+    value, best, gap = (
+        np.asarray(array, np.float64) for array in (achieved, optimum.objective, optimum.gap)
+    )
     slack = gap + 16 * np.finfo(achieved.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
@@ -179,22 +203,31 @@ def mse(
 
 
 def l0_above(codes: Float[ArrayLike, "n latent"] | SparseCodes) -> float:
-    """Mean over samples of the number of latents above 0.01 in magnitude, of codes (n, num_latents)."""
+    """Mean over samples of the number of latents above 0.01 in magnitude, of codes (n,
+    num_latents).
+    """
     return float((np.abs(as_columns(codes)) > _ABOVE).sum(axis=1).mean())
 
 
 def _active_columns(
-    dictionary: Float[ArrayLike, "input_dim latent"], codes: Float[ArrayLike, "n latent"] | SparseCodes
+    dictionary: Float[ArrayLike, "input_dim latent"],
+    codes: Float[ArrayLike, "n latent"] | SparseCodes,
 ) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
-    """The dictionary and the codes, of sparse ones in their active columns, without which no other makes a difference."""
+    """The dictionary and the codes, of sparse ones in their active columns, without which no other
+    makes a difference.
+    """
     held, atoms = by_columns(codes), np.asarray(dictionary)
-    return (atoms[:, np.asarray(held.latents)] if isinstance(held, Codes) else atoms), as_columns(held)
+    return (atoms[:, np.asarray(held.latents)] if isinstance(held, Codes) else atoms), as_columns(
+        held
+    )
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`mse`, `l0_above`, the objective, the gap and the reference's certificate of every scored split, for models that decode.
+    """`mse`, `l0_above`, the objective, the gap and the reference's certificate of every scored
+    split, for models that decode.
 
-    `unconverged` is the share of samples whose reference missed its tolerance; the certificate still bounds their gaps.
+    `unconverged` is the share of samples whose reference missed its tolerance; the certificate
+    still bounds their gaps.
     """
     scores = {}
     for name in SCORED:
@@ -207,7 +240,9 @@ def measure(inferred: Inferred) -> dict[str, float]:
             scores[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
             held, optimum = by_columns(codes), inferred.optimum[name]
             on_unit_atoms = held.scaled(norms) if isinstance(held, Codes) else held * norms
-            scores |= of_split(objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam), name)
+            scores |= of_split(
+                objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam), name
+            )
             scores[f"unconverged_{name}"] = 1 - float(np.mean(optimum.converged))
     return scores
 

@@ -1,4 +1,6 @@
-"""What a metric is, and what it may look at: one method's codes on one task, with the certified optimum beside them."""
+"""What a metric is, and what it may look at: one method's codes on one task, with the certified
+optimum beside them.
+"""
 
 import dataclasses
 import functools
@@ -27,10 +29,12 @@ class Inferred:
     Attributes:
       task: the task, its truth included where it is known.
       model: what was learned.
-      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units of the model's atoms; dense,
-        as `Codes` if there are very many latents, or sparse if there are very many samples.
-      optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit atoms, over signed codes if
-        `codes` are signed and over non-negative ones if not; empty without a dictionary, and where the study does without.
+      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units
+        of the model's atoms; dense, as `Codes` if there are very many latents, or sparse if there
+        are very many samples.
+      optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit
+        atoms, over signed codes if `codes` are signed and over non-negative ones if not; empty
+        without a dictionary, and where the study does without.
       lam: the weight of the l1 norm in `optimum`.
       protocol: "strict" or "paper".
       shared: what was found of the model before, for all that is inferred on it.
@@ -62,13 +66,17 @@ class Inferred:
         return scores
 
     @property
-    def unit_dictionary(self) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
+    def unit_dictionary(
+        self,
+    ) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
         """The dictionary with unit atoms, and the lengths that they had."""
         return self._once("unit_dictionary", lambda: jax.jit(unit_atoms)(self.model.decoder))
 
     @functools.cached_property
     def cuts(self) -> Float[np.ndarray, " num_latents"]:
-        """For each latent the magnitude below which it counts as off, from the codes of the ID split alone."""
+        """For each latent the magnitude below which it counts as off, from the codes of the ID
+        split alone.
+        """
         return cuts(self.codes["id"])
 
     @property
@@ -81,8 +89,12 @@ class Inferred:
 
     @property
     def nearest(self) -> Int[np.ndarray, " num_latents"]:
-        """The true atom that each latent is taken to detect, of a model and a task that have dictionaries."""
-        return self._once("nearest", lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary)))
+        """The true atom that each latent is taken to detect, of a model and a task that have
+        dictionaries.
+        """
+        return self._once(
+            "nearest", lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary))
+        )
 
     def _once(self, name: str, find: Callable[[], Any]) -> Any:
         if name not in self.shared:
@@ -96,8 +108,8 @@ class Metric:
 
     Attributes:
       name: what rows are told apart by, with the version.
-      measure: the numbers by their columns; those of a split end in "_id" or "_ood". It leaves out what the task or the model
-        cannot tell.
+      measure: the numbers by their columns; those of a split end in "_id" or "_ood". It leaves out
+        what the task or the model cannot tell.
       columns: how they are shown, by name without the split.
       version: raise it by hand when a change to the code changes the numbers.
       everywhere: whether every study measures it, unless it names its own.

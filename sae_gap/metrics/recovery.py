@@ -1,7 +1,8 @@
 """Recovery of the latents: the mean correlation coefficient (MCC) of inferred with true codes.
 
-Two estimators. `mcc` is the suite's own, and the same on every split. `mcc_paper` is the published form, kept so that numbers
-can be compared with the paper's; it averages noise columns into the ID score and preselects columns on the OOD one.
+Two estimators. `mcc` is the suite's own, and the same on every split. `mcc_paper` is the published
+form, kept so that numbers can be compared with the paper's; it averages noise columns into the ID
+score and preselects columns on the OOD one.
 """
 
 import contextlib
@@ -20,32 +21,39 @@ from sae_gap.runtime.cores import one_blas_thread
 
 # The paper's threshold for a true latent that takes part in a split.
 _ACTIVE_VARIANCE = 1e-8
-# The published form pads with noise up to the width of the codes. Of a million columns nearly all are then noise against
-# constants, which say nothing and fit in no memory.
+# The published form pads with noise up to the width of the codes. Of a million columns nearly all
+# are then noise against constants, which say nothing and fit in no memory.
 _WIDEST_PADDED = 20_000
 # A product of no more multiplications is done on one thread before others have begun.
 _FEW_PRODUCTS = 2**28
 
 
-def mcc(true_codes: Float[ArrayLike, "n true"] | SparseCodes, codes: Float[ArrayLike, "n learned"] | SparseCodes) -> float:
+def mcc(
+    true_codes: Float[ArrayLike, "n true"] | SparseCodes,
+    codes: Float[ArrayLike, "n learned"] | SparseCodes,
+) -> float:
     """Mean correlation coefficient over the true latents that are active in the split.
 
-    `MCC = (1/|S|) max_π Σ_{j in S} |corr(z_j, ẑ_π(j))|`, with S the true columns of variance above 1e-8 and π one-to-one into
-    all code columns. Nothing is padded and nothing preselected. A constant code column correlates 0, and if there are fewer
-    code columns than active true ones, those that stay without a partner count 0.
+    `MCC = (1/|S|) max_π Σ_{j in S} |corr(z_j, ẑ_π(j))|`, with S the true columns of variance above
+    1e-8 and π one-to-one into all code columns. Nothing is padded and nothing preselected. A
+    constant code column correlates 0, and if there are fewer code columns than active true ones,
+    those that stay without a partner count 0.
 
     Args:
       true_codes: true codes, (n, num_true), dense or sparse.
-      codes: inferred codes of the same samples, (n, num_learned), of any width, order, sign and scale, likewise.
+      codes: inferred codes of the same samples, (n, num_learned), of any width, order, sign and
+        scale, likewise.
 
     Returns:
       The MCC, in [0, 1].
 
     Raises:
-      ValueError: an argument is not a finite, non-empty matrix, their samples differ in number, or no true column is active.
+      ValueError: an argument is not a finite, non-empty matrix, their samples differ in number, or
+        no true column is active.
 
     References:
-      Hyvärinen & Morioka (2016), "Unsupervised feature extraction by time-contrastive learning", NeurIPS.
+      Hyvärinen & Morioka (2016), "Unsupervised feature extraction by time-contrastive learning",
+      NeurIPS.
     """
     truth, inferred, _ = _check(true_codes, codes)
     return _matched(truth, inferred) / truth.shape[1]
@@ -60,9 +68,9 @@ def mcc_paper(
 ) -> float:
     """Mean correlation coefficient as published.
 
-    On "id": active true columns against all code columns, the narrower side padded with N(0, 1) noise columns, the padded pairs
-    averaged in. On "ood": the n_a active true columns against the n_a code columns of largest variance, padded likewise should
-    the codes be narrower than that.
+    On "id": active true columns against all code columns, the narrower side padded with N(0, 1)
+    noise columns, the padded pairs averaged in. On "ood": the n_a active true columns against the
+    n_a code columns of largest variance, padded likewise should the codes be narrower than that.
 
     Args:
       true_codes: true codes, (n, num_true).
@@ -88,7 +96,10 @@ def mcc_paper(
         num_columns = min(num_columns, truth.shape[1])
     width = max(truth.shape[1], num_columns)
     rng = np.random.default_rng(seed)
-    inferred, truth = _pad(inferred, width - num_columns, rng), _pad(truth, width - truth.shape[1], rng)
+    inferred, truth = (
+        _pad(inferred, width - num_columns, rng),
+        _pad(truth, width - truth.shape[1], rng),
+    )
     # The constant columns that were left out make pairs that count as 0.
     return _matched(truth, inferred) / width
 
@@ -106,18 +117,32 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
 def _check(
     true_codes: Float[ArrayLike, "..."] | SparseCodes, codes: Float[ArrayLike, "..."] | SparseCodes
 ) -> tuple[Float[np.ndarray, "n active"], Float[np.ndarray, "n varying"], int]:
-    """The active true columns, the code columns that vary, and how many code columns there are in all.
+    """The active true columns, the code columns that vary, and how many code columns there are in
+    all.
 
-    A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and saves most of the work on
-    sparse codes.
+    A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and
+    saves most of the work on sparse codes.
     """
-    truth, inferred = matching.as_matrix("true_codes", as_columns(true_codes)), matching.as_matrix("codes", as_columns(codes))
+    truth, inferred = (
+        matching.as_matrix("true_codes", as_columns(true_codes)),
+        matching.as_matrix("codes", as_columns(codes)),
+    )
     if len(truth) != len(inferred):
-        raise ValueError(f"true_codes and codes must hold the same samples, but have {len(truth)} and {len(inferred)} rows.")
+        raise ValueError(
+            f"true_codes and codes must hold the same samples, but have {len(truth)} and "
+            f"{len(inferred)} rows."
+        )
     active = _is_active(truth)
     if not active.any():
-        raise ValueError("true_codes have no column of variance above 1e-8, so there is nothing to recover; give more samples.")
-    return truth[:, active], inferred[:, inferred.min(axis=0) < inferred.max(axis=0)], np.shape(codes)[1]
+        raise ValueError(
+            "true_codes have no column of variance above 1e-8, so there is nothing to recover; "
+            "give more samples."
+        )
+    return (
+        truth[:, active],
+        inferred[:, inferred.min(axis=0) < inferred.max(axis=0)],
+        np.shape(codes)[1],
+    )
 
 
 def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
@@ -125,7 +150,11 @@ def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
 
 
 def _pad(columns: np.ndarray, missing: int, rng: np.random.Generator) -> np.ndarray:
-    return np.hstack([columns, rng.standard_normal((len(columns), missing), columns.dtype)]) if missing else columns
+    return (
+        np.hstack([columns, rng.standard_normal((len(columns), missing), columns.dtype)])
+        if missing
+        else columns
+    )
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -137,7 +166,9 @@ def measure(inferred: Inferred) -> dict[str, float]:
     def score(name, truth, codes):
         if not np.any(_is_active(as_columns(truth))):
             return {}
-        published = {"mcc_paper": mcc_paper(truth, codes, name)} if codes.shape[1] <= _WIDEST_PADDED else {}
+        published = (
+            {"mcc_paper": mcc_paper(truth, codes, name)} if codes.shape[1] <= _WIDEST_PADDED else {}
+        )
         return {"mcc": mcc(truth, codes)} | published
 
     return inferred.with_truth(score)
@@ -146,5 +177,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
 METRIC = Metric(
     "recovery",
     measure,
-    {"mcc": Column("MCC", 1.0, "MCC"), "mcc_paper": Column("MCC (published form)", 1.0, "MCC paper")},
+    {
+        "mcc": Column("MCC", 1.0, "MCC"),
+        "mcc_paper": Column("MCC (published form)", 1.0, "MCC paper"),
+    },
 )

@@ -1,4 +1,6 @@
-"""Recovery of the support: which latents are on in a sample, through the match of the dictionaries."""
+"""Recovery of the support: which latents are on in a sample, through the match of the
+dictionaries.
+"""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -19,10 +21,12 @@ def support_recovery(
     true_codes: Float[ArrayLike, "n true"] | SparseCodes,
     codes: Float[ArrayLike, "n learned"] | SparseCodes,
 ) -> dict[str, float]:
-    """Mean over samples of the precision, recall and F1 of the support, and the mean number of codes above 1e-4.
+    """Mean over samples of the precision, recall and F1 of the support, and the mean number of
+    codes above 1e-4.
 
-    With T the true support `|z| > 1e-4` and P that of the matched code columns, per sample `precision = |P ∩ T| / |P|`,
-    `recall = |P ∩ T| / |T|` and `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where
+    With T the true support `|z| > 1e-4` and P that of the matched code columns, per sample
+    `precision = |P ∩ T| / |P|`, `recall = |P ∩ T| / |T|` and
+    `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where
     undefined. Code columns that are no true atom's partner count in `support_l0` only.
 
     Args:
@@ -31,8 +35,8 @@ def support_recovery(
       codes: inferred codes of the same samples, (n, num_learned), likewise.
 
     Returns:
-      `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean number of code columns above
-      1e-4.
+      `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean
+      number of code columns above 1e-4.
     """
     truth, inferred = as_codes(true_codes), as_codes(codes)
     matched = np.flatnonzero(match.learned >= 0)
@@ -55,7 +59,9 @@ def support_recovery(
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`support_recovery` of every scored split, where the truth is known and a dictionary was learned."""
+    """`support_recovery` of every scored split, where the truth is known and a dictionary was
+    learned.
+    """
     match = inferred.match
     if match is None:
         return {}

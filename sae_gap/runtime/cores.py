@@ -12,7 +12,8 @@ import scipy.linalg
 import threadpoolctl
 
 _LOCK = threading.Lock()
-# The limit, once for each caller who is within; the first one to enter sets it, and the last one to leave takes it off.
+# The limit, once for each caller who is within; the first one to enter sets it, and the last one to
+# leave takes it off.
 _LIMITS: list[Any] = []
 
 
@@ -22,7 +23,8 @@ def cores() -> int:
 
 
 def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
-    """The results of some work on each piece, on a thread for each core. Work must not call this again.
+    """The results of some work on each piece, on a thread for each core. Work must not call this
+    again.
 
     A single piece is worked on here, as handing it over takes as long.
     """
@@ -31,20 +33,24 @@ def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 
 @functools.cache
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that all callers in a process share, so that several at once do not get in each other's way."""
+    """Threads that all callers in a process share, so that several at once do not get in each
+    other's way.
+    """
     return concurrent.futures.ThreadPoolExecutor(cores())
 
 
-# Whatever compiles or runs a loop of a fit holds one of them, across calls and threads: more loops than cores that call back,
-# as those of `online_dl` do, may wait for each other for ever.
+# Whatever compiles or runs a loop of a fit holds one of them, across calls and threads: more loops
+# than cores that call back, as those of `online_dl` do, may wait for each other for ever.
 LOOPS = threading.BoundedSemaphore(cores())
 
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keeps BLAS to one thread, for matrices so small that further ones wait for each other, and for bits that do not vary.
+    """Keeps BLAS to one thread, for matrices so small that further ones wait for each other, and
+    for bits that do not vary.
 
-    The setting is one for all threads of the process. So it stays until the last of those who asked for it has left.
+    The setting is one for all threads of the process. So it stays until the last of those who asked
+    for it has left.
     """
     with _LOCK:
         if not _LIMITS:
@@ -62,7 +68,9 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _take_control() -> None:
-    """Lets this thread set limits: from version 3.8 on the first thread to set any keeps the others from it, without a word."""
+    """Lets this thread set limits: from version 3.8 on the first thread to set any keeps the others
+    from it, without a word.
+    """
     for library in _controller().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
             library.clear_controlling_thread(force=True)

@@ -1,7 +1,8 @@
-"""Devices: the mesh over all of them, where data lies on it, and how compilations are shared between runs.
+"""Devices: the mesh over all of them, where data lies on it, and how compilations are shared
+between runs.
 
-Samples are sharded over all devices, since every cost that grows is a sum or a map over them. A dictionary lies whole on every
-device, unless `place_dictionary` shards its latents.
+Samples are sharded over all devices, since every cost that grows is a sum or a map over them. A
+dictionary lies whole on every device, unless `place_dictionary` shards its latents.
 """
 
 import contextlib
@@ -29,7 +30,8 @@ def mesh(latents: int = 1) -> Mesh:
     """All devices of all processes, on an axis `samples` and, if asked for, one of `latents`.
 
     Args:
-      latents: devices that share a dictionary, see `place_dictionary`; as many as have room for it together.
+      latents: devices that share a dictionary, see `place_dictionary`; as many as have room for it
+        together.
 
     Returns:
       The mesh, of `device_count / latents` parts of the samples.
@@ -39,10 +41,14 @@ def mesh(latents: int = 1) -> Mesh:
     """
     count = jax.device_count()
     if not is_integer(latents) or latents < 1 or count % latents:
-        raise ValueError(f"latents must divide the number of devices, {count}, but it is {latents!r}.")
+        raise ValueError(
+            f"latents must divide the number of devices, {count}, but it is {latents!r}."
+        )
     if latents == 1:
         return _of_samples(jax.devices())
-    return jax.make_mesh((count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto))
+    return jax.make_mesh(
+        (count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto)
+    )
 
 
 def own_mesh() -> Mesh:
@@ -60,11 +66,13 @@ def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
 
 
 def place(tree: Tree, mesh: Mesh) -> Tree:
-    """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it divides evenly.
+    """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it
+    divides evenly.
 
-    Meant for a split, whose leading axis is its samples; any other array gives the same results, perhaps more slowly. An array
-    whose leading axis does not divide is copied to every device, since dropping or adding samples would change what is learned.
-    The work on it is still shared where that changes nothing: the coder pads the samples with zeros, and training shards its
+    Meant for a split, whose leading axis is its samples; any other array gives the same results,
+    perhaps more slowly. An array whose leading axis does not divide is copied to every device,
+    since dropping or adding samples would change what is learned. The work on it is still shared
+    where that changes nothing: the coder pads the samples with zeros, and training shards its
     batches. With several processes, each must pass the same whole arrays.
 
     Args:
@@ -84,7 +92,9 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
 
 def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """The rows are sharded if they divide."""
-    return PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
+    return (
+        PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
+    )
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
@@ -106,22 +116,26 @@ def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
 
 
 def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
-    """Puts an array on devices, also those of other processes; each process must pass the same whole array.
+    """Puts an array on devices, also those of other processes; each process must pass the same
+    whole array.
 
     An array that lies on the devices of several processes already is moved between them.
     """
     if sharding.is_fully_addressable or not getattr(array, "is_fully_addressable", True):
         return jax.device_put(array, sharding)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array))
-    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put` would send all of it around to
-    # check that it is the same.
+        return jax.random.wrap_key_data(
+            put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array)
+        )
+    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put`
+    # would send all of it around to check that it is the same.
     held = np.asarray(array)
     return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
 def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int) -> Array:
-    """Reads rows in the default float type; each of several processes reads those that `place` gives to its own devices.
+    """Reads rows in the default float type; each of several processes reads those that `place`
+    gives to its own devices.
 
     Args:
       take: gives the rows of some numbers, as `Activations.take` does.
@@ -129,7 +143,8 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
       width: the width of a row.
 
     Returns:
-      The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of several.
+      The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of
+      several.
     """
     dtype, everywhere = jax.numpy.zeros(()).dtype, mesh()
     if everywhere.size == len(jax.local_devices()):
@@ -146,10 +161,11 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
 def place_dictionary(
     dictionary: Float[ArrayLike, "input_dim num_latents"], mesh: Mesh
 ) -> Float[Array, "input_dim num_latents"]:
-    """Shards a dictionary that no device has room for over the axis `latents` of a mesh; `sparse_code` takes it as any other.
+    """Shards a dictionary that no device has room for over the axis `latents` of a mesh;
+    `sparse_code` takes it as any other.
 
-    Each device correlates its own atoms, and only the leading ones cross between devices. On a CPU, whose devices share their
-    memory, `sparse_code` makes it whole again.
+    Each device correlates its own atoms, and only the leading ones cross between devices. On a CPU,
+    whose devices share their memory, `sparse_code` makes it whole again.
 
     Args:
       dictionary: (input_dim, num_latents).
@@ -160,26 +176,33 @@ def place_dictionary(
 
     Raises:
       TypeError: `mesh` is not a mesh.
-      ValueError: the axis does not divide the number of latents, the dictionary is no matrix, or the mesh has explicit axes.
+      ValueError: the axis does not divide the number of latents, the dictionary is no matrix, or
+        the mesh has explicit axes.
     """
     check_mesh(mesh)
     if not isinstance(dictionary, jax.Array):
         dictionary = as_real("dictionary", dictionary, "numbers of shape (input_dim, num_latents)")
     if dictionary.ndim != 2:
-        raise ValueError(f"dictionary must be of shape (input_dim, num_latents), but it is {dictionary.shape}.")
+        raise ValueError(
+            f"dictionary must be of shape (input_dim, num_latents), but it is {dictionary.shape}."
+        )
     parts, num_latents = mesh.shape.get(LATENTS, 1), dictionary.shape[1]
     if num_latents % parts:
         raise ValueError(
-            f"{num_latents} latents do not divide over {parts} devices; add {-num_latents % parts} atoms of zeros, which no "
+            f"{num_latents} latents do not divide over {parts} devices; add {-num_latents % parts} "
+            "atoms of zeros, which no "
             "code uses, or choose another number of devices."
         )
     if mesh.size == 1:
         return jax.numpy.asarray(dictionary)
-    return jax.device_put(dictionary, NamedSharding(mesh, PartitionSpec(None, LATENTS if parts > 1 else None)))
+    return jax.device_put(
+        dictionary, NamedSharding(mesh, PartitionSpec(None, LATENTS if parts > 1 else None))
+    )
 
 
 def enable_compilation_cache() -> Path | None:
-    """Keeps compiled programs in the user's cache folder, so that a second run of the same shapes compiles nothing.
+    """Keeps compiled programs in the user's cache folder, so that a second run of the same shapes
+    compiles nothing.
 
     A folder that the user chose by `JAX_COMPILATION_CACHE_DIR` is kept, as is the least time by
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
@@ -188,7 +211,9 @@ def enable_compilation_cache() -> Path | None:
       The folder, or None where it cannot be written to and programs are compiled in every run.
     """
     try:
-        folder = Path(jax.config.values.get("jax_compilation_cache_dir") or cache_home() / "sae_gap" / "jax")
+        folder = Path(
+            jax.config.values.get("jax_compilation_cache_dir") or cache_home() / "sae_gap" / "jax"
+        )
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
         return None
@@ -196,7 +221,8 @@ def enable_compilation_cache() -> Path | None:
         return None
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # The default of a second leaves out most programs of a small study, whose many compilations add up.
+        # The default of a second leaves out most programs of a small study, whose many compilations
+        # add up.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return folder
 
@@ -231,7 +257,8 @@ def peak_memory() -> float:
 
 
 def describe() -> str:
-    """The devices of all processes in words, for the rows: times from different devices are not to be compared.
+    """The devices of all processes in words, for the rows: times from different devices are not to
+    be compared.
 
     Returns:
       For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.

@@ -19,4 +19,12 @@ def bar(total: float, what: str = "", *, unit: str = "it", shown: bool = True) -
     form = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remaining}{postfix}]"
     somebody_looks = sys.stderr.isatty() or "ipykernel" in sys.modules
     hidden = not (shown and somebody_looks and distributed.is_first())
-    return tqdm(total=total, desc=what, unit=unit, disable=hidden, dynamic_ncols=True, bar_format=form, leave=False)
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        disable=hidden,
+        dynamic_ncols=True,
+        bar_format=form,
+        leave=False,
+    )

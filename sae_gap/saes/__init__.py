@@ -1,1 +1,3 @@
-"""Sparse autoencoders as other libraries publish them, read without those libraries, and written for them."""
+"""Sparse autoencoders as other libraries publish them, read without those libraries, and written
+for them.
+"""

@@ -1,4 +1,6 @@
-"""SAEs of the library dictionary_learning: `ae.pt` and `config.json`, in a folder for each trainer."""
+"""SAEs of the library dictionary_learning: `ae.pt` and `config.json`, in a folder for each
+trainer.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -50,7 +52,8 @@ _LAYOUTS = {
 def load(path: Path) -> SAE:
     """The SAE in a file that dictionary_learning saved, final or amid its training.
 
-    An `AutoEncoder` comes with its atoms at unit length, as that library loads it; the others as they are.
+    An `AutoEncoder` comes with its atoms at unit length, as that library loads it; the others as
+    they are.
 
     Args:
       path: of the weights. The configuration lies beside it, or beside its folder `checkpoints`.
@@ -59,14 +62,17 @@ def load(path: Path) -> SAE:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the fault and the mend.
+      ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the
+        fault and the mend.
     """
     folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
     config = Config(folder / CONFIG, read_json(folder / CONFIG)).part("trainer")
     kind = config.choice("dict_class", "", _LAYOUTS)
     layout, tensors = _LAYOUTS[kind], read_pt(path)
     notes = {
-        name: str(config.entries[name]) for name in ("lm_name", "layer", "submodule_name", "norm_factor") if name in config
+        name: str(config.entries[name])
+        for name in ("lm_name", "layer", "submodule_name", "norm_factor")
+        if name in config
     }
     notes["dtype on disk"] = tensors.dtypes()
     if layout.linear:
@@ -75,9 +81,14 @@ def load(path: Path) -> SAE:
         atoms = tensors.take("decoder.weight", input_dim, num_latents).T
     else:
         input_dim, num_latents = tensors.shape("W_enc")
-        weight, atoms = tensors.take("W_enc", input_dim, num_latents), tensors.take("W_dec", num_latents, input_dim)
+        weight, atoms = (
+            tensors.take("W_enc", input_dim, num_latents),
+            tensors.take("W_dec", num_latents, input_dim),
+        )
     bias = tensors.take(layout.bias, input_dim)
-    encoder_bias = None if layout.encoder_bias is None else tensors.take(layout.encoder_bias, num_latents)
+    encoder_bias = (
+        None if layout.encoder_bias is None else tensors.take(layout.encoder_bias, num_latents)
+    )
     encoder, others = _encoder(kind, config, tensors, num_latents, notes)
     tensors.finish(kind)
     if kind == "AutoEncoder":
@@ -108,7 +119,9 @@ def _encoder(
         return JumpReLU(), {"threshold": tensors.take("threshold", num_latents)}
     if kind in ("AutoEncoder", "AutoEncoderNew"):
         return ReLU(), {}
-    k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size("k", most=num_latents)
+    k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size(
+        "k", most=num_latents
+    )
     notes["k"] = str(k)
     tensors.ignore("group_sizes")
     if kind == "AutoEncoderTopK":
@@ -116,7 +129,10 @@ def _encoder(
         tensors.ignore("threshold")
         return TopK(k), {}
     if "threshold" not in tensors:
-        notes["caution"] = "it has no threshold, so it keeps the largest codes of all samples at hand, k for each on average"
+        notes["caution"] = (
+            "it has no threshold, so it keeps the largest codes of all samples at hand, k for each "
+            "on average"
+        )
         return BatchLargest(k), {}
     threshold = tensors.scalar("threshold")
     notes["threshold"] = f"{threshold:.4g}"

@@ -1,7 +1,8 @@
-"""What published SAEs infer with beside the suite's own encoders, and how any of them keeps its library's units.
+"""What published SAEs infer with beside the suite's own encoders, and how any of them keeps its
+library's units.
 
-A library ranks and compares codes in units of its own atoms. So a loaded SAE infers on the atoms that are on disk, and its
-codes are then multiplied by their lengths.
+A library ranks and compares codes in units of its own atoms. So a loaded SAE infers on the atoms
+that are on disk, and its codes are then multiplied by their lengths.
 """
 
 from collections.abc import Mapping
@@ -23,8 +24,8 @@ class LibraryUnits(eqx.Module):
     """An SAE in the units of its library.
 
     Attributes:
-      model: with a bias of zeros, since it fits the target; its atoms are those of the library, or None where its encoder
-        reads none.
+      model: with a bias of zeros, since it fits the target; its atoms are those of the library, or
+        None where its encoder reads none.
       scale: codes of that model, times this, are on unit atoms.
     """
 
@@ -46,13 +47,17 @@ class Rescaled(Encoder):
 
 
 def parameters_of(encoder: Encoder, affine: Affine, others: Mapping[str, Array]) -> Any:
-    """What an encoder reads, from the affine map of the target and what else SAELens has by name."""
+    """What an encoder reads, from the affine map of the target and what else SAELens has by
+    name.
+    """
     if isinstance(encoder, JumpReLU):
         # A code is positive, so that a threshold below zero is as good as zero.
         return JumpReLUParameters(affine, jnp.log(jnp.maximum(others["threshold"], 0)))
     if isinstance(encoder, Gated):
         gate = Affine(affine.weight, affine.bias + others["b_gate"])
-        return GatedParameters(gate, others["r_mag"], others["b_mag"] + affine.bias * jnp.exp(others["r_mag"]))
+        return GatedParameters(
+            gate, others["r_mag"], others["b_mag"] + affine.bias * jnp.exp(others["r_mag"])
+        )
     return affine
 
 
@@ -60,7 +65,8 @@ class AbsTopK(AmortisedEncoder):
     """The k entries of `p = (y - b) W + c` of largest magnitude, with their signs.
 
     References:
-      Zhu et al. (2025), "AbsTopK: rethinking sparse autoencoders for bidirectional features", arXiv:2510.00404.
+      Zhu et al. (2025), "AbsTopK: rethinking sparse autoencoders for bidirectional features",
+      arXiv:2510.00404.
     """
 
     k: int = eqx.field(static=True)
@@ -74,7 +80,11 @@ class AbsTopK(AmortisedEncoder):
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
     def exported(self, model):
-        tensors = {"W_enc": model.encoder.weight, "b_enc": model.encoder.bias, "W_dec": model.decoder.T}
+        tensors = {
+            "W_enc": model.encoder.weight,
+            "b_enc": model.encoder.bias,
+            "W_dec": model.decoder.T,
+        }
         return "abstopk", {"k": self.k, "rescale_acts_by_decoder_norm": False}, tensors
 
 
@@ -104,10 +114,11 @@ class BatchLargest(AmortisedEncoder):
 
 
 class RepeatingPursuit(Encoder):
-    """Matching pursuit that is non-negative and may choose an atom again, which then adds to its code.
+    """Matching pursuit that is non-negative and may choose an atom again, which then adds to its
+    code.
 
-    Each round takes the atom `a` of the largest `r · a`, adds `relu(r · a)` to its code and takes `relu(r · a) a` from the
-    residual r. The atoms have the lengths that they have on disk.
+    Each round takes the atom `a` of the largest `r · a`, adds `relu(r · a)` to its code and takes
+    `relu(r · a) a` from the residual r. The atoms have the lengths that they have on disk.
 
     Args:
       rounds: the most that a sample takes.
@@ -115,7 +126,8 @@ class RepeatingPursuit(Encoder):
       stop_on_repeat: whether a sample stops after a round that brings no new atom.
 
     References:
-      Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with Matching Pursuit".
+      Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with
+      Matching Pursuit".
     """
 
     rounds: int = eqx.field(static=True)
@@ -149,6 +161,9 @@ class RepeatingPursuit(Encoder):
         return jax.lax.while_loop(unfinished, step, start)[2]
 
     def exported(self, model):
-        options: dict[str, Any] = {"max_iterations": self.rounds, "residual_threshold": self.residual}
+        options: dict[str, Any] = {
+            "max_iterations": self.rounds,
+            "residual_threshold": self.residual,
+        }
         options["stop_on_duplicate_support"] = self.stop_on_repeat
         return "matching_pursuit", options, {"W_dec": model.decoder.T}

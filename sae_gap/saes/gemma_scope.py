@@ -1,4 +1,6 @@
-"""The SAEs of Gemma Scope: `params.npz` of the first release, `params.safetensors` of the second."""
+"""The SAEs of Gemma Scope: `params.npz` of the first release, `params.safetensors` of the
+second.
+"""
 
 import re
 from pathlib import Path
@@ -18,26 +20,37 @@ def load(path: Path) -> SAE:
     """A JumpReLU SAE of either release, which takes activations as they are.
 
     Args:
-      path: of the weights. The second release has a configuration beside it; of the first, only the names of its folders tell
-        an SAE from a transcoder.
+      path: of the weights. The second release has a configuration beside it; of the first, only the
+        names of its folders tell an SAE from a transcoder.
 
     Returns:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the mend.
+      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the
+        mend.
     """
     for part in path.absolute().parts[:-1]:
         if _OTHERS.search(part):
-            raise ValueError(f"{path} lies in {part}, whose weights reconstruct another layer; give an SAE.")
+            raise ValueError(
+                f"{path} lies in {part}, whose weights reconstruct another layer; give an SAE."
+            )
     second = path.name == WEIGHTS_2
     tensors = read_safetensors(path) if second else read_npz(path)
     if "affine_skip_connection" in tensors:
-        raise ValueError(f"{path} has an affine skip connection, which no dictionary can replace; give an SAE without.")
-    notes = {"dtype on disk": tensors.dtypes(), "release": "2" if second else "1"} | (_notes(path.parent) if second else {})
+        raise ValueError(
+            f"{path} has an affine skip connection, which no dictionary can replace; give an SAE "
+            "without."
+        )
+    notes = {"dtype on disk": tensors.dtypes(), "release": "2" if second else "1"} | (
+        _notes(path.parent) if second else {}
+    )
     encoder, decoder = ("w_enc", "w_dec") if second else ("W_enc", "W_dec")
     input_dim, num_latents = tensors.shape(encoder)
-    weight, atoms = tensors.take(encoder, input_dim, num_latents), tensors.take(decoder, num_latents, input_dim)
+    weight, atoms = (
+        tensors.take(encoder, input_dim, num_latents),
+        tensors.take(decoder, num_latents, input_dim),
+    )
     encoder_bias, bias = tensors.take("b_enc", num_latents), tensors.take("b_dec", input_dim)
     threshold = tensors.take("threshold", num_latents)
     tensors.finish("JumpReLU")

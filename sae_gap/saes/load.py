@@ -25,15 +25,17 @@ _DEPTH, _NAMED = 5, 12
 
 
 def load_sae(path: str | os.PathLike[str], sae_id: str | None = None) -> SAE:
-    """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its files is executed.
+    """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its
+    files is executed.
 
-    Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify (`sae.safetensors`) and Gemma Scope
-    (`params.npz`, `params.safetensors`), what `save_sae` wrote, and the suite's own fits (`fit.safetensors` under
-    results/models/).
+    Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify
+    (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), what `save_sae` wrote,
+    and the suite's own fits (`fit.safetensors` under results/models/).
 
     Args:
-      path: the folder of one SAE, or the file of its weights with its configuration beside it; `~` is your home. With `sae_id`
-        the release of one in the local cache of the Hugging Face hub, which `hub.cached` describes.
+      path: the folder of one SAE, or the file of its weights with its configuration beside it; `~`
+        is your home. With `sae_id` the release of one in the local cache of the Hugging Face hub,
+        which `hub.cached` describes.
       sae_id: which SAE of a release; None for a path.
 
     Returns:
@@ -41,14 +43,17 @@ def load_sae(path: str | os.PathLike[str], sae_id: str | None = None) -> SAE:
 
     Raises:
       TypeError: `path` is not a path.
-      ValueError: there is no SAE, there are several, or it cannot be read; the message names the fault and the mend.
+      ValueError: there is no SAE, there are several, or it cannot be read; the message names the
+        fault and the mend.
     """
     check_path("path", path)
     place = Path(os.path.expanduser(path)) if sae_id is None else hub.cached(str(path), sae_id)
     try:
         weights = _weights(place)
     except OSError as error:
-        raise ValueError(f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE.") from None
+        raise ValueError(
+            f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE."
+        ) from None
     reader = _reader(weights.name)
     if reader is None:
         raise ValueError(f"{weights} is not the weights of an SAE, {_EXPECTED}.")
@@ -65,9 +70,15 @@ def _weights(path: Path) -> Path:
     if len(found) == 1:
         return found[0]
     if found:
-        raise ValueError(f"{path} has several files of weights, {_listed(path, found)}; give the path of one.")
+        raise ValueError(
+            f"{path} has several files of weights, {_listed(path, found)}; give the path of one."
+        )
     below = sorted({place.parent for depth in range(1, _DEPTH) for place in _found(path, depth)})
-    choices = f"but these below it have: {_listed(path, below)}; give the path of one" if below else _EXPECTED
+    choices = (
+        f"but these below it have: {_listed(path, below)}; give the path of one"
+        if below
+        else _EXPECTED
+    )
     raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 
@@ -78,7 +89,11 @@ def _reader(name: str) -> Callable[[Path], SAE] | None:
 
 def _found(folder: Path, depth: int) -> list[Path]:
     """The files of weights so many folders below one."""
-    return sorted(place for place in folder.glob("*/" * depth + "*") if _reader(place.name) and place.is_file())
+    return sorted(
+        place
+        for place in folder.glob("*/" * depth + "*")
+        if _reader(place.name) and place.is_file()
+    )
 
 
 def _listed(folder: Path, paths: list[Path]) -> str:

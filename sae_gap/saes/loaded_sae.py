@@ -1,6 +1,8 @@
-"""An SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be certified.
+"""An SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be
+certified.
 
-A published SAE comes from `sae_gap.load_sae`, and a model of this suite or a decoder alone from `SAE.of_model`.
+A published SAE comes from `sae_gap.load_sae`, and a model of this suite or a decoder alone from
+`SAE.of_model`.
 """
 
 import dataclasses
@@ -27,13 +29,15 @@ from sae_gap.storage.tensor_files import printable
 
 
 class SAE(eqx.Module):
-    """A dictionary and, unless it is a decoder alone, its encoder, with what is done to activations before.
+    """A dictionary and, unless it is a decoder alone, its encoder, with what is done to activations
+    before.
 
-    `sae_gap.amortisation_gap(sae.model, sae.target(activations), lam)` is the gap of its encoder on its own dictionary.
+    `sae_gap.amortisation_gap(sae.model, sae.target(activations), lam)` is the gap of its encoder on
+    its own dictionary.
 
     Attributes:
-      model: on unit atoms, with a bias of zeros and the SAE's encoder, which gives the library's codes rescaled to unit atoms.
-        It fits `target(activations)`.
+      model: on unit atoms, with a bias of zeros and the SAE's encoder, which gives the library's
+        codes rescaled to unit atoms. It fits `target(activations)`.
       bias: what the decoder adds, in units of the normalised activations, (input_dim,).
       scale: a code in the library's units, times this, is a code on unit atoms, (num_latents,).
       lengths: of the atoms on disk, (num_latents,); zero for a dead one.
@@ -88,9 +92,12 @@ class SAE(eqx.Module):
 
     @functools.cached_property
     def identity(self) -> str:
-        """A digest of all its numbers, which tells what was measured of it from what was measured of others."""
+        """A digest of all its numbers, which tells what was measured of it from what was measured
+        of others.
+        """
         numbers = self.model, self.bias, self.scale, self.normalisation, self.signed
-        # What is static, such as the k of an encoder, stands in the structure; an address in memory says nothing.
+        # What is static, such as the k of an encoder, stands in the structure; an address in memory
+        # says nothing.
         structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(numbers)))
         return digest([*jax.tree.leaves(numbers), structure])
 
@@ -102,7 +109,9 @@ class SAE(eqx.Module):
 
     @property
     def notes(self) -> dict[str, str]:
-        """What a report shows of the file: its types, its flags, the hook point it was trained at."""
+        """What a report shows of the file: its types, its flags, the hook point it was trained
+        at.
+        """
         return dict(self.entries)
 
     @property
@@ -119,7 +128,8 @@ class SAE(eqx.Module):
         """What the lasso on `model` fits: the normalised activations less what the decoder adds.
 
         Args:
-          activations: as the library's `encode` takes them, (n, input_dim), or (n, heads, head_dim) where the SAE has `heads`.
+          activations: as the library's `encode` takes them, (n, input_dim), or (n, heads, head_dim)
+            where the SAE has `heads`.
 
         Returns:
           (n, input_dim).
@@ -145,7 +155,9 @@ class SAE(eqx.Module):
         return self._encode(self.target(activations)) / self.scale
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        """The codes of `target(activations)`, on unit atoms. The code of an atom of zeros, which says nothing, is zero."""
+        """The codes of `target(activations)`, on unit atoms. The code of an atom of zeros, which
+        says nothing, is zero.
+        """
         return jnp.where(self.lengths > 0, self._encode(target), 0)
 
     def _encode(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
@@ -153,7 +165,11 @@ class SAE(eqx.Module):
         if encoder is None:
             raise ValueError(f"{self.name} is a decoder alone; give a model with an encoder.")
         with jax.default_matmul_precision("highest"):
-            return encode(encoder, self.model, target) if isinstance(encoder, Encoder) else encoder(self.model, target)
+            return (
+                encode(encoder, self.model, target)
+                if isinstance(encoder, Encoder)
+                else encoder(self.model, target)
+            )
 
     def decode(
         self, codes: Float[ArrayLike, "..."], like: Float[ArrayLike, "..."] | None = None
@@ -162,7 +178,8 @@ class SAE(eqx.Module):
 
         Args:
           codes: in the library's units, (n, num_latents).
-          like: the activations that the codes are of; only an SAE that normalises each sample by itself asks for them.
+          like: the activations that the codes are of; only an SAE that normalises each sample by
+            itself asks for them.
 
         Returns:
           In the units of activations, (n, input_dim).
@@ -172,7 +189,9 @@ class SAE(eqx.Module):
         """
         codes = matching.as_matrix("codes", codes)
         if codes.shape[1] != self.num_latents:
-            raise ValueError(f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents.")
+            raise ValueError(
+                f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
+            )
         if self.normalisation.per_sample and (like is None or len(like) != len(codes)):  # type: ignore[arg-type]
             fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
             raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
@@ -182,7 +201,9 @@ class SAE(eqx.Module):
         self, codes: Float[Array, "n num_latents"], like: Float[ArrayLike, "..."] | None = None
     ) -> Float[Array, "n input_dim"]:
         """What `decode` gives, of codes on unit atoms."""
-        activations = self._flat(like) if self.normalisation.per_sample and like is not None else None
+        activations = (
+            self._flat(like) if self.normalisation.per_sample and like is not None else None
+        )
         with jax.default_matmul_precision("highest"):
             return self.normalisation.undo(codes @ self.model.decoder.T + self.bias, activations)
 
@@ -208,7 +229,8 @@ class SAE(eqx.Module):
         array = matching.as_matrix("activations", array)
         if array.shape[1] != self.input_dim:
             raise ValueError(
-                f"activations have {array.shape[1]} columns, but the SAE has input_dim {self.input_dim}; "
+                f"activations have {array.shape[1]} columns, but the SAE has input_dim "
+                f"{self.input_dim}; "
                 "give those of the layer that it was trained on."
             )
         return as_floats("activations", array)
@@ -219,7 +241,11 @@ def _rescaled(unit: Model, target: Float[Array, "n input_dim"]) -> Float[Array, 
     own = unit.encoder.model
     # An encoder of the suite subtracts the bias itself.
     signals = jnp.asarray(target) + own.bias
-    codes = own.encode.infer(own, signals).codes if isinstance(own.encode, Encoder) else own.encode(own, signals)
+    codes = (
+        own.encode.infer(own, signals).codes
+        if isinstance(own.encode, Encoder)
+        else own.encode(own, signals)
+    )
     return codes * unit.encoder.scale
 
 
@@ -241,8 +267,9 @@ def assemble(
 ) -> SAE:
     """An SAE from what every library has, in that library's units.
 
-    Of normalised activations x̂ the encoder computes `p = (x̂ - b) W + c` where it is centred, and `x̂ W + c` elsewhere, and the
-    decoder `z A + b`. On the target `y = x̂ - b` that is `p = y W + c` or `y W + c + b W`.
+    Of normalised activations x̂ the encoder computes `p = (x̂ - b) W + c` where it is centred, and
+    `x̂ W + c` elsewhere, and the decoder `z A + b`. On the target `y = x̂ - b` that is
+    `p = y W + c` or `y W + c + b W`.
 
     Args:
       encoder: what is done to p.
@@ -252,7 +279,8 @@ def assemble(
       encoder_bias: c, (num_latents,); None for zeros.
       centred: whether the encoder takes b from its input.
       others: what else the encoder has learned, a number for each latent or one for all.
-      codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has codes of unit atoms then.
+      codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has
+        codes of unit atoms then.
       normalisation: of the activations; None for none.
       library: which wrote it.
       architecture: what that library calls it.
@@ -273,21 +301,33 @@ def assemble(
         if codes_of_unit_atoms:
             dictionary, affine = unit, Affine(affine.weight * lengths, affine.bias * lengths)
         columns = {
-            name: jnp.broadcast_to(jnp.asarray(value, lengths.dtype), lengths.shape) for name, value in (others or {}).items()
+            name: jnp.broadcast_to(jnp.asarray(value, lengths.dtype), lengths.shape)
+            for name, value in (others or {}).items()
         }
-        if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))):
+        if not all(
+            bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))
+        ):
             # A NaN would be held below every threshold, and read as a latent that is off.
-            raise ValueError(f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train it again.")
+            raise ValueError(
+                f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train "
+                "it again."
+            )
         parameters = parameters_of(encoder, affine, columns)
     model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
-    sae = on_unit_atoms(model, library=library, architecture=architecture, centred=centred, notes=notes)
+    sae = on_unit_atoms(
+        model, library=library, architecture=architecture, centred=centred, notes=notes
+    )
     if parameters is not None:
         # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
         sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
-    return dataclasses.replace(sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads)
+    return dataclasses.replace(
+        sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads
+    )
 
 
-def on_unit_atoms(model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]) -> SAE:
+def on_unit_atoms(
+    model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]
+) -> SAE:
     """The SAE of a model in its library's units, which subtracts its bias and names its encoder."""
     encoder: Any = model.encode
     return _on_unit_atoms(
@@ -310,7 +350,9 @@ def _on_unit_atoms(atoms: Array, bias: Array, inner: Model, encode: Any, **about
     return SAE(model, bias, scale, lengths, Normalisation(), **about)
 
 
-def _unit(atoms: Float[Array, "input_dim num_latents"]) -> tuple[Array, Float[Array, " num_latents"]]:
+def _unit(
+    atoms: Float[Array, "input_dim num_latents"],
+) -> tuple[Array, Float[Array, " num_latents"]]:
     """The atoms at unit length, and their lengths, 0 for one of zeros."""
     unit, lengths = unit_atoms(atoms)
     return unit, jnp.where(jnp.any(unit != 0, axis=0), lengths, 0)

@@ -82,7 +82,8 @@ class ConstantNorm(Normalisation):
 
 
 class LayerNorm(Normalisation):
-    """`(x - μ) / (σ + 10⁻⁵)` with a sample's mean μ and standard deviation σ, of d - 1 degrees, over its dimensions.
+    """`(x - μ) / (σ + 10⁻⁵)` with a sample's mean μ and standard deviation σ, of d - 1 degrees,
+    over its dimensions.
 
     Like its library, it undoes this by `y σ + μ`.
     """
@@ -98,4 +99,6 @@ class LayerNorm(Normalisation):
         return normalised * deviation + mean
 
     def _moments(self, activations):
-        return jnp.mean(activations, axis=1, keepdims=True), jnp.std(activations, axis=1, ddof=1, keepdims=True)
+        return jnp.mean(activations, axis=1, keepdims=True), jnp.std(
+            activations, axis=1, ddof=1, keepdims=True
+        )

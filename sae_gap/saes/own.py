@@ -1,4 +1,6 @@
-"""The suite's own form of an SAE, the file of a finished fit, which holds every encoder that the suite trains."""
+"""The suite's own form of an SAE, the file of a finished fit, which holds every encoder that the
+suite trains.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,7 +25,9 @@ FITTED = "fit an encoder for it by sae_gap.learn(activations).save(folder)"
 WEIGHTS = "fit.safetensors"
 # What a report shows of its note.
 _TOLD = ("learner", "seed", "data", "model_name", "hook_name")
-_KNOWN = "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
+_KNOWN = (
+    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
+)
 
 
 def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes:
@@ -37,8 +41,12 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
         raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
     assert isinstance(encoder, AmortisedEncoder)
     check_model(model, encoder)
-    if jax.tree.structure(model.encoder) != jax.tree.structure(_blank(encoder, model.decoder.shape).encoder):  # type: ignore
-        raise ValueError(f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}.")
+    if jax.tree.structure(model.encoder) != jax.tree.structure(
+        _blank(encoder, model.decoder.shape).encoder
+    ):  # type: ignore
+        raise ValueError(
+            f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}."
+        )
     _check_finite(model)
     described = identity.describe(encoder)
     if "k" in described:
@@ -57,7 +65,8 @@ def load_fit(path: Path) -> SAE:
       The SAE.
 
     Raises:
-      ValueError: the file is damaged, or of another learner or encoder; the message names the fault and the mend.
+      ValueError: the file is damaged, or of another learner or encoder; the message names the fault
+        and the mend.
     """
     content = path.read_bytes()
     try:
@@ -67,19 +76,30 @@ def load_fit(path: Path) -> SAE:
         name = learner.text("class", "").rpartition(".")[2]
         if not described.entries:
             kind = name or "no learner that it names"
-            raise ValueError(f"it is of {kind}, which learns no encoder; write its atoms by numpy.save as a dictionary")
+            raise ValueError(
+                f"it is of {kind}, which learns no encoder; write its atoms by numpy.save as a "
+                "dictionary"
+            )
         shape = read_safetensors(path).shape(".dictionary")
         encoder = _trained(described, shape[1])
         model = trees.load(content, _blank(encoder, shape))
         _check_finite(model)
         check_model(model, encoder)
-        told = ({"learner": name} if name else {}) | note.part("source").entries | note.part("metadata").entries
+        told = (
+            ({"learner": name} if name else {})
+            | note.part("source").entries
+            | note.part("metadata").entries
+        )
     except ValueError as error:
         fault = str(error).rstrip(".")
-        raise ValueError(f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again.") from None
+        raise ValueError(
+            f"{path} cannot be read as an SAE ({fault}); give another fit, or fit it again."
+        ) from None
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
     fitted = dataclasses.replace(model, encode=encoder)
-    return loaded_sae.on_unit_atoms(fitted, library="sae_gap", architecture=encoder.name, notes=notes)
+    return loaded_sae.on_unit_atoms(
+        fitted, library="sae_gap", architecture=encoder.name, notes=notes
+    )
 
 
 def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:
@@ -101,7 +121,9 @@ def _trainable() -> dict[str, type[AmortisedEncoder]]:
 
 
 def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
-    """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k is above the width."""
+    """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k
+    is above the width.
+    """
     kinds = _trainable()
     kind = kinds[described.choice("class", "", kinds)]
     numbers: dict[str, float] = {}

@@ -1,7 +1,9 @@
-"""Tensors out of a file that `torch.save` wrote, without PyTorch and without executing anything in it.
+"""Tensors out of a file that `torch.save` wrote, without PyTorch and without executing anything in
+it.
 
-Such a file is a zip archive of one pickle and one member for each storage. A pickle may name functions to call; this reader
-knows those that rebuild a tensor, as functions of its own, and refuses every other name.
+Such a file is a zip archive of one pickle and one member for each storage. A pickle may name
+functions to call; this reader knows those that rebuild a tensor, as functions of its own, and
+refuses every other name.
 """
 
 import collections
@@ -52,7 +54,8 @@ def read_pt(path: Path) -> Tensors:
       The tensors by name.
 
     Raises:
-      ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its storage.
+      ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its
+        storage.
     """
     # torch.save compresses nothing, so the members together fit in the file.
     with reading(path, "a file of weights that torch.save wrote"), zipfile.ZipFile(path) as archive:
@@ -62,8 +65,12 @@ def read_pt(path: Path) -> Tensors:
 
 def _state(found: Any) -> dict[str, np.ndarray]:
     """The state dict in what was saved."""
-    if isinstance(found, Mapping) and not any(isinstance(value, np.ndarray) for value in found.values()):
-        found = next((found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found)
+    if isinstance(found, Mapping) and not any(
+        isinstance(value, np.ndarray) for value in found.values()
+    ):
+        found = next(
+            (found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found
+        )
     if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
         raise ValueError(f"it holds a {type(found).__name__}, not a state dict")
     tensors = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
@@ -73,7 +80,9 @@ def _state(found: Any) -> dict[str, np.ndarray]:
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
-    """In Python, since the memo of the one in C is a table as long as the largest number that a pickle names."""
+    """In Python, since the memo of the one in C is a table as long as the largest number that a
+    pickle names.
+    """
 
     def __init__(self, archive: zipfile.ZipFile):
         pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
@@ -90,7 +99,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             return lambda *arguments: _rebuild(*arguments)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
-        if module == "torch" and (name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)):
+        if module == "torch" and (
+            name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)
+        ):
             return _Named(_STORAGES.get(name))
         raise ValueError(f"it names {module}.{name}, which is no tensor and is not executed")
 

@@ -1,4 +1,6 @@
-"""SAEs of SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, of version 6 and of those before it."""
+"""SAEs of SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, of version 6 and of
+those before it.
+"""
 
 from pathlib import Path
 
@@ -20,9 +22,21 @@ from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 # What older configurations call the entries of today.
-_RENAMED = {"hook_point": "hook_name", "hook_point_head_index": "hook_head_index", "activation_fn_str": "activation_fn"}
+_RENAMED = {
+    "hook_point": "hook_name",
+    "hook_point_head_index": "hook_head_index",
+    "activation_fn_str": "activation_fn",
+}
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_ARCHITECTURES = ("standard", "gated", "topk", "abstopk", "jumprelu", "matching_pursuit", *_BATCH_TOPK)
+_ARCHITECTURES = (
+    "standard",
+    "gated",
+    "topk",
+    "abstopk",
+    "jumprelu",
+    "matching_pursuit",
+    *_BATCH_TOPK,
+)
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
 _NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
@@ -39,7 +53,8 @@ def load(folder: Path) -> SAE:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the fault and the mend.
+      ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the
+        fault and the mend.
     """
     path = folder / CONFIG
     return assemble(Config(path, read_json(path)), read_safetensors(folder / WEIGHTS))
@@ -64,19 +79,30 @@ def assemble(config: Config, tensors: Tensors) -> SAE:
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
     centred = config.flag("apply_b_dec_to_input", True)
     told = config.entries | metadata.entries
-    notes = {"dtype on disk": tensors.dtypes(), "normalize_activations": config.text("normalize_activations", "none")}
-    notes |= {name: str(told[name]) for name in ("model_name", "hook_name", "sae_lens_version") if told.get(name) is not None}
+    notes = {
+        "dtype on disk": tensors.dtypes(),
+        "normalize_activations": config.text("normalize_activations", "none"),
+    }
+    notes |= {
+        name: str(told[name])
+        for name in ("model_name", "hook_name", "sae_lens_version")
+        if told.get(name) is not None
+    }
     notes["apply_b_dec_to_input"] = str(centred)
 
     bias = tensors.take("b_dec", input_dim)
-    atoms = tensors.take("W_dec", num_latents, input_dim) * _finetuning(config, tensors, num_latents)
+    atoms = tensors.take("W_dec", num_latents, input_dim) * _finetuning(
+        config, tensors, num_latents
+    )
     pursuit = architecture == "matching_pursuit"
     rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
     if "topk" in architecture:
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
     encoder, others = _encoder(architecture, config, tensors, input_dim, num_latents, notes)
     weight = None if pursuit else tensors.take("W_enc", input_dim, num_latents)
-    encoder_bias = None if pursuit or architecture == "gated" else tensors.take("b_enc", num_latents)
+    encoder_bias = (
+        None if pursuit or architecture == "gated" else tensors.take("b_enc", num_latents)
+    )
     tensors.finish(architecture)
     return loaded_sae.assemble(
         encoder,
@@ -107,15 +133,23 @@ def _current(config: Config) -> Config:
     if old.choice("activation_fn", "relu", ("relu", "topk")) == "topk":
         entries |= {"architecture": "topk", "k": old.part("activation_fn_kwargs").size("k")}
     if isinstance(entries.get("normalize_activations"), bool):
-        entries["normalize_activations"] = "expected_average_only_in" if entries["normalize_activations"] else "none"
+        entries["normalize_activations"] = (
+            "expected_average_only_in" if entries["normalize_activations"] else "none"
+        )
     if entries.get("reshape_activations") is None:
-        entries["reshape_activations"] = "hook_z" if "hook_z" in old.text("hook_name", "") else "none"
+        entries["reshape_activations"] = (
+            "hook_z" if "hook_z" in old.text("hook_name", "") else "none"
+        )
     return Config(config.path, entries)
 
 
 def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:
     """What an older SAE multiplies its codes by before it decodes them, as a column."""
-    factors = tensors.take("scaling_factor", num_latents) if "scaling_factor" in tensors else np.ones(1, np.float32)
+    factors = (
+        tensors.take("scaling_factor", num_latents)
+        if "scaling_factor" in tensors
+        else np.ones(1, np.float32)
+    )
     if not np.allclose(factors, 1) and not config.flag("finetuning_scaling_factor", False):
         fault = f"{tensors.path} has a scaling_factor that {config.path} does not use"
         raise ValueError(f"{fault}; set finetuning_scaling_factor to true, or remove the tensor.")
@@ -123,30 +157,46 @@ def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarra
 
 
 def _encoder(
-    architecture: str, config: Config, tensors: Tensors, input_dim: int, num_latents: int, notes: dict[str, str]
+    architecture: str,
+    config: Config,
+    tensors: Tensors,
+    input_dim: int,
+    num_latents: int,
+    notes: dict[str, str],
 ) -> tuple[Encoder, dict[str, np.ndarray | float]]:
     """What an architecture does to its pre-activations, and what else it has learned."""
     if architecture == "standard":
         return ReLU(), {}
     if architecture == "gated":
-        return Gated(), {name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")}
+        return Gated(), {
+            name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")
+        }
     if architecture == "jumprelu":
         logarithms = "log_threshold" in tensors
         kept = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
         return JumpReLU(), {"threshold": np.exp(kept) if logarithms else kept}
     if architecture == "matching_pursuit":
-        rounds, residual = config.size("max_iterations", input_dim), config.number("residual_threshold", 1e-2)
-        return RepeatingPursuit(rounds, residual, config.flag("stop_on_duplicate_support", True)), {}
+        rounds, residual = (
+            config.size("max_iterations", input_dim),
+            config.number("residual_threshold", 1e-2),
+        )
+        return RepeatingPursuit(
+            rounds, residual, config.flag("stop_on_duplicate_support", True)
+        ), {}
     if architecture in _BATCH_TOPK:
         threshold = tensors.scalar("topk_threshold")
         if threshold == 0:
-            notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
+            notes["caution"] = (
+                "the threshold was never estimated, so that codes are those of a ReLU"
+            )
         return JumpReLU(), {"threshold": threshold}
     k = config.size("k", most=num_latents)
     return TopK(k) if architecture == "topk" else AbsTopK(k), {}
 
 
-def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str, str]) -> Normalisation:
+def _normalisation(
+    config: Config, folder: Path, input_dim: int, notes: dict[str, str]
+) -> Normalisation:
     name = config.choice("normalize_activations", "none", _NORMALISATIONS)
     if name in _WITHOUT_STATISTICS:
         return _WITHOUT_STATISTICS[name]()
@@ -155,11 +205,19 @@ def _normalisation(config: Config, folder: Path, input_dim: int, notes: dict[str
         config = Config(scaler, read_json(scaler) if scaler.exists() else {})
         if "scaling_factor" in config:
             return Scale(config.number("scaling_factor", above=0))
-        notes["caution"] = f"it expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no factor for it"
+        notes["caution"] = (
+            f"it expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no "
+            "factor for it"
+        )
     elif whitening.exists():
         tensors, square = read_safetensors(whitening), (input_dim, input_dim)
         shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
-        return Whitening(*(jnp.asarray(tensors.take(part, *shape), jnp.float32) for part, shape in shapes.items()))
+        return Whitening(
+            *(
+                jnp.asarray(tensors.take(part, *shape), jnp.float32)
+                for part, shape in shapes.items()
+            )
+        )
     else:
         notes["caution"] = "it expects whitened activations, and has no statistics for it"
     return Normalisation()

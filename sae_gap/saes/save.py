@@ -1,4 +1,6 @@
-"""SAEs written: as SAELens keeps them, and where it has no encoder like theirs in the suite's own form."""
+"""SAEs written: as SAELens keeps them, and where it has no encoder like theirs in the suite's own
+form.
+"""
 
 import dataclasses
 import json
@@ -34,52 +36,72 @@ def save_sae(
 ) -> None:
     """Writes an SAE as SAELens keeps it, which then encodes and decodes as the suite does.
 
-    One whose encoder SAELens does not have, such as `LISTATopK`, is written in the suite's own form, which `load_sae` alone
-    reads; a warning says so.
+    One whose encoder SAELens does not have, such as `LISTATopK`, is written in the suite's own
+    form, which `load_sae` alone reads; a warning says so.
 
     Args:
       model: what a learner learned, or an SAE that `load_sae` gave, whatever library it is of.
-      folder: to be made, a path or the URL of one in a bucket; it must not exist, or be empty. `~` is your home.
+      folder: to be made, a path or the URL of one in a bucket; it must not exist, or be empty. `~`
+        is your home.
       encoder: how to infer; None takes `model.encode`.
-      metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and `hook_name`.
+      metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and
+        `hook_name`.
 
     Raises:
       TypeError: `model` is neither, `folder` is not a path, or the metadata have no form in JSON.
-      ValueError: the model has no dictionary or no encoder, or one that is neither SAELens's nor trained by the suite, a weight
-        is not finite, or the folder is taken or cannot be written to.
+      ValueError: the model has no dictionary or no encoder, or one that is neither SAELens's nor
+        trained by the suite, a weight is not finite, or the folder is taken or cannot be written
+        to.
     """
     check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
     _write(Folder(folder), files)
     if own.WEIGHTS in files:
-        logging.warning("SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder)
+        logging.warning(
+            "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
+        )
 
 
 def files_of(
     model: Model | SAE, *, encoder: Encoder | None = None, metadata: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """The files that `save_sae` writes, by their names; the configuration comes last, and without it nothing is read."""
+    """The files that `save_sae` writes, by their names; the configuration comes last, and without
+    it nothing is read.
+    """
     if not isinstance(model, Model | SAE):
-        raise TypeError(f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give one of them.")
+        raise TypeError(
+            f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give "
+            "one of them."
+        )
     form, said, plain = {}, as_metadata(metadata), model
     if isinstance(model, SAE):
         if encoder is not None:
-            raise ValueError("an SAE that was loaded has its encoder; leave encoder out, or give sae.model and an encoder.")
+            raise ValueError(
+                "an SAE that was loaded has its encoder; leave encoder out, or give sae.model and "
+                "an encoder."
+            )
         if model.normalisation.saelens is None:
             raise ValueError(
-                f"an SAE whose activations are normalised by {model.normalisation.name} cannot be written as a whole; "
+                f"an SAE whose activations are normalised by {model.normalisation.name} cannot be "
+                "written as a whole; "
                 "normalise the activations yourself and give a model of those."
             )
         form["normalize_activations"] = model.normalisation.saelens
         form["reshape_activations"] = "hook_z" if model.heads else "none"
-        said = {name: value for name, value in model.notes.items() if name in ("model_name", "hook_name")} | said
+        said = {
+            name: value
+            for name, value in model.notes.items()
+            if name in ("model_name", "hook_name")
+        } | said
         plain = dataclasses.replace(model.model.encoder.model, bias=model.bias)
         if plain.dictionary is None:
             plain = dataclasses.replace(plain, dictionary=model.model.decoder * model.scale)
     assert isinstance(plain, Model)
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
-        raise ValueError(f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder.")
+        raise ValueError(
+            f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder."
+        )
     if not has_form(type(chosen)):
         return {own.WEIGHTS: own.content_of(plain, chosen, said)}
     config, arrays = as_saelens(plain, chosen)
@@ -104,7 +126,8 @@ def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str
       encoder: how to infer, one that SAELens has.
 
     Raises:
-      ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is not finite.
+      ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is
+        not finite.
     """
     check_model(model, encoder)
     architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
@@ -112,7 +135,9 @@ def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str
     arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
     for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise ValueError(f"{name} has NaN or infinite entries; train the model again before it is saved.")
+            raise ValueError(
+                f"{name} has NaN or infinite entries; train the model again before it is saved."
+            )
     config = {
         "architecture": architecture,
         "d_in": model.decoder.shape[0],
@@ -130,27 +155,37 @@ def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a configuration is to say of an SAE, or a TypeError where it has no form in JSON."""
-    check_type("metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}")
+    check_type(
+        "metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}"
+    )
     plain = dict(metadata or {})
     try:
         json.dumps(plain, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"metadata have no form in JSON ({error}); give plain strings and numbers of Python.") from None
+        raise TypeError(
+            f"metadata have no form in JSON ({error}); give plain strings and numbers of Python."
+        ) from None
     return plain
 
 
 def check_free(folder: str | os.PathLike[str]) -> None:
-    """Raises a ValueError where an SAE cannot be written to a folder, since files are in it already."""
+    """Raises a ValueError where an SAE cannot be written to a folder, since files are in it
+    already.
+    """
     check_path("folder", folder)
     try:
         if Folder(folder).names():
             raise FileExistsError(0, "it is there already")
     except OSError as error:
-        raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+        raise ValueError(
+            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
 
 
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
-    """Writes the files in their order into a folder without any; on disk all of them appear at once."""
+    """Writes the files in their order into a folder without any; on disk all of them appear at
+    once.
+    """
     try:
         beside = folder.local and folder.local.absolute().parent
         if beside is not None:
@@ -162,4 +197,6 @@ def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
             if folder.local is not None:
                 os.rename(Path(drafts) / "sae", folder.local)
     except OSError as error:
-        raise ValueError(f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder.") from None
+        raise ValueError(
+            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None

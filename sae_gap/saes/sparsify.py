@@ -1,4 +1,6 @@
-"""SAEs of the library sparsify: `sae.safetensors` and `cfg.json`, in a folder for each hookpoint."""
+"""SAEs of the library sparsify: `sae.safetensors` and `cfg.json`, in a folder for each
+hookpoint.
+"""
 
 from pathlib import Path
 
@@ -22,23 +24,34 @@ def load(folder: Path) -> SAE:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the mend.
+      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the
+        mend.
     """
     path = folder / CONFIG
     config, tensors = Config(path, read_json(path)), read_safetensors(folder / WEIGHTS)
     if config.flag("transcode", False):
-        raise ValueError(f"{path} describes a transcoder, which reconstructs another layer; give an SAE.")
+        raise ValueError(
+            f"{path} describes a transcoder, which reconstructs another layer; give an SAE."
+        )
     if config.flag("skip_connection", False) or "W_skip" in tensors:
-        raise ValueError(f"{path} describes a skip connection (W_skip), which no dictionary can replace; give an SAE without.")
+        raise ValueError(
+            f"{path} describes a skip connection (W_skip), which no dictionary can replace; give "
+            "an SAE without."
+        )
     input_dim = config.size("d_in")
     # A width of 0 stands for a multiple of the dimensions.
-    num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size("expansion_factor", 32)
+    num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size(
+        "expansion_factor", 32
+    )
     k = config.size("k", 32, most=num_latents)
     activation = config.choice("activation", "topk", ("topk", "groupmax"))
     # An older option, which ranks by magnitude.
     signed = config.flag("signed", False)
     if activation == "groupmax" and (signed or num_latents % k):
-        raise ValueError(f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; correct k or signed.")
+        raise ValueError(
+            f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
+            "correct k or signed."
+        )
     bias = tensors.take("b_dec", input_dim)
     weight = tensors.take("encoder.weight", num_latents, input_dim).T
     encoder_bias = tensors.take("encoder.bias", num_latents)

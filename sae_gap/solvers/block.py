@@ -1,6 +1,8 @@
-"""What the compiled loop of the host's coder works on: the problem, a block of samples, and room for the work.
+"""What the compiled loop of the host's coder works on: the problem, a block of samples, and room
+for the work.
 
-The loop is not compiled anew when a constant of this file changes, so it takes sizes from the arrays.
+The loop is not compiled anew when a constant of this file changes, so it takes sizes from the
+arrays.
 """
 
 from typing import NamedTuple
@@ -22,8 +24,10 @@ class Problem(NamedTuple):
     Attributes:
       atoms: `(num_latents, input_dim)`, of about unit norm.
       coarse: the same in single precision.
-      gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or `(0, 0)`.
-      at_once: whether samples first pivot on all atoms, by the Gram matrix, unless latents open their working sets.
+      gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or
+        `(0, 0)`.
+      at_once: whether samples first pivot on all atoms, by the Gram matrix, unless latents open
+        their working sets.
       tol: duality gap to reach, relative to the objective.
       limit: most products for a sample.
       nonneg: whether codes are constrained to be non-negative.
@@ -48,7 +52,8 @@ class Block(NamedTuple):
       row: `(n,)`, the weight of sample i and atom j is `row_i column_ij`.
       column: `(1 or n, num_latents)`.
       begun: `(n, some)` latents that open the working sets, -1 for none.
-      found: `(n, slots)` the latents of the codes, -1 for none; where slots are full those to go on from.
+      found: `(n, slots)` the latents of the codes, -1 for none; where slots are full those to go on
+        from.
       values: `(n, slots)` the codes, rounded to their type.
       objective: `(n,)`.
       gap: `(n,)` duality gaps.
@@ -72,11 +77,23 @@ class Block(NamedTuple):
         """A block that is not begun, with a number of slots for each sample."""
         n = len(signals)
         found, values = np.full((n, slots), -1), np.zeros((n, slots), problem.atoms.dtype)
-        return cls(signals, row, column, begun, found, values, np.zeros(n), np.zeros(n), rounds, np.zeros(n, np.int64))
+        return cls(
+            signals,
+            row,
+            column,
+            begun,
+            found,
+            values,
+            np.zeros(n),
+            np.zeros(n),
+            rounds,
+            np.zeros(n, np.int64),
+        )
 
 
 class Room(NamedTuple):
-    """Room for the work on up to n samples, for one block after the other: fresh memory is slow. Slots are free at -1.
+    """Room for the work on up to n samples, for one block after the other: fresh memory is slow.
+    Slots are free at -1.
 
     Attributes:
       theta: `(n, input_dim)` residuals of the codes before rounding.
@@ -91,7 +108,8 @@ class Room(NamedTuple):
       leads: `(n, MOST)` by how much they exceed their weight.
       num_leaders: `(n,)` how many these are.
       bound: `(n,)` by how much a coarse correlation may be off.
-      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is that close to their weight, or above it.
+      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is that close to their weight, or
+        above it.
       num_close: `(n,)` how many these are; there may be no room for all.
       scale: `(n,)` the factor that makes theta feasible.
       work: `(5, slots)`.

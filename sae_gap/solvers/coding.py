@@ -1,4 +1,6 @@
-"""The public sparse coder: picks a solver for a problem, splits it in chunks, and differentiates the result."""
+"""The public sparse coder: picks a solver for a problem, splits it in chunks, and differentiates
+the result.
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -39,26 +41,30 @@ def sparse_code(
 ) -> Solution:
     """Code every signal by the lasso on a dictionary, with a certificate for each.
 
-    Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap is at most
-    `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values only where they are known.
+    Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap
+    is at most `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values
+    only where they are known.
 
-    Signals placed on a mesh by `sae_gap.runtime.devices.place` are coded each on its own device, and a dictionary placed by
-    `place_dictionary` stays in parts. Within `jit` the axes `samples` and `latents` of the mesh of `jax.set_mesh` count.
+    Signals placed on a mesh by `sae_gap.runtime.devices.place` are coded each on its own device,
+    and a dictionary placed by `place_dictionary` stays in parts. Within `jit` the axes `samples`
+    and `latents` of the mesh of `jax.set_mesh` count.
 
     Args:
       signals: `(n, input_dim)`, float32 or float64.
       dictionary: `(input_dim, num_latents)`, atoms as columns, of any norm.
-      lam: non-negative scalar, one value a sample `(n,)` or `(n, 1)`, one a coefficient `(num_latents,)` or
-        `(1, num_latents)`, or `(n, num_latents)`.
+      lam: non-negative scalar, one value a sample `(n,)` or `(n, 1)`, one a coefficient
+        `(num_latents,)` or `(1, num_latents)`, or `(n, num_latents)`.
       nonneg: whether codes are constrained to be non-negative.
-      tol: duality gap to reach, relative to the objective. None runs the textbook iteration of `fista` or `ista` for exactly
-        `max_iterations` steps from `init`, and `converged` then tells whether the gap is below 1e-6.
-      max_iterations: iterations after which a sample is given up and reported as not converged. Those of `working_set` are
-        products with the dictionary.
+      tol: duality gap to reach, relative to the objective. None runs the textbook iteration of
+        `fista` or `ista` for exactly `max_iterations` steps from `init`, and `converged` then tells
+        whether the gap is below 1e-6.
+      max_iterations: iterations after which a sample is given up and reported as not converged.
+        Those of `working_set` are products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`.
-      sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that codes of a million latents or
-        of 100,000 samples fit in memory; not within a transformation of JAX.
+      sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
+        codes of a million latents or of 100,000 samples fit in memory; not within a transformation
+        of JAX.
 
     Returns:
       A `Solution`.
@@ -74,32 +80,50 @@ def sparse_code(
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
     if tol is None and solver == "working_set":
-        raise ValueError("tol=None asks for a fixed number of plain steps, but working_set has none; choose fista or ista.")
+        raise ValueError(
+            "tol=None asks for a fixed number of plain steps, but working_set has none; choose "
+            "fista or ista."
+        )
     arrays: Any = targets, atoms, weights, first, tol, max_iterations
     layout, traced = sharding.layout_of(targets, atoms), any(map(is_traced, arrays))
     here = _on_the_host(arrays)
     if solver == "auto":
         small = not here and targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
         solver = "fista" if tol is None or small else "working_set"
-    if not here and not is_traced(max_iterations) and max_iterations == 0 and solver == "working_set":
-        # XLA's working set certifies other codes on the support of those that it is given; FISTA those themselves.
+    if (
+        not here
+        and not is_traced(max_iterations)
+        and max_iterations == 0
+        and solver == "working_set"
+    ):
+        # XLA's working set certifies other codes on the support of those that it is given; FISTA
+        # those themselves.
         solver = "fista"
     if sparse and traced:
-        raise ValueError("sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, vmap and grad.")
+        raise ValueError(
+            "sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, "
+            "vmap and grad."
+        )
     if solver == "working_set" and here and not traced:
-        # Threads share the memory, so that samples on several CPU devices have the bits that they have on one.
+        # Threads share the memory, so that samples on several CPU devices have the bits that they
+        # have on one.
         solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
-        # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little more than one for one.
+        # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
+        # more than one for one.
         placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     solve = _solve_sparse if sparse else _solve
-    return solve(options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32))
+    return solve(
+        options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32)
+    )
 
 
 class _Options(NamedTuple):
-    """What a program is compiled for: `fixed` asks for a fixed number of plain steps, `host` for calling back its coder."""
+    """What a program is compiled for: `fixed` asks for a fixed number of plain steps, `host` for
+    calling back its coder.
+    """
 
     nonneg: bool
     solver: str
@@ -109,7 +133,9 @@ class _Options(NamedTuple):
 
 
 def _on_the_host(arrays) -> bool:
-    """Whether values lie in the memory of this process, where JAX would work on them; those that are traced will on a CPU."""
+    """Whether values lie in the memory of this process, where JAX would work on them; those that
+    are traced will on a CPU.
+    """
     if any(map(is_traced, arrays)):
         return jax.default_backend() == "cpu"
     placed = [array for array in arrays if isinstance(array, jax.Array)]
@@ -133,7 +159,9 @@ def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Soluti
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(options: _Options, signals, dictionary, lam, init, tol, max_iterations) -> Solution:
+def _differentiable(
+    options: _Options, signals, dictionary, lam, init, tol, max_iterations
+) -> Solution:
     if options.host and options.solver == "working_set":
         return _call_back(options, signals, dictionary, lam, init, tol, max_iterations)
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
@@ -164,7 +192,14 @@ def _solve_backward(options, saved, bar):
         signals, dictionary, codes, bar.codes, bar.objective, options.layout
     )
     spread = tuple(axis for axis in (0, 1) if lam.shape[axis] == 1)
-    return signals_bar, dictionary_bar, jnp.sum(lam_bar, axis=spread, keepdims=True), None, None, None
+    return (
+        signals_bar,
+        dictionary_bar,
+        jnp.sum(lam_bar, axis=spread, keepdims=True),
+        None,
+        None,
+        None,
+    )
 
 
 _differentiable.defvjp(_solve_forward, _solve_backward)
@@ -175,14 +210,24 @@ def _call_back(options, *arrays) -> Solution:
     """The solution of the host's coder in a program of XLA, which has the same bits."""
     signals, dictionary = arrays[:2]
     n, dtype = len(signals), signals.dtype
-    shapes = [((n, dictionary.shape[1]), dtype), ((n,), dtype), ((n,), dtype), ((n,), jnp.int32), ((n,), bool)]
+    shapes = [
+        ((n, dictionary.shape[1]), dtype),
+        ((n,), dtype),
+        ((n,), dtype),
+        ((n,), jnp.int32),
+        ((n,), bool),
+    ]
     kinds = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 
     def solve(*arrays):
         codes, value, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg)
         # Nobody has checked traced values.
         signals, dictionary, lam = map(np.asarray, arrays[:3])
-        sound = np.isfinite(signals).all(axis=1) & np.isfinite(dictionary).all() & (np.isfinite(lam) & (lam >= 0)).all()
+        sound = (
+            np.isfinite(signals).all(axis=1)
+            & np.isfinite(dictionary).all()
+            & (np.isfinite(lam) & (lam >= 0)).all()
+        )
         return codes, value, np.where(sound, gap, np.nan), iterations, converged & sound
 
     return Solution(*jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential"))
@@ -193,11 +238,15 @@ def _run(options, samples, init, dictionary, column, tol, max_iterations):
     if options.solver == "working_set":
         latents = None if options.layout is None else options.layout.latents
         limits = {"tol": tol, "max_iterations": max_iterations}
-        return working_set.solve(samples, dictionary, column, init, **limits, nonneg=nonneg, latents=latents)
+        return working_set.solve(
+            samples, dictionary, column, init, **limits, nonneg=nonneg, latents=latents
+        )
     signals, lam = samples.signals, samples.row * (samples.column if column is None else column)
     arrays, momentum = (signals, dictionary, lam, init), options.solver == "fista"
     if not options.fixed:
-        return fista.solve(*arrays, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=momentum)
+        return fista.solve(
+            *arrays, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=momentum
+        )
     codes = fista.fixed(*arrays, iterations=max_iterations, nonneg=nonneg, momentum=momentum)
     value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
     done = jnp.full(value.shape, max_iterations)
@@ -205,7 +254,9 @@ def _run(options, samples, init, dictionary, column, tol, max_iterations):
 
 
 def _in_chunks(run, per_sample, chunk_size):
-    """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is padded with zero signals."""
+    """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is
+    padded with zero signals.
+    """
     num_samples = jax.tree.leaves(per_sample)[0].shape[0]
     if chunk_size >= num_samples:
         return run(per_sample)
@@ -217,4 +268,6 @@ def _in_chunks(run, per_sample, chunk_size):
         return padded.reshape(chunks, chunk_size, array.shape[1])
 
     solution = lax.map(run, jax.tree.map(split, per_sample))
-    return jax.tree.map(lambda a: a.reshape(chunks * chunk_size, *a.shape[2:])[:num_samples], solution)
+    return jax.tree.map(
+        lambda a: a.reshape(chunks * chunk_size, *a.shape[2:])[:num_samples], solution
+    )

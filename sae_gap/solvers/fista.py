@@ -1,7 +1,8 @@
-"""Proximal gradient, with momentum (FISTA) or without (ISTA): as published for a fixed number of steps, or until certified.
+"""Proximal gradient, with momentum (FISTA) or without (ISTA): as published for a fixed number of
+steps, or until certified.
 
-Gradients are taken in the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_latents` a sample where the Gram form
-costs `num_latents²`.
+Gradients are taken in the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_latents` a
+sample where the Gram form costs `num_latents²`.
 """
 
 from typing import NamedTuple
@@ -14,20 +15,24 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
 
-# Products spent on a certificate are four, on an iteration two; at ten iterations a check they stay under a fifth.
+# Products spent on a certificate are four, on an iteration two; at ten iterations a check they stay
+# under a fifth.
 CHECK_EVERY = 10
 
 
 def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
     """The old rows where `kept`, and the new elsewhere."""
-    return jax.tree.map(lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new)
+    return jax.tree.map(
+        lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new
+    )
 
 
 class _State(NamedTuple):
-    """Iterates of the certified solver: a code is `anchor + step`, and `base` is the residual of the anchor.
+    """Iterates of the certified solver: a code is `anchor + step`, and `base` is the residual of
+    the anchor.
 
-    Near its optimum a code moves by less than its own roundoff. `step` and `base` keep those movements; without them float32
-    could not certify a small weight.
+    Near its optimum a code moves by less than its own roundoff. `step` and `base` keep those
+    movements; without them float32 could not certify a small weight.
     """
 
     anchor: Float[Array, "n num_latents"]
@@ -48,15 +53,23 @@ def _next_momentum(momentum):
 def step_size(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
     """`1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
     constant = lasso_problem.lipschitz(dictionary)
-    return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(dictionary.dtype)
+    return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(
+        dictionary.dtype
+    )
 
 
 def _shifted_prox(anchor, values, threshold, *, nonneg):
-    """`soft_threshold(anchor + values) - anchor`, without rounding `values` to the precision of `anchor`."""
+    """`soft_threshold(anchor + values) - anchor`, without rounding `values` to the precision of
+    `anchor`.
+    """
     total = anchor + values
     if nonneg:
         return jnp.where(total > threshold, values - threshold, -anchor)
-    return jnp.where(total > threshold, values - threshold, jnp.where(total < -threshold, values + threshold, -anchor))
+    return jnp.where(
+        total > threshold,
+        values - threshold,
+        jnp.where(total < -threshold, values + threshold, -anchor),
+    )
 
 
 def fixed(
@@ -87,12 +100,15 @@ def fixed(
       `(n, num_latents)` codes.
 
     References:
-      Beck & Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging Sciences 2(1).
-      Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for linear inverse problems", CPAM 57(11).
+      Beck & Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm", SIAM J. Imaging
+      Sciences 2(1). Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for
+      linear inverse problems", CPAM 57(11).
     """
     lam = lasso_problem.expand_lam(lam, signals.shape[0], dictionary.shape[1])
     rate = step_size(dictionary)
-    start = jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
+    start = (
+        jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
+    )
 
     def body(_, carry):
         codes, point, t = carry
@@ -115,11 +131,13 @@ def solve(
     nonneg: bool = True,
     momentum: bool = True,
 ) -> Solution:
-    """FISTA with a restart and a stopping time for each sample, stopped on the certified duality gap.
+    """FISTA with a restart and a stopping time for each sample, stopped on the certified duality
+    gap.
 
-    Momentum is dropped whenever it points uphill, `(x_i - z_{i+1}) · (z_{i+1} - z_i) > 0`. Every `CHECK_EVERY` iterations the
-    gap is computed, and samples that meet `tol` are left as they are. Nothing is checked on the host, so this may be called
-    inside any transformation of JAX except reverse-mode differentiation; `sae_gap.solvers.sparse_code` has that.
+    Momentum is dropped whenever it points uphill, `(x_i - z_{i+1}) · (z_{i+1} - z_i) > 0`. Every
+    `CHECK_EVERY` iterations the gap is computed, and samples that meet `tol` are left as they are.
+    Nothing is checked on the host, so this may be called inside any transformation of JAX except
+    reverse-mode differentiation; `sae_gap.solvers.sparse_code` has that.
 
     Args:
       signals: `(n, input_dim)`.
@@ -135,13 +153,18 @@ def solve(
       A `Solution`; samples that ran out of iterations have `converged` false.
 
     References:
-      O'Donoghue & Candès (2015), "Adaptive restart for accelerated gradient schemes", Found. Comput. Math. 15.
+      O'Donoghue & Candès (2015), "Adaptive restart for accelerated gradient schemes", Found.
+      Comput. Math. 15.
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
     lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
     rate = step_size(dictionary)
     threshold = rate * lam
-    start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init.astype(signals.dtype)
+    start = (
+        jnp.zeros((num_samples, num_latents), signals.dtype)
+        if init is None
+        else init.astype(signals.dtype)
+    )
     base = lasso_problem.residual(signals, dictionary, start)
 
     def iterate(_, carry):
@@ -158,7 +181,9 @@ def solve(
         codes = anchor + step
         moved = codes - anchor
         step = step - moved
-        value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg, dual=theta)
+        value, gap = lasso_problem.certificate(
+            signals, dictionary, codes, lam, nonneg=nonneg, dual=theta
+        )
         return _State(
             anchor=codes,
             step=step,
@@ -168,7 +193,8 @@ def solve(
             objective=value,
             gap=gap,
             iterations=jnp.full(num_samples, done, jnp.int32),
-            # A quarter of the tolerance, so that a gap recomputed from the rounded codes still meets it; a NaN stops at once.
+            # A quarter of the tolerance, so that a gap recomputed from the rounded codes still
+            # meets it; a NaN stops at once.
             active=jnp.isfinite(gap) & ~lasso_problem.is_converged(signals, value, gap, 0.25 * tol),
         )
 

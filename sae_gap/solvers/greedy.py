@@ -1,4 +1,6 @@
-"""Greedy k-sparse coding: matching pursuit, and orthogonal matching pursuit, which refits all chosen atoms."""
+"""Greedy k-sparse coding: matching pursuit, and orthogonal matching pursuit, which refits all
+chosen atoms.
+"""
 
 import functools
 
@@ -38,24 +40,32 @@ def matching_pursuit(
     *,
     nonneg: bool = False,
 ) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
-    """Greedy steps: the unused atom of largest |correlation| with the residual, its projection as the code, a new residual.
+    """Greedy steps: the unused atom of largest |correlation| with the residual, its projection as
+    the code, a new residual.
 
     Args:
       signals: `(n, input_dim)`.
       atoms: `(num_latents, input_dim)`, of unit norm.
       num_atoms: steps at most; there are no more than atoms.
-      nonneg: whether each step takes the atom of largest correlation, and a code of zero where that is negative.
+      nonneg: whether each step takes the atom of largest correlation, and a code of zero where that
+        is negative.
 
     Returns:
       The chosen atoms of each step, and their codes.
 
     References:
-      Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans. Signal Processing 41(12).
+      Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans.
+      Signal Processing 41(12).
     """
     num_latents = len(atoms)
     latent = jnp.arange(num_latents)
-    # Carrying the correlations through the Gram matrix saves a product a step, where that pays for the matrix.
-    gram = atoms @ atoms.T if num_latents <= len(signals) * num_atoms and num_latents <= MOST_CARRIED else None
+    # Carrying the correlations through the Gram matrix saves a product a step, where that pays for
+    # the matrix.
+    gram = (
+        atoms @ atoms.T
+        if num_latents <= len(signals) * num_atoms and num_latents <= MOST_CARRIED
+        else None
+    )
 
     def step(state, _):
         carried, unused = state
@@ -83,19 +93,20 @@ def orthogonal_matching_pursuit(
 ) -> Float[Array, "n num_latents"]:
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
-    The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on the final choice S. Atoms
-    that depend on those chosen before get a code of zero.
+    The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on
+    the final choice S. Atoms that depend on those chosen before get a code of zero.
 
-    On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram matrix of all atoms, where that
-    is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all samples take a step at once. Both choose the
-    same atoms, but for ties up to rounding and atoms within 3e-4 of the span of those chosen before.
+    On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram
+    matrix of all atoms, where that is worth its products and takes at most `LARGEST_GRAM` bytes.
+    Elsewhere all samples take a step at once. Both choose the same atoms, but for ties up to
+    rounding and atoms within 3e-4 of the span of those chosen before.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
       num_atoms: k, at most input_dim.
-      nonneg: whether each step takes the atom of largest correlation, and not of largest |correlation|. The least squares are
-        the same, so that some codes may be negative all the same.
+      nonneg: whether each step takes the atom of largest correlation, and not of largest
+        |correlation|. The least squares are the same, so that some codes may be negative.
 
     Returns:
       `(n, num_latents)` coefficients of the *unit* atoms.
@@ -119,7 +130,8 @@ def pursuit_order(
 ) -> Int[Array, "n num_atoms"]:
     """The atoms of `orthogonal_matching_pursuit` in the order in which it chooses them.
 
-    The first k of each row are the choice of a pursuit of k atoms, so that one pursuit serves every smaller k.
+    The first k of each row are the choice of a pursuit of k atoms, so that one pursuit serves every
+    smaller k.
 
     Args:
       signals: `(n, input_dim)`.
@@ -141,24 +153,36 @@ def _pursue(signals, dictionary, num_atoms, nonneg):
     num_samples, num_latents = len(signals), dictionary.shape[1]
     check_integer("num_atoms", num_atoms, least=1, most=min(dictionary.shape))
     dtype, num_atoms = jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
-    worth = num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
+    worth = (
+        num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
+    )
     if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
-        return _pursue_at_once(jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg)
+        return _pursue_at_once(
+            jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg
+        )
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
-    found = host_pursuits.match(np.asarray(signals, dtype), _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg))
+    found = host_pursuits.match(
+        np.asarray(signals, dtype), _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg)
+    )
     return sharding.place_rows(jax.device_put(found), signals)
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")
 def _spread(chosen, values, *, num_latents):
-    return jnp.zeros((len(chosen), num_latents), values.dtype).at[jnp.arange(len(chosen))[:, None], chosen].set(values)
+    return (
+        jnp.zeros((len(chosen), num_latents), values.dtype)
+        .at[jnp.arange(len(chosen))[:, None], chosen]
+        .set(values)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
-    """All samples in the same steps, as many at a time as there is room for their orthonormal bases.
+    """All samples in the same steps, as many at a time as there is room for their orthonormal
+    bases.
 
-    A sample has an orthonormal basis Q of the atoms chosen, and R with D_S = QᵀR, so that the codes are R⁻¹ Q y.
+    A sample has an orthonormal basis Q of the atoms chosen, and R with D_S = QᵀR, so that the codes
+    are R⁻¹ Q y.
     """
     atoms = _unit(dictionary, 0, jnp)
     input_dim, num_latents = atoms.shape
@@ -168,7 +192,9 @@ def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
     def step(i, carry):
         rest, basis, upper, chosen, taken = carry
         correlations = product(rest, atoms)
-        best = jnp.argmax(jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations)))
+        best = jnp.argmax(
+            jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations))
+        )
         atom = atoms.T[best]
         # Orthogonalising twice keeps the basis orthonormal to rounding.
         first = product(basis, atom)
@@ -184,7 +210,10 @@ def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
         return rest, basis.at[i].set(new), upper.at[:, i].set(column), chosen, taken
 
     def pursue(signal):
-        basis, upper = jnp.zeros((num_atoms, input_dim), atoms.dtype), jnp.zeros((num_atoms, num_atoms), atoms.dtype)
+        basis, upper = (
+            jnp.zeros((num_atoms, input_dim), atoms.dtype),
+            jnp.zeros((num_atoms, num_atoms), atoms.dtype),
+        )
         begun = signal, basis, upper, jnp.zeros(num_atoms, jnp.int32), jnp.zeros(num_latents, bool)
         _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, begun)
         return chosen, jax.scipy.linalg.solve_triangular(upper, product(basis, signal))

@@ -1,7 +1,7 @@
 """The certified coder of a CPU: blocks of samples on threads, each a call of a loop in `loops`.
 
-The problem alone decides which samples share a block, never the threads, and so it decides the bits of the codes. XLA
-compiles and runs nothing here, so that its programs may call it back.
+The problem alone decides which samples share a block, never the threads, and so it decides the bits
+of the codes. XLA compiles and runs nothing here, so that its programs may call it back.
 """
 
 import functools
@@ -22,8 +22,9 @@ from sae_gap.solvers.loops import active_set
 from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import default_slots
 
-# Samples of a block: few enough for every core to have some, and enough for products to be quick. A dictionary of more numbers
-# than CACHE is read from memory for each block, so that its blocks are of MANY_SAMPLES at least.
+# Samples of a block: few enough for every core to have some, and enough for products to be quick. A
+# dictionary of more numbers than CACHE is read from memory for each block, so that its blocks are
+# of MANY_SAMPLES at least.
 FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
 # Floats of the working sets of a block.
@@ -42,8 +43,9 @@ FEW_NUMBERS, MANY_CODES = 2**17, 2**22
 class Problem(NamedTuple):
     """A lasso in units where every signal and every atom is of order one.
 
-    Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is `z = z' s_i / a_j`, and the
-    weight of sample i and atom j is `λ_ij / (s_i a_j) = row_i column_ij`.
+    Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is
+    `z = z' s_i / a_j`, and the weight of sample i and atom j is
+    `λ_ij / (s_i a_j) = row_i column_ij`.
     """
 
     signals: Float[np.ndarray, "n input_dim"]
@@ -59,7 +61,11 @@ class Problem(NamedTuple):
         # A weight that overflows is beyond any correlation.
         with np.errstate(over="ignore"):
             if lam.shape[1] == 1:
-                return self.signals[rows] / scale[:, None], lam[:, 0] / scale, 1 / self.atom_scale[None]
+                return (
+                    self.signals[rows] / scale[:, None],
+                    lam[:, 0] / scale,
+                    1 / self.atom_scale[None],
+                )
             return self.signals[rows] / scale[:, None], 1 / scale, lam / self.atom_scale
 
 
@@ -82,7 +88,9 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
         scale[begin : begin + FEW_ATOMS] = first * second
-    return Problem(signals, atoms, lam, power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale)
+    return Problem(
+        signals, atoms, lam, power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale
+    )
 
 
 def solve(
@@ -104,16 +112,21 @@ def solve(
       lam: weights, `(1 or n, 1 or num_latents)`.
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: products with the dictionary before a sample is given up; with none the codes of `init` are certified as
-        they are.
+      max_iterations: products with the dictionary before a sample is given up; with none the codes
+        of `init` are certified as they are.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
 
     Returns:
-      The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the dictionary.
+      The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
+      dictionary.
     """
     signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
-    init, tol, max_iterations = None if init is None else np.asarray(init), float(tol), int(max_iterations)
+    init, tol, max_iterations = (
+        None if init is None else np.asarray(init),
+        float(tol),
+        int(max_iterations),
+    )
     problem = pose(signals, dictionary, lam)
     found = _Found(len(signals), dictionary.shape[1], signals.dtype)
     with one_blas_thread():
@@ -154,7 +167,9 @@ class _Found:
         (rows, latents, values), scale = self.codes, problem.signal_scale
         dtype = values.dtype
         with np.errstate(over="ignore", under="ignore"):
-            self.codes[2] = values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
+            self.codes[2] = values = (values * scale[rows] / problem.atom_scale[latents]).astype(
+                dtype
+            )
             certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
         size = np.abs(values)
         # A code that overflows or vanishes is not the one that was certified.
@@ -170,7 +185,9 @@ class _Found:
 
 
 def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin at a line of the cache, since JAX takes such an array as it is and copies any other."""
+    """Zeros that begin at a line of the cache, since JAX takes such an array as it is and copies
+    any other.
+    """
     size, line = math.prod(shape) * dtype.itemsize, 64
     memory = np.zeros(size + line, np.uint8)
     begin = -memory.ctypes.data % line
@@ -178,7 +195,9 @@ def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
-    """Solve all samples block by block; those that fill their slots go on together with twice as many."""
+    """Solve all samples block by block; those that fill their slots go on together with twice as
+    many.
+    """
     num_latents, input_dim = problem.atoms.shape
     coarse = problem.atoms.astype(np.float32, copy=False)
     gram = np.zeros((0, 0))
@@ -192,7 +211,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     def work(part, slots):
         rows, begun = part
         if begun is None:
-            begun = np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
+            begun = (
+                np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
+            )
         signals, row, column = problem.block(rows)
         own = block.Block.of(shared, signals, row, column, begun, found.iterations[rows], slots)
         # The first block is the largest.
@@ -221,7 +242,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
 
 
 def _widths(input_dim: int, num_latents: int) -> Iterator[int]:
-    """Numbers of slots, each twice the last, up to where any support of independent atoms and new violators fit."""
+    """Numbers of slots, each twice the last, up to where any support of independent atoms and new
+    violators fit.
+    """
     most = min(input_dim, num_latents) + block.MOST
     slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
     while slots < most:
@@ -251,7 +274,9 @@ def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.nda
 
 
 def _certify(problem, found, rows, tol, *, nonneg) -> None:
-    """Certify codes as they are rounded, in double precision: in single it proves nothing where weights are near rounding."""
+    """Certify codes as they are rounded, in double precision: in single it proves nothing where
+    weights are near rounding.
+    """
     signals, row, column = problem.block(rows)
     # Beyond any correlation is far enough.
     lam = np.minimum(row[:, None] * column, float(np.finfo(problem.atoms.dtype).max) ** 0.8)
@@ -259,11 +284,17 @@ def _certify(problem, found, rows, tol, *, nonneg) -> None:
     step = max(1, FEW_NUMBERS // signals.shape[1])
     tiles = [slice(begin, begin + step) for begin in range(0, len(problem.atoms), step)]
     rest = signals - sum(codes[:, tile] @ problem.atoms[tile].astype(np.float64) for tile in tiles)
-    pull = np.concatenate([rest @ problem.atoms[tile].astype(np.float64).T for tile in tiles], axis=1)
+    pull = np.concatenate(
+        [rest @ problem.atoms[tile].astype(np.float64).T for tile in tiles], axis=1
+    )
     scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)[:, None]
     value, gap = lasso_problem.value_and_gap(rest, (1 - scale) * rest, codes, scale * pull, lam)
     converged = lasso_problem.is_converged(signals, value, gap, tol, problem.atoms.dtype)
     # The gap of the active set may be smaller: it is that of codes before they were rounded.
     better = converged | (gap < found.gap[rows])
     rows = rows[better]
-    found.objective[rows], found.gap[rows], found.converged[rows] = value[better], gap[better], converged[better]
+    found.objective[rows], found.gap[rows], found.converged[rows] = (
+        value[better],
+        gap[better],
+        converged[better],
+    )

@@ -1,7 +1,8 @@
-"""The loops of a CPU that certify nothing, which pursuits and learners call: blocks of samples, shared among all cores.
+"""The loops of a CPU that certify nothing, which pursuits and learners call: blocks of samples,
+shared among all cores.
 
-The problem alone decides which samples share a block, never the threads, and so it decides the bits. XLA compiles and runs
-nothing here, so that its programs may call these functions back.
+The problem alone decides which samples share a block, never the threads, and so it decides the
+bits. XLA compiles and runs nothing here, so that its programs may call these functions back.
 """
 
 import math
@@ -27,7 +28,9 @@ def pursue(
     *,
     num_slots: int,
     num_rounds: int,
-) -> tuple[Int[np.ndarray, "n slots"], Float[np.ndarray, "n slots"], Float[np.ndarray, "n input_dim"]]:
+) -> tuple[
+    Int[np.ndarray, "n slots"], Float[np.ndarray, "n slots"], Float[np.ndarray, "n input_dim"]
+]:
     """The places, codes and residual of `reweighted.pursue` at one threshold, up to rounding.
 
     The codes of a sample that are not zero come first.
@@ -57,19 +60,31 @@ def sums(
     codes: Float[np.ndarray, "n slots"],
     residual: Float[np.ndarray, "n input_dim"],
     num_latents: int,
-) -> tuple[Float[np.ndarray, "num_latents input_dim"], Float[np.ndarray, " num_latents"], Float[np.ndarray, " num_latents"]]:
-    """Of what `pursue` gave: Zᵀ R, and each atom's squared codes and its codes that are not zero, counted."""
+) -> tuple[
+    Float[np.ndarray, "num_latents input_dim"],
+    Float[np.ndarray, " num_latents"],
+    Float[np.ndarray, " num_latents"],
+]:
+    """Of what `pursue` gave: Zᵀ R, and each atom's squared codes and its codes that are not zero,
+    counted.
+    """
     input_dim, dtype = residual.shape[1], residual.dtype
     products = np.zeros((num_latents, input_dim), dtype)
     # Each thread goes through all samples in their order, for some of the columns.
     width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
 
     def work(begin: int) -> None:
-        pursuit.add_products(places, codes, residual, begin, min(begin + width, input_dim), products)
+        pursuit.add_products(
+            places, codes, residual, begin, min(begin + width, input_dim), products
+        )
 
     on_cores(work, range(0, input_dim, width))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
-    return products, squares.astype(dtype), np.bincount(places[codes != 0], minlength=num_latents).astype(dtype)
+    return (
+        products,
+        squares.astype(dtype),
+        np.bincount(places[codes != 0], minlength=num_latents).astype(dtype),
+    )
 
 
 def match(
@@ -79,9 +94,14 @@ def match(
     *,
     nonneg: bool,
 ) -> tuple[Int[np.ndarray, "n num_atoms"], Float[np.ndarray, "n num_atoms"]]:
-    """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their codes, for unit atoms."""
+    """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their
+    codes, for unit atoms.
+    """
     chosen = np.empty((len(signals), num_atoms), np.int32)
-    codes, gram = np.empty(chosen.shape, signals.dtype), np.empty((len(atoms), len(atoms)), atoms.dtype)
+    codes, gram = (
+        np.empty(chosen.shape, signals.dtype),
+        np.empty((len(atoms), len(atoms)), atoms.dtype),
+    )
 
     def multiply(begin: int) -> None:
         rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
@@ -90,7 +110,9 @@ def match(
 
     def work(begin: int) -> None:
         own = slice(begin, begin + MANY_SAMPLES)
-        matching.match_block(signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own])
+        matching.match_block(
+            signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own]
+        )
 
     with one_blas_thread():
         on_cores(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
@@ -107,7 +129,9 @@ def iterate(
     *,
     iterations: int,
 ) -> Float[np.ndarray, "n num_latents"]:
-    """The codes of `fista.fixed` up to rounding, non-negative and of one weight; `threshold` is the step `rate` times that."""
+    """The codes of `fista.fixed` up to rounding, non-negative and of one weight; `threshold` is the
+    step `rate` times that.
+    """
     codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
     for i in range(iterations):
         last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
@@ -115,7 +139,9 @@ def iterate(
 
     def work(begin: int) -> None:
         own = slice(begin, begin + MANY_SAMPLES)
-        proximal.iterate_block(signals[own] @ dictionary, gram, rate[()], threshold[()], momenta, codes[own])
+        proximal.iterate_block(
+            signals[own] @ dictionary, gram, rate[()], threshold[()], momenta, codes[own]
+        )
 
     with one_blas_thread():
         gram = dictionary.T @ dictionary

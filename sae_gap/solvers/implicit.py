@@ -16,10 +16,15 @@ def pull_back(
     code_bar: Float[Array, "n num_latents"],
     objective_bar: Float[Array, " n"],
     layout: Layout | None = None,
-) -> tuple[Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, "n num_latents"]]:
+) -> tuple[
+    Float[Array, "n input_dim"],
+    Float[Array, "input_dim num_latents"],
+    Float[Array, "n num_latents"],
+]:
     """Cotangents of signals, dictionary and weights, from those of the codes and of the objective.
 
-    On the support `z_S = (D_Sᵀ D_S)⁻¹ (D_Sᵀ y - λ_S sign(z_S))`. With `D_Sᵀ D_S u_S = z̄_S` and `r = y - D z`,
+    On the support `z_S = (D_Sᵀ D_S)⁻¹ (D_Sᵀ y - λ_S sign(z_S))`. With `D_Sᵀ D_S u_S = z̄_S` and
+    `r = y - D z`,
 
         ȳ = D u + F̄ r,    D̄ = r uᵀ - (D u) zᵀ - F̄ r zᵀ,    λ̄ = -sign(z) u + F̄ |z|,
 
@@ -37,7 +42,8 @@ def pull_back(
       Cotangents of signals, dictionary, and weights per sample and coefficient.
 
     References:
-      Bertrand et al. (2020), "Implicit differentiation of lasso-type models for hyperparameter optimization", ICML.
+      Bertrand et al. (2020), "Implicit differentiation of lasso-type models for hyperparameter
+      optimization", ICML.
     """
     rest = lasso_problem.residual(signals, dictionary, codes)
 
@@ -45,8 +51,12 @@ def pull_back(
         signals, support, pull = own
         return least_squares(signals, atoms, support, pull)
 
-    u = sharding.by_device(solve, layout, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary)
+    u = sharding.by_device(
+        solve, layout, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary
+    )
     image = lasso_problem.product(u, dictionary.T)
     weight = objective_bar[:, None]
-    dictionary_bar = lasso_problem.product(rest.T, u - weight * codes) - lasso_problem.product(image.T, codes)
+    dictionary_bar = lasso_problem.product(rest.T, u - weight * codes) - lasso_problem.product(
+        image.T, codes
+    )
     return image + weight * rest, dictionary_bar, weight * jnp.abs(codes) - jnp.sign(codes) * u

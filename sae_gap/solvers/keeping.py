@@ -12,7 +12,8 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 
 def kept(function: Callable, **options: Any) -> Any:
-    """A function as `numba.njit` compiles it, kept beside its file or in the user's cache, where one of them can be written.
+    """A function as `numba.njit` compiles it, kept beside its file or in the user's cache, where
+    one of them can be written.
 
     It is compiled anew when a file of its folder changes, since it may call what stands there.
 

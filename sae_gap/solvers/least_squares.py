@@ -11,7 +11,8 @@ from sae_gap.core.lasso_problem import product
 
 # Floats of the dictionaries of the samples that are worked on at once.
 CHUNK = 2**24
-# Refinements of the regularised least squares; at an eigenvalue as small as the regulariser each halves what is left.
+# Refinements of the regularised least squares; at an eigenvalue as small as the regulariser each
+# halves what is left.
 REFINEMENTS = 20
 
 
@@ -22,13 +23,15 @@ def least_squares(
     on: Float[Array, "n num_latents"],
     pull: Float[Array, "n num_latents"] | None = None,
 ) -> Float[Array, "n num_latents"]:
-    """The least-norm solution of `min ½‖y - D_S z‖² - v_Sᵀ z`, that is `D_SᵀD_S z_S = D_Sᵀ y + v_S`, on each support S.
+    """The least-norm solution of `min ½‖y - D_S z‖² - v_Sᵀ z`, that is
+    `D_SᵀD_S z_S = D_Sᵀ y + v_S`, on each support S.
 
     With the smaller Gram matrix of the support and v = 0, `z ← z + (D_SᵀD_S + μI)⁻¹ D_Sᵀ r` or
-    `z ← z + D_Sᵀ (D_S D_Sᵀ + μI)⁻¹ r`, where `r = y - D z`, takes out of the residual a share `s² / (s² + μ)` along each
-    singular vector. After `REFINEMENTS` of them the regulariser μ, a few roundoffs of the trace, is felt along none but those
-    that the type cannot tell from dependence. In float32 that begins at condition numbers of several hundred, which few
-    supports have whose size is not input_dim.
+    `z ← z + D_Sᵀ (D_S D_Sᵀ + μI)⁻¹ r`, where `r = y - D z`, takes out of the residual a share
+    `s² / (s² + μ)` along each singular vector. After `REFINEMENTS` of them the regulariser μ, a few
+    roundoffs of the trace, is felt along none but those that the type cannot tell from dependence.
+    In float32 that begins at condition numbers of several hundred, which few supports have whose
+    size is not input_dim.
 
     The time of a sample goes with its support: its atoms are gathered in as many slots as hold it.
 
@@ -94,7 +97,9 @@ def _few(signals, on, pull, atoms, slots):
 def _many(signals, on, pull, atoms):
     """Supports of more atoms than there are dimensions."""
     weights = on.astype(signals.dtype)
-    gram = jnp.einsum("nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)])
+    gram = jnp.einsum(
+        "nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)]
+    )
     factor = _factor(gram)
     # Of the pull only its part in the span of the rows of D_S can be met.
     signals = signals + _solve(factor, product(weights * pull, atoms.T))
@@ -108,9 +113,15 @@ def _many(signals, on, pull, atoms):
 def _factor(gram: Float[Array, "n size size"]) -> Float[Array, "n size size"]:
     trace = jnp.trace(gram, axis1=1, axis2=2)
     regulariser = 8 * jnp.finfo(gram.dtype).eps * jnp.where(trace > 0, trace, 1)
-    return jnp.linalg.cholesky(gram + regulariser[:, None, None] * jnp.eye(gram.shape[1], dtype=gram.dtype))
+    return jnp.linalg.cholesky(
+        gram + regulariser[:, None, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
+    )
 
 
-def _solve(factor: Float[Array, "n size size"], right: Float[Array, "n size"]) -> Float[Array, "n size"]:
+def _solve(
+    factor: Float[Array, "n size size"], right: Float[Array, "n size"]
+) -> Float[Array, "n size"]:
     half = jax.lax.linalg.triangular_solve(factor, right[:, :, None], left_side=True, lower=True)
-    return jax.lax.linalg.triangular_solve(factor, half, left_side=True, lower=True, transpose_a=True)[:, :, 0]
+    return jax.lax.linalg.triangular_solve(
+        factor, half, left_side=True, lower=True, transpose_a=True
+    )[:, :, 0]

@@ -1,4 +1,6 @@
-"""Many weights at once: a warm-started path, and the weight at which codes are as sparse as asked."""
+"""Many weights at once: a warm-started path, and the weight at which codes are as sparse as
+asked.
+"""
 
 import itertools
 import math
@@ -19,8 +21,11 @@ from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
 
 
-def sparse_code_path(signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike, **options) -> Solution:
-    """Code the signals at each of several weights, from the largest to the smallest, each from the codes of the last.
+def sparse_code_path(
+    signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike, **options
+) -> Solution:
+    """Code the signals at each of several weights, from the largest to the smallest, each from the
+    codes of the last.
 
     Args:
       signals: `(n, input_dim)`.
@@ -32,16 +37,21 @@ def sparse_code_path(signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike,
       A `Solution` whose arrays have a leading axis of length `num_lams`, in the order of `lams`.
 
     Raises:
-      ValueError: `lams` is not a non-empty vector of non-negative numbers, or `sparse_code` refuses an argument.
+      ValueError: `lams` is not a non-empty vector of non-negative numbers, or `sparse_code` refuses
+        an argument.
     """
     weights = as_real("lams", lams, "a vector of at least one weight")
     if weights.ndim != 1 or not weights.size:
-        raise ValueError(f"lams has shape {weights.shape}, but it must be a vector of at least one weight.")
+        raise ValueError(
+            f"lams has shape {weights.shape}, but it must be a vector of at least one weight."
+        )
     path, codes = {}, None
     for place in np.argsort(-weights):
         path[place] = sparse_code(signals, dictionary, weights[place], init=codes, **options)
         codes = path[place].codes
-    return jax.tree.map(lambda *arrays: jnp.stack(arrays), *(path[place] for place in range(weights.size)))
+    return jax.tree.map(
+        lambda *arrays: jnp.stack(arrays), *(path[place] for place in range(weights.size))
+    )
 
 
 def match_l0(
@@ -54,29 +64,33 @@ def match_l0(
     max_seconds: float = 300.0,
     **options,
 ) -> tuple[Float[Array, ""], Solution]:
-    """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of that sparsity would.
+    """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of
+    that sparsity would.
 
-    Comes down from half of the largest `λ_max`, each weight from the codes of the last. A line of log L0 over log λ through the
-    last two weights predicts the next one, but it is at least half of the last, since small weights cost far more than large
-    ones. Once the target lies between two weights, so does the next. The mean L0 falls in steps of `1 / n`, so the target is
-    met within `accuracy` or one step, whichever is more.
+    Comes down from half of the largest `λ_max`, each weight from the codes of the last. A line of
+    log L0 over log λ through the last two weights predicts the next one, but it is at least half of
+    the last, since small weights cost far more than large ones. Once the target lies between two
+    weights, so does the next. The mean L0 falls in steps of `1 / n`, so the target is met within
+    `accuracy` or one step, whichever is more.
 
     Args:
       signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`; as weights compare between unit atoms only, normalise it first.
+      dictionary: `(input_dim, num_latents)`; as weights compare between unit atoms only, normalise
+        it first.
       target: mean L0 wanted, above 0.
       accuracy: largest relative deviation of the mean L0 from `target`.
       nonneg: whether codes are constrained to be non-negative.
-      max_seconds: seconds after which no further weight is begun, and the closest one is returned with a warning that says how
-        far it is from the target; so it is where the mean jumps over the target.
+      max_seconds: seconds after which no further weight is begun, and the closest one is returned
+        with a warning that says how far it is from the target; so it is where the mean jumps over
+        the target.
       **options: further options of `sparse_code`, other than `init` and `sparse`.
 
     Returns:
       The weight, and the `Solution` there.
 
     Raises:
-      ValueError: `target` is not positive, no weight down to `1e-6 λ_max` reaches it, all signals are orthogonal to the
-        dictionary, or `sparse_code` refuses an argument.
+      ValueError: `target` is not positive, no weight down to `1e-6 λ_max` reaches it, all signals
+        are orthogonal to the dictionary, or `sparse_code` refuses an argument.
     """
     check_number("target", target, above=0)
     check_number("accuracy", accuracy, least=0)
@@ -84,11 +98,15 @@ def match_l0(
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
     top = float(jnp.max(lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)))
     if top == 0:
-        raise ValueError("every signal is orthogonal to the dictionary, so that all codes are zero at any weight.")
+        raise ValueError(
+            "every signal is orthogonal to the dictionary, so that all codes are zero at any "
+            "weight."
+        )
     allowed = max(accuracy * target, 1 / targets.shape[0])
     began = time.monotonic()
     init = None
-    # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair of log λ and the mean L0.
+    # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair of log λ and
+    # the mean L0.
     above: _Point = math.log(top), 0.0
     below: _Point | None = None
     best: Any = None
@@ -108,15 +126,21 @@ def match_l0(
         else:
             above = log_lam, mean
         if below is None and log_lam <= math.log(1e-6 * top):
-            raise ValueError(f"no weight reaches a mean L0 of {target}: it is only {mean:g} at the smallest; lower the target.")
+            raise ValueError(
+                f"no weight reaches a mean L0 of {target}: it is only {mean:g} at the smallest; "
+                "lower the target."
+            )
         if time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
             warnings.warn(
-                f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not {target:g}; "
+                f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not "
+                f"{target:g}; "
                 "allow more max_seconds, or a lower accuracy.",
                 stacklevel=2,
             )
             break
-        log_lam = _next(before, above, target) if below is None else _between(above, below, target, step)
+        log_lam = (
+            _next(before, above, target) if below is None else _between(above, below, target, step)
+        )
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
 
 
@@ -134,7 +158,9 @@ def _next(before: _Point, last: _Point, target: float) -> float:
 
 
 def _between(above: _Point, below: _Point, target: float, step: int) -> float:
-    """A weight between two: on the line through them, or halfway at each third step, in case the line is far off."""
+    """A weight between two: on the line through them, or halfway at each third step, in case the
+    line is far off.
+    """
     if above[1] == 0 or step % 3 == 0:
         return 0.5 * (above[0] + below[0])
     share = math.log(target / above[1]) / math.log(below[1] / above[1])

@@ -1,4 +1,6 @@
-"""Exact small lassos by parametric pivoting: the homotopy of LARS on a dense tableau, one sample a row of the batch."""
+"""Exact small lassos by parametric pivoting: the homotopy of LARS on a dense tableau, one sample a
+row of the batch.
+"""
 
 from typing import NamedTuple
 
@@ -8,9 +10,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class _Tableau(NamedTuple):
-    """The swept Gram matrices and, in terms of t, the codes and correlations `value - t slope`; see `proceed`.
+    """The swept Gram matrices and, in terms of t, the codes and correlations `value - t slope`; see
+    `proceed`.
 
-    `banned` slots depend on the basis and stay out. `entering` is the slot that must enter next, whatever its ratio, or -1.
+    `banned` slots depend on the basis and stay out. `entering` is the slot that must enter next,
+    whatever its ratio, or -1.
     """
 
     pivots: Int[Array, ""]
@@ -24,22 +28,37 @@ class _Tableau(NamedTuple):
 
 
 def solve(
-    gram: Float[Array, "n slots slots"], linear: Float[Array, "n slots"], *, max_pivots: Int[Array, ""] | int
+    gram: Float[Array, "n slots slots"],
+    linear: Float[Array, "n slots"],
+    *,
+    max_pivots: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis; see `proceed`.
+    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis; see
+    `proceed`.
 
     Args:
       gram: `(n, slots, slots)` Gram matrices.
       linear: `(n, slots)` linear terms b.
-      max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
+      max_pivots: pivots after which the search is broken off; the codes are then feasible but not
+        optimal.
 
     Returns:
-      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis; `(n, slots)` bases.
+      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis;
+      `(n, slots)` bases.
     """
     nowhere = jnp.zeros(linear.shape, bool)
     norms = jnp.diagonal(gram, axis1=1, axis2=2)
     scale = jnp.max(jnp.abs(linear), axis=1)
-    return proceed(gram, norms, linear, jnp.ones_like(linear), nowhere, scale, rank=linear.shape[1], max_pivots=max_pivots)
+    return proceed(
+        gram,
+        norms,
+        linear,
+        jnp.ones_like(linear),
+        nowhere,
+        scale,
+        rank=linear.shape[1],
+        max_pivots=max_pivots,
+    )
 
 
 def proceed(
@@ -53,39 +72,50 @@ def proceed(
     rank: int,
     max_pivots: Int[Array, ""] | int,
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from a basis that is optimal by itself.
+    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from a basis that is
+    optimal by itself.
 
-    The linear term of the other slots is first lowered to `b - t` with `t` so large that they stay at zero, and `t` is
-    then taken to zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a non-basic
-    correlation positive. That slot is swept in or out of the basis; with c its column of the tableau and p = c_k,
+    The linear term of the other slots is first lowered to `b - t` with `t` so large that they stay
+    at zero, and `t` is then taken to zero. On the way, optimality fails at one slot at a time: a
+    basic code turns negative, or a non-basic correlation positive. That slot is swept in or out of
+    the basis; with c its column of the tableau and p = c_k,
 
-        T_ij ← T_ij - c_i c_j / p,    T_ik = T_ki ← ± c_i / p,    T_kk ← -1 / p,    plus as slot k enters, minus as it leaves.
+        T_ij ← T_ij - c_i c_j / p,    T_ik = T_ki ← ± c_i / p,    T_kk ← -1 / p,
 
-    The first slot to fail is the violated one of largest ratio `value / slope`, the root in `t` of its code or correlation
-    `value - t slope`.
+    plus as slot k enters, minus as it leaves.
 
-    A slot whose atom depends on those of the basis, up to rounding, takes the place of another: of the code that vanishes first
-    as the slot's own grows and the basis makes up for it. Where there is none, the slot is left out.
+    The first slot to fail is the violated one of largest ratio `value / slope`, the root in `t` of
+    its code or correlation `value - t slope`.
+
+    A slot whose atom depends on those of the basis, up to rounding, takes the place of another: of
+    the code that vanishes first as the slot's own grows and the basis makes up for it. Where there
+    is none, the slot is left out.
 
     Args:
       swept: `(n, slots, slots)` Gram matrices, swept on the basis.
-      norms: `(n, slots)` squared norms of the slots' atoms, the measure of dependence; unused on the basis.
-      value: `(n, slots)` codes on the basis, and elsewhere the correlations with what the basis leaves, less the weight.
+      norms: `(n, slots)` squared norms of the slots' atoms, the measure of dependence; unused on
+        the basis.
+      value: `(n, slots)` codes on the basis, and elsewhere the correlations with what the basis
+        leaves, less the weight.
       slope: `(n, slots)`, 0 on the basis and elsewhere 1.
       basic: `(n, slots)` the basis.
       scale: `(n,)` size of the linear terms; a violation is more than its rounding.
-      rank: largest number of independent atoms. A full basis takes in a slot only in the place of another.
-      max_pivots: pivots after which the search is broken off; the codes are then feasible but not optimal.
+      rank: largest number of independent atoms. A full basis takes in a slot only in the place of
+        another.
+      max_pivots: pivots after which the search is broken off; the codes are then feasible but not
+        optimal.
 
     Returns:
-      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis; `(n, slots)` bases.
+      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis;
+      `(n, slots)` bases.
 
     References:
-      Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics 32(2).
-      Goodnight (1979), "A tutorial on the SWEEP operator", The American Statistician 33(3).
+      Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics
+      32(2). Goodnight (1979), "A tutorial on the SWEEP operator", The American Statistician 33(3).
     """
     eps = jnp.finfo(swept.dtype).eps
-    # The square of the distance between an atom and the span of the basis is known to a few times the rounding of a tableau.
+    # The square of the distance between an atom and the span of the basis is known to a few times
+    # the rounding of a tableau.
     close = eps ** (2 / 3)
     slots = jnp.arange(swept.shape[1])
     slack = 2 * eps * scale[:, None]
@@ -96,11 +126,17 @@ def proceed(
     def pivot(t: _Tableau) -> _Tableau:
         violated = jnp.where(t.basic, t.value < -slack, (t.value > slack) & ~t.banned)
         # Only rounding can make the slope of a violated slot vanish.
-        ratio = jnp.where(violated, t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps), -jnp.inf)
+        ratio = jnp.where(
+            violated, t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps), -jnp.inf
+        )
         top = jnp.max(ratio, axis=1, keepdims=True)
         forced = t.entering >= 0
         live = (top > -jnp.inf) | forced
-        first = jnp.where(forced, t.entering, jnp.min(jnp.where(ratio == top, slots, slots.size - 1), axis=1, keepdims=True))
+        first = jnp.where(
+            forced,
+            t.entering,
+            jnp.min(jnp.where(ratio == top, slots, slots.size - 1), axis=1, keepdims=True),
+        )
         chosen = slots == first
 
         def row_of(slot):
@@ -114,7 +150,9 @@ def proceed(
         crowded = jnp.sum(t.basic, axis=1, keepdims=True) >= rank
         dependent = enters & (crowded | (pick(chosen, column - close * norms) <= 0))
         yields = t.basic & (column > 64 * eps)
-        room = jnp.where(yields, jnp.maximum(t.value - top * t.slope, 0) / jnp.where(yields, column, 1), jnp.inf)
+        room = jnp.where(
+            yields, jnp.maximum(t.value - top * t.slope, 0) / jnp.where(yields, column, 1), jnp.inf
+        )
         least = jnp.min(room, axis=1, keepdims=True)
         swap = dependent & ~forced & (least < jnp.inf)
         leaver = jnp.min(jnp.where(room == least, slots, slots.size - 1), axis=1, keepdims=True)
@@ -139,7 +177,9 @@ def proceed(
         swept = jnp.where(here[:, :, None], edge[:, None, :], swept)
         swept = jnp.where(here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept)
         value, slope = sweep_vector(t.value), sweep_vector(t.slope)
-        return _Tableau(t.pivots + 1, swept, value, slope, t.basic ^ here, banned, entering, live[:, 0])
+        return _Tableau(
+            t.pivots + 1, swept, value, slope, t.basic ^ here, banned, entering, live[:, 0]
+        )
 
     none = jnp.zeros(value.shape, bool)
     entering, live = jnp.full((len(value), 1), -1), jnp.ones(len(value), bool)

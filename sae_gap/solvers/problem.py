@@ -1,4 +1,6 @@
-"""The problem of the lasso as a caller states it: checked, and scaled to where every product is of order one."""
+"""The problem of the lasso as a caller states it: checked, and scaled to where every product is of
+order one.
+"""
 
 import functools
 import math
@@ -21,7 +23,9 @@ _LARGEST_ROW = 2.0**50
 
 
 def _known(function: Callable[..., Any], array: Any) -> np.ndarray:
-    """A function of known values at once: by NumPy on the host, elsewhere even while something else is being traced."""
+    """A function of known values at once: by NumPy on the host, elsewhere even while something else
+    is being traced.
+    """
     if on_host(array):
         return np.asarray(function(np.asarray(array), np))
     with jax.ensure_compile_time_eval():
@@ -40,17 +44,31 @@ def on_host(array: Any) -> bool:
     """Whether the values of an array are known and lie in the memory of this process."""
     if not isinstance(array, jax.Array):
         return True
-    return not is_traced(array) and array.is_fully_addressable and next(iter(array.devices())).platform == "cpu"
+    return (
+        not is_traced(array)
+        and array.is_fully_addressable
+        and next(iter(array.devices())).platform == "cpu"
+    )
 
 
 def check_problem(
-    signals: ArrayLike, dictionary: ArrayLike, lam: ArrayLike, init: ArrayLike | None = None, nonneg: bool = True
+    signals: ArrayLike,
+    dictionary: ArrayLike,
+    lam: ArrayLike,
+    init: ArrayLike | None = None,
+    nonneg: bool = True,
 ) -> tuple[Any, Any, Any, Any]:
-    """The arrays in one floating type and the weight as a matrix, or a ValueError that names the fault and the mend.
+    """The arrays in one floating type and the weight as a matrix, or a ValueError that names the
+    fault and the mend.
 
-    Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there, where nothing is compiled.
+    Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there,
+    where nothing is compiled.
     """
-    forms = {"signals": "(n, input_dim)", "dictionary": "(input_dim, num_latents)", "init": "(n, num_latents)"}
+    forms = {
+        "signals": "(n, input_dim)",
+        "dictionary": "(input_dim, num_latents)",
+        "init": "(n, num_latents)",
+    }
     arrays: dict[str, Any] = {"signals": signals, "dictionary": dictionary}
     if init is not None:
         arrays["init"] = init
@@ -58,40 +76,61 @@ def check_problem(
         arrays[name] = array = _as_array(name, value, f"floating-point numbers {forms[name]}")
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
-                f"{name} has type {array.dtype}, but it must be floating point; convert it with .astype('float32')."
+                f"{name} has type {array.dtype}, but it must be floating point; convert it with "
+                ".astype('float32')."
             )
         if array.ndim != 2:
-            raise ValueError(f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it.")
+            raise ValueError(
+                f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it."
+            )
     # Double precision where JAX has it on, as everywhere in JAX.
-    dtype = jax.dtypes.canonicalize_dtype(functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32))
+    dtype = jax.dtypes.canonicalize_dtype(
+        functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
+    )
     tops = {name: _known(_largest, array) for name, array in arrays.items() if not is_traced(array)}
     converted: dict[str, Any] = {name: _cast(array, dtype) for name, array in arrays.items()}
     targets, atoms, first = converted["signals"], converted["dictionary"], converted.get("init")
     shape = targets.shape[0], atoms.shape[1]
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
-            f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on input_dim; "
-            "atoms are the columns of the dictionary, so transpose the one that is the wrong way round."
+            f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on "
+            "input_dim; "
+            "atoms are the columns of the dictionary, so transpose the one that is the wrong way "
+            "round."
         )
     if 0 in (*shape, *targets.shape):
-        raise ValueError(f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at least one of each.")
+        raise ValueError(
+            f"signals {targets.shape} and dictionary {atoms.shape} must not be empty; give at "
+            "least one of each."
+        )
     if first is not None and first.shape != shape:
-        raise ValueError(f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it.")
+        raise ValueError(
+            f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it."
+        )
     weights = _cast(_as_array("lam", lam, "a non-negative number or an array of them"), dtype)
     weights = weights.reshape(lasso_problem.lam_shape(weights.shape, *shape))
-    if not is_traced(weights) and not _known(lambda a, xp: xp.all((a >= 0) & xp.isfinite(a)), weights):
-        raise ValueError("lam has a negative or non-finite value; give finite weights of zero or more.")
+    if not is_traced(weights) and not _known(
+        lambda a, xp: xp.all((a >= 0) & xp.isfinite(a)), weights
+    ):
+        raise ValueError(
+            "lam has a negative or non-finite value; give finite weights of zero or more."
+        )
     for name, top in tops.items():
         # What overflows the type is an infinity, too.
         with np.errstate(over="ignore"):
             if not np.all(np.isfinite(top.astype(dtype))):
-                raise ValueError(f"{name} has a NaN or an infinity; remove or replace the non-finite values.")
+                raise ValueError(
+                    f"{name} has a NaN or an infinity; remove or replace the non-finite values."
+                )
     if "signals" in tops:
         _check_range(float(tops["signals"].max()), targets)
     if "dictionary" in tops:
         check_vanishing("dictionary", tops["dictionary"], dtype)
     if nonneg and "init" in tops and _known(lambda a, xp: xp.any(a < 0), first):
-        raise ValueError("init has a negative code although nonneg is true; clip it at zero or pass nonneg=False.")
+        raise ValueError(
+            "init has a negative code although nonneg is true; clip it at zero or pass "
+            "nonneg=False."
+        )
     return targets, atoms, weights, first
 
 
@@ -105,21 +144,29 @@ def _largest(array, xp):
 
 
 def _check_range(largest, signals):
-    """Objectives and gaps are squares of the signals, and must not vanish or overflow where the codes do not."""
+    """Objectives and gaps are squares of the signals, and must not vanish or overflow where the
+    codes do not.
+    """
     limits = jnp.finfo(signals.dtype)
-    low, high = float(limits.tiny / limits.eps) ** 0.5, (float(limits.max) / signals.shape[1]) ** 0.5
+    low, high = (
+        float(limits.tiny / limits.eps) ** 0.5,
+        (float(limits.max) / signals.shape[1]) ** 0.5,
+    )
     if 0 < largest < low or largest > high:
         raise ValueError(
-            f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot hold; multiply signals and lam "
-            "by the same factor, which multiplies the codes by it too, or give float64 with jax_enable_x64."
+            f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot "
+            "hold; multiply signals and lam "
+            "by the same factor, which multiplies the codes by it too, or give float64 with "
+            "jax_enable_x64."
         )
 
 
 class Scaled(NamedTuple):
     """The same problem in units where signals and atoms are of order one.
 
-    With `y' = y / s`, `d' = d / a`, the weight is `λ'_ij = row_i column_ij` and codes are `z = z' s / a`. Scales are
-    powers of two, hence exact: what is certified for the scaled problem holds for the given one.
+    With `y' = y / s`, `d' = d / a`, the weight is `λ'_ij = row_i column_ij` and codes are
+    `z = z' s / a`. Scales are powers of two, hence exact: what is certified for the scaled problem
+    holds for the given one.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -131,19 +178,27 @@ class Scaled(NamedTuple):
 
 
 def power_of_two(values: Any) -> Any:
-    """The power of two at or just below each magnitude; one where it is zero or not finite. NumPy's arrays give NumPy's."""
+    """The power of two at or just below each magnitude; one where it is zero or not finite. NumPy's
+    arrays give NumPy's.
+    """
     xp = values.__array_namespace__()
     exponent = xp.frexp(values)[1]
-    return xp.where((values > 0) & xp.isfinite(values), xp.ldexp(xp.ones_like(values), exponent - 1), 1)
+    return xp.where(
+        (values > 0) & xp.isfinite(values), xp.ldexp(xp.ones_like(values), exponent - 1), 1
+    )
 
 
 def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
-    """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order one."""
+    """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order
+    one.
+    """
     peak = jnp.max(jnp.abs(signals), axis=1, keepdims=True)
-    # A signal of zeros has any scale; that of the largest keeps its weight beside those of the others.
+    # A signal of zeros has any scale; that of the largest keeps its weight beside those of the
+    # others.
     signal_scale = power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
     if equalise:
-        # By its largest entry first, as the squares of a small atom would vanish beside a large one.
+        # By its largest entry first, as the squares of a small atom would vanish beside a large
+        # one.
         atom_scale = power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
         # The factor lets atoms of unit norm, give or take rounding, keep their scale.
         norm = power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
@@ -151,8 +206,9 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
     else:
         overall = power_of_two(jnp.max(jnp.abs(dictionary)))
         dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
-    # Each factor is of order one where the weights are: a factor that overflows says nothing of the product.
-    # One division after the other behind a barrier: the compiler would divide by their product, which may overflow or vanish.
+    # Each factor is of order one where the weights are: a factor that overflows says nothing of the
+    # product. One division after the other behind a barrier: the compiler would divide by their
+    # product, which may overflow or vanish.
     if lam.shape[1] == 1:
         overall = jnp.max(atom_scale)
         row, column = lax.optimization_barrier(lam / signal_scale) / overall, overall / atom_scale
@@ -160,9 +216,13 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
         overall = jnp.max(signal_scale)
         row, column = overall / signal_scale, lax.optimization_barrier(lam / atom_scale) / overall
     else:
-        row, column = jnp.ones((1, 1), lam.dtype), lax.optimization_barrier(lam / atom_scale) / signal_scale
-    # A row or a weight beyond any correlation forces zero codes, and must not turn into an infinity. The largest row becomes
-    # one, so that such a column forces them on the row of every sample.
+        row, column = (
+            jnp.ones((1, 1), lam.dtype),
+            lax.optimization_barrier(lam / atom_scale) / signal_scale,
+        )
+    # A row or a weight beyond any correlation forces zero codes, and must not turn into an
+    # infinity. The largest row becomes one, so that such a column forces them on the row of every
+    # sample.
     row = jnp.minimum(row, _LARGEST_ROW)
     top = power_of_two(jnp.max(row))
     row, column = row / top, jnp.minimum(column * top, jnp.finfo(signals.dtype).max ** 0.8)
@@ -172,7 +232,11 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
 @jax.jit
 def scale_codes(codes, problem: Scaled):
     """Codes in the units of the scaled problem; those of zero atoms are left out."""
-    return jnp.where(jnp.any(problem.dictionary != 0, axis=0), codes, 0) / problem.signal_scale * problem.atom_scale
+    return (
+        jnp.where(jnp.any(problem.dictionary != 0, axis=0), codes, 0)
+        / problem.signal_scale
+        * problem.atom_scale
+    )
 
 
 @jax.jit
@@ -182,5 +246,13 @@ def unscale(found: Solution, problem: Scaled) -> Solution:
     codes = lax.optimization_barrier(found.codes * problem.signal_scale) / problem.atom_scale
     # A code that overflows or vanishes is not the one that was certified.
     size, scale = jnp.abs(codes), problem.signal_scale[:, 0]
-    exact = jnp.all((found.codes == 0) | ((size >= jnp.finfo(codes.dtype).tiny) & (size < math.inf)), axis=1)
-    return Solution(codes, found.objective * scale**2, found.gap * scale**2, found.iterations, found.converged & exact)
+    exact = jnp.all(
+        (found.codes == 0) | ((size >= jnp.finfo(codes.dtype).tiny) & (size < math.inf)), axis=1
+    )
+    return Solution(
+        codes,
+        found.objective * scale**2,
+        found.gap * scale**2,
+        found.iterations,
+        found.converged & exact,
+    )

@@ -1,4 +1,6 @@
-"""Reweighted pursuit: a log penalty on a handful of atoms a sample, in a few rounds; the inner coder of dictionary learning."""
+"""Reweighted pursuit: a log penalty on a handful of atoms a sample, in a few rounds; the inner
+coder of dictionary learning.
+"""
 
 import functools
 from typing import NamedTuple
@@ -13,7 +15,9 @@ from sae_gap.solvers.atoms import leaders
 
 
 class Pursuit(NamedTuple):
-    """Codes by slot: sample i is `sum_w codes[i, w] atom(places[i, w])` plus its residual. A free slot has code 0."""
+    """Codes by slot: sample i is `sum_w codes[i, w] atom(places[i, w])` plus its residual. A free
+    slot has code 0.
+    """
 
     places: Int[Array, "n slots"]
     codes: Float[Array, "n slots"]
@@ -39,7 +43,9 @@ def atom_rows(
     return lax.optimization_barrier(padded.reshape(-1, dictionary.shape[0]))
 
 
-def unpadded(places: Int[Array, "..."], num_latents: int, num_padded: int, num_parts: int = 1) -> Int[Array, "..."]:
+def unpadded(
+    places: Int[Array, "..."], num_latents: int, num_padded: int, num_parts: int = 1
+) -> Int[Array, "..."]:
     """The latents that some rows of `atom_rows` stand for."""
     own = num_padded // num_parts
     return places if num_parts == 1 else places // own * (num_latents // num_parts) + places % own
@@ -54,12 +60,15 @@ def pursue(
     num_slots: int,
     num_rounds: int = 3,
 ) -> Pursuit:
-    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + z_j / e)` over `z ≥ 0`, a penalty that hardly shrinks large codes.
+    """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + z_j / e)` over `z ≥ 0`, a penalty that
+    hardly shrinks large codes.
 
-    A round admits the atoms whose correlation with the residual exceeds the threshold t. On those and the atoms in use it
-    solves the lasso with the weights `t e / (z_j + e)` at the codes of the round before, exactly. The first round is thus a
-    lasso at t, and each later one lowers the objective by majorising its concave penalty. A round costs a product with the
-    dictionary and a solve on the slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is faster.
+    A round admits the atoms whose correlation with the residual exceeds the threshold t. On those
+    and the atoms in use it solves the lasso with the weights `t e / (z_j + e)` at the codes of the
+    round before, exactly. The first round is thus a lasso at t, and each later one lowers the
+    objective by majorising its concave penalty. A round costs a product with the dictionary and a
+    solve on the slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is
+    faster.
 
     Args:
       signals: `(n, input_dim)`.
@@ -73,7 +82,8 @@ def pursue(
       A `Pursuit`.
 
     References:
-      Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier Anal. Appl. 14.
+      Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier
+      Anal. Appl. 14.
     """
     blocks = num_blocks(num_slots)
     limit = jnp.asarray(threshold, signals.dtype)
@@ -92,7 +102,8 @@ def pursue(
         gram = product("nwm,nvm->nwv", chosen, chosen)
         gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)
         weight = limit * epsilon / (code + epsilon)
-        # Free slots have a term in the units of the others, since the largest term tells what is rounding.
+        # Free slots have a term in the units of the others, since the largest term tells what is
+        # rounding.
         linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -limit)
         code, _, _ = pivoting.solve(gram, linear, max_pivots=2 * num_slots)
         return Pursuit(places, code, signals - product("nw,nwm->nm", code, chosen))

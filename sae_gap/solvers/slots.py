@@ -1,4 +1,6 @@
-"""The slots of a batch of samples: each holds an atom and its code, and a tableau holds the Gram matrix of a sample's slots."""
+"""The slots of a batch of samples: each holds an atom and its code, and a tableau holds the Gram
+matrix of a sample's slots.
+"""
 
 from typing import NamedTuple
 
@@ -18,7 +20,8 @@ MOST_CANDIDATES = 64
 class Samples(NamedTuple):
     """What belongs to each sample.
 
-    The weight of sample i and atom j is `row_i column_ij`; where `column` is None, all samples share that of the problem.
+    The weight of sample i and atom j is `row_i column_ij`; where `column` is None, all samples
+    share that of the problem.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -27,7 +30,8 @@ class Samples(NamedTuple):
 
 
 class State(NamedTuple):
-    """The working sets. Slot w of a sample holds the atom `sign[w] atoms[places[w]]` with the code `code[w] ≥ 0`.
+    """The working sets. Slot w of a sample holds the atom `sign[w] atoms[places[w]]` with the code
+    `code[w] ≥ 0`.
 
     Attributes:
       samples: the signals and their weights.
@@ -38,7 +42,8 @@ class State(NamedTuple):
       swept: the Gram matrix of the slots, swept on the basis; see `pivoting`.
       theta: the residual, to better than the precision of the codes: the dual candidate.
       candidate: the atoms that most violate optimality; `-1 - j` stands for the negative of atom j.
-      lead: by how much the correlation of a candidate exceeds its weight; -inf where there is no candidate.
+      lead: by how much the correlation of a candidate exceeds its weight; -inf where there is no
+        candidate.
       scale: the factor that makes theta feasible.
       pull: the products of theta with the atoms of the slots.
       rounds: products with the dictionary so far.
@@ -79,7 +84,9 @@ def start(problem: Problem, samples: Samples, num_slots: int) -> State:
         sign=zeros + 1,
         code=zeros,
         basic=zeros > 0,
-        swept=jnp.broadcast_to(jnp.eye(num_slots, dtype=dtype), (num_samples, num_slots, num_slots)),
+        swept=jnp.broadcast_to(
+            jnp.eye(num_slots, dtype=dtype), (num_samples, num_slots, num_slots)
+        ),
         theta=samples.signals,
         candidate=jnp.zeros((num_samples, count), jnp.int32),
         lead=jnp.full((num_samples, count), -jnp.inf, dtype),
@@ -104,12 +111,16 @@ def propose(problem: Problem, state: State, init: Float[Array, "n num_latents"])
         chosen = leaders(sizes, problem.num_blocks, count)
         given = jnp.take_along_axis(sizes, chosen, axis=1)
     pull = correlate(hold(problem, chosen), state.samples.signals, given > 0)
-    excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(problem, state.samples, chosen)
+    excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(
+        problem, state.samples, chosen
+    )
     signed = chosen if problem.nonneg else jnp.where(pull < 0, -1 - chosen, chosen)
     return state._replace(candidate=signed, lead=jnp.where(given > 0, excess, -jnp.inf))
 
 
-def whole_blocks(problem: Problem, values: Float[Array, "n num_latents"]) -> Float[Array, "n num_padded"]:
+def whole_blocks(
+    problem: Problem, values: Float[Array, "n num_latents"]
+) -> Float[Array, "n num_padded"]:
     """Values of each sample for all atoms, with zeros for the padding."""
     padded = jnp.pad(values, ((0, 0), (0, problem.atoms.shape[0] - values.shape[1])))
     return sharding.shard(padded, problem.latents, 1)
@@ -135,22 +146,31 @@ def merge(
     used: Bool[Array, "n slots"],
     candidate: Int[Array, "n candidates"],
     lead: Float[Array, "n candidates"],
-) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"], Float[Array, "n slots"], Bool[Array, "n slots candidates"]]:
+) -> tuple[
+    Int[Array, "n slots"],
+    Float[Array, "n slots"],
+    Float[Array, "n slots"],
+    Bool[Array, "n slots candidates"],
+]:
     """Keep the slots in use, and fill free ones with the candidates whose lead is not -inf.
 
     Returns:
-      The atoms and the signs of the slots, the lead of those that are new, and which candidate each of these holds.
+      The atoms and the signs of the slots, the lead of those that are new, and which candidate each
+      of these holds.
     """
     atom = jnp.where(candidate < 0, -1 - candidate, candidate)
     repeated = jnp.any((atom[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
-    # The count of free slots up to each one, as a product: a cumulative sum would run one row at a time.
+    # The count of free slots up to each one, as a product: a cumulative sum would run one row at a
+    # time.
     upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), lead.dtype))
     rank = jnp.matmul((~used).astype(lead.dtype), upto).astype(jnp.int32) - 1
     seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
     fresh = jnp.take_along_axis(jnp.where(repeated, -jnp.inf, lead), seat, axis=1)
     entrant = jnp.take_along_axis(candidate, seat, axis=1)
     new = ~used & (rank < candidate.shape[1]) & (fresh > -jnp.inf)
-    places = jnp.where(used, places, jnp.where(new, jnp.where(entrant < 0, -1 - entrant, entrant), 0))
+    places = jnp.where(
+        used, places, jnp.where(new, jnp.where(entrant < 0, -1 - entrant, entrant), 0)
+    )
     sign = jnp.where(used, sign, jnp.where(new & (entrant < 0), -1, 1))
     holds = new[:, :, None] & (seat[:, :, None] == jnp.arange(candidate.shape[1]))
     return places, sign, fresh, holds
@@ -173,11 +193,16 @@ def border(
     new = hold(problem, atom, often=True)
     among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision="highest")
     if not problem.nonneg:
-        among = sign[:, :, None] * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :] * among
+        among = (
+            sign[:, :, None]
+            * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :]
+            * among
+        )
     both = state.basic[:, :, None] & state.basic[:, None, :]
     old = jnp.where(both, state.swept, 0)
     solved = -product(old, jnp.where(state.basic[:, :, None], among, 0))
-    # The columns of new slots are those of `solved`, whose rows off the basis are zero, and between two of them of `rest`.
+    # The columns of new slots are those of `solved`, whose rows off the basis are zero, and between
+    # two of them of `rest`.
     rest = product(jnp.swapaxes(enter - solved, 1, 2), among)
     corner = product(solved + product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
     filled = state.basic | jnp.any(holds, axis=2)
@@ -186,10 +211,11 @@ def border(
 
 
 def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
-    """The tableau with less of the rounding that sweeps leave in it: a step of Newton's for the inverse.
+    """The tableau with less of the rounding that sweeps leave in it: a step of Newton's for the
+    inverse.
 
-    With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of `X + X (I - G X)` is the
-    square of that of X.
+    With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of
+    `X + X (I - G X)` is the square of that of X.
 
     References:
       Schulz (1933), "Iterative Berechnung der reziproken Matrix", ZAMM 13(1).
@@ -205,7 +231,9 @@ def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
     return jnp.where(both, state.swept - 0.5 * (step + jnp.swapaxes(step, 1, 2)), state.swept)
 
 
-def weights_at(problem: Problem, samples: Samples, places: Int[Array, "n some"]) -> Float[Array, "n some"]:
+def weights_at(
+    problem: Problem, samples: Samples, places: Int[Array, "n some"]
+) -> Float[Array, "n some"]:
     """The weights of some atoms of each sample."""
     if samples.column is not None:
         return samples.row * jnp.take_along_axis(samples.column, places, axis=1)
@@ -215,6 +243,10 @@ def weights_at(problem: Problem, samples: Samples, places: Int[Array, "n some"])
 def dense(problem: Problem, state: State, num_latents: int) -> Float[Array, "n num_latents"]:
     """The codes of all atoms."""
     rows = jnp.arange(state.code.shape[0])[:, None]
-    codes = sharding.shard(jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1)
+    codes = sharding.shard(
+        jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1
+    )
     # A slot may point at the padding, but never with a code.
-    return sharding.shard(codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1)
+    return sharding.shard(
+        codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1
+    )

@@ -1,4 +1,6 @@
-"""A folder of whole files, on disk or in a bucket: they are put, got, listed and removed, never appended to. No JAX needed."""
+"""A folder of whole files, on disk or in a bucket: they are put, got, listed and removed, never
+appended to. No JAX needed.
+"""
 
 import contextlib
 import os
@@ -26,7 +28,8 @@ class Folder:
     Whoever reads a file, or kills the process that writes it, finds the old content or the new.
 
     Args:
-      path: a path, in which `~` is expanded, or a URL such as gs://bucket/folder, for which fsspec has to be installed.
+      path: a path, in which `~` is expanded, or a URL such as gs://bucket/folder, for which fsspec
+        has to be installed.
 
     Raises:
       ValueError: the URL cannot be used; the message says why.
@@ -133,11 +136,15 @@ class Folder:
                 self._bucket.rm_file(self._remote(name))
 
     def obstacle(self) -> str | None:
-        """Why nothing can be written to it, or None where it can. Only a write tells: permission bits do not."""
+        """Why nothing can be written to it, or None where it can. Only a write tells: permission
+        bits do not.
+        """
         try:
             if self._bucket is None:
                 folder = Path(self._text)
-                there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+                there = next(
+                    path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)
+                )
                 with tempfile.TemporaryFile(dir=there) as probe:
                     probe.write(b"\n")
             else:
@@ -152,12 +159,18 @@ class Folder:
         """Raises a ValueError where nothing can be written to it."""
         found = self.obstacle()
         if found is not None:
-            raise ValueError(f"results cannot be written to {self} ({found}); choose another folder.")
+            raise ValueError(
+                f"results cannot be written to {self} ({found}); choose another folder."
+            )
 
     def _entries(self) -> list[tuple[str, bool]]:
         if self._bucket is None:
             folder = Path(self._text)
-            found = [(path.name, path.is_file()) for path in folder.iterdir()] if folder.is_dir() else []
+            found = (
+                [(path.name, path.is_file()) for path in folder.iterdir()]
+                if folder.is_dir()
+                else []
+            )
         else:
             with self._asking("", "read"):
                 self._bucket.invalidate_cache()
@@ -165,7 +178,10 @@ class Folder:
                 listed = self._bucket.ls(remote, detail=True) if self._bucket.exists(remote) else []
             # Some stores list the folder itself, as an object of no bytes.
             kept = [entry for entry in listed if entry["name"].rstrip("/") != remote]
-            found = [(entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "file") for entry in kept]
+            found = [
+                (entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "file")
+                for entry in kept
+            ]
         return sorted(entry for entry in found if not entry[0].startswith("."))
 
     def _sweep(self, folder: Path) -> None:
@@ -187,19 +203,30 @@ class Folder:
         except FileNotFoundError:
             raise
         except Exception as error:
-            reason = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")[:200]
-            raise BucketError(f"{self._text}/{name} cannot be {verb} ({reason or type(error).__name__}).") from error
+            reason = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")[
+                :200
+            ]
+            raise BucketError(
+                f"{self._text}/{name} cannot be {verb} ({reason or type(error).__name__})."
+            ) from error
 
 
 def _connect(url: str) -> Any:
     """The file system of a URL."""
     if "://" not in url or ".." in url.split("/") or not url.partition("://")[2].strip("/"):
-        raise ValueError(f"{url!r} is no bucket that can be used; write it as gs://bucket/folder or s3://bucket/folder.")
+        raise ValueError(
+            f"{url!r} is no bucket that can be used; write it as gs://bucket/folder or "
+            "s3://bucket/folder."
+        )
     try:
         from fsspec.core import url_to_fs
 
         return url_to_fs(url, **({"auto_mkdir": True} if url.startswith("file:") else {}))[0]
     except ImportError:
-        raise ValueError(f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'.") from None
+        raise ValueError(
+            f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'."
+        ) from None
     except Exception as error:
-        raise ValueError(f"{url} cannot be reached ({error}); check its name and your credentials.") from error
+        raise ValueError(
+            f"{url} cannot be reached ({error}); check its name and your credentials."
+        ) from error

@@ -1,4 +1,6 @@
-"""The header of an array as NumPy saves it, for arrays in the middle of other files; nothing in it is executed."""
+"""The header of an array as NumPy saves it, for arrays in the middle of other files; nothing in it
+is executed.
+"""
 
 import math
 from typing import IO, NamedTuple

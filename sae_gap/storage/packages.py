@@ -1,4 +1,6 @@
-"""Files that lie in installed packages, which are found and not imported: some print, or need libraries that are not there."""
+"""Files that lie in installed packages, which are found and not imported: some print, or need
+libraries that are not there.
+"""
 
 import importlib.util
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Rows of results: one immutable file for each job, and what tells where a row came from.
 
-A row is a flat dictionary, one per result; a job is the work whose rows are written together. Reading rows needs no JAX.
+A row is a flat dictionary, one per result; a job is the work whose rows are written together.
+Reading rows needs no JAX.
 """
 
 import datetime
@@ -22,7 +23,8 @@ from sae_gap.storage.folder import Folder
 
 # A line of results: a value for each column.
 Row = dict[str, Any]
-# The columns that say how large the problem of a row is: those of every table, and the others that a sweep may vary.
+# The columns that say how large the problem of a row is: those of every table, and the others that
+# a sweep may vary.
 CELL = ("num_latents", "sparsity", "num_samples")
 SIZES = (*CELL, "input_dim", "noise_db", "width")
 _FORM = "sae_gap rows 1"
@@ -69,10 +71,12 @@ def _digest(value: Any) -> str:
 class Store:
     """The rows of one study: a file `rows/<job>.json` for each job, written once and whole.
 
-    A killed process loses the job that it was at, and nothing else; processes that share the folder write files of their own.
+    A killed process loses the job that it was at, and nothing else; processes that share the folder
+    write files of their own.
 
     Args:
-      directory: the folder, a path or the URL of one in a bucket; it is made when the first rows arrive.
+      directory: the folder, a path or the URL of one in a bucket; it is made when the first rows
+        arrive.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | Folder):
@@ -85,15 +89,18 @@ class Store:
         measure: Callable[..., Iterable[Mapping[str, Any]]],
         parts: Sequence[Mapping[str, Any]] = ({},),
     ) -> list[Row]:
-        """The rows of a job, measured unless they are stored; a job is known by its settings and the precision alone.
+        """The rows of a job, measured unless they are stored; a job is known by its settings and
+        the precision alone.
 
-        Processes that `distributed.start` has joined all call this alike. They share out the parts of the job, the only one
-        goes to the first process, and all wait until every part is stored.
+        Processes that `distributed.start` has joined all call this alike. They share out the parts
+        of the job, the only one goes to the first process, and all wait until every part is stored.
 
         Args:
           settings: everything that decides the rows.
-          measure: gives the rows; each also gets `key`, `job`, `date`, `device`, `precision` and `provenance()`.
-          parts: further settings of each part, which `measure` takes as keyword arguments. A killed run loses one part.
+          measure: gives the rows; each also gets `key`, `job`, `date`, `device`, `precision` and
+            `provenance()`.
+          parts: further settings of each part, which `measure` takes as keyword arguments. A killed
+            run loses one part.
 
         Returns:
           The rows, in the order of the parts.
@@ -108,8 +115,15 @@ class Store:
             if not self._of_job(job):
                 rows = list(measure(**part))
                 date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                made = provenance() | {"date": date, "device": devices.describe(), "precision": precision}
-                self.append({"key": f"{job}-{place}", "job": job} | made | dict(row) for place, row in enumerate(rows))
+                made = provenance() | {
+                    "date": date,
+                    "device": devices.describe(),
+                    "precision": precision,
+                }
+                self.append(
+                    {"key": f"{job}-{place}", "job": job} | made | dict(row)
+                    for place, row in enumerate(rows)
+                )
         distributed.wait(" ".join(jobs))
         return [row for job in jobs for row in self._of_job(job)]
 
@@ -121,7 +135,8 @@ class Store:
         return self._files.get(name, [])
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes the rows of one job; a job that is there already is left as it is. NaN and infinity become null.
+        """Writes the rows of one job; a job that is there already is left as it is. NaN and
+        infinity become null.
 
         Args:
           rows: rows with a `key` each and one `job` between them.
@@ -133,16 +148,21 @@ class Store:
         block: list[Row] = [plain(row) for row in rows]
         jobs, keys = {row["job"] for row in block}, {row["key"] for row in block}
         if len(jobs) > 1 or len(keys) < len(block):
-            raise ValueError("the rows of one job must have one `job` and different keys, but they do not.")
+            raise ValueError(
+                "the rows of one job must have one `job` and different keys, but they do not."
+            )
         folder = self.folder / "rows"
         for name in (f"{job}.json" for job in jobs):
             if not folder.exists(name):
                 body = ",\n".join(json.dumps(row, allow_nan=False) for row in block)
-                text = f'{{"form": "{_FORM}", "digest": "{_digest(block)}", "rows": [\n{body}\n]}}\n'
+                text = (
+                    f'{{"form": "{_FORM}", "digest": "{_digest(block)}", "rows": [\n{body}\n]}}\n'
+                )
                 folder.write(name, text.encode())
 
     def rows(self) -> list[Row]:
-        """Every row that is there, this process's and others', in the order of their files; the first of each key.
+        """Every row that is there, this process's and others', in the order of their files; the
+        first of each key.
 
         Raises:
           ValueError: a file is damaged, was edited, or is not one of rows; the message names it.
@@ -165,20 +185,31 @@ def _read(folder: Folder, name: str) -> list[Row]:
     try:
         found = json.loads(folder.read(name))
         form, rows = found["form"], found["rows"]
-        if not isinstance(rows, list) or not all(isinstance(row["key"], str) and isinstance(row["job"], str) for row in rows):
+        if not isinstance(rows, list) or not all(
+            isinstance(row["key"], str) and isinstance(row["job"], str) for row in rows
+        ):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise ValueError(f"{folder}/{name} is damaged or holds no rows; move it away to have them made again.") from None
+        raise ValueError(
+            f"{folder}/{name} is damaged or holds no rows; move it away to have them made again."
+        ) from None
     if form != _FORM:
-        raise ValueError(f"{folder}/{name} is of the form {form!r}, not {_FORM!r}; move it away or choose another folder.")
+        raise ValueError(
+            f"{folder}/{name} is of the form {form!r}, not {_FORM!r}; move it away or choose "
+            "another folder."
+        )
     if found.get("digest") != _digest(rows):
-        raise ValueError(f"{folder}/{name} was edited after it was written; move it away to have its rows made again.")
+        raise ValueError(
+            f"{folder}/{name} was edited after it was written; move it away to have its rows made "
+            "again."
+        )
     return rows
 
 
 def plain(value: Any) -> Any:
     """A value in its JSON form: NaN and infinity as None, tuples as lists."""
-    # Arrays and scalars of NumPy and of JAX alike turn into Python's own, without an import of either.
+    # Arrays and scalars of NumPy and of JAX alike turn into Python's own, without an import of
+    # either.
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
         return {str(name): plain(entry) for name, entry in value.items()}
@@ -191,12 +222,15 @@ def provenance() -> dict[str, str | None]:
     """What made a row: versions, the machine, and the revision of this code.
 
     Returns:
-      Versions of `python`, `jax`, `jaxlib`, `equinox`, `optax`, `numpy`, `scipy` and `sae_gap` (None where not installed);
-      `revision`, the git commit, ending in `-dirty` after uncommitted edits (None where the code is not a checkout); and
-      `machine`.
+      Versions of `python`, `jax`, `jaxlib`, `equinox`, `optax`, `numpy`, `scipy` and `sae_gap`
+      (None where not installed); `revision`, the git commit, ending in `-dirty` after uncommitted
+      edits (None where the code is not a checkout); and `machine`.
     """
     found: dict[str, str | None] = {"python": platform.python_version()}
-    found |= {package: version(package) for package in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap")}
+    found |= {
+        package: version(package)
+        for package in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap")
+    }
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return found | {"revision": _revision(Path(__file__).parent), "machine": machine}
 
@@ -216,10 +250,13 @@ def _revision(folder: Path) -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=10, env=environment).stdout.strip()
+        return subprocess.run(
+            command, capture_output=True, check=True, text=True, timeout=10, env=environment
+        ).stdout.strip()
 
     try:
-        # An installed copy may lie inside the checkout of something else, whose revision says nothing about this code.
+        # An installed copy may lie inside the checkout of something else, whose revision says
+        # nothing about this code.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):

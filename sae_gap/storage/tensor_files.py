@@ -1,7 +1,7 @@
 """Arrays and configurations from files that others published, which may be damaged or hostile.
 
-Nothing in a file is executed, no array takes more memory than the file fills, and whatever is missing, left over, misshapen or
-not finite is named.
+Nothing in a file is executed, no array takes more memory than the file fills, and whatever is
+missing, left over, misshapen or not finite is named.
 """
 
 import contextlib
@@ -22,8 +22,14 @@ from sae_gap.storage.npy import read_header
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
 # What weights may be kept in.
-_EIGHT_BITS = {"F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn), "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2)}
-_FLOATS = (*map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)), *_EIGHT_BITS.values())
+_EIGHT_BITS = {
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+}
+_FLOATS = (
+    *map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)),
+    *_EIGHT_BITS.values(),
+)
 
 
 class Tensors:
@@ -44,7 +50,10 @@ class Tensors:
         """The shape of a matrix, before it is taken; it must not be empty."""
         shape = self._named(name).shape
         if len(shape) != 2 or 0 in shape:
-            raise ValueError(f"{name} in {self.path} must be a non-empty matrix, but its shape is {shape}; save it again.")
+            raise ValueError(
+                f"{name} in {self.path} must be a non-empty matrix, but its shape is {shape}; save "
+                "it again."
+            )
         return shape
 
     def take(self, name: str, *shape: int) -> Float[np.ndarray, "..."]:
@@ -56,21 +65,31 @@ class Tensors:
         array = self._named(name)
         if array.shape != shape:
             mend = "transpose it" if array.shape == shape[::-1] else "give what belongs together"
-            raise ValueError(f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}.")
+            raise ValueError(
+                f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}."
+            )
         if array.dtype.newbyteorder("=") not in _FLOATS:
-            raise ValueError(f"{name} in {self.path} has the type {array.dtype}; save it as float32.")
+            raise ValueError(
+                f"{name} in {self.path} has the type {array.dtype}; save it as float32."
+            )
         self._taken.add(name)
         wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
         if not np.isfinite(wide).all():
-            raise ValueError(f"{name} in {self.path} has NaN or infinite entries; train or download it again.")
+            raise ValueError(
+                f"{name} in {self.path} has NaN or infinite entries; train or download it again."
+            )
         return wide
 
     def scalar(self, name: str) -> float:
         """A single finite number of any type."""
         array = self._named(name)
-        value = float(array.reshape(())) if array.size == 1 and array.dtype.kind in "fiubV" else np.nan
+        value = (
+            float(array.reshape(())) if array.size == 1 and array.dtype.kind in "fiubV" else np.nan
+        )
         if not np.isfinite(value):
-            raise ValueError(f"{name} in {self.path} must be one finite number; train or download it again.")
+            raise ValueError(
+                f"{name} in {self.path} must be one finite number; train or download it again."
+            )
         self._taken.add(name)
         return value
 
@@ -83,15 +102,23 @@ class Tensors:
         return ", ".join(sorted({str(array.dtype) for array in self._arrays.values()}))
 
     def finish(self, architecture: str) -> None:
-        """Raises a ValueError where a tensor was not taken: it would mean something that the codes do not show."""
+        """Raises a ValueError where a tensor was not taken: it would mean something that the codes
+        do not show.
+        """
         rest = sorted(set(self._arrays) - self._taken)
         if rest:
             fault = f"{self.path} holds {_listed(rest)}, which a {architecture} SAE does not have"
-            raise ValueError(f"{fault}; correct the architecture in its configuration, or remove what is left over.")
+            raise ValueError(
+                f"{fault}; correct the architecture in its configuration, or remove what is left "
+                "over."
+            )
 
     def _named(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            fault = f"{self.path} has no tensor {name}, but {_listed(sorted(self._arrays)) or 'nothing'}"
+            fault = (
+                f"{self.path} has no tensor {name}, but "
+                f"{_listed(sorted(self._arrays)) or 'nothing'}"
+            )
             raise ValueError(f"{fault}; check that it is the right file.")
         return self._arrays[name]
 
@@ -101,14 +128,17 @@ def reading(path: Path, kind: str) -> Iterator[None]:
     """Says in one sentence whatever is wrong with a file of some kind while it is read.
 
     Raises:
-      ValueError: there is no such file, or reading it raised anything: damaged files raise a dozen kinds of errors.
+      ValueError: there is no such file, or reading it raised anything: damaged files raise a dozen
+        kinds of errors.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file; check the path, or download it again.")
     try:
         yield
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as {kind} ({brief(error)}); save or download it again.") from None
+        raise ValueError(
+            f"{path} cannot be read as {kind} ({brief(error)}); save or download it again."
+        ) from None
 
 
 def read_safetensors(path: Path) -> Tensors:
@@ -117,7 +147,10 @@ def read_safetensors(path: Path) -> Tensors:
     Raises:
       ValueError: it is no such file, is cut short, or its header does not fit it.
     """
-    with reading(path, "a safetensors file"), safetensors.safe_open(path, framework="numpy") as file:  # type: ignore[attr-defined]
+    with (
+        reading(path, "a safetensors file"),
+        safetensors.safe_open(path, framework="numpy") as file,
+    ):  # type: ignore[attr-defined]
         kinds = {name: _EIGHT_BITS.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
         # NumPy has no types of eight bits, which the library would look for there.
         raw = dict(safetensors.deserialize(path.read_bytes())) if any(kinds.values()) else {}
@@ -131,14 +164,18 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def read_npz(path: Path) -> Tensors:
-    """The arrays of an .npz file: none of objects, and none that takes more memory than the file could fill.
+    """The arrays of an .npz file: none of objects, and none that takes more memory than the file
+    could fill.
 
     Raises:
       ValueError: it is no such file, or an array in it is not plain.
     """
     with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         check_members(path, archive, _MOST_COMPRESSED)
-        return Tensors(path, {name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()})
+        return Tensors(
+            path,
+            {name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()},
+        )
 
 
 def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> None:
@@ -154,7 +191,9 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
         numbers = stream.read()
     if header.dtype.hasobject or header.dtype.names is not None or header.size != len(numbers):
         raise ValueError(f"{name} is not a plain array of the size it declares")
-    return np.frombuffer(numbers, header.dtype).reshape(header.shape, order="F" if header.fortran else "C")
+    return np.frombuffer(numbers, header.dtype).reshape(
+        header.shape, order="F" if header.fortran else "C"
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -171,7 +210,8 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Config:
-    """A configuration whose entries are asked for with their types; a missing entry and null take the default.
+    """A configuration whose entries are asked for with their types; a missing entry and null take
+    the default.
 
     Args:
       path: the file, for messages.
@@ -184,7 +224,9 @@ class Config:
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
 
-    def size(self, name: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1) -> int:
+    def size(
+        self, name: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1
+    ) -> int:
         """An integer from `least` to `most`."""
         value = self._value(name, default)
         value = int(value) if isinstance(value, float) and value.is_integer() else value
@@ -232,10 +274,16 @@ def brief(error: BaseException) -> str:
 
 
 def printable(text: str, most: int = 80) -> str:
-    """A text from a file as a message may show it: on one line, not too long, and no command to a terminal."""
-    kept = "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most])
+    """A text from a file as a message may show it: on one line, not too long, and no command to a
+    terminal.
+    """
+    kept = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most]
+    )
     return kept if len(text) <= most else f"{kept}..."
 
 
 def _listed(names: list[str]) -> str:
-    return ", ".join(map(printable, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return ", ".join(map(printable, names[:8])) + (
+        f" and {len(names) - 8} more" if len(names) > 8 else ""
+    )

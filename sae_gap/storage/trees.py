@@ -1,7 +1,8 @@
-"""Trees of arrays as .safetensors files, with a note in the header: models, and the state that a killed fit goes on from.
+"""Trees of arrays as .safetensors files, with a note in the header: models, and the state that a
+killed fit goes on from.
 
-A file may come from anyone who can write to the folder: nothing in it is executed, and a tree is read only if its arrays have
-the names, shapes and types that the reader expects.
+A file may come from anyone who can write to the folder: nothing in it is executed, and a tree is
+read only if its arrays have the names, shapes and types that the reader expects.
 """
 
 import contextlib
@@ -56,7 +57,9 @@ def load(content: bytes, like: PyTree) -> PyTree:
     have = {name: (array.shape, array.dtype) for name, array in found.items()}
     if have != wanted:
         name = next(name for name in {**wanted, **have} if have.get(name) != wanted.get(name))
-        raise ValueError(f"{name} is {_told(have.get(name))}, where {_told(wanted.get(name))} is expected")
+        raise ValueError(
+            f"{name} is {_told(have.get(name))}, where {_told(wanted.get(name))} is expected"
+        )
     if checksum != str(_checksum(found)):
         raise ValueError("its numbers are not those that were written")
     leaves = [_restored(found[name], leaf) for name, leaf in _named(like)]
@@ -70,14 +73,17 @@ def read_note(content: bytes) -> dict[str, Any]:
       ValueError: the file is damaged, or has no note.
     """
     try:
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])[
+            "__metadata__"
+        ]
         return json.loads(metadata["note"]) | {"crc32": metadata["crc32"]}
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("it is no .safetensors file, is damaged, or has no note") from None
 
 
 class Checkpoint:
-    """One file for one fit, saved now and then and removed at its end; what spans processes the first one writes, and all read.
+    """One file for one fit, saved now and then and removed at its end; what spans processes the
+    first one writes, and all read.
 
     Args:
       folder: where it lies.
@@ -86,7 +92,14 @@ class Checkpoint:
       fit: what tells the fit from all others, since a state says nothing of what led to it.
     """
 
-    def __init__(self, folder: Folder | str, name: str = "state.safetensors", *, every: float = 60.0, fit: str = ""):
+    def __init__(
+        self,
+        folder: Folder | str,
+        name: str = "state.safetensors",
+        *,
+        every: float = 60.0,
+        fit: str = "",
+    ):
         self.folder, self.name, self.every, self.fit = Folder(folder), name, every, fit
 
     def named(self, fit: str) -> "Checkpoint":
@@ -94,8 +107,13 @@ class Checkpoint:
         return Checkpoint(self.folder, self.name, every=self.every, fit=fit)
 
     def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
-        """Saves a state, its step and the seconds spent on it, in place of an earlier one. A full disk is only warned of."""
-        spans = any(isinstance(leaf, jax.Array) and not leaf.is_fully_addressable for leaf in jax.tree.leaves(state))
+        """Saves a state, its step and the seconds spent on it, in place of an earlier one. A full
+        disk is only warned of.
+        """
+        spans = any(
+            isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+            for leaf in jax.tree.leaves(state)
+        )
         whole = distributed.whole(state)
         if distributed.is_first() or not spans:
             note = {"fit": self.fit, "step": step, "seconds": float(seconds)}
@@ -105,7 +123,9 @@ class Checkpoint:
                 logging.warning("going on without saving the fit: %s", error)
 
     def load(self, like: PyTree) -> tuple[PyTree, float] | None:
-        """The saved state and its seconds; None where there is no file, or it is damaged or of another fit."""
+        """The saved state and its seconds; None where there is no file, or it is damaged or of
+        another fit.
+        """
         try:
             content = self.folder.read(self.name)
             note = read_note(content)
@@ -115,7 +135,9 @@ class Checkpoint:
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError) as error:
-            logging.warning("starting over: %s/%s cannot be used: %s", self.folder, self.name, error)
+            logging.warning(
+                "starting over: %s/%s cannot be used: %s", self.folder, self.name, error
+            )
             return None
         logging.info("going on from %s/%s, after %.0f s", self.folder, self.name, seconds)
         return state, seconds
@@ -127,11 +149,17 @@ class Checkpoint:
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:
-    return [(jax.tree_util.keystr(path) or "tree", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+    return [
+        (jax.tree_util.keystr(path) or "tree", leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
 
 
 def _arrays(tree: PyTree) -> dict[str, np.ndarray]:
-    return {name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C") for name, leaf in _named(tree)}
+    return {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        for name, leaf in _named(tree)
+    }
 
 
 def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
@@ -161,5 +189,10 @@ def _told(form: tuple[tuple[int, ...], np.dtype] | None) -> str:
 def _restored(saved: np.ndarray, like) -> jax.Array:
     """An array on the devices of a given one, where that is tied to any."""
     array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
-    # What is tied to no device stays so: a program is compiled anew for each array that is tied and was not.
-    return devices.put(array, like.sharding) if getattr(like, "committed", False) else jax.numpy.asarray(array)
+    # What is tied to no device stays so: a program is compiled anew for each array that is tied and
+    # was not.
+    return (
+        devices.put(array, like.sharding)
+        if getattr(like, "committed", False)
+        else jax.numpy.asarray(array)
+    )

@@ -12,7 +12,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_integer, check_seed, check_sequence, check_size, check_type, is_integer, shown
+from sae_gap.core.checks import (
+    check_integer,
+    check_seed,
+    check_sequence,
+    check_size,
+    check_type,
+    is_integer,
+    shown,
+)
 from sae_gap.core.types import SPLITS, Model, Task
 from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
@@ -57,11 +65,13 @@ def fit(
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
-    Training a seed is one compiled loop. On a CPU each core runs the loop of one seed in a thread, and elsewhere one seed
-    follows the other; a seed's bits do not depend on the other seeds. Calls from several threads share the cores.
+    Training a seed is one compiled loop. On a CPU each core runs the loop of one seed in a thread,
+    and elsewhere one seed follows the other; a seed's bits do not depend on the other seeds. Calls
+    from several threads share the cores.
 
-    The loop pauses at the requested steps and, with checkpoints, now and then to save its state. A fit that was killed goes on
-    from there and ends with the same bits; the seconds before the kill count.
+    The loop pauses at the requested steps and, with checkpoints, now and then to save its state. A
+    fit that was killed goes on from there and ends with the same bits; the seconds before the kill
+    count.
 
     Args:
       learner: what to fit.
@@ -73,23 +83,35 @@ def fit(
       keep: called with the number of a task and each model that is kept, as soon as it is there.
       watch: called now and then with the number of a task and the steps that it has taken.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
-      mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans processes, all of them call
-        this alike.
+      mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans
+        processes, all of them call this alike.
 
     Returns:
       A fit for each task.
 
     Raises:
       TypeError: an argument is not of the class that it should be of.
-      ValueError: there is no task, tasks differ in their shapes or are not finite, or there are more or fewer keys than tasks.
+      ValueError: there is no task, tasks differ in their shapes or are not finite, or there are
+        more or fewer keys than tasks.
     """
     keys = _checked(learner, tasks, keys, at, bases)
     if learner.base is not None and bases is None:
-        bases = [fitted.end.model for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)]
-    # What trained the base is of no use to what goes on from its numbers, and would compile anew for each kind.
-    given = [{} for _ in tasks] if bases is None else [{"base": dataclasses.replace(model, encode=None)} for model in bases]
+        bases = [
+            fitted.end.model
+            for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
+        ]
+    # What trained the base is of no use to what goes on from its numbers, and would compile anew
+    # for each kind.
+    given = (
+        [{} for _ in tasks]
+        if bases is None
+        else [{"base": dataclasses.replace(model, encode=None)} for model in bases]
+    )
     num_latents = int(tasks[0].width)
-    inputs = [(learner.select(task), key, base) for task, key, base in zip(tasks, keys, given, strict=True)]
+    inputs = [
+        (learner.select(task), key, base)
+        for task, key, base in zip(tasks, keys, given, strict=True)
+    ]
     if isinstance(learner, HostLearner):
         return [_fit_on_host(learner, *each, num_latents) for each in inputs]
     mesh = devices.own_mesh() if mesh is None else mesh
@@ -99,7 +121,9 @@ def fit(
     device = devices.describe()
     # Thread-local JAX configuration is not inherited.
     precise = bool(jax.config.values["jax_enable_x64"])
-    line = progress.bar(len(tasks) * learner.num_steps, learner.name, unit="step", shown=show_progress)
+    line = progress.bar(
+        len(tasks) * learner.num_steps, learner.name, unit="step", shown=show_progress
+    )
     taken, shows = [0] * len(tasks), not line.disable
     if devices.spans_processes(mesh):
         # A watched loop pauses, and all processes must pause alike.
@@ -126,7 +150,8 @@ def fit(
 
         save = None if checkpoints is None else checkpoints[place]
         reported = watched if shows or watch is not None else None
-        # LAPACK's matrices are small, and further threads of it would take the cores from the loops beside this one.
+        # LAPACK's matrices are small, and further threads of it would take the cores from the loops
+        # beside this one.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
             end = whole(program.run(*inputs[place], save, at=at, keep=kept, watch=reported))
         # One that stops by itself at a step that is asked for is kept there as well.
@@ -138,14 +163,17 @@ def fit(
 
 
 def at_once(mesh: Mesh | None = None) -> int:
-    """How many loops may run at once: one for each core of a CPU, and one on an accelerator or on several devices."""
+    """How many loops may run at once: one for each core of a CPU, and one on an accelerator or on
+    several devices.
+    """
     # Programs that run on several devices together must come in one order on all of them.
     mesh = devices.own_mesh() if mesh is None else mesh
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
 def as_key(name: str, key: Any) -> PRNGKeyArray:
-    """A random key: `jax.random.key(i)` for an integer i, and what already is one, in JAX's older form too, as it is.
+    """A random key: `jax.random.key(i)` for an integer i, and what already is one, in JAX's older
+    form too, as it is.
 
     Raises:
       TypeError: it is neither.
@@ -155,35 +183,54 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
         check_seed(key)
         return jax.random.key(int(key))
     if not isinstance(key, jax.Array):
-        raise TypeError(f"{name} must be an integer or one random key, but it is {shown(key)}; give 0 or jax.random.key(0).")
+        raise TypeError(
+            f"{name} must be an integer or one random key, but it is {shown(key)}; give 0 or "
+            "jax.random.key(0)."
+        )
     return key
 
 
 def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit:
-    """One seed after the other is fitted: learners in Python hold the interpreter and would slow each other down."""
+    """One seed after the other is fitted: learners in Python hold the interpreter and would slow
+    each other down.
+    """
     began = time.perf_counter()
     model = learner.learn(data, num_latents=num_latents, key=key, **base)
-    return Fit(Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, devices.describe())
+    return Fit(
+        Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, devices.describe()
+    )
 
 
 def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[PRNGKeyArray]:
-    """The key of each task, once it is sure that a fit can be made; see `fit` for what each argument should be."""
+    """The key of each task, once it is sure that a fit can be made; see `fit` for what each
+    argument should be.
+    """
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
     check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
     for task in tasks:
         _check_signals(task.train.signals)
-    shapes = {(*(np.shape(getattr(task, name).signals) for name in SPLITS), task.width) for task in tasks}
+    shapes = {
+        (*(np.shape(getattr(task, name).signals) for name in SPLITS), task.width) for task in tasks
+    }
     if len(shapes) > 1:
-        raise ValueError(f"tasks must have one shape and one width, but have {sorted(shapes)}; fit them apart.")
+        raise ValueError(
+            f"tasks must have one shape and one width, but have {sorted(shapes)}; fit them apart."
+        )
     check_size("width", tasks[0].width)
     if len(keys) != len(tasks):
-        raise ValueError(f"keys must be {len(tasks)}, one for each task, but they are {shown(keys)}; give integers.")
+        raise ValueError(
+            f"keys must be {len(tasks)}, one for each task, but they are {shown(keys)}; give "
+            "integers."
+        )
     for step in at:
         check_integer("at", step, least=0)
     if bases is not None:
         check_sequence("bases", bases, Model, "give a model for each task")
         if learner.base is None or len(bases) != len(tasks):
-            raise ValueError(f"bases must be one for each of {len(tasks)} tasks, of a learner that has a base; see its base.")
+            raise ValueError(
+                f"bases must be one for each of {len(tasks)} tasks, of a learner that has a base; "
+                "see its base."
+            )
     return [as_key("a key", key) for key in keys]
 
 
@@ -191,8 +238,12 @@ def _check_signals(signals: Any) -> None:
     shape, dtype = getattr(signals, "shape", ()), getattr(signals, "dtype", object)
     if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
         wanted = "a matrix (samples, input_dim) of float32"
-        raise ValueError(f"the training signals of a task must be {wanted}, but they are {shown(signals)}.")
+        raise ValueError(
+            f"the training signals of a task must be {wanted}, but they are {shown(signals)}."
+        )
     # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
     mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)
     if not mapped and not np.isfinite(signals).all():
-        raise ValueError("the training signals of a task have a NaN or an infinity; drop or mend those samples.")
+        raise ValueError(
+            "the training signals of a task have a NaN or an infinity; drop or mend those samples."
+        )

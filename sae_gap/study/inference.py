@@ -29,14 +29,16 @@ class Inference:
 
     def __init__(self, task: Task, model: Model):
         self.task = task
-        # What trained the model is no part of what is inferred on it, and would compile anew for each kind.
+        # What trained the model is no part of what is inferred on it, and would compile anew for
+        # each kind.
         self.model = dataclasses.replace(model, encode=None)
         self._coded: dict[tuple[Encoder, str], tuple[Coded, float]] = {}
         # An oracle or a probe has as many latents as the truth, whatever the width to learn.
         maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
         samples = max(len(task.id.signals), len(task.ood.signals))
-        # Codes are held by their non-zeros: of few latents in many samples, all of which are active in some.
+        # Codes are held by their non-zeros: of few latents in many samples, all of which are active
+        # in some.
         self._sparse = self._width <= DENSE_LATENTS and samples * self._width > DENSE_NUMBERS
         self._in_chunks = self._width > DENSE_LATENTS or self._sparse
 
@@ -59,7 +61,9 @@ class Inference:
             signals = jax.block_until_ready(devices.place(getattr(self.task, split).signals, mesh))
             start = None
             if encoder.origin is not None and not self._in_chunks:
-                start = jax.block_until_ready(devices.place(self.infer(encoder.origin, split).codes, mesh))
+                start = jax.block_until_ready(
+                    devices.place(self.infer(encoder.origin, split).codes, mesh)
+                )
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, began = devices.compilations(), time.perf_counter()
@@ -75,4 +79,9 @@ class Inference:
             return encoder.infer(self.model, signals, start)
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
         size = max(100, _CHUNK // self._width) if self._sparse else 100
-        return infer_in_chunks(lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)), signals, size, sparse=self._sparse)
+        return infer_in_chunks(
+            lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)),
+            signals,
+            size,
+            sparse=self._sparse,
+        )

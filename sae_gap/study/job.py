@@ -1,4 +1,6 @@
-"""What a study consists of: jobs of rows, and what each row is known by, all of which is decided here."""
+"""What a study consists of: jobs of rows, and what each row is known by, all of which is decided
+here.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -38,7 +40,9 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The rows that are stored at once: of methods that share a learner, on sources that differ only in their seed."""
+    """The rows that are stored at once: of methods that share a learner, on sources that differ
+    only in their seed.
+    """
 
     learner: Learner
     lines: Sequence[Line]
@@ -97,7 +101,9 @@ def seedless(source: Source) -> Source:
     return dataclasses.replace(source, seed=0)
 
 
-def _line(study: Study, source: Source, description: dict[str, Any], method: Method, step: int | None) -> Line:
+def _line(
+    study: Study, source: Source, description: dict[str, Any], method: Method, step: int | None
+) -> Line:
     reference = reference_of(study, method)
     shared = {
         "study": study.name,
@@ -118,7 +124,8 @@ def _line(study: Study, source: Source, description: dict[str, Any], method: Met
 
 
 def reference_of(study: Study, method: Method) -> Lasso:
-    """What a method's codes are held against: the optimum at the weight that they minimise at, or else at the study's.
+    """What a method's codes are held against: the optimum at the weight that they minimise at, or
+    else at the study's.
 
     Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
     """

@@ -1,9 +1,11 @@
 """Fit once, whoever asks: fitted models on disk, shared by all studies.
 
-A fit has a folder of its own, named after all that decides it: the learner with its hyper-parameters, its version and its
-bases, the source with its seed, the precision and the kind of device. In it lie models along the fit, `<step>.safetensors`;
-the last one, `fit.safetensors`, and after it `fit.json`, which says that the fit has ended; and while it lasts the state that a
-killed fit goes on from, `state.safetensors`. What is damaged or belongs elsewhere is noticed and fitted again.
+A fit has a folder of its own, named after all that decides it: the learner with its
+hyper-parameters, its version and its bases, the source with its seed, the precision and the kind of
+device. In it lie models along the fit, `<step>.safetensors`; the last one, `fit.safetensors`, and
+after it `fit.json`, which says that the fit has ended; and while it lasts the state that a killed
+fit goes on from, `state.safetensors`. What is damaged or belongs elsewhere is noticed and fitted
+again.
 """
 
 import dataclasses
@@ -40,26 +42,37 @@ class Models:
     """A folder of fitted models, or none, where every fit lasts as long as whoever asked for it.
 
     Args:
-      directory: the folder, a path or the URL of one in a bucket, made when there is something to keep; None keeps nothing.
+      directory: the folder, a path or the URL of one in a bucket, made when there is something to
+        keep; None keeps nothing.
       every: seconds between two saves of the state of a fit, about.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | Folder | None = None, *, every: float = 60.0):
+    def __init__(
+        self, directory: str | os.PathLike[str] | Folder | None = None, *, every: float = 60.0
+    ):
         check_number("every", every, least=0)
         self.directory = None if directory is None else Folder(directory)
         self.every = every
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
-        """Where a fit lies or would lie; None for one that takes no step, which is as soon done as read."""
+        """Where a fit lies or would lie; None for one that takes no step, which is as soon done as
+        read.
+        """
         if self.directory is None or not learner.num_steps:
             return None
-        decides = {"learner": identity.describe(learner), "source": source.asdict(), "numerics": identity.NUMERICS}
+        decides = {
+            "learner": identity.describe(learner),
+            "source": source.asdict(),
+            "numerics": identity.NUMERICS,
+        }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
         where = {"precision": identity.precision(), "platform": jax.default_backend()}
         return self.directory / f"{name}-{results.key(decides | where)}"
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
-        """What has to be fitted before the models at these steps are there, bases first, by the names of the files alone."""
+        """What has to be fitted before the models at these steps are there, bases first, by the
+        names of the files alone.
+        """
         before = [] if learner.base is None else self.missing(learner.base, source)
         if not learner.num_steps:
             return before
@@ -83,15 +96,18 @@ class Models:
         mesh: Mesh | None = None,
         watch: Callable[[Learner, int, int], None] | None = None,
     ) -> list[Fit]:
-        """The fits of a learner to sources that differ in their seed, read where they are there and fitted where not.
+        """The fits of a learner to sources that differ in their seed, read where they are there and
+        fitted where not.
 
         Args:
           learner: what to fit; its bases are fitted first, through this store.
           sources: what names the fits.
           tasks: the data of each source.
           at: steps whose models are wanted beside the last.
-          mesh: the devices to fit on, as for `fit`; if it spans processes, all call this alike and the first one writes.
-          watch: called now and then with a learner that is fitted, the number of the source and the steps taken.
+          mesh: the devices to fit on, as for `fit`; if it spans processes, all call this alike and
+            the first one writes.
+          watch: called now and then with a learner that is fitted, the number of the source and the
+            steps taken.
 
         Returns:
           A fit for each source.
@@ -99,13 +115,25 @@ class Models:
         check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
         check_sequence("sources", sources, get_args(Source), "give settings, worlds or recordings")
         if len(sources) != len(tasks):
-            raise ValueError(f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}.")
+            raise ValueError(
+                f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}."
+            )
         bases: Sequence[Model | None] = [None] * len(tasks)
         if learner.base is not None:
-            bases = [fit.end.model for fit in self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)]
+            bases = [
+                fit.end.model
+                for fit in self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)
+            ]
         together = mesh is not None and devices.spans_processes(mesh)
         wanted = [
-            _Wanted(learner, source, task, base, self.folder(learner, source), not together or distributed.is_first())
+            _Wanted(
+                learner,
+                source,
+                task,
+                base,
+                self.folder(learner, source),
+                not together or distributed.is_first(),
+            )
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
         fits = [each.load(at) for each in wanted]
@@ -113,7 +141,9 @@ class Models:
         if together:
             absent = sorted({place for places in distributed.gather(absent) for place in places})
         if absent:
-            report = None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
+            report = (
+                None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
+            )
             made = self._fit([wanted[place] for place in absent], at, mesh, report)
             for place, fitted in zip(absent, made, strict=True):
                 fits[place] = fitted
@@ -127,14 +157,19 @@ class Models:
         watch: Callable[[int, int], None] | None,
     ) -> list[Fit]:
         """Fits one learner to what is wanted of it, and keeps what there is a folder for."""
-        learner, folders = wanted[0].learner, [each.folder for each in wanted if each.folder is not None]
+        learner, folders = (
+            wanted[0].learner,
+            [each.folder for each in wanted if each.folder is not None],
+        )
         saves = [Checkpoint(folder, every=self.every, fit=folder.name) for folder in folders]
         fits = fit(
             learner,
             [each.task for each in wanted],
             [each.key for each in wanted],
             at=sorted({*at, *(learner.snapshots if folders else ())}),
-            bases=None if learner.base is None else [each.base for each in wanted if each.base is not None],
+            bases=None
+            if learner.base is None
+            else [each.base for each in wanted if each.base is not None],
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
             watch=watch,
@@ -146,7 +181,8 @@ class Models:
         for save in saves:
             save.discard()
         try:
-            # A process that was killed has kept what came before the state that this fit went on from.
+            # A process that was killed has kept what came before the state that this fit went on
+            # from.
             return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
         except (FileNotFoundError, ValueError):
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
@@ -155,7 +191,9 @@ class Models:
 
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """A fit of one seed: what decides it, and where it lies; without a folder nothing is read or kept."""
+    """A fit of one seed: what decides it, and where it lies; without a folder nothing is read or
+    kept.
+    """
 
     learner: Learner
     source: Source
@@ -166,7 +204,9 @@ class _Wanted:
 
     @functools.cached_property
     def key(self) -> PRNGKeyArray:
-        """A random key of the seed and of the learner's class, so that two classes on one seed do not share their noise."""
+        """A random key of the seed and of the learner's class, so that two classes on one seed do
+        not share their noise.
+        """
         stream = int(results.key({"learner": type(self.learner).__name__})[:7], 16)
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
@@ -195,7 +235,9 @@ class _Wanted:
         return dataclasses.replace(fit, along={**fit.along, **stored})
 
     def read(self, step: int, name: str) -> Fitted:
-        """The model at a step, in a file of its name; a ValueError where it is damaged or of another fit."""
+        """The model at a step, in a file of its name; a ValueError where it is damaged or of
+        another fit.
+        """
         assert self.folder is not None
         content = self.folder.read(name)
         note = trees.read_note(content)
@@ -229,7 +271,9 @@ class _Wanted:
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:
-    """Writes a file; a full disk is only warned of, and what was not kept is noticed by whoever reads."""
+    """Writes a file; a full disk is only warned of, and what was not kept is noticed by whoever
+    reads.
+    """
     try:
         folder.write(name, content)
     except OSError as error:

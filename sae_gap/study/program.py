@@ -1,4 +1,6 @@
-"""The compiled loop of a fit: its start, its steps and its end, with pauses for models along the way, reports and saves."""
+"""The compiled loop of a fit: its start, its steps and its end, with pauses for models along the
+way, reports and saves.
+"""
 
 import dataclasses
 import functools
@@ -30,7 +32,8 @@ class Fitted(NamedTuple):
     Attributes:
       step: the steps that it took.
       model: what was learned by then.
-      seconds: its loop took, without compilation. Other seeds and learners may have run on the other cores meanwhile.
+      seconds: its loop took, without compilation. Other seeds and learners may have run on the
+        other cores meanwhile.
     """
 
     step: int
@@ -39,7 +42,9 @@ class Fitted(NamedTuple):
 
 
 class Program:
-    """What a fit runs, compiled: its start, its loop and its end, for all inputs that share the shapes of the given ones."""
+    """What a fit runs, compiled: its start, its loop and its end, for all inputs that share the
+    shapes of the given ones.
+    """
 
     def __init__(
         self,
@@ -52,7 +57,10 @@ class Program:
     ):
         began = time.perf_counter()
         self._together = devices.spans_processes(mesh)
-        self._learner, self._num_steps = devices.replicate(_prepared(learner), mesh), learner.num_steps
+        self._learner, self._num_steps = (
+            devices.replicate(_prepared(learner), mesh),
+            learner.num_steps,
+        )
         self._num_latents = num_latents
         with sharding.within(data):
             self._start = _compile(_start, self._learner, data, key, base, num_latents)
@@ -76,7 +84,14 @@ class Program:
         """The model that a fit has reached."""
         return self._end(self._learner, stepped[1])
 
-    def run(self, data: PyTree, key: PyTree, base: dict[str, Model], save: Checkpoint | None, **options: Any) -> Fitted:
+    def run(
+        self,
+        data: PyTree,
+        key: PyTree,
+        base: dict[str, Model],
+        save: Checkpoint | None,
+        **options: Any,
+    ) -> Fitted:
         """The end of a fit; the options are those of `run_loop`."""
         began = time.perf_counter()
         stepped, spent = (save and save.load(self._like)) or (self.start(data, key, base), 0.0)
@@ -105,7 +120,8 @@ def run_loop(
     Args:
       stepped: the steps taken so far, and the state after them.
       spent: seconds so far.
-      advance: gives them after at most so many steps in all, and uses up what it is given; fewer if the fit ends by itself.
+      advance: gives them after at most so many steps in all, and uses up what it is given; fewer if
+        the fit ends by itself.
       end: gives the model that a fit has reached.
       num_steps: steps of the fit.
       together: whether several processes run it alike.
@@ -113,7 +129,8 @@ def run_loop(
       save: where the state is saved now and then.
       keep: called with each model that is kept.
       watch: called now and then with the steps taken and the state.
-      report_every: seconds between two of these calls, about; None takes `REPORT_EVERY`, and 0 calls after every step.
+      report_every: seconds between two of these calls, about; None takes `REPORT_EVERY`, and 0
+        calls after every step.
 
     Returns:
       The end of the fit; its seconds include those spent before.
@@ -158,7 +175,9 @@ def run_loop(
     return Fitted(done, model, time.perf_counter() - clock)
 
 
-def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | None = None) -> Model:
+def blank_model(
+    learner: Learner, task: Task, key: PRNGKeyArray, base: Model | None = None
+) -> Model:
     """The shapes of the model that a learner would end with, for reading one from a file.
 
     One on the host has a dictionary of as many atoms as the task has latents, and nothing else.
@@ -177,10 +196,16 @@ def blank_model(learner: Learner, task: Task, key: PRNGKeyArray, base: Model | N
 
 
 def _prepared(learner: Learner) -> Learner:
-    """Without its base, whose model is all that it needs, and with its floats as arrays, so that a sweep compiles once."""
+    """Without its base, whose model is all that it needs, and with its floats as arrays, so that a
+    sweep compiles once.
+    """
     alone = learner
     if learner.base is not None:
-        alone = jax.tree.map(lambda part: None if part is learner.base else part, learner, is_leaf=lambda x: x is learner.base)
+        alone = jax.tree.map(
+            lambda part: None if part is learner.base else part,
+            learner,
+            is_leaf=lambda x: x is learner.base,
+        )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone)
 
 
@@ -193,11 +218,17 @@ def _blank(leaf):
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return jnp.broadcast_to(jax.random.key(0), leaf.shape) if is_key else jnp.zeros(leaf.shape, leaf.dtype)
+    return (
+        jnp.broadcast_to(jax.random.key(0), leaf.shape)
+        if is_key
+        else jnp.zeros(leaf.shape, leaf.dtype)
+    )
 
 
 @eqx.filter_jit
-def _start(learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int) -> Stepped:
+def _start(
+    learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int
+) -> Stepped:
     state = learner.init(data, num_latents=num_latents, key=key, **base)
     return sharding.constrain((jnp.zeros((), jnp.int32), state), data)
 

@@ -1,4 +1,6 @@
-"""The one runner: what a study still lacks is fitted or read, then inferred, scored and stored, job by job."""
+"""The one runner: what a study still lacks is fitted or read, then inferred, scored and stored, job
+by job.
+"""
 
 import itertools
 from collections.abc import Sequence
@@ -28,31 +30,36 @@ def run(
 ) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
 
-    Each job fits one learner for all seeds, or reads its models where they are, and infers with every method that shares it;
-    its rows are stored together. A method whose task lacks what it needs is left out, with a line in the log. On a CPU the
-    learners of all jobs on the same data are fitted first, a seed on each core, unless the study asks for their seconds.
+    Each job fits one learner for all seeds, or reads its models where they are, and infers with
+    every method that shares it; its rows are stored together. A method whose task lacks what it
+    needs is left out, with a line in the log. On a CPU the learners of all jobs on the same data
+    are fitted first, a seed on each core, unless the study asks for their seconds.
 
-    Of many processes, which `distributed.start` has joined, each runs its share of the jobs on its own devices; they share the
-    folders of the store and of the models.
+    Of many processes, which `distributed.start` has joined, each runs its share of the jobs on its
+    own devices; they share the folders of the store and of the models.
 
     Args:
       study: what to run.
       store: where rows are kept.
-      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are another run's. None takes the
-        index of this process and the count of all.
+      shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
+        another run's. None takes the index of this process and the count of all.
       models: where fitted models are kept; None keeps them in the store's folder.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
-      The rows of the study that are in the store by now, other shards' included, in the order of sources and methods.
+      The rows of the study that are in the store by now, other shards' included, in the order of
+      sources and methods.
 
     Raises:
-      ValueError: the shard is not one of its count, or the store holds rows of another study or another form.
+      ValueError: the shard is not one of its count, or the store holds rows of another study or
+        another form.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
     check_type("store", store, results.Store, "give sae_gap.Store(directory)")
     check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
-    index, count = (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
+    index, count = (
+        (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
+    )
     models = Models(store.folder / "models") if models is None else models
     every = list(jobs(study))
     present = _keys_of(study, store)
@@ -67,7 +74,9 @@ def run(
     return _in_order(study, every, store.rows())
 
 
-def _run_cell(study: Study, cell: Sequence[Job], store: results.Store, models: Models, line: tqdm) -> None:
+def _run_cell(
+    study: Study, cell: Sequence[Job], store: results.Store, models: Models, line: tqdm
+) -> None:
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
     first = next(iter(tasks.values()))
@@ -82,7 +91,11 @@ def _run_cell(study: Study, cell: Sequence[Job], store: results.Store, models: M
             continue
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
-        fitted = [fits[job.learner, source.seed] for source in job.sources if (job.learner, source.seed) in fits]
+        fitted = [
+            fits[job.learner, source.seed]
+            for source in job.sources
+            if (job.learner, source.seed) in fits
+        ]
         if not fitted:
             fitted = models.fit(job.learner, job.sources, drawn, job.steps)
             line.update()
@@ -96,7 +109,8 @@ def _keys_of(study: Study, store: results.Store) -> set[str]:
     for row in rows:
         if row.get("study") != study.name:
             raise ValueError(
-                f"{store.folder} holds rows of the study {row.get('study')!r}, where {study.name!r} is to go; move that folder "
+                f"{store.folder} holds rows of the study {row.get('study')!r}, where "
+                f"{study.name!r} is to go; move that folder "
                 "away or choose another."
             )
     return {row["key"] for row in rows}
@@ -109,6 +123,13 @@ def _in_order(study: Study, every: Sequence[Job], rows: Sequence[results.Row]) -
 
     def place_of(row: results.Row) -> tuple[Any, ...]:
         cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
-        return (*cell, order[row["method"]], row["lam"], row.get("iterations", 0), row.get("step", 0), row["seed"])
+        return (
+            *cell,
+            order[row["method"]],
+            row["lam"],
+            row.get("iterations", 0),
+            row.get("step", 0),
+            row["seed"],
+        )
 
     return sorted((row for row in rows if row["key"] in wanted), key=place_of)

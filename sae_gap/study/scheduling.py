@@ -14,17 +14,21 @@ from sae_gap.study.fitting import Fit
 from sae_gap.study.job import Job
 from sae_gap.study.models import Models
 
-# Learners are fitted together where all that run at once have codes, or squares of the width, of no more numbers than this.
+# Learners are fitted together where all that run at once have codes, or squares of the width, of no
+# more numbers than this.
 _TOGETHER = 2**25
 
 Fits = dict[tuple[Learner, int], Fit]
 
 
-def fit_together(jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, line: tqdm) -> Fits:
-    """Fits the learners of jobs on the same data together, a seed on each core, before any codes are inferred.
+def fit_together(
+    jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models, line: tqdm
+) -> Fits:
+    """Fits the learners of jobs on the same data together, a seed on each core, before any codes
+    are inferred.
 
-    Codes come after all fits because the seconds of encoders are measured with nothing beside them. Bases come first, each
-    once, whichever jobs go on from them.
+    Codes come after all fits because the seconds of encoders are measured with nothing beside them.
+    Bases come first, each once, whichever jobs go on from them.
 
     Args:
       jobs: whose learners are fitted.
@@ -33,13 +37,16 @@ def fit_together(jobs: Sequence[Job], tasks: Mapping[int, Task], models: Models,
       line: of progress, which goes on by one for each job whose fits are there.
 
     Returns:
-      The fits by learner and seed; those that are not there are made when the turn of their job comes.
+      The fits by learner and seed; those that are not there are made when the turn of their job
+      comes.
     """
     task, workers = next(iter(tasks.values())), fitting.at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
     # The jobs that need a learner, by how many bases it has.
-    levels: dict[int, dict[Learner, list[Job]]] = collections.defaultdict(lambda: collections.defaultdict(list))
+    levels: dict[int, dict[Learner, list[Job]]] = collections.defaultdict(
+        lambda: collections.defaultdict(list)
+    )
     for job in jobs:
         learners = _chain(job.learner)
         if not any(isinstance(learner, HostLearner) for learner in learners):

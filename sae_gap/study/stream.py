@@ -43,31 +43,35 @@ def fit_stream(
 ) -> Model:
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
-    A round's samples are fetched while those of the round before are learned from, and no more than these two are held; more
-    rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has no say here: each sample is seen once, up to a last
-    few that fill no minibatch. Outlier samples, of more than ten times the median norm, are scaled down to it, as `fit`
-    does; the median is that of the first round.
+    A round's samples are fetched while those of the round before are learned from, and no more than
+    these two are held; more rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has
+    no say here: each sample is seen once, up to a last few that fill no minibatch. Outlier samples,
+    of more than ten times the median norm, are scaled down to it, as `fit` does; the median is that
+    of the first round.
 
-    Several devices share each minibatch: each codes its own samples, and one all-reduce adds up what they tell of the
-    dictionary. With several processes each makes the same call, and its source is asked for the rows of its own devices alone.
-    The dictionary is that of one device up to rounding, which grows along a fit: a code that is barely on for one may be off
-    for the other.
+    Several devices share each minibatch: each codes its own samples, and one all-reduce adds up
+    what they tell of the dictionary. With several processes each makes the same call, and its
+    source is asked for the rows of its own devices alone. The dictionary is that of one device up
+    to rounding, which grows along a fit: a code that is barely on for one may be off for the other.
 
-    A dictionary too large for one device is split over the axis `latents` of the mesh, if it has one: each device correlates
-    and moves its own atoms, and devices exchange the leading atoms of each block and the few that a sample uses. The pursuit
-    then looks for leading atoms in other blocks, which gives another dictionary, unless the latents of each device are a
-    multiple of eight times its `num_slots`.
+    A dictionary too large for one device is split over the axis `latents` of the mesh, if it has
+    one: each device correlates and moves its own atoms, and devices exchange the leading atoms of
+    each block and the few that a sample uses. The pursuit then looks for leading atoms in other
+    blocks, which gives another dictionary, unless the latents of each device are a multiple of
+    eight times its `num_slots`.
 
     Args:
       learner: how to learn.
-      source: `(num_samples, input_dim)` samples as rows, such as an `np.memmap`; or a function `(start, count)` that gives the
-        `count` samples from number `start` on, the same ones whenever it is asked. Samples should come shuffled: those of the
-        first round are the first atoms, as far as they go.
+      source: `(num_samples, input_dim)` samples as rows, such as an `np.memmap`; or a function
+        `(start, count)` that gives the `count` samples from number `start` on, the same ones
+        whenever it is asked. Samples should come shuffled: those of the first round are the first
+        atoms, as far as they go.
       num_latents: width of the dictionary.
       key: starts the dictionary; an integer i stands for `jax.random.key(i)`.
       num_samples: length of the stream; None takes that of an array.
       checkpoint: where to save the state now and then, and to go on from; removed at the end.
-      mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes all, `devices.mesh()`.
+      mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes all,
+        `devices.mesh()`.
       watch: called with the state after every round, which the next one uses up.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -76,9 +80,12 @@ def fit_stream(
 
     Raises:
       TypeError: an argument is not of the class that it should be of.
-      ValueError: the source does not give what was asked for, or not enough of it for `num_steps` rounds.
+      ValueError: the source does not give what was asked for, or not enough of it for `num_steps`
+        rounds.
     """
-    check_type("learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()")
+    check_type(
+        "learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()"
+    )
     key = as_key("key", key)
     mesh = devices.mesh() if mesh is None else mesh
     check_mesh(mesh, SAMPLES)
@@ -87,9 +94,15 @@ def fit_stream(
     num_latents = int(num_latents)
     source, num_samples = _opened(source, num_samples)
     if num_samples < learner.num_steps:
-        raise ValueError(f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or give more.")
+        raise ValueError(
+            f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or "
+            "give more."
+        )
     if num_latents % mesh.shape.get(LATENTS, 1):
-        raise ValueError(f"num_latents is {num_latents}, which {mesh.shape[LATENTS]} devices cannot share evenly; change it.")
+        raise ValueError(
+            f"num_latents is {num_latents}, which {mesh.shape[LATENTS]} devices cannot share "
+            "evenly; change it."
+        )
     learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
     fetch = functools.partial(_fetch, _checked(source), count, size, mesh)
@@ -114,14 +127,18 @@ def fit_stream(
                 if turn < learner.num_steps:
                     upcoming[turn] = pool.submit(fetch, turn)
                 with LOOPS:
-                    state = jax.block_until_ready(_round((learner, fetched.result(), size, median), state))
+                    state = jax.block_until_ready(
+                        _round((learner, fetched.result(), size, median), state)
+                    )
             return state.round, state
 
         state = _start(learner, first, size, median, num_latents, key)
         stepped, spent = (state.round, state), 0.0
         if checkpoint is not None:
             data, seed = _fingerprint(first, size), jax.random.key_data(key).tolist()
-            checkpoint = checkpoint.named(f"{num_latents} of {num_samples} samples {data}, key {seed}, {learner}")
+            checkpoint = checkpoint.named(
+                f"{num_latents} of {num_samples} samples {data}, key {seed}, {learner}"
+            )
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state
         model = run_loop(
@@ -154,7 +171,9 @@ def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Sourc
         raise ValueError(f"source must be {wanted}, but it is {shown(source)}.")
     num_samples = len(source) if num_samples is None else int(num_samples)
     if num_samples > len(source):
-        raise ValueError(f"num_samples is {num_samples}, but the source has only {len(source)}; lower it.")
+        raise ValueError(
+            f"num_samples is {num_samples}, but the source has only {len(source)}; lower it."
+        )
     return lambda start, count: source[start : start + count], num_samples
 
 
@@ -162,24 +181,46 @@ def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
     """What the source gives, in the default float type, once it is sure to be samples."""
 
     def take(start: int, count: int) -> np.ndarray:
-        block = as_real("what the source gives", source(start, count), "rows of floating-point numbers")
-        if block.ndim != 2 or len(block) != count or not block.size or not jnp.issubdtype(block.dtype, jnp.floating):
+        block = as_real(
+            "what the source gives", source(start, count), "rows of floating-point numbers"
+        )
+        if (
+            block.ndim != 2
+            or len(block) != count
+            or not block.size
+            or not jnp.issubdtype(block.dtype, jnp.floating)
+        ):
             given = f"{block.dtype} of shape {block.shape} for {count} samples"
-            raise ValueError(f"the source gave {given}; it must give floating-point rows, one a sample.")
+            raise ValueError(
+                f"the source gave {given}; it must give floating-point rows, one a sample."
+            )
         block = block.astype(jnp.zeros(()).dtype)
         if not np.isfinite(block).all():
-            raise ValueError(f"the source gave a NaN or an infinity in samples {start} and on; remove them.")
+            raise ValueError(
+                f"the source gave a NaN or an infinity in samples {start} and on; remove them."
+            )
         return block
 
     return take
 
 
-def _fetch(take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: Mesh, turn: int) -> jax.Array:
-    """A round's minibatches, (count, rows, input_dim), each split by rows over the devices; zeros fill the last of them."""
+def _fetch(
+    take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: Mesh, turn: int
+) -> jax.Array:
+    """A round's minibatches, (count, rows, input_dim), each split by rows over the devices; zeros
+    fill the last of them.
+    """
     rows, begin = size + -size % mesh.shape[SAMPLES], turn * count * size
     sharding = NamedSharding(mesh, PartitionSpec(None, SAMPLES))
-    slices = [index[1].indices(rows) for index in sharding.addressable_devices_indices_map((count, rows)).values() if index]
-    low, high = min(size - 1, *(first for first, _, _ in slices)), min(size, max(last for _, last, _ in slices))
+    slices = [
+        index[1].indices(rows)
+        for index in sharding.addressable_devices_indices_map((count, rows)).values()
+        if index
+    ]
+    low, high = (
+        min(size - 1, *(first for first, _, _ in slices)),
+        min(size, max(last for _, last, _ in slices)),
+    )
     if high - low == size:
         block = take(begin, count * size).reshape(count, size, -1)
     else:
@@ -189,7 +230,11 @@ def _fetch(take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: 
     def of_device(index):
         first, last, _ = index[1].indices(rows)
         piece = block[:, first - low : last - low]
-        return piece if last <= size else np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
+        return (
+            piece
+            if last <= size
+            else np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
+        )
 
     return jax.make_array_from_callback((count, rows, block.shape[2]), sharding, of_device)
 
@@ -201,7 +246,9 @@ def _samples(block: Float[Array, "count rows input_dim"], size: int) -> Float[Ar
 
 @eqx.filter_jit
 def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Array:
-    """A sum of the samples' bits, weighted by place: of integers, so that it does not depend on the order of the additions."""
+    """A sum of the samples' bits, weighted by place: of integers, so that it does not depend on the
+    order of the additions.
+    """
     words = lax.bitcast_convert_type(_samples(block, size), jnp.uint32).reshape(-1, block.shape[2])
     rows, columns = (2 * jnp.arange(length, dtype=jnp.uint32) + 1 for length in words.shape)
     return jnp.sum(words * rows[:, None] * columns, dtype=jnp.uint32)
@@ -226,10 +273,14 @@ def _start(
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _round(fixed: tuple[OnlineDictionary, jax.Array, int, jax.Array], state: OnlineState) -> OnlineState:
+def _round(
+    fixed: tuple[OnlineDictionary, jax.Array, int, jax.Array], state: OnlineState
+) -> OnlineState:
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
     if learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
-        state = eqx.tree_at(lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1))
+        state = eqx.tree_at(
+            lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1)
+        )
     return shard_state(learner.round(minibatches, state, size))

@@ -31,11 +31,14 @@ class Method:
 
     Args:
       name: names its rows.
-      family: the kind of method, for tables and figures: probe, sae, frozen, dictionary_learning, oracle, ...
+      family: the kind of method, for tables and figures: probe, sae, frozen, dictionary_learning,
+        oracle, ...
       learner: yields the model.
       encoder: infers the codes.
-      row: columns of its rows that tell it from other methods of its study, over those that its learner and encoder give.
-      at: steps of the fit to score, each in a row of its own with the column `step`; () scores the end of the fit alone.
+      row: columns of its rows that tell it from other methods of its study, over those that its
+        learner and encoder give.
+      at: steps of the fit to score, each in a row of its own with the column `step`; () scores the
+        end of the fit alone.
     """
 
     name: str
@@ -51,7 +54,8 @@ class Method:
         check_type("row", self.row, Mapping, "give a value for each column")
         if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
             raise ValueError(
-                f"method {self.name!r} must have a Learner and an Encoder; subclass those of sae_gap for your own."
+                f"method {self.name!r} must have a Learner and an Encoder; subclass those of "
+                "sae_gap for your own."
             )
         last = self.learner.num_steps
         # What runs on the host has no model before its end.
@@ -59,11 +63,15 @@ class Method:
         there = all(is_integer(step) and first <= step <= last for step in self.at)
         if not there or len(set(self.at)) < len(self.at):
             steps = f"different steps from {first} to the {last} of its learner"
-            raise ValueError(f"method {self.name!r} must be scored at {steps}, but at is {shown(self.at)}.")
+            raise ValueError(
+                f"method {self.name!r} must be scored at {steps}, but at is {shown(self.at)}."
+            )
 
     @property
     def coordinates(self) -> dict[str, Scalar]:
-        """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own encoder is "own"."""
+        """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own
+        encoder is "own".
+        """
         own = {"inference": "own"} if self.encoder == self.learner.encode else {}
         return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
 
@@ -74,13 +82,17 @@ class Study:
 
     Args:
       name: names the study's rows.
-      sources: settings, recordings or worlds; those that differ only in their seed are fitted together.
+      sources: settings, recordings or worlds; those that differ only in their seed are fitted
+        together.
       methods: the methods for a source, since some take its sparsity.
-      lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of their own.
+      lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of
+        their own.
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
       metrics: what to measure.
-      optimum: whether to find the certified optimum that codes are held against, which metrics of the gap need.
-      timed: whether the seconds of fits are among what it asks: then learners are fitted one after the other.
+      optimum: whether to find the certified optimum that codes are held against, which metrics of
+        the gap need.
+      timed: whether the seconds of fits are among what it asks: then learners are fitted one after
+        the other.
     """
 
     name: str
@@ -99,14 +111,26 @@ class Study:
         check_callable("methods", self.methods, "source -> methods")
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
-        check_sequence("sources", self.sources, (Setting, Recording, World), "give settings, worlds or recordings")
+        check_sequence(
+            "sources",
+            self.sources,
+            (Setting, Recording, World),
+            "give settings, worlds or recordings",
+        )
         if len(set(self.sources)) < len(self.sources):
-            raise ValueError("sources must be different settings or recordings, but some are given twice.")
+            raise ValueError(
+                "sources must be different settings or recordings, but some are given twice."
+            )
         for source in self.sources:
             check_sequence(
-                "methods(source)", self.methods(source), Method, "give sae_gap.Method(name, family, learner, encoder)"
+                "methods(source)",
+                self.methods(source),
+                Method,
+                "give sae_gap.Method(name, family, learner, encoder)",
             )
             names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
             if len(set(names)) < len(names):
                 listed = ", ".join(method.name for method in self.methods(source))
-                raise ValueError(f"methods must have different names or coordinates, but they are {listed}.")
+                raise ValueError(
+                    f"methods must have different names or coordinates, but they are {listed}."
+                )

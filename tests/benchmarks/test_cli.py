@@ -1,4 +1,6 @@
-"""What every binary shares: ends by signals and errors in one sentence, help with exit code 0, and flags that are checked."""
+"""What every binary shares: ends by signals and errors in one sentence, help with exit code 0, and
+flags that are checked.
+"""
 
 import errno
 import re
@@ -35,17 +37,32 @@ def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):
     process.send_signal(sent)
     _, said = process.communicate(timeout=30)
     expected, word = ENDS[sent]
-    assert process.returncode == expected and f"{word}; the same command goes on from what is saved.\n" in said
+    assert (
+        process.returncode == expected
+        and f"{word}; the same command goes on from what is saved.\n" in said
+    )
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
         (MemoryError(), "there is not enough memory"),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"), "there is not enough memory"),
-        (RuntimeError("INTERNAL: Out of memory while trying to allocate"), "there is not enough memory"),
-        (OSError(errno.ENOSPC, "No space left on device"), "a file could not be read or written (No space left on device)"),
-        (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be read or written (Denied); mend that"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"),
+            "there is not enough memory",
+        ),
+        (
+            RuntimeError("INTERNAL: Out of memory while trying to allocate"),
+            "there is not enough memory",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "a file could not be read or written (No space left on device)",
+        ),
+        (
+            PermissionError(errno.EACCES, "Denied", "a/b"),
+            "a/b could not be read or written (Denied); mend that",
+        ),
         (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be written (gone)."),
         (cli.UsageError("give more."), "give more."),
     ],
@@ -70,7 +87,9 @@ def test_help_names_the_purpose_and_every_flag(call, word):
     code, out, err = call("learn_stream", word)
     assert (code, err) == (0, "") and out.startswith("How well, how fast") and "--width: " in out
     named = re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)
-    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= {*named}
+    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= {
+        *named
+    }
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "one", "0/1/2", ""])

@@ -40,7 +40,11 @@ def test_studies_are_named_after_their_files_and_have_a_title():
     assert len(STUDIES) >= 16 and len({one.title for one in STUDIES.values()}) == len(STUDIES)
     for name, one in STUDIES.items():
         module = __import__(f"benchmarks.studies.{name}", fromlist=["BENCH"])
-        assert module.BENCH is one and one.about == module.__doc__ and one.about.count("python -m sae_gap " + name)
+        assert (
+            module.BENCH is one
+            and one.about == module.__doc__
+            and one.about.count("python -m sae_gap " + name)
+        )
 
 
 @pytest.mark.parametrize("protocol", ["strict", "paper"])
@@ -50,27 +54,55 @@ def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol)
         assert set(method.at) <= {*method.learner.snapshots, method.learner.num_steps}
 
 
-@pytest.mark.parametrize("name", sorted({line["study"] for line in published.published()} | {"amortisation_gap"}))
+@pytest.mark.parametrize(
+    "name", sorted({line["study"] for line in published.published()} | {"amortisation_gap"})
+)
 def test_only_what_the_paper_published_is_held_against_it(name):
     alike = read(name, "--protocol=paper")
     assert is_comparable(alike)
-    changes = [{"protocol": "strict"}, {"epochs": 3}, {"rounds": 3}, {"seeds": (0,)}, {"noise_db": (20.0,)}, {"width": (7,)}]
-    for change in (*changes, {"input_dim": (47,)}, {"stream": True}, {"lam": 0.2}, {"world": "synthsae"}):
+    changes = [
+        {"protocol": "strict"},
+        {"epochs": 3},
+        {"rounds": 3},
+        {"seeds": (0,)},
+        {"noise_db": (20.0,)},
+        {"width": (7,)},
+    ]
+    for change in (
+        *changes,
+        {"input_dim": (47,)},
+        {"stream": True},
+        {"lam": 0.2},
+        {"world": "synthsae"},
+    ):
         other = dataclasses.replace(alike, preset=dataclasses.replace(alike.preset, **change))
         assert not is_comparable(other)
-    larger = dataclasses.replace(alike, preset=dataclasses.replace(alike.preset, num_latents=(50, 7)))
+    larger = dataclasses.replace(
+        alike, preset=dataclasses.replace(alike.preset, num_latents=(50, 7))
+    )
     assert is_comparable(larger)
 
 
 # Studies that score the headline's own SAEs at its sizes.
-SHARED = ("vary_latents", "vary_samples", "frozen_decoder", "support_recovery", "warmstart_encoder", "lambda_sensitivity")
+SHARED = (
+    "vary_latents",
+    "vary_samples",
+    "frozen_decoder",
+    "support_recovery",
+    "warmstart_encoder",
+    "lambda_sensitivity",
+)
 
 
 @pytest.mark.parametrize("name", [*SHARED, "learning_dynamics"])
 def test_the_dictionaries_of_a_study_are_those_of_the_headline(name):
     """None of them is trained again for it."""
     headline = {repr(method.learner) for method in methods("amortisation_gap", "quick")}
-    assert {repr(one.learner) for one in methods(name, "quick") if one.family in ("sae", "frozen", "refined")} <= headline
+    assert {
+        repr(one.learner)
+        for one in methods(name, "quick")
+        if one.family in ("sae", "frozen", "refined")
+    } <= headline
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -79,7 +111,8 @@ def test_learned_dictionaries_have_a_colour_of_their_own_and_printed_columns_a_l
     assert len({labels.colour(one) for one in found}) == len(found)
     columns = [column for table in STUDIES[name].tables.values() for column in table]
     assert columns and all(
-        labels.heading(column) and labels._split(column)[0] in labels._OTHERS | labels._metrics() for column in columns
+        labels.heading(column) and labels._split(column)[0] in labels._OTHERS | labels._metrics()
+        for column in columns
     )
 
 
@@ -87,10 +120,14 @@ def test_learned_dictionaries_have_a_colour_of_their_own_and_printed_columns_a_l
 def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_held_against(name):
     found = read(name, "--preset=smoke", "--lam=0.3")
     study = found.study
-    weights = {one.encoder.lam for one in study.methods(study.sources[0]) if isinstance(one.encoder, Lasso)}
+    weights = {
+        one.encoder.lam for one in study.methods(study.sources[0]) if isinstance(one.encoder, Lasso)
+    }
     varies = name == "lambda_sensitivity"
     # Where λ varies, own codes are held against the optimum at the suite's usual one.
-    assert weights == {0.3} and (found.preset.lam, study.lam) == ((0.1, 0.1) if varies else (0.3, 0.3))
+    assert weights == {0.3} and (found.preset.lam, study.lam) == (
+        (0.1, 0.1) if varies else (0.3, 0.3)
+    )
     assert not varies or found.preset.weights == (0.3,)
 
 
@@ -105,8 +142,16 @@ def test_every_study_takes_a_width(name):
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_length_is_a_flag(name):
-    changed = read(name, "--epochs=3", "--rounds=4", "--visits=5", "--blocks=6", "--sae_steps=7").preset
-    assert (changed.epochs, changed.rounds, changed.visits, changed.blocks, changed.sae_steps) == (3, 4, 5, 6, 7)
+    changed = read(
+        name, "--epochs=3", "--rounds=4", "--visits=5", "--blocks=6", "--sae_steps=7"
+    ).preset
+    assert (changed.epochs, changed.rounds, changed.visits, changed.blocks, changed.sae_steps) == (
+        3,
+        4,
+        5,
+        6,
+        7,
+    )
 
 
 def test_a_study_may_have_options_of_its_own():
@@ -116,25 +161,39 @@ def test_a_study_may_have_options_of_its_own():
     assert read("dictionary_challenge", "--peer_steps=12").preset.peer_steps == 12
     with pytest.raises(cli.UsageError, match="--peer_steps must be an integer of at least 1"):
         read("dictionary_challenge", "--peer_steps=0")
-    for name, flag in (("vary_latents", "dictionary"), ("encoder_budget", "ratios"), ("worlds", "sparsity")):
+    for name, flag in (
+        ("vary_latents", "dictionary"),
+        ("encoder_budget", "ratios"),
+        ("worlds", "sparsity"),
+    ):
         with pytest.raises(cli.UsageError, match=f"Unknown command line flag '{flag}'"):
             read(name, f"--{flag}=1")
 
 
 def test_options_of_learners_are_read():
     found = read("worlds", "--preset=full", "--online=num_slots=8, rates=(0.3, 0.03, 0.005)")
-    learners = {method.name: method.learner for method in found.study.methods(found.study.sources[0])}
+    learners = {
+        method.name: method.learner for method in found.study.methods(found.study.sources[0])
+    }
     assert learners["online_dl"].num_slots == 8 and learners["online_dl"].visits == 60
     assert learners["online_dl_families"].num_slots == 96
-    assert read_options("families", Families, "margin=2.5, num_slots=96") == {"margin": 2.5, "num_slots": 96}
+    assert read_options("families", Families, "margin=2.5, num_slots=96") == {
+        "margin": 2.5,
+        "num_slots": 96,
+    }
     for text in ("margin", "margin=x", "margin=2)", "wings=2", "margin=__import__('os')"):
-        with pytest.raises(ValueError, match=r"options such as|an option of --families must be one of"):
+        with pytest.raises(
+            ValueError, match=r"options such as|an option of --families must be one of"
+        ):
             read_options("families", Families, text)
 
 
 def test_the_help_shows_what_stands_without_a_flag():
     text = options.define(command.options_of(STUDIES["vary_latents"])).get_help()
-    assert all(one in text for one in ("[50,100]", "[10]", "[0.1]", "[strict]", "[quick]", "smoke, quick, paper"))
+    assert all(
+        one in text
+        for one in ("[50,100]", "[10]", "[0.1]", "[strict]", "[quick]", "smoke, quick, paper")
+    )
 
 
 def test_a_page_has_a_folder_for_each_choice_of_flags():
@@ -143,13 +202,27 @@ def test_a_page_has_a_folder_for_each_choice_of_flags():
         return str(found.page).removeprefix(str(found.store.folder))
 
     # Where results go, and how they are made, decide nothing that a page shows.
-    assert folder() == folder("--results_dir=x", "--shard=1/2", "--dry_run") == folder("--models_dir=y") == ""
-    assert folder("--seeds=0", "--preset=smoke") == folder("--preset=smoke", "--seeds=0") == "/preset=smoke_seeds=0"
-    assert folder("--methods=topk:omp") == "/methods=topk-omp" and folder("--noise_db=none,-5.0") == "/noise_db=none,-5.0"
+    assert (
+        folder()
+        == folder("--results_dir=x", "--shard=1/2", "--dry_run")
+        == folder("--models_dir=y")
+        == ""
+    )
+    assert (
+        folder("--seeds=0", "--preset=smoke")
+        == folder("--preset=smoke", "--seeds=0")
+        == "/preset=smoke_seeds=0"
+    )
+    assert (
+        folder("--methods=topk:omp") == "/methods=topk-omp"
+        and folder("--noise_db=none,-5.0") == "/noise_db=none,-5.0"
+    )
     # What is long is cut, and told apart by a hash.
     long = [
         f"--methods={','.join(f'oracle:{name}' for name in names)}"
-        for names in itertools.permutations(("omp", "lasso", "relu", "topk", "jumprelu", "lista", "batchtopk"))
+        for names in itertools.permutations(
+            ("omp", "lasso", "relu", "topk", "jumprelu", "lista", "batchtopk")
+        )
     ]
     assert all(len(folder(one)) <= 101 for one in long[:2]) and folder(long[0]) != folder(long[1])
 
@@ -203,7 +276,9 @@ def test_a_bad_flag_is_refused_in_one_sentence(flag):
     assert BAD_FLAGS[flag] in str(stop.value)
 
 
-@pytest.mark.parametrize("flag", ["--num_latents=40", "--sparsity=2", "--noise_db=none,20", "--num_samples=100,120"])
+@pytest.mark.parametrize(
+    "flag", ["--num_latents=40", "--sparsity=2", "--noise_db=none,20", "--num_samples=100,120"]
+)
 def test_a_grid_is_changed_by_its_flags(flag):
     name, _, values = flag[2:].partition("=")
     found = getattr(read("vary_latents", "--preset=smoke", flag).preset, name)
@@ -217,7 +292,11 @@ def test_conditions_of_one_size_have_lines_and_figures_of_their_own(flag, call, 
     assert (code, err) == (0, "")
     column = flag[2:].partition("=")[0]
     lines = (page_of(tmp_path) / "summary.csv").read_text().splitlines()
-    assert column in lines[0].split(",") and len(lines) == 1 + 2 * 2 and {"raw", "fista_oracle"} < set(out.split())
+    assert (
+        column in lines[0].split(",")
+        and len(lines) == 1 + 2 * 2
+        and {"raw", "fista_oracle"} < set(out.split())
+    )
 
 
 def test_a_width_of_the_true_dictionary_is_refused():

@@ -1,4 +1,6 @@
-"""Job files as far as they run without a cluster: parsed, held against the suite, and with a stand-in for srun."""
+"""Job files as far as they run without a cluster: parsed, held against the suite, and with a
+stand-in for srun.
+"""
 
 import json
 import math
@@ -27,7 +29,9 @@ def jobset():
 
 def instructions():
     """The instructions of the Dockerfile in order, without comments and with lines joined."""
-    text = re.sub(r"^#.*\n", "", (JOBS / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    text = re.sub(r"^#.*\n", "", (JOBS / "Dockerfile").read_text(), flags=re.MULTILINE).replace(
+        "\\\n", " "
+    )
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
 
@@ -36,7 +40,9 @@ def blocks(language):
 
 
 def commands(text):
-    """Each of our own binaries that a text starts, in a checkout or as installed: its name and its arguments."""
+    """Each of our own binaries that a text starts, in a checkout or as installed: its name and its
+    arguments.
+    """
     text = re.sub(r"\\\n\s*", " ", text)
     found = re.findall(r"(?:-m sae_gap |sae-gap |\$IMAGE\"? +)([a-z_]+)((?: +--[^\s\"]+)*)", text)
     return [(name, shlex.split(arguments.split("#")[0])) for name, arguments in found]
@@ -55,25 +61,41 @@ def test_the_jobset_has_a_process_for_each_host_of_its_slice():
     job = slice_["template"]["spec"]
     pod = job["template"]["spec"]
     (container,) = pod["containers"]
-    selector = {name.removeprefix("cloud.google.com/"): value for name, value in pod["nodeSelector"].items()}
+    selector = {
+        name.removeprefix("cloud.google.com/"): value for name, value in pod["nodeSelector"].items()
+    }
     chips = math.prod(int(side) for side in selector["gke-tpu-topology"].split("x"))
     each = container["resources"]["limits"]["google.com/tpu"]
-    assert each == container["resources"]["requests"]["google.com/tpu"] == CHIPS[selector["gke-tpu-accelerator"]]
+    assert (
+        each
+        == container["resources"]["requests"]["google.com/tpu"]
+        == CHIPS[selector["gke-tpu-accelerator"]]
+    )
     assert job["completions"] == job["parallelism"] == chips // each > 1 and chips % each == 0
     assert job["completionMode"] == "Indexed" and slice_["replicas"] == 1
     assert tree["spec"]["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
 def test_the_command_of_the_jobset_runs_as_far_as_a_dry_run(call):
-    (container,) = jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    (container,) = jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
+        "containers"
+    ]
     name, *arguments = container["args"]
     check_flags(name, arguments)
     assert "--distributed" in arguments and container["image"] == "${IMAGE}"
     # A process by itself plans what all of them would run.
-    alone = [one.replace("gs://${BUCKET}", "memory://jobs") for one in arguments if one != "--distributed"]
+    alone = [
+        one.replace("gs://${BUCKET}", "memory://jobs")
+        for one in arguments
+        if one != "--distributed"
+    ]
     assert alone != arguments
     code, out, err = call(name, *alone, "--num_latents=50", "--dry_run")
-    assert (code, err) == (0, "") and " models to fit" in out and not fsspec.filesystem("memory").find("/jobs")
+    assert (
+        (code, err) == (0, "")
+        and " models to fit" in out
+        and not fsspec.filesystem("memory").find("/jobs")
+    )
 
 
 def test_the_image_has_what_it_copies_installs_and_starts():
@@ -107,9 +129,14 @@ def test_the_image_takes_the_kinds_of_devices_that_it_names(tmp_path, variant):
     executable(tmp_path / "pip", 'printf "%s\\n" "$@"')
     done = shell(install, tmp_path, JAX=variant)
     if variant == "rocm":
-        assert (done.returncode, done.stdout) == (2, "") and "JAX must be cpu, cuda12, cuda13 or tpu" in done.stderr
+        assert (done.returncode, done.stdout) == (
+            2,
+            "",
+        ) and "JAX must be cpu, cuda12, cuda13 or tpu" in done.stderr
     else:
-        assert done.returncode == 0 and done.stdout.split()[-1] == ("jax" if variant == "cpu" else f"jax[{variant}]")
+        assert done.returncode == 0 and done.stdout.split()[-1] == (
+            "jax" if variant == "cpu" else f"jax[{variant}]"
+        )
 
 
 def test_every_placeholder_is_named_once():
@@ -130,7 +157,9 @@ def test_the_page_runs_what_there_is():
     for name, arguments in found:
         check_flags(name, arguments)
     for text in blocks("sh"):
-        assert subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+        assert (
+            subprocess.run(["bash", "-n"], input=text, text=True, capture_output=True).stderr == ""
+        )
     for target in re.findall(r"\]\(([^)#]+)\)", PAGE):
         assert "://" in target or (JOBS / target).exists(), target
 
@@ -144,7 +173,12 @@ def shell(command, folder, *, timeout=30, **environment):
     """Runs a line of a shell that finds programs in a folder first."""
     path = f"{folder}:/usr/local/bin:/usr/bin:/bin"
     return subprocess.run(
-        ["bash", "-c", command], env={"PATH": path} | environment, capture_output=True, text=True, timeout=timeout, cwd=folder
+        ["bash", "-c", command],
+        env={"PATH": path} | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=folder,
     )
 
 
@@ -175,7 +209,12 @@ def cluster(tmp_path):
     executable(tmp_path / "scontrol", 'echo "$@" > requeued')
 
     def run(*arguments, **environment):
-        given = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "RESULTS": "there", "PYTHON": "./python"} | environment
+        given = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_NTASKS": "2",
+            "RESULTS": "there",
+            "PYTHON": "./python",
+        } | environment
         return shell(shlex.join([str(JOBS / "slurm.sbatch"), *arguments]), tmp_path, **given)
 
     return run
@@ -193,8 +232,12 @@ def test_the_batch_script_starts_a_process_for_each_task(cluster, tmp_path):
 
 
 @pytest.mark.parametrize(("tasks", "devices"), [("1", "0,1,2,3"), ("4", "all")])
-def test_a_task_has_all_gpus_of_its_node_or_the_one_of_its_number(cluster, tmp_path, tasks, devices):
-    assert cluster("vary_latents", SLURM_NTASKS_PER_NODE=tasks, SLURM_GPUS_ON_NODE="4").returncode == 0
+def test_a_task_has_all_gpus_of_its_node_or_the_one_of_its_number(
+    cluster, tmp_path, tasks, devices
+):
+    assert (
+        cluster("vary_latents", SLURM_NTASKS_PER_NODE=tasks, SLURM_GPUS_ON_NODE="4").returncode == 0
+    )
     assert (tmp_path / "task-1").read_text().endswith(f"devices {devices}\n")
 
 
@@ -213,5 +256,9 @@ def test_a_job_that_runs_out_of_time_is_requeued_and_its_step_left_to_end(cluste
 @pytest.mark.parametrize(("arguments", "results"), [([], "there"), (["vary_latents"], "")])
 def test_the_batch_script_says_what_it_lacks(cluster, tmp_path, arguments, results):
     done = cluster(*arguments, RESULTS=results)
-    assert done.returncode == 2 and done.stderr.startswith("name a study, and where") and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith("name a study, and where")
+        and done.stderr.count("\n") == 1
+    )
     assert not (tmp_path / "task-0").exists()

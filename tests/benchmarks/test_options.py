@@ -38,7 +38,10 @@ def test_flags_give_what_python_gives():
     [
         ("--size=-1", "--size must be an integer of at least 0, but it is '-1'."),
         ("--size=1.5", "--size must be an integer of at least 0, but it is '1.5'."),
-        *((f"--rate={text}", f"--rate must be a finite number of at least 0, but it is '{text}'.") for text in ("nan", "inf")),
+        *(
+            (f"--rate={text}", f"--rate must be a finite number of at least 0, but it is '{text}'.")
+            for text in ("nan", "inf")
+        ),
         ("--rate=-1", "--rate must be a finite number of at least 0, but it is '-1.0'."),
         ("--kind=c", "--kind must be one of a, b, but it is 'c'."),
         ("--seeds=1,1", "--seeds must list different integers of at least 0, but it is '1,1'."),

@@ -1,4 +1,6 @@
-"""Every study at smoke size: its rows, files and page, what its columns mean, and that what is there is not fitted again."""
+"""Every study at smoke size: its rows, files and page, what its columns mean, and that what is
+there is not fitted again.
+"""
 
 import csv
 import dataclasses
@@ -59,13 +61,23 @@ def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
         for step in method.at or (None,)
     ]
     found = [
-        (*(row[c] for c in SIZES), row["method"], row.get("step"), *(row[c] for c in columns[row["method"]])) for row in rows
+        (
+            *(row[c] for c in SIZES),
+            row["method"],
+            row.get("step"),
+            *(row[c] for c in columns[row["method"]]),
+        )
+        for row in rows
     ]
     assert sorted(map(repr, found)) == sorted(map(repr, wanted)) and len(sources) >= 2
-    assert len({row["key"] for row in rows}) == len(rows) and {row["study"] for row in rows} == {name}
+    assert len({row["key"] for row in rows}) == len(rows) and {row["study"] for row in rows} == {
+        name
+    }
 
 
-@pytest.mark.parametrize("name", [name for name, one in STUDIES.items() if one.options.get("optimum", True)])
+@pytest.mark.parametrize(
+    "name", [name for name, one in STUDIES.items() if one.options.get("optimum", True)]
+)
 def test_certified_codes_have_no_gap_at_their_own_weight(smokes, name):
     methods = {method.name for method in methods_of(name) if is_certified(method.encoder)}
     rows = [row for row in smokes(name).rows if row["method"] in methods]
@@ -73,7 +85,12 @@ def test_certified_codes_have_no_gap_at_their_own_weight(smokes, name):
     for row in rows:
         assert row["lam"] == row["encoder"]["lam"]
         for split in ("id", "ood"):
-            assert -CERTIFIED <= row[f"relative_gap_{split}"] <= 2 * CERTIFIED >= row[f"certificate_{split}"]
+            assert (
+                -CERTIFIED
+                <= row[f"relative_gap_{split}"]
+                <= 2 * CERTIFIED
+                >= row[f"certificate_{split}"]
+            )
 
 
 def is_certified(encoder):
@@ -91,8 +108,14 @@ def test_what_it_leaves(smokes, name):
     files = {"summary.csv", "README.md", "report.html", "page.json"}
     assert files <= names <= files | pictures | {"decomposition.csv"}
     page = pages.read(smoke.page).page
-    assert page.study == name and page.command.startswith(f"python -m sae_gap {name} ") and page.title == one.title
-    assert {figure.file for figure in page.figures} == {path for path in pictures if path.endswith(".png")}
+    assert (
+        page.study == name
+        and page.command.startswith(f"python -m sae_gap {name} ")
+        and page.title == one.title
+    )
+    assert {figure.file for figure in page.figures} == {
+        path for path in pictures if path.endswith(".png")
+    }
     assert all(figure.caption for figure in page.figures)
     assert {"seconds", "peak memory", "compilations", "models", "versions"} <= set(page.notes)
     assert pictures or not one.figures
@@ -104,15 +127,25 @@ def test_the_summary_has_the_sizes_and_what_the_study_varies(smokes, name):
     lines = read(smoke.page / "summary.csv")
     columns = list(lines[0])
     assert columns[: 4 + len(one.varies)] == [*tables.BY, *one.varies]
-    assert lines[0]["method"] == names_of(name)[0] and {line["method"] for line in lines} == set(names_of(name))
+    assert lines[0]["method"] == names_of(name)[0] and {line["method"] for line in lines} == set(
+        names_of(name)
+    )
     keys = [tuple(line[column] for column in columns[: 4 + len(one.varies)]) for line in lines]
     assert len(set(keys)) == len(keys)
 
 
-# One for each way in which a model comes about: alone, along its fit, on a base, with others beside it, on the host.
+# One for each way in which a model comes about: alone, along its fit, on a base, with others beside
+# it, on the host.
 @pytest.mark.parametrize(
     "name",
-    ["amortisation_gap", "learning_dynamics", "warmstart_decoder", "dict_quality", "encoder_budget", "dictionary_challenge"],
+    [
+        "amortisation_gap",
+        "learning_dynamics",
+        "warmstart_decoder",
+        "dict_quality",
+        "encoder_budget",
+        "dictionary_challenge",
+    ],
 )
 def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monkeypatch, tmp_path):
     smoke = smokes(name)
@@ -121,7 +154,9 @@ def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monke
     monkeypatch.setattr(
         program.Program,
         "run",
-        lambda self, *given, **options: fitted.append(self._num_steps) or run(self, *given, **options),
+        lambda self, *given, **options: (
+            fitted.append(self._num_steps) or run(self, *given, **options)
+        ),
     )
     options = (*smoke_flags(name), f"--results_dir={tmp_path}", f"--models_dir={smoke.models}")
     code, out, err = call(name, *options)
@@ -138,14 +173,21 @@ def test_the_three_parts_sum_for_every_score(smokes, name):
     smoke = smokes(name)
     scores = {tuple(row[c] for c in ("num_latents", "seed", "method")): row for row in smoke.rows}
     found = read(smoke.page / "decomposition.csv")
-    assert {line["metric"] for line in found} >= {"mcc_id", "mcc_ood", "support_f1_ood", "auc_ood", "accuracy_id"}
+    assert {line["metric"] for line in found} >= {
+        "mcc_id",
+        "mcc_ood",
+        "support_f1_ood",
+        "auc_ood",
+        "accuracy_id",
+    }
     for metric in ("mcc_ood", "support_f1_id", "auc_id"):
         parts = decompose.decompositions(smoke.rows, metric)
         assert len(parts) == 4 * len({(row["num_latents"], row["seed"]) for row in smoke.rows})
         for part in parts:
             sae, cell = part["dictionary"], (part["num_latents"], part["seed"])
             own, kept, frozen, oracle = (
-                scores[(*cell, method)][metric] for method in (f"sae_{sae}", f"support_{sae}", f"frozen_{sae}", "fista_oracle")
+                scores[(*cell, method)][metric]
+                for method in (f"sae_{sae}", f"support_{sae}", f"frozen_{sae}", "fista_oracle")
             )
             assert part["values_part"] == pytest.approx(kept - own, abs=1e-12)
             assert part["support_part"] == pytest.approx(frozen - kept, abs=1e-12)
@@ -158,7 +200,9 @@ def test_the_values_part_of_the_gap_is_between_the_encoder_and_the_optimum(smoke
     objective = {(row["method"], row["seed"]): row.get("objective_id") for row in smoke.rows}
     for sae in ("relu", "topk", "jumprelu"):
         for seed in (0, 1):
-            own, kept, best = (objective[f"{kind}_{sae}", seed] for kind in ("sae", "support", "frozen"))
+            own, kept, best = (
+                objective[f"{kind}_{sae}", seed] for kind in ("sae", "support", "frozen")
+            )
             assert best * (1 - 1e-6) <= kept <= own * (1 + 1e-6) and own > best
 
 
@@ -178,7 +222,9 @@ def test_more_iterations_leave_less_of_the_gap_and_none_leave_the_start(smokes):
     own = {row["method"]: row for row in smokes("amortisation_gap").rows if row["seed"] == 0}
     for sae in ("relu", "topk", "jumprelu"):
         assert gaps[f"cold_{sae}", 500] < 1e-3 * gaps[f"cold_{sae}", 0]
-        assert gaps[f"warm_{sae}", 0] == pytest.approx(own[f"sae_{sae}"]["relative_gap_id"], rel=1e-4)
+        assert gaps[f"warm_{sae}", 0] == pytest.approx(
+            own[f"sae_{sae}"]["relative_gap_id"], rel=1e-4
+        )
     zero = next(row for row in rows if (row["method"], row["iterations"]) == ("cold_relu", 0))
     assert zero["l0_above_id"] == 0 and zero["mcc_id"] == 0
 
@@ -186,15 +232,27 @@ def test_more_iterations_leave_less_of_the_gap_and_none_leave_the_start(smokes):
 def test_a_larger_weight_leaves_fewer_latents(smokes):
     rows = smokes("lambda_sensitivity").rows
     for method in ("frozen_topk", "fista_oracle"):
-        found = sorted((row["lam"], row["l0_above_id"]) for row in rows if row["method"] == method and row["seed"] == 0)
+        found = sorted(
+            (row["lam"], row["l0_above_id"])
+            for row in rows
+            if row["method"] == method and row["seed"] == 0
+        )
         assert [lam for lam, _ in found] == [0.01, 0.1, 1.0]
-        assert [l0 for _, l0 in found] == sorted((l0 for _, l0 in found), reverse=True) and found[0][1] > found[2][1]
+        assert [l0 for _, l0 in found] == sorted((l0 for _, l0 in found), reverse=True) and found[
+            0
+        ][1] > found[2][1]
 
 
 def test_a_warm_start_begins_at_the_dictionary_of_its_sae(smokes):
     rows = smokes("warmstart_decoder").rows
-    own = {(row["method"], row["seed"]): row.get("cosine") for row in smokes("amortisation_gap").rows}
-    begun = [row for row in rows if row.get("step") == 0 and row["start"] == "warm" and row["method"] != "fista_oracle"]
+    own = {
+        (row["method"], row["seed"]): row.get("cosine") for row in smokes("amortisation_gap").rows
+    }
+    begun = [
+        row
+        for row in rows
+        if row.get("step") == 0 and row["start"] == "warm" and row["method"] != "fista_oracle"
+    ]
     assert len(begun) == 8
     for row in begun:
         assert row["cosine"] == pytest.approx(own[f"sae_{row['base']}", row["seed"]], abs=1e-6)
@@ -203,7 +261,9 @@ def test_a_warm_start_begins_at_the_dictionary_of_its_sae(smokes):
 
 
 def test_lengths_of_atoms_change_nothing_where_the_weight_counts_on_unit_atoms(smokes):
-    rows = {(row["method"], row["num_latents"], row["seed"]): row for row in smokes("dict_quality").rows}
+    rows = {
+        (row["method"], row["num_latents"], row["seed"]): row for row in smokes("dict_quality").rows
+    }
     for (method, *cell), row in rows.items():
         if method.startswith("renormed_"):
             other = rows[(method.replace("renormed", "frozen"), *cell)]
@@ -215,7 +275,11 @@ def test_a_phase_has_the_dimensions_of_its_ratios(smokes):
     rows = smokes("phase_transition").rows
     dims = {row["input_dim"] for row in rows}
     assert dims == {math.ceil(c * 3 * math.log(20 / 3)) for c in (1.0, 2.0, 3.0)}
-    oracle = {row["input_dim"]: row["mcc_ood"] for row in rows if row["method"] == "fista_oracle" and row["seed"] == 0}
+    oracle = {
+        row["input_dim"]: row["mcc_ood"]
+        for row in rows
+        if row["method"] == "fista_oracle" and row["seed"] == 0
+    }
     assert oracle[min(dims)] < oracle[max(dims)]
 
 
@@ -226,15 +290,28 @@ def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_pat
     assert len(re.findall(r": [0-9]+/[0-9]+ rows there, 2 to fit\n", out)) == 6
     # The probe and the oracle take no fit.
     assert out.count("nothing to fit") == 2 and out.endswith("8 jobs, 12 models to fit\n")
-    code, out, _ = call("amortisation_gap", *options, f"--results_dir={smoke.directory.parent}", f"--models_dir={smoke.models}")
+    code, out, _ = call(
+        "amortisation_gap",
+        *options,
+        f"--results_dir={smoke.directory.parent}",
+        f"--models_dir={smoke.models}",
+    )
     assert code == 0 and "8 jobs, 0 models to fit" in out and out.count("2/2 rows there") == 4
 
 
 def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
     smoke = smokes("amortisation_gap")
-    options = (f"--results_dir={tmp_path}", f"--models_dir={smoke.models}", "--preset=smoke", "--seeds=0")
+    options = (
+        f"--results_dir={tmp_path}",
+        f"--models_dir={smoke.models}",
+        "--preset=smoke",
+        "--seeds=0",
+    )
     code, out, err = call("all", "--studies=learning_dynamics,lambda_sensitivity", *options)
-    assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == ["learning_dynamics", "lambda_sensitivity"]
+    assert (code, err) == (0, "") and re.findall(r"^# (\w+)$", out, re.MULTILINE) == [
+        "learning_dynamics",
+        "lambda_sensitivity",
+    ]
     assert {path.name for path in tmp_path.iterdir()} == {"learning_dynamics", "lambda_sensitivity"}
 
 

@@ -9,7 +9,22 @@ from sae_gap.core import checks
 
 NAN, INF = float("nan"), float("inf")
 # What people and programs put in the place of a number.
-STRANGE = [None, "x", b"x", 1j, [1, 2], {}, NAN, INF, 10**400, True, np.True_, print, np.ones((200, 300)), np.array(["a"])]
+STRANGE = [
+    None,
+    "x",
+    b"x",
+    1j,
+    [1, 2],
+    {},
+    NAN,
+    INF,
+    10**400,
+    True,
+    np.True_,
+    print,
+    np.ones((200, 300)),
+    np.array(["a"]),
+]
 STRANGE += [np.datetime64("2026-01-01"), jnp.ones(3)]
 
 
@@ -25,11 +40,19 @@ def said(check, *arguments, **options):
 @pytest.mark.parametrize("value", STRANGE, ids=lambda value: type(value).__name__)
 def test_nothing_strange_passes_for_a_number(value):
     assert said(checks.check_size, "width", value).startswith("width must be ")
-    assert said(checks.check_integer, "width", value, least=0).startswith("width must be an integer of at least 0 and below ")
-    assert said(checks.check_number, "width", value).startswith("width must be a finite number, but it is ")
+    assert said(checks.check_integer, "width", value, least=0).startswith(
+        "width must be an integer of at least 0 and below "
+    )
+    assert said(checks.check_number, "width", value).startswith(
+        "width must be a finite number, but it is "
+    )
     assert said(checks.check_seed, value).startswith("seed must be an integer of at least 0 and ")
-    assert said(checks.check_choice, "split", value, ("id", "ood")).startswith("split must be one of id, ood, but it is ")
-    assert said(checks.check_numbers, "rates", value, 3).startswith("rates must be a tuple of 3 numbers, but it is ")
+    assert said(checks.check_choice, "split", value, ("id", "ood")).startswith(
+        "split must be one of id, ood, but it is "
+    )
+    assert said(checks.check_numbers, "rates", value, 3).startswith(
+        "rates must be a tuple of 3 numbers, but it is "
+    )
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint8, np.array, jnp.asarray])
@@ -38,7 +61,13 @@ def test_numbers_of_every_library_pass(kind):
     checks.check_seed(kind(2))
     checks.check_integer("count", kind(2), least=2, most=2)
     checks.check_number("count", kind(2), above=1, most=2)
-    half = np.float16(0.5) if kind is int else kind(0.5) if kind in (np.array, jnp.asarray) else np.float32(0.5)
+    half = (
+        np.float16(0.5)
+        if kind is int
+        else kind(0.5)
+        if kind in (np.array, jnp.asarray)
+        else np.float32(0.5)
+    )
     checks.check_number("share", half, above=0, below=1)
     said(checks.check_size, "width", half)
 
@@ -76,18 +105,42 @@ MASKED = np.ma.masked_array([0.0, 1, 2], [0, 1, 1])
 KINDS = [
     (checks.check_numbers, (None,), (0.5, 1), (), "a tuple of at least one number, but it is ()."),
     (checks.check_numbers, (2,), (0.5, 1), (0.5, np.nan), "a finite number"),
-    (checks.check_type, ((str, bytes), "give a name"), "a", 3, "of class str or bytes, but it is 3"),
+    (
+        checks.check_type,
+        ((str, bytes), "give a name"),
+        "a",
+        3,
+        "of class str or bytes, but it is 3",
+    ),
     (checks.check_callable, ("(y) -> z",), print, 3, "a function (y) -> z, but it is 3."),
     (checks.check_sequence, (int, "give steps"), [1, 2], [1, "2"], "of class int, but it is '2'"),
-    (checks.check_sequence, (str, "give names"), ["a"], "abc", "a list, but it is 'abc'; give names"),
+    (
+        checks.check_sequence,
+        (str, "give names"),
+        ["a"],
+        "abc",
+        "a list, but it is 'abc'; give names",
+    ),
     (checks.check_path, (), "a", b"a", "a path, but it is b'a'; give a string or a"),
     (checks.check_path, (), "a", "a\0b", "the name of a file or a folder, but it is "),
     (checks.check_flag, (), np.True_, 1, "True or False, but it is 1."),
     (checks.as_real, ("a vector",), [1, 2], {}, "a vector, but it is {}"),
     (checks.as_real, ("a vector",), [1, 2], [[1.0], [1.0, 2.0]], "a vector, but it is [[1.0]"),
-    (checks.as_real, ("a vector",), [1, 2], np.ones(3) * 1j, "a vector, but it is of type complex128"),
+    (
+        checks.as_real,
+        ("a vector",),
+        [1, 2],
+        np.ones(3) * 1j,
+        "a vector, but it is of type complex128",
+    ),
     (checks.as_real, ("a vector",), [1, 2], np.array(["a"]), "a vector, but it is of type <U1"),
-    (checks.as_real, ("a vector",), [1, 2], np.zeros(2, "M8[s]"), "a vector, but it is of type datetime64"),
+    (
+        checks.as_real,
+        ("a vector",),
+        [1, 2],
+        np.zeros(2, "M8[s]"),
+        "a vector, but it is of type datetime64",
+    ),
 ]
 
 
@@ -105,7 +158,9 @@ def test_an_empty_list_a_shard_a_vanishing_atom_and_a_mask_are_named():
         assert said(checks.check_shard, wrong).startswith("shard must be (index, count)")
     checks.check_vanishing("it", np.array([0, 1]), np.float32)
     checks.check_vanishing("it", np.array([1e-42]), float)
-    assert "largest entry is 1.0e-42" in said(checks.check_vanishing, "it", np.array([1, 1e-42]), np.float32)
+    assert "largest entry is 1.0e-42" in said(
+        checks.check_vanishing, "it", np.array([1, 1e-42]), np.float32
+    )
     assert "masked entries (2)" in said(checks.as_real, "codes", MASKED, "a vector")
 
 

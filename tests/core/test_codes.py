@@ -1,4 +1,6 @@
-"""Codes by their active columns are the dense codes, wherever these are cut, scaled, read or gathered."""
+"""Codes by their active columns are the dense codes, wherever these are cut, scaled, read or
+gathered.
+"""
 
 import dataclasses
 
@@ -32,7 +34,9 @@ def few(codes):
 def test_codes_are_the_dense_ones(seed, share):
     dense = dense_codes(seed, share=share)
     codes = Codes.from_dense(dense)
-    assert codes.shape == dense.shape and len(codes) == 7 and codes.dtype == np.float32 and few(codes)
+    assert (
+        codes.shape == dense.shape and len(codes) == 7 and codes.dtype == np.float32 and few(codes)
+    )
     np.testing.assert_array_equal(codes.dense(), dense)
     for rows in (slice(2, 5), slice(None), slice(-2, None)):
         np.testing.assert_array_equal(codes[rows].dense(), dense[rows])
@@ -88,7 +92,9 @@ def test_metrics_take_sparse_codes_of_any_format(form, kind):
 @settings(max_examples=15, deadline=None)
 def test_gathered_chunks_are_the_whole(seed, size, share):
     dense = dense_codes(seed, share=share)
-    codes = join([Codes.from_dense(dense[start : start + size]) for start in range(0, len(dense), size)])
+    codes = join(
+        [Codes.from_dense(dense[start : start + size]) for start in range(0, len(dense), size)]
+    )
     np.testing.assert_array_equal(codes.dense(), dense)
     assert few(codes)
 

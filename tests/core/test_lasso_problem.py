@@ -12,7 +12,11 @@ from sae_gap.core.types import Solution
 def _problem(seed, n=7, m=6, latents=11, nonneg=True):
     rng = np.random.default_rng(seed)
     codes = rng.normal(size=(n, latents)) * (rng.uniform(size=(n, latents)) < 0.4)
-    return rng.normal(size=(n, m)), rng.normal(size=(m, latents)), np.abs(codes) if nonneg else codes
+    return (
+        rng.normal(size=(n, m)),
+        rng.normal(size=(m, latents)),
+        np.abs(codes) if nonneg else codes,
+    )
 
 
 def _dual(signals, theta):
@@ -24,15 +28,24 @@ def _dual(signals, theta):
 def test_gap_is_primal_minus_feasible_dual(nonneg, shape):
     signals, dictionary, codes = _problem(0, nonneg=nonneg)
     lam = np.random.default_rng(1).uniform(0.1, 0.6, size=shape)
-    value, gap = (np.asarray(a) for a in lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg))
+    value, gap = (
+        np.asarray(a)
+        for a in lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
+    )
     weight = np.broadcast_to(np.asarray(lasso_problem.expand_lam(lam, 7, 11)), (7, 11))
     rest = signals - codes @ dictionary.T
     pull = rest @ dictionary if nonneg else np.abs(rest @ dictionary)
-    scale = np.minimum(1, np.min(np.where(pull > 0, weight / np.maximum(pull, 1e-30), np.inf), axis=1))
+    scale = np.minimum(
+        1, np.min(np.where(pull > 0, weight / np.maximum(pull, 1e-30), np.inf), axis=1)
+    )
     primal = 0.5 * (rest**2).sum(1) + (weight * np.abs(codes)).sum(1)
     np.testing.assert_allclose(value, primal, rtol=1e-5)
-    np.testing.assert_allclose(gap, primal - _dual(signals, scale[:, None] * rest), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(lasso_problem.objective(signals, dictionary, codes, lam), primal, rtol=1e-5)
+    np.testing.assert_allclose(
+        gap, primal - _dual(signals, scale[:, None] * rest), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        lasso_problem.objective(signals, dictionary, codes, lam), primal, rtol=1e-5
+    )
 
 
 def test_gap_with_a_given_dual_point():
@@ -45,7 +58,8 @@ def test_gap_with_a_given_dual_point():
 
 
 def test_gap_does_not_cancel_in_float32():
-    # One atom: the optimum is y - lam, and a code off by e has a gap of about lam e, here far below the roundoff of F.
+    # One atom: the optimum is y - lam, and a code off by e has a gap of about lam e, here far below
+    # the roundoff of F.
     signals = np.full((1, 1), 1000.0, np.float32)
     dictionary = np.ones((1, 1), np.float32)
     codes = np.full((1, 1), 999.75, np.float32)
@@ -63,7 +77,11 @@ def test_gap_is_non_negative(seed, lam, nonneg):
     assert bool(jnp.all(gap >= 0)) and bool(jnp.all(jnp.isfinite(gap)))
 
 
-@given(st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=2), st.floats(0, 3, width=32), st.booleans())
+@given(
+    st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=2),
+    st.floats(0, 3, width=32),
+    st.booleans(),
+)
 @settings(max_examples=15, deadline=None)
 def test_soft_threshold_is_a_non_expansive_proximal_map(values, threshold, nonneg):
     x, y = (lasso_problem.soft_threshold(jnp.float32(v), threshold, nonneg=nonneg) for v in values)
@@ -76,7 +94,9 @@ def test_soft_threshold_is_a_non_expansive_proximal_map(values, threshold, nonne
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
 def test_lipschitz_is_the_squared_spectral_norm(shape):
     dictionary = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    assert float(lasso_problem.lipschitz(dictionary)) == pytest.approx(np.linalg.norm(dictionary, 2) ** 2, rel=1e-5)
+    assert float(lasso_problem.lipschitz(dictionary)) == pytest.approx(
+        np.linalg.norm(dictionary, 2) ** 2, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
@@ -84,8 +104,22 @@ def test_lambda_max_is_where_zero_becomes_optimal(nonneg):
     signals, dictionary, _ = _problem(4)
     zero = np.zeros((7, 11))
     top = lasso_problem.lambda_max(signals, dictionary, nonneg=nonneg)
-    assert float(jnp.max(lasso_problem.certificate(signals, dictionary, zero, top * 1.0001, nonneg=nonneg)[1])) == 0
-    assert float(jnp.min(lasso_problem.certificate(signals, dictionary, zero, top * 0.9, nonneg=nonneg)[1])) > 0
+    assert (
+        float(
+            jnp.max(
+                lasso_problem.certificate(signals, dictionary, zero, top * 1.0001, nonneg=nonneg)[1]
+            )
+        )
+        == 0
+    )
+    assert (
+        float(
+            jnp.min(
+                lasso_problem.certificate(signals, dictionary, zero, top * 0.9, nonneg=nonneg)[1]
+            )
+        )
+        > 0
+    )
 
 
 def test_lambda_max_is_zero_where_nothing_correlates():
@@ -126,7 +160,9 @@ def test_gaps_relative_to_objectives_in_double_precision():
 def test_certificate_under_jit_and_in_float64():
     signals, dictionary, codes = _problem(5)
     with jax.enable_x64(True):
-        plain = lasso_problem.certificate(jnp.asarray(signals), jnp.asarray(dictionary), jnp.asarray(codes), 0.2)
+        plain = lasso_problem.certificate(
+            jnp.asarray(signals), jnp.asarray(dictionary), jnp.asarray(codes), 0.2
+        )
         traced = jax.jit(lasso_problem.certificate)(signals, dictionary, codes, 0.2)
         assert plain[1].dtype == jnp.float64
         np.testing.assert_allclose(plain[1], traced[1], rtol=1e-12)

@@ -16,15 +16,21 @@ from sae_gap.core import matching
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 1e-6)])
 def test_correlations_against_scipy(dtype, tolerance):
     rng = np.random.default_rng(1)
-    left, right = rng.standard_normal((30, 4)).astype(dtype), (5 + rng.standard_normal((30, 3))).astype(dtype)
-    expected = [[abs(pearsonr(a, b)[0]) for b in right.T.astype(float)] for a in left.T.astype(float)]
+    left, right = (
+        rng.standard_normal((30, 4)).astype(dtype),
+        (5 + rng.standard_normal((30, 3))).astype(dtype),
+    )
+    expected = [
+        [abs(pearsonr(a, b)[0]) for b in right.T.astype(float)] for a in left.T.astype(float)
+    ]
     np.testing.assert_allclose(matching.correlations(left, right), expected, atol=tolerance)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-6)])
 def test_correlations_of_sparse_columns_are_those_of_all_their_entries(dtype, tolerance):
     rng = np.random.default_rng(8)
-    # More columns than are multiplied at once: of 3 non-zeros in 200, with dense ones, constants and tiny ones in between.
+    # More columns than are multiplied at once: of 3 non-zeros in 200, with dense ones, constants
+    # and tiny ones in between.
     left = rng.random((200, 700)) * (rng.random((200, 700)) < 0.015)
     left[:, [5, 511, 512, 690]] = 3 + rng.standard_normal((200, 4))
     left[:, 7], left[:, 8], left[:, 600] = 0, 0.1, 1e-30 * left[:, 601]
@@ -32,7 +38,10 @@ def test_correlations_of_sparse_columns_are_those_of_all_their_entries(dtype, to
     centred = [column - column.mean() for column in left.T]
     expected = np.array(
         [
-            [abs(a @ b) / max(np.sqrt(a @ a) * np.sqrt(b @ b), 1e-300) for b in right.T - right.T.mean(axis=1, keepdims=True)]
+            [
+                abs(a @ b) / max(np.sqrt(a @ a) * np.sqrt(b @ b), 1e-300)
+                for b in right.T - right.T.mean(axis=1, keepdims=True)
+            ]
             for a in centred
         ]
     )
@@ -40,7 +49,9 @@ def test_correlations_of_sparse_columns_are_those_of_all_their_entries(dtype, to
     found = matching.correlations(left.astype(dtype), right.astype(dtype))
     np.testing.assert_allclose(found, expected, atol=tolerance)
     assert not found[7].any() and not found[8].any()
-    np.testing.assert_allclose(matching.correlations(right.astype(dtype), left.astype(dtype)), found.T, atol=tolerance)
+    np.testing.assert_allclose(
+        matching.correlations(right.astype(dtype), left.astype(dtype)), found.T, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -52,7 +63,11 @@ def test_a_constant_column_correlates_with_nothing(constant, dtype):
     assert np.array_equal(matching.correlations(right, right), [[0]])
 
 
-@given(seed=st.integers(0, 1_000), exponent=st.integers(-30, 30), shift=st.sampled_from([0.0, 1.0, -7.0]))
+@given(
+    seed=st.integers(0, 1_000),
+    exponent=st.integers(-30, 30),
+    shift=st.sampled_from([0.0, 1.0, -7.0]),
+)
 @settings(max_examples=15, deadline=None)
 def test_correlations_ignore_shift_and_scale(seed, exponent, shift):
     rng = np.random.default_rng(seed)
@@ -63,15 +78,24 @@ def test_correlations_ignore_shift_and_scale(seed, exponent, shift):
 
 def test_tiny_columns_do_not_underflow():
     columns = np.random.default_rng(3).standard_normal((20, 3)).astype(np.float32)
-    np.testing.assert_allclose(matching.unit_columns(columns * np.float32(1e-30)), matching.unit_columns(columns), rtol=1e-5)
+    np.testing.assert_allclose(
+        matching.unit_columns(columns * np.float32(1e-30)),
+        matching.unit_columns(columns),
+        rtol=1e-5,
+    )
 
 
 def test_match_on_a_small_dictionary_is_the_best_of_all():
     rng = np.random.default_rng(4)
     learned, truth = rng.standard_normal((3, 6)), rng.standard_normal((3, 5))
-    cosines = (learned / np.linalg.norm(learned, axis=0)).T @ (truth / np.linalg.norm(truth, axis=0))
+    cosines = (learned / np.linalg.norm(learned, axis=0)).T @ (
+        truth / np.linalg.norm(truth, axis=0)
+    )
     match = matching.match_atoms(learned, truth)
-    best = max(np.abs(cosines[list(chosen), np.arange(5)]).sum() for chosen in itertools.permutations(range(6), 5))
+    best = max(
+        np.abs(cosines[list(chosen), np.arange(5)]).sum()
+        for chosen in itertools.permutations(range(6), 5)
+    )
     assert np.abs(match.cosine).sum() == pytest.approx(best, abs=1e-12)
     np.testing.assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
 
@@ -102,11 +126,16 @@ def test_the_true_dictionary_itself_is_matched_without_a_product():
     ("columns", "partners", "cosines"),
     [([2, 0], [1, -1, 0, -1], [1, 0, 1, 0]), ([0, 0, 2, 3], [0, -1, 2, 3], [1, 0, 1, 1])],
 )
-def test_a_narrower_dictionary_or_one_with_duplicates_leaves_true_atoms_alone(columns, partners, cosines):
+def test_a_narrower_dictionary_or_one_with_duplicates_leaves_true_atoms_alone(
+    columns, partners, cosines
+):
     truth = np.eye(4)
     match = matching.match_atoms(truth[:, columns], truth)
     alone = np.asarray(partners) < 0
-    assert np.array_equal(match.learned[~alone], np.asarray(partners)[~alone]) and match.cosine.tolist() == cosines
+    assert (
+        np.array_equal(match.learned[~alone], np.asarray(partners)[~alone])
+        and match.cosine.tolist() == cosines
+    )
 
 
 def test_zero_atoms_have_cosine_zero():

@@ -1,4 +1,6 @@
-"""The folder is the register: files that are dropped into it are found, shown and made, with nothing else touched."""
+"""The folder is the register: files that are dropped into it are found, shown and made, with
+nothing else touched.
+"""
 
 import sys
 import textwrap
@@ -47,7 +49,9 @@ def drop(tmp_path, monkeypatch):
         folder = tmp_path / package
         folder.mkdir(exist_ok=True)
         (folder / f"{name}.py").write_text(textwrap.dedent(text))
-        home = sys.modules[package] if package in sys.modules else __import__(package, fromlist=["x"])
+        home = (
+            sys.modules[package] if package in sys.modules else __import__(package, fromlist=["x"])
+        )
         monkeypatch.setattr(home, "__path__", [*home.__path__, str(folder)])
         names.append(f"{package}.{name}")
         for cache in caches:
@@ -63,17 +67,27 @@ def drop(tmp_path, monkeypatch):
 def test_an_encoder_that_is_dropped_in_is_an_sae_and_infers_on_any_dictionary(drop):
     drop("sae_gap.encoders", "dropped", ENCODER)
     assert catalogue.saes()["dropped"].version == 1
-    assert labels.label("dropped") == "Dropped-in SAE" and labels.label("dropped", "inference") == "Dropped-in"
+    assert (
+        labels.label("dropped") == "Dropped-in SAE"
+        and labels.label("dropped", "inference") == "Dropped-in"
+    )
     assert labels.colour("dropped") == labels.colour("dropped", "inference") == "#123456"
     encoder = catalogue.make_encoder("dropped", sparsity=4)
-    assert encoder.k == 4 and catalogue.make_learner("sae_dropped", sparsity=4, input_dim=9).encoder == encoder
+    assert (
+        encoder.k == 4
+        and catalogue.make_learner("sae_dropped", sparsity=4, input_dim=9).encoder == encoder
+    )
     assert labels.rank("dropped")[0] == 0
 
 
 def test_a_learner_that_is_dropped_in_has_a_spare_colour_if_it_has_none(drop):
     drop("sae_gap.learners", "nameless", LEARNER)
     learner = catalogue.make_learner("nameless", sparsity=4, input_dim=9, lam=0.3, num_steps=7)
-    assert learner.lam == 0.3 and learner.coordinates == {"dictionary": "nameless"} and learner.family == "dictionary_learning"
+    assert (
+        learner.lam == 0.3
+        and learner.coordinates == {"dictionary": "nameless"}
+        and learner.family == "dictionary_learning"
+    )
     assert labels.label("nameless") == "nameless" and labels.colour("nameless") in labels._SPARE
 
 
@@ -81,7 +95,10 @@ def test_a_metric_that_is_dropped_in_is_measured_everywhere_and_named(drop):
     drop("sae_gap.metrics", "mean_code", METRIC)
     assert catalogue.metrics()["mean_code"].everywhere
     assert labels.metric_label("mean_code_ood") == "mean code out of distribution"
-    assert labels.heading("mean_code_ood") == "mean OOD" and labels.heading("unknown_thing_id") == "unknown thing ID"
+    assert (
+        labels.heading("mean_code_ood") == "mean OOD"
+        and labels.heading("unknown_thing_id") == "unknown thing ID"
+    )
 
 
 def test_two_things_of_one_name_are_refused(drop):
@@ -91,7 +108,9 @@ def test_two_things_of_one_name_are_refused(drop):
 
 
 def test_what_is_imported_or_abstract_is_not_registered():
-    names = {kind.__name__ for kind in (*catalogue.encoders().values(), *catalogue.learners().values())}
+    names = {
+        kind.__name__ for kind in (*catalogue.encoders().values(), *catalogue.learners().values())
+    }
     assert not names & {"Encoder", "AmortisedEncoder", "Learner", "Peer", "Among"}
     assert {"Lasso", "OnlineDictionary", "SpamsTrainDL"} < names
 
@@ -99,7 +118,9 @@ def test_what_is_imported_or_abstract_is_not_registered():
 def test_everything_has_a_label_and_dictionaries_a_colour_of_their_own():
     for register in (catalogue.encoders(), catalogue.learners()):
         named = [kind for kind in register.values() if isinstance(kind.name, str)]
-        assert all("label" in vars(kind) for kind in named if kind.__name__ not in ("Linear", "Lookup"))
+        assert all(
+            "label" in vars(kind) for kind in named if kind.__name__ not in ("Linear", "Lookup")
+        )
     learned = [name for name in labels._dictionaries() if name not in ("random", "samples")]
     assert len({labels.colour(name) for name in learned}) == len(learned)
 
@@ -112,7 +133,8 @@ def test_a_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text):
     (package / "bad.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        registry.BrokenFileError, match=r"^broken_package/bad\.py cannot be imported \(.+\); mend it or move it"
+        registry.BrokenFileError,
+        match=r"^broken_package/bad\.py cannot be imported \(.+\); mend it or move it",
     ):
         list(registry.modules("broken_package"))
     sys.modules.pop("broken_package", None)

@@ -14,7 +14,8 @@ from sae_gap import Setting, Split
 
 @pytest.mark.parametrize(
     ("num_latents", "sparsity", "input_dim"),
-    # Beside the formula, two cells of the paper's grid by hand: 20 ln 10 = 46.05 and 20 ln 100 = 92.1.
+    # Beside the formula, two cells of the paper's grid by hand: 20 ln 10 = 46.05 and 20 ln 100 =
+    # 92.1.
     [(100, 10, 47), (1_000, 10, 93), (50, 10, 33), (20, 3, 12), (2, 1, 2), (4, 1, 3)],
 )
 def test_input_dim_defaults_to_the_compressed_sensing_bound(num_latents, sparsity, input_dim):
@@ -57,7 +58,9 @@ def test_bad_settings_are_refused(arguments, message):
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
-@pytest.mark.parametrize("accepted", [{"num_samples": 4}, {"input_dim": 100}, {"input_dim": 1}, {"seed": 2**32 - 1}])
+@pytest.mark.parametrize(
+    "accepted", [{"num_samples": 4}, {"input_dim": 100}, {"input_dim": 1}, {"seed": 2**32 - 1}]
+)
 def test_the_last_value_before_a_limit_is_accepted(accepted):
     Setting(**accepted)
     # The ID pool is the smaller one for even widths: 100 - 50 - 1 = 49 latents.
@@ -66,7 +69,10 @@ def test_the_last_value_before_a_limit_is_accepted(accepted):
 
 def test_a_setting_is_a_value():
     setting = Setting(20, 3, 200, noise_db=10.0)
-    assert hash(setting) == hash(Setting(20, 3, 200, 0, 12, 10.0)) and pickle.loads(pickle.dumps(setting)) == setting
+    assert (
+        hash(setting) == hash(Setting(20, 3, 200, 0, 12, 10.0))
+        and pickle.loads(pickle.dumps(setting)) == setting
+    )
     assert Setting(**setting.asdict()) == setting
     with pytest.raises(AttributeError):
         setting.seed = 1
@@ -74,7 +80,10 @@ def test_a_setting_is_a_value():
 
 def test_only_a_stream_says_whether_it_is_one():
     stream = Setting(20, 3, 200, stream=True)
-    assert stream.asdict() == Setting(20, 3, 200).asdict() | {"stream": True} and Setting(**stream.asdict()) == stream
+    assert (
+        stream.asdict() == Setting(20, 3, 200).asdict() | {"stream": True}
+        and Setting(**stream.asdict()) == stream
+    )
     assert (stream.num_train, stream.num_scored) == (200, 100)
     assert Setting(20, 3, 10**6, stream=True).num_scored == 2_500
 

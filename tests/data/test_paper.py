@@ -90,7 +90,9 @@ def test_atoms_are_unit_gaussian_directions():
     dictionary = np.asarray(task.dictionary, np.float64)
     np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, atol=1e-6)
     # An entry of a random unit vector is a beta variable; its square has mean 1 / input_dim.
-    assert stats.kstest((dictionary.ravel() + 1) / 2, stats.beta(99 / 2, 99 / 2).cdf).pvalue > UNLIKELY
+    assert (
+        stats.kstest((dictionary.ravel() + 1) / 2, stats.beta(99 / 2, 99 / 2).cdf).pvalue > UNLIKELY
+    )
     assert len(np.unique(dictionary.round(6), axis=1).T) == 500
 
 
@@ -102,7 +104,8 @@ def test_signals_are_the_dictionary_times_the_codes(large, split):
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "sizes"), [(4, (2, 2, 2)), (7, (3, 4, 3)), (101, (50, 51, 50)), (200, (100, 100, 100))]
+    ("num_samples", "sizes"),
+    [(4, (2, 2, 2)), (7, (3, 4, 3)), (101, (50, 51, 50)), (200, (100, 100, 100))],
 )
 def test_split_sizes(num_samples, sizes):
     task = draw(Setting(num_latents=20, sparsity=3, num_samples=num_samples))
@@ -129,7 +132,9 @@ def test_splits_share_no_sample(task):
     assert len(np.unique(signals, axis=0)) == 300
 
 
-@pytest.mark.parametrize("change", [{"num_samples": 50}, {"noise_db": 10.0}, {"num_samples": 333, "noise_db": -3.0}])
+@pytest.mark.parametrize(
+    "change", [{"num_samples": 50}, {"noise_db": 10.0}, {"num_samples": 333, "noise_db": -3.0}]
+)
 def test_the_dictionary_outlives_the_samples(task, change):
     other = draw(Setting(**{"num_latents": 20, "sparsity": 3, "num_samples": 200} | change))
     np.testing.assert_array_equal(other.dictionary, task.dictionary)
@@ -142,12 +147,17 @@ def test_noise_leaves_the_codes_and_has_its_ratio(large):
         clean, found = getattr(large, name), getattr(noisy, name)
         np.testing.assert_array_equal(found.codes, clean.codes)
         noise = np.asarray(found.signals, np.float64) - np.asarray(clean.signals, np.float64)
-        ratio = 10 * np.log10(np.mean(np.asarray(clean.signals, np.float64) ** 2) / np.mean(noise**2))
-        # 4,000 x 19 draws pin the power of the noise to half a percent, or .02 dB; train and ID share one level.
+        ratio = 10 * np.log10(
+            np.mean(np.asarray(clean.signals, np.float64) ** 2) / np.mean(noise**2)
+        )
+        # 4,000 x 19 draws pin the power of the noise to half a percent, or .02 dB; train and ID
+        # share one level.
         assert ratio == pytest.approx(7, abs=0.15)
         assert stats.kstest(noise.ravel() / noise.std(), "norm").pvalue > UNLIKELY
         noises.append(noise)
-    assert all(abs(np.corrcoef(noises[0].ravel(), noise.ravel())[0, 1]) < 0.02 for noise in noises[1:])
+    assert all(
+        abs(np.corrcoef(noises[0].ravel(), noise.ravel())[0, 1]) < 0.02 for noise in noises[1:]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -167,19 +177,25 @@ def test_a_stream_has_signals_to_train_on_and_the_truth_of_the_rest(stream, larg
 
 def test_signals_of_a_stream_have_the_law_of_those_of_a_setting(stream, large):
     fresh, drawn = (np.asarray(task.train.signals, np.float64) for task in (stream, large))
-    assert len(np.unique(fresh, axis=0)) == 25_000 and not set(map(tuple, fresh)) & set(map(tuple, stream.id.signals.tolist()))
+    assert len(np.unique(fresh, axis=0)) == 25_000 and not set(map(tuple, fresh)) & set(
+        map(tuple, stream.id.signals.tolist())
+    )
     for one, other in zip(fresh.T, drawn.T, strict=True):
         assert stats.ks_2samp(one, other).pvalue > UNLIKELY
     # Second moments tell which atoms go together: they are those of A z with the law of z.
     np.testing.assert_allclose(np.cov(fresh.T), np.cov(drawn.T), atol=0.03)
     for start in (0, 10_000, 20_000):
-        np.testing.assert_allclose(fresh[start : start + 5_000].mean(axis=0), fresh.mean(axis=0), atol=0.04)
+        np.testing.assert_allclose(
+            fresh[start : start + 5_000].mean(axis=0), fresh.mean(axis=0), atol=0.04
+        )
 
 
 def test_codes_of_a_stream_are_few_uniform_values_on_atoms():
     # As many dimensions as latents, so that the codes can be read off the signals.
     task = draw(Setting(num_latents=20, sparsity=3, num_samples=3_000, input_dim=20, stream=True))
-    codes = np.linalg.solve(np.asarray(task.dictionary, np.float64), np.asarray(task.train.signals, np.float64).T).T
+    codes = np.linalg.solve(
+        np.asarray(task.dictionary, np.float64), np.asarray(task.train.signals, np.float64).T
+    ).T
     on = np.abs(codes) > 1e-4
     assert (on.sum(axis=1) > 2.99).mean() > 0.99 and on.sum(axis=1).max() == 3
     assert stats.kstest(codes[on], "uniform").pvalue > UNLIKELY
@@ -190,11 +206,15 @@ def test_codes_of_a_stream_are_few_uniform_values_on_atoms():
 
 @pytest.mark.parametrize("noise_db", [None, 7.0])
 def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(noise_db):
-    setting = Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=noise_db)
+    setting = Setting(
+        num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=noise_db
+    )
     whole, source = draw(setting), Stream(setting)
     np.testing.assert_array_equal(source.dictionary, whole.dictionary)
     for start, count in ((19_990, 20), (0, 3), (9_999, 10_002), (24_000, 1_000)):
-        np.testing.assert_array_equal(source(start, count), whole.train.signals[start : start + count])
+        np.testing.assert_array_equal(
+            source(start, count), whole.train.signals[start : start + count]
+        )
     assert source(10**9, 2).shape == (2, 19)
     with pytest.raises(ValueError, match="give it stream=True"):
         Stream(dataclasses.replace(setting, stream=False))
@@ -203,7 +223,9 @@ def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(noise_db):
 def test_a_stream_has_its_seed_and_its_noise(stream):
     again = draw(Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True))
     assert all(np.array_equal(a, b) for a, b in zip(leaves(stream), leaves(again), strict=True))
-    noisy = draw(Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=7.0))
+    noisy = draw(
+        Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=7.0)
+    )
     for name in ("train", "id", "ood"):
         clean = np.asarray(getattr(stream, name).signals, np.float64)
         noise = np.asarray(getattr(noisy, name).signals, np.float64) - clean
@@ -214,8 +236,13 @@ def test_a_stream_has_its_seed_and_its_noise(stream):
 def test_settings_keep_the_draws_they_have_always_had():
     # Numbers of the version before streams: stored rows are of these very samples.
     task = draw(Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0))
-    found = [float(np.asarray(leaf, np.float64).sum()) for leaf in (task.train.signals, task.id.codes, task.ood.signals)]
-    assert found == pytest.approx([-4.731332600815222, 149.643112053629, 3.376342498580925], rel=1e-5)
+    found = [
+        float(np.asarray(leaf, np.float64).sum())
+        for leaf in (task.train.signals, task.id.codes, task.ood.signals)
+    ]
+    assert found == pytest.approx(
+        [-4.731332600815222, 149.643112053629, 3.376342498580925], rel=1e-5
+    )
 
 
 def test_draws_are_those_of_a_whole_dictionary(monkeypatch):
@@ -230,7 +257,9 @@ def test_draws_are_those_of_a_whole_dictionary(monkeypatch):
 
 @pytest.mark.parametrize("change", [{}, {"noise_db": 7.0}, {"stream": True, "num_samples": 500}])
 def test_codes_of_very_many_latents_are_held_by_their_active_columns(monkeypatch, change):
-    setting = Setting(**{"num_latents": 2_000, "sparsity": 3, "num_samples": 60, "seed": 2} | change)
+    setting = Setting(
+        **{"num_latents": 2_000, "sparsity": 3, "num_samples": 60, "seed": 2} | change
+    )
     dense = draw(setting)
     monkeypatch.setattr(paper, "DENSE_LATENTS", 1_999)
     held = draw(setting)
@@ -241,7 +270,11 @@ def test_codes_of_very_many_latents_are_held_by_their_active_columns(monkeypatch
             assert other.codes is None
             continue
         assert isinstance(other.codes, Codes) and other.codes.shape == one.codes.shape
-        assert len(other.codes.latents) == np.count_nonzero(np.any(np.asarray(one.codes) != 0, axis=0)) < 1_000
+        assert (
+            len(other.codes.latents)
+            == np.count_nonzero(np.any(np.asarray(one.codes) != 0, axis=0))
+            < 1_000
+        )
         np.testing.assert_array_equal(other.codes.dense(), one.codes)
         np.testing.assert_array_equal(other.labels, one.labels)
     np.testing.assert_array_equal(held.dictionary, dense.dictionary)
@@ -263,9 +296,11 @@ def test_a_draw_in_double_precision():
     assert set(np.count_nonzero(id_codes(task), axis=1)) == {3}
 
 
-# Above 10 k² latents subsets are drawn with rejection, else by ranking: 40 and 41, 10 and 11, 91 and 361 lie beside the switch.
+# Above 10 k² latents subsets are drawn with rejection, else by ranking: 40 and 41, 10 and 11, 91
+# and 361 lie beside the switch.
 @pytest.mark.parametrize(
-    ("k", "size"), [(2, 2_000), (2, 41), (2, 40), (3, 91), (3, 20), (1, 11), (1, 10), (4, 5), (5, 5), (6, 361)]
+    ("k", "size"),
+    [(2, 2_000), (2, 41), (2, 40), (3, 91), (3, 20), (1, 11), (1, 10), (4, 5), (5, 5), (6, 361)],
 )
 def test_subsets_are_distinct_and_uniform(k, size):
     subsets = paper_model._distinct(6_000, k, size, np.random.default_rng(0))
@@ -291,7 +326,10 @@ def test_ranking_in_pieces_ranks_every_row(monkeypatch):
 
 
 @given(
-    num_latents=st.integers(2, 60), sparsity=st.integers(1, 12), num_samples=st.integers(4, 40), seed=st.integers(0, 2**32 - 1)
+    num_latents=st.integers(2, 60),
+    sparsity=st.integers(1, 12),
+    num_samples=st.integers(4, 40),
+    seed=st.integers(0, 2**32 - 1),
 )
 @settings(max_examples=25, deadline=None)
 def test_every_setting_that_is_accepted_can_be_drawn(num_latents, sparsity, num_samples, seed):
@@ -302,5 +340,9 @@ def test_every_setting_that_is_accepted_can_be_drawn(num_latents, sparsity, num_
     task = draw(setting)
     codes = np.concatenate([id_codes(task), task.ood.codes])
     # A uniform value may be zero itself, but hardly in a few hundred draws.
-    assert (np.count_nonzero(codes, axis=1) == sparsity).all() and codes.min() >= 0 and codes.max() <= 1
+    assert (
+        (np.count_nonzero(codes, axis=1) == sparsity).all()
+        and codes.min() >= 0
+        and codes.max() <= 1
+    )
     assert all(np.isfinite(leaf).all() for leaf in leaves(task))

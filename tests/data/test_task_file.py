@@ -33,20 +33,37 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays):
 def test_a_path_may_begin_at_home_and_the_seed_is_the_callers(tmp_path, arrays, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write(tmp_path / "task.npz", arrays)
-    assert load("~/task.npz", seed=7).seed == 7 and Recording("~/task.npz").path == tmp_path / "task.npz"
+    assert (
+        load("~/task.npz", seed=7).seed == 7
+        and Recording("~/task.npz").path == tmp_path / "task.npz"
+    )
 
 
-@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.float16, np.float64, np.longdouble, ">f4", ">i2"])
+@pytest.mark.parametrize(
+    "dtype", [np.int8, np.uint8, np.int64, np.float16, np.float64, np.longdouble, ">f4", ">i2"]
+)
 def test_real_numbers_are_cast(tmp_path, arrays, dtype):
-    rounded = {name: np.asarray(array * 3).round().clip(0, 3).astype(dtype) for name, array in arrays.items()}
+    rounded = {
+        name: np.asarray(array * 3).round().clip(0, 3).astype(dtype)
+        for name, array in arrays.items()
+    }
     found = load(write(tmp_path / "task.npz", rounded))
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float32")}
-    for name, leaf in {"Y_val": found.id.signals, "Z_ood": found.ood.codes, "A": found.dictionary}.items():
+    for name, leaf in {
+        "Y_val": found.id.signals,
+        "Z_ood": found.ood.codes,
+        "A": found.dictionary,
+    }.items():
         np.testing.assert_array_equal(leaf, rounded[name].astype(np.float32))
 
 
 def test_layout_in_memory_does_not_matter(tmp_path, task, arrays):
-    found = load(write(tmp_path / "task.npz", {name: np.asfortranarray(array) for name, array in arrays.items()}))
+    found = load(
+        write(
+            tmp_path / "task.npz",
+            {name: np.asfortranarray(array) for name, array in arrays.items()},
+        )
+    )
     assert all(np.array_equal(a, b) for a, b in zip(leaves(found), leaves(task), strict=True))
 
 
@@ -67,7 +84,12 @@ def test_any_part_of_the_truth_tells_the_width(tmp_path, arrays, kept):
     part = {name: array for name, array in arrays.items() if name.startswith("Y") or name in kept}
     found = load(write(tmp_path / "task.npz", part))
     assert found.width == 20
-    known = {"A": found.dictionary, "Z_train": found.train.codes, "Z_val": found.id.codes, "Z_ood": found.ood.codes}
+    known = {
+        "A": found.dictionary,
+        "Z_train": found.train.codes,
+        "Z_val": found.id.codes,
+        "Z_ood": found.ood.codes,
+    }
     assert {name for name, array in known.items() if array is not None} == set(kept)
 
 
@@ -77,12 +99,19 @@ def test_the_caller_may_ask_for_another_width(tmp_path, arrays):
 
 
 def test_splits_may_have_different_sizes(tmp_path, arrays):
-    found = load(write(tmp_path / "task.npz", arrays | {"Y_val": arrays["Y_val"][:7], "Z_val": arrays["Z_val"][:7]}))
+    found = load(
+        write(
+            tmp_path / "task.npz",
+            arrays | {"Y_val": arrays["Y_val"][:7], "Z_val": arrays["Z_val"][:7]},
+        )
+    )
     assert len(found.id.signals) == len(found.id.codes) == 7 and len(found.train.signals) == 100
 
 
 def refusal(path, **options):
-    """The sentence with which a file is refused. It names the file, but only the file's own part of it is compared."""
+    """The sentence with which a file is refused. It names the file, but only the file's own part of
+    it is compared.
+    """
     with pytest.raises(ValueError) as error:
         load(path, **options)
     sentence = str(error.value)
@@ -100,8 +129,14 @@ BAD_ARRAYS = {
     "no Y_train": (lambda a: without(a, "Y_train"), "has no tensor Y_train"),
     "no Y_ood": (lambda a: without(a, "Y_ood"), "has no tensor Y_ood"),
     "no width": (lambda a: without(a, "Z", "A"), "how many atoms to learn is unknown; give width."),
-    "a vector": (lambda a: a | {"Y_val": a["Y_val"][0]}, "must be a non-empty matrix, but its shape is (12,);"),
-    "no rows": (lambda a: a | {"Y_ood": a["Y_ood"][:0]}, "must be a non-empty matrix, but its shape is (0, 12);"),
+    "a vector": (
+        lambda a: a | {"Y_val": a["Y_val"][0]},
+        "must be a non-empty matrix, but its shape is (12,);",
+    ),
+    "no rows": (
+        lambda a: a | {"Y_ood": a["Y_ood"][:0]},
+        "must be a non-empty matrix, but its shape is (0, 12);",
+    ),
     "NaN": (lambda a: a | {"Y_train": with_one(a["Y_train"], np.nan)}, "Y_train in "),
     "too large": (lambda a: a | {"A": with_one(a["A"], 1e300)}, "has NaN or infinite entries; "),
     "complex": (lambda a: a | {"Y_ood": a["Y_ood"] * 1j}, "has the type complex64; "),
@@ -136,7 +171,10 @@ BAD_FILES = {
     "directory": (lambda path: path.mkdir(), "is not a file"),
     "pipe": (os.mkfifo, "is not a file"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as arrays"),
-    "pickle": (lambda path: path.write_bytes(pickle.dumps({"Y_train": 1})), "cannot be read as arrays"),
+    "pickle": (
+        lambda path: path.write_bytes(pickle.dumps({"Y_train": 1})),
+        "cannot be read as arrays",
+    ),
     "no arrays in it": (no_arrays, "Y_train in "),
     "torn header": (
         lambda path: named(path, {"Y_train.npy": b"\x93NUMPY\x01\x00\x09\x00{'descr':"}),
@@ -179,8 +217,14 @@ def test_pickled_objects_are_refused_and_never_loaded(tmp_path, arrays, name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *(({"width": value}, "width must be an integer of at least 1") for value in (0, -1, 2.5, True)),
-        *(({"seed": value}, "seed must be an integer of at least 0 and of at most 4294967295") for value in (-1, 2**32, 1.5)),
+        *(
+            ({"width": value}, "width must be an integer of at least 1")
+            for value in (0, -1, 2.5, True)
+        ),
+        *(
+            ({"seed": value}, "seed must be an integer of at least 0 and of at most 4294967295")
+            for value in (-1, 2**32, 1.5)
+        ),
     ],
 )
 def test_bad_options_are_refused(tmp_path, arrays, options, message):

@@ -1,4 +1,6 @@
-"""BatchTopK against a sort over the batch, its running threshold, and what training sees of a batch."""
+"""BatchTopK against a sort over the batch, its running threshold, and what training sees of a
+batch.
+"""
 
 import equinox as eqx
 import jax
@@ -17,11 +19,20 @@ K = 2
 
 def problem(seed=0, n=9, input_dim=4, num_latents=7, threshold=0.0):
     rng = np.random.default_rng(seed)
-    affine = Affine(jnp.asarray(rng.normal(size=(input_dim, num_latents))), jnp.asarray(rng.normal(size=num_latents)))
+    affine = Affine(
+        jnp.asarray(rng.normal(size=(input_dim, num_latents))),
+        jnp.asarray(rng.normal(size=num_latents)),
+    )
     parameters = BatchTopKParameters(affine, jnp.asarray(threshold))
-    model = Model(jnp.asarray(rng.normal(size=(input_dim, num_latents))), jnp.asarray(rng.normal(size=input_dim)), parameters)
+    model = Model(
+        jnp.asarray(rng.normal(size=(input_dim, num_latents))),
+        jnp.asarray(rng.normal(size=input_dim)),
+        parameters,
+    )
     signals = rng.normal(size=(n, input_dim))
-    hidden = np.maximum((signals - np.asarray(model.bias)) @ np.asarray(affine.weight) + np.asarray(affine.bias), 0)
+    hidden = np.maximum(
+        (signals - np.asarray(model.bias)) @ np.asarray(affine.weight) + np.asarray(affine.bias), 0
+    )
     return model, jnp.asarray(signals), hidden
 
 
@@ -73,7 +84,11 @@ def test_inference_needs_no_batch():
 
 
 def test_a_value_at_the_threshold_is_off():
-    model = Model(jnp.eye(2), jnp.zeros(2), BatchTopKParameters(Affine(jnp.eye(2), jnp.zeros(2)), jnp.asarray(1.0)))
+    model = Model(
+        jnp.eye(2),
+        jnp.zeros(2),
+        BatchTopKParameters(Affine(jnp.eye(2), jnp.zeros(2)), jnp.asarray(1.0)),
+    )
     assert BatchTopK(1)(model, jnp.array([[1.0, 1.5]])).tolist() == [[0, 1.5]]
 
 
@@ -82,10 +97,14 @@ def test_gradients_reach_what_is_kept_and_no_threshold():
     gradient = jax.jit(jax.grad(lambda model: BatchTopK(K).loss(model, signals, 0)[0].sum()))(model)
     codes = kept(hidden)
     dictionary = np.asarray(model.dictionary)
-    error_bar = 2 * (codes @ dictionary.T + np.asarray(model.bias) - np.asarray(signals)) / signals.shape[1]
+    error_bar = (
+        2 * (codes @ dictionary.T + np.asarray(model.bias) - np.asarray(signals)) / signals.shape[1]
+    )
     hidden_bar = (codes > 0) * (error_bar @ dictionary)
     np.testing.assert_allclose(gradient.dictionary, error_bar.T @ codes, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(gradient.encoder.affine.bias, hidden_bar.sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        gradient.encoder.affine.bias, hidden_bar.sum(axis=0), rtol=1e-4, atol=1e-4
+    )
     assert float(gradient.encoder.threshold) == 0
 
 

@@ -18,13 +18,24 @@ def problem(seed=0, n=8, input_dim=4, num_latents=6):
     def draw(*shape):
         return jnp.asarray(rng.normal(size=shape))
 
-    parameters = GatedParameters(Affine(draw(input_dim, num_latents), draw(num_latents)), draw(num_latents), draw(num_latents))
+    parameters = GatedParameters(
+        Affine(draw(input_dim, num_latents), draw(num_latents)),
+        draw(num_latents),
+        draw(num_latents),
+    )
     return Model(draw(input_dim, num_latents), draw(input_dim), parameters), draw(n, input_dim)
 
 
 def unpack(model):
     encoder = model.encoder
-    arrays = (model.dictionary, model.bias, encoder.gate.weight, encoder.gate.bias, encoder.log_scale, encoder.bias)
+    arrays = (
+        model.dictionary,
+        model.bias,
+        encoder.gate.weight,
+        encoder.gate.bias,
+        encoder.log_scale,
+        encoder.bias,
+    )
     return (np.asarray(array, np.float64) for array in arrays)
 
 
@@ -51,7 +62,9 @@ def test_the_loss_has_three_parts():
     model, signals = problem()
     codes, gate = reference(model, np.asarray(signals))
     dictionary, bias, *_ = unpack(model)
-    error, auxiliary = (((z @ dictionary.T + bias - np.asarray(signals)) ** 2).mean(axis=1) for z in (codes, gate))
+    error, auxiliary = (
+        ((z @ dictionary.T + bias - np.asarray(signals)) ** 2).mean(axis=1) for z in (codes, gate)
+    )
     losses, seen = Gated().loss(model, signals, PENALTY)
     np.testing.assert_allclose(losses, error + PENALTY * gate.sum(axis=1) + auxiliary, rtol=1e-5)
     assert seen is None and Gated().observe(model, seen) is model
@@ -64,14 +77,19 @@ def test_each_part_trains_what_it_should():
     dictionary, bias, weight, _, log_scale, _ = unpack(model)
     y = np.asarray(signals, np.float64)
     codes_bar, gate_bar = (2 * (z @ dictionary.T + bias - y) / 4 for z in (codes, gate))
-    # The decoder learns from the codes alone, the gate's bias from the penalty and the auxiliary error alone.
+    # The decoder learns from the codes alone, the gate's bias from the penalty and the auxiliary
+    # error alone.
     np.testing.assert_allclose(gradient.dictionary, codes_bar.T @ codes, rtol=1e-4, atol=1e-4)
     pi_bar = (gate > 0) * (gate_bar @ dictionary + PENALTY)
     np.testing.assert_allclose(gradient.encoder.gate.bias, pi_bar.sum(axis=0), rtol=1e-4, atol=1e-4)
     magnitude_bar = (codes > 0) * (codes_bar @ dictionary)
-    np.testing.assert_allclose(gradient.encoder.bias, magnitude_bar.sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        gradient.encoder.bias, magnitude_bar.sum(axis=0), rtol=1e-4, atol=1e-4
+    )
     projected_bar = pi_bar + magnitude_bar * np.exp(log_scale)
-    np.testing.assert_allclose(gradient.encoder.gate.weight, (y - bias).T @ projected_bar, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        gradient.encoder.gate.weight, (y - bias).T @ projected_bar, rtol=1e-4, atol=1e-4
+    )
     scale_bar = (magnitude_bar * ((y - bias) @ weight) * np.exp(log_scale)).sum(axis=0)
     np.testing.assert_allclose(gradient.encoder.log_scale, scale_bar, rtol=1e-4, atol=1e-4)
     bias_bar = codes_bar.sum(axis=0) - (projected_bar @ weight.T).sum(axis=0)

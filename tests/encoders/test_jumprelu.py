@@ -1,4 +1,6 @@
-"""JumpReLU against loops, and its straight-through gradients against the published estimator entry by entry."""
+"""JumpReLU against loops, and its straight-through gradients against the published estimator entry
+by entry.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +14,31 @@ BANDWIDTH = 0.4
 
 
 def problem(seed=0, n=30, input_dim=4, num_latents=6):
-    """Thresholds amid the values, so that many values lie in the window of their threshold, on either side."""
+    """Thresholds amid the values, so that many values lie in the window of their threshold, on
+    either side.
+    """
     rng = np.random.default_rng(seed)
-    affine = Affine(jnp.asarray(rng.normal(size=(input_dim, num_latents))), jnp.asarray(rng.normal(size=num_latents)))
+    affine = Affine(
+        jnp.asarray(rng.normal(size=(input_dim, num_latents))),
+        jnp.asarray(rng.normal(size=num_latents)),
+    )
     threshold = rng.uniform(0.15, 1.0, num_latents)
     parameters = JumpReLUParameters(affine, jnp.asarray(np.log(threshold)))
-    model = Model(jnp.asarray(rng.normal(size=(input_dim, num_latents))), jnp.asarray(rng.normal(size=input_dim)), parameters)
+    model = Model(
+        jnp.asarray(rng.normal(size=(input_dim, num_latents))),
+        jnp.asarray(rng.normal(size=input_dim)),
+        parameters,
+    )
     signals = rng.normal(size=(n, input_dim))
-    hidden = np.maximum((signals - np.asarray(model.bias)) @ np.asarray(affine.weight) + np.asarray(affine.bias), 0)
-    return model, jnp.asarray(signals), hidden, np.exp(np.asarray(parameters.log_threshold, np.float64))
+    hidden = np.maximum(
+        (signals - np.asarray(model.bias)) @ np.asarray(affine.weight) + np.asarray(affine.bias), 0
+    )
+    return (
+        model,
+        jnp.asarray(signals),
+        hidden,
+        np.exp(np.asarray(parameters.log_threshold, np.float64)),
+    )
 
 
 def test_codes_are_what_exceeds_the_threshold_and_the_penalty_counts_them():
@@ -35,18 +53,24 @@ def test_codes_are_what_exceeds_the_threshold_and_the_penalty_counts_them():
 
 def test_a_value_at_its_threshold_is_off():
     parameters = JumpReLUParameters(Affine(jnp.eye(2), jnp.zeros(2)), jnp.zeros(2))
-    codes, penalty = JumpReLU().with_penalty(Model(jnp.eye(2), jnp.zeros(2), parameters), jnp.array([[1.0, 1.5]]))
+    codes, penalty = JumpReLU().with_penalty(
+        Model(jnp.eye(2), jnp.zeros(2), parameters), jnp.array([[1.0, 1.5]])
+    )
     assert codes.tolist() == [[0, 1.5]] and penalty.tolist() == [1]
 
 
 def pseudo_gradients(hidden, threshold, codes_bar, penalty_bar):
-    """Rajamanoharan et al. (2024), eqs. 11 and 12: the derivative of JumpReLU in θ is -θ/ε K((z - θ)/ε), of the step -1/ε K."""
+    """Rajamanoharan et al. (2024), eqs. 11 and 12: the derivative of JumpReLU in θ is -θ/ε K((z -
+    θ)/ε), of the step -1/ε K.
+    """
     hidden_bar, threshold_bar = np.zeros_like(hidden), np.zeros_like(threshold)
     for i in range(len(hidden)):
         for j, theta in enumerate(threshold):
             inside = abs(hidden[i, j] - theta) / BANDWIDTH < 0.5
             if inside:
-                threshold_bar[j] += -theta / BANDWIDTH * codes_bar[i, j] - 1 / BANDWIDTH * penalty_bar[i]
+                threshold_bar[j] += (
+                    -theta / BANDWIDTH * codes_bar[i, j] - 1 / BANDWIDTH * penalty_bar[i]
+                )
             if hidden[i, j] > theta:
                 hidden_bar[i, j] = codes_bar[i, j]
     return hidden_bar, threshold_bar
@@ -65,11 +89,19 @@ def test_gradients_are_the_straight_through_estimator():
     hidden_bar, threshold_bar = pseudo_gradients(hidden, threshold, codes_bar, penalty_bar)
     affine = model.encoder.affine
     # The threshold is learned as its logarithm, which brings a factor of θ.
-    np.testing.assert_allclose(gradient.encoder.log_threshold, threshold_bar * threshold, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(gradient.encoder.affine.bias, hidden_bar.sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        gradient.encoder.log_threshold, threshold_bar * threshold, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        gradient.encoder.affine.bias, hidden_bar.sum(axis=0), rtol=1e-4, atol=1e-4
+    )
     centred = np.asarray(signals - model.bias)
-    np.testing.assert_allclose(gradient.encoder.affine.weight, centred.T @ hidden_bar, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(gradient.bias, -(hidden_bar @ np.asarray(affine.weight).T).sum(axis=0), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        gradient.encoder.affine.weight, centred.T @ hidden_bar, rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_allclose(
+        gradient.bias, -(hidden_bar @ np.asarray(affine.weight).T).sum(axis=0), rtol=1e-4, atol=1e-4
+    )
     assert not gradient.dictionary.any()
 
 
@@ -81,7 +113,9 @@ def test_the_bandwidth_may_be_traced():
         return jax.grad(loss)(model).encoder.log_threshold
 
     inside = np.abs(hidden - threshold) < BANDWIDTH / 2
-    np.testing.assert_allclose(jax.jit(slope)(BANDWIDTH), -(inside * threshold).sum(axis=0) / BANDWIDTH, rtol=1e-5)
+    np.testing.assert_allclose(
+        jax.jit(slope)(BANDWIDTH), -(inside * threshold).sum(axis=0) / BANDWIDTH, rtol=1e-5
+    )
 
 
 def test_the_initial_threshold_and_window_are_the_published_ones():

@@ -1,4 +1,6 @@
-"""The lasso encoder: certified optima in the frame of unit atoms, and the published iteration as it stands."""
+"""The lasso encoder: certified optima in the frame of unit atoms, and the published iteration as it
+stands.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +22,11 @@ def model(task):
     rng = np.random.default_rng(0)
     dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
     weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
-    return Model(jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32), weight)
+    return Model(
+        jnp.asarray(dictionary, jnp.float32),
+        jnp.asarray(0.1 * rng.normal(size=12), jnp.float32),
+        weight,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +97,9 @@ def test_signed_codes_do_better_than_non_negative_ones(model, signals, optimum):
 
 
 def hundred_iterations(signals, dictionary, start):
-    """FISTA as published: textbook steps of 1 / ‖D‖₂², from a start, without a restart or a stop."""
+    """FISTA as published: textbook steps of 1 / ‖D‖₂², from a start, without a restart or a
+    stop.
+    """
     rate = 1 / np.linalg.norm(dictionary, 2) ** 2
     codes, point, t = start, start, 1.0
     for _ in range(100):
@@ -120,7 +128,9 @@ def test_the_published_warm_start_may_be_scaled_to_unit_atoms(model, signals):
     found = Lasso(LAM, ReLU(), tol=None, max_iterations=100)(model, signals)
     atoms, norms = unit_atoms(model.dictionary)
     init = np.asarray(ReLU()(model, signals) * norms, np.float64)
-    expected = hundred_iterations(np.asarray(signals - model.bias, np.float64), np.asarray(atoms, np.float64), init)
+    expected = hundred_iterations(
+        np.asarray(signals - model.bias, np.float64), np.asarray(atoms, np.float64), init
+    )
     np.testing.assert_allclose(found * norms, expected, atol=1e-4)
 
 
@@ -146,6 +156,13 @@ def test_without_momentum_it_is_ista_with_its_certificate(model, signals):
     dual = rest * np.minimum(1, LAM / np.maximum((rest @ atoms).max(axis=1, keepdims=True), 1e-12))
     gap = value - (0.5 * np.sum(target**2, axis=1) - 0.5 * np.sum((target - dual) ** 2, axis=1))
     np.testing.assert_allclose(found.gap, gap, rtol=1e-2, atol=1e-5)
-    assert encoder.coordinates == {"inference": "ista", "lam": 0.05, "start": "cold", "iterations": 40}
+    assert encoder.coordinates == {
+        "inference": "ista",
+        "lam": 0.05,
+        "start": "cold",
+        "iterations": 40,
+    }
     # It is not FISTA.
-    assert np.abs(Lasso(LAM, tol=None, max_iterations=40)(model, signals) - found.codes).max() > 1e-2
+    assert (
+        np.abs(Lasso(LAM, tol=None, max_iterations=40)(model, signals) - found.codes).max() > 1e-2
+    )

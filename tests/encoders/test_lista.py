@@ -17,7 +17,11 @@ def problem(seed=0, n=12, input_dim=5, num_latents=9):
     rng = np.random.default_rng(seed)
     dictionary = rng.normal(size=(input_dim, num_latents))
     dictionary /= np.linalg.norm(dictionary, axis=0)
-    return jnp.asarray(dictionary), jnp.asarray(rng.normal(size=input_dim) / 9), jnp.asarray(rng.normal(size=(n, input_dim)))
+    return (
+        jnp.asarray(dictionary),
+        jnp.asarray(rng.normal(size=input_dim) / 9),
+        jnp.asarray(rng.normal(size=(n, input_dim))),
+    )
 
 
 @pytest.mark.parametrize("factored", [True, False], ids=["factored", "full"])
@@ -39,18 +43,31 @@ def test_layers_have_their_own_parameters(factored):
     parameters = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), initial)
     target, codes = np.asarray(signals - bias), np.zeros((12, 9))
     for layer in range(depth):
-        weight, threshold = np.asarray(parameters.weight[layer]), np.asarray(parameters.threshold[layer])
+        weight, threshold = (
+            np.asarray(parameters.weight[layer]),
+            np.asarray(parameters.threshold[layer]),
+        )
         if factored:
-            codes = np.maximum(codes + (target - codes @ np.asarray(dictionary).T) @ weight - threshold, 0)
+            codes = np.maximum(
+                codes + (target - codes @ np.asarray(dictionary).T) @ weight - threshold, 0
+            )
         else:
             carried = codes @ np.asarray(parameters.recurrence[layer - 1]) if layer else 0
             codes = np.maximum(target @ weight + carried - threshold, 0)
-    np.testing.assert_allclose(encoder(Model(dictionary, bias, parameters), signals), codes, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        encoder(Model(dictionary, bias, parameters), signals), codes, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_the_factored_form_has_no_square_matrix():
     dictionary = problem()[0]
-    shapes = {leaf.shape for leaf in jax.tree.leaves(LISTA(3).parameters(dictionary, jax.random.key(0)))}
+    shapes = {
+        leaf.shape for leaf in jax.tree.leaves(LISTA(3).parameters(dictionary, jax.random.key(0)))
+    }
     assert shapes == {(3, 5, 9), (3, 9)}
-    assert LISTA(3, factored=False).parameters(dictionary, jax.random.key(0)).recurrence.shape == (2, 9, 9)
+    assert LISTA(3, factored=False).parameters(dictionary, jax.random.key(0)).recurrence.shape == (
+        2,
+        9,
+        9,
+    )
     assert LISTA().depth == 16 and LISTA().factored

@@ -1,4 +1,6 @@
-"""Steps of LISTA between which a threshold, or in training the batch, decides which codes stay: against a loop in NumPy."""
+"""Steps of LISTA between which a threshold, or in training the batch, decides which codes stay:
+against a loop in NumPy.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,9 @@ K, RATE = 2, 0.25
 
 def problem(seed, depth):
     rng = np.random.default_rng(seed)
-    dictionary, bias, signals = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((5, 9), 5, (12, 5)))
+    dictionary, bias, signals = (
+        jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((5, 9), 5, (12, 5))
+    )
     encoder = LISTABatchTopK(K, depth=depth, rate=RATE)
     parameters = jax.tree.map(
         lambda leaf: leaf + jnp.asarray(np.abs(rng.normal(size=leaf.shape)), jnp.float32),
@@ -37,7 +41,9 @@ def test_a_step_keeps_what_exceeds_its_own_threshold():
     encoder, model, signals = problem(0, 3)
     theta = np.asarray(model.encoder.thresholds)
     found = encoder(model, signals)
-    *_, expected = by_hand(model, signals, lambda hidden, step: np.where(hidden > theta[step], hidden, 0))
+    *_, expected = by_hand(
+        model, signals, lambda hidden, step: np.where(hidden > theta[step], hidden, 0)
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
     assert 0 < np.mean(expected != 0) < 1 and len(set(theta)) == 3
 
@@ -64,5 +70,7 @@ def test_one_step_is_batchtopk():
     plain = BatchTopK(K, rate=RATE)
     own = Model(model.dictionary, model.bias, BatchTopKParameters(affine, theta))
     np.testing.assert_array_equal(encoder(model, signals), plain(own, signals))
-    for found, expected in zip(encoder.loss(model, signals, 0.0), plain.loss(own, signals, 0.0), strict=True):
+    for found, expected in zip(
+        encoder.loss(model, signals, 0.0), plain.loss(own, signals, 0.0), strict=True
+    ):
         np.testing.assert_allclose(np.ravel(found), np.ravel(expected), rtol=1e-6)

@@ -22,7 +22,9 @@ def refined(model, signals, step, threshold):
     centred = np.asarray(signals) - np.asarray(model.bias)
     before = centred @ weight + shift
     codes = np.where(before > max(threshold, 0), before, 0)
-    return np.maximum(before + step * (centred - codes @ np.asarray(model.dictionary).T) @ weight, 0)
+    return np.maximum(
+        before + step * (centred - codes @ np.asarray(model.dictionary).T) @ weight, 0
+    )
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 3.0])
@@ -30,7 +32,9 @@ def test_the_codes_are_those_of_the_equation(threshold):
     model, signals, hidden = problem(threshold=threshold)
     want = refined(model, signals, 0.3, threshold)
     assert not np.allclose(want, hidden)
-    np.testing.assert_allclose(ListaMatryoshka(K)(model, signals), np.where(want > threshold, want, 0), atol=1e-5)
+    np.testing.assert_allclose(
+        ListaMatryoshka(K)(model, signals), np.where(want > threshold, want, 0), atol=1e-5
+    )
 
 
 def test_training_keeps_the_largest_of_what_is_refined():
@@ -40,14 +44,20 @@ def test_training_keeps_the_largest_of_what_is_refined():
     codes = kept(refined(model, signals, 0.5, 0.4))
     errors = []
     for end in (2, 5, 7):
-        rest = codes[:, :end] @ np.asarray(model.dictionary)[:, :end].T + np.asarray(model.bias) - np.asarray(signals)
+        rest = (
+            codes[:, :end] @ np.asarray(model.dictionary)[:, :end].T
+            + np.asarray(model.bias)
+            - np.asarray(signals)
+        )
         errors.append((rest**2).mean(axis=1))
     np.testing.assert_allclose(losses, np.mean(errors, axis=0), rtol=1e-4)
     assert float(threshold) == pytest.approx(0.75 * 0.4 + 0.25 * codes[codes > 0].min(), rel=1e-5)
 
 
 def test_what_is_explained_leaves_no_second_latent_on():
-    """Two atoms at 60 degrees: the signal is the first, and without the step the second is on as well."""
+    """Two atoms at 60 degrees: the signal is the first, and without the step the second is on as
+    well.
+    """
     model, _, _ = problem(input_dim=2, num_latents=2)
     atoms = jnp.asarray([[1.0, 0.5], [0.0, 0.75**0.5]])
     affine = type(model.encoder.affine)(atoms, jnp.zeros(2))
@@ -55,19 +65,24 @@ def test_what_is_explained_leaves_no_second_latent_on():
     model = type(model)(atoms, jnp.zeros(2), encoder)
     signals = jnp.asarray([[1.0, 0.0]])
     np.testing.assert_allclose(MatryoshkaBatchTopK(1)(model, signals), [[1.0, 0.5]], atol=1e-6)
-    # The codes (1, 1/2) explain (1.25, .43): the residual takes .25 and .5 times η = .3 from the two.
+    # The codes (1, 1/2) explain (1.25, .43): the residual takes .25 and .5 times η = .3 from the
+    # two.
     np.testing.assert_allclose(ListaMatryoshka(1)(model, signals), [[0.925, 0.0]], atol=1e-6)
 
 
 def test_training_goes_through_the_step():
-    """The gradient of the weights and atoms against differences, at a point where no code is near its threshold."""
+    """The gradient of the weights and atoms against differences, at a point where no code is near
+    its threshold.
+    """
     model, signals, _ = problem(threshold=0.4)
     encoder = ListaMatryoshka(K, prefixes=PREFIXES)
 
     def loss(weight, atoms):
         affine = dataclasses.replace(model.encoder.affine, weight=weight)
         parameters = dataclasses.replace(model.encoder, affine=affine)
-        return encoder.loss(dataclasses.replace(model, dictionary=atoms, encoder=parameters), signals, 0)[0].sum()
+        return encoder.loss(
+            dataclasses.replace(model, dictionary=atoms, encoder=parameters), signals, 0
+        )[0].sum()
 
     with jax.enable_x64(True):
         model, signals = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model, signals))

@@ -1,4 +1,6 @@
-"""Looked-up codes come back for the very signals, in any order, and no others; the rest are optima at the equivalent weight."""
+"""Looked-up codes come back for the very signals, in any order, and no others; the rest are optima
+at the equivalent weight.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,9 @@ from sae_gap.encoders.lookup import Lookup, LookupParameters
 def model(task):
     codes = np.random.default_rng(0).random((200, 20))
     known = jnp.concatenate([task.id.signals, task.ood.signals])
-    return Model(task.dictionary * 2, jnp.zeros(12), LookupParameters(known, jnp.asarray(codes, jnp.float32)))
+    return Model(
+        task.dictionary * 2, jnp.zeros(12), LookupParameters(known, jnp.asarray(codes, jnp.float32))
+    )
 
 
 def test_known_signals_have_their_codes_whatever_their_order(model, task):

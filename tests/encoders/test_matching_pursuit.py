@@ -1,4 +1,6 @@
-"""Matching pursuit against a loop over samples, and its gradient against a replay of the pursuit and finite differences."""
+"""Matching pursuit against a loop over samples, and its gradient against a replay of the pursuit
+and finite differences.
+"""
 
 import equinox as eqx
 import jax
@@ -27,7 +29,9 @@ def double_precision():
 def problem(n, seed=0, input_dim=5, num_latents=12):
     rng = np.random.default_rng(seed)
     dictionary = rng.normal(size=(input_dim, num_latents)) * rng.uniform(0.3, 3, num_latents)
-    return Model(jnp.asarray(dictionary), jnp.asarray(rng.normal(size=input_dim))), jnp.asarray(rng.normal(size=(n, input_dim)))
+    return Model(jnp.asarray(dictionary), jnp.asarray(rng.normal(size=input_dim))), jnp.asarray(
+        rng.normal(size=(n, input_dim))
+    )
 
 
 def pursue(model, signals, k):
@@ -39,7 +43,10 @@ def pursue(model, signals, k):
         supports.append([])
         for _ in range(min(k, len(free))):
             lengths = [np.linalg.norm(dictionary[:, j]) or 1.0 for j in free]
-            projections = [dictionary[:, j] @ residual / length for j, length in zip(free, lengths, strict=True)]
+            projections = [
+                dictionary[:, j] @ residual / length
+                for j, length in zip(free, lengths, strict=True)
+            ]
             best = int(np.argmax(np.abs(projections)))
             code[free[best]] = projections[best] / lengths[best]
             residual = residual - projections[best] * dictionary[:, free[best]] / lengths[best]
@@ -99,7 +106,9 @@ def test_an_atom_explains_itself():
 
 
 def replay(dictionary, bias, signals, supports):
-    """The reconstruction with the chosen atoms held fixed, written so that autodiff sees every step."""
+    """The reconstruction with the chosen atoms held fixed, written so that autodiff sees every
+    step.
+    """
     residuals = signals - bias
     for chosen in jnp.asarray(supports).T:
         atoms = dictionary[:, chosen].T
@@ -122,7 +131,9 @@ def test_the_gradient_is_that_of_a_replay(n):
         return jnp.sum(weights * jnp.mean(errors**2, axis=1))
 
     arguments = model.dictionary, model.bias, signals
-    found, others = (jax.jit(jax.grad(function, argnums=(0, 1, 2)))(*arguments) for function in (loss, expected))
+    found, others = (
+        jax.jit(jax.grad(function, argnums=(0, 1, 2)))(*arguments) for function in (loss, expected)
+    )
     for gradient, other in zip(found, others, strict=True):
         np.testing.assert_allclose(gradient, other, atol=1e-9)
         assert jnp.abs(gradient).max() > 0.1
@@ -138,7 +149,10 @@ def test_the_gradient_is_that_of_finite_differences():
     for_dictionary, for_bias = jax.jit(jax.grad(loss, argnums=(0, 1)))(model.dictionary, model.bias)
     rng = np.random.default_rng(3)
     for _ in range(5):
-        atoms, shift = jnp.asarray(rng.normal(size=model.dictionary.shape)), jnp.asarray(rng.normal(size=model.bias.shape))
+        atoms, shift = (
+            jnp.asarray(rng.normal(size=model.dictionary.shape)),
+            jnp.asarray(rng.normal(size=model.bias.shape)),
+        )
         step = 1e-6
         ahead = loss(model.dictionary + step * atoms, model.bias + step * shift)
         behind = loss(model.dictionary - step * atoms, model.bias - step * shift)

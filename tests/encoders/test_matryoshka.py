@@ -37,22 +37,41 @@ def test_one_prefix_is_batchtopk():
 
 def test_an_early_atom_learns_from_every_prefix_and_a_late_one_from_the_last():
     model, signals, hidden = problem()
-    gradient = jax.grad(lambda model: MatryoshkaBatchTopK(K, prefixes=PREFIXES).loss(model, signals, 0)[0].sum())(model)
+    gradient = jax.grad(
+        lambda model: MatryoshkaBatchTopK(K, prefixes=PREFIXES).loss(model, signals, 0)[0].sum()
+    )(model)
     codes, dictionary = kept(hidden), np.asarray(model.dictionary)
     expected = np.zeros_like(dictionary)
     for end in (2, 5, 7):
-        error_bar = 2 * (codes[:, :end] @ dictionary[:, :end].T + np.asarray(model.bias) - np.asarray(signals)) / 4 / 3
+        error_bar = (
+            2
+            * (
+                codes[:, :end] @ dictionary[:, :end].T
+                + np.asarray(model.bias)
+                - np.asarray(signals)
+            )
+            / 4
+            / 3
+        )
         expected[:, :end] += error_bar.T @ codes[:, :end]
     np.testing.assert_allclose(gradient.dictionary, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_inference_is_that_of_batchtopk():
     model, signals, _ = problem(threshold=0.4)
-    np.testing.assert_array_equal(MatryoshkaBatchTopK(K)(model, signals), BatchTopK(K)(model, signals))
+    np.testing.assert_array_equal(
+        MatryoshkaBatchTopK(K)(model, signals), BatchTopK(K)(model, signals)
+    )
 
 
 def test_the_published_prefixes_are_those_of_65536_latents():
-    assert [share * 65_536 for share in MatryoshkaBatchTopK().prefixes] == [2_048, 6_144, 14_336, 30_720, 65_536]
+    assert [share * 65_536 for share in MatryoshkaBatchTopK().prefixes] == [
+        2_048,
+        6_144,
+        14_336,
+        30_720,
+        65_536,
+    ]
     # Of few latents the first prefix has one at least.
     model, signals, _ = problem()
     assert np.isfinite(jnp.asarray(MatryoshkaBatchTopK(K).loss(model, signals, 0)[0])).all()

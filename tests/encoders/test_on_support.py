@@ -1,4 +1,6 @@
-"""Codes on another encoder's support: optima against SciPy's bounded least squares, least squares against NumPy's lstsq."""
+"""Codes on another encoder's support: optima against SciPy's bounded least squares, least squares
+against NumPy's lstsq.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +38,11 @@ def model(task):
     rng = np.random.default_rng(0)
     dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
     weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
-    return Model(jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32), weight)
+    return Model(
+        jnp.asarray(dictionary, jnp.float32),
+        jnp.asarray(0.1 * rng.normal(size=12), jnp.float32),
+        weight,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +56,9 @@ def encoder(request):
 
 
 def best_on(signal, atoms, on, lam):
-    """By nnls: `½‖y - D z‖² + λ 1ᵀz` has the gradient of `½‖y' - D' z‖²` with `D'ᵀD' = DᵀD + ε` and `D'ᵀy' = Dᵀy - λ`."""
+    """By nnls: `½‖y - D z‖² + λ 1ᵀz` has the gradient of `½‖y' - D' z‖²` with `D'ᵀD' = DᵀD + ε` and
+    `D'ᵀy' = Dᵀy - λ`.
+    """
     own = atoms[:, on]
     if not on.any():
         return 0.5 * signal @ signal
@@ -64,7 +72,10 @@ def test_the_values_are_the_best_on_the_support(model, signals, encoder):
     found = OnSupport(encoder, LAM).infer(model, signals, begun)
     atoms, norms = unit_atoms(model.dictionary)
     on, target = np.abs(np.asarray(begun)) > 1e-4, np.asarray(signals - model.bias, np.float64)
-    expected = [best_on(y, np.asarray(atoms, np.float64), where, LAM) for y, where in zip(target, on, strict=True)]
+    expected = [
+        best_on(y, np.asarray(atoms, np.float64), where, LAM)
+        for y, where in zip(target, on, strict=True)
+    ]
     np.testing.assert_allclose(found.objective, expected, rtol=1e-5)
     achieved = lasso_problem.objective(signals - model.bias, atoms, found.codes * norms, LAM)
     np.testing.assert_allclose(achieved, found.objective, rtol=1e-5)
@@ -74,33 +85,47 @@ def test_the_values_are_the_best_on_the_support(model, signals, encoder):
 def test_it_is_certified_between_the_optimum_and_the_encoders_own_value(model, signals, encoder):
     found = OnSupport(encoder, LAM).infer(model, signals)
     optimum = Lasso(LAM).infer(model, signals)
-    assert found.converged.all() and (found.gap <= 1e-6 * found.objective).all() and (found.gap >= 0).all()
+    assert (
+        found.converged.all()
+        and (found.gap <= 1e-6 * found.objective).all()
+        and (found.gap >= 0).all()
+    )
     assert (found.objective >= (optimum.objective - optimum.gap) * (1 - 1e-6)).all()
     assert (found.objective > 1.01 * optimum.objective).any()
     if not encoder.signed:
         atoms, norms = unit_atoms(model.dictionary)
-        own = lasso_problem.objective(signals - model.bias, atoms, encoder(model, signals) * norms, LAM)
+        own = lasso_problem.objective(
+            signals - model.bias, atoms, encoder(model, signals) * norms, LAM
+        )
         assert (found.objective <= own * (1 + 1e-5)).all() and (found.objective < 0.9 * own).any()
 
 
 def test_the_gap_bounds_what_is_left_on_the_support_and_not_beyond_it(model, signals):
     rough = OnSupport(TopK(3), LAM, tol=1e-6, max_iterations=0).infer(model, signals)
     fine = OnSupport(TopK(3), LAM).infer(model, signals)
-    assert (rough.objective - rough.gap <= fine.objective * (1 + 1e-6)).all() and (rough.gap > 1e-3).any()
+    assert (rough.objective - rough.gap <= fine.objective * (1 + 1e-6)).all() and (
+        rough.gap > 1e-3
+    ).any()
 
 
 def test_a_support_of_all_latents_is_the_lasso_and_of_none_is_zero(model, signals):
     atoms = len(model.decoder.T)
     everything = OnSupport(Dense(), LAM).infer(model, signals, jnp.ones((len(signals), atoms)))
-    np.testing.assert_allclose(everything.objective, Lasso(LAM).infer(model, signals).objective, rtol=1e-5)
+    np.testing.assert_allclose(
+        everything.objective, Lasso(LAM).infer(model, signals).objective, rtol=1e-5
+    )
     nothing = OnSupport(Dense(), LAM).infer(model, signals, jnp.zeros((len(signals), atoms)))
     assert not nothing.codes.any() and nothing.converged.all() and not nothing.gap.any()
-    np.testing.assert_allclose(nothing.objective, 0.5 * np.sum(np.square(signals - model.bias), axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        nothing.objective, 0.5 * np.sum(np.square(signals - model.bias), axis=1), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("make", [OnSupport, LeastSquares])
 def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
-    begun = jnp.zeros((len(signals), 20)).at[:, 4].set(1e-4).at[:, 7].set(1.1e-4).at[:, 8].set(-1.1e-4)
+    begun = (
+        jnp.zeros((len(signals), 20)).at[:, 4].set(1e-4).at[:, 7].set(1.1e-4).at[:, 8].set(-1.1e-4)
+    )
     codes = np.asarray(make(Dense()).infer(model, signals, begun).codes)
     assert set(np.flatnonzero(codes.any(axis=0))) == {7, 8}
 
@@ -110,7 +135,9 @@ def test_calling_goes_on_from_the_encoders_codes(model, signals, make):
     made = make(TopK(3))
     assert made.origin == TopK(3) and not made.signed
     begun = TopK(3)(model, signals)
-    np.testing.assert_allclose(made(model, signals), made.infer(model, signals, begun).codes, atol=1e-6)
+    np.testing.assert_allclose(
+        made(model, signals), made.infer(model, signals, begun).codes, atol=1e-6
+    )
 
 
 def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
@@ -121,6 +148,10 @@ def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     expected = by_lstsq(centred, np.asarray(model.dictionary, np.float64), on)
     assert (expected < 0).any() and found.certified is None
     # Single precision cannot solve what is as good as dependent; the test below does, in double.
-    fine = np.array([not where.any() or np.linalg.cond(model.dictionary[:, where]) < 300 for where in on])
+    fine = np.array(
+        [not where.any() or np.linalg.cond(model.dictionary[:, where]) < 300 for where in on]
+    )
     assert fine.mean() > 0.9
-    np.testing.assert_allclose(found.codes[fine], expected[fine].clip(0), atol=5e-3 * np.abs(expected[fine]).max())
+    np.testing.assert_allclose(
+        found.codes[fine], expected[fine].clip(0), atol=5e-3 * np.abs(expected[fine]).max()
+    )

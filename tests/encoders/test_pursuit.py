@@ -1,4 +1,6 @@
-"""Greedy coding against a loop in NumPy that solves its least squares with lstsq, in the units of the model's atoms."""
+"""Greedy coding against a loop in NumPy that solves its least squares with lstsq, in the units of
+the model's atoms.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,22 +12,35 @@ from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
 
 
 def test_by_hand():
-    """On the axes a pursuit takes the largest coordinates, and the non-negative one no negative code."""
-    model, signals = Model(2 * jnp.eye(3), jnp.ones(3)), jnp.array([[3.0, 1.0, 2.0], [0.0, -1.0, -3.0]])
+    """On the axes a pursuit takes the largest coordinates, and the non-negative one no negative
+    code.
+    """
+    model, signals = (
+        Model(2 * jnp.eye(3), jnp.ones(3)),
+        jnp.array([[3.0, 1.0, 2.0], [0.0, -1.0, -3.0]]),
+    )
     np.testing.assert_allclose(OMP(2)(model, signals), [[1, 0, 0.5], [0, -1, -2]], atol=1e-6)
-    np.testing.assert_allclose(NonNegativePursuit(2)(model, signals), [[1, 0, 0.5], [0, 0, 0]], atol=1e-6)
+    np.testing.assert_allclose(
+        NonNegativePursuit(2)(model, signals), [[1, 0, 0.5], [0, 0, 0]], atol=1e-6
+    )
 
 
 @pytest.fixture(scope="module")
 def model(task):
     rng = np.random.default_rng(0)
     dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
-    return Model(jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32))
+    return Model(
+        jnp.asarray(dictionary, jnp.float32), jnp.asarray(0.1 * rng.normal(size=12), jnp.float32)
+    )
 
 
 def arrays(model, task):
     dictionary = np.asarray(model.dictionary, np.float64)
-    return np.asarray(task.id.signals - model.bias, np.float64), dictionary, np.linalg.norm(dictionary, axis=0)
+    return (
+        np.asarray(task.id.signals - model.bias, np.float64),
+        dictionary,
+        np.linalg.norm(dictionary, axis=0),
+    )
 
 
 def omp(signal, dictionary, lengths, k):
@@ -42,7 +57,11 @@ def omp(signal, dictionary, lengths, k):
 
 
 def nonneg_mp(signal, dictionary, lengths, k):
-    codes, rest, free = np.zeros(dictionary.shape[1]), signal.copy(), np.ones(dictionary.shape[1], bool)
+    codes, rest, free = (
+        np.zeros(dictionary.shape[1]),
+        signal.copy(),
+        np.ones(dictionary.shape[1], bool),
+    )
     for _ in range(k):
         pull = np.where(free, rest @ dictionary / lengths, -np.inf)
         best = int(np.argmax(pull))

@@ -1,4 +1,6 @@
-"""The k largest of each row against a sort, with ties, zeros and edges, and the gradient through them."""
+"""The k largest of each row against a sort, with ties, zeros and edges, and the gradient through
+them.
+"""
 
 import equinox as eqx
 import jax
@@ -32,40 +34,62 @@ def same_bits(found, expected):
 
 
 def test_ties_go_to_the_lower_index():
-    values = jnp.array([[1.0, 2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0, 3.0]])
+    values = jnp.array(
+        [[1.0, 2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0, 3.0]]
+    )
     assert thin(values, 2).tolist() == [[0, 2, 2, 0, 0], [1, 1, 0, 0, 0], [0, 3, 0, 0, 3]]
     assert thin(values, 4).tolist() == [[1, 2, 2, 2, 0], [1, 1, 1, 1, 0], [0, 3, 0, 0, 3]]
 
 
 @pytest.mark.parametrize(
-    ("k", "dtype"), [(1, np.float32), (9, np.float32), (9, np.float64), (20, np.float32), (21, np.float32)]
+    ("k", "dtype"),
+    [(1, np.float32), (9, np.float32), (9, np.float64), (20, np.float32), (21, np.float32)],
 )
 def test_against_a_sort(k, dtype):
     rng = np.random.default_rng(k)
-    values = np.concatenate([rng.random((40, 20)), rng.lognormal(sigma=20, size=(40, 20))]).astype(dtype)
+    values = np.concatenate([rng.random((40, 20)), rng.lognormal(sigma=20, size=(40, 20))]).astype(
+        dtype
+    )
     values[::3] *= rng.random((27, 20)) < 0.2
     with jax.enable_x64(dtype is np.float64):
         same_bits(thin(jnp.asarray(values), k), by_sorting(values, k))
 
 
-# Few values, so that ties are the rule; the smallest and largest floats and infinity are extremes. Subnormal floats
-# are left out, since a compiled program takes them for zero.
-LEVELS = [0.0, np.finfo(np.float32).tiny, 0.5, np.nextafter(np.float32(0.5), np.float32(1)), 1.0, 3e38, np.inf]
+# Few values, so that ties are the rule; the smallest and largest floats and infinity are extremes.
+# Subnormal floats are left out, since a compiled program takes them for zero.
+LEVELS = [
+    0.0,
+    np.finfo(np.float32).tiny,
+    0.5,
+    np.nextafter(np.float32(0.5), np.float32(1)),
+    1.0,
+    3e38,
+    np.inf,
+]
 
 
 @pytest.mark.parametrize("k", [1, 4])
-@given(values=arrays.arrays(np.float32, (5, 8), elements=st.sampled_from([float(level) for level in LEVELS])))
+@given(
+    values=arrays.arrays(
+        np.float32, (5, 8), elements=st.sampled_from([float(level) for level in LEVELS])
+    )
+)
 @settings(max_examples=15, deadline=None)
 def test_ties_zeros_and_extremes(k, values):
     same_bits(thin(jnp.asarray(values), k), by_sorting(values, k))
 
 
 def test_negative_zeros_are_zeros_and_a_nan_shows():
-    values = np.array([[-0.0, -0.0, -0.0, 1, 2, 3], [-0.0, 0, -0.0, 0, -0.0, 0], [1, 2, -0.0, 4, -0.0, 6]], np.float32)
+    values = np.array(
+        [[-0.0, -0.0, -0.0, 1, 2, 3], [-0.0, 0, -0.0, 0, -0.0, 0], [1, 2, -0.0, 4, -0.0, 6]],
+        np.float32,
+    )
     for k in (1, 3, 5):
         np.testing.assert_array_equal(thin(jnp.asarray(values), k), by_sorting(values, k))
     spoilt = jnp.array([[1.0, jnp.nan, 2.0, 3.0], [jnp.nan] * 4])
-    np.testing.assert_array_equal(jnp.isnan(thin(spoilt, 1)), [[False, True, False, False], [True, False, False, False]])
+    np.testing.assert_array_equal(
+        jnp.isnan(thin(spoilt, 1)), [[False, True, False, False], [True, False, False, False]]
+    )
 
 
 def test_the_gradient_passes_through_what_is_kept():
@@ -86,13 +110,19 @@ def test_a_batch_axis_may_be_mapped():
 @pytest.mark.parametrize("k", [3, 10])
 def test_codes_are_the_largest_preactivations_rectified(k):
     rng = np.random.default_rng(1)
-    weight, shift, bias, signals = (rng.normal(size=shape).astype(np.float32) for shape in ((4, 6), 6, 4, (50, 4)))
-    model = Model(jnp.zeros((4, 6)), jnp.asarray(bias), Affine(jnp.asarray(weight), jnp.asarray(shift)))
+    weight, shift, bias, signals = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((4, 6), 6, 4, (50, 4))
+    )
+    model = Model(
+        jnp.zeros((4, 6)), jnp.asarray(bias), Affine(jnp.asarray(weight), jnp.asarray(shift))
+    )
     codes, penalty = eqx.filter_jit(TopK(k).with_penalty)(model, jnp.asarray(signals))
     hidden = (signals - bias) @ weight + shift
     largest = np.argsort(-hidden, axis=1)[:, :k]
     expected = np.zeros_like(hidden)
-    np.put_along_axis(expected, largest, np.maximum(np.take_along_axis(hidden, largest, axis=1), 0), axis=1)
+    np.put_along_axis(
+        expected, largest, np.maximum(np.take_along_axis(hidden, largest, axis=1), 0), axis=1
+    )
     np.testing.assert_allclose(codes, expected, atol=1e-5)
     assert not penalty.any()
 

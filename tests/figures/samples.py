@@ -8,18 +8,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.patches import Rectangle
 
-# Own codes, then the lasso on the same dictionary, in and out of distribution: of the size that the paper publishes.
+# Own codes, then the lasso on the same dictionary, in and out of distribution: of the size that the
+# paper publishes.
 SCORES = {
     "relu": ((0.40, 0.41), (0.39, 0.39)),
     "topk": ((0.81, 0.70), (0.92, 0.87)),
     "jumprelu": ((0.25, 0.32), (0.24, 0.30)),
     "mp": ((0.43, 0.35), (0.41, 0.39)),
 }
-SETTING = {"num_latents": 100, "sparsity": 10, "num_samples": 5_000, "input_dim": 47, "lam": 0.1, "protocol": "strict"}
+SETTING = {
+    "num_latents": 100,
+    "sparsity": 10,
+    "num_samples": 5_000,
+    "input_dim": 47,
+    "lam": 0.1,
+    "protocol": "strict",
+}
 
 
 def make_rows(seeds=(0, 1, 2), saes=tuple(SCORES), spread=0.02, support=True, **setting):
-    """Rows of the headline. The names of the methods say nothing, so that nothing can be read out of them."""
+    """Rows of the headline. The names of the methods say nothing, so that nothing can be read out
+    of them.
+    """
     table = [("probe", "linear_probe", "own", None, 0.67, 0.41)]
     for name in saes:
         (own_id, own), (frozen_id, frozen) = SCORES.get(name, ((0.6, 0.5), (0.7, 0.6)))
@@ -31,18 +41,35 @@ def make_rows(seeds=(0, 1, 2), saes=tuple(SCORES), spread=0.02, support=True, **
     table.append(("dictionary_learning", "dl_fista", "lasso", "cold", 0.95, 0.945))
     table.append(("oracle", "oracle", "lasso", "cold", 0.986, 0.985))
     rows = []
-    for (place, (family, dictionary, inference, start, ident, ood)), seed in itertools.product(enumerate(table), seeds):
+    for (place, (family, dictionary, inference, start, ident, ood)), seed in itertools.product(
+        enumerate(table), seeds
+    ):
         shift = spread * np.sin(7 * seed + place) * (family != "oracle")
-        row = {"method": f"m{place}", "family": family, "dictionary": dictionary, "inference": inference, "start": start}
+        row = {
+            "method": f"m{place}",
+            "family": family,
+            "dictionary": dictionary,
+            "inference": inference,
+            "start": start,
+        }
         row |= {"seed": seed, "mcc_id": ident + shift, "mcc_ood": ood + shift, **SETTING, **setting}
-        row["cosines"] = None if family == "probe" else list(np.linspace(max(0, 2 * ident - 1.0), min(1, ident + 0.1), 50))
+        row["cosines"] = (
+            None
+            if family == "probe"
+            else list(np.linspace(max(0, 2 * ident - 1.0), min(1, ident + 0.1), 50))
+        )
         rows.append(row)
     return rows
 
 
 def row(dictionary, inference=None, **values):
     """A row of a method that is named after its dictionary and inference."""
-    told = {"method": f"{dictionary} {inference}", "dictionary": dictionary, "inference": inference, "seed": 0}
+    told = {
+        "method": f"{dictionary} {inference}",
+        "dictionary": dictionary,
+        "inference": inference,
+        "seed": 0,
+    }
     return SETTING | told | values
 
 
@@ -78,7 +105,11 @@ def curves(axes):
 
 def assert_legible(figure):
     FigureCanvasAgg(figure).draw()
-    texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip() and text.get_visible()]
+    texts = [
+        text
+        for text in figure.findobj(matplotlib.text.Text)
+        if text.get_text().strip() and text.get_visible()
+    ]
     beyond = [
         label
         for axes in figure.axes
@@ -87,13 +118,24 @@ def assert_legible(figure):
         for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
         if not min(axis.get_view_interval()) <= place <= max(axis.get_view_interval())
     ]
-    boxes = {text.get_text() + str(id(text)): text.get_window_extent() for text in texts if text not in beyond}
+    boxes = {
+        text.get_text() + str(id(text)): text.get_window_extent()
+        for text in texts
+        if text not in beyond
+    }
     assert len(boxes) > 8
     assert min(text.get_fontsize() for text in texts) >= 7 and figure.get_figwidth() <= 6.4
     for name, box in boxes.items():
-        inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+        inside = (
+            figure.bbox.x0 <= box.x0
+            and box.x1 <= figure.bbox.x1
+            and figure.bbox.y0 <= box.y0
+            and box.y1 <= figure.bbox.y1
+        )
         assert inside, name
     clashes = [
-        (one, two) for one, two in itertools.combinations(boxes, 2) if boxes[one].padded(-0.5).overlaps(boxes[two].padded(-0.5))
+        (one, two)
+        for one, two in itertools.combinations(boxes, 2)
+        if boxes[one].padded(-0.5).overlaps(boxes[two].padded(-0.5))
     ]
     assert clashes == []

@@ -14,12 +14,26 @@ from .samples import SCORES, SETTING, assert_legible, choose, words
 CHALLENGE = ("online_dl", "dl_fista", "spams", "sklearn", *SCORES, "oracle")
 
 
-def make_challenge(names=CHALLENGE, widths=(1_000, 2_000, 5_000), samples=(5_000, 20_000, 200_000), seeds=(0, 1), **values):
+def make_challenge(
+    names=CHALLENGE,
+    widths=(1_000, 2_000, 5_000),
+    samples=(5_000, 20_000, 200_000),
+    seeds=(0, 1),
+    **values,
+):
     rows = []
-    for (place, name), width, size, seed in itertools.product(enumerate(names), widths, samples, seeds):
+    for (place, name), width, size, seed in itertools.product(
+        enumerate(names), widths, samples, seeds
+    ):
         score = 1 / (1 + place / 4 + width / size) if name != "oracle" else 1.0
         row = {"method": f"m{place}", "seed": seed, "num_latents": width, "sparsity": 10}
-        row |= {"dictionary": name, "inference": "lasso", "start": "cold", "num_samples": size, "samples_seen": size // 2}
+        row |= {
+            "dictionary": name,
+            "inference": "lasso",
+            "start": "cold",
+            "num_samples": size,
+            "samples_seen": size // 2,
+        }
         row |= {"input_dim": 93, "cosine": score, "mcc_ood": score - 0.01 * seed}
         rows.append(row | {"fit_seconds": (1 + place + seed) * width / 10} | values)
     return rows
@@ -32,10 +46,24 @@ def cell(*chosen, **values):
 def make_phase():
     rows = []
     for (name, inference), width, sparsity, ratio, seed in itertools.product(
-        (("relu", "own"), ("dl_fista", "lasso")), (50, 100, 200), (3, 10), (0.5, 1, 1.5, 2, 3, 4, 6), (0, 1)
+        (("relu", "own"), ("dl_fista", "lasso")),
+        (50, 100, 200),
+        (3, 10),
+        (0.5, 1, 1.5, 2, 3, 4, 6),
+        (0, 1),
     ):
-        row = {"method": name, "dictionary": name, "inference": inference, "num_latents": width, "sparsity": sparsity}
-        row |= {"ratio": ratio, "input_dim": int(np.ceil(ratio * sparsity * np.log(width / sparsity))), "seed": seed}
+        row = {
+            "method": name,
+            "dictionary": name,
+            "inference": inference,
+            "num_latents": width,
+            "sparsity": sparsity,
+        }
+        row |= {
+            "ratio": ratio,
+            "input_dim": int(np.ceil(ratio * sparsity * np.log(width / sparsity))),
+            "seed": seed,
+        }
         rows.append(row | {"mcc_ood": min(1.0, ratio * sparsity / 40)})
     return rows
 
@@ -46,7 +74,9 @@ PANEL = ("dictionary", "inference", "sparsity")
 @pytest.mark.parametrize(
     "figure",
     [
-        lambda: figures.recovery_by_samples(make_challenge(CHALLENGE[:3], (50, 100, 500, 1_000, 5_000, 10_000), (5_000,))),
+        lambda: figures.recovery_by_samples(
+            make_challenge(CHALLENGE[:3], (50, 100, 500, 1_000, 5_000, 10_000), (5_000,))
+        ),
         lambda: figures.recovery_by_seconds(cell(seeds=(0,))),
         lambda: figures.recovery_by_seconds(cell("spams", fit_seconds=0.002)),
         lambda: figures.heat_map(make_phase(), "num_latents", "ratio", "mcc_ood", panel=PANEL),
@@ -64,7 +94,9 @@ def cells(axes):
     for mesh in (one for one in axes.collections if isinstance(one, QuadMesh)):
         corners, scores = mesh.get_coordinates(), mesh.get_array().ravel()
         ends = itertools.pairwise(corners[:, 0, 1])
-        found[corners[0, :, 0].mean()] = [(score, *pair) for score, pair in zip(scores, ends, strict=True)]
+        found[corners[0, :, 0].mean()] = [
+            (score, *pair) for score, pair in zip(scores, ends, strict=True)
+        ]
     return found
 
 
@@ -76,8 +108,13 @@ def test_a_cell_of_the_heat_map_is_a_score_over_its_samples():
     assert len(figure.axes) == 2
     for (place, column), width in zip(cells(axes).items(), (1_000, 2_000, 5_000), strict=True):
         for (score, low, high), samples in zip(column, (5_000, 20_000, 200_000), strict=True):
-            assert score == pytest.approx(1 / (1 + width / samples)) and low < samples / 2 / width < high
-            assert (place, f"{score:.2f}") in {(text.get_position()[0], text.get_text()) for text in axes.texts}
+            assert (
+                score == pytest.approx(1 / (1 + width / samples))
+                and low < samples / 2 / width < high
+            )
+            assert (place, f"{score:.2f}") in {
+                (text.get_position()[0], text.get_text()) for text in axes.texts
+            }
     np.testing.assert_allclose([line.get_ydata()[0] for line in axes.lines], 92 / 83)
     assert "counting bound" in words(figure)
 
@@ -108,15 +145,21 @@ def test_a_heat_map_has_a_panel_a_value_and_writes_its_means():
     figure = figures.heat_map(rows, "num_latents", "ratio", "mcc_ood", panel=PANEL)
     panels = {axes.get_title("left"): axes for axes in figure.axes[:-1]}
     assert list(panels) == [
-        f"{name}, k = {sparsity}" for name in ("ReLU SAE, own codes", "DL-FISTA, certified lasso") for sparsity in (3, 10)
+        f"{name}, k = {sparsity}"
+        for name in ("ReLU SAE, own codes", "DL-FISTA, certified lasso")
+        for sparsity in (3, 10)
     ]
     for title, axes in panels.items():
         sparsity = int(title.rpartition(" ")[2])
         ratios = (0.5, 1, 1.5, 2, 3, 4, 6)
         assert [*cells(axes)] == [0, 1, 2]
         for column in cells(axes).values():
-            assert [score for score, *_ in column] == pytest.approx([min(1, ratio * sparsity / 40) for ratio in ratios])
-            assert all(low < ratio < high for (_, low, high), ratio in zip(column, ratios, strict=True))
+            assert [score for score, *_ in column] == pytest.approx(
+                [min(1, ratio * sparsity / 40) for ratio in ratios]
+            )
+            assert all(
+                low < ratio < high for (_, low, high), ratio in zip(column, ratios, strict=True)
+            )
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert ticks == ["0.5", "1", "1.5", "2", "3", "4", "6"]
 
@@ -138,17 +181,26 @@ def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
     figure = figures.recovery_by_seconds(cell("online_dl", "topk", "oracle"))
     rows = cell("online_dl", "topk", "oracle")
     for axes, metric in zip(figure.axes, ("cosine", "mcc_ood"), strict=True):
-        drawn = {line.get_color(): line.get_xydata()[0] for line in axes.lines if line.get_marker() in ("s", "o")}
+        drawn = {
+            line.get_color(): line.get_xydata()[0]
+            for line in axes.lines
+            if line.get_marker() in ("s", "o")
+        }
         for name in ("online_dl", "topk"):
             mine = choose(rows, dictionary=name)
             means = [np.mean([row[column] for row in mine]) for column in ("fit_seconds", metric)]
             assert drawn[labels.colour(name)] == pytest.approx(means)
         levels = [line.get_ydata()[0] for line in axes.lines if line.get_color() == "black"]
-        assert levels == pytest.approx([np.mean([row[metric] for row in choose(rows, dictionary="oracle")])])
+        assert levels == pytest.approx(
+            [np.mean([row[metric] for row in choose(rows, dictionary="oracle")])]
+        )
 
 
 def test_a_learner_without_scores_has_no_marker():
-    assert figures.recovery_by_seconds([]) is None and figures.recovery_by_seconds(cell("oracle")) is None
+    assert (
+        figures.recovery_by_seconds([]) is None
+        and figures.recovery_by_seconds(cell("oracle")) is None
+    )
     unscored = [row | {"method": "other"} for row in cell("spams", mcc_ood=None)]
     figure = figures.recovery_by_seconds(cell("online_dl") + unscored)
     assert "SPAMS" not in words(figure) and "online DL" in words(figure)
@@ -161,14 +213,28 @@ def make_budget(seeds=(0, 1, 2)):
         ("topk", {}, products, 0.2, 0.85),
         ("lasso", {"start": "cold"}, None, 0.0, 0.985),
     ]
-    table += [("lista", {"depth": n}, products * (2 * n - 1), 0.4 / n, 1 - 0.2 / n) for n in (1, 2, 4, 8, 16)]
-    table += [("fista", {"iterations": n}, products * (2 * n - 1), 2 / n, 1 - 0.5 / n) for n in (1, 2, 5, 10, 20, 50, 100)]
+    table += [
+        ("lista", {"depth": n}, products * (2 * n - 1), 0.4 / n, 1 - 0.2 / n)
+        for n in (1, 2, 4, 8, 16)
+    ]
+    table += [
+        ("fista", {"iterations": n}, products * (2 * n - 1), 2 / n, 1 - 0.5 / n)
+        for n in (1, 2, 5, 10, 20, 50, 100)
+    ]
     return [
         SETTING
-        | {"method": f"m{place}", "dictionary": "oracle", "inference": inference, "seed": seed, "flops": flops}
+        | {
+            "method": f"m{place}",
+            "dictionary": "oracle",
+            "inference": inference,
+            "seed": seed,
+            "flops": flops,
+        }
         | {"relative_gap_ood": gap * (1 + 0.1 * seed), "mcc_ood": score - 0.01 * seed}
         | varied
-        for (place, (inference, varied, flops, gap, score)), seed in itertools.product(enumerate(table), seeds)
+        for (place, (inference, varied, flops, gap, score)), seed in itertools.product(
+            enumerate(table), seeds
+        )
     ]
 
 
@@ -178,19 +244,31 @@ def test_the_budget_draws_each_inference_against_its_cost():
     for axes, metric in zip(figure.axes, ("relative_gap_ood", "mcc_ood"), strict=True):
         drawn = {container.get_label(): container.lines[0] for container in axes.containers}
         assert list(drawn) == ["ReLU", "TopK", "LISTA (layers)", "FISTA (iterations)"]
-        for name, label in (("lista", "LISTA (layers)"), ("fista", "FISTA (iterations)"), ("relu", "ReLU")):
+        for name, label in (
+            ("lista", "LISTA (layers)"),
+            ("fista", "FISTA (iterations)"),
+            ("relu", "ReLU"),
+        ):
             mine = [row for row in rows if row["inference"] == name]
             expected = {
-                cost: np.mean([row[metric] for row in mine if row["flops"] == cost]) for cost in {row["flops"] for row in mine}
+                cost: np.mean([row[metric] for row in mine if row["flops"] == cost])
+                for cost in {row["flops"] for row in mine}
             }
             assert dict(zip(*drawn[label].get_data(), strict=True)) == pytest.approx(expected)
             assert drawn[label].get_color() == labels.colour(name, "inference")
-    level = [line.get_ydata()[0] for line in figure.axes[1].lines if line.get_label() == "certified lasso"]
+    level = [
+        line.get_ydata()[0]
+        for line in figure.axes[1].lines
+        if line.get_label() == "certified lasso"
+    ]
     assert level == pytest.approx([0.975])
     assert {"1", "2", "4", "8", "16", "100"} <= set(words(figure)) and "None" not in words(figure)
 
 
 def test_a_budget_without_costs_is_none_and_two_dictionaries_are_refused():
-    assert figures.budget([]) is None and figures.budget([row | {"flops": None} for row in make_budget()]) is None
+    assert (
+        figures.budget([]) is None
+        and figures.budget([row | {"flops": None} for row in make_budget()]) is None
+    )
     with pytest.raises(ValueError, match="twice"):
         figures.budget(make_budget() + [row | {"dictionary": "dl_fista"} for row in make_budget()])

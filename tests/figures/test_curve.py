@@ -1,4 +1,6 @@
-"""A curve draws the means of its rows, where they belong, and holds published ones against its own only where they match."""
+"""A curve draws the means of its rows, where they belong, and holds published ones against its own
+only where they match.
+"""
 
 import itertools
 
@@ -19,19 +21,51 @@ def make_warm(widths=(50, 100), seeds=(0, 1, 2), iterations=ITERATIONS):
     for (place, name), start, width, count, seed in itertools.product(
         enumerate(DICTIONARIES), ("cold", "warm"), widths, iterations, seeds
     ):
-        value = 0.2 + 0.2 * place + 0.1 * (start == "warm") + count / 1_000 - width / 10_000 + 0.01 * seed**2
-        row = SETTING | {"method": f"m{place}", "dictionary": name, "inference": "fista", "start": start, "num_latents": width}
+        value = (
+            0.2
+            + 0.2 * place
+            + 0.1 * (start == "warm")
+            + count / 1_000
+            - width / 10_000
+            + 0.01 * seed**2
+        )
+        row = SETTING | {
+            "method": f"m{place}",
+            "dictionary": name,
+            "inference": "fista",
+            "start": start,
+            "num_latents": width,
+        }
         rows.append(
-            row | {"iterations": count, "seed": seed, "mcc_ood": value, "gap_ood": 10.0 ** (-place - count / 20) * (1 + seed)}
+            row
+            | {
+                "iterations": count,
+                "seed": seed,
+                "mcc_ood": value,
+                "gap_ood": 10.0 ** (-place - count / 20) * (1 + seed),
+            }
         )
     for width, seed in itertools.product(widths, seeds):
-        row = SETTING | {"method": "m9", "dictionary": "oracle", "inference": "lasso", "start": "cold", "num_latents": width}
+        row = SETTING | {
+            "method": "m9",
+            "dictionary": "oracle",
+            "inference": "lasso",
+            "start": "cold",
+            "num_latents": width,
+        }
         rows.append(row | {"seed": seed, "mcc_ood": 0.98, "gap_ood": 1e-9})
     return rows
 
 
 def make_published(**values):
-    point = {"dictionary": "topk", "start": "warm", "iterations": 10, "num_latents": 100, "sparsity": 10, "num_samples": 5_000}
+    point = {
+        "dictionary": "topk",
+        "start": "warm",
+        "iterations": 10,
+        "num_latents": 100,
+        "sparsity": 10,
+        "num_samples": 5_000,
+    }
     return [point | {"lam": None, "mcc_ood_mean": 0.6, "mcc_ood_sd": 0.05} | values]
 
 
@@ -41,9 +75,19 @@ WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 @pytest.mark.parametrize(
     "figure",
     [
-        lambda: figures.curve(make_warm((50, 100, 500, 1_000, 5_000, 10_000)), **WARM, panel="num_latents"),
-        lambda: figures.curve(make_warm((100,), seeds=(0,)), "iterations", "gap_ood", dash="start", logy=True),
-        lambda: figures.curve(make_warm(iterations=range(40)), "iterations", "mcc_ood", dash="start", panel="num_latents"),
+        lambda: figures.curve(
+            make_warm((50, 100, 500, 1_000, 5_000, 10_000)), **WARM, panel="num_latents"
+        ),
+        lambda: figures.curve(
+            make_warm((100,), seeds=(0,)), "iterations", "gap_ood", dash="start", logy=True
+        ),
+        lambda: figures.curve(
+            make_warm(iterations=range(40)),
+            "iterations",
+            "mcc_ood",
+            dash="start",
+            panel="num_latents",
+        ),
         lambda: figures.curve(make_warm((100,), iterations=(5,)), **WARM),
     ],
     ids=["six panels", "both logarithmic", "bands", "one x"],
@@ -65,7 +109,9 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
         ):
             assert colour == labels.colour(name) and tuple(x) == ITERATIONS
             for place, count in enumerate(ITERATIONS):
-                mine = choose(rows, dictionary=name, start=start, num_latents=width, iterations=count)
+                mine = choose(
+                    rows, dictionary=name, start=start, num_latents=width, iterations=count
+                )
                 values = [row[metric] for row in mine]
                 assert y[place] == pytest.approx(np.mean(values))
                 assert high[place] - y[place] == pytest.approx(np.std(values, ddof=1))
@@ -79,7 +125,9 @@ def test_zero_has_its_place_on_a_log_axis():
     axes.figure.draw_without_rendering()
     places = axes.transData.transform([(count, 0.5) for count in ITERATIONS])[:, 0]
     assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
-    ticks = dict(zip(axes.get_xticks(), [label.get_text() for label in axes.get_xticklabels()], strict=True))
+    ticks = dict(
+        zip(axes.get_xticks(), [label.get_text() for label in axes.get_xticklabels()], strict=True)
+    )
     assert ticks[0] == "0" and ticks[1] == "1" and ticks[100] == "100"
     # From 1 on it is a log axis: factors of ten have one length.
     one, ten, hundred = axes.transData.transform([(count, 0.5) for count in (1, 10, 100)])[:, 0]
@@ -95,19 +143,31 @@ def test_published_means_lie_beside_their_own_line():
     figure = figures.curve(make_warm(), **WARM, panel="num_latents", published=make_published())
     assert published_of(figure) == [(labels.colour("topk"), 10, 0.6)]
     assert words(figure).count("published (mean ± sd)") == 1
-    ends = [segments.get_segments()[0][:, 1] for segments in figure.axes[1].collections if len(segments.get_segments()) == 1]
+    ends = [
+        segments.get_segments()[0][:, 1]
+        for segments in figure.axes[1].collections
+        if len(segments.get_segments()) == 1
+    ]
     np.testing.assert_allclose(ends, [(0.55, 0.65)])
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        *({"dictionary": "gated"}, {"start": None}, {"num_latents": 500}, {"num_samples": 100}, {"lam": 0.5}),
+        *(
+            {"dictionary": "gated"},
+            {"start": None},
+            {"num_latents": 500},
+            {"num_samples": 100},
+            {"lam": 0.5},
+        ),
         *({"iterations": 500}, {"mcc_ood_mean": None}),
     ],
 )
 def test_published_means_of_something_else_are_not_drawn(change):
-    figure = figures.curve(make_warm(), **WARM, panel="num_latents", published=make_published(**change))
+    figure = figures.curve(
+        make_warm(), **WARM, panel="num_latents", published=make_published(**change)
+    )
     assert published_of(figure) == [] and "published (mean ± sd)" not in words(figure)
 
 
@@ -122,7 +182,9 @@ def test_what_the_rows_do_not_say_is_refused_or_left_out():
 
 
 def test_many_points_have_a_band_and_no_markers():
-    figure = figures.curve(choose(make_warm((100,), iterations=range(0, 60, 2)), start="warm"), "iterations", "mcc_ood")
+    figure = figures.curve(
+        choose(make_warm((100,), iterations=range(0, 60, 2)), start="warm"), "iterations", "mcc_ood"
+    )
     bands = [band.get_paths()[0].get_extents() for band in figure.axes[0].collections]
     assert len(bands) == 3 and curves(figure.axes[0]) == []
     sd = np.std([0, 0.01, 0.04], ddof=1)
@@ -132,17 +194,24 @@ def test_many_points_have_a_band_and_no_markers():
 
 
 def test_a_column_of_the_panel_leaves_the_colour_to_another():
-    figure = figures.curve(make_warm((100,)), "iterations", "mcc_ood", line="start", panel="dictionary")
+    figure = figures.curve(
+        make_warm((100,)), "iterations", "mcc_ood", line="start", panel="dictionary"
+    )
     assert [axes.get_title("left") for axes in figure.axes] == ["ReLU SAE", "TopK SAE", "MP SAE"]
     for axes in figure.axes:
-        assert [colour for colour, *_ in curves(axes)] == [labels.colour("cold", "start"), labels.colour("warm", "start")]
+        assert [colour for colour, *_ in curves(axes)] == [
+            labels.colour("cold", "start"),
+            labels.colour("warm", "start"),
+        ]
     shown = [text for text in words(figure) if text in ("cold start", "warm start", "ReLU SAE")]
     assert sorted(shown) == ["ReLU SAE", "cold start", "warm start"]
     assert_legible(figure)
 
 
 def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():
-    rows = [row | {"base": row["dictionary"]} for row in make_warm((100,)) if row["start"] == "warm"]
+    rows = [
+        row | {"base": row["dictionary"]} for row in make_warm((100,)) if row["start"] == "warm"
+    ]
     rows += [row | {"base": None} for row in make_warm((100,)) if row["dictionary"] == "oracle"]
     figure = figures.curve(rows, "iterations", "mcc_ood", line="base")
     assert {"ReLU SAE", "oracle"} <= set(words(figure)) and "None" not in words(figure)

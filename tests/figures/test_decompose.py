@@ -7,11 +7,19 @@ from sae_gap.figures.decompose import decompositions
 from .samples import SETTING, row
 
 # Sums of different powers of two, so that each part tells which scores it is the difference of.
-SCORES = {("topk", "own"): 1.0, ("topk", "support"): 3.0, ("topk", "lasso"): 7.0, ("oracle", "lasso"): 15.0}
+SCORES = {
+    ("topk", "own"): 1.0,
+    ("topk", "support"): 3.0,
+    ("topk", "lasso"): 7.0,
+    ("oracle", "lasso"): 15.0,
+}
 
 
 def make_rows():
-    return [row(dictionary, inference, mcc_ood=score) for (dictionary, inference), score in SCORES.items()]
+    return [
+        row(dictionary, inference, mcc_ood=score)
+        for (dictionary, inference), score in SCORES.items()
+    ]
 
 
 def without(rows, **values):
@@ -20,9 +28,16 @@ def without(rows, **values):
 
 def test_the_parts_are_the_differences_and_sum_to_the_distance():
     (found,) = decompositions(make_rows())
-    sizes = {name: SETTING[name] for name in ("num_latents", "sparsity", "num_samples", "input_dim")}
+    sizes = {
+        name: SETTING[name] for name in ("num_latents", "sparsity", "num_samples", "input_dim")
+    }
     scores = {"encoder": 1.0, "support": 3.0, "frozen": 7.0, "oracle": 15.0}
-    parts = {"values_part": 2.0, "support_part": 4.0, "amortisation_part": 6.0, "dictionary_part": 8.0}
+    parts = {
+        "values_part": 2.0,
+        "support_part": 4.0,
+        "amortisation_part": 6.0,
+        "dictionary_part": 8.0,
+    }
     cell = sizes | {"noise_db": None, "width": None, "stream": None, "seed": 0}
     assert found == {"method": "topk own", "dictionary": "topk"} | cell | scores | parts
 
@@ -37,10 +52,25 @@ def test_without_the_support_two_parts_are_left():
 def test_an_incomplete_cell_is_left_out(missing):
     place = [*SCORES].index(missing)
     assert decompositions([row for other, row in enumerate(make_rows()) if other != place]) == []
-    assert decompositions([row | {"mcc_ood": None} if other == place else row for other, row in enumerate(make_rows())]) == []
+    assert (
+        decompositions(
+            [
+                row | {"mcc_ood": None} if other == place else row
+                for other, row in enumerate(make_rows())
+            ]
+        )
+        == []
+    )
 
 
-CHANGES = {"num_latents": 50, "sparsity": 5, "num_samples": 100, "input_dim": 48, "noise_db": 20.0, "protocol": "paper"}
+CHANGES = {
+    "num_latents": 50,
+    "sparsity": 5,
+    "num_samples": 100,
+    "input_dim": 48,
+    "noise_db": 20.0,
+    "protocol": "paper",
+}
 CHANGES |= {"lam": 0.2, "seed": 1, "study": "other", "data": "abc", "stream": True}
 
 
@@ -48,19 +78,38 @@ CHANGES |= {"lam": 0.2, "seed": 1, "study": "other", "data": "abc", "stream": Tr
 def test_rows_are_paired_within_their_cell_alone(change):
     rows = make_rows()
     for place in range(4):
-        assert decompositions([row | change if other == place else row for other, row in enumerate(rows)]) == [] or place == 1
-    assert len(decompositions(rows + [row | {"mcc_ood": 2 * row["mcc_ood"]} | change for row in rows])) == 2
+        assert (
+            decompositions(
+                [row | change if other == place else row for other, row in enumerate(rows)]
+            )
+            == []
+            or place == 1
+        )
+    assert (
+        len(decompositions(rows + [row | {"mcc_ood": 2 * row["mcc_ood"]} | change for row in rows]))
+        == 2
+    )
     # The support row of another cell is not this one's.
-    (found,) = decompositions([row | change if row["inference"] == "support" else row for row in rows])
+    (found,) = decompositions(
+        [row | change if row["inference"] == "support" else row for row in rows]
+    )
     assert found["support"] is None
 
 
 def test_warm_starts_and_changed_atoms_are_no_part_of_it():
     rows = make_rows()
     changes = ({"start": "warm"}, {"columns": "renormed"})
-    others = [row | {"mcc_ood": 99.0} | change for row in rows if row["inference"] == "lasso" for change in changes]
+    others = [
+        row | {"mcc_ood": 99.0} | change
+        for row in rows
+        if row["inference"] == "lasso"
+        for change in changes
+    ]
     assert decompositions(others + rows) == decompositions(rows)
-    named = [row | {"start": "cold", "columns": "learned"} if row["inference"] == "lasso" else row for row in rows]
+    named = [
+        row | {"start": "cold", "columns": "learned"} if row["inference"] == "lasso" else row
+        for row in rows
+    ]
     assert decompositions(named) == decompositions(rows)
 
 

@@ -11,21 +11,41 @@ from .samples import SETTING
 
 
 def row(method, seed, **values):
-    kept = {"key": f"{method}{seed}", "job": method, "study": "amortisation_gap", "method": method, "seed": seed}
-    return SETTING | kept | {"revision": "abc", "compile_seconds": 3.0, "converged": True, "cosines": [1.0]} | values
+    kept = {
+        "key": f"{method}{seed}",
+        "job": method,
+        "study": "amortisation_gap",
+        "method": method,
+        "seed": seed,
+    }
+    return (
+        SETTING
+        | kept
+        | {"revision": "abc", "compile_seconds": 3.0, "converged": True, "cosines": [1.0]}
+        | values
+    )
 
 
 def test_summary_is_the_sample_mean_and_deviation():
     measured = [0.2, 0.4, 0.9]
-    (line,) = tables.summarise([row("sae_relu", seed, mcc_id=value) for seed, value in enumerate(measured)])
+    (line,) = tables.summarise(
+        [row("sae_relu", seed, mcc_id=value) for seed, value in enumerate(measured)]
+    )
     expected = {"mcc_id_mean": np.mean(measured), "mcc_id_sd": np.std(measured, ddof=1)}
     assert {name: line.pop(name) for name in expected} == pytest.approx(expected)
-    assert line == {"method": "sae_relu", "num_latents": 100, "sparsity": 10, "num_samples": 5_000, "seeds": 3}
+    assert line == {
+        "method": "sae_relu",
+        "num_latents": 100,
+        "sparsity": 10,
+        "num_samples": 5_000,
+        "seeds": 3,
+    }
 
 
 def test_one_seed_has_no_deviation_and_a_failed_seed_has_no_mean():
     one, two = tables.summarise(
-        [row("one", 0, mcc_id=0.5), row("two", 0, mcc_id=0.5), row("two", 1, mcc_id=float("nan"))], methods=("one", "two")
+        [row("one", 0, mcc_id=0.5), row("two", 0, mcc_id=0.5), row("two", 1, mcc_id=float("nan"))],
+        methods=("one", "two"),
     )
     assert (one["mcc_id_mean"], one["mcc_id_sd"], one["seeds"]) == (0.5, None, 1)
     assert (two["mcc_id_mean"], two["mcc_id_sd"], two["seeds"]) == (None, None, 2)
@@ -39,7 +59,10 @@ def test_methods_keep_the_order_given_whatever_the_order_of_rows():
     assert tables.summarise(rows, methods="cab") == tables.summarise(rows[::-1], methods="cab")
 
 
-@pytest.mark.parametrize(("column", "other"), [("study", "another"), ("protocol", "paper"), ("lam", None), ("input_dim", 50)])
+@pytest.mark.parametrize(
+    ("column", "other"),
+    [("study", "another"), ("protocol", "paper"), ("lam", None), ("input_dim", 50)],
+)
 def test_a_mean_over_different_conditions_is_refused(column, other):
     rows = [row("a", 0, mcc_id=0.5), row("a", 1, mcc_id=0.5, **{column: other})]
     with pytest.raises(ValueError, match=f"mix {column}"):
@@ -56,12 +79,29 @@ def test_the_summary_file_has_the_promised_columns(tmp_path):
     # Those that every study has, in the order of the house; others keep their own.
     both = ("mcc", "accuracy", "l0_above", "objective", "gap", "certificate")
     metrics = ["cosine", "close", *(f"{name}_{split}" for name in both for split in ("id", "ood"))]
-    metrics = [*metrics[2:4], "cosine", "close", *metrics[4:], "novelty", "fit_seconds", "encode_seconds"]
+    metrics = [
+        *metrics[2:4],
+        "cosine",
+        "close",
+        *metrics[4:],
+        "novelty",
+        "fit_seconds",
+        "encode_seconds",
+    ]
     measured = dict.fromkeys(metrics, 0.1) | {"novelty": 1 / 3}
-    rows = [row("linear_probe", 0, fit_seconds=1.0, mcc_ood=0.5), row("sae_mp", 0, **dict(reversed(measured.items())))]
-    tables.write_table(tmp_path, "summary.csv", tables.summarise(rows, methods=("linear_probe", "sae_mp")))
+    rows = [
+        row("linear_probe", 0, fit_seconds=1.0, mcc_ood=0.5),
+        row("sae_mp", 0, **dict(reversed(measured.items()))),
+    ]
+    tables.write_table(
+        tmp_path, "summary.csv", tables.summarise(rows, methods=("linear_probe", "sae_mp"))
+    )
     header, probe, sae = csv.reader((tmp_path / "summary.csv").read_text().splitlines())
-    assert header == [*tables.BY, "seeds", *(f"{name}_{part}" for name in metrics for part in ("mean", "sd"))]
+    assert header == [
+        *tables.BY,
+        "seeds",
+        *(f"{name}_{part}" for name in metrics for part in ("mean", "sd")),
+    ]
     assert probe[:9] == ["linear_probe", "100", "10", "5000", "1", "", "", "0.5", ""]
     assert float(sae[header.index("novelty_mean")]) == 1 / 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.csv"]
@@ -72,9 +112,18 @@ def test_no_rows_have_no_summary():
 
 
 def test_the_table_lines_up():
-    rows = [row("sae_relu", seed, mcc_id=value, l0_id=12.0 + seed, gap_id=1e-5 * seed) for seed, value in enumerate((0.4, 0.5))]
+    rows = [
+        row("sae_relu", seed, mcc_id=value, l0_id=12.0 + seed, gap_id=1e-5 * seed)
+        for seed, value in enumerate((0.4, 0.5))
+    ]
     rows += [row("linear_probe", 0, mcc_id=0.67)]
-    columns = {"method": "method", "num_samples": "samples", "mcc_id": "MCC", "l0_id": "L0", "gap_id": "gap"}
+    columns = {
+        "method": "method",
+        "num_samples": "samples",
+        "mcc_id": "MCC",
+        "l0_id": "L0",
+        "gap_id": "gap",
+    }
     assert tables.format_table(tables.summarise(rows), columns).splitlines() == [
         "method        samples            MCC          L0                gap",
         "------------  -------  -------------  ----------  -----------------",
@@ -100,7 +149,10 @@ def test_a_large_number_leaves_the_small_ones_of_its_column_their_figures(values
 
 
 def test_numbers_stand_at_the_right_and_names_at_the_left():
-    lines = [{"method": "m2000", "lam": 0.05, "flops": 1234567, "done": True}, {"method": "b", "lam": 1e-4, "gap": 1}]
+    lines = [
+        {"method": "m2000", "lam": 0.05, "flops": 1234567, "done": True},
+        {"method": "b", "lam": 1e-4, "gap": 1},
+    ]
     columns = {"method": "method", "lam": "λ", "flops": "flops", "done": "done", "gap": "gap"}
     headings, numeric, rows = tables.grid(lines, columns)
     assert headings == [*columns.values()] and numeric == [False, True, True, False, True]
@@ -109,16 +161,34 @@ def test_numbers_stand_at_the_right_and_names_at_the_left():
 
 def test_a_column_that_no_line_has_is_refused():
     with pytest.raises(ValueError, match="no line has a column 'mcc'"):
-        tables.format_table([{"method": "a", "mcc_id_mean": 0.5}], {"method": "method", "mcc": "MCC"})
+        tables.format_table(
+            [{"method": "a", "mcc_id_mean": 0.5}], {"method": "method", "mcc": "MCC"}
+        )
 
 
 def test_a_table_that_is_too_wide_goes_on_below_its_names():
     names = [f"metric_{place}" for place in range(9)]
-    lines = [{"method": f"sae_{kind}"} | {f"{name}_mean": 0.5 for name in names} for kind in ("relu", "topk")]
-    table = tables.format_table(lines, {"method": "method"} | {name: name for name in names}, width=40)
+    lines = [
+        {"method": f"sae_{kind}"} | {f"{name}_mean": 0.5 for name in names}
+        for kind in ("relu", "topk")
+    ]
+    table = tables.format_table(
+        lines, {"method": "method"} | {name: name for name in names}, width=40
+    )
     assert max(map(len, table.splitlines())) <= 40
     blocks = [block.splitlines() for block in table.split("\n\n")]
-    assert [block[0].split() for block in blocks] == [["method", *names[start : start + 3]] for start in (0, 3, 6)]
-    assert all([line.split()[0] for line in block[2:]] == ["sae_relu", "sae_topk"] for block in blocks)
+    assert [block[0].split() for block in blocks] == [
+        ["method", *names[start : start + 3]] for start in (0, 3, 6)
+    ]
+    assert all(
+        [line.split()[0] for line in block[2:]] == ["sae_relu", "sae_topk"] for block in blocks
+    )
     # What one column needs is not broken.
-    assert len(tables.format_table(lines, {"method": "method", "metric_0": "metric"}, width=5).splitlines()) == 4
+    assert (
+        len(
+            tables.format_table(
+                lines, {"method": "method", "metric_0": "metric"}, width=5
+            ).splitlines()
+        )
+        == 4
+    )

@@ -1,4 +1,6 @@
-"""What several devices learn together, checked in the process of eight virtual ones that `test_sharding.py` starts."""
+"""What several devices learn together, checked in the process of eight virtual ones that
+`test_sharding.py` starts.
+"""
 
 import re
 
@@ -25,12 +27,16 @@ def task():
 
 
 def mesh_of(count):
-    return jax.make_mesh((count,), ("samples",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,))
+    return jax.make_mesh(
+        (count,), ("samples",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,)
+    )
 
 
 def compare(one, many, atol):
     for name in ("dictionary", "energy", "noise", "amplitude", "change", "mean"):
-        np.testing.assert_allclose(getattr(one, name), getattr(many, name), atol=atol, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(one, name), getattr(many, name), atol=atol, rtol=1e-5, err_msg=name
+        )
 
 
 @eqx.filter_jit
@@ -49,12 +55,15 @@ def test_families_are_counted_alike(task):
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         many = learn(learner, devices.place(signals, mesh), state)
     for name in ("dictionary", "noise", "amplitude"):
-        np.testing.assert_allclose(getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(
+            getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name
+        )
 
 
 def test_a_pool_is_learned_from_alike(task):
     signals, truth, count = task.train.signals[:200], task.dictionary, 4
-    # Minibatches of 50 samples, which do not divide; wasted atoms restart in the first round of the two.
+    # Minibatches of 50 samples, which do not divide; wasted atoms restart in the first round of the
+    # two.
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
     state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0))
     # The only copies are among the last atoms, which the last device looks through.
@@ -67,7 +76,9 @@ def test_a_pool_is_learned_from_alike(task):
         program = learn.lower(learner, devices.place(signals, mesh), state).compile()
         many = program(learner, devices.place(signals, mesh), state)
     compare(one, many, 1e-5)
-    found = [(kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())]
+    found = [
+        (kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())
+    ]
     a_minibatch = [kind for kind, _, name in found if "shard_map/while" in name]
     assert a_minibatch == ["all-reduce"], found
     # What is gathered are numbers that tell whose residuals are largest, and no samples.
@@ -82,16 +93,22 @@ def test_a_dictionary_is_split_by_its_latents(task):
     state = learner.init(Split(signals), num_latents=2_048, key=jax.random.key(0))
     state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
     blocks = signals[:200].reshape(4, 50, -1)
-    step = eqx.filter_jit(lambda learner, blocks, state: shard_state(learner.round(blocks, state, blocks.shape[1])))
+    step = eqx.filter_jit(
+        lambda learner, blocks, state: shard_state(learner.round(blocks, state, blocks.shape[1]))
+    )
     one = step(learner, blocks, state)
-    with jax.set_mesh(jax.make_mesh(shape, ("samples", "latents"), axis_types=(AxisType.Auto,) * 2)):
+    with jax.set_mesh(
+        jax.make_mesh(shape, ("samples", "latents"), axis_types=(AxisType.Auto,) * 2)
+    ):
         state = jax.jit(shard_state)(state)
         program = step.lower(learner, blocks, state).compile()
         many = program(learner, blocks, state)
     assert many.dictionary.addressable_shards[0].data.shape == (signals.shape[1], 2_048 // shape[1])
     # One device of a CPU solves for the codes in double precision.
     compare(one, many, 5e-5)
-    found = [(kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())]
+    found = [
+        (kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())
+    ]
     wide = [each for each in found if "2048" in each[1]]
     # What each of all latents is worth is compared once a round, where atoms restart.
     assert all("cond" in name and "," not in shape for _, shape, name in wide), wide
@@ -108,7 +125,9 @@ def test_a_dictionary_is_split_by_its_latents(task):
 def test_a_stream_is_shared_and_goes_on_without_compiling_again(task, tmp_path, caplog):
     signals = np.asarray(task.train.signals)
     # In so few rounds no atom restarts.
-    learner = OnlineDictionary(num_steps=4, batch_size=50, centred=True, num_rounds=1, replace=False)
+    learner = OnlineDictionary(
+        num_steps=4, batch_size=50, centred=True, num_rounds=1, replace=False
+    )
     options = {"num_latents": 60, "key": jax.random.key(0), "num_samples": 200}
     asked = []
 

@@ -1,4 +1,6 @@
-"""Encoders for a given dictionary: what is frozen, a step of Adam by hand, and that depth brings them to the optimum."""
+"""Encoders for a given dictionary: what is frozen, a step of Adam by hand, and that depth brings
+them to the optimum.
+"""
 
 import dataclasses
 
@@ -42,7 +44,9 @@ def model(learner, task):
 
 @pytest.fixture(scope="module")
 def start(learner, task):
-    return eqx.filter_jit(learner.init)(learner.select(task), num_latents=20, key=KEY, base=truth(task))
+    return eqx.filter_jit(learner.init)(
+        learner.select(task), num_latents=20, key=KEY, base=truth(task)
+    )
 
 
 def test_the_targets_are_certified_codes_on_unit_atoms(task, start):
@@ -62,7 +66,11 @@ def test_training_lowers_the_distance_to_the_optimum(learner, model, start, task
     member = learner.members[place]
 
     def distance(model):
-        return float(jnp.mean(jnp.sum((encode(member, model, task.train.signals) - start.codes) ** 2, axis=1)))
+        return float(
+            jnp.mean(
+                jnp.sum((encode(member, model, task.train.signals) - start.codes) ** 2, axis=1)
+            )
+        )
 
     assert distance(model) < 0.75 * distance(start.model)
     assert amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.min() >= 0
@@ -70,18 +78,24 @@ def test_training_lowers_the_distance_to_the_optimum(learner, model, start, task
 
 def test_deeper_is_closer(learner, model, task):
     relu, _, _, shallow, deep = (
-        amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.mean() for member in learner.members
+        amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.mean()
+        for member in learner.members
     )
     assert deep < 0.7 * shallow and deep < 0.7 * relu
 
 
 def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
-    alone = fit(Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY])[0].end.model
+    alone = fit(
+        Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY]
+    )[0].end.model
     np.testing.assert_allclose(alone.encoder[0].weight, model.encoder[3].weight, atol=1e-4)
     assert alone.encode.encoder == ENCODERS[3] and model.encode is None
     codes = encode(alone.encode, alone, task.ood.signals)
     np.testing.assert_allclose(
-        codes, encode(ENCODERS[3], eqx.tree_at(lambda m: m.encoder, alone, alone.encoder[0]), task.ood.signals)
+        codes,
+        encode(
+            ENCODERS[3], eqx.tree_at(lambda m: m.encoder, alone, alone.encoder[0]), task.ood.signals
+        ),
     )
 
 
@@ -93,7 +107,9 @@ def test_the_dictionary_is_that_of_the_base_with_unit_atoms(task):
     np.testing.assert_allclose(model.dictionary, unit_atoms(other.dictionary)[0], atol=1e-5)
     np.testing.assert_allclose(model.bias, other.bias, atol=1e-6)
     assert np.abs(np.linalg.norm(other.dictionary, axis=0) - 1).max() > 1e-4
-    assert fitted.end.step == 2 and Amortised((ReLU(),), base=base).coordinates == {"dictionary": "topk"}
+    assert fitted.end.step == 2 and Amortised((ReLU(),), base=base).coordinates == {
+        "dictionary": "topk"
+    }
 
 
 @pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
@@ -114,10 +130,15 @@ def test_over_a_learner_on_the_host_both_are_stored(setting, task, tmp_path, pee
         Amortised((ReLU(),), base=base, num_steps=3)
     ]
     optima = sparse_code(task.train.signals - found.bias, found.dictionary, 0.1).codes
-    before = [encoder.parameters(found.dictionary, jax.random.key(0)) for encoder in learner.encoders]
+    before = [
+        encoder.parameters(found.dictionary, jax.random.key(0)) for encoder in learner.encoders
+    ]
     start = dataclasses.replace(found, encoder=tuple(before))
     for member in learner.members:
-        distance = [float(jnp.mean((encode(member, model, task.train.signals) - optima) ** 2)) for model in (start, found)]
+        distance = [
+            float(jnp.mean((encode(member, model, task.train.signals) - optima) ** 2))
+            for model in (start, found)
+        ]
         assert distance[1] < distance[0]
 
 
@@ -150,9 +171,13 @@ def test_epochs_of_lista_against_training_by_hand(task):
         dictionary, signals = np.asarray(state.model.dictionary), np.asarray(data.signals)
         parameters = [np.array(leaf) for leaf in jax.tree.leaves(state.model.encoder)]
         lipschitz = np.linalg.norm(dictionary, 2) ** 2
-        np.testing.assert_allclose(parameters[0], np.broadcast_to(dictionary / lipschitz, (3, 12, 20)), rtol=1e-6)
+        np.testing.assert_allclose(
+            parameters[0], np.broadcast_to(dictionary / lipschitz, (3, 12, 20)), rtol=1e-6
+        )
         np.testing.assert_array_equal(parameters[1], np.full((3, 20), 0.01))
-        np.testing.assert_allclose(parameters[2][1], np.eye(20) - dictionary.T @ dictionary / lipschitz, atol=1e-6)
+        np.testing.assert_allclose(
+            parameters[2][1], np.eye(20) - dictionary.T @ dictionary / lipschitz, atol=1e-6
+        )
         first, second = ([np.zeros_like(part) for part in parameters] for _ in range(2))
         key, count = state.key, 0
         for _ in range(2):
@@ -165,7 +190,11 @@ def test_epochs_of_lista_against_training_by_hand(task):
                 for i, slope in enumerate(lista_by_hand(parameters, batch, dictionary, 0.1)[1]):
                     first[i] = 0.9 * first[i] + 0.1 * slope
                     second[i] = 0.999 * second[i] + 0.001 * slope**2
-                    step = first[i] / (1 - 0.9**count) / (np.sqrt(second[i] / (1 - 0.999**count)) + 1e-8)
+                    step = (
+                        first[i]
+                        / (1 - 0.9**count)
+                        / (np.sqrt(second[i] / (1 - 0.999**count)) + 1e-8)
+                    )
                     parameters[i] = parameters[i] - 1e-3 * step
         found = jax.tree.leaves(learner.model(state).encoder)
     for ours, theirs in zip(found, parameters, strict=True):

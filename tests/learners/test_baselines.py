@@ -26,13 +26,19 @@ def test_components_against_scikit_learn(task):
     peer = decomposition.PCA().fit(np.asarray(task.train.signals, np.float64))
     np.testing.assert_allclose(model.bias, peer.mean_, atol=1e-6)
     codes = np.asarray(Linear()(model, task.id.signals))
-    np.testing.assert_allclose(np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4)
-    np.testing.assert_allclose(codes @ np.asarray(model.dictionary).T + model.bias, task.id.signals, atol=1e-5)
+    np.testing.assert_allclose(
+        np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4
+    )
+    np.testing.assert_allclose(
+        codes @ np.asarray(model.dictionary).T + model.bias, task.id.signals, atol=1e-5
+    )
     assert model.dictionary.shape == (12, 12) and Linear().signed
 
 
 @pytest.mark.parametrize(("num_samples", "num_latents", "width"), [(100, 5, 5), (7, 20, 7)])
-def test_there_are_no_more_components_than_latents_or_samples(task, num_samples, num_latents, width):
+def test_there_are_no_more_components_than_latents_or_samples(
+    task, num_samples, num_latents, width
+):
     signals = task.train.signals[:num_samples]
     small = Task(Split(signals), task.id, task.ood, width=num_latents)
     atoms = np.asarray(fit(PCA(), [small], [KEY])[0].end.model.dictionary)
@@ -42,13 +48,20 @@ def test_there_are_no_more_components_than_latents_or_samples(task, num_samples,
 
 def test_every_metric_copes_with_fewer_codes_than_latents(setting, tmp_path):
     methods = [Method(learner.name, "baseline", learner, Linear()) for learner in (Raw(), PCA())]
-    rows = run(Study("baselines", [setting], lambda source: methods), Store(tmp_path), models=Models())
+    rows = run(
+        Study("baselines", [setting], lambda source: methods), Store(tmp_path), models=Models()
+    )
     raw, pca = sorted(rows, key=lambda row: -len(row["method"]) - (row["method"] == "raw"))
     assert (raw["dictionary"], pca["dictionary"]) == ("raw", "pca")
     for row in rows:
         values = [value for value in row.values() if isinstance(value, float)]
         assert np.isfinite(values).all() and 0 < row["mcc_id"] < 1 and 0 < row["mcc_ood"] < 1
-    assert raw["l0_above_id"] > 10 and "cosine" not in raw and 0 < pca["cosine"] < 1 and pca["mse_id"] < 1e-10
+    assert (
+        raw["l0_above_id"] > 10
+        and "cosine" not in raw
+        and 0 < pca["cosine"] < 1
+        and pca["mse_id"] < 1e-10
+    )
     assert pca["reference"] == "signed" and pca["gap_id"] >= 0
 
 

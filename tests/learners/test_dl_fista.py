@@ -1,4 +1,6 @@
-"""Alternating dictionary learning against rounds written in NumPy, dead atoms, and when it stops."""
+"""Alternating dictionary learning against rounds written in NumPy, dead atoms, and when it
+stops.
+"""
 
 import itertools
 
@@ -46,7 +48,10 @@ def test_rounds_against_numpy(task):
             np.testing.assert_allclose(state.codes, codes, atol=1e-8)
             np.testing.assert_allclose(state.dictionary, following, atol=1e-6)
             change = np.linalg.norm(following - dictionary) / np.linalg.norm(dictionary)
-            assert float(state.change) == pytest.approx(change, rel=1e-5) and int(state.round) == number
+            assert (
+                float(state.change) == pytest.approx(change, rel=1e-5)
+                and int(state.round) == number
+            )
             dictionary = following
         model = learner.model(state)
     np.testing.assert_array_equal(model.dictionary, state.dictionary)
@@ -58,7 +63,9 @@ def test_few_latents_are_coded_on_the_host_where_one_cpu_has_all_samples(monkeyp
 
     def on_host(num_samples, num_latents):
         data = Split(jnp.zeros((num_samples, 3)))
-        state = jax.eval_shape(lambda: learner.init(data, num_latents=num_latents, key=jax.random.key(0)))
+        state = jax.eval_shape(
+            lambda: learner.init(data, num_latents=num_latents, key=jax.random.key(0))
+        )
         return "pure_callback" in str(jax.make_jaxpr(learner.step)(data, state))
 
     assert on_host(10, 20) and not on_host(9, 20)
@@ -85,7 +92,9 @@ def test_an_unused_atom_becomes_zero_and_stays_dead(task):
 
 
 # Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
-@pytest.mark.parametrize(("tol", "num_steps", "expected"), [(1e9, 40, 11), (1e9, 4, 4), (0.0, 15, 15)])
+@pytest.mark.parametrize(
+    ("tol", "num_steps", "expected"), [(1e9, 40, 11), (1e9, 4, 4), (0.0, 15, 15)]
+)
 def test_when_it_stops(task, tol, num_steps, expected):
     learner = DLFista(num_steps=num_steps, num_iterations=5, tol=tol)
     assert [one.end.step for one in fit(learner, [task], [jax.random.key(0)])] == [expected]

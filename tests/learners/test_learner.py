@@ -1,4 +1,6 @@
-"""Fitting: a seed's bits are its own, side by side agrees, and a learner sees what it selects and nothing else."""
+"""Fitting: a seed's bits are its own, side by side agrees, and a learner sees what it selects and
+nothing else.
+"""
 
 import dataclasses
 from typing import ClassVar
@@ -25,8 +27,12 @@ LEARNERS = {
     "sae": SparseAutoencoder(TopK(3), num_steps=3),
     "dl_fista": DLFista(num_steps=3, num_iterations=20),
     "published_dl_fista": DLFista(num_steps=3, num_iterations=20, split="id"),
-    "amortised": Amortised((TopK(3), LISTA(2)), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
-    "lista": Lista(LISTA(3, factored=False), base=DLFista(num_steps=3, num_iterations=20), num_steps=3),
+    "amortised": Amortised(
+        (TopK(3), LISTA(2)), base=DLFista(num_steps=3, num_iterations=20), num_steps=3
+    ),
+    "lista": Lista(
+        LISTA(3, factored=False), base=DLFista(num_steps=3, num_iterations=20), num_steps=3
+    ),
     "softplus_adam": SoftplusAdam(num_steps=3, block=4),
     "published_softplus_adam": SoftplusAdam(num_steps=3, block=4, split="id"),
     "pca": PCA(),
@@ -79,7 +85,9 @@ def test_a_seed_alone_has_the_bits_it_has_in_company(fitted, tasks):
 
 
 def blind(task, seen):
-    """The task with all that is not seen replaced by noise, or taken away where it may be missing."""
+    """The task with all that is not seen replaced by noise, or taken away where it may be
+    missing.
+    """
     rng = np.random.default_rng(5)
 
     def split(name):
@@ -112,7 +120,9 @@ def test_what_training_needs_is_said(task):
 
 
 class Counter(Learner):
-    """Adds a rate at every step, and stops where its first signal says; counts how often it is traced."""
+    """Adds a rate at every step, and stops where its first signal says; counts how often it is
+    traced.
+    """
 
     num_steps: int = 7
     rate: float = 1.0
@@ -135,9 +145,14 @@ class Counter(Learner):
 def test_a_float_does_not_change_the_program(tasks):
     Counter.traced.clear()
     rates = [0.5, 1.0, 1.5]
-    found = [fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0))[0].end.model for rate in rates]
+    found = [
+        fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0))[0].end.model
+        for rate in rates
+    ]
     stop = np.floor(10 * abs(float(tasks[0].train.signals[0, 0])))
-    assert [float(model.bias[0]) for model in found] == [min(np.ceil(stop / rate), 8) * rate for rate in rates]
+    assert [float(model.bias[0]) for model in found] == [
+        min(np.ceil(stop / rate), 8) * rate for rate in rates
+    ]
     assert len(Counter.traced) == 1
 
 
@@ -150,7 +165,11 @@ def test_a_outliers_row_is_learned_from_as_one_of_the_median_norm(name, task):
     median = np.median(np.linalg.norm(given, axis=1))
     usual[row] *= median / np.linalg.norm(usual[row])
     found, expected = (
-        leaves(fit(LEARNERS[name], [dataclasses.replace(task, train=Split(jnp.asarray(rows)))], keys(0))[0].end.model)
+        leaves(
+            fit(
+                LEARNERS[name], [dataclasses.replace(task, train=Split(jnp.asarray(rows)))], keys(0)
+            )[0].end.model
+        )
         for rows in (given, usual)
     )
     for array, other in zip(found, expected, strict=True):

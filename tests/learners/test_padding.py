@@ -1,4 +1,6 @@
-"""Padding with zero dimensions, which lets settings share their programs, changes nothing that is learned or measured."""
+"""Padding with zero dimensions, which lets settings share their programs, changes nothing that is
+learned or measured.
+"""
 
 import dataclasses
 
@@ -29,14 +31,20 @@ LEARNERS = {
     "jumprelu": paper_sae("jumprelu", sparsity=3, num_steps=10),
     "dl_fista": DLFista(num_steps=10),
     "online_dl": OnlineDictionary(visits=5, num_steps=5),
-    "softplus_adam": SoftplusAdam(num_steps=2, block=100, improvement=0.01, patience=20, least_updates=20),
-    "lista": Lista(LISTA(2, factored=False, threshold=0.01), base=DLFista(num_steps=3), lam=1.0, num_steps=20),
+    "softplus_adam": SoftplusAdam(
+        num_steps=2, block=100, improvement=0.01, patience=20, least_updates=20
+    ),
+    "lista": Lista(
+        LISTA(2, factored=False, threshold=0.01), base=DLFista(num_steps=3), lam=1.0, num_steps=20
+    ),
 }
 
 
 @pytest.fixture
 def same_draws(monkeypatch):
-    """What is random of a padded dictionary is what is random of the bare one, with anything in the padding."""
+    """What is random of a padded dictionary is what is random of the bare one, with anything in the
+    padding.
+    """
     for name in ("normal", "uniform"):
         drawn = getattr(jax.random, name)
 
@@ -54,9 +62,12 @@ def test_a_learner_learns_the_same(name, same_draws):
     learner, key = LEARNERS[name], jax.random.key(5)
     given = [None, None]
     if learner.base is not None:
-        given = [[fit(learner.base, [draw(setting)], [key])[0].end.model] for setting in (BARE, PADDED)]
+        given = [
+            [fit(learner.base, [draw(setting)], [key])[0].end.model] for setting in (BARE, PADDED)
+        ]
     bare, padded = (
-        fit(learner, [draw(setting)], [key], bases=base)[0] for setting, base in zip((BARE, PADDED), given, strict=True)
+        fit(learner, [draw(setting)], [key], bases=base)[0]
+        for setting, base in zip((BARE, PADDED), given, strict=True)
     )
     assert bare.end.step == padded.end.step
     bare, padded = bare.end.model, padded.end.model
@@ -65,21 +76,40 @@ def test_a_learner_learns_the_same(name, same_draws):
     assert not np.any(padded.dictionary[DIMS:]) and not np.any(padded.bias[DIMS:])
     encode = getattr(learner, "encoder", learner.encode)
     if encode is not None:
-        codes = [encode(model, draw(setting).id.signals) for model, setting in ((bare, BARE), (padded, PADDED))]
+        codes = [
+            encode(model, draw(setting).id.signals)
+            for model, setting in ((bare, BARE), (padded, PADDED))
+        ]
         assert np.mean(np.abs(codes[0])) > 1e-3
         np.testing.assert_allclose(codes[1], codes[0], atol=2e-3)
 
 
 def test_a_method_is_scored_the_same(tmp_path):
     """Where nothing is drawn, so that whole rows can be compared."""
-    methods = [Method("oracle", "oracle", Oracle(), Lasso(0.1)), Method("probe", "probe", LinearProbe(), Linear())]
+    methods = [
+        Method("oracle", "oracle", Oracle(), Lasso(0.1)),
+        Method("probe", "probe", LinearProbe(), Linear()),
+    ]
     bare, padded = (
-        {row["method"]: row for row in run(Study("padding", [setting], lambda source: methods), Store(tmp_path / place))}
+        {
+            row["method"]: row
+            for row in run(
+                Study("padding", [setting], lambda source: methods), Store(tmp_path / place)
+            )
+        }
         for place, setting in (("bare", BARE), ("padded", PADDED))
     )
     for name, row in bare.items():
-        compared = [metric for metric, value in row.items() if metric.endswith(("_id", "_ood")) and isinstance(value, float)]
-        assert {"mcc_ood", "auc_id"} <= set(compared) and ("mse_ood" in compared) == (name == "oracle")
+        compared = [
+            metric
+            for metric, value in row.items()
+            if metric.endswith(("_id", "_ood")) and isinstance(value, float)
+        ]
+        assert {"mcc_ood", "auc_id"} <= set(compared) and ("mse_ood" in compared) == (
+            name == "oracle"
+        )
         # The certificates are of the size of rounding.
-        for metric in (metric for metric in compared if "certificate" not in metric and "gap" not in metric):
+        for metric in (
+            metric for metric in compared if "certificate" not in metric and "gap" not in metric
+        ):
             assert padded[name][metric] == pytest.approx(row[metric], rel=1e-4), (name, metric)

@@ -1,4 +1,6 @@
-"""Learners of other libraries: they solve our problem at our λ, have their seeds, and say when they are not installed."""
+"""Learners of other libraries: they solve our problem at our λ, have their seeds, and say when they
+are not installed.
+"""
 
 import sys
 
@@ -32,11 +34,18 @@ def test_a_peer_recovers_a_small_dictionary(learner, tasks):
     fitted = fit(learner, tasks, keys(0, 1))
     for task, one, key in zip(tasks, fitted, keys(0, 1), strict=True):
         model = one.end.model
-        assert model.dictionary.shape == (12, 20) and model.dictionary.dtype == task.dictionary.dtype
+        assert (
+            model.dictionary.shape == (12, 20) and model.dictionary.dtype == task.dictionary.dtype
+        )
         np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
         assert not np.any(model.bias) and model.encode is None
-        start = type(learner)(batch_size=64, num_steps=1).learn(Split(task.train.signals), num_latents=20, key=key)
-        found, before = (np.abs(match_atoms(one.dictionary, task.dictionary).cosine).mean() for one in (model, start))
+        start = type(learner)(batch_size=64, num_steps=1).learn(
+            Split(task.train.signals), num_latents=20, key=key
+        )
+        found, before = (
+            np.abs(match_atoms(one.dictionary, task.dictionary).cosine).mean()
+            for one in (model, start)
+        )
         assert found > max(0.8, before + 0.05)
         assert one.end.step == 40 and one.compile_seconds == 0 and one.end.seconds > 0
 
@@ -50,25 +59,39 @@ def test_a_seed_has_its_own_dictionary_and_has_it_again(learner, tasks):
 def test_a_peer_sees_the_training_signals_alone(learner, tasks):
     bare = Split(tasks[0].train.signals)
     alone = learner.learn(bare, num_latents=20, key=keys(0)[0])
-    np.testing.assert_array_equal(fit(learner, tasks[:1], keys(0))[0].end.model.dictionary, alone.dictionary)
+    np.testing.assert_array_equal(
+        fit(learner, tasks[:1], keys(0))[0].end.model.dictionary, alone.dictionary
+    )
 
 
 def test_fewer_samples_than_latents_are_enough_to_start_from(learner):
     task = draw(Setting(20, 3, 20))
-    assert np.isfinite(learner.learn(Split(task.train.signals), num_latents=20, key=keys(0)[0]).dictionary).all()
+    assert np.isfinite(
+        learner.learn(Split(task.train.signals), num_latents=20, key=keys(0)[0]).dictionary
+    ).all()
 
 
 def test_their_weight_is_ours(tasks):
-    """At one λ the codes that each library trains on are those of our lasso, and at another they are not."""
+    """At one λ the codes that each library trains on are those of our lasso, and at another they
+    are not.
+    """
     import spams
 
     signals, atoms = np.asarray(tasks[0].id.signals[:20]), np.asarray(tasks[0].dictionary)
     ours = np.asarray(sparse_code(signals, atoms, 0.1).codes)
     columns = np.asfortranarray(signals.T)
-    theirs = spams.lasso(columns, D=np.asfortranarray(atoms), lambda1=0.1, mode=2, pos=True, numThreads=1).toarray().T
+    theirs = (
+        spams.lasso(
+            columns, D=np.asfortranarray(atoms), lambda1=0.1, mode=2, pos=True, numThreads=1
+        )
+        .toarray()
+        .T
+    )
     np.testing.assert_allclose(theirs, ours, atol=2e-3)
     for lam, same in ((0.1, True), (0.1 * len(atoms), False)):
-        estimator = SklearnMiniBatch(lam, num_steps=1).train(signals, atoms, np.random.default_rng(0))
+        estimator = SklearnMiniBatch(lam, num_steps=1).train(
+            signals, atoms, np.random.default_rng(0)
+        )
         estimator.components_ = np.ascontiguousarray(atoms.T, np.float64)
         assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same
 

@@ -1,4 +1,6 @@
-"""The linear probe against scikit-learn's ridge regression with leave-one-out choice of its penalty."""
+"""The linear probe against scikit-learn's ridge regression with leave-one-out choice of its
+penalty.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ ALPHAS = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
 def problem(n, noise, input_dim=12, num_latents=5, seed=0):
     rng = np.random.default_rng(seed)
     signals = rng.normal(size=(n, input_dim))
-    codes = signals @ rng.normal(size=(input_dim, num_latents)) + noise * rng.normal(size=(n, num_latents))
+    codes = signals @ rng.normal(size=(input_dim, num_latents)) + noise * rng.normal(
+        size=(n, num_latents)
+    )
     return signals.astype(np.float32), codes.astype(np.float32)
 
 
@@ -26,18 +30,35 @@ def probe(signals, codes, learner=None):
     return fit(learner or LinearProbe(), [task], [jax.random.key(0)])[0].end.model
 
 
-# The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit without one is exact.
+# The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit
+# without one is exact.
 @pytest.mark.parametrize(
     ("n", "noise", "alpha"),
-    [(200, 0, 1e-6), (200, 0.1, 1e-4), (200, 0.3, 1e-2), (60, 3.0, 1.0), (40, 30.0, 10.0), (9, 0.5, 1.0), (8, 0.01, 1e-6)],
+    [
+        (200, 0, 1e-6),
+        (200, 0.1, 1e-4),
+        (200, 0.3, 1e-2),
+        (60, 3.0, 1.0),
+        (40, 30.0, 10.0),
+        (9, 0.5, 1.0),
+        (8, 0.01, 1e-6),
+    ],
 )
 def test_against_scikit_learn(n, noise, alpha):
     signals, codes = problem(n, noise)
-    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(signals.astype(float), codes.astype(float))
+    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(
+        signals.astype(float), codes.astype(float)
+    )
     assert peer.alpha_ == alpha
     model = probe(signals, codes)
-    np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=2e-3 * np.abs(peer.coef_).max())
-    np.testing.assert_allclose(Linear()(model, jnp.asarray(signals)), peer.predict(signals), atol=2e-3 * np.abs(codes).max())
+    np.testing.assert_allclose(
+        model.encoder.weight, peer.coef_.T, atol=2e-3 * np.abs(peer.coef_).max()
+    )
+    np.testing.assert_allclose(
+        Linear()(model, jnp.asarray(signals)),
+        peer.predict(signals),
+        atol=2e-3 * np.abs(codes).max(),
+    )
 
 
 def test_on_the_generative_model(task):
@@ -61,5 +82,7 @@ def test_a_direction_without_data_gets_no_weight(duplicate):
     signals, codes = problem(50, 0.1)
     signals[:, 3] = signals[:, 2] if duplicate else 0
     weight = np.asarray(probe(signals, codes).encoder.weight)
-    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(signals.astype(float), codes.astype(float))
+    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(
+        signals.astype(float), codes.astype(float)
+    )
     np.testing.assert_allclose(weight, peer.coef_.T, atol=5e-3 * np.abs(peer.coef_).max())

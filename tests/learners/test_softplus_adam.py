@@ -1,4 +1,6 @@
-"""Softplus-Adam against the same descent in NumPy, its rate and its stop included, and who sees what."""
+"""Softplus-Adam against the same descent in NumPy, its rate and its stop included, and who sees
+what.
+"""
 
 import equinox as eqx
 import jax
@@ -27,9 +29,14 @@ def loss_and_gradients(parts, signals, others, lam):
         codes = softplus(free)
         error = codes @ dictionary.T - target
         total += np.mean(error**2) + lam * np.mean(codes * lengths)
-        slopes.append((2 * error @ dictionary / error.size + lam * lengths / codes.size) / (1 + np.exp(-free)))
+        slopes.append(
+            (2 * error @ dictionary / error.size + lam * lengths / codes.size) / (1 + np.exp(-free))
+        )
         if place == 0:
-            by_dictionary = 2 * error.T @ codes / error.size + lam * codes.sum(axis=0) / codes.size * dictionary / lengths
+            by_dictionary = (
+                2 * error.T @ codes / error.size
+                + lam * codes.sum(axis=0) / codes.size * dictionary / lengths
+            )
     return total, [by_dictionary, *slopes]
 
 
@@ -37,7 +44,12 @@ class ByHand:
     """The whole descent, one update at a time."""
 
     def __init__(self, parts, rate):
-        self.parts, self.rate, self.best, self.worse = [np.array(part) for part in parts], rate, np.inf, 0
+        self.parts, self.rate, self.best, self.worse = (
+            [np.array(part) for part in parts],
+            rate,
+            np.inf,
+            0,
+        )
         self.first, self.second = ([np.zeros_like(part) for part in self.parts] for _ in range(2))
         self.count, self.rates = 0, []
 
@@ -47,7 +59,11 @@ class ByHand:
         for i, slope in enumerate(slopes):
             self.first[i] = 0.9 * self.first[i] + 0.1 * slope
             self.second[i] = 0.999 * self.second[i] + 0.001 * slope**2
-            direction = self.first[i] / (1 - 0.9**self.count) / (np.sqrt(self.second[i] / (1 - 0.999**self.count)) + 1e-8)
+            direction = (
+                self.first[i]
+                / (1 - 0.9**self.count)
+                / (np.sqrt(self.second[i] / (1 - 0.999**self.count)) + 1e-8)
+            )
             self.parts[i] -= self.rate * direction
         if loss < self.best:
             self.best, self.worse, self.rate = loss, 0, self.rate * 1.1
@@ -73,8 +89,12 @@ def test_updates_against_numpy(task, split):
         for number in (1, 2):
             state = step(data, state)
             for _ in range(100):
-                hand.update(np.asarray(data[0]), np.asarray(data[1]) if split == "id" else None, 0.1)
-            assert int(state.updates) == 100 * number and float(state.rate) == pytest.approx(hand.rate, rel=1e-6)
+                hand.update(
+                    np.asarray(data[0]), np.asarray(data[1]) if split == "id" else None, 0.1
+                )
+            assert int(state.updates) == 100 * number and float(state.rate) == pytest.approx(
+                hand.rate, rel=1e-6
+            )
             assert float(state.best) == pytest.approx(hand.best, rel=1e-8)
         model = learner.model(state)
     # The rate both rose and fell on the way.
@@ -83,11 +103,17 @@ def test_updates_against_numpy(task, split):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     np.testing.assert_array_equal(model.dictionary, state.free[0])
     if split == "id":
-        np.testing.assert_allclose(model.encoder.codes, np.concatenate([softplus(part) for part in hand.parts[1:]]), atol=1e-6)
+        np.testing.assert_allclose(
+            model.encoder.codes,
+            np.concatenate([softplus(part) for part in hand.parts[1:]]),
+            atol=1e-6,
+        )
 
 
 def test_as_published_the_other_samples_leave_the_dictionary_alone(task):
-    """Whatever they are, it takes the same first steps; later their loss is part of what sets the rate."""
+    """Whatever they are, it takes the same first steps; later their loss is part of what sets the
+    rate.
+    """
     learner = SoftplusAdam(split="id", block=3)
     signals, others = learner.select(task)
     state = learner.init((signals, others), num_latents=20, key=KEY)
@@ -102,7 +128,9 @@ def test_its_own_codes_come_back_through_a_stored_fit(setting, task, tmp_path):
     assert len(list(tmp_path.glob("softplus_adam-*"))) == 1
     for fitted in (first, again):
         inference = Inference(task, fitted.model)
-        codes = [np.asarray(inference.infer(learner.encode, split).codes) for split in ("id", "ood")]
+        codes = [
+            np.asarray(inference.infer(learner.encode, split).codes) for split in ("id", "ood")
+        ]
         np.testing.assert_array_equal(np.concatenate(codes), first.model.encoder.codes)
         assert np.isfinite(inference.infer(learner.encode, "train").codes).all()
     error = np.mean((task.id.signals - codes[0] @ np.asarray(first.model.dictionary).T) ** 2)
@@ -110,23 +138,34 @@ def test_its_own_codes_come_back_through_a_stored_fit(setting, task, tmp_path):
 
 
 def test_its_loss_is_the_lassos_at_the_equivalent_weight(task):
-    """Given the dictionary that it ends with, no codes have a lower loss than those of the lasso at `λ input_dim / (2 n)`."""
+    """Given the dictionary that it ends with, no codes have a lower loss than those of the lasso at
+    `λ input_dim / (2 n)`.
+    """
     learner = SoftplusAdam(num_steps=2, block=200)
     data = learner.select(task)
     model = fit(learner, [task], [KEY])[0].end.model
     dictionary, signals = (np.asarray(array, np.float64) for array in (model.dictionary, data[0]))
 
     def loss(codes):
-        return loss_and_gradients([dictionary, np.log(np.expm1(np.maximum(codes, 1e-12)))], signals, None, 0.1)[0]
+        return loss_and_gradients(
+            [dictionary, np.log(np.expm1(np.maximum(codes, 1e-12)))], signals, None, 0.1
+        )[0]
 
-    losses = {weight: loss(np.asarray(Lasso(weight)(model, data[0]), np.float64)) for weight in (0.02, 0.03, 0.045)}
+    losses = {
+        weight: loss(np.asarray(Lasso(weight)(model, data[0]), np.float64))
+        for weight in (0.02, 0.03, 0.045)
+    }
     assert min(losses, key=losses.get) == 0.03
 
 
-@pytest.mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11), (0, 2_000, 100)])
+@pytest.mark.parametrize(
+    ("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11), (0, 2_000, 100)]
+)
 def test_when_it_stops(task, least_updates, patience, expected):
     """Nothing counts as an improvement by a thousand but the first loss, against none."""
-    learner = SoftplusAdam(num_steps=5, block=20, improvement=1e3, least_updates=least_updates, patience=patience)
+    learner = SoftplusAdam(
+        num_steps=5, block=20, improvement=1e3, least_updates=least_updates, patience=patience
+    )
     data = learner.select(task)
     state = learner.init(data, num_latents=20, key=KEY)
     step = eqx.filter_jit(learner.step)

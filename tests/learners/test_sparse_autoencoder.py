@@ -1,4 +1,6 @@
-"""Training of sparse autoencoders against the same training written out by hand, parameter by parameter."""
+"""Training of sparse autoencoders against the same training written out by hand, parameter by
+parameter.
+"""
 
 import dataclasses
 
@@ -65,11 +67,15 @@ def constant(step):
 
 
 def cosine(step):
-    """Nine steps: up to the whole rate after the first one, then along half a cosine to zero after the last."""
+    """Nine steps: up to the whole rate after the first one, then along half a cosine to zero after
+    the last.
+    """
     return 5e-4 * (0 if step == 0 else 0.5 * (1 + np.cos(np.pi * (step - 1) / 8)))
 
 
-def train(signals, parameters, orders, passes, penalty, renormalise_every, rate=constant, frozen=False):
+def train(
+    signals, parameters, orders, passes, penalty, renormalise_every, rate=constant, frozen=False
+):
     """Epochs of AdamW in batches of 64; returns the parameters after each."""
     parameters = [parameter.copy() for parameter in parameters]
     first, second = ([np.zeros_like(parameter) for parameter in parameters] for _ in range(2))
@@ -81,9 +87,15 @@ def train(signals, parameters, orders, passes, penalty, renormalise_every, rate=
             for place, gradient in enumerate(gradients(parameters, batch, passes, penalty)):
                 first[place] = 0.9 * first[place] + 0.1 * gradient
                 second[place] = 0.999 * second[place] + 0.001 * gradient**2
-                direction = first[place] / (1 - 0.9**step) / (np.sqrt(second[place] / (1 - 0.999**step)) + 1e-8)
+                direction = (
+                    first[place]
+                    / (1 - 0.9**step)
+                    / (np.sqrt(second[place] / (1 - 0.999**step)) + 1e-8)
+                )
                 if not frozen or place > 1:
-                    parameters[place] = parameters[place] - rate(step - 1) * (direction + 1e-2 * parameters[place])
+                    parameters[place] = parameters[place] - rate(step - 1) * (
+                        direction + 1e-2 * parameters[place]
+                    )
             if renormalise_every is None:
                 parameters[0] = parameters[0] / np.linalg.norm(parameters[0], axis=0)
         if renormalise_every is not None and epoch % renormalise_every == 0:
@@ -93,7 +105,10 @@ def train(signals, parameters, orders, passes, penalty, renormalise_every, rate=
 
 
 def unpack(model):
-    return [np.asarray(array) for array in (model.dictionary, model.bias, model.encoder.weight, model.encoder.bias)]
+    return [
+        np.asarray(array)
+        for array in (model.dictionary, model.bias, model.encoder.weight, model.encoder.bias)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +129,17 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
         options = {"schedule": schedule, "frozen": frozen, "base": Oracle() if frozen else None}
         learner = SparseAutoencoder(ENCODERS[name], num_steps=3, renormalise_every=every, **options)
         rng = np.random.default_rng(1)
-        given = {"base": Model(*map(jnp.asarray, (rng.normal(size=(INPUT_DIM, NUM_LATENTS)), rng.normal(size=INPUT_DIM))))}
-        state = learner.init(data, num_latents=NUM_LATENTS, key=jax.random.key(0), **given if frozen else {})
+        given = {
+            "base": Model(
+                *map(
+                    jnp.asarray,
+                    (rng.normal(size=(INPUT_DIM, NUM_LATENTS)), rng.normal(size=INPUT_DIM)),
+                )
+            )
+        }
+        state = learner.init(
+            data, num_latents=NUM_LATENTS, key=jax.random.key(0), **given if frozen else {}
+        )
         start, key, found, orders = unpack(learner.model(state)), state.key, [], []
         step = eqx.filter_jit(learner.step)
         for _ in range(3):
@@ -124,15 +148,21 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
             state = step(data, state)
             found.append(unpack(learner.model(state)))
     rate = {"constant": constant, "cosine": cosine}[schedule]
-    expected = train(signals, start, orders, *BY_HAND[name], renormalise_every=every, rate=rate, frozen=frozen)
+    expected = train(
+        signals, start, orders, *BY_HAND[name], renormalise_every=every, rate=rate, frozen=frozen
+    )
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for place, (parameter, other, initial) in enumerate(zip(ours, theirs, start, strict=True)):
             # Optax keeps the step of a schedule in single precision.
-            np.testing.assert_allclose(parameter, other, rtol=0, atol=1e-10 if schedule == "constant" else 1e-8)
+            np.testing.assert_allclose(
+                parameter, other, rtol=0, atol=1e-10 if schedule == "constant" else 1e-8
+            )
             moved = np.abs(parameter - initial).max()
             assert moved > 4e-4 if not frozen or place > 1 else moved == 0
         lengths = np.linalg.norm(ours[0], axis=0)
-        assert np.allclose(lengths, 1, rtol=0, atol=1e-12) == (frozen or every is None or epoch % 2 == 0)
+        assert np.allclose(lengths, 1, rtol=0, atol=1e-12) == (
+            frozen or every is None or epoch % 2 == 0
+        )
     assert len({tuple(order) for order in orders}) == 3
 
 
@@ -156,7 +186,9 @@ def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit
         codes, reconstructions = [], []
         for standardised, seen in ((True, signals), (False, (signals - mean) / unit)):
             learner = catalogue.paper_sae(name, sparsity=2, num_steps=2, standardised=standardised)
-            state = learner.init(Split(jnp.asarray(seen)), num_latents=NUM_LATENTS, key=jax.random.key(0))
+            state = learner.init(
+                Split(jnp.asarray(seen)), num_latents=NUM_LATENTS, key=jax.random.key(0)
+            )
             for _ in range(2):
                 state = learner.step(Split(jnp.asarray(seen)), state)
             model = learner.model(state)
@@ -168,10 +200,18 @@ def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit
 
 
 def test_a_base_gives_the_start():
-    """Its dictionary on unit atoms, its bias, and its encoder, or where it has none that of its unit atoms."""
+    """Its dictionary on unit atoms, its bias, and its encoder, or where it has none that of its
+    unit atoms.
+    """
     rng = np.random.default_rng(0)
-    atoms, bias = jnp.asarray(rng.normal(size=(6, 9)), jnp.float32), jnp.asarray(rng.normal(size=6), jnp.float32)
-    data, learner = Split(jnp.asarray(rng.normal(size=(20, 6)), jnp.float32)), SparseAutoencoder(TopK(2), base=Oracle())
+    atoms, bias = (
+        jnp.asarray(rng.normal(size=(6, 9)), jnp.float32),
+        jnp.asarray(rng.normal(size=6), jnp.float32),
+    )
+    data, learner = (
+        Split(jnp.asarray(rng.normal(size=(20, 6)), jnp.float32)),
+        SparseAutoencoder(TopK(2), base=Oracle()),
+    )
     unit = np.asarray(atoms) / np.linalg.norm(atoms, axis=0)
     mine = Affine(3 * atoms, jnp.ones(9))
     for base, weight in ((Model(atoms, bias), unit), (Model(atoms, bias, mine), mine.weight)):
@@ -182,22 +222,32 @@ def test_a_base_gives_the_start():
 
 
 @pytest.mark.parametrize(("name", "l0"), [("batchtopk", None), ("jumprelu", 2.0)])
-def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squares(name, l0, monkeypatch):
+def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squares(
+    name, l0, monkeypatch
+):
     # Of 40 signals every third.
     monkeypatch.setattr(sparse_autoencoder, "FEW", 15)
     rng = np.random.default_rng(0)
     # So coherent that a tied encoder overshoots.
     atoms = rng.normal(size=(6, 9)) + 2
     signals = rng.normal(size=(40, 6)) * 30 + 7
-    data, encoder = Split(jnp.asarray(signals, jnp.float32)), catalogue.make_encoder(name, sparsity=K)
+    data, encoder = (
+        Split(jnp.asarray(signals, jnp.float32)),
+        catalogue.make_encoder(name, sparsity=K),
+    )
     learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(6, -20.0))
     # As `fit` has them, whose floats are arrays of a compiled program.
     learner = jax.tree.map(jnp.asarray, learner)
-    start = eqx.filter_jit(lambda own: own.model(own.init(data, num_latents=9, key=jax.random.key(0), base=base)))
+    start = eqx.filter_jit(
+        lambda own: own.model(own.init(data, num_latents=9, key=jax.random.key(0), base=base))
+    )
     model = start(learner)
     mean = signals.mean(axis=0)
-    unit, directions = np.sqrt(((signals - mean) ** 2).mean()), atoms / np.linalg.norm(atoms, axis=0)
+    unit, directions = (
+        np.sqrt(((signals - mean) ** 2).mean()),
+        atoms / np.linalg.norm(atoms, axis=0),
+    )
     np.testing.assert_allclose(model.decoder, unit * directions, rtol=1e-4)
     np.testing.assert_allclose(model.bias, base.bias, rtol=1e-5)
     few = signals[::3] + 20
@@ -218,7 +268,9 @@ def test_the_start_is_uniform_and_tied(task):
     bound = 1 / np.sqrt(12)
     assert weight.shape == (12, 2_000) and np.abs(weight).max() <= bound
     # The variance of a uniform on ±b is b² / 3.
-    assert weight.mean() == pytest.approx(0, abs=0.01) and weight.var() == pytest.approx(bound**2 / 3, rel=0.02)
+    assert weight.mean() == pytest.approx(0, abs=0.01) and weight.var() == pytest.approx(
+        bound**2 / 3, rel=0.02
+    )
     np.testing.assert_allclose(dictionary, weight / np.linalg.norm(weight, axis=0), rtol=1e-5)
     assert not bias.any() and not shift.any()
 
@@ -246,7 +298,9 @@ def test_the_l0_asked_for_is_reached_whatever_the_penalty_starts_from(name, with
     drawn = draw(Setting(40, 4, 2_000))
     tuned = catalogue.tuned_sae(name, sparsity=4, input_dim=drawn.input_dim, num_steps=150)
     for factor in (0.1, 10):
-        (fitted,) = fit(dataclasses.replace(tuned, penalty=factor * tuned.penalty, l0=4.0), [drawn], [0])
+        (fitted,) = fit(
+            dataclasses.replace(tuned, penalty=factor * tuned.penalty, l0=4.0), [drawn], [0]
+        )
         codes = fitted.end.model.encode(fitted.end.model, drawn.id.signals)
         assert float(jnp.mean(jnp.sum(codes != 0, axis=1))) == pytest.approx(4, rel=within)
 

@@ -19,7 +19,9 @@ SAE = SparseAutoencoder(TopK(3), num_steps=2)
 
 
 class Shuffled(Learner):
-    """The true atoms in another order, with other lengths and signs, and as many again at random."""
+    """The true atoms in another order, with other lengths and signs, and as many again at
+    random.
+    """
 
     def select(self, task):
         return task.dictionary
@@ -28,7 +30,9 @@ class Shuffled(Learner):
         order_key, length_key, spare_key = jax.random.split(key, 3)
         order = jax.random.permutation(order_key, data.shape[1])
         lengths = jax.random.uniform(length_key, order.shape, minval=-2, maxval=2)
-        return jnp.concatenate([data[:, order] * lengths, jax.random.normal(spare_key, data.shape)], axis=1)
+        return jnp.concatenate(
+            [data[:, order] * lengths, jax.random.normal(spare_key, data.shape)], axis=1
+        )
 
     def model(self, state):
         return Model(state, jnp.ones(state.shape[0]))
@@ -54,21 +58,35 @@ def test_renormed_atoms_have_unit_length(setting, task):
 
 def test_atoms_get_the_lengths_of_the_true_ones_they_match(task):
     task = stretched(task)
-    base, found = (fit(one, [task], [KEY])[0].end.model for one in (Shuffled(), Surgery("oracle_norms", base=Shuffled())))
+    base, found = (
+        fit(one, [task], [KEY])[0].end.model
+        for one in (Shuffled(), Surgery("oracle_norms", base=Shuffled()))
+    )
     truth = np.asarray(task.dictionary)
-    np.testing.assert_allclose(unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6)
+    np.testing.assert_allclose(
+        unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6
+    )
     # Up to signs the first atoms are the true ones again; those that match none keep their lengths.
     own = np.asarray(found.dictionary)[:, :20, None]
-    distance = np.minimum(*(np.linalg.norm(own - sign * truth[:, None], axis=0) for sign in (1, -1)))
+    distance = np.minimum(
+        *(np.linalg.norm(own - sign * truth[:, None], axis=0) for sign in (1, -1))
+    )
     np.testing.assert_allclose(distance.min(axis=1), 0, atol=1e-5)
-    np.testing.assert_allclose(np.sort(np.linalg.norm(found.dictionary[:, :20], axis=0)), np.linspace(0.5, 2, 20), rtol=1e-4)
+    np.testing.assert_allclose(
+        np.sort(np.linalg.norm(found.dictionary[:, :20], axis=0)),
+        np.linspace(0.5, 2, 20),
+        rtol=1e-4,
+    )
     np.testing.assert_allclose(found.dictionary[:, 20:], base.dictionary[:, 20:], rtol=1e-5)
     np.testing.assert_array_equal(found.bias, base.bias)
 
 
 def test_what_it_needs_and_sees(task):
     bare = Task(Split(task.train.signals), task.id, task.ood, None, width=20)
-    assert Surgery("renormed", base=SAE).needs(bare) is None and Surgery("renormed", base=SAE).select(task) is None
+    assert (
+        Surgery("renormed", base=SAE).needs(bare) is None
+        and Surgery("renormed", base=SAE).select(task) is None
+    )
     assert Surgery("oracle_norms", base=SAE).needs(bare) == "the true dictionary"
     assert Surgery("renormed", base=Oracle()).needs(bare) == "the true dictionary"
     assert Surgery("oracle_norms", base=SAE).needs(task) is None
@@ -83,5 +101,11 @@ def test_it_takes_no_step_and_leaves_no_file_but_its_bases(setting, task, tmp_pa
 
 def test_its_coordinates_are_those_of_its_base_and_its_columns():
     learner = Surgery("renormed", base=SAE)
-    assert learner.coordinates == {"dictionary": "topk", "columns": "renormed"} and learner.encode == TopK(3)
-    assert Surgery("oracle_norms", base=DLFista()).coordinates == {"dictionary": "dl_fista", "columns": "oracle_norms"}
+    assert learner.coordinates == {
+        "dictionary": "topk",
+        "columns": "renormed",
+    } and learner.encode == TopK(3)
+    assert Surgery("oracle_norms", base=DLFista()).coordinates == {
+        "dictionary": "dl_fista",
+        "columns": "oracle_norms",
+    }

@@ -15,6 +15,8 @@ def test_the_last_token_of_each_text_alone(tmp_path):
     for row, tokens in zip(found, lm.tokenise(texts), strict=True):
         tokens = jnp.asarray(tokens[-8:])[None]
         window = Windows(tokens, jnp.zeros_like(tokens), jnp.arange(tokens.shape[1])[None])
-        np.testing.assert_allclose(row, run_blocks(lm.model, embed(lm.model, window), window, 0, 2)[0, -1], atol=1e-4)
+        np.testing.assert_allclose(
+            row, run_blocks(lm.model, embed(lm.model, window), window, 0, 2)[0, -1], atol=1e-4
+        )
     with pytest.raises(ValueError, match="text 1 has no token"):
         last_tokens(lm, ["a", ""], 1)

@@ -1,4 +1,6 @@
-"""The model against NumPy in float64, written the long way from the tensors of its file, and what files are refused."""
+"""The model against NumPy in float64, written the long way from the tensors of its file, and what
+files are refused.
+"""
 
 import gguf
 import jax.numpy as jnp
@@ -16,7 +18,9 @@ SIZE = LM["dim"] // LM["heads"]
 
 def windows(*rows):
     tokens = jnp.asarray(rows)
-    return Windows(tokens, jnp.zeros_like(tokens), jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape))
+    return Windows(
+        tokens, jnp.zeros_like(tokens), jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    )
 
 
 def norm(row, gain):
@@ -27,19 +31,29 @@ def turned(head, position, divisors):
     """The pairs of a head as complex numbers, each turned by its angle."""
     found = head.copy()
     for i in range(SIZE // 2):
-        turn = np.exp(1j * position * 100.0 ** (-2 * i / SIZE) / divisors[i]) * (head[2 * i] + 1j * head[2 * i + 1])
+        turn = np.exp(1j * position * 100.0 ** (-2 * i / SIZE) / divisors[i]) * (
+            head[2 * i] + 1j * head[2 * i + 1]
+        )
         found[2 * i], found[2 * i + 1] = turn.real, turn.imag
     return found
 
 
 def states(tensors, tokens):
-    """The residual stream after each number of blocks, and the logits, one position and one head at a time."""
-    weights = {name.removesuffix(".weight"): array.astype(np.float64) for name, array in tensors.items()}
+    """The residual stream after each number of blocks, and the logits, one position and one head at
+    a time.
+    """
+    weights = {
+        name.removesuffix(".weight"): array.astype(np.float64) for name, array in tensors.items()
+    }
     divisors = weights.get("rope_freqs", np.ones(SIZE // 2))
     hidden = [weights["token_embd"][token] for token in tokens]
     found = [np.array(hidden)]
     for block in range(LM["blocks"]):
-        own = {name.removeprefix(f"blk.{block}."): array for name, array in weights.items() if f"blk.{block}." in name}
+        own = {
+            name.removeprefix(f"blk.{block}."): array
+            for name, array in weights.items()
+            if f"blk.{block}." in name
+        }
         normed = [norm(row, own["attn_norm"]) for row in hidden]
         after = []
         for position in range(len(tokens)):
@@ -49,13 +63,23 @@ def states(tensors, tokens):
                 shared = head // (LM["heads"] // LM["kv_heads"])
                 theirs = slice(shared * SIZE, (shared + 1) * SIZE)
                 query = turned((own["attn_q"] @ normed[position])[mine], position, divisors)
-                keys = [turned((own["attn_k"] @ normed[s])[theirs], s, divisors) for s in range(position + 1)]
+                keys = [
+                    turned((own["attn_k"] @ normed[s])[theirs], s, divisors)
+                    for s in range(position + 1)
+                ]
                 scores = np.exp([query @ key / np.sqrt(SIZE) for key in keys])
                 values = [(own["attn_v"] @ normed[s])[theirs] for s in range(position + 1)]
-                heads.append(sum(score * value for score, value in zip(scores / scores.sum(), values, strict=True)))
+                heads.append(
+                    sum(
+                        score * value
+                        for score, value in zip(scores / scores.sum(), values, strict=True)
+                    )
+                )
             row = hidden[position] + own["attn_output"] @ np.concatenate(heads)
             inner, gate = norm(row, own["ffn_norm"]), own["ffn_gate"] @ norm(row, own["ffn_norm"])
-            after.append(row + own["ffn_down"] @ (gate / (1 + np.exp(-gate)) * (own["ffn_up"] @ inner)))
+            after.append(
+                row + own["ffn_down"] @ (gate / (1 + np.exp(-gate)) * (own["ffn_up"] @ inner))
+            )
         hidden = after
         found.append(np.array(hidden))
     head = weights.get("output", weights["token_embd"])
@@ -65,7 +89,10 @@ def states(tensors, tokens):
 KINDS = {
     "plain": {},
     "as SmolLM2 is": {
-        "quantised": {"token_embd": gguf.GGMLQuantizationType.Q8_0, "attn_q": gguf.GGMLQuantizationType.Q4_1}
+        "quantised": {
+            "token_embd": gguf.GGMLQuantizationType.Q8_0,
+            "attn_q": gguf.GGMLQuantizationType.Q4_1,
+        }
         | {"ffn_down": gguf.GGMLQuantizationType.Q4_1}
     },
     "a head of its own and divided angles": {"tied": False, "frequencies": True},
@@ -76,7 +103,11 @@ KINDS = {
 def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind):
     tensors = tiny.write_lm(tmp_path / "tiny.gguf", **KINDS[kind])
     model, fields = gguf_files.read_model(tmp_path / "tiny.gguf")
-    assert (model.num_blocks, model.dim, model.shape.context) == (LM["blocks"], LM["dim"], LM["context"])
+    assert (model.num_blocks, model.dim, model.shape.context) == (
+        LM["blocks"],
+        LM["dim"],
+        LM["context"],
+    )
     assert fields["tokenizer.ggml.pre"] == "smollm"
     expected, logits = states(tensors, TOKENS)
     batch = windows(TOKENS)
@@ -105,9 +136,13 @@ def test_texts_that_share_a_row_do_not_see_each_other(tmp_path):
     tiny.write_lm(tmp_path / "tiny.gguf")
     model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
     second = np.arange(11) >= 6
-    parts = (jnp.asarray(part)[None] for part in (TOKENS, second.astype(int), np.arange(11) - 6 * second))
+    parts = (
+        jnp.asarray(part)[None] for part in (TOKENS, second.astype(int), np.arange(11) - 6 * second)
+    )
     batch, other = Windows(*parts), windows(TOKENS[6:])
-    one, two = (run_blocks(model, embed(model, each), each, 0, LM["blocks"])[0] for each in (batch, other))
+    one, two = (
+        run_blocks(model, embed(model, each), each, 0, LM["blocks"])[0] for each in (batch, other)
+    )
     np.testing.assert_allclose(one[6:], two, atol=1e-4)
 
 
@@ -116,7 +151,9 @@ def cut_short(path):
 
 
 def of_a_kind_that_gguf_cannot_read(path):
-    """Q8_0 by another number: the tensors stay where they are, and their kind is one that has no way to be read."""
+    """Q8_0 by another number: the tensors stay where they are, and their kind is one that has no
+    way to be read.
+    """
     tiny.write_lm(path, quantised={"ffn_up": gguf.GGMLQuantizationType.Q8_0})
     reader = gguf.GGUFReader(path, "r+")
     for tensor in reader.tensors:
@@ -143,11 +180,17 @@ FAULTS = {
         lambda path: tiny.write_lm(path, architecture="gpt2"),
         "architecture 'gpt2', of which only",
     ),
-    "scaled positions": (lambda path: tiny.write_lm(path, **{"llama.rope.scaling.type": "yarn"}), "positions scaled by 'yarn'"),
+    "scaled positions": (
+        lambda path: tiny.write_lm(path, **{"llama.rope.scaling.type": "yarn"}),
+        "positions scaled by 'yarn'",
+    ),
     "cut short": (cut_short, "cannot be read as GGUF"),
     "no GGUF": (lambda path: path.write_text("This is a poem."), "cannot be read as GGUF"),
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
-    "its heads": (of_other_heads, r"has sizes that are not those of a Llama \(.*\); download it again"),
+    "its heads": (
+        of_other_heads,
+        r"has sizes that are not those of a Llama \(.*\); download it again",
+    ),
     "its epsilon": (without_a_number_for_epsilon, r"\(an epsilon of nan\)"),
     "no file": (lambda path: path.unlink(), "is not a file; check the path"),
 }

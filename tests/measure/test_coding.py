@@ -33,7 +33,9 @@ def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sae
     np.testing.assert_array_equal(coded.codes.toarray(), values)
     np.testing.assert_allclose(coded.guess, values @ atoms.T + 1, rtol=1e-5, atol=1e-5)
     assert coded.l0 == np.count_nonzero(values) / 20 and coded.certificate is None
-    for row, on, found, guess in zip(X - 1, values != 0, again.codes.toarray(), again.guess, strict=True):
+    for row, on, found, guess in zip(
+        X - 1, values != 0, again.codes.toarray(), again.guess, strict=True
+    ):
         best = nnls(atoms[:, on], row)[0]
         np.testing.assert_allclose(found[on], best, atol=1e-5)
         np.testing.assert_allclose(guess, atoms[:, on] @ best + 1, atol=1e-5)
@@ -41,7 +43,11 @@ def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sae
 
 def test_the_certificate_is_the_largest_of_all_chunks(sae, monkeypatch):
     most = iter((100, 1, 100))
-    monkeypatch.setattr(coding, "sparse_code", lambda *given, **also: sparse_code(*given, **also, max_iterations=next(most)))
+    monkeypatch.setattr(
+        coding,
+        "sparse_code",
+        lambda *given, **also: sparse_code(*given, **also, max_iterations=next(most)),
+    )
     assert code_lasso(sae, X, 0.1)[0].certificate > 1e-4
 
 
@@ -49,11 +55,15 @@ def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(sae):
     order, atoms = pursued(sae, X, 3), np.asarray(sae.model.dictionary)
     assert order.shape == (20, 3)
     for steps in (2, 3):
-        whole = np.asarray(orthogonal_matching_pursuit(jnp.asarray(X - 1), atoms, steps, nonneg=True))
+        whole = np.asarray(
+            orthogonal_matching_pursuit(jnp.asarray(X - 1), atoms, steps, nonneg=True)
+        )
         assert [{*row[:steps]} for row in order] == [{*np.flatnonzero(each)} for each in whole]
         guesses = code(sae, X, least_squares_on(sae, order[:, :steps])).guess
         for row, on, guess in zip(X - 1, order[:, :steps], guesses, strict=True):
-            np.testing.assert_allclose(guess, atoms[:, on] @ nnls(atoms[:, on], row)[0] + 1, atol=1e-5)
+            np.testing.assert_allclose(
+                guess, atoms[:, on] @ nnls(atoms[:, on], row)[0] + 1, atol=1e-5
+            )
 
 
 def test_what_is_spread_is_even_and_each_once():

@@ -36,7 +36,11 @@ def test_samples_are_distinct_samples(signals):
 def test_what_is_learned_beats_what_is_drawn(signals):
     errors = {}
     for name in ("online_dl", "random"):
-        errors[name] = measure_curve(SAE.of_model(control(name, signals, 20, 3), name=name), signals, [0.1]).points[0].refit_fvu
+        errors[name] = (
+            measure_curve(SAE.of_model(control(name, signals, 20, 3), name=name), signals, [0.1])
+            .points[0]
+            .refit_fvu
+        )
     assert errors["online_dl"] < 0.5 * errors["random"]
 
 

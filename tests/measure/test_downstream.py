@@ -1,4 +1,6 @@
-"""Losses downstream against NumPy the long way, the scores of libraries by hand, and what is replaced and averaged."""
+"""Losses downstream against NumPy the long way, the scores of libraries by hand, and what is
+replaced and averaged.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from sae_gap.lm.llama import Windows
 from sae_gap.measure import downstream
 from sae_gap.measure.downstream import Downstream, Network, explained
 
-# Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special token.
+# Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
+# token.
 SEGMENTS = np.array([[0, 0, 0, 0, 0, 1, 1, -1], [0, 0, 0, 0, 0, 0, -1, -1]])
 # Places of padding go on, as if there were a next token.
 POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
@@ -31,7 +34,9 @@ def before(batch):
 
 
 def after(hidden, batch):
-    """A token and half of the one before it, whichever text that is of: what is put at one place is felt at the next."""
+    """A token and half of the one before it, whichever text that is of: what is put at one place is
+    felt at the next.
+    """
     return jnp.tanh(hidden @ MIX + 0.5 * jnp.roll(hidden, 1, axis=1) / 10)
 
 
@@ -39,7 +44,9 @@ NETWORK = Network(before, after, UNEMBEDDING)
 
 
 def log_probabilities(hidden):
-    logits = (np.tanh(hidden @ MIX + 0.5 * np.roll(hidden, 1, axis=1) / 10) @ UNEMBEDDING.T).astype(np.float64)
+    logits = (np.tanh(hidden @ MIX + 0.5 * np.roll(hidden, 1, axis=1) / 10) @ UNEMBEDDING.T).astype(
+        np.float64
+    )
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
@@ -59,7 +66,9 @@ def expected(guess, scored, replaced):
 @pytest.mark.parametrize("outliers", ["drop", "keep"])
 def test_nats_are_those_of_numpy(outliers, monkeypatch):
     monkeypatch.setattr(downstream, "CHUNK", 4)
-    found = Downstream(NETWORK, [windows([0]), windows([1])], first=1, special=(0,), outliers=outliers)
+    found = Downstream(
+        NETWORK, [windows([0]), windows([1])], first=1, special=(0,), outliers=outliers
+    )
     positions, tokens = POSITIONS[REAL], TOKENS[REAL]
     np.testing.assert_array_equal(found.outliers, positions == 0)
     replaced = (tokens != 0) & ((positions > 0) | (outliers == "keep"))
@@ -84,13 +93,19 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     assert score["delta_ce"] == pytest.approx(ce - clean)
     assert score["ce_score"] == pytest.approx((zero - ce) / (zero - clean))
     assert score["ce_score_mean"] == pytest.approx((mean - ce) / (mean - clean))
-    assert score["kl_score"] == pytest.approx((found.zero.kl.mean() - nats.kl.mean()) / found.zero.kl.mean())
+    assert score["kl_score"] == pytest.approx(
+        (found.zero.kl.mean() - nats.kl.mean()) / found.zero.kl.mean()
+    )
     np.testing.assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
     errors = np.sum((guess - found.activations) ** 2, axis=1) * replaced
-    np.testing.assert_allclose(score["errors"], [errors[:5].sum(), errors[5:7].sum(), errors[7:].sum()], rtol=1e-6)
+    np.testing.assert_allclose(
+        score["errors"], [errors[:5].sum(), errors[5:7].sum(), errors[7:].sum()], rtol=1e-6
+    )
     assert score["fvu"] == pytest.approx(sum(score["errors"]) / found.variance.sum(), rel=1e-5)
     rows = tokens != 0
-    assert score["fvu_outliers"] == pytest.approx(explained(found.activations[rows], guess[rows])["fvu"])
+    assert score["fvu_outliers"] == pytest.approx(
+        explained(found.activations[rows], guess[rows])["fvu"]
+    )
 
 
 def test_explained_variance_by_each_definition():
@@ -114,9 +129,13 @@ def tiny_model():
     matrices = {"query": (dim, dim), "key": (dim, 4), "value": (dim, 4), "output": (dim, dim)}
     matrices |= {"gate": (dim, hidden), "up": (dim, hidden), "down": (hidden, dim)}
     parts = {name: draw(blocks, *shape) for name, shape in matrices.items()}
-    block = llama.Block(attention_norm=jnp.ones((blocks, dim)), mlp_norm=jnp.ones((blocks, dim)), **parts)
+    block = llama.Block(
+        attention_norm=jnp.ones((blocks, dim)), mlp_norm=jnp.ones((blocks, dim)), **parts
+    )
     shape = llama.Shape(num_heads=2, num_kv_heads=1, epsilon=1e-5, context=16)
-    return llama.LanguageModel(draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, jnp.asarray([1.0, 0.1]), shape)
+    return llama.LanguageModel(
+        draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, jnp.asarray([1.0, 0.1]), shape
+    )
 
 
 def test_a_model_of_the_suite_is_cut_open_after_the_block():
@@ -126,20 +145,32 @@ def test_a_model_of_the_suite_is_cut_open_after_the_block():
     np.testing.assert_allclose(found.activations, hidden[REAL], rtol=1e-5)
     guess = found.activations + RNG.normal(size=found.activations.shape).astype(np.float32)
     hidden[REAL] = guess
-    ends = [llama.run_blocks(model, start, batch, first, 3) for start, first in ((llama.embed(model, batch), 0), (hidden, 2))]
-    p, q = (np.asarray(llama.log_probabilities(model, end), np.float64)[REAL][found.scored] for end in ends)
+    ends = [
+        llama.run_blocks(model, start, batch, first, 3)
+        for start, first in ((llama.embed(model, batch), 0), (hidden, 2))
+    ]
+    p, q = (
+        np.asarray(llama.log_probabilities(model, end), np.float64)[REAL][found.scored]
+        for end in ends
+    )
     nats = found.nats(guess)
     np.testing.assert_allclose(nats.kl, np.sum(np.exp(p) * (p - q), axis=1), atol=1e-5)
     following = np.roll(TOKENS, -1, axis=1)[REAL][found.scored]
-    np.testing.assert_allclose(nats.ce, -np.take_along_axis(q, following[:, None], 1)[:, 0], rtol=1e-5)
-    with pytest.raises(ValueError, match=r"layer must be from 0 to 2, a block of the model, but it is 3\.$"):
+    np.testing.assert_allclose(
+        nats.ce, -np.take_along_axis(q, following[:, None], 1)[:, 0], rtol=1e-5
+    )
+    with pytest.raises(
+        ValueError, match=r"layer must be from 0 to 2, a block of the model, but it is 3\.$"
+    ):
         Downstream.of_model(model, [batch], 3)
 
 
 def test_what_cannot_be_scored():
     with pytest.raises(ValueError, match="give longer texts"):
         Downstream(NETWORK, [windows()])
-    with pytest.raises(ValueError, match=r"documents must be 13 integers, one for each token, but there are 2\.$"):
+    with pytest.raises(
+        ValueError, match=r"documents must be 13 integers, one for each token, but there are 2\.$"
+    ):
         Downstream(NETWORK, [windows()], first=1, documents=[0, 1])
     found = Downstream(NETWORK, [windows()], first=1, documents=np.repeat([7, 9], [7, 6]))
     np.testing.assert_array_equal(found.tokens, [3, 4])

@@ -1,4 +1,6 @@
-"""The whole measurement on a small world: its rows against an independent computation, and that it goes on where it was."""
+"""The whole measurement on a small world: its rows against an independent computation, and that it
+goes on where it was.
+"""
 
 import dataclasses
 
@@ -33,7 +35,9 @@ def model(task):
 @pytest.fixture(scope="module")
 def activations(task, model, tmp_path_factory):
     path = tmp_path_factory.mktemp("activations") / "x.npz"
-    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + np.asarray(model.bias)
+    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + np.asarray(
+        model.bias
+    )
     np.savez(path, activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10))
     return open_activations(path)
 
@@ -52,9 +56,14 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     held = activations.split(seed=0)[1]
     x = np.asarray(held.take(np.arange(held.num_samples)), float)
     dictionary, target = np.asarray(model.dictionary, float), x - np.asarray(model.bias, float)
-    unit, norms = dictionary / np.linalg.norm(dictionary, axis=0), np.linalg.norm(dictionary, axis=0)
+    unit, norms = (
+        dictionary / np.linalg.norm(dictionary, axis=0),
+        np.linalg.norm(dictionary, axis=0),
+    )
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
-    peer = SklearnLasso(alpha=LAM / len(unit), positive=True, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    peer = SklearnLasso(
+        alpha=LAM / len(unit), positive=True, fit_intercept=False, tol=1e-12, max_iter=100_000
+    )
     best = np.array([peer.fit(unit, y).coef_ for y in target])
 
     def objective(z):
@@ -68,35 +77,62 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     assert line["relative_gap"] == pytest.approx(gaps.mean() / objective(best).mean(), rel=1e-4)
     shares = (line["scale_share"], line["values_share"], line["support_share"])
     assert sum(shares) == pytest.approx(line["relative_gap"]) and min(shares) > 0
-    assert line["l0"] == (codes > 0).sum() / count and line["optimum_l0"] == pytest.approx((best > 0).sum() / count)
-    assert line["fvu"] == pytest.approx(np.square(target - codes @ unit.T).sum() / variance, rel=1e-4)
-    assert line["optimum_fvu"] == pytest.approx(np.square(target - best @ unit.T).sum() / variance, rel=1e-3)
+    assert line["l0"] == (codes > 0).sum() / count and line["optimum_l0"] == pytest.approx(
+        (best > 0).sum() / count
+    )
+    assert line["fvu"] == pytest.approx(
+        np.square(target - codes @ unit.T).sum() / variance, rel=1e-4
+    )
+    assert line["optimum_fvu"] == pytest.approx(
+        np.square(target - best @ unit.T).sum() / variance, rel=1e-3
+    )
     fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
     assert (line["fired_only"], line["used_only"]) == ((fired & ~used).sum(), (used & ~fired).sum())
-    assert line["unused"] == (~fired & ~used).sum() and line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
+    assert (
+        line["unused"] == (~fired & ~used).sum()
+        and line["certificate"] <= 1.1e-6
+        and line["unconverged"] == 0
+    )
     worst = measure.worst_lines(rows, most=4)
     order = np.argsort(-gaps)[:4]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
-    assert [one["document"] for one in worst] == held.documents[order].tolist() == [one["index"] // 10 for one in worst]
+    assert (
+        [one["document"] for one in worst]
+        == held.documents[order].tolist()
+        == [one["index"] // 10 for one in worst]
+    )
     assert [one["gap"] for one in worst] == pytest.approx(gaps[order], rel=1e-4)
-    assert [one["relative_gap"] for one in worst] == pytest.approx((gaps / objective(best))[order], rel=1e-4)
+    assert [one["relative_gap"] for one in worst] == pytest.approx(
+        (gaps / objective(best))[order], rel=1e-4
+    )
 
 
 def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x, sae = held.take(np.arange(held.num_samples)), plan.saes[0]
-    found = {row["lam"]: row["fvu"] for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"}
+    found = {
+        row["lam"]: row["fvu"] for row in rows if row["kind"] == "curve" and row["codes"] == "lasso"
+    }
     for point in measure.measure_curve(sae, x, [LAM * share for share in (2, 1.4, 1, 0.7)]).points:
         assert found[point.lam] == pytest.approx(point.fvu, rel=1e-4)
-    (line,), (gap,), (verdict,) = measure.curve_lines(rows), measure.gap_lines(rows), measure.verdict(rows)
+    (line,), (gap,), (verdict,) = (
+        measure.curve_lines(rows),
+        measure.gap_lines(rows),
+        measure.verdict(rows),
+    )
     own = measure.fvu(x, sae.reconstruct(x))
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
     assert 1 - verdict.own_explained == pytest.approx(own)
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
-    assert verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
+    assert (
+        verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
+    )
     assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
-    assert line["samples"] == gap["samples"] == verdict.samples == len(x) and verdict.documents == "30 contiguous blocks"
+    assert (
+        line["samples"] == gap["samples"] == verdict.samples == len(x)
+        and verdict.documents == "30 contiguous blocks"
+    )
 
 
 def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
@@ -105,31 +141,48 @@ def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
     assert len({one["document"] for one in measure.worst_lines(found)}) == 3
 
 
-def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(plan, model, activations, tmp_path):
+def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(
+    plan, model, activations, tmp_path
+):
     x = activations.take(np.arange(300))
     held = np.unique(activations.split(seed=0)[1].documents)
     outliers = np.array([50, held[0] * 10, held[1] * 10 + 3])
     x[outliers] = 300 * x[outliers] + 5
     loud = open_activations(x, documents=activations.documents)
     found = measure.run(dataclasses.replace(plan, activations=loud), Store(tmp_path))
-    (verdict,), (weight,) = measure.verdict(found), (row for row in found if row["kind"] == "weight")
-    assert verdict.samples == 28 and not {one["index"] for one in measure.worst_lines(found)} & {*outliers.tolist()}
+    (verdict,), (weight,) = (
+        measure.verdict(found),
+        (row for row in found if row["kind"] == "weight"),
+    )
+    assert verdict.samples == 28 and not {one["index"] for one in measure.worst_lines(found)} & {
+        *outliers.tolist()
+    }
     assert "3 of 300 rows are outliers" in str(verdict) and "left out" in str(verdict)
     # Of the scored rows and those of the held-out part.
-    every = np.concatenate([np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[outliers[1:]]])
+    every = np.concatenate(
+        [np.delete(x.reshape(30, 10, -1)[held].reshape(30, -1), [0, 13], axis=0), x[outliers[1:]]]
+    )
     sae = plan.saes[0]
     target = sae.target(every)
     best = sparse_code(target, sae.model.decoder, weight["own_lam"]).codes
     codes = {"its own": sae.encode_target(target), "the best codes": best}
     for name, values in codes.items():
         again = measure.refit(target, sae.model.decoder, values != 0)
-        assert verdict.with_outliers[name][1] == pytest.approx(measure.fvu(every, sae.decode_target(again, every)), rel=1e-3)
+        assert verdict.with_outliers[name][1] == pytest.approx(
+            measure.fvu(every, sae.decode_target(again, every)), rel=1e-3
+        )
     assert verdict.with_outliers["its own"][0] == pytest.approx(1 - verdict.encoder.other)
-    (kept,) = measure.verdict(measure.run(dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)))
+    (kept,) = measure.verdict(
+        measure.run(
+            dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)
+        )
+    )
     assert kept.samples == 30 and "they are kept" in str(kept) and not kept.with_outliers
 
 
-def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(plan, rows, tmp_path, monkeypatch):
+def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(
+    plan, rows, tmp_path, monkeypatch
+):
     monkeypatch.setattr(coding, "LEAST", 10)
     monkeypatch.setattr(coding, "CODES", 0)
     measured, measure_chunk = [], module.measure_chunk
@@ -144,7 +197,8 @@ def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(plan, rows, tm
     with pytest.raises(KeyboardInterrupt):
         measure.run(plan, Store(tmp_path))
     before = Store(tmp_path).keys()
-    # The documents, the weights, four points, one at the encoder's L0 and its own, the atoms, and a chunk.
+    # The documents, the weights, four points, one at the encoder's L0 and its own, the atoms, and a
+    # chunk.
     assert len(before) == 1 + 1 + 6 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
     chunked = measure.run(plan, Store(tmp_path))
@@ -155,15 +209,22 @@ def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(plan, rows, tm
     (one,), (whole,) = measure.gap_lines(chunked), measure.gap_lines(rows)
     assert counts == [3, 1] and one.pop("dictionary") == whole.pop("dictionary")
     assert one == pytest.approx(whole, rel=1e-4, abs=1e-6)
-    assert [line["index"] for line in measure.worst_lines(chunked)] == [line["index"] for line in measure.worst_lines(rows)]
+    assert [line["index"] for line in measure.worst_lines(chunked)] == [
+        line["index"] for line in measure.worst_lines(rows)
+    ]
 
 
 def test_another_sae_or_another_weight_is_measured_anew(plan, rows, model, tmp_path):
-    store, other = Store(tmp_path), SAE.of_model(dataclasses.replace(model, encode=TopK(3)), name="mine")
+    store, other = (
+        Store(tmp_path),
+        SAE.of_model(dataclasses.replace(model, encode=TopK(3)), name="mine"),
+    )
     store.append(rows[:1])
     for change in ({"saes": [other]}, {"lam": 2 * LAM}):
         found = measure.run(dataclasses.replace(plan, **change), store)
-        assert found[0] == rows[0] and not {row["key"] for row in found[1:]} & {row["key"] for row in rows}
+        assert found[0] == rows[0] and not {row["key"] for row in found[1:]} & {
+            row["key"] for row in rows
+        }
 
 
 def test_one_row_one_document_or_another_seed_is_another_key(plan, activations):
@@ -188,7 +249,9 @@ def test_one_row_one_document_or_another_seed_is_another_key(plan, activations):
         ({"lam": 1e3}, "lam is 1000, which is not below .* λ_max of the samples on 'mine'"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_anything_is(plan, model, tmp_path, change, message):
+def test_what_cannot_be_measured_is_refused_before_anything_is(
+    plan, model, tmp_path, change, message
+):
     names = change.pop("names", ("mine",))
     saes = [SAE.of_model(model, name=name) for name in names]
     with pytest.raises(ValueError, match=message):
@@ -200,9 +263,13 @@ def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_pa
     x = activations.take(np.arange(160))
     x[np.arange(160) % 16 < 6] = np.asarray(model.bias)
     np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(160) // 16)
-    plan = measure.Plan([SAE.of_model(model, name="mine")], open_activations(tmp_path / "x.npz"), lam=LAM)
+    plan = measure.Plan(
+        [SAE.of_model(model, name="mine")], open_activations(tmp_path / "x.npz"), lam=LAM
+    )
     found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
-    assert len(found) == 10 and all(line["relative_gap"] == 0 for line in found if line["index"] % 16 < 6)
+    assert len(found) == 10 and all(
+        line["relative_gap"] == 0 for line in found if line["index"] % 16 < 6
+    )
 
 
 def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_path):
@@ -215,13 +282,18 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
     # A weight of another L0 is that of the gap and of dictionaries; the encoder is held to its own.
     found = measure.run(dataclasses.replace(plan, lam=None, l0=1.0), Store(tmp_path))
     (weight,) = (row for row in found if row["kind"] == "weight")
-    assert abs(measure.gap_lines(found)[0]["optimum_l0"] - 1) < 0.05 and weight["lam"] == weight["common_lam"]
+    assert (
+        abs(measure.gap_lines(found)[0]["optimum_l0"] - 1) < 0.05
+        and weight["lam"] == weight["common_lam"]
+    )
     (verdict,) = measure.verdict(found)
     assert abs(verdict.l0 - 2) < 0.05 and abs(verdict.reached_l0[0] - 1) < 0.05
 
 
 def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
-    """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a quantile of them."""
+    """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a
+    quantile of them.
+    """
     monkeypatch.setattr(coding, "MATCHED", 40)
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
@@ -234,7 +306,9 @@ def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
 
 
 def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
-    """Signals of three orthonormal atoms each have no more codes than three, which a weight only takes from."""
+    """Signals of three orthonormal atoms each have no more codes than three, which a weight only
+    takes from.
+    """
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
     codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
@@ -248,7 +322,12 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
     found = measure.run(plan, Store(tmp_path))
     (line,) = measure.gap_lines(found)
-    assert line["samples"] == 30 and "gap" not in line and line["optimum_fvu"] < 0.5 and measure.worst_lines(found) == []
+    assert (
+        line["samples"] == 30
+        and "gap" not in line
+        and line["optimum_fvu"] < 0.5
+        and measure.worst_lines(found) == []
+    )
     curves = {line["dictionary"]: line for line in measure.curve_lines(found)}
     assert list(curves) == ["atoms", "random", "samples"]
     assert curves["random"]["role"] == "control" and "fvu_ratio" not in curves["atoms"]
@@ -258,12 +337,17 @@ def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     assert all(line["at_l0"] == pytest.approx(2, abs=0.05) for line in curves.values())
 
 
-def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(model, activations, tmp_path):
+def test_an_encoder_that_fires_nearly_everything_is_held_to_what_a_sparse_code_can_be(
+    model, activations, tmp_path
+):
     dense = SAE.of_model(dataclasses.replace(model, encode=TopK(19)), name="dense")
     found = measure.run(measure.Plan([dense], activations), Store(tmp_path))
     (weight,) = (row for row in found if row["kind"] == "weight")
     (verdict,) = measure.verdict(found)
-    assert verdict.l0 == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05) and weight["own_l0"] > verdict.l0
+    assert (
+        verdict.l0 == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05)
+        and weight["own_l0"] > verdict.l0
+    )
     # There its dictionary is compared, and its encoder is not judged.
     assert "is beyond what sparse codes have" in str(verdict) and verdict.common_l0 == verdict.l0
 
@@ -274,7 +358,9 @@ def test_rows_that_are_given_to_be_scored_are_scored(model, activations, tmp_pat
     x = held.take(np.arange(held.num_samples))
     found = []
     for rows in (x, np.concatenate([x * 0.1, 300 * x[:1]])):
-        plan = measure.Plan([SAE.of_model(model, name="mine")], train, lam=LAM, held_out=open_activations(rows))
+        plan = measure.Plan(
+            [SAE.of_model(model, name="mine")], train, lam=LAM, held_out=open_activations(rows)
+        )
         found.append(measure.run(plan, Store(tmp_path)))
     first, second = (measure.curve_lines(rows)[0]["fvu"] for rows in found)
     assert first != pytest.approx(second, rel=0.01)

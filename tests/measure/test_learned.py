@@ -1,4 +1,6 @@
-"""The front door, on a task whose dictionary is known: what it codes, scores and writes, by SciPy and by hand."""
+"""The front door, on a task whose dictionary is known: what it codes, scores and writes, by SciPy
+and by hand.
+"""
 
 import os
 
@@ -51,17 +53,28 @@ def test_it_finds_the_dictionary_whatever_the_outliers_rows(task, activations, l
 
 
 def test_few_dimensions_are_learned_too():
-    """In 24 dimensions four times a residual's root mean square is most of its norm: such a threshold leaves .23."""
+    """In 24 dimensions four times a residual's root mean square is most of its norm: such a
+    threshold leaves .23.
+    """
     crowded = sae_gap.draw(Setting(num_latents=50, sparsity=5, num_samples=1_800))
-    assert crowded.input_dim == 24 and sae_gap.learn(crowded.train.signals, 50, 5, visits=30).fvu() < 0.1
+    assert (
+        crowded.input_dim == 24
+        and sae_gap.learn(crowded.train.signals, 50, 5, visits=30).fvu() < 0.1
+    )
 
 
-def test_the_same_seed_gives_the_same_bits_from_a_file_and_another_agrees(tmp_path, activations, learned):
+def test_the_same_seed_gives_the_same_bits_from_a_file_and_another_agrees(
+    tmp_path, activations, learned
+):
     np.save(tmp_path / "x.npy", activations)
-    again, other = (sae_gap.learn(str(tmp_path / "x.npy"), WIDTH, L0, visits=40, seed=seed) for seed in (0, 1))
+    again, other = (
+        sae_gap.learn(str(tmp_path / "x.npy"), WIDTH, L0, visits=40, seed=seed) for seed in (0, 1)
+    )
     np.testing.assert_array_equal(again.atoms, learned.atoms)
     assert 0.9 < learned.agreement(other) < 1 - 1e-6
-    assert sae_gap.agreement(learned, other.model) == pytest.approx(learned.agreement(other), abs=1e-6)
+    assert sae_gap.agreement(learned, other.model) == pytest.approx(
+        learned.agreement(other), abs=1e-6
+    )
 
 
 def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(learned, fresh):
@@ -69,8 +82,11 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(learned,
     lasso, codes = learned.encode(fresh, refit=False), learned.encode(fresh)
     assert learned.certificate < 1e-5
     values = lasso.toarray().astype(float)
-    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == pytest.approx(L0, rel=0.1)
-    # No direction lowers ½‖y - D z‖² + λ Σz: its slope is zero where z > 0 and not negative elsewhere.
+    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == pytest.approx(
+        L0, rel=0.1
+    )
+    # No direction lowers ½‖y - D z‖² + λ Σz: its slope is zero where z > 0 and not negative
+    # elsewhere.
     slope = lam - (y - values @ learned.atoms.T) @ learned.atoms
     assert np.abs(slope[values > 0]).max() < 1e-3 * lam and slope.min() > -1e-3 * lam
     for target, row, own in zip(y[:20], values, codes.toarray(), strict=False):
@@ -90,7 +106,11 @@ def test_its_fvu_is_that_of_the_report(learned, fresh):
     report = learned.report(np.concatenate([fresh, 300 * fresh[:1]]))
     assert {line["dictionary"] for line in report.curves} == {"learned", "random", "samples"}
     assert learned.fvu(fresh) == pytest.approx(report.curves[0]["curve_refit_fvu"], rel=1e-4)
-    assert report.best == "samples" and report.lead.low > 0 and f"samples: {report.lead}" in repr(report)
+    assert (
+        report.best == "samples"
+        and report.lead.low > 0
+        and f"samples: {report.lead}" in repr(report)
+    )
     # By the codes at the weight of the rows that were learned from, which have about this L0.
     x, rebuilt = fresh.astype(float), learned.decode(learned.encode(fresh))
     by_hand = np.sum((x - rebuilt) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
@@ -102,7 +122,9 @@ def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fr
     # Of one atom, since a support that is nearly full takes seconds.
     row = learned.bias + 12 * np.median(np.linalg.norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
-    assert learned.fvu(spoilt) == pytest.approx(learned.fvu(fresh), rel=1e-6) and caplog.text.rstrip().endswith("; left out")
+    assert learned.fvu(spoilt) == pytest.approx(
+        learned.fvu(fresh), rel=1e-6
+    ) and caplog.text.rstrip().endswith("; left out")
     assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
 
@@ -120,19 +142,31 @@ def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, lea
 def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
     monkeypatch.setattr(rows, "POOL", 30 * 100)
     train = learned.train
-    np.testing.assert_array_equal(rows.pool(train), train.take(np.arange(100) * train.num_samples // 100))
+    np.testing.assert_array_equal(
+        rows.pool(train), train.take(np.arange(100) * train.num_samples // 100)
+    )
 
 
 @pytest.mark.parametrize(
     ("encoder", "frozen"),
-    [("topk", True), ("topk", False), ("batchtopk", False), ("jumprelu", False), ("lista_topk", False)],
+    [
+        ("topk", True),
+        ("topk", False),
+        ("batchtopk", False),
+        ("jumprelu", False),
+        ("lista_topk", False),
+    ],
 )
-def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, learned, fresh, encoder, frozen):
+def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
+    tmp_path, learned, fresh, encoder, frozen
+):
     made = learned.save(tmp_path / "sae", encoder=encoder, frozen=frozen, epochs=80)
     sae = sae_gap.load_sae(tmp_path / "sae")
     codes = sae.encode(fresh)
     np.testing.assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
-    assert (np.count_nonzero(codes, axis=1).max() == L0) == ("batch" not in encoder and encoder != "jumprelu")
+    assert (np.count_nonzero(codes, axis=1).max() == L0) == (
+        "batch" not in encoder and encoder != "jumprelu"
+    )
     assert (learned.agreement(sae) > 1 - 1e-5) == frozen
     held = learned.held_out.take(np.arange(learned.held_out.num_samples))
     assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == pytest.approx(made.fvu, rel=1e-4)
@@ -140,7 +174,9 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(tmp_path, l
     assert made.fvu < 0.08
     # Codes of an encoder cannot beat the best ones on the same dictionary.
     assert not frozen or made.fvu > made.best_fvu
-    assert f"{made.fvu:.3f}" in repr(made) and ("sae_gap alone reads it" in repr(made)) == encoder.startswith("lista")
+    assert f"{made.fvu:.3f}" in repr(made) and (
+        "sae_gap alone reads it" in repr(made)
+    ) == encoder.startswith("lista")
 
 
 def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path, learned, fresh):
@@ -150,11 +186,15 @@ def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path
     # The first atom is the one that the row is most correlated with.
     correlations = (fresh - learned.bias) @ learned.atoms
     first = np.abs(correlations).argmax(axis=1)
-    assert (np.take_along_axis(codes, first[:, None], axis=1) != 0).all() and (np.count_nonzero(codes, axis=1) == L0).all()
+    assert (np.take_along_axis(codes, first[:, None], axis=1) != 0).all() and (
+        np.count_nonzero(codes, axis=1) == L0
+    ).all()
     # Outlier tokens that were kept count in both scores.
     spoilt = np.concatenate([fresh, 300 * fresh[:1]])
     held_out = sae_gap.open_activations(spoilt)
-    kept = sae_gap.LearnedDictionary(learned.model, L0, learned.train, held_out, 0).sae(encoder="mp")
+    kept = sae_gap.LearnedDictionary(learned.model, L0, learned.train, held_out, 0).sae(
+        encoder="mp"
+    )
     rebuilt = np.asarray(made.model.encode(made.model, spoilt)) @ learned.atoms.T + learned.bias
     assert kept.fvu == pytest.approx(sae_gap.fvu(spoilt, rebuilt), rel=1e-4)
     assert kept.best_fvu == pytest.approx(learned.fvu(spoilt, outliers="keep"), rel=1e-4)
@@ -171,12 +211,17 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
     found = []
 
     def interrupted(learner, rows, width, seed, **_):
-        found.append((learner, learner.num_steps * -(-len(rows) // learner.batch_size), width, seed))
+        found.append(
+            (learner, learner.num_steps * -(-len(rows) // learner.batch_size), width, seed)
+        )
         raise InterruptedError
 
     few = sae_gap.open_activations(activations[:35])
     monkeypatch.setattr("sae_gap.measure.learned.fit_signals", interrupted)
-    for dictionary in (learned, sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0)):
+    for dictionary in (
+        learned,
+        sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0),
+    ):
         for told in ({}, {"k": 2, "encoder": "batchtopk", "epochs": 3, "frozen": False, "seed": 4}):
             with pytest.raises(InterruptedError):
                 dictionary.sae(**told)
@@ -194,7 +239,9 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):
-    """Neither to the dictionary nor to the encoder that is trained for it, whose bias is in that unit."""
+    """Neither to the dictionary nor to the encoder that is trained for it, whose bias is in that
+    unit.
+    """
     scaled = sae_gap.learn(1000 * activations, WIDTH, L0, visits=40)
     assert scaled.agreement(learned) > 1 - 1e-3
     assert scaled.sae(epochs=5).fvu == pytest.approx(learned.sae(epochs=5).fvu, rel=0.02)
@@ -208,11 +255,17 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: sae_gap.learn(x, 3, 3), "fewer than the 3 atoms"),
         (lambda x, d: sae_gap.learn(x, WIDTH, L0, outliers="clip"), "outliers"),
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
-        (lambda x, d: sae_gap.learn([x[:30], x[30:100]], WIDTH, L0), "make no array .*; join documents"),
+        (
+            lambda x, d: sae_gap.learn([x[:30], x[30:100]], WIDTH, L0),
+            "make no array .*; join documents",
+        ),
         (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),
         (lambda x, d: d.encode(x[:, :29]), "29 dimensions, but the dictionary 30"),
         (lambda x, d: d.fvu(x, l0=8), "l0"),
-        (lambda x, d: d.fvu(d.bias + np.linspace(1, 2, 40)[:, None] * d.atoms[:, 0], l0=5), "no weight"),
+        (
+            lambda x, d: d.fvu(d.bias + np.linspace(1, 2, 40)[:, None] * d.atoms[:, 0], l0=5),
+            "no weight",
+        ),
         (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
         (lambda x, d: d.sae(epochs=0), "epochs"),
@@ -223,7 +276,10 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: sae_gap.learn(d.train, WIDTH, L0, documents=np.zeros(3)), "documents"),
         (lambda x, d: sae_gap.fvu(x.reshape(20, 50, 30), x.reshape(20, 50, 30)), "matrix"),
         (lambda x, d: d.agreement(np.ones((30, 5), np.float32)), "one shape"),
-        (lambda x, d: sae_gap.learn(x, WIDTH, L0, documents=["a"] * len(x)), "a vector of integers, .* give such numbers"),
+        (
+            lambda x, d: sae_gap.learn(x, WIDTH, L0, documents=["a"] * len(x)),
+            "a vector of integers, .* give such numbers",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):

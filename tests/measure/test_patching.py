@@ -1,4 +1,6 @@
-"""The split of a loss: that its parts sum to it, what each is on cases whose truth is known, and that it goes on."""
+"""The split of a loss: that its parts sum to it, what each is on cases whose truth is known, and
+that it goes on.
+"""
 
 import dataclasses
 from types import SimpleNamespace
@@ -23,13 +25,19 @@ ROWS, LENGTH, DIM = 12, 16, 16
 
 @pytest.fixture(scope="module")
 def patched():
-    """A network whose residual stream is a sparse sum of known atoms, and whose logits are linear in it."""
+    """A network whose residual stream is a sparse sum of known atoms, and whose logits are linear
+    in it.
+    """
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(DIM, 20)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
-    codes = rng.uniform(1, 2, (ROWS, LENGTH, 20)) * (rng.random((ROWS, LENGTH, 20)).argsort(axis=2) < 2)
+    codes = rng.uniform(1, 2, (ROWS, LENGTH, 20)) * (
+        rng.random((ROWS, LENGTH, 20)).argsort(axis=2) < 2
+    )
     stream = (codes @ atoms.T).astype(np.float32)
-    network = Network(lambda _: stream, lambda hidden, _: hidden, rng.normal(size=(30, DIM)).astype(np.float32))
+    network = Network(
+        lambda _: stream, lambda hidden, _: hidden, rng.normal(size=(30, DIM)).astype(np.float32)
+    )
     tokens, positions = rng.integers(0, 30, (ROWS, LENGTH)), np.tile(np.arange(LENGTH), (ROWS, 1))
     windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, 0 * tokens, positions)))
     return SimpleNamespace(atoms=atoms, downstream=Downstream(network, [windows], first=2))
@@ -56,10 +64,17 @@ def run(patched, folder, *saes, l0=(1, 2), controls=None, **options):
 
 def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monkeypatch):
     random = np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
-    candidates = [candidate("values", patched.atoms, Shrunk(0.3)), candidate("atoms", random, Shrunk(0.7))]
+    candidates = [
+        candidate("values", patched.atoms, Shrunk(0.3)),
+        candidate("atoms", random, Shrunk(0.7)),
+    ]
     candidates += [candidate("true", patched.atoms), candidate("dense", random, Shrunk(0.01))]
     rows = run(patched, tmp_path, *candidates)
-    scored = {(row["dictionary"], row["codes"], row["level"]): row for row in rows if row["kind"] == "score"}
+    scored = {
+        (row["dictionary"], row["codes"], row["level"]): row
+        for row in rows
+        if row["kind"] == "score"
+    }
     for row in scored.values():
         if row["codes"].startswith("lasso"):
             assert row["certificate"] < 1.1e-6
@@ -67,18 +82,24 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     down = patched.downstream
     # No sparse codes are as dense as those of the last.
     lines = {(line["dictionary"], line["loss"]): line for line in split_lines(rows)}
-    assert set(lines) == {(name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")}
+    assert set(lines) == {
+        (name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")
+    }
     for (name, loss), line in lines.items():
         parts = [line[f"{part}_part"] for part in patching.PARTS]
         assert sum(parts) + line["rest"] == pytest.approx(line["total"])
-        (own,) = (row for row in scored.values() if (row["dictionary"], row["codes"]) == (name, "own"))
+        (own,) = (
+            row for row in scored.values() if (row["dictionary"], row["codes"]) == (name, "own")
+        )
         total = {"kl": own["kl"], "ce": own["ce"] - down.clean.ce.mean(), "fvu": own["fvu"]}[loss]
         assert line["total"] == pytest.approx(total)
         for part in patching.PARTS:
             assert line[f"{part}_low"] <= line[f"{part}_part"] <= line[f"{part}_high"]
     # Its support is that of the lasso, on the true atoms: only values are lost.
     one, other = lines["values", "kl"], lines["atoms", "kl"]
-    assert one["values_low"] > 0 and one["support_part"] == pytest.approx(0, abs=0.02 * one["total"])
+    assert one["values_low"] > 0 and one["support_part"] == pytest.approx(
+        0, abs=0.02 * one["total"]
+    )
     assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
     # What is stored is not measured again.
@@ -88,19 +109,31 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     assert len(run(patched, tmp_path, *candidates, l0=(2,))) < len(rows)
     # A path that is named otherwise changes names alone.
     renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
-    for line, other in zip(split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True):
+    for line, other in zip(
+        split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True
+    ):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
 
 def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
-    places = (("a", "omp", 4, 0.5, 0.1), ("a", "lasso_refit", 4, 0.4, 0.2), ("a", "own", 4, 0.1, 0), ("b", "omp", 4, 0.3, 0.3))
+    places = (
+        ("a", "omp", 4, 0.5, 0.1),
+        ("a", "lasso_refit", 4, 0.4, 0.2),
+        ("a", "own", 4, 0.1, 0),
+        ("b", "omp", 4, 0.3, 0.3),
+    )
     places += (("b", "lasso_refit", 2, 0.2, 0), ("b", "lasso_refit", 8, 0.1, 0))
-    rows = [dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True)) for place in places]
+    rows = [
+        dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True))
+        for place in places
+    ]
     assert patching.best_at(rows, 4) == rows[3] and patching.best_at(rows, 4, "a") == rows[1]
     assert patching.best_at(rows, 3) is None
 
 
-def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(patched, tmp_path):
+def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(
+    patched, tmp_path
+):
     found = Patching(patched.downstream, "this", sae_gap.Store(tmp_path), (16, 64))
     assert found._placed(34) == {"near": 64, "level": 34}
     assert found._placed(16.1) == {"near": 16, "level": 16}
@@ -108,14 +141,21 @@ def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_r
     assert found._placed(1.4) == {"near": 16, "level": 1.4}
 
 
-def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(patched, tmp_path):
+def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(
+    patched, tmp_path
+):
     atoms = np.random.default_rng(1).normal(size=(DIM, 60)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
     one, x = candidate("atoms", atoms), patched.downstream.activations
     found = run(patched, tmp_path, one, l0=(3, 6), codes=("omp",))
     for row, steps in zip(found[1:], (3, 6), strict=True):
-        pursued = np.asarray(orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True))
-        rests = [nnls(atoms[:, code != 0], signal)[1] ** 2 for signal, code in zip(x, pursued, strict=True)]
+        pursued = np.asarray(
+            orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True)
+        )
+        rests = [
+            nnls(atoms[:, code != 0], signal)[1] ** 2
+            for signal, code in zip(x, pursued, strict=True)
+        ]
         assert row["fvu"] == pytest.approx(sum(rests) / patched.downstream.variance.sum(), rel=1e-4)
     assert np.any(pursued < 0)
 
@@ -130,9 +170,15 @@ def test_a_control_is_made_when_it_is_measured_and_not_again(patched, tmp_path):
 
     rows = run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,))
     kl = {(row["dictionary"], row["codes"]): row["kl"] for row in rows if row["kind"] == "score"}
-    assert made and all(kl["true", codes] == kl["given", codes] for codes in ("lasso", "lasso_refit", "omp"))
+    assert made and all(
+        kl["true", codes] == kl["given", codes] for codes in ("lasso", "lasso_refit", "omp")
+    )
     made.clear()
-    assert run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,)) == rows and not made
+    assert (
+        run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,))
+        == rows
+        and not made
+    )
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):

@@ -1,4 +1,6 @@
-"""Concepts, cells and probes: what is withheld is withheld, and drops are those that a drawn world has by construction."""
+"""Concepts, cells and probes: what is withheld is withheld, and drops are those that a drawn world
+has by construction.
+"""
 
 import functools
 import sys
@@ -16,11 +18,15 @@ from tests import tiny
 
 
 def drawn(count=4_000, seed=0):
-    """Tokens of 40 documents and 200 words, and two independent concepts: of the word, and of the document."""
+    """Tokens of 40 documents and 200 words, and two independent concepts: of the word, and of the
+    document.
+    """
     rng = np.random.default_rng(seed)
     words = np.array([f" {a}{b}" for a in "abcdefghij" for b in "klmnopqrstuvwxyzabcd"])
     documents = np.sort(rng.integers(40, size=count))
-    tokens = probing.Tokens(rng.choice(words, count), documents, np.array(["even", "odd"])[documents % 2])
+    tokens = probing.Tokens(
+        rng.choice(words, count), documents, np.array(["even", "odd"])[documents % 2]
+    )
     return tokens, probing.concept("letters:abcd", tokens), probing.concept("topic:odd", tokens)
 
 
@@ -31,7 +37,9 @@ def test_concepts_are_read_off_the_letters_and_the_document():
 
     def texts_of(name):
         found = probing.concept(name, tokens)
-        return [np.array(texts)[found.defined & (found.has == has)].tolist() for has in (True, False)]
+        return [
+            np.array(texts)[found.defined & (found.has == has)].tolist() for has in (True, False)
+        ]
 
     # A word that goes on is not known by its token, and another document does not go on.
     assert texts_of("letters:bu") == [[" bed", " U"], [" walked", " dogs"]]
@@ -40,7 +48,11 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
-    for name, words in {"suffix": "is no concept", "letters:A": "is no concept", "topic:z": "choose from x, y"}.items():
+    for name, words in {
+        "suffix": "is no concept",
+        "letters:A": "is no concept",
+        "topic:z": "choose from x, y",
+    }.items():
         with pytest.raises(ValueError, match=words):
             probing.concept(name, tokens)
     with pytest.raises(ValueError, match="write two different concepts as A\\+B"):
@@ -60,7 +72,9 @@ def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides
     for name, rows in split.test.items():
         assert np.all(a.has[rows] == (name[0] == "1")) and np.all(b.has[rows] == (name[1] == "1"))
     assert len({len(rows) for rows in split.test.values()}) == 1
-    counts = np.unique(2 * a.has[split.train["all"]] + b.has[split.train["all"]], return_counts=True)[1]
+    counts = np.unique(
+        2 * a.has[split.train["all"]] + b.has[split.train["all"]], return_counts=True
+    )[1]
     assert len({*counts}) == 1
 
 
@@ -94,7 +108,10 @@ def test_dense_probe_against_scikit_learn():
 
 def test_latents_are_ranked_as_sae_probes_ranks_them():
     rng = np.random.default_rng(1)
-    codes, labels = rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30), rng.random(200) < 0.5
+    codes, labels = (
+        rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30),
+        rng.random(200) < 0.5,
+    )
     scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
     ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
     sparse = scipy.sparse.csr_array(codes)
@@ -110,14 +127,25 @@ def test_drops_are_those_of_the_dictionary():
     noise = rng.random((len(a.has), 5)) * (rng.random((len(a.has), 5)) < 0.1)
     size = 1 + rng.random((len(a.has), 3))
     apart = np.column_stack([noise, a.has * size[:, 0], b.has * size[:, 1]])
-    merged = np.column_stack([noise, (a.has & ~b.has) * size[:, 0], (a.has & b.has) * size[:, 1], b.has * size[:, 2]])
+    merged = np.column_stack(
+        [noise, (a.has & ~b.has) * size[:, 0], (a.has & b.has) * size[:, 1], b.has * size[:, 2]]
+    )
 
     found = probing.score_pair(apart, a.has, split, functools.partial(probing.fit_sparse, k=1))
-    assert probing.fit_sparse(apart[split.train["withheld"]], a.has[split.train["withheld"]], 1).latents.tolist() == [5]
-    assert found["auc_ood"] == found["all_auc_ood"] == found["auc_id"] == 1 and found["accuracy_drop"] == 0
+    assert probing.fit_sparse(
+        apart[split.train["withheld"]], a.has[split.train["withheld"]], 1
+    ).latents.tolist() == [5]
+    assert (
+        found["auc_ood"] == found["all_auc_ood"] == found["auc_id"] == 1
+        and found["accuracy_drop"] == 0
+    )
     found = probing.score_pair(merged, a.has, split, functools.partial(probing.fit_sparse, k=2))
-    assert probing.fit_sparse(merged[split.train["withheld"]], a.has[split.train["withheld"]], 1).latents.tolist() == [5]
-    assert found["auc_id"] == found["all_auc_ood"] == 1 and found["drop"] == pytest.approx(0.5, abs=0.1)
+    assert probing.fit_sparse(
+        merged[split.train["withheld"]], a.has[split.train["withheld"]], 1
+    ).latents.tolist() == [5]
+    assert found["auc_id"] == found["all_auc_ood"] == 1 and found["drop"] == pytest.approx(
+        0.5, abs=0.1
+    )
     assert found["accuracy_ood"] == 0.5
 
 
@@ -133,13 +161,22 @@ def test_differences_are_paired_over_pairs():
             "seed": seed,
         }
 
-    rows = [row("mine", pair, seed, drop) for pair, drop in {"p": 0.1, "q": 0.5, "r": 0.3}.items() for seed in (0, 1)]
-    rows += [row("other", each["pair"], each["seed"], each["drop"] + 0.2 + 0.1 * each["seed"]) for each in rows]
+    rows = [
+        row("mine", pair, seed, drop)
+        for pair, drop in {"p": 0.1, "q": 0.5, "r": 0.3}.items()
+        for seed in (0, 1)
+    ]
+    rows += [
+        row("other", each["pair"], each["seed"], each["drop"] + 0.2 + 0.1 * each["seed"])
+        for each in rows
+    ]
     mine, other = probing.overall(rows, "mine")
     assert mine["drop"] == pytest.approx(0.3) and mine["more_drop"] == 0
     # Student's t of two degrees of freedom, and a deviation of 0.2.
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
-    assert other["more_drop"] == pytest.approx(0.25) and other["more_drop_half"] == pytest.approx(0, abs=1e-9)
+    assert other["more_drop"] == pytest.approx(0.25) and other["more_drop_half"] == pytest.approx(
+        0, abs=1e-9
+    )
     assert probes.interval([0.5]) == (0.5, None)
 
 
@@ -155,16 +192,29 @@ def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(packag
     old, odd = probing.read_sets(every=True)
     assert (old.name, odd.name) == ("1_old", "2_odd")
     assert old.texts[:2] == ("0, then", "1, then") and old.texts[-3:] == ("x", "y", "z")
-    assert old.labels[:4].tolist() == [True, False, False, True] and len(odd.texts) == 1_500 and not odd.shifted.any()
+    assert (
+        old.labels[:4].tolist() == [True, False, False, True]
+        and len(odd.texts) == 1_500
+        and not odd.shifted.any()
+    )
     assert len({*old.texts}) == len(old.texts) == 90 + 3
     split = old.split(0)
     assert {kind: len(rows) for kind, rows in split.train.items()} == {"all": 36}
-    assert {cell: len(rows) for cell, rows in split.test.items()} == {"10": 12, "00": 12, "11": 1, "01": 2}
-    assert old.labels[split.train["all"]].mean() == 0.5 and not {*split.train["all"]} & {*split.test["10"]}
+    assert {cell: len(rows) for cell, rows in split.test.items()} == {
+        "10": 12,
+        "00": 12,
+        "11": 1,
+        "01": 2,
+    }
+    assert old.labels[split.train["all"]].mean() == 0.5 and not {*split.train["all"]} & {
+        *split.test["10"]
+    }
 
     found = probing.score_pair(old.labels[:, None] * 1.0, old.labels, split, probing.fit_dense)
     assert found["auc_id"] == found["auc_ood"] == 1 and found["drop"] == 0
-    assert {*probing.score_pair(odd.labels[:, None] * 1.0, odd.labels, odd.split(0), probing.fit_dense)} == {
+    assert {
+        *probing.score_pair(odd.labels[:, None] * 1.0, odd.labels, odd.split(0), probing.fit_dense)
+    } == {
         "auc_id",
         "accuracy_id",
     }

@@ -24,7 +24,9 @@ def draw(*, dim=20, width=60, size=12, n=15, coherent=0.0, seed=0):
 
 
 def errors(signals, dictionary, codes):
-    return np.sum((signals.astype(float) - codes.astype(float) @ dictionary.T.astype(float)) ** 2, axis=1)
+    return np.sum(
+        (signals.astype(float) - codes.astype(float) @ dictionary.T.astype(float)) ** 2, axis=1
+    )
 
 
 @pytest.mark.parametrize("coherent", [0.0, 4.0])
@@ -32,9 +34,15 @@ def errors(signals, dictionary, codes):
 def test_non_negative_values_are_those_of_scipy(size, coherent):
     signals, dictionary, on = draw(size=size, coherent=coherent)
     codes = refit(signals, dictionary, on)
-    best = [nnls(dictionary[:, row].astype(float), y.astype(float))[1] ** 2 for row, y in zip(on, signals, strict=True)]
+    best = [
+        nnls(dictionary[:, row].astype(float), y.astype(float))[1] ** 2
+        for row, y in zip(on, signals, strict=True)
+    ]
     np.testing.assert_allclose(
-        errors(signals, dictionary, codes), best, rtol=1e-6, atol=1e-9 * np.sum(signals**2, axis=1).max()
+        errors(signals, dictionary, codes),
+        best,
+        rtol=1e-6,
+        atol=1e-9 * np.sum(signals**2, axis=1).max(),
     )
     assert (codes >= 0).all() and not codes[~on].any()
 
@@ -43,8 +51,13 @@ def test_non_negative_values_are_those_of_scipy(size, coherent):
 def test_signed_values_are_the_least_squares(size):
     signals, dictionary, on = draw(size=size)
     codes = refit(signals, dictionary, on, nonneg=False)
-    best = [np.linalg.lstsq(dictionary[:, row].astype(float), y.astype(float))[0] for row, y in zip(on, signals, strict=True)]
-    fitted = np.array([dictionary[:, row].astype(float) @ z for row, z in zip(on, best, strict=True)])
+    best = [
+        np.linalg.lstsq(dictionary[:, row].astype(float), y.astype(float))[0]
+        for row, y in zip(on, signals, strict=True)
+    ]
+    fitted = np.array(
+        [dictionary[:, row].astype(float) @ z for row, z in zip(on, best, strict=True)]
+    )
     scale = np.abs(signals).max()
     np.testing.assert_allclose(codes.astype(float) @ dictionary.T, fitted, atol=1e-5 * scale)
     assert (codes < 0).any() and not codes[~on].any()
@@ -55,7 +68,11 @@ def test_what_cannot_be_fitted_is_zero():
     on[3], signals[5], dictionary[:, on[7]] = False, 0, 0
     for nonneg in (True, False):
         codes = refit(signals, dictionary, on, nonneg=nonneg)
-        assert np.isfinite(codes).all() and not codes[[3, 5, 7]].any() and codes[[0, 1, 2]].any(axis=1).all()
+        assert (
+            np.isfinite(codes).all()
+            and not codes[[3, 5, 7]].any()
+            and codes[[0, 1, 2]].any(axis=1).all()
+        )
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
@@ -72,7 +89,9 @@ def test_the_lasso_on_a_support_is_that_of_the_coder(size, nonneg):
     rest = signals - np.asarray(found.codes, float) @ dictionary.T
     own = 0.5 * np.sum(rest**2, axis=1) + lam[:, 0] * np.abs(found.codes).sum(axis=1)
     np.testing.assert_allclose(found.objective, own, rtol=1e-5)
-    assert (np.asarray(found.gap) <= 1e-8 * np.asarray(found.objective)).all() and not np.asarray(found.codes)[~on].any()
+    assert (np.asarray(found.gap) <= 1e-8 * np.asarray(found.objective)).all() and not np.asarray(
+        found.codes
+    )[~on].any()
     assert (np.asarray(found.codes) < 0).any() != nonneg
 
 
@@ -90,4 +109,6 @@ def test_a_sample_whose_exchanges_do_not_end_is_left_to_scipy(monkeypatch):
     signals, dictionary, on = draw(dim=40, size=30, coherent=4.0)
     usual = errors(signals, dictionary, refit(signals, dictionary, on))
     monkeypatch.setattr(module, "EXCHANGES", 0)
-    np.testing.assert_allclose(errors(signals, dictionary, refit(signals, dictionary, on)), usual, rtol=1e-6)
+    np.testing.assert_allclose(
+        errors(signals, dictionary, refit(signals, dictionary, on)), usual, rtol=1e-6
+    )

@@ -1,4 +1,6 @@
-"""Verdicts: the interval against all draws of few documents, and the answer on drawn tasks whose truth is known."""
+"""Verdicts: the interval against all draws of few documents, and the answer on drawn tasks whose
+truth is known.
+"""
 
 import dataclasses
 import itertools
@@ -21,11 +23,18 @@ def test_the_interval_is_that_of_every_draw_of_few_documents():
     found = measure.compare(best, own, far)
     draws = [list(each) for each in itertools.product(range(4), repeat=4)]
     every = [(own[each].sum() - best[each].sum()) / far[each].sum() for each in draws]
-    # Draws are of few values, beside which some of two thousand fall to the other side of a percentile.
+    # Draws are of few values, beside which some of two thousand fall to the other side of a
+    # percentile.
     spread = np.percentile(every, (1.5, 3.5, 96.5, 98.5))
     assert spread[0] <= found.low <= spread[1] < spread[2] <= found.high <= spread[3]
-    assert found.one == pytest.approx(1 - best.sum() / far.sum()) and found.more == pytest.approx(4.2 / 24)
-    assert found.sign == 1 and measure.compare(own, best, far).sign == -1 and measure.compare(own, own, far).sign == 0
+    assert found.one == pytest.approx(1 - best.sum() / far.sum()) and found.more == pytest.approx(
+        4.2 / 24
+    )
+    assert (
+        found.sign == 1
+        and measure.compare(own, best, far).sign == -1
+        and measure.compare(own, own, far).sign == 0
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +53,9 @@ def test_a_difference_is_told_in_points(comparison, text):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """Two encoders on the true dictionary, one that chooses at random and one that only shrinks; best codes on random atoms."""
+    """Two encoders on the true dictionary, one that chooses at random and one that only shrinks;
+    best codes on random atoms.
+    """
     task = sae_gap.draw(sae_gap.Setting(num_latents=20, sparsity=3, num_samples=2_000))
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
     activations = sae_gap.open_activations(x, documents=np.arange(len(x)) // 20)
@@ -55,7 +66,9 @@ def rows(tmp_path_factory):
 
     def random(model, signals):
         codes = rng.random((len(signals), 20))
-        return jnp.asarray(np.where(codes.argsort(axis=1).argsort(axis=1) < 3, 0.3, 0.0), jnp.float32)
+        return jnp.asarray(
+            np.where(codes.argsort(axis=1).argsort(axis=1) < 3, 0.3, 0.0), jnp.float32
+        )
 
     atoms = rng.normal(size=task.dictionary.shape)
     atoms = jnp.asarray(atoms / np.linalg.norm(atoms, axis=0), jnp.float32)
@@ -64,11 +77,18 @@ def rows(tmp_path_factory):
         "shrunk": (task.dictionary, lambda model, signals: 0.5 * best(model, signals)),
         "bad_dictionary": (atoms, best),
     }
-    saes = [SAE.of_model(Model(atoms, bias, encode=encode), name=name) for name, (atoms, encode) in encoders.items()]
+    saes = [
+        SAE.of_model(Model(atoms, bias, encode=encode), name=name)
+        for name, (atoms, encode) in encoders.items()
+    ]
     store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
     with pytest.MonkeyPatch.context() as patched:
         # A learner that finds the truth.
-        patched.setitem(CONTROLS, RIVAL, Control(lambda signals, num_latents, l0, key: Model(task.dictionary, bias)))
+        patched.setitem(
+            CONTROLS,
+            RIVAL,
+            Control(lambda signals, num_latents, l0, key: Model(task.dictionary, bias)),
+        )
         measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
     # A page is made of rows as they are stored.
     return sae_gap.Store(store.folder).rows()
@@ -76,11 +96,17 @@ def rows(tmp_path_factory):
 
 def test_the_culprit_is_found(rows):
     found = {each.dictionary: each for each in measure.verdict(rows)}
-    shrunk, encoder, dictionary = (found[name] for name in ("shrunk", "bad_encoder", "bad_dictionary"))
+    shrunk, encoder, dictionary = (
+        found[name] for name in ("shrunk", "bad_encoder", "bad_dictionary")
+    )
     assert encoder.encoder.sign == 1 and encoder.encoder.more > 0.3 and encoder.learned.sign == 0
     assert "Dictionary: no different from" in str(encoder)
     assert abs(encoder.l0 - 3) < 0.1 and "better codes at its own L0 (3.0) explain" in str(encoder)
-    assert abs(dictionary.encoder.more) < 0.01 and dictionary.learned.more < -0.1 and dictionary.learned.sign == -1
+    assert (
+        abs(dictionary.encoder.more) < 0.01
+        and dictionary.learned.more < -0.1
+        and dictionary.learned.sign == -1
+    )
     assert "Dictionary: worse than" in str(dictionary)
     # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
     assert shrunk.encoder.more == pytest.approx(0, abs=2e-3) and "Encoder: no loss" in str(shrunk)
@@ -88,7 +114,9 @@ def test_the_culprit_is_found(rows):
     assert shrunk.gap["scale_share"] == pytest.approx(shrunk.gap["relative_gap"], rel=0.05)
     # All dictionaries are compared at the L0 of the first.
     assert {each.common_l0 for each in found.values()} == {encoder.l0}
-    assert all(l0 == pytest.approx(3, rel=0.02) for each in found.values() for l0 in each.reached_l0)
+    assert all(
+        l0 == pytest.approx(3, rel=0.02) for each in found.values() for l0 in each.reached_l0
+    )
 
 
 def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
@@ -97,7 +125,10 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     # The first two have one dictionary.
     assert "no dictionary is the best beyond doubt" in sentence
     _, sentence = measure.ranking([row for row in rows if row.get("dictionary") != "shrunk"])
-    assert "of bad_encoder is the best" in sentence and "those of bad_dictionary (at L0 3.0)" in sentence
+    assert (
+        "of bad_encoder is the best" in sentence
+        and "those of bad_dictionary (at L0 3.0)" in sentence
+    )
     assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
 
 
@@ -129,10 +160,18 @@ def test_what_was_not_measured_is_said():
         assert part in told.lines[line]
     learned = Comparison(0.9, 0.8, 0.05, 0.15)
     for change, line, part in (
-        ({"encoder": Comparison(0.7, 0.8, -0.15, -0.05)}, "Encoder", "not judged; the best codes at L0 144.0"),
+        (
+            {"encoder": Comparison(0.7, 0.8, -0.15, -0.05)},
+            "Encoder",
+            "not judged; the best codes at L0 144.0",
+        ),
         ({"suspicions": ()}, "Loading", "fine"),
         ({"own_l0": None, "l0": None, "encoder": None}, "Encoder", "there is none, only a decoder"),
-        ({"own_l0": 0.0, "l0": None, "encoder": None}, "Encoder", "it fires no latent on these activations"),
+        (
+            {"own_l0": 0.0, "l0": None, "encoder": None},
+            "Encoder",
+            "it fires no latent on these activations",
+        ),
         (
             {"learned": learned, "reached_l0": (144.0, 180.0), "atoms": (64, 32)},
             "Dictionary",
@@ -140,4 +179,7 @@ def test_what_was_not_measured_is_said():
         ),
     ):
         assert part in dataclasses.replace(told, **change).lines[line]
-    assert set(dataclasses.replace(told, suspicions=None, encoder=None, samples=500).lines) == {"Encoder", "Dictionary"}
+    assert set(dataclasses.replace(told, suspicions=None, encoder=None, samples=500).lines) == {
+        "Encoder",
+        "Dictionary",
+    }

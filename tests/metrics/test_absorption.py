@@ -20,9 +20,13 @@ def test_absorption_is_the_recall_that_a_child_takes(monkeypatch):
     partner = np.array([2, 0, 1, 3, -1, 4])
     # Feature 3 has but 8 samples with its child.
     assert absorption(parent, partner, truth, codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
-    assert absorption(parent, partner, *map(scipy.sparse.csr_array, (truth, codes))) == pytest.approx(18 / 20 - 6 / 20)
+    assert absorption(
+        parent, partner, *map(scipy.sparse.csr_array, (truth, codes))
+    ) == pytest.approx(18 / 20 - 6 / 20)
     # Each latent has its own least magnitude, and feature 0 has latent 2.
-    assert absorption(parent, partner, truth, codes, [9, 9, 0.1, 9, 9]) == pytest.approx(18 / 20 - 5 / 20)
+    assert absorption(parent, partner, truth, codes, [9, 9, 0.1, 9, 9]) == pytest.approx(
+        18 / 20 - 5 / 20
+    )
     assert absorption(parent, partner, truth, codes, (0, 0, 2, 0, 0)) == 0
     # Signed codes fire by their size.
     assert absorption(parent, partner, truth, -codes, 0.1) == pytest.approx(18 / 20 - 5 / 20)
@@ -30,7 +34,9 @@ def test_absorption_is_the_recall_that_a_child_takes(monkeypatch):
     assert absorption(np.full(6, -1), partner, truth, codes) is None
 
 
-@pytest.mark.parametrize(("beside", "alone", "expected"), [(10, 10, 1.0), (9, 10, None), (10, 9, None)])
+@pytest.mark.parametrize(
+    ("beside", "alone", "expected"), [(10, 10, 1.0), (9, 10, None), (10, 9, None)]
+)
 def test_a_parent_is_judged_by_ten_samples_of_either_kind(beside, alone, expected):
     truth, codes = np.zeros((25, 2), np.float32), np.zeros((25, 1), np.float32)
     truth[: beside + alone, 0], truth[:beside, 1] = 1, 1

@@ -20,7 +20,9 @@ def test_atom_scores_are_those_of_the_assignment(learned, true):
     assert found["atom_mcc"] == pytest.approx(cosine[rows, columns].mean(), abs=1e-6)
     assert found["uniqueness"] == len(set(cosine.argmax(axis=1))) / learned
     pairs = {column: cosine[row, column] for row, column in zip(rows, columns, strict=True)}
-    assert found["atom_mcc_first"] == pytest.approx(np.mean([pairs[i] for i in range(3) if i in pairs]), abs=1e-6)
+    assert found["atom_mcc_first"] == pytest.approx(
+        np.mean([pairs[i] for i in range(3) if i in pairs]), abs=1e-6
+    )
     assert "atom_mcc_none" not in found
 
 
@@ -41,4 +43,9 @@ def test_groups_are_levels_and_quartiles():
         "uncommon": [0, 7],
         "rare": [2, 5],
     }
-    assert list(groups_of(scipy.sparse.csr_array(codes))) == ["frequent", "common", "uncommon", "rare"]
+    assert list(groups_of(scipy.sparse.csr_array(codes))) == [
+        "frequent",
+        "common",
+        "uncommon",
+        "rare",
+    ]

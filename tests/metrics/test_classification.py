@@ -24,15 +24,21 @@ def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
-    "shape", [{}, {"num_samples": 60, "num_latents": 100}, {"noise": 0.0}], ids=["overlap", "wide", "separable"]
+    "shape",
+    [{}, {"num_samples": 60, "num_latents": 100}, {"noise": 0.0}],
+    ids=["overlap", "wide", "separable"],
 )
 def test_logistic_probe_against_scikit_learn(shape, dtype):
     codes, labels = problem(0, **shape, dtype=dtype)
     other, other_labels = problem(1, **shape, dtype=dtype)
     peer = LogisticRegression(C=np.inf, max_iter=1_000).fit(codes, labels)
     probe = classification.fit_logistic(codes, labels)
-    assert classification.accuracy(probe, codes, labels) == pytest.approx(peer.score(codes, labels), abs=1e-3)
-    assert classification.accuracy(probe, other, other_labels) == pytest.approx(peer.score(other, other_labels), abs=1e-3)
+    assert classification.accuracy(probe, codes, labels) == pytest.approx(
+        peer.score(codes, labels), abs=1e-3
+    )
+    assert classification.accuracy(probe, other, other_labels) == pytest.approx(
+        peer.score(other, other_labels), abs=1e-3
+    )
 
 
 def test_logistic_probe_is_at_a_stationary_point():
@@ -81,16 +87,22 @@ def test_auc_of_more_columns_than_are_ranked_at_once():
 def test_auc_is_of_ranks_alone_and_flips_with_the_sign(seed):
     codes, labels = problem(seed, num_samples=40, num_latents=4, dtype=np.float64)
     areas = classification.roc_auc(codes, labels)
-    np.testing.assert_allclose(classification.roc_auc(np.exp(3 * codes) - 5, labels), areas, atol=1e-12)
+    np.testing.assert_allclose(
+        classification.roc_auc(np.exp(3 * codes) - 5, labels), areas, atol=1e-12
+    )
     np.testing.assert_allclose(classification.roc_auc(-codes, labels), 1 - areas, atol=1e-12)
     order = np.random.default_rng(seed).permutation(40)
-    np.testing.assert_allclose(classification.roc_auc(codes[order], labels[order]), areas, atol=1e-12)
+    np.testing.assert_allclose(
+        classification.roc_auc(codes[order], labels[order]), areas, atol=1e-12
+    )
 
 
 def test_one_class_has_no_auc_but_chance():
     codes, _ = problem(8)
     for only in (True, False):
-        assert np.array_equal(classification.roc_auc(codes, np.full(len(codes), only)), np.full(codes.shape[1], 0.5))
+        assert np.array_equal(
+            classification.roc_auc(codes, np.full(len(codes), only)), np.full(codes.shape[1], 0.5)
+        )
     assert classification.fit_latent(codes, np.full(len(codes), True)) == (0, 1)
 
 
@@ -127,9 +139,13 @@ def test_one_class_tells_nothing():
 def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned):
     rng = np.random.default_rng(0)
     truth = {name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")}
-    task = Task(*(Split(jnp.zeros((60, 2)), jnp.asarray(codes)) for codes in truth.values()), width=1)
+    task = Task(
+        *(Split(jnp.zeros((60, 2)), jnp.asarray(codes)) for codes in truth.values()), width=1
+    )
     found = classification.measure(
-        Inferred(task, Model(None, jnp.zeros(2)), truth | {"ood": 1 - truth["ood"]}, {}, 0.1, protocol)
+        Inferred(
+            task, Model(None, jnp.zeros(2)), truth | {"ood": 1 - truth["ood"]}, {}, 0.1, protocol
+        )
     )
     # The published form takes the better of both directions on each split.
     assert (found["auc_id"], found["auc_ood"]) == (1, turned)
@@ -140,7 +156,10 @@ def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, 
 @pytest.mark.parametrize("constant", [False, True])
 def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, constant):
     rng = np.random.default_rng(1)
-    dense = {name: rng.random((60, 30)) * (rng.random((60, 30)) < 0.03) for name in ("train", "id", "ood")}
+    dense = {
+        name: rng.random((60, 30)) * (rng.random((60, 30)) < 0.03)
+        for name in ("train", "id", "ood")
+    }
     # Latents that are active in one split alone, and latent 0 in none that is fitted.
     for name, latents in (("train", [0, 1, 2]), ("id", [0, 4]), ("ood", [6])):
         dense[name][:, latents] = 0
@@ -150,11 +169,15 @@ def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, const
     task = Task(*(Split(jnp.zeros((60, 2)), truth[name]) for name in dense), width=30)
 
     def measured(codes):
-        return classification.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, protocol))
+        return classification.measure(
+            Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, protocol)
+        )
 
     expected = measured(dense)
     assert expected["auc_ood"] != 0.5 and set(expected) >= {"accuracy_id", "accuracy_ood", "auc_id"}
-    assert measured({name: Codes.from_dense(codes) for name, codes in dense.items()}) == pytest.approx(expected)
+    assert measured(
+        {name: Codes.from_dense(codes) for name, codes in dense.items()}
+    ) == pytest.approx(expected)
 
 
 def test_penalised_probe_against_scikit_learn():

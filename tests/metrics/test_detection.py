@@ -18,10 +18,13 @@ from tests.metrics.samples import RNG, forms, inferred, sparse_codes
 
 
 def test_detection_by_hand():
-    # The first latent fires in 3 of 5 samples, its feature in 2, both in 1; the second never; the third wherever its own does.
+    # The first latent fires in 3 of 5 samples, its feature in 2, both in 1; the second never; the
+    # third wherever its own does.
     firing = Firing(np.array([3, 0, 2]), np.array([2, 1, 2]), np.array([1, 0, 2]), 5)
     found = detection(firing)
-    assert found["precision"] == pytest.approx((1 / 3 + 0 + 1) / 3) and found["recall"] == pytest.approx((1 / 2 + 0 + 1) / 3)
+    assert found["precision"] == pytest.approx((1 / 3 + 0 + 1) / 3) and found[
+        "recall"
+    ] == pytest.approx((1 / 2 + 0 + 1) / 3)
     assert found["f1"] == pytest.approx((2 * (1 / 6) / (5 / 6) + 0 + 1) / 3)
     assert found["detector_accuracy"] == pytest.approx((2 / 5 + 4 / 5 + 1) / 3)
     assert (found["fired"], found["dead"]) == (1.0, 1)
@@ -31,7 +34,10 @@ def test_detection_by_hand():
 
 @pytest.mark.parametrize("form", [0, 1, 2])
 def test_counts_are_those_of_loops(form, monkeypatch):
-    truth, codes = sparse_codes(23, 6), sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4)).astype(np.float32)
+    truth, codes = (
+        sparse_codes(23, 6),
+        sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4)).astype(np.float32),
+    )
     # What is below zero is off.
     truth[4:8] *= -1
     nearest, least = np.array([5, 0, 0, 3]), np.array([0.3, 0.0, 0.8, 2.0])
@@ -41,29 +47,47 @@ def test_counts_are_those_of_loops(form, monkeypatch):
         fired, true, both = np.zeros(4, int), np.zeros(4, int), np.zeros(4, int)
         for row in range(23):
             for latent in range(4):
-                on, present = abs(codes[row, latent]) > bound[latent], truth[row, nearest[latent]] > 0
+                on, present = (
+                    abs(codes[row, latent]) > bound[latent],
+                    truth[row, nearest[latent]] > 0,
+                )
                 fired[latent] += on
                 true[latent] += present
                 both[latent] += on and present
-        assert [part.tolist() for part in firing[:3]] == [part.tolist() for part in (fired, true, both)]
+        assert [part.tolist() for part in firing[:3]] == [
+            part.tolist() for part in (fired, true, both)
+        ]
         assert firing.samples == 23
 
 
 def test_the_magnitude_of_the_least_integer_is_counted():
-    assert count(np.zeros(1, int), sparse_codes(1, 1, share=1.0), np.array([[-128]], np.int8))[0].fired.tolist() == [1]
+    assert count(np.zeros(1, int), sparse_codes(1, 1, share=1.0), np.array([[-128]], np.int8))[
+        0
+    ].fired.tolist() == [1]
 
 
 TOPICS = ("explained", "atoms", "detection", "absorption")
 
 
 def measure(one):
-    return {name: value for topic in TOPICS for name, value in catalogue.metrics()[topic](one).items()}
+    return {
+        name: value for topic in TOPICS for name, value in catalogue.metrics()[topic](one).items()
+    }
 
 
 def test_measure_names_every_score_of_both_splits():
     one = inferred()
     found = measure(one)
-    per_split = ("r2", "shrinkage", "precision", "recall", "f1", "detector_accuracy", "fired", "dead")
+    per_split = (
+        "r2",
+        "shrinkage",
+        "precision",
+        "recall",
+        "f1",
+        "detector_accuracy",
+        "fired",
+        "dead",
+    )
     assert {f"{name}_{split}" for name in per_split for split in ("id", "ood")} < set(found)
     assert {"atom_mcc", "uniqueness", "atom_mcc_rare", "cut_f1_ood", "cut_dead_id"} < set(found)
     nearest = nearest_atoms(one.model.dictionary, one.task.dictionary)
@@ -81,15 +105,25 @@ def test_measure_scores_each_split_by_its_own_samples_and_families_by_the_tree()
         own = explained(split.signals, learned, one.model.bias, codes)
         assert {metric: found[f"{metric}_{name}"] for metric in own} == own
         lost = absorption(task.tree.parent, match.learned, split.codes, codes, least)
-        assert found[f"absorption_{name}"] == lost != absorption(task.tree.parent, match.learned, split.codes, codes)
+        assert (
+            found[f"absorption_{name}"]
+            == lost
+            != absorption(task.tree.parent, match.learned, split.codes, codes)
+        )
     groups = groups_of(task.id.codes, task.tree.level)
     scores = atom_scores(match, 8, nearest_atoms(learned, task.dictionary), groups)
-    assert {"atom_mcc_roots", "atom_mcc_children", "atom_mcc_free"} < scores.keys() and scores.items() <= found.items()
+    assert {
+        "atom_mcc_roots",
+        "atom_mcc_children",
+        "atom_mcc_free",
+    } < scores.keys() and scores.items() <= found.items()
 
 
 def test_measure_leaves_out_what_is_not_known():
     whole = inferred()
-    no_truth = Task(*(Split(whole.task.id.signals) for _ in range(3)), dictionary=whole.task.dictionary, width=5)
+    no_truth = Task(
+        *(Split(whole.task.id.signals) for _ in range(3)), dictionary=whole.task.dictionary, width=5
+    )
     assert set(measure(inferred(task=no_truth))) == {
         f"{name}_{split}" for name in ("r2", "shrinkage") for split in ("id", "ood")
     }
@@ -97,6 +131,8 @@ def test_measure_leaves_out_what_is_not_known():
     id_alone = dataclasses.replace(all_known.task, ood=Split(all_known.task.ood.signals), tree=None)
     found = measure(inferred(400, 8, task=id_alone))
     trees = {name for name in known if re.search("roots|children|free|absorption", name)}
-    detected = {name for name in known if name.endswith("_ood") and not name.startswith(("r2", "shrinkage"))}
+    detected = {
+        name for name in known if name.endswith("_ood") and not name.startswith(("r2", "shrinkage"))
+    }
     assert len(trees) == 5 and len(detected) > 6 and set(found) == set(known) - trees - detected
     assert measure(inferred(model=Model(None, np.zeros(6)))) == {}

@@ -20,12 +20,16 @@ def score(learned, truth):
 def test_against_a_loop_over_matched_atoms():
     rng = np.random.default_rng(0)
     truth = rng.standard_normal((6, 10))
-    learned = (truth + 0.4 * rng.standard_normal(truth.shape))[:, rng.permutation(10)] * rng.uniform(0.5, 2, 10)
+    learned = (truth + 0.4 * rng.standard_normal(truth.shape))[
+        :, rng.permutation(10)
+    ] * rng.uniform(0.5, 2, 10)
     match = match_atoms(learned, truth)
     cosines, angles, ratios = [], [], []
     for atom, partner in zip(truth.T, learned.T[match.learned], strict=True):
         lengths = math.hypot(*atom), math.hypot(*partner)
-        cosines.append(abs(sum(a * b for a, b in zip(atom, partner, strict=True))) / math.prod(lengths))
+        cosines.append(
+            abs(sum(a * b for a, b in zip(atom, partner, strict=True))) / math.prod(lengths)
+        )
         angles.append(math.acos(min(cosines[-1], 1)))
         ratios.append(lengths[1] / lengths[0])
     found = score(learned, truth)
@@ -44,7 +48,9 @@ def test_measure_looks_for_each_true_atom_among_the_learned_ones():
     task = Task(*[Split(np.zeros((4, 6), np.float32))] * 3, dictionary=truth, width=9)
     one = Inferred(task, Model(learned, np.zeros(6)), {}, {}, 0.1, "strict")
     assert one.match.learned.tolist() == [8, 7, 6, 5]
-    assert measure(one)["cosines"] == pytest.approx([1] * 4) and measure(one)["norm_ratio"] == pytest.approx(2)
+    assert measure(one)["cosines"] == pytest.approx([1] * 4) and measure(one)[
+        "norm_ratio"
+    ] == pytest.approx(2)
 
 
 @given(seed=st.integers(0, 1_000))
@@ -67,7 +73,11 @@ def test_the_distribution_of_very_many_cosines_is_told_by_fewer():
     cosines = np.random.default_rng(2).random(width)
     match = Match(np.arange(width), cosines)
     shown = dictionary_recovery(match, np.ones((1, width)), np.ones((1, width)))["cosines"]
-    assert len(shown) == 10_000 and shown[0] == round(cosines.max(), 4) and shown[-1] == round(cosines.min(), 4)
+    assert (
+        len(shown) == 10_000
+        and shown[0] == round(cosines.max(), 4)
+        and shown[-1] == round(cosines.min(), 4)
+    )
     for share in (0.1, 0.5, 0.9):
         assert np.quantile(shown, share) == pytest.approx(np.quantile(cosines, share), abs=1e-3)
 

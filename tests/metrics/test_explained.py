@@ -16,10 +16,13 @@ def test_explained_is_by_its_formula(monkeypatch):
     drawn = codes @ atoms.T + bias
     variance = np.mean(np.sum(signals**2, axis=1)) - np.sum(signals.mean(axis=0) ** 2)
     found = explained(signals, atoms, bias, scipy.sparse.csr_array(codes))
-    assert found["r2"] == pytest.approx(1 - np.mean(np.sum((signals - drawn) ** 2, axis=1)) / variance, rel=1e-4)
+    assert found["r2"] == pytest.approx(
+        1 - np.mean(np.sum((signals - drawn) ** 2, axis=1)) / variance, rel=1e-4
+    )
     keep = np.arange(30) != 7
     assert found["shrinkage"] == pytest.approx(
-        np.mean(np.linalg.norm(drawn[keep], axis=1) / np.linalg.norm(signals[keep], axis=1)), rel=1e-5
+        np.mean(np.linalg.norm(drawn[keep], axis=1) / np.linalg.norm(signals[keep], axis=1)),
+        rel=1e-5,
     )
 
 
@@ -28,7 +31,10 @@ def test_what_has_no_variance_or_no_length_scores_zero():
     for value in (1, 0.1):
         constant = explained(np.full((30, 5), value, np.float32), atoms, np.ones(5), codes)
         assert constant["r2"] == 0 and constant["shrinkage"] > 0
-    assert explained(np.zeros((30, 5), np.float32), atoms, np.zeros(5), codes) == {"r2": 0, "shrinkage": 0}
+    assert explained(np.zeros((30, 5), np.float32), atoms, np.zeros(5), codes) == {
+        "r2": 0,
+        "shrinkage": 0,
+    }
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
@@ -49,5 +55,7 @@ def test_what_is_explained_is_told_at_any_scale():
         assert found["r2"] == pytest.approx(1 - 0.25 * (codes**2).sum() / varied)
         assert found["shrinkage"] == pytest.approx(0.5 if scale > 1e-6 else 0)
     for kind, scale in ((np.float16, 300), (np.float32, 1e30)):
-        found = explained(kind(scale * codes), np.eye(3, dtype=kind), np.zeros(3, kind), kind(0.5 * scale * codes))
+        found = explained(
+            kind(scale * codes), np.eye(3, dtype=kind), np.zeros(3, kind), kind(0.5 * scale * codes)
+        )
         assert found["shrinkage"] == pytest.approx(0.5, rel=1e-3)

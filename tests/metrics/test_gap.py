@@ -23,7 +23,10 @@ LAM = 0.1
 
 def objective(signal, dictionary, code, lam):
     """The lasso objective of one sample, by loops."""
-    rest = [y - sum(d * z for d, z in zip(row, code, strict=True)) for y, row in zip(signal, dictionary, strict=True)]
+    rest = [
+        y - sum(d * z for d, z in zip(row, code, strict=True))
+        for y, row in zip(signal, dictionary, strict=True)
+    ]
     return 0.5 * sum(r * r for r in rest) + lam * sum(abs(z) for z in code)
 
 
@@ -45,20 +48,30 @@ def problem(seed=0, positive=True):
     dictionary = rng.standard_normal((8, 14))
     dictionary /= np.linalg.norm(dictionary, axis=0)
     signals = (rng.random((6, 14)) * (rng.random((6, 14)) < 0.3)) @ dictionary.T
-    peer = SklearnLasso(alpha=LAM / 8, positive=positive, fit_intercept=False, tol=1e-12, max_iter=100_000)
+    peer = SklearnLasso(
+        alpha=LAM / 8, positive=positive, fit_intercept=False, tol=1e-12, max_iter=100_000
+    )
     codes = np.array([peer.fit(dictionary, signal).coef_ for signal in signals])
-    optimum = [objective(signal, dictionary, code, LAM) for signal, code in zip(signals, codes, strict=True)]
+    optimum = [
+        objective(signal, dictionary, code, LAM)
+        for signal, code in zip(signals, codes, strict=True)
+    ]
     return signals, dictionary, codes, solution(optimum)
 
 
 def test_gap_is_the_mean_difference_of_objectives():
     signals, dictionary, best, reference = problem()
     codes = np.maximum(best + 0.1 * np.random.default_rng(1).standard_normal(best.shape), 0)
-    achieved = [objective(signal, dictionary, code, LAM) for signal, code in zip(signals, codes, strict=True)]
+    achieved = [
+        objective(signal, dictionary, code, LAM)
+        for signal, code in zip(signals, codes, strict=True)
+    ]
     optimum = np.asarray(reference.objective)
     found = gap.objective_gap(signals, dictionary, codes, reference, LAM)
     assert found["gap"] == pytest.approx(np.mean(achieved - optimum), rel=1e-4)
-    assert found["relative_gap"] == pytest.approx(np.mean(achieved - optimum) / np.mean(optimum), rel=1e-4)
+    assert found["relative_gap"] == pytest.approx(
+        np.mean(achieved - optimum) / np.mean(optimum), rel=1e-4
+    )
     assert found["certificate"] == 0
 
 
@@ -68,14 +81,18 @@ def test_no_feasible_code_beats_the_optimum(seed, spread):
     signals, dictionary, best, reference = problem()
     codes = np.maximum(best + spread * np.random.default_rng(seed).standard_normal(best.shape), 0)
     assert gap.objective_gap(signals, dictionary, codes, reference, LAM)["gap"] >= -1e-6
-    assert gap.objective_gap(signals, dictionary, best, reference, LAM)["gap"] == pytest.approx(0, abs=1e-6)
+    assert gap.objective_gap(signals, dictionary, best, reference, LAM)["gap"] == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_signed_codes_can_beat_a_non_negative_reference():
     signals, dictionary, _, nonneg = problem()
     _, _, signed_codes, signed = problem(positive=False)
     assert gap.objective_gap(signals, dictionary, signed_codes, nonneg, LAM)["gap"] < -1e-4
-    assert gap.objective_gap(signals, dictionary, signed_codes, signed, LAM)["gap"] == pytest.approx(0, abs=1e-6)
+    assert gap.objective_gap(signals, dictionary, signed_codes, signed, LAM)[
+        "gap"
+    ] == pytest.approx(0, abs=1e-6)
 
 
 @given(seed=st.integers(0, 1_000))
@@ -83,23 +100,32 @@ def test_signed_codes_can_beat_a_non_negative_reference():
 def test_gap_does_not_depend_on_the_lengths_of_the_atoms(seed):
     signals, dictionary, best, reference = problem()
     rng = np.random.default_rng(seed)
-    codes, lengths = best + 0.1 * rng.random(best.shape), rng.uniform(0.01, 100, dictionary.shape[1])
+    codes, lengths = (
+        best + 0.1 * rng.random(best.shape),
+        rng.uniform(0.01, 100, dictionary.shape[1]),
+    )
     unit, norms = unit_atoms(jnp.asarray(dictionary * lengths))
     moved = gap.objective_gap(signals, unit, codes / lengths * norms, reference, LAM)
-    assert moved == pytest.approx(gap.objective_gap(signals, dictionary, codes, reference, LAM), rel=1e-3)
+    assert moved == pytest.approx(
+        gap.objective_gap(signals, dictionary, codes, reference, LAM), rel=1e-3
+    )
 
 
 def test_codes_of_zero_atoms_cost_nothing():
     signals, dictionary, best, reference = problem()
     dead = np.hstack([dictionary, np.zeros((8, 1))])
     codes = np.hstack([best, np.full((6, 1), 5.0)])
-    assert gap.objective_gap(signals, dead, codes, reference, LAM)["gap"] == pytest.approx(0, abs=1e-6)
+    assert gap.objective_gap(signals, dead, codes, reference, LAM)["gap"] == pytest.approx(
+        0, abs=1e-6
+    )
 
 
 def test_certificate_is_the_worst_relative_duality_gap():
     signals, dictionary, codes, _ = problem()
     reference = solution([1.0, 2.0, 4.0, 1.0, 0.0, 1.0], [1e-6, 8e-6, 4e-6, 0.0, 0.0, 2e-6])
-    assert gap.objective_gap(signals, dictionary, codes, reference, LAM)["certificate"] == pytest.approx(4e-6)
+    assert gap.objective_gap(signals, dictionary, codes, reference, LAM)[
+        "certificate"
+    ] == pytest.approx(4e-6)
 
 
 def test_codes_by_their_active_columns_measure_as_the_dense_ones():
@@ -111,7 +137,16 @@ def test_codes_by_their_active_columns_measure_as_the_dense_ones():
     task = Task(*[Split(jnp.asarray(signals))] * 3, width=len(lengths))
 
     def measured(held):
-        return gap.measure(Inferred(task, model, {"id": held, "ood": held}, {"id": reference, "ood": reference}, LAM, "strict"))
+        return gap.measure(
+            Inferred(
+                task,
+                model,
+                {"id": held, "ood": held},
+                {"id": reference, "ood": reference},
+                LAM,
+                "strict",
+            )
+        )
 
     found = measured(Codes.from_dense(codes))
     assert found["gap_id"] > 0 and found == pytest.approx(measured(codes), rel=1e-5)
@@ -126,7 +161,10 @@ def test_no_mean_counts_the_padding():
 
     def measured(spare):
         def pad(array, axis):
-            return jnp.concatenate([array, jnp.zeros((len(array), spare) if axis else (spare, array.shape[1]))], axis=axis)
+            return jnp.concatenate(
+                [array, jnp.zeros((len(array), spare) if axis else (spare, array.shape[1]))],
+                axis=axis,
+            )
 
         task = Task(*[Split(pad(signals, 1))] * 3, width=dictionary.shape[1], padding=spare)
         model = Model(pad(dictionary, 0), jnp.zeros(len(dictionary) + spare))
@@ -146,7 +184,11 @@ def test_zero_signals():
 
 def test_mse_and_latents_above_a_hundredth_against_loops():
     rng = np.random.default_rng(2)
-    signals, dictionary, codes = rng.standard_normal((5, 3)), 7 * rng.standard_normal((3, 4)), rng.standard_normal((5, 4))
+    signals, dictionary, codes = (
+        rng.standard_normal((5, 3)),
+        7 * rng.standard_normal((3, 4)),
+        rng.standard_normal((5, 4)),
+    )
     squares = [(signals[i, d] - codes[i] @ dictionary[d]) ** 2 for i in range(5) for d in range(3)]
     assert gap.mse(signals, dictionary, codes) == pytest.approx(np.mean(squares))
     assert gap.l0_above(np.array([[0.01, -0.02, 0.0], [0.011, 3.0, -5.0]])) == 2
@@ -157,7 +199,10 @@ def sae(seed=0, scale=1.0):
     dictionary = scale * rng.standard_normal((5, 8)).astype(np.float32)
     weights = rng.standard_normal((5, 8)).astype(np.float32)
     model = Model(
-        jnp.asarray(dictionary), jnp.asarray(rng.standard_normal(5), jnp.float32), Affine.create(jnp.asarray(weights)), ReLU()
+        jnp.asarray(dictionary),
+        jnp.asarray(rng.standard_normal(5), jnp.float32),
+        Affine.create(jnp.asarray(weights)),
+        ReLU(),
     )
     return model, jnp.asarray(rng.standard_normal((6, 5)), jnp.float32)
 
@@ -167,11 +212,15 @@ def test_amortisation_gap_of_a_model_against_scikit_learn():
     found = gap.amortisation_gap(model, signals, LAM)
     unit, norms = (np.asarray(part, np.float64) for part in unit_atoms(model.dictionary))
     target = np.asarray(signals - model.bias, np.float64)
-    best = sparse_encode(target, unit.T, algorithm="lasso_cd", alpha=LAM, positive=True, max_iter=100_000)
+    best = sparse_encode(
+        target, unit.T, algorithm="lasso_cd", alpha=LAM, positive=True, max_iter=100_000
+    )
     codes = np.maximum((target @ np.asarray(model.encoder.weight, np.float64)), 0) * norms
 
     def objective(codes):
-        return 0.5 * np.sum((target - codes @ unit.T) ** 2, axis=1) + LAM * np.abs(codes).sum(axis=1)
+        return 0.5 * np.sum((target - codes @ unit.T) ** 2, axis=1) + LAM * np.abs(codes).sum(
+            axis=1
+        )
 
     np.testing.assert_allclose(found.gap, objective(codes) - objective(best), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(found.relative, found.gap / objective(best), rtol=1e-3)
@@ -182,7 +231,9 @@ def test_amortisation_gap_does_not_depend_on_the_scale_of_the_atoms():
     model, signals = sae()
     lengths = jnp.asarray([0.1, 2.0, 1.0, 3.0, 0.5, 1.5, 1.0, 7.0], jnp.float32)
     scaled = dataclasses.replace(model, dictionary=model.dictionary * lengths)
-    found = gap.amortisation_gap(scaled, signals, LAM, encode=lambda _, signals: model.encode(model, signals) / lengths)
+    found = gap.amortisation_gap(
+        scaled, signals, LAM, encode=lambda _, signals: model.encode(model, signals) / lengths
+    )
     np.testing.assert_allclose(found.gap, gap.amortisation_gap(model, signals, LAM).gap, rtol=1e-4)
 
 
@@ -215,11 +266,18 @@ def test_amortisation_gap_says_what_it_lacks(change, signals, lam, message):
 def test_a_trifle_below_zero_moves_nothing_and_a_clear_sign_is_refused():
     model, signals = sae()
     plain = gap.amortisation_gap(model, signals, LAM).gap
-    nudged = gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: m.encode(m, y).at[0, 0].add(-1e-7)).gap
+    nudged = gap.amortisation_gap(
+        model, signals, LAM, encode=lambda m, y: m.encode(m, y).at[0, 0].add(-1e-7)
+    ).gap
     np.testing.assert_allclose(nudged, plain, atol=1e-5)
     with pytest.raises(ValueError, match="pass signed=True"):
         gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y))
-    assert (gap.amortisation_gap(model, signals, LAM, encode=lambda m, y: -m.encode(m, y), signed=True).gap > 0).all()
+    assert (
+        gap.amortisation_gap(
+            model, signals, LAM, encode=lambda m, y: -m.encode(m, y), signed=True
+        ).gap
+        > 0
+    ).all()
 
 
 def test_one_large_sample_does_not_hide_the_signs_of_the_others():
@@ -228,7 +286,12 @@ def test_one_large_sample_does_not_hide_the_signs_of_the_others():
         # Negative codes of all samples but one, which is 10,000 times as large.
         scale = jnp.ones((len(signals), 1)).at[0].set(1e4)
         sign = jnp.full((len(signals), 1), -1.0).at[0].set(1)
-        gap.amortisation_gap(model, scale * (signals - model.bias) + model.bias, LAM, encode=lambda m, y: sign * m.encode(m, y))
+        gap.amortisation_gap(
+            model,
+            scale * (signals - model.bias) + model.bias,
+            LAM,
+            encode=lambda m, y: sign * m.encode(m, y),
+        )
 
 
 def test_a_solver_that_is_stopped_early_says_what_its_gap_may_miss():

@@ -20,11 +20,19 @@ def brute_force(true_codes, codes):
     active = [column for column in true_codes.T if column.var() > 1e-8]
     constant = [np.ptp(column) == 0 for column in codes.T]
     scores = np.array(
-        [[0.0 if flat else abs(pearsonr(a, b)[0]) for b, flat in zip(codes.T, constant, strict=True)] for a in active]
+        [
+            [
+                0.0 if flat else abs(pearsonr(a, b)[0])
+                for b, flat in zip(codes.T, constant, strict=True)
+            ]
+            for a in active
+        ]
     )
     wide = scores if scores.shape[0] <= scores.shape[1] else scores.T
     rows = np.arange(len(wide))
-    return max(wide[rows, list(p)].sum() for p in itertools.permutations(range(wide.shape[1]), len(rows))) / len(active)
+    return max(
+        wide[rows, list(p)].sum() for p in itertools.permutations(range(wide.shape[1]), len(rows))
+    ) / len(active)
 
 
 def sparse(rng, shape, density=0.4):
@@ -40,7 +48,9 @@ def test_mcc_is_the_definition(width, dtype):
     # A variance of about 1e-6 is enough to count.
     truth[:, 4] *= 3e-3
     codes[:, 0] = 0.5
-    assert recovery.mcc(truth.astype(dtype), codes.astype(dtype)) == pytest.approx(brute_force(truth, codes), abs=1e-5)
+    assert recovery.mcc(truth.astype(dtype), codes.astype(dtype)) == pytest.approx(
+        brute_force(truth, codes), abs=1e-5
+    )
 
 
 @given(seed=st.integers(0, 1_000))
@@ -48,10 +58,15 @@ def test_mcc_is_the_definition(width, dtype):
 def test_mcc_ignores_permutation_sign_scale_and_shift(seed):
     rng = np.random.default_rng(seed)
     truth, codes = sparse(rng, (30, 6)), sparse(rng, (30, 7))
-    moved = codes[:, rng.permutation(7)] * rng.choice([-1, 1], 7) * 10 ** rng.uniform(-6, 6, 7) + rng.uniform(-1, 1, 7) * 1e-6
+    moved = (
+        codes[:, rng.permutation(7)] * rng.choice([-1, 1], 7) * 10 ** rng.uniform(-6, 6, 7)
+        + rng.uniform(-1, 1, 7) * 1e-6
+    )
     assert recovery.mcc(truth, moved) == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
     order = rng.permutation(30)
-    assert recovery.mcc(truth[order], codes[order]) == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
+    assert recovery.mcc(truth[order], codes[order]) == pytest.approx(
+        recovery.mcc(truth, codes), abs=1e-9
+    )
 
 
 @given(seed=st.integers(0, 1_000), extra=st.integers(0, 4))
@@ -70,11 +85,15 @@ def test_perfect_codes_score_one_whatever_is_inactive():
     assert recovery.mcc(truth, truth) == pytest.approx(1, abs=1e-6)
     assert recovery.mcc(truth, truth[:, 2:]) == pytest.approx(1, abs=1e-6)
     # The two missing columns count as 0 among four.
-    assert recovery.mcc(truth, truth[:, 4:]) <= 0.5 + 0.5 * np.abs(np.corrcoef(truth[:, 2:].T)[:2, 2:]).max()
+    assert (
+        recovery.mcc(truth, truth[:, 4:])
+        <= 0.5 + 0.5 * np.abs(np.corrcoef(truth[:, 2:].T)[:2, 2:]).max()
+    )
 
 
 def test_signed_truth_counts_with_its_sign():
-    # The magnitudes of the first true latent are those of the first code, but it is their sign that codes explain.
+    # The magnitudes of the first true latent are those of the first code, but it is their sign that
+    # codes explain.
     truth = np.array([[1.0, 0.0], [-1.0, 0.0], [0.5, 1.0], [-0.5, 1.0]])
     assert recovery.mcc(truth, -truth[:, ::-1]) == pytest.approx(1)
     assert recovery.mcc(truth[:, :1], np.abs(truth[:, :1])) == pytest.approx(0, abs=1e-9)
@@ -91,8 +110,12 @@ def test_dead_codes_score_zero():
 def test_published_form_equals_the_strict_one_when_nothing_is_padded_or_preselected():
     rng = np.random.default_rng(2)
     truth, codes = sparse(rng, (60, 5)), sparse(rng, (60, 5))
-    assert recovery.mcc_paper(truth, codes, "id") == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
-    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(recovery.mcc(truth, codes), abs=1e-9)
+    assert recovery.mcc_paper(truth, codes, "id") == pytest.approx(
+        recovery.mcc(truth, codes), abs=1e-9
+    )
+    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(
+        recovery.mcc(truth, codes), abs=1e-9
+    )
 
 
 def test_published_id_form_averages_noise_in():
@@ -116,7 +139,9 @@ def test_published_ood_form_sees_the_columns_of_largest_variance_only():
     loud = 10 * np.random.default_rng(6).random((500, 2))
     codes = np.hstack([truth[:, :2], loud])
     assert recovery.mcc(truth, codes) == pytest.approx(1, abs=1e-6)
-    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(brute_force(truth, loud), abs=1e-6)
+    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(
+        brute_force(truth, loud), abs=1e-6
+    )
 
 
 def padded_by_hand(truth, codes, split):
@@ -126,12 +151,17 @@ def padded_by_hand(truth, codes, split):
         codes = codes[:, np.argsort(-codes.var(axis=0), kind="stable")[: truth.shape[1]]]
     width = max(truth.shape[1], codes.shape[1])
     rng = np.random.default_rng(0)
-    codes, truth = (np.hstack([part, rng.standard_normal((len(part), width - part.shape[1]))]) for part in (codes, truth))
+    codes, truth = (
+        np.hstack([part, rng.standard_normal((len(part), width - part.shape[1]))])
+        for part in (codes, truth)
+    )
     return brute_force(truth, codes)
 
 
 @pytest.mark.parametrize("split", ["id", "ood"])
-@pytest.mark.parametrize(("dead", "still"), [([], []), ([0, 3], []), ([1], [2]), ([0, 1, 2, 3, 4], []), ([], [1, 2])])
+@pytest.mark.parametrize(
+    ("dead", "still"), [([], []), ([0, 3], []), ([1], [2]), ([0, 1, 2, 3, 4], []), ([], [1, 2])]
+)
 @pytest.mark.parametrize("width", [4, 5, 6])
 def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, still, width):
     rng = np.random.default_rng(11)
@@ -140,14 +170,18 @@ def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, st
     truth[:, still] = 0
     expected = padded_by_hand(truth, codes, split)
     assert recovery.mcc_paper(truth, codes, split) == pytest.approx(expected, abs=1e-9)
-    assert recovery.mcc_paper(Codes.from_dense(truth), Codes.from_dense(codes), split) == pytest.approx(expected, abs=1e-9)
+    assert recovery.mcc_paper(
+        Codes.from_dense(truth), Codes.from_dense(codes), split
+    ) == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("width", [3, 30])
 def test_codes_by_their_active_columns_score_as_the_dense_ones(width):
     rng = np.random.default_rng(12)
     truth, codes = (sparse(rng, (20, w), 0.05).astype(np.float32) for w in (30, width))
-    for left, right in itertools.product((truth, Codes.from_dense(truth)), (codes, Codes.from_dense(codes))):
+    for left, right in itertools.product(
+        (truth, Codes.from_dense(truth)), (codes, Codes.from_dense(codes))
+    ):
         assert recovery.mcc(left, right) == pytest.approx(recovery.mcc(truth, codes), abs=1e-7)
         for split in ("id", "ood"):
             found = recovery.mcc_paper(left, right, split)
@@ -163,7 +197,9 @@ def test_the_published_form_is_left_out_where_it_would_be_all_noise():
         codes = Codes(dense, np.array([0, 2, 3, width - 1]), width)
         task = Task(*(Split(signals, jnp.asarray(dense)) for _ in range(3)), width=4)
         splits[width] = recovery.measure(
-            Inferred(task, Model(None, jnp.zeros(2)), dict.fromkeys(("id", "ood"), codes), {}, 0.1, "")
+            Inferred(
+                task, Model(None, jnp.zeros(2)), dict.fromkeys(("id", "ood"), codes), {}, 0.1, ""
+            )
         )
         assert splits[width]["mcc_id"] == pytest.approx(1)
     assert set(splits[20_001]) == {"mcc_id", "mcc_ood"}
@@ -173,16 +209,24 @@ def test_the_published_form_is_left_out_where_it_would_be_all_noise():
 def test_measure_scores_each_split_in_its_own_form():
     rng = np.random.default_rng(14)
     # More codes than true latents, by which the two published forms differ.
-    truth, codes = ({name: sparse(rng, (40, width)) for name in ("train", "id", "ood")} for width in (4, 7))
+    truth, codes = (
+        {name: sparse(rng, (40, width)) for name in ("train", "id", "ood")} for width in (4, 7)
+    )
     task = Task(*(Split(jnp.zeros((40, 2)), codes) for codes in truth.values()), width=4)
     found = recovery.measure(Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, "strict"))
     for name, other in (("id", "ood"), ("ood", "id")):
-        assert found[f"mcc_{name}"] == pytest.approx(brute_force(truth[name], codes[name]), abs=1e-6)
-        own, swapped = (recovery.mcc_paper(truth[name], codes[name], form) for form in (name, other))
+        assert found[f"mcc_{name}"] == pytest.approx(
+            brute_force(truth[name], codes[name]), abs=1e-6
+        )
+        own, swapped = (
+            recovery.mcc_paper(truth[name], codes[name], form) for form in (name, other)
+        )
         assert found[f"mcc_paper_{name}"] == own != pytest.approx(swapped, abs=1e-3)
 
 
-@pytest.mark.parametrize("score", [recovery.mcc, lambda truth, codes: recovery.mcc_paper(truth, codes, "id")])
+@pytest.mark.parametrize(
+    "score", [recovery.mcc, lambda truth, codes: recovery.mcc_paper(truth, codes, "id")]
+)
 def test_bad_input_is_refused(score):
     truth = sparse(np.random.default_rng(7), (10, 3))
     for left, right, message in (

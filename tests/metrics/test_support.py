@@ -27,13 +27,17 @@ def test_against_scikit_learn_sample_by_sample(seed):
     match = Match(learned=order, cosine=rng.choice([-0.9, 0.9], 8))
     expected = np.mean(
         [
-            precision_recall_fscore_support(abs(z) > 1e-4, abs(code[order]) > 1e-4, average="binary", zero_division=0)[:3]
+            precision_recall_fscore_support(
+                abs(z) > 1e-4, abs(code[order]) > 1e-4, average="binary", zero_division=0
+            )[:3]
             for z, code in zip(truth, codes, strict=True)
         ],
         axis=0,
     )
     found = support_recovery(match, truth, codes)
-    assert [found[f"support_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(expected.tolist())
+    assert [found[f"support_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(
+        expected.tolist()
+    )
     assert found["support_l0"] == np.mean([np.sum(abs(code) > 1e-4) for code in codes])
 
 
@@ -46,7 +50,9 @@ def test_learned_order_and_sign_do_not_matter(seed):
     true_codes, codes = sparse(rng, (20, 7)), sparse(rng, (20, 7))
     order, sign = rng.permutation(7), rng.choice([-1, 1], 7)
     plain = support_recovery(match_atoms(learned, truth), true_codes, codes)
-    moved = support_recovery(match_atoms(learned[:, order] * sign, truth), true_codes, codes[:, order] * sign)
+    moved = support_recovery(
+        match_atoms(learned[:, order] * sign, truth), true_codes, codes[:, order] * sign
+    )
     assert moved == pytest.approx(plain)
 
 
@@ -59,7 +65,9 @@ def test_codes_by_their_active_columns_score_as_the_dense_ones(seed, num_true, n
     aligned = np.where(match.learned >= 0, codes[:, match.learned], 0)
     expected = np.mean(
         [
-            precision_recall_fscore_support(abs(z) > 1e-4, abs(code) > 1e-4, average="binary", zero_division=0)[:3]
+            precision_recall_fscore_support(
+                abs(z) > 1e-4, abs(code) > 1e-4, average="binary", zero_division=0
+            )[:3]
             for z, code in zip(truth, aligned, strict=True)
         ],
         axis=0,
@@ -67,7 +75,9 @@ def test_codes_by_their_active_columns_score_as_the_dense_ones(seed, num_true, n
     for left in (truth, Codes.from_dense(truth)):
         for right in (codes, Codes.from_dense(codes)):
             found = support_recovery(match, left, right)
-            assert [found[f"support_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(expected.tolist())
+            assert [
+                found[f"support_{name}"] for name in ("precision", "recall", "f1")
+            ] == pytest.approx(expected.tolist())
             assert found["support_l0"] == pytest.approx((np.abs(codes) > 1e-4).sum(axis=1).mean())
 
 

@@ -1,4 +1,6 @@
-"""The language model has the log-probabilities of transformers, and `Downstream` has the losses of SAELens."""
+"""The language model has the log-probabilities of transformers, and `Downstream` has the losses of
+SAELens.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +31,15 @@ def theirs():
     from transformers import AutoModelForCausalLM
 
     path = pretrained.installed()
-    return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, dtype=torch.float32
+    ).eval()
 
 
 def test_log_probabilities_are_those_of_transformers(lm, theirs):
-    """On windows of 16 documents, which transformers runs one by one and this suite several in a row."""
+    """On windows of 16 documents, which transformers runs one by one and this suite several in a
+    row.
+    """
     import torch
 
     texts = read_texts().texts
@@ -41,12 +47,16 @@ def test_log_probabilities_are_those_of_transformers(lm, theirs):
     losses = []
     for windows, *_ in pack(cut(lm.tokenise(texts[i] for i in chosen), 256), 256):
         hidden = run_blocks(lm.model, embed(lm.model, windows), windows, 0, lm.model.num_blocks)
-        for row, tokens, segments in zip(hidden, np.asarray(windows.tokens), np.asarray(windows.segments), strict=True):
+        for row, tokens, segments in zip(
+            hidden, np.asarray(windows.tokens), np.asarray(windows.segments), strict=True
+        ):
             ours = np.asarray(log_probabilities(lm.model, row))
             for segment in range(segments.max() + 1):
                 window = segments == segment
                 with torch.inference_mode():
-                    logits = theirs(torch.from_numpy(tokens[window].astype(np.int64))[None]).logits[0]
+                    logits = theirs(torch.from_numpy(tokens[window].astype(np.int64))[None]).logits[
+                        0
+                    ]
                 pair = ours[window], torch.log_softmax(logits, dim=-1).numpy()
                 assert np.abs(pair[0] - pair[1]).max() <= TOLERANCE
                 targets = tokens[window][SKIPPED:]

@@ -1,11 +1,13 @@
 """TopK SAEs that other libraries train and save have the codes here that they have there.
 
-SAELens and dictionary_learning train by their own trainers. The trainer of sparsify takes a language model alone, so its coder
-is trained here on the loss and with the steps of that trainer, by Adam. Learning rates and auxiliary losses are each library's
-defaults for the width, and rates warm up over a tenth of the steps.
+SAELens and dictionary_learning train by their own trainers. The trainer of sparsify takes a
+language model alone, so its coder is trained here on the loss and with the steps of that trainer,
+by Adam. Learning rates and auxiliary losses are each library's defaults for the width, and rates
+warm up over a tenth of the steps.
 
-With a recording in PEER_ACTIVATIONS, the SAEs are trained on its training rows for one pass, with 3,072 latents of which 32 are
-on, and left under --basetemp, where `measure_sae` and `downstream` read them.
+With a recording in PEER_ACTIVATIONS, the SAEs are trained on its training rows for one pass, with
+3,072 latents of which 32 are on, and left under --basetemp, where `measure_sae` and `downstream`
+read them.
 """
 
 import json
@@ -27,7 +29,11 @@ def rows():
     if RECORDING:
         train, _ = sae_gap.open_activations(RECORDING).split()
         return train.take(np.arange(train.num_samples))
-    return np.array(sae_gap.draw(sae_gap.Setting(WIDTH, SPARSITY, num_samples=20_000, input_dim=24)).train.signals)
+    return np.array(
+        sae_gap.draw(
+            sae_gap.Setting(WIDTH, SPARSITY, num_samples=20_000, input_dim=24)
+        ).train.signals
+    )
 
 
 def batches(rows):
@@ -109,5 +115,7 @@ def test_a_trained_sae_reconstructs_here_as_there(train, rows, tmp_path):
     ours = sae_gap.load_sae(tmp_path / "sae")
     with torch.no_grad():
         wanted = theirs(torch.from_numpy(x)).numpy()
-    np.testing.assert_allclose(ours.reconstruct(x), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(
+        ours.reconstruct(x), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max()
+    )
     assert np.ptp(wanted, axis=0).min() > 0

@@ -1,4 +1,6 @@
-"""Worlds and their scores are SAELens's: a model that it makes and saves is read, sampled and scored."""
+"""Worlds and their scores are SAELens's: a model that it makes and saves is read, sampled and
+scored.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +19,9 @@ FEWEST = 30
 
 @pytest.fixture(scope="module")
 def theirs():
-    """A model of SAELens with the law of SynthSAEBench; two thirds of its features are in trees of two levels."""
+    """A model of SAELens with the law of SynthSAEBench; two thirds of its features are in trees of
+    two levels.
+    """
     import torch
     from sae_lens import synthetic
     from sae_lens.synthetic.synthetic_model import (
@@ -38,7 +42,9 @@ def theirs():
     config = SyntheticModelConfig(
         num_features=NUM_LATENTS,
         hidden_dim=INPUT_DIM,
-        firing_probability=synthetic.ZipfianFiringProbabilityConfig(exponent=0.5, max_prob=0.4, min_prob=5e-4),
+        firing_probability=synthetic.ZipfianFiringProbabilityConfig(
+            exponent=0.5, max_prob=0.4, min_prob=5e-4
+        ),
         hierarchy=trees,
         orthogonalization=OrthogonalizationConfig(num_steps=100, lr=3e-4),
         correlation=LowRankCorrelationConfig(rank=25, correlation_scale=0.1),
@@ -83,12 +89,16 @@ def z_scores(first, second):
 
 
 def test_samples_differ_as_chance_has_it(theirs, world, samples):
-    """Rates, rates of pairs of roots, second moments: the z-scores of two samples of one law have a spread of 1."""
+    """Rates, rates of pairs of roots, second moments: the z-scores of two samples of one law have a
+    spread of 1.
+    """
     ours = samples[1]
     drawn = [theirs.sample_with_features(1_000)[1].numpy() for _ in range(NUM_SAMPLES // 1_000)]
     other = np.concatenate(drawn)
     often = (ours > 0).sum(axis=0) + (other > 0).sum(axis=0) >= FEWEST
-    assert np.std(z_scores(*((codes[:, often] > 0).astype(float) for codes in (ours, other)))) <= 1.1
+    assert (
+        np.std(z_scores(*((codes[:, often] > 0).astype(float) for codes in (ours, other)))) <= 1.1
+    )
     assert np.std(z_scores(*(codes[:, often] ** 2 for codes in (ours, other)))) <= 1.1
     roots = np.flatnonzero(firing_of(world.law).level == 0)
     pairs = np.triu_indices(len(roots), 1)
@@ -100,7 +110,9 @@ def test_samples_differ_as_chance_has_it(theirs, world, samples):
 
 
 def test_scores_of_the_same_latents_are_the_same(world, samples):
-    """Of noisy atoms of every other feature, whose latents miss a fifth of what fires and fire at random."""
+    """Of noisy atoms of every other feature, whose latents miss a fifth of what fires and fire at
+    random.
+    """
     import torch
     from sae_lens import synthetic
     from sae_lens.evals import ExplainedVarianceCalculator
@@ -112,14 +124,23 @@ def test_scores_of_the_same_latents_are_the_same(world, samples):
     atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
     latents = codes[:, chosen] * (rng.random((len(codes), len(chosen))) < 0.8)
     latents = (latents + (rng.random(latents.shape) < 0.01)).astype(np.float32)
-    match, nearest = matching.match_atoms(atoms.T, truth.T), matching.nearest_atoms(atoms.T, truth.T)
+    match, nearest = (
+        matching.match_atoms(atoms.T, truth.T),
+        matching.nearest_atoms(atoms.T, truth.T),
+    )
     (firing,) = detection.count(nearest, codes, latents)
     ours = detection.detection(firing) | explained.explained(signals, atoms.T, stream.bias, latents)
     ours |= atom_scores(match, len(atoms), nearest, {})
 
     drawn, given = torch.from_numpy(latents @ atoms + stream.bias), torch.from_numpy(signals)
-    decoder, features, acts = torch.from_numpy(atoms), torch.from_numpy(truth), torch.from_numpy(latents)
-    classes = synthetic.compute_classification_metrics(acts, torch.from_numpy(codes), decoder, features)
+    decoder, features, acts = (
+        torch.from_numpy(atoms),
+        torch.from_numpy(truth),
+        torch.from_numpy(latents),
+    )
+    classes = synthetic.compute_classification_metrics(
+        acts, torch.from_numpy(codes), decoder, features
+    )
     variance, shrinkage = ExplainedVarianceCalculator(), synthetic.ShrinkageCalculator()
     l0, dead = synthetic.L0Calculator(), synthetic.DeadLatentsCalculator(len(atoms))
     for counted in (l0, dead):

@@ -1,4 +1,6 @@
-"""Sharded equals single-device, and start-up asks for nothing that the environment does not offer."""
+"""Sharded equals single-device, and start-up asks for nothing that the environment does not
+offer.
+"""
 
 import os
 import subprocess
@@ -63,9 +65,13 @@ print(devices.describe())
 
 
 def test_one_device_leaves_arrays_free_to_move():
-    mesh = jax.make_mesh((1,), ("samples",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh(
+        (1,), ("samples",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,)
+    )
     split = devices.place(Split(np.ones((4, 2), np.float32)), mesh)
-    assert isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
+    assert (
+        isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
+    )
     np.testing.assert_array_equal(split.signals, jnp.ones((4, 2)))
 
 
@@ -76,26 +82,35 @@ AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
 def test_what_is_no_mesh_to_place_on_is_refused(door):
     array = np.ones((4, 2), np.float32)
     for wrong in (None, "cpu", jax.devices()):
-        with pytest.raises(TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap"):
+        with pytest.raises(
+            TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap"
+        ):
             door(array, wrong)
     with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
         door(array, jax.make_mesh((1,), ("samples",), axis_types=(EXPLICIT,)))
 
 
 def test_samples_are_placed_along_an_axis_of_theirs():
-    with pytest.raises(ValueError, match=r"the mesh has no axis 'samples'; make it by sae_gap\.runtime\.devices\.mesh"):
+    with pytest.raises(
+        ValueError,
+        match=r"the mesh has no axis 'samples'; make it by sae_gap\.runtime\.devices\.mesh",
+    ):
         devices.place(np.ones((4, 2)), jax.make_mesh((1,), ("rows",), axis_types=(AUTO,)))
 
 
 @pytest.mark.parametrize("dictionary", [np.ones(3), 1.0, [[[1.0]]], "atoms"])
 def test_a_dictionary_that_is_no_matrix_is_not_placed(dictionary):
-    with pytest.raises(ValueError, match=r"^dictionary must be .*\(input_dim, num_latents\), but it is"):
+    with pytest.raises(
+        ValueError, match=r"^dictionary must be .*\(input_dim, num_latents\), but it is"
+    ):
         devices.place_dictionary(dictionary, devices.mesh())
 
 
 def test_a_mesh_takes_any_kind_of_integer():
     assert devices.mesh(np.int64(1)) == devices.mesh()
-    with pytest.raises(ValueError, match="latents must divide the number of devices, 1, but it is True"):
+    with pytest.raises(
+        ValueError, match="latents must divide the number of devices, 1, but it is True"
+    ):
         devices.mesh(True)
 
 
@@ -119,7 +134,9 @@ def test_programs_are_kept_in_the_cache_folder(tmp_path):
 
 
 def test_the_users_own_cache_folder_is_kept(tmp_path):
-    assert python(CACHE, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")).split()[0] == str(tmp_path / "mine")
+    assert python(CACHE, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")).split()[0] == str(
+        tmp_path / "mine"
+    )
     assert any((tmp_path / "mine").iterdir())
 
 
@@ -151,7 +168,10 @@ def test_compilations_are_counted_and_calls_are_not():
 
 def test_a_program_from_the_cache_counts(tmp_path):
     """It takes time as well, so that a run that had it is not timed."""
-    kept = {"JAX_COMPILATION_CACHE_DIR": str(tmp_path), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    kept = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
     first, second = (eval(python(COMPILATIONS, **kept)) for _ in range(2))
     assert first == second and any(tmp_path.iterdir())
 

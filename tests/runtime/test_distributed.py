@@ -15,7 +15,9 @@ from sae_gap.runtime import distributed
 
 SETTING = Setting(20, 3, 202)
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=6)
-ONLINE = OnlineDictionary(num_steps=4, batch_size=50, num_slots=4, num_rounds=1, replace=False, centred=True)
+ONLINE = OnlineDictionary(
+    num_steps=4, batch_size=50, num_slots=4, num_rounds=1, replace=False, centred=True
+)
 SIGNALS = np.random.default_rng(0).normal(size=(802, 12)).astype(np.float32)
 
 CODE = """

@@ -1,4 +1,6 @@
-"""Many devices equal one: a process of eight virtual devices runs the tests of files that are not collected otherwise."""
+"""Many devices equal one: a process of eight virtual devices runs the tests of files that are not
+collected otherwise.
+"""
 
 import os
 import subprocess
@@ -11,10 +13,23 @@ FILES = "tests/on_eight_devices.py", "tests/learners/on_many_devices.py"
 
 def test_eight_virtual_devices():
     process = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "--durations=5", *FILES],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-p",
+            "no:cacheprovider",
+            "--durations=5",
+            *FILES,
+        ],
         capture_output=True,
         text=True,
-        env={**os.environ, "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"},
+        env={
+            **os.environ,
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
+        },
         cwd=ROOT,
     )
     assert process.returncode == 0 and "passed" in process.stdout, process.stdout + process.stderr

@@ -1,7 +1,7 @@
 """Models of this suite with random parameters, one for each encoder that SAELens has as well.
 
-`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/make_saved.py then adds what SAELens makes of
-them.
+`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/make_saved.py then
+adds what SAELens makes of them.
 """
 
 import shutil
@@ -43,10 +43,14 @@ def example(name, input_dim=6, num_latents=10):
         "batchtopk": lambda: BatchTopKParameters(affine, jnp.float32(0.7)),
         "matryoshka": lambda: BatchTopKParameters(affine, jnp.float32(0.4)),
     }.get(name, lambda: affine)()
-    return sae_gap.Model(2 * drawn(input_dim, num_latents), 1 + drawn(input_dim), parameters, ENCODERS[name])
+    return sae_gap.Model(
+        2 * drawn(input_dim, num_latents), 1 + drawn(input_dim), parameters, ENCODERS[name]
+    )
 
 
 if __name__ == "__main__":
     for name in ENCODERS:
         shutil.rmtree(SAVED / name, ignore_errors=True)
-        sae_gap.save_sae(example(name), SAVED / name, metadata={"hook_name": "blocks.2.hook_resid_post"})
+        sae_gap.save_sae(
+            example(name), SAVED / name, metadata={"hook_name": "blocks.2.hook_resid_post"}
+        )

@@ -31,12 +31,17 @@ def refused(path, *words):
 
 def edit(folder, tensors=None, drop=(), name="sae_weights.safetensors"):
     held = load_file(folder / name) | (tensors or {})
-    save_file({key: np.ascontiguousarray(value) for key, value in held.items() if key not in drop}, folder / name)
+    save_file(
+        {key: np.ascontiguousarray(value) for key, value in held.items() if key not in drop},
+        folder / name,
+    )
 
 
 def configure(folder, name="cfg.json", **entries):
     held = json.loads((folder / name).read_text()) | entries
-    (folder / name).write_text(json.dumps({key: value for key, value in held.items() if value is not None}))
+    (folder / name).write_text(
+        json.dumps({key: value for key, value in held.items() if value is not None})
+    )
 
 
 def weights(case):
@@ -60,7 +65,11 @@ ENDLESS = np.where(np.arange(10) == 4, np.inf, STANDARD["b_enc"]).astype(np.floa
         ({"W_dec": SPOILT}, (), ("W_dec", "NaN")),
         ({"b_enc": ENDLESS}, (), ("b_enc", "infinite")),
         ({"a\nb\x1b[31m": np.zeros(1, np.float32)}, (), ("holds a\N{REPLACEMENT CHARACTER}b",)),
-        ({"scaling_factor": np.full(10, 2, np.float32)}, (), ("scaling_factor", "finetuning_scaling_factor")),
+        (
+            {"scaling_factor": np.full(10, 2, np.float32)},
+            (),
+            ("scaling_factor", "finetuning_scaling_factor"),
+        ),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, drop, words):
@@ -103,9 +112,24 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path, case, entries, wor
         ("sparsify/layers.0", "cfg.json", {"skip_connection": True}, ("skip",)),
         ("sparsify/layers.0", "cfg.json", {"activation": "softmax"}, ("softmax",)),
         ("sparsify/groupmax", "cfg.json", {"k": 5}, ("12 latents", "5 groups")),
-        ("gemma_scope/second", "config.json", {"hf_hook_point_out": "elsewhere"}, ("transcoder", "elsewhere")),
-        ("dictionary_learning/topk", "config.json", {"trainer": {"dict_class": "CrossCoder"}}, ("CrossCoder",)),
-        ("dictionary_learning/topk", "config.json", {"trainer": {"dict_class": "AutoEncoder"}}, ("no tensor bias",)),
+        (
+            "gemma_scope/second",
+            "config.json",
+            {"hf_hook_point_out": "elsewhere"},
+            ("transcoder", "elsewhere"),
+        ),
+        (
+            "dictionary_learning/topk",
+            "config.json",
+            {"trainer": {"dict_class": "CrossCoder"}},
+            ("CrossCoder",),
+        ),
+        (
+            "dictionary_learning/topk",
+            "config.json",
+            {"trainer": {"dict_class": "AutoEncoder"}},
+            ("no tensor bias",),
+        ),
     ],
 )
 def test_other_libraries_configurations_too(tmp_path, case, name, entries, words):
@@ -114,16 +138,25 @@ def test_other_libraries_configurations_too(tmp_path, case, name, entries, words
     refused(folder, *words)
 
 
-def test_what_a_file_says_of_itself_is_shown_on_one_line_and_a_strange_version_is_an_old_one(tmp_path):
+def test_what_a_file_says_of_itself_is_shown_on_one_line_and_a_strange_version_is_an_old_one(
+    tmp_path,
+):
     folder = copy(tmp_path, "saelens/old")
     configure(folder, hook_point="blocks.0\n\x1b[31m" + "x" * 10_000, sae_lens_version="²")
     notes = sae_gap.load_sae(folder).notes
-    assert notes["hook_name"].startswith("blocks.0\N{REPLACEMENT CHARACTER}") and all(map(str.isprintable, notes.values()))
+    assert notes["hook_name"].startswith("blocks.0\N{REPLACEMENT CHARACTER}") and all(
+        map(str.isprintable, notes.values())
+    )
     assert max(map(len, notes.values())) < 100
 
 
 @pytest.mark.parametrize(
-    "place", ["gemma-scope-2b-pt-transcoders/layer_3/width_16k", "gemma-scope-2/transcoder_all/layer_5", "x/clt"]
+    "place",
+    [
+        "gemma-scope-2b-pt-transcoders/layer_3/width_16k",
+        "gemma-scope-2/transcoder_all/layer_5",
+        "x/clt",
+    ],
 )
 def test_folders_of_gemma_scope_that_hold_no_saes(tmp_path, place):
     folder = tmp_path / place
@@ -132,7 +165,17 @@ def test_folders_of_gemma_scope_that_hold_no_saes(tmp_path, place):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[1, 2]", b"\xff\xfe", b'{"a":' * 100_000, b"[" * 100_000, b"null", b'{"d_in": 1e999}']
+    "content",
+    [
+        b"",
+        b"{",
+        b"[1, 2]",
+        b"\xff\xfe",
+        b'{"a":' * 100_000,
+        b"[" * 100_000,
+        b"null",
+        b'{"d_in": 1e999}',
+    ],
 )
 def test_what_is_no_configuration(tmp_path, content):
     folder = copy(tmp_path, "saelens/standard")
@@ -167,9 +210,15 @@ def test_a_folder_of_two_kinds_asks_which(tmp_path):
     refused(folder, "sae_weights.safetensors", "params.npz")
 
 
-@pytest.mark.parametrize("case", ["saelens/topk", "sparsify/square", "dictionary_learning/topk", "gemma_scope/first"])
+@pytest.mark.parametrize(
+    "case", ["saelens/topk", "sparsify/square", "dictionary_learning/topk", "gemma_scope/first"]
+)
 def test_the_file_of_weights_is_as_good_as_its_folder(case):
-    (path,) = (path for path in (FILES / case).iterdir() if path.suffix != ".json" and path.name != "expected.npz")
+    (path,) = (
+        path
+        for path in (FILES / case).iterdir()
+        if path.suffix != ".json" and path.name != "expected.npz"
+    )
     found, folder = sae_gap.load_sae(path), sae_gap.load_sae(str(FILES / case))
     np.testing.assert_array_equal(found.model.decoder, folder.model.decoder)
     assert found.notes == folder.notes and found.architecture == folder.architecture

@@ -24,7 +24,9 @@ FILES = Path(__file__).parent / "files"
 
 
 def changed(tmp_path, case, tensors=None, **entries):
-    """A copy of an SAE of SAELens with other tensors and other entries of its configuration, and its weights."""
+    """A copy of an SAE of SAELens with other tensors and other entries of its configuration, and
+    its weights.
+    """
     folder = tmp_path / "sae"
     shutil.copytree(FILES / "saelens" / case, folder)
     held = load_file(folder / "sae_weights.safetensors") | (tensors or {})
@@ -39,7 +41,8 @@ def activations(n=24, d=6):
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2), ("F64", np.float64)]
+    ("kind", "dtype"),
+    [("F8_E4M3", ml_dtypes.float8_e4m3fn), ("F8_E5M2", ml_dtypes.float8_e5m2), ("F64", np.float64)],
 )
 def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind, dtype):
     folder, held = changed(tmp_path, "standard")
@@ -54,10 +57,15 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sae = sae_gap.load_sae(folder)
-    np.testing.assert_array_equal(sae.model.encoder.model.encoder.weight, narrow["W_enc"].astype(np.float32))
+    np.testing.assert_array_equal(
+        sae.model.encoder.model.encoder.weight, narrow["W_enc"].astype(np.float32)
+    )
 
 
-@pytest.mark.parametrize("case", ["standard", "topk", "topk_rescaled", "abstopk_rescaled", "jumprelu", "gated", "pursuit"])
+@pytest.mark.parametrize(
+    "case",
+    ["standard", "topk", "topk_rescaled", "abstopk_rescaled", "jumprelu", "gated", "pursuit"],
+)
 def test_a_dead_atom_changes_no_other_code(tmp_path, case):
     atoms = load_file(FILES / "saelens" / case / "sae_weights.safetensors")["W_dec"].copy()
     atoms[4] = 0
@@ -83,11 +91,15 @@ def test_an_activation_of_zeros_has_no_direction_and_stays():
 
 def test_an_older_scaling_factor_multiplies_the_codes_as_they_are_decoded(tmp_path):
     factors = np.linspace(0.5, 2, 10).astype(np.float32)
-    folder, held = changed(tmp_path, "old", {"scaling_factor": factors}, finetuning_scaling_factor=True)
+    folder, held = changed(
+        tmp_path, "old", {"scaling_factor": factors}, finetuning_scaling_factor=True
+    )
     sae, x = sae_gap.load_sae(folder), activations()
     codes = np.maximum((x - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0)
     np.testing.assert_allclose(sae.encode(x), codes, atol=1e-5)
-    np.testing.assert_allclose(sae.reconstruct(x), (codes * factors) @ held["W_dec"] + held["b_dec"], rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        sae.reconstruct(x), (codes * factors) @ held["W_dec"] + held["b_dec"], rtol=1e-5, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("flag", [True, False])
@@ -126,14 +138,27 @@ def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
     names = {"library": "ours", "architecture": "jumprelu", "notes": {}}
     atoms = np.diag([2, 0]).astype(np.float32)
     sae = loaded_sae.assemble(
-        JumpReLU(), atoms=atoms, bias=eye[0], weight=eye, others=others, codes_of_unit_atoms=True, **names
+        JumpReLU(),
+        atoms=atoms,
+        bias=eye[0],
+        weight=eye,
+        others=others,
+        codes_of_unit_atoms=True,
+        **names,
     )
-    np.testing.assert_array_equal(sae.encode_target(jnp.array([[0.0, 1.0], [-0.8, 1.0]])), [[2, 0], [0, 0]])
+    np.testing.assert_array_equal(
+        sae.encode_target(jnp.array([[0.0, 1.0], [-0.8, 1.0]])), [[2, 0], [0, 0]]
+    )
 
 
 def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
     long, weight = np.array([2.0**24, 1.0], np.float32), np.ones((2, 3), np.float32)
-    arrays = {"atoms": weight.T, "bias": long, "weight": weight, "encoder_bias": np.full(3, -(2.0**24), np.float32)}
+    arrays = {
+        "atoms": weight.T,
+        "bias": long,
+        "weight": weight,
+        "encoder_bias": np.full(3, -(2.0**24), np.float32),
+    }
     names = {"library": "ours", "architecture": "standard", "notes": {}}
     sae = loaded_sae.assemble(ReLU(), **arrays, **names)
     np.testing.assert_array_equal(sae.model.encoder.model.encoder.bias, [1, 1, 1])

@@ -27,7 +27,12 @@ def storage(key="0", count=6, kind=b"ctorch\nFloatStorage\n"):
 
 def tensor(offset=0, shape=(2, 3), strides=(3, 1), held=None):
     numbers = plain(offset) + plain(shape) + plain(strides)
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + (held or storage()) + numbers + b"\x89ccollections\nOrderedDict\n)RtR"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + (held or storage())
+        + numbers
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )
 
 
 def state(**tensors):
@@ -44,7 +49,12 @@ def archive(path, content, compression=zipfile.ZIP_STORED, extra=()):
 
 
 def test_a_tensor_is_read_with_its_strides(tmp_path):
-    held = {"a": tensor(), "turned": tensor(0, (3, 2), (1, 3)), "late": tensor(1, (2,), (4,)), "one": tensor(5, (), ())}
+    held = {
+        "a": tensor(),
+        "turned": tensor(0, (3, 2), (1, 3)),
+        "late": tensor(1, (2,), (4,)),
+        "one": tensor(5, (), ()),
+    }
     found = read_pt(archive(tmp_path / "x.pt", state(**held)))
     np.testing.assert_array_equal(found.take("a", 2, 3), [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(found.take("turned", 3, 2), [[0, 3], [1, 4], [2, 5]])
@@ -118,9 +128,16 @@ def test_what_is_no_pickle_of_tensors(tmp_path, content):
 
 
 def test_a_zip_that_unpacks_to_more_than_it_is(tmp_path):
-    bomb = archive(tmp_path / "b.pt", state(a=tensor()), zipfile.ZIP_DEFLATED, [("archive/data/1", bytes(10**7))])
+    bomb = archive(
+        tmp_path / "b.pt",
+        state(a=tensor()),
+        zipfile.ZIP_DEFLATED,
+        [("archive/data/1", bytes(10**7))],
+    )
     refused(bomb, "would unpack")
-    refused(archive(tmp_path / "d.pt", state(a=tensor()), extra=[("other/data.pkl", b"N.")]), "data.pkl")
+    refused(
+        archive(tmp_path / "d.pt", state(a=tensor()), extra=[("other/data.pkl", b"N.")]), "data.pkl"
+    )
 
 
 def test_what_is_no_archive(tmp_path):

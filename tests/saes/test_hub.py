@@ -13,7 +13,9 @@ FILES = Path(__file__).parent / "files" / "saelens"
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """Of one repository with two revisions, of which the older lacks the SAE; SAELens is not installed."""
+    """Of one repository with two revisions, of which the older lacks the SAE; SAELens is not
+    installed.
+    """
     folder = tmp_path / "home" / "hub" / "models--some--saes-of-two"
     for part in ("refs", "snapshots/old", "snapshots/new/layer_3"):
         (folder / part).mkdir(parents=True)
@@ -27,7 +29,9 @@ def cache(tmp_path, monkeypatch):
 def test_an_sae_is_found_by_its_repository_and_by_the_name_of_that(cache, monkeypatch):
     own = sae_gap.load_sae(FILES / "jumprelu")
     for release in ("some/saes-of-two", "saes-of-two"):
-        np.testing.assert_array_equal(sae_gap.load_sae(release, "layer_3/wide").model.decoder, own.model.decoder)
+        np.testing.assert_array_equal(
+            sae_gap.load_sae(release, "layer_3/wide").model.decoder, own.model.decoder
+        )
     monkeypatch.setenv("HF_HUB_CACHE", str(cache / "home" / "hub"))
     monkeypatch.setenv("HF_HOME", str(cache / "elsewhere"))
     assert sae_gap.load_sae("some/saes-of-two", "layer_3/wide").notes == own.notes
@@ -38,7 +42,9 @@ def test_an_sae_is_found_by_the_table_of_saelens_which_is_not_imported(cache, mo
     package = cache / "packages" / "sae_lens"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
-    entries = "two-res:\n  repo_id: some/saes-of-two\n  saes:\n  - {id: blocks.3, path: layer_3/wide}\n"
+    entries = (
+        "two-res:\n  repo_id: some/saes-of-two\n  saes:\n  - {id: blocks.3, path: layer_3/wide}\n"
+    )
     (package / "pretrained_saes.yaml").write_text(entries)
     monkeypatch.syspath_prepend(package.parent)
     assert sae_gap.load_sae("two-res", "blocks.3").architecture == "jumprelu"

@@ -1,4 +1,6 @@
-"""Every loader against what the library itself gave for the same file: codes, supports and reconstructions."""
+"""Every loader against what the library itself gave for the same file: codes, supports and
+reconstructions.
+"""
 
 import functools
 from pathlib import Path
@@ -62,6 +64,7 @@ def test_the_model_has_unit_atoms_and_fits_the_target(case):
     own = encode(sae.model.encode, sae.model, target)
     # Codes on unit atoms, at the ratios of lengths that the library's own have.
     close(own, codes * np.asarray(sae.scale))
-    # The reconstruction of the model leaves of the target what the library leaves of its normalised input.
+    # The reconstruction of the model leaves of the target what the library leaves of its normalised
+    # input.
     close(sae.normalisation.undo(own @ sae.model.decoder.T + sae.bias, flat), reconstruction)
     close(sae.normalisation.undo(target + sae.bias, flat), flat)

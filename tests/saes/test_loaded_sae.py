@@ -1,4 +1,6 @@
-"""SAEs: codes on unit atoms whatever the lengths on disk, dead atoms without codes, and what tells one from another."""
+"""SAEs: codes on unit atoms whatever the lengths on disk, dead atoms without codes, and what tells
+one from another.
+"""
 
 import dataclasses
 
@@ -32,7 +34,9 @@ def test_codes_of_a_model_are_on_unit_atoms_and_those_of_a_dead_one_are_zero():
     np.testing.assert_allclose(codes, [[3, 0.5, 0]] * 2)
     # The encoder is given activations as they are.
     np.testing.assert_allclose(seen[0], X)
-    np.testing.assert_allclose(sae.decode_target(codes, X), ATOMS.sum(axis=0) + BIAS + np.zeros_like(X))
+    np.testing.assert_allclose(
+        sae.decode_target(codes, X), ATOMS.sum(axis=0) + BIAS + np.zeros_like(X)
+    )
     np.testing.assert_allclose(np.linalg.norm(sae.model.dictionary, axis=0), [1, 1, 0])
     # In its own units, as the model has them.
     np.testing.assert_allclose(sae.encode(X), np.ones((2, 3)))
@@ -61,7 +65,9 @@ def test_what_changes_a_code_changes_the_identity_and_a_name_does_not():
 
     def of(k=2, scale=1.0, name="mine", **options):
         affine = Affine(jnp.asarray(scale * ATOMS), jnp.zeros(3))
-        return SAE.of_model(Model(jnp.asarray(ATOMS.T), jnp.asarray(BIAS), affine, TopK(k)), name=name)
+        return SAE.of_model(
+            Model(jnp.asarray(ATOMS.T), jnp.asarray(BIAS), affine, TopK(k)), name=name
+        )
 
     assert of().identity == of(name="other").identity
     different = [of(), of(k=1), of(scale=2.0), dataclasses.replace(of(), signed=True)]

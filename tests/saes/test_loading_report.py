@@ -1,4 +1,6 @@
-"""The report against sums by hand, and every suspicion on an SAE with that very fault and on one without."""
+"""The report against sums by hand, and every suspicion on an SAE with that very fault and on one
+without.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +22,9 @@ D = 12
 
 
 def data(seed=0, n=1_300, scale=1.0):
-    """Sparse combinations of orthonormal atoms, off centre, which an SAE of those atoms and their mean reconstructs."""
+    """Sparse combinations of orthonormal atoms, off centre, which an SAE of those atoms and their
+    mean reconstructs.
+    """
     rng = np.random.default_rng(seed)
     atoms = np.linalg.qr(rng.normal(size=(D, D)))[0]
     codes = rng.uniform(1, 2, (n, D)) * (rng.random((n, D)) < 0.25)
@@ -29,7 +33,9 @@ def data(seed=0, n=1_300, scale=1.0):
 
 
 def made(atoms, centre, *, lengths=1.0, threshold=0.5, notes=None, normalisation=None):
-    """An SAE with a threshold, whose codes are 1.2 z - 0.3 for those of `data`; its atoms may have any lengths."""
+    """An SAE with a threshold, whose codes are 1.2 z - 0.3 for those of `data`; its atoms may have
+    any lengths.
+    """
     return loaded_sae.assemble(
         JumpReLU(),
         others={"threshold": threshold},
@@ -52,17 +58,29 @@ def test_the_figures_are_those_of_the_sums():
     # The last samples leave most latents off, which others turn on.
     activations[1_000:] = activations[0]
     report = load_report(sae, activations)
-    codes, reconstruction = np.asarray(sae.encode(activations)), np.asarray(sae.reconstruct(activations), np.float64)
+    codes, reconstruction = (
+        np.asarray(sae.encode(activations)),
+        np.asarray(sae.reconstruct(activations), np.float64),
+    )
     variance = ((activations - activations.mean(axis=0, dtype=np.float64)) ** 2).sum()
-    assert report.fvu == pytest.approx(((activations - reconstruction) ** 2).sum() / variance, rel=1e-5)
+    assert report.fvu == pytest.approx(
+        ((activations - reconstruction) ** 2).sum() / variance, rel=1e-5
+    )
     assert report.l0 == pytest.approx((codes != 0).sum(axis=1).mean())
     assert report.dead == (codes == 0).all(axis=0).sum()
     weights = load_file(FILES / "saelens/jumprelu/sae_weights.safetensors")
     lengths = np.linalg.norm(weights["W_dec"], axis=1)
-    assert f"{lengths.min():.4g} to {lengths.max():.4g}, median {np.median(lengths):.4g}" in str(report)
+    assert f"{lengths.min():.4g} to {lengths.max():.4g}, median {np.median(lengths):.4g}" in str(
+        report
+    )
     assert f"of decoder and encoder: {np.linalg.norm(weights['b_dec']):.4g}, " in str(report)
-    assert report.activation_norm == pytest.approx(np.linalg.norm(activations, axis=1).mean(), rel=1e-5)
-    assert all(word in str(report) for word in ("SAELens jumprelu", "normalisation: none", "blocks.3.hook_resid_post"))
+    assert report.activation_norm == pytest.approx(
+        np.linalg.norm(activations, axis=1).mean(), rel=1e-5
+    )
+    assert all(
+        word in str(report)
+        for word in ("SAELens jumprelu", "normalisation: none", "blocks.3.hook_resid_post")
+    )
 
 
 def test_a_sound_sae_raises_no_suspicion():
@@ -115,9 +133,13 @@ def test_a_bias_that_is_subtracted_or_not_against_the_configuration():
     sound = made(atoms, centre)
     shift = sound.bias @ sound.model.encoder.model.encoder.affine.weight
     # The same weights, said not to be centred, and the reverse.
-    loose = spoilt(dataclasses.replace(sound, centred=False), "offset", lambda offset: offset + shift)
+    loose = spoilt(
+        dataclasses.replace(sound, centred=False), "offset", lambda offset: offset + shift
+    )
     suspected(loose, activations, "bias subtracted from the encoder's input", "configuration")
-    tight = spoilt(dataclasses.replace(sound, centred=True), "offset", lambda offset: offset - shift)
+    tight = spoilt(
+        dataclasses.replace(sound, centred=True), "offset", lambda offset: offset - shift
+    )
     suspected(tight, activations, "bias not subtracted from the encoder's input")
     # Of an SAE that is not centred, its bias is as it should be.
     assert load_report(dataclasses.replace(sound, centred=False), activations).suspicions == ()
@@ -144,13 +166,23 @@ def test_activations_that_lack_a_scale(scale):
 def test_latents_that_never_or_always_fire():
     atoms, centre, activations = data()
     suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on")
-    suspected(made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0), activations, "more than a sparse code has")
+    suspected(
+        made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0),
+        activations,
+        "more than a sparse code has",
+    )
 
 
 def test_activations_of_another_layer():
     atoms, centre, _ = data()
     other = data(seed=5)[2]
-    suspected(made(atoms, centre, notes={"hook_name": "blocks.3"}), other, "another layer", "blocks.3", "FVU")
+    suspected(
+        made(atoms, centre, notes={"hook_name": "blocks.3"}),
+        other,
+        "another layer",
+        "blocks.3",
+        "FVU",
+    )
 
 
 def test_what_the_file_says_is_missing_is_said():
@@ -159,7 +191,9 @@ def test_what_the_file_says_is_missing_is_said():
         ("dictionary_learning/batchtopk_not_estimated", ("never estimated",)),
         ("dictionary_learning/batchtopk_older", ("no threshold",)),
     ):
-        suspected(sae_gap.load_sae(FILES / case), np.random.default_rng(0).normal(size=(40, 6)), *words)
+        suspected(
+            sae_gap.load_sae(FILES / case), np.random.default_rng(0).normal(size=(40, 6)), *words
+        )
 
 
 def test_a_scale_is_not_tried_where_each_sample_is_normalised():
@@ -173,6 +207,12 @@ def test_activations_by_heads_and_those_that_say_nothing():
     sae = sae_gap.load_sae(FILES / "saelens/hook_z")
     activations = np.random.default_rng(0).normal(size=(50, 2, 3))
     assert load_report(sae, activations) == load_report(sae, activations.reshape(50, 6))
-    for bad, word in ((np.ones((4, 6)), "two different samples"), (np.ones((4, 5)), "columns"), (np.ones(6), "matrix")):
+    for bad, word in (
+        (np.ones((4, 6)), "two different samples"),
+        (np.ones((4, 5)), "columns"),
+        (np.ones(6), "matrix"),
+    ):
         with pytest.raises(ValueError, match=word):
-            load_report(sae, bad + np.arange(4)[:, None] * (bad.shape[-1] == 5) if bad.ndim == 2 else bad)
+            load_report(
+                sae, bad + np.arange(4)[:, None] * (bad.shape[-1] == 5) if bad.ndim == 2 else bad
+            )

@@ -1,4 +1,6 @@
-"""The suite's own fits as SAEs: each file infers as the model that it holds, and whatever is no SAE is refused."""
+"""The suite's own fits as SAEs: each file infers as the model that it holds, and whatever is no SAE
+is refused.
+"""
 
 import dataclasses
 
@@ -29,7 +31,9 @@ def written(folder, model, learner, **encoder):
     if encoder:
         described["encoder"] |= encoder
     folder.mkdir()
-    (folder / "fit.safetensors").write_bytes(trees.dump(model, {"learner": described, "source": {"seed": 3}}))
+    (folder / "fit.safetensors").write_bytes(
+        trees.dump(model, {"learner": described, "source": {"seed": 3}})
+    )
     return folder / "fit.safetensors"
 
 
@@ -78,7 +82,9 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
     report = sae_gap.load_report(sae, activations)
     assert report.l0 == (own != 0).sum(axis=1).mean()
     for number, one in enumerate((model, sae)):
-        sae_gap.save_sae(one, tmp_path / f"{number}", metadata={"hook_name": "blocks.2.hook_resid_post"})
+        sae_gap.save_sae(
+            one, tmp_path / f"{number}", metadata={"hook_name": "blocks.2.hook_resid_post"}
+        )
         assert "sae_gap.load_sae alone reads it" in caplog.text
         again = sae_gap.load_sae(tmp_path / f"{number}")
         np.testing.assert_array_equal(again.encode(activations), sae.encode(activations))
@@ -87,11 +93,19 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
         caplog.clear()
 
 
-@pytest.mark.parametrize("encoder", [ListaMatryoshka(3, step=0.9), LISTATopK(50), MatchingPursuit(50)])
+@pytest.mark.parametrize(
+    "encoder", [ListaMatryoshka(3, step=0.9), LISTATopK(50), MatchingPursuit(50)]
+)
 def test_what_inference_asks_for_is_kept_and_a_k_beyond_the_width_is_all_latents(tmp_path, encoder):
-    model, signals = fitted(encoder), np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
+    model, signals = (
+        fitted(encoder),
+        np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32),
+    )
     sae_gap.save_sae(model, tmp_path / "sae")
-    close(sae_gap.load_sae(tmp_path / "sae").encode(signals), encode(encoder, model, jnp.asarray(signals)))
+    close(
+        sae_gap.load_sae(tmp_path / "sae").encode(signals),
+        encode(encoder, model, jnp.asarray(signals)),
+    )
 
 
 def test_a_signed_fit_stays_signed_and_a_dead_atom_dead(tmp_path):
@@ -134,17 +148,25 @@ def topk(**values):
 
 def thresholdless(folder):
     model = fitted(LISTABatchTopK(3))
-    spoilt = dataclasses.replace(model.encoder, thresholds=model.encoder.thresholds.at[1].set(jnp.nan))
-    return written(folder, dataclasses.replace(model, encoder=spoilt), SparseAutoencoder(model.encode))
+    spoilt = dataclasses.replace(
+        model.encoder, thresholds=model.encoder.thresholds.at[1].set(jnp.nan)
+    )
+    return written(
+        folder, dataclasses.replace(model, encoder=spoilt), SparseAutoencoder(model.encode)
+    )
 
 
 FAULTS = {
     "a dictionary": (
-        lambda folder: written(folder, sae_gap.Model(jnp.ones((6, 10)), jnp.zeros(6)), OnlineDictionary()),
+        lambda folder: written(
+            folder, sae_gap.Model(jnp.ones((6, 10)), jnp.zeros(6)), OnlineDictionary()
+        ),
         "OnlineDictionary, which learns no encoder",
     ),
     "steps of another number": (
-        lambda folder: written(folder, fitted(LISTATopK(2, depth=2)), SparseAutoencoder(LISTATopK(2, depth=3))),
+        lambda folder: written(
+            folder, fitted(LISTATopK(2, depth=2)), SparseAutoencoder(LISTATopK(2, depth=3))
+        ),
         "is expected",
     ),
     "another encoder": (
@@ -171,4 +193,8 @@ def test_what_is_no_sae_is_refused_in_a_sentence(tmp_path, fault):
     make, words = FAULTS[fault]
     with pytest.raises(ValueError) as caught:
         sae_gap.load_sae(make(tmp_path / "fit"))
-    assert words in str(caught.value) and "fit it again" in str(caught.value) and "\n" not in str(caught.value), caught.value
+    assert (
+        words in str(caught.value)
+        and "fit it again" in str(caught.value)
+        and "\n" not in str(caught.value)
+    ), caught.value

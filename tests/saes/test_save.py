@@ -36,7 +36,9 @@ def test_saelens_finds_the_codes_that_the_suite_finds(name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_files_that_saelens_read_are_those_written_now(tmp_path, name):
-    sae_gap.save_sae(example(name), tmp_path / "sae", metadata={"hook_name": "blocks.2.hook_resid_post"})
+    sae_gap.save_sae(
+        example(name), tmp_path / "sae", metadata={"hook_name": "blocks.2.hook_resid_post"}
+    )
     assert sorted(os.listdir(tmp_path)) == ["sae"]
     # The version that wrote them is the one thing that may differ.
     now, then = (
@@ -44,7 +46,9 @@ def test_the_files_that_saelens_read_are_those_written_now(tmp_path, name):
         for path in (tmp_path / "sae/cfg.json", SAVED / name / "cfg.json")
     )
     assert now == then and '"sae_gap_version": null' in now
-    now, then = (load_file(folder / "sae_weights.safetensors") for folder in (tmp_path / "sae", SAVED / name))
+    now, then = (
+        load_file(folder / "sae_weights.safetensors") for folder in (tmp_path / "sae", SAVED / name)
+    )
     assert now.keys() == then.keys()
     # The exponential of a threshold is rounded in its own way by each machine.
     for tensor, value in now.items():
@@ -60,8 +64,18 @@ OTHERS = [
         "saelens/topk_rescaled",
         "saelens/abstopk",
     ),
-    *("saelens/gated_input_as_it_is", "saelens/pursuit_leaves", "saelens/pursuit_without_bias", "saelens/batchtopk_checkpoint"),
-    *("dictionary_learning/autoencoder", "dictionary_learning/topk", "sparsify/bfloat16", "gemma_scope/second"),
+    *(
+        "saelens/gated_input_as_it_is",
+        "saelens/pursuit_leaves",
+        "saelens/pursuit_without_bias",
+        "saelens/batchtopk_checkpoint",
+    ),
+    *(
+        "dictionary_learning/autoencoder",
+        "dictionary_learning/topk",
+        "sparsify/bfloat16",
+        "gemma_scope/second",
+    ),
 ]
 
 
@@ -82,7 +96,11 @@ def test_metadata_come_before_the_notes_of_a_loaded_sae_and_folders_are_made(tmp
     sae = loaded("saelens/topk")
     folder = tmp_path / "of" / "many" / "saes"
     sae_gap.save_sae(sae, folder, metadata={"hook_name": "blocks.7.hook_mlp_out"})
-    assert sae.notes["hook_name"] != "blocks.7.hook_mlp_out" == sae_gap.load_sae(folder).notes["hook_name"]
+    assert (
+        sae.notes["hook_name"]
+        != "blocks.7.hook_mlp_out"
+        == sae_gap.load_sae(folder).notes["hook_name"]
+    )
 
 
 def refused(call, *words):
@@ -92,7 +110,8 @@ def refused(call, *words):
 
 
 @pytest.mark.parametrize(
-    ("case", "word"), [("sparsify/groupmax", "GroupMax"), ("dictionary_learning/batchtopk_older", "BatchLargest")]
+    ("case", "word"),
+    [("sparsify/groupmax", "GroupMax"), ("dictionary_learning/batchtopk_older", "BatchLargest")],
 )
 def test_what_neither_saelens_nor_the_suite_infers_is_refused(tmp_path, case, word):
     refused(lambda: sae_gap.save_sae(loaded(case), tmp_path / "sae"), word)
@@ -101,16 +120,24 @@ def test_what_neither_saelens_nor_the_suite_infers_is_refused(tmp_path, case, wo
 
 def test_a_normalisation_that_a_folder_cannot_hold_is_refused(tmp_path):
     for case, word in (("scaled", "scaled by 0.37"), ("whitened", "whitening")):
-        refused(lambda case=case: sae_gap.save_sae(loaded(f"saelens/{case}"), tmp_path / "sae"), word)
+        refused(
+            lambda case=case: sae_gap.save_sae(loaded(f"saelens/{case}"), tmp_path / "sae"), word
+        )
 
 
 def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path):
     model, folder = example("relu"), tmp_path / "sae"
     bare = dataclasses.replace(model, encode=None)
     refused(lambda: sae_gap.save_sae(bare, folder), "dictionary alone", "sae_gap.learn")
-    refused(lambda: sae_gap.save_sae(dataclasses.replace(model, dictionary=None), folder), "no dictionary")
+    refused(
+        lambda: sae_gap.save_sae(dataclasses.replace(model, dictionary=None), folder),
+        "no dictionary",
+    )
     refused(lambda: sae_gap.save_sae(bare, folder, encoder=Lasso(0.1)), "Lasso", "TopK")
-    refused(lambda: sae_gap.save_sae(bare, folder, encoder=MatchingPursuit(3)), "no parameters that MatchingPursuit")
+    refused(
+        lambda: sae_gap.save_sae(bare, folder, encoder=MatchingPursuit(3)),
+        "no parameters that MatchingPursuit",
+    )
 
     # What goes on from a known encoder may infer in its own way.
     class Louder(TopK):
@@ -118,20 +145,33 @@ def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path):
             return 2 * super().__call__(model, signals)
 
     refused(lambda: sae_gap.save_sae(model, folder, encoder=Louder(3)), "Louder")
-    refused(lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function")
-    refused(lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)), "TopK", "Model.encoder")
-    refused(lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)), "leave encoder out")
+    refused(
+        lambda: sae_gap.save_sae(bare, folder, encoder=lambda model, signals: signals), "function"
+    )
+    refused(
+        lambda: sae_gap.save_sae(dataclasses.replace(bare, encoder=None), folder, encoder=TopK(3)),
+        "TopK",
+        "Model.encoder",
+    )
+    refused(
+        lambda: sae_gap.save_sae(loaded("saelens/topk"), folder, encoder=TopK(3)),
+        "leave encoder out",
+    )
     spoilt = dataclasses.replace(model, bias=model.bias.at[2].set(jnp.nan))
     refused(lambda: sae_gap.save_sae(spoilt, folder), "bias", "finite")
     encoder, atoms = LISTABatchTopK(3), jnp.eye(6)
-    spoilt = sae_gap.Model(atoms, jnp.zeros(6), encoder.parameters(atoms, jax.random.key(0)), encoder)
+    spoilt = sae_gap.Model(
+        atoms, jnp.zeros(6), encoder.parameters(atoms, jax.random.key(0)), encoder
+    )
     spoilt = eqx.tree_at(lambda model: model.encoder.thresholds, spoilt, jnp.full(2, jnp.nan))
     refused(lambda: sae_gap.save_sae(spoilt, folder), "NaN")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_given_encoder_is_the_one_written(tmp_path):
-    sae_gap.save_sae(dataclasses.replace(example("relu"), encode=None), tmp_path / "sae", encoder=TopK(2))
+    sae_gap.save_sae(
+        dataclasses.replace(example("relu"), encode=None), tmp_path / "sae", encoder=TopK(2)
+    )
     config = json.loads((tmp_path / "sae/cfg.json").read_text())
     assert (config["architecture"], config["k"]) == ("topk", 2)
 

@@ -12,12 +12,18 @@ def test_the_largest_of_four_scores_leads():
     assert sorted(found[0].tolist()) == [1, 2]
 
 
-@pytest.mark.parametrize(("rows", "num_blocks", "count", "x64"), [(7, 64, 16, False), (33, 64, 8, True)])
+@pytest.mark.parametrize(
+    ("rows", "num_blocks", "count", "x64"), [(7, 64, 16, False), (33, 64, 8, True)]
+)
 def test_leaders_are_the_largest_block_maxima_of_each_group(rows, num_blocks, count, x64):
     rng = np.random.default_rng(rows)
     scores = np.maximum(rng.normal(size=(5, rows * num_blocks)), 0)
     with jax.enable_x64(x64):
-        index = np.asarray(atoms.leaders(jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count))
+        index = np.asarray(
+            atoms.leaders(
+                jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count
+            )
+        )
     for row, chosen in zip(scores, index, strict=True):
         groups = row.reshape(rows, num_blocks // atoms.GROUPS, atoms.GROUPS).max(0)
         want = np.sort(groups, axis=0)[::-1][: count // atoms.GROUPS].ravel()

@@ -33,7 +33,9 @@ def test_reaches_the_optimum_of_scikit_learn(solver, nonneg):
     solution = sparse_code(signals, dictionary, 0.1, solver=solver, nonneg=nonneg)
     _assert_solved(solution, signals, dictionary, 0.1, nonneg)
     for i in range(3):
-        peer = Lasso(alpha=0.1 / M, fit_intercept=False, positive=nonneg, tol=1e-12, max_iter=100_000)
+        peer = Lasso(
+            alpha=0.1 / M, fit_intercept=False, positive=nonneg, tol=1e-12, max_iter=100_000
+        )
         peer.fit(dictionary.astype(float), signals[i].astype(float))
         np.testing.assert_allclose(solution.codes[i], peer.coef_, atol=3e-5)
 
@@ -41,7 +43,9 @@ def test_reaches_the_optimum_of_scikit_learn(solver, nonneg):
 def test_ista_reaches_it_too():
     signals, dictionary = draw()
     ista, fista = (sparse_code(signals, dictionary, 0.1, solver=s) for s in ("ista", "fista"))
-    assert bool(jnp.all(ista.converged)) and float(jnp.mean(ista.iterations)) > float(jnp.mean(fista.iterations))
+    assert bool(jnp.all(ista.converged)) and float(jnp.mean(ista.iterations)) > float(
+        jnp.mean(fista.iterations)
+    )
     np.testing.assert_allclose(ista.objective, fista.objective, rtol=2e-6)
 
 
@@ -49,7 +53,17 @@ def test_ista_reaches_it_too():
 @given(
     st.integers(0, 10_000),
     st.sampled_from(
-        ["plain", "zero signal", "zero atom", "duplicates", "opposites", "collinear", "norms", "low rank", "one live atom"]
+        [
+            "plain",
+            "zero signal",
+            "zero atom",
+            "duplicates",
+            "opposites",
+            "collinear",
+            "norms",
+            "low rank",
+            "one live atom",
+        ]
     ),
     st.sampled_from([0.01, 0.1, 10.0]),
     st.sampled_from([1e-15, 1.0, 1e15]),
@@ -77,9 +91,12 @@ def test_degenerate_problems(solver, seed, kind, lam, scale, nonneg):
     elif kind == "one live atom":
         dictionary[:, 1:] = 0
     weight = np.float32(lam * scale)
-    solution = sparse_code(signals * np.float32(scale), dictionary, weight, solver=solver, nonneg=nonneg)
+    solution = sparse_code(
+        signals * np.float32(scale), dictionary, weight, solver=solver, nonneg=nonneg
+    )
     assert bool(jnp.all(solution.converged))
-    # Scored at the scale of one. Rounding the codes to float32 moves each correlation by about their size times its unit.
+    # Scored at the scale of one. Rounding the codes to float32 moves each correlation by about
+    # their size times its unit.
     codes = np.asarray(solution.codes, float) / scale
     value, gap = score(signals, dictionary, codes, lam, nonneg)
     size = np.abs(codes).sum(1) * np.linalg.norm(dictionary, axis=0).max()
@@ -140,7 +157,9 @@ def test_warm_equals_cold(solver):
     np.testing.assert_allclose(warm.codes, plain.codes, atol=1e-4)
     assert float(jnp.sum(warm.iterations)) < float(jnp.sum(plain.iterations))
     far = np.random.default_rng(0).uniform(size=(N, LATENTS)).astype(np.float32)
-    np.testing.assert_allclose(sparse_code(signals, dictionary, 0.1, solver=solver, init=far).codes, plain.codes, atol=1e-4)
+    np.testing.assert_allclose(
+        sparse_code(signals, dictionary, 0.1, solver=solver, init=far).codes, plain.codes, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("solver", CERTIFIED)
@@ -157,7 +176,9 @@ def test_under_jit_and_vmap():
     signals, dictionary = draw(8)
     whole = sparse_code(signals, dictionary, 0.1)
     plain = whole.codes
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(sparse_code)(signals, dictionary, 0.1), whole)
+    jax.tree.map(
+        np.testing.assert_array_equal, jax.jit(sparse_code)(signals, dictionary, 0.1), whole
+    )
     single = jax.vmap(lambda y: sparse_code(y[None], dictionary, 0.1).codes[0])
     np.testing.assert_allclose(single(jnp.asarray(signals)), plain, atol=1e-4)
 
@@ -182,7 +203,8 @@ def test_giving_up_is_reported():
         solution = sparse_code(signals, dictionary, 1e-3, solver=solver, max_iterations=1)
         _, gap = score(signals, dictionary, solution.codes, 1e-3)
         assert not bool(jnp.all(solution.converged))
-        # The one product is all that there is, and FISTA is not begun; by itself it goes on to its next check.
+        # The one product is all that there is, and FISTA is not begun; by itself it goes on to its
+        # next check.
         assert np.all(solution.iterations == (1 if solver == "working_set" else fista.CHECK_EVERY))
         # What is reported unconverged really has that gap, up to the rounding of a float32.
         np.testing.assert_allclose(solution.gap, gap, rtol=0.2, atol=1e-6)
@@ -195,7 +217,13 @@ def test_non_finite_values_inside_jit_do_not_converge():
         # The solver of a concrete call, without its checks of values.
         options = coding._Options(nonneg=True, solver=name, fixed=False, layout=None, host=here)
         solution = coding._solve(
-            options, signals, dictionary, jnp.full((1, 1), 0.1), None, jnp.float32(1e-6), jnp.int32(20_000)
+            options,
+            signals,
+            dictionary,
+            jnp.full((1, 1), 0.1),
+            None,
+            jnp.float32(1e-6),
+            jnp.int32(20_000),
         )
         assert solution.converged.tolist() == [i != 3 for i in range(N)]
     code = jax.jit(lambda signals, lam: sparse_code(signals, np.eye(3, dtype=np.float32), lam))
@@ -216,12 +244,15 @@ def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypa
     rng = np.random.default_rng(0)
     # 300 of 400 atoms that hardly meet are on.
     dictionary = (np.eye(400) + 1e-3 * rng.normal(size=(400, 400))).astype(np.float32)
-    signals = (dictionary @ (rng.uniform(0.5, 1, size=(400, 2)) * (np.arange(400) < 300)[:, None])).T
+    signals = (
+        dictionary @ (rng.uniform(0.5, 1, size=(400, 2)) * (np.arange(400) < 300)[:, None])
+    ).T
     for here in (True, False):
         monkeypatch.setattr(coding, "_on_the_host", lambda arrays, here=here: here)
         solution = jax.jit(lambda y, atoms: sparse_code(y, atoms, 0.2))(signals, dictionary)
         assert jnp.all(jnp.sum(solution.codes > 0, axis=1) == 300)
-        # A gap by the residual feels the rounding of so many codes, which the certificate's own dual point does not.
+        # A gap by the residual feels the rounding of so many codes, which the certificate's own
+        # dual point does not.
         _assert_solved(solution, signals, dictionary, 0.2, slack=5.0)
 
 
@@ -255,7 +286,10 @@ def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypa
         ({"signals": [[1.0, 2.0], [3.0]]}, "do not make one array"),
         ({"lam": [[1.0, 2.0], [3.0]]}, "do not make one array"),
         ({"lam": 10**400}, "lam must be"),
-        ({"init": np.ma.masked_equal(np.zeros((N, LATENTS), np.float32), 0)}, "init has masked entries"),
+        (
+            {"init": np.ma.masked_equal(np.zeros((N, LATENTS), np.float32), 0)},
+            "init has masked entries",
+        ),
         ({"lam": np.ma.masked_array(0.1, True)}, "lam has masked entries"),
     ],
 )
@@ -285,14 +319,20 @@ def test_no_iterations_certify_the_codes_they_are_given(init):
     signals, dictionary = draw()
     codes = np.full((N, LATENTS), 0.1, np.float32) if init else np.zeros((N, LATENTS), np.float32)
     given = codes if init else None
-    found = sparse_code(signals, dictionary, 0.1, solver="working_set", max_iterations=0, init=given)
+    found = sparse_code(
+        signals, dictionary, 0.1, solver="working_set", max_iterations=0, init=given
+    )
     traced = jax.jit(
-        lambda limit: sparse_code(signals, dictionary, 0.1, solver="working_set", max_iterations=limit, init=given)
+        lambda limit: sparse_code(
+            signals, dictionary, 0.1, solver="working_set", max_iterations=limit, init=given
+        )
     )(0)
     jax.tree.map(np.testing.assert_array_equal, traced, found)
     rest = np.asarray(signals, float) - codes.astype(float) @ np.asarray(dictionary, float).T
     np.testing.assert_array_equal(found.codes, codes)
-    np.testing.assert_allclose(found.objective, 0.5 * (rest**2).sum(axis=1) + 0.1 * codes.sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        found.objective, 0.5 * (rest**2).sum(axis=1) + 0.1 * codes.sum(axis=1), rtol=1e-5
+    )
     assert not found.converged.any() and np.all(found.gap > 0) and not found.iterations.any()
 
 
@@ -301,17 +341,30 @@ def test_no_iterations_certify_the_codes_they_are_given(init):
 def test_codes_that_overflow_or_vanish_are_not_called_converged(signal, atom, sparse):
     signals, dictionary = draw()
     lam = np.float32(0.1 * signal * atom)
-    found = sparse_code(signals * np.float32(signal), dictionary * np.float32(atom), lam, solver="working_set", sparse=sparse)
+    found = sparse_code(
+        signals * np.float32(signal),
+        dictionary * np.float32(atom),
+        lam,
+        solver="working_set",
+        sparse=sparse,
+    )
     codes = found.codes.toarray() if sparse else np.asarray(found.codes)
-    assert not found.converged.any() and not np.isnan(codes).any() and np.isfinite(found.objective).all()
+    assert (
+        not found.converged.any()
+        and not np.isnan(codes).any()
+        and np.isfinite(found.objective).all()
+    )
 
 
 @pytest.mark.parametrize("shape", [(), (1, LATENTS), (N, LATENTS)])
 def test_scales_whose_product_overflows_keep_their_weight(shape):
     signals, dictionary = draw()
-    # In units of order one the weight is .02, and the largest correlation is beyond what float32 holds.
+    # In units of order one the weight is .02, and the largest correlation is beyond what float32
+    # holds.
     lam = np.full(shape, 0.02 * 1e35 * 1e4, np.float32)
-    found = sparse_code(signals * np.float32(1e15), dictionary * np.float32(1e24), lam, solver="working_set")
+    found = sparse_code(
+        signals * np.float32(1e15), dictionary * np.float32(1e24), lam, solver="working_set"
+    )
     wanted = sparse_code(signals, dictionary, 0.02, solver="working_set")
     np.testing.assert_allclose(np.asarray(found.objective) * 1e-30, wanted.objective, rtol=1e-4)
 
@@ -357,7 +410,9 @@ def test_atoms_of_very_different_norms_with_weights_to_match_are_the_same_proble
 
 @pytest.mark.parametrize("solver", CERTIFIED)
 def test_weights_beside_atoms_of_any_norm_are_right(solver):
-    """By hand: the large atom fits its dimension for nothing, and the small one costs more than it fits."""
+    """By hand: the large atom fits its dimension for nothing, and the small one costs more than it
+    fits.
+    """
     dictionary = np.diag([1e12, 1e-12]).astype(np.float32)
     found = sparse_code(np.ones((1, 2), np.float32), dictionary, 1e-6, solver=solver)
     np.testing.assert_allclose(found.codes, [[1e-12, 0]], rtol=1e-5)
@@ -369,7 +424,9 @@ def test_weights_beside_atoms_of_any_norm_are_right(solver):
 def test_a_sample_of_another_scale_changes_no_other(shape):
     """By hand, on orthogonal atoms, z = max(y − λ, 0); a sample of next to nothing lies beside."""
     signals = np.array([[1, 0.5], [1e-25, 0], [0, 0]], np.float32)
-    found = sparse_code(signals, np.eye(2, dtype=np.float32), np.full(shape, 0.25, np.float32), solver="working_set")
+    found = sparse_code(
+        signals, np.eye(2, dtype=np.float32), np.full(shape, 0.25, np.float32), solver="working_set"
+    )
     np.testing.assert_allclose(found.codes, [[0.75, 0.25], [0, 0], [0, 0]], rtol=1e-6)
     np.testing.assert_allclose(found.objective, [0.3125, 0, 0], rtol=1e-6)
     assert found.converged.all()

@@ -15,7 +15,9 @@ def _textbook(signals, dictionary, lam, start, iterations, momentum):
     z = x = start.astype(float)
     t = 1.0
     for _ in range(iterations):
-        new = np.maximum(x - step * (x @ (dictionary.T @ dictionary) - signals @ dictionary) - step * lam, 0)
+        new = np.maximum(
+            x - step * (x @ (dictionary.T @ dictionary) - signals @ dictionary) - step * lam, 0
+        )
         t_new = (1 + np.sqrt(1 + 4 * t**2)) / 2 if momentum else 1.0
         x, z, t = new + (t - 1) / t_new * (new - z), new, t_new
     return z
@@ -30,7 +32,9 @@ def test_fixed_iterations_follow_the_textbook(momentum, iterations):
     fixed = fista.fixed(signals, dictionary, 0.1, start, iterations=iterations, momentum=momentum)
     np.testing.assert_allclose(fixed, want, atol=1e-4)
     name = "fista" if momentum else "ista"
-    public = sparse_code(signals, dictionary, 0.1, solver=name, tol=None, max_iterations=iterations, init=start)
+    public = sparse_code(
+        signals, dictionary, 0.1, solver=name, tol=None, max_iterations=iterations, init=start
+    )
     np.testing.assert_allclose(public.codes, want, atol=1e-4)
     assert set(public.iterations.tolist()) == {iterations}
     # What is certified are the codes that are returned.
@@ -42,11 +46,15 @@ def test_fixed_iterations_may_be_traced():
     signals, dictionary = draw()
     run = jax.jit(lambda i: fista.fixed(signals, dictionary, 0.1, iterations=i))
     for iterations in (3, 9):
-        np.testing.assert_allclose(run(iterations), fista.fixed(signals, dictionary, 0.1, iterations=iterations), atol=1e-6)
+        np.testing.assert_allclose(
+            run(iterations), fista.fixed(signals, dictionary, 0.1, iterations=iterations), atol=1e-6
+        )
 
 
 def _restarted(signals, dictionary, lam, iterations):
-    """FISTA whose momentum begins anew, sample by sample, where it points uphill, in float64; and how often that was."""
+    """FISTA whose momentum begins anew, sample by sample, where it points uphill, in float64; and
+    how often that was.
+    """
     signals, dictionary = signals.astype(float), dictionary.astype(float)
     step = 1 / np.linalg.norm(dictionary, 2) ** 2
     z = before = np.zeros((len(signals), dictionary.shape[1]))
@@ -54,7 +62,9 @@ def _restarted(signals, dictionary, lam, iterations):
     for _ in range(iterations):
         t_new = (1 + np.sqrt(1 + 4 * t**2)) / 2
         point = z + (t - 1) / t_new * (z - before)
-        new = np.maximum(point - step * (point @ dictionary.T - signals) @ dictionary - step * lam, 0)
+        new = np.maximum(
+            point - step * (point @ dictionary.T - signals) @ dictionary - step * lam, 0
+        )
         uphill = ((point - new) * (new - z)).sum(axis=1, keepdims=True) > 0
         z, before, t, count = new, z, np.where(uphill, 1, t_new), count + uphill.sum()
     return z, count
@@ -82,8 +92,16 @@ def test_small_weights_are_certified_in_float32(lam, nonneg):
     solution = sparse_code(signals, dictionary, lam, nonneg=nonneg, solver="fista")
     assert bool(jnp.all(solution.converged))
     with jax.enable_x64(True):
-        exact = sparse_code(signals.astype(float), dictionary.astype(float), lam, tol=1e-9, nonneg=nonneg, solver="fista")
-    # The claimed interval [objective - gap, objective] holds the optimum, give or take the roundoff of the objective.
+        exact = sparse_code(
+            signals.astype(float),
+            dictionary.astype(float),
+            lam,
+            tol=1e-9,
+            nonneg=nonneg,
+            solver="fista",
+        )
+    # The claimed interval [objective - gap, objective] holds the optimum, give or take the roundoff
+    # of the objective.
     value, _ = score(signals, dictionary, solution.codes, lam, nonneg)
     room = 1e-7 * value
     assert np.all(np.asarray(exact.objective) <= value + room)
@@ -96,7 +114,8 @@ def test_finished_samples_stand_still():
     first = int(jnp.min(among.iterations))
     ended = np.asarray(among.iterations) == first
     assert 0 < np.sum(ended) < len(ended)
-    # Stopped when the first of them are done: what the others then take must not move these by a bit.
+    # Stopped when the first of them are done: what the others then take must not move these by a
+    # bit.
     stopped = sparse_code(signals, dictionary, 0.05, solver="fista", max_iterations=first)
     np.testing.assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
     np.testing.assert_array_equal(stopped.gap[ended], among.gap[ended])

@@ -36,7 +36,9 @@ def _orthogonal(signal, atoms, steps, nonneg):
 @pytest.mark.parametrize("precision", [np.float16, np.int8])
 def test_codes_have_single_precision_at_least(function, precision):
     rng = np.random.default_rng(0)
-    signals, dictionary = (rng.integers(-9, 9, shape).astype(precision) for shape in ((40, 6), (6, 8)))
+    signals, dictionary = (
+        rng.integers(-9, 9, shape).astype(precision) for shape in ((40, 6), (6, 8))
+    )
     codes = function(lambda y: orthogonal_matching_pursuit(y, dictionary, np.int64(2)))(signals)
     assert codes.dtype == np.float32
     want = orthogonal_matching_pursuit(np.float32(signals), np.float32(dictionary), 2)
@@ -47,14 +49,20 @@ def test_codes_have_single_precision_at_least(function, precision):
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_atoms_have_any_scale(function, scale, each_alone):
     signals, dictionary = draw(3)
-    codes = function(lambda y, d: orthogonal_matching_pursuit(y, d, 4))(signals, np.float32(scale) * dictionary)
-    np.testing.assert_allclose(codes, orthogonal_matching_pursuit(signals, dictionary, 4), atol=1e-5)
+    codes = function(lambda y, d: orthogonal_matching_pursuit(y, d, 4))(
+        signals, np.float32(scale) * dictionary
+    )
+    np.testing.assert_allclose(
+        codes, orthogonal_matching_pursuit(signals, dictionary, 4), atol=1e-5
+    )
 
 
 @WAYS
 @pytest.mark.parametrize("nonneg", [False, True])
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
-def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(function, nonneg, precision, each_alone, monkeypatch):
+def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(
+    function, nonneg, precision, each_alone, monkeypatch
+):
     # A few samples at once, and atoms of several tiles.
     monkeypatch.setattr(greedy, "BASES", 20 * 12 * 10)
     rng = np.random.default_rng(0)
@@ -63,9 +71,15 @@ def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(function, nonneg, 
     signals = rng.normal(size=(210, 20)).astype(precision)
     with jax.enable_x64(precision == np.float64):
         order = function(lambda y: pursuit_order(y, dictionary, 12, nonneg=nonneg))(signals)
-        codes = np.asarray(function(lambda y: orthogonal_matching_pursuit(y, dictionary, 12, nonneg=nonneg))(signals))
+        codes = np.asarray(
+            function(lambda y: orthogonal_matching_pursuit(y, dictionary, 12, nonneg=nonneg))(
+                signals
+            )
+        )
     assert order.dtype == np.int32 and codes.dtype == precision
-    for signal, row, code in zip(signals[::10].astype(float), np.asarray(order)[::10], codes[::10], strict=True):
+    for signal, row, code in zip(
+        signals[::10].astype(float), np.asarray(order)[::10], codes[::10], strict=True
+    ):
         chosen, values = _orthogonal(signal, atoms.astype(float), 12, nonneg)
         want = np.zeros(atoms.shape[1])
         want[chosen] = values
@@ -77,10 +91,16 @@ def test_the_encoder_has_codes_of_the_atoms_as_they_are_and_clips_them():
     signals, dictionary = draw(2)
     # Correlated atoms leave some codes negative.
     dictionary = np.abs(dictionary) * np.float32(3)
-    found = OMP(3, nonneg=True).infer(Model(jnp.asarray(dictionary), jnp.ones(len(dictionary))), jnp.asarray(signals + 1)).codes
+    found = (
+        OMP(3, nonneg=True)
+        .infer(Model(jnp.asarray(dictionary), jnp.ones(len(dictionary))), jnp.asarray(signals + 1))
+        .codes
+    )
     clipped = 0
     for signal, code in zip(signals.astype(float), np.asarray(found), strict=True):
-        chosen, values = _orthogonal(signal, dictionary / np.linalg.norm(dictionary, axis=0), 3, nonneg=True)
+        chosen, values = _orthogonal(
+            signal, dictionary / np.linalg.norm(dictionary, axis=0), 3, nonneg=True
+        )
         clipped += np.sum(values < 0)
         want = np.zeros(dictionary.shape[1])
         want[chosen] = (values / np.linalg.norm(dictionary, axis=0)[chosen]).clip(0)
@@ -98,7 +118,10 @@ def test_dependent_and_zero_atoms(function, each_alone):
     assert np.all(np.isfinite(codes)) and not np.any(codes[:, -4:])
     # Of twins one has a code at most, and no atom is chosen twice.
     assert not np.any(codes[:, ::2] * codes[:, 1::2])
-    assert all(len({*row}) == 8 for row in np.asarray(function(lambda y: pursuit_order(y, dictionary, 8))(signals)))
+    assert all(
+        len({*row}) == 8
+        for row in np.asarray(function(lambda y: pursuit_order(y, dictionary, 8))(signals))
+    )
 
 
 def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypatch):
@@ -115,13 +138,17 @@ def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypat
 @WAYS
 def test_of_atoms_that_tie_the_first_is_chosen(function, each_alone):
     width = 2 * routines.CHUNK + 6
-    order = function(lambda y: pursuit_order(y, np.eye(width, dtype=np.float32), width))(np.ones((2, width), np.float32))
+    order = function(lambda y: pursuit_order(y, np.eye(width, dtype=np.float32), width))(
+        np.ones((2, width), np.float32)
+    )
     np.testing.assert_array_equal(order, [np.arange(width)] * 2)
 
 
 @pytest.mark.parametrize("count", [0, 17, 2.0, True])
 def test_bad_counts_are_refused(count):
-    with pytest.raises(ValueError, match="num_atoms must be an integer of at least 1 and of at most 16"):
+    with pytest.raises(
+        ValueError, match="num_atoms must be an integer of at least 1 and of at most 16"
+    ):
         orthogonal_matching_pursuit(*draw(), count)
 
 
@@ -130,7 +157,10 @@ def test_dependent_atoms_have_codes_of_zero():
     # Forty atoms of rank 8, which rounding to single precision hides.
     dictionary = (rng.normal(size=(16, 8)) @ rng.normal(size=(8, 40))).astype(np.float32)
     signals = rng.normal(size=(20, 16)).astype(np.float32)
-    codes, order = orthogonal_matching_pursuit(signals, dictionary, 12), pursuit_order(signals, dictionary, 12)
+    codes, order = (
+        orthogonal_matching_pursuit(signals, dictionary, 12),
+        pursuit_order(signals, dictionary, 12),
+    )
     assert all(len(set(row)) == 12 for row in np.asarray(order).tolist())
     assert np.all(np.count_nonzero(codes, axis=1) == 8)
     atoms = dictionary / np.linalg.norm(dictionary, axis=0)

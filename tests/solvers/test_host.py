@@ -17,12 +17,14 @@ from .problems import draw, score
 def coherent(seed, num_samples, input_dim, num_latents, support, cluster=16):
     """Clusters of atoms with a cosine of about a half, and signals that are sparse on them."""
     rng = np.random.default_rng(seed)
-    dictionary = np.repeat(rng.normal(size=(-(-num_latents // cluster), input_dim)), cluster, axis=0)[:num_latents]
+    dictionary = np.repeat(
+        rng.normal(size=(-(-num_latents // cluster), input_dim)), cluster, axis=0
+    )[:num_latents]
     dictionary = dictionary + rng.normal(size=dictionary.shape)
     dictionary /= np.linalg.norm(dictionary, axis=1, keepdims=True)
-    codes = np.stack([rng.permutation(num_latents) < support for _ in range(num_samples)]) * rng.exponential(
-        size=(num_samples, num_latents)
-    )
+    codes = np.stack(
+        [rng.permutation(num_latents) < support for _ in range(num_samples)]
+    ) * rng.exponential(size=(num_samples, num_latents))
     signals = codes @ dictionary
     signals /= np.linalg.norm(signals, axis=1, keepdims=True)
     return signals.astype(np.float32), dictionary.T.astype(np.float32)
@@ -38,7 +40,8 @@ def solve(signals, dictionary, lam, **options):
 def least(signal, dictionary, lam, *, nonneg):
     """The optimum of one sample by SciPy's non-negative least squares, good to about 1e-8.
 
-    ½‖y − D z‖² + λᵀz over z ≥ 0 is least squares once λ is an inner product with every atom, which one long dimension makes.
+    ½‖y − D z‖² + λᵀz over z ≥ 0 is least squares once λ is an inner product with every atom, which
+    one long dimension makes.
     """
     signal, dictionary = signal.astype(np.float64), dictionary.astype(np.float64)
     both = dictionary if nonneg else np.concatenate([dictionary, -dictionary], axis=1)
@@ -52,7 +55,9 @@ def least(signal, dictionary, lam, *, nonneg):
 ATOMS = {
     "gaussian": lambda rng, atoms: atoms,
     "coherent": lambda rng, atoms: atoms + 3 * rng.normal(size=(len(atoms), 1)),
-    "twins": lambda rng, atoms: np.concatenate([atoms[:, ::2]] * 2, axis=1) * (1 + 1e-6 * rng.normal(size=atoms.shape)),
+    "twins": lambda rng, atoms: (
+        np.concatenate([atoms[:, ::2]] * 2, axis=1) * (1 + 1e-6 * rng.normal(size=atoms.shape))
+    ),
     "copies": lambda rng, atoms: np.concatenate([atoms[:, ::2]] * 2, axis=1),
     "dependent": lambda rng, atoms: atoms[:, :6] @ rng.normal(size=(6, atoms.shape[1])),
     "zeros": lambda rng, atoms: atoms * (rng.uniform(size=atoms.shape[1]) < 0.7),
@@ -75,9 +80,16 @@ def test_the_optimum_is_that_of_least_squares(kind, nonneg):
     found = solve(signals, dictionary, lam, nonneg=nonneg)
     assert found.converged.all()
     value, _ = score(signals, dictionary, found.codes, lam, nonneg=nonneg)
-    best = np.array([least(*given, nonneg=nonneg) for given in zip(signals, [dictionary] * 45, lam.astype(float), strict=True)])
+    best = np.array(
+        [
+            least(*given, nonneg=nonneg)
+            for given in zip(signals, [dictionary] * 45, lam.astype(float), strict=True)
+        ]
+    )
     scale = 1e-7 * np.sum(signals.astype(float) ** 2, axis=1)
-    assert np.all(value <= best * (1 + 1e-6) + scale) and np.all(value - np.asarray(found.gap) <= best + scale)
+    assert np.all(value <= best * (1 + 1e-6) + scale) and np.all(
+        value - np.asarray(found.gap) <= best + scale
+    )
     np.testing.assert_allclose(found.objective, value, rtol=1e-6, atol=1e-12)
 
 
@@ -86,10 +98,13 @@ def test_supports_of_every_size_are_exact(monkeypatch, nonneg):
     monkeypatch.setattr(host, "default_slots", lambda *shape: 0)
     rng = np.random.default_rng(0)
     signals, dictionary = coherent(1, 60, DIM, LATENTS, 10)
-    # Two thirds are sparse on the atoms, the others have dense signals; each sample has its own weight.
+    # Two thirds are sparse on the atoms, the others have dense signals; each sample has its own
+    # weight.
     signals[20:40] = rng.normal(size=(20, DIM)) / 8
     pull = signals @ dictionary
-    share = np.concatenate([np.geomspace(1e-3, 0.9, 20), np.geomspace(1e-3, 0.3, 20), np.geomspace(1e-3, 0.9, 20)])
+    share = np.concatenate(
+        [np.geomspace(1e-3, 0.9, 20), np.geomspace(1e-3, 0.3, 20), np.geomspace(1e-3, 0.9, 20)]
+    )
     lam = share * np.max(pull if nonneg else np.abs(pull), axis=1)
     solution = solve(signals, dictionary, lam[:, None], nonneg=nonneg)
     assert bool(jnp.all(solution.converged))
@@ -108,13 +123,17 @@ def test_atoms_of_several_tiles_are_all_looked_at():
     dictionary = rng.normal(size=(12, num_latents)) / 12**0.5
     for precision in (np.float32, np.float64):
         with jax.enable_x64(precision == np.float64):
-            found = solve(rng.normal(size=(20, 12)).astype(precision), dictionary.astype(precision), 0.3)
+            found = solve(
+                rng.normal(size=(20, 12)).astype(precision), dictionary.astype(precision), 0.3
+            )
         used = np.flatnonzero(np.any(np.asarray(found.codes), axis=0)) // block.TILE
         assert found.converged.all() and set(used) == {0, 1, 2}
 
 
 def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negative():
-    """The longer atoms enter first. They leave all at once as the last one, of which the signals are multiples, is in."""
+    """The longer atoms enter first. They leave all at once as the last one, of which the signals
+    are multiples, is in.
+    """
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
         for _ in range(40):
@@ -125,9 +144,14 @@ def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negat
 
 
 def test_an_atom_that_only_rounding_wants_is_left_out():
-    """An atom in the span of the basis takes the place of another one. Where none can go for it, it is not tried again."""
+    """An atom in the span of the basis takes the place of another one. Where none can go for it, it
+    is not tried again.
+    """
     rng = np.random.default_rng(0)
-    dictionary, signals = rng.normal(size=(10, 5)) @ rng.normal(size=(5, 35)), rng.normal(size=(40, 10)).astype(np.float32)
+    dictionary, signals = (
+        rng.normal(size=(10, 5)) @ rng.normal(size=(5, 35)),
+        rng.normal(size=(40, 10)).astype(np.float32),
+    )
     dictionary = (dictionary / np.linalg.norm(dictionary, axis=0)).astype(np.float32)
     found = solve(signals, dictionary, 1e-8)
     value, _ = score(signals, dictionary, found.codes, 1e-8)
@@ -141,14 +165,20 @@ def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
     shared = solve(signals, dictionary, lam)
     for threads in (1, 3):
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-            monkeypatch.setattr(host, "on_cores", lambda work, pieces, pool=pool: list(pool.map(work, pieces)))
+            monkeypatch.setattr(
+                host, "on_cores", lambda work, pieces, pool=pool: list(pool.map(work, pieces))
+            )
             jax.tree.map(np.testing.assert_array_equal, solve(signals, dictionary, lam), shared)
 
 
 def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
     rng, whole = np.random.default_rng(0), block.Room.of
-    # Atoms so alike that the inverse of a basis is lost to rounding, and samples without codes, which come first.
-    dictionary, signals = rng.normal(size=(17, 28)) + 1e4 * rng.normal(size=(17, 1)), rng.normal(size=(40, 17))
+    # Atoms so alike that the inverse of a basis is lost to rounding, and samples without codes,
+    # which come first.
+    dictionary, signals = (
+        rng.normal(size=(17, 28)) + 1e4 * rng.normal(size=(17, 1)),
+        rng.normal(size=(40, 17)),
+    )
     dictionary /= np.linalg.norm(dictionary, axis=0)
     lam = np.append(np.full(5, 10.0), np.full(35, 1e-9))[:, None]
     with jax.enable_x64(True):
@@ -176,12 +206,16 @@ def test_each_sample_has_its_own_answer_in_whatever_company():
     exact = np.asarray(fista.solve(signals, dictionary, lam, tol=1e-5).objective)
     np.testing.assert_allclose(together.objective, exact, rtol=2e-5)
     few = np.array([3, 77, 299])
-    np.testing.assert_allclose(solve(signals[few], dictionary, lam[few]).objective, together.objective[few], rtol=3e-6)
+    np.testing.assert_allclose(
+        solve(signals[few], dictionary, lam[few]).objective, together.objective[few], rtol=3e-6
+    )
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_few_atoms_are_all_pivoted_on_at_once(nonneg, monkeypatch):
-    """One product begins and another one certifies, also where more atoms have codes than there are slots to begin with."""
+    """One product begins and another one certifies, also where more atoms have codes than there are
+    slots to begin with.
+    """
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(130, 40)).astype(np.float32)
     dictionary = (rng.normal(size=(40, host.FEW_LATENTS)) / 40**0.5).astype(np.float32)
@@ -189,13 +223,20 @@ def test_few_atoms_are_all_pivoted_on_at_once(nonneg, monkeypatch):
     found = solve(signals, dictionary, lam, nonneg=nonneg)
     count = np.count_nonzero(found.codes, axis=1)
     few = count < next(host._widths(40, host.FEW_LATENTS)) - 8
-    assert found.converged.all() and few.any() and not few.all() and np.all(found.iterations[few] <= 3)
+    assert (
+        found.converged.all() and few.any() and not few.all() and np.all(found.iterations[few] <= 3)
+    )
     assert np.mean(found.iterations[few] == 2) > 0.9
     value, _ = score(signals, dictionary, found.codes, lam, nonneg=nonneg)
     np.testing.assert_allclose(found.objective, value, rtol=1e-6)
     assert solve(signals, dictionary, lam, nonneg=nonneg, max_iterations=1).iterations.max() == 1
     # Codes to begin with take only the product that certifies them.
-    assert np.mean(solve(signals, dictionary, lam, nonneg=nonneg, init=found.codes).iterations[few] == 1) > 0.9
+    assert (
+        np.mean(
+            solve(signals, dictionary, lam, nonneg=nonneg, init=found.codes).iterations[few] == 1
+        )
+        > 0.9
+    )
     monkeypatch.setattr(host, "FEW_LATENTS", 0)
     rounds = solve(signals, dictionary, lam, nonneg=nonneg)
     assert rounds.iterations.sum() > 1.5 * found.iterations.sum()
@@ -243,13 +284,24 @@ def test_the_largest_of_weights_bars_an_atom_and_leaves_a_certificate():
 
 
 def test_a_violation_below_single_precision_is_seen():
-    """The first atom has a code of .3 at a weight of .7. One of the others exceeds its own weight then, by a share of 3e-9.
+    """The first atom has a code of .3 at a weight of .7. One of the others exceeds its own weight
+    then, by a share of 3e-9.
 
-    It is at an angle of cosine c, and comes to light late: the signal exceeds the weights of ten others by more. Rounding
-    takes .7 down, so that the first atom seems satisfied to any tolerance.
+    It is at an angle of cosine c, and comes to light late: the signal exceeds the weights of ten
+    others by more. Rounding takes .7 down, so that the first atom seems satisfied to any tolerance.
     """
-    share, cosines, basis = 3e-9, np.append(np.full(10, 0.95), np.linspace(0.1, 0.8, 30)), np.eye(50)
-    dictionary = np.stack([basis[0], *(c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1))], axis=1)
+    share, cosines, basis = (
+        3e-9,
+        np.append(np.full(10, 0.95), np.linspace(0.1, 0.8, 30)),
+        np.eye(50),
+    )
+    dictionary = np.stack(
+        [
+            basis[0],
+            *(c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1)),
+        ],
+        axis=1,
+    )
     for atom, c in enumerate(cosines[10:], 11):
         lam = np.append(np.full(11, 0.7), np.ones(30))
         lam[atom] = 0.7 * c * (1 - share)
@@ -261,9 +313,13 @@ def test_a_violation_below_single_precision_is_seen():
 
 def test_what_only_rounding_keeps_open_keeps_its_gap():
     rng = np.random.default_rng(0)
-    # Copies, and weights so small that codes in single precision leave a larger gap than is asked for.
+    # Copies, and weights so small that codes in single precision leave a larger gap than is asked
+    # for.
     dictionary = rng.normal(size=(17, 40))[:, rng.integers(0, 40, 400)].astype(np.float32)
-    signals, lam = rng.normal(size=(6, 17)).astype(np.float32), (1e-4 * rng.random((1, 400))).astype(np.float32)
+    signals, lam = (
+        rng.normal(size=(6, 17)).astype(np.float32),
+        (1e-4 * rng.random((1, 400))).astype(np.float32),
+    )
     found = solve(signals, dictionary, lam, nonneg=False, tol=1e-9)
     assert not found.converged.all()
     assert np.all(np.asarray(found.gap) <= 1e-6 * np.asarray(found.objective))
@@ -297,9 +353,15 @@ def test_the_gap_of_rounded_codes_bounds_what_rounding_costs():
 
 @pytest.mark.parametrize("share", [0, 0.2])
 def test_where_most_weights_are_zero_only_an_exact_fit_is_certified(share):
-    """Nothing but zero is feasible in the dual where atoms cost nothing and rounding leaves a correlation; codes are right."""
+    """Nothing but zero is feasible in the dual where atoms cost nothing and rounding leaves a
+    correlation; codes are right.
+    """
     rng = np.random.default_rng(0)
-    signals, dictionary, lam = rng.normal(size=(6, 12)), rng.normal(size=(12, 8)), 0.1 * (rng.uniform(size=8) < share)
+    signals, dictionary, lam = (
+        rng.normal(size=(6, 12)),
+        rng.normal(size=(12, 8)),
+        0.1 * (rng.uniform(size=8) < share),
+    )
     with jax.enable_x64(True):
         found = solve(signals, dictionary, lam, nonneg=False)
     assert not found.converged.any() and np.all(np.asarray(found.gap) > 0)
@@ -324,17 +386,26 @@ def test_nothing_is_compiled_for_a_call_of_a_new_size(monkeypatch):
         signals, dictionary = coherent(6, n, 29, latents, 4)
         for lam in (0.05, np.full(latents, 0.05), np.full((n, 1), 0.05)):
             solved = functools.partial(solve, signals, dictionary, lam)
-            solved(init=np.zeros((n, latents), np.float32)), solved(sparse=True), solved(nonneg=False)
+            (
+                solved(init=np.zeros((n, latents), np.float32)),
+                solved(sparse=True),
+                solved(nonneg=False),
+            )
         jax.block_until_ready(sae_gap.sparse_code(signals, dictionary, 0.05))
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
 def test_units_whose_squares_are_out_of_range_are_refused(scale):
     signals, dictionary = draw()
-    with pytest.raises(ValueError, match=r"^signals reach a magnitude of .*; multiply signals and lam by the same factor"):
+    with pytest.raises(
+        ValueError,
+        match=r"^signals reach a magnitude of .*; multiply signals and lam by the same factor",
+    ):
         sae_gap.sparse_code(signals * np.float32(scale), dictionary, 0.1 * scale)
     with jax.enable_x64(True):
-        found = sae_gap.sparse_code(signals.astype(np.float64) * scale, dictionary.astype(np.float64), 0.1 * scale)
+        found = sae_gap.sparse_code(
+            signals.astype(np.float64) * scale, dictionary.astype(np.float64), 0.1 * scale
+        )
     plain = sae_gap.sparse_code(signals, dictionary, 0.1)
     np.testing.assert_allclose(np.asarray(found.objective) / scale**2, plain.objective, rtol=1e-5)
 
@@ -342,7 +413,11 @@ def test_units_whose_squares_are_out_of_range_are_refused(scale):
 def test_codes_of_many_entries_to_start_from_are_cut_to_the_largest():
     codes = np.array([[0, 3, 0, -5, 1], [0, 0, 0, 0, 2], [0, 0, 0, 0, 0]], np.float32)
     assert [set(row) for row in host._largest(codes, 2)] == [{1, 3}, {4, -1}, {-1}]
-    assert [sorted(row) for row in host._largest(codes, 3)] == [[1, 3, 4], [-1, -1, 4], [-1, -1, -1]]
+    assert [sorted(row) for row in host._largest(codes, 3)] == [
+        [1, 3, 4],
+        [-1, -1, 4],
+        [-1, -1, -1],
+    ]
 
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
@@ -350,7 +425,12 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms(precision):
     signals, dictionary = (array.astype(precision) for array in draw())
     # By -1 a point goes back to the zero from which its code has just come.
     momenta = np.array([-1, 0, 0.3, *np.random.default_rng(0).uniform(size=30)], precision)
-    pull, gram, rate, threshold = signals @ dictionary, dictionary.T @ dictionary, precision(0.2), precision(0.02)
+    pull, gram, rate, threshold = (
+        signals @ dictionary,
+        dictionary.T @ dictionary,
+        precision(0.2),
+        precision(0.02),
+    )
     codes = np.zeros(pull.shape, precision)
     pull[3] = np.nan
     proximal.iterate_block(pull, gram, rate, threshold, momenta, codes)

@@ -33,7 +33,9 @@ def test_gradients_equal_finite_differences(x64, nonneg, shape):
     grads = jax.grad(loss, (0, 1, 2))(*point)
     for _ in range(3):
         ways = [rng.normal(size=np.shape(a)) for a in point]
-        ahead, behind = (loss(*(a + e * w for a, w in zip(point, ways, strict=True))) for e in (1e-6, -1e-6))
+        ahead, behind = (
+            loss(*(a + e * w for a, w in zip(point, ways, strict=True))) for e in (1e-6, -1e-6)
+        )
         along = sum(float(jnp.sum(g * w)) for g, w in zip(grads, ways, strict=True))
         assert along == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-5, abs=1e-5)
 
@@ -46,7 +48,9 @@ def test_gradient_inside_jit_and_vmap(x64):
         return jnp.sum(sparse_code(y[None], d, 0.2, tol=1e-10).codes ** 2)
 
     each = jax.jit(jax.vmap(jax.grad(loss), in_axes=(0, None)))(signals, dictionary)
-    together = jax.grad(lambda y: jnp.sum(sparse_code(y, dictionary, 0.2, tol=1e-10).codes ** 2))(signals)
+    together = jax.grad(lambda y: jnp.sum(sparse_code(y, dictionary, 0.2, tol=1e-10).codes ** 2))(
+        signals
+    )
     np.testing.assert_allclose(each, together, atol=1e-7)
 
 

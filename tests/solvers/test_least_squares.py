@@ -28,7 +28,10 @@ def test_the_least_norm_solution_below_at_and_above_the_dimension(task, signals,
     rng = np.random.default_rng(size)
     on = np.argsort(rng.random((100, 20)), axis=1) < size
     with jax.enable_x64(True):
-        y, d = jnp.asarray(np.asarray(signals), jnp.float64), jnp.asarray(np.asarray(task.dictionary), jnp.float64)
+        y, d = (
+            jnp.asarray(np.asarray(signals), jnp.float64),
+            jnp.asarray(np.asarray(task.dictionary), jnp.float64),
+        )
         found = np.asarray(least_squares(y, d, jnp.asarray(on)))
     expected = by_lstsq(np.asarray(y), np.asarray(d), on)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
@@ -49,7 +52,9 @@ def test_samples_of_all_sizes_of_support_in_any_order(monkeypatch):
 
     # What a chunk costs: those of the supports by their sizes.
     slots, few = [], module._few
-    monkeypatch.setattr(module, "_few", lambda *args, **named: slots.append(named["slots"]) or few(*args, **named))
+    monkeypatch.setattr(
+        module, "_few", lambda *args, **named: slots.append(named["slots"]) or few(*args, **named)
+    )
     with jax.disable_jit():
         least_squares(jnp.asarray(y), jnp.asarray(d), jnp.asarray(on))
     assert slots == [20, 20, 40, 40]
@@ -62,7 +67,9 @@ def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none(signals)
     found = np.asarray(least_squares(signals, jnp.asarray(atoms, jnp.float32), jnp.asarray(on)))
     expected = by_lstsq(np.asarray(signals, np.float64), atoms, on)
     np.testing.assert_allclose(found, expected, atol=5e-3)
-    np.testing.assert_allclose(found[:, 4] + found[:, 5], expected[:, 4] + expected[:, 5], atol=1e-5)
+    np.testing.assert_allclose(
+        found[:, 4] + found[:, 5], expected[:, 4] + expected[:, 5], atol=1e-5
+    )
     assert not found[:, 2].any() and np.abs(expected[:, 4]).max() > 0.05
 
 

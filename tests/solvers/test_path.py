@@ -15,7 +15,9 @@ def test_path_equals_one_weight_at_a_time_in_any_order():
     # Their descending order is a cycle, whose inverse is another order.
     lams = [0.05, 0.3, 0.1]
     found = sparse_code_path(signals, dictionary, lams)
-    assert found.codes.shape == (3, *signals.shape[:1], dictionary.shape[1]) and bool(jnp.all(found.converged))
+    assert found.codes.shape == (3, *signals.shape[:1], dictionary.shape[1]) and bool(
+        jnp.all(found.converged)
+    )
     for codes, lam in zip(found.codes, lams, strict=True):
         np.testing.assert_allclose(codes, sparse_code(signals, dictionary, lam).codes, atol=1e-4)
 
@@ -26,7 +28,9 @@ def test_match_l0_hits_its_target(target):
     lam, solution = match_l0(signals, dictionary, target)
     mean = float(jnp.mean(jnp.sum(solution.codes > 0, axis=1)))
     assert abs(mean - target) <= max(0.01 * target, 1 / len(signals)) + 1e-6
-    np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)
+    np.testing.assert_allclose(
+        solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6
+    )
 
 
 @pytest.fixture
@@ -47,7 +51,9 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, t
     signals, dictionary = draw(3)
     lam, _ = match_l0(signals, dictionary, target)
     assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
-    assert tried[0] == pytest.approx(0.5 * float(jnp.max(lasso_problem.lambda_max(signals, dictionary))), rel=1e-5)
+    assert tried[0] == pytest.approx(
+        0.5 * float(jnp.max(lasso_problem.lambda_max(signals, dictionary))), rel=1e-5
+    )
     assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 
 
@@ -58,7 +64,9 @@ def test_match_l0_says_how_far_it_is_at_its_limit(tried):
     assert len(tried) == 1
     mean = float(jnp.mean(jnp.sum(solution.codes > 0, axis=1)))
     assert f"{mean:g} at" in str(caught[0].message) and "not 4;" in str(caught[0].message)
-    np.testing.assert_allclose(solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6)
+    np.testing.assert_allclose(
+        solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6
+    )
 
 
 def test_match_l0_says_so_where_the_mean_jumps_over_the_target():

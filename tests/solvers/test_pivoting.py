@@ -18,14 +18,18 @@ def test_equals_non_negative_least_squares(slots):
         np.testing.assert_allclose(codes[i], nnls(atoms[i], signals[i])[0], atol=2e-4)
         held = np.asarray(basic[i])
         np.testing.assert_allclose(
-            -np.asarray(swept[i])[np.ix_(held, held)] @ gram[i][np.ix_(held, held)], np.eye(held.sum()), atol=2e-3
+            -np.asarray(swept[i])[np.ix_(held, held)] @ gram[i][np.ix_(held, held)],
+            np.eye(held.sum()),
+            atol=2e-3,
         )
 
 
 def test_dependent_atoms_are_left_out():
     atom = np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]]).T
     gram = jnp.asarray((atom.T @ atom)[None], jnp.float32)
-    codes, _, basic = pivoting.solve(gram, jnp.asarray([[1.0, 1.0, 1.0]], jnp.float32), max_pivots=20)
+    codes, _, basic = pivoting.solve(
+        gram, jnp.asarray([[1.0, 1.0, 1.0]], jnp.float32), max_pivots=20
+    )
     assert int(jnp.sum(basic[0, :2])) == 1
     np.testing.assert_allclose(atom @ np.asarray(codes[0]), [1.0, 0.5], atol=1e-5)
 
@@ -37,31 +41,42 @@ def proceed(atoms, signal, old, weight, **options):
     count = len(linear)
     first = np.where(old, linear, -1)
     empty = np.where(np.outer(old, old), gram, np.eye(count, dtype=dtype))
-    code, _, basic = pivoting.solve(jnp.asarray(empty[None]), jnp.asarray(first[None]), max_pivots=100)
+    code, _, basic = pivoting.solve(
+        jnp.asarray(empty[None]), jnp.asarray(first[None]), max_pivots=100
+    )
     held = np.asarray(basic[0])
     swept = np.zeros_like(gram)
     inverse = np.linalg.inv(gram[np.ix_(held, held)])
     swept[np.ix_(held, held)] = -inverse
     swept[np.ix_(held, ~held)] = inverse @ gram[np.ix_(held, ~held)]
     swept[np.ix_(~held, held)] = swept[np.ix_(held, ~held)].T
-    swept[np.ix_(~held, ~held)] = gram[np.ix_(~held, ~held)] - gram[np.ix_(~held, held)] @ swept[np.ix_(held, ~held)]
+    swept[np.ix_(~held, ~held)] = (
+        gram[np.ix_(~held, ~held)] - gram[np.ix_(~held, held)] @ swept[np.ix_(held, ~held)]
+    )
     value = np.where(held, code[0], linear - gram @ np.asarray(code[0])).astype(dtype)
     given = [swept, np.diag(gram), value, (~held).astype(dtype), held]
-    given = [jnp.asarray(array[None]) for array in given] + [jnp.full(1, np.linalg.norm(signal), dtype)]
+    given = [jnp.asarray(array[None]) for array in given] + [
+        jnp.full(1, np.linalg.norm(signal), dtype)
+    ]
     return np.asarray(pivoting.proceed(*given, max_pivots=100, **options)[0][0])
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_goes_on_from_a_basis_to_the_optimum_of_all_slots(seed):
     rng = np.random.default_rng(seed)
-    atoms, signal = rng.normal(size=(14, 12)).astype(np.float32), rng.normal(size=14).astype(np.float32)
+    atoms, signal = (
+        rng.normal(size=(14, 12)).astype(np.float32),
+        rng.normal(size=14).astype(np.float32),
+    )
     codes = proceed(atoms, signal, rng.random(12) < 0.5, np.float32(0), rank=14)
     np.testing.assert_allclose(codes, nnls(atoms, signal)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_full_basis_makes_room_for_better_atoms(seed):
-    """With more atoms than dimensions, the last to enter depend on the basis, and each takes the place of another."""
+    """With more atoms than dimensions, the last to enter depend on the basis, and each takes the
+    place of another.
+    """
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(5, 16)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
@@ -83,7 +98,9 @@ def lasso_by_scipy(atoms, signal, weight):
         return 0.5 * rest @ rest + weight * z.sum(), weight - atoms.T @ rest
 
     fine = {"ftol": 1e-15, "gtol": 1e-10, "maxiter": 10_000}
-    return minimize(loss, np.ones(atoms.shape[1]), jac=True, bounds=[(0, None)] * atoms.shape[1], options=fine).fun
+    return minimize(
+        loss, np.ones(atoms.shape[1]), jac=True, bounds=[(0, None)] * atoms.shape[1], options=fine
+    ).fun
 
 
 def test_breaking_off_leaves_codes_feasible():

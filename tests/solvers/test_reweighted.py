@@ -1,4 +1,6 @@
-"""Reweighted pursuit: each round is the weighted lasso that it says it is, and what is sparse is recovered with little bias."""
+"""Reweighted pursuit: each round is the weighted lasso that it says it is, and what is sparse is
+recovered with little bias.
+"""
 
 import itertools
 import subprocess
@@ -25,13 +27,19 @@ def problem():
 
 def pursue(signals, dictionary, *args, num_slots, **options):
     return reweighted.pursue(
-        signals, reweighted.atom_rows(jnp.asarray(dictionary), num_slots), *args, num_slots=num_slots, **options
+        signals,
+        reweighted.atom_rows(jnp.asarray(dictionary), num_slots),
+        *args,
+        num_slots=num_slots,
+        **options,
     )
 
 
 def dense(found, num_latents):
     codes = np.zeros((len(found.places), num_latents))
-    for row, places, values in zip(codes, np.asarray(found.places), np.asarray(found.codes), strict=True):
+    for row, places, values in zip(
+        codes, np.asarray(found.places), np.asarray(found.codes), strict=True
+    ):
         np.add.at(row, places, values)
     return codes
 
@@ -49,7 +57,9 @@ def reference(signal, dictionary, threshold, epsilon, rounds):
     code = np.zeros(dictionary.shape[1])
     for _ in range(rounds):
         admitted = (code > 0) | (dictionary.T @ (signal - dictionary @ code) > threshold)
-        code = coordinate_descent(signal, dictionary, threshold * epsilon / (code + epsilon), admitted)
+        code = coordinate_descent(
+            signal, dictionary, threshold * epsilon / (code + epsilon), admitted
+        )
     return code
 
 
@@ -58,7 +68,9 @@ def test_rounds_are_weighted_lassos(problem, rounds):
     _, dictionary, signals = problem
     signals = signals[:6]
     found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
-    expected = [reference(signal, dictionary.astype(float), 0.1, 0.05, rounds) for signal in signals]
+    expected = [
+        reference(signal, dictionary.astype(float), 0.1, 0.05, rounds) for signal in signals
+    ]
     np.testing.assert_allclose(dense(found, 40), expected, atol=1e-4)
 
 
@@ -112,7 +124,9 @@ def test_rows_of_atoms_are_padded_part_by_part(problem, num_parts):
 
 
 def test_the_loops_of_a_cpu_find_the_same_codes():
-    """Of more samples than a block has, on more atoms than a tile has, with more of them than slots and some twice."""
+    """Of more samples than a block has, on more atoms than a tile has, with more of them than slots
+    and some twice.
+    """
     rng = np.random.default_rng(0)
     dictionary = rng.standard_normal((40, 2_100)).astype("float32")
     dictionary[:, 7:2_000:100] = dictionary[:, 8:2_000:100]

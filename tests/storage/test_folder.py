@@ -18,18 +18,34 @@ def folder(request, tmp_path):
         import fsspec
 
         fsspec.filesystem("memory").store.clear()
-    return Folder({"disk": tmp_path / "a", "file": f"file://{tmp_path}/a/", "memory": "memory://bucket/a"}[request.param])
+    return Folder(
+        {"disk": tmp_path / "a", "file": f"file://{tmp_path}/a/", "memory": "memory://bucket/a"}[
+            request.param
+        ]
+    )
 
 
 def test_files_are_put_got_listed_and_removed(folder):
-    assert folder.names() == folder.folders() == [] and not folder.exists("x") and folder.obstacle() is None
+    assert (
+        folder.names() == folder.folders() == []
+        and not folder.exists("x")
+        and folder.obstacle() is None
+    )
     folder.write("x", b"old")
     folder.write("x", b"new")
     (folder / "inner").write("y", b"")
     assert folder.read("x") == b"new" and (folder / "inner").read("y") == b""
-    assert folder.names() == ["x"] and folder.folders() == ["inner"] and (folder / "inner").names() == ["y"]
+    assert (
+        folder.names() == ["x"]
+        and folder.folders() == ["inner"]
+        and (folder / "inner").names() == ["y"]
+    )
     assert folder.exists("x") and not folder.exists("inner") and not (folder / "none").exists("y")
-    assert folder.name == "a" and str(folder / "inner") == f"{folder}/inner" and (folder / "inner").name == "inner"
+    assert (
+        folder.name == "a"
+        and str(folder / "inner") == f"{folder}/inner"
+        and (folder / "inner").name == "inner"
+    )
     for _ in range(2):
         folder.remove("x")
     assert folder.names() == []
@@ -38,7 +54,9 @@ def test_files_are_put_got_listed_and_removed(folder):
 
 
 def test_only_a_folder_on_disk_has_a_path(folder, tmp_path):
-    assert folder.local in (tmp_path / "a", None) and (folder.local is None) == ("://" in str(folder))
+    assert folder.local in (tmp_path / "a", None) and (folder.local is None) == (
+        "://" in str(folder)
+    )
 
 
 def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
@@ -91,12 +109,17 @@ def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device") as error:
         Folder(tmp_path).write("x", b"new")
     assert error.value.filename == str(tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == b"old" and [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old" and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["x"]
 
 
 def test_where_nothing_can_be_written_is_told_beforehand_and_nothing_is_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"results cannot be written to .*/file/inner \(Not a directory\); choose another"):
+    with pytest.raises(
+        ValueError,
+        match=r"results cannot be written to .*/file/inner \(Not a directory\); choose another",
+    ):
         Folder(tmp_path / "file" / "inner").require_writable()
     Folder(tmp_path / "not" / "yet").require_writable()
     assert not (tmp_path / "not").exists()
@@ -115,6 +138,8 @@ def test_a_bucket_that_refuses_is_named(monkeypatch):
         raise RuntimeError("403 Forbidden.")
 
     monkeypatch.setattr(folder._bucket, "pipe_file", refuse)
-    with pytest.raises(BucketError, match=r"^memory://bucket/a/x cannot be written \(403 Forbidden\)\.$"):
+    with pytest.raises(
+        BucketError, match=r"^memory://bucket/a/x cannot be written \(403 Forbidden\)\.$"
+    ):
         folder.write("x", b"")
     assert "403" in folder.obstacle()

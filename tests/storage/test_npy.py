@@ -11,7 +11,13 @@ from sae_gap.storage.npy import read_header
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
 @pytest.mark.parametrize(
     "array",
-    [np.array(3.0), np.ones((4, 5), ">f4"), np.asfortranarray(np.ones((4, 5))), np.ones((2, 0), int), np.zeros(3, "V2")],
+    [
+        np.array(3.0),
+        np.ones((4, 5), ">f4"),
+        np.asfortranarray(np.ones((4, 5))),
+        np.ones((2, 0), int),
+        np.zeros(3, "V2"),
+    ],
     ids=["a number", "big-endian", "columns first", "empty", "two bytes"],
 )
 def test_a_header_is_what_numpy_wrote(array, version):
@@ -21,12 +27,19 @@ def test_a_header_is_what_numpy_wrote(array, version):
     file.seek(6)
     header = read_header(file)
     assert (header.shape, header.dtype, header.size) == (array.shape, array.dtype, array.nbytes)
-    assert file.tell() == 6 + header.length and file.read() == array.tobytes("F" if header.fortran else "C")
+    assert file.tell() == 6 + header.length and file.read() == array.tobytes(
+        "F" if header.fortran else "C"
+    )
 
 
 def header(descr="'<f4'", fortran="False", shape="(2,)", version=1, text=None):
     text = text or f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}}}"
-    return b"\x93NUMPY" + bytes((version, 0)) + len(text).to_bytes(2 * version, "little") + text.encode("latin1")
+    return (
+        b"\x93NUMPY"
+        + bytes((version, 0))
+        + len(text).to_bytes(2 * version, "little")
+        + text.encode("latin1")
+    )
 
 
 BAD = {

@@ -1,4 +1,6 @@
-"""A job's rows are one whole file; what is damaged, edited or foreign is named; and provenance never fails."""
+"""A job's rows are one whole file; what is damaged, edited or foreign is named; and provenance
+never fails.
+"""
 
 import json
 import math
@@ -16,7 +18,9 @@ from sae_gap.storage.results import Store
 
 
 def job(name, size=2, **values):
-    return [{"key": f"{name}-{place}", "job": name, "mcc_id": 0.5, **values} for place in range(size)]
+    return [
+        {"key": f"{name}-{place}", "job": name, "mcc_id": 0.5, **values} for place in range(size)
+    ]
 
 
 def names(store):
@@ -26,15 +30,31 @@ def names(store):
 def test_rows_come_back_as_they_went_in(tmp_path):
     store = Store(tmp_path / "study")
     assert store.rows() == [] and not (tmp_path / "study").exists()
-    rows = job("a", nested={"list": [1, None]}, number=np.float32(0.1), array=np.arange(2), lost=math.inf, nan=math.nan)
+    rows = job(
+        "a",
+        nested={"list": [1, None]},
+        number=np.float32(0.1),
+        array=np.arange(2),
+        lost=math.inf,
+        nan=math.nan,
+    )
     store.append(rows)
     store.append(job("b", 1))
     store.append([])
-    assert names(store) == ["a-0", "a-1", "b-0"] == names(Store(tmp_path / "study")) and store.keys() == {"a-0", "a-1", "b-0"}
+    assert names(store) == ["a-0", "a-1", "b-0"] == names(
+        Store(tmp_path / "study")
+    ) and store.keys() == {"a-0", "a-1", "b-0"}
     found = store.rows()[1]
-    assert found["nested"] == {"list": [1, None]} and found["number"] == float(np.float32(0.1)) and found["array"] == [0, 1]
+    assert (
+        found["nested"] == {"list": [1, None]}
+        and found["number"] == float(np.float32(0.1))
+        and found["array"] == [0, 1]
+    )
     assert found["lost"] is found["nan"] is None
-    assert sorted(path.name for path in (tmp_path / "study" / "rows").iterdir()) == ["a.json", "b.json"]
+    assert sorted(path.name for path in (tmp_path / "study" / "rows").iterdir()) == [
+        "a.json",
+        "b.json",
+    ]
     assert json.loads((tmp_path / "study" / "rows" / "a.json").read_text())["rows"][1] == found
 
 
@@ -59,14 +79,20 @@ def test_others_rows_are_seen(tmp_path):
 
 EDITS = {
     "a value": (lambda text: text.replace("0.5", "0.6", 1), "was edited after it was written"),
-    "a row less": (lambda text: text[: text.index("[") + 1] + text[text.index(",\n") + 1 :], "was edited"),
+    "a row less": (
+        lambda text: text[: text.index("[") + 1] + text[text.index(",\n") + 1 :],
+        "was edited",
+    ),
     "a digest": (lambda text: text.replace('"digest"', '"other"'), "was edited"),
     "cut short": (lambda text: text[:-20], "is damaged or holds no rows"),
     "empty": (lambda text: "", "is damaged or holds no rows"),
     "no json": (lambda text: "rows", "is damaged or holds no rows"),
     "other json": (lambda text: "[1, 2]", "is damaged or holds no rows"),
     "nested deep": (lambda text: "[" * 100_000, "is damaged or holds no rows"),
-    "another form": (lambda text: text.replace("rows 1", "rows 9"), "is of the form 'sae_gap rows 9', not 'sae_gap rows 1'"),
+    "another form": (
+        lambda text: text.replace("rows 1", "rows 9"),
+        "is of the form 'sae_gap rows 9', not 'sae_gap rows 1'",
+    ),
     "no key": (lambda text: text.replace('"key"', '"kex"', 1), "is damaged or holds no rows"),
 }
 
@@ -79,7 +105,11 @@ def test_what_is_damaged_or_edited_is_named(tmp_path, name):
     path.write_text(edit(path.read_text()))
     with pytest.raises(ValueError) as error:
         Store(tmp_path).rows()
-    assert str(error.value).startswith(str(path)) and fault in str(error.value) and "move it away" in str(error.value)
+    assert (
+        str(error.value).startswith(str(path))
+        and fault in str(error.value)
+        and "move it away" in str(error.value)
+    )
 
 
 @pytest.mark.parametrize("keys", [(("a", "a"), ("b", "b")), (("a", "a"), ("a", "a"))])
@@ -91,7 +121,10 @@ def test_rows_that_are_not_one_job_are_refused(tmp_path, keys):
 
 def test_rows_are_read_without_jax(tmp_path):
     Store(tmp_path).append(job("a"))
-    code = "import sys; from sae_gap import Store; print(len(Store(sys.argv[1]).rows()), 'jax' in sys.modules)"
+    code = (
+        "import sys; from sae_gap import Store; print(len(Store(sys.argv[1]).rows()), 'jax' in "
+        "sys.modules)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code, tmp_path], text=True) == "2 False\n"
 
 
@@ -119,11 +152,22 @@ def test_keys_are_stable_and_distinct():
 
 
 def test_digests_tell_shapes_types_and_bytes_apart():
-    arrays = [np.zeros(4), np.zeros((2, 2)), np.zeros(8, np.float32), np.zeros(4, np.int64), np.ones(4), np.zeros(3)]
+    arrays = [
+        np.zeros(4),
+        np.zeros((2, 2)),
+        np.zeros(8, np.float32),
+        np.zeros(4, np.int64),
+        np.ones(4),
+        np.zeros(3),
+    ]
     assert len({results.digest([array]) for array in arrays}) == len(arrays)
     assert results.digest([np.zeros(4), np.ones(2)]) != results.digest([np.ones(2), np.zeros(4)])
     turned = np.arange(6.0).reshape(2, 3)
-    assert results.digest([np.asfortranarray(turned)]) == results.digest([turned]) != results.digest([turned.T])
+    assert (
+        results.digest([np.asfortranarray(turned)])
+        == results.digest([turned])
+        != results.digest([turned.T])
+    )
 
 
 def test_what_is_stored_is_not_measured_again(tmp_path):
@@ -143,7 +187,10 @@ def test_what_is_stored_is_not_measured_again(tmp_path):
     assert len({row["key"] for row in rows}) == 6 and len({row["job"] for row in rows}) == 3
     assert sorted(row["key"] for row in store.rows()) == sorted(row["key"] for row in rows)
     with jax.enable_x64(True):
-        assert store.once({"lam": 0.1}, measure, parts[:1])[0]["precision"] == "float64" and len(calls) == 4
+        assert (
+            store.once({"lam": 0.1}, measure, parts[:1])[0]["precision"] == "float64"
+            and len(calls) == 4
+        )
     assert store.once({"lam": 0.2}, measure, parts[:1]) and len(calls) == 5
 
 
@@ -166,12 +213,27 @@ def test_processes_share_out_the_parts_and_wait_for_all(tmp_path, monkeypatch, i
     monkeypatch.setattr("sae_gap.runtime.distributed.index", lambda: index)
     monkeypatch.setattr("sae_gap.runtime.distributed.wait", others)
     rows = store.once({}, measure, [{"start": part} for part in range(3)])
-    assert [row["value"] for row in rows] == [0, 1, 2] and calls[0] == index and sorted(calls) == [0, 1, 2]
+    assert (
+        [row["value"] for row in rows] == [0, 1, 2]
+        and calls[0] == index
+        and sorted(calls) == [0, 1, 2]
+    )
 
 
 def test_provenance_is_plain_and_has_no_paths():
     found = results.provenance()
-    assert list(found) == ["python", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap", "revision", "machine"]
+    assert list(found) == [
+        "python",
+        "jax",
+        "jaxlib",
+        "equinox",
+        "optax",
+        "numpy",
+        "scipy",
+        "sae_gap",
+        "revision",
+        "machine",
+    ]
     assert found["numpy"] == np.__version__
     assert all(value is None or "/" not in value for value in found.values())
 
@@ -188,7 +250,12 @@ def test_provenance_survives_the_absence_of_git(monkeypatch):
 def test_the_revision_is_of_this_code_and_of_no_other(tmp_path):
     def git(*arguments):
         identity = ("-c", "user.name=a", "-c", "user.email=a@b")
-        return subprocess.run(["git", "-C", tmp_path, *identity, *arguments], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["git", "-C", tmp_path, *identity, *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
 
     git("init", "-q")
     (tmp_path / "results.py").write_text("")

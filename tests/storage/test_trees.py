@@ -1,4 +1,6 @@
-"""A tree comes back bit by bit; a file that is damaged, foreign or hostile is refused before anything is made of it."""
+"""A tree comes back bit by bit; a file that is damaged, foreign or hostile is refused before
+anything is made of it.
+"""
 
 import json
 
@@ -23,7 +25,11 @@ CONTENT = trees.dump(TREE, {"step": 3, "nested": {"a": [1, None]}})
 
 def same(tree, other):
     def words(leaf):
-        return jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return (
+            jax.random.key_data(leaf)
+            if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else leaf
+        )
 
     pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
     return all(np.array_equal(words(a), words(b)) and a.dtype == b.dtype for a, b in pairs)
@@ -40,7 +46,13 @@ def test_a_tree_comes_back_with_its_note():
 
 def test_others_read_it_by_the_names_of_its_places():
     found = safetensors.numpy.load(CONTENT)
-    assert sorted(found) == ["['flag']", "['key']", "['model'].bias", "['model'].dictionary", "['n']"]
+    assert sorted(found) == [
+        "['flag']",
+        "['key']",
+        "['model'].bias",
+        "['model'].dictionary",
+        "['n']",
+    ]
     np.testing.assert_array_equal(found["['model'].dictionary"], TREE["model"].dictionary)
 
 

@@ -35,11 +35,17 @@ class Walk(Learner):
     until: float = 100.0
 
     def init(self, data, *, num_latents, key, base=None):
-        atoms = jax.random.normal(key, (data.signals.shape[1], num_latents)) if base is None else base.decoder
+        atoms = (
+            jax.random.normal(key, (data.signals.shape[1], num_latents))
+            if base is None
+            else base.decoder
+        )
         return {"dictionary": atoms, "count": jnp.zeros(()), "key": key, "first": data.signals[0]}
 
     def step(self, data, state):
-        noise = jax.random.normal(jax.random.fold_in(state["key"], state["count"].astype(int)), state["dictionary"].shape)
+        noise = jax.random.normal(
+            jax.random.fold_in(state["key"], state["count"].astype(int)), state["dictionary"].shape
+        )
         dictionary = unit_atoms(state["dictionary"] + self.rate * noise)[0]
         return state | {"dictionary": dictionary, "count": state["count"] + 1}
 
@@ -55,7 +61,10 @@ class Walk(Learner):
 def tasks(task):
     second = draw(Setting(20, 3, 200, seed=1))
     signals = [task.train.signals.at[0, 0].set(0.0), second.train.signals.at[0, 0].set(1.0)]
-    return [eqx.tree_at(lambda t: t.train.signals, one, s) for one, s in zip((task, second), signals, strict=True)]
+    return [
+        eqx.tree_at(lambda t: t.train.signals, one, s)
+        for one, s in zip((task, second), signals, strict=True)
+    ]
 
 
 KEYS = [jax.random.key(0), jax.random.key(1)]
@@ -88,11 +97,15 @@ def test_models_along_a_fit_are_those_of_shorter_fits(along, tasks):
         # No learner takes no step at all; what it would start from is that model.
         first = SAE.model(SAE.init(SAE.select(task), num_latents=task.width, key=key))
         assert one.at(0).step == 0
-        np.testing.assert_allclose(one.at(0).model.dictionary, first.dictionary, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(
+            one.at(0).model.dictionary, first.dictionary, rtol=1e-5, atol=1e-6
+        )
     for step in (1, 3):
         shorter = fit(dataclasses.replace(SAE, num_steps=step), tasks, KEYS)
         for one, other in zip(along, shorter, strict=True):
-            assert one.at(step).step == other.end.step == step and one.at(step).model.encode == TopK(3)
+            assert one.at(step).step == other.end.step == step and one.at(
+                step
+            ).model.encode == TopK(3)
             assert same_bits(one.at(step).model, other.end.model)
 
 
@@ -110,7 +123,9 @@ def test_seconds_grow_along_a_fit(tasks):
     for one in fits:
         seconds = [one.at(step).seconds for step in (0, 1, 3, 5)]
         assert seconds[0] > 0 and seconds == sorted(seconds)
-        assert seconds[-1] + one.compile_seconds <= wall_seconds and one.device == devices.describe()
+        assert (
+            seconds[-1] + one.compile_seconds <= wall_seconds and one.device == devices.describe()
+        )
 
 
 @pytest.mark.parametrize(("until", "stops"), [(4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])])
@@ -118,11 +133,16 @@ def test_each_seed_stops_by_itself_and_no_model_is_kept_beyond(tasks, until, sto
     found = fit(Walk(until=until), tasks, KEYS, at=(0, 2, 5, 6))
     assert steps(found) == stops
     for one in found:
-        assert list(one.along) == [step for step in (0, 2) if step < one.end.step] and one.at(5) is one.end
+        assert (
+            list(one.along) == [step for step in (0, 2) if step < one.end.step]
+            and one.at(5) is one.end
+        )
 
 
 def test_what_is_kept_is_not_used_up(tasks):
-    """The loop reuses its buffers, and this state lies in the model, and the base's in the state, as they are."""
+    """The loop reuses its buffers, and this state lies in the model, and the base's in the state,
+    as they are.
+    """
     bases = ends(fit(Walk(), tasks, KEYS))
     seen = []
 
@@ -132,12 +152,17 @@ def test_what_is_kept_is_not_used_up(tasks):
     learner = Walk(base=Walk())
     options = {"at": range(6), "bases": bases, "keep": keep}
     found = fit(learner, tasks, KEYS, **options)
-    assert sorted((place, step) for place, step, *_ in seen) == [(place, step) for place in (0, 1) for step in range(6)]
+    assert sorted((place, step) for place, step, *_ in seen) == [
+        (place, step) for place in (0, 1) for step in range(6)
+    ]
     for _, _, total, model in seen:
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
         assert float(jnp.sum(model.dictionary)) == total
     for model in (*bases, *ends(found)):
-        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model)) and np.isfinite(arrays(model)[0]).all()
+        assert (
+            not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
+            and np.isfinite(arrays(model)[0]).all()
+        )
     for task, key in zip(tasks, KEYS, strict=True):
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((task, key)))
     assert len({total for _, _, total, _ in seen}) == 12
@@ -164,7 +189,12 @@ def test_whoever_watches_sees_growing_steps(tasks, monkeypatch):
         watch=lambda place, steps: seen[place].append(steps),
     )
     for place in (0, 1):
-        assert seen[place] == sorted(set(seen[place])) and seen[place][0] == 1 and seen[place][-1] == 20 and 7 in seen[place]
+        assert (
+            seen[place] == sorted(set(seen[place]))
+            and seen[place][0] == 1
+            and seen[place][-1] == 20
+            and 7 in seen[place]
+        )
     assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS))))
 
 
@@ -220,7 +250,14 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name):
 
     def going_on(kind, kept):
         saves = [kind(path, every=0) for path in paths]
-        return fit(LEARNERS[name], tasks, KEYS, **options, checkpoints=saves, keep=lambda *found: kept.append(found))
+        return fit(
+            LEARNERS[name],
+            tasks,
+            KEYS,
+            **options,
+            checkpoints=saves,
+            keep=lambda *found: kept.append(found),
+        )
 
     with pytest.raises(KilledError):
         going_on(Mortal, before)
@@ -232,20 +269,28 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name):
 
 
 def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
-    """A precision that is set for a block of code is set for one thread, and seeds have threads of their own."""
+    """A precision that is set for a block of code is set for one thread, and seeds have threads of
+    their own.
+    """
     with jax.enable_x64(True):
         tasks = [draw(Setting(20, 3, 200))]
         whole = fit(Walk(), tasks, KEYS[:1])
         with pytest.raises(KilledError):
             fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path, every=0)])
         resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path)])
-        assert same_bits(*ends(resumed + whole)) and whole[0].end.model.dictionary.dtype == jnp.float64
+        assert (
+            same_bits(*ends(resumed + whole)) and whole[0].end.model.dictionary.dtype == jnp.float64
+        )
 
 
 def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     save = Checkpoint(tmp_path, every=1e9)
-    program = loop.Program(loop._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20, devices.own_mesh())
-    begun = program.advance(Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3)
+    program = loop.Program(
+        loop._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20, devices.own_mesh()
+    )
+    begun = program.advance(
+        Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3
+    )
     save.store(begun, 1_000.0, step=3)
     (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
     assert 1_000 < found.at(4).seconds < found.end.seconds < 1_010
@@ -280,7 +325,9 @@ def test_a_blank_model_has_the_shapes_of_the_end(tasks):
     for learner in (SAE, Walk(), Walk(base=SAE)):
         base = fit(SAE, tasks[:1], KEYS[:1])[0].end.model if learner.base else None
         blank = loop.blank_model(learner, tasks[0], KEYS[0], base)
-        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base])[0].end.model
+        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base])[
+            0
+        ].end.model
         blank = dataclasses.replace(blank, encode=learner.encode)
         assert jax.tree.structure(blank) == jax.tree.structure(model)
         for leaf, expected in zip(jax.tree.leaves(blank), jax.tree.leaves(model), strict=True):

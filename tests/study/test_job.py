@@ -111,5 +111,7 @@ def test_a_recording_is_known_by_its_content(tmp_path, arrays):
 def test_keys_are_the_same_in_every_process():
     code = "from tests.study.test_job import keys_of, make; print(*keys_of(make()))"
     root = pathlib.Path(__file__).parents[2]
-    printed = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
     assert set(printed.split()) == keys_of(make())

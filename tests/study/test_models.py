@@ -1,4 +1,6 @@
-"""A fit is done once, whoever asks; what is damaged or foreign is fitted again, and a killed fit goes on to the same bits."""
+"""A fit is done once, whoever asks; what is damaged or foreign is fitted again, and a killed fit
+goes on to the same bits.
+"""
 
 import json
 import pathlib
@@ -35,12 +37,18 @@ class Walk(Learner):
     snapshots = (1, 4, 50)
 
     def init(self, data, *, num_latents, key, base=None):
-        atoms = jax.random.normal(key, (data.signals.shape[1], num_latents)) if base is None else base.decoder
+        atoms = (
+            jax.random.normal(key, (data.signals.shape[1], num_latents))
+            if base is None
+            else base.decoder
+        )
         return atoms, jnp.zeros(()), key, jnp.mean(data.signals, axis=0)
 
     def step(self, data, state):
         atoms, count, key, mean = state
-        noise = jax.random.normal(jax.random.fold_in(key, count.astype(int)), atoms.shape, atoms.dtype)
+        noise = jax.random.normal(
+            jax.random.fold_in(key, count.astype(int)), atoms.shape, atoms.dtype
+        )
         return atoms + self.rate * noise, count + 1, key, mean
 
     def done(self, state):
@@ -63,7 +71,9 @@ class OnHost(HostLearner):
 
 @pytest.fixture
 def fits(monkeypatch):
-    """The fits that are made, as names of classes with the number of tasks, those without a step apart."""
+    """The fits that are made, as names of classes with the number of tasks, those without a step
+    apart.
+    """
     made = []
     fit = models.fit
 
@@ -99,7 +109,9 @@ def fit_one(folder, tasks, learner=None, at=(), source=SETTING):
 
 
 def files(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def along(*steps):
@@ -109,19 +121,39 @@ def along(*steps):
 def test_a_fit_lies_in_a_folder_of_its_own_and_is_read_back(tmp_path, tasks, expected, fits):
     outcome = fit_one(tmp_path / "models", tasks, at=(2, 6))
     (folder,) = (tmp_path / "models").iterdir()
-    assert str(folder) == str(Models(tmp_path / "models").folder(Walk(), SETTING)) and folder.name.startswith("walk-")
+    assert str(folder) == str(
+        Models(tmp_path / "models").folder(Walk(), SETTING)
+    ) and folder.name.startswith("walk-")
     assert files(folder) == along(1, 2, 4) + LAST
     told = json.loads((folder / "fit.json").read_text())
-    assert told["step"] == 6 and told["learner"]["class"] == "tests.Walk" and told["source"]["num_latents"] == 20
+    assert (
+        told["step"] == 6
+        and told["learner"]["class"] == "tests.Walk"
+        and told["source"]["num_latents"] == 20
+    )
     again = fit_one(tmp_path / "models", tasks, at=(2, 4, 6))
     assert fits == [("Walk", 1)]
     for found in (outcome, again):
-        assert found.end.step == 6 and same_bits(found.end.model, expected[6]) and found.at(None) is found.end
-        assert same_bits(found.at(2).model, expected[2]) and found.at(6) is found.end and found.at(2).step == 2
+        assert (
+            found.end.step == 6
+            and same_bits(found.end.model, expected[6])
+            and found.at(None) is found.end
+        )
+        assert (
+            same_bits(found.at(2).model, expected[2])
+            and found.at(6) is found.end
+            and found.at(2).step == 2
+        )
     assert same_bits(again.at(4).model, expected[4])
-    assert again.end.seconds == outcome.end.seconds and again.compile_seconds == outcome.compile_seconds > 0
+    assert (
+        again.end.seconds == outcome.end.seconds
+        and again.compile_seconds == outcome.compile_seconds > 0
+    )
     # Where a model that is asked for along the fit was not kept, the fit is made again.
-    assert same_bits(fit_one(tmp_path / "models", tasks, at=(3,)).at(3).model, expected[3]) and len(fits) == 2
+    assert (
+        same_bits(fit_one(tmp_path / "models", tasks, at=(3,)).at(3).model, expected[3])
+        and len(fits) == 2
+    )
 
 
 def test_nothing_is_kept_without_a_folder_or_of_who_takes_no_step(tmp_path, tasks, fits):
@@ -129,7 +161,10 @@ def test_nothing_is_kept_without_a_folder_or_of_who_takes_no_step(tmp_path, task
         Models().fit(Walk(), SOURCES[:1], tasks[:1])
         Models(tmp_path).fit(Oracle(), SOURCES[:1], tasks[:1])
     assert fits == [("Walk", 1)] * 2 and files(tmp_path) == []
-    assert Models().folder(Walk(), SETTING) is None and Models(tmp_path).missing(Oracle(), SETTING) == []
+    assert (
+        Models().folder(Walk(), SETTING) is None
+        and Models(tmp_path).missing(Oracle(), SETTING) == []
+    )
 
 
 DIFFERENT = {
@@ -164,7 +199,9 @@ def test_so_are_versions_and_where_it_runs(monkeypatch, name):
 def test_equal_learners_have_one_name_whatever_their_numbers_are_made_of(monkeypatch):
     before = str(Models("x").folder(Walk(2.0), SETTING))
     monkeypatch.setattr(Walk, "__module__", "tests.elsewhere")
-    assert {str(Models("x").folder(Walk(rate), SETTING)) for rate in (2, np.float32(2), 2.0)} == {before}
+    assert {str(Models("x").folder(Walk(rate), SETTING)) for rate in (2, np.float32(2), 2.0)} == {
+        before
+    }
 
 
 def test_activations_are_known_by_their_content(tmp_path):
@@ -179,7 +216,9 @@ def test_activations_are_known_by_their_content(tmp_path):
 
 def test_seeds_and_learners_have_keys_of_their_own(tasks):
     def key(learner, task):
-        return jax.random.key_data(models._Wanted(learner, SETTING, task, None, None, True).key).tolist()
+        return jax.random.key_data(
+            models._Wanted(learner, SETTING, task, None, None, True).key
+        ).tolist()
 
     assert len({str(key(learner, task)) for learner in (Walk(), OnHost()) for task in tasks}) == 4
 
@@ -215,14 +254,20 @@ def test_the_encoder_of_a_model_comes_back_with_it(tmp_path, tasks, fits):
     for outcome in (first, second):
         assert outcome.end.model.encode == outcome.at(1).model.encode == TopK(3)
     signals = tasks[0].id.signals
-    np.testing.assert_array_equal(*(TopK(3)(outcome.end.model, signals) for outcome in (first, second)))
+    np.testing.assert_array_equal(
+        *(TopK(3)(outcome.end.model, signals) for outcome in (first, second))
+    )
 
 
 def test_an_early_stop_is_the_end_of_all_later_steps(tmp_path, tasks, fits):
     learner = Walk(until=3.0)
     for _ in range(2):
         outcome = fit_one(tmp_path, tasks, learner, (1, 2, 4, 5))
-        assert outcome.end.step == 3 and outcome.at(5) is outcome.at(4) is outcome.end and outcome.at(2).step == 2
+        assert (
+            outcome.end.step == 3
+            and outcome.at(5) is outcome.at(4) is outcome.end
+            and outcome.at(2).step == 2
+        )
     assert len(fits) == 1 and Models(tmp_path).missing(learner, SETTING, (1, 5, 6)) == []
 
 
@@ -304,7 +349,11 @@ def test_damage_is_noticed_and_fitted_again(tmp_path, tasks, expected, fits, dam
     (path,) = tmp_path.glob(f"*/{name}")
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     outcome = fit_one(tmp_path, tasks, at=(1,))
-    assert len(fits) == 2 and same_bits(outcome.end.model, expected[6]) and same_bits(outcome.at(1).model, expected[1])
+    assert (
+        len(fits) == 2
+        and same_bits(outcome.end.model, expected[6])
+        and same_bits(outcome.at(1).model, expected[1])
+    )
     fit_one(tmp_path, tasks, at=(1,))
     assert len(fits) == 2
 
@@ -312,19 +361,31 @@ def test_damage_is_noticed_and_fitted_again(tmp_path, tasks, expected, fits, dam
 def test_a_fit_goes_on_where_nothing_can_be_kept(tmp_path, tasks, expected, caplog):
     (tmp_path / "models").write_text("a file in its place")
     outcome = fit_one(tmp_path / "models", tasks)
-    assert same_bits(outcome.end.model, expected[6]) and "going on without saving the fit" in caplog.text
+    assert (
+        same_bits(outcome.end.model, expected[6])
+        and "going on without saving the fit" in caplog.text
+    )
 
 
 def test_what_is_missing_is_told_by_names_alone(tmp_path, tasks, fits):
     store = Models(tmp_path)
     assert store.missing(Walk(), SETTING, (2,)) == [Walk()]
     fit_one(tmp_path, tasks, at=(2,))
-    assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == [] and store.missing(Walk(), SETTING, (3,)) == [Walk()]
+    assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == [] and store.missing(
+        Walk(), SETTING, (3,)
+    ) == [Walk()]
 
 
 def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks):
     told = []
     learner = Walk(base=Walk(0.5))
-    Models(tmp_path).fit(learner, SOURCES, tasks, watch=lambda one, place, steps: told.append((one.rate, place, steps)))
-    assert {(rate, place) for rate, place, _ in told} == {(rate, place) for rate in (0.1, 0.5) for place in (0, 1)}
+    Models(tmp_path).fit(
+        learner,
+        SOURCES,
+        tasks,
+        watch=lambda one, place, steps: told.append((one.rate, place, steps)),
+    )
+    assert {(rate, place) for rate, place, _ in told} == {
+        (rate, place) for rate in (0.1, 0.5) for place in (0, 1)
+    }
     assert max(steps for *_, steps in told) == 6

@@ -1,4 +1,6 @@
-"""Streams: an array and a function give the same bits, a killed fit goes on, and a source's faults are named."""
+"""Streams: an array and a function give the same bits, a killed fit goes on, and a source's faults
+are named.
+"""
 
 import threading
 
@@ -40,7 +42,9 @@ def test_a_stream_is_learned_from(task, model):
 
 
 @pytest.mark.optimised
-def test_a_file_and_a_function_are_as_good_as_an_array_and_a_killed_fit_goes_on(tmp_path, signals, model, caplog):
+def test_a_file_and_a_function_are_as_good_as_an_array_and_a_killed_fit_goes_on(
+    tmp_path, signals, model, caplog
+):
     np.save(tmp_path / "signals.npy", signals)
     mapped = np.load(tmp_path / "signals.npy", mmap_mode="r")
     asked = []
@@ -59,15 +63,22 @@ def test_a_file_and_a_function_are_as_good_as_an_array_and_a_killed_fit_goes_on(
     dies, asked = False, []
     with jax.log_compiles():
         resumed = fit_stream(LEARNER, source, num_samples=len(signals), checkpoint=save, **OPTIONS)
-    # Small copies are all that is compiled; a state on another device, or tied to one, would compile a round once more.
-    assert "Compiling" in caplog.text and "jit(_start)" not in caplog.text and "jit(_round)" not in caplog.text
+    # Small copies are all that is compiled; a state on another device, or tied to one, would
+    # compile a round once more.
+    assert (
+        "Compiling" in caplog.text
+        and "jit(_start)" not in caplog.text
+        and "jit(_round)" not in caplog.text
+    )
     assert min(asked[1:])[0] > len(signals) // 4
     np.testing.assert_array_equal(resumed.dictionary, model.dictionary)
     assert not save.folder.exists(save.name)
 
 
 def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
-    """Its state has the same shapes, so that only the name of the fit tells them apart; each differs in one thing."""
+    """Its state has the same shapes, so that only the name of the fit tells them apart; each
+    differs in one thing.
+    """
 
     class Kept(Checkpoint):
         def named(self, fit):
@@ -92,20 +103,39 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_what_is_learned_is_of_the_default_type(signals, dtype):
-    assert fit_stream(SHORT, signals[:200].astype(dtype), **OPTIONS).dictionary.dtype == jnp.zeros(()).dtype
+    assert (
+        fit_stream(SHORT, signals[:200].astype(dtype), **OPTIONS).dictionary.dtype
+        == jnp.zeros(()).dtype
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
         (lambda start, count: np.zeros((count, 5)), {}, "give num_samples"),
-        (lambda start, count: np.zeros((count - 1, 5)), {"num_samples": 800}, "floating-point rows"),
-        (lambda start, count: np.zeros((count, 5), int), {"num_samples": 800}, "floating-point rows"),
-        (lambda start, count: np.full((count, 5), np.nan), {"num_samples": 800}, "NaN or an infinity"),
+        (
+            lambda start, count: np.zeros((count - 1, 5)),
+            {"num_samples": 800},
+            "floating-point rows",
+        ),
+        (
+            lambda start, count: np.zeros((count, 5), int),
+            {"num_samples": 800},
+            "floating-point rows",
+        ),
+        (
+            lambda start, count: np.full((count, 5), np.nan),
+            {"num_samples": 800},
+            "NaN or an infinity",
+        ),
         (np.zeros((10, 5)), {}, "too few for 40 rounds"),
         (np.zeros((100, 5)), {"num_samples": 101}, "only 100"),
         (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be an integer of at least 1"),
-        (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))}, "no axis"),
+        (
+            np.zeros((100, 5)),
+            {"mesh": jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))},
+            "no axis",
+        ),
         (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("samples",))}, "must have axes of type"),
     ],
 )
@@ -115,7 +145,9 @@ def test_faults_are_named(source, options, message):
 
 
 def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals):
-    learner = OnlineDictionary(num_steps=4, batch_size=50, num_rounds=1, replace=False, centred=True)
+    learner = OnlineDictionary(
+        num_steps=4, batch_size=50, num_rounds=1, replace=False, centred=True
+    )
     found = fit_stream(learner, signals[:200] + 3, **OPTIONS)
     np.testing.assert_allclose(found.bias, signals[:200].mean(axis=0) + 3, atol=1e-4)
 
@@ -123,7 +155,9 @@ def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals):
 def test_the_same_samples_in_another_order_are_another_stream():
     block = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
     found = int(stream._fingerprint(block, 3))
-    assert found != int(stream._fingerprint(block[::-1], 3)) and found != int(stream._fingerprint(block[:, :, ::-1], 3))
+    assert found != int(stream._fingerprint(block[::-1], 3)) and found != int(
+        stream._fingerprint(block[:, :, ::-1], 3)
+    )
     # The rows that fill a minibatch up are none of its samples.
     assert found == int(stream._fingerprint(block.at[:, 3].set(0), 3))
 
@@ -134,7 +168,9 @@ def test_a_outliers_sample_counts_as_one_of_the_median_norm_of_the_first_round(s
     for row in (7, 390):
         given[row] *= 300
         tamed[row] *= np.median(np.linalg.norm(first, axis=1)) / np.linalg.norm(tamed[row])
-    found, expected = (np.asarray(fit_stream(SHORT, rows, **OPTIONS).dictionary) for rows in (given, tamed))
+    found, expected = (
+        np.asarray(fit_stream(SHORT, rows, **OPTIONS).dictionary) for rows in (given, tamed)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 

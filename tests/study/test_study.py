@@ -17,15 +17,26 @@ METHODS = (Method("sae", "sae", SAE, TopK(3)), Method("oracle", "oracle", Oracle
 
 
 def make(*sources, methods=METHODS, **options):
-    return Study("tiny", sources or (Setting(20, 3, 200), Setting(20, 3, 200, seed=1)), lambda _: methods, **options)
+    return Study(
+        "tiny",
+        sources or (Setting(20, 3, 200), Setting(20, 3, 200, seed=1)),
+        lambda _: methods,
+        **options,
+    )
 
 
 @pytest.mark.parametrize(
     ("method", "coordinates"),
     [
         (METHODS[0], {"dictionary": "topk", "inference": "own"}),
-        (Method("a", "frozen", SAE, Lasso()), {"dictionary": "topk", "inference": "lasso", "start": "cold"}),
-        (Method("a", "refined", SAE, Lasso(start=TopK(3))), {"dictionary": "topk", "inference": "lasso", "start": "warm"}),
+        (
+            Method("a", "frozen", SAE, Lasso()),
+            {"dictionary": "topk", "inference": "lasso", "start": "cold"},
+        ),
+        (
+            Method("a", "refined", SAE, Lasso(start=TopK(3))),
+            {"dictionary": "topk", "inference": "lasso", "start": "warm"},
+        ),
         (
             Method("a", "frozen", SAE, Lasso(tol=None, max_iterations=20)),
             {"dictionary": "topk", "inference": "fista", "start": "cold", "iterations": 20},
@@ -37,7 +48,10 @@ def make(*sources, methods=METHODS, **options):
         # Another k is no longer the encoder that was trained.
         (Method("a", "sae", SAE, TopK(4)), {"dictionary": "topk", "inference": "topk"}),
         (METHODS[1], {"dictionary": "oracle", "inference": "lasso", "start": "cold"}),
-        (Method("a", "probe", LinearProbe(), Linear()), {"dictionary": "linear_probe", "inference": "linear"}),
+        (
+            Method("a", "probe", LinearProbe(), Linear()),
+            {"dictionary": "linear_probe", "inference": "linear"},
+        ),
         (
             Method("a", "sae", SAE, Lasso(), {"start": "mine", "depth": 3}),
             {"dictionary": "topk", "inference": "lasso", "start": "mine", "depth": 3},
@@ -57,7 +71,15 @@ class OnHost(HostLearner):
 
 
 @pytest.mark.parametrize(
-    ("learner", "at"), [(SAE, (1, 1)), (SAE, (5,)), (SAE, (-1,)), (Oracle(), (1,)), (OnHost(), (0,)), (OnHost(), (2, 3))]
+    ("learner", "at"),
+    [
+        (SAE, (1, 1)),
+        (SAE, (5,)),
+        (SAE, (-1,)),
+        (Oracle(), (1,)),
+        (OnHost(), (0,)),
+        (OnHost(), (2, 3)),
+    ],
 )
 def test_steps_that_are_not_there_are_refused(learner, at):
     with pytest.raises(ValueError, match=r"^method 'mine' .* at is .*\.$"):
@@ -65,9 +87,14 @@ def test_steps_that_are_not_there_are_refused(learner, at):
     Method("mine", "sae", learner, Lasso(), at=(learner.num_steps,))
 
 
-@pytest.mark.parametrize(("learner", "encoder"), [(SAE, lambda model, signals: signals), (lambda: None, TopK(3)), (None, None)])
+@pytest.mark.parametrize(
+    ("learner", "encoder"),
+    [(SAE, lambda model, signals: signals), (lambda: None, TopK(3)), (None, None)],
+)
 def test_encoders_must_be_encoders_and_learners_learners(learner, encoder):
-    with pytest.raises(ValueError, match=r"^method 'mine' must have a Learner and an Encoder; .*\.$"):
+    with pytest.raises(
+        ValueError, match=r"^method 'mine' must have a Learner and an Encoder; .*\.$"
+    ):
         Method("mine", "sae", learner, encoder)
 
 
@@ -78,7 +105,10 @@ def test_encoders_must_be_encoders_and_learners_learners(learner, encoder):
         ({"lam": -1.0}, "lam must be a finite number of at least 0, but it is -1.0."),
         ({"lam": float("nan")}, "lam must be a finite number of at least 0, but it is nan."),
         ({"lam": float("inf")}, "lam must be a finite number of at least 0, but it is inf."),
-        ({"methods": METHODS[:1] * 2}, "methods must have different names or coordinates, but they are sae, sae."),
+        (
+            {"methods": METHODS[:1] * 2},
+            "methods must have different names or coordinates, but they are sae, sae.",
+        ),
     ],
 )
 def test_a_study_is_checked_at_its_boundary(options, fault):
@@ -88,15 +118,24 @@ def test_a_study_is_checked_at_its_boundary(options, fault):
 
 
 def test_one_name_may_stand_for_methods_that_vary_something():
-    methods = [Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=count)) for count in (1, 2)]
+    methods = [
+        Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=count)) for count in (1, 2)
+    ]
     assert len(make(methods=methods).methods(Setting())) == 2
     make(methods=[Method("frozen", "frozen", SAE, Lasso(lam)) for lam in (0.1, 0.2)])
     with pytest.raises(ValueError, match="methods must have different names or coordinates"):
         make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)])
-    make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=tol), {"tol": tol}) for tol in (1e-5, 1e-6)])
+    make(
+        methods=[
+            Method("frozen", "frozen", SAE, Lasso(tol=tol), {"tol": tol}) for tol in (1e-5, 1e-6)
+        ]
+    )
 
 
 def test_sources_must_differ_and_be_there():
-    for sources, fault in (((Setting(20, 3, 200),) * 2, "sources must be different"), ((), "sources must have at least one")):
+    for sources, fault in (
+        ((Setting(20, 3, 200),) * 2, "sources must be different"),
+        ((), "sources must have at least one"),
+    ):
         with pytest.raises(ValueError, match=fault):
             Study("tiny", sources, lambda _: METHODS)

@@ -1,4 +1,6 @@
-"""Activations in a bucket are copied into the user's cache: rows are read at random and again, each time by a request."""
+"""Activations in a bucket are copied into the user's cache: rows are read at random and again, each
+time by a request.
+"""
 
 import os
 import shutil
@@ -12,12 +14,15 @@ from sae_gap.storage.tensor_files import brief
 
 
 def fetched(path: str | os.PathLike[str]) -> Path:
-    """The path itself, or for the URL of a file or a folder in a bucket the path of its copy in the user's cache.
+    """The path itself, or for the URL of a file or a folder in a bucket the path of its copy in the
+    user's cache.
 
-    Each version of the objects is copied once and replaces the one before. An .npy file brings the file of its documents along.
+    Each version of the objects is copied once and replaces the one before. An .npy file brings the
+    file of its documents along.
 
     Args:
-      path: a path, where `~` is the user's home, or a URL such as gs://bucket/folder or s3://bucket/rows.npy.
+      path: a path, where `~` is the user's home, or a URL such as gs://bucket/folder or
+        s3://bucket/rows.npy.
 
     Raises:
       ValueError: nothing is there, it cannot be copied, or fsspec is not installed.
@@ -28,14 +33,20 @@ def fetched(path: str | os.PathLike[str]) -> Path:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise ValueError(f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'.") from None
+        raise ValueError(
+            f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'."
+        ) from None
     cache = devices.cache_home() / "sae_gap" / "buckets"
     try:
         store, remote = url_to_fs(url.rstrip("/"))
         store.invalidate_cache()
         companion = str(PurePosixPath(remote).with_suffix(f".{DOCUMENTS}.npy"))
         is_folder = store.isdir(remote)
-        files = store.find(remote, maxdepth=1) if is_folder else [remote, *filter(store.exists, [companion])]
+        files = (
+            store.find(remote, maxdepth=1)
+            if is_folder
+            else [remote, *filter(store.exists, [companion])]
+        )
         place = cache / digest([url])
         copy = place / digest(f"{file} {store.ukey(file)}" for file in files)
         if not copy.is_dir():
@@ -51,9 +62,12 @@ def fetched(path: str | os.PathLike[str]) -> Path:
             for old in set(place.iterdir()) - {copy}:
                 shutil.rmtree(old, ignore_errors=True)
     except FileNotFoundError:
-        raise ValueError(f"{url} is neither a file nor a folder; give the URL of activations.") from None
+        raise ValueError(
+            f"{url} is neither a file nor a folder; give the URL of activations."
+        ) from None
     except Exception as error:
         raise ValueError(
-            f"{url} cannot be copied to {cache} ({brief(error)}); check its name, your credentials and the space on the disk."
+            f"{url} cannot be copied to {cache} ({brief(error)}); check its name, your credentials "
+            "and the space on the disk."
         ) from error
     return copy if is_folder else copy / PurePosixPath(remote).name

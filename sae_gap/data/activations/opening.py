@@ -1,4 +1,6 @@
-"""Opens files and folders of activations by their headers, or an array, and saves an .npz file of one's own."""
+"""Opens files and folders of activations by their headers, or an array, and saves an .npz file of
+one's own.
+"""
 
 import os
 import pathlib
@@ -14,10 +16,18 @@ from sae_gap.data.activations.array_files import read_npy, read_npz, read_safete
 from sae_gap.data.activations.arrow_files import read_arrow
 from sae_gap.data.activations.fetching import fetched
 from sae_gap.data.activations.rows import Activations
-from sae_gap.data.activations.tables import ACTIVATIONS, DOCUMENTS, RefusedError, Table, as_table, in_memory
+from sae_gap.data.activations.tables import (
+    ACTIVATIONS,
+    DOCUMENTS,
+    RefusedError,
+    Table,
+    as_table,
+    in_memory,
+)
 from sae_gap.storage.tensor_files import brief
 
-# The reader of each kind of file by its ending; it takes the path and the name of the array, if one is given.
+# The reader of each kind of file by its ending; it takes the path and the name of the array, if one
+# is given.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
     ".npy": read_npy,
     ".npz": read_npz,
@@ -35,36 +45,46 @@ def open_activations(
 ) -> Activations:
     """Opens activations, rows of one vector each, without reading them.
 
-    A file is .npy, .npz, .safetensors, .arrow or .parquet; the last two need the extra `arrow`. A folder holds files of one of
-    these kinds, in the order of their names, as Hugging Face's datasets write them. Floats of any width and byte order become
-    float32 as they are read; bfloat16, which NumPy saves as two raw bytes, is read too.
+    A file is .npy, .npz, .safetensors, .arrow or .parquet; the last two need the extra `arrow`. A
+    folder holds files of one of these kinds, in the order of their names, as Hugging Face's
+    datasets write them. Floats of any width and byte order become float32 as they are read;
+    bfloat16, which NumPy saves as two raw bytes, is read too.
 
-    Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token, which tells the documents.
-    Otherwise an array or a column `documents` may name them, or beside `x.npy` the file `x.documents.npy`: an integer for each
-    row. A number that occurs in several files of a folder is one document.
+    Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token,
+    which tells the documents. Otherwise an array or a column `documents` may name them, or beside
+    `x.npy` the file `x.documents.npy`: an integer for each row. A number that occurs in several
+    files of a folder is one document.
 
     An array in memory is taken as one in a file would be, and is not copied.
 
     Args:
-      source: a file, a folder or, with the extra `buckets`, a URL such as gs:// or s3://, copied into the user's cache; or an
-        array, (n, input_dim) or (documents, tokens, input_dim).
-      key: the name of the array or of the column in a file; None takes `activations`, or the only one there is.
+      source: a file, a folder or, with the extra `buckets`, a URL such as gs:// or s3://, copied
+        into the user's cache; or an array, (n, input_dim) or (documents, tokens, input_dim).
+      key: the name of the array or of the column in a file; None takes `activations`, or the only
+        one there is.
       documents: of an array in memory, an integer for each row or for each of its documents.
 
     Returns:
       The activations.
 
     Raises:
-      ValueError: the file is not there, does not hold activations or is damaged, or its reader is not installed.
+      ValueError: the file is not there, does not hold activations or is damaged, or its reader is
+        not installed.
     """
     if hasattr(source, "shape") and not isinstance(source, str):
         if key is not None:
             raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
-        names = None if documents is None else in_memory(as_real("documents", documents, "a vector of integers"))
+        names = (
+            None
+            if documents is None
+            else in_memory(as_real("documents", documents, "a vector of integers"))
+        )
         array = in_memory(as_real("the array", source, "rows of floating-point numbers"))
         return _activations([as_table("the array", array, names)])
     if documents is not None:
-        raise ValueError("a file names its own documents; leave them out, or give the array itself.")
+        raise ValueError(
+            "a file names its own documents; leave them out, or give the array itself."
+        )
     check_path("path", source)
     check_type("key", key, (str, type(None)), "give the name of an array")
     path = fetched(source)  # type: ignore[arg-type]
@@ -83,10 +103,18 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
     """The files of activations in a folder, by name."""
     entries = sorted(folder.iterdir())
     companion = f".{DOCUMENTS}.npy"
-    files = [path for path in entries if path.suffix in READERS and path.is_file() and not path.name.endswith(companion)]
+    files = [
+        path
+        for path in entries
+        if path.suffix in READERS and path.is_file() and not path.name.endswith(companion)
+    ]
     if not files:
         inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
-        mend = f"give one of its folders, such as {inner}" if inner else f"give one with {', '.join(READERS)}"
+        mend = (
+            f"give one of its folders, such as {inner}"
+            if inner
+            else f"give one with {', '.join(READERS)}"
+        )
         raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
     tables: list[Table] = []
     counted = 0
@@ -98,7 +126,10 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
         tables.append(table)
         first, form = _form(files[0], tables[0]), _form(file, table)
         if form != first:
-            fault = f"{folder} must hold files of one form, but {files[0].name} is {first} and {file.name} {form}"
+            fault = (
+                f"{folder} must hold files of one form, but {files[0].name} is {first} and "
+                f"{file.name} {form}"
+            )
             raise ValueError(f"{fault}; move one of them to another folder.")
     return tables
 
@@ -106,18 +137,25 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
 def _form(file: pathlib.Path, table: Table) -> str:
     """What all files of a folder have in common."""
     documents = "no documents" if table.documents is None else "documents"
-    return f"{file.suffix} of width {table.width} with {documents}{' of many rows each' if table.counted else ''}"
+    return (
+        f"{file.suffix} of width {table.width} with "
+        f"{documents}{' of many rows each' if table.counted else ''}"
+    )
 
 
 def _read_file(path: pathlib.Path, key: str | None) -> Table:
     if path.suffix not in READERS:
-        raise ValueError(f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}.")
+        raise ValueError(
+            f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."
+        )
     try:
         return READERS[path.suffix](path, key)
     except RefusedError:
         raise
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as activations ({brief(error)}); write it again.") from error
+        raise ValueError(
+            f"{path} cannot be read as activations ({brief(error)}); write it again."
+        ) from error
 
 
 def save_activations(
@@ -136,19 +174,25 @@ def save_activations(
 
     Raises:
       TypeError: the path is not one.
-      ValueError: the activations are not a finite, non-empty matrix, or the documents not an integer for each row.
+      ValueError: the activations are not a finite, non-empty matrix, or the documents not an
+        integer for each row.
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
     rows = as_matrix("activations", activations)
     # They are read again as float32.
     if np.abs(rows).max() > np.finfo(np.float32).max:
-        raise ValueError("activations must be finite in float32, but some are too large; drop those rows.")
+        raise ValueError(
+            "activations must be finite in float32, but some are too large; drop those rows."
+        )
     arrays: dict[str, Any] = {ACTIVATIONS: rows}
     if documents is not None:
         arrays[DOCUMENTS] = as_real("documents", documents, "a vector of integers")
         if arrays[DOCUMENTS].dtype.kind not in "iu" or arrays[DOCUMENTS].shape != rows.shape[:1]:
-            raise ValueError(f"documents must be {len(rows)} integers, one for each row, but they are {shown(documents)}.")
+            raise ValueError(
+                f"documents must be {len(rows)} integers, one for each row, but they are "
+                f"{shown(documents)}."
+            )
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

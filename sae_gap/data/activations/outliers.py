@@ -1,7 +1,8 @@
 """Outlier tokens: the few whose norm is far beyond that of all others.
 
-Transformers give some tokens, such as the first of a text, a norm of hundreds of times what is usual. Squared, one of them
-outweighs ten thousand others, and so it sets the variance and the atoms that are learned.
+Transformers give some tokens, such as the first of a text, a norm of hundreds of times what is
+usual. Squared, one of them outweighs ten thousand others, and so it sets the variance and the atoms
+that are learned.
 
 References:
   Sun et al. (2024), "Massive activations in large language models".
@@ -15,10 +16,12 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-# Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median does not move with the few
-# that are outliers, and a multiple of it does not depend on the scale of the model.
+# Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median
+# does not move with the few that are outliers, and a multiple of it does not depend on the scale of
+# the model.
 FACTOR = 10
-# Median norms between which sums of squares, over millions of rows, neither overflow float32 nor vanish in it.
+# Median norms between which sums of squares, over millions of rows, neither overflow float32 nor
+# vanish in it.
 _SHORTEST, _LONGEST = 1e-8, 1e14
 
 
@@ -29,7 +32,8 @@ class Outliers(NamedTuple):
       rows: their numbers, ascending.
       ratios: the norm of each over the median norm of all rows.
       num_rows: of the activations.
-      num_first: how many outliers are the first row of their document; None where the documents are not known.
+      num_first: how many outliers are the first row of their document; None where the documents are
+        not known.
     """
 
     rows: Int[np.ndarray, " outliers"]
@@ -40,9 +44,15 @@ class Outliers(NamedTuple):
     def __str__(self) -> str:
         if not len(self.rows):
             return f"no row is longer than {FACTOR} times the median norm"
-        lengths = f"{self.ratios.min():,.0f} to {self.ratios.max():,.0f} times as long as the median row"
+        lengths = (
+            f"{self.ratios.min():,.0f} to {self.ratios.max():,.0f} times as long as the median row"
+        )
         text = f"{len(self.rows):,} of {self.num_rows:,} rows are outliers, {lengths}"
-        return text if self.num_first is None else f"{text}, {self.num_first:,} of them the first of their document"
+        return (
+            text
+            if self.num_first is None
+            else f"{text}, {self.num_first:,} of them the first of their document"
+        )
 
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
@@ -50,8 +60,11 @@ def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
 
 
-def find_outliers(norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None) -> Outliers:
-    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse signals.
+def find_outliers(
+    norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None
+) -> Outliers:
+    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse
+    signals.
 
     Raises:
       ValueError: the median is so large or so small that float32 cannot hold sums of squares.
@@ -59,21 +72,35 @@ def find_outliers(norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n
     median = np.median(norms)
     if median > _LONGEST or 0 < median < _SHORTEST:
         raise ValueError(
-            f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums of such squares; scale all rows "
-            f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
+            f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums of "
+            "such squares; scale all rows "
+            f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power "
+            "of two."
         )
     rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
     firsts = None if documents is None else np.unique(documents, return_index=True)[1]
-    return Outliers(rows, norms[rows] / median, len(norms), None if firsts is None else int(np.isin(rows, firsts).sum()))
+    return Outliers(
+        rows,
+        norms[rows] / median,
+        len(norms),
+        None if firsts is None else int(np.isin(rows, firsts).sum()),
+    )
 
 
 def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
-    """What a learner sees of signals: `to_median`, which gives each outlier token the say of one ordinary row."""
+    """What a learner sees of signals: `to_median`, which gives each outlier token the say of one
+    ordinary row.
+    """
     median = median_norm(signals)
     # Signals without outlier tokens are not copied.
     if not bool(_is_outlier(signals, median).any()):
         return signals
-    logging.log_first_n(logging.WARNING, "rows of more than %d median norms count as of the median norm in learning", 1, FACTOR)
+    logging.log_first_n(
+        logging.WARNING,
+        "rows of more than %d median norms count as of the median norm in learning",
+        1,
+        FACTOR,
+    )
     return to_median(signals, median)
 
 
@@ -82,11 +109,15 @@ def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
     return _module(signals).median(_lengths(signals))
 
 
-def to_median(signals: Float[Array, "... input_dim"], median: Float[Array, ""]) -> Float[Array, "... input_dim"]:
+def to_median(
+    signals: Float[Array, "... input_dim"], median: Float[Array, ""]
+) -> Float[Array, "... input_dim"]:
     """Outlier tokens `y ← y · median / ‖y‖`; all others keep their bits."""
     module = _module(signals)
     scale = median / module.maximum(_lengths(signals), median)
-    return module.where(_is_outlier(signals, median)[..., None], signals * scale[..., None], signals)
+    return module.where(
+        _is_outlier(signals, median)[..., None], signals * scale[..., None], signals
+    )
 
 
 def _is_outlier(signals, median):

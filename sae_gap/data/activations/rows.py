@@ -1,4 +1,6 @@
-"""Rows of files or of an array, read in chunks or picked by number, and split by the documents that they come from."""
+"""Rows of files or of an array, read in chunks or picked by number, and split by the documents that
+they come from.
+"""
 
 import dataclasses
 import functools
@@ -15,13 +17,16 @@ from sae_gap.data.activations.tables import Table
 
 # Contiguous blocks that stand for documents where the files name none.
 BLOCKS = 100
-# Rows that are read at once where rows are picked or averaged, and the widest gap between picked rows that is read too.
+# Rows that are read at once where rows are picked or averaged, and the widest gap between picked
+# rows that is read too.
 SPAN, NEAR = 4_096, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activations:
-    """Rows of one or several files or of an array, or a part of them. Opened by `open_activations`."""
+    """Rows of one or several files or of an array, or a part of them. Opened by
+    `open_activations`.
+    """
 
     _tables: tuple[Table, ...]
     # The number of each row among all rows of the files, ascending.
@@ -53,13 +58,19 @@ class Activations:
 
     @functools.cached_property
     def outliers(self) -> Outliers:
-        """The rows whose norm is beyond `outliers.FACTOR` times the median norm. All rows are read for it, in chunks."""
+        """The rows whose norm is beyond `outliers.FACTOR` times the median norm. All rows are read
+        for it, in chunks.
+        """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        return find_outliers(np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents)
+        return find_outliers(
+            np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents
+        )
 
     def without_outliers(self) -> "Activations":
-        """The rows that are no outliers. Split, they fall into the parts that they are in where outliers are kept."""
+        """The rows that are no outliers. Split, they fall into the parts that they are in where
+        outliers are kept.
+        """
         if not len(self.outliers.rows):
             return self
         return Activations(self._tables, np.delete(self.numbers, self.outliers.rows), self)
@@ -68,7 +79,8 @@ class Activations:
         """All rows in order, as float32, `size` at a time and fewer at the end.
 
         Raises:
-          ValueError: a row holds a NaN or an infinity, or a file is damaged; the message names the file and the row.
+          ValueError: a row holds a NaN or an infinity, or a file is damaged; the message names the
+            file and the row.
         """
         check_size("size", size)
         for start in range(0, self.num_samples, size):
@@ -82,7 +94,9 @@ class Activations:
           ValueError: a row cannot be read or is not finite.
         """
         if np.any(np.asarray(indices) < 0):
-            raise IndexError(f"rows are numbered from 0 to {self.num_samples - 1}; give none below.")
+            raise IndexError(
+                f"rows are numbered from 0 to {self.num_samples - 1}; give none below."
+            )
         places, back = np.unique(self.numbers[indices], return_inverse=True)
         return self._gather(places)[back]
 
@@ -94,10 +108,11 @@ class Activations:
     def split(self, held_out: float = 0.1, seed: int = 0) -> "tuple[Activations, Activations]":
         """A training part and a held-out part.
 
-        Tokens of one text are alike, so a token is held out in earnest only if its neighbours are too. Whole documents are
-        therefore held out, drawn in random order as long as each brings the held-out share nearer to `held_out`. Where the
-        files name no documents, contiguous blocks stand for them, a hundredth of the rows each; a text may be cut in two at
-        their edges.
+        Tokens of one text are alike, so a token is held out in earnest only if its neighbours are
+        too. Whole documents are therefore held out, drawn in random order as long as each brings
+        the held-out share nearer to `held_out`. Where the files name no documents, contiguous
+        blocks stand for them, a hundredth of the rows each; a text may be cut in two at their
+        edges.
 
         Args:
           held_out: share of the rows to hold out, about.
@@ -115,17 +130,27 @@ class Activations:
         if self._whole is not None:
             held = np.delete(held, self._whole.outliers.rows)
         if held.all() or not held.any():
-            raise ValueError("no row is left on one side of the split, since all of its documents' are outliers; keep them.")
-        return Activations(self._tables, self.numbers[~held]), Activations(self._tables, self.numbers[held])
+            raise ValueError(
+                "no row is left on one side of the split, since all of its documents' are "
+                "outliers; keep them."
+            )
+        return Activations(self._tables, self.numbers[~held]), Activations(
+            self._tables, self.numbers[held]
+        )
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Which rows are held out."""
         documents = self.documents
         if documents is None:
-            documents = np.arange(self.num_samples) * min(BLOCKS, self.num_samples) // self.num_samples
+            documents = (
+                np.arange(self.num_samples) * min(BLOCKS, self.num_samples) // self.num_samples
+            )
         names, member, sizes = np.unique(documents, return_inverse=True, return_counts=True)
         if len(names) < 2:
-            raise ValueError(f"{self._tables[0].path} holds one document alone; give several, some of which can be held out.")
+            raise ValueError(
+                f"{self._tables[0].path} holds one document alone; give several, some of which can "
+                "be held out."
+            )
         left, held = held_out * self.num_samples, np.zeros(len(names), bool)
         order = np.random.default_rng(seed).permutation(len(names))
         for name in order:

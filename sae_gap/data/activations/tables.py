@@ -1,4 +1,6 @@
-"""What every kind of file, and an array, comes to: a table of rows that is read in pieces, with the document of each row."""
+"""What every kind of file, and an array, comes to: a table of rows that is read in pieces, with the
+document of each row.
+"""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -13,7 +15,9 @@ ACTIVATIONS, DOCUMENTS = "activations", "documents"
 
 
 class RefusedError(ValueError):
-    """A fault of a file in a whole sentence; other errors of readers mean that the file is damaged."""
+    """A fault of a file in a whole sentence; other errors of readers mean that the file is
+    damaged.
+    """
 
 
 class Array(NamedTuple):
@@ -47,18 +51,26 @@ class Table(NamedTuple):
         try:
             raw = self.read(start, stop)
         except Exception as error:
-            raise ValueError(f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it again.") from error
+            raise ValueError(
+                f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it "
+                "again."
+            ) from error
         with np.errstate(over="ignore"):
             rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
         finite = np.isfinite(rows).all(axis=1)
         if not finite.all():
             bad = wanted[np.argmin(finite)]
-            raise ValueError(f"row {bad} of {self.path} has a NaN or an infinity, as float32; drop or mend such rows.")
+            raise ValueError(
+                f"row {bad} of {self.path} has a NaN or an infinity, as float32; drop or mend such "
+                "rows."
+            )
         return rows
 
 
 def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
-    """The name of the array to read: `key` if given, else `activations`, else the only one there is."""
+    """The name of the array to read: `key` if given, else `activations`, else the only one there
+    is.
+    """
     listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
     if key is not None:
         if key not in names:
@@ -69,30 +81,44 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
         return ACTIVATIONS
     if len(others) == 1:
         return others[0]
-    fault = f"several arrays, {listed}; name one with key" if others else f"no activations; save them as {ACTIVATIONS}"
+    fault = (
+        f"several arrays, {listed}; name one with key"
+        if others
+        else f"no activations; save them as {ACTIVATIONS}"
+    )
     raise RefusedError(f"{path} holds {fault}.")
 
 
-def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = None, *, counted: bool = False) -> Table:
+def as_table(
+    path: pathlib.Path | str, array: Array, documents: Array | None = None, *, counted: bool = False
+) -> Table:
     """A table of an array of rows, or of documents of equally many rows.
 
     Args:
       path: the file, or what messages call an array in memory.
       array: (rows, width), or (documents, tokens, width), whose tokens become the rows.
-      documents: an integer for each row or, with three axes, for each document; None where the file names none.
+      documents: an integer for each row or, with three axes, for each document; None where the file
+        names none.
       counted: whether `documents` are numbered from zero rather than named by the file.
 
     Raises:
-      RefusedError: the array is not of floats, has other axes or no entries, or `documents` do not fit it.
+      RefusedError: the array is not of floats, has other axes or no entries, or `documents` do not
+        fit it.
     """
     shape, dtype = array.shape, array.dtype
     if dtype.hasobject:
-        raise RefusedError(f"{path} holds pickled objects, which are never loaded; save plain numeric arrays.")
+        raise RefusedError(
+            f"{path} holds pickled objects, which are never loaded; save plain numeric arrays."
+        )
     if dtype.kind != "f" and dtype != ml_dtypes.bfloat16:
-        raise RefusedError(f"{path} must hold floating-point numbers, but they are {dtype}; save the activations as float32.")
+        raise RefusedError(
+            f"{path} must hold floating-point numbers, but they are {dtype}; save the activations "
+            "as float32."
+        )
     if len(shape) not in (2, 3) or 0 in shape:
         raise RefusedError(
-            f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to (samples, input_dim)."
+            f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to "
+            "(samples, input_dim)."
         )
     if len(shape) == 2:
         named = documents and read_documents(path, documents, shape[0])
@@ -101,19 +127,26 @@ def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = N
 
     def rows(start: int, stop: int) -> np.ndarray:
         first, last = start // length, -(-stop // length)
-        return array.read(first, last).reshape(-1, width)[start - first * length : stop - first * length]
+        return array.read(first, last).reshape(-1, width)[
+            start - first * length : stop - first * length
+        ]
 
     if documents is not None and documents.shape == (count * length,):
-        return Table(path, count * length, width, rows, read_documents(path, documents, count * length))
+        return Table(
+            path, count * length, width, rows, read_documents(path, documents, count * length)
+        )
     named = np.arange(count) if documents is None else read_documents(path, documents, count)
     return Table(path, count * length, width, rows, np.repeat(named, length), documents is None)
 
 
-def read_documents(path: pathlib.Path | str, documents: Array, count: int) -> Int[np.ndarray, " count"]:
+def read_documents(
+    path: pathlib.Path | str, documents: Array, count: int
+) -> Int[np.ndarray, " count"]:
     """The documents that a file names; they are read only if their number is right."""
     if documents.shape != (count,) or documents.dtype.kind not in "iu":
         raise RefusedError(
-            f"the documents of {path} must be {count} integers, one a row, but they are {documents.dtype} of shape "
+            f"the documents of {path} must be {count} integers, one a row, but they are "
+            f"{documents.dtype} of shape "
             f"{documents.shape}; save them so, or leave them out."
         )
     return documents.read(0, count).astype(np.int64)

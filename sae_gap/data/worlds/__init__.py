@@ -1,4 +1,6 @@
-"""Worlds as hard as real ones: features with frequencies, correlations and hierarchy, after SynthSAEBench."""
+"""Worlds as hard as real ones: features with frequencies, correlations and hierarchy, after
+SynthSAEBench.
+"""
 
 from sae_gap.data.worlds.world import World, WorldStream, published_world
 

@@ -15,7 +15,9 @@ _ATOMS = 42
 
 @functools.lru_cache(maxsize=2)
 def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
-    """The unit atoms as rows and the bias, in float32: drawn from the seed, or read from the files of a published world."""
+    """The unit atoms as rows and the bias, in float32: drawn from the seed, or read from the files
+    of a published world.
+    """
     if law.folder is not None:
         return synthsae_files.read_atoms(law.folder)
     rng = np.random.default_rng([law.seed, _ATOMS])
@@ -26,11 +28,14 @@ def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarr
     return push_apart(atoms, law.orthogonal_steps), bias
 
 
-def push_apart(atoms: Float[np.ndarray, "N input_dim"], steps: int) -> Float[np.ndarray, "N input_dim"]:
+def push_apart(
+    atoms: Float[np.ndarray, "N input_dim"], steps: int
+) -> Float[np.ndarray, "N input_dim"]:
     """Unit atoms after some Adam steps on their coherence.
 
-    The loss is `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²`. Its first term is a sum of squares of the N × N Gram matrix, and the
-    smaller matrix DᵀD has the same sum, so the gradient `4 D (DᵀD) - 4 ‖d_i‖² d_i` needs no Gram matrix.
+    The loss is `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²`. Its first term is a sum of squares of
+    the N × N Gram matrix, and the smaller matrix DᵀD has the same sum, so the gradient
+    `4 D (DᵀD) - 4 ‖d_i‖² d_i` needs no Gram matrix.
 
     Args:
       atoms: unit rows, (N, input_dim).

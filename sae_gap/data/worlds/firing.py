@@ -1,4 +1,6 @@
-"""The constants of a law, computed once: how often features fire, with which others and how loud."""
+"""The constants of a law, computed once: how often features fire, with which others and how
+loud.
+"""
 
 import dataclasses
 import functools
@@ -69,10 +71,12 @@ def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
 def compensated(
     base: Float[np.ndarray, " N"], parent: Int[np.ndarray, " N"], exclusive: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
-    """Rates raised for what the trees take: `p̃_i = min(1, p_i (1 / p_a) (1 + Σ_{j ∈ S} p_j / p_a))`, (N,).
+    """Rates raised for what the trees take:
+    `p̃_i = min(1, p_i (1 / p_a) (1 + Σ_{j ∈ S} p_j / p_a))`, (N,).
 
-    a is the parent of i and S are i's siblings, where they exclude each other. All p are base rates, so that what is left of
-    a feature is not quite its base rate: it falls short the deeper a feature lies.
+    a is the parent of i and S are i's siblings, where they exclude each other. All p are base
+    rates, so that what is left of a feature is not quite its base rate: it falls short the deeper a
+    feature lies.
     """
     child = np.flatnonzero(parent >= 0)
     above = parent[child]
@@ -83,7 +87,9 @@ def compensated(
     return np.minimum(rates, 1)
 
 
-def correlate(law: Law, stream: int = _FACTOR) -> tuple[Float[np.ndarray, "N rank"], Float[np.ndarray, " N"]]:
+def correlate(
+    law: Law, stream: int = _FACTOR
+) -> tuple[Float[np.ndarray, "N rank"], Float[np.ndarray, " N"]]:
     """The factor F of the correlation and what it leaves, `δ_i = 1 - Σ_j F_ij²`, at least .01."""
     rng = np.random.default_rng([law.seed, stream])
     factor = law.correlation * rng.standard_normal((law.num_latents, law.rank))
@@ -99,7 +105,9 @@ def firing_of(law: Law) -> Firing:
     if law.folder is not None:
         return Firing(**synthsae_files.read_firing(law.folder))
     parent, level = plant(law)
-    exclusive, scaled = (np.full(law.num_latents, flag) for flag in (law.exclusive, law.scale_children))
+    exclusive, scaled = (
+        np.full(law.num_latents, flag) for flag in (law.exclusive, law.scale_children)
+    )
     rng = np.random.default_rng([law.seed, _STD])
     mean = np.linspace(law.loudest, law.softest, law.num_latents)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(law.num_latents))
@@ -108,11 +116,15 @@ def firing_of(law: Law) -> Firing:
 
 
 def out_of_distribution(law: Law) -> Firing:
-    """The same rates, magnitudes and trees with another correlation, so that other features fire together."""
+    """The same rates, magnitudes and trees with another correlation, so that other features fire
+    together.
+    """
     firing = firing_of(law)
     scale = law.correlation
     if law.folder is not None and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
-    redrawn = dataclasses.replace(law, folder=None, digest=None, roots=0, correlation=scale, rank=firing.factor.shape[1])
+    redrawn = dataclasses.replace(
+        law, folder=None, digest=None, roots=0, correlation=scale, rank=firing.factor.shape[1]
+    )
     factor, rest = correlate(redrawn, _OTHER_FACTOR)
     return dataclasses.replace(firing, factor=factor, rest=rest)

@@ -1,4 +1,6 @@
-"""The law of a world as plain data: how often features fire, together with which others, how loud, and below which parents."""
+"""The law of a world as plain data: how often features fire, together with which others, how loud,
+and below which parents.
+"""
 
 import dataclasses
 import pathlib
@@ -18,10 +20,11 @@ _SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Law:
-    """What a world is but for the samples that are drawn from it; by default the published benchmark's.
+    """What a world is but for the samples that are drawn from it; by default the published
+    benchmark's.
 
-    Features differ in frequency, by a Zipf law; a Gaussian copula of low rank correlates which of them fire; and trees make a
-    child fire only where its parent does, beside none of its siblings.
+    Features differ in frequency, by a Zipf law; a Gaussian copula of low rank correlates which of
+    them fire; and trees make a child fire only where its parent does, beside none of its siblings.
 
     Args:
       num_latents: N. Feature i is the i-th most frequent, but for what the trees take from it.
@@ -30,22 +33,25 @@ class Law:
       roots: number of trees, of which the most frequent features are the roots; 0 plants none.
       branching: children of each node that has any.
       depth: levels of children below the roots.
-      exponent: s of the Zipf law `p_i = least + (most - least) (r_i - r_{N-1}) / (r_0 - r_{N-1})` with `r_i = (i + 1)^-s`. It
-        may be negative: -1 makes p_i linear in i.
+      exponent: s of the Zipf law `p_i = least + (most - least) (r_i - r_{N-1}) / (r_0 - r_{N-1})`
+        with `r_i = (i + 1)^-s`. It may be negative: -1 makes p_i linear in i.
       most: p_0, the base probability of the most frequent feature.
       least: p_{N-1}, that of the least frequent one.
       rank: of the correlation; 0 leaves features independent but for their trees.
-      correlation: standard deviation of the entries of the correlation's factor, (num_latents, rank).
+      correlation: standard deviation of the entries of the correlation's factor, (num_latents,
+        rank).
       loudest: mean magnitude of feature 0.
       softest: mean magnitude of the last one; between them it is linear in i.
-      spread: mean and standard deviation of the normal variable whose size is a feature's own deviation, `|N(mean, sd)|`.
+      spread: mean and standard deviation of the normal variable whose size is a feature's own
+        deviation, `|N(mean, sd)|`.
       exclusive: whether of the children of one parent at most one fires.
-      scale_children: whether a child's magnitude is in proportion to its parent's. The published world has it so in its
-        second version; the first, uploaded by mistake, only switches children off with their parents.
+      scale_children: whether a child's magnitude is in proportion to its parent's. The published
+        world has it so in its second version; the first, uploaded by mistake, only switches
+        children off with their parents.
       orthogonal_steps: Adam steps that push the random atoms apart.
       bias: length of the bias.
-      folder: of a published world, whose vectors, probabilities, correlation, magnitudes and trees take the place of drawn
-        ones; see `published_world`.
+      folder: of a published world, whose vectors, probabilities, correlation, magnitudes and trees
+        take the place of drawn ones; see `published_world`.
       digest: of the files in that folder.
 
     Raises:
@@ -78,20 +84,26 @@ class Law:
         settle(self)
         check_number("the standard deviation of spread", self.spread[1], least=0)
         if self.least > self.most:
-            raise ValueError(f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is {self.most}.")
+            raise ValueError(
+                f"probabilities need 0 < least <= most < 1, but least is {self.least} and most is "
+                f"{self.most}."
+            )
         if self.most * self.num_latents < FEWEST:
             raise ValueError(
-                f"of {self.num_latents} features at a probability of at most {self.most} hardly any ever fires; raise most."
+                f"of {self.num_latents} features at a probability of at most {self.most} hardly "
+                "any ever fires; raise most."
             )
         # Nearer to 0, no digits are left in which the rates differ.
         if abs(self.exponent) < 1e-6 and self.most != self.least:
             raise ValueError(
-                f"exponent {self.exponent:g} gives every feature one probability; give most and least the same value, or an "
+                f"exponent {self.exponent:g} gives every feature one probability; give most and "
+                "least the same value, or an "
                 "exponent of at least 1e-06 in size."
             )
         if (self.folder is None) != (self.digest is None):
             raise TypeError(
-                f"folder is {shown(self.folder)}, but digest {self.digest}; read a world by published_world(folder)."
+                f"folder is {shown(self.folder)}, but digest {self.digest}; read a world by "
+                "published_world(folder)."
             )
         if self.folder is None:
             self._check_trees()
@@ -104,8 +116,10 @@ class Law:
             needed, level = needed + level, level * self.branching
             if needed > self.num_latents:
                 raise ValueError(
-                    f"{self.roots} trees with {self.depth} levels of {self.branching} children each do not fit the "
-                    f"{self.num_latents} features; lower roots, branching or depth, or raise num_latents."
+                    f"{self.roots} trees with {self.depth} levels of {self.branching} children "
+                    "each do not fit the "
+                    f"{self.num_latents} features; lower roots, branching or depth, or raise "
+                    "num_latents."
                 )
 
     @property
@@ -115,7 +129,9 @@ class Law:
 
     @property
     def title(self) -> str:
-        """The law in words: "synthsae", and how it differs from the published benchmark's beside sizes and seed."""
+        """The law in words: "synthsae", and how it differs from the published benchmark's beside
+        sizes and seed.
+        """
         if self.folder is not None:
             return f"synthsae file={self.digest}"
         parts = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
@@ -133,20 +149,27 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     Raises:
       ValueError: an entry is not such a pair, or names no part of a law.
     """
-    fields = {field.name: field.default for field in dataclasses.fields(Law) if field.name not in _SIZES}
+    fields = {
+        field.name: field.default for field in dataclasses.fields(Law) if field.name not in _SIZES
+    }
     parts: dict[str, Any] = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
         if name not in fields or not equals or name in parts:
             raise ValueError(
-                f"the law has {shown(entry)}; it must list different pairs such as roots=64, of {', '.join(fields)}."
+                f"the law has {shown(entry)}; it must list different pairs such as roots=64, of "
+                f"{', '.join(fields)}."
             )
         try:
             parts[name] = _parse(value, type(fields[name]))
         except (KeyError, ValueError):
             default = fields[name]
-            usual = ":".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
-            raise ValueError(f"the law has {shown(entry)}; give a value such as {name}={usual}.") from None
+            usual = (
+                ":".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+            )
+            raise ValueError(
+                f"the law has {shown(entry)}; give a value such as {name}={usual}."
+            ) from None
     return parts
 
 

@@ -21,10 +21,11 @@ _MEASURED = 2_048
 class Sampler:
     """Draws codes of given constants.
 
-    A feature fires with probability `Φ(m_i)`, `m = (F ε - τ) / √δ` and `ε ~ N(0, I)`, independently of others given ε, which
-    is the law of `F ε + √δ η > τ`. Two things are not drawn, as nothing depends on them: whether a child would fire whose
-    parent is silent; and, of features without a parent where `Φ(m_i)` is below 1/64, as it is nearly everywhere, all but
-    candidates that are drawn at 1/64 without a look at m, each kept with probability `64 Φ(m_i)`.
+    A feature fires with probability `Φ(m_i)`, `m = (F ε - τ) / √δ` and `ε ~ N(0, I)`, independently
+    of others given ε, which is the law of `F ε + √δ η > τ`. Two things are not drawn, as nothing
+    depends on them: whether a child would fire whose parent is silent; and, of features without a
+    parent where `Φ(m_i)` is below 1/64, as it is nearly everywhere, all but candidates that are
+    drawn at 1/64 without a look at m, each kept with probability `64 Φ(m_i)`.
 
     Args:
       firing: the constants.
@@ -33,7 +34,9 @@ class Sampler:
     def __init__(self, firing: Firing):
         self.firing = firing
         upper = special.ndtri(firing.rates)
-        self._weights = (np.column_stack([firing.factor, upper]) / np.sqrt(firing.rest)[:, None]).astype(np.float32)
+        self._weights = (
+            np.column_stack([firing.factor, upper]) / np.sqrt(firing.rest)[:, None]
+        ).astype(np.float32)
         self._tops = np.flatnonzero(firing.parent < 0)
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
         # The children of a node lie side by side, in the order of the features.
@@ -49,33 +52,49 @@ class Sampler:
         features, values = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
         return sparse.csr_array((values.astype(np.float32), (rows, features)), (count, width))
 
-    def _block(self, rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _block(
+        self, rng: np.random.Generator, count: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, features and values of a few samples, level by level."""
         shared = np.ones((count, self._weights.shape[1]), np.float32)
         shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
-        rows, tops = np.divmod(self._fire(rng, (shared @ self._top_weights).ravel()), len(self._tops))
+        rows, tops = np.divmod(
+            self._fire(rng, (shared @ self._top_weights).ravel()), len(self._tops)
+        )
         found = [self._sound(rng, rows, self._tops[tops])]
         while len(found[-1][0]):
             found.append(self._grow(rng, shared, *found[-1]))
         rows, features, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return rows, features, values
 
-    def _fire(self, rng: np.random.Generator, level: Float[np.ndarray, " places"]) -> Int[np.ndarray, " on"]:
+    def _fire(
+        self, rng: np.random.Generator, level: Float[np.ndarray, " places"]
+    ) -> Int[np.ndarray, " on"]:
         """Places that are on, each with probability Φ(level)."""
         common = np.flatnonzero(level > _CUT)
         rare = _thinned(rng, len(level))
         rare = rare[level[rare] <= _CUT]
         places = np.concatenate([common, rare])
         bound = np.where(np.arange(len(places)) < len(common), 1.0, _RARE)
-        return places[rng.random(len(places)) * bound < special.ndtr(level[places].astype(np.float64))]
+        return places[
+            rng.random(len(places)) * bound < special.ndtr(level[places].astype(np.float64))
+        ]
 
-    def _sound(self, rng: np.random.Generator, rows, features) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The magnitudes of features that fire; one that is clipped to zero does not count as firing."""
-        values = self.firing.mean[features] + self.firing.std[features] * rng.standard_normal(len(features))
+    def _sound(
+        self, rng: np.random.Generator, rows, features
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The magnitudes of features that fire; one that is clipped to zero does not count as
+        firing.
+        """
+        values = self.firing.mean[features] + self.firing.std[features] * rng.standard_normal(
+            len(features)
+        )
         heard = values > 0
         return rows[heard], features[heard], values[heard]
 
-    def _grow(self, rng: np.random.Generator, shared, rows, features, values) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _grow(
+        self, rng: np.random.Generator, shared, rows, features, values
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The children of features that fire: which of them do, how loud."""
         firing, sizes = self.firing, self._family[features]
         parent = np.repeat(np.arange(len(rows)), sizes)
@@ -95,7 +114,9 @@ class Sampler:
 
 
 def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:
-    """A subset of range(length) that has each number with probability 1/64, by the gaps between them."""
+    """A subset of range(length) that has each number with probability 1/64, by the gaps between
+    them.
+    """
     found, end = [], -1
     while end < length:
         gaps = rng.geometric(_RARE, max(16, int(1.1 * (length - end) * _RARE)))
@@ -113,5 +134,7 @@ def _counts(law: Law) -> Float[np.ndarray, " N"]:
 
 
 def expected_l0(law: Law, num_latents: int) -> float:
-    """Mean number of the first `num_latents` features that fire in a sample, measured on 2,048 samples."""
+    """Mean number of the first `num_latents` features that fire in a sample, measured on 2,048
+    samples.
+    """
     return float(_counts(law)[min(num_latents, law.num_latents) - 1])

@@ -1,4 +1,6 @@
-"""A published world: the three files that SAELens writes of a synthetic model, in a folder of the user's."""
+"""A published world: the three files that SAELens writes of a synthetic model, in a folder of the
+user's.
+"""
 
 import pathlib
 from typing import Any
@@ -10,7 +12,11 @@ from sae_gap.data.worlds.law import LOUDEST
 from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
 # The files of a published world.
-FILES = _CONFIG, _TREES, _TENSORS = "synthetic_model_config.json", "hierarchy.json", "synthetic_model.safetensors"
+FILES = _CONFIG, _TREES, _TENSORS = (
+    "synthetic_model_config.json",
+    "hierarchy.json",
+    "synthetic_model.safetensors",
+)
 # Torch draws normal numbers in blocks of so many.
 _BLOCK = 16
 # How far rounding may take lengths and variances from 1.
@@ -25,26 +31,38 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
     """
     for name in FILES:
         if not (folder / name).is_file():
-            raise ValueError(f"{folder!s:.200} has no {name}; download all of {', '.join(FILES)} into it.")
+            raise ValueError(
+                f"{folder!s:.200} has no {name}; download all of {', '.join(FILES)} into it."
+            )
     config = _config(folder)
     return config.size("num_features"), config.size("hidden_dim")
 
 
-def read_atoms(folder: pathlib.Path) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
+def read_atoms(
+    folder: pathlib.Path,
+) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
     """The unit atoms as rows and the bias.
 
     Raises:
-      ValueError: the tensors are damaged, of other sizes than the configuration says, or not unit vectors.
+      ValueError: the tensors are damaged, of other sizes than the configuration says, or not unit
+        vectors.
     """
     number, input_dim = sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
-    _check_range("the lengths of feature_vectors", np.linalg.norm(atoms, axis=1), 1 - _ROUNDING, 1 + _ROUNDING, tensors.path)
+    _check_range(
+        "the lengths of feature_vectors",
+        np.linalg.norm(atoms, axis=1),
+        1 - _ROUNDING,
+        1 + _ROUNDING,
+        tensors.path,
+    )
     return atoms, tensors.take("bias", input_dim).astype(np.float32)
 
 
 def read_firing(folder: pathlib.Path) -> dict[str, Any]:
-    """The constants of `Firing` by name. Magnitudes are not in the files, but drawn again by the seed in the configuration.
+    """The constants of `Firing` by name. Magnitudes are not in the files, but drawn again by the
+    seed in the configuration.
 
     Raises:
       ValueError: a file is damaged, does not fit the others, or holds what no world has.
@@ -59,20 +77,31 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
         factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
         rest = tensors.take("correlation_diag", number).astype(np.float64)
         variances = rest + np.sum(factor**2, axis=1)
-        _check_range("the variances of correlation_factor", variances, 1 - _ROUNDING, 1 + _ROUNDING, tensors.path)
+        _check_range(
+            "the variances of correlation_factor",
+            variances,
+            1 - _ROUNDING,
+            1 + _ROUNDING,
+            tensors.path,
+        )
     std = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
     _check_range("std_firing_magnitudes", std, 0, LOUDEST, config.path)
     mean = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
     _check_range("mean_firing_magnitudes", mean, 1 / LOUDEST, LOUDEST, config.path)
-    return {"rates": rates, "factor": factor, "rest": rest, "std": std, "mean": mean} | _trees(folder / _TREES, number)
+    return {"rates": rates, "factor": factor, "rest": rest, "std": std, "mean": mean} | _trees(
+        folder / _TREES, number
+    )
 
 
-def _check_range(name: str, values: np.ndarray, least: float, most: float, path: pathlib.Path) -> None:
+def _check_range(
+    name: str, values: np.ndarray, least: float, most: float, path: pathlib.Path
+) -> None:
     low, high = values.min(), values.max()
     # NaN is not between any bounds.
     if not (least <= low and high <= most):
         raise ValueError(
-            f"{name} in {path} must lie from {least:g} to {most:g}, but they go from {low:.3g} to {high:.3g}; "
+            f"{name} in {path} must lie from {least:g} to {most:g}, but they go from {low:.3g} to "
+            f"{high:.3g}; "
             "download the file again."
         )
 
@@ -81,8 +110,11 @@ def _config(folder: pathlib.Path) -> Config:
     return Config(folder / _CONFIG, read_json(folder / _CONFIG))
 
 
-def _magnitudes(config: Config, name: str, default: float, number: int, stream: int) -> Float[np.ndarray, " N"]:
-    """Mean or standard deviation of each feature's magnitude, by the rule that the configuration names.
+def _magnitudes(
+    config: Config, name: str, default: float, number: int, stream: int
+) -> Float[np.ndarray, " N"]:
+    """Mean or standard deviation of each feature's magnitude, by the rule that the configuration
+    names.
 
     Random ones have the seed of the configuration plus `stream`.
     """
@@ -104,10 +136,12 @@ def _magnitudes(config: Config, name: str, default: float, number: int, stream: 
 
 
 def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
-    """What `torch.randn(number, generator=torch.Generator().manual_seed(seed))` gives on a CPU, to rounding.
+    """What `torch.randn(number, generator=torch.Generator().manual_seed(seed))` gives on a CPU, to
+    rounding.
 
-    The low 24 bits of each word of a Mersenne Twister are a uniform number, and Box and Muller's formula makes pairs of them
-    normal in blocks of 16. A last, partial block is drawn anew as a whole one.
+    The low 24 bits of each word of a Mersenne Twister are a uniform number, and Box and Muller's
+    formula makes pairs of them normal in blocks of 16. A last, partial block is drawn anew as a
+    whole one.
 
     Args:
       seed: of the generator.
@@ -120,7 +154,10 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
       ValueError: there are fewer than 16, which torch draws in another way.
     """
     if number < _BLOCK:
-        raise ValueError(f"{number} features are too few to draw torch's magnitudes again; give a world of 16 or more.")
+        raise ValueError(
+            f"{number} features are too few to draw torch's magnitudes again; give a world of 16 "
+            "or more."
+        )
     words = np.random.RandomState(seed)._bit_generator.random_raw(number + _BLOCK)
     uniform = ((words & (2**24 - 1)) * 2.0**-24).astype(np.float32)
     whole = number - number % _BLOCK
@@ -147,7 +184,10 @@ def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
         entries = Config(path, node)
         index = entries.size("feature_index", least=0)
         if index >= number or level[index] >= 0:
-            raise ValueError(f"{path} has feature {index} twice, or beyond its {number} features; download it again.")
+            raise ValueError(
+                f"{path} has feature {index} twice, or beyond its {number} features; download it "
+                "again."
+            )
         parent[index], level[index] = above, depth
         exclusive[index] = entries.flag("mutually_exclusive_children", False)
         scaled[index] = entries.flag("scale_children_by_parent", False)
@@ -157,5 +197,7 @@ def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
 
 def _nodes(found: Any, path: pathlib.Path) -> list[dict[str, Any]]:
     if not isinstance(found, list) or not all(isinstance(node, dict) for node in found):
-        raise ValueError(f"{path} must hold lists of trees, from its entry roots on; download it again.")
+        raise ValueError(
+            f"{path} must hold lists of trees, from its entry roots on; download it again."
+        )
     return found

@@ -32,16 +32,19 @@ _SPLITS = {"train": 4, "id": 5, "ood": 6}
 class World(Law):
     """A synthetic world after SynthSAEBench, `y = b + Σ_i z_i d_i`, in the place of a `Setting`.
 
-    All of `num_samples` are for training, and come without their codes. Out of distribution the same features fire as often
-    and below the same parents, but together with others: the factor of their correlation is drawn anew.
+    All of `num_samples` are for training, and come without their codes. Out of distribution the
+    same features fire as often and below the same parents, but together with others: the factor of
+    their correlation is drawn anew.
 
     Args:
-      width: atoms of the dictionaries to learn; None takes one for each feature. Narrower ones are meant to learn the most
-        frequent features.
+      width: atoms of the dictionaries to learn; None takes one for each feature. Narrower ones are
+        meant to learn the most frequent features.
       num_samples: number of training samples.
-      scored: samples in each scored split; None takes as many as there are to train on, but at most 20,000.
-      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, the signal's power being its mean square over the
-        first piece of the training samples, bias included; None adds none.
+      scored: samples in each scored split; None takes as many as there are to train on, but at most
+        20,000.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, the signal's power
+        being its mean square over the first piece of the training samples, bias included; None adds
+        none.
 
     The rest is the law's: see `Law`.
 
@@ -76,7 +79,9 @@ class World(Law):
 
     @property
     def sparsity(self) -> int:
-        """What SAEs take for k: how many of the first `width` features fire in a sample, the mean over 2,048, rounded."""
+        """What SAEs take for k: how many of the first `width` features fire in a sample, the mean
+        over 2,048, rounded.
+        """
         width = self.width or self.num_latents
         return max(1, min(round(expected_l0(self.law, width)), width - 1))
 
@@ -86,7 +91,9 @@ class World(Law):
         return float(firing_of(self.law).mean.mean())
 
     def task(self) -> Task:
-        """Draws the task: training signals without codes, and both scored splits with sparse codes."""
+        """Draws the task: training signals without codes, and both scored splits with sparse
+        codes.
+        """
         train = WorldStream(self)
         firing = firing_of(self.law)
 
@@ -107,15 +114,19 @@ class World(Law):
     def asdict(self) -> dict[str, Any]:
         """What tells worlds apart, as rows and keys have it."""
         names = ("num_latents", "sparsity", "num_samples", "input_dim", "seed", "noise_db")
-        few = {name: getattr(self, name) for name in ("width", "scored") if getattr(self, name) is not None}
+        few = {
+            name: getattr(self, name)
+            for name in ("width", "scored")
+            if getattr(self, name) is not None
+        }
         return {"world": self.title} | {name: getattr(self, name) for name in names} | few
 
 
 class WorldStream:
     """Samples of a world, drawn when they are asked for: a source for `fit_stream`, of any length.
 
-    Calling it with `(start, count)` gives the `count` signals from number `start` on, `(count, input_dim)`, the same ones in
-    whatever pieces they are asked for.
+    Calling it with `(start, count)` gives the `count` signals from number `start` on,
+    `(count, input_dim)`, the same ones in whatever pieces they are asked for.
 
     Args:
       world: the world.
@@ -137,7 +148,9 @@ class WorldStream:
     def __call__(self, start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
         return self.samples(start, count)[0]
 
-    def samples(self, start: int, count: int) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
+    def samples(
+        self, start: int, count: int
+    ) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
         """Signals with their codes, (count, N)."""
         check_integer("start", start, least=0, most=2**62)
         check_size("count", count)
@@ -155,32 +168,41 @@ class WorldStream:
         signals = codes @ self.atoms
         signals += self.bias
         if self._noise:
-            signals += signals.dtype.type(self._noise) * rng.standard_normal(signals.shape, np.float32)
+            signals += signals.dtype.type(self._noise) * rng.standard_normal(
+                signals.shape, np.float32
+            )
         return signals, codes
 
 
 def published_world(folder: str | pathlib.Path, **options: Any) -> World:
-    """The world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors, rates, correlation and trees.
+    """The world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors, rates,
+    correlation and trees.
 
     Args:
-      folder: holds `synthetic_model_config.json`, `hierarchy.json` and `synthetic_model.safetensors`.
+      folder: holds `synthetic_model_config.json`, `hierarchy.json` and
+        `synthetic_model.safetensors`.
       **options: of `World`, beside the law: `width`, `num_samples`, `seed`, `scored`, `noise_db`.
 
     Returns:
       The world. Its seed is that of samples and learners alone.
 
     Raises:
-      ValueError: a file is missing, damaged or does not fit the others, or an option is out of range.
+      ValueError: a file is missing, damaged or does not fit the others, or an option is out of
+        range.
       TypeError: the folder is not a path.
     """
     check_path("folder", folder)
-    own = [field.name for field in dataclasses.fields(World) if field not in dataclasses.fields(Law)] + ["seed"]
+    own = [
+        field.name for field in dataclasses.fields(World) if field not in dataclasses.fields(Law)
+    ] + ["seed"]
     for name in options:
         check_choice("an option of a published world", name, own)
     place = pathlib.Path(os.path.expanduser(folder))
     num_latents, input_dim = synthsae_files.sizes(place)
     digest = file_digest(*(place / name for name in synthsae_files.FILES))
-    world = World(num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options)
+    world = World(
+        num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options
+    )
     # Reads the files, so that their faults are told now.
     firing_of(world.law)
     atoms_of(world.law)

@@ -1,4 +1,6 @@
-"""Dictionary learning from minibatches, of a pool or a stream, and what goes on from such a dictionary."""
+"""Dictionary learning from minibatches, of a pool or a stream, and what goes on from such a
+dictionary.
+"""
 
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary

@@ -1,8 +1,8 @@
 """Takes coherence out of pairs of atoms that are more coherent than chance makes them.
 
-Concepts are incoherent: two unit atoms of unrelated directions in m dimensions have a cosine of about m^-½. Where concepts
-occur together, a sparse code is shorter on atoms that are their sums, and such atoms are coherent: a parent's with each
-child's, and the children's with each other.
+Concepts are incoherent: two unit atoms of unrelated directions in m dimensions have a cosine of
+about m^-½. Where concepts occur together, a sparse code is shorter on atoms that are their sums,
+and such atoms are coherent: a parent's with each child's, and the children's with each other.
 """
 
 import jax.numpy as jnp
@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import live_dims
 
-# A pair of atoms is coherent above this cosine, and above this many times the cosine that chance makes.
+# A pair of atoms is coherent above this cosine, and above this many times the cosine that chance
+# makes.
 COHERENT, CHANCES = 0.3, 4
 # The most of its coherence that an atom loses at once.
 WEIGHT = 0.5
@@ -21,12 +22,16 @@ GRAM_COLUMNS = 512
 
 
 def chance_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """The cosine that unrelated atoms have by chance, `m^-½`; m leaves out dimensions that padding has added."""
+    """The cosine that unrelated atoms have by chance, `m^-½`; m leaves out dimensions that padding
+    has added.
+    """
     return jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype) ** -0.5
 
 
 def coherent_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """The cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-½)`: never in 16 dimensions or fewer."""
+    """The cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-½)`: never in
+    16 dimensions or fewer.
+    """
     return jnp.maximum(COHERENT, CHANCES * chance_cosine(dictionary))
 
 
@@ -35,9 +40,9 @@ def decorrelate_atoms(
 ) -> Float[Array, "input_dim num_latents"]:
     """Decorrelates coherent atoms: of each pair the more central one stays, and the other moves.
 
-    With the coherences `c_ij = d_i · d_j` of coherent pairs, and 0 elsewhere, the more central atom has the larger `Σ_i c_ij`:
-    it is the parent, which is coherent with all its children. Atom j loses `s_j = Σ c_ij d_i` over the i more central than j,
-    by `subtract_shared`.
+    With the coherences `c_ij = d_i · d_j` of coherent pairs, and 0 elsewhere, the more central atom
+    has the larger `Σ_i c_ij`: it is the parent, which is coherent with all its children. Atom j
+    loses `s_j = Σ c_ij d_i` over the i more central than j, by `subtract_shared`.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
@@ -61,12 +66,16 @@ def decorrelate_atoms(
 
 
 def subtract_shared(
-    dictionary: Float[Array, "input_dim num_latents"], shared: Float[Array, "input_dim num_latents"], weight: float
+    dictionary: Float[Array, "input_dim num_latents"],
+    shared: Float[Array, "input_dim num_latents"],
+    weight: float,
 ) -> Float[Array, "input_dim num_latents"]:
-    """Takes out of each atom what it shares with others, `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
+    """Takes out of each atom what it shares with others,
+    `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
 
-    The bound is the step that leaves d_j orthogonal to s_j; a longer one would turn it the other way. It decides where the
-    others are coherent with each other, since their sum s_j then counts what they share many times.
+    The bound is the step that leaves d_j orthogonal to s_j; a longer one would turn it the other
+    way. It decides where the others are coherent with each other, since their sum s_j then counts
+    what they share many times.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.

@@ -1,4 +1,6 @@
-"""A dictionary whose families are put in order by co-occurrence, and which is solved for by least squares."""
+"""A dictionary whose families are put in order by co-occurrence, and which is solved for by least
+squares.
+"""
 
 from typing import ClassVar
 
@@ -20,13 +22,15 @@ from sae_gap.learners.online.renewal import Seeds
 
 # Counts are squares of the width, and several must fit in memory.
 LARGEST = 16_384
-# Visits are per latent, or per each of so many where there are fewer: who is on with whom takes many samples to tell.
+# Visits are per latent, or per each of so many where there are fewer: who is on with whom takes
+# many samples to tell.
 LEAST_LATENTS = 4_000
 # Rounds from one rearrangement to the next, and rounds at the end without any.
 PERIOD, LAST = 3, 2
 # Share of each atom's energy that is kept from round to round.
 ENERGY_MEMORY = 0.7
-# e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly shrunk.
+# e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly
+# shrunk.
 EPSILON = 0.05
 
 
@@ -36,9 +40,10 @@ class FamiliesState(eqx.Module):
     Attributes:
       dictionary: of unit atoms.
       bias: of the base.
-      squares: each atom's squared codes, a running sum over rounds; an atom that moved has the usual one.
-      noise, amplitude: root mean squares over the last round, of the residual's coordinates and of the active codes; before the
-        first round those of a few samples.
+      squares: each atom's squared codes, a running sum over rounds; an atom that moved has the
+        usual one.
+      noise, amplitude: root mean squares over the last round, of the residual's coordinates and of
+        the active codes; before the first round those of a few samples.
       live: the share of dimensions in which any signal is not zero.
       round: rounds done.
     """
@@ -53,40 +58,46 @@ class FamiliesState(eqx.Module):
 
 
 class Families(Learner):
-    r"""Tells parents from children in the dictionary of its base, whose atoms have absorbed each other.
+    r"""Tells parents from children in the dictionary of its base, whose atoms have absorbed each
+    other.
 
-    A concept that is on only beside another costs a sparse code one atom less where its own atom is the sum of both. A round
-    codes many samples Y on the unit atoms D by `pursue`, at the threshold
+    A concept that is on only beside another costs a sparse code one atom less where its own atom is
+    the sum of both. A round codes many samples Y on the unit atoms D by `pursue`, at the threshold
 
-        t = max(margin σ, floor a),   σ² = mean residual² per coordinate,   a² = mean square of the active codes,
+        t = max(margin σ, floor a),
+        σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
-    both of the round before, with codes Z that are hardly shrunk, and counts which atoms are used together. Every third round,
-    but for the last two, rearranges families by `family_rules.rearrange`. It then restarts idle atoms that did not move from
-    the largest residuals, at most a twentieth of all, each only if its energy is below the square of its residual. The other
-    rounds solve for the whole dictionary, held by what it was where atoms are seldom used,
+    both of the round before, with codes Z that are hardly shrunk, and counts which atoms are used
+    together. Every third round, but for the last two, rearranges families by
+    `family_rules.rearrange`. It then restarts idle atoms that did not move from the largest
+    residuals, at most a twentieth of all, each only if its energy is below the square of its
+    residual. The other rounds solve for the whole dictionary, held by what it was where atoms are
+    seldom used,
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the mathematics and the
-    thresholds.
+    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the
+    mathematics and the thresholds.
 
-    Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more than 16,384 latents is
-    refused, even where the base learns fewer.
+    Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more
+    than 16,384 latents is refused, even where the base learns fewer.
 
     Args:
       num_steps: rounds.
-      visits: samples coded in a round, for each latent, or for each of 4,000 where they are fewer; no more than there are.
-      margin: threshold in units of the residual's root mean square. At 2.5 noise alone would pass for uses of a dozen of 2,000
-        atoms in every sample; at 4 for one use in 15 samples.
+      visits: samples coded in a round, for each latent, or for each of 4,000 where they are fewer;
+        no more than there are.
+      margin: threshold in units of the residual's root mean square. At 2.5 noise alone would pass
+        for uses of a dozen of 2,000 atoms in every sample; at 4 for one use in 15 samples.
       floor: least threshold in units of the active codes' root mean square.
       ridge: ρ in units of the mean energy of an atom's codes.
       weight: the most of its coherence with atoms that include it that an atom loses in a round.
-      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that
+        compressed sensing allows.
       base: the learner whose dictionary to go on from.
 
     References:
-      Engan, Aase & Husoy (1999), "Method of optimal directions". Chanin et al. (2024), "A is for absorption",
-      arXiv:2409.14507.
+      Engan, Aase & Husoy (1999), "Method of optimal directions". Chanin et al. (2024), "A is for
+      absorption", arXiv:2409.14507.
     """
 
     rank = 4
@@ -119,15 +130,25 @@ class Families(Learner):
         dictionary, bias = unit_atoms(base.decoder)[0].astype(dtype), jnp.asarray(base.bias, dtype)
         live, squares = live_share(signals), jnp.zeros(dictionary.shape[1], dtype)
         scales = gradient_sums.initial_scales(
-            signals - bias, dictionary, live, self.margin, self.floor, num_slots=self.num_slots, epsilon=EPSILON
+            signals - bias,
+            dictionary,
+            live,
+            self.margin,
+            self.floor,
+            num_slots=self.num_slots,
+            epsilon=EPSILON,
         )
         return FamiliesState(dictionary, bias, squares, *scales, live, jnp.zeros((), jnp.int32))
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
-        number = num_visited(self.visits, num_samples, max(state.dictionary.shape[1], LEAST_LATENTS))
+        number = num_visited(
+            self.visits, num_samples, max(state.dictionary.shape[1], LEAST_LATENTS)
+        )
         order = (state.round * number + jnp.arange(number)) % num_samples
-        sums, counts, seeds = gradient_sums.by_samples(_code, self, data.signals[order] - state.bias, state)
+        sums, counts, seeds = gradient_sums.by_samples(
+            _code, self, data.signals[order] - state.bias, state
+        )
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = family_rules.idle_energy(squares)
@@ -141,7 +162,9 @@ class Families(Learner):
 
         def solve(dictionary, counts):
             # Above zero for signals of zeros, which have no energy and nothing to solve for.
-            ridge = jnp.maximum(self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5)
+            ridge = jnp.maximum(
+                self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
+            )
             energy = counts.products + ridge * jnp.eye(len(squares), dtype=dictionary.dtype)
             step = jax.scipy.linalg.solve(energy, sums.gradient, assume_a="pos")
             return unit_atoms(dictionary + step.T)[0], counts, jnp.zeros(len(squares), bool)
@@ -158,7 +181,9 @@ class Families(Learner):
         return Model(state.dictionary, state.bias)
 
 
-def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[GradientSums, Cooccurrence, Seeds]:
+def _code(
+    learner: Families, signals, state: FamiliesState, axes
+) -> tuple[GradientSums, Cooccurrence, Seeds]:
     """What the samples of a round tell, those of all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
@@ -166,6 +191,8 @@ def _code(learner: Families, signals, state: FamiliesState, axes) -> tuple[Gradi
     sums, residual, counts = gradient_sums.accumulate(
         signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots, counts=empty
     )
-    own = renewal.collect(renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals), residual)
+    own = renewal.collect(
+        renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals), residual
+    )
     most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))
     return *lax.psum((sums, counts), axes), renewal.merge(own, most, axes)

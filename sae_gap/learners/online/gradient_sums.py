@@ -22,7 +22,8 @@ T = TypeVar("T")
 CHUNK = 128
 # Samples that the first threshold is found from, and how often they are coded for that.
 FIRST_SAMPLES, FIRST_ROUNDS = 1_024, 3
-# Visits are per latent, or per each of so many where there are fewer: a small dictionary needs as many minibatches.
+# Visits are per latent, or per each of so many where there are fewer: a small dictionary needs as
+# many minibatches.
 LEAST_LATENTS = 500
 
 
@@ -72,9 +73,14 @@ def accumulate(
     parts = axis_size(LATENTS)
     atoms = atom_rows(dictionary, slots, parts)
     if jax.default_backend() == "cpu" and parts * axis_size(SAMPLES) == 1:
-        # In little more than a third of the time of what XLA compiles, where all samples of a batch take all steps together.
+        # In little more than a third of the time of what XLA compiles, where all samples of a batch
+        # take all steps together.
         sums, found = _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
-        return sums, found.residual, None if counts is None else add_samples(counts, found.places, found.codes)
+        return (
+            sums,
+            found.residual,
+            None if counts is None else add_samples(counts, found.places, found.codes),
+        )
 
     def code(carry, chunk):
         sums, counts = carry
@@ -85,7 +91,9 @@ def accumulate(
 
     chunks = -(-num_samples // CHUNK)
     size = -(-num_samples // chunks)
-    padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(chunks, size, input_dim)
+    padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(
+        chunks, size, input_dim
+    )
     zeros = jnp.zeros(num_latents, signals.dtype)
     sums = GradientSums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
     (sums, counts), residual = lax.scan(code, (sums, counts), padded)
@@ -93,12 +101,20 @@ def accumulate(
 
 
 def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
-    """`max(margin σ, floor a)`, and above zero for signals of zeros, which have neither noise nor amplitude."""
-    return jnp.maximum(margin * noise, floor * amplitude) + jnp.finfo(jnp.asarray(noise).dtype).tiny ** 0.5
+    """`max(margin σ, floor a)`, and above zero for signals of zeros, which have neither noise nor
+    amplitude.
+    """
+    return (
+        jnp.maximum(margin * noise, floor * amplitude)
+        + jnp.finfo(jnp.asarray(noise).dtype).tiny ** 0.5
+    )
 
 
-def scales(sums: GradientSums, number: int, input_dim: int, live) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The scales of the threshold, root mean squares: σ of the residual's coordinates, and a of the active codes.
+def scales(
+    sums: GradientSums, number: int, input_dim: int, live
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The scales of the threshold, root mean squares: σ of the residual's coordinates, and a of the
+    active codes.
 
     Args:
       sums: of samples that were coded.
@@ -113,7 +129,8 @@ def scales(sums: GradientSums, number: int, input_dim: int, live) -> tuple[Float
 def initial_scales(
     signals, dictionary, live, margin, floor, *, num_slots: int | None = None, epsilon: float = 1.0
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """σ and a of the first samples, which are coded a few times, at first as if each signal were a single atom.
+    """σ and a of the first samples, which are coded a few times, at first as if each signal were a
+    single atom.
 
     Args:
       signals: `(n, input_dim)`.
@@ -155,12 +172,19 @@ def check_slots(num_slots: int | None) -> None:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
 
 
-def by_samples(function: Callable[..., T], learner: Any, samples: Float[Array, "..."], state: Any, *, dim: int = 0) -> T:
+def by_samples(
+    function: Callable[..., T],
+    learner: Any,
+    samples: Float[Array, "..."],
+    state: Any,
+    *,
+    dim: int = 0,
+) -> T:
     """`function(learner, samples, state, axes)`, by every device on its own part of the samples.
 
     Args:
-      function: gives the same on all devices, since it sums over `axes`, those of the mesh that the samples are split over.
-        With one device there is none, and `lax.psum(x, ())` is x.
+      function: gives the same on all devices, since it sums over `axes`, those of the mesh that the
+        samples are split over. With one device there is none, and `lax.psum(x, ())` is x.
       learner: a module, the same on all devices.
       samples: an array; rows of zeros make it divide among the devices.
       state: the same on all devices.
@@ -175,14 +199,17 @@ def by_samples(function: Callable[..., T], learner: Any, samples: Float[Array, "
         in_specs=(PartitionSpec(), PartitionSpec(*[None] * dim, SAMPLES), PartitionSpec()),
         out_specs=PartitionSpec(),
         axis_names=frozenset([SAMPLES]),
-        # Loops begin with constants, which all devices share, and end with what is each device's own.
+        # Loops begin with constants, which all devices share, and end with what is each device's
+        # own.
         check_vma=False,
     )
     return mapped(learner, jnp.pad(samples, spare), state)
 
 
 def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
-    """Adds samples slot by slot: Z itself would have a column for every atom, nearly all of it zeros."""
+    """Adds samples slot by slot: Z itself would have a column for every atom, nearly all of it
+    zeros.
+    """
 
     def add(w, total):
         return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
@@ -195,20 +222,32 @@ def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
     )
 
 
-def _on_host(signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int) -> tuple[GradientSums, Pursuit]:
-    """The sums and the codes from compiled loops, in which each sample takes the steps that it needs and no others."""
+def _on_host(
+    signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int
+) -> tuple[GradientSums, Pursuit]:
+    """The sums and the codes from compiled loops, in which each sample takes the steps that it
+    needs and no others.
+    """
 
     def work(*arrays):
         signals, atoms, *scale = map(np.asarray, arrays)
-        found = host_pursuits.pursue(signals, atoms, *map(float, scale), num_slots=num_slots, num_rounds=num_rounds)
+        found = host_pursuits.pursue(
+            signals, atoms, *map(float, scale), num_slots=num_slots, num_rounds=num_rounds
+        )
         return found, host_pursuits.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):
         return jax.ShapeDtypeStruct(shape, dtype)
 
     num_samples, input_dim = signals.shape
-    by_slot = kind(num_samples, num_slots, dtype=jnp.int32), kind(num_samples, num_slots), kind(num_samples, input_dim)
+    by_slot = (
+        kind(num_samples, num_slots, dtype=jnp.int32),
+        kind(num_samples, num_slots),
+        kind(num_samples, input_dim),
+    )
     by_latent = kind(num_latents, input_dim), kind(num_latents), kind(num_latents)
-    found, (gradient, squares, uses) = jax.pure_callback(work, (by_slot, by_latent), signals, atoms, least, epsilon)
+    found, (gradient, squares, uses) = jax.pure_callback(
+        work, (by_slot, by_latent), signals, atoms, least, epsilon
+    )
     codes = Pursuit(*found)
     return GradientSums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes

@@ -25,13 +25,14 @@ from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
 # Half the amplitude of the average use.
 WEAK = 0.25
-# Share that running means keep at each minibatch. The energy of an atom keeps less: the few uses of a rare one should not be
-# divided by a mean that lags behind.
+# Share that running means keep at each minibatch. The energy of an atom keeps less: the few uses of
+# a rare one should not be divided by a mean that lags behind.
 MEMORY, ENERGY_MEMORY = 0.9, 0.7
-# Rounds from one restart of wasted atoms to the next, and likewise from one decorrelation to the next, a round later.
+# Rounds from one restart of wasted atoms to the next, and likewise from one decorrelation to the
+# next, a round later.
 PERIOD = 3
-# Shares of the fit between which wasted atoms restart, and coherent ones are decorrelated: once rates have fallen far enough
-# for atoms to settle, and while there is time for them to do so.
+# Shares of the fit between which wasted atoms restart, and coherent ones are decorrelated: once
+# rates have fallen far enough for atoms to settle, and while there is time for them to do so.
 RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
 # Samples a latent, the last of a round, whose residuals wasted atoms may restart from.
 SEED_SAMPLES = 2
@@ -44,7 +45,8 @@ class OnlineState(eqx.Module):
       dictionary: of unit atoms.
       energy: each atom's squared codes, a running sum over a minibatch.
       forgotten: the share of that sum's weights which no minibatch has yet.
-      noise, amplitude: running root mean squares, of the residual's coordinates and of the active codes.
+      noise, amplitude: running root mean squares, of the residual's coordinates and of the active
+        codes.
       change: of the dictionary in the last round, relative to the dictionary.
       live: the share of dimensions in which any signal is not zero.
       mean: of the signals, or zero where the learner is not `centred`.
@@ -65,65 +67,77 @@ class OnlineState(eqx.Module):
 
 
 class OnlineDictionary(Learner):
-    r"""Learns a dictionary from minibatches, from large noisy steps to small ones, with a threshold that follows the residual.
+    r"""Learns a dictionary from minibatches, from large noisy steps to small ones, with a threshold
+    that follows the residual.
 
-    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at the threshold
+    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at
+    the threshold
 
-        t = max(margin σ, floor a),   σ² = mean residual² per coordinate,   a² = mean square of the active codes,
+        t = max(margin σ, floor a),
+        σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
-    both running means over what the learner itself saw. With the codes Z and the residual R = Y - Z Dᵀ, each atom takes a
-    damped least-squares step,
+    both running means over what the learner itself saw. With the codes Z and the residual R = Y - Z
+    Dᵀ, each atom takes a damped least-squares step,
 
         d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
 
-    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step. Far above a critical rate
-    no atom settles, far below it each stays near the sample that it started from. So η falls geometrically through that
-    point, `rates[0]` to `rates[1]`, over the first `settle` of the fit, and then on to `rates[2]` while the floor falls from
-    `floors[0]` to `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low threshold and codes
-    that are hardly shrunk; noise, or atoms not yet found, keep the threshold high. Neither the sparsity nor the noise nor
-    the scale of the codes need be known.
+    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step.
+    Far above a critical rate no atom settles, far below it each stays near the sample that it
+    started from. So η falls geometrically through that point, `rates[0]` to `rates[1]`, over the
+    first `settle` of the fit, and then on to `rates[2]` while the floor falls from `floors[0]` to
+    `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low
+    threshold and codes that are hardly shrunk; noise, or atoms not yet found, keep the threshold
+    high. Neither the sparsity nor the noise nor the scale of the codes need be known.
 
-    The critical rate of an atom is about `2 u a² / s²`, with u its uses in a minibatch, a² the mean square of its codes and
-    s² that of the signals' norms, while nothing is explained yet: an atom is a mean over about its last `2 u / η` uses, and
-    at this rate all else in those signals weighs as much in it as its own concept. If all of K concepts are on equally often,
-    it is `2 batch_size / K`, so .4 by default, however large the dictionary. Rare ones have a lower critical rate.
+    The critical rate of an atom is about `2 u a² / s²`, with u its uses in a minibatch, a² the mean
+    square of its codes and s² that of the signals' norms, while nothing is explained yet: an atom
+    is a mean over about its last `2 u / η` uses, and at this rate all else in those signals weighs
+    as much in it as its own concept. If all of K concepts are on equally often, it is
+    `2 batch_size / K`, so .4 by default, however large the dictionary. Rare ones have a lower
+    critical rate.
 
-    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or whose codes are `weak` where
-    they are used at all, restart from the largest residuals.
+    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or
+    whose codes are `weak` where they are used at all, restart from the largest residuals.
 
-    The same steps learn from a fixed pool, which they visit many times, and from a stream, of which they see each sample once:
-    see `visits` and `fit_stream`. In a pool an atom with weak codes holds on to the few samples that it explains by chance. In
-    a stream there are none to hold on to: such an atom is still on its way, and a restart discards its progress. Nor is there
-    a chance fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents · input_dim), and
-    memory is set by it and the samples of a round.
+    The same steps learn from a fixed pool, which they visit many times, and from a stream, of which
+    they see each sample once: see `visits` and `fit_stream`. In a pool an atom with weak codes
+    holds on to the few samples that it explains by chance. In a stream there are none to hold on
+    to: such an atom is still on its way, and a restart discards its progress. Nor is there a chance
+    fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents ·
+    input_dim), and memory is set by it and the samples of a round.
 
     Args:
       num_steps: rounds.
-      visits: samples coded in the whole fit, for each latent, or for each of 500 where they are fewer; None takes each
-        sample once.
-      batch_size: samples to a minibatch, about; None takes num_latents / 5. More raise the critical rate; where
-        few visits leave few minibatches, smaller ones with lower rates settle better.
-      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample is seen once `RATES_ONCE`.
+      visits: samples coded in the whole fit, for each latent, or for each of 500 where they are
+        fewer; None takes each sample once.
+      batch_size: samples to a minibatch, about; None takes num_latents / 5. More raise the critical
+        rate; where few visits leave few minibatches, smaller ones with lower rates settle better.
+      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample
+        is seen once `RATES_ONCE`.
       settle: share of the fit after which it only refines.
       margin: threshold in units of the residual's root mean square.
-      floors: least threshold in units of the active codes' root mean square, until `settle` and at the end.
+      floors: least threshold in units of the active codes' root mean square, until `settle` and at
+        the end.
       damping: of the step, which holds rarely used atoms back.
       num_rounds: rounds of the pursuit, each a product with the dictionary.
-      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that
+        compressed sensing allows.
       replace: whether wasted atoms restart.
-      weak: an atom restarts if the mean square of its active codes is at most this share of that of all active codes. None
-        takes `WEAK`, or where each sample is seen once 0, so that only atoms that are never used do.
-      centred: whether what is learned from is the signals less their mean, which is then the model's bias: of all signals, or
-        of those that a stream has brought so far. Activations of a network have a mean of their own, which no atom should
-        spend itself on; the mean of non-negative codes on a dictionary is signal, and stays.
-      incoherent: whether atoms that are more coherent than chance makes them are decorrelated while they settle; see
-        `sae_gap.learners.online.decorrelation`.
+      weak: an atom restarts if the mean square of its active codes is at most this share of that of
+        all active codes. None takes `WEAK`, or where each sample is seen once 0, so that only atoms
+        that are never used do.
+      centred: whether what is learned from is the signals less their mean, which is then the
+        model's bias: of all signals, or of those that a stream has brought so far. Activations of a
+        network have a mean of their own, which no atom should spend itself on; the mean of
+        non-negative codes on a dictionary is signal, and stays.
+      incoherent: whether atoms that are more coherent than chance makes them are decorrelated while
+        they settle; see `sae_gap.learners.online.decorrelation`.
       tol: relative change of the dictionary over a round at which a fit that is refining stops.
 
     References:
-      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse coding", JMLR 11. Candès,
-      Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization". Aharon, Elad & Bruckstein (2006), "K-SVD", for
-      the replacement of atoms.
+      Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse
+      coding", JMLR 11. Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1
+      minimization". Aharon, Elad & Bruckstein (2006), "K-SVD", for the replacement of atoms.
     """
 
     name = "online_dl"
@@ -133,7 +147,9 @@ class OnlineDictionary(Learner):
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
     num_steps: int = option(default=100, kw_only=True)
-    visits: int | float | None = option(default=400, kind=float, static=True, optional=True, above=0, most=1e12)
+    visits: int | float | None = option(
+        default=400, kind=float, static=True, optional=True, above=0, most=1e12
+    )
     batch_size: int | None = option(default=None, kind=int)
     rates: tuple[float, float, float] | None = option(default=None, kind=tuple, length=3, above=0)
     settle: float = option(default=0.85, above=0, below=1)
@@ -155,14 +171,23 @@ class OnlineDictionary(Learner):
 
     @classmethod
     def for_activations(
-        cls, num_latents: int, sparsity: float, input_dim: int, *, visits: float = 150.0, **options: Any
+        cls,
+        num_latents: int,
+        sparsity: float,
+        input_dim: int,
+        *,
+        visits: float = 150.0,
+        **options: Any,
     ) -> "OnlineDictionary":
-        """The options that suit a network's activations, from which the same rows are learned more than once.
+        """The options that suit a network's activations, from which the same rows are learned more
+        than once.
 
-        Activations leave more residual than the paper's world and use their atoms less evenly. So minibatches are larger, and
-        hence colder, and the threshold is higher, up to half of a residual's norm, `½ √input_dim σ`, beyond which hardly an
-        atom reaches it. The mean is taken off, and a sample has slots for twice the latents that are asked for: time grows with
-        the slots, and those that compressed sensing allows are many more. RESULTS.md tells how the values were found.
+        Activations leave more residual than the paper's world and use their atoms less evenly. So
+        minibatches are larger, and hence colder, and the threshold is higher, up to half of a
+        residual's norm, `½ √input_dim σ`, beyond which hardly an atom reaches it. The mean is taken
+        off, and a sample has slots for twice the latents that are asked for: time grows with the
+        slots, and those that compressed sensing allows are many more. RESULTS.md tells how the
+        values were found.
 
         Args:
           num_latents: width of the dictionary.
@@ -184,8 +209,13 @@ class OnlineDictionary(Learner):
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Minibatches of a round, and samples to each."""
-        total = num_samples if self.visits is None else gradient_sums.total_visits(self.visits, num_latents)
-        # As many minibatches of about the size as leave fewer samples over than there are minibatches.
+        total = (
+            num_samples
+            if self.visits is None
+            else gradient_sums.total_visits(self.visits, num_latents)
+        )
+        # As many minibatches of about the size as leave fewer samples over than there are
+        # minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
         count = max(1, round(share / size))
@@ -195,7 +225,9 @@ class OnlineDictionary(Learner):
         signals, dtype = data.signals, data.signals.dtype
         num_samples, input_dim = signals.shape
         samples_key, normal_key, key = jax.random.split(key, 3)
-        chosen = jax.random.choice(samples_key, num_samples, (min(num_samples, num_latents),), replace=False)
+        chosen = jax.random.choice(
+            samples_key, num_samples, (min(num_samples, num_latents),), replace=False
+        )
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
         spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
         spare = unit_atoms(jnp.where(live_dims(signals)[:, None], spare, 0))[0]
@@ -223,7 +255,9 @@ class OnlineDictionary(Learner):
         minibatches = data.signals[order].reshape(count, size, input_dim)
         return self.round(minibatches, eqx.tree_at(lambda s: s.key, state, key), size)
 
-    def round(self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int) -> OnlineState:
+    def round(
+        self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int
+    ) -> OnlineState:
         """The state after the minibatches of one round, wherever they come from.
 
         Args:
@@ -231,7 +265,9 @@ class OnlineDictionary(Learner):
           state: before the round.
           size: samples to a minibatch; further rows of zeros make them divide among devices.
         """
-        return gradient_sums.by_samples(functools.partial(_round, size), self, minibatches, state, dim=1)
+        return gradient_sums.by_samples(
+            functools.partial(_round, size), self, minibatches, state, dim=1
+        )
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
         return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
@@ -241,17 +277,25 @@ class OnlineDictionary(Learner):
 
 
 def shard_state(state: OnlineState) -> OnlineState:
-    """The state on the devices of the context's mesh: split by latents where it has an axis for them, else whole on each."""
+    """The state on the devices of the context's mesh: split by latents where it has an axis for
+    them, else whole on each.
+    """
     if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
         return state
     latents = LATENTS if axis_size(LATENTS) > 1 else None
     specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
     own = PartitionSpec(None, latents), PartitionSpec(latents)
-    return lax.with_sharding_constraint(state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own))
+    return lax.with_sharding_constraint(
+        state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own)
+    )
 
 
-def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState, axes: tuple[str, ...]) -> OnlineState:
-    """The round of a device, which has some rows of each minibatch of `size` samples, in step with those along some axes."""
+def _round(
+    size: int, learner: OnlineDictionary, minibatches, state: OnlineState, axes: tuple[str, ...]
+) -> OnlineState:
+    """The round of a device, which has some rows of each minibatch of `size` samples, in step with
+    those along some axes.
+    """
     count, rows, _ = minibatches.shape
     num_latents = state.dictionary.shape[1]
     if learner.centred:
@@ -269,20 +313,31 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
         sums = lax.psum(sums, axes)
         wanted = restarts & (turn >= count - seeding)
         seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
-        return (_advance(learner, state, sums, size, progress), energy + sums.squares, uses + sums.uses, seeds), None
+        return (
+            _advance(learner, state, sums, size, progress),
+            energy + sums.squares,
+            uses + sums.uses,
+            seeds,
+        ), None
 
     zeros = jnp.zeros(num_latents, minibatches.dtype)
     first = state, zeros, zeros, renewal.empty_seeds(min(most, seeding * rows), minibatches)
-    (new, energy, uses, seeds), _ = lax.scan(learn, first, (jnp.arange(count), minibatches, progress))
+    (new, energy, uses, seeds), _ = lax.scan(
+        learn, first, (jnp.arange(count), minibatches, progress)
+    )
     change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
 
     def restart(dictionary, running):
         weak = (0.0 if learner.visits is None else WEAK) if learner.weak is None else learner.weak
         whole = renewal.merge(seeds, most, axes)
-        dictionary, fresh = renewal.restart_wasted_atoms(dictionary, energy, uses, whole, weak=weak, axes=axes)
+        dictionary, fresh = renewal.restart_wasted_atoms(
+            dictionary, energy, uses, whole, weak=weak, axes=axes
+        )
         return dictionary, jnp.where(fresh, jnp.mean(running), running)
 
-    dictionary, running = lax.cond(restarts, restart, lambda *same: same, new.dictionary, new.energy)
+    dictionary, running = lax.cond(
+        restarts, restart, lambda *same: same, new.dictionary, new.energy
+    )
     if learner.incoherent:
         decorrelates = _is_due(learner, state.round, DECORRELATES, turn=1)
         dictionary = lax.cond(decorrelates, decorrelate_atoms, lambda same: same, dictionary)
@@ -290,35 +345,53 @@ def _round(size: int, learner: OnlineDictionary, minibatches, state: OnlineState
     return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.change, s.round), new, moved)
 
 
-def _is_due(learner: OnlineDictionary, round, between: tuple[float, float], turn: int) -> Bool[Array, ""]:
+def _is_due(
+    learner: OnlineDictionary, round, between: tuple[float, float], turn: int
+) -> Bool[Array, ""]:
     """Whether a round is one of every `PERIOD` and ends between two shares of the fit."""
     progress = (round + 1) / learner.num_steps
     return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
 
 
-def _code(learner: OnlineDictionary, state: OnlineState, signals, progress) -> tuple[GradientSums, Float[Array, "n input_dim"]]:
+def _code(
+    learner: OnlineDictionary, state: OnlineState, signals, progress
+) -> tuple[GradientSums, Float[Array, "n input_dim"]]:
     """What a minibatch tells of the dictionary, and its residual."""
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
     slots, rounds = learner.num_slots, learner.num_rounds
-    return gradient_sums.accumulate(signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds)[:2]
+    return gradient_sums.accumulate(
+        signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds
+    )[:2]
 
 
-def _advance(learner: OnlineDictionary, state: OnlineState, sums: GradientSums, size: int, progress) -> OnlineState:
+def _advance(
+    learner: OnlineDictionary, state: OnlineState, sums: GradientSums, size: int, progress
+) -> OnlineState:
     """The state after a minibatch of `size` samples."""
     energy = ENERGY_MEMORY * state.energy + (1 - ENERGY_MEMORY) * sums.squares
     forgotten = ENERGY_MEMORY * state.forgotten
     typical = energy / (1 - forgotten)
-    rates = (RATES_ONCE if learner.visits is None else RATES) if learner.rates is None else learner.rates
+    rates = (
+        (RATES_ONCE if learner.visits is None else RATES)
+        if learner.rates is None
+        else learner.rates
+    )
     curvature = typical + learner.damping * jnp.mean(typical)
-    step = _anneal(*rates, progress, learner.settle) * sums.gradient.T / jnp.where(curvature > 0, curvature, 1)
+    step = (
+        _anneal(*rates, progress, learner.settle)
+        * sums.gradient.T
+        / jnp.where(curvature > 0, curvature, 1)
+    )
     left = sums.error / (size * len(state.dictionary))
     noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
     active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
     amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
     moved = (unit_atoms(state.dictionary + step)[0], energy, forgotten, noise, amplitude)
-    return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved)
+    return eqx.tree_at(
+        lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved
+    )
 
 
 def _anneal(first, middle, last, progress, settle):
@@ -329,9 +402,13 @@ def _anneal(first, middle, last, progress, settle):
 
 
 def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
-    """The samples of a round: all in a fresh order, more than once if there are too few, else the next of them in turn."""
+    """The samples of a round: all in a fresh order, more than once if there are too few, else the
+    next of them in turn.
+    """
     if total < num_samples:
         return (round * total + jnp.arange(total)) % num_samples
     passes = -(-total // num_samples)
-    orders = lax.map(lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes))
+    orders = lax.map(
+        lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes)
+    )
     return orders.reshape(-1)[:total]

@@ -12,21 +12,24 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, base_of, live_share
 from sae_gap.learners.online import gradient_sums
 
-# Samples coded for each latent, and the threshold in units of the residual's and of the active codes' root mean squares.
+# Samples coded for each latent, and the threshold in units of the residual's and of the active
+# codes' root mean squares.
 VISITS, MARGIN, FLOOR = 3, 2.5, 0.18
 
 
 class Pruned(Learner):
     r"""Keeps the atoms of its base that carry the most energy.
 
-    A dictionary that is narrower than the signals have concepts is better learned whole and then cut: while it is learned, the
-    concepts that it lacks are noise, which blurs its atoms. Samples are coded on all atoms as `OnlineDictionary` codes them, by
-    `pursue` at the threshold `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at least
-    one, in their order.
+    A dictionary that is narrower than the signals have concepts is better learned whole and then
+    cut: while it is learned, the concepts that it lacks are noise, which blurs its atoms. Samples
+    are coded on all atoms as `OnlineDictionary` codes them, by `pursue` at the threshold
+    `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at
+    least one, in their order.
 
     Args:
       share: of the atoms that is kept, above 0 and at most 1.
-      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that compressed sensing allows.
+      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that
+        compressed sensing allows.
       base: the learner whose dictionary it is; its codes are non-negative.
     """
 
@@ -49,7 +52,9 @@ class Pruned(Learner):
         bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
         number = gradient_sums.num_visited(VISITS, len(data.signals), dictionary.shape[1])
         signals, live = data.signals[:number] - bias, live_share(data.signals)
-        scales = gradient_sums.initial_scales(signals, dictionary, live, MARGIN, FLOOR, num_slots=slots)
+        scales = gradient_sums.initial_scales(
+            signals, dictionary, live, MARGIN, FLOOR, num_slots=slots
+        )
         least = gradient_sums.threshold(*scales, MARGIN, FLOOR)
         sums = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)[0]
         # The energy of an atom is the sum of its squared codes.

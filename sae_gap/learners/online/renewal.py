@@ -8,7 +8,8 @@ from jaxtyping import Array, Bool, Float
 
 from sae_gap.encoders.encoder import unit_atoms
 
-# Cosine above which two atoms are one atom found twice, and above which two seeds belong to one concept.
+# Cosine above which two atoms are one atom found twice, and above which two seeds belong to one
+# concept.
 DUPLICATE, ALIKE = 0.7, 0.5
 # At most one atom of so many restarts at once.
 ONE_IN = 20
@@ -17,7 +18,9 @@ GRAM_COLUMNS = 256
 
 
 class Seeds(NamedTuple):
-    """The largest residuals seen, in falling order, with their squared lengths: -1 where there is none yet."""
+    """The largest residuals seen, in falling order, with their squared lengths: -1 where there is
+    none yet.
+    """
 
     squares: Float[Array, " some"]
     residuals: Float[Array, "some input_dim"]
@@ -41,11 +44,15 @@ def collect(seeds: Seeds, residuals: Float[Array, "n input_dim"]) -> Seeds:
 
 
 def merge(seeds: Seeds, most: int, axes: tuple[str, ...]) -> Seeds:
-    """The largest of the seeds that the devices along some axes of the mesh have collected; all devices get them."""
+    """The largest of the seeds that the devices along some axes of the mesh have collected; all
+    devices get them.
+    """
     own = len(seeds.squares)
     squares, chosen = lax.top_k(lax.all_gather(seeds.squares, axes, tiled=True), most)
     mine = chosen // own == lax.axis_index(axes)
-    return Seeds(squares, lax.psum(jnp.where(mine[:, None], seeds.residuals[chosen % own], 0), axes))
+    return Seeds(
+        squares, lax.psum(jnp.where(mine[:, None], seeds.residuals[chosen % own], 0), axes)
+    )
 
 
 def restart_wasted_atoms(
@@ -64,9 +71,10 @@ def restart_wasted_atoms(
       energy: each atom's squared codes, summed over a round.
       uses: how many of these were not zero.
       seeds: where atoms restart from; no more of them do.
-      weak: codes are weak if their mean square is at most this share of that of all codes that are not zero; those of an atom
-        that is never used always are.
-      axes: of the mesh, over which the search for duplicates is split; the rest each device does for itself.
+      weak: codes are weak if their mean square is at most this share of that of all codes that are
+        not zero; those of an atom that is never used always are.
+      axes: of the mesh, over which the search for duplicates is split; the rest each device does
+        for itself.
 
     Returns:
       The dictionary, and which atoms are new.
@@ -110,7 +118,9 @@ def restart(
 
 
 def _duplicates(dictionary, energy, axes: tuple[str, ...]) -> Bool[Array, " num_latents"]:
-    """Which atoms lie close to one of more energy, or of equal energy and a smaller index. Each device looks at its share."""
+    """Which atoms lie close to one of more energy, or of equal energy and a smaller index. Each
+    device looks at its share.
+    """
     num_latents = dictionary.shape[1]
     names = jnp.arange(num_latents)
 

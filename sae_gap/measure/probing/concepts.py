@@ -125,7 +125,9 @@ def concept(name: str, tokens: Tokens) -> Concept:
             return Concept(name, np.asarray(tokens.topics == value), letters, False)
         known = ", ".join(sorted(topics)) or "other concepts"
         raise ValueError(f"no document is of the topic {value!r}; choose from {known}.")
-    raise ValueError(f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME.")
+    raise ValueError(
+        f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME."
+    )
 
 
 def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
@@ -142,7 +144,10 @@ def read_pair(text: str) -> tuple[str, str]:
     """
     a, _, b = text.partition("+")
     if not a or not b or a == b or "+" in b:
-        raise ValueError(f"{text!r} is no pair; write two different concepts as A+B, such as topic:sport+capital.")
+        raise ValueError(
+            f"{text!r} is no pair; write two different concepts as A+B, such as "
+            "topic:sport+capital."
+        )
     return a, b
 
 
@@ -216,7 +221,9 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     inside = cells(a, b)
     learned = {name: rng.permutation(np.flatnonzero(inside[name] & train)) for name in CELLS}
     held = {name: rng.permutation(np.flatnonzero(inside[name] & test)) for name in CELLS}
-    unit = min(len(learned[name]) // share for parts in SHARES.values() for name, share in parts.items())
+    unit = min(
+        len(learned[name]) // share for parts in SHARES.values() for name, share in parts.items()
+    )
     fewest = min(map(len, held.values()))
     if min(unit, fewest) < FEWEST:
         sizes = (f"{name} has {len(learned[name])} and {len(held[name])}" for name in CELLS)
@@ -226,7 +233,8 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
             "give more documents or leave the pair out."
         )
     sets = {
-        kind: np.concatenate([learned[name][: share * unit] for name, share in parts.items()]) for kind, parts in SHARES.items()
+        kind: np.concatenate([learned[name][: share * unit] for name, share in parts.items()])
+        for kind, parts in SHARES.items()
     }
     return Split(sets, {name: rows[:fewest] for name, rows in held.items()})
 

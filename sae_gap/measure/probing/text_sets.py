@@ -65,7 +65,9 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
     # An import of the package would import PyTorch.
     spec = importlib.util.find_spec("sae_probes")
     if spec is None or not spec.submodule_search_locations:
-        raise ValueError("the package sae_probes is not installed; pip install --no-deps sae-probes.")
+        raise ValueError(
+            "the package sae_probes is not installed; pip install --no-deps sae-probes."
+        )
     data = pathlib.Path(spec.submodule_search_locations[0]) / "data"
     sets = []
     for row in _read(data / "probing_datasets_MASTER.csv.zst"):
@@ -100,7 +102,10 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
     try:
         import zstandard
     except ImportError:
-        raise ValueError("sets of sae-probes are read by the library zstandard; pip install 'sae_gap[sae_probes]'.") from None
+        raise ValueError(
+            "sets of sae-probes are read by the library zstandard; pip install "
+            "'sae_gap[sae_probes]'."
+        ) from None
     try:
         with path.open("rb") as file:
             content = zstandard.ZstdDecompressor().stream_reader(file)

@@ -1,4 +1,6 @@
-"""The certified coder: rounds of products with all atoms, and pivots on the slots of each sample."""
+"""The certified coder: rounds of products with all atoms, and pivots on the slots of each
+sample.
+"""
 
 import functools
 from typing import no_type_check
@@ -9,7 +11,8 @@ import numpy as np
 from sae_gap.solvers.keeping import kept
 from sae_gap.solvers.loops.routines import INNER, OPTIONS, copy, dot, drop, pivot, subtract
 
-# Fewest violators that enter in a round; one more for so many numbers of the dictionary, as products then take longer.
+# Fewest violators that enter in a round; one more for so many numbers of the dictionary, as
+# products then take longer.
 FEWEST = 4
 NUMBERS = 2**20
 # Products after which a sample is left as it is.
@@ -18,15 +21,18 @@ ROUNDS = 500
 DEPENDENT = 1e-11
 # Share of the signal's norm below which the excess of a correlation is rounding.
 ROUNDING = 64 * np.finfo(np.float64).eps
-# Share of the signal's norm that a correlation in the basis may be off by before the basis is built anew.
+# Share of the signal's norm that a correlation in the basis may be off by before the basis is built
+# anew.
 LOST = 1e-7
-# The inner product of two vectors of n numbers, rounded to single precision and taken in it, is off by at most (n + 2) / 2
-# times this share of their norms, and that of an atom is below 1.6; what underflows adds less than `TINY`.
+# The inner product of two vectors of n numbers, rounded to single precision and taken in it, is off
+# by at most (n + 2) / 2 times this share of their norms, and that of an atom is below 1.6; what
+# underflows adds less than `TINY`.
 COARSE, TINY = 2.0**-23, 2.0**-100
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
-# What a sample is: under way, ready for exact products, certified, out of slots, as good as rounding or its rounds allow.
+# What a sample is: under way, ready for exact products, certified, out of slots, as good as
+# rounding or its rounds allow.
 OPEN, READY, DONE, FULL, SETTLED = range(5)
 
 
@@ -49,13 +55,20 @@ def _least(values, count):
 @numba.njit(**INNER)
 @no_type_check
 def _collect(problem, block, room, i, pull, begin, most, most_close):
-    """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with those of the tiles before.
+    """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with
+    those of the tiles before.
 
-    The `most` that exceed it by most lead. All are noted as close, until there are more than `most_close`; from then on only
-    leaders are looked for, as the sample is not certified in this round. Up to there the scale is the largest that may be
-    feasible, and the exact one if the bound is zero.
+    The `most` that exceed it by most lead. All are noted as close, until there are more than
+    `most_close`; from then on only leaders are looked for, as the sample is not certified in this
+    round. Up to there the scale is the largest that may be feasible, and the exact one if the bound
+    is zero.
     """
-    nonneg, row, column, bound = problem.nonneg, block.row[i], block.column[i % block.column.shape[0], begin:], room.bound[i]
+    nonneg, row, column, bound = (
+        problem.nonneg,
+        block.row[i],
+        block.column[i % block.column.shape[0], begin:],
+        room.bound[i],
+    )
     leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
     close, num_close, scale, passed = room.close[i], room.num_close[i], room.scale[i], room.passed
     low, place, chunk = -bound, 0, passed.size
@@ -68,13 +81,17 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
         # Without a branch this is a few instructions for many atoms.
         above = np.int64(0)
         for j in range(part.size):
-            above += np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+            above += (
+                np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+            )
         if above == 0:
             continue
         above = np.int64(0)
         for j in range(part.size):
             passed[above] = j
-            above += np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+            above += (
+                np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
+            )
         for n in range(above):
             j = passed[n]
             steep, limit, latent = _steep(part[j], nonneg), row * weight[j], begin + start + j
@@ -114,8 +131,19 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
 @no_type_check
 def _solve_on_all(problem, block, room, i, correlations):
     """Pivot on all atoms at once, by their Gram matrix, and leave the basis in the slots."""
-    nonneg, gram, signal, column = problem.nonneg, problem.gram, block.signals[i], block.column[i % block.column.shape[0]]
-    pull, weight, code, sign, spare = room.all[0], room.all[1], room.all[2], room.all[3], room.all[4]
+    nonneg, gram, signal, column = (
+        problem.nonneg,
+        problem.gram,
+        block.signals[i],
+        block.column[i % block.column.shape[0]],
+    )
+    pull, weight, code, sign, spare = (
+        room.all[0],
+        room.all[1],
+        room.all[2],
+        room.all[3],
+        room.all[4],
+    )
     latents, basis, chosen, inverse, cross, slope = (
         room.latents[i],
         room.basis[i],
@@ -129,11 +157,31 @@ def _solve_on_all(problem, block, room, i, correlations):
     # A weight that equals the largest correlation but for the rounding of its type leaves no codes.
     floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
     size, _ = pivot(
-        nonneg, floor, DEPENDENT, top, room.names, pull, weight, code, sign, gram, chosen, inverse, 0, spare, cross, slope
+        nonneg,
+        floor,
+        DEPENDENT,
+        top,
+        room.names,
+        pull,
+        weight,
+        code,
+        sign,
+        gram,
+        chosen,
+        inverse,
+        0,
+        spare,
+        cross,
+        slope,
     )
     for b in range(size):
         latent = chosen[b]
-        latents[b], basis[b], room.code[i, b], room.sign[i, b] = latent, b, code[latent], sign[latent]
+        latents[b], basis[b], room.code[i, b], room.sign[i, b] = (
+            latent,
+            b,
+            code[latent],
+            sign[latent],
+        )
         _fill(problem.atoms, gram, latents, b + 1, b, room.atom, room.inner[i])
     room.size[i] = size
 
@@ -141,7 +189,8 @@ def _solve_on_all(problem, block, room, i, correlations):
 @numba.njit(**INNER)
 @no_type_check
 def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
-    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far these were off at last.
+    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far
+    these were off at last.
 
     Steps end where correlations are off by `enough`, or no longer halve.
     """
@@ -175,7 +224,8 @@ def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, th
 @numba.njit(**INNER)
 @no_type_check
 def _advance(problem, block, room, i, every, candidates):
-    """Take violators into free slots, solve on the slots, and leave the codes and their residual there.
+    """Take violators into free slots, solve on the slots, and leave the codes and their residual
+    there.
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
@@ -214,7 +264,22 @@ def _advance(problem, block, room, i, every, candidates):
     total = 0
     for _ in range(2):
         size, entered = pivot(
-            nonneg, floor, DEPENDENT, top, latents, pull, weight, code, sign, inner, basis, inverse, size, spare, cross, slope
+            nonneg,
+            floor,
+            DEPENDENT,
+            top,
+            latents,
+            pull,
+            weight,
+            code,
+            sign,
+            inner,
+            basis,
+            inverse,
+            size,
+            spare,
+            cross,
+            slope,
         )
         total += entered
         copy(theta, signal)
@@ -222,7 +287,9 @@ def _advance(problem, block, room, i, every, candidates):
             subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
         # Where nothing enters, better values are all that can still certify the codes.
         enough = (0.1 if entered or every else 0.001) * floor
-        size, worst = _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross)
+        size, worst = _refine(
+            enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross
+        )
         if worst <= LOST * norm:
             break
         # The inverse is lost to rounding.
@@ -241,10 +308,18 @@ def _advance(problem, block, room, i, every, candidates):
 @numba.njit(**INNER)
 @no_type_check
 def _certify(problem, block, room, i):
-    """Write down the rounded codes, their objective, and their duality gap at the scaled residual before rounding."""
+    """Write down the rounded codes, their objective, and their duality gap at the scaled residual
+    before rounding.
+    """
     atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
     row, column, scale = block.row[i], block.column[i % block.column.shape[0]], room.scale[i]
-    found, values, latents, basis, size = block.found[i], block.values[i], room.latents[i], room.basis[i], room.size[i]
+    found, values, latents, basis, size = (
+        block.found[i],
+        block.values[i],
+        room.latents[i],
+        room.basis[i],
+        room.size[i],
+    )
     copy(rest, signal)
     linear, slack = 0.0, 0.0
     for b in range(size):
@@ -270,7 +345,9 @@ def _certify(problem, block, room, i):
 @numba.njit(**INNER)
 @no_type_check
 def _nearly(problem, block, room, i):
-    """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal their weights."""
+    """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal
+    their weights.
+    """
     theta, column, linear = room.theta[i], block.column[i % block.column.shape[0]], 0.0
     for b in range(room.size[i]):
         w = room.basis[i, b]
@@ -282,11 +359,21 @@ def _nearly(problem, block, room, i):
 @numba.njit(**INNER)
 @no_type_check
 def _rescale(problem, block, room, i):
-    """The scale of all atoms, from exact correlations of those that are close: no other one exceeds its weight."""
-    theta, row, column, scale = room.theta[i], block.row[i], block.column[i % block.column.shape[0]], 1.0
+    """The scale of all atoms, from exact correlations of those that are close: no other one exceeds
+    its weight.
+    """
+    theta, row, column, scale = (
+        room.theta[i],
+        block.row[i],
+        block.column[i % block.column.shape[0]],
+        1.0,
+    )
     for n in range(room.num_close[i]):
         latent = room.close[i, n]
-        steep, limit = _steep(dot(theta, problem.atoms[latent]), problem.nonneg), row * column[latent]
+        steep, limit = (
+            _steep(dot(theta, problem.atoms[latent]), problem.nonneg),
+            row * column[latent],
+        )
         if steep > limit:
             scale = min(scale, limit / steep)
     room.scale[i] = scale
@@ -296,7 +383,11 @@ def _rescale(problem, block, room, i):
 @no_type_check
 def code_block(problem, block, room):
     """Code a block of samples."""
-    num_samples, slots, num_latents = block.signals.shape[0], block.found.shape[1], problem.atoms.shape[0]
+    num_samples, slots, num_latents = (
+        block.signals.shape[0],
+        block.found.shape[1],
+        problem.atoms.shape[0],
+    )
     tile, state = room.exact.shape[0], block.state
     few = min(room.leaders.shape[1], FEWEST + problem.atoms.size // NUMBERS)
     who = room.who
@@ -304,7 +395,8 @@ def code_block(problem, block, room):
         room.size[i] = 0
         room.latents[i, :] = -1
         copy(room.theta[i], block.signals[i])
-    # Pivots on all atoms, or those to begin with; rounds of coarse products; and of exact ones for what these could not settle.
+    # Pivots on all atoms, or those to begin with; rounds of coarse products; and of exact ones for
+    # what these could not settle.
     for stage in range(3):
         at_once = stage == 0 and problem.at_once and block.begun.size == 0
         while True:
@@ -313,12 +405,19 @@ def code_block(problem, block, room):
                 if stage == 1 and state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
                     state[i] = READY
                 if state[i] == OPEN:
-                    who[active], room.num_leaders[i], room.num_close[i], room.scale[i] = i, 0, 0, 1.0
+                    who[active], room.num_leaders[i], room.num_close[i], room.scale[i] = (
+                        i,
+                        0,
+                        0,
+                        1.0,
+                    )
                     room.bound[i] = 0.0
                     if stage == 1:
                         theta = room.theta[i]
                         copy(room.coarse_theta[active], theta)
-                        room.bound[i] = COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
+                        room.bound[i] = (
+                            COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
+                        )
                     else:
                         copy(room.exact_theta[active], room.theta[i])
                     active += 1
@@ -328,23 +427,52 @@ def code_block(problem, block, room):
                 # The last tile overlaps the one before.
                 first = min(begin, num_latents - tile)
                 if stage == 1:
-                    np.dot(room.coarse_theta[:active], problem.coarse[first : first + tile].T, room.coarse_pull[:active])
+                    np.dot(
+                        room.coarse_theta[:active],
+                        problem.coarse[first : first + tile].T,
+                        room.coarse_pull[:active],
+                    )
                 else:
                     for j in range(tile):
                         copy(room.exact[j], problem.atoms[first + j])
                     np.dot(room.exact_theta[:active], room.exact.T, room.exact_pull[:active])
                 for n in range(active):
                     i = who[n]
-                    most, most_close = min(room.leaders.shape[1], max(few, room.size[i] // 2)), room.size[i] + 2 * few
+                    most, most_close = (
+                        min(room.leaders.shape[1], max(few, room.size[i] // 2)),
+                        room.size[i] + 2 * few,
+                    )
                     if stage == 1:
-                        _collect(problem, block, room, i, room.coarse_pull[n, begin - first :], begin, most, most_close)
+                        _collect(
+                            problem,
+                            block,
+                            room,
+                            i,
+                            room.coarse_pull[n, begin - first :],
+                            begin,
+                            most,
+                            most_close,
+                        )
                     elif stage == 2:
-                        _collect(problem, block, room, i, room.exact_pull[n, begin - first :], begin, most, num_latents)
+                        _collect(
+                            problem,
+                            block,
+                            room,
+                            i,
+                            room.exact_pull[n, begin - first :],
+                            begin,
+                            most,
+                            num_latents,
+                        )
             for n in range(active):
                 i = who[n]
                 block.rounds[i] += stage > 0 or at_once
                 ripe = stage == 2
-                if stage == 1 and room.num_close[i] <= room.size[i] + 2 * few and _nearly(problem, block, room, i):
+                if (
+                    stage == 1
+                    and room.num_close[i] <= room.size[i] + 2 * few
+                    and _nearly(problem, block, room, i)
+                ):
                     _rescale(problem, block, room, i)
                     ripe = True
                 if ripe and _certify(problem, block, room, i):

@@ -8,7 +8,8 @@ import numpy as np
 from sae_gap.solvers.keeping import kept
 from sae_gap.solvers.loops.routines import OPTIONS, border, copy, dot, first_largest, subtract
 
-# Share of an atom's energy outside the span of the basis below which it counts as dependent; the inverse is never refined.
+# Share of an atom's energy outside the span of the basis below which it counts as dependent; the
+# inverse is never refined.
 IN_SPAN = 1e-7
 # Correlations that are brought up to date at once, in cache.
 TILE = 2048
@@ -24,13 +25,22 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
       atoms: `(num_latents, input_dim)`, of unit norm or zero.
       gram: `(num_latents, num_latents)` inner products of the atoms.
       pull: `(n, num_latents)` correlations of the signals.
-      nonneg: whether each step takes the atom of largest correlation, and not of largest |correlation|.
+      nonneg: whether each step takes the atom of largest correlation, and not of largest
+        |correlation|.
       chosen: `(n, num_atoms)` the atoms in the order of their choice, to be filled.
       codes: `(n, num_atoms)` their codes, to be filled.
     """
     (num_samples, num_atoms), num_latents = chosen.shape, len(atoms)
-    score, places, code = np.empty(num_latents, pull.dtype), np.empty(num_atoms, np.int64), np.empty(num_atoms)
-    inverse, cross, slope = np.empty((num_atoms, num_atoms)), np.empty(num_atoms), np.empty(num_atoms)
+    score, places, code = (
+        np.empty(num_latents, pull.dtype),
+        np.empty(num_atoms, np.int64),
+        np.empty(num_atoms),
+    )
+    inverse, cross, slope = (
+        np.empty((num_atoms, num_atoms)),
+        np.empty(num_atoms),
+        np.empty(num_atoms),
+    )
     # Products of the chosen atoms are taken in double precision.
     atom = np.empty(atoms.shape[1])
     for i in range(num_samples):
@@ -43,11 +53,18 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
                 # Two atoms at once, since the sum is read and written again for each.
                 for b in range(1, size, 2):
                     one, two = places[b - 1], places[b]
-                    one_row, two_row = gram[chosen[i, one], begin:end], gram[chosen[i, two], begin:end]
+                    one_row, two_row = (
+                        gram[chosen[i, one], begin:end],
+                        gram[chosen[i, two], begin:end],
+                    )
                     for j in range(part.size):
                         part[j] -= codes[i, one] * one_row[j] + codes[i, two] * two_row[j]
                 if size % 2:
-                    subtract(part, codes[i, places[size - 1]], gram[chosen[i, places[size - 1]], begin:end])
+                    subtract(
+                        part,
+                        codes[i, places[size - 1]],
+                        gram[chosen[i, places[size - 1]], begin:end],
+                    )
                 if not nonneg:
                     for j in range(part.size):
                         part[j] = abs(part[j])

@@ -12,10 +12,11 @@ from sae_gap.solvers.loops.routines import OPTIONS, copy, subtract
 @functools.partial(kept, **OPTIONS)
 @no_type_check
 def iterate_block(pull, gram, rate, threshold, momenta, codes):
-    """The iterations of `fista.fixed` for a block of samples, with non-negative codes and one weight.
+    """The iterations of `fista.fixed` for a block of samples, with non-negative codes and one
+    weight.
 
-    A gradient sums those rows of the Gram matrix whose entries of the point are not zero. They are looked for anew only after a
-    code has ceased to be zero.
+    A gradient sums those rows of the Gram matrix whose entries of the point are not zero. They are
+    looked for anew only after a code has ceased to be zero.
 
     Args:
       pull: `(n, num_latents)` correlations of the signals.
@@ -26,7 +27,11 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
       codes: `(n, num_latents)` to start from, and to be filled.
     """
     num_samples, num_latents = codes.shape
-    point, total, places = np.empty_like(codes[0]), np.empty_like(codes[0]), np.empty(num_latents, np.int64)
+    point, total, places = (
+        np.empty_like(codes[0]),
+        np.empty_like(codes[0]),
+        np.empty(num_latents, np.int64),
+    )
     zero = rate - rate
     for i in range(num_samples):
         code = codes[i]
@@ -47,7 +52,9 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
                 row_a, row_b, row_c, row_d = gram[a], gram[b], gram[c], gram[d]
                 at_a, at_b, at_c, at_d = point[a], point[b], point[c], point[d]
                 for j in range(num_latents):
-                    total[j] -= at_a * row_a[j] + at_b * row_b[j] + at_c * row_c[j] + at_d * row_d[j]
+                    total[j] -= (
+                        at_a * row_a[j] + at_b * row_b[j] + at_c * row_c[j] + at_d * row_d[j]
+                    )
             for p in range(whole, used):
                 subtract(total, point[places[p]], gram[places[p]])
             entered = zero

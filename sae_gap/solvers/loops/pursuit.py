@@ -13,7 +13,9 @@ from sae_gap.solvers.loops.routines import INNER, OPTIONS, copy, pivot, subtract
 @numba.njit(**INNER)
 @no_type_check
 def _product(left, right):
-    """The inner product in the type of the vectors, in single precision at twice the speed of `_dot`."""
+    """The inner product in the type of the vectors, in single precision at twice the speed of
+    `_dot`.
+    """
     total = left[0] * right[0]
     for i in range(1, left.size):
         total += left[i] * right[i]
@@ -23,7 +25,9 @@ def _product(left, right):
 @numba.njit(**INNER)
 @no_type_check
 def _play(pull, bits, limit, first, mask, best):
-    """Let rows of correlations, one of each block, play for the lead of their blocks; see `atoms.leaders`."""
+    """Let rows of correlations, one of each block, play for the lead of their blocks; see
+    `atoms.leaders`.
+    """
     for n in range(pull.size):
         pull[n] = max(pull[n] - limit, 0)
     for begin in range(0, pull.size, best.size):
@@ -35,7 +39,9 @@ def _play(pull, bits, limit, first, mask, best):
 @numba.njit(**INNER)
 @no_type_check
 def _choose(best, rows, groups, mask, field, candidates):
-    """The leading blocks of each group by turns, as `atoms.leaders` has them; -1 where no further one exceeds its weight."""
+    """The leading blocks of each group by turns, as `atoms.leaders` has them; -1 where no further
+    one exceeds its weight.
+    """
     for place in range(candidates.size):
         candidates[place] = -1
     for group in range(groups):
@@ -55,7 +61,9 @@ def _choose(best, rows, groups, mask, field, candidates):
 @numba.njit(**INNER)
 @no_type_check
 def _admit(signal, atoms, candidates, latents, linear, inner):
-    """Take the first candidates into free slots, with their products with the signal and all slots; returns where slots end."""
+    """Take the first candidates into free slots, with their products with the signal and all slots;
+    returns where slots end.
+    """
     free, top = np.int64(0), np.int64(0)
     for w in range(latents.size):
         if latents[w] >= 0:
@@ -81,8 +89,24 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
 
 @functools.partial(kept, **OPTIONS)
 @no_type_check
-def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, eps, pull, bits, places, codes, residual):
-    """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come first.
+def pursue_block(
+    signals,
+    atoms,
+    limit,
+    epsilon,
+    rounds,
+    blocks,
+    masks,
+    close,
+    eps,
+    pull,
+    bits,
+    places,
+    codes,
+    residual,
+):
+    """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come
+    first.
 
     Args:
       signals: `(n, input_dim)`.
@@ -92,9 +116,11 @@ def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, e
       rounds: how many.
       blocks: how many blocks and how many groups `atoms.leaders` has.
       masks: the bits of the positions of rows, and of seats.
-      close: share of an atom's energy outside the span of the basis up to which it counts as dependent.
+      close: share of an atom's energy outside the span of the basis up to which it counts as
+        dependent.
       eps: of the type of the signals.
-      pull: room for n correlations with as many atoms as are correlated at once, which are whole rows of the blocks.
+      pull: room for n correlations with as many atoms as are correlated at once, which are whole
+        rows of the blocks.
       bits: the bits of `pull`.
       places: `(n, slots)`, to be filled.
       codes: `(n, slots)`, to be filled.
@@ -102,11 +128,22 @@ def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, e
     """
     (num_samples, slots), num_latents, (num_blocks, groups) = codes.shape, atoms.shape[0], blocks
     tile = pull.size // num_samples
-    best, candidates = np.empty((num_samples, num_blocks), bits.dtype), np.empty(slots // 2, np.int64)
+    best, candidates = (
+        np.empty((num_samples, num_blocks), bits.dtype),
+        np.empty(slots // 2, np.int64),
+    )
     field = np.empty(num_blocks // groups, bits.dtype)
     latents, code = np.full((num_samples, slots), -1), np.zeros((num_samples, slots))
-    linear, inner = np.zeros((num_samples, slots)), np.zeros((num_samples, slots, slots), atoms.dtype)
-    basis, on, inverse, work = np.empty(slots, np.int64), np.empty(slots), np.empty((slots, slots)), np.empty((5, slots))
+    linear, inner = (
+        np.zeros((num_samples, slots)),
+        np.zeros((num_samples, slots, slots), atoms.dtype),
+    )
+    basis, on, inverse, work = (
+        np.empty(slots, np.int64),
+        np.empty(slots),
+        np.empty((slots, slots)),
+        np.empty((5, slots)),
+    )
     near, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
     residual[:] = signals
     for _ in range(rounds):
@@ -129,7 +166,22 @@ def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, e
                     scale = max(scale, abs(near[w] - weight[w]))
             floor = 2 * eps * scale
             size, _ = pivot(
-                True, floor, close, top, latents[i], near, weight, code[i], on, inner[i], basis, inverse, 0, spare, cross, slope
+                True,
+                floor,
+                close,
+                top,
+                latents[i],
+                near,
+                weight,
+                code[i],
+                on,
+                inner[i],
+                basis,
+                inverse,
+                0,
+                spare,
+                cross,
+                slope,
             )
             copy(residual[i], signals[i])
             used = 0
@@ -146,7 +198,9 @@ def pursue_block(signals, atoms, limit, epsilon, rounds, blocks, masks, close, e
 @functools.partial(kept, **OPTIONS)
 @no_type_check
 def add_products(places, codes, residual, begin, end, gradient):
-    """Add the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the residuals R."""
+    """Add the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the
+    residuals R.
+    """
     for i in range(len(codes)):
         rest = residual[i, begin:end]
         for w in range(codes.shape[1]):

@@ -1,4 +1,6 @@
-"""What the loops share: products of vectors, the inverse of a basis's Gram matrix, and the pivots that solve on slots."""
+"""What the loops share: products of vectors, the inverse of a basis's Gram matrix, and the pivots
+that solve on slots.
+"""
 
 from typing import Any, no_type_check
 
@@ -6,10 +8,15 @@ import numba
 import numpy as np
 
 # Sums may be reordered, but a NaN stays one.
-OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reassoc", "nsz"}}
+OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract", "reassoc", "nsz"},
+}
 # Values that are looked through together for a larger one.
 CHUNK = 32
-# What allocates nothing need not count who refers to an array, which would take a third of its time.
+# What allocates nothing need not count who refers to an array, which would take a third of its
+# time.
 INNER: dict[str, Any] = OPTIONS | {"_nrt": False}
 
 
@@ -39,7 +46,9 @@ def copy(target, source):
 @numba.njit(**INNER)
 @no_type_check
 def border(inverse, slope, left, size):
-    """The inverse with one more atom in the basis: `slope` times the others, and `left` of its energy outside their span."""
+    """The inverse with one more atom in the basis: `slope` times the others, and `left` of its
+    energy outside their span.
+    """
     for b in range(size):
         subtract(inverse[b, :size], -slope[b] / left, slope[:size])
         inverse[b, size] = inverse[size, b] = -slope[b] / left
@@ -93,12 +102,31 @@ def _move(rows, w, change, top, code, pull, spare, inner):
 
 @numba.njit(**INNER)
 @no_type_check
-def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, basis, inverse, size, spare, cross, slope):
-    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms entered it.
+def pivot(
+    nonneg,
+    floor,
+    close,
+    top,
+    latents,
+    pull,
+    weight,
+    code,
+    sign,
+    inner,
+    basis,
+    inverse,
+    size,
+    spare,
+    cross,
+    slope,
+):
+    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms
+    entered it.
 
-    `pull` is kept up to date for slots outside the basis: by rows where these are many, and else at the end of a pivot.
-    Correlations of the basis equal their weights. An atom depends on those of the basis where at most the share `close` of its
-    energy is outside their span. `spare`, `cross` and `slope` are room.
+    `pull` is kept up to date for slots outside the basis: by rows where these are many, and else at
+    the end of a pivot. Correlations of the basis equal their weights. An atom depends on those of
+    the basis where at most the share `close` of its energy is outside their span. `spare`, `cross`
+    and `slope` are room.
     """
     entered = 0
     while top > 0 and entered < 4 * latents.size and size < basis.size:
@@ -110,7 +138,8 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
         excess = spare[best]
         if not excess > floor:
             break
-        # From here on it holds by how much each code has moved, if the correlations follow at the end.
+        # From here on it holds by how much each code has moved, if the correlations follow at the
+        # end.
         rows = 2 * size < top
         for w in range(top):
             spare[w] = 0
@@ -154,7 +183,8 @@ def pivot(nonneg, floor, close, top, latents, pull, weight, code, sign, inner, b
             size = drop(inverse, basis, size, out)
             slope[out] = slope[size]
         if not step < np.inf:
-            # Within the span of the basis and with nothing to take the place of: only rounding wants it.
+            # Within the span of the basis and with nothing to take the place of: only rounding
+            # wants it.
             _move(rows, best, -code[best], top, code, pull, spare, inner)
             sign[best] = 2
         for w in range(0 if rows else top):

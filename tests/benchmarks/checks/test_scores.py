@@ -12,7 +12,9 @@ def problem(nonneg):
     return rng.normal(size=(4, 5)), rng.normal(size=(5, 7)), np.abs(codes) if nonneg else codes
 
 
-@pytest.mark.parametrize("lam", [0.3, np.linspace(0.1, 0.4, 4)[:, None], np.linspace(0.1, 0.7, 28).reshape(4, 7)])
+@pytest.mark.parametrize(
+    "lam", [0.3, np.linspace(0.1, 0.4, 4)[:, None], np.linspace(0.1, 0.7, 28).reshape(4, 7)]
+)
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_score_is_the_definition(nonneg, lam):
     signals, dictionary, codes = problem(nonneg)
@@ -28,4 +30,6 @@ def test_score_is_the_definition(nonneg, lam):
 def test_a_feasible_point_breaks_no_constraint_and_could_not_be_longer():
     pull = np.array([[2.0, -8.0], [0.1, -0.1], [0.0, -3.0]])
     np.testing.assert_allclose(scores.feasible(pull, 1.0, nonneg=True), [0.5, 1, 1])
-    np.testing.assert_allclose(scores.feasible(pull, np.array([[1.0, 2.0]]), nonneg=False), [0.25, 1, 2 / 3])
+    np.testing.assert_allclose(
+        scores.feasible(pull, np.array([[1.0, 2.0]]), nonneg=False), [0.25, 1, 2 / 3]
+    )

@@ -1,4 +1,6 @@
-"""What a page shows of a metric that was dropped in, and which dictionaries its figures tell apart."""
+"""What a page shows of a metric that was dropped in, and which dictionaries its figures tell
+apart.
+"""
 
 import pytest
 
@@ -25,12 +27,21 @@ def dropped(monkeypatch):
 
 def test_a_metric_brings_its_label_to_tables_and_figures(dropped):
     rows = [
-        {"method": "sae_topk", "dictionary": "topk", "inference": "own", "num_latents": latents, "effective_id": 2.0} | SIZES
+        {
+            "method": "sae_topk",
+            "dictionary": "topk",
+            "inference": "own",
+            "num_latents": latents,
+            "effective_id": 2.0,
+        }
+        | SIZES
         for latents in (20, 30)
     ]
     summary = tables.summarise(rows)
     assert outcome._unlisted(summary) == ["effective_id"]
-    assert outcome._headings(["effective_id", "effective_ood"], summary) == {"effective_id": "effective L0 ID"}
+    assert outcome._headings(["effective_id", "effective_ood"], summary) == {
+        "effective_id": "effective L0 ID"
+    }
     assert outcome._headings(["effective_id"], summary) == {"effective_id": "effective L0"}
     figure = Drawing("curve", {"x": "num_latents", "y": "effective_id"}).draw(rows, [])
     words = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]

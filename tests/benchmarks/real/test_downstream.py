@@ -1,4 +1,6 @@
-"""The binary on a recording of a tiny model: what it leaves, that it goes on, and one sentence for whatever is wrong."""
+"""The binary on a recording of a tiny model: what it leaves, that it goes on, and one sentence for
+whatever is wrong.
+"""
 
 import csv
 from types import SimpleNamespace
@@ -23,11 +25,19 @@ WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
 
 @pytest.fixture(scope="module")
 def made(call, tmp_path_factory):
-    """A finished run on an SAE of random atoms and of an encoder that is their transpose, with a control."""
+    """A finished run on an SAE of random atoms and of an encoder that is their transpose, with a
+    control.
+    """
     folder, rng = tmp_path_factory.mktemp("downstream"), np.random.default_rng(0)
     lm = tiny.tiny_lm(folder)
     texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
-    found = record(lm, Texts(tuple(texts), tuple(map(str, range(20))), None), folder / "r", layers=(1,), context=32)
+    found = record(
+        lm,
+        Texts(tuple(texts), tuple(map(str, range(20))), None),
+        folder / "r",
+        layers=(1,),
+        context=32,
+    )
     mean = jnp.asarray(found.activations(1).mean())
     atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
     model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
@@ -37,23 +47,44 @@ def made(call, tmp_path_factory):
     np.save(folder / "D.npy", np.asarray(atoms))
     np.save(folder / "narrow.npy", np.asarray(atoms)[1:])
     np.save(folder / "few.npy", np.asarray(atoms)[:, :8])
-    arguments = (f"--recording={folder / 'r'}", "--layer=1", f"--model={folder / 'tiny.gguf'}", "--l0=4", "--tokens=100")
+    arguments = (
+        f"--recording={folder / 'r'}",
+        "--layer=1",
+        f"--model={folder / 'tiny.gguf'}",
+        "--l0=4",
+        "--tokens=100",
+    )
     arguments += (f"--results_dir={folder / 'results'}",)
     mine = (*arguments, f"--sae={folder / 'mine'}", "--controls=samples")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patching, "find_weight", tiny.weight)
         code, out, err = call("downstream", *mine)
     assert code == 0, err
-    return SimpleNamespace(folder=folder, lm=lm, found=found, arguments=arguments, mine=mine, out=out)
+    return SimpleNamespace(
+        folder=folder, lm=lm, found=found, arguments=arguments, mine=mine, out=out
+    )
 
 
 def test_what_it_leaves(made, call, monkeypatch):
     results = made.folder / "results" / "downstream"
-    assert {path.name for path in results.iterdir()} == {"rows", "summary.csv", "splits.csv", "curve.png", "curve.pdf"}
+    assert {path.name for path in results.iterdir()} == {
+        "rows",
+        "summary.csv",
+        "splits.csv",
+        "curve.png",
+        "curve.pdf",
+    }
     assert image.imread(results / "curve.png").std() > 0.01
     with (results / "summary.csv").open(newline="") as file:
-        lines = {(line["dictionary"], line["codes"], line["level"]): line for line in csv.DictReader(file)}
-    best = [(name, codes, "4") for name in ("mine", "samples") for codes in ("lasso", "lasso_refit", "omp")]
+        lines = {
+            (line["dictionary"], line["codes"], line["level"]): line
+            for line in csv.DictReader(file)
+        }
+    best = [
+        (name, codes, "4")
+        for name in ("mine", "samples")
+        for codes in ("lasso", "lasso_refit", "omp")
+    ]
     assert set(lines) == {("mine", "own", "4"), ("mine", "own_refit", "4"), *best}
     assert float(lines["mine", "own", "4"]["l0"]) == 4
     with (results / "splits.csv").open(newline="") as file:
@@ -73,7 +104,13 @@ def test_what_it_leaves(made, call, monkeypatch):
 
 def test_no_seed_scores_what_train_real_learned_from(made, call):
     """Another seed draws the same held-out documents, of which both runs take all."""
-    code, _, err = call("downstream", *made.mine, "--seed=1", "--codes=own", f"--results_dir={made.folder / 'seeded'}")
+    code, _, err = call(
+        "downstream",
+        *made.mine,
+        "--seed=1",
+        "--codes=own",
+        f"--results_dir={made.folder / 'seeded'}",
+    )
     assert code == 0, err
     losses = []
     for folder in ("results", "seeded"):
@@ -88,13 +125,25 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
     atoms = f"--dictionary={folder / 'D.npy'}"
     for wrong, told in (
         ((), "there is nothing to measure; give --recording and --sae or --dictionary."),
-        ((f"--sae={folder / 'before'}",), "blocks.1.hook_resid_pre, not behind block 1; give its own as --layer."),
-        ((f"--sae={folder / 'mlp'}",), "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream."),
-        ((f"--dictionary={folder / 'narrow.npy'}",), "(64, num_latents), but it is (63, 96); give one of that layer"),
+        (
+            (f"--sae={folder / 'before'}",),
+            "blocks.1.hook_resid_pre, not behind block 1; give its own as --layer.",
+        ),
+        (
+            (f"--sae={folder / 'mlp'}",),
+            "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream.",
+        ),
+        (
+            (f"--dictionary={folder / 'narrow.npy'}",),
+            "(64, num_latents), but it is (63, 96); give one of that layer",
+        ),
         ((atoms, "--layer=2"), "block 2 is not in"),
         ((f"--dictionary={folder / 'few.npy'}", "--l0=8"), "8 atoms of few; ask for at most 7."),
         ((atoms, "--l0=17"), "ask for at most 16."),
-        ((atoms, f"--model={folder / 'other.gguf'}"), "is of another model than other; give that of tiny as model."),
+        (
+            (atoms, f"--model={folder / 'other.gguf'}"),
+            "is of another model than other; give that of tiny as model.",
+        ),
     ):
         code, out, err = call("downstream", *made.arguments, *wrong)
         assert code == 2 and told in err and err.count("\n") == 1 and not out, err

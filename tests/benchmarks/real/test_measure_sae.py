@@ -1,4 +1,6 @@
-"""The binary on an SAE of this suite: what it leaves, that it goes on, and one sentence for whatever is wrong."""
+"""The binary on an SAE of this suite: what it leaves, that it goes on, and one sentence for
+whatever is wrong.
+"""
 
 import csv
 import dataclasses
@@ -19,12 +21,16 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.measure import jobs
 
 FILES = {"README.md", "page.json", "report.html", "rows", "summary.csv"}
-FIGURES = {f"{stem}.{ending}" for stem in ("curve", "gap_parts", "coherence") for ending in ("png", "pdf")}
+FIGURES = {
+    f"{stem}.{ending}" for stem in ("curve", "gap_parts", "coherence") for ending in ("png", "pdf")
+}
 
 
 @pytest.fixture(scope="module")
 def files(task, tmp_path_factory):
-    """An SAE that reconstructs, another of the same width, a decoder alone, and activations of 30 documents."""
+    """An SAE that reconstructs, another of the same width, a decoder alone, and activations of 30
+    documents.
+    """
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
@@ -35,7 +41,9 @@ def files(task, tmp_path_factory):
     sae_gap.save_sae(model, folder / "mine")
     sae_gap.save_sae(dataclasses.replace(model, encode=TopK(3)), folder / "other")
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + bias
-    np.savez(folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10))
+    np.savez(
+        folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10)
+    )
     np.save(folder / "D.npy", atoms)
     return folder
 
@@ -43,7 +51,11 @@ def files(task, tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(files, call, tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
-    arguments = (f"--sae={files / 'mine'},{files / 'other'}", f"--activations={files / 'x.npz'}", "--controls=random,samples")
+    arguments = (
+        f"--sae={files / 'mine'},{files / 'other'}",
+        f"--activations={files / 'x.npz'}",
+        "--controls=random,samples",
+    )
     code, out, err = call("measure_sae", *arguments, f"--results_dir={results}")
     assert code == 0, err
     return arguments, results, out
@@ -65,24 +77,55 @@ def test_what_it_leaves(done):
     for name, l0 in (("mine", 2), ("other", 3)):
         assert float(lines[name]["l0"]) == l0 and int(lines[name]["samples"]) == 30
         # As it was loaded it has the same FVU.
-        (load,) = (row for row in rows(results) if row["kind"] == "load" and row["dictionary"] == name)
+        (load,) = (
+            row for row in rows(results) if row["kind"] == "load" and row["dictionary"] == name
+        )
         assert load["fvu"] == pytest.approx(float(lines[name]["fvu"]))
         ratio = float(lines[name]["fvu"]) / float(lines[name]["curve_refit_fvu"])
         assert ratio == pytest.approx(float(lines[name]["fvu_ratio"]))
         shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
-        assert sum(shares) == pytest.approx(float(lines[name]["relative_gap"])) and float(lines[name]["relative_gap"]) > 0
+        assert (
+            sum(shares) == pytest.approx(float(lines[name]["relative_gap"]))
+            and float(lines[name]["relative_gap"]) > 0
+        )
         assert float(lines[name]["certificate"]) <= 1.1e-6
-    assert float(lines["other"]["agreement"]) == pytest.approx(1) and lines["random"]["relative_gap"] == ""
-    for title in ("Reconstruction", "The gap and its parts", "Supports", "Atoms", "Samples of the largest gaps"):
+    assert (
+        float(lines["other"]["agreement"]) == pytest.approx(1)
+        and lines["random"]["relative_gap"] == ""
+    )
+    for title in (
+        "Reconstruction",
+        "The gap and its parts",
+        "Supports",
+        "Atoms",
+        "Samples of the largest gaps",
+    ):
         assert title in out
     # The verdict is the last that is said, and on the page it stands before all else.
     ordered, sentence = measure.ranking(rows(results))
-    assert out.endswith(f"{sentence}\n") and all(line in out for one in ordered for line in str(one).splitlines())
+    assert out.endswith(f"{sentence}\n") and all(
+        line in out for one in ordered for line in str(one).splitlines()
+    )
     assert max(map(len, out.partition("Loading:")[0].splitlines())) <= 120
     page = (folder / "report.html").read_text()
-    places = [page.index(word) for word in ("<h1", "the best beyond doubt", "Loading: ", "<caption", "<img", "Reconstruction")]
+    places = [
+        page.index(word)
+        for word in (
+            "<h1",
+            "the best beyond doubt",
+            "Loading: ",
+            "<caption",
+            "<img",
+            "Reconstruction",
+        )
+    ]
     assert places == sorted(places)
-    assert page.count("<img") == 3 and "not better features" in page and "https://" not in page and "http://" not in page
+    assert (
+        page.count("<img") == 3
+        and "not better features" in page
+        and "https://" not in page
+        and "http://" not in page
+    )
     assert "not better features" in (folder / "README.md").read_text()
 
 
@@ -95,12 +138,19 @@ def test_the_same_command_measures_nothing_again(done, call, monkeypatch):
 
 
 def test_a_decoder_alone(files, call, tmp_path):
-    arguments = (f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--match_l0=2", "--controls=none")
+    arguments = (
+        f"--dictionary={files / 'D.npy'}",
+        f"--activations={files / 'x.npz'}",
+        "--match_l0=2",
+        "--controls=none",
+    )
     code, out, err = call("measure_sae", *arguments, "--samples=20", f"--results_dir={tmp_path}")
     assert [row["samples"] for row in rows(tmp_path) if row["kind"] == "gap"] == [20]
     assert code == 0 and "The gap" not in out and "curve refit FVU" in out, err
     assert (
-        "Encoder: there is none" in out and "Loading" not in out and "only 20 rows of 20 contiguous blocks were scored" in out
+        "Encoder: there is none" in out
+        and "Loading" not in out
+        and "only 20 rows of 20 contiguous blocks were scored" in out
     )
     assert {row["dictionary"] for row in rows(tmp_path) if row["kind"] != "documents"} == {"D"}
     # Codes are of the activations less their mean, of which no code at all explains nothing.
@@ -112,44 +162,82 @@ def test_a_decoder_alone(files, call, tmp_path):
 def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, call, tmp_path):
     x = np.load(files / "x.npz")
     np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7, documents=x["documents"])
-    arguments = (f"--sae={files / 'mine'}", f"--activations={tmp_path / 'moved.npz'}", "--controls=none", "--anyway")
+    arguments = (
+        f"--sae={files / 'mine'}",
+        f"--activations={tmp_path / 'moved.npz'}",
+        "--controls=none",
+        "--anyway",
+    )
     code, out, err = call("measure_sae", *arguments, f"--results_dir={tmp_path}")
-    assert code == 0 and out.startswith("What looks wrong:\n\n- mine: ") and "Loading: suspicious, because" in out, err
+    assert (
+        code == 0
+        and out.startswith("What looks wrong:\n\n- mine: ")
+        and "Loading: suspicious, because" in out
+    ), err
     page = (tmp_path / "measure_sae" / "report.html").read_text()
     assert page.index("What looks wrong") < page.index("Loading: suspicious") < page.index("<img")
 
 
-TOGETHER = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2", "--process_id={process}")
+TOGETHER = (
+    "--distributed",
+    "--coordinator=localhost:{port}",
+    "--num_processes=2",
+    "--process_id={process}",
+)
 
 
 def test_two_processes_measure_as_one(done, files, pair, tmp_path):
     arguments = (f"--sae={files / 'mine'}", f"--activations={files / 'x.npz'}", "--controls=none")
-    codes, out, err = pair(("-m", "sae_gap", "measure_sae", *arguments, f"--results_dir={tmp_path}", *TOGETHER)).end()
+    codes, out, err = pair(
+        ("-m", "sae_gap", "measure_sae", *arguments, f"--results_dir={tmp_path}", *TOGETHER)
+    ).end()
     assert codes == [0, 0] and "Reconstruction" in out[0] and out[1] == "", err
 
     def by_place(results):
-        return {(*map(row.get, ("kind", "dictionary", "codes", "lam")),): row for row in rows(results)}
+        return {
+            (*map(row.get, ("kind", "dictionary", "codes", "lam")),): row for row in rows(results)
+        }
 
     alone, two = by_place(done[1]), by_place(tmp_path)
     assert len(two) > 7
     for place, row in two.items():
         numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-        assert numbers == pytest.approx({name: alone[place][name] for name in numbers}, rel=1e-5, abs=1e-6), place
+        assert numbers == pytest.approx(
+            {name: alone[place][name] for name in numbers}, rel=1e-5, abs=1e-6
+        ), place
 
 
 BAD = {
     "nothing": ([], "nothing to measure"),
     "no activations": (["--sae={mine}"], "nothing to measure"),
     "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
-    "a sparsity that is none": (["--sae={mine}", "--activations={x}", "--match_l0=100"], "ask for at most 3"),
-    "too few activations": (["--dictionary={D}", "--activations={few}", "--lam=1"], "too few to judge by"),
-    "too few training samples": (["--dictionary={wide}", "--activations={x}", "--controls=samples"], "leave the control"),
-    "two weights": (["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"], "each set the weight; give one of them"),
-    "negative weight": (["--sae={mine}", "--activations={x}", "--lam=-1"], "--lam must be a finite number of at least"),
+    "a sparsity that is none": (
+        ["--sae={mine}", "--activations={x}", "--match_l0=100"],
+        "ask for at most 3",
+    ),
+    "too few activations": (
+        ["--dictionary={D}", "--activations={few}", "--lam=1"],
+        "too few to judge by",
+    ),
+    "too few training samples": (
+        ["--dictionary={wide}", "--activations={x}", "--controls=samples"],
+        "leave the control",
+    ),
+    "two weights": (
+        ["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"],
+        "each set the weight; give one of them",
+    ),
+    "negative weight": (
+        ["--sae={mine}", "--activations={x}", "--lam=-1"],
+        "--lam must be a finite number of at least",
+    ),
     "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pca"], "but it is 'pca'"),
     "twice": (["--sae={mine},{mine}", "--activations={x}"], "must list different names"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
-    "activations of another mean": (["--sae={mine}", "--activations={moved}"], "--anyway measures it all the same"),
+    "activations of another mean": (
+        ["--sae={mine}", "--activations={moved}"],
+        "--anyway measures it all the same",
+    ),
     "turned": (["--dictionary={turned}", "--activations={x}"], "its transpose"),
     "not a matrix": (["--dictionary={x}", "--activations={x}"], "does not hold one array"),
     "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
@@ -160,14 +248,22 @@ BAD = {
 def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call, tmp_path):
     x = np.load(files / "x.npz")["activations"]
     arrays = {"narrow": x[:, :5], "turned": np.ones((20, 12)), "nan": np.full((12, 20), np.nan)}
-    arrays |= {"moved": x - 0.7, "few": x[:9], "wide": np.random.default_rng(0).normal(size=(12, 400))}
+    arrays |= {
+        "moved": x - 0.7,
+        "few": x[:9],
+        "wide": np.random.default_rng(0).normal(size=(12, 400)),
+    }
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
-    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays]} | {"D": str(files / "D.npy")}
+    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays]} | {
+        "D": str(files / "D.npy")
+    }
     places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
     arguments, words = BAD[case]
     code, out, err = call(
-        "measure_sae", *(text.format(**places) for text in arguments), f"--results_dir={tmp_path / 'results'}"
+        "measure_sae",
+        *(text.format(**places) for text in arguments),
+        f"--results_dir={tmp_path / 'results'}",
     )
     last = err.splitlines()[-1]
     assert (code, out) == (2, "") and words in last and last.endswith("."), err
@@ -193,6 +289,9 @@ def test_controls_that_take_hours_or_lack_samples_are_left_out_unless_named():
         first = SimpleNamespace(num_latents=num_latents, input_dim=2_304)
         return binary.controls_of(binary.MeasureOptions(**options), first, activations)
 
-    assert chosen(85) == ("online_dl", "samples", "random") and chosen(86) == ("online_dl", "random")
+    assert chosen(85) == ("online_dl", "samples", "random") and chosen(86) == (
+        "online_dl",
+        "random",
+    )
     assert chosen(10**6) == ("random",)
     assert chosen(10**6, controls=("online_dl", "none")) == ("online_dl",)

@@ -26,14 +26,34 @@ def options(tmp_path_factory):
     letters = [*string.ascii_letters]
     texts = ["".join(rng.choice(letters, 60)) for _ in range(40)]
     topics = ["x" if number % 2 else "y" for number in range(40)]
-    record(tiny.tiny_lm(folder), Texts(texts, [str(number) for number in range(40)], topics), folder / "recording", [1], 64)
+    record(
+        tiny.tiny_lm(folder),
+        Texts(texts, [str(number) for number in range(40)], topics),
+        folder / "recording",
+        [1],
+        64,
+    )
     atoms = rng.normal(size=(64, 80)).astype(np.float32)
     atoms /= np.linalg.norm(atoms, axis=0)
     x = sae_gap.open_activations(folder / "recording" / "block1")
-    sae_gap.save_sae(Model(atoms, x.mean(), Affine(atoms, np.zeros(80, np.float32)), TopK(12)), folder / "mine")
+    sae_gap.save_sae(
+        Model(atoms, x.mean(), Affine(atoms, np.zeros(80, np.float32)), TopK(12)), folder / "mine"
+    )
     return (
-        *(f"--recording={folder / 'recording'}", "--layer=1", f"--model={folder / 'tiny.gguf'}", f"--sae={folder / 'mine'}"),
-        *("--controls=random", "--l0=6", "--documents=all", "--seeds=0,1", "--rows=400", "--anyway"),
+        *(
+            f"--recording={folder / 'recording'}",
+            "--layer=1",
+            f"--model={folder / 'tiny.gguf'}",
+            f"--sae={folder / 'mine'}",
+        ),
+        *(
+            "--controls=random",
+            "--l0=6",
+            "--documents=all",
+            "--seeds=0,1",
+            "--rows=400",
+            "--anyway",
+        ),
         "--pairs=topic:x+capital,capital+topic:x,letters:x+space",
     )
 
@@ -56,12 +76,17 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
     for name in ("pairs", "sets"):
         with open(folder / f"{name}.csv", newline="") as file:
             lines = [*csv.DictReader(file)]
-        assert len(lines) == 1 + codes and [line["dictionary"] for line in lines[:2]] == ["activations", "mine"]
+        assert len(lines) == 1 + codes and [line["dictionary"] for line in lines[:2]] == [
+            "activations",
+            "mine",
+        ]
     assert max(map(len, out.splitlines())) <= 120 and "mean over 2 pairs" in out
     assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
     # Nothing is coded again, and no text is run.
-    monkeypatch.setattr(probe_real, "last_tokens", lambda *_: pytest.fail("the texts were run before"))
+    monkeypatch.setattr(
+        probe_real, "last_tokens", lambda *_: pytest.fail("the texts were run before")
+    )
     monkeypatch.setattr(probe_real, "code", lambda *_: pytest.fail("it was coded before"))
     assert call("probe_real", *options, f"--results_dir={tmp_path}")[:2] == (0, out)
 
@@ -97,5 +122,10 @@ def test_other_labels_or_splits_of_the_same_rows_are_probed_again(tmp_path):
 
 def test_usual_pairs_meet_each_topic_in_both_orders():
     pairs = probe_real.usual_pairs(["a", "a+b", "b"])
-    assert pairs[:4] == ["topic:a+capital", "capital+topic:a", "topic:b+letters:abc", "letters:abc+topic:b"]
+    assert pairs[:4] == [
+        "topic:a+capital",
+        "capital+topic:a",
+        "topic:b+letters:abc",
+        "letters:abc+topic:b",
+    ]
     assert all(probing.read_pair(pair) for pair in pairs)

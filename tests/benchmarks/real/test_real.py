@@ -1,4 +1,6 @@
-"""The page: on a tiny model its three sentences say what NumPy makes of the stored rows, and on rows whose answer is known."""
+"""The page: on a tiny model its three sentences say what NumPy makes of the stored rows, and on
+rows whose answer is known.
+"""
 
 import json
 import re
@@ -38,7 +40,12 @@ def options(tmp_path_factory):
         f"--text={folder / 'text'}",
         f"--results_dir={folder / 'with, comma'}",
     )
-    return folder / "with, comma" / "real" / "smoke", (*named, "--preset=smoke", "--layer=1", f"--sparsity={L0}")
+    return folder / "with, comma" / "real" / "smoke", (
+        *named,
+        "--preset=smoke",
+        "--layer=1",
+        f"--sparsity={L0}",
+    )
 
 
 @pytest.fixture
@@ -61,14 +68,24 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     code, out, err = call("real", *arguments)
     assert code == 0, err
     page = json.loads((folder / "page.json").read_text())
-    assert page["finding"] == out.strip() and len(page["figures"]) == 2 and (folder / "report.html").exists()
+    assert (
+        page["finding"] == out.strip()
+        and len(page["figures"]) == 2
+        and (folder / "report.html").exists()
+    )
     encoder, dictionary, probing = out.strip().split("\n\n")
     rows = sae_gap.Store(folder / "downstream").rows()
     (clean,) = (row for row in rows if row["kind"] == "clean")
     tokens = np.array(clean["tokens"])
     # Of the rows at the L0 that was trained at, the sums of KL over documents.
-    sums = {(row["dictionary"], row["codes"]): np.array(row["kl_sums"]) for row in rows if row.get("level") == L0}
-    drawn = np.random.default_rng(0).multinomial(len(tokens), np.full(len(tokens), 1 / len(tokens)), 2_000)
+    sums = {
+        (row["dictionary"], row["codes"]): np.array(row["kl_sums"])
+        for row in rows
+        if row.get("level") == L0
+    }
+    drawn = np.random.default_rng(0).multinomial(
+        len(tokens), np.full(len(tokens), 1 / len(tokens)), 2_000
+    )
 
     def mean(nats, over=tokens):
         """With its interval over documents drawn again."""
@@ -84,16 +101,32 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     assert own["dictionary"] == "topk" and own["l0"] == pytest.approx(L0, abs=0.01)
     lost = sums["topk", "own"]
     share, *interval = mean(lost - best["topk"], over=lost)
-    parts = [share, *interval, np.sum(best["topk"] - best[least]) / lost.sum(), best[least].sum() / lost.sum()]
+    parts = [
+        share,
+        *interval,
+        np.sum(best["topk"] - best[least]) / lost.sum(),
+        best[least].sum() / lost.sum(),
+    ]
     share, low, high, dictionarys, rest = 100 * np.array(parts)
-    told = [mean(lost)[0], L0, share, low, high, len(tokens), *([] if least == "topk" else [dictionarys]), rest]
+    told = [
+        mean(lost)[0],
+        L0,
+        share,
+        low,
+        high,
+        len(tokens),
+        *([] if least == "topk" else [dictionarys]),
+        rest,
+    ]
     assert numbers(encoder) == pytest.approx(told, abs=0.51)
     assert numbers(encoder)[0] == pytest.approx(told[0], abs=0.001)
 
     more = mean(best[second] - best[least])
     told = [L0, mean(best[least])[0], *more, len(tokens)]
     assert numbers(dictionary) == pytest.approx(told, abs=0.001)
-    assert f"best codes of {least} lose" in dictionary and dictionary.endswith(f"than those of {second}.")
+    assert f"best codes of {least} lose" in dictionary and dictionary.endswith(
+        f"than those of {second}."
+    )
 
     probed = sae_gap.Store(folder / "probe_real").rows()
     pairs = sorted({row["pair"] for row in probed})
@@ -101,7 +134,11 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
 
     def of(score, name, codes):
         """A score of probes of five latents, for each pair."""
-        chosen = {row["pair"]: row for row in probed if (row["dictionary"], row["codes"], row["probe"]) == (name, codes, "k=5")}
+        chosen = {
+            row["pair"]: row
+            for row in probed
+            if (row["dictionary"], row["codes"], row["probe"]) == (name, codes, "k=5")
+        }
         return np.array([score(chosen[pair]) for pair in pairs])
 
     def auc(row):
@@ -112,13 +149,22 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
 
     values = [of(auc, "topk", "own"), of(drop, "topk", "own")]
     for name in dict.fromkeys(("topk", least)):
-        values += [of(score, name, "lasso_refit") - of(score, "topk", "own") for score in (auc, drop)]
+        values += [
+            of(score, name, "lasso_refit") - of(score, "topk", "own") for score in (auc, drop)
+        ]
     # Student's t of one degree of freedom.
-    told = [number for each in values for number in (each.mean(), 12.7062 * each.std(ddof=1) / 2**0.5)]
+    told = [
+        number for each in values for number in (each.mean(), 12.7062 * each.std(ddof=1) / 2**0.5)
+    ]
     assert numbers(probing) == pytest.approx([*told[:4], L0, *told[4:]], abs=0.001)
 
     # The same command fits, runs and codes nothing again.
-    for module, name in ((recording, "run_blocks"), (patching, "code"), (probe_real, "code"), (Models, "_fit")):
+    for module, name in (
+        (recording, "run_blocks"),
+        (patching, "code"),
+        (probe_real, "code"),
+        (Models, "_fit"),
+    ):
         monkeypatch.setattr(module, name, None)
     assert call("real", *arguments)[:2] == (0, out)
     again = json.loads((folder / "page.json").read_text())
@@ -127,37 +173,73 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
 
 
 def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypatch):
-    """L0s of the preset beyond a quarter of the dimensions are left out, and what cannot be probed is told."""
+    """L0s of the preset beyond a quarter of the dimensions are left out, and what cannot be probed
+    is told.
+    """
     folder, arguments = options
     monkeypatch.setattr(concepts, "FEWEST", 1_000)
     real.PRESETS["smoke"]["downstream"]["l0"] = (L0, 17)
     code, out, err = call("real", *arguments)
     assert code == 0, err
-    assert out.strip().split("\n\n")[2] == "Probing was left out, since no pair of concepts has enough text."
+    assert (
+        out.strip().split("\n\n")[2]
+        == "Probing was left out, since no pair of concepts has enough text."
+    )
     page = json.loads((folder / "page.json").read_text())
     assert (len(page["figures"]), len(page["tables"])) == (1, 2)
     code, _, err = call("real", *arguments, "--methods=topk", "--width=17", "--sparsity=17")
-    assert code == 2 and err.endswith("--sparsity 17 is too much for this width and this model; ask for at most 16.\n")
+    assert code == 2 and err.endswith(
+        "--sparsity 17 is too much for this width and this model; ask for at most 16.\n"
+    )
 
 
 def numbers(sentence):
-    return [float(number) for number in re.findall(r"(?<![\w])-?\d+(?:\.\d+)?", sentence.replace("L0", ""))]
+    return [
+        float(number)
+        for number in re.findall(r"(?<![\w])-?\d+(?:\.\d+)?", sentence.replace("L0", ""))
+    ]
 
 
 def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
-    """Rows of so much divergence by dictionary and codes, of which documents have unlike shares for each token."""
+    """Rows of so much divergence by dictionary and codes, of which documents have unlike shares for
+    each token.
+    """
     tokens, sums = np.array(tokens), np.array(tokens) * shares
     sums = sums / sums.sum() * tokens.sum()
-    clean = {"kind": "clean", "ce": 3.0, "tokens": tokens, "variance": tokens * 1.0, "ce_sums": tokens * 3.0}
+    clean = {
+        "kind": "clean",
+        "ce": 3.0,
+        "tokens": tokens,
+        "variance": tokens * 1.0,
+        "ce_sums": tokens * 3.0,
+    }
     rows = [clean]
     for (name, codes), value in kl.items():
-        row = {"kind": "score", "dictionary": name, "codes": codes, "level": 32, "near": 32, "l0": 32.0, "kl": value}
-        row |= {"fvu": value, "kl_sums": value * sums, "errors": value * sums, "ce_sums": clean["ce_sums"] + value * sums}
+        row = {
+            "kind": "score",
+            "dictionary": name,
+            "codes": codes,
+            "level": 32,
+            "near": 32,
+            "l0": 32.0,
+            "kl": value,
+        }
+        row |= {
+            "fvu": value,
+            "kl_sums": value * sums,
+            "errors": value * sums,
+            "ce_sums": clean["ce_sums"] + value * sums,
+        }
         rows.append(row)
     return rows
 
 
-KL = {("topk", "own"): 1.0, ("topk", "own_refit"): 0.9, ("topk", "lasso_refit"): 0.75, ("topk", "omp"): 0.8}
+KL = {
+    ("topk", "own"): 1.0,
+    ("topk", "own_refit"): 0.9,
+    ("topk", "lasso_refit"): 0.75,
+    ("topk", "omp"): 0.8,
+}
 
 
 @pytest.mark.parametrize(
@@ -165,10 +247,15 @@ KL = {("topk", "own"): 1.0, ("topk", "own_refit"): 0.9, ("topk", "lasso_refit"):
     [({("d", "omp"): 0.5}, "25 % its dictionary's compared with d, and 50"), ({}, "and 75")],
 )
 def test_the_interval_of_a_share_is_that_of_the_ratio(more, others):
-    """Where all documents have one share, its interval is that share, however much each of them loses."""
+    """Where all documents have one share, its interval is that share, however much each of them
+    loses.
+    """
     rows = rows_of(KL | more)
     told = real.encoder_share(rows, real.best_sae(split_lines(rows), 32))
-    parts = f"25 % (25 to 25, over only 3 documents) are its encoder's, {others} % no dictionary here saves."
+    parts = (
+        f"25 % (25 to 25, over only 3 documents) are its encoder's, {others} % no dictionary here "
+        "saves."
+    )
     assert told == f"Of the 1.000 nats of KL that topk loses at L0 32, {parts}"
 
 
@@ -180,6 +267,8 @@ def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():
 
 
 @pytest.mark.parametrize("methods", ["online_dl", "online_dl,online_dl_incoherent"])
-def test_methods_that_leave_no_sae_to_read_are_refused_before_anything_is_recorded(call, tmp_path, methods):
+def test_methods_that_leave_no_sae_to_read_are_refused_before_anything_is_recorded(
+    call, tmp_path, methods
+):
     code, _, err = call("real", f"--methods={methods}", f"--results_dir={tmp_path}")
     assert (code, err) == (2, f"--methods={methods} trains no SAE; add one, such as topk.\n")

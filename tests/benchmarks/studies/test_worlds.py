@@ -1,4 +1,6 @@
-"""The study of worlds at smoke size, worlds on the command line of other studies, and one sentence for whatever is wrong."""
+"""The study of worlds at smoke size, worlds on the command line of other studies, and one sentence
+for whatever is wrong.
+"""
 
 import csv
 import dataclasses
@@ -32,20 +34,34 @@ def finished(smokes):
 
 def test_a_row_says_which_world_it_is_of(finished):
     for row in finished.rows:
-        assert row["world"] == "synthsae roots=2 depth=2" and row["num_latents"] == 64 and "width" not in row
-        assert row["sparsity"] == named_world("synthsae", 64, seed=row["seed"]).sparsity and row["input_dim"] == 8
+        assert (
+            row["world"] == "synthsae roots=2 depth=2"
+            and row["num_latents"] == 64
+            and "width" not in row
+        )
+        assert (
+            row["sparsity"] == named_world("synthsae", 64, seed=row["seed"]).sparsity
+            and row["input_dim"] == 8
+        )
 
 
 def test_scores_rank_the_oracle_above_the_rest(finished):
     found = {row["method"]: row for row in finished.rows if row["seed"] == 0}
     oracle, random = found["fista_oracle"], found["random"]
     assert (
-        oracle["atom_mcc"] == pytest.approx(1) and oracle["uniqueness"] == 1 and oracle["atom_mcc_children"] == pytest.approx(1)
+        oracle["atom_mcc"] == pytest.approx(1)
+        and oracle["uniqueness"] == 1
+        and oracle["atom_mcc_children"] == pytest.approx(1)
     )
-    assert oracle["cut_f1_id"] > random["cut_f1_id"] and oracle["absorption_id"] < 0.5 and random["atom_mcc"] < 0.9
+    assert (
+        oracle["cut_f1_id"] > random["cut_f1_id"]
+        and oracle["absorption_id"] < 0.5
+        and random["atom_mcc"] < 0.9
+    )
     # One dictionary has one matching, whatever infers on it.
     assert (
-        found["sae_topk"]["atom_mcc"] == found["frozen_topk"]["atom_mcc"] and found["frozen_topk"]["own_certificate_id"] <= 1e-6
+        found["sae_topk"]["atom_mcc"] == found["frozen_topk"]["atom_mcc"]
+        and found["frozen_topk"]["own_certificate_id"] <= 1e-6
     )
     # The optimum is not looked for.
     assert "relative_gap_id" not in oracle and "certificate_id" not in oracle
@@ -53,7 +69,12 @@ def test_scores_rank_the_oracle_above_the_rest(finished):
 
 def test_tables_and_figure(finished):
     printed = finished.printed
-    assert "Dictionaries" in printed and "Detection" in printed and "grandchildren" in printed and "cut F1" in printed
+    assert (
+        "Dictionaries" in printed
+        and "Detection" in printed
+        and "grandchildren" in printed
+        and "cut F1" in printed
+    )
     assert {path.name for path in finished.page.glob("*.png")} == {"recovery_by_level.png"}
     with (finished.page / "summary.csv").open() as file:
         columns = set(next(csv.reader(file)))
@@ -65,7 +86,12 @@ def test_methods_have_the_units_of_the_world():
     found = {method.name: method for method in BENCH.methods(world, preset)}
     assert {f"sae_{name}" for name in catalogue.saes()} < set(found)
     online, families = found["online_dl"].learner, found["online_dl_families"].learner
-    assert (online.visits, online.batch_size, online.rates, online.num_slots) == (60, 1_024, (0.3, 0.03, 0.005), 96)
+    assert (online.visits, online.batch_size, online.rates, online.num_slots) == (
+        60,
+        1_024,
+        (0.3, 0.03, 0.005),
+        96,
+    )
     assert families.base == dataclasses.replace(online, incoherent=True) and not online.incoherent
     assert (families.visits, families.num_slots) == (2, 96)
     pruned = found["online_dl_families_pruned"].learner
@@ -74,18 +100,31 @@ def test_methods_have_the_units_of_the_world():
     scale = 4.5 * np.sqrt(3)
     assert found["sae_relu"].learner.penalty == pytest.approx(scale * tuned.penalty)
     jump = found["sae_jumprelu"].learner
-    assert jump.penalty == pytest.approx(scale**2 * 0.03 / 768) and jump.encoder.threshold == pytest.approx(0.1 * scale)
+    assert jump.penalty == pytest.approx(
+        scale**2 * 0.03 / 768
+    ) and jump.encoder.threshold == pytest.approx(0.1 * scale)
     assert found["sae_matryoshka"].learner.encoder.k == world.sparsity == 35
-    assert {found[name].encoder for name in ("online_dl", "random", "fista_oracle", "frozen_relu")} == {Lasso(1.0)}
+    assert {
+        found[name].encoder for name in ("online_dl", "random", "fista_oracle", "frozen_relu")
+    } == {Lasso(1.0)}
 
 
 def test_a_narrow_dictionary_is_held_against_the_first_features(tmp_path, worlds):
-    flags = ("--preset=smoke", "--seeds=0", "--num_latents=64", "--width=16", "--methods=fista_oracle")
+    flags = (
+        "--preset=smoke",
+        "--seeds=0",
+        "--num_latents=64",
+        "--width=16",
+        "--methods=fista_oracle",
+    )
     code, _, err = worlds(*flags, "--law=roots=3,scale_children=false", f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
     (oracle,) = Store(tmp_path / "worlds").rows()
     assert oracle["atom_mcc"] == pytest.approx(1) and oracle["cosine"] == pytest.approx(16 / 64)
-    assert oracle["world"] == "synthsae roots=3 depth=2 scale_children=False" and (oracle["num_latents"], oracle["width"]) == (
+    assert oracle["world"] == "synthsae roots=3 depth=2 scale_children=False" and (
+        oracle["num_latents"],
+        oracle["width"],
+    ) == (
         64,
         16,
     )
@@ -112,13 +151,21 @@ def test_a_published_world_is_read_from_its_folder(tmp_path, worlds):
 
 
 def test_other_studies_take_a_world(tmp_path, call):
-    flags = ("--preset=smoke", "--world=synthsae", "--num_latents=32", "--seeds=0", "--methods=linear_probe,raw,fista_oracle")
+    flags = (
+        "--preset=smoke",
+        "--world=synthsae",
+        "--num_latents=32",
+        "--seeds=0",
+        "--methods=linear_probe,raw,fista_oracle",
+    )
     code, _, err = call("vary_latents", *flags, f"--results_dir={tmp_path}")
     assert (code, err) == (0, "")
     rows = {row["method"]: row for row in Store(tmp_path / "vary_latents").rows()}
     # The probe needs codes of training samples, which a world keeps to itself.
     assert set(rows) == {"raw", "fista_oracle"}
-    assert rows["fista_oracle"]["mcc_ood"] > rows["raw"]["mcc_ood"] and rows["fista_oracle"]["world"].startswith("synthsae")
+    assert rows["fista_oracle"]["mcc_ood"] > rows["raw"]["mcc_ood"] and rows["fista_oracle"][
+        "world"
+    ].startswith("synthsae")
 
 
 def test_without_a_world_nothing_is_said_of_one():
@@ -137,11 +184,15 @@ def test_without_a_world_nothing_is_said_of_one():
         ([], 64, None),
     ],
 )
-def test_a_world_has_its_own_size_unless_one_is_given(flags, num_latents, width, monkeypatch, worlds):
+def test_a_world_has_its_own_size_unless_one_is_given(
+    flags, num_latents, width, monkeypatch, worlds
+):
     read = []
     monkeypatch.setattr(main, "execute", read.append)
     assert worlds("--preset=smoke", *flags) == (0, "", "")
-    assert {(source.num_latents, source.width) for source in read[0].study.sources} == {(num_latents, width)}
+    assert {(source.num_latents, source.width) for source in read[0].study.sources} == {
+        (num_latents, width)
+    }
 
 
 def refused(called, message):
@@ -173,12 +224,32 @@ def test_bad_flags_are_one_sentence(flag, tmp_path, worlds):
 @pytest.mark.parametrize(
     ("study", "flags", "message"),
     [
-        ("vary_latents", ["--law=roots=2"], "--law is part of a world; give --world=synthsae with it"),
+        (
+            "vary_latents",
+            ["--law=roots=2"],
+            "--law is part of a world; give --world=synthsae with it",
+        ),
         ("worlds", ["--world=absorption", "--num_latents=3"], "this world has 2 features, not 3"),
-        ("vary_latents", ["--world=synthsae", "--sparsity=3"], "--sparsity and --world exclude each other"),
-        ("vary_latents", ["--world=synthsae", "--stream"], "--stream and --world exclude each other"),
-        ("vary_latents", ["--world=synthsae", "--data=mine.npz"], "--data and --world exclude each other"),
-        ("vary_latents", ["--world=synthsae", "--world_file=nowhere"], "--world and --world_file exclude each other"),
+        (
+            "vary_latents",
+            ["--world=synthsae", "--sparsity=3"],
+            "--sparsity and --world exclude each other",
+        ),
+        (
+            "vary_latents",
+            ["--world=synthsae", "--stream"],
+            "--stream and --world exclude each other",
+        ),
+        (
+            "vary_latents",
+            ["--world=synthsae", "--data=mine.npz"],
+            "--data and --world exclude each other",
+        ),
+        (
+            "vary_latents",
+            ["--world=synthsae", "--world_file=nowhere"],
+            "--world and --world_file exclude each other",
+        ),
         ("phase_transition", ["--world=synthsae"], "Unknown command line flag 'world'"),
     ],
 )

@@ -1,4 +1,6 @@
-"""Activations in a bucket are copied once for each version, and what cannot be copied is one sentence."""
+"""Activations in a bucket are copied once for each version, and what cannot be copied is one
+sentence.
+"""
 
 import pathlib
 
@@ -15,18 +17,30 @@ def bucket(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     store = fsspec.filesystem("memory")
-    store.pipe({"/bucket/rows.npy": b"first", "/bucket/rows.documents.npy": b"beside", "/bucket/inner/other.npy": b"inner"})
+    store.pipe(
+        {
+            "/bucket/rows.npy": b"first",
+            "/bucket/rows.documents.npy": b"beside",
+            "/bucket/inner/other.npy": b"inner",
+        }
+    )
     yield "memory://bucket"
     store.rm("/bucket", recursive=True)
 
 
 def test_a_path_stays_and_the_home_is_found(bucket, tmp_path):
-    assert fetched(tmp_path / "x.npy") == tmp_path / "x.npy" and fetched("~/x.npy") == tmp_path / "x.npy"
+    assert (
+        fetched(tmp_path / "x.npy") == tmp_path / "x.npy"
+        and fetched("~/x.npy") == tmp_path / "x.npy"
+    )
 
 
 def test_a_file_brings_its_documents_and_a_folder_its_files(bucket):
     for copy in (fetched(f"{bucket}/rows.npy"), fetched(bucket) / "rows.npy"):
-        assert copy.read_bytes() == b"first" and copy.with_name("rows.documents.npy").read_bytes() == b"beside"
+        assert (
+            copy.read_bytes() == b"first"
+            and copy.with_name("rows.documents.npy").read_bytes() == b"beside"
+        )
         assert len(list(copy.parent.iterdir())) == 2
 
 
@@ -34,7 +48,9 @@ def test_a_copy_is_made_once_for_each_version_and_replaces_the_last(bucket, monk
     store, gets = fsspec.filesystem("memory"), []
     get_file = store.get_file
     monkeypatch.setattr(
-        type(store), "get_file", lambda self, *names, **options: gets.append(names) or get_file(*names, **options)
+        type(store),
+        "get_file",
+        lambda self, *names, **options: gets.append(names) or get_file(*names, **options),
     )
     first, again = fetched(f"{bucket}/rows.npy"), fetched(f"{bucket}/rows.npy")
     assert first == again and len(gets) == 2
@@ -42,7 +58,9 @@ def test_a_copy_is_made_once_for_each_version_and_replaces_the_last(bucket, monk
     second = fetched(f"{bucket}/rows.npy")
     assert second.read_bytes() == b"second" and len(gets) == 4 and not first.exists()
     # Nothing is left beside the copy.
-    assert list(second.parents[1].iterdir()) == [second.parent] and list(second.parents[2].iterdir()) == [second.parents[1]]
+    assert list(second.parents[1].iterdir()) == [second.parent] and list(
+        second.parents[2].iterdir()
+    ) == [second.parents[1]]
 
 
 def test_activations_are_opened_by_their_url(bucket):

@@ -1,4 +1,6 @@
-"""Activations in files of every kind: the same rows come back, and a file that is wrong is one sentence."""
+"""Activations in files of every kind: the same rows come back, and a file that is wrong is one
+sentence.
+"""
 
 import io
 import itertools
@@ -21,12 +23,19 @@ from tests.data.activations.test_rows import DOCUMENTS, ROWS
 
 
 def arrow(path, table, *, file=False):
-    with pa.OSFile(str(path), "wb") as sink, (pa.ipc.new_file if file else pa.ipc.new_stream)(sink, table.schema) as writer:
+    with (
+        pa.OSFile(str(path), "wb") as sink,
+        (pa.ipc.new_file if file else pa.ipc.new_stream)(sink, table.schema) as writer,
+    ):
         writer.write_table(table, max_chunksize=17)
 
 
 def columns(rows, documents, *, fixed=False):
-    lists = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1]) if fixed else pa.array(list(rows))
+    lists = (
+        pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1])
+        if fixed
+        else pa.array(list(rows))
+    )
     return pa.table({"text": ["x"] * len(rows), "activations": lists, "documents": documents})
 
 
@@ -37,13 +46,37 @@ def npy(path, rows, documents):
 
 KINDS = {
     "npy": (".npy", npy),
-    "npy by columns": (".npy", lambda path, rows, documents: npy(path, np.asfortranarray(rows), documents)),
-    "npz": (".npz", lambda path, rows, documents: np.savez(path, activations=rows, documents=documents, other=rows[0])),
-    "compressed": (".npz", lambda path, rows, documents: np.savez_compressed(path, activations=rows, documents=documents)),
-    "safetensors": (".safetensors", lambda path, rows, documents: save_file({"a": rows, "documents": documents}, path)),
+    "npy by columns": (
+        ".npy",
+        lambda path, rows, documents: npy(path, np.asfortranarray(rows), documents),
+    ),
+    "npz": (
+        ".npz",
+        lambda path, rows, documents: np.savez(
+            path, activations=rows, documents=documents, other=rows[0]
+        ),
+    ),
+    "compressed": (
+        ".npz",
+        lambda path, rows, documents: np.savez_compressed(
+            path, activations=rows, documents=documents
+        ),
+    ),
+    "safetensors": (
+        ".safetensors",
+        lambda path, rows, documents: save_file({"a": rows, "documents": documents}, path),
+    ),
     "arrow": (".arrow", lambda path, rows, documents: arrow(path, columns(rows, documents))),
-    "arrow file": (".arrow", lambda path, rows, documents: arrow(path, columns(rows, documents, fixed=True), file=True)),
-    "parquet": (".parquet", lambda path, rows, docs: pa.parquet.write_table(columns(rows, docs), path, row_group_size=13)),
+    "arrow file": (
+        ".arrow",
+        lambda path, rows, documents: arrow(path, columns(rows, documents, fixed=True), file=True),
+    ),
+    "parquet": (
+        ".parquet",
+        lambda path, rows, docs: pa.parquet.write_table(
+            columns(rows, docs), path, row_group_size=13
+        ),
+    ),
 }
 
 
@@ -64,13 +97,17 @@ def test_every_kind_gives_the_rows_back(tmp_path, kind):
     np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64, ">f4", np.longdouble])
+@pytest.mark.parametrize(
+    "dtype", [np.float16, ml_dtypes.bfloat16, np.float64, ">f4", np.longdouble]
+)
 @pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "safetensors"])
 def test_other_floats_become_float32(tmp_path, kind, dtype):
     if kind == "safetensors" and dtype in (">f4", np.longdouble):
         dtype = np.float32
     rows = ROWS.astype(dtype)
-    found = open_activations(write(tmp_path / "x", kind, rows, DOCUMENTS.astype(np.int32))).take(np.arange(60))
+    found = open_activations(write(tmp_path / "x", kind, rows, DOCUMENTS.astype(np.int32))).take(
+        np.arange(60)
+    )
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, rows.astype(np.float32))
 
@@ -90,11 +127,17 @@ def test_documents_of_tokens_become_rows(tmp_path, save):
 @pytest.mark.parametrize("named", [False, True])
 def test_documents_of_unequal_lengths_in_a_column(tmp_path, named):
     ends = [0, 8, 20, 20, 21, 60]
-    nested = pa.array([list(ROWS[a:b]) for a, b in itertools.pairwise(ends)], pa.list_(pa.list_(pa.float32())))
+    nested = pa.array(
+        [list(ROWS[a:b]) for a, b in itertools.pairwise(ends)], pa.list_(pa.list_(pa.float32()))
+    )
     names = {"documents": [4, 4, 1, 0, 2]} if named else {}
-    pa.parquet.write_table(pa.table({"resid": nested} | names), tmp_path / "x.parquet", row_group_size=3)
+    pa.parquet.write_table(
+        pa.table({"resid": nested} | names), tmp_path / "x.parquet", row_group_size=3
+    )
     found = open_activations(tmp_path / "x.parquet")
-    np.testing.assert_array_equal(found.documents, np.repeat(names.get("documents", np.arange(5)), np.diff(ends)))
+    np.testing.assert_array_equal(
+        found.documents, np.repeat(names.get("documents", np.arange(5)), np.diff(ends))
+    )
     np.testing.assert_array_equal(np.concatenate(list(found.chunks(9))), ROWS)
 
 
@@ -112,7 +155,9 @@ def test_a_folder_is_its_files_in_order(tmp_path, monkeypatch):
 def test_documents_of_a_folder_are_told_apart(tmp_path):
     np.save(tmp_path / "a.npy", ROWS[:30].reshape(3, 10, 5))
     np.save(tmp_path / "b.npy", ROWS[30:].reshape(6, 5, 5))
-    np.testing.assert_array_equal(open_activations(tmp_path).documents, np.repeat(np.arange(9), [10] * 3 + [5] * 6))
+    np.testing.assert_array_equal(
+        open_activations(tmp_path).documents, np.repeat(np.arange(9), [10] * 3 + [5] * 6)
+    )
 
 
 @pytest.mark.parametrize("kind", ["npz", "compressed", "safetensors"])
@@ -131,7 +176,11 @@ def refusal(path, **options):
     with pytest.raises(ValueError) as error:
         list(open_activations(path, **options).chunks(16))
     sentence = str(error.value)
-    assert "\n" not in sentence and sentence.endswith(".") and len(sentence.replace(str(path), "")) < 400
+    assert (
+        "\n" not in sentence
+        and sentence.endswith(".")
+        and len(sentence.replace(str(path), "")) < 400
+    )
     return sentence
 
 
@@ -155,7 +204,9 @@ class Booby:
 
 def header(shape, descr="<f4"):
     out = io.BytesIO()
-    np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        out, {"descr": descr, "fortran_order": False, "shape": shape}
+    )
     return out.getvalue()
 
 
@@ -210,7 +261,11 @@ FLOAT8 = ROWS.astype(ml_dtypes.float8_e4m3fn)
 BAD = {
     "missing": ("x.npy", lambda path: None, "neither a file nor a folder"),
     "a pipe": ("x.npy", os.mkfifo, "neither a file nor a folder"),
-    "a folder in its place": ("x.npy", os.mkdir, "holds no file of activations; give one with .npy"),
+    "a folder in its place": (
+        "x.npy",
+        os.mkdir,
+        "holds no file of activations; give one with .npy",
+    ),
     "empty": ("x.npz", lambda path: path.write_bytes(b""), "cannot be read"),
     "kind": ("x.csv", lambda path: path.write_text("1,2"), "no ending that tells its kind"),
     "text": ("x.npy", lambda path: path.write_text("some text that is no array"), "cannot be read"),
@@ -220,31 +275,85 @@ BAD = {
     "cut safetensors": ("x.safetensors", cut("safetensors"), "cannot be read"),
     "cut arrow": ("x.arrow", cut("arrow"), "cannot be read"),
     "cut parquet": ("x.parquet", cut("parquet"), "cannot be read"),
-    "absurd": ("x.npy", lambda path: path.write_bytes(header((HUGE, HUGE)) + bytes(16)), "its header promises 4"),
-    "open quotes": ("x.npz", lambda path: zipped(path, {"a.npy": raw(b"{'descr': '''<f4")}), "cannot be read"),
-    "bomb": ("x.npz", lambda path: zipped(path, {"a.npy": header((HUGE, 4)) + bytes(10**6)}), "its header promises 16"),
-    "encrypted": ("x.npz", encrypted, "encrypted"),
-    "spoiled": ("x.npz", spoiled, "cannot be read at rows"),
-    "columns compressed": ("x.npz", lambda path: np.savez_compressed(path, np.asfortranarray(ROWS)), "no row can be read"),
-    "vector": ("x.npy", lambda path: np.save(path, ROWS[0]), "its shape is (5,)"),
-    "four axes": ("x.npy", lambda path: np.save(path, ROWS.reshape(3, 4, 5, 5)), "its shape is (3, 4, 5, 5)"),
-    "no rows": ("x.npy", lambda path: np.save(path, ROWS[:0]), "its shape is (0, 5)"),
-    "integers": ("x.npy", lambda path: np.save(path, np.ones((3, 2), int)), "floating-point numbers, but they are int64"),
-    "complex": ("x.npz", lambda path: np.savez(path, ROWS + 1j), "floating-point numbers, but they are complex"),
-    "float8 tensors": ("x.safetensors", lambda path: save_file({"a": FLOAT8}, path), "has the type F8_E4M3; save it as"),
-    "tensor out of file": (
-        "x.safetensors",
-        lambda path: safetensors_of(path, {"dtype": "F32", "shape": [HUGE, 4], "data_offsets": [0, 16 * HUGE]}),
+    "absurd": (
+        "x.npy",
+        lambda path: path.write_bytes(header((HUGE, HUGE)) + bytes(16)),
+        "its header promises 4",
+    ),
+    "open quotes": (
+        "x.npz",
+        lambda path: zipped(path, {"a.npy": raw(b"{'descr': '''<f4")}),
         "cannot be read",
     ),
-    "deep header": ("x.safetensors", lambda path: safetensors_of(path, b"[" * 10**5), "cannot be read"),
-    "several": ("x.npz", lambda path: np.savez(path, a=ROWS, b=ROWS), "several arrays, 'a', 'b'; name one with key"),
+    "bomb": (
+        "x.npz",
+        lambda path: zipped(path, {"a.npy": header((HUGE, 4)) + bytes(10**6)}),
+        "its header promises 16",
+    ),
+    "encrypted": ("x.npz", encrypted, "encrypted"),
+    "spoiled": ("x.npz", spoiled, "cannot be read at rows"),
+    "columns compressed": (
+        "x.npz",
+        lambda path: np.savez_compressed(path, np.asfortranarray(ROWS)),
+        "no row can be read",
+    ),
+    "vector": ("x.npy", lambda path: np.save(path, ROWS[0]), "its shape is (5,)"),
+    "four axes": (
+        "x.npy",
+        lambda path: np.save(path, ROWS.reshape(3, 4, 5, 5)),
+        "its shape is (3, 4, 5, 5)",
+    ),
+    "no rows": ("x.npy", lambda path: np.save(path, ROWS[:0]), "its shape is (0, 5)"),
+    "integers": (
+        "x.npy",
+        lambda path: np.save(path, np.ones((3, 2), int)),
+        "floating-point numbers, but they are int64",
+    ),
+    "complex": (
+        "x.npz",
+        lambda path: np.savez(path, ROWS + 1j),
+        "floating-point numbers, but they are complex",
+    ),
+    "float8 tensors": (
+        "x.safetensors",
+        lambda path: save_file({"a": FLOAT8}, path),
+        "has the type F8_E4M3; save it as",
+    ),
+    "tensor out of file": (
+        "x.safetensors",
+        lambda path: safetensors_of(
+            path, {"dtype": "F32", "shape": [HUGE, 4], "data_offsets": [0, 16 * HUGE]}
+        ),
+        "cannot be read",
+    ),
+    "deep header": (
+        "x.safetensors",
+        lambda path: safetensors_of(path, b"[" * 10**5),
+        "cannot be read",
+    ),
+    "several": (
+        "x.npz",
+        lambda path: np.savez(path, a=ROWS, b=ROWS),
+        "several arrays, 'a', 'b'; name one with key",
+    ),
     "none": ("x.npz", lambda path: np.savez(path, documents=DOCUMENTS), "holds no activations"),
-    "few documents": ("x.npz", lambda path: np.savez(path, a=ROWS, documents=DOCUMENTS[1:]), "must be 60 integers, one a row"),
+    "few documents": (
+        "x.npz",
+        lambda path: np.savez(path, a=ROWS, documents=DOCUMENTS[1:]),
+        "must be 60 integers, one a row",
+    ),
     "ragged": ("x.parquet", parquet(column([[1.0, 2.0], [3.0]])), "lists of [1, 2] numbers"),
-    "missing numbers": ("x.arrow", lambda path: arrow(path, column([[1.0, None]])), "missing values"),
+    "missing numbers": (
+        "x.arrow",
+        lambda path: arrow(path, column([[1.0, None]])),
+        "missing values",
+    ),
     "no lists": ("x.arrow", lambda path: arrow(path, column([1.0])), "holds no activations"),
-    "lists of lists of lists": ("x.arrow", lambda path: arrow(path, column([[[[1.0]]]])), "must hold lists of numbers"),
+    "lists of lists of lists": (
+        "x.arrow",
+        lambda path: arrow(path, column([[[[1.0]]]])),
+        "must hold lists of numbers",
+    ),
     "no rows in it": ("x.parquet", parquet(columns(ROWS, DOCUMENTS)[:0]), "must hold lists"),
 }
 
@@ -264,7 +373,11 @@ def test_pickled_objects_are_never_loaded(tmp_path):
     np.save(tmp_path / "x.npy", trap)
     np.savez(tmp_path / "x.npz", activations=ROWS, documents=trap)
     np.savez_compressed(tmp_path / "y.npz", trap)
-    for name, message in (("x.npy", "pickled objects"), ("y.npz", "pickled objects"), ("x.npz", "must be 60 integers")):
+    for name, message in (
+        ("x.npy", "pickled objects"),
+        ("y.npz", "pickled objects"),
+        ("x.npz", "must be 60 integers"),
+    ):
         assert message in refusal(tmp_path / name)
     assert not (tmp_path / "trace").exists()
 
@@ -278,14 +391,23 @@ def test_a_key_names_the_array(tmp_path):
 
 
 FOLDERS = {
-    "folders": (lambda folder: (folder / "train").mkdir(), "give one of its folders, such as 'train'"),
+    "folders": (
+        lambda folder: (folder / "train").mkdir(),
+        "give one of its folders, such as 'train'",
+    ),
     "widths": (
         lambda f: [np.save(f / "a.npy", ROWS), np.save(f / "b.npy", ROWS[:, 1:])],
         "of width 5 with no documents and b.npy .npy of width 4",
     ),
-    "kinds": (lambda f: [np.save(f / "a.npy", ROWS), np.savez(f / "b.npz", ROWS)], "b.npz .npz of width 5"),
+    "kinds": (
+        lambda f: [np.save(f / "a.npy", ROWS), np.savez(f / "b.npz", ROWS)],
+        "b.npz .npz of width 5",
+    ),
     "documents": (
-        lambda f: [np.savez(f / "a.npz", a=ROWS), np.savez(f / "b.npz", a=ROWS, documents=DOCUMENTS)],
+        lambda f: [
+            np.savez(f / "a.npz", a=ROWS),
+            np.savez(f / "b.npz", a=ROWS, documents=DOCUMENTS),
+        ],
         "b.npz .npz of width 5 with documents;",
     ),
 }
@@ -310,7 +432,10 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, m
     found = open_activations(tmp_path / "new" / "x.npz")
     np.testing.assert_array_equal(found.take(np.arange(60)), ROWS)
     np.testing.assert_array_equal(found.documents, DOCUMENTS)
-    for spoilt in ({"activations": np.array([object()])}, {"activations": ROWS, "other": np.array([object()])}):
+    for spoilt in (
+        {"activations": np.array([object()])},
+        {"activations": ROWS, "other": np.array([object()])},
+    ):
         with pytest.raises(ValueError):
             save_activations(tmp_path / "new" / "x.npz", **spoilt)
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["x.npz"]

@@ -1,4 +1,6 @@
-"""Outlier tokens are found by the median, described, and left out without moving any other row to another part."""
+"""Outlier tokens are found by the median, described, and left out without moving any other row to
+another part.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,8 @@ def with_outliers(lengths):
 
 
 def test_the_few_are_found_however_large_they_are_and_hardly_anything_else_moves():
-    # The median is 1: half the rows would have to be outliers to move it. A mean would rise to 10⁶ and hide the second.
+    # The median is 1: half the rows would have to be outliers to move it. A mean would rise to 10⁶
+    # and hide the second.
     found = with_outliers({30: 400, 31: 10.1, 77: 9.9, 190: 1e8}).outliers
     np.testing.assert_array_equal(found.rows, [30, 31, 190])
     np.testing.assert_allclose(found.ratios, [400, 10.1, 1e8], rtol=1e-5)
@@ -31,7 +34,9 @@ def test_squares_beyond_float32_are_still_told():
     assert list(with_outliers({3: 1e30}).outliers.rows) == [3]
 
 
-@pytest.mark.parametrize(("scale", "fits"), [(1e17, False), (1e13, True), (1e-7, True), (1e-17, False)])
+@pytest.mark.parametrize(
+    ("scale", "fits"), [(1e17, False), (1e13, True), (1e-7, True), (1e-17, False)]
+)
 def test_rows_whose_squares_float32_cannot_hold_are_refused(scale, fits):
     rows = open_activations(UNIT * np.float32(scale))
     if fits:
@@ -55,11 +60,14 @@ def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed)
     rows[[*range(100, 108), 0, 51]] *= 500
     whole = open_activations(rows, documents=documents)
     lean = whole.without_outliers()
-    assert lean.num_samples == 190 and not len(lean.outliers.rows) and lean.without_outliers() is lean
+    assert (
+        lean.num_samples == 190 and not len(lean.outliers.rows) and lean.without_outliers() is lean
+    )
     for kept, part in zip(lean.split(0.22, seed), whole.split(0.22, seed), strict=True):
         everything = part.take(np.arange(part.num_samples))
         np.testing.assert_array_equal(
-            kept.take(np.arange(kept.num_samples)), everything[np.linalg.norm(everything, axis=1) < 2]
+            kept.take(np.arange(kept.num_samples)),
+            everything[np.linalg.norm(everything, axis=1) < 2],
         )
         if documents is not None:
             assert set(kept.documents) <= set(part.documents)
@@ -71,7 +79,8 @@ def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed)
         ({}, "no row is longer than 10 times the median norm"),
         (
             {30: 400, 51: 300, 77: 20},
-            "3 of 200 rows are outliers, 20 to 400 times as long as the median row, 1 of them the first of their document",
+            "3 of 200 rows are outliers, 20 to 400 times as long as the median row, 1 of them the "
+            "first of their document",
         ),
     ],
 )
@@ -80,10 +89,14 @@ def test_a_sentence_tells_how_many_how_long_and_where(lengths, sentence):
 
 
 @pytest.mark.parametrize("module", [np, jnp])
-def test_a_learner_sees_outliers_rows_at_the_median_norm_and_the_very_same_array_without_any(module):
+def test_a_learner_sees_outliers_rows_at_the_median_norm_and_the_very_same_array_without_any(
+    module,
+):
     usual = module.asarray(2 * UNIT)
     assert outliers.scale_down(usual) is usual
-    rows = module.asarray(2 * UNIT * np.where(np.arange(200) == 5, 300, np.where(np.arange(200) == 6, 9, 1))[:, None])
+    rows = module.asarray(
+        2 * UNIT * np.where(np.arange(200) == 5, 300, np.where(np.arange(200) == 6, 9, 1))[:, None]
+    )
     seen = np.asarray(outliers.scale_down(rows))
     assert seen.dtype == rows.dtype
     np.testing.assert_allclose(seen[5], 2 * UNIT[5], rtol=1e-5)

@@ -1,4 +1,6 @@
-"""Rows of several files are picked, chunked and split; a split keeps documents whole and every row once."""
+"""Rows of several files are picked, chunked and split; a split keeps documents whole and every row
+once.
+"""
 
 import pathlib
 
@@ -31,25 +33,37 @@ def rows(values=ROWS, documents=DOCUMENTS, cut=25):
 
 def test_rows_are_chunked_and_picked_across_files():
     found = rows()
-    assert (found.num_samples, found.input_dim, [path.name for path in found.files]) == (60, 5, ["0.npy", "1.npy"])
+    assert (found.num_samples, found.input_dim, [path.name for path in found.files]) == (
+        60,
+        5,
+        ["0.npy", "1.npy"],
+    )
     for size, lengths in ((7, [7] * 8 + [4]), (60, [60]), (1_000, [60])):
         chunks = list(found.chunks(size))
-        assert [len(chunk) for chunk in chunks] == lengths and all(chunk.dtype == np.float32 for chunk in chunks)
+        assert [len(chunk) for chunk in chunks] == lengths and all(
+            chunk.dtype == np.float32 for chunk in chunks
+        )
         np.testing.assert_array_equal(np.concatenate(chunks), ROWS)
     wanted = [59, 3, 3, 25, 24, 0, 41]
     np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
     assert found.take([]).shape == (0, 5)
     np.testing.assert_allclose(found.mean(), ROWS.mean(axis=0, dtype=float), atol=1e-7)
     # A sum in float32 would be off by 1e-5.
-    np.testing.assert_allclose(rows(np.full((9_000, 1), 0.1, np.float32), None).mean(), np.float32(0.1), rtol=1e-7)
+    np.testing.assert_allclose(
+        rows(np.full((9_000, 1), 0.1, np.float32), None).mean(), np.float32(0.1), rtol=1e-7
+    )
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_hold_whole_documents_and_every_row_once(seed):
     whole = rows()
     parts = whole.split(0.25, seed)
-    assert not set(parts[0].documents) & set(parts[1].documents) and sum(part.num_samples for part in parts) == 60
-    # Drawn as long as each brings the share nearer, so that it is off by less than half of some document.
+    assert (
+        not set(parts[0].documents) & set(parts[1].documents)
+        and sum(part.num_samples for part in parts) == 60
+    )
+    # Drawn as long as each brings the share nearer, so that it is off by less than half of some
+    # document.
     assert abs(parts[1].num_samples - 15) <= 6
     for part in parts:
         own = np.isin(DOCUMENTS, part.documents)
@@ -58,7 +72,9 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
         np.testing.assert_array_equal(part.take(np.arange(part.num_samples)[::-1]), ROWS[own][::-1])
     first, second = parts[0].split(0.3, 2)
     assert set(first.documents) | set(second.documents) == set(parts[0].documents)
-    np.testing.assert_array_equal(rows().split(0.25, seed)[0].split(0.3, 2)[1].documents, second.documents)
+    np.testing.assert_array_equal(
+        rows().split(0.25, seed)[0].split(0.3, 2)[1].documents, second.documents
+    )
 
 
 def test_a_seed_draws_the_documents():
@@ -76,7 +92,9 @@ def test_rows_of_unknown_documents_are_held_out_in_blocks():
 @pytest.mark.parametrize("sizes", [[1, 99], [99, 1], [50, 50], [1] * 100])
 @pytest.mark.parametrize("share", [1e-6, 0.02, 0.5, 0.999])
 def test_neither_part_is_ever_empty(sizes, share):
-    parts = rows(np.ones((100, 2), np.float32), np.repeat(np.arange(len(sizes)), sizes)).split(share)
+    parts = rows(np.ones((100, 2), np.float32), np.repeat(np.arange(len(sizes)), sizes)).split(
+        share
+    )
     assert all(part.num_samples for part in parts)
 
 
@@ -105,7 +123,10 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
         (lambda found: list(found.chunks(0)), "size must be an integer of at least 1"),
         (lambda found: found.split(1), "held_out must be a finite number above 0 and below 1"),
         (lambda found: found.split(0.1, -1), "seed must be"),
-        (lambda found: rows(documents=np.zeros(60, int)).split(), r"0\.npy holds one document alone"),
+        (
+            lambda found: rows(documents=np.zeros(60, int)).split(),
+            r"0\.npy holds one document alone",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(ask, message):

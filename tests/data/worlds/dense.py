@@ -8,14 +8,23 @@ def draw(firing, rng, count):
     from scipy.stats import norm
 
     number = len(firing.rates)
-    shared, own = rng.standard_normal((count, firing.factor.shape[1])), rng.standard_normal((count, number))
+    shared, own = (
+        rng.standard_normal((count, firing.factor.shape[1])),
+        rng.standard_normal((count, number)),
+    )
     fires = shared @ firing.factor.T + np.sqrt(firing.rest) * own > norm.isf(firing.rates)
-    codes = np.where(fires, np.maximum(0, firing.mean + firing.std * rng.standard_normal((count, number))), 0)
+    codes = np.where(
+        fires, np.maximum(0, firing.mean + firing.std * rng.standard_normal((count, number))), 0
+    )
     for level in range(firing.level.max() + 1):
         for node in np.flatnonzero(firing.level == level):
             above = firing.parent[node]
             if above >= 0:
-                gate = codes[:, above] / firing.mean[above] if firing.scaled[above] else codes[:, above] > 0
+                gate = (
+                    codes[:, above] / firing.mean[above]
+                    if firing.scaled[above]
+                    else codes[:, above] > 0
+                )
                 codes[:, node] *= gate
             children = np.flatnonzero(firing.parent == node)
             if firing.exclusive[node]:

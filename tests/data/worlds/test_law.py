@@ -10,7 +10,14 @@ from scipy import stats
 
 from sae_gap import World, WorldStream
 from sae_gap.data.worlds.feature_vectors import atoms_of
-from sae_gap.data.worlds.firing import base_rates, compensated, correlate, firing_of, out_of_distribution, plant
+from sae_gap.data.worlds.firing import (
+    base_rates,
+    compensated,
+    correlate,
+    firing_of,
+    out_of_distribution,
+    plant,
+)
 from sae_gap.data.worlds.law import Law, parse_law
 
 # The published benchmark is the default.
@@ -19,7 +26,15 @@ FULL = Law(seed=42)
 
 def test_base_rates_are_the_published_ones():
     rates = base_rates(FULL)
-    published = {0: 0.4, 127: 0.032944, 128: 0.032805, 639: 0.013270, 2687: 0.005121, 4095: 0.003646, 10879: 0.001215}
+    published = {
+        0: 0.4,
+        127: 0.032944,
+        128: 0.032805,
+        639: 0.013270,
+        2687: 0.005121,
+        4095: 0.003646,
+        10879: 0.001215,
+    }
     for place, rate in (published | {16383: 0.0005}).items():
         assert rates[place] == pytest.approx(rate, abs=6e-7)
     assert rates.sum() == pytest.approx(59.144, abs=5e-4)
@@ -27,9 +42,12 @@ def test_base_rates_are_the_published_ones():
 
 def test_an_exponent_of_minus_one_is_a_line():
     np.testing.assert_allclose(
-        base_rates(Law(num_latents=5, roots=0, exponent=-1, most=0.5, least=0.1)), [0.5, 0.4, 0.3, 0.2, 0.1]
+        base_rates(Law(num_latents=5, roots=0, exponent=-1, most=0.5, least=0.1)),
+        [0.5, 0.4, 0.3, 0.2, 0.1],
     )
-    np.testing.assert_allclose(base_rates(Law(num_latents=3, roots=0, exponent=0, most=0.2, least=0.2)), 0.2)
+    np.testing.assert_allclose(
+        base_rates(Law(num_latents=3, roots=0, exponent=0, most=0.2, least=0.2)), 0.2
+    )
     np.testing.assert_allclose(base_rates(Law(num_latents=1, roots=0)), 0.4)
     # Powers that are too large for a number: all but the last are as frequent as the first.
     np.testing.assert_allclose(base_rates(Law(exponent=-100))[:5], 0.4)
@@ -45,16 +63,30 @@ def test_the_forest_is_the_published_one():
     for first, after in ((0, 128), (128, 640), (640, 2_688)):
         # The j-th node of a level has children 4j to 4j + 3 of the next.
         for j in (0, 1, 37):
-            assert np.flatnonzero(parent == first + j).tolist() == list(range(after + 4 * j, after + 4 * j + 4))
+            assert np.flatnonzero(parent == first + j).tolist() == list(
+                range(after + 4 * j, after + 4 * j + 4)
+            )
 
 
 def test_compensation_is_that_of_a_loop():
     base = np.array([0.4, 0.3, 0.2, 0.15, 0.1, 0.05])
-    parent, exclusive = np.array([-1, 0, 0, 1, 1, -1]), np.array([True, False, True, True, True, True])
-    expected = [0.4, 0.3 / 0.4 * (1 + 0.2 / 0.4), 0.2 / 0.4 * (1 + 0.3 / 0.4), 0.15 / 0.3, 0.1 / 0.3, 0.05]
+    parent, exclusive = (
+        np.array([-1, 0, 0, 1, 1, -1]),
+        np.array([True, False, True, True, True, True]),
+    )
+    expected = [
+        0.4,
+        0.3 / 0.4 * (1 + 0.2 / 0.4),
+        0.2 / 0.4 * (1 + 0.3 / 0.4),
+        0.15 / 0.3,
+        0.1 / 0.3,
+        0.05,
+    ]
     expected[1] = min(1, expected[1])
     np.testing.assert_allclose(compensated(base, parent, exclusive), expected)
-    assert compensated(np.array([0.1, 0.09]), np.array([-1, 0]), np.ones(2, bool))[1] == pytest.approx(0.9)
+    assert compensated(np.array([0.1, 0.09]), np.array([-1, 0]), np.ones(2, bool))[
+        1
+    ] == pytest.approx(0.9)
     assert compensated(np.array([0.1, 0.2]), np.array([-1, 0]), np.ones(2, bool))[1] == 1
 
 
@@ -63,7 +95,9 @@ def test_the_full_world_has_the_published_constants():
     assert firing.rates[firing.level > 0].max() == pytest.approx(0.915, abs=5e-4)
     np.testing.assert_allclose(firing.mean[[0, 1, -1]], [5, 5 - 1 / 16_383, 4])
     # Of |N(.5, .5²)|, by its known mean; the square has mean .5.
-    assert firing.std.mean() == pytest.approx(0.5834, abs=0.012) and np.mean(firing.std**2) == pytest.approx(0.5, abs=0.02)
+    assert firing.std.mean() == pytest.approx(0.5834, abs=0.012) and np.mean(
+        firing.std**2
+    ) == pytest.approx(0.5, abs=0.02)
     # A sum of 25 squares of N(0, .1²).
     assert firing.rest.mean() == pytest.approx(0.75, abs=0.002) and 0.1 < firing.rest.min() < 0.5
     np.testing.assert_allclose(firing.rest + np.sum(firing.factor**2, axis=1), 1)
@@ -84,7 +118,11 @@ def test_a_correlation_that_would_take_all_the_variance_is_scaled():
     # Some would leave less than .01 though they do not take all.
     drawn = 0.5 * np.random.default_rng([0, 46]).standard_normal((3_000, 4))
     assert np.any(np.abs(np.sum(drawn**2, axis=1) - 0.995) < 0.005)
-    assert square.max() == pytest.approx(0.99) and rest.min() == pytest.approx(0.01) and (square[rest > 0.011] < 0.99).all()
+    assert (
+        square.max() == pytest.approx(0.99)
+        and rest.min() == pytest.approx(0.01)
+        and (square[rest > 0.011] < 0.99).all()
+    )
     assert correlate(Law(num_latents=30, roots=0, rank=0))[1].tolist() == [1.0] * 30
 
 
@@ -106,17 +144,36 @@ def test_a_title_says_what_differs():
 
 def test_a_title_tells_all_laws_apart():
     """Each part of a law, other than the published benchmark has it."""
-    other = {"roots": 3, "branching": 2, "depth": 1, "exponent": 0.7, "most": 0.3, "least": 1e-3, "rank": 4, "correlation": 0.2}
-    other |= {"loudest": 6.0, "softest": 3.0, "spread": (0.5, 0.1), "exclusive": False, "scale_children": False}
+    other = {
+        "roots": 3,
+        "branching": 2,
+        "depth": 1,
+        "exponent": 0.7,
+        "most": 0.3,
+        "least": 1e-3,
+        "rank": 4,
+        "correlation": 0.2,
+    }
+    other |= {
+        "loudest": 6.0,
+        "softest": 3.0,
+        "spread": (0.5, 0.1),
+        "exclusive": False,
+        "scale_children": False,
+    }
     other |= {"orthogonal_steps": 3, "bias": 0.1}
     sizes = {"num_latents", "input_dim", "seed", "folder", "digest"}
     assert {*other} == {field.name for field in dataclasses.fields(Law)} - sizes
-    assert len({"synthsae", *(Law(**{name: value}).title for name, value in other.items())}) == 1 + len(other)
+    assert len(
+        {"synthsae", *(Law(**{name: value}).title for name, value in other.items())}
+    ) == 1 + len(other)
 
 
 def test_all_that_is_random_is_drawn_from_the_seed():
     laws = [Law(num_latents=200, input_dim=40, roots=0, seed=seed) for seed in (0, 0, 1)]
-    first, again, other = ((firing_of(law).factor, firing_of(law).std, *atoms_of(law)) for law in laws)
+    first, again, other = (
+        (firing_of(law).factor, firing_of(law).std, *atoms_of(law)) for law in laws
+    )
     for mine, same, theirs in zip(first, again, other, strict=True):
         np.testing.assert_array_equal(mine, same)
         # Independent numbers: 40 of them correlate by .16 or so.
@@ -124,8 +181,15 @@ def test_all_that_is_random_is_drawn_from_the_seed():
 
 
 def test_numbers_of_numpy_are_numbers():
-    law = Law(roots=np.int64(2), most=np.float64(0.3), exclusive=np.bool_(True), spread=(np.array(0.5), jnp.asarray(0.5)))
-    assert law == Law(roots=2, most=0.3, spread=(0.5, 0.5)) and hash(law) == hash(Law(roots=2, most=0.3))
+    law = Law(
+        roots=np.int64(2),
+        most=np.float64(0.3),
+        exclusive=np.bool_(True),
+        spread=(np.array(0.5), jnp.asarray(0.5)),
+    )
+    assert law == Law(roots=2, most=0.3, spread=(0.5, 0.5)) and hash(law) == hash(
+        Law(roots=2, most=0.3)
+    )
     assert [type(value) for value in (law.roots, law.most, law.exclusive)] == [int, float, bool]
 
 
@@ -136,7 +200,10 @@ def test_levels_of_no_features_are_passed_over(trees):
 
 
 def test_the_largest_and_the_smallest_law_give_finite_signals():
-    for changes in ({"loudest": 1e6, "softest": 1e6, "spread": (1e6, 1e6), "bias": 1e6}, {"loudest": 1e-6, "softest": 1e-6}):
+    for changes in (
+        {"loudest": 1e6, "softest": 1e6, "spread": (1e6, 1e6), "bias": 1e6},
+        {"loudest": 1e-6, "softest": 1e-6},
+    ):
         size = {"num_latents": 60, "input_dim": 20, "roots": 2, "depth": 1, "num_samples": 50}
         world = World(**size, correlation=10.0, exponent=-100.0, **changes)
         assert np.isfinite(WorldStream(world)(0, 50)).all()
@@ -145,15 +212,21 @@ def test_the_largest_and_the_smallest_law_give_finite_signals():
 BAD = {
     "num_latents must be an integer of at least 1": {"num_latents": 0},
     "seed must be an integer of at least 0": {"seed": -1},
-    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {"num_latents": 10_879},
-    "orthogonal_steps must be an integer of at least 0 and of at most 100000": {"orthogonal_steps": 2_000_000_000},
+    "128 trees with 3 levels of 4 children each do not fit the 10879 features": {
+        "num_latents": 10_879
+    },
+    "orthogonal_steps must be an integer of at least 0 and of at most 100000": {
+        "orthogonal_steps": 2_000_000_000
+    },
     "most must be a finite number above 0 and below 1": {"most": 1.0},
     "hardly any ever fires": {"most": 1e-7, "least": 1e-7},
     "but least is 0.5 and most is 0.4": {"least": 0.5},
     "exponent 0 gives every feature one probability": {"exponent": 0.0},
     "correlation must be a finite number of at least 0 and of at most 10": {"correlation": 1e300},
     "spread must be a tuple of 2 numbers": {"spread": (0.5,)},
-    "the standard deviation of spread must be a finite number of at least 0": {"spread": (0.5, -1.0)},
+    "the standard deviation of spread must be a finite number of at least 0": {
+        "spread": (0.5, -1.0)
+    },
     "scale_children must be True or False": {"scale_children": "no"},
 }
 
@@ -170,8 +243,16 @@ def test_trees_that_just_fit():
 
 
 def test_a_law_is_read_by_the_types_of_its_parts():
-    read = parse_law(["roots=64", "most=0.3", "scale_children=false", "spread=0.2:0.1", "exponent=-1"])
-    assert read == {"roots": 64, "most": 0.3, "scale_children": False, "spread": (0.2, 0.1), "exponent": -1.0}
+    read = parse_law(
+        ["roots=64", "most=0.3", "scale_children=false", "spread=0.2:0.1", "exponent=-1"]
+    )
+    assert read == {
+        "roots": 64,
+        "most": 0.3,
+        "scale_children": False,
+        "spread": (0.2, 0.1),
+        "exponent": -1.0,
+    }
     assert parse_law([]) == {}
 
 

@@ -1,4 +1,6 @@
-"""Samples have the law of the world: the published figures at full size, and that of every feature drawn at a small one."""
+"""Samples have the law of the world: the published figures at full size, and that of every feature
+drawn at a small one.
+"""
 
 import dataclasses
 
@@ -13,11 +15,23 @@ from tests.data.worlds import dense
 
 # Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
 UNLIKELY = 1e-4
-SMALL = Law(num_latents=40, roots=3, branching=3, depth=2, most=0.5, least=0.05, rank=3, correlation=0.4, seed=2)
+SMALL = Law(
+    num_latents=40,
+    roots=3,
+    branching=3,
+    depth=2,
+    most=0.5,
+    least=0.05,
+    rank=3,
+    correlation=0.4,
+    seed=2,
+)
 
 
 def codes(law, count=6_144, seed=0, **changes):
-    return sampling.Sampler(dataclasses.replace(firing_of(law), **changes)).codes(np.random.default_rng(seed), count)
+    return sampling.Sampler(dataclasses.replace(firing_of(law), **changes)).codes(
+        np.random.default_rng(seed), count
+    )
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +42,11 @@ def full():
 def test_the_full_world_has_the_published_figures(full):
     counts, firing = np.diff(full.indptr), firing_of(Law(seed=42))
     rates = np.bincount(full.indices, minlength=16_384) / full.shape[0]
-    # The correlation is another draw than the published one, and so the figures are not the same to the last digit.
-    assert counts.mean() == pytest.approx(34.66, abs=0.7) and counts.std() == pytest.approx(11.7, abs=0.5)
+    # The correlation is another draw than the published one, and so the figures are not the same to
+    # the last digit.
+    assert counts.mean() == pytest.approx(34.66, abs=0.7) and counts.std() == pytest.approx(
+        11.7, abs=0.5
+    )
     for level, published in {0: 8.24, 1: 7.36, 2: 7.36, 3: 7.17, -1: 4.54}.items():
         assert rates[firing.level == level].sum() == pytest.approx(published, abs=0.25)
     assert rates[:4_096].sum() == pytest.approx(25.26, abs=0.6)
@@ -83,34 +100,50 @@ def test_of_several_children_each_is_as_likely_to_stay():
 
 @pytest.mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
 def test_both_sides_of_the_cut_have_their_rates(rate):
-    found = codes(Law(num_latents=1_000, roots=0, rank=0), 2_000, rates=np.full(1_000, rate), std=np.zeros(1_000))
+    found = codes(
+        Law(num_latents=1_000, roots=0, rank=0),
+        2_000,
+        rates=np.full(1_000, rate),
+        std=np.zeros(1_000),
+    )
     assert stats.binomtest(found.nnz, 2_000_000, rate).pvalue > UNLIKELY
     # No feature and no sample is favoured.
     for axis in (0, 1):
         spread = np.asarray((found > 0).sum(axis=axis)).ravel()
         expected = spread.mean() * (1 - rate)
-        assert stats.chi2.sf(np.sum((spread - spread.mean()) ** 2) / expected, len(spread) - 1) > UNLIKELY
+        assert (
+            stats.chi2.sf(np.sum((spread - spread.mean()) ** 2) / expected, len(spread) - 1)
+            > UNLIKELY
+        )
 
 
 def test_thinning_favours_no_place():
     rng = np.random.default_rng(0)
-    found = np.bincount(np.concatenate([sampling._thinned(rng, 40) for _ in range(5_000)]), minlength=40)
+    found = np.bincount(
+        np.concatenate([sampling._thinned(rng, 40) for _ in range(5_000)]), minlength=40
+    )
     expected = 5_000 / 64
     assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
 
 
 def test_what_never_or_always_fires_does():
     """Among features that are correlated, in a tree and in none."""
-    law = Law(num_latents=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5, most=0.5, least=0.4)
+    law = Law(
+        num_latents=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5, most=0.5, least=0.4
+    )
     rates = np.array([1.0, 1.0, 0.0, 0.5, 0.0, 1.0])
     found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
     counts = np.bincount(found.indices, minlength=6)
-    assert counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000] and 900 < counts[3] < 1_100
+    assert (
+        counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000] and 900 < counts[3] < 1_100
+    )
 
 
 def test_a_magnitude_clipped_at_zero_counts_as_silent():
     law = Law(num_latents=2, roots=1, branching=1, depth=1, rank=0, most=0.5, least=0.4)
-    found = codes(law, 20_000, mean=np.array([1.0, 1.0]), std=np.array([1.0, 0.0]), scaled=np.zeros(2, bool))
+    found = codes(
+        law, 20_000, mean=np.array([1.0, 1.0]), std=np.array([1.0, 0.0]), scaled=np.zeros(2, bool)
+    )
     # Half the roots fire; those below -1 sd do not, nor do their children.
     heard = 0.5 * stats.norm.cdf(1)
     counts = np.bincount(found.indices, minlength=2) / 20_000

@@ -1,4 +1,6 @@
-"""A world is a source of data like any other, and its samples are the same in whatever pieces they are asked for."""
+"""A world is a source of data like any other, and its samples are the same in whatever pieces they
+are asked for.
+"""
 
 import json
 import re
@@ -16,7 +18,14 @@ from sae_gap.data.worlds import published_world
 from sae_gap.data.worlds.feature_vectors import atoms_of, push_apart
 from sae_gap.storage.results import key
 
-SIZE = {"num_latents": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 3}
+SIZE = {
+    "num_latents": 60,
+    "input_dim": 20,
+    "roots": 4,
+    "branching": 3,
+    "depth": 1,
+    "orthogonal_steps": 3,
+}
 
 
 def world(**changes):
@@ -40,13 +49,17 @@ def test_the_task_has_the_samples_of_its_streams(task):
     assert task.tree.level.tolist() == [0] * 4 + [1] * 12 + [-1] * 44
     np.testing.assert_array_equal(task.id.labels, task.id.codes.toarray()[:, 0] > 0.5)
     np.testing.assert_array_equal(task_of(world()).ood.signals, task.ood.signals)
-    assert not np.array_equal(task.train.signals, task.id.signals) and not np.array_equal(task.id.signals, task.ood.signals)
+    assert not np.array_equal(task.train.signals, task.id.signals) and not np.array_equal(
+        task.id.signals, task.ood.signals
+    )
 
 
 def test_a_stream_gives_the_same_samples_in_whatever_pieces():
     stream, again = WorldStream(world()), WorldStream(world(num_samples=7))
     whole, codes = stream.samples(0, 2_500)
-    np.testing.assert_array_equal(np.concatenate([again(2_000, 500), again(0, 2_000)]), np.roll(whole, 500, axis=0))
+    np.testing.assert_array_equal(
+        np.concatenate([again(2_000, 500), again(0, 2_000)]), np.roll(whole, 500, axis=0)
+    )
     part, some = again.samples(1_000, 100)
     np.testing.assert_array_equal(part, whole[1_000:1_100])
     np.testing.assert_array_equal(some.toarray(), codes.toarray()[1_000:1_100])
@@ -63,9 +76,21 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
         (lambda: WorldStream(world())(0, 0), ValueError, "count must be an integer of at least 1"),
         (lambda: World(folder="/nowhere"), TypeError, "read a world by published_world"),
         (lambda: published_world(5), TypeError, "folder must be a path"),
-        (lambda: published_world("nowhere"), ValueError, "nowhere has no synthetic_model_config.json; download all"),
-        (lambda: published_world("x", roots=3), ValueError, "an option of a published world must be one of width"),
-        (lambda: world(num_samples=3), ValueError, "num_samples must be an integer of at least 4 and below 2**31, but it is 3"),
+        (
+            lambda: published_world("nowhere"),
+            ValueError,
+            "nowhere has no synthetic_model_config.json; download all",
+        ),
+        (
+            lambda: published_world("x", roots=3),
+            ValueError,
+            "an option of a published world must be one of width",
+        ),
+        (
+            lambda: world(num_samples=3),
+            ValueError,
+            "num_samples must be an integer of at least 4 and below 2**31, but it is 3",
+        ),
     ],
 )
 def test_wrong_arguments_are_one_sentence(make, kind, message):
@@ -75,7 +100,12 @@ def test_wrong_arguments_are_one_sentence(make, kind, message):
 
 
 def test_numbers_of_other_libraries_are_numbers(task):
-    sizes = {"num_latents": jnp.asarray(60), "width": np.uint16(60), "num_samples": np.int64(300), "most": np.array(0.4)}
+    sizes = {
+        "num_latents": jnp.asarray(60),
+        "width": np.uint16(60),
+        "num_samples": np.int64(300),
+        "most": np.array(0.4),
+    }
     same = world(**sizes)
     assert same == world() and json.loads(json.dumps(same.asdict())) == world().asdict()
     np.testing.assert_array_equal(sae_gap.draw(same).id.signals, task.id.signals)
@@ -87,7 +117,12 @@ def test_numbers_of_other_libraries_are_numbers(task):
 def test_with_double_precision_a_world_is_in_it(task):
     with jax.enable_x64():
         precise = sae_gap.draw(world())
-    assert precise.train.signals.dtype == precise.id.signals.dtype == precise.dictionary.dtype == np.float64
+    assert (
+        precise.train.signals.dtype
+        == precise.id.signals.dtype
+        == precise.dictionary.dtype
+        == np.float64
+    )
     np.testing.assert_allclose(precise.id.signals, task.id.signals, atol=1e-5)
 
 
@@ -104,7 +139,9 @@ def test_the_law_does_not_depend_on_the_samples():
 
 @pytest.mark.parametrize("bias", [0.5, 60.0])
 def test_noise_has_its_ratio_and_leaves_the_codes(bias):
-    clean, noisy = (WorldStream(world(bias=bias, noise_db=ratio)).samples(0, 1_024) for ratio in (None, 6.0))
+    clean, noisy = (
+        WorldStream(world(bias=bias, noise_db=ratio)).samples(0, 1_024) for ratio in (None, 6.0)
+    )
     np.testing.assert_array_equal(clean[1].toarray(), noisy[1].toarray())
     ratio = 10 * np.log10(np.mean(clean[0] ** 2) / np.mean((noisy[0] - clean[0]) ** 2))
     assert ratio == pytest.approx(6, abs=0.15)
@@ -122,18 +159,32 @@ def test_out_of_distribution_alone_others_fire_together():
 
 def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
     even = {"rank": 0, "spread": (0.5, 0.0), "num_samples": 4}
-    one, other = (WorldStream(world(seed=seed, **even)).samples(0, 500)[1].toarray() for seed in (0, 1))
+    one, other = (
+        WorldStream(world(seed=seed, **even)).samples(0, 500)[1].toarray() for seed in (0, 1)
+    )
     # Magnitudes of 4 to 5, and which features fire, were the same numbers.
-    assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0) and not np.array_equal(one, other)
+    assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0) and not np.array_equal(
+        one, other
+    )
 
 
 def test_what_tells_worlds_apart():
     told = [
-        world(**change).asdict() for change in ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"width": 30})
+        world(**change).asdict()
+        for change in (
+            {},
+            {"seed": 1},
+            {"roots": 3},
+            {"scored": 9},
+            {"noise_db": 3.0},
+            {"width": 30},
+        )
     ]
     assert len({key(entries) for entries in told}) == len(told)
     assert told[0]["world"] == "synthsae roots=4 branching=3 depth=1 orthogonal_steps=3"
-    assert told[0]["sparsity"] == round(np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean())
+    assert told[0]["sparsity"] == round(
+        np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean()
+    )
     assert (
         told[5]["width"] == 30 < told[5]["num_latents"] == 60
         and "width" not in told[0]
@@ -141,7 +192,12 @@ def test_what_tells_worlds_apart():
     )
     assert World(num_latents=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
     # An SAE of two latents has a k of one, however often both are on.
-    assert World(num_latents=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4).sparsity == 1
+    assert (
+        World(
+            num_latents=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4
+        ).sparsity
+        == 1
+    )
 
 
 def test_atoms_are_pushed_apart_by_the_published_steps():
@@ -162,4 +218,6 @@ def test_atoms_are_pushed_apart_by_the_published_steps():
     expected = moved / jnp.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(push_apart(atoms, 20), expected, atol=2e-6)
     assert np.abs(np.asarray(expected) - atoms).max() > 3e-3
-    np.testing.assert_array_equal(push_apart(atoms, 0), atoms / np.linalg.norm(atoms, axis=1, keepdims=True))
+    np.testing.assert_array_equal(
+        push_apart(atoms, 0), atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    )

@@ -26,7 +26,9 @@ def test_counts_are_those_of_dense_codes():
 
 
 def test_a_conditional_share_is_of_the_samples_that_use_the_column():
-    counts = cooccurrence.empty_counts(2, jnp.float32)._replace(together=jnp.array([[10.0, 4.0], [4.0, 5.0]]))
+    counts = cooccurrence.empty_counts(2, jnp.float32)._replace(
+        together=jnp.array([[10.0, 4.0], [4.0, 5.0]])
+    )
     given, uses = cooccurrence.conditional(counts)
     np.testing.assert_allclose(given, [[0, 0.8], [0.4, 0]], rtol=1e-6)
     np.testing.assert_allclose(uses, [10, 5])

@@ -23,7 +23,9 @@ def test_of_coherent_atoms_the_more_central_one_stays(rng):
     np.testing.assert_allclose(found[:, 0], frame[:, 0], atol=1e-6)
     # Children of cosine .5 with it are of .25 with each other, which is not coherent.
     children = np.sqrt(0.75) * frame[:, 1:] + 0.5 * frame[:, :1]
-    found = decorrelation.decorrelate_atoms(jnp.asarray(np.concatenate([frame[:, :1], children], axis=1), jnp.float32), 0.4)
+    found = decorrelation.decorrelate_atoms(
+        jnp.asarray(np.concatenate([frame[:, :1], children], axis=1), jnp.float32), 0.4
+    )
     np.testing.assert_allclose(found[:, 1:], unit(children - 0.4 * 0.5 * frame[:, :1]), atol=1e-6)
 
 
@@ -45,7 +47,9 @@ def test_coherence_that_chance_makes_is_left_alone(rng, input_dim, level):
 def test_opposite_atoms_are_not_coherent(rng):
     frame = np.linalg.qr(rng.standard_normal((400, 3)))[0]
     # The first, which would be the more central one of its pair, has a third atom near it.
-    atoms = unit(np.stack([frame[:, 0], frame[:, 1] - frame[:, 0], frame[:, 0] + 0.5 * frame[:, 2]], axis=1))
+    atoms = unit(
+        np.stack([frame[:, 0], frame[:, 1] - frame[:, 0], frame[:, 0] + 0.5 * frame[:, 2]], axis=1)
+    )
     assert (atoms.T @ atoms)[0, 1] < -0.7
     found = decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32))
     np.testing.assert_allclose(found[:, 1], atoms[:, 1], atol=1e-6)
@@ -53,7 +57,9 @@ def test_opposite_atoms_are_not_coherent(rng):
 
 def test_dimensions_that_padding_adds_make_nothing_coherent(rng):
     atoms = unit(rng.standard_normal((30, 20)))
-    atoms = unit(np.concatenate([atoms, atoms[:, :10] + 0.7 * atoms[:, 5:15]], axis=1)).astype(np.float32)
+    atoms = unit(np.concatenate([atoms, atoms[:, :10] + 0.7 * atoms[:, 5:15]], axis=1)).astype(
+        np.float32
+    )
     padded = np.pad(atoms, ((0, 170), (0, 0)))
     cosines = np.abs(atoms.T @ atoms)[~np.eye(30, dtype=bool)]
     # Chance makes .73 in 30 dimensions, and .3 would be coherent in 200.
@@ -68,7 +74,11 @@ def test_dimensions_that_padding_adds_make_nothing_coherent(rng):
 
 def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
     atoms = unit(rng.standard_normal((200, 25)))
-    atoms = unit(np.concatenate([atoms, atoms[:, :12] + 0.8 * atoms[:, 3:15], atoms[:, :6] + atoms[:, 12:18]], axis=1))
+    atoms = unit(
+        np.concatenate(
+            [atoms, atoms[:, :12] + 0.8 * atoms[:, 3:15], atoms[:, :6] + atoms[:, 12:18]], axis=1
+        )
+    )
     gram = atoms.T @ atoms - np.eye(43)
     much = np.where(gram > 0.3, gram, 0)
     central = much.sum(axis=0)
@@ -79,18 +89,23 @@ def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
     assert np.abs(wanted - atoms).max() > 0.01
     for columns in (43, 20, 7):
         monkeypatch.setattr(decorrelation, "GRAM_COLUMNS", columns)
-        np.testing.assert_allclose(decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6)
+        np.testing.assert_allclose(
+            decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6
+        )
 
 
 def test_what_many_atoms_share_is_taken_out_once(rng):
-    """A hundred atoms about one direction: the sum over the more central ones is many times what an atom has of it."""
+    """A hundred atoms about one direction: the sum over the more central ones is many times what an
+    atom has of it.
+    """
     num_latents = 100
     frame = np.linalg.qr(rng.standard_normal((400, num_latents + 1)))[0]
     loading = np.linspace(0.6, 0.9, num_latents)
     atoms = loading * frame[:, :1] + np.sqrt(1 - loading**2) * frame[:, 1:]
     found = np.asarray(decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32)))
     shared = frame[:, 0] @ found
-    # Neither turned round nor left as they were; without the bound nearly all are copies of one atom.
+    # Neither turned round nor left as they were; without the bound nearly all are copies of one
+    # atom.
     assert np.all(shared > 0) and np.all(shared[:90] < 0.05)
     # The most central atom stays.
     np.testing.assert_allclose(found[:, -1], atoms[:, -1], atol=1e-6)

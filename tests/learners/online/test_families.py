@@ -1,4 +1,6 @@
-"""Families put in order: a round by hand, the truth as a fixed point, and merged atoms told apart."""
+"""Families put in order: a round by hand, the truth as a fixed point, and merged atoms told
+apart.
+"""
 
 import dataclasses
 
@@ -20,7 +22,9 @@ WIDTH = 20
 
 @pytest.fixture(scope="module")
 def world():
-    """Four families of five, in which a child is nearly always on beside its parent, at a ratio that hardly varies."""
+    """Four families of five, in which a child is nearly always on beside its parent, at a ratio
+    that hardly varies.
+    """
     rng = np.random.default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((40, WIDTH)))[0]
     n = 1_500
@@ -30,14 +34,20 @@ def world():
         child = np.where(rng.random(n) < 0.9, rng.integers(1, 5, n), 0)
         codes[:, first] = parent
         chosen = child > 0
-        codes[np.arange(n)[chosen], first + child[chosen]] = (parent * rng.uniform(0.7, 1.3, n))[chosen]
+        codes[np.arange(n)[chosen], first + child[chosen]] = (parent * rng.uniform(0.7, 1.3, n))[
+            chosen
+        ]
     return frame, codes
 
 
 def begin(learner, signals, dictionary, bias=None):
     bias = jnp.zeros(len(dictionary)) if bias is None else bias
     base, num_latents = Model(jnp.asarray(dictionary, jnp.float32), bias), dictionary.shape[1]
-    start = eqx.filter_jit(lambda signals, base: learner.init(Split(signals), num_latents=num_latents, key=None, base=base))
+    start = eqx.filter_jit(
+        lambda signals, base: learner.init(
+            Split(signals), num_latents=num_latents, key=None, base=base
+        )
+    )
     return start(signals, base)
 
 
@@ -48,12 +58,16 @@ def take_step(learner, signals, state):
 
 @eqx.filter_jit
 def run(learner, signals, state):
-    return jax.lax.fori_loop(0, learner.num_steps, lambda _, state: learner.step(Split(signals), state), state)
+    return jax.lax.fori_loop(
+        0, learner.num_steps, lambda _, state: learner.step(Split(signals), state), state
+    )
 
 
 def fitted(learner, signals, dictionary):
     # Numbers as arrays, so that all that differ in these are compiled once.
-    learner = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, learner)
+    learner = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, learner
+    )
     return np.asarray(run(learner, signals, begin(learner, signals, dictionary)).dictionary)
 
 
@@ -85,7 +99,9 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     bias = jnp.asarray(rng.standard_normal(40), jnp.float32)
     signals = jnp.asarray(codes[:700] @ frame.T, jnp.float32) + bias
     # Of 700 samples a round takes 500 or the half of them, and the second round those that follow.
-    learner = Families(base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.0, ridge=0.2, num_slots=4)
+    learner = Families(
+        base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.0, ridge=0.2, num_slots=4
+    )
     state = begin(learner, signals, near, bias)
     state = eqx.tree_at(lambda s: s.round, state, jnp.asarray(1, jnp.int32))
     new = take_step(learner, signals, state)
@@ -96,14 +112,24 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     atoms = atom_rows(state.dictionary, 4)
     by_slot = pursue(jnp.asarray(given), atoms, threshold, 0.05 * threshold, num_slots=4)
     found = np.zeros((500, WIDTH))
-    np.add.at(found, (np.arange(500)[:, None], np.minimum(np.asarray(by_slot.places), WIDTH - 1)), np.asarray(by_slot.codes))
+    np.add.at(
+        found,
+        (np.arange(500)[:, None], np.minimum(np.asarray(by_slot.places), WIDTH - 1)),
+        np.asarray(by_slot.codes),
+    )
     energy = found.T @ found
     rho = 0.2 * np.diag(energy).mean()
     # The ridge holds each atom where it was.
-    solved = np.linalg.solve(energy + rho * np.eye(WIDTH), found.T @ given + rho * np.asarray(state.dictionary).T).T
+    solved = np.linalg.solve(
+        energy + rho * np.eye(WIDTH), found.T @ given + rho * np.asarray(state.dictionary).T
+    ).T
     np.testing.assert_allclose(new.dictionary, solved / np.linalg.norm(solved, axis=0), atol=1e-4)
-    assert float(new.noise) == pytest.approx(np.sqrt(np.mean((given - found @ np.asarray(state.dictionary).T) ** 2)), rel=1e-4)
-    assert float(new.amplitude) == pytest.approx(np.sqrt((found**2).sum() / (found > 0).sum()), rel=1e-4)
+    assert float(new.noise) == pytest.approx(
+        np.sqrt(np.mean((given - found @ np.asarray(state.dictionary).T) ** 2)), rel=1e-4
+    )
+    assert float(new.amplitude) == pytest.approx(
+        np.sqrt((found**2).sum() / (found > 0).sum()), rel=1e-4
+    )
     np.testing.assert_array_equal(learner.model(new).bias, bias)
     assert int(new.round) == 2
 
@@ -124,34 +150,56 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
 
 
 @pytest.mark.optimised
-def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed_are_told_apart(world):
-    """Atoms `p + c_1` and `c_k - c_1`, which explain a parent that is seldom alone as sparsely as the truth; one of no use."""
+def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed_are_told_apart(
+    world,
+):
+    """Atoms `p + c_1` and `c_k - c_1`, which explain a parent that is seldom alone as sparsely as
+    the truth; one of no use.
+    """
     frame, codes = world
     start = np.random.default_rng(3).standard_normal(frame.shape)
     for first in range(0, WIDTH, 5):
         start[:, first] = frame[:, first] + frame[:, first + 1]
-        start[:, first + 2 : first + 5] = frame[:, first + 2 : first + 5] - frame[:, first + 1 : first + 2]
+        start[:, first + 2 : first + 5] = (
+            frame[:, first + 2 : first + 5] - frame[:, first + 1 : first + 2]
+        )
     start /= np.linalg.norm(start, axis=0)
-    assert cosines(fitted(LEARNER, jnp.asarray(codes @ frame.T, jnp.float32), start), frame).min() > 0.97
+    assert (
+        cosines(fitted(LEARNER, jnp.asarray(codes @ frame.T, jnp.float32), start), frame).min()
+        > 0.97
+    )
 
 
 @pytest.mark.optimised
 def test_families_are_found_in_what_coherent_steps_leave(world):
-    """From samples alone: atoms decorrelated while they are learned, and then put in order, which is better."""
+    """From samples alone: atoms decorrelated while they are learned, and then put in order, which
+    is better.
+    """
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
     learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=True)
-    found = run(learner, signals, learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))).dictionary
-    assert cosines(fitted(LEARNER, signals, found), frame).mean() > cosines(found, frame).mean() + 0.04
+    found = run(
+        learner, signals, learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
+    ).dictionary
+    assert (
+        cosines(fitted(LEARNER, signals, found), frame).mean() > cosines(found, frame).mean() + 0.04
+    )
 
 
-@pytest.mark.parametrize(("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)])
-def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearranged(turn, restarts):
-    """Every third of eleven rounds but for the last two. A concept without an atom, and two atoms without a use."""
+@pytest.mark.parametrize(
+    ("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)]
+)
+def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearranged(
+    turn, restarts
+):
+    """Every third of eleven rounds but for the last two. A concept without an atom, and two atoms
+    without a use.
+    """
     learner = Families(base=BASE, num_steps=11, visits=0.1)
     eye = np.eye(12, dtype=np.float32)
     signals = jnp.asarray(5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9])
-    # Of the nine concepts one is unknown, and of the last three atoms one is rare, but was used in the rounds before.
+    # Of the nine concepts one is unknown, and of the last three atoms one is rare, but was used in
+    # the rounds before.
     dictionary = jnp.asarray(eye[:, [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11]])
     state = begin(learner, signals, dictionary)
     known = 25 * jnp.asarray([10.0] * 8 + [3, 0, 0])
@@ -167,7 +215,9 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
 
 
 def test_an_atom_that_restarts_is_not_decorrelated_by_its_old_counts():
-    """An idle atom was used with the first alone; the concept that takes its place shares a tenth with that one."""
+    """An idle atom was used with the first alone; the concept that takes its place shares a tenth
+    with that one.
+    """
     learner = Families(base=BASE, num_steps=9, num_slots=8)
     # Rows of a full frame, since dimensions in which no atom is count as padding.
     eye = np.linalg.qr(np.random.default_rng(0).standard_normal((200, 200)))[0].astype(np.float32)
@@ -182,12 +232,16 @@ def test_an_atom_that_restarts_is_not_decorrelated_by_its_old_counts():
 
 
 def test_an_atom_that_became_a_parent_does_not_restart_in_the_same_round():
-    """Two idle atoms, a family without its parent, and a concept of large residuals that no atom knows."""
+    """Two idle atoms, a family without its parent, and a concept of large residuals that no atom
+    knows.
+    """
     frame = np.linalg.qr(np.random.default_rng(0).standard_normal((200, 8)))[0]
     parent, children, unknown = frame[:, 0], frame[:, 1:5], frame[:, 5]
     rays = (parent[:, None] + children) / np.sqrt(2)
     turn = np.arange(1_000) % 5
-    signals = jnp.asarray(5 * np.where(turn[:, None] < 4, rays[:, turn % 4].T, unknown), jnp.float32)
+    signals = jnp.asarray(
+        5 * np.where(turn[:, None] < 4, rays[:, turn % 4].T, unknown), jnp.float32
+    )
     learner = Families(base=BASE, num_steps=9, num_slots=8)
     state = begin(learner, signals, np.concatenate([rays, frame[:, 6:]], axis=1))
     idle = np.asarray(take_step(learner, signals, state).dictionary)[:, 4:]
@@ -197,7 +251,9 @@ def test_an_atom_that_became_a_parent_does_not_restart_in_the_same_round():
 
 @pytest.mark.optimised
 def test_quiet_and_rare_atoms_that_are_right_stay():
-    """A third of the size of others, or a fifteenth as often on, in noise: of little energy, but more than any residual."""
+    """A third of the size of others, or a fifteenth as often on, in noise: of little energy, but
+    more than any residual.
+    """
     rng = np.random.default_rng(0)
     atoms = rng.standard_normal((40, WIDTH))
     atoms /= np.linalg.norm(atoms, axis=0)
@@ -210,7 +266,11 @@ def test_quiet_and_rare_atoms_that_are_right_stay():
 
 def test_a_base_of_another_width_keeps_it():
     base = Model(jnp.eye(8)[:, :5], jnp.zeros(8))
-    start = jax.jit(lambda signals: Families(base=BASE).init(Split(signals), num_latents=20_000, key=None, base=base))
+    start = jax.jit(
+        lambda signals: Families(base=BASE).init(
+            Split(signals), num_latents=20_000, key=None, base=base
+        )
+    )
     assert start(jnp.ones((9, 8))).squares.shape == (5,)
 
 
@@ -227,7 +287,9 @@ def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
     state = begin(Families(base=BASE), signals, atoms.T, bias)
     assert float(state.noise) == pytest.approx(0.02, rel=0.2)
     some = codes[:1_024]
-    assert float(state.amplitude) == pytest.approx(np.sqrt((some**2).sum() / (some > 0).sum()), rel=0.1)
+    assert float(state.amplitude) == pytest.approx(
+        np.sqrt((some**2).sum() / (some > 0).sum()), rel=0.1
+    )
 
 
 def test_families_need_a_base_and_room_for_the_counts():
@@ -235,4 +297,8 @@ def test_families_need_a_base_and_room_for_the_counts():
         Families()
     task = Task(*[Split(jnp.ones((4, 2)))] * 3, width=16_384)
     assert Families(base=BASE).needs(task) is None
-    assert Families(base=BASE).needs(dataclasses.replace(task, width=16_385)).startswith("a width of at most 16,384 latents")
+    assert (
+        Families(base=BASE)
+        .needs(dataclasses.replace(task, width=16_385))
+        .startswith("a width of at most 16,384 latents")
+    )

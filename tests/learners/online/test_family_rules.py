@@ -1,8 +1,9 @@
 """The rules of families, on families whose codes and whose repair can be worked out on paper.
 
-A family has orthonormal concepts: a parent p and children c_1 … c_4, which are on with p one at a time. All tests have atoms of
-one shape, so that their program is compiled once: rows of zeros are no dimensions, and atoms that a test does not name are
-orthogonal to all others and used by themselves.
+A family has orthonormal concepts: a parent p and children c_1 … c_4, which are on with p one at a
+time. All tests have atoms of one shape, so that their program is compiled once: rows of zeros are
+no dimensions, and atoms that a test does not name are orthogonal to all others and used by
+themselves.
 """
 
 import re
@@ -19,7 +20,10 @@ from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms
 ROWS, WIDTH = 200, 14
 # Unrelated directions, the last of which are left to the atoms that fill up.
 WIDE, NARROW = (
-    np.pad(np.linalg.qr(np.random.default_rng(0).standard_normal((dim, 28)))[0], ((0, ROWS - dim), (0, 0)))
+    np.pad(
+        np.linalg.qr(np.random.default_rng(0).standard_normal((dim, 28)))[0],
+        ((0, ROWS - dim), (0, 0)),
+    )
     for dim in (ROWS, 60)
 )
 HALF = 0.5**0.5
@@ -32,8 +36,12 @@ def _rearrange(dictionary, counts):
     return found, moved, drop_atoms(counts, moved), idle
 
 
-decorrelate = jax.jit(lambda dictionary, counts: family_rules.decorrelate_children(dictionary, counts, 0.5))
-part = jax.jit(lambda dictionary, moved, counts: family_rules.part_from_parents(dictionary, moved, counts))
+decorrelate = jax.jit(
+    lambda dictionary, counts: family_rules.decorrelate_children(dictionary, counts, 0.5)
+)
+part = jax.jit(
+    lambda dictionary, moved, counts: family_rules.part_from_parents(dictionary, moved, counts)
+)
 turn = jax.jit(lambda dictionary, moved, counts: family_rules.turn_pairs(dictionary, moved, counts))
 
 
@@ -42,23 +50,32 @@ def unit(atoms):
 
 
 def filled(atoms):
-    return np.concatenate([atoms, (WIDE if atoms[100:].any() else NARROW)[:, atoms.shape[1] - WIDTH :]], axis=1)
+    return np.concatenate(
+        [atoms, (WIDE if atoms[100:].any() else NARROW)[:, atoms.shape[1] - WIDTH :]], axis=1
+    )
 
 
 def counted(codes, number=None):
-    """The counts of dense codes, beside 100 samples for each atom that fills up, among four times as many."""
+    """The counts of dense codes, beside 100 samples for each atom that fills up, among four times
+    as many.
+    """
     spare = WIDTH - codes.shape[1]
     codes = np.pad(codes, ((0, 100 * spare), (0, spare))).astype(np.float32)
     codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
     on = (codes > 0).astype(np.float32)
     number = 4 * len(codes) if number is None else number
-    return Cooccurrence(*map(jnp.asarray, (on.T @ on, codes.T @ codes, codes.sum(axis=0), np.float32(number))))
+    return Cooccurrence(
+        *map(jnp.asarray, (on.T @ on, codes.T @ codes, codes.sum(axis=0), np.float32(number)))
+    )
 
 
 def of_tables(together, number=1_000):
     """The counts of codes that are all 1."""
     spare = WIDTH - len(together)
-    table = jnp.asarray(np.pad(np.asarray(together, np.float32), (0, spare)) + np.diag([0] * len(together) + [60] * spare))
+    table = jnp.asarray(
+        np.pad(np.asarray(together, np.float32), (0, spare))
+        + np.diag([0] * len(together) + [60] * spare)
+    )
     return Cooccurrence(table, table, jnp.diagonal(table), jnp.float32(number))
 
 
@@ -76,23 +93,31 @@ def samples(*patterns, times=100):
 
 
 def merged_family(frame=NARROW):
-    """Atoms `(p + c_1) / √2` and `unit(c_k + (p - c_1) / 2)`, an atom without a use, and the codes of `p + c_1 … p + c_4`."""
+    """Atoms `(p + c_1) / √2` and `unit(c_k + (p - c_1) / 2)`, an atom without a use, and the codes
+    of `p + c_1 … p + c_4`.
+    """
     p, c = frame[:, 0], frame[:, 1:5].T
-    atoms = np.stack([HALF * (p + c[0]), *(unit(each + (p - c[0]) / 2) for each in c[1:]), frame[:, 5]], axis=1)
+    atoms = np.stack(
+        [HALF * (p + c[0]), *(unit(each + (p - c[0]) / 2) for each in c[1:]), frame[:, 5]], axis=1
+    )
     codes = samples([2 * HALF, 0, 0, 0, 0], *([HALF, *row, 0] for row in 1.5**0.5 * np.eye(3)))
     np.testing.assert_allclose(codes[:4] @ atoms.T, [p + each for each in c], atol=1e-12)
     return atoms, codes
 
 
 def repaired(frame=NARROW):
-    """What four rays `p + c_k` tell of their common factor and of what they have beside it: `4 p + Σ c` and `c_k - Σ c / 4`."""
+    """What four rays `p + c_k` tell of their common factor and of what they have beside it:
+    `4 p + Σ c` and `c_k - Σ c / 4`.
+    """
     p, c = frame[:, 0], frame[:, 1:5]
     return unit(4 * p + c.sum(axis=1)), unit(c - c.mean(axis=1, keepdims=True))
 
 
 @pytest.mark.parametrize("place", ["unused", "idle", "none", "a child"])
 def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
-    """And the child that it was takes an atom without a use or of little, if there is any but its siblings."""
+    """And the child that it was takes an atom without a use or of little, if there is any but its
+    siblings.
+    """
     atoms, codes = merged_family()
     if place == "idle":
         codes[:20, 4] = 0.5
@@ -112,14 +137,17 @@ def test_a_parent_that_is_one_of_its_children_as_well_is_split(place):
 
 @pytest.mark.parametrize("case", ["free", "none free", "seldom", "small", "as large"])
 def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
-    """Signals `p + c_1` and, as often, `p + c_2`: p is taken for their mean, and the children for opposite directions."""
+    """Signals `p + c_1` and, as often, `p + c_2`: p is taken for their mean, and the children for
+    opposite directions.
+    """
     p, c = NARROW[:, 0], NARROW[:, 1:3].T
     atoms = np.stack([HALF * (p + c[0]), unit(c[1] + (p - c[0]) / 2), NARROW[:, 3]], axis=1)
     codes = samples([2 * HALF, 0, 0], [HALF, 1.5**0.5, 0]) * (1 if case == "small" else 2)
     if case == "none free":
         codes = np.concatenate([codes, samples([0, 0, 1.5])])
     elif case == "seldom":
-        # In a third of the uses of the parent, whose codes alone are not so large that the child would be short beside them.
+        # In a third of the uses of the parent, whose codes alone are not so large that the child
+        # would be short beside them.
         codes = np.concatenate([codes, samples([3 * HALF, 0, 0])])
     elif case == "as large":
         codes[:, 0] = 4 * HALF
@@ -131,7 +159,18 @@ def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
 
 
 @pytest.mark.parametrize(
-    "case", ["not merged", "large codes", "on together", "not alike", "not included", "rare", "off", "two rays", "two pairs"]
+    "case",
+    [
+        "not merged",
+        "large codes",
+        "on together",
+        "not alike",
+        "not included",
+        "rare",
+        "off",
+        "two rays",
+        "two pairs",
+    ],
 )
 def test_a_parent_is_split_for_good_reasons_alone(case):
     atoms, codes = merged_family()
@@ -143,7 +182,10 @@ def test_a_parent_is_split_for_good_reasons_alone(case):
         codes[codes[:, 0] < 1, 0] = 1.3
     elif case == "on together":
         codes = np.concatenate(
-            [samples([2 * HALF, 0, 0, 0, 0], times=300), samples(*([HALF, *row, 0] for row in 1 - np.eye(3)))]
+            [
+                samples([2 * HALF, 0, 0, 0, 0], times=300),
+                samples(*([HALF, *row, 0] for row in 1 - np.eye(3))),
+            ]
         )
     elif case == "not alike":
         # A mean cosine of .09.
@@ -156,13 +198,16 @@ def test_a_parent_is_split_for_good_reasons_alone(case):
     elif case == "off":
         # Off in 18 % of them, and of one size where it is on.
         codes[codes[:, 0] > 0, 0] = 1
-        codes = np.concatenate([codes, samples(*([0, *row, 0] for row in 1.5**0.5 * np.eye(3)), times=22)])
+        codes = np.concatenate(
+            [codes, samples(*([0, *row, 0] for row in 1.5**0.5 * np.eye(3)), times=22)]
+        )
         number = 1e6
     elif case == "two rays":
         # Never alone, the parent has none itself.
         codes = codes[codes[:, 1:3].sum(axis=1) > 0]
     else:
-        # Four children, of which two are alike and the other two: by a mean cosine of .093, and a loading of .91.
+        # Four children, of which two are alike and the other two: by a mean cosine of .093, and a
+        # loading of .91.
         atoms = NARROW[:, :5].copy()
         atoms[:, [2, 4]] = 0.28 * atoms[:, [1, 3]] + (1 - 0.28**2) ** 0.5 * atoms[:, [2, 4]]
         codes = samples([1, 0, 0, 0, 0], *([0.5, *row] for row in np.eye(4)))
@@ -171,14 +216,21 @@ def test_a_parent_is_split_for_good_reasons_alone(case):
 
 @pytest.mark.parametrize(("cosine", "moves"), [(0.13, []), (0.2, [0, 1, 2, 3, 4])])
 def test_a_parent_that_is_the_common_factor_is_kept(cosine, moves):
-    """Children of some cosine, beside which all codes are .8: with rays `p + d_k`, p has a loading of 1 / √(1 + cosine)."""
-    atoms = np.column_stack([NARROW[:, 0], cosine**0.5 * NARROW[:, 5:6] + (1 - cosine) ** 0.5 * NARROW[:, 1:5]])
+    """Children of some cosine, beside which all codes are .8: with rays `p + d_k`, p has a loading
+    of 1 / √(1 + cosine).
+    """
+    atoms = np.column_stack(
+        [NARROW[:, 0], cosine**0.5 * NARROW[:, 5:6] + (1 - cosine) ** 0.5 * NARROW[:, 1:5]]
+    )
     beside = [[0.8, *row] for row in 0.8 * np.eye(4)]
     assert rearranged(atoms, samples([1, 0, 0, 0, 0], *beside))[1] == moves
-    # Where p is never alone, it is what the rays tell, whatever it was; and it was no child, which would want an atom.
+    # Where p is never alone, it is what the rays tell, whatever it was; and it was no child, which
+    # would want an atom.
     unused = np.column_stack([atoms, NARROW[:, 6]])
     found, moved = rearranged(unused, np.pad(samples(*beside), ((0, 0), (0, 1))))
-    np.testing.assert_allclose(found[:, 0], unit(4 * atoms[:, 0] + atoms[:, 1:].sum(axis=1)), atol=1e-5)
+    np.testing.assert_allclose(
+        found[:, 0], unit(4 * atoms[:, 0] + atoms[:, 1:].sum(axis=1)), atol=1e-5
+    )
     assert moved == [0, 1, 2, 3, 4]
 
 
@@ -192,26 +244,45 @@ def test_of_many_children_the_first_are_looked_at():
 
 
 def test_of_a_parent_and_its_own_parent_one_is_split_at_a_time():
-    """Atom 0 is always on, and one of 1, 2 and 3, which are alike; beside 1 one of 4, 5 and 6, which are alike."""
+    """Atom 0 is always on, and one of 1, 2 and 3, which are alike; beside 1 one of 4, 5 and 6,
+    which are alike.
+    """
     atoms = NARROW[:, :7].copy()
     for some, shared in (([1, 2, 3], 7), ([4, 5, 6], 8)):
         atoms[:, some] = unit(atoms[:, some] + 0.8 * NARROW[:, shared : shared + 1])
     others = np.eye(6)
-    codes = samples(*([1, *others[i] + (others[j] if i == 0 else 0)] for i in range(3) for j in (3, 4, 5)))
+    codes = samples(
+        *([1, *others[i] + (others[j] if i == 0 else 0)] for i in range(3) for j in (3, 4, 5))
+    )
     assert rearranged(atoms, codes)[1] == [0, 1, 2, 3]
 
 
 def lone_children(frame, extra):
-    """Atoms `(p + c_k) / √2` and others beside them, and codes that use each of the four by itself."""
+    """Atoms `(p + c_k) / √2` and others beside them, and codes that use each of the four by
+    itself.
+    """
     atoms = np.concatenate([HALF * (frame[:, :1] + frame[:, 1:5]), extra], axis=1)
     return atoms, samples(*np.eye(4, atoms.shape[1]))
 
 
 @pytest.mark.parametrize(
-    "case", ["unused", "idle", "there", "there and on", "busy", "idle child", "pair", "on together", "coherent by chance"]
+    "case",
+    [
+        "unused",
+        "idle",
+        "there",
+        "there and on",
+        "busy",
+        "idle child",
+        "pair",
+        "on together",
+        "coherent by chance",
+    ],
 )
 def test_a_parent_without_an_atom_gets_one(case):
-    """One without a use or of little, if none is the parent already; but two atoms are no family, nor are those on together."""
+    """One without a use or of little, if none is the parent already; but two atoms are no family,
+    nor are those on together.
+    """
     frame = NARROW if case == "coherent by chance" else WIDE
     parent, children = repaired(frame)
     there = unit(parent + 0.4 * frame[:, 5])
@@ -235,19 +306,29 @@ def test_a_parent_without_an_atom_gets_one(case):
     if case in ("unused", "idle", "there", "there and on"):
         assert moved == [0, 1, 2, 3, 4]
         # An atom that is there, and apart, is one more ray of the family.
-        np.testing.assert_allclose(found, np.column_stack([children, parent]), atol=0.4 if case == "there" else 1e-5)
+        np.testing.assert_allclose(
+            found, np.column_stack([children, parent]), atol=0.4 if case == "there" else 1e-5
+        )
     else:
         assert moved == []
 
 
 @pytest.mark.parametrize(("cosine", "moves"), [(0.45, []), (0.66, [0, 1, 2, 3, 4])])
-def test_atoms_that_are_alike_to_one_of_them_are_a_family_if_their_mean_loading_is_large(cosine, moves):
-    """Four atoms beside their common factor: loadings of 1 and four times the cosine, on average .56 or .73."""
+def test_atoms_that_are_alike_to_one_of_them_are_a_family_if_their_mean_loading_is_large(
+    cosine, moves
+):
+    """Four atoms beside their common factor: loadings of 1 and four times the cosine, on average
+    .56 or .73.
+    """
     around = cosine * WIDE[:, :1] + (1 - cosine**2) ** 0.5 * WIDE[:, 1:5]
-    assert rearranged(np.concatenate([WIDE[:, :1], around], axis=1), samples(*np.eye(5)))[1] == moves
+    assert (
+        rearranged(np.concatenate([WIDE[:, :1], around], axis=1), samples(*np.eye(5)))[1] == moves
+    )
 
 
-@pytest.mark.parametrize(("there", "unused", "moves"), [(0, 1, 5), (0, 2, 10), (1, 0, 5), (1, 1, 10)])
+@pytest.mark.parametrize(
+    ("there", "unused", "moves"), [(0, 1, 5), (0, 2, 10), (1, 0, 5), (1, 1, 10)]
+)
 def test_no_two_families_take_one_atom(there, unused, moves):
     """The parent of the second may have an atom without a use, which the first may not take."""
     first, second = (HALF * (WIDE[:, a : a + 1] + WIDE[:, a + 1 : a + 5]) for a in (0, 5))
@@ -259,29 +340,44 @@ def test_no_two_families_take_one_atom(there, unused, moves):
 
 
 def test_an_atom_that_is_the_parent_of_two_families_becomes_that_of_the_first():
-    """Cosines of .365 in each and of .2995 between them, not coherent; and .905 with the sum of all, an atom without a use."""
+    """Cosines of .365 in each and of .2995 between them, not coherent; and .905 with the sum of
+    all, an atom without a use.
+    """
     cosines = np.kron(0.0655 * np.eye(2) + 0.2995, np.ones((6, 6)))
     np.fill_diagonal(cosines, 1)
     atoms = WIDE[:, :12] @ np.linalg.cholesky(cosines).T
-    _, moved = rearranged(np.column_stack([atoms, unit(atoms.sum(axis=1))]), samples(*np.eye(12, 13)))
+    _, moved = rearranged(
+        np.column_stack([atoms, unit(atoms.sum(axis=1))]), samples(*np.eye(12, 13))
+    )
     assert moved == [0, 1, 2, 3, 4, 5, 12]
 
 
 def test_a_member_of_one_family_is_no_parent_of_another():
-    """The first atom of one family, on beside all those of the other, has a cosine of .91 with what these have in common."""
+    """The first atom of one family, on beside all those of the other, has a cosine of .91 with what
+    these have in common.
+    """
     q, p, *rest = WIDE[:, :9].T
     others = unit(np.stack([q + each for each in rest[:4]], axis=1))
     factor = unit(others.sum(axis=1))
-    family = np.stack([0.91 * factor + (1 - 0.91**2) ** 0.5 * p, *(0.9 * p + 0.19**0.5 * each for each in rest[4:])], axis=1)
+    family = np.stack(
+        [
+            0.91 * factor + (1 - 0.91**2) ** 0.5 * p,
+            *(0.9 * p + 0.19**0.5 * each for each in rest[4:]),
+        ],
+        axis=1,
+    )
     beside = np.eye(4, 8) + np.eye(1, 8, 4)
     _, moved = rearranged(
-        np.column_stack([others, family, WIDE[:, 9]]), np.pad(samples(*beside, *np.eye(4, 8, 4)), ((0, 0), (0, 1)))
+        np.column_stack([others, family, WIDE[:, 9]]),
+        np.pad(samples(*beside, *np.eye(4, 8, 4)), ((0, 0), (0, 1))),
     )
     assert not set(moved) & {0, 1, 2, 3} and {4, 5, 6, 7} <= set(moved)
 
 
 def test_an_atom_that_follows_a_follower_is_of_no_family():
-    """Three atoms around b, which is alike to c, around which there are more: only those around c are a family."""
+    """Three atoms around b, which is alike to c, around which there are more: only those around c
+    are a family.
+    """
     c, b, *rest = WIDE[:, :12].T
     b = 0.5 * c + 0.75**0.5 * b
     # cos(a, b) = .54, cos(a, a') = .7 and cos(a, c) = .27, which is not coherent.
@@ -293,10 +389,14 @@ def test_an_atom_that_follows_a_follower_is_of_no_family():
 
 
 def turned(share):
-    """Atoms `(p + c) / √2` and `(p - c) / √2`, of which the first is on wherever p is, and c in a share of 100 samples."""
+    """Atoms `(p + c) / √2` and `(p - c) / √2`, of which the first is on wherever p is, and c in a
+    share of 100 samples.
+    """
     p, c = NARROW[:, 0], NARROW[:, 1]
     on = round(100 * share)
-    codes = np.concatenate([samples([2 * HALF, 0], times=on), samples([HALF, HALF], times=100 - on)])
+    codes = np.concatenate(
+        [samples([2 * HALF, 0], times=on), samples([HALF, HALF], times=100 - on)]
+    )
     return HALF * np.stack([p + c, p - c], axis=1), codes
 
 
@@ -304,31 +404,51 @@ def turned(share):
 def test_a_turned_pair_becomes_the_parent_and_its_child(share):
     atoms, codes = turned(share)
     # With large codes, and an atom without a use; but it is no parent to split from a lone child.
-    found, moved = rearranged(np.column_stack([atoms, NARROW[:, 2]]), 2 * np.pad(codes, ((0, 0), (0, 1))))
+    found, moved = rearranged(
+        np.column_stack([atoms, NARROW[:, 2]]), 2 * np.pad(codes, ((0, 0), (0, 1)))
+    )
     np.testing.assert_allclose(found, NARROW[:, [1, 0, 2]], atol=1e-5)
     assert moved == [0, 1]
     # Not in the round in which one of them has moved.
     for taken in (0, 1):
-        found, _ = turn(jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counted(codes))
+        found, _ = turn(
+            jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counted(codes)
+        )
         np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
 
 
 @pytest.mark.parametrize(("cosine", "turns"), [(0, True), (0.5, False), (0.999, False)])
 def test_a_pair_is_turned_only_if_its_rays_differ_and_that_of_the_new_base_is_short(cosine, turns):
-    """The ray of v is some .85 long, that of u .85, 1.04 or, with smaller codes, .8; the last is too close to that of v."""
-    atoms = np.stack([NARROW[:, 0], cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]], axis=1)
+    """The ray of v is some .85 long, that of u .85, 1.04 or, with smaller codes, .8; the last is
+    too close to that of v.
+    """
+    atoms = np.stack(
+        [NARROW[:, 0], cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]], axis=1
+    )
     both = 0.4 if cosine > 0.9 else 0.6
-    _, moved = turn(jnp.asarray(filled(atoms), jnp.float32), jnp.zeros(WIDTH, bool), counted(samples([1, 0], [both, both])))
+    _, moved = turn(
+        jnp.asarray(filled(atoms), jnp.float32),
+        jnp.zeros(WIDTH, bool),
+        counted(samples([1, 0], [both, both])),
+    )
     assert np.flatnonzero(moved).tolist() == [0, 1] * turns
 
 
 def test_a_parent_and_its_child_are_not_turned():
-    """Where the child is on in most of the samples too: the signals of both atoms are longer there."""
-    assert rearranged(NARROW[:, :2], np.concatenate([samples([1, 0], times=10), samples([1, 1], times=90)]))[1] == []
+    """Where the child is on in most of the samples too: the signals of both atoms are longer
+    there.
+    """
+    assert (
+        rearranged(
+            NARROW[:, :2], np.concatenate([samples([1, 0], times=10), samples([1, 1], times=90)])
+        )[1]
+        == []
+    )
 
 
 def test_of_many_pairs_the_best_are_turned():
-    """Atoms 0 and 2 include 1, which is more often with 2; 3 and 4 include each other alike; of 5 and 6 one has fewer uses.
+    """Atoms 0 and 2 include 1, which is more often with 2; 3 and 4 include each other alike; of 5
+    and 6 one has fewer uses.
 
     Atom 8 is on in .6 of the uses of 7, which it does not include.
     """
@@ -339,9 +459,16 @@ def test_of_many_pairs_the_best_are_turned():
         [[100, 90, 90], [90, 90, 90], [90, 90, 95]],
         [[100, 40, 40], [40, 40, 40], [40, 40, 95]],
     )
-    for place, first, second, both, product in ((3, 100, 100, 90, 40), (5, 95, 100, 90, 40), (7, 75, 100, 45, 20)):
+    for place, first, second, both, product in (
+        (3, 100, 100, 90, 40),
+        (5, 95, 100, 90, 40),
+        (7, 75, 100, 45, 20),
+    ):
         pair = slice(place, place + 2)
-        together[pair, pair], products[pair, pair] = [[first, both], [both, second]], [[first, product], [product, second]]
+        together[pair, pair], products[pair, pair] = (
+            [[first, both], [both, second]],
+            [[first, product], [product, second]],
+        )
     counts = of_tables(together)._replace(products=of_tables(products).products)
     found, moved, left, _ = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counts)
     wanted = filled(atoms)
@@ -351,12 +478,16 @@ def test_of_many_pairs_the_best_are_turned():
         wanted[:, v] = unit(atoms[:, v] - wanted[:, u] * (wanted[:, u] @ atoms[:, v]))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.flatnonzero(moved).tolist() == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_array_equal(left.together, np.asarray(counts.together) * ~moved * ~moved[:, None])
+    np.testing.assert_array_equal(
+        left.together, np.asarray(counts.together) * ~moved * ~moved[:, None]
+    )
 
 
 @pytest.mark.parametrize("case", ["child", "on together", "siblings", "as long", "quiet"])
 def test_a_parent_is_taken_out_of_a_child_that_is_used_in_its_place(case):
-    """Atoms p and `(p + c) / √2`; not of a sibling `p + c'`, of which p is a half, nor of an atom that is hardly used."""
+    """Atoms p and `(p + c) / √2`; not of a sibling `p + c'`, of which p is a half, nor of an atom
+    that is hardly used.
+    """
     p, c, other = WIDE[:, :3].T
     atoms = np.stack([p, HALF * (p + c)], axis=1)
     codes = samples([1, 0], [0, 2 * HALF])
@@ -376,7 +507,9 @@ def test_a_parent_is_taken_out_of_a_child_that_is_used_in_its_place(case):
 
 
 def test_a_parent_that_is_parted_from_its_own_is_none_in_that_round():
-    """Atoms p, `p + c` and `p + c + g`: the last loses p alone, lest what the second keeps is no longer there."""
+    """Atoms p, `p + c` and `p + c + g`: the last loses p alone, lest what the second keeps is no
+    longer there.
+    """
     p, c, g = WIDE[:, :3].T
     atoms = unit(np.stack([p, p + c, p + c + g], axis=1))
     counts = counted(samples(*np.diag([1, 2**0.5, 3**0.5])))
@@ -398,13 +531,17 @@ def test_of_two_parents_the_longer_is_taken_out_of_their_child():
 def test_of_two_atoms_of_one_concept_one_is_free():
     """At a cosine of .9 the longer one, which stays where nothing else needs an atom."""
     atoms = np.stack([WIDE[:, 0], 0.9 * WIDE[:, 0] + 0.19**0.5 * WIDE[:, 1]], axis=1)
-    found, moved, _, idle = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counted(samples([1, 0], [0, 1.1])))
+    found, moved, _, idle = _rearrange(
+        jnp.asarray(filled(atoms), jnp.float32), counted(samples([1, 0], [0, 1.1]))
+    )
     np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
     assert not moved.any() and np.flatnonzero(idle == 0).tolist() == [1]
 
 
 def test_a_child_is_decorrelated_from_what_includes_it():
-    """Seven pairs in 60 dimensions, where chance makes .13: uses of both, of the first, of the second, and their cosine."""
+    """Seven pairs in 60 dimensions, where chance makes .13: uses of both, of the first, of the
+    second, and their cosine.
+    """
     pairs = {
         (50, 100, 50, 0.25): True,
         (50, 100, 50, -0.25): True,
@@ -419,28 +556,38 @@ def test_a_child_is_decorrelated_from_what_includes_it():
     atoms, together = NARROW[:, :WIDTH].copy(), np.zeros((WIDTH, WIDTH))
     for i, (both, first, second, cosine) in enumerate(pairs):
         together[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[first, both], [both, second]]
-        atoms[:, 2 * i + 1] = cosine * atoms[:, 2 * i] + (1 - cosine**2) ** 0.5 * atoms[:, 2 * i + 1]
+        atoms[:, 2 * i + 1] = (
+            cosine * atoms[:, 2 * i] + (1 - cosine**2) ** 0.5 * atoms[:, 2 * i + 1]
+        )
     wanted = atoms.copy()
     for i, ((*_, cosine), moves) in enumerate(pairs.items()):
         if moves:
             wanted[:, 2 * i + 1] = unit(atoms[:, 2 * i + 1] - 0.5 * cosine * atoms[:, 2 * i])
-    np.testing.assert_allclose(decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together)), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together)), wanted, atol=1e-6
+    )
 
 
 def test_what_many_that_include_an_atom_share_is_taken_out_once():
-    """Five atoms of cosine .7 with each other, each at .5 with the one that they include: at most all of it goes."""
+    """Five atoms of cosine .7 with each other, each at .5 with the one that they include: at most
+    all of it goes.
+    """
     above = 0.7**0.5 * NARROW[:, :1] + 0.3**0.5 * NARROW[:, 1:6]
     # Their mean has a squared length of .7 + .3 / 5.
     mean = above.mean(axis=1) / 0.76**0.5
     child = 0.5 / 0.76**0.5 * mean + (1 - 0.25 / 0.76) ** 0.5 * NARROW[:, 6]
     together = np.diag([100.0] * 5 + [50])
     together[5, :5] = together[:5, 5] = 50
-    found = decorrelate(jnp.asarray(filled(np.column_stack([above, child])), jnp.float32), of_tables(together))
+    found = decorrelate(
+        jnp.asarray(filled(np.column_stack([above, child])), jnp.float32), of_tables(together)
+    )
     np.testing.assert_allclose(found[:, :5].T @ found[:, 5], 0, atol=1e-5)
 
 
 def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
-    """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is on in 50 hardly."""
+    """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is
+    on in 50 hardly.
+    """
     found = family_rules.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100))
     assert found[:3, :3].tolist() == [[False] * 3, [False, False, True], [False, True, False]]
 
@@ -448,7 +595,10 @@ def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
 def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():
     table = [[300, 200, 100], [200, 200, 100], [100, 100, 100]]
     for uses, parent in ((101, WIDTH), (103, 0)):
-        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]))[:2].tolist() == [WIDTH, parent]
+        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]))[:2].tolist() == [
+            WIDTH,
+            parent,
+        ]
     assert family_rules.parents(of_tables(table))[:3].tolist() == [WIDTH, 0, 1]
 
 
@@ -477,4 +627,6 @@ def test_loadings_are_those_of_one_common_factor():
 def test_the_page_of_mathematics_has_the_thresholds():
     page = Path(family_rules.__file__).with_name("README.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
-    assert len(table) == 13 and all(getattr(family_rules, name.upper()) == float(value) for name, value in table.items())
+    assert len(table) == 13 and all(
+        getattr(family_rules, name.upper()) == float(value) for name, value in table.items()
+    )

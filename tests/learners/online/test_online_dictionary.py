@@ -1,4 +1,6 @@
-"""The online learner: its step against numpy, its schedule, which atoms restart, and that it recovers the truth."""
+"""The online learner: its step against numpy, its schedule, which atoms restart, and that it
+recovers the truth.
+"""
 
 import dataclasses
 
@@ -68,7 +70,9 @@ def test_it_recovers_the_truth_through_noise_and_tells_how_much_there_is():
 def test_restarts_find_what_copies_keep_from_being_found(small):
     data = Split(small.train.signals)
     state = run(QUICK, small.train.signals, rounds=36)
-    state = eqx.tree_at(lambda s: s.dictionary, state, state.dictionary.at[:, 1].set(state.dictionary[:, 0]))
+    state = eqx.tree_at(
+        lambda s: s.dictionary, state, state.dictionary.at[:, 1].set(state.dictionary[:, 0])
+    )
     state = take_step(QUICK, data, state)
     # One of the two has restarted from a residual.
     assert abs(float(state.dictionary[:, 0] @ state.dictionary[:, 1])) < 0.9
@@ -102,9 +106,13 @@ def begun(small):
 )
 def test_a_step_is_the_one_that_is_documented(small, begun, options, progress, first, middle, last):
     signals = small.train.signals[:40]
-    new, left = take_minibatch(dataclasses.replace(SHORT, **options), begun, signals, jnp.asarray(progress))
+    new, left = take_minibatch(
+        dataclasses.replace(SHORT, **options), begun, signals, jnp.asarray(progress)
+    )
     late = max(0, (progress - 0.85) / 0.15)
-    rate = middle * (last / middle) ** late if late else first * (middle / first) ** (progress / 0.85)
+    rate = (
+        middle * (last / middle) ** late if late else first * (middle / first) ** (progress / 0.85)
+    )
     floor = 0.18 * (0.03 / 0.18) ** late
     assert floor > 2.5 * 0.02
     slots = default_slots(*begun.dictionary.shape)
@@ -120,8 +128,12 @@ def test_a_step_is_the_one_that_is_documented(small, begun, options, progress, f
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
     moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
     np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=5e-5)
-    assert float(new.noise) == pytest.approx(np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()), rel=1e-5)
-    assert float(new.amplitude) == pytest.approx(0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5)
+    assert float(new.noise) == pytest.approx(
+        np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()), rel=1e-5
+    )
+    assert float(new.amplitude) == pytest.approx(
+        0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()), rel=1e-5
+    )
 
 
 def test_a_round_goes_on_minibatch_by_minibatch(small, begun):
@@ -136,10 +148,13 @@ def test_a_round_goes_on_minibatch_by_minibatch(small, begun):
 
 
 @pytest.mark.parametrize(
-    ("progress", "expected"), [(0, 0.5), (0.425, 0.5 * 0.2**0.5), (0.85, 0.1), (0.925, 0.1 * 0.2**0.5), (1, 0.02)]
+    ("progress", "expected"),
+    [(0, 0.5), (0.425, 0.5 * 0.2**0.5), (0.85, 0.1), (0.925, 0.1 * 0.2**0.5), (1, 0.02)],
 )
 def test_rates_fall_geometrically_in_two_stretches(progress, expected):
-    assert float(online_dictionary._anneal(0.5, 0.1, 0.02, progress, 0.85)) == pytest.approx(expected)
+    assert float(online_dictionary._anneal(0.5, 0.1, 0.02, progress, 0.85)) == pytest.approx(
+        expected
+    )
 
 
 def test_wasted_atoms_restart_and_coherent_ones_are_decorrelated_in_every_third_round_of_their_time():
@@ -155,14 +170,17 @@ def test_wasted_atoms_restart_and_coherent_ones_are_decorrelated_in_every_third_
 
 def test_a_fit_that_refines_and_no_longer_moves_is_done(begun):
     for round, change, done in ((9, 1e-6, True), (8, 1e-6, False), (9, 1e-4, False)):
-        state = eqx.tree_at(lambda s: (s.round, s.change), begun, (jnp.asarray(round), jnp.asarray(change)))
+        state = eqx.tree_at(
+            lambda s: (s.round, s.change), begun, (jnp.asarray(round), jnp.asarray(change))
+        )
         assert bool(SHORT.done(state)) == done
 
 
 @pytest.mark.parametrize(("total", "num_samples"), [(7, 3), (6, 3), (3, 3), (2, 5)])
 def test_samples_take_turns(total, num_samples):
     orders = [
-        np.asarray(online_dictionary._order(jax.random.key(turn), turn, num_samples, total)) for turn in range(num_samples)
+        np.asarray(online_dictionary._order(jax.random.key(turn), turn, num_samples, total))
+        for turn in range(num_samples)
     ]
     counts = np.bincount(np.concatenate(orders), minlength=num_samples)
     assert all(len(order) == total for order in orders)
@@ -201,7 +219,9 @@ def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
     ],
 )
 def test_weak_atoms_restart_in_a_pool_and_in_a_stream_only_those_never_used(options, code, fresh):
-    """Orthogonal atoms with codes of 1, the third with others, and a direction that none of them explains."""
+    """Orthogonal atoms with codes of 1, the third with others, and a direction that none of them
+    explains.
+    """
     frame = np.eye(5, dtype="float32")
     codes = np.tile(np.diag([1, 1, code, 1]).astype("float32"), (8, 1))
     signals = jnp.asarray(np.concatenate([codes @ frame[:4], [0.2 * frame[4]]]))
@@ -213,15 +233,23 @@ def test_weak_atoms_restart_in_a_pool_and_in_a_stream_only_those_never_used(opti
     assert np.flatnonzero(np.diagonal(new.dictionary) < 0.9).tolist() == fresh
 
 
-@pytest.mark.parametrize(("turn", "incoherent", "moves"), [(31, True, True), (32, True, False), (31, False, False)])
+@pytest.mark.parametrize(
+    ("turn", "incoherent", "moves"), [(31, True, True), (32, True, False), (31, False, False)]
+)
 def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, moves):
     # Turned, since dimensions in which no atom is count as padding.
     frame = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 64)))[0][:, :4]
-    atoms = frame @ np.array([[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0], [0.9, 0, 0, 0.19**0.5]]).T
+    atoms = (
+        frame @ np.array([[1, 0, 0, 0], [0.8, 0.6, 0, 0], [0, 0, 1, 0], [0.9, 0, 0, 0.19**0.5]]).T
+    )
     atoms = jnp.asarray(atoms, jnp.float32)
-    learner = OnlineDictionary(num_steps=100, rates=(1e-4, 1e-4, 1e-4), replace=False, incoherent=incoherent)
+    learner = OnlineDictionary(
+        num_steps=100, rates=(1e-4, 1e-4, 1e-4), replace=False, incoherent=incoherent
+    )
     state = learner.init(Split(atoms.T), num_latents=4, key=jax.random.key(0))
-    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(turn, jnp.int32)))
+    state = eqx.tree_at(
+        lambda s: (s.dictionary, s.round), state, (atoms, jnp.asarray(turn, jnp.int32))
+    )
     new = eqx.filter_jit(learner.round)(atoms.T[None], state, atoms.shape[1])
     assert (np.abs(np.asarray(new.dictionary - atoms)).max() > 0.1) == moves
 

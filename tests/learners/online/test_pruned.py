@@ -21,14 +21,20 @@ def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
 
 
 def test_energy_is_that_of_three_samples_for_each_of_500_latents():
-    """Less the bias, on unit atoms, by codes that hardly shrink: the first 1,500 samples do not use all atoms."""
+    """Less the bias, on unit atoms, by codes that hardly shrink: the first 1,500 samples do not use
+    all atoms.
+    """
     rng = np.random.default_rng(0)
     codes = (rng.random((2_000, 12)) < 0.2) * rng.uniform(0.9, 1.1, (2_000, 12))
     codes[:1_500, :3] = 0
     bias = jnp.linspace(-1, 1, 30)
-    signals = jnp.asarray(codes @ FRAME.T + 0.01 * rng.standard_normal((2_000, 30)), jnp.float32) + bias
+    signals = (
+        jnp.asarray(codes @ FRAME.T + 0.01 * rng.standard_normal((2_000, 30)), jnp.float32) + bias
+    )
     learner, base = Pruned(num_slots=12, base=Oracle()), Model(2 * jnp.asarray(FRAME), bias)
-    state = jax.jit(lambda data: learner.init(data, num_latents=12, key=None, base=base))(Split(signals))
+    state = jax.jit(lambda data: learner.init(data, num_latents=12, key=None, base=base))(
+        Split(signals)
+    )
     np.testing.assert_allclose(state[2], (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
     np.testing.assert_array_equal(learner.model(state).bias, bias)
 

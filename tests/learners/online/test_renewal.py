@@ -1,4 +1,6 @@
-"""Atoms that restart: copies and idle ones, from the largest residuals that differ, however these were collected."""
+"""Atoms that restart: copies and idle ones, from the largest residuals that differ, however these
+were collected.
+"""
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,9 @@ def seeds(most):
 
 def renew(names, energy, most=1, weak=0.25):
     atoms = jnp.asarray(AXES[:, names])
-    new, fresh = renewal.restart_wasted_atoms(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak)
+    new, fresh = renewal.restart_wasted_atoms(
+        atoms, jnp.asarray(energy), USES, seeds(most), weak=weak
+    )
     changed = (np.asarray(new) != np.asarray(atoms)).any(axis=0)
     np.testing.assert_array_equal(fresh, changed)
     return np.asarray(new)
@@ -42,18 +46,28 @@ def test_where_no_code_counts_as_weak_only_the_never_used_restart():
     # Their mean squares: .05, .4, .6 and none, of .35 for all uses.
     energy = [0.5, 4.0, 6.0, 0.0]
     np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.0), AXES[:, [0, 1, 2, 4]])
-    np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.13), AXES[:, [0, 1, 2, 4]])
-    np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.15), AXES[:, [6, 1, 2, 4]])
+    np.testing.assert_allclose(
+        renew([0, 1, 2, 3], energy, most=4, weak=0.13), AXES[:, [0, 1, 2, 4]]
+    )
+    np.testing.assert_allclose(
+        renew([0, 1, 2, 3], energy, most=4, weak=0.15), AXES[:, [6, 1, 2, 4]]
+    )
 
 
 def test_copies_come_first_and_seeds_that_are_alike_count_once():
-    np.testing.assert_allclose(renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], most=4), AXES[:, [0, 4, 1, 6]])
+    np.testing.assert_allclose(
+        renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], most=4), AXES[:, [0, 4, 1, 6]]
+    )
 
 
 def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
     """Seeds that differ have squares of 9, 4 and 1."""
     atoms = jnp.asarray(AXES[:, [0, 1, 2, 3]])
-    for worth, fresh in (([5.0, 3.0, 8.0, jnp.inf], [1]), ([5.0, 3.0, 0.5, jnp.inf], [1, 2]), ([9.5, 9.0, 20.0, 9.0], [])):
+    for worth, fresh in (
+        ([5.0, 3.0, 8.0, jnp.inf], [1]),
+        ([5.0, 3.0, 0.5, jnp.inf], [1, 2]),
+        ([9.5, 9.0, 20.0, 9.0], []),
+    ):
         new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), must_gain=True)[1]
         assert np.flatnonzero(new).tolist() == fresh
     assert renewal.restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4))[1].sum() == 3
@@ -61,12 +75,16 @@ def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
 
 def test_room_that_no_residual_has_filled_starts_nothing():
     atoms = jnp.asarray(AXES[:, [0, 0, 0, 0]])
-    new, fresh = renewal.restart_wasted_atoms(atoms, jnp.ones(4), USES, renewal.empty_seeds(2, RESIDUALS), weak=0.25)
+    new, fresh = renewal.restart_wasted_atoms(
+        atoms, jnp.ones(4), USES, renewal.empty_seeds(2, RESIDUALS), weak=0.25
+    )
     np.testing.assert_array_equal(new, atoms)
     assert not fresh.any()
 
 
 def test_opposite_atoms_are_no_copies():
     atoms = jnp.asarray(AXES[:, [0, 0, 1, 2]] * np.array([1, -1, 1, 1], "float32"))
-    _, fresh = renewal.restart_wasted_atoms(atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25)
+    _, fresh = renewal.restart_wasted_atoms(
+        atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25
+    )
     assert fresh.tolist() == [False, False, False, True]

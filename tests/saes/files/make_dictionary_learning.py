@@ -1,6 +1,8 @@
-"""Writes the files under dictionary_learning/ with that library: `pip install dictionary-learning`, then run this file.
+"""Writes the files under dictionary_learning/ with that library: `pip install dictionary-learning`,
+then run this file.
 
-Each folder holds what the library's trainers write and `expected.npz`: activations with what `load_dictionary` makes of them.
+Each folder holds what the library's trainers write and `expected.npz`: activations with what
+`load_dictionary` makes of them.
 """
 
 import importlib.metadata
@@ -10,7 +12,12 @@ import shutil
 
 import numpy as np
 import torch
-from dictionary_learning.dictionary import AutoEncoder, AutoEncoderNew, GatedAutoEncoder, JumpReluAutoEncoder
+from dictionary_learning.dictionary import (
+    AutoEncoder,
+    AutoEncoderNew,
+    GatedAutoEncoder,
+    JumpReluAutoEncoder,
+)
 from dictionary_learning.trainers.batch_top_k import BatchTopKSAE
 from dictionary_learning.trainers.matryoshka_batch_top_k import MatryoshkaBatchTopKSAE
 from dictionary_learning.trainers.top_k import AutoEncoderTopK
@@ -29,7 +36,9 @@ def filled(dictionary, seed):
             if name in ("bias", "b_dec", "decoder.bias", "decoder_bias"):
                 drawn = drawn + 1
             if name in ("W_dec", "decoder.weight"):
-                lengths = 0.2 + 2 * torch.rand(len(drawn) if name == "W_dec" else drawn.shape[1], generator=generator)
+                lengths = 0.2 + 2 * torch.rand(
+                    len(drawn) if name == "W_dec" else drawn.shape[1], generator=generator
+                )
                 drawn = drawn * (lengths[:, None] if name == "W_dec" else lengths)
             parameter.copy_(drawn)
     return dictionary
@@ -37,7 +46,9 @@ def filled(dictionary, seed):
 
 def activations(d, seed):
     generator = torch.Generator().manual_seed(1_000 + seed)
-    return 1.5 * torch.randn(SAMPLES, d, generator=generator) + 2 * torch.randn(d, generator=generator)
+    return 1.5 * torch.randn(SAMPLES, d, generator=generator) + 2 * torch.randn(
+        d, generator=generator
+    )
 
 
 def save(name, dictionary, seed, state=None, *, encode=None, place="ae.pt", **entries):
@@ -60,7 +71,10 @@ def save(name, dictionary, seed, state=None, *, encode=None, place="ae.pt", **en
     with torch.no_grad():
         codes = dictionary.encode(x) if encode is None else encode(dictionary, x)
         arrays = {"activations": x, "codes": codes, "reconstruction": dictionary.decode(codes)}
-    np.savez((folder / place).parent / "expected.npz", **{name: value.numpy() for name, value in arrays.items()})
+    np.savez(
+        (folder / place).parent / "expected.npz",
+        **{name: value.numpy() for name, value in arrays.items()},
+    )
     assert (codes != 0).any(), name
 
 
@@ -80,27 +94,56 @@ def main():
     save("batchtopk", with_threshold(filled(BatchTopKSAE(D, N, K), 7), 0.8), 7, k=K)
     save("batchtopk_not_estimated", filled(BatchTopKSAE(D, N, K), 8), 8, k=K)
     groups = {"group_sizes": [4, N - 4]}
-    save("matryoshka", with_threshold(filled(MatryoshkaBatchTopKSAE(D, N, K, **groups), 9), 0.6), 9, k=K, **groups)
+    save(
+        "matryoshka",
+        with_threshold(filled(MatryoshkaBatchTopKSAE(D, N, K, **groups), 9), 0.6),
+        9,
+        k=K,
+        **groups,
+    )
 
     # An older file, from before thresholds, which takes the largest of a batch.
     dictionary = filled(BatchTopKSAE(D, N, K), 10)
-    state = {name: value for name, value in dictionary.state_dict().items() if name not in ("k", "threshold")}
-    save("batchtopk_older", dictionary, 10, state, encode=lambda sae, x: sae.encode(x, use_threshold=False), k=K)
+    state = {
+        name: value
+        for name, value in dictionary.state_dict().items()
+        if name not in ("k", "threshold")
+    }
+    save(
+        "batchtopk_older",
+        dictionary,
+        10,
+        state,
+        encode=lambda sae, x: sae.encode(x, use_threshold=False),
+        k=K,
+    )
     # Weights that lie in memory as their transposes do, or amid a larger storage.
     dictionary = filled(AutoEncoderTopK(D, N, K), 11)
     state = dictionary.state_dict()
     state["encoder.weight"] = state["encoder.weight"].T.contiguous().T
-    state["decoder.weight"] = torch.cat([torch.ones(D, 2), state["decoder.weight"], torch.ones(D, 1)], dim=1)[:, 2:-1]
-    assert not state["encoder.weight"].is_contiguous() and not state["decoder.weight"].is_contiguous()
+    state["decoder.weight"] = torch.cat(
+        [torch.ones(D, 2), state["decoder.weight"], torch.ones(D, 1)], dim=1
+    )[:, 2:-1]
+    assert (
+        not state["encoder.weight"].is_contiguous() and not state["decoder.weight"].is_contiguous()
+    )
     save("strides", dictionary, 11, state, k=K)
     # Amid training: beside an optimiser's state, and in the folder of checkpoints.
     dictionary = filled(AutoEncoderTopK(D, N, K), 12)
     optimiser = torch.optim.Adam(dictionary.parameters())
     dictionary(activations(D, 12)).sum().backward()
     optimiser.step()
-    save("nested", dictionary, 12, {"ae": dictionary.state_dict(), "optimizer": optimiser.state_dict(), "step": 500}, k=K)
+    save(
+        "nested",
+        dictionary,
+        12,
+        {"ae": dictionary.state_dict(), "optimizer": optimiser.state_dict(), "step": 500},
+        k=K,
+    )
     dictionary = filled(AutoEncoderTopK(D, N, K), 13)
-    save("amid_training", dictionary, 13, dictionary.state_dict(), place="checkpoints/ae_500.pt", k=K)
+    save(
+        "amid_training", dictionary, 13, dictionary.state_dict(), place="checkpoints/ae_500.pt", k=K
+    )
     for kind, seed in ((torch.bfloat16, 14), (torch.float16, 15)):
         dictionary = filled(AutoEncoderNew(D, N), seed).to(kind)
         state = dict(dictionary.state_dict())

@@ -1,6 +1,8 @@
-"""Writes the files under gemma_scope/ in the layout of the two releases, and what SAELens makes of them.
+"""Writes the files under gemma_scope/ in the layout of the two releases, and what SAELens makes of
+them.
 
-Run with `pip install sae-lens`. Its loaders want a repository on the Hugging Face hub; here they are handed the local files.
+Run with `pip install sae-lens`. Its loaders want a repository on the Hugging Face hub; here they
+are handed the local files.
 """
 
 import json
@@ -33,9 +35,13 @@ def parameters(d, n, seed):
 
 def expect(folder, config, weights, rng):
     d, n = weights["W_enc"].shape
-    sae = JumpReLUSAE(JumpReLUSAEConfig(d_in=d, d_sae=n, apply_b_dec_to_input=config["apply_b_dec_to_input"]))
+    sae = JumpReLUSAE(
+        JumpReLUSAEConfig(d_in=d, d_sae=n, apply_b_dec_to_input=config["apply_b_dec_to_input"])
+    )
     sae.load_state_dict(weights)
-    x = torch.tensor(1.5 * rng.normal(size=(SAMPLES, d)) + 2 * rng.normal(size=d), dtype=torch.float32)
+    x = torch.tensor(
+        1.5 * rng.normal(size=(SAMPLES, d)) + 2 * rng.normal(size=d), dtype=torch.float32
+    )
     with torch.no_grad():
         codes = sae.encode(x)
         arrays = {"activations": x, "codes": codes, "reconstruction": sae.decode(codes)}
@@ -55,7 +61,9 @@ def first(name, seed, d=6, n=10):
     np.savez(folder / "params.npz", **weights)
     overrides = {"d_in": d, "d_sae": n}
     place = "layer_3/width_16k/average_l0_10"
-    with mock.patch.object(loaders, "hf_hub_download", lambda *args, **kwargs: str(folder / "params.npz")):
+    with mock.patch.object(
+        loaders, "hf_hub_download", lambda *args, **kwargs: str(folder / "params.npz")
+    ):
         config, found, _ = loaders.gemma_2_sae_huggingface_loader(
             "google/gemma-scope-2b-pt-res", place, cfg_overrides=overrides
         )
@@ -65,21 +73,35 @@ def first(name, seed, d=6, n=10):
 def second(name, seed, d=6, n=10):
     folder = fresh(name)
     weights, rng = parameters(d, n, seed)
-    save_file({name.lower(): torch.tensor(value) for name, value in weights.items()}, folder / "params.safetensors")
+    save_file(
+        {name.lower(): torch.tensor(value) for name, value in weights.items()},
+        folder / "params.safetensors",
+    )
     hook = "model.layers.5.output"
-    entries = {"architecture": "jump_relu", "model_name": "gemma-v3-1b-pt", "hf_hook_point_in": hook, "hf_hook_point_out": hook}
-    (folder / "config.json").write_text(json.dumps(entries | {"width": n, "affine_connection": False, "type": "sae"}))
+    entries = {
+        "architecture": "jump_relu",
+        "model_name": "gemma-v3-1b-pt",
+        "hf_hook_point_in": hook,
+        "hf_hook_point_out": hook,
+    }
+    (folder / "config.json").write_text(
+        json.dumps(entries | {"width": n, "affine_connection": False, "type": "sae"})
+    )
     shapes = {name.lower(): list(value.shape) for name, value in weights.items()}
     with (
         mock.patch.object(
             loaders,
             "hf_hub_download",
-            lambda repo=None, name=None, **k: str(folder / (k.get("filename") or name).split("/")[-1]),
+            lambda repo=None, name=None, **k: str(
+                folder / (k.get("filename") or name).split("/")[-1]
+            ),
         ),
         mock.patch.object(loaders, "get_safetensors_tensor_shapes", lambda *args: shapes),
     ):
         place = "resid_post/layer_5_width_16k_l0_small"
-        config, found, _ = loaders.gemma_3_sae_huggingface_loader("google/gemma-scope-2-1b-pt", place)
+        config, found, _ = loaders.gemma_3_sae_huggingface_loader(
+            "google/gemma-scope-2-1b-pt", place
+        )
     expect(folder, config, found, rng)
 
 

@@ -1,6 +1,8 @@
-"""Writes the files under saelens/ with SAELens itself: `python make_saelens.py`, where `pip install sae-lens` was done.
+"""Writes the files under saelens/ with SAELens itself: `python make_saelens.py`, where
+`pip install sae-lens` was done.
 
-Each folder holds what SAELens saved and `expected.npz`: activations with what SAELens makes of them.
+Each folder holds what SAELens saved and `expected.npz`: activations with what SAELens makes of
+them.
 """
 
 import json
@@ -39,7 +41,9 @@ def filled(sae, seed, spread=0.4):
 def activations(d, seed, shape=()):
     generator = torch.Generator().manual_seed(1_000 + seed)
     offset = 2 * torch.randn(d, generator=generator)
-    return (1.5 * torch.randn(SAMPLES, d, generator=generator) + offset).reshape(SAMPLES, *(shape or (d,)))
+    return (1.5 * torch.randn(SAMPLES, d, generator=generator) + offset).reshape(
+        SAMPLES, *(shape or (d,))
+    )
 
 
 def expect(folder, sae, x, scaler=None):
@@ -50,7 +54,11 @@ def expect(folder, sae, x, scaler=None):
         codes = sae.encode(seen)
         reconstruction = sae.decode(codes)
         reconstruction = reconstruction if scaler is None else scaler.unscale(reconstruction)
-    arrays = {"activations": x, "codes": codes, "reconstruction": reconstruction.reshape(len(x), -1)}
+    arrays = {
+        "activations": x,
+        "codes": codes,
+        "reconstruction": reconstruction.reshape(len(x), -1),
+    }
     np.savez(folder / "expected.npz", **{name: value.numpy() for name, value in arrays.items()})
     assert (codes != 0).sum() > 0 and torch.isfinite(reconstruction).all(), folder
 
@@ -117,41 +125,88 @@ def main():
     inference("constant_norm", "standard", 6, normalize_activations="constant_norm_rescale")
     inference("hook_z", "standard", 7, shape=(2, 3), reshape_activations="hook_z")
     inference(
-        "hook_z_layer_norm", "standard", 8, shape=(2, 3), reshape_activations="hook_z", normalize_activations="layer_norm"
+        "hook_z_layer_norm",
+        "standard",
+        8,
+        shape=(2, 3),
+        reshape_activations="hook_z",
+        normalize_activations="layer_norm",
     )
     inference("topk", "topk", 9, k=3)
     inference("topk_rescaled", "topk", 10, k=3, rescale_acts_by_decoder_norm=True)
-    inference("topk_square_rescaled", "topk", 11, d=7, n=7, k=3, rescale_acts_by_decoder_norm=True, apply_b_dec_to_input=False)
+    inference(
+        "topk_square_rescaled",
+        "topk",
+        11,
+        d=7,
+        n=7,
+        k=3,
+        rescale_acts_by_decoder_norm=True,
+        apply_b_dec_to_input=False,
+    )
     inference("abstopk", "abstopk", 12, k=3)
     inference("abstopk_rescaled", "abstopk", 13, k=3, rescale_acts_by_decoder_norm=True)
     inference("jumprelu", "jumprelu", 14)
     inference(
-        "jumprelu_input_as_it_is", "jumprelu", 15, apply_b_dec_to_input=False, normalize_activations="constant_norm_rescale"
+        "jumprelu_input_as_it_is",
+        "jumprelu",
+        15,
+        apply_b_dec_to_input=False,
+        normalize_activations="constant_norm_rescale",
     )
     inference("gated", "gated", 16)
     inference("gated_input_as_it_is", "gated", 17, apply_b_dec_to_input=False)
-    inference("pursuit", "matching_pursuit", 18, max_iterations=5, stop_on_duplicate_support=False, residual_threshold=0.0)
+    inference(
+        "pursuit",
+        "matching_pursuit",
+        18,
+        max_iterations=5,
+        stop_on_duplicate_support=False,
+        residual_threshold=0.0,
+    )
     inference("pursuit_stops", "matching_pursuit", 19, residual_threshold=1.5)
     inference(
-        "pursuit_leaves", "matching_pursuit", 34, residual_threshold=1.5, stop_on_duplicate_support=False, max_iterations=8
+        "pursuit_leaves",
+        "matching_pursuit",
+        34,
+        residual_threshold=1.5,
+        stop_on_duplicate_support=False,
+        max_iterations=8,
     )
-    inference("pursuit_without_bias", "matching_pursuit", 20, apply_b_dec_to_input=False, max_iterations=4)
+    inference(
+        "pursuit_without_bias", "matching_pursuit", 20, apply_b_dec_to_input=False, max_iterations=4
+    )
     training("batchtopk_export", "batchtopk", 21, export=True)
     training("batchtopk_checkpoint", "batchtopk", 22)
-    training("batchtopk_checkpoint_as_they_are", "batchtopk", 23, rescale_acts_by_decoder_norm=False)
+    training(
+        "batchtopk_checkpoint_as_they_are", "batchtopk", 23, rescale_acts_by_decoder_norm=False
+    )
     training("matryoshka_export", "matryoshka_batchtopk", 24, export=True, matryoshka_widths=[4, N])
     training("matryoshka_checkpoint", "matryoshka_batchtopk", 25, matryoshka_widths=[4, N])
     training("topk_checkpoint", "topk", 26, rescale_acts_by_decoder_norm=False)
     old("old", 27)
-    old("old_topk", 28, activation_fn_str="topk", activation_fn_kwargs={"k": 3}, normalize_activations="layer_norm")
-    old("old_scaling_of_ones", 29, tensors={"scaling_factor": torch.ones(N)}, normalize_activations="none")
+    old(
+        "old_topk",
+        28,
+        activation_fn_str="topk",
+        activation_fn_kwargs={"k": 3},
+        normalize_activations="layer_norm",
+    )
+    old(
+        "old_scaling_of_ones",
+        29,
+        tensors={"scaling_factor": torch.ones(N)},
+        normalize_activations="none",
+    )
     jumprelu_of_logarithms()
     scaled()
     whitened()
 
 
 def jumprelu_of_logarithms():
-    """Older checkpoints of training hold the logarithm of the threshold, which the library turns into one as it loads."""
+    """Older checkpoints of training hold the logarithm of the threshold, which the library turns
+    into one as it loads.
+    """
     inference("jumprelu_logarithms", "jumprelu", 30)
     folder = HERE / "jumprelu_logarithms"
     weights = load_file(folder / "sae_weights.safetensors")
@@ -166,14 +221,18 @@ def scaled():
     folder, scaler = HERE / "scaled", ActivationScaler(scaling_factor=0.37)
     scaler.save(str(folder / "activation_scaler.json"))
     expect(folder, SAE.load_from_disk(folder), activations(D, 31), scaler)
-    inference("scaled_without_factor", "standard", 32, normalize_activations="expected_average_only_in")
+    inference(
+        "scaled_without_factor", "standard", 32, normalize_activations="expected_average_only_in"
+    )
 
 
 def whitened():
     inference("whitened", "standard", 33, normalize_activations="covariance_whitening")
     folder, x = HERE / "whitened", activations(D, 33)
     values, vectors = torch.linalg.eigh(torch.cov(x.T.double()))
-    statistics = ActivationWhitening(x.mean(0).double(), vectors * values.rsqrt(), values.sqrt()[:, None] * vectors.T)
+    statistics = ActivationWhitening(
+        x.mean(0).double(), vectors * values.rsqrt(), values.sqrt()[:, None] * vectors.T
+    )
     scaler = ActivationScaler(whitening=statistics)
     scaler.save(str(folder / "activation_scaler.json"))
     expect(folder, SAE.load_from_disk(folder), x, scaler)

@@ -1,6 +1,8 @@
-"""Adds `expected.npz` to each folder under saved/: what SAELens makes of an SAE that this suite wrote.
+"""Adds `expected.npz` to each folder under saved/: what SAELens makes of an SAE that this suite
+wrote.
 
-Run `python -m tests.saes.examples` with the suite first, then this file where `pip install sae-lens` was done.
+Run `python -m tests.saes.examples` with the suite first, then this file where
+`pip install sae-lens` was done.
 """
 
 import pathlib

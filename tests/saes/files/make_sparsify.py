@@ -1,6 +1,8 @@
-"""Writes the files under sparsify/ with that library: `pip install eai-sparsify`, then run this file.
+"""Writes the files under sparsify/ with that library: `pip install eai-sparsify`, then run this
+file.
 
-Each folder holds what sparsify saved and `expected.npz`: activations with what sparsify makes of them.
+Each folder holds what sparsify saved and `expected.npz`: activations with what sparsify makes of
+them.
 """
 
 import importlib.metadata
@@ -18,7 +20,9 @@ D, N, SAMPLES = 6, 12, 24
 
 
 def save(name, seed, *, d=D, dtype=torch.float32, old=None, encode=None, **options):
-    """A sparse coder of random parameters; `old` are entries of an older configuration, in place of those that it lacked."""
+    """A sparse coder of random parameters; `old` are entries of an older configuration, in place of
+    those that it lacked.
+    """
     folder = HERE / name
     shutil.rmtree(folder, ignore_errors=True)
     generator = torch.Generator().manual_seed(seed)
@@ -33,7 +37,9 @@ def save(name, seed, *, d=D, dtype=torch.float32, old=None, encode=None, **optio
     if old is not None:
         written = json.loads((folder / "cfg.json").read_text())
         kept = {
-            name: value for name, value in written.items() if name in ("expansion_factor", "k", "normalize_decoder", "d_in")
+            name: value
+            for name, value in written.items()
+            if name in ("expansion_factor", "k", "normalize_decoder", "d_in")
         }
         (folder / "cfg.json").write_text(json.dumps(kept | old))
     sae = SparseCoder.load_from_disk(folder).to(torch.float32)
@@ -46,7 +52,9 @@ def save(name, seed, *, d=D, dtype=torch.float32, old=None, encode=None, **optio
 
 
 def signed(sae, x):
-    """What the library did with `signed` when it had that option: the k largest magnitudes, with their signs."""
+    """What the library did with `signed` when it had that option: the k largest magnitudes, with
+    their signs.
+    """
     hidden = sae.encoder(x - sae.b_dec)
     places = hidden.abs().topk(sae.cfg.k).indices
     return hidden.gather(1, places), places

@@ -1,4 +1,6 @@
-"""Worlds by name, one a file: the `NamedWorld` that a module of this folder defines is found, and `--world=NAME` draws it."""
+"""Worlds by name, one a file: the `NamedWorld` that a module of this folder defines is found, and
+`--world=NAME` draws it.
+"""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,8 @@
-"""A parent and its child, and room for both: sparsity is cheapest where the child's latent has the parent's direction too.
+"""A parent and its child, and room for both: sparsity is cheapest where the child's latent has the
+parent's direction too.
 
-After Chanin et al. (2024), "A is for absorption: studying feature splitting and absorption in sparse autoencoders",
-arXiv:2409.14507.
+After Chanin et al. (2024), "A is for absorption: studying feature splitting and absorption in
+sparse autoencoders", arXiv:2409.14507.
 """
 
 from typing import Any
@@ -17,4 +18,8 @@ def parent_and_child(num_latents: int | None) -> dict[str, Any]:
     return TOY | law | {"num_latents": 2, "input_dim": 20}
 
 
-ABSORPTION = NamedWorld("absorption", "a parent and its child, whose latent absorbs the parent's direction", parent_and_child)
+ABSORPTION = NamedWorld(
+    "absorption",
+    "a parent and its child, whose latent absorbs the parent's direction",
+    parent_and_child,
+)

@@ -1,7 +1,9 @@
-"""Features that fire together, fewer than there are dimensions: an SAE whose k is too small mixes them.
+"""Features that fire together, fewer than there are dimensions: an SAE whose k is too small mixes
+them.
 
-After the toy model of Chanin & Garriga-Alonso (2025), "Sparse but wrong: incorrect L0 leads to incorrect features in sparse
-autoencoders", arXiv:2508.16560: 50 features in 100 dimensions, at probabilities from .345 down to .05.
+After the toy model of Chanin & Garriga-Alonso (2025), "Sparse but wrong: incorrect L0 leads to
+incorrect features in sparse autoencoders", arXiv:2508.16560: 50 features in 100 dimensions, at
+probabilities from .345 down to .05.
 """
 
 from typing import Any
@@ -11,8 +13,18 @@ from sae_gap.data.worlds.named_world import TOY, NamedWorld
 
 def _options(num_latents: int | None) -> dict[str, Any]:
     number = 50 if num_latents is None else num_latents
-    law = {"roots": 0, "depth": 0, "most": 0.345, "least": 0.05, "rank": 10, "correlation": 0.25, "orthogonal_steps": 1_000}
+    law = {
+        "roots": 0,
+        "depth": 0,
+        "most": 0.345,
+        "least": 0.05,
+        "rank": 10,
+        "correlation": 0.25,
+        "orthogonal_steps": 1_000,
+    }
     return TOY | law | {"num_latents": number, "input_dim": 2 * number}
 
 
-CORRELATED = NamedWorld("correlated", "features that fire together, which an SAE of too small a k mixes", _options)
+CORRELATED = NamedWorld(
+    "correlated", "features that fire together, which an SAE of too small a k mixes", _options
+)

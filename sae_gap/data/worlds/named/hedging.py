@@ -1,12 +1,14 @@
 """A parent and its child, and a dictionary of one latent, which takes in some of the child.
 
-After Chanin, Dulka & Garriga-Alonso (2025), "Feature hedging: correlated features break narrow sparse autoencoders",
-arXiv:2505.11756.
+After Chanin, Dulka & Garriga-Alonso (2025), "Feature hedging: correlated features break narrow
+sparse autoencoders", arXiv:2505.11756.
 """
 
 from sae_gap.data.worlds.named.absorption import parent_and_child
 from sae_gap.data.worlds.named_world import NamedWorld
 
 HEDGING = NamedWorld(
-    "hedging", "a parent and its child for one latent, which mixes them", lambda n: parent_and_child(n) | {"width": 1}
+    "hedging",
+    "a parent and its child for one latent, which mixes them",
+    lambda n: parent_and_child(n) | {"width": 1},
 )

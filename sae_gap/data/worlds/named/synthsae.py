@@ -4,16 +4,27 @@ from typing import Any
 
 from sae_gap.data.worlds.named_world import NamedWorld
 
-# The published number of features, and the least for which three levels of children fit below its 128 roots.
+# The published number of features, and the least for which three levels of children fit below its
+# 128 roots.
 _FULL, _THREE_LEVELS = 16_384, 10_880
 
 
 def _options(num_latents: int | None) -> dict[str, Any]:
-    """Below 10,880 features trees have two levels of children, and every 32 features a root; a tree needs 21 features."""
+    """Below 10,880 features trees have two levels of children, and every 32 features a root; a tree
+    needs 21 features.
+    """
     number = _FULL if num_latents is None else num_latents
     deep = number >= _THREE_LEVELS
-    trees = {"roots": number // 128, "depth": 3} if deep else {"roots": max(number // 32, int(number >= 21)), "depth": 2}
+    trees = (
+        {"roots": number // 128, "depth": 3}
+        if deep
+        else {"roots": max(number // 32, int(number >= 21)), "depth": 2}
+    )
     return {"num_latents": number, "input_dim": 768 if deep else max(8, number // 8)} | trees
 
 
-SYNTHSAE = NamedWorld("synthsae", "SynthSAEBench's world: Zipf frequencies, correlation and trees, at any size", _options)
+SYNTHSAE = NamedWorld(
+    "synthsae",
+    "SynthSAEBench's world: Zipf frequencies, correlation and trees, at any size",
+    _options,
+)
