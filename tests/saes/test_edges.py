@@ -112,7 +112,7 @@ def test_an_older_flag_of_normalisation(tmp_path, flag):
 def test_a_scaler_that_cannot_be(tmp_path):
     folder, _ = changed(tmp_path, "scaled")
     (folder / "activation_scaler.json").write_text(json.dumps({"scaling_factor": -1.0}))
-    with pytest.raises(ValueError, match="positive"):
+    with pytest.raises(ValueError, match="above 0"):
         sae_gap.load_sae(folder)
 
 
