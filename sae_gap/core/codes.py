@@ -117,7 +117,8 @@ def as_columns(codes: Any) -> np.ndarray:
     ones.
     """
     held = by_columns(codes)
-    return np.asarray(held.values if isinstance(held, Codes) else held)
+    # Masked entries must show to whoever checks the columns.
+    return np.asanyarray(held.values if isinstance(held, Codes) else held)
 
 
 def as_codes(codes: Any) -> Codes:

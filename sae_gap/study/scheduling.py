@@ -18,6 +18,7 @@ from sae_gap.study.models import Models
 # more numbers than this.
 _TOGETHER = 2**25
 
+# The fit of each learner on each seed.
 Fits = dict[tuple[Learner, int], Fit]
 
 

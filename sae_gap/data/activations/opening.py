@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap.core.checks import as_real, check_path, check_type, shown
+from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked, shown
 from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.array_files import read_npy, read_npz, read_safetensors
 from sae_gap.data.activations.arrow_files import read_arrow
@@ -193,6 +193,8 @@ def save_activations(
                 f"documents must be {len(rows)} integers, one for each row, but they are "
                 f"{shown(documents)}."
             )
+    for name, values in others.items():
+        check_unmasked(name, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:

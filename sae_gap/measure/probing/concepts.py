@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
+# Rows with both concepts, with the first or the second alone, and with neither.
 CELLS = ("11", "10", "01", "00")
 # Rows of each cell in a training set, where all cells are there and where one is withheld.
 SHARES = {
