@@ -261,9 +261,9 @@ def test_a_law_is_read_by_the_types_of_its_parts():
     [
         (["roots"], "must list different pairs"),
         (["wings=2"], "of roots, branching, depth"),
-        (["roots=2.5"], "such as that of roots=128"),
-        (["most=much"], "such as that of most=0.4"),
-        (["exclusive=1"], "such as that of exclusive=True"),
+        (["roots=2.5"], "such as roots=128"),
+        (["most=much"], "such as most=0.4"),
+        (["exclusive=1"], "such as exclusive=true"),
     ],
 )
 def test_a_law_that_cannot_be_read_is_one_sentence(entries, message):

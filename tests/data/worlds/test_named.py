@@ -45,9 +45,7 @@ def test_a_child_fires_only_with_its_parent(name, width):
 
 def test_a_file_in_the_folder_is_a_world(tmp_path, monkeypatch):
     source = pathlib.Path(named.__file__).with_name("correlated.py").read_text()
-    (tmp_path / "dropped_in.py").write_text(
-        source.replace('NamedWorld("correlated"', 'NamedWorld("dropped-in"')
-    )
+    (tmp_path / "dropped_in.py").write_text(source.replace('"correlated"', '"dropped-in"'))
     monkeypatch.setattr(named, "__path__", [*named.__path__, str(tmp_path)])
     importlib.invalidate_caches()
     assert instances(named.__name__, NamedWorld).keys() == WORLDS.keys() | {"dropped-in"}
