@@ -114,7 +114,7 @@ class Store:
         for job, part in list(jobs.items())[distributed.index() :: distributed.count()]:
             if not self._of_job(job):
                 rows = list(measure(**part))
-                date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+                date = datetime.datetime.now(datetime.UTC).isoformat()
                 made = provenance() | {
                     "date": date,
                     "device": devices.describe(),
