@@ -327,7 +327,7 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
       Their verdicts in order, and a sentence that names the best and its lead over the second.
     """
     rows = list(rows)
-    ordered = sorted(verdict(rows), key=lambda each: -each.explained)
+    ordered = sorted(verdict(rows), key=lambda each: (-each.explained, each.dictionary))
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]
