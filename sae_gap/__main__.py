@@ -62,10 +62,9 @@ def listing() -> str:
 
 
 def _purpose(path: Path) -> str:
-    """The first line of a module's text."""
-    return (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or "").partition(
-        "\n"
-    )[0]
+    """The sentence that opens a module's text, in one line."""
+    text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def main(arguments: list[str] | None = None) -> None:
