@@ -1,4 +1,4 @@
-"""What does a reconstruction cost the model, in nats: in values, support and dictionary?
+r"""What does a reconstruction cost the model, in nats: in values, support and dictionary?
 
 Puts reconstructions of a layer's activations back into the model that was recorded, on held-out
 documents, and takes the loss of the next token and the divergence KL(model ‖ patched). Each
@@ -9,8 +9,8 @@ keep their activation. Writes rows, summary.csv, splits.csv and a figure under
 <results_dir>/downstream/. A run that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND
-  python -m sae_gap downstream --recording=FOLDER --layer=10 --dictionary=D.npy
-  --controls=random,samples --l0=16,32
+  python -m sae_gap downstream --recording=FOLDER --layer=10 --dictionary=D.npy \
+    --controls=random,samples --l0=16,32
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""A real language model, from nothing to a page: how many nats are the encoder's, the dictionary's?
+r"""A real language model, from nothing to a page: the nats of the encoder and of the dictionary.
 
 Goes four steps: `record` keeps the residual stream of SmolLM2-135M on BBC news, `train_real` learns
 SAEs and a dictionary from it, `downstream` puts reconstructions of held-out documents back into the
@@ -8,8 +8,8 @@ was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
-  python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1
-  --results_dir=results/block20
+  python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 \
+    --results_dir=results/block20
 """
 
 import dataclasses

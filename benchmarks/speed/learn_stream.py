@@ -1,4 +1,4 @@
-"""How well, how fast and in how much memory `online_dl` learns a large dictionary from a stream
+r"""How well, how fast and in how much memory `online_dl` learns a large dictionary from a stream
 that no memory holds.
 
 The samples are drawn while they are learned from, ten latents active in each unless said otherwise.
@@ -11,8 +11,9 @@ cosine of the best assignment. All devices share the work; a CPU is one device, 
 XLA_FLAGS=--xla_force_host_platform_device_count=2 makes it two. With --distributed many processes
 share it: processors are those of all, and the memory is that of the process which held most.
 
-  python -m sae_gap learn_stream --width=30000 --num_samples=3600000 --passes=2
-  --rates=0.3,0.04,0.01 python -m sae_gap learn_stream --width=1000 --num_samples=100000
+  python -m sae_gap learn_stream --width=30000 --num_samples=3600000 --passes=2 \
+    --rates=0.3,0.04,0.01
+  python -m sae_gap learn_stream --width=1000 --num_samples=100000
   python -m sae_gap learn_stream --width=100000 --num_samples=12000000 --passes=2 --rounds=3
 """
 

@@ -1,4 +1,4 @@
-"""How fast the sparse coder is beside other libraries: seconds, and the accuracy that they bought,
+r"""How fast the sparse coder is beside other libraries: seconds, and the accuracy that they bought,
 in one table.
 
 Without flags this is the table of RESULTS.md, in some five minutes on two cores: the cells of
@@ -16,9 +16,10 @@ against accuracy at the first cell under <results_dir>/solver_speed/.
   python -m sae_gap solver_speed                # all cores
   taskset -c 0 python -m sae_gap solver_speed   # one core
   python -m sae_gap solver_speed --num_latents=1000000 --num_samples=100 --solvers=working_set
-  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 --num_samples=200
-  --lam_fraction=.2 python -m sae_gap solver_speed --dictionary=DICTIONARY.npy
-  --activations=ACTIVATIONS.npy --num_samples=64
+  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 \
+    --num_samples=200 --lam_fraction=.2
+  python -m sae_gap solver_speed --dictionary=DICTIONARY.npy --activations=ACTIVATIONS.npy \
+    --num_samples=64
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Which learner recovers the true dictionary, from how many samples and in how many seconds?
+r"""Which learner recovers the true dictionary, from how many samples and in how many seconds?
 
 Trains dictionary learners, SAEs and learners of other libraries on the same samples, and infers
 with the certified lasso on whatever each has learned, SAEs included: what is told is the
@@ -7,8 +7,8 @@ here are non-negative like all others. Writes rows, summary.csv, figures and a p
 <results_dir>/dictionary_challenge/ and prints the table.
 
   python -m sae_gap dictionary_challenge --num_latents=1000 --methods=online_dl,spams,fista_oracle
-  python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 --stream
-  --noise_db=20
+  python -m sae_gap dictionary_challenge --num_latents=1000,2000 --num_samples=20000,100000 \
+    --stream --noise_db=20
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Who recovers features that are rare, that fire together, or that fire only below others?
+r"""Who recovers features that are rare, that fire together, or that fire only below others?
 
 Trains the SAEs, with tuned options and their own codes, and `online_dl` and `online_dl_families`,
 with certified codes, on a world after SynthSAEBench: features of very different frequencies,
@@ -8,11 +8,12 @@ them the cosine by level of the tree and by frequency, detection above a cut tha
 the truth, and absorption. Writes rows, summary.csv, a figure and a page under <results_dir>/worlds/
 and prints the tables.
 
-  python -m sae_gap worlds --num_latents=2048 --num_samples=100000
-  --methods=online_dl,sae_matryoshka,fista_oracle python -m sae_gap worlds --preset=full
-  --methods=online_dl_families,online_dl_families_pruned,fista_oracle python -m sae_gap worlds
-  --world_file=synth-sae-bench-16k-v2 --width=4096 python -m sae_gap worlds --world=absorption
-  --num_samples=20000
+  python -m sae_gap worlds --num_latents=2048 --num_samples=100000 \
+    --methods=online_dl,sae_matryoshka,fista_oracle
+  python -m sae_gap worlds --preset=full \
+    --methods=online_dl_families,online_dl_families_pruned,fista_oracle
+  python -m sae_gap worlds --world_file=synth-sae-bench-16k-v2 --width=4096
+  python -m sae_gap worlds --world=absorption --num_samples=20000
 """
 
 import dataclasses

@@ -14,8 +14,8 @@ _CELL = ("study", "protocol", "lam", "data", "stream", *SIZES, "seed")
 def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -> list[Row]:
     """The distance of each encoder to the oracle on each seed, in parts that sum to it.
 
-      S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)] + [S(oracle) -
-      S(frozen)]
+      S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)]
+                               + [S(oracle) - S(frozen)]
 
     The values part is what the best non-negative values on the encoder's own support gain, the
     support part what the lasso gains on the same dictionary, and the dictionary part what it gains

@@ -30,8 +30,8 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     """Where each encoder loses its distance to the oracle, as stairs from its own score up to the
     oracle's.
 
-      S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)] + [S(oracle) -
-      S(frozen)]
+      S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)]
+                               + [S(oracle) - S(frozen)]
 
     The values part, the support part and the dictionary part, as `figures.decompose` has them;
     without rows of the best values on the own support, the first two are one, the amortisation
