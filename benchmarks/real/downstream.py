@@ -194,13 +194,19 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
         for part in PARTS:
             low, high = line[f"{part}_low"], line[f"{part}_high"]
             line[f"{part}_part"] = f"{line[f'{part}_part']:.3f} ({low:.3f} to {high:.3f})"
+        # Of the best dictionary it is zero by definition.
+        if line["best"] == line["dictionary"]:
+            line["dictionary_part"] = None
         loss = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]
         splits.append(line | {"loss": loss})
     scored = [row for row in rows if row["kind"] == "score"]
     scored.sort(key=lambda row: (row["level"], row["kl"]))
+    dead = ", ".join(row["dictionary"] for row in scored if row["dead"] and row["codes"] == "own")
+    losses = f"The loss of each SAE, 95 % intervals {over_documents(clean)}"
+    losses += f"; left out, since their encoders are dead: {dead}" if dead else ""
     references = f"zeros {clean['ce_zero']:.3f}, the mean {clean['ce_mean']:.3f}"
     return [
-        table(f"The loss of each SAE, 95 % intervals {over_documents(clean)}", SPLIT, splits),
+        table(losses, SPLIT, splits),
         table(f"Nats above a clean loss of {clean['ce']:.3f} ({references})", SCORES, scored),
     ]
 

@@ -2,34 +2,41 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.real.page_tables import printed, saved, table
+from benchmarks.real.page_tables import PROVED, printed, saved, table
 from benchmarks.report import pages
 from sae_gap import figures, measure
 from sae_gap.figures import tables
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
-ABOUT = """
-The encoder's codes are compared with the best codes on the very same dictionary, which a duality
-gap certifies, and the dictionary with cheap ones of the same width. All figures are of the same
-rows, of documents that controls did not learn from. Intervals are of 95 %, over documents drawn
-again.
+ABOUT = f"""
+The encoder's codes are compared with the best codes on the very same dictionary, and the dictionary
+with others of the same width. All figures are of the same rows, of documents that controls did not
+learn from. Intervals are of 95 %, over documents. {PROVED}
+
+An encoder loses variance in two parts: in values, what least squares on its own supports gains, and
+in support, what the best codes gain beyond that. The best codes are least squares on the supports
+of the lasso at an equal mean L0.
 
 FVU is the squared error over the squared distance of the activations from their mean, both summed
 over samples and dimensions in the activations' own units: 0 is perfect, 1 is the mean alone. The
 explained share is 1 - FVU. At an equal number of latents the lasso itself reconstructs worse than
 an encoder that keeps its values, since the l1 norm shrinks them; least squares on the lasso's
 supports is what an encoder should be compared with. In the tables "curve" is the certified lasso at
-the same L0, and "refit" is after least squares on the supports. A gap in the lasso's objective is
-split in what one scale of all codes removes, what better values on the encoder's own support
-remove, and what another support does.
+the same L0, and "refit" is after least squares on the supports. The objective of the lasso also
+counts its penalty, so that its gap has parts of its own: what one scale of all codes removes, what
+better values on the encoder's own support remove, and what another support does.
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """
 # The columns of each table, by the names that they have in summary.csv.
-RANKING = "dictionary at_l0 percent_explained own_l0 encoder_loses over_online_dl"
+RANKING = (
+    "dictionary at_l0 percent_explained own_l0 encoder_loses in_values in_support over_online_dl"
+)
 CURVE = "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu refit_fvu_ratio certificate"
-GAP = "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share"
+# As summary.csv has them, less what says that they are of the objective.
+OBJECTIVE = {"by_scale": "scale_share", "by_values": "values_share", "by_support": "support_share"}
+GAP = f"dictionary lam l0 optimum_l0 relative_gap {' '.join(OBJECTIVE)}"
 SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
 ATOMS = "dictionary num_latents dead duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
@@ -62,15 +69,22 @@ def write(folder: Folder, rows: Sequence[Row], command: str, notes: Mapping[str,
     columns = dict.fromkeys(name for line in joined.values() for name in line)
     summary = [{name: line.get(name) for name in columns} for line in joined.values()]
     tables.write_table(folder, "summary.csv", summary)
+    dead = {row["dictionary"] for row in rows if row["kind"] == "weight" and row["dead"]}
     drawn = {
         "curve": figures.fvu_curve(rows),
-        "gap_parts": figures.gap_parts(gaps),
+        "gap_parts": figures.gap_parts([line for line in gaps if line["dictionary"] not in dead]),
         "coherence": figures.coherence(rows),
     }
-    encoded = [line for line in gaps if "gap" in line]
+    encoded = [
+        line | {name: line[column] for name, column in OBJECTIVE.items()}
+        for line in gaps
+        if "gap" in line
+    ]
     shown = [
         table("Reconstruction", CURVE, curves),
-        table("The gap and its parts, as shares of the best objective", GAP, encoded),
+        table(
+            "The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded
+        ),
         table("Supports: the encoder's beside the best", SUPPORT, encoded),
         table("Atoms", ATOMS, atoms),
         table("Samples of the largest gaps", WORST, measure.worst_lines(rows)),
@@ -101,6 +115,9 @@ def _verdict(rows: Sequence[Row]) -> tuple[list[pages.Table], list[str], list[st
     verdicts = measure.verdict(rows)
     if len(verdicts) == 1:
         return [], [_listed(str(verdicts[0]).splitlines())], []
+    dead = [each for each in verdicts if each.dead]
+    if len(verdicts) - len(dead) < 2:
+        return [], _lists(verdicts), []
     ordered, sentence = measure.ranking(rows)
     lines = [
         {
@@ -108,21 +125,19 @@ def _verdict(rows: Sequence[Row]) -> tuple[list[pages.Table], list[str], list[st
             "at_l0": verdict.reached_l0[0],
             "percent_explained": 100 * verdict.explained,
             "own_l0": verdict.own_l0,
-            "encoder_loses": _points(verdict.encoder if verdict.judged else None),
-            "over_online_dl": _points(verdict.learned),
+            "encoder_loses": verdict.encoder.points if verdict.judged else None,
+            "in_values": verdict.values.points if verdict.judged else None,
+            "in_support": verdict.support.points if verdict.judged else None,
+            "over_online_dl": verdict.learned and verdict.learned.points,
         }
         for verdict in ordered
     ]
     title = f"What the best codes explain at L0 {ordered[0].common_l0:.1f}, in points of 100"
-    lists = [f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}" for each in ordered]
-    return [table(title, RANKING, lines)], lists, [sentence]
+    return [table(title, RANKING, lines)], _lists([*ordered, *dead]), [sentence]
 
 
-def _points(found: measure.Comparison | None) -> str | None:
-    """A difference in points, with its interval."""
-    if found is None:
-        return None
-    return f"{100 * found.more:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+def _lists(verdicts: Sequence[measure.Verdict]) -> list[str]:
+    return [f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}" for each in verdicts]
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -11,6 +11,12 @@ from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.storage.folder import Folder
 
+# What is proved, on every page.
+PROVED = (
+    "A duality gap proves the optimum of the penalised objective, the lasso; a k-sparse optimum is "
+    "not proved, since least squares on the lasso's supports and matching pursuit carry no "
+    "certificate."
+)
 # Words of the names of columns as headings have them.
 _TERMS = {"l0": "L0", "fvu": "FVU", "lam": "λ", "kl": "KL", "ce": "CE", "level": "asked L0"}
 

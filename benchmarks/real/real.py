@@ -24,12 +24,12 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
 from benchmarks.real.inputs import DICTIONARY, LanguageModel
-from benchmarks.real.page_tables import saved
+from benchmarks.real.page_tables import PROVED, saved
 from benchmarks.report import pages
 from sae_gap import figures
 from sae_gap.measure import probing
-from sae_gap.measure.patching import CODES, best_at, over_documents, split_lines
-from sae_gap.measure.verdict import compare
+from sae_gap.measure.comparison import compare
+from sae_gap.measure.patching import CODES, PARTS, best_at, over_documents, split_lines
 from sae_gap.runtime import devices
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
@@ -63,15 +63,15 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "probe_real": {"rows": 24_000, "seeds": (0, 1, 2)},
     },
 }
-ABOUT = """
+ABOUT = f"""
 A reconstruction of the residual stream takes the place of the activations of held-out documents,
 and the rest of the model runs on it. KL is the divergence of the next token's distribution from the
 model's own, ΔCE the loss above the model's own, in nats a token. The loss of an SAE falls into
 parts, each the difference of two codes at its own L0: values, what least squares on its own support
 gains; support, what the best codes on its own dictionary gain; dictionary, what the best dictionary
 at hand gains. The best codes are those of the certified lasso or of a pursuit, refitted on their
-supports. Outlier tokens keep their activation and are left out of averages. Intervals of 95 % are
-over documents, or over pairs of concepts.
+supports. {PROVED} Outlier tokens keep their activation and are left out of averages. Intervals of
+95 % are over documents, or over pairs of concepts.
 
 A probe out of distribution learns one concept from rows that never have it together with another,
 and is scored where that other concept is. The dictionaries themselves may have seen such rows. A
@@ -234,7 +234,9 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
     share = compare(refitted, own, own)
     percent, low, high = (f"{100 * value:.0f}" for value in (share.more, share.low, share.high))
     lost = f"Of the {best['total']:.3f} nats of KL that {best['dictionary']} loses at L0"
+    values, support = (100 * best[f"{part}_part"] / best["total"] for part in PARTS[:2])
     parts = f"{percent} % ({low} to {high}, {over_documents(clean)}) are its encoder's"
+    parts += f" ({values:.0f} % in values and {support:.0f} % in support)"
     if best["best"] != best["dictionary"]:
         dictionary = 100 * best["dictionary_part"] / best["total"]
         parts += f", {dictionary:.0f} % its dictionary's compared with {best['best']}"

@@ -53,9 +53,13 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
         for row in shown
         if row["kind"] == "curve"
     ]
-    points = [row for row in (*shown, *refits) if row["l0"] > 0 and row["fvu"] > 0]
+    # A dead encoder is off the scale of all else.
+    points = [
+        row for row in (*shown, *refits) if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
+    ]
     if not points:
         return None
+    aside = {row["dictionary"] for row in shown if row.get("dead") or row["role"] == "control"}
     metrics = [metric for metric in _METRICS if metric in points[0]]
     figure = Figure(figsize=(style.WIDTH, 5.0))
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -70,7 +74,7 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
         style.log_axis(axes.xaxis, [row["l0"] for row in every])
         style.log_axis(axes.yaxis, [row[metric] for row in every])
         # A curve of random atoms begins where hardly any is active, far left of what one looks at.
-        reach = [row["l0"] for row in every if row.get("role") != "control"]
+        reach = [row["l0"] for row in every if row["dictionary"] not in aside]
         if reach:
             axes.set_xlim(0.6 * min(reach), 1.7 * max(reach))
         axes.set_xlabel("mean number of active latents, L0")

@@ -7,10 +7,11 @@ explain activations, and nothing about what the latents mean.
 
 from sae_gap.measure.atom_statistics import Atoms, agreement, describe_atoms
 from sae_gap.measure.coding import evenly_spaced, find_weight
+from sae_gap.measure.comparison import Comparison, compare
 from sae_gap.measure.controls import CONTROLS, control, control_sae
 from sae_gap.measure.curve import Curve, Point, check_varies, fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import STUDY, Plan
 from sae_gap.measure.refit import lasso_on_support, refit
 from sae_gap.measure.summary import atom_lines, curve_lines, gap_lines, worst_lines
-from sae_gap.measure.verdict import Comparison, Verdict, compare, ranking, verdict
+from sae_gap.measure.verdict import Verdict, ranking, verdict

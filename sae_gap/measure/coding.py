@@ -23,6 +23,9 @@ from sae_gap.solvers import match_l0, pursuit_order, sparse_code
 
 # Samples coded at once, at least and at most, and their codes in floats.
 LEAST, CHUNK, CODES = 64, 2_000, 2**24
+# Times that latents could each have been on, on average, without which those that never are say
+# nothing.
+CHANCES = 20
 # Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
 
@@ -48,6 +51,19 @@ class Coding(NamedTuple):
     def l0(self) -> float:
         """The mean number of non-zero codes."""
         return self.codes.nnz / self.codes.shape[0]
+
+    @property
+    def fired(self) -> int:
+        """Latents that are not zero for every sample."""
+        return len(np.unique(self.codes.indices))
+
+    @property
+    def dead(self) -> bool:
+        """Whether an encoder is off: it fires less than one latent a sample, or never fires most of
+        its latents on as many samples as give each `CHANCES` chances.
+        """
+        width = self.codes.shape[1]
+        return self.l0 < 1 or (self.codes.nnz >= CHANCES * width and 2 * self.fired < width)
 
 
 def by_encoder(sae: SAE) -> Coder:

@@ -15,16 +15,9 @@ from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import Activations
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.baselines import Random
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.coding import evenly_spaced
-from sae_gap.measure.training import fit_signals
+from sae_gap.measure.rows import pool
+from sae_gap.measure.training import learn_atoms, visited
 from sae_gap.saes.loaded_sae import SAE
-
-# Activations that the learner codes for each atom, each of them more than once where there are
-# fewer.
-LEAST_VISITS = 30
-# Floats of the activations that a control learns from.
-POOL = 2**27
 
 
 class Control(NamedTuple):
@@ -34,13 +27,13 @@ class Control(NamedTuple):
       make: given training activations, a number of atoms, a mean L0 and a random key, a model with
         unit atoms.
       fewest: training samples that a number of atoms needs.
-      work: multiply-adds that it takes to learn from so many samples, of so many dimensions, so
-        many atoms, about.
+      visits: samples that it codes to learn so many atoms, each of them more than once where there
+        are fewer.
     """
 
     make: Callable[[Float[np.ndarray, "n input_dim"], int, float, PRNGKeyArray], Model]
     fewest: Callable[[int], int] = lambda num_latents: 1
-    work: Callable[[int, int, int], float] = lambda num_samples, input_dim, num_latents: 0.0
+    visits: Callable[[int], int] = lambda num_latents: 0
 
 
 def _random(signals, num_latents, l0, key):
@@ -57,27 +50,14 @@ def _samples(signals, num_latents, l0, key):
     )
 
 
-def _learner(num_samples: int, input_dim: int, num_latents: int, l0: float) -> OnlineDictionary:
-    return OnlineDictionary.for_activations(
-        num_latents, l0, input_dim, visits=max(LEAST_VISITS, num_samples / num_latents)
-    )
-
-
 def _online(signals, num_latents, l0, key):
-    return fit_signals(
-        _learner(len(signals), signals.shape[1], num_latents, l0), signals, num_latents, key
-    ).model
-
-
-def _online_work(num_samples: int, input_dim: int, num_latents: int) -> float:
-    # Each of three rounds of the pursuit, and the step, is a product with the dictionary.
-    return 4.0 * max(LEAST_VISITS * num_latents, num_samples) * input_dim * num_latents
+    return learn_atoms(signals, num_latents, l0, key).model
 
 
 # The dictionaries that a subject is held against, by name, the best first. A new one is a function
 # here and a line; its label and colour are in `sae_gap.figures.labels`.
 CONTROLS = {
-    "online_dl": Control(_online, work=_online_work),
+    "online_dl": Control(_online, visits=visited),
     "samples": Control(_samples, fewest=lambda num_latents: num_latents),
     "random": Control(_random),
 }
@@ -89,8 +69,7 @@ def control(
     """A control dictionary. Its bias is the mean of the training activations.
 
     "random" draws unit atoms at random, "samples" takes training activations less their mean for
-    atoms, and "online_dl" learns a dictionary of them with `OnlineDictionary`, in one pass, or in
-    as many as make `LEAST_VISITS` activations an atom.
+    atoms, and "online_dl" is what `learn` gives.
 
     Args:
       name: one of `CONTROLS`.
@@ -115,10 +94,7 @@ def control_sae(name: str, train: Activations, first: SAE, l0: float, seed: int)
     """A control with as many atoms as an SAE, and codes of its signs, made of training
     activations.
     """
-    pool = train.take(
-        evenly_spaced(train.num_samples, max(first.num_latents, POOL // first.input_dim))
-    )
-    sae = SAE.of_model(control(name, pool, first.num_latents, l0, seed), name=name)
+    sae = SAE.of_model(control(name, pool(train), first.num_latents, l0, seed), name=name)
     return dataclasses.replace(sae, signed=first.signed, role="control")
 
 

@@ -38,6 +38,7 @@ class Point(NamedTuple):
       refit_fvu: after least squares on the support.
       certificate: largest duality gap of a sample relative to its objective; None for an encoder's
         own codes.
+      fired: latents that are not zero for every sample.
       errors: squared error of the codes, summed over the samples of each document.
       refit_errors: the same after least squares on the support.
     """
@@ -48,6 +49,7 @@ class Point(NamedTuple):
     refit_l0: float
     refit_fvu: float
     certificate: float | None
+    fired: int
     errors: tuple[float, ...]
     refit_errors: tuple[float, ...]
 
@@ -137,6 +139,7 @@ def measure_curve(
             again.l0,
             float(refitted.sum() / variance),
             coding.certificate,
+            coding.fired,
             tuple(errors.tolist()),
             tuple(refitted.tolist()),
         )

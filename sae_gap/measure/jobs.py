@@ -6,16 +6,16 @@ Many processes share the folder of the store, and the chunks of the gap between 
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import by_encoder, chunks, code, find_weight, lasso, least_squares
-from sae_gap.measure.controls import control_sae
+from sae_gap.measure.controls import CONTROLS, control_sae
 from sae_gap.measure.curve import measure_curve
 from sae_gap.measure.plan import DENSEST, STUDY, Plan
+from sae_gap.measure.rows import pool_size
 from sae_gap.metrics.explained import squares
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -48,7 +48,6 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     """
     plan.check()
     first = plan.saes[0]
-    common: Any = None
     named = {name: plan.settings[name] for name in ("study", "activations", "seed")}
 
     def once(settings, measure, *given, parts=({},)):
@@ -59,21 +58,28 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             parts,
         )
 
+    def curve(sae, common=None):
+        weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
+        about = {"kind": "curve", "sae": [sae.name, sae.identity]}
+        return once(about | weights, _curve, plan, sae, common)
+
     rows = once({"kind": "documents"}, _documents, plan)
+    # A dead encoder says nothing of where dictionaries are to be compared.
+    leader = next((sae for sae in plan.saes if not curve(sae)[0]["dead"]), first)
+    common = curve(leader)[0]["common_l0"]
     with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
         for sae in plan.saes:
             about = {"sae": [sae.name, sae.identity]}
             if sae.name in plan.loaded:
                 load = {"kind": "load", **plan.loaded[sae.name].columns, **sae.columns}
                 rows += once(about | {"load": load}, list, [load])
-            weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
-            curve = once({"kind": "curve"} | about | weights, _curve, plan, sae, common)
-            lam, common = curve[0]["lam"], common or curve[0]["common_l0"]
+            measured = curve(sae, None if sae is leader else common)
+            lam = measured[0]["lam"]
             parts = [
                 {"start": part.start, "stop": part.stop}
                 for part in chunks(len(plan.places), sae.num_latents)
             ]
-            rows += curve + once(
+            rows += measured + once(
                 {"kind": "gap", "lam": lam} | about, _gap, plan, sae, lam, parts=parts
             )
             line.update(1)
@@ -120,13 +126,14 @@ def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
     Args:
       plan: what to measure.
       sae: one of its SAEs.
-      common: mean L0 at which dictionaries are compared; None for the first, which sets it.
+      common: mean L0 at which dictionaries are compared; None for the one that sets it.
     """
     x, densest = plan.scored, DENSEST * sae.input_dim
-    own_l0 = None if sae.model.encode is None else code(sae, x, by_encoder(sae)).l0
+    own = None if sae.model.encode is None else code(sae, x, by_encoder(sae))
+    own_l0, dead = own and own.l0, own is not None and own.dead
     find = functools.cache(lambda l0: find_weight(sae, x, min(l0, densest)))
     own_lam = find(own_l0) if own_l0 else None
-    shared = common or plan.l0 or own_l0
+    shared = common or plan.l0 or (None if dead else own_l0)
     common_lam = find(shared) if shared else plan.lam or find(USUAL * sae.input_dim)
     lam = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
     points = _points(plan, sae, {lam * share for share in SPREAD} | {own_lam or lam, common_lam})
@@ -136,11 +143,14 @@ def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
         "lam": lam,
         "l0": reached[lam],
         "own_l0": own_l0,
+        "dead": dead,
         "own_lam": own_lam,
         "common_l0": common or reached[common_lam],
         "common_lam": common_lam,
         **sae.columns,
     }
+    for point in points:
+        point["dead"] = dead and point["codes"] == "own"
     outliers = _outliers(plan, sae, own_lam or common_lam, points) if len(plan.left_out) else []
     return [weight, *points, _atoms(sae), *outliers]
 
@@ -179,9 +189,19 @@ def _gap(plan: Plan, sae: SAE, lam: float, start: int, stop: int) -> list[Row]:
 
 def _control(plan: Plan, name: str, common: float) -> list[Row]:
     """A control of the width of the first SAE, at the L0 at which dictionaries are compared."""
-    sae = control_sae(name, plan.parts[0], plan.saes[0], common, plan.seed)
+    train = plan.parts[0]
+    sae = control_sae(name, train, plan.saes[0], common, plan.seed)
     lam = find_weight(sae, plan.scored, min(common, DENSEST * sae.input_dim))
-    weight = {"kind": "weight", "lam": lam, "common_l0": common, "common_lam": lam, **sae.columns}
+    count = pool_size(train)
+    weight = {
+        "kind": "weight",
+        "lam": lam,
+        "common_l0": common,
+        "common_lam": lam,
+        "dead": False,
+        "learned_from": (count, CONTROLS[name].visits(sae.num_latents) / count),
+        **sae.columns,
+    }
     return [
         weight,
         *_points(plan, sae, {lam * share for share in SPREAD}),

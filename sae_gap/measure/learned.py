@@ -32,13 +32,14 @@ from sae_gap.measure.coding import (
     lasso,
     least_squares,
 )
+from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.curve import check_varies, fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
 from sae_gap.measure.rows import opened, pool, screened
 from sae_gap.measure.summary import curve_lines
-from sae_gap.measure.training import fit_signals
-from sae_gap.measure.verdict import Comparison, compare_dictionaries
+from sae_gap.measure.training import VISITS, fit_signals, learn_atoms
+from sae_gap.measure.verdict import compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
@@ -411,7 +412,7 @@ def learn(
     seed: int = 0,
     documents: ArrayLike | None = None,
     outliers: str = "drop",
-    visits: float = 150.0,
+    visits: float = VISITS,
     show_progress: bool = True,
 ) -> LearnedDictionary:
     """Learns a dictionary of activations by `online_dl`, with the options of
@@ -447,8 +448,9 @@ def learn(
     train, held_out = rows.split()
     signals = pool(train)
     check_varies(signals)
-    learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
-    _, model, seconds = fit_signals(learner, signals, width, seed, show_progress=show_progress)
+    _, model, seconds = learn_atoms(
+        signals, width, l0, seed, visits=visits, show_progress=show_progress
+    )
     return LearnedDictionary(model, l0, train, held_out, seconds)
 
 

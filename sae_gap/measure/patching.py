@@ -19,7 +19,8 @@ With L(·) the loss of each, an encoder's loss is the sum of
 where best is lasso_refit or omp, whichever has the smaller divergence. Better supports than both
 may exist. The best dictionary is that whose best codes have the least divergence at the asked L0
 nearest the encoder's. An encoder whose L0 is above a quarter of the dimensions is not split.
-Intervals of 95 % come from a paired bootstrap over documents, as in `sae_gap.measure.verdict`.
+An encoder that is dead, as `Coding.dead` tells, is not split either. Intervals of 95 % are those
+of `sae_gap.measure.comparison`, over documents.
 """
 
 import dataclasses
@@ -40,9 +41,9 @@ from sae_gap.measure.coding import (
     least_squares_on,
     pursued,
 )
+from sae_gap.measure.comparison import FEW_DOCUMENTS, compare
 from sae_gap.measure.downstream import Downstream
-from sae_gap.measure.plan import DENSEST, FEW_DOCUMENTS
-from sae_gap.measure.verdict import compare
+from sae_gap.measure.plan import DENSEST
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
@@ -50,7 +51,7 @@ from sae_gap.storage.results import Row, Store
 # The name of the study in its rows.
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
-FORM = 3
+FORM = 4
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
@@ -114,10 +115,11 @@ class Patching:
                         row | self._placed(row["level"])
                         for row in self._score(sae.name, made[sae.name], "own")
                     ]
-                    # Codes denser than that are not sparse, and those that fire nothing have no
-                    # match.
+                    # Codes denser than that are not sparse.
                     sparse += [
-                        row for row in scored[:1] if 0 < row["level"] <= DENSEST * sae.input_dim
+                        row
+                        for row in scored[:1]
+                        if not row["dead"] and row["level"] <= DENSEST * sae.input_dim
                     ]
                     rows += scored
                 line.update(1)
@@ -192,6 +194,7 @@ class Patching:
                 proof["certificate"] = coding.certificate
             about = {
                 "kind": "score",
+                "dead": kind == "own" and coding.dead,
                 **sae.columns,
                 "level": self._l0(coding) if level is None else level,
             }
@@ -293,7 +296,7 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
     }
     lines: list[Row] = []
     for (name, level, codes), own in scored.items():
-        at = best_at(rows, own["near"]) if codes == "own" else None
+        at = best_at(rows, own["near"]) if codes == "own" and not own["dead"] else None
         if at is None:
             continue
         refit, mine, best = (

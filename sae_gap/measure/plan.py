@@ -25,7 +25,7 @@ from sae_gap.storage.results import Row, digest
 # The name of the study in its rows.
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 4
+FORM = 5
 # Rows of activations that are read at once for their digest.
 READ = 2**14
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder
@@ -33,8 +33,6 @@ READ = 2**14
 DENSEST = 1 / 4
 # Held-out samples without which nothing is judged.
 FEWEST = 10
-# Fewer documents than these say too little of how much documents differ.
-FEW_DOCUMENTS = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,13 +120,11 @@ class Plan:
     @functools.cached_property
     def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
         """The document of each scored sample, counted from 0, and True; or contiguous blocks where
-        hardly any are named.
+        none are named.
         """
         documents, count = self.parts[1].documents, len(self.places)
         if documents is not None:
-            names, member = np.unique(documents[self.places], return_inverse=True)
-            if len(names) >= FEW_DOCUMENTS:
-                return member, True
+            return np.unique(documents[self.places], return_inverse=True)[1], True
         return np.arange(count) * min(BLOCKS, count) // count, False
 
     @functools.cached_property

@@ -1,95 +1,36 @@
 """The answer of a measurement: is it the loading, the encoder or the dictionary?
 
-Reconstructions are compared after least squares on the supports of both sides, since an encoder
-that shrinks its values alike has still chosen the right latents, and at an equal mean L0. A
-comparison is the difference of the shares of variance that two codes explain of the same samples,
+What an encoder loses of the variance, beside the best codes on its own dictionary at its own mean
+L0, is the sum of two parts,
 
-  Δ = Σ_i (e_i - f_i) / Σ_i v_i,
+  values part     what least squares on its own supports gains,
+  support part    what the best codes gain beyond that,
 
-with e_i and f_i the squared errors and v_i the squared distance from the mean, summed over the
-samples of document i. Its interval of 95 % holds the middle of Δ over documents drawn again with
-replacement, the same ones for both sides; the weights λ of the lasso and the mean stay as they are.
+and two dictionaries are compared by their best codes at an equal mean L0. Best codes are least
+squares on the supports of the certified lasso. Intervals are those of
+`sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean stay as they
+are.
 """
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
+from sae_gap.measure.comparison import FEW_DOCUMENTS, Comparison, compare
 from sae_gap.measure.summary import by_subject, gap_lines, matched
 
 # The control that a dictionary is judged by.
 RIVAL = "online_dl"
-# Draws of the bootstrap.
-DRAWS = 2_000
+# Rows for each atom without which a learned dictionary is too poor a rival to be better than.
+ROWS_AN_ATOM = 10
 # Fewer samples than these make an interval wide.
 FEW = 500
+# What an encoder loses, and its parts: the better and the worse codes.
+_PARTS = {"encoder": ("best", "own"), "values": ("refit", "own"), "support": ("best", "refit")}
 # An L0 that differs from the wanted one by more than this share is told.
 _OFF = 0.02
-
-
-class Comparison(NamedTuple):
-    """The shares of variance that two codes explain, and their difference with its interval of 95
-    %.
-
-    Attributes:
-      one: explained by the first.
-      other: explained by the second.
-      low: of the interval of `one - other`.
-      high: of the interval.
-    """
-
-    one: float
-    other: float
-    low: float
-    high: float
-
-    @property
-    def more(self) -> float:
-        """How much more the first explains."""
-        return self.one - self.other
-
-    @property
-    def sign(self) -> int:
-        """1 where the first explains more beyond doubt, -1 where it explains less, 0 where the
-        interval holds zero.
-        """
-        return int(self.low > 0) - int(self.high < 0)
-
-    def __str__(self) -> str:
-        sign = self.sign or 1
-        numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
-        # An end that is not zero is not shown as one.
-        decimals = (
-            1
-            if max(map(abs, numbers)) >= 0.1 and (not self.sign or min(map(abs, numbers)) >= 0.05)
-            else 2
-        )
-        # Rounded zero has no sign.
-        size, *ends = (f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers)
-        low, high = ends[::sign]
-        return f"{size} points{('', ' more', ' less')[self.sign]} ({low} to {high})"
-
-
-def compare(one: ArrayLike, other: ArrayLike, variance: ArrayLike) -> Comparison:
-    """Compares two codes by a bootstrap over documents with a fixed seed.
-
-    Args:
-      one: squared error of the first in each document, (documents,).
-      other: that of the second.
-      variance: squared distance from the mean in each document.
-
-    Returns:
-      The comparison.
-    """
-    errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
-    count = len(far)
-    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), DRAWS)
-    more = (drawn @ (errors[1] - errors[0])) / np.maximum(drawn @ far, np.finfo(float).tiny)
-    explained = 1 - errors.sum(axis=1) / far.sum()
-    return Comparison(*explained.tolist(), *np.percentile(more, (2.5, 97.5)).tolist())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,37 +40,48 @@ class Verdict:
     Attributes:
       dictionary: its name.
       samples: scored.
-      documents: that they are of or, where hardly any are named, blocks, in words.
+      documents: that they are of or, where none are named, contiguous blocks.
+      named: whether documents are.
       suspicions: what looked wrong when it was loaded; None where nobody looked.
       own_l0: mean L0 of the encoder; None where there is none.
+      fired: latents that it fires on any of the samples.
+      dead: whether it is off, as `Coding.dead` tells; then nothing else is judged.
       l0: mean L0 of the best codes that it is held against.
-      encoder: those codes against its own, both after least squares on their supports.
-      own_explained: by its own codes as they are.
+      encoder: those codes against its own as they are, the sum of the next two.
+      values: least squares on its own supports against its own codes.
+      support: the best codes against least squares on its own supports.
       gap: its line of `gap_lines`.
-      common_l0: L0 at which dictionaries are compared, that of the best codes of the first.
+      common_l0: L0 at which dictionaries are compared, that of the best codes of the first whose
+        encoder is not dead.
       reached_l0: mean L0 of the best codes of this dictionary there, and of the learned one.
       explained: by the best codes there.
       learned: those against the same on the dictionary that `online_dl` learned; None where it was
         left out.
+      learned_from: rows that it was learned from, and passes over them.
       atoms: of this dictionary and of the learned one.
       outliers: of all activations, in words; None where no row is an outlier.
-      with_outliers: FVU of the best codes and of its own, without and with outlier tokens of the
-        held-out documents; empty where these hold none, or are kept.
+      with_outliers: FVU of least squares on the best supports and on its own, without and with
+        outlier tokens of the held-out documents; empty where these hold none, or are kept.
     """
 
     dictionary: str
     samples: int
-    documents: str
+    documents: int
+    named: bool
     suspicions: Sequence[str] | None
     own_l0: float | None
+    fired: int
+    dead: bool
     l0: float | None
     encoder: Comparison | None
-    own_explained: float | None
+    values: Comparison | None
+    support: Comparison | None
     gap: Mapping[str, Any]
     common_l0: float
     reached_l0: tuple[float, ...]
     explained: float
     learned: Comparison | None
+    learned_from: tuple[int, float] | None
     atoms: tuple[int, ...]
     outliers: str | None = None
     with_outliers: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -144,15 +96,14 @@ class Verdict:
         """The sentences, by what they judge."""
         lines = {}
         if self.suspicions is not None:
-            more = f" (and {len(self.suspicions) - 1} more)" if len(self.suspicions) > 1 else ""
+            doubts = [*self.suspicions, *(["its encoder is dead"] if self.dead else [])]
+            more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
             lines["Loading"] = (
-                f"suspicious, because {self.suspicions[0].rstrip('.')}{more}"
-                if self.suspicions
-                else "fine"
+                f"suspicious, because {doubts[0].rstrip('.')}{more}" if doubts else "fine"
             )
         lines["Encoder"] = self._encoder()
-        if self.own_explained is not None and self.encoder is not None:
-            lines["Values"] = self._values(self.own_explained)
+        if self.encoder is not None and not self.dead:
+            lines["Objective"] = self._objective()
         lines["Dictionary"] = self._dictionary()
         if self.outliers is not None:
             fvus = [
@@ -162,9 +113,13 @@ class Verdict:
             lines["Outlier tokens"] = (
                 f"{self.outliers}; FVU{','.join(fvus)}" if fvus else self.outliers
             )
-        if self.samples < FEW:
-            lines["Samples"] = (
-                f"only {self.samples} rows of {self.documents} were scored, so intervals are wide"
+        if self.samples < FEW or self.documents < FEW_DOCUMENTS:
+            kind = "document" if self.named else "contiguous block"
+            rows = f"{self.samples:,} rows of {self.documents} {kind}{'s'[: self.documents > 1]}"
+            lines["Samples"] = f"only {rows} were scored, so " + (
+                "intervals are wide"
+                if self.documents > 1
+                else "there are no intervals, and nothing is beyond doubt"
             )
         return lines
 
@@ -174,37 +129,37 @@ class Verdict:
     def _encoder(self) -> str:
         if self.own_l0 is None:
             return "there is none, only a decoder"
-        if self.encoder is None or self.l0 is None:
-            return "it fires no latent on these activations"
+        if self.encoder is None or self.l0 is None or self.dead:
+            fires = f"it fires {self.own_l0:.2g} latents a row"
+            if self.own_l0:
+                fires += f", and {self.fired:,} of its {self.atoms[0]:,} at all"
+            return f"dead, and not judged: {fires}; look at how it was loaded"
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
             at = (
                 f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes "
                 "have)"
             )
-        mine = f"its own explain {_share(self.encoder.other)}: {self.encoder}"
-        shares = f"explain {_share(self.encoder.one)} of the variance where {mine}"
         # More that is explained by more latents says nothing.
-        if self.encoder.sign > 0 and (self.judged or self.l0 < self.own_l0):
-            return f"better codes {at} {shares}"
-        return f"{'no loss' if self.judged else 'not judged'}; the best codes {at} {shares}"
-
-    def _values(self, explained: float) -> str:
-        gap = self.gap
-        sentence = (
-            "its codes as they are, without least squares on the supports, explain "
-            f"{_share(explained)}; "
+        loses = self.encoder.sign > 0 and (self.judged or self.l0 < self.own_l0)
+        finding = "better codes exist" if loses else "no loss" if self.judged else "not judged"
+        shares = (
+            f"its own explain {_share(self.encoder.other)} of the variance, the best {at} "
+            f"{_share(self.encoder.one)}"
         )
+        parts = f"{self.values.points} in values and {self.support.points} in support"
+        return f"{finding}: {shares}, {self.encoder}: {parts}"
+
+    def _objective(self) -> str:
+        gap = self.gap
         if gap["optimum_l0"] < 1:
-            empty = (
+            return (
                 f"the best codes at the weight in use, {gap['lam']:.3g}, are nearly empty (L0 "
-                f"{gap['optimum_l0']:.2f})"
+                f"{gap['optimum_l0']:.2f}), so no share of a gap is told"
             )
-            return f"{sentence}{empty}, so no share of a gap is told"
-        certificate = f"(duality gap {gap['optimum_slack']:.0e} of it)"
-        sentence += (
-            f"its lasso objective is {_percent(gap['relative_gap'])} above the certified optimum "
-            f"{certificate}"
+        sentence = (
+            f"that of the lasso is {_percent(gap['relative_gap'])} above the certified optimum "
+            f"(duality gap {gap['optimum_slack']:.0e} of it)"
         )
         if gap["scale_share"] <= 0.0005:
             return sentence
@@ -218,14 +173,15 @@ class Verdict:
         missed = (
             "" if _alike(reached, self.common_l0) else f" ({self.common_l0:.1f} was not reached)"
         )
-        if self.learned is None:
-            missing = (
-                f"not held against a learned one, since {RIVAL} was left out of the controls; name "
-                "it there to have it"
+        if self.dead or self.learned is None:
+            why = (
+                "its encoder is dead"
+                if self.dead
+                else f"{RIVAL} was left out of the controls; name it there to have it"
             )
             return (
-                f"{missing}. Its best codes at L0 {reached:.1f}{missed} explain {shown} of the "
-                "variance"
+                f"not judged, since {why}. Its best codes at L0 {reached:.1f}{missed} explain "
+                f"{shown} of the variance"
             )
         kind, at = (
             ("no different from", "better than", "worse than")[self.learned.sign],
@@ -236,16 +192,19 @@ class Verdict:
             # More latents explain more by themselves.
             if self.learned.sign == np.sign(reached - self.reached_l0[1]):
                 kind = "not judged against"
+        rows, passes = self.learned_from
+        effort = f"learned from {rows:,} other rows, {_passes(passes)}"
+        # A rival that had too little to learn from is no less of one where it wins.
+        if self.learned.sign >= 0 and rows < ROWS_AN_ATOM * self.atoms[1]:
+            kind = "not judged against"
+            effort += f", too few: {self.atoms[1]:,} atoms need {ROWS_AN_ATOM * self.atoms[1]:,}"
         rival = (
             RIVAL
             if self.atoms[0] == self.atoms[1]
             else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
         )
         values = f"{shown} for {_share(self.learned.other)}, {self.learned}"
-        return (
-            f"{kind} one learned from the same activations ({rival}) at {at} "
-            f"{reached:.1f}{missed}: {values}"
-        )
+        return f"{kind} one ({rival}) {effort}; at {at} {reached:.1f}{missed}: {values}"
 
 
 def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
@@ -274,21 +233,31 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
         weight, here = weights[name][0], common[name]
         own: Any = next((row for row in points if row["codes"] == "own"), None)
         best: Any = matched(points, weight, "own") if own and own["l0"] > 0 else None
+        parts: dict[str, Comparison | None] = dict.fromkeys(("encoder", "values", "support"))
+        if best:
+            codes = {
+                "own": own["errors"],
+                "refit": own["refit_errors"],
+                "best": best["refit_errors"],
+            }
+            for part, (better, worse) in _PARTS.items():
+                parts[part] = compare(codes[better], codes[worse], variance)
         fvus = {}
         for row in outliers.get(name, ()):
             fvus["the best codes"] = ((best or here)["refit_fvu"], row["lasso_fvu"])
             if own:
-                fvus["its own"] = (own["refit_fvu"], row["own_fvu"])
+                fvus["its own supports"] = (own["refit_fvu"], row["own_fvu"])
         answer = Verdict(
             dictionary=name,
             samples=sum(documents["samples"]),
-            documents=f"{len(variance)} "
-            + ("documents" if documents["named"] else "contiguous blocks"),
+            documents=len(variance),
+            named=documents["named"],
             suspicions=loads[name][0]["suspicions"] if name in loads else None,
             own_l0=own and own["l0"],
+            fired=own["fired"] if own else 0,
+            dead=weight["dead"],
             l0=best and best["l0"],
-            encoder=best and compare(best["refit_errors"], own["refit_errors"], variance),
-            own_explained=own and 1 - own["fvu"],
+            **parts,
             gap=gaps[name],
             common_l0=weight["common_l0"],
             reached_l0=tuple(row["l0"] for row in (here, *rivals)),
@@ -296,6 +265,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             learned=compare(here["refit_errors"], rivals[0]["refit_errors"], variance)
             if rivals
             else None,
+            learned_from=weights[RIVAL][0]["learned_from"] if rivals else None,
             atoms=tuple(row["num_latents"] for row in (here, *rivals)),
             outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
             with_outliers=fvus,
@@ -321,13 +291,15 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     first.
 
     Args:
-      rows: of `run`, on two or more.
+      rows: of `run`, on two or more whose encoders are not dead.
 
     Returns:
-      Their verdicts in order, and a sentence that names the best and its lead over the second.
+      The verdicts of those, in order, and a sentence that names the best and its lead over the
+      second.
     """
     rows = list(rows)
-    ordered = sorted(verdict(rows), key=lambda each: (-each.explained, each.dictionary))
+    live = (each for each in verdict(rows) if not each.dead)
+    ordered = sorted(live, key=lambda each: (-each.explained, each.dictionary))
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]
@@ -347,6 +319,11 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
 def _alike(one: float, other: float) -> bool:
     """Whether two L0 are near enough to be compared at."""
     return abs(one - other) <= _OFF * other
+
+
+def _passes(count: float) -> str:
+    shown = f"{count:.2g}" if count < 10 else f"{count:,.0f}"
+    return f"{shown} pass" if shown == "1" else f"{shown} passes"
 
 
 def _share(value: float) -> str:

@@ -1,0 +1,54 @@
+"""Comparisons: their interval by leaving each document out, how often it holds the truth, and their
+words.
+"""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from sae_gap.measure.comparison import Comparison, compare, coverage
+
+
+def test_the_interval_is_of_student_by_leaving_each_document_out():
+    own, best, far = np.array([[5.0, 1.0, 3.0, 2.0], [3.0, 0.9, 1.0, 1.9], [9.0, 4.0, 5.0, 6.0]])
+    found = compare(best, own, far)
+    assert found.one == pytest.approx(1 - best.sum() / far.sum())
+    assert found.more == pytest.approx(4.2 / 24)
+    without = [np.delete(own - best, i).sum() / np.delete(far, i).sum() for i in range(4)]
+    spread = np.linalg.norm(np.array(without) - found.more)
+    # Three or so documents of equal lengths.
+    count = (81 + 16 + 25 + 36) ** 2 / (9**4 + 4**4 + 5**4 + 6**4)
+    half = scipy.stats.t.ppf(0.975, count - 1) * spread
+    assert [found.low, found.high] == pytest.approx([found.more - half, found.more + half])
+    # More of the same documents are sure of the same difference, and which is first is its sign.
+    many = [np.tile(each, 10) for each in (best, own, far)]
+    assert compare(*many).sign == 1 and compare(many[1], many[0], many[2]).sign == -1
+    assert compare(own, own, far) == (found.other, found.other, 0, 0)
+    # A document that weighs nothing changes nothing.
+    assert compare(*([*each, 0] for each in (best, own, far))) == pytest.approx(found)
+
+
+def test_a_single_document_has_no_interval():
+    found = compare([1.0, 0.0], [2.0, 0.0], [4.0, 0.0])
+    assert (found.low, found.high, found.sign) == (-np.inf, np.inf, 0)
+    assert str(found) == "25.0 points (no interval)"
+
+
+@pytest.mark.parametrize("documents", [3, 6, 24, 100])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_intervals_hold_the_truth_as_often_as_they_say(documents, skewed):
+    assert coverage(documents, skewed=skewed, draws=4_000) > 0.92
+
+
+@pytest.mark.parametrize(
+    ("comparison", "text"),
+    [
+        (Comparison(0.935, 0.912, 0.019, 0.027), "2.3 points more (1.9 to 2.7)"),
+        (Comparison(0.935, 0.948, -0.017, -0.009), "1.3 points less (0.9 to 1.7)"),
+        (Comparison(0.93, 0.93, -0.002, 0.001), "0.0 points (-0.2 to 0.1)"),
+        (Comparison(0.9304, 0.93, 0.0003, 0.0005), "0.04 points more (0.03 to 0.05)"),
+        (Comparison(0.932, 0.93, 0.0001, 0.004), "0.20 points more (0.01 to 0.40)"),
+    ],
+)
+def test_a_difference_is_told_in_points(comparison, text):
+    assert str(comparison) == text
