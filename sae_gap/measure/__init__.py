@@ -1,5 +1,7 @@
-"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside cheap
-ones.
+"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside others.
+
+A duality gap proves the optimum of the penalised objective, the lasso; a k-sparse optimum is not
+proved, since least squares on the lasso's supports and matching pursuit carry no certificate.
 
 A better reconstruction is not better features: everything here is about how well few latents
 explain activations, and nothing about what the latents mean.

@@ -39,7 +39,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
 
     Returns:
       The rows of the plan, whether measured now or before. Their `kind` says what they hold:
-      "documents" (of the scored samples), "load", "weight", "curve", "outliers", "gap" (one a
+      "documents" (of the scored samples), "encoder", "load", "weight", "curve", "outliers", "gap" (one a
       chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:
@@ -58,18 +58,25 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             parts,
         )
 
-    def curve(sae, common=None):
+    def told(sae):
+        return {"sae": [sae.name, sae.identity]}
+
+    def curve(sae, common):
         weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
-        about = {"kind": "curve", "sae": [sae.name, sae.identity]}
-        return once(about | weights, _curve, plan, sae, common)
+        return once(
+            {"kind": "curve"} | told(sae) | weights, _curve, plan, sae, own[sae.name], common
+        )
 
     rows = once({"kind": "documents"}, _documents, plan)
+    own = {
+        sae.name: once({"kind": "encoder"} | told(sae), _encoder, plan, sae)[0] for sae in plan.saes
+    }
     # A dead encoder says nothing of where dictionaries are to be compared.
-    leader = next((sae for sae in plan.saes if not curve(sae)[0]["dead"]), first)
-    common = curve(leader)[0]["common_l0"]
+    leader = next((sae for sae in plan.saes if not own[sae.name]["dead"]), first)
+    common = curve(leader, None)[0]["common_l0"]
     with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
         for sae in plan.saes:
-            about = {"sae": [sae.name, sae.identity]}
+            about = told(sae)
             if sae.name in plan.loaded:
                 load = {"kind": "load", **plan.loaded[sae.name].columns, **sae.columns}
                 rows += once(about | {"load": load}, list, [load])
@@ -119,18 +126,25 @@ def _documents(plan: Plan) -> list[Row]:
     return [row]
 
 
-def _curve(plan: Plan, sae: SAE, common: float | None) -> list[Row]:
+def _encoder(plan: Plan, sae: SAE) -> list[Row]:
+    """The mean L0 of an encoder, if there is one, and whether it is dead."""
+    own = None if sae.model.encode is None else code(sae, plan.scored, by_encoder(sae))
+    dead = own is not None and own.dead
+    return [{"kind": "encoder", "own_l0": own and own.l0, "dead": dead, **sae.columns}]
+
+
+def _curve(plan: Plan, sae: SAE, own: Row, common: float | None) -> list[Row]:
     """The weights of an SAE, its curve around that of the gap, its atoms, and what it leaves of
     outlier tokens.
 
     Args:
       plan: what to measure.
       sae: one of its SAEs.
+      own: what `_encoder` says.
       common: mean L0 at which dictionaries are compared; None for the one that sets it.
     """
     x, densest = plan.scored, DENSEST * sae.input_dim
-    own = None if sae.model.encode is None else code(sae, x, by_encoder(sae))
-    own_l0, dead = own and own.l0, own is not None and own.dead
+    own_l0, dead = own["own_l0"], own["dead"]
     find = functools.cache(lambda l0: find_weight(sae, x, min(l0, densest)))
     own_lam = find(own_l0) if own_l0 else None
     shared = common or plan.l0 or (None if dead else own_l0)

@@ -123,16 +123,16 @@ def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
     )
     own = measure.fvu(x, sae.reconstruct(x))
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
-    assert 1 - verdict.own_explained == pytest.approx(own)
+    assert 1 - verdict.encoder.other == pytest.approx(own)
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
     assert (
         verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
     )
-    assert verdict.encoder.other == pytest.approx(1 - line["refit_fvu"])
-    assert (
-        line["samples"] == gap["samples"] == verdict.samples == len(x)
-        and verdict.documents == "30 contiguous blocks"
-    )
+    assert verdict.support.other == verdict.values.one == pytest.approx(1 - line["refit_fvu"])
+    assert line["samples"] == gap["samples"] == verdict.samples == len(x) and (
+        verdict.documents,
+        verdict.named,
+    ) == (3, True)
 
 
 def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
@@ -165,13 +165,13 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(
     sae = plan.saes[0]
     target = sae.target(every)
     best = sparse_code(target, sae.model.decoder, weight["own_lam"]).codes
-    codes = {"its own": sae.encode_target(target), "the best codes": best}
+    codes = {"its own supports": sae.encode_target(target), "the best codes": best}
     for name, values in codes.items():
         again = measure.refit(target, sae.model.decoder, values != 0)
         assert verdict.with_outliers[name][1] == pytest.approx(
             measure.fvu(every, sae.decode_target(again, every)), rel=1e-3
         )
-    assert verdict.with_outliers["its own"][0] == pytest.approx(1 - verdict.encoder.other)
+    assert verdict.with_outliers["its own supports"][0] == pytest.approx(1 - verdict.support.other)
     (kept,) = measure.verdict(
         measure.run(
             dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)
@@ -197,9 +197,9 @@ def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(
     with pytest.raises(KeyboardInterrupt):
         measure.run(plan, Store(tmp_path))
     before = Store(tmp_path).keys()
-    # The documents, the weights, four points, one at the encoder's L0 and its own, the atoms, and a
+    # The documents, the encoder, the weights, four points, one at the encoder's L0 and its own, the atoms, and a
     # chunk.
-    assert len(before) == 1 + 1 + 6 + 1 + 1
+    assert len(before) == 1 + 1 + 1 + 6 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
     chunked = measure.run(plan, Store(tmp_path))
     assert before < Store(tmp_path).keys()

@@ -150,7 +150,7 @@ def test_a_decoder_alone(files, call, tmp_path):
     assert (
         "Encoder: there is none" in out
         and "Loading" not in out
-        and "only 20 rows of 20 contiguous blocks were scored" in out
+        and "only 20 rows of 3 documents were scored" in out
     )
     assert {row["dictionary"] for row in rows(tmp_path) if row["kind"] != "documents"} == {"D"}
     # Codes are of the activations less their mean, of which no code at all explains nothing.

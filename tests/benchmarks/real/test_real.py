@@ -13,6 +13,7 @@ import sae_gap
 from benchmarks.real import probe_real, real, train_real
 from sae_gap.lm import recording
 from sae_gap.measure import patching
+from sae_gap.measure.comparison import interval
 from sae_gap.measure.patching import split_lines
 from sae_gap.measure.probing import concepts
 from sae_gap.study.models import Models
@@ -83,14 +84,11 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         for row in rows
         if row.get("level") == L0
     }
-    drawn = np.random.default_rng(0).multinomial(
-        len(tokens), np.full(len(tokens), 1 / len(tokens)), 2_000
-    )
 
     def mean(nats, over=tokens):
-        """With its interval over documents drawn again."""
-        some = drawn @ nats / (drawn @ over)
-        return [np.sum(nats) / over.sum(), *np.percentile(some, (2.5, 97.5))]
+        """With its interval."""
+        ends = (float(end) for end in interval(nats, over))
+        return [np.sum(nats) / over.sum(), *ends]
 
     best = {
         name: min((sums[name, codes] for codes in ("lasso_refit", "omp")), key=np.sum)
@@ -100,14 +98,17 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     (own,) = (row for row in rows if row.get("codes") == "own")
     assert own["dictionary"] == "topk" and own["l0"] == pytest.approx(L0, abs=0.01)
     lost = sums["topk", "own"]
-    share, *interval = mean(lost - best["topk"], over=lost)
+    share, *ends = mean(lost - best["topk"], over=lost)
+    kept = sums["topk", "own_refit"]
     parts = [
         share,
-        *interval,
+        *ends,
+        np.sum(lost - kept) / lost.sum(),
+        np.sum(kept - best["topk"]) / lost.sum(),
         np.sum(best["topk"] - best[least]) / lost.sum(),
         best[least].sum() / lost.sum(),
     ]
-    share, low, high, dictionarys, rest = 100 * np.array(parts)
+    share, low, high, values, support, dictionarys, rest = 100 * np.array(parts)
     told = [
         mean(lost)[0],
         L0,
@@ -115,6 +116,8 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         low,
         high,
         len(tokens),
+        values,
+        support,
         *([] if least == "topk" else [dictionarys]),
         rest,
     ]
@@ -253,7 +256,8 @@ def test_the_interval_of_a_share_is_that_of_the_ratio(more, others):
     rows = rows_of(KL | more)
     told = real.encoder_share(rows, real.best_sae(split_lines(rows), 32))
     parts = (
-        f"25 % (25 to 25, over only 3 documents) are its encoder's, {others} % no dictionary here "
+        "25 % (25 to 25, over only 3 documents) are its encoder's (10 % in values and 15 % in "
+        f"support), {others} % no dictionary here "
         "saves."
     )
     assert told == f"Of the 1.000 nats of KL that topk loses at L0 32, {parts}"
