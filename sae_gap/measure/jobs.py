@@ -39,7 +39,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
 
     Returns:
       The rows of the plan, whether measured now or before. Their `kind` says what they hold:
-      "documents" (of the scored samples), "encoder", "load", "weight", "curve", "outliers", "gap" (one a
+      "documents" (of the scored samples), "load", "weight", "curve", "outliers", "gap" (one a
       chunk, to be summed by `gap_lines`), "atoms" or "agreement".
 
     Raises:

@@ -160,8 +160,8 @@ class Verdict:
                 f"{gap['optimum_l0']:.2f}), so no share of a gap is told"
             )
         sentence = (
-            f"its codes' lasso objective is {_percent(gap['relative_gap'])} above the certified optimum "
-            f"(duality gap {gap['optimum_slack']:.0e} of it)"
+            f"its codes' lasso objective is {_percent(gap['relative_gap'])} above the certified "
+            f"optimum (duality gap {gap['optimum_slack']:.0e} of it)"
         )
         if gap["scale_share"] <= 0.0005:
             return sentence
