@@ -69,6 +69,14 @@ def test_two_saes_have_two_colours_and_a_decoder_alone_has_no_encoder():
     assert "encoder" not in {text.get_text() for text in alone.legends[0].get_texts()}
 
 
+def test_a_dead_encoder_does_not_set_the_axis():
+    rows = [*points("one", "sae", own=OWN)]
+    dead = [*points("two", "sae", own=OWN | {"l0": 0.01, "refit_l0": 0.01, "dead": True})]
+    assert dead[-1]["dead"]
+    axes, alone = (figures.fvu_curve(shown).axes[0] for shown in ([*rows, *dead], rows))
+    assert axes.get_xlim() == alone.get_xlim()
+
+
 def test_patching_has_a_panel_for_the_divergence_and_other_models_in_grey():
     told = {"kind": "score", "dictionary": "my_sae", "role": "sae", **SIZES}
     scores = {

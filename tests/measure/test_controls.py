@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from sae_gap.measure import CONTROLS, control, measure_curve
+from sae_gap.measure.learned import learn
+from sae_gap.measure.rows import pool
 from sae_gap.saes.loaded_sae import SAE
 
 pytestmark = pytest.mark.optimised
@@ -23,6 +25,12 @@ def test_atoms_have_unit_length_and_the_bias_is_the_mean(name, signals):
     same, other = control(name, signals, 20, 3), control(name, signals, 20, 3, seed=1)
     np.testing.assert_array_equal(model.dictionary, same.dictionary)
     assert np.abs(np.asarray(model.dictionary - other.dictionary)).max() > 0.01
+
+
+def test_what_is_learned_is_what_learn_gives(signals):
+    learned = learn(signals, 20, 3, seed=5, show_progress=False)
+    same = control("online_dl", pool(learned.train), 20, 3, seed=5)
+    np.testing.assert_array_equal(same.dictionary, learned.atoms)
 
 
 def test_samples_are_distinct_samples(signals):

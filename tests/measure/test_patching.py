@@ -69,6 +69,7 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
         candidate("atoms", random, Shrunk(0.7)),
     ]
     candidates += [candidate("true", patched.atoms), candidate("dense", random, Shrunk(0.01))]
+    candidates += [candidate("dead", patched.atoms, Shrunk(1.7))]
     rows = run(patched, tmp_path, *candidates)
     scored = {
         (row["dictionary"], row["codes"], row["level"]): row
@@ -80,7 +81,9 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
             assert row["certificate"] < 1.1e-6
             assert row["l0"] == pytest.approx(row["level"], rel=0.05)
     down = patched.downstream
-    # No sparse codes are as dense as those of the last.
+    dead = [row for row in rows if row.get("dead")]
+    assert {row["dictionary"] for row in dead} == {"dead"} and 0 < dead[0]["l0"] < 1
+    # No sparse codes are as dense as some, and dead ones have no match.
     lines = {(line["dictionary"], line["loss"]): line for line in split_lines(rows)}
     assert set(lines) == {
         (name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")
