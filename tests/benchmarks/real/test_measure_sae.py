@@ -96,7 +96,7 @@ def test_what_it_leaves(done):
     )
     for title in (
         "Reconstruction",
-        "The gap and its parts",
+        "The gap of the lasso's objective and its parts",
         "Supports",
         "Atoms",
         "Samples of the largest gaps",

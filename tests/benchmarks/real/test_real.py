@@ -222,6 +222,7 @@ def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
             "kind": "score",
             "dictionary": name,
             "codes": codes,
+            "dead": False,
             "level": 32,
             "near": 32,
             "l0": 32.0,
