@@ -125,12 +125,13 @@ def _verdict(rows: Sequence[Row]) -> tuple[list[pages.Table], list[str], list[st
             "at_l0": verdict.reached_l0[0],
             "percent_explained": 100 * verdict.explained,
             "own_l0": verdict.own_l0,
-            "encoder_loses": verdict.encoder.points if verdict.judged else None,
-            "in_values": verdict.values.points if verdict.judged else None,
-            "in_support": verdict.support.points if verdict.judged else None,
+            "encoder_loses": loss and loss.total.points,
+            "in_values": loss and loss.values.points,
+            "in_support": loss and loss.support.points,
             "over_online_dl": verdict.learned and verdict.learned.points,
         }
         for verdict in ordered
+        for loss in (verdict.encoder if verdict.judged else None,)
     ]
     title = f"What the best codes explain at L0 {ordered[0].common_l0:.1f}, in points of 100"
     return [table(title, RANKING, lines)], _lists([*ordered, *dead]), [sentence]

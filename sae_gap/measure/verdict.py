@@ -14,7 +14,7 @@ are.
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -28,10 +28,22 @@ RIVAL = "online_dl"
 ROWS_AN_ATOM = 20
 # Fewer samples than these make an interval wide.
 FEW = 500
-# What an encoder loses, and its parts: the better and the worse codes.
-_PARTS = {"encoder": ("best", "own"), "values": ("refit", "own"), "support": ("best", "refit")}
 # An L0 that differs from the wanted one by more than this share is told.
 _OFF = 0.02
+
+
+class Loss(NamedTuple):
+    """What an encoder loses of the variance: `total` is the sum of `values` and `support`.
+
+    Attributes:
+      total: the best codes against its own as they are.
+      values: least squares on its own supports against its own codes.
+      support: the best codes against least squares on its own supports.
+    """
+
+    total: Comparison
+    values: Comparison
+    support: Comparison
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +60,7 @@ class Verdict:
       fired: latents that it fires on any of the samples.
       dead: whether it is off, as `Coding.dead` tells; then nothing else is judged.
       l0: mean L0 of the best codes that it is held against.
-      encoder: those codes against its own as they are, the sum of the next two.
-      values: least squares on its own supports against its own codes.
-      support: the best codes against least squares on its own supports.
+      encoder: what it loses to those; None where there is none, or no code.
       gap: its line of `gap_lines`.
       common_l0: L0 at which dictionaries are compared, that of the best codes of the first whose
         encoder is not dead.
@@ -74,15 +84,13 @@ class Verdict:
     fired: int
     dead: bool
     l0: float | None
-    encoder: Comparison | None
-    values: Comparison | None
-    support: Comparison | None
+    encoder: Loss | None
     gap: Mapping[str, Any]
     common_l0: float
     reached_l0: tuple[float, ...]
     explained: float
     learned: Comparison | None
-    learned_from: tuple[int, float] | None
+    learned_from: tuple[int, float]
     atoms: tuple[int, ...]
     outliers: str | None = None
     with_outliers: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
@@ -142,15 +150,16 @@ class Verdict:
                 "have)"
             )
         # More that is explained by more latents says nothing.
-        loses = self.encoder.sign > 0 and (self.judged or self.l0 < self.own_l0)
+        loses = self.encoder.total.sign > 0 and (self.judged or self.l0 < self.own_l0)
         unsure = "no loss beyond doubt" if self.judged else "not judged"
         finding = "better codes exist" if loses else unsure
         shares = (
-            f"its own explain {_share(self.encoder.other)} of the variance, the best {at} "
-            f"{_share(self.encoder.one)}"
+            f"its own explain {_share(self.encoder.total.other)} of the variance, the best {at} "
+            f"{_share(self.encoder.total.one)}"
         )
-        parts = f"{self.values.points} in values and {self.support.points} in support"
-        return f"{finding}: {shares}, {self.encoder}: {parts}"
+        total, values, support = self.encoder
+        parts = f"{values.points} in values and {support.points} in support"
+        return f"{finding}: {shares}, {total}: {parts}"
 
     def _objective(self) -> str:
         gap = self.gap
@@ -237,15 +246,12 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
         weight, here = weights[name][0], common[name]
         own: Any = next((row for row in points if row["codes"] == "own"), None)
         best: Any = matched(points, weight, "own") if own and own["l0"] > 0 else None
-        parts: dict[str, Comparison | None] = dict.fromkeys(("encoder", "values", "support"))
+        loss = None
         if best:
-            codes = {
-                "own": own["errors"],
-                "refit": own["refit_errors"],
-                "best": best["refit_errors"],
-            }
-            for part, (better, worse) in _PARTS.items():
-                parts[part] = compare(codes[better], codes[worse], variance)
+            codes = best["refit_errors"], own["refit_errors"], own["errors"]
+            loss = Loss(
+                *(compare(codes[i], codes[j], variance) for i, j in ((0, 2), (1, 2), (0, 1)))
+            )
         fvus = {}
         for row in outliers.get(name, ()):
             fvus["the best codes"] = ((best or here)["refit_fvu"], row["lasso_fvu"])
@@ -261,7 +267,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             fired=own["fired"] if own else 0,
             dead=weight["dead"],
             l0=best and best["l0"],
-            **parts,
+            encoder=loss,
             gap=gaps[name],
             common_l0=weight["common_l0"],
             reached_l0=tuple(row["l0"] for row in (here, *rivals)),
@@ -269,7 +275,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             learned=compare(here["refit_errors"], rivals[0]["refit_errors"], variance)
             if rivals
             else None,
-            learned_from=weights[RIVAL][0]["learned_from"] if rivals else None,
+            learned_from=weights[RIVAL][0]["learned_from"] if rivals else (0, 0.0),
             atoms=tuple(row["num_latents"] for row in (here, *rivals)),
             outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
             with_outliers=fvus,

@@ -123,12 +123,13 @@ def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
     )
     own = measure.fvu(x, sae.reconstruct(x))
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
-    assert 1 - verdict.encoder.other == pytest.approx(own)
+    assert 1 - verdict.encoder.total.other == pytest.approx(own)
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
     assert (
-        verdict.encoder.one == pytest.approx(1 - line["curve_refit_fvu"]) and line["fvu_ratio"] > 1
+        verdict.encoder.total.one == pytest.approx(1 - line["curve_refit_fvu"])
+        and line["fvu_ratio"] > 1
     )
-    assert verdict.support.other == verdict.values.one == pytest.approx(1 - line["refit_fvu"])
+    assert verdict.encoder.support.other == pytest.approx(1 - line["refit_fvu"])
     assert line["samples"] == gap["samples"] == verdict.samples == len(x) and (
         verdict.documents,
         verdict.named,
@@ -171,7 +172,9 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(
         assert verdict.with_outliers[name][1] == pytest.approx(
             measure.fvu(every, sae.decode_target(again, every)), rel=1e-3
         )
-    assert verdict.with_outliers["its own supports"][0] == pytest.approx(1 - verdict.support.other)
+    assert verdict.with_outliers["its own supports"][0] == pytest.approx(
+        1 - verdict.encoder.support.other
+    )
     (kept,) = measure.verdict(
         measure.run(
             dataclasses.replace(plan, activations=loud, keep_outliers=True), Store(tmp_path)

@@ -11,7 +11,7 @@ from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.controls import CONTROLS, Control
-from sae_gap.measure.verdict import RIVAL, Verdict, compare_dictionaries
+from sae_gap.measure.verdict import RIVAL, Loss, Verdict, compare_dictionaries
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 
@@ -69,20 +69,28 @@ def test_the_culprit_is_found(rows):
     shrunk, encoder, dictionary = (
         found[name] for name in ("shrunk", "bad_encoder", "bad_dictionary")
     )
-    assert encoder.support.sign == 1 and encoder.support.more > 0.3 and encoder.learned.sign == 0
+    assert (
+        encoder.encoder.support.sign == 1
+        and encoder.encoder.support.more > 0.3
+        and encoder.learned.sign == 0
+    )
     assert "Dictionary: neither better nor worse beyond doubt than one" in str(encoder)
     assert abs(encoder.l0 - 3) < 0.1 and "better codes exist" in str(encoder)
     assert (
-        abs(dictionary.support.more) < 0.01
+        abs(dictionary.encoder.support.more) < 0.01
         and dictionary.learned.more < -0.1
         and dictionary.learned.sign == -1
     )
     assert "Dictionary: worse than" in str(dictionary)
     # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
-    assert shrunk.support.more == pytest.approx(0, abs=2e-3) and shrunk.values.low > 0.1
+    assert (
+        shrunk.encoder.support.more == pytest.approx(0, abs=2e-3)
+        and shrunk.encoder.values.low > 0.1
+    )
     for each in (encoder, dictionary, shrunk):
-        assert each.encoder.more == pytest.approx(each.values.more + each.support.more)
-        assert all(part.points in each.lines["Encoder"] for part in (each.values, each.support))
+        total, values, support = each.encoder
+        assert total.more == pytest.approx(values.more + support.more)
+        assert values.points in each.lines["Encoder"] and support.points in each.lines["Encoder"]
     assert shrunk.gap["scale_share"] == pytest.approx(shrunk.gap["relative_gap"], rel=0.05)
     # All dictionaries are compared at the L0 of the first.
     assert {each.common_l0 for each in found.values()} == {encoder.l0}
@@ -127,15 +135,13 @@ TOLD = Verdict(
     fired=60,
     dead=False,
     l0=144.0,
-    encoder=POINTS,
-    values=POINTS,
-    support=POINTS,
+    encoder=Loss(POINTS, POINTS, POINTS),
     gap={"optimum_l0": 0.4, "lam": 3.0},
     common_l0=200.0,
     reached_l0=(144.0,),
     explained=0.9,
     learned=None,
-    learned_from=None,
+    learned_from=(0, 0.0),
     atoms=(64,),
 )
 LEARNED = {"learned": POINTS, "learned_from": (8_000, 12.0), "reached_l0": (144, 144)}
@@ -150,7 +156,11 @@ LEARNED |= {"atoms": (64, 64)}
         # More is explained with fewer latents, but less of it would say nothing.
         ("Encoder", "better codes exist: its own explain 80.0 % of the variance, the best", {}),
         ("Encoder", "at L0 144.0 (its own, 200.0, is beyond what sparse codes have)", {}),
-        ("Encoder", "not judged: ", {"encoder": Comparison(0.7, 0.8, -0.15, -0.05)}),
+        (
+            "Encoder",
+            "not judged: ",
+            {"encoder": Loss(Comparison(0.7, 0.8, -0.15, -0.05), POINTS, POINTS)},
+        ),
         ("Encoder", "there is none, only a decoder", {"own_l0": None, "encoder": None}),
         (
             "Encoder",
