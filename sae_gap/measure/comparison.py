@@ -92,7 +92,7 @@ def compare(one: ArrayLike, other: ArrayLike, variance: ArrayLike) -> Comparison
     errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
     low, high = interval(errors[1] - errors[0], far)
     explained = 1 - errors.sum(axis=1) / far.sum()
-    return Comparison(*explained.tolist(), float(low), float(high))
+    return Comparison(*map(float, (*explained, low, high)))
 
 
 def interval(
