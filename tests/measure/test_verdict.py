@@ -102,14 +102,15 @@ def test_the_culprit_is_found(rows):
 
 def test_a_dead_encoder_is_named_and_judges_nothing(rows):
     """It is the first, and all others are compared as if it were not there."""
-    dead, *others = sorted(measure.verdict(rows), key=lambda each: each.dictionary != "dead")
-    assert dead.dead and not any(each.dead for each in others) and dead.own_l0 < 1
+    found = {each.dictionary: each for each in measure.verdict(rows)}
+    dead, second = found["dead"], found["bad_encoder"]
+    assert [name for name, each in found.items() if each.dead] == ["dead"] and dead.own_l0 < 1
     assert "its encoder is dead" in dead.lines["Dictionary"] and "Objective" not in dead.lines
     assert f"and {dead.fired} of its 20 at all; look at how" in dead.lines["Encoder"]
     loaded = dataclasses.replace(dead, suspicions=())
     assert loaded.lines["Loading"] == "suspicious, because its encoder is dead"
-    assert {each.common_l0 for each in (dead, *others)} == {others[0].l0}
-    assert others[0].l0 == pytest.approx(3, rel=0.02)
+    assert {each.common_l0 for each in found.values()} == {second.l0}
+    assert second.l0 == pytest.approx(3, rel=0.02)
 
 
 def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
