@@ -145,6 +145,7 @@ def of_probe_real(
     l0=2.0,
     rows=ROWS,
     given=None,
+    other="",
 ):
     monkeypatch.setattr(concepts, "FEWEST", 2)
     rng = np.random.default_rng(1)
@@ -157,6 +158,13 @@ def of_probe_real(
     held = open_activations(data(row)[0], documents=DOCUMENTS)
     tokens, store = Tokens(texts, DOCUMENTS, topics), Asked()
     probed = probe_real.of_pairs(tokens, held, ["topic:x+space"], (seed,), rows)
+    ((name, task),) = probed.tasks.items()
+    split = task.splits[seed]
+    if other in split._fields:
+        part = {side: numbers[::-1] for side, numbers in getattr(split, other).items()}
+        task = task._replace(splits={seed: split._replace(**{other: part})})
+    task = task._replace(has=task.has ^ (other == "labels"))
+    probed.tasks[name] = task
     probe_real.probe(store, probed, [given or sae()], l0)
     activations, dictionary = store.keys["row"]
     return {"activations": activations, "dictionary": dictionary}
@@ -248,6 +256,7 @@ CHANGES = {
     of_probe_real: {
         ("activations", "dictionary"): [
             *({"row": 137}, {"topic": 4}, {"word": 51}, {"seed": 1}, {"rows": 150}),
+            *({"other": "train"}, {"other": "test"}, {"other": "labels"}),
         ],
         ("dictionary",): [{"l0": 3.0}, {"given": sae(k=1)}],
     },
