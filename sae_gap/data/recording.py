@@ -11,12 +11,12 @@ from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.options import SEED, option, settle
 from sae_gap.core.types import Setting, Split, Task
 from sae_gap.data.activations import Activations, fetched, open_activations
+from sae_gap.data.activations.tables import DOCUMENTS
 from sae_gap.data.digest import file_digest
 from sae_gap.data.paper import draw
 from sae_gap.data.task_file import load
 from sae_gap.data.worlds import World
 from sae_gap.runtime import devices
-from sae_gap.storage.results import digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Recording:
 
     def _content(self) -> tuple[Task, str]:
         files = (self.path,) if self.held_out is None else self.activations().files
+        # The documents of rows may lie in files beside them.
+        files += tuple(file.with_suffix(f".{DOCUMENTS}.npy") for file in files)
         modified = tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)
         return _read(self.path, self.width, self.held_out, self.key, self.keep_outliers, modified)
 
@@ -102,21 +104,14 @@ def _read(
     keep_outliers: bool,
     modified: tuple[int, ...],
 ) -> tuple[Task, str]:
-    """The task in files and a digest of them, read once for all seeds unless a file changes."""
-    files: tuple[pathlib.Path, ...] = (path,)
+    """The task in files and a digest of it, read once for all seeds unless a file changes."""
     if held_out is None:
-        task = load(path, width=width)
-    else:
-        whole = open_activations(path, key=key)
-        if not keep_outliers and len(whole.outliers.rows):
-            logging.warning("left out: %s", whole.outliers)
-            whole = whole.without_outliers()
-        task, files = _split(whole, width, held_out), whole.files
-    content = file_digest(*files)
-    if held_out is not None and whole.documents is not None:
-        # By them rows are held out, and they may lie in files of their own.
-        content = digest([content, whole.documents])
-    return task, content
+        return load(path, width=width), file_digest(path)
+    whole = open_activations(path, key=key)
+    if not keep_outliers and len(whole.outliers.rows):
+        logging.warning("left out: %s", whole.outliers)
+        whole = whole.without_outliers()
+    return _split(whole, width, held_out), whole.fingerprint()
 
 
 def _split(whole: Activations, width: int | None, held_out: float) -> Task:

@@ -4,15 +4,16 @@ A recording is a folder of
 
   block<L>/NNNNN.npy   the residual stream after block L, counted from 0, a row for each token
   block<L>/NNNNN.documents.npy   the number of each row's document
+  block<L>/NNNNN.digest          what tells whether its rows are damaged
   tokens.npz           `tokens`, `documents` and `positions` of all rows, and the documents'
                        `names` and perhaps `topics`
   recording.json       what was recorded
 
-`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole; a process
-that is killed loses the one that it was at, and the next goes on there and writes the same bytes.
+`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole, its digest
+last; a process that is killed loses the one that it was at, and the next goes on there and writes
+the same bytes.
 """
 
-import hashlib
 import io
 import json
 import os
@@ -30,6 +31,7 @@ from sae_gap.lm.texts import Texts
 from sae_gap.lm.windows import Batch, Piece, batch_rows, cut, fill, pack
 from sae_gap.runtime import progress
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import brief
 
 # What rows may be kept in.
@@ -37,7 +39,7 @@ DTYPES = ("float16", "float32")
 # Tokens that a shard has room for.
 SHARD = 16_384
 # Raised whenever the same recording comes to hold other rows.
-FORM = 1
+FORM = 2
 # Documents that are cut into tokens at once.
 _AT_ONCE = 256
 _DAMAGED = "the recording {} is damaged ({}); remove it and record again."
@@ -73,20 +75,30 @@ class Recorded(NamedTuple):
     topics: tuple[str, ...] | None
 
     def activations(self, layer: int) -> Activations:
-        """The residual stream after a block.
+        """The residual stream after a block, once all of it is read for its digests.
 
         Raises:
-          ValueError: the block was not recorded, or not to the end.
+          ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
         if layer not in self.layers:
             told = ", ".join(map(str, self.layers))
             raise ValueError(f"block {layer} is not in {self.folder}, but {told}; record it.")
         place = self.folder / f"block{layer}"
-        found = open_activations(str(place)) if place.exists("00000.npy") else None
-        if found is None or found.num_samples != len(self.tokens):
+        names = place.names()
+        found = open_activations(str(place)) if "00000.npy" in names else None
+        if (
+            found is None
+            or found.num_samples != len(self.tokens)
+            or not {f"{file.stem}.digest" for file in found.files} <= {*names}
+        ):
             raise ValueError(
                 f"the recording {self.folder} has not ended; run the same again to go on."
             )
+        for file in found.files:
+            if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
+                raise ValueError(
+                    _DAMAGED.format(f"{place}/{file.name}", "its rows are not those of its digest")
+                )
         # By them rows are held out.
         if found.documents is None or not np.array_equal(found.documents, self.documents):
             raise ValueError(
@@ -164,12 +176,11 @@ def record(
     drawn = _draw(lm, texts, tokens, seed)
     lists = list(drawn.values())
     pieces, lengths = cut(lists, context), list(map(len, lists))
+    documents = np.repeat(np.arange(len(lists), dtype=np.int32), lengths)
     arrays = {
         "tokens": np.concatenate(lists),
-        "documents": np.repeat(np.arange(len(lists), dtype=np.int32), lengths),
-        "positions": np.concatenate(
-            [np.arange(len(piece.tokens), dtype=np.int32) for piece in pieces]
-        ),
+        "documents": documents,
+        "positions": _positions(documents, context),
         "names": np.array([texts.names[i] for i in drawn]),
     }
     if texts.topics is not None:
@@ -182,32 +193,29 @@ def record(
         "dtype": dtype,
         "tokens": sum(lengths),
         "documents": len(lists),
-        "text": _digest(arrays),
+        "text": _text(arrays),
     }
     _begin(folder, about, layers, _bytes_of(np.savez, **arrays))
+    there = {layer: {*(folder / f"block{layer}").names()} for layer in layers}
     firsts = np.cumsum([0, *lengths])
     start = 0
     with progress.bar(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
         for number, shard in enumerate(_shards(pieces, context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
-            missing = [
-                layer
-                for layer in layers
-                if not (folder / f"block{layer}").exists(f"{number:05}.npy")
-            ]
+            missing = [layer for layer in layers if not there[layer].issuperset(_files(number))]
             if missing:
                 # Through all blocks that were asked for, since other pieces of the model round
                 # otherwise.
                 found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
                 for layer in missing:
-                    # The rows come last: where they are, their documents are too.
-                    for ending, rows in (
-                        (".documents", arrays["documents"][start:stop]),
-                        ("", found[layer]),
-                    ):
-                        (folder / f"block{layer}").write(
-                            f"{number:05}{ending}.npy", _bytes_of(np.save, rows)
-                        )
+                    # The digest comes last: where it is, the rows and their documents are too.
+                    contents = (
+                        _bytes_of(np.save, documents[start:stop]),
+                        _bytes_of(np.save, found[layer]),
+                        digest([found[layer]]).encode(),
+                    )
+                    for name, content in zip(_files(number), contents, strict=True):
+                        (folder / f"block{layer}").write(name, content)
             line.update((stop - start) / 1_000)
             start = stop
     return open_recording(folder)
@@ -222,13 +230,21 @@ def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
     folder = Folder(folder)
     if not folder.exists("recording.json"):
         raise ValueError(f"{folder} holds no recording.json; give a folder that record wrote.")
+    return _read(folder)[1]
+
+
+def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
+    """What recording.json tells, and the recording; a ValueError where it is damaged."""
     try:
         about = json.loads(folder.read("recording.json"))
+        if about["form"] != FORM:
+            raise ValueError(f"it is of form {about['form']}, not {FORM}")
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
             arrays = dict(file)
-        if _digest(arrays) != about["text"]:
+        windows = _positions(arrays["documents"], about["context"])
+        if _text(arrays) != about["text"] or not np.array_equal(arrays["positions"], windows):
             raise ValueError("tokens.npz is not what recording.json tells")
-        return Recorded(
+        return about, Recorded(
             folder,
             **{name: about[name] for name in ("model", "identity", "context", "dtype")},
             layers=tuple(about["layers"]),
@@ -271,17 +287,25 @@ def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.n
     return lists
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name, array in arrays.items():
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
-    return digest.hexdigest()[:16]
+def _positions(documents: Int[np.ndarray, " rows"], context: int) -> Int[np.ndarray, " rows"]:
+    """The place of each row within its window."""
+    firsts = np.searchsorted(documents, documents)
+    return ((np.arange(len(documents)) - firsts) % context).astype(np.int32)
+
+
+def _text(arrays: dict[str, np.ndarray]) -> str:
+    return digest(part for named in arrays.items() for part in named)
+
+
+def _files(number: int) -> tuple[str, str, str]:
+    """Of a shard in the folder of a block."""
+    return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
 def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content: bytes) -> None:
     """Writes what is recorded; raises a ValueError where the folder holds another recording."""
     if folder.exists("recording.json"):
-        known = json.loads(folder.read("recording.json"))
+        known, _ = _read(folder)
         layers = [*layers, *known.pop("layers")]
         different = [
             f"{name} {known.get(name)}, not {value}"
@@ -293,6 +317,11 @@ def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content
                 f"{folder} holds another recording, of {different[0]}; remove it or choose another "
                 "folder."
             )
+    elif any(name.startswith("block") for name in folder.folders()):
+        raise ValueError(
+            f"{folder} holds rows but no recording.json that says of what; remove them or choose "
+            "another folder."
+        )
     else:
         folder.write("tokens.npz", content)
     folder.write(

@@ -14,12 +14,14 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float, Int
 
+from sae_gap.core.identity import class_name
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.types import Solution
 from sae_gap.measure.refit import refit
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import match_l0, pursuit_order, sparse_code
+from sae_gap.storage.results import digest
 
 # Samples coded at once, at least and at most, and their codes in floats.
 LEAST, CHUNK, CODES = 64, 2_000, 2**24
@@ -136,6 +138,18 @@ def code_lasso(sae: SAE, x: Float[np.ndarray, "n input_dim"], lam: float) -> tup
     """The codes of the certified lasso, and least squares on their supports."""
     found = code(sae, x, lasso(sae, lam))
     return found, code(sae, x, least_squares(sae, found.codes))
+
+
+def identity(sae: SAE, *rows: Float[np.ndarray, "n input_dim"]) -> str:
+    """What tells an SAE from others in the key of what is measured of it on some rows.
+
+    Its numbers do, with the versions of the suite's encoders. An encoder of one's own is told by
+    the codes that it gives for these rows, since another function may have its name.
+    """
+    if sae.model.encode is None or class_name(type(sae.given_encoder)).startswith("sae_gap."):
+        return sae.identity
+    codes = [code(sae, x, by_encoder(sae)).codes for x in rows if len(x)]
+    return digest([sae.identity, *(part for z in codes for part in (z.data, z.indices, z.indptr))])
 
 
 def chunks(samples: int, num_latents: int) -> list[slice]:

@@ -11,7 +11,15 @@ import numpy as np
 
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
-from sae_gap.measure.coding import by_encoder, chunks, code, find_weight, lasso, least_squares
+from sae_gap.measure.coding import (
+    by_encoder,
+    chunks,
+    code,
+    find_weight,
+    identity,
+    lasso,
+    least_squares,
+)
 from sae_gap.measure.controls import CONTROLS, control_sae
 from sae_gap.measure.curve import measure_curve
 from sae_gap.measure.plan import DENSEST, STUDY, Plan
@@ -48,6 +56,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     """
     plan.check()
     first = plan.saes[0]
+    told = {sae.name: [sae.name, identity(sae, plan.scored, plan.left_out)] for sae in plan.saes}
     named = {name: plan.settings[name] for name in ("study", "activations", "seed")}
 
     def once(settings, measure, *given, parts=({},)):
@@ -58,25 +67,21 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             parts,
         )
 
-    def told(sae):
-        return {"sae": [sae.name, sae.identity]}
-
     def curve(sae, common):
-        weights = {"lam": plan.lam, "l0": plan.l0, "common": common}
-        return once(
-            {"kind": "curve"} | told(sae) | weights, _curve, plan, sae, own[sae.name], common
-        )
+        settings = {"kind": "curve", "sae": told[sae.name], "lam": plan.lam, "l0": plan.l0}
+        return once(settings | {"common": common}, _curve, plan, sae, own[sae.name], common)
 
     rows = once({"kind": "documents"}, _documents, plan)
     own = {
-        sae.name: once({"kind": "encoder"} | told(sae), _encoder, plan, sae)[0] for sae in plan.saes
+        sae.name: once({"kind": "encoder", "sae": told[sae.name]}, _encoder, plan, sae)[0]
+        for sae in plan.saes
     }
     # A dead encoder says nothing of where dictionaries are to be compared.
     leader = next((sae for sae in plan.saes if not own[sae.name]["dead"]), first)
     common = curve(leader, None)[0]["common_l0"]
     with progress.bar(len(plan.saes) + len(plan.controls), STUDY, shown=show_progress) as line:
         for sae in plan.saes:
-            about = told(sae)
+            about = {"sae": told[sae.name]}
             if sae.name in plan.loaded:
                 load = {"kind": "load", **plan.loaded[sae.name].columns, **sae.columns}
                 rows += once(about | {"load": load}, list, [load])
@@ -94,17 +99,14 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             settings = {
                 "kind": "control",
                 "control": name,
-                "first": [first.name, first.identity],
+                "first": told[first.name],
                 "common": common,
             }
             rows += once(settings, _control, plan, name, common)
             line.update(1)
     for other in plan.saes[1:]:
         if other.model.decoder.shape == first.model.decoder.shape:
-            settings = {
-                "kind": "agreement",
-                "saes": [[sae.name, sae.identity] for sae in (first, other)],
-            }
+            settings = {"kind": "agreement", "saes": [told[first.name], told[other.name]]}
             rows += once(settings, _agreement, first, other)
     return rows
 

@@ -2,6 +2,7 @@
 SAE.
 """
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -419,7 +420,7 @@ def learn(
     `OnlineDictionary.for_activations`.
 
     A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`.
-    Rows beyond what 2 GiB hold are thinned evenly.
+    Rows beyond what 2 GiB hold are thinned evenly. An array is copied.
 
     Args:
       activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or
@@ -443,7 +444,8 @@ def learn(
     """
     check_size("width", width)
     check_seed(seed)
-    rows = screened(opened(activations, documents), outliers)
+    # What is asked of the dictionary later reads the rows again.
+    rows = screened(opened(activations, documents).copied(), outliers)
     _check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     signals = pool(train)
@@ -451,7 +453,11 @@ def learn(
     _, model, seconds = learn_atoms(
         signals, width, l0, seed, visits=visits, show_progress=show_progress
     )
-    return LearnedDictionary(model, l0, train, held_out, seconds)
+    learned = LearnedDictionary(model, l0, train, held_out, seconds)
+    # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
+    with contextlib.suppress(ValueError):
+        learned.lam()
+    return learned
 
 
 def _check_sparse(name: str, value: float, input_dim: int, width: int) -> None:

@@ -36,6 +36,7 @@ from sae_gap.measure.coding import (
     by_encoder,
     code,
     find_weight,
+    identity,
     lasso,
     least_squares,
     least_squares_on,
@@ -103,7 +104,8 @@ class Patching:
           Rows of kind "clean" (one, of the model without a change) and "score".
         """
         made: dict[str, Any] = {
-            sae.name: ({"sae": sae.identity}, lambda sae=sae: sae) for sae in saes
+            sae.name: ({"sae": identity(sae, self.downstream.activations)}, lambda sae=sae: sae)
+            for sae in saes
         }
         made |= controls
         rows = self._once({"kind": "clean"}, self._clean)

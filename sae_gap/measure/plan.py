@@ -26,8 +26,6 @@ from sae_gap.storage.results import Row, digest
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
 FORM = 5
-# Rows of activations that are read at once for their digest.
-READ = 2**14
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder
 # that fires more is held to it.
 DENSEST = 1 / 4
@@ -135,15 +133,8 @@ class Plan:
     @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of every row of the activations and of their documents."""
-
-        def arrays():
-            for part in (self.activations, self.held_out):
-                if part is not None:
-                    yield f"{part.num_samples} of {part.input_dim}"
-                    yield from part.chunks(READ)
-                    yield "" if part.documents is None else part.documents
-
-        return digest(arrays())
+        parts = (self.activations, self.held_out)
+        return digest("none" if part is None else part.fingerprint() for part in parts)
 
     @property
     def settings(self) -> Row:

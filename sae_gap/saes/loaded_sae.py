@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_vanishing
+from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
 from sae_gap.saes.foreign_encoders import LibraryUnits, Rescaled, parameters_of
@@ -98,8 +99,13 @@ class SAE(eqx.Module):
         numbers = self.model, self.bias, self.scale, self.normalisation, self.signed
         # What is static, such as the k of an encoder, stands in the structure; an address in memory
         # says nothing.
-        structure = re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(numbers)))
-        return digest([*jax.tree.leaves(numbers), structure])
+        structure = f"{jax.tree.structure(numbers)} {describe(self.given_encoder)}"
+        return digest([*jax.tree.leaves(numbers), re.sub(r" at 0x[0-9a-f]+", "", structure)])
+
+    @property
+    def given_encoder(self) -> Any:
+        """The encoder or the function that the SAE was made with; None for a decoder alone."""
+        return self.model.encoder.model.encode
 
     @property
     def columns(self) -> dict[str, Any]:

@@ -188,6 +188,16 @@ def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
 def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
     """By documents rows are held out, so none may be taken for another."""
     found = record(lm, texts, tmp_path, layers=(0,), context=16)
+    file = tmp_path / "block0" / "00001.npy"
+    rows = file.read_bytes()
+    file.write_bytes(rows[:-2] + bytes([rows[-2] ^ 1, rows[-1]]))
+    message = r"recording .*00001\.npy is damaged \(its rows are not .*; remove it and record again"
+    with pytest.raises(ValueError, match=message):
+        found.activations(0)
+    # As it says.
+    file.unlink()
+    record(lm, texts, tmp_path, layers=(0,), context=16).activations(0)
+    assert file.read_bytes() == rows
     for file in (tmp_path / "block0").glob("*.documents.npy"):
         file.unlink()
     with pytest.raises(
@@ -195,14 +205,19 @@ def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
         match=r"damaged \(the documents of block 0 are not those of its tokens\); remove it and",
     ):
         found.activations(0)
-    with np.load(tmp_path / "tokens.npz") as file:
+    about, tokens = tmp_path / "recording.json", tmp_path / "tokens.npz"
+    told = about.read_text()
+    with np.load(tokens) as file:
         arrays = dict(file)
-    np.savez(tmp_path / "tokens.npz", **arrays | {"tokens": arrays["tokens"][::-1]})
-    with pytest.raises(
-        ValueError,
-        match=r"damaged \(tokens\.npz is not what recording\.json tells\); remove it and record again",
-    ):
-        open_recording(tmp_path)
+    # Another context would cut other windows.
+    for context, order in ((9, 1), (16, -1)):
+        about.write_text(told.replace('context": 16', f'context": {context}'))
+        np.savez(tokens, **arrays | {"tokens": arrays["tokens"][::order]})
+        with pytest.raises(
+            ValueError,
+            match=r"damaged \(tokens\.npz is not what recording\.json tells\); remove it and",
+        ):
+            open_recording(tmp_path)
 
 
 REFUSED = {
@@ -214,8 +229,6 @@ REFUSED = {
         {"context": 8},
         "another recording, of context 16, not 8; remove it or choose another folder",
     ),
-    "another type": ({"dtype": "float32"}, "another recording, of dtype float16, not float32"),
-    "another draw": ({"seed": 1}, "another recording, of text "),
 }
 
 
@@ -231,7 +244,7 @@ def test_what_does_not_fit_is_said_in_a_sentence(lm, texts, tmp_path_factory, ca
     assert "\n" not in str(error.value) and content(folder) == before
 
 
-def test_texts_without_tokens_and_folders_without_a_recording_are_refused(lm, tmp_path):
+def test_texts_without_tokens_and_folders_without_a_recording_are_refused(lm, texts, tmp_path):
     with pytest.raises(ValueError, match=r"^no document has a token; give documents with text\.$"):
         record(lm, Texts(("",), ("empty",), None), tmp_path, layers=(0,), context=16)
     with pytest.raises(
@@ -240,5 +253,11 @@ def test_texts_without_tokens_and_folders_without_a_recording_are_refused(lm, tm
         open_recording(tmp_path)
     for about in ("{", "[]", json.dumps({"model": "x"}), json.dumps({"layers": [0]})):
         (tmp_path / "recording.json").write_text(about)
-        with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again\.$"):
-            open_recording(tmp_path)
+        for do in (open_recording, lambda folder: record(lm, texts, folder, (0,), context=16)):
+            with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again\.$"):
+                do(tmp_path)
+    # Rows may be those of another model.
+    (tmp_path / "recording.json").unlink()
+    (tmp_path / "block0").mkdir()
+    with pytest.raises(ValueError, match=r"holds rows but no recording\.json that says of what; "):
+        record(lm, texts, tmp_path, (0,), context=16)

@@ -18,7 +18,6 @@ from sae_gap.measure import coding
 from sae_gap.measure import jobs as module
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
-from sae_gap.storage import results
 
 LAM = 0.25
 
@@ -215,31 +214,6 @@ def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(
     assert [line["index"] for line in measure.worst_lines(chunked)] == [
         line["index"] for line in measure.worst_lines(rows)
     ]
-
-
-def test_another_sae_or_another_weight_is_measured_anew(plan, rows, model, tmp_path):
-    store, other = (
-        Store(tmp_path),
-        SAE.of_model(dataclasses.replace(model, encode=TopK(3)), name="mine"),
-    )
-    store.append(rows[:1])
-    for change in ({"saes": [other]}, {"lam": 2 * LAM}):
-        found = measure.run(dataclasses.replace(plan, **change), store)
-        assert found[0] == rows[0] and not {row["key"] for row in found[1:]} & {
-            row["key"] for row in rows
-        }
-
-
-def test_one_row_one_document_or_another_seed_is_another_key(plan, activations):
-    x, documents = activations.take(np.arange(300)), activations.documents
-    row, document = x.copy(), documents.copy()
-    row[137, 2] = np.nextafter(row[137, 2], 9)
-    document[5] = 7
-    data = [(x, documents), (row, documents), (x, document), (x, None), (x[:-1], documents[:-1])]
-    changes = [{"activations": open_activations(each, documents=named)} for each, named in data]
-    changes += [{"seed": 1}, {"samples": 9}, {"keep_outliers": True}, {"held_out": activations}]
-    keys = [results.key(dataclasses.replace(plan, **change).settings) for change in changes]
-    assert len({*keys}) == len(changes) and keys[0] == results.key(plan.settings)
 
 
 @pytest.mark.parametrize(

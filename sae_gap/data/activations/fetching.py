@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sae_gap.data.activations.tables import DOCUMENTS
 from sae_gap.runtime import devices
@@ -48,7 +49,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
             else [remote, *filter(store.exists, [companion])]
         )
         place = cache / digest([url])
-        copy = place / digest(f"{file} {store.ukey(file)}" for file in files)
+        copy = place / digest(f"{file} {_version(store, file)}" for file in files)
         if not copy.is_dir():
             place.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as draft:
@@ -71,3 +72,10 @@ def fetched(path: str | os.PathLike[str]) -> Path:
             "and the space on the disk."
         ) from error
     return copy if is_folder else copy / PurePosixPath(remote).name
+
+
+def _version(store: Any, file: str) -> dict[str, Any]:
+    """What tells versions of an object apart, such as its ETag, time and size. A server may lead to
+    a URL that is signed anew for each request.
+    """
+    return {name: value for name, value in store.info(file).items() if name != "url"}

@@ -108,18 +108,6 @@ def test_what_is_wrong_is_said_in_a_sentence(options, call, tmp_path, case):
     assert (code, out) == (2, "") and words in err.splitlines()[-1]
 
 
-def test_other_labels_or_splits_of_the_same_rows_are_probed_again(tmp_path):
-    rng = np.random.default_rng(0)
-    x, has = rng.normal(size=(40, 3)), np.arange(40) % 2 == 0
-    store, sides = sae_gap.Store(tmp_path), np.arange(40).reshape(4, 10)
-    split = probing.Split({"all": np.arange(20)}, dict(zip(probing.CELLS, sides, strict=True)))
-    other = probing.Split({"all": np.arange(10, 30)}, split.test)
-    for task in ((has, split), (~has, split), (has, other), (has, split)):
-        tasks = {"p": probe_real.Task(task[0], {0: task[1]})}
-        (row,) = probe_real.probe(store, probe_real.Probed(x, tasks), [], 1.0)
-    assert len(store.rows()) == 3 and row["train_rows"] == 20
-
-
 def test_usual_pairs_meet_each_topic_in_both_orders():
     pairs = probe_real.usual_pairs(["a", "a+b", "b"])
     assert pairs[:4] == [

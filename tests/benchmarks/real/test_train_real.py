@@ -249,24 +249,6 @@ def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
         assert dataclasses.replace(found, base=None) == alone
 
 
-def test_other_documents_make_other_rows(file, call, tmp_path):
-    """By them rows are held out, and files of activations may have them in files of their own."""
-    fits = []
-    for size in (30, 20):
-        folder = tmp_path / str(size)
-        folder.mkdir()
-        np.save(folder / "0.npy", open_activations(file).take(np.arange(600)))
-        np.save(folder / "0.documents.npy", np.arange(600) // size)
-        flags = (
-            f"--activations={folder}",
-            f"--results_dir={folder / 'out'}",
-            f"--models_dir={tmp_path}",
-        )
-        assert call("train_real", *flags, *OPTIONS, "--methods=topk")[0] == 0
-        fits.append(rows_in(folder / "out")["topk"])
-    assert fits[0]["fit"] != fits[1]["fit"] and fits[0]["fvu_own"] != fits[1]["fvu_own"]
-
-
 FAULTS = {
     "families": (
         ["--methods=online_dl_families", "--width=16385"],

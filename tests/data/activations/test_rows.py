@@ -81,6 +81,20 @@ def test_a_seed_draws_the_documents():
     assert len({tuple(np.unique(rows().split(0.3, seed)[1].documents)) for seed in range(9)}) > 1
 
 
+@pytest.mark.parametrize("place", [4, 59])
+@pytest.mark.parametrize("documents", [None, DOCUMENTS])
+def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, documents):
+    """The same rows may be left of more, by which a split draws."""
+    loud, left = ROWS.copy(), np.arange(60) != place
+    loud[place] *= 1e3
+    less = rows(loud, documents).without_outliers()
+    alone = rows(ROWS[left], None if documents is None else documents[left])
+    np.testing.assert_array_equal(less.take(np.arange(59)), alone.take(np.arange(59)))
+    again = rows(loud, documents, cut=30).without_outliers()
+    assert less.fingerprint() == again.fingerprint() != alone.fingerprint()
+    assert (documents is None) == (alone.fingerprint() == rows(ROWS[left], None).fingerprint())
+
+
 def test_rows_of_unknown_documents_are_held_out_in_blocks():
     train, held = rows(np.arange(10_000, dtype=np.float32)[:, None], None).split(0.1)
     assert train.documents is None and held.num_samples == 1_000

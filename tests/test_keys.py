@@ -1,0 +1,310 @@
+"""Whatever decides a stored number is in its key, at every door: one input is changed at a time,
+and nothing is measured.
+"""
+
+import dataclasses
+import itertools
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.real import downstream, measure_sae, probe_real, train_real
+from sae_gap import Store, measure, open_activations
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.lm import recording
+from sae_gap.lm.recording import Recorded
+from sae_gap.lm.texts import Texts
+from sae_gap.measure.downstream import Downstream
+from sae_gap.measure.patching import Patching
+from sae_gap.measure.probing import Tokens, concepts
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage import results
+from sae_gap.study.models import Models
+
+ROWS, DIM, WIDTH = 400, 8, 12
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(ROWS, DIM)).astype(np.float32)
+X[3] *= 100
+ATOMS = RNG.normal(size=(DIM, WIDTH)).astype(np.float32)
+DOCUMENTS = np.arange(ROWS) // 10
+
+
+class Asked(Store):
+    """Tells no rows but made-up ones, which differ where the keys do, and keeps the keys."""
+
+    def __init__(self):
+        super().__init__("nowhere")
+        self.keys = {}
+
+    def once(self, settings, measure, parts=({},)):
+        key = results.key({"settings": settings, "parts": parts})
+        kind = "control" if "control" in settings else settings.get("kind", "row")
+        self.keys.setdefault(kind, []).append(key)
+        number = 1 + int(key[:6], 16) / 2**24
+        return [{"kind": "clean", "lam": number, "common_l0": number, "level": 0}]
+
+
+class StoppedError(Exception):
+    """Nothing is computed from here on."""
+
+
+def stop(*_, **__):
+    raise StoppedError
+
+
+def data(row=None, document=None):
+    """The rows and their documents; one of either may be another."""
+    x, documents = X.copy(), DOCUMENTS.copy()
+    if row is not None:
+        x[row, 2] = np.nextafter(x[row, 2], 9)
+    if document is not None:
+        documents[document] = 7
+    return x, documents
+
+
+def write(folder, row, document):
+    """Writes them as files. The rows are written once if they stay, as their time tells."""
+    x, documents = data(row, document)
+    if row is not None or not (folder / "x.npy").exists():
+        np.save(folder / "x.npy", x)
+    np.save(folder / "x.documents.npy", documents)
+    return str(folder / "x.npy")
+
+
+def sae(k=2, scale=1.0, signed=False, encode=None):
+    weight = Affine(jnp.asarray(ATOMS), jnp.zeros(WIDTH))
+    model = Model(jnp.asarray(scale * ATOMS), jnp.zeros(DIM), weight, encode or TopK(k))
+    return dataclasses.replace(SAE.of_model(model, name="mine"), signed=signed)
+
+
+def function(share):
+    def encode(model, signals):
+        return share * jnp.maximum(signals @ model.dictionary, 0)
+
+    return encode
+
+
+def class_of_ones_own(share):
+    class Mine(TopK):
+        def __call__(self, model, signals):
+            return share * super().__call__(model, signals)
+
+    return Mine(2)
+
+
+def of_run(folder, row=None, document=None, held_out=None, given=None, **options):
+    x, documents = data(row, document)
+    held = None if held_out is None else open_activations(X[: 100 + held_out] + 1)
+    plan = measure.Plan([given or sae()], open_activations(x, documents=documents), held_out=held)
+    store = Asked()
+    measure.run(dataclasses.replace(plan, **options), store, show_progress=False)
+    return store.keys
+
+
+def of_measure_sae(folder, row=None, document=None, atom=0, **flags):
+    np.save(folder / "D.npy", ATOMS + 1e-3 * atom)
+    given = {
+        "activations": write(folder, row, document),
+        "dictionary": (str(folder / "D.npy"),),
+    }
+    options = measure_sae.MeasureOptions(**given, **{"controls": ("random",)} | flags)
+    store = Asked()
+    measure.run(measure_sae.plan_of(options), store, show_progress=False)
+    return store.keys
+
+
+def of_train_real(folder, monkeypatch, row=None, document=None, **flags):
+    asked = {}
+
+    def once(self, settings, *_):
+        asked.update(row=results.key(settings), fit=settings["fit"])
+        raise StoppedError
+
+    end = SimpleNamespace(seconds=0.0, model=None)
+    monkeypatch.setattr(Models, "fit", lambda *_, **__: [SimpleNamespace(end=end)])
+    monkeypatch.setattr(train_real, "save", lambda *_: None)
+    monkeypatch.setattr(Store, "once", once)
+    given = {"activations": write(folder, row, document), "results_dir": str(folder)}
+    usual = {"methods": ("topk",), "width": WIDTH, "sparsity": 2}
+    with pytest.raises(StoppedError):
+        train_real.train(train_real.TrainOptions(**given, **usual | flags))
+    return asked
+
+
+def of_probe_real(
+    folder,
+    monkeypatch,
+    row=None,
+    topic=None,
+    word=None,
+    seed=0,
+    l0=2.0,
+    rows=ROWS,
+    given=None,
+    other="",
+):
+    monkeypatch.setattr(concepts, "FEWEST", 2)
+    rng = np.random.default_rng(1)
+    texts = np.array([f"{' ' * rng.integers(2)}{rng.choice([*'abcdefghij'])}" for _ in X])
+    topics = np.where(DOCUMENTS % 2, "x", "y")
+    if word is not None:
+        texts[word] = "k" if texts[word].startswith(" ") else " k"
+    if topic is not None:
+        topics[np.isin(DOCUMENTS, topic)] = "x"
+    held = open_activations(data(row)[0], documents=DOCUMENTS)
+    tokens, store = Tokens(texts, DOCUMENTS, topics), Asked()
+    probed = probe_real.of_pairs(tokens, held, ["topic:x+space"], (seed,), rows)
+    ((name, task),) = probed.tasks.items()
+    split = task.splits[seed]
+    if other in split._fields:
+        part = {side: numbers[::-1] for side, numbers in getattr(split, other).items()}
+        task = task._replace(splits={seed: split._replace(**{other: part})})
+    task = task._replace(has=task.has ^ (other == "labels"))
+    probed.tasks[name] = task
+    probe_real.probe(store, probed, [given or sae()], l0)
+    activations, dictionary = store.keys["row"]
+    return {"activations": activations, "dictionary": dictionary}
+
+
+def of_downstream(
+    folder,
+    monkeypatch,
+    row=None,
+    document=None,
+    token=None,
+    model="lm",
+    width=WIDTH,
+    signed=False,
+    context=8,
+    documents=(0, 1, 2),
+    **flags,
+):
+    tokens, positions = np.arange(ROWS) % 50, np.arange(ROWS) % 10 % context
+    if token is not None:
+        tokens[token] = 51
+    about = (folder, "lm", model, context, (1,), "float32", tokens, DOCUMENTS, positions)
+    recorded = Recorded(*about, tuple("d" * 40), None)
+    cutter = SimpleNamespace(get_added_tokens_decoder=dict)
+    lm = SimpleNamespace(identity=model, model=None, tokenizer=cutter)
+    monkeypatch.setattr(Downstream, "of_model", lambda *_, **__: None)
+    usual = {"layer": 1, "first": 2, "outliers": "drop", "l0": (1, 2, 4), "controls": ("random",)}
+    options = downstream.DownstreamOptions(**usual | flags)
+    x, named = data(row, document)
+    keep = options.outliers == "keep"
+    plan = measure.Plan((), open_activations(x, documents=named), keep_outliers=keep)
+    first = SimpleNamespace(num_latents=width, signed=signed)
+    decides, _ = downstream._controls(options, plan, first)["random"]
+    _, texts = downstream._downstream(lm, recorded, documents, options)
+    return {"texts": texts, "control": results.key(decides)}
+
+
+def of_patching(folder, given=None, identity="this", level=2, control="this"):
+    run = SimpleNamespace(activations=X[20:40])
+    store = Asked()
+    patching = Patching(run, identity, store, (level,))
+    controls = {"random": ({"control": control}, stop)}
+    patching.run([given or sae()], controls, show_progress=False)
+    return store.keys
+
+
+def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm", **options):
+    about = {}
+    monkeypatch.setattr(recording, "_begin", lambda _, given, *__: about.update(given) or stop())
+    texts = [["the cat", text or "sat", "on the mat"], ["a", "b", name or "c"], ["x", topic, "y"]]
+    lm = SimpleNamespace(
+        name="lm",
+        identity=model,
+        model=SimpleNamespace(num_blocks=3, shape=SimpleNamespace(context=64)),
+        tokenise=lambda given: [np.array([*each.encode()], np.int32) for each in given],
+    )
+    with pytest.raises(StoppedError):
+        recording.record(lm, Texts(*map(tuple, texts)), folder, (1,), **{"context": 4} | options)
+    return {"recording": results.key(about)}
+
+
+# Of each door: what is changed, and which keys change with it.
+MEASURED = ("documents", "curve", "gap")
+CHANGES = {
+    of_run: {
+        MEASURED: [
+            *({"row": 137}, {"row": 399}, {"document": 5}, {"seed": 1}, {"samples": 20}),
+            *({"keep_outliers": True}, {"held_out": 0}),
+        ],
+        ("curve", "gap"): [
+            *({"lam": 0.1}, {"l0": 1.0}, {"given": sae(k=1)}, {"given": sae(scale=2.0)}),
+            *({"given": sae(signed=True)}, {"given": sae(encode=function(0.5))}),
+        ],
+    },
+    of_measure_sae: {
+        (*MEASURED, "control"): [
+            *({"row": 137}, {"document": 5}, {"seed": 1}, {"samples": 20}, {"outliers": "keep"}),
+        ],
+        ("curve", "gap", "control"): [{"atom": 1}, {"lam": 0.1}, {"match_l0": 1.0}],
+        ("control",): [{"controls": ("samples",)}],
+    },
+    of_train_real: {
+        ("row", "fit"): [
+            *({"row": 137}, {"document": 5}, {"seed": 1}, {"width": 13}, {"sparsity": 3}),
+            *({"epochs": 9}, {"batch_size": 128}, {"outliers": "keep"}, {"methods": ("relu",)}),
+        ],
+        ("row",): [{"samples": 20}],
+    },
+    of_probe_real: {
+        ("activations", "dictionary"): [
+            *({"row": 137}, {"topic": 4}, {"word": 51}, {"seed": 1}, {"rows": 150}),
+            *({"other": "train"}, {"other": "test"}, {"other": "labels"}),
+        ],
+        ("dictionary",): [{"l0": 3.0}, {"given": sae(k=1)}],
+    },
+    of_downstream: {
+        ("texts",): [
+            *({"token": 3}, {"model": "other"}, {"context": 6}, {"documents": (0, 1)}),
+            *({"layer": 2}, {"first": 3}, {"outliers": "keep"}),
+        ],
+        ("control",): [
+            *({"row": 137}, {"document": 5}, {"width": 13}, {"signed": True}),
+            *({"l0": (1, 3, 4)}, {"controls": ("samples", "random"), "outliers": "keep"}),
+        ],
+    },
+    of_patching: {
+        ("clean", "score", "control"): [{"identity": "other"}],
+        ("control",): [{"level": 3}, {"control": "other"}],
+        ("score",): [{"given": sae(k=1)}],
+    },
+    of_record: {
+        ("recording",): [
+            *({"text": "sits"}, {"name": "d"}, {"topic": "y"}, {"model": "other"}, {"seed": 1}),
+            *({"tokens": 17}, {"context": 5}, {"dtype": "float32"}),
+        ]
+    },
+}
+CASES = [
+    pytest.param(door, {}, parts, change, id=f"{door.__name__[3:]}-{'-'.join(change)}")
+    for door, changed in CHANGES.items()
+    for parts, changes in changed.items()
+    for change in changes
+]
+# Two encoders of one name.
+CASES += [
+    pytest.param(
+        door,
+        {"given": sae(encode=make(1))},
+        ("score" if door is of_patching else "curve",),
+        {"given": sae(encode=make(2))},
+        id=f"{door.__name__[3:]}-{make.__name__}",
+    )
+    for door, make in itertools.product((of_run, of_patching), (function, class_of_ones_own))
+]
+
+
+@pytest.mark.parametrize(("door", "usual", "parts", "change"), CASES)
+def test_another_input_is_another_key(door, usual, parts, change, tmp_path, monkeypatch):
+    patch = {"monkeypatch": monkeypatch} if "monkeypatch" in door.__code__.co_varnames else {}
+    before, again, after = (door(tmp_path, **patch, **each) for each in (usual, usual, change))
+    assert before == again
+    for part in parts:
+        assert not {*map(str, np.ravel(before[part]))} & {*map(str, np.ravel(after[part]))}
