@@ -59,8 +59,8 @@ def open_activations(
 
     Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token,
     which tells the documents. Otherwise an array or a column `documents` may name them, or beside
-    `x.npy` or `x.pt` the file `x.documents.npy`: an integer for each row. A number that occurs in several
-    files of a folder is one document.
+    `x.npy` or `x.pt` the file `x.documents.npy`: an integer for each row. A number that occurs in
+    several files of a folder is one document.
 
     An array in memory is taken as one in a file would be, and is not copied.
 
