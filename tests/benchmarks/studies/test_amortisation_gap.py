@@ -135,6 +135,21 @@ def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
     assert all(len(line) < 250 for line in smoke.printed.splitlines())
 
 
+def test_a_run_ends_with_its_answer_and_the_path_of_its_page(smoke, summary):
+    *_, answer, page = smoke.printed.strip().split("\n\n")
+    named = ("sae_topk", "frozen_topk", "online_dl", "fista_oracle")
+    means = [float(by_method(summary)[name]["mcc_ood_mean"]) for name in named]
+    told = [float(number) for number in re.findall(r"\d\.\d{3}", answer)]
+    assert told == pytest.approx(means, abs=5e-4) and answer.endswith("(means over 2 seeds).")
+    assert page == f"The page: {smoke.page / 'report.html'}"
+    assert (
+        answer in (smoke.page / "README.md").read_text() and (smoke.page / "report.html").exists()
+    )
+    # No one number for two sizes, and none where a method did not run.
+    for lines in (summary * 2, summary[1:-1]):
+        assert BENCH.answer([line | {"mcc_ood_mean": 0.5} for line in lines]) == ""
+
+
 def test_the_file_of_parts_has_their_means(smoke, summary):
     with (smoke.page / "decomposition.csv").open(newline="") as file:
         found = [line for line in csv.DictReader(file) if line["metric"] == "auc_ood"]
