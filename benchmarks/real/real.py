@@ -186,13 +186,13 @@ def main(options: RealOptions) -> None:
 def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
     """A line for each step with how much it does, and where the page would be."""
     source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
-    aims = {
+    aims: dict[str, dict[str, Any]] = {
         "record": source | {"layer": options.layer, "tokens": "all"},
         "train_real": {"sparsity": options.sparsity, "seed": options.seed},
     }
     lines = []
     for step, chosen in steps.items():
-        sizes = {**aims.get(step, {}), **chosen}
+        sizes = aims.get(step, {}) | dict(chosen)
         listed = {
             name: ",".join(map(str, value)) if isinstance(value, tuple) else value
             for name, value in sizes.items()

@@ -137,8 +137,8 @@ class SAE(eqx.Module):
           k: latents that are on in each row, or on average.
           threshold: a number, or one for each latent, in units of p.
           centred: whether the encoder takes b_dec from x; False has `p = x W_enc + b_enc`.
-          linear: whether both matrices are those of `torch.nn.Linear`; only where there are as many
-            latents as dimensions, so that no shape tells, it must be given.
+          linear: whether both matrices are those of `torch.nn.Linear`; it is asked for, and read,
+            only where there are as many latents as dimensions, so that no shape tells.
           name: what to call it.
 
         Raises:
@@ -158,17 +158,18 @@ class SAE(eqx.Module):
         arrays |= {} if threshold is None else {"threshold": threshold}
         held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
         num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
-        if linear is None and num_latents == input_dim:
+        square = num_latents == input_dim
+        if square and linear is None:
             fault = f"W_enc and W_dec are square ({input_dim}), so that no shape tells their sides"
             raise ValueError(
                 f"{fault}; give linear=False for x @ W_enc and z @ W_dec, linear=True for weights "
                 "of torch.nn.Linear."
             )
         for word, shape in (
-            ("W_enc", (input_dim, num_latents)),
-            ("W_dec", (num_latents, input_dim)),
+            ("W_enc", (num_latents, input_dim)),
+            ("W_dec", (input_dim, num_latents)),
         ):
-            if linear or (linear is None and held[word].shape == shape[::-1]):
+            if linear if square else held[word].shape == shape:
                 held[word] = held[word].T
         tensors = Tensors(Path("the arrays"), held)
         others: dict[str, Any] = {}
