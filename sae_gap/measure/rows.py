@@ -51,6 +51,11 @@ def screened(activations: Activations, policy: str) -> Activations:
     return activations.without_outliers() if policy == "drop" else activations
 
 
+def fits(rows: Activations) -> bool:
+    """Whether the rows lie in memory together."""
+    return rows.num_samples * rows.input_dim <= POOL
+
+
 def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
     """The rows that are learned from, evenly spaced."""
     return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from sae_gap.core.checks import check_number, check_seed, check_size
 from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
 from sae_gap.data.activations.tables import Table
+from sae_gap.storage.results import digest
 
 # Contiguous blocks that stand for documents where the files name none.
 BLOCKS = 100
@@ -66,6 +67,17 @@ class Activations:
         return find_outliers(
             np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents
         )
+
+    def fingerprint(self) -> str:
+        """A digest of every row, and of the documents and the numbers by which `split` draws."""
+        whole = self if self._whole is None else self._whole
+        named = "none" if whole.documents is None else whole.documents
+
+        def arrays():
+            yield from ((whole.num_samples, self.num_samples, self.input_dim), self.numbers, named)
+            yield from self.chunks(SPAN)
+
+        return digest(arrays())
 
     def without_outliers(self) -> "Activations":
         """The rows that are no outliers. Split, they fall into the parts that they are in where
