@@ -24,7 +24,7 @@ def _methods(source, p):
 _ANSWER = (
     "Out of distribution the TopK SAE's own codes have an MCC of {sae_topk}, those of the lasso on "
     "its dictionary {frozen_topk}, on the dictionary of online_dl {online_dl} and on the true one "
-    "{fista_oracle} (means over {seeds} seeds)."
+    "{fista_oracle} (number of seeds: {seeds})."
 )
 
 
