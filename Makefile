@@ -24,7 +24,7 @@ help:
 	@echo 'make bench    the headline benchmark (ARGS=--preset=smoke for a trial of under a minute)'
 	@echo 'make studies  every study (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
 	@echo 'make report   one page of all results, results/report.html'
-	@echo 'make real     SAEs of a real language model, SmolLM2-135M, from recording to a page (ARGS=--preset=smoke for a trial)'
+	@echo 'make real     SAEs of a real language model, SmolLM2-135M, from recording to a page (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
 	@echo 'make docs     the reference of the library, build/docs/index.html'
 	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
 	@echo 'make lint     ruff, mypy, and the order of imports'
@@ -42,7 +42,8 @@ studies: $(VENV)/.ready
 report: $(VENV)/.ready
 	$(RUN) sae_gap report
 
-real: $(VENV)/.ready-real
+# What would run needs no model.
+real: $(VENV)/.ready$(if $(findstring --dry_run,$(ARGS)),,-real)
 	$(RUN) sae_gap real $(ARGS)
 
 docs: $(VENV)/.ready-docs

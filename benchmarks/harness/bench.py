@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.harness.drawings import Drawing
 from benchmarks.harness.preset import Preset, grid
 from sae_gap.data.recording import Source
+from sae_gap.storage.results import Row
 from sae_gap.study.study import Method
 
 RECOVERY = (
@@ -35,6 +36,8 @@ class Bench:
         the sizes.
       figures: by the stem of their file.
       tables: columns to print, by title; their headings are the metrics' own.
+      answer: gives the sentence that a run ends with, and its page begins with, of the lines of
+        summary.csv; empty where they do not hold its numbers.
       parts: whether to split each SAE's distance to the oracle.
       sources: the sources of a preset.
       slow: methods that run only when they are named, or all are.
@@ -52,6 +55,7 @@ class Bench:
     tables: Mapping[str, Sequence[str]] = dataclasses.field(
         default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
     )
+    answer: Callable[[Sequence[Row]], str] = lambda summary: ""
     parts: bool = False
     sources: Callable[[Preset], Sequence[Source]] = grid
     slow: tuple[str, ...] = ()

@@ -25,7 +25,7 @@ def main(bench: Bench, options: StudyOptions) -> None:
 
 
 def execute(run: Run) -> None:
-    """Runs a study and prints its tables, or says what would run."""
+    """Runs a study and prints its tables and its answer, or says what would run."""
     began = time.perf_counter()
     if run.options.dry_run:
         if distributed.is_first():
@@ -49,5 +49,6 @@ def execute(run: Run) -> None:
             "compilations": str(devices.compilations()),
             "models": str(run.models.directory),
         }
-        sys.stdout.write(write_outcome(run, rows, notes) + "\n")
+        printed = write_outcome(run, rows, notes)
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
+        sys.stdout.write(printed + "\n")

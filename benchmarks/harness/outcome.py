@@ -34,7 +34,8 @@ _AS_PUBLISHED = (
 
 
 def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> str:
-    """Writes summary.csv, the figures and the page, and returns the tables to print.
+    """Writes summary.csv, the figures and the page, and returns what to print: the tables, the
+    answer and the path of the page.
 
     Args:
       run: the run.
@@ -75,11 +76,11 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     about = "\n".join(
         line for line in bench.about.splitlines() if not line.startswith("  ")
     ).strip()
-    made = {**notes, **pages.provenance(rows[-1])}
+    made, answer = {**notes, **pages.provenance(rows[-1])}, bench.answer(summary)
     pages.write(
-        folder, pages.Page(bench.name, bench.title, about, run.command, "", drawn, shown, made)
+        folder, pages.Page(bench.name, bench.title, about, run.command, answer, drawn, shown, made)
     )
-    return "\n\n".join(printed)
+    return "\n\n".join([*printed, *filter(None, [answer]), f"The page: {folder}/report.html"])
 
 
 def is_comparable(run: Run) -> bool:

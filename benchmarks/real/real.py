@@ -8,6 +8,7 @@ was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
+  make real ARGS=--dry_run
   python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 \
     --results_dir=results/block20
 """
@@ -63,6 +64,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "probe_real": {"rows": 24_000, "seeds": (0, 1, 2)},
     },
 }
+# How long presets took from nothing to the page, in minutes; RESULTS.md tells on what.
+MINUTES = {"smoke": 3, "quick": 34}
 ABOUT = f"""
 A reconstruction of the residual stream takes the place of the activations of held-out documents,
 and the rest of the model runs on it. KL is the divergence of the next token's distribution from the
@@ -96,6 +99,7 @@ class RealOptions(LanguageModel):
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
     text: str | None = option(None, "A folder or a file of text.  [BBC news]")
+    dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
 
 def main(options: RealOptions) -> None:
@@ -113,6 +117,9 @@ def main(options: RealOptions) -> None:
     if set(methods) <= set(train_real.DICTIONARIES):
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise cli.UsageError(f"{fault}; add one, such as topk.")
+    if options.dry_run:
+        sys.stdout.write(plan(options, place, steps) + "\n")
+        return
     trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
     bare = [name for name in methods if name in train_real.DICTIONARIES]
     with cli.usage():
@@ -174,6 +181,26 @@ def main(options: RealOptions) -> None:
     }
     folder = cli.folder(place)
     sys.stdout.write(write(folder, patched, probed, options.sparsity, command, notes) + "\n")
+
+
+def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each step with how much it does, and where the page would be."""
+    source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
+    aims: dict[str, dict[str, Any]] = {
+        "record": source | {"layer": options.layer, "tokens": "all"},
+        "train_real": {"sparsity": options.sparsity, "seed": options.seed},
+    }
+    lines = []
+    for step, chosen in steps.items():
+        sizes = aims.get(step, {}) | dict(chosen)
+        listed = {
+            name: ",".join(map(str, value)) if isinstance(value, tuple) else value
+            for name, value in sizes.items()
+        }
+        lines.append(f"{step}: {', '.join(f'{name} {value}' for name, value in listed.items())}")
+    if options.preset in MINUTES:
+        lines.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
+    return "\n".join([*lines, f"The page: {place}/report.html"])
 
 
 def write(

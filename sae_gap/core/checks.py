@@ -226,12 +226,22 @@ def check_unmasked(name: str, values: Any) -> None:
         )
 
 
+def on_host(values: Any) -> Any:
+    """What NumPy can read: a tensor of PyTorch without its gradient and in float32 if it is
+    bfloat16, and anything else as it is.
+    """
+    if not hasattr(values, "detach"):
+        return values
+    tensor = values.detach().cpu()
+    return tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor
+
+
 def as_real(name: str, values: Any, form: str) -> np.ndarray:
     """Real numbers as an array on the host, of any shape and type.
 
     Args:
       name: what the message calls the values.
-      values: numbers, nested lists of numbers, or an array of NumPy or of JAX.
+      values: numbers, nested lists of numbers, or an array of NumPy, of JAX or of PyTorch.
       form: what the values should be, in the message.
 
     Raises:
@@ -240,7 +250,7 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
     """
     check_unmasked(name, values)
     try:
-        array = np.asarray(values)
+        array = np.asarray(on_host(values))
     except (ValueError, TypeError):
         raise ValueError(
             f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array."

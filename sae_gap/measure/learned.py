@@ -7,12 +7,15 @@ import dataclasses
 import math
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -39,16 +42,21 @@ from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
 from sae_gap.measure.rows import opened, pool, screened
 from sae_gap.measure.summary import curve_lines
-from sae_gap.measure.training import VISITS, fit_signals, learn_atoms
+from sae_gap.measure.training import ROWS_AN_ATOM, VISITS, fit_rows, fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
 from sae_gap.solvers import match_l0
+from sae_gap.storage import trees
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row, Store
+from sae_gap.storage.tensor_files import brief
 
 # What rows of a measurement call it.
 LEARNED = "learned"
+# What `save` writes, and the state of an unfinished `learn`.
+_FILE, _STATE = "dictionary.safetensors", "learn.safetensors"
 # Rows that are read and coded at once, and those that are scored.
 CHUNK, SCORED = 1_024, 5_000
 # Steps of an SAE unless its epochs are given.
@@ -126,8 +134,6 @@ class LearnedDictionary:
     Attributes:
       model: the dictionary and the bias, without an encoder.
       l0: mean L0 that codes have unless another is asked for.
-      train: the rows that it was learned from.
-      held_out: those that it was not.
       seconds: that learning took.
       certificate: of the last call of `encode`: the largest duality gap of a row, relative to its
         objective. No codes score lower in the lasso by more than this share. None before the first
@@ -135,18 +141,39 @@ class LearnedDictionary:
     """
 
     def __init__(
-        self, model: Model, l0: float, train: Activations, held_out: Activations, seconds: float
+        self,
+        model: Model,
+        l0: float,
+        train: Activations | None,
+        held_out: Activations | None,
+        seconds: float,
     ):
-        self.model, self.l0, self.train, self.held_out, self.seconds = (
-            model,
-            l0,
-            train,
-            held_out,
-            seconds,
-        )
+        self.model, self.l0, self.seconds = model, l0, seconds
+        self._parts = train, held_out
+        # Of the rows that were learned from.
+        self._fingerprint: str | None = None
         self.certificate: float | None = None
         self._sae = SAE.of_model(model, name=LEARNED)
         self._weights: dict[float, float] = {}
+
+    @property
+    def train(self) -> Activations:
+        """The rows that it was learned from."""
+        return self._part(0)
+
+    @property
+    def held_out(self) -> Activations:
+        """Those that it was not."""
+        return self._part(1)
+
+    def _part(self, place: int) -> Activations:
+        part = self._parts[place]
+        if part is None:
+            raise ValueError(
+                "the activations of learn were not saved with the dictionary; give them to "
+                "sae_gap.LearnedDictionary.load."
+            )
+        return part
 
     @property
     def atoms(self) -> Float[np.ndarray, "input_dim width"]:
@@ -347,7 +374,71 @@ class LearnedDictionary:
         coding = code(made, held_out, by_encoder(made))
         return Export(model, k, seconds, coding.l0, fvu(held_out, coding.guess), best)
 
-    def save(
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the dictionary, its bias and the weights λ found so far; no activations.
+
+        Pickling keeps the same.
+
+        Args:
+          folder: a path or the URL of one in a bucket, which is made; a dictionary in it is
+            replaced.
+        """
+        Folder(folder).write(_FILE, self._content())
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        activations: _Rows | None = None,
+        *,
+        documents: ArrayLike | None = None,
+        outliers: str = "drop",
+    ) -> "LearnedDictionary":
+        """What `save` wrote.
+
+        Args:
+          folder: that it was saved to.
+          activations: those of `learn`, which `sae`, `report`, codes at another L0 and scores of
+            the rows held out need.
+          documents: as `learn` was given them.
+          outliers: as `learn` was given it.
+
+        Raises:
+          ValueError: no such dictionary is there, or it was learned from other activations.
+        """
+        place = Folder(folder)
+        try:
+            learned = _read(place.read(_FILE))
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"{place} has no learned dictionary that can be read ({brief(error)}); give the "
+                "folder that save wrote."
+            ) from None
+        if activations is not None:
+            rows = screened(opened(activations, documents), outliers)
+            learned._parts = rows.split()
+            if learned.train.fingerprint() != learned._fingerprint:
+                raise ValueError(
+                    f"the dictionary in {place} was learned from other rows; give the activations, "
+                    "documents and outliers that learn was given."
+                )
+        return learned
+
+    def __reduce__(self):
+        return _read, (self._content(),)
+
+    def _content(self) -> bytes:
+        self._fingerprint = self._fingerprint or self.train.fingerprint()
+        note = {
+            "shape": self.atoms.shape,
+            "l0": self.l0,
+            "seconds": self.seconds,
+            "weights": list(self._weights.items()),
+            "rows": self._fingerprint,
+        }
+        return trees.dump(dataclasses.replace(self.model, encode=None), note)
+
+    def save_sae(
         self,
         folder: str | os.PathLike[str],
         *,
@@ -400,9 +491,17 @@ class LearnedDictionary:
 
     def __repr__(self) -> str:
         return (
-            f"<{self.width} atoms of {len(self.bias)} dimensions, learned from "
-            f"{self.train.num_samples:,} activations>"
+            f"<{self.width} atoms of {len(self.bias)} dimensions, learned for an L0 of {self.l0:g}>"
         )
+
+
+def _read(content: bytes) -> LearnedDictionary:
+    """The dictionary that `save` wrote, without activations."""
+    note = trees.read_note(content)
+    model = trees.load(content, Model(jnp.zeros(note["shape"]), jnp.zeros(note["shape"][:1])))
+    learned = LearnedDictionary(model, note["l0"], None, None, note["seconds"])
+    learned._weights, learned._fingerprint = dict(note["weights"]), note["rows"]
+    return learned
 
 
 def learn(
@@ -414,13 +513,18 @@ def learn(
     documents: ArrayLike | None = None,
     outliers: str = "drop",
     visits: float = VISITS,
+    checkpoint: str | os.PathLike[str] | None = None,
     show_progress: bool = True,
 ) -> LearnedDictionary:
     """Learns a dictionary of activations by `online_dl`, with the options of
     `OnlineDictionary.for_activations`.
 
     A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`.
-    Rows beyond what 2 GiB hold are thinned evenly. An array is copied.
+    Rows of more than 2 GiB as float32 stay where they are: each of a hundred rounds reads some from
+    all over the file, other ones than the rounds before. A compressed file, and Parquet, is read
+    whole for that each time. An array is copied.
+
+    A warning says where there are fewer than twenty rows to learn from for each atom.
 
     Args:
       activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or
@@ -433,6 +537,9 @@ def learn(
         too; either way they are named.
       visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
         still does well.
+      checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
+        The same call goes on from there after a kill, and ends with the same dictionary; at its end
+        the state is removed.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
@@ -448,11 +555,22 @@ def learn(
     rows = screened(opened(activations, documents).copied(), outliers)
     _check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
-    signals = pool(train)
-    check_varies(signals)
-    _, model, seconds = learn_atoms(
-        signals, width, l0, seed, visits=visits, show_progress=show_progress
-    )
+    if train.num_samples < ROWS_AN_ATOM * width:
+        logging.warning(
+            "%d rows to learn %d atoms from are fewer than %d for each, so that the dictionary "
+            "will explain less than it could; give more rows, or learn fewer atoms",
+            train.num_samples,
+            width,
+            ROWS_AN_ATOM,
+        )
+    check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
+    save = None
+    if checkpoint is not None:
+        save = trees.Checkpoint(Folder(checkpoint), _STATE, fit=train.fingerprint())
+    learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
+    began = time.perf_counter()
+    model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
+    seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds)
     # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
     with contextlib.suppress(ValueError):

@@ -10,7 +10,7 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_choice, check_unmasked
+from sae_gap.core.checks import check_choice, check_unmasked, on_host
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.storage.tensor_files import brief
@@ -31,15 +31,14 @@ def opened(
     check_unmasked("activations", activations)
     try:
         source: Any = (
-            activations if isinstance(activations, str | os.PathLike) else np.asarray(activations)
+            activations
+            if isinstance(activations, str | os.PathLike)
+            else np.asarray(on_host(activations))
         )
-        named = None if documents is None else np.asarray(documents)
+        named = None if documents is None else np.asarray(on_host(documents))
     except (TypeError, ValueError) as error:
         reason = brief(error).partition(". ")[0]
-        mend = (
-            "join documents of unequal lengths and name the document of each row by documents, and "
-            "give tensors as float32"
-        )
+        mend = "join documents of unequal lengths and name the document of each row by documents"
         raise ValueError(f"activations make no array ({reason}); {mend}.") from None
     return open_activations(source, documents=named)
 
@@ -50,6 +49,11 @@ def screened(activations: Activations, policy: str) -> Activations:
     if len(activations.outliers.rows):
         logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
     return activations.without_outliers() if policy == "drop" else activations
+
+
+def fits(rows: Activations) -> bool:
+    """Whether the rows lie in memory together."""
+    return rows.num_samples * rows.input_dim <= POOL
 
 
 def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:

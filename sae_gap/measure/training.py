@@ -2,42 +2,100 @@
 share.
 """
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.core.types import Split, Task
+from sae_gap.core.types import Model, Split, Task
+from sae_gap.data.activations import Activations
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.gradient_sums import total_visits
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure.rows import fits, pool
+from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.fitting import fit
 from sae_gap.study.program import Fitted
+from sae_gap.study.stream import fit_stream
 
+# Rows for each atom without which a learned dictionary explains less than more rows would let it;
+# RESULTS.md has how much.
+ROWS_AN_ATOM = 20
 # Rows that a dictionary is learned from for each of its atoms, each of them more than once where
 # there are fewer.
 VISITS = 150.0
+# From the rows of one round of a stream to those of the next, in hundredths of the way between two
+# rows of a round: of few rows, rounds that follow each other have different ones.
+STRIDE = 61
+
+
+def fit_rows(
+    learner: OnlineDictionary,
+    rows: Activations,
+    width: int,
+    seed: int,
+    *,
+    checkpoint: Checkpoint | None,
+    show_progress: bool,
+) -> Model:
+    """A dictionary of activations, in memory where they fit there and else out of their files.
+
+    Args:
+      learner: how to learn.
+      rows: to learn from.
+      width: atoms to learn.
+      seed: of the fit.
+      checkpoint: where its state is kept, and found after a kill; its `fit` tells the rows.
+      show_progress: whether to show a line of progress.
+    """
+    if not fits(rows):
+        total = total_visits(learner.visits, width)  # type: ignore[arg-type]
+        once = dataclasses.replace(learner, visits=None)
+        return fit_stream(
+            once,
+            spread(rows, learner.num_steps, int(np.prod(once.minibatches(total, width)))),
+            num_latents=width,
+            num_samples=total,
+            key=seed,
+            checkpoint=checkpoint,
+            show_progress=show_progress,
+        )
+    if checkpoint is not None:
+        checkpoint = checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
+    saves = None if checkpoint is None else [checkpoint]
+    fitted = fit_signals(
+        learner, pool(rows), width, seed, checkpoints=saves, show_progress=show_progress
+    )
+    if checkpoint is not None:
+        checkpoint.discard()
+    return fitted.model
+
+
+def spread(rows: Activations, rounds: int, share: int) -> Any:
+    """A source of a stream whose rounds have `share` rows each, from all over, and all rows alike
+    often.
+    """
+
+    def source(start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
+        turn, place = np.divmod(np.arange(start, start + count), share)
+        number = place * rounds + turn * STRIDE % rounds
+        return rows.take(number * rows.num_samples // (share * rounds))
+
+    return source
 
 
 def learn_atoms(
-    signals: Float[np.ndarray, "n input_dim"],
-    width: int,
-    l0: float,
-    seed: int | PRNGKeyArray,
-    *,
-    visits: float = VISITS,
-    **options: Any,
+    signals: Float[np.ndarray, "n input_dim"], width: int, l0: float, seed: int | PRNGKeyArray
 ) -> Fitted:
-    """A dictionary of activations by `OnlineDictionary.for_activations`; the arguments are those of
-    `learn` and of `fit_signals`.
-    """
-    learner = OnlineDictionary.for_activations(width, l0, signals.shape[1], visits=visits)
-    return fit_signals(learner, signals, width, seed, **options)
+    """What `learn` learns of activations, unless it is told otherwise."""
+    learner = OnlineDictionary.for_activations(width, l0, signals.shape[1], visits=VISITS)
+    return fit_signals(learner, signals, width, seed)
 
 
 def visited(width: int) -> int:
-    """Rows that `learn_atoms` codes in the whole fit unless it is told otherwise."""
+    """Rows that `learn_atoms` codes in the whole fit."""
     return total_visits(VISITS, width)
 
 

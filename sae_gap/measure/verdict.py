@@ -20,12 +20,10 @@ import numpy as np
 
 from sae_gap.measure.comparison import FEW_DOCUMENTS, Comparison, compare
 from sae_gap.measure.summary import by_subject, gap_lines, matched
+from sae_gap.measure.training import ROWS_AN_ATOM
 
 # The control that a dictionary is judged by.
 RIVAL = "online_dl"
-# Rows for each atom without which a learned dictionary is too poor a rival to be better than: twice
-# as many leave some two points less of the variance, by RESULTS.md.
-ROWS_AN_ATOM = 20
 # Fewer samples than these make an interval wide.
 FEW = 500
 # An L0 that differs from the wanted one by more than this share is told.

@@ -15,7 +15,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.saes import loaded_sae
 from sae_gap.saes.foreign_encoders import BatchLargest
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.pickles import read_pt
+from sae_gap.storage.pickles import read_pt
 from sae_gap.storage.tensor_files import Config, Tensors, read_json
 
 # The files that the library writes.

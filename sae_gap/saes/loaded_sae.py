@@ -1,14 +1,15 @@
 """An SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be
 certified.
 
-A published SAE comes from `sae_gap.load_sae`, and a model of this suite or a decoder alone from
-`SAE.of_model`.
+A published SAE comes from `sae_gap.load_sae`, arrays at hand from `SAE.from_arrays`, and a model of
+this suite or a decoder alone from `SAE.of_model`.
 """
 
 import dataclasses
 import functools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -19,14 +20,25 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import matching
-from sae_gap.core.checks import check_vanishing
+from sae_gap.core.checks import as_real, check_choice, check_integer, check_vanishing, on_host
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
-from sae_gap.saes.foreign_encoders import LibraryUnits, Rescaled, parameters_of
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
+from sae_gap.saes.foreign_encoders import BatchLargest, LibraryUnits, Rescaled, parameters_of
 from sae_gap.saes.normalise import Normalisation
 from sae_gap.storage.results import digest
-from sae_gap.storage.tensor_files import printable
+from sae_gap.storage.tensor_files import Tensors, printable
+
+# What `SAE.from_arrays` asks for beside the arrays, at least one of them, by architecture.
+_OPTIONS = {
+    "relu": (),
+    "topk": ("k",),
+    "batchtopk": ("threshold", "k"),
+    "jumprelu": ("threshold",),
+}
 
 
 class SAE(eqx.Module):
@@ -90,6 +102,102 @@ class SAE(eqx.Module):
             role="dictionary" if model.encode is None else "sae",
             signed=bool(getattr(model.encode, "signed", False)),
         )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        W_enc: Float[ArrayLike, "input_dim num_latents"],  # noqa: N803
+        b_enc: Float[ArrayLike, " num_latents"],
+        W_dec: Float[ArrayLike, "num_latents input_dim"],  # noqa: N803
+        b_dec: Float[ArrayLike, " input_dim"],
+        *,
+        architecture: str,
+        k: int | None = None,
+        threshold: Float[ArrayLike, " num_latents"] | float | None = None,
+        centred: bool = True,
+        linear: bool | None = None,
+        name: str = "sae",
+    ) -> "SAE":
+        """An SAE whose arrays are at hand: of NumPy, of JAX or of PyTorch, bfloat16 too.
+
+        Of activations x the encoder computes `p = (x - b_dec) W_enc + b_enc`, and the decoder
+        `z W_dec + b_dec` of the codes z. By architecture these are
+
+            relu        relu(p)
+            topk        the k largest relu(p) of a row
+            batchtopk   relu(p) above the threshold; with a k alone, the k · n largest of n rows
+            jumprelu    relu(p) above the threshold of each latent
+
+        Args:
+          W_enc: (input_dim, num_latents), or transposed, as `torch.nn.Linear` keeps its weight; the
+            lengths of the biases tell which.
+          b_enc: (num_latents,).
+          W_dec: (num_latents, input_dim), or transposed.
+          b_dec: (input_dim,), in units of the activations.
+          architecture: one of relu, topk, batchtopk and jumprelu.
+          k: latents that are on in each row, or on average.
+          threshold: a number, or one for each latent, in units of p.
+          centred: whether the encoder takes b_dec from x; False has `p = x W_enc + b_enc`.
+          linear: whether both matrices are those of `torch.nn.Linear`; it is asked for, and read,
+            only where there are as many latents as dimensions, so that no shape tells.
+          name: what to call it.
+
+        Raises:
+          ValueError: the arrays do not fit each other or are not finite, or k or the threshold is
+            missing or has no meaning for the architecture.
+        """
+        check_choice("architecture", architecture, _OPTIONS)
+        options = {"k": k, "threshold": threshold}
+        given = {option for option, value in options.items() if value is not None}
+        takes = _OPTIONS[architecture]
+        if given - {*takes} or (takes and not given):
+            told = f"{' or '.join(takes) or 'neither k nor threshold'}, but it is given"
+            raise ValueError(
+                f"{architecture} takes {told} {' and '.join(sorted(given)) or 'none'}."
+            )
+        arrays = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        arrays |= {} if threshold is None else {"threshold": threshold}
+        held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
+        num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
+        square = num_latents == input_dim
+        if square and linear is None:
+            fault = f"W_enc and W_dec are square ({input_dim}), so that no shape tells their sides"
+            raise ValueError(
+                f"{fault}; give linear=False for x @ W_enc and z @ W_dec, linear=True for weights "
+                "of torch.nn.Linear."
+            )
+        for word, shape in (
+            ("W_enc", (num_latents, input_dim)),
+            ("W_dec", (input_dim, num_latents)),
+        ):
+            if linear if square else held[word].shape == shape:
+                held[word] = held[word].T
+        tensors = Tensors(Path("the arrays"), held)
+        others: dict[str, Any] = {}
+        if threshold is not None:
+            one = held["threshold"].size == 1
+            others["threshold"] = (
+                tensors.scalar("threshold") if one else tensors.take("threshold", num_latents)
+            )
+            encoder: Encoder = JumpReLU()
+        elif k is not None:
+            check_integer("k", k, least=1, most=num_latents)
+            encoder = TopK(k) if architecture == "topk" else BatchLargest(k)
+        else:
+            encoder = ReLU()
+        sae = assemble(
+            encoder,
+            atoms=tensors.take("W_dec", num_latents, input_dim),
+            bias=tensors.take("b_dec", input_dim),
+            weight=tensors.take("W_enc", input_dim, num_latents),
+            encoder_bias=tensors.take("b_enc", num_latents),
+            centred=centred,
+            others=others,
+            library="given",
+            architecture=architecture,
+            notes={"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)}),
+        )
+        return dataclasses.replace(sae, name=name)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -229,7 +337,7 @@ class SAE(eqx.Module):
 
     def _flat(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         # Masked entries must show.
-        array = np.asanyarray(activations)
+        array = np.asanyarray(on_host(activations))
         if self.heads and array.ndim == 3:
             array = array.reshape(len(array), -1)
         array = matching.as_matrix("activations", array)

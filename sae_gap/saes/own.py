@@ -20,7 +20,7 @@ from sae_gap.storage import trees
 from sae_gap.storage.tensor_files import Config, read_safetensors
 
 # How a model without an encoder comes to one.
-FITTED = "fit an encoder for it by sae_gap.learn(activations).save(folder)"
+FITTED = "fit an encoder for it by sae_gap.learn(activations, width, l0).save_sae(folder)"
 # The file of a finished fit.
 WEIGHTS = "fit.safetensors"
 # What a report shows of its note.

@@ -6,6 +6,7 @@ missing, left over, misshapen or not finite is named.
 
 import contextlib
 import json
+import struct
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -183,6 +184,22 @@ def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> Non
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > ratio * path.stat().st_size:
         raise ValueError(f"it would unpack to {unpacked} bytes, far more than weights do")
+
+
+def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
+    """The byte of a zip file at which the content of a member begins, and its length.
+
+    Raises:
+      ValueError: the member is encrypted, compressed or damaged, so that it cannot be mapped.
+    """
+    if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its entry {member.filename!r} is encrypted or compressed")
+    with path.open("rb") as file:
+        file.seek(member.header_offset)
+        local = file.read(30)
+    if local[:4] != b"PK\x03\x04":
+        raise ValueError(f"its entry {member.filename!r} is damaged")
+    return member.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), member.file_size
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -69,7 +69,8 @@ def fit_stream(
       num_latents: width of the dictionary.
       key: starts the dictionary; an integer i stands for `jax.random.key(i)`.
       num_samples: length of the stream; None takes that of an array.
-      checkpoint: where to save the state now and then, and to go on from; removed at the end.
+      checkpoint: where to save the state now and then, and to go on from; removed at the end. Its
+        `fit` should tell the source, of which only the first round is looked at.
       mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes all,
         `devices.mesh()`.
       watch: called with the state after every round, which the next one uses up.
@@ -137,7 +138,8 @@ def fit_stream(
         if checkpoint is not None:
             data, seed = _fingerprint(first, size), jax.random.key_data(key).tolist()
             checkpoint = checkpoint.named(
-                f"{num_latents} of {num_samples} samples {data}, key {seed}, {learner}"
+                f"{num_latents} of {num_samples} samples {data} {checkpoint.fit}, key {seed}, "
+                f"{learner}"
             )
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state

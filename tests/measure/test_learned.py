@@ -2,7 +2,10 @@
 and by hand.
 """
 
+import itertools
 import os
+import pickle
+import shutil
 from unittest import mock
 
 import jax
@@ -17,8 +20,9 @@ from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure import learned as curve
-from sae_gap.measure import rows
+from sae_gap.measure import rows, training
 from sae_gap.measure.training import fit_signals
+from sae_gap.storage.trees import Checkpoint
 
 WIDTH, L0 = 40, 3
 
@@ -155,6 +159,106 @@ def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
     )
 
 
+def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
+    monkeypatch.setattr(rows, "POOL", 1_000)
+    monkeypatch.setattr("sae_gap.measure.training.pool", None)
+    np.save(tmp_path / "x.npy", activations)
+    found = sae_gap.learn(tmp_path / "x.npy", WIDTH, L0, visits=40)
+    assert found.agreement(np.asarray(task.dictionary)) > 0.85
+    kept = found.train.take(np.arange(found.train.num_samples))
+    np.testing.assert_allclose(found.bias, kept.mean(axis=0), atol=0.05)
+
+
+@pytest.mark.parametrize("count", [40, 97, 1_000])
+def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count):
+    numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
+    source = training.spread(numbered, 100, 8)
+    turns = np.concatenate([source(start, 80) for start in range(0, 800, 80)]).reshape(100, 8)
+    uses = np.bincount(turns.ravel().astype(int), minlength=count)
+    assert uses.max() - uses.min() <= 1
+    gaps = np.diff(turns, append=turns[:, :1] + count)
+    assert np.abs(gaps - count / 8).max() <= 1
+    assert all(len({*one} & {*other}) < 3 for one, other in itertools.pairwise(turns))
+
+
+@pytest.mark.parametrize("memory", [2**29, 1_000])
+def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
+    monkeypatch, tmp_path, activations, learned, memory
+):
+    monkeypatch.setattr(rows, "POOL", memory)
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
+    stored, store = [], Checkpoint.store
+
+    def dying(self, *state, step):
+        store(self, *state, step=step)
+        stored.append(step)
+        if step == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Checkpoint, "store", dying)
+
+    def learn(x, **options):
+        return sae_gap.learn(x, WIDTH, L0, visits=5, **options)
+
+    last = 4
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            learn(activations, checkpoint=tmp_path)
+        # It goes on from there, and not from the start.
+        assert stored == list(range(1, last + 1))
+        last += 3
+    # One other row is another fit.
+    other = activations.copy()
+    other[learned.train.numbers[500]] += 0.1
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    last, goes_on = None, len(stored) + 1
+    for x, folder, first in ((other, tmp_path / "copy", 1), (activations, tmp_path, goes_on)):
+        stored.clear()
+        found = learn(x, checkpoint=folder)
+        assert stored[0] == first and not [*folder.glob("*.safetensors")]
+    np.testing.assert_array_equal(found.atoms, learn(activations).atoms)
+
+
+def test_a_saved_and_a_pickled_dictionary_code_as_before(tmp_path, activations, learned, fresh):
+    codes, scored = learned.encode(fresh).toarray(), learned.fvu(fresh)
+    learned.save(tmp_path)
+    loaded = sae_gap.LearnedDictionary.load(tmp_path)
+    for again in (loaded, pickle.loads(pickle.dumps(learned)), pickle.loads(pickle.dumps(loaded))):
+        np.testing.assert_array_equal(again.atoms, learned.atoms)
+        np.testing.assert_array_equal(again.encode(fresh).toarray(), codes)
+        assert (again.l0, again.seconds) == (L0, learned.seconds) and again.fvu(fresh) == scored
+        for name, options in (("fvu", {}), ("sae", {}), ("lam", {"l0": 2.5})):
+            with pytest.raises(ValueError, match="were not saved with the dictionary"):
+                getattr(again, name)(**options)
+    whole = sae_gap.LearnedDictionary.load(tmp_path, activations)
+    assert (whole.fvu(), whole.lam(2.5)) == (learned.fvu(), learned.lam(2.5))
+    other = activations.copy()
+    other[learned.train.numbers[500]] += 0.1
+    for options in ({"activations": other}, {"activations": activations, "outliers": "keep"}):
+        with pytest.raises(ValueError, match="learned from other rows"):
+            sae_gap.LearnedDictionary.load(tmp_path, **options)
+    content = bytearray((tmp_path / "dictionary.safetensors").read_bytes())
+    content[-5] ^= 1
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "dictionary.safetensors").write_bytes(content)
+    for name in ("damaged", "nowhere"):
+        with pytest.raises(ValueError, match="has no learned dictionary that can be read"):
+            sae_gap.LearnedDictionary.load(tmp_path / name)
+
+
+def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
+    monkeypatch, activations, caplog
+):
+    def interrupted(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr("sae_gap.measure.learned.fit_rows", interrupted)
+    for width in (42, 48):
+        with pytest.raises(InterruptedError):
+            sae_gap.learn(activations, width, L0, outliers="keep")
+        assert ("to learn 48 atoms from are fewer than 20 for each" in caplog.text) == (width == 48)
+
+
 @pytest.mark.parametrize(
     ("encoder", "frozen"),
     [
@@ -168,7 +272,7 @@ def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
 def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     tmp_path, learned, fresh, encoder, frozen
 ):
-    made = learned.save(tmp_path / "sae", encoder=encoder, frozen=frozen, epochs=80)
+    made = learned.save_sae(tmp_path / "sae", encoder=encoder, frozen=frozen, epochs=80)
     sae = sae_gap.load_sae(tmp_path / "sae")
     codes = sae.encode(fresh)
     np.testing.assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
@@ -188,7 +292,7 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
 
 
 def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path, learned, fresh):
-    made = learned.save(tmp_path / "sae", encoder="mp")
+    made = learned.save_sae(tmp_path / "sae", encoder="mp")
     assert made.seconds == 0
     codes = np.asarray(sae_gap.load_sae(tmp_path / "sae").encode(fresh))
     # The first atom is the one that the row is most correlated with.
@@ -243,7 +347,7 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
         thin.sae()
     assert found[-1][0].encoder == TopK(1)
     with pytest.raises(TypeError, match="JSON"):
-        learned.save("nowhere", metadata={"a": {1}})
+        learned.save_sae("nowhere", metadata={"a": {1}})
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):
@@ -279,7 +383,7 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: d.sae(epochs=0), "epochs"),
         (lambda x, d: d.sae(encoder="lasso"), "encoder must be one of"),
         (lambda x, d: d.sae(frozen=2), "frozen must be"),
-        (lambda x, d: d.save(os.getcwd()), "there already"),
+        (lambda x, d: d.save_sae(os.getcwd()), "there already"),
         (lambda x, d: sae_gap.learn(np.ma.masked_greater(x, 3), WIDTH, L0), "mask"),
         (lambda x, d: sae_gap.learn(d.train, WIDTH, L0, documents=np.zeros(3)), "documents"),
         (lambda x, d: sae_gap.fvu(x.reshape(20, 50, 30), x.reshape(20, 50, 30)), "matrix"),

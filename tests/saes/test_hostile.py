@@ -11,41 +11,10 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.saes.pickles import read_pt
+from sae_gap.storage.pickles import read_pt
+from tests.torch_files import archive, plain, state, storage, tensor
 
 FILES = Path(__file__).parent / "files"
-
-
-def plain(value):
-    """The opcodes of a plain value, without the frame around them."""
-    return pickle.dumps(value, 2)[2:-1]
-
-
-def storage(key="0", count=6, kind=b"ctorch\nFloatStorage\n"):
-    return b"(" + plain("storage") + kind + plain(key) + plain("cpu") + plain(count) + b"tQ"
-
-
-def tensor(offset=0, shape=(2, 3), strides=(3, 1), held=None):
-    numbers = plain(offset) + plain(shape) + plain(strides)
-    return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n("
-        + (held or storage())
-        + numbers
-        + b"\x89ccollections\nOrderedDict\n)RtR"
-    )
-
-
-def state(**tensors):
-    return b"\x80\x02}(" + b"".join(plain(name) + held for name, held in tensors.items()) + b"u."
-
-
-def archive(path, content, compression=zipfile.ZIP_STORED, extra=()):
-    with zipfile.ZipFile(path, "w", compression) as file:
-        file.writestr("archive/data.pkl", content)
-        file.writestr("archive/data/0", np.arange(6, dtype=np.float32).tobytes())
-        for name, data in extra:
-            file.writestr(name, data)
-    return path
 
 
 def test_a_tensor_is_read_with_its_strides(tmp_path):

@@ -3,7 +3,9 @@ one from another.
 """
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
+import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
@@ -74,3 +76,111 @@ def test_a_name_or_a_place_in_memory_does_not_change_the_identity():
     assert before == of("other", Mine(2)) and of("mine", function()) == of("mine", function())
     Mine.version = 2
     assert before != of("mine", Mine(2))
+
+
+class Torch:
+    """What a tensor of PyTorch on another device, with a gradient, lets one do."""
+
+    def __init__(self, array, steps=("detach", "cpu")):
+        self._array, self._steps = array, steps
+        self.dtype = f"torch.{array.dtype.name}"
+
+    def _after(self, step):
+        assert self._steps[0] == step
+        return Torch(self._array, self._steps[1:])
+
+    def detach(self):
+        return self._after("detach")
+
+    def cpu(self):
+        return self._after("cpu")
+
+    def float(self):
+        return Torch(self._array.astype(np.float32), self._steps)
+
+    def __array__(self, dtype=None, copy=None):
+        assert not self._steps and self._array.dtype != ml_dtypes.bfloat16
+        return self._array
+
+
+RNG = np.random.default_rng(5)
+DRAWN = {
+    "W_enc": RNG.normal(size=(4, 7)),
+    "b_enc": RNG.normal(size=7),
+    "W_dec": RNG.normal(size=(7, 4)),
+    "b_dec": RNG.normal(size=4),
+}
+HELD = {name: array.astype(ml_dtypes.bfloat16) for name, array in DRAWN.items()}
+ROWS = RNG.normal(1, 2, size=(9, 4)).astype(np.float32)
+LIMITS = RNG.uniform(0.1, 2, size=7).astype(np.float32)
+
+
+def above(limit):
+    return lambda p: p * (p > np.maximum(limit, 0))
+
+
+ARCHITECTURES = [
+    ({"architecture": "relu"}, above(0)),
+    ({"architecture": "topk", "k": 2}, lambda p: above(np.sort(p)[:, [4]])(p)),
+    ({"architecture": "batchtopk", "threshold": 0.7}, above(0.7)),
+    ({"architecture": "batchtopk", "k": 2}, lambda p: above(np.sort(p, axis=None)[-19])(p)),
+    ({"architecture": "jumprelu", "threshold": LIMITS}, above(LIMITS)),
+]
+
+
+@pytest.mark.parametrize("centred", [True, False])
+@pytest.mark.parametrize(("options", "codes_of"), ARCHITECTURES)
+@pytest.mark.parametrize("turned", [(), ("W_enc",), ("W_dec",), ("W_enc", "W_dec")])
+def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned, centred):
+    weight, encoder_bias, atoms, bias = (held.astype(np.float64) for held in HELD.values())
+    kinds = [np.asarray, jnp.asarray, Torch, Torch]
+    given = {
+        name: kind(held.T if name in turned else held)
+        for kind, (name, held) in zip(kinds, HELD.items(), strict=True)
+    }
+    sae = SAE.from_arrays(**given, centred=centred, name="mine", **options)
+    codes = codes_of((ROWS - centred * bias) @ weight + encoder_bias)
+    assert 0 < np.count_nonzero(codes) < codes.size and sae.name == "mine"
+    np.testing.assert_allclose(sae.encode(ROWS), codes, atol=1e-5)
+    np.testing.assert_allclose(sae.encode(Torch(ROWS)), codes, atol=1e-5)
+    np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+def test_square_matrices_are_taken_as_one_says(linear):
+    rng = np.random.default_rng(0)
+    weight, atoms = rng.normal(size=(2, 4, 4)).astype(np.float32)
+    zeros = np.zeros(4, np.float32)
+    given = (weight.T, zeros, atoms.T, zeros) if linear else (weight, zeros, atoms, zeros)
+    sae = SAE.from_arrays(*given, architecture="relu", linear=linear)
+    np.testing.assert_allclose(
+        sae.reconstruct(ROWS), np.maximum(ROWS @ weight, 0) @ atoms, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"W_enc": np.zeros((4, 4)), "b_enc": np.zeros(4), "W_dec": np.eye(4)},
+            "square .* linear=",
+        ),
+        ({"W_enc": np.zeros((4, 6))}, r"W_enc in the arrays has shape \(4, 6\) where \(4, 7\)"),
+        ({"W_dec": np.full((7, 4), np.nan)}, "W_dec in the arrays has NaN"),
+        ({"b_dec": ["a"]}, "b_dec must be an array of floats"),
+        ({"b_enc": np.zeros((1, 7))}, "b_enc in the arrays has shape"),
+        ({"architecture": "gated"}, "architecture must be one of relu, topk"),
+        ({"k": None}, "topk takes k, but it is given none"),
+        ({"threshold": 1.0}, "topk takes k, but it is given k and threshold"),
+        ({"architecture": "relu"}, "relu takes neither k nor threshold, but it is given k"),
+        ({"architecture": "batchtopk", "k": None}, "batchtopk takes threshold or k"),
+        ({"k": 8}, "k must be an integer of at least 1 and of at most 7"),
+        (
+            {"architecture": "jumprelu", "k": None, "threshold": np.zeros(3)},
+            r"threshold in the arrays has shape \(3,\)",
+        ),
+    ],
+)
+def test_arrays_that_make_no_sae_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        SAE.from_arrays(**DRAWN | {"architecture": "topk", "k": 2} | change)

@@ -3,8 +3,8 @@ documents they come from.
 
 A file is opened by its header alone, and rows are read when they are asked for, so memory holds a
 chunk and never the file. Arrays are memory-mapped where they lie uncompressed on disk: .npy,
-.safetensors, Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read in order, and
-Parquet a row group at a time.
+.safetensors, .pt, Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read in order,
+and Parquet a row group at a time.
 """
 
 from sae_gap.data.activations.fetching import fetched

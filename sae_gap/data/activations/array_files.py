@@ -1,18 +1,28 @@
-"""Files of arrays: .npy, .npz and .safetensors. They are memory-mapped, except what is
+"""Files of arrays: .npy, .npz, .safetensors and .pt. They are memory-mapped, except what is
 compressed.
 """
 
 import math
 import pathlib
-import struct
 import zipfile
 
 import ml_dtypes
 import numpy as np
 from safetensors import safe_open
 
-from sae_gap.data.activations.tables import DOCUMENTS, Array, RefusedError, Table, as_table, choose
+from sae_gap.data.activations.tables import (
+    ACTIVATIONS,
+    DOCUMENTS,
+    Array,
+    RefusedError,
+    Table,
+    as_table,
+    choose,
+    in_memory,
+)
 from sae_gap.storage.npy import Header, read_header
+from sae_gap.storage.pickles import map_pt, tensors_of
+from sae_gap.storage.tensor_files import member_start
 
 _TENSORS = {
     "F16": np.float16,
@@ -28,9 +38,13 @@ def read_npy(path: pathlib.Path, key: str | None) -> Table:
     """The rows of an .npy file; beside `x.npy`, `x.documents.npy` may name the documents."""
     if key is not None:
         raise RefusedError(f"{path} holds one array, which has no name; leave out the key {key!r}.")
+    return as_table(path, _mapped(path, 0, path.stat().st_size), _companion(path))
+
+
+def _companion(path: pathlib.Path) -> Array | None:
+    """The documents that a file beside this one names."""
     companion = path.with_suffix(f".{DOCUMENTS}.npy")
-    documents = _mapped(companion, 0, companion.stat().st_size) if companion.is_file() else None
-    return as_table(path, _mapped(path, 0, path.stat().st_size), documents)
+    return _mapped(companion, 0, companion.stat().st_size) if companion.is_file() else None
 
 
 def _mapped(path: pathlib.Path, begin: int, size: int) -> Array:
@@ -73,17 +87,8 @@ def read_npz(path: pathlib.Path, key: str | None) -> Table:
 
 
 def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
-    if info.flag_bits & 1:
-        raise ValueError("it is encrypted")
-    if info.compress_type == zipfile.ZIP_STORED:
-        with path.open("rb") as opened:
-            opened.seek(info.header_offset)
-            local = opened.read(30)
-        if local[:4] != b"PK\x03\x04":
-            raise ValueError(f"its entry {info.filename!r} is damaged")
-        return _mapped(
-            path, info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), info.file_size
-        )
+    if info.flag_bits & 1 or info.compress_type == zipfile.ZIP_STORED:
+        return _mapped(path, *member_start(path, info))
     # Kept open: the next rows lie ahead, and to reach earlier ones the entry is decompressed again
     # from its start.
     with zipfile.ZipFile(path) as archive:
@@ -103,6 +108,17 @@ def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
         )
 
     return Array(header.shape, header.dtype, read)
+
+
+def read_pt(path: pathlib.Path, key: str | None) -> Table:
+    """The rows of a tensor that `torch.save` wrote, by itself or in a dict, where a tensor
+    `documents` may name the documents; else `x.documents.npy` beside `x.pt` may.
+    """
+    held = map_pt(path)
+    tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
+    name = choose(path, list(tensors), key)
+    named = in_memory(tensors[DOCUMENTS]) if DOCUMENTS in tensors else _companion(path)
+    return as_table(path, in_memory(tensors[name]), named if name != DOCUMENTS else None)
 
 
 def read_safetensors(path: pathlib.Path, key: str | None) -> Table:

@@ -12,7 +12,12 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked, shown
 from sae_gap.core.matching import as_matrix
-from sae_gap.data.activations.array_files import read_npy, read_npz, read_safetensors
+from sae_gap.data.activations.array_files import (
+    read_npy,
+    read_npz,
+    read_pt,
+    read_safetensors,
+)
 from sae_gap.data.activations.arrow_files import read_arrow
 from sae_gap.data.activations.fetching import fetched
 from sae_gap.data.activations.rows import Activations
@@ -32,6 +37,7 @@ READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
     ".npy": read_npy,
     ".npz": read_npz,
     ".safetensors": read_safetensors,
+    ".pt": read_pt,
     ".arrow": read_arrow,
     ".parquet": read_arrow,
 }
@@ -45,15 +51,16 @@ def open_activations(
 ) -> Activations:
     """Opens activations, rows of one vector each, without reading them.
 
-    A file is .npy, .npz, .safetensors, .arrow or .parquet; the last two need the extra `arrow`. A
+    A file is .npy, .npz, .safetensors, .pt, .arrow or .parquet; the last two need the extra
+    `arrow`, and a .pt, one tensor or a dict of them as `torch.save` writes it, needs no PyTorch. A
     folder holds files of one of these kinds, in the order of their names, as Hugging Face's
     datasets write them. Floats of any width and byte order become float32 as they are read;
     bfloat16, which NumPy saves as two raw bytes, is read too.
 
     Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token,
     which tells the documents. Otherwise an array or a column `documents` may name them, or beside
-    `x.npy` the file `x.documents.npy`: an integer for each row. A number that occurs in several
-    files of a folder is one document.
+    `x.npy` or `x.pt` the file `x.documents.npy`: an integer for each row. A number that occurs in
+    several files of a folder is one document.
 
     An array in memory is taken as one in a file would be, and is not copied.
 

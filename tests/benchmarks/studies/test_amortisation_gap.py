@@ -135,6 +135,21 @@ def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
     assert all(len(line) < 250 for line in smoke.printed.splitlines())
 
 
+def test_a_run_ends_with_its_answer_and_the_path_of_its_page(smoke, summary):
+    *_, answer, page = smoke.printed.strip().split("\n\n")
+    named = ("sae_topk", "frozen_topk", "online_dl", "fista_oracle")
+    means = [float(by_method(summary)[name]["mcc_ood_mean"]) for name in named]
+    told = [float(number) for number in re.findall(r"\d\.\d{3}", answer)]
+    assert told == pytest.approx(means, abs=5e-4) and answer.endswith("(number of seeds: 2).")
+    assert page == f"The page: {smoke.page / 'report.html'}"
+    assert (
+        answer in (smoke.page / "README.md").read_text() and (smoke.page / "report.html").exists()
+    )
+    # No one number for two sizes, and none where a method did not run.
+    for lines in (summary * 2, summary[1:-1]):
+        assert BENCH.answer([line | {"mcc_ood_mean": 0.5} for line in lines]) == ""
+
+
 def test_the_file_of_parts_has_their_means(smoke, summary):
     with (smoke.page / "decomposition.csv").open(newline="") as file:
         found = [line for line in csv.DictReader(file) if line["metric"] == "auc_ood"]
@@ -164,7 +179,8 @@ def test_a_second_run_prints_the_same_and_a_choice_reports_what_is_chosen(
         path.name: path.read_bytes() for path in (copy / "amortisation_gap" / "rows").iterdir()
     }
     code, out, err = headline("--preset=smoke", f"--results_dir={copy}")
-    assert (code, out, err) == (0, smoke.printed, "")
+    # The last line has the path of the page.
+    assert (code, err) == (0, "") and out.splitlines()[:-1] == smoke.printed.splitlines()[:-1]
     assert before == {
         path.name: path.read_bytes() for path in (copy / "amortisation_gap" / "rows").iterdir()
     }

@@ -19,6 +19,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from sae_gap.data.activations import open_activations, save_activations
+from tests import torch_files
 from tests.data.activations.test_rows import DOCUMENTS, ROWS
 
 
@@ -66,6 +67,12 @@ KINDS = {
         ".safetensors",
         lambda path, rows, documents: save_file({"a": rows, "documents": documents}, path),
     ),
+    "pt": (
+        ".pt",
+        lambda path, rows, documents: torch_files.save(
+            path, {"x": np.asfortranarray(rows), "documents": documents}
+        ),
+    ),
     "arrow": (".arrow", lambda path, rows, documents: arrow(path, columns(rows, documents))),
     "arrow file": (
         ".arrow",
@@ -100,9 +107,9 @@ def test_every_kind_gives_the_rows_back(tmp_path, kind):
 @pytest.mark.parametrize(
     "dtype", [np.float16, ml_dtypes.bfloat16, np.float64, ">f4", np.longdouble]
 )
-@pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "safetensors"])
+@pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "safetensors", "pt"])
 def test_other_floats_become_float32(tmp_path, kind, dtype):
-    if kind == "safetensors" and dtype in (">f4", np.longdouble):
+    if kind in ("safetensors", "pt") and dtype in (">f4", np.longdouble):
         dtype = np.float32
     rows = ROWS.astype(dtype)
     found = open_activations(write(tmp_path / "x", kind, rows, DOCUMENTS.astype(np.int32))).take(
@@ -110,6 +117,17 @@ def test_other_floats_become_float32(tmp_path, kind, dtype):
     )
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, rows.astype(np.float32))
+
+
+def test_a_tensor_by_itself_is_mapped_and_a_file_beside_it_names_its_documents(tmp_path):
+    torch_files.save(tmp_path / "x.pt", ROWS)
+    np.save(tmp_path / "x.documents.npy", DOCUMENTS)
+    found = open_activations(tmp_path / "x.pt")
+    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    # The rows are read when they are asked for, and not before.
+    torch_files.save(tmp_path / "other.pt", 2 * ROWS)
+    (tmp_path / "x.pt").write_bytes((tmp_path / "other.pt").read_bytes())
+    np.testing.assert_array_equal(found.take([59, 3]), 2 * ROWS[[59, 3]])
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -292,6 +310,21 @@ BAD = {
     ),
     "encrypted": ("x.npz", encrypted, "encrypted"),
     "spoiled": ("x.npz", spoiled, "cannot be read at rows"),
+    "a list in a pt": (
+        "x.pt",
+        lambda path: torch_files.archive(path, b"].", numbers=ROWS),
+        "holds a list, not a dict of tensors",
+    ),
+    "several in a pt": (
+        "x.pt",
+        lambda path: torch_files.save(path, {"a": ROWS, "b": ROWS}),
+        "several arrays, 'a', 'b'; name one with key",
+    ),
+    "code in a pt": (
+        "x.pt",
+        lambda path: torch_files.archive(path, b"cposix\nsystem\n(X\x01\x00\x00\x00xtR."),
+        "posix.system, which is no tensor and is not executed",
+    ),
     "columns compressed": (
         "x.npz",
         lambda path: np.savez_compressed(path, np.asfortranarray(ROWS)),

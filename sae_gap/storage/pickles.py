@@ -12,14 +12,14 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from sae_gap.storage.tensor_files import Tensors, check_members, reading
+from sae_gap.storage.tensor_files import Tensors, check_members, member_start, reading
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -57,26 +57,46 @@ def read_pt(path: Path) -> Tensors:
       ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its
         storage.
     """
-    # torch.save compresses nothing, so the members together fit in the file.
     with reading(path, "a file of weights that torch.save wrote"), zipfile.ZipFile(path) as archive:
-        check_members(path, archive)
-        return Tensors(path, _state(_Reader(archive).load()))
+        return Tensors(path, tensors_of(_load(path, archive, archive.read), _NESTED))
 
 
-def _state(found: Any) -> dict[str, np.ndarray]:
-    """The state dict in what was saved."""
-    if isinstance(found, Mapping) and not any(
-        isinstance(value, np.ndarray) for value in found.values()
+def map_pt(path: Path) -> Any:
+    """What a .pt file holds, with tensors that are memory-mapped: no number of them is read.
+
+    Raises:
+      Exception: of any kind, where `read_pt` raises a ValueError.
+    """
+
+    def mapped(name: str) -> np.memmap:
+        return np.memmap(path, np.uint8, "r", *member_start(path, archive.getinfo(name)))
+
+    with zipfile.ZipFile(path) as archive:
+        return _load(path, archive, mapped)
+
+
+def tensors_of(held: Any, nested: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The tensors by name in what was saved, or in the first of some entries that is a dict.
+
+    Raises:
+      ValueError: it is no dict of names, or holds no tensors.
+    """
+    if isinstance(held, Mapping) and not any(
+        isinstance(value, np.ndarray) for value in held.values()
     ):
-        found = next(
-            (found[name] for name in _NESTED if isinstance(found.get(name), Mapping)), found
-        )
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        raise ValueError(f"it holds a {type(found).__name__}, not a state dict")
-    tensors = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
+        held = next((held[name] for name in nested if isinstance(held.get(name), Mapping)), held)
+    if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
+        raise ValueError(f"it holds a {type(held).__name__}, not a dict of tensors by name")
+    tensors = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
     if not tensors:
         raise ValueError("it holds no tensors")
     return tensors
+
+
+def _load(path: Path, archive: zipfile.ZipFile, read: Callable[[str], Any]) -> Any:
+    # torch.save compresses nothing, so the members together fit in the file.
+    check_members(path, archive)
+    return _Reader(archive, read).load()
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
@@ -84,11 +104,11 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     pickle names.
     """
 
-    def __init__(self, archive: zipfile.ZipFile):
+    def __init__(self, archive: zipfile.ZipFile, read: Callable[[str], Any]):
         pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
-        self._archive, self._folder = archive, pickles[0].removesuffix("data.pkl")
+        self._read, self._folder = read, pickles[0].removesuffix("data.pkl")
         super().__init__(io.BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module, name):
@@ -109,13 +129,13 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
-        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), kind.dtype)
+        return np.frombuffer(self._read(f"{self._folder}data/{key}"), kind.dtype)
 
 
 def _rebuild(storage, offset, shape, strides, *rest) -> np.ndarray:
-    """A tensor that lies in a storage with any strides, copied out of it."""
+    """A tensor that lies in a storage with any strides; it is not copied."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
     apart = [stride * storage.itemsize for stride in strides]
     # NumPy refuses strides that leave the buffer.
-    return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, apart).copy()
+    return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, apart)
