@@ -34,15 +34,16 @@ from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale
 _CHUNK = 1_024
 # Samples that other readings are tried on, and the most latents whose columns are compared.
 _TRIED, _COMPARED = 256, 4_096
-# Share of the codes' energy on latents whose column of the encoder is nearest to their own atom.
-_NEAREST = 0.98
+# Share of the codes' energy on latents whose column of the encoder is nearest to their own atom; a
+# ReLU SAE that was trained for a short time has less.
+_NEAREST, _NEAREST_RELU = 0.98, 0.85
 # The gain of reconstructions after training; the penalty of a ReLU SAE shrinks its codes by more.
-_GAIN, _SHRUNK = (0.86, 1.15), 2.0
+_GAIN, _SHRUNK = (0.86, 1.12), 2.0
 # One vector for all leaves at least this share of the error after training.
 _VECTOR = 0.75
 # What the best silent latent would mend over what the best other one would, if gain and vector are
 # right, and if they are not.
-_WANTED, _WANTED_UNSOUND = 2.5, 1.4
+_WANTED, _WANTED_UNSOUND = 2.5, 1.7
 # A reading tells where it leaves this share of the error without more latents on; one with a
 # gain and a vector as after training, this share.
 _BETTER, _BETTER_MENDED = 0.8, 0.95
@@ -264,30 +265,34 @@ def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
     if not (affines := _affines(sae)):
         return None
     # Activations that are off by a vector, or silent latents, weigh columns that training left.
-    least = _NEAREST if centred and energy.any() else 0.5
+    least = _NEAREST_RELU if isinstance(_encoder(sae), ReLU) else _NEAREST
+    least = least if centred and energy.any() else 0.5
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
     weight = np.asarray(affines[0].weight)
-    own, best, nearest = _cosines(weight, sae, strong)
+    own, best, which = _cosines(weight, sae, strong)
+    # A copied atom counts as its original.
+    nearest = own >= best - 1e-5
     share = energy[strong] if energy.any() else np.ones(len(strong))
     share = share / share.sum()
     if share @ nearest >= least:
         return None
     said = f"{share @ nearest:.0%} of the codes' energy is on latents whose encoder column is"
-    if share @ (own < 0) > 0.5 and (share @ _cosines(-weight, sae, strong)[2]) > 0.5:
+    if share @ (_cosines(-weight, sae, strong)[2] == strong) > 0.5:
         return (
             "the encoder's columns point away from their atoms: the signs of the encoder or of the "
             "decoder are negated; negate one of them."
         )
     square = sae.input_dim == sae.num_latents
-    if square and share @ _cosines(weight.T, sae, strong)[2] > 0.5:
+    if square and share @ (_cosines(weight.T, sae, strong)[2] == strong) > 0.5:
         return (
             f"only {said} nearest to its own atom, but nearly all with the square encoder "
             "transposed; transpose it in the file."
         )
-    # A column that is out of its place is as near to another atom as the others are to their own.
+    # Columns out of their place are as near to other atoms as the rest to their own, one to each.
     usual = np.median(own[nearest]) if nearest.any() else 0.5
     astray = (own < best / 2) & (best > usual / 2)
-    if share @ astray > (1 - share @ nearest) / 2:
+    apart = len(np.unique(which[astray])) > 0.9 * astray.sum()
+    if apart and share @ astray > (1 - share @ nearest) / 2:
         return (
             f"{astray.sum()} of {sae.num_latents} encoder columns are nearest to the atom of "
             "another latent: the rows of the encoder or of the decoder are permuted; put both in "
@@ -300,19 +305,18 @@ def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
 
 
 def _cosines(weight, sae: SAE, chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cosine of each chosen column with its own atom, the largest with any, and whether the
-    two are one.
+    """The cosine of each chosen column with its own atom, the largest with any, and which has
+    it.
     """
     atoms, columns = np.asarray(sae.model.decoder), weight[:, chosen]
     columns = columns / np.maximum(np.linalg.norm(columns, axis=0), np.finfo(columns.dtype).tiny)
-    best = np.concatenate(
-        [
-            (columns[:, start : start + _CHUNK].T @ atoms).max(axis=1)
-            for start in range(0, len(chosen), _CHUNK)
-        ]
+    parts = [
+        columns[:, start : start + _CHUNK].T @ atoms for start in range(0, len(chosen), _CHUNK)
+    ]
+    best, which = (
+        np.concatenate([find(part, axis=1) for part in parts]) for find in (np.max, np.argmax)
     )
-    own = np.sum(columns * atoms[:, chosen], axis=0)
-    return own, best, own >= best - 1e-5
+    return np.sum(columns * atoms[:, chosen], axis=0), best, which
 
 
 def _of_silent(report: LoadReport, samples, used, factor: float) -> str | None:
