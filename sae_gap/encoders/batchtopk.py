@@ -68,6 +68,13 @@ class BatchTopK(AmortisedEncoder):
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
 
+    def raised(self, model, change):
+        return eqx.tree_at(
+            lambda model: model.encoder.threshold,
+            model,
+            replace_fn=lambda own: own * jnp.exp(change),
+        )
+
     def _hidden(self, model, signals):
         return jax.nn.relu(model.encoder.affine(signals - model.bias))
 

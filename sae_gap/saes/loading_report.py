@@ -1,12 +1,15 @@
 """What was loaded, and whether it fits the activations: most mistakes in loading an SAE pass
 silently, and show here.
 
-A mistake is found by other readings of the same SAE, such as one with another normalisation: one
-that reconstructs much better tells what went wrong. What no reading mends shows in what training
-leaves at none: a mean of the errors, and a gain for all reconstructions.
+Three things hold of every SAE after training. Each column of the encoder is nearest to its own
+atom. No gain and no vector that all reconstructions share would mend much of their error. And the
+latents that never fire would mend little of it. Where one fails, the SAE is read in other ways,
+such as with other thresholds or weights: the reading that mends the fault names the cause.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -19,30 +22,41 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_type
-from sae_gap.encoders.encoder import Affine
+from sae_gap.data.activations.outliers import find_outliers, norms
+from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK, keep_largest
+from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest, Rescaled
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation
+from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale
 
 # Samples that are coded at a time.
 _CHUNK = 1_024
-# Samples that other readings are tried on.
-_TRIED = 256
-# A wrong reading leaves at most this share of its error once it is put right; a right one loses by
-# any change, but for a scale that fits the very samples, and for more latents that are on.
-_BETTER, _BETTER_FITTED, _BETTER_MORE = 0.85, 0.75, 0.5
-# Where one gain and one vector for all reconstructions leave a fraction of a reading's error, they
-# tell more than the reading.
-_WORSE = 2.0
-_SCALES = (0.01, 0.1, 10.0, 100.0, *(2.0**power for power in range(-8, 9) if power))
-# At an FVU below the first nothing is left to mend; above the second more latents mend nothing
-# else; above the third, an SAE knows next to nothing of the activations.
-_GOOD, _BAD, _POOR = 1e-3, 0.5, 0.9
-# The gain of reconstructions is 1 after training, within this factor; the penalty of a ReLU SAE
-# shrinks its codes by more.
-_GAIN, _SHRUNK = 1.3, 2.0
+# Samples that other readings are tried on, and the most latents whose columns are compared.
+_TRIED, _COMPARED = 256, 4_096
+# Share of the codes' energy on latents whose column of the encoder is nearest to their own atom; a
+# ReLU SAE that was trained for a short time has less.
+_NEAREST, _NEAREST_RELU = 0.98, 0.85
+# The gain of reconstructions after training; the penalty of a ReLU SAE shrinks its codes by more.
+_GAIN, _SHRUNK = (0.86, 1.12), 2.0
+# One vector for all leaves at least this share of the error after training.
+_VECTOR = 0.75
+# What the best silent latent would mend over what the best other one would, if gain and vector are
+# right, and if they are not.
+_WANTED, _WANTED_UNSOUND = 2.5, 1.7
+# A reading tells where it leaves this share of the error without more latents on; one with a
+# gain and a vector as after training, this share.
+_BETTER, _BETTER_MENDED = 0.8, 0.95
+# Of such readings the one of least FVU · L0^(1/4) tells.
+_MORE = 0.25
+# At an FVU below the first nothing is left to mend; above the second, an SAE knows next to nothing
+# of the activations.
+_GOOD, _POOR = 1e-3, 0.9
 # L0 is within this factor of k.
 _FAR = 2.0
+# What weights, thresholds and k are multiplied by, and activations.
+_FACTORS = (0.1, 0.5, 1 / 1.2, 1.2, 2.0, 10.0)
+_SCALES = tuple(2.0**power for power in range(-8, 9) if power)
 
 
 class LoadReport(NamedTuple):
@@ -56,6 +70,7 @@ class LoadReport(NamedTuple):
       l0: mean number of latents in use.
       dead: latents that no sample uses.
       suspicions: what looks wrong, each a sentence with its figure and its mend.
+      outliers: activations that were left out, being of more than ten times the median norm.
     """
 
     sae: SAE
@@ -64,6 +79,7 @@ class LoadReport(NamedTuple):
     l0: float
     dead: int
     suspicions: tuple[str, ...] = ()
+    outliers: int = 0
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -88,6 +104,7 @@ class LoadReport(NamedTuple):
             f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}",
             f"norms of the biases of decoder and encoder: {norms}; of activations: "
             f"{self.activation_norm:.4g}",
+            *([f"left out: {self.outliers} outlier tokens"] if self.outliers else []),
             f"on these activations: FVU {self.fvu:.4g}, L0 {self.l0:.4g}, {self.dead} latents dead",
             *(f"suspicion: {suspicion}" for suspicion in self.suspicions),
         ]
@@ -100,7 +117,7 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     Args:
       sae: as `load_sae` gave it.
       activations: of the layer that it was trained on, as its library takes them, (n, input_dim);
-        some hundred suffice.
+        some hundred suffice. Outlier tokens are left out.
 
     Returns:
       The report.
@@ -115,6 +132,8 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     if given.ndim == 3:
         given = given.reshape(len(given), -1) if sae.heads else given.reshape(-1, given.shape[2])
     samples = matching.as_matrix("activations", given).astype(np.float64)
+    outliers = find_outliers(norms(samples)).rows
+    samples = np.delete(samples, outliers, axis=0)
     if not np.any(samples != samples[:1]):
         raise ValueError(
             "activations must have at least two different samples, for a share of their variance "
@@ -123,32 +142,95 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     parts = [
         _read(sae, samples[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK)
     ]
-    used, reconstruction = (
-        np.sum([part[0] for part in parts], axis=0),
-        np.concatenate([part[1] for part in parts]),
+    whole = _Read(
+        *np.sum([part[:2] for part in parts], axis=0),
+        *(np.concatenate(arrays) for arrays in zip(*(part[2:] for part in parts), strict=True)),
     )
-    norm = float(np.linalg.norm(samples, axis=1).mean())
     report = LoadReport(
-        sae, norm, _fvu(samples, reconstruction), used.sum() / len(samples), int((used == 0).sum())
+        sae,
+        float(np.linalg.norm(samples, axis=1).mean()),
+        _fvu(samples, whole.reconstruction),
+        whole.used.sum() / len(samples),
+        int((whole.used == 0).sum()),
+        outliers=len(outliers),
     )
-    return report._replace(suspicions=tuple(_suspicions(report, samples, reconstruction)))
+    return report._replace(suspicions=tuple(_suspicions(report, samples, whole)))
 
 
-def _suspicions(report: LoadReport, samples, reconstruction) -> Iterator[str]:
+class _Read(NamedTuple):
+    """How many samples use each latent, the sum of its squared codes on unit atoms, what the
+    samples are reconstructed as, what the codes should add up to, and what they do.
+    """
+
+    used: np.ndarray
+    energy: np.ndarray
+    reconstruction: np.ndarray
+    target: np.ndarray
+    sums: np.ndarray
+
+
+class _Reading(NamedTuple):
+    """The same SAE read in another way: a sentence on it says `how`, and ends with `mend`.
+
+    Activations are multiplied by `scale` first; with `keep`, only so many of a sample's largest
+    codes stay.
+    """
+
+    how: str
+    mend: str
+    sae: SAE
+    scale: float = 1
+    keep: int | None = None
+
+
+def _suspicions(report: LoadReport, samples, whole: _Read) -> Iterator[str]:
     """Each suspicion as a sentence, the one that tells most first."""
     sae = report.sae
-    better = None if report.fvu < _GOOD else _best_reading(sae, samples[:_TRIED])
-    if better is not None:
-        yield better
     yield from _of_weights(sae)
-    yield from _of_activity(report)
     if "caution" in sae.notes:
         yield (
             f"{sae.notes['caution']}; see that the file is whole and the activations as it wants "
             "them."
         )
-    if better is None and report.fvu >= _GOOD:
-        yield from _of_errors(report, samples, reconstruction)
+    if report.fvu < _GOOD:
+        return
+    few, fit = samples[:: -(-len(samples) // _TRIED)], _fit(sae, whole)
+    sound = fit.sound and report.fvu < _POOR and report.l0 > 0
+    causes = (
+        lambda: _best_reading(sae, few, _configured(sae, few)),
+        lambda: _of_columns(sae, whole.energy, fit.centred),
+        lambda: (
+            _of_silent(report, few, whole.used, _WANTED if sound else _WANTED_UNSOUND)
+            if fit.centred
+            else None
+        ),
+        lambda: None if sound else _best_reading(sae, few, _rescaled(sae, few), mending=True),
+    )
+    cause = next((said for said in (find() for find in causes) if said), None)
+    if cause is not None:
+        yield cause
+        return
+    places = (sae.notes[name] for name in ("hook_name", "hookpoint", "layer") if name in sae.notes)
+    layer = f"another layer than {next(places, 'its own')}"
+    if (said := _of_activity(report)) is not None:
+        yield said
+    elif not fit.centred:
+        yield (
+            f"all reconstructions are off by one vector (FVU {report.fvu:.4g}): the decoder's bias "
+            f"in the file is wrong, or the activations are of {layer} or centred in another way; "
+            "check both."
+        )
+    elif report.fvu >= _POOR:
+        yield (
+            f"FVU is {report.fvu:.4g}, and no other reading of the SAE mends it: the activations "
+            f"may be of {layer}, or the encoder's weights damaged; check both."
+        )
+    elif not sound:
+        yield (
+            f"reconstructions fit the activations best when multiplied by {fit.gain:.4g}, far from "
+            "1: the encoder's weights carry noise or another bias, or the decoder lacks a scale; "
+            "load them again."
+        )
 
 
 def _of_weights(sae: SAE) -> Iterator[str]:
@@ -170,115 +252,138 @@ def _of_weights(sae: SAE) -> Iterator[str]:
             f"{zero.sum()} of {len(zero)} latents have an atom or encoder weights of zeros; unless "
             "pruned, save it again."
         )
+    atoms = np.asarray(sae.model.decoder.T)[~zero]
+    if copies := len(atoms) - len(np.unique(atoms.round(4), axis=0)):
+        yield (
+            f"{copies} of {len(zero)} atoms are copies of another, which training never makes; "
+            "read the decoder from the file again."
+        )
 
 
-def _of_activity(report: LoadReport) -> Iterator[str]:
+def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
+    """Whether the columns of the encoder are in the order of their atoms, and of the same SAE."""
+    if not (affines := _affines(sae)):
+        return None
+    # Activations that are off by a vector, or silent latents, weigh columns that training left.
+    least = _NEAREST_RELU if isinstance(_encoder(sae), ReLU) else _NEAREST
+    least = least if centred and energy.any() else 0.5
+    strong = np.argsort(-energy, kind="stable")[:_COMPARED]
+    weight = np.asarray(affines[0].weight)
+    own, best, which = _cosines(weight, sae, strong)
+    # A copied atom counts as its original.
+    nearest = own >= best - 1e-5
+    share = energy[strong] if energy.any() else np.ones(len(strong))
+    share = share / share.sum()
+    if share @ nearest >= least:
+        return None
+    said = f"{share @ nearest:.0%} of the codes' energy is on latents whose encoder column is"
+    if share @ (_cosines(-weight, sae, strong)[2] == strong) > 0.5:
+        return (
+            "the encoder's columns point away from their atoms: the signs of the encoder or of the "
+            "decoder are negated; negate one of them."
+        )
+    square = sae.input_dim == sae.num_latents
+    if square and share @ (_cosines(weight.T, sae, strong)[2] == strong) > 0.5:
+        return (
+            f"only {said} nearest to its own atom, but nearly all with the square encoder "
+            "transposed; transpose it in the file."
+        )
+    # Columns out of their place are as near to other atoms as the rest to their own, one to each.
+    usual = np.median(own[nearest]) if nearest.any() else 0.5
+    astray = (own < best / 2) & (best > usual / 2)
+    apart = len(np.unique(which[astray])) > 0.9 * astray.sum()
+    if apart and share @ astray > (1 - share @ nearest) / 2:
+        return (
+            f"{astray.sum()} of {sae.num_latents} encoder columns are nearest to the atom of "
+            "another latent: the rows of the encoder or of the decoder are permuted; put both in "
+            "one order."
+        )
+    return (
+        f"only {said} nearest to its own atom, where training leaves nearly all: encoder and "
+        "decoder are of different SAEs, or one was damaged; load both from one file."
+    )
+
+
+def _cosines(weight, sae: SAE, chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cosine of each chosen column with its own atom, the largest with any, and which has
+    it.
+    """
+    atoms, columns = np.asarray(sae.model.decoder), weight[:, chosen]
+    columns = columns / np.maximum(np.linalg.norm(columns, axis=0), np.finfo(columns.dtype).tiny)
+    parts = [
+        columns[:, start : start + _CHUNK].T @ atoms for start in range(0, len(chosen), _CHUNK)
+    ]
+    best, which = (
+        np.concatenate([find(part, axis=1) for part in parts]) for find in (np.max, np.argmax)
+    )
+    return np.sum(columns * atoms[:, chosen], axis=0), best, which
+
+
+def _of_silent(report: LoadReport, samples, used, factor: float) -> str | None:
+    """Whether latents that never fire would mend more of the errors than the others."""
+    silent, sae = used == 0, report.sae
+    if not 0.2 < silent.mean() < 0.9:
+        return None
+    target = sae.target(samples)
+    codes = sae.encode_target(target)
+    products = (target - codes @ sae.model.decoder.T) @ sae.model.decoder
+    gains = np.where(np.asarray(codes) == 0, np.maximum(products, 0), 0) ** 2
+    wanted = float(
+        gains[:, silent].max(axis=1).sum() / max(gains[:, ~silent].max(axis=1).sum(), 1e-30)
+    )
+    if wanted < factor:
+        return None
+    return (
+        f"{report.dead} of {sae.num_latents} latents never fire, although their atoms would mend "
+        f"{wanted:.3g} times as much of the errors as the others: these latents are dead by a "
+        "bias, a threshold or weights that were lost; load the encoder again."
+    )
+
+
+def _of_activity(report: LoadReport) -> str | None:
     """What the number of active latents shows."""
-    sae, on = report.sae, f"on average {report.l0:.4g} of {report.sae.num_latents} latents are on"
-    k = getattr(_encoder(sae), "k", None) or sae.notes.get("k")
+    k = getattr(_encoder(report.sae), "k", None) or report.sae.notes.get("k")
     if report.l0 == 0:
-        yield (
-            "no latent is on in any sample: activations may be far smaller than in training; scale "
-            "them, or check the layer."
+        return (
+            "no latent is on in any sample: a threshold may be far too high, or activations far "
+            "smaller than in training; scale them, or check the layer."
         )
-    elif report.l0 > min(0.5 * sae.num_latents, sae.input_dim):
-        yield (
-            f"{on}, more than a sparse code has: activations may be far larger than in training, "
-            "or a threshold is missing; "
-            "scale them, or check the file."
+    if k is not None and not 1 / _FAR < report.l0 / float(k) < _FAR:
+        return (
+            f"on average {report.l0:.4g} latents are on, but k is {k}: a bias, a threshold or the "
+            "scale of the activations may be wrong; check them."
         )
-    elif k is not None and not 1 / _FAR < report.l0 / float(k) < _FAR:
-        yield (
-            f"{on}, but k is {k}: a bias, a threshold or the scale of the activations may be "
-            "wrong; check them."
-        )
+    return None
 
 
-def _of_errors(report: LoadReport, samples, reconstruction) -> Iterator[str]:
-    """What training would have mended."""
-    gain, fitted = _gain(samples, reconstruction)
-    healthy = 1 / _GAIN < gain < (_SHRUNK if isinstance(_encoder(report.sae), ReLU) else _GAIN)
-    without = _fvu(samples, reconstruction + (samples - reconstruction).mean(axis=0))
-    if without < _BETTER_FITTED * report.fvu:
-        yield (
-            f"all reconstructions are off by one vector (FVU {without:.4g} without it for "
-            f"{report.fvu:.4g}): a bias in the "
-            "file is wrong, or the activations are of another layer or centred in another way; "
-            "check both."
-        )
-    if not healthy and (report.fvu < _BAD or fitted < min(_BAD, _BETTER * report.fvu)):
-        yield (
-            f"reconstructions fit the activations best when multiplied by {gain:.4g}, far from 1: "
-            "the decoder, the encoder or the activations may lack a scale; check them."
-        )
-    elif not healthy or report.fvu >= _POOR:
-        places = [
-            report.sae.notes[name]
-            for name in ("hook_name", "hookpoint", "layer")
-            if name in report.sae.notes
-        ]
-        yield (
-            f"FVU is {report.fvu:.4g}, as if it knew little of these activations, and no scale "
-            "mends it: they may be of "
-            f"another layer than {(*places, 'its own')[0]}, or encoder and decoder of different "
-            "SAEs; check both."
-        )
-
-
-def _encoder(sae: SAE) -> Any:
-    """The encoder in the units of the library."""
-    return getattr(sae.model.encode, "encoder", None)
-
-
-def _gain(samples, reconstruction) -> tuple[float, float]:
-    """The a of the least squares of `x - mean ≈ a (x̂ - mean)`, and the FVU that they leave."""
-    signals, centred = samples - samples.mean(axis=0), reconstruction - reconstruction.mean(axis=0)
-    power = float(np.square(centred).sum())
-    gain = float((signals * centred).sum()) / power if power > 0 else 1.0
-    return gain, _fvu(signals, gain * centred)
-
-
-class _Reading(NamedTuple):
-    """The same SAE read in another way, of activations that are multiplied by `scale`.
-
-    One that reconstructs better than by the factor `better` tells a mistake: the sentence on it
-    ends with `mend`.
+def _best_reading(sae: SAE, samples, readings, mending: bool = False) -> str | None:
+    """The other reading that reconstructs best, as a sentence, if it tells against this one: it
+    leaves much less of the error with as few latents, or with `mending` less of it and is sound.
     """
-
-    how: str
-    mend: str
-    sae: SAE
-    scale: float = 1
-    better: float = _BETTER
-
-
-def _best_reading(sae: SAE, samples) -> str | None:
-    """The other reading that reconstructs best, as a sentence, if it does much better than this
-    one.
-    """
-    used, reconstruction = _read(sae, samples)
-    fvu, (gain, fitted), best = _fvu(samples, reconstruction), _gain(samples, reconstruction), []
-    most = min(_POOR, _WORSE * fitted) if gain > 0 else _POOR
-    for reading in _readings(sae, samples):
-        on, scaled = _read(reading.sae, samples * reading.scale)
-        left = _fvu(samples, scaled / reading.scale)
-        # More latents reconstruct better in any reading: that tells only against an SAE that
-        # reconstructs badly.
-        more = on.sum() > used.sum()
-        better = min(reading.better, _BETTER_MORE) if more else reading.better
-        if left < min(most, better * fvu) and (not more or fvu > _BAD):
+    own, best = _read(sae, samples), []
+    fvu, on = _fvu(samples, own.reconstruction), max(1, own.used.sum())
+    for reading in readings:
+        read = _read(reading.sae, samples * reading.scale, reading.keep)
+        scaled, more = read.reconstruction / reading.scale, read.used.sum() / on
+        left = _fvu(samples, scaled)
+        better = left < _BETTER * fvu and more < 1.05
+        if mending:
+            better = left < _BETTER_MENDED * fvu and _fit(sae, read).sound
+        if better and left < _POOR:
             figures = f"(FVU {left:.4g} for {fvu:.4g}): {reading.mend}."
+            # More latents reconstruct better in any reading.
             best.append(
                 (
-                    left / reading.better,
-                    f"activations {reading.how} are reconstructed much better {figures}",
+                    left * more**_MORE,
+                    f"activations {reading.how} are reconstructed better {figures}",
                 )
             )
     return min(best)[1] if best else None
 
 
-def _readings(sae: SAE, samples) -> Iterator[_Reading]:
-    layout, configured = "transpose it in the file", "correct that in the configuration"
+def _configured(sae: SAE, samples) -> Iterator[_Reading]:
+    """Readings with another configuration of the same arrays."""
+    mend = "correct that in the configuration"
     # The encoder takes its own bias, else of zeros, from the target, which lacks the decoder's
     # already.
     shift = -sae.bias if sae.centred else sae.bias
@@ -286,30 +391,98 @@ def _readings(sae: SAE, samples) -> Iterator[_Reading]:
         f"with the decoder's bias {'not ' if sae.centred else ''}subtracted from the encoder's "
         "input"
     )
-    yield _Reading(
-        how, configured, eqx.tree_at(lambda sae: sae.model.encoder.model.bias, sae, shift)
-    )
-    if sae.input_dim == sae.num_latents:
-        turned = (sae.model.decoder * sae.lengths).T / jnp.where(sae.lengths > 0, sae.lengths, 1)
-        decoder = eqx.tree_at(lambda sae: sae.model.dictionary, sae, turned)
-        yield _Reading("with the square decoder transposed", layout, decoder)
-        weights = eqx.tree_at(
-            lambda sae: [part.weight for part in _affines(sae)], sae, replace_fn=jnp.transpose
-        )
-        yield _Reading("with the square encoder transposed", layout, weights)
-    for other in (Normalisation(), LayerNorm(), ConstantNorm()):
-        if type(other) is not type(sae.normalisation):
+    yield _Reading(how, mend, eqx.tree_at(lambda sae: sae.model.encoder.model.bias, sae, shift))
+    factor = sae.input_dim**0.5 / float(np.linalg.norm(samples, axis=1).mean())
+    for other in (Normalisation(), LayerNorm(), ConstantNorm(), Scale(factor)):
+        if other.name != sae.normalisation.name:
             changed = dataclasses.replace(sae, normalisation=other)
-            yield _Reading(
-                f"with the normalisation {other.name}", configured, changed, better=_BETTER_MORE
-            )
-    # An SAE that normalises each sample by itself sees no scale.
+            yield _Reading(f"with the normalisation {other.name}", mend, changed)
+
+
+def _rescaled(sae: SAE, samples) -> Iterator[_Reading]:
+    """Readings with other sizes of the arrays or of the activations."""
+    encoder, inner = _encoder(sae), sae.model.encoder.model
     norm = float(np.linalg.norm(samples, axis=1).mean())
+    # An SAE that normalises each sample by itself sees no scale.
     for scale in () if sae.normalisation.per_sample else _SCALES:
         mend = (
             f"scale them as in training, to a mean norm of about {norm * scale:.4g} for {norm:.4g}"
         )
-        yield _Reading(f"times {scale:.4g}", mend, sae, scale, _BETTER_FITTED)
+        yield _Reading(f"times {scale:.4g}", mend, sae, scale)
+    if sae.centred:
+        mean = (sae.target(samples) + sae.bias).mean(axis=0)
+        share = float(mean @ sae.bias / jnp.maximum(sae.bias @ sae.bias, 1e-30))
+        # A bias of the right direction and the wrong length, or another one.
+        along = jnp.linalg.norm(mean - share * sae.bias) < 0.5 * jnp.linalg.norm(mean)
+        yield _Reading(
+            "with a decoder's bias near their mean",
+            "the decoder's bias in the file is wrong, or the activations are centred in another "
+            "way; mend either",
+            dataclasses.replace(sae, bias=share * sae.bias if along else mean),
+        )
+    # What the decoder's bias adds to that of an encoder that does not subtract it.
+    loose = not (sae.centred or bool(jnp.any(inner.bias)))
+    wrong = "the scale of the encoder's or the decoder's weights is wrong; mend it in the file"
+    for factor in _FACTORS:
+
+        def scaled(part, weight: float, bias: float):
+            offset = sae.bias @ part.weight if loose else 0
+            return Affine(weight * part.weight, bias * (part.bias - offset) + weight * offset)
+
+        weights = _affines_replaced(sae, functools.partial(scaled, weight=factor, bias=1.0))
+        yield _Reading(f"with the encoder's weights times {factor:.3g}", wrong, weights)
+        if factor < 1:
+            yield _Reading(
+                f"with the encoder's bias times {factor:.3g}",
+                "the scale of the encoder's bias is wrong; mend it in the file",
+                _affines_replaced(sae, functools.partial(scaled, weight=1.0, bias=factor)),
+            )
+        if factor < 1 and inner.encoder is not None and hasattr(encoder, "raised"):
+            lower = eqx.tree_at(
+                lambda sae: sae.model.encoder.model, sae, encoder.raised(inner, math.log(factor))
+            )
+            yield _Reading(
+                f"with the thresholds times {factor:.3g}",
+                "the thresholds are too high; mend their scale in the file",
+                lower,
+            )
+        if factor > 1 and isinstance(encoder, TopK | AbsTopK | BatchLargest):
+            k = min(sae.num_latents, round(factor * encoder.k))
+            yield _Reading(
+                f"with a k of {k}",
+                "the k of the configuration is too low; correct it",
+                _with_encoder(sae, dataclasses.replace(encoder, k=k)),
+            )
+    own = _read(sae, samples)
+    gain, l0 = _fit(sae, own).gain, own.used.sum() / len(samples)
+    longer = eqx.tree_at(lambda sae: sae.model.dictionary, sae, gain * sae.model.decoder)
+    yield _Reading(f"with the decoder's weights times {gain:.3g}", wrong, longer)
+    for keep in {math.ceil(l0 * share) for share in (0.5, 0.25, 0.12, 0.06, 0.03, 0.015)}:
+        yield _Reading(
+            f"with the {keep} largest codes of each sample alone",
+            "a threshold or k is missing or too low; correct it in the file or the configuration",
+            sae,
+            keep=keep,
+        )
+
+
+def _affines_replaced(sae: SAE, change) -> SAE:
+    return eqx.tree_at(_affines, sae, [change(part) for part in _affines(sae)])
+
+
+def _with_encoder(sae: SAE, encoder: Encoder) -> SAE:
+    units = sae.model.encoder
+    inner = dataclasses.replace(units.model, encode=encoder)
+    outer = Rescaled(encoder) if isinstance(sae.model.encode, Rescaled) else sae.model.encode
+    model = dataclasses.replace(
+        sae.model, encoder=dataclasses.replace(units, model=inner), encode=outer
+    )
+    return dataclasses.replace(sae, model=model)
+
+
+def _encoder(sae: SAE) -> Any:
+    """The encoder in the units of the library."""
+    return sae.model.encoder.model.encode
 
 
 def _affines(sae: SAE) -> list[Affine]:
@@ -318,10 +491,36 @@ def _affines(sae: SAE) -> list[Affine]:
     return [part for part in parts if isinstance(part, Affine)]
 
 
-def _read(sae: SAE, samples) -> tuple[np.ndarray, np.ndarray]:
-    """How many samples use each latent, and what the samples are reconstructed as."""
-    codes = sae.encode(samples)
-    return np.count_nonzero(codes, axis=0), np.asarray(sae.decode(codes, samples), np.float64)
+def _read(sae: SAE, samples, keep: int | None = None) -> _Read:
+    target = sae.target(samples)
+    codes = sae.encode_target(target)
+    if keep is not None:
+        codes = jnp.where(keep_largest(jnp.abs(codes), keep) > 0, codes, 0)
+    arrays = sae.decode_target(codes, samples), target, codes @ sae.model.decoder.T
+    return _Read(
+        np.count_nonzero(codes, axis=0),
+        np.square(np.asarray(codes, np.float64)).sum(axis=0),
+        *(np.asarray(array, np.float64) for array in arrays),
+    )
+
+
+class _Fit(NamedTuple):
+    """The a of the least squares `y - mean ≈ a (ŷ - mean)` of targets and their reconstructions,
+    and whether it and the mean of the errors are as training leaves them.
+    """
+
+    gain: float
+    centred: bool
+    sound: bool
+
+
+def _fit(sae: SAE, read: _Read) -> _Fit:
+    signals, sums = read.target - read.target.mean(axis=0), read.sums - read.sums.mean(axis=0)
+    power = float(np.square(sums).sum())
+    gain = float((signals * sums).sum()) / power if power > 0 else 1.0
+    centred = _fvu(signals, sums) >= _VECTOR * _fvu(read.target, read.sums)
+    most = _SHRUNK if isinstance(_encoder(sae), ReLU) else _GAIN[1]
+    return _Fit(gain, centred, centred and _GAIN[0] < gain < most)
 
 
 def _fvu(samples, reconstruction) -> float:

@@ -12,7 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 
 import sae_gap
+from sae_gap import catalogue
+from sae_gap.core.types import Split, Task
 from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
 from sae_gap.saes import loaded_sae
 from sae_gap.saes.loading_report import load_report
 from sae_gap.saes.normalise import LayerNorm
@@ -112,11 +116,17 @@ def spoilt(sae, part, change):
 
 
 SPOILT = {
-    "a square decoder transposed": ("decoder", jnp.transpose, "square decoder transposed"),
     "a square encoder transposed": ("weight", jnp.transpose, "square encoder transposed"),
+    "encoder negated": ("weight", jnp.negative, "signs"),
+    "two columns in one another's place": (
+        "weight",
+        lambda weight: weight.at[:, :2].set(weight[:, 1::-1]),
+        "2 of 12 encoder columns",
+    ),
+    "a copied atom": ("decoder", lambda atoms: atoms.at[:, 0].set(atoms[:, 1]), "1 of 12 atoms"),
     "encoder's bias zero": ("offset", jnp.zeros_like, "the encoder's bias is zero"),
-    "decoder's bias zero": ("bias", jnp.zeros_like, "off by one vector"),
-    "decoder too long": ("decoder", lambda atoms: 2 * atoms, "multiplied by 0.49"),
+    "decoder's bias zero": ("bias", jnp.zeros_like, "the decoder's bias in the file is wrong"),
+    "decoder too long": ("decoder", lambda atoms: 2 * atoms, "decoder's weights times 0.49"),
     "zero atoms": ("weight", lambda weight: weight.at[:, :3].set(0), "3 of 12 latents"),
 }
 
@@ -163,14 +173,18 @@ def test_activations_that_lack_a_scale(scale):
     suspected(made(atoms, centre), activations, f"activations times {1 / scale:.4g} ", "FVU")
 
 
-def test_latents_that_never_or_always_fire():
+def test_latents_that_never_fire():
     atoms, centre, activations = data()
-    suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on")
-    suspected(
-        made(atoms, centre - 9 * atoms.sum(axis=0), threshold=0.0),
-        activations,
-        "more than a sparse code has",
-    )
+    suspected(made(atoms, centre, threshold=50.0), activations, "no latent is on", "threshold")
+
+
+def test_outlier_tokens_are_left_out():
+    atoms, centre, activations = data()
+    sae = made(atoms, centre, threshold=0.1)
+    outliers = 50 * np.random.default_rng(1).normal(size=(5, D)) * np.abs(activations).max()
+    report = load_report(sae, np.concatenate([activations, outliers]))
+    assert report == load_report(sae, activations)._replace(outliers=5)
+    assert report.suspicions == () and "5 outlier tokens" in str(report)
 
 
 def test_activations_of_another_layer():
@@ -179,8 +193,7 @@ def test_activations_of_another_layer():
     suspected(
         made(atoms, centre, notes={"hook_name": "blocks.3"}),
         other,
-        "another layer",
-        "blocks.3",
+        "another layer than blocks.3",
         "FVU",
     )
 
@@ -216,3 +229,84 @@ def test_activations_by_heads_and_those_that_say_nothing():
             load_report(
                 sae, bad + np.arange(4)[:, None] * (bad.shape[-1] == 5) if bad.ndim == 2 else bad
             )
+
+
+def trained(kind, signals, width, k):
+    """The arrays of an SAE of standardised signals, as libraries keep them."""
+    task = Task(Split(signals), Split(signals[:2]), Split(signals[:2]), width=width)
+    learner = catalogue.sae_for_activations(
+        kind, sparsity=k, input_dim=signals.shape[1], num_steps=12
+    )
+    model = sae_gap.fit(learner, [task], [0], show_progress=False)[0].end.model
+    affine = getattr(model.encoder, "affine", model.encoder)
+    arrays = {"atoms": model.decoder.T, "bias": model.bias, "weight": affine.weight}
+    arrays |= {"encoder_bias": affine.bias, "encoder": TopK(k), "others": {}}
+    if kind != "topk":
+        threshold = getattr(model.encoder, "threshold", None)
+        if threshold is None:
+            threshold = np.exp(model.encoder.log_threshold)
+        arrays |= {"encoder": JumpReLU(), "others": {"threshold": np.asarray(threshold)}}
+    return {
+        name: np.asarray(part) if hasattr(part, "shape") else part for name, part in arrays.items()
+    }
+
+
+def loaded(arrays, **changes):
+    options = {"centred": True, "library": "test", "architecture": "test", "notes": {}}
+    return loaded_sae.assemble(**(options | arrays | changes))
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """Activations of few directions, heavy tails and a large mean, held-out ones, and SAEs."""
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(256, 96)) * np.arange(1, 97) ** -0.3
+    codes = rng.lognormal(0, 0.5, (6_500, 256)) * (
+        rng.random((6_500, 256)) < 2 * np.arange(1, 257) ** -0.8
+    )
+    signals = codes @ atoms / np.linalg.norm(atoms, axis=1).mean()
+    signals = signals + 0.1 * rng.standard_t(4, signals.shape) + 2 * rng.normal(size=96)
+    signals = jnp.asarray(signals, jnp.float32)
+    kinds = ("topk", "batchtopk", "jumprelu")
+    return signals[6_100:], {kind: trained(kind, signals[:6_000], 256, 8) for kind in kinds}
+
+
+def damages(arrays, other):
+    """By name: what is changed, and a word of the cause."""
+    weight, atoms, rng = arrays["weight"], arrays["atoms"], np.random.default_rng(0)
+    order = np.arange(256)
+    order[:20] = np.roll(order[:20], 1)
+    half = np.where(np.arange(256) % 2, -1e3, arrays["encoder_bias"])
+    yield {"weight": weight[:, order]}, "encoder columns are nearest to the atom of another"
+    yield {"weight": rng.permuted(weight, axis=1)}, "encoder and decoder"
+    yield {"weight": other["weight"], "encoder_bias": other["encoder_bias"]}, "encoder and decoder"
+    yield {"atoms": other["atoms"]}, "encoder and decoder"
+    yield {"weight": -weight}, "signs"
+    for factor in (0.1, 1.2, 2):
+        yield {"weight": factor * weight}, "scale"
+        yield {"atoms": factor * atoms}, "scale"
+    yield {"encoder_bias": half}, "never fire"
+    yield {"bias": 2 * arrays["bias"]}, "bias"
+    yield {"bias": 0 * arrays["bias"]}, "bias"
+    yield {"centred": False}, "subtracted"
+    yield {"normalisation": LayerNorm()}, "normalisation"
+    yield {"encoder": ReLU(), "others": {}}, "threshold or k"
+    for factor in (0, 0.1, 2, 10) if arrays["others"] else ():
+        yield {"others": {"threshold": factor * arrays["others"]["threshold"]}}, "threshold"
+
+
+def test_damage_that_harms_is_named_by_its_cause_and_healthy_saes_are_not_accused(zoo):
+    activations, saes = zoo
+    harmful = []
+    for kind, other in (("topk", "jumprelu"), ("batchtopk", "topk"), ("jumprelu", "topk")):
+        healthy = load_report(loaded(saes[kind]), activations)
+        assert healthy.suspicions == (), (kind, healthy)
+        for changes, word in damages(saes[kind], saes[other]):
+            report = load_report(loaded(saes[kind], **changes), activations)
+            if report.fvu > 1.05 * healthy.fvu or abs(report.l0 / healthy.l0 - 1) > 0.2:
+                harmful.append((kind, word, report.suspicions))
+    named = [case for case in harmful if case[2]]
+    right = [case for case in named if any(case[1] in said for said in case[2])]
+    assert len(harmful) > 40
+    assert len(named) >= 0.85 * len(harmful), [case for case in harmful if not case[2]]
+    assert len(right) >= 0.9 * len(named), [case for case in named if case not in right]
