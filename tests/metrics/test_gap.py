@@ -237,6 +237,17 @@ def test_amortisation_gap_does_not_depend_on_the_scale_of_the_atoms():
     np.testing.assert_allclose(found.gap, gap.amortisation_gap(model, signals, LAM).gap, rtol=1e-4)
 
 
+def test_a_row_whose_squares_float32_cannot_hold_counts_as_zero():
+    model, signals = sae()
+    # Exact powers of two: the codes of such an encoder scale with the rows.
+    model = dataclasses.replace(model, bias=jnp.zeros(5))
+    scale = jnp.asarray([1, 2.0**-50, 2.0**-60, 2.0**-66, 2.0**-74, 2.0**-110])
+    found = gap.amortisation_gap(model, scale[:, None] * signals, scale * LAM)
+    plain = gap.amortisation_gap(model, signals, LAM).relative
+    np.testing.assert_allclose(found.relative[:2], plain[:2], rtol=1e-4)
+    np.testing.assert_array_equal(found.relative[2:], 0)
+
+
 def test_the_gap_of_the_optimum_is_zero_and_of_signed_codes_not_negative():
     model, signals = sae()
     best = Lasso(LAM)
