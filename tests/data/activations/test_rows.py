@@ -77,10 +77,6 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
     )
 
 
-def test_a_seed_draws_the_documents():
-    assert len({tuple(np.unique(rows().split(0.3, seed)[1].documents)) for seed in range(9)}) > 1
-
-
 def test_rows_of_unknown_documents_are_held_out_in_blocks():
     train, held = rows(np.arange(10_000, dtype=np.float32)[:, None], None).split(0.1)
     assert train.documents is None and held.num_samples == 1_000
