@@ -166,9 +166,12 @@ def test_epochs_of_lista_against_training_by_hand(task):
     with jax.enable_x64(True):
         task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
         learner = Lista(LISTA(3, factored=False, threshold=0.01), base=Oracle(), num_steps=2)
-        data, base = learner.select(task), Model(task.dictionary, np.zeros(12))
+        data, base = learner.select(task), Model(task.dictionary, np.linspace(-0.2, 0.2, 12))
         state = learner.init(data, num_latents=20, key=KEY, base=base)
-        dictionary, signals = np.asarray(state.model.dictionary), np.asarray(data.signals)
+        dictionary, signals = (
+            np.asarray(state.model.dictionary),
+            np.asarray(data.signals - base.bias),
+        )
         parameters = [np.array(leaf) for leaf in jax.tree.leaves(state.model.encoder)]
         lipschitz = np.linalg.norm(dictionary, 2) ** 2
         np.testing.assert_allclose(
