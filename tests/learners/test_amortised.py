@@ -76,14 +76,6 @@ def test_training_lowers_the_distance_to_the_optimum(learner, model, start, task
     assert amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.min() >= 0
 
 
-def test_deeper_is_closer(learner, model, task):
-    relu, _, _, shallow, deep = (
-        amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.mean()
-        for member in learner.members
-    )
-    assert deep < 0.7 * shallow and deep < 0.7 * relu
-
-
 def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
     alone = fit(
         Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY]
