@@ -92,17 +92,13 @@ def given(kind: type[Options], values: flags.FlagValues) -> dict[str, Any]:
         text = values[flag].value if field.metadata and flag in values else None
         if text is not None:
             entry, listed, may_lack = _types(kind, field.name)
-            try:
-                if listed:
-                    found[field.name] = tuple(
-                        None if may_lack and one == "none" else entry(one) for one in text
-                    )
-                else:
-                    found[field.name] = entry(text)
-            except ValueError:
-                raise ValueError(
-                    _refusal(kind, field, ",".join(text) if listed else text)
-                ) from None
+            texts, entries = text if listed else [text], []
+            for one in texts:
+                try:
+                    entries.append(None if may_lack and one == "none" else entry(one))
+                except ValueError:
+                    raise ValueError(_refusal(kind, field, texts, f"{one} does not fit")) from None
+            found[field.name] = tuple(entries) if listed else entries[0]
     return found
 
 
@@ -172,20 +168,22 @@ def _without_none(hint: Any) -> Any:
 
 def _check(kind: type[Options], field: dataclasses.Field, value: Any) -> None:
     listed = value if isinstance(value, tuple | list) else (value,)
-    entries = [entry for entry in listed if entry is not None]
     least, choices = field.metadata["least"], field.metadata["choices"]
-    fits = bool(listed) and all(
-        math.isfinite(entry) for entry in entries if isinstance(entry, float)
-    )
-    fits &= least is None or all(entry >= least for entry in entries)
-    fits &= choices is None or set(entries) <= set(choices)
-    fits &= field.metadata["repeats"] or len(set(listed)) == len(listed)
-    if not fits:
-        raise ValueError(_refusal(kind, field, ",".join(map(str, listed))))
+    faults = [] if listed else [""]
+    for place, entry in enumerate(listed):
+        fits = not (isinstance(entry, float) and not math.isfinite(entry))
+        fits &= entry is None or least is None or entry >= least
+        fits &= entry is None or choices is None or entry in choices
+        if not fits:
+            faults.append(f"{entry} does not fit")
+        elif entry in listed[:place] and not field.metadata["repeats"]:
+            faults.append(f"{entry} comes twice")
+    if faults:
+        raise ValueError(_refusal(kind, field, listed, faults[0]))
 
 
-def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
-    """The sentence that says what an option must be, and what it is."""
+def _refusal(kind: type[Options], field: dataclasses.Field, given: Sequence, fault: str) -> str:
+    """The sentence that says what an option must be, what it is, and what is wrong in a list."""
     entry, listed, _ = _types(kind, field.name)
     least, choices = field.metadata["least"], field.metadata["choices"]
     one, many = {int: ("an integer", "integers"), float: ("a finite number", "finite numbers")}.get(
@@ -196,4 +194,5 @@ def _refusal(kind: type[Options], field: dataclasses.Field, text: str) -> str:
     wanted = one if least is None else f"{one} of at least {least:g}"
     if choices is not None:
         wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}{', each once' * listed}"
-    return f"--{_flag(field)} must {'list' if listed else 'be'} {wanted}, but it is {text!r}."
+    text = f"{','.join(map(str, given))!r}{f', where {fault}' if len(given) > 1 else ''}"
+    return f"--{_flag(field)} must {'list' if listed else 'be'} {wanted}, but it is {text}."

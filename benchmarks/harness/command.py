@@ -167,6 +167,8 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     sized = preset.world_file is None and preset.world in (None, SCALED)
     if not sized and "num_latents" not in given:
         preset = dataclasses.replace(preset, num_latents=(None,))
+    if sized and None in preset.num_latents:
+        raise ValueError("--num_latents=none is for a world of its own size; give a number.")
     return preset
 
 

@@ -99,7 +99,7 @@ def _installed() -> pathlib.Path:
 
 
 def _inside(folder: pathlib.Path) -> Iterator[tuple[str, str, str | None]]:
-    files = sorted(folder.rglob("*.txt"))
+    files = sorted(path for path in folder.rglob("*.txt") if path.is_file())
     if not files:
         raise ValueError(
             f"the folder {folder} holds no .txt file; give one that does, or a file of documents."

@@ -29,7 +29,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_choice
+from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.outliers import find_outliers, norms
@@ -87,7 +87,7 @@ class Downstream:
       batches: the texts; one shape for all compiles once.
       documents: a number for each row that tells the documents, (rows,); None takes each window for
         one.
-      first: the first place of a window that is averaged.
+      first: the first place of a window that is averaged, counted from 0.
       special: tokens that are neither replaced nor averaged.
       outliers: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them
         for rows like others.
@@ -101,7 +101,8 @@ class Downstream:
       clean: what the tokens cost without a change; its divergence is zero.
 
     Raises:
-      ValueError: no token is scored, or there is not a document for each row.
+      ValueError: no token is scored, a token is beyond the vocabulary, or there is not a document
+        for each row.
     """
 
     def __init__(
@@ -115,11 +116,19 @@ class Downstream:
         outliers: str = "drop",
     ):
         check_choice("outliers", outliers, ("drop", "keep"))
+        check_integer("first", first, least=0)
         self._network, self._batches = network, batches
         self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
         tokens, positions, following = (
             np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True)
         )
+        vocabulary = np.shape(network.unembedding)[0]
+        beyond = tokens[(tokens < 0) | (tokens >= vocabulary)]
+        if beyond.size:
+            raise ValueError(
+                f"token {beyond[0]} is beyond the {vocabulary} rows of the unembedding; give the "
+                "tokens of this model."
+            )
         hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
         self.activations = self._gathered(hidden)
         named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
@@ -333,10 +342,11 @@ def _log_normaliser(head, features, targets, *, expected):
 
 def _rows(windows: Windows):
     """Of each token that is no padding: itself, its place, and the next one of its window or -1."""
+    # Unsigned tokens could not tell that there is none.
     tokens, segments, positions = (
-        np.asarray(part) for part in (windows.tokens, windows.segments, windows.positions)
+        np.asarray(part, np.int64) for part in (windows.tokens, windows.segments, windows.positions)
     )
-    following = np.full(tokens.shape, -1, tokens.dtype)
+    following = np.full(tokens.shape, -1)
     following[:, :-1] = np.where(segments[:, 1:] == segments[:, :-1], tokens[:, 1:], -1)
     real = segments >= 0
     return tokens[real], positions[real], following[real]

@@ -247,7 +247,11 @@ class LearnedDictionary:
 
     def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
         """`b + D z`, of dense or sparse codes, (n, width)."""
-        rows: Any = codes if scipy.sparse.issparse(codes) else as_matrix("codes", codes)
+        rows: Any = codes
+        if not scipy.sparse.issparse(rows):
+            rows = as_matrix("codes", rows)
+        elif rows.nnz:
+            as_matrix("codes", scipy.sparse.csr_array(rows).data[None])
         if rows.shape[1] != self.width:
             raise ValueError(
                 f"codes must have {self.width} columns, one for each atom, but they have "

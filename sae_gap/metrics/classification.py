@@ -123,7 +123,7 @@ def roc_auc(
     References:
       Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
     """
-    codes, labels = np.asarray(codes), np.asarray(labels)
+    codes, labels = np.asarray(codes), np.asarray(labels, bool)
     num_positive = int(labels.sum())
     pairs = num_positive * (len(labels) - num_positive)
     if pairs == 0:

@@ -33,7 +33,8 @@ class AmortisationGap(NamedTuple):
 
     Attributes:
       gap: `F(z_e) - F(z*)`, (n,), not negative.
-      relative: the gap over F(z*), (n,).
+      relative: the gap over F(z*), (n,). A row of norm below 4e-16, whose squares float32 cannot
+        hold, counts as a row of zeros.
       codes: the encoder's codes z_e on unit atoms, (n, num_latents).
       optimum: z* with its objective and its duality gap, which bounds by how much `gap` may be too
         small.
@@ -125,7 +126,7 @@ def amortisation_gap(
             f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
         )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
-    gap, objective = _excess(achieved, optimum), np.asarray(optimum.objective, np.float64)
+    gap, objective = _excess(achieved, optimum), _held(optimum.objective)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
@@ -174,11 +175,15 @@ def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray
     """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero
     counts as zero.
     """
-    value, best, gap = (
-        np.asarray(array, np.float64) for array in (achieved, optimum.objective, optimum.gap)
-    )
+    value, best, gap = map(_held, (achieved, optimum.objective, optimum.gap))
     slack = gap + 16 * np.finfo(achieved.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
+
+
+def _held(values: Float[Array, " n"]) -> Float[np.ndarray, " n"]:
+    """Sums of squares in double precision, zero where their type does not hold the terms."""
+    limits = np.finfo(values.dtype)
+    return np.where(values < limits.tiny / limits.eps, 0, np.asarray(values, np.float64))
 
 
 def mse(

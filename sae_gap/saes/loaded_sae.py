@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
+from scipy.sparse import issparse, sparray
 
 from sae_gap.core import matching
 from sae_gap.core.checks import as_real, check_choice, check_integer, check_vanishing, on_host
@@ -286,12 +287,14 @@ class SAE(eqx.Module):
             )
 
     def decode(
-        self, codes: Float[ArrayLike, "..."], like: Float[ArrayLike, "..."] | None = None
+        self,
+        codes: Float[ArrayLike, "..."] | sparray,
+        like: Float[ArrayLike, "..."] | None = None,
     ) -> Float[Array, "n input_dim"]:
         """The library's reconstruction from its codes.
 
         Args:
-          codes: in the library's units, (n, num_latents).
+          codes: in the library's units, dense or sparse, (n, num_latents).
           like: the activations that the codes are of; only an SAE that normalises each sample by
             itself asks for them.
 
@@ -299,9 +302,11 @@ class SAE(eqx.Module):
           In the units of activations, (n, input_dim).
 
         Raises:
-          ValueError: the codes have another width, or `like` is wanted and not given.
+          ValueError: the codes have another width or are not finite, or `like` is wanted and not
+            given.
         """
-        codes = matching.as_matrix("codes", codes)
+        given: Any = codes
+        codes = matching.as_matrix("codes", given.toarray() if issparse(given) else given)
         if codes.shape[1] != self.num_latents:
             raise ValueError(
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."

@@ -263,6 +263,7 @@ BAD_FLAGS = {
     "--lam=0.1,0.2": "lam",
     "--epochs=0": "epochs",
     "--shard=2/2": "--shard must read i/N with 0 <= i < N",
+    "--num_latents=none": "--num_latents=none is for a world of its own size; give a number",
     "--colour=red": "Unknown command line flag 'colour'",
     "--law=roots=2": "--law is part of a world; give --world=synthsae with it",
     "results": "'results' is not a flag",

@@ -44,10 +44,23 @@ def test_flags_give_what_python_gives():
         ),
         ("--rate=-1", "--rate must be a finite number of at least 0, but it is '-1.0'."),
         ("--kind=c", "--kind must be one of a, b, but it is 'c'."),
-        ("--seeds=1,1", "--seeds must list different integers of at least 0, but it is '1,1'."),
+        (
+            "--seeds=1,1",
+            "--seeds must list different integers of at least 0, but it is '1,1', where 1 comes twice.",
+        ),
         ("--seeds=", "--seeds must list different integers of at least 0, but it is ''."),
-        ("--seeds=1,-1", "--seeds must list different integers of at least 0, but it is '1,-1'."),
-        ("--kinds=a,c", "--kinds must list some of a, b, each once, but it is 'a,c'."),
+        (
+            "--seeds=1,-1",
+            "--seeds must list different integers of at least 0, but it is '1,-1', where -1 does not fit.",
+        ),
+        (
+            "--seeds=1,x",
+            "--seeds must list different integers of at least 0, but it is '1,x', where x does not fit.",
+        ),
+        (
+            "--kinds=a,c",
+            "--kinds must list some of a, b, each once, but it is 'a,c', where c does not fit.",
+        ),
     ],
 )
 def test_what_an_option_cannot_be_is_one_sentence(flag, sentence):

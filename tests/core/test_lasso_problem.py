@@ -135,7 +135,8 @@ def test_is_converged_of_an_infinite_objective_says_no():
 
 def test_is_converged_counts_an_unresolvable_objective_as_zero():
     signals = jnp.ones((2, 4), jnp.float32)
-    value = jnp.asarray([1e-13, 1e-3], jnp.float32)
+    # Beside ½ (16 eps ‖y‖)², of ‖y‖ = 2.
+    value = 0.5 * (32 * np.finfo(np.float32).eps) ** 2 * jnp.asarray([0.9, 1.1], jnp.float32)
     assert lasso_problem.is_converged(signals, value, value, 1e-6).tolist() == [True, False]
 
 

@@ -119,19 +119,6 @@ def leaves(task):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(task)]
 
 
-def test_a_seed_determines_the_draw(setting, task):
-    again = draw(setting)
-    assert all(np.array_equal(a, b) for a, b in zip(leaves(task), leaves(again), strict=True))
-    other = draw(Setting(20, 3, 200, seed=1))
-    assert not any(np.array_equal(a, b) for a, b in zip(leaves(task), leaves(other), strict=True))
-    assert other.seed == 1
-
-
-def test_splits_share_no_sample(task):
-    signals = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
-    assert len(np.unique(signals, axis=0)) == 300
-
-
 @pytest.mark.parametrize(
     "change", [{"num_samples": 50}, {"noise_db": 10.0}, {"num_samples": 333, "noise_db": -3.0}]
 )
@@ -177,9 +164,7 @@ def test_a_stream_has_signals_to_train_on_and_the_truth_of_the_rest(stream, larg
 
 def test_signals_of_a_stream_have_the_law_of_those_of_a_setting(stream, large):
     fresh, drawn = (np.asarray(task.train.signals, np.float64) for task in (stream, large))
-    assert len(np.unique(fresh, axis=0)) == 25_000 and not set(map(tuple, fresh)) & set(
-        map(tuple, stream.id.signals.tolist())
-    )
+    assert len(np.unique(fresh, axis=0)) == 25_000
     for one, other in zip(fresh.T, drawn.T, strict=True):
         assert stats.ks_2samp(one, other).pvalue > UNLIKELY
     # Second moments tell which atoms go together: they are those of A z with the law of z.
@@ -220,9 +205,7 @@ def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(noise_db):
         Stream(dataclasses.replace(setting, stream=False))
 
 
-def test_a_stream_has_its_seed_and_its_noise(stream):
-    again = draw(Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True))
-    assert all(np.array_equal(a, b) for a, b in zip(leaves(stream), leaves(again), strict=True))
+def test_a_stream_has_its_noise(stream):
     noisy = draw(
         Setting(num_latents=40, sparsity=4, num_samples=25_000, seed=3, stream=True, noise_db=7.0)
     )

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
 from sae_gap.encoders.lista_batchtopk import LISTABatchTopK
 
 K, RATE = 2, 0.25
@@ -62,15 +61,3 @@ def test_training_keeps_the_largest_of_the_batch_and_moves_each_threshold_toward
     smallest = np.array([each[each > 0].min() for each in codes])
     np.testing.assert_allclose(seen, before + RATE * (smallest - before), rtol=1e-3)
     np.testing.assert_array_equal(encoder.observe(model, seen).encoder.thresholds, seen)
-
-
-def test_one_step_is_batchtopk():
-    encoder, model, signals = problem(2, 1)
-    (affine,), (theta,) = model.encoder.steps, model.encoder.thresholds
-    plain = BatchTopK(K, rate=RATE)
-    own = Model(model.dictionary, model.bias, BatchTopKParameters(affine, theta))
-    np.testing.assert_array_equal(encoder(model, signals), plain(own, signals))
-    for found, expected in zip(
-        encoder.loss(model, signals, 0.0), plain.loss(own, signals, 0.0), strict=True
-    ):
-        np.testing.assert_allclose(np.ravel(found), np.ravel(expected), rtol=1e-6)

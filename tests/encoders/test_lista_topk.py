@@ -5,9 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.lista_topk import LISTATopK
-from sae_gap.encoders.topk import TopK
 
 K = 3
 
@@ -45,15 +43,3 @@ def test_each_step_encodes_what_the_codes_so_far_leave():
     found = encoder(Model(model.dictionary, model.bias, parameters), signals)
     np.testing.assert_allclose(found, codes, rtol=1e-3, atol=1e-4)
     assert len(parameters.steps) == 3 and (np.count_nonzero(codes, axis=1) <= K).all()
-
-
-def test_one_step_is_topk():
-    model, signals, _ = problem(1)
-    one = LISTATopK(K, depth=1)
-    affine = Affine.create(model.dictionary)
-    parameters = one.parameters(model.dictionary, jax.random.key(0))
-    found, expected = (
-        encoder(Model(model.dictionary, model.bias, own), signals)
-        for encoder, own in ((one, parameters), (TopK(K), affine))
-    )
-    np.testing.assert_array_equal(found, expected)

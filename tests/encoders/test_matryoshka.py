@@ -25,16 +25,6 @@ def test_the_loss_is_the_mean_over_prefixes():
     assert float(threshold) == float(BatchTopK(K).loss(model, signals, 1e-4)[1])
 
 
-def test_one_prefix_is_batchtopk():
-    model, signals, _ = problem()
-    ours, theirs = (
-        jax.grad(lambda model, encoder=encoder: encoder.loss(model, signals, 0)[0].sum())(model)
-        for encoder in (MatryoshkaBatchTopK(K, prefixes=(1,)), BatchTopK(K))
-    )
-    for leaf, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(leaf, other, rtol=1e-5, atol=1e-6)
-
-
 def test_an_early_atom_learns_from_every_prefix_and_a_late_one_from_the_last():
     model, signals, hidden = problem()
     gradient = jax.grad(

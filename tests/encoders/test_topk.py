@@ -33,14 +33,6 @@ def same_bits(found, expected):
     np.testing.assert_array_equal(np.asarray(found), expected)
 
 
-def test_ties_go_to_the_lower_index():
-    values = jnp.array(
-        [[1.0, 2.0, 2.0, 2.0, 1.0], [1.0, 1.0, 1.0, 1.0, 1.0], [0.0, 3.0, 0.0, 0.0, 3.0]]
-    )
-    assert thin(values, 2).tolist() == [[0, 2, 2, 0, 0], [1, 1, 0, 0, 0], [0, 3, 0, 0, 3]]
-    assert thin(values, 4).tolist() == [[1, 2, 2, 2, 0], [1, 1, 1, 1, 0], [0, 3, 0, 0, 3]]
-
-
 @pytest.mark.parametrize(
     ("k", "dtype"),
     [(1, np.float32), (9, np.float32), (9, np.float64), (20, np.float32), (21, np.float32)],

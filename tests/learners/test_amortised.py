@@ -76,14 +76,6 @@ def test_training_lowers_the_distance_to_the_optimum(learner, model, start, task
     assert amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.min() >= 0
 
 
-def test_deeper_is_closer(learner, model, task):
-    relu, _, _, shallow, deep = (
-        amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.mean()
-        for member in learner.members
-    )
-    assert deep < 0.7 * shallow and deep < 0.7 * relu
-
-
 def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
     alone = fit(
         Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY]
@@ -166,9 +158,12 @@ def test_epochs_of_lista_against_training_by_hand(task):
     with jax.enable_x64(True):
         task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
         learner = Lista(LISTA(3, factored=False, threshold=0.01), base=Oracle(), num_steps=2)
-        data, base = learner.select(task), Model(task.dictionary, np.zeros(12))
+        data, base = learner.select(task), Model(task.dictionary, np.linspace(-0.2, 0.2, 12))
         state = learner.init(data, num_latents=20, key=KEY, base=base)
-        dictionary, signals = np.asarray(state.model.dictionary), np.asarray(data.signals)
+        dictionary, signals = (
+            np.asarray(state.model.dictionary),
+            np.asarray(data.signals - base.bias),
+        )
         parameters = [np.array(leaf) for leaf in jax.tree.leaves(state.model.encoder)]
         lipschitz = np.linalg.norm(dictionary, 2) ** 2
         np.testing.assert_allclose(

@@ -1,6 +1,7 @@
 """Documents from folders and files, with their topics, and what is refused."""
 
 import json
+import os
 import sys
 
 import pyarrow
@@ -26,6 +27,8 @@ def test_subfolders_are_topics_if_every_file_lies_in_one(tmp_path):
     write(tmp_path / "b" / "2.txt", "£5 for a café")
     write(tmp_path / "a" / "deep" / "1.txt", "£5".encode("latin-1"))
     write(tmp_path / "a" / "notes.md", "not read")
+    # Whoever opened it would wait for a writer.
+    os.mkfifo(tmp_path / "a" / "pipe.txt")
     found = read_texts(tmp_path)
     assert found == Texts(("£5", "£5 for a café"), ("a/deep/1.txt", "b/2.txt"), ("a", "b"))
     write(tmp_path / "0.txt", "top")

@@ -93,6 +93,7 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(learned,
     y, lam = fresh.astype(float) - learned.bias, learned.lam()
     lasso, codes = learned.encode(fresh, refit=False), learned.encode(fresh)
     assert learned.certificate < 1e-5
+    assert learned.encode(fresh, 1, refit=False).nnz == pytest.approx(len(fresh), rel=0.3)
     values = lasso.toarray().astype(float)
     assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == pytest.approx(
         L0, rel=0.1
@@ -379,6 +380,14 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
             "no weight",
         ),
         (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
+        (
+            lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * 1j)),
+            "codes must be .* real",
+        ),
+        (
+            lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * np.nan)),
+            "codes must be finite",
+        ),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
         (lambda x, d: d.sae(epochs=0), "epochs"),
         (lambda x, d: d.sae(encoder="lasso"), "encoder must be one of"),

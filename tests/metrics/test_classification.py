@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from sae_gap.core.codes import Codes
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.metrics import classification
 from sae_gap.metrics.metric import Inferred
@@ -150,34 +149,6 @@ def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, 
     # The published form takes the better of both directions on each split.
     assert (found["auc_id"], found["auc_ood"]) == (1, turned)
     assert found["accuracy_id"] > 0.9 and found["accuracy_ood"] < 0.1
-
-
-@pytest.mark.parametrize("protocol", ["strict", "paper"])
-@pytest.mark.parametrize("constant", [False, True])
-def test_codes_by_their_active_columns_measure_as_the_dense_ones(protocol, constant):
-    rng = np.random.default_rng(1)
-    dense = {
-        name: rng.random((60, 30)) * (rng.random((60, 30)) < 0.03)
-        for name in ("train", "id", "ood")
-    }
-    # Latents that are active in one split alone, and latent 0 in none that is fitted.
-    for name, latents in (("train", [0, 1, 2]), ("id", [0, 4]), ("ood", [6])):
-        dense[name][:, latents] = 0
-    if constant:
-        dense["train"][:] = dense["id"][:] = 0
-    truth = {name: jnp.asarray(rng.random((60, 1)), jnp.float32) for name in dense}
-    task = Task(*(Split(jnp.zeros((60, 2)), truth[name]) for name in dense), width=30)
-
-    def measured(codes):
-        return classification.measure(
-            Inferred(task, Model(None, jnp.zeros(2)), codes, {}, 0.1, protocol)
-        )
-
-    expected = measured(dense)
-    assert expected["auc_ood"] != 0.5 and set(expected) >= {"accuracy_id", "accuracy_ood", "auc_id"}
-    assert measured(
-        {name: Codes.from_dense(codes) for name, codes in dense.items()}
-    ) == pytest.approx(expected)
 
 
 def test_penalised_probe_against_scikit_learn():

@@ -36,6 +36,7 @@ def test_a_cut_is_the_least_that_is_its_own_share():
                 if np.isclose(c, share * (z[z > c] ** 2).sum() / z[z > c].sum())
             ]
             assert cut == pytest.approx(min(fixed))
+    np.testing.assert_allclose(cuts(codes * rng.choice([-1, 1], codes.shape)), cuts(codes))
     # At any scale that the type has, and where all codes are one.
     for scale in (1e-300, 1e-170, 1e160, 1e300):
         np.testing.assert_allclose(cuts(codes * scale) / scale, cuts(codes))

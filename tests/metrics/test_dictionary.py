@@ -104,8 +104,3 @@ def test_a_true_zero_atom_has_no_norm_ratio():
     truth = np.diag([1.0, 1.0, 0.0])
     assert score(2 * np.eye(3), truth)["norm_ratio"] == 2
     assert score(np.eye(3), np.zeros((3, 2)))["norm_ratio"] == 0
-
-
-def test_a_wider_dictionary_is_judged_by_its_best_atoms():
-    truth = np.eye(3)
-    assert score(np.hstack([np.ones((3, 4)), -truth]), truth)["cosine"] == 1

@@ -100,24 +100,6 @@ def test_signed_truth_counts_with_its_sign():
     assert recovery.mcc_paper(truth, -truth, "ood") == pytest.approx(1)
 
 
-def test_dead_codes_score_zero():
-    truth = sparse(np.random.default_rng(1), (50, 6))
-    assert recovery.mcc(truth, np.zeros((50, 6))) == 0
-    assert recovery.mcc(truth, np.full((50, 3), 0.1)) == 0
-    assert recovery.mcc_paper(truth, np.zeros((50, 6)), "id") == 0
-
-
-def test_published_form_equals_the_strict_one_when_nothing_is_padded_or_preselected():
-    rng = np.random.default_rng(2)
-    truth, codes = sparse(rng, (60, 5)), sparse(rng, (60, 5))
-    assert recovery.mcc_paper(truth, codes, "id") == pytest.approx(
-        recovery.mcc(truth, codes), abs=1e-9
-    )
-    assert recovery.mcc_paper(truth, codes, "ood") == pytest.approx(
-        recovery.mcc(truth, codes), abs=1e-9
-    )
-
-
 def test_published_id_form_averages_noise_in():
     truth = sparse(np.random.default_rng(3), (2_000, 8))
     truth[:, 4:] = 0
@@ -126,8 +108,6 @@ def test_published_id_form_averages_noise_in():
     padded = recovery.mcc_paper(truth, codes, "id")
     # Four perfect pairs, and four of noise with noise that correlate as 2,000 samples do by chance.
     assert 0.5 < padded < 0.5 + 0.5 * 4 / np.sqrt(2_000)
-    assert recovery.mcc_paper(truth, codes, "id") == padded
-    assert recovery.mcc_paper(truth, codes, "id", seed=1) != padded
     # The code columns are padded if they are the fewer.
     narrow = recovery.mcc_paper(codes, truth[:, :4], "id")
     assert 0.5 < narrow < 0.5 + 0.5 * 4 / np.sqrt(2_000)
@@ -173,20 +153,6 @@ def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, st
     assert recovery.mcc_paper(
         Codes.from_dense(truth), Codes.from_dense(codes), split
     ) == pytest.approx(expected, abs=1e-9)
-
-
-@pytest.mark.parametrize("width", [3, 30])
-def test_codes_by_their_active_columns_score_as_the_dense_ones(width):
-    rng = np.random.default_rng(12)
-    truth, codes = (sparse(rng, (20, w), 0.05).astype(np.float32) for w in (30, width))
-    for left, right in itertools.product(
-        (truth, Codes.from_dense(truth)), (codes, Codes.from_dense(codes))
-    ):
-        assert recovery.mcc(left, right) == pytest.approx(recovery.mcc(truth, codes), abs=1e-7)
-        for split in ("id", "ood"):
-            found = recovery.mcc_paper(left, right, split)
-            assert found == pytest.approx(recovery.mcc_paper(truth, codes, split), abs=1e-7)
-    assert recovery.mcc(truth, Codes.from_dense(0 * codes)) == 0
 
 
 def test_the_published_form_is_left_out_where_it_would_be_all_noise():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 
 import sae_gap
 from sae_gap.core import identity
@@ -50,7 +51,8 @@ def test_a_fit_infers_as_its_model_does(tmp_path, name):
     found = np.asarray(sae.encode(activations))
     np.testing.assert_array_equal(found != 0, own != 0)
     close(found, own)
-    close(sae.decode(found), own @ model.decoder.T + model.bias)
+    for held in (found, scipy.sparse.csr_array(found)):
+        close(sae.decode(held), own @ model.decoder.T + model.bias)
     assert 0 < (own != 0).mean() < 1
 
 

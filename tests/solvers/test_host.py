@@ -122,12 +122,15 @@ def test_atoms_of_several_tiles_are_all_looked_at():
     rng = np.random.default_rng(0)
     dictionary = rng.normal(size=(12, num_latents)) / 12**0.5
     for precision in (np.float32, np.float64):
+        signals, atoms = rng.normal(size=(20, 12)).astype(precision), dictionary.astype(precision)
         with jax.enable_x64(precision == np.float64):
-            found = solve(
-                rng.normal(size=(20, 12)).astype(precision), dictionary.astype(precision), 0.3
-            )
+            found = solve(signals, atoms, 0.3)
+            # As many atoms, of which all but the first tenth are copies.
+            few, copies = (solve(signals, np.tile(atoms[:, :216], n), 0.3) for n in (1, 10))
         used = np.flatnonzero(np.any(np.asarray(found.codes), axis=0)) // block.TILE
         assert found.converged.all() and set(used) == {0, 1, 2}
+        assert copies.converged.all()
+        np.testing.assert_allclose(copies.objective, few.objective, rtol=3e-6)
 
 
 def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negative():

@@ -22,14 +22,16 @@ def test_path_equals_one_weight_at_a_time_in_any_order():
         np.testing.assert_allclose(codes, sparse_code(signals, dictionary, lam).codes, atol=1e-4)
 
 
-@pytest.mark.parametrize("target", [1.0, 2.0, 4.0])
-def test_match_l0_hits_its_target(target):
+@pytest.mark.parametrize(("target", "nonneg"), [(1.0, True), (2.0, False), (4.0, True)])
+def test_match_l0_hits_its_target(target, nonneg):
     signals, dictionary = draw(2)
-    lam, solution = match_l0(signals, dictionary, target)
-    mean = float(jnp.mean(jnp.sum(solution.codes > 0, axis=1)))
+    lam, solution = match_l0(signals, dictionary, target, nonneg=nonneg)
+    mean = float(jnp.mean(jnp.sum(solution.codes != 0, axis=1)))
     assert abs(mean - target) <= max(0.01 * target, 1 / len(signals)) + 1e-6
     np.testing.assert_allclose(
-        solution.objective, sparse_code(signals, dictionary, lam).objective, rtol=3e-6
+        solution.objective,
+        sparse_code(signals, dictionary, lam, nonneg=nonneg).objective,
+        rtol=3e-6,
     )
 
 
@@ -46,13 +48,15 @@ def tried(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("target", [0.5, 2.0, 4.0])
-def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, tried):
+@pytest.mark.parametrize(("target", "nonneg"), [(0.5, True), (2.0, False), (4.0, True)])
+def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, nonneg, tried):
     signals, dictionary = draw(3)
-    lam, _ = match_l0(signals, dictionary, target)
+    # What has no negative correlation is largest with the opposite sign.
+    signals[0] = -9 * dictionary[:, 0]
+    lam, _ = match_l0(signals, dictionary, target, nonneg=nonneg)
     assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
     assert tried[0] == pytest.approx(
-        0.5 * float(jnp.max(lasso_problem.lambda_max(signals, dictionary))), rel=1e-5
+        0.5 * float(jnp.max(lasso_problem.lambda_max(signals, dictionary, nonneg=nonneg))), rel=1e-5
     )
     assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 

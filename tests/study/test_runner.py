@@ -359,6 +359,14 @@ def test_a_store_that_lost_jobs_is_completed(finished, tmp_path):
     assert same == there
 
 
+def test_a_store_grows_by_seeds(finished, tmp_path):
+    rows, store = finished
+    for sources in ((SETTING,), ()):
+        found = run(make(*sources), Store(tmp_path), models=Models(store.folder / "models"))
+    assert timeless(found, "job") == timeless(rows, "job")
+    assert len(Store(tmp_path).keys()) == len(rows)
+
+
 def test_an_edited_file_stops_a_run(finished, tmp_path):
     _, store = finished
     (tmp_path / "rows").mkdir()

@@ -63,13 +63,12 @@ def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
 def find_outliers(
     norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None
 ) -> Outliers:
-    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`; none where the median is zero, as of sparse
-    signals.
+    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`, the median of rows that are not zero.
 
     Raises:
       ValueError: the median is so large or so small that float32 cannot hold sums of squares.
     """
-    median = np.median(norms)
+    median = np.median(norms[norms > 0]) if np.any(norms) else 0.0
     if median > _LONGEST or 0 < median < _SHORTEST:
         raise ValueError(
             f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums of "
@@ -77,11 +76,11 @@ def find_outliers(
             f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power "
             "of two."
         )
-    rows = np.flatnonzero(norms > FACTOR * median) if median > 0 else np.zeros(0, int)
+    rows = np.flatnonzero(norms > FACTOR * median)
     firsts = None if documents is None else np.unique(documents, return_index=True)[1]
     return Outliers(
         rows,
-        norms[rows] / median,
+        norms[rows] / (median or 1),
         len(norms),
         None if firsts is None else int(np.isin(rows, firsts).sum()),
     )
@@ -105,8 +104,10 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
 
 
 def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
-    """The median of the l2 norms of rows."""
-    return _module(signals).median(_lengths(signals))
+    """The median of the l2 norms of rows that are not zero; 0 where all are."""
+    module, lengths = _module(signals), _lengths(signals)
+    spare = module.where(module.any(lengths > 0), module.nan, 0)
+    return module.nanmedian(module.where(lengths > 0, lengths, spare.astype(lengths.dtype)))
 
 
 def to_median(

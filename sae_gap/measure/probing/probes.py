@@ -85,7 +85,11 @@ def _fit(
     c: float,
 ) -> Probe:
     columns = _columns(features, latents)
-    centre, spread = columns.mean(axis=0), columns.std(axis=0)
+    # Sums in float32 over many rows would round a constant into one that varies.
+    centre, spread = (
+        moment(axis=0, dtype=np.float64).astype(columns.dtype)
+        for moment in (columns.mean, columns.std)
+    )
     # A column that differs by rounding alone says nothing.
     varies = spread > 1e-6 * np.abs(columns).max(axis=0)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)

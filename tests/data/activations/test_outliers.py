@@ -46,10 +46,15 @@ def test_rows_whose_squares_float32_cannot_hold_are_refused(scale, fits):
             rows.without_outliers()
 
 
-def test_rows_that_are_mostly_zero_have_no_outliers():
-    rows = np.zeros((9, 4), np.float32)
-    rows[0] = 1
+@pytest.mark.parametrize("zeros", [99, 100, 101, 190, 200])
+def test_rows_of_zeros_do_not_move_the_median(zeros):
+    rows = np.concatenate([np.zeros((zeros, 6), np.float32), UNIT[zeros:]])
     assert not len(open_activations(rows).outliers.rows)
+    assert outliers.scale_down(rows) is rows
+    if zeros < 200:
+        rows[199] *= 400
+        np.testing.assert_allclose(open_activations(rows).outliers.ratios, [400], rtol=1e-5)
+        np.testing.assert_allclose(outliers.scale_down(rows)[199], UNIT[199], rtol=1e-5)
 
 
 @pytest.mark.parametrize("documents", [DOCUMENTS, None])
@@ -102,5 +107,5 @@ def test_a_learner_sees_outliers_rows_at_the_median_norm_and_the_very_same_array
     np.testing.assert_allclose(seen[5], 2 * UNIT[5], rtol=1e-5)
     others = np.arange(200) != 5
     np.testing.assert_array_equal(seen[others], np.asarray(rows)[others])
-    sparse = module.asarray(UNIT * (np.arange(200) < 50)[:, None])
-    assert outliers.scale_down(sparse) is sparse
+    nothing = 0 * usual
+    assert outliers.scale_down(nothing) is nothing

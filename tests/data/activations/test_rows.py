@@ -77,10 +77,6 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
     )
 
 
-def test_a_seed_draws_the_documents():
-    assert len({tuple(np.unique(rows().split(0.3, seed)[1].documents)) for seed in range(9)}) > 1
-
-
 @pytest.mark.parametrize("place", [4, 59])
 @pytest.mark.parametrize("documents", [None, DOCUMENTS])
 def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, documents):

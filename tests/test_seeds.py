@@ -1,0 +1,142 @@
+"""What draws at random draws the same again by its seed and otherwise by another, and no row that
+is learned from is scored.
+"""
+
+import functools
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap import Models, Recording, Setting, Store, World, open_activations
+from sae_gap.encoders.topk import TopK
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.measure import CONTROLS, Plan, control, jobs, probing
+from sae_gap.saes.loaded_sae import SAE
+from tests.measure.test_probing import drawn
+
+LEARNERS = {
+    "online": OnlineDictionary(num_steps=2, visits=5),
+    "sae": SparseAutoencoder(encoder=TopK(2), num_steps=1),
+}
+SETTING = {"num_latents": 12, "sparsity": 2, "num_samples": 120}
+WORLD = {"num_latents": 30, "input_dim": 10, "roots": 0, "orthogonal_steps": 2, "scored": 50}
+X = np.random.default_rng(0).normal(1, 1, (300, 8)).astype(np.float32)
+X[7] *= 300
+DOCUMENTS = np.arange(300) // 5
+LABELS = np.arange(300) % 2 == 0
+TEXTS = probing.TextSet("set", tuple(map(str, range(300))), LABELS, np.arange(300) > 280)
+
+
+@functools.cache
+def recorded(folder, seed):
+    sae_gap.save_activations(folder / "x.npz", X, DOCUMENTS)
+    return Recording(folder / "x.npz", width=12, sparsity=2, seed=seed, held_out=0.2)
+
+
+@functools.cache
+def task():
+    return sae_gap.draw(Setting(**SETTING))
+
+
+@functools.cache
+def activations():
+    return open_activations(X, documents=DOCUMENTS)
+
+
+@functools.cache
+def learned(seed=0):
+    return sae_gap.learn(activations(), 12, 2, seed=seed, visits=3)
+
+
+def plan(seed):
+    return Plan([SAE.of_model(learned().model, name="x")], activations(), seed=seed)
+
+
+def parts_of(task):
+    return [*signals_of(task), task.dictionary]
+
+
+def of_recording(folder, seed):
+    source = recorded(folder, seed)
+    return Models().fit(LEARNERS["sae"], [source], [source.task()])[0].end.model.dictionary
+
+
+SEEDED = {
+    "draw": lambda _, seed: parts_of(sae_gap.draw(Setting(**SETTING, seed=seed))),
+    "stream": lambda _, seed: parts_of(sae_gap.draw(Setting(**SETTING, seed=seed, stream=True))),
+    "world": lambda _, seed: parts_of(World(**WORLD, num_samples=50, seed=seed).task()),
+    "fit_stream": lambda _, seed: (
+        sae_gap.fit_stream(
+            LEARNERS["online"], X[:120], num_latents=12, key=jax.random.key(seed)
+        ).dictionary
+    ),
+    "recording": of_recording,
+    "split": lambda _, seed: activations().split(0.2, seed)[1].numbers,
+    "plan": lambda _, seed: plan(seed).parts[1].numbers,
+    "learn": lambda _, seed: learned(seed).atoms,
+    "export": lambda _, seed: learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight,
+    "mcc_paper": lambda _, seed: sae_gap.mcc_paper(np.eye(9), np.eye(9)[:, :4], "id", seed=seed),
+    "texts": lambda _, seed: TEXTS.split(seed).train["all"],
+    "cells": lambda _, seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train["withheld"],
+    "rows": lambda _, seed: probing.choose_rows([drawn()[1:]], drawn()[0], 400, seed),
+    **{
+        f"fit {name}": lambda _, seed, learner=learner: (
+            sae_gap.fit(learner, [task()], [seed])[0].end.model.dictionary
+        )
+        for name, learner in LEARNERS.items()
+    },
+    **{
+        name: lambda _, seed, name=name: control(name, X[8:], 12, 2, seed).dictionary
+        for name in CONTROLS
+    },
+}
+
+
+@pytest.mark.parametrize("door", SEEDED)
+def test_a_seed_draws_the_same_again_and_another_something_else(door, tmp_path):
+    drawn = (jax.tree.leaves(SEEDED[door](tmp_path, seed)) for seed in (0, 1, 0))
+    for first, other, again in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(first, again)
+        assert np.shape(first) != np.shape(other) or np.abs(first - other).max() > 1e-3
+
+
+def signals_of(task):
+    return [task.train.signals, task.id.signals, task.ood.signals]
+
+
+def learned_from_and_scored(tmp_path, monkeypatch):
+    """What a control of a measurement learns from, and what it is scored on."""
+    seen = []
+    monkeypatch.setattr(jobs, "control_sae", lambda name, train, *rest: seen.append(train) or 1 / 0)
+    own = Plan([SAE.of_model(learned().model, name="x")], activations(), controls=["samples"], l0=2)
+    with pytest.raises(ZeroDivisionError):
+        jobs.run(own, Store(tmp_path))
+    return [seen[0].take(np.arange(seen[0].num_samples)), own.scored]
+
+
+APART = {
+    "draw": lambda *_: signals_of(task()),
+    "stream": lambda *_: signals_of(sae_gap.draw(Setting(**SETTING, stream=True))),
+    # Where nothing fires, noise alone tells rows apart.
+    "world": lambda *_: signals_of(World(**WORLD, num_samples=50, noise_db=20.0).task()),
+    "recording": lambda tmp_path, _: signals_of(recorded(tmp_path, 0).task())[:2],
+    "learn": lambda *_: [
+        part.take(np.arange(part.num_samples)) for part in (learned().train, learned().held_out)
+    ],
+    "measure": learned_from_and_scored,
+    "texts": lambda *_: [
+        TEXTS.split(0).train["all"][:, None],
+        np.concatenate([*TEXTS.split(0).test.values()])[:, None],
+    ],
+}
+
+
+@pytest.mark.parametrize("door", APART)
+def test_no_row_is_learned_from_and_scored(door, tmp_path, monkeypatch):
+    parts = APART[door](tmp_path, monkeypatch)
+    parts = [{tuple(row) for row in np.asarray(part).tolist()} for part in parts]
+    assert all(parts) and not any(one & other for one, other in itertools.combinations(parts, 2))
