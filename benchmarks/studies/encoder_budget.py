@@ -19,8 +19,9 @@ from benchmarks.options import option
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.pursuit import OMP, NonNegativePursuit
+from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised, Lista
 from sae_gap.learners.learner import Learner
@@ -107,9 +108,11 @@ def _methods(source, p):
             )
             for one in steps
         ]
-    # The certified lasso and the pursuits take what a sample needs, which is not counted.
-    pursuits = [OMP(source.sparsity), NonNegativePursuit(source.sparsity)]
-    found += [Method(pursuit.name, pursuit.name, base, pursuit) for pursuit in pursuits]
+    screened, omp = ScreenedPursuit(source.sparsity), OMP(source.sparsity)
+    cost = {"flops": screened.flops(source.input_dim, width)}
+    found.append(Method(screened.name, screened.name, base, screened, cost))
+    # The certified lasso and the full pursuit take what a sample needs, which is not counted.
+    found.append(Method(omp.name, omp.name, base, omp))
     return [*found, Method("lasso", "lasso", base, Lasso(p.lam))]
 
 

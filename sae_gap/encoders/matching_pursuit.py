@@ -54,10 +54,10 @@ class MatchingPursuit(AmortisedEncoder):
         return jnp.mean((reconstruction - signals) ** 2, axis=1), None
 
 
-def pursue(model, signals, k, *, nonneg=False):
+def pursue(model, signals, k):
     """The codes of a matching pursuit on unit atoms, in units of the model's own."""
     atoms, norms = unit_atoms(model.decoder)
-    support, values = matching_pursuit(signals - model.bias, atoms.T, k, nonneg=nonneg)
+    support, values = matching_pursuit(signals - model.bias, atoms.T, k)
     rows = jnp.arange(len(signals))
     codes = jnp.zeros((len(signals), len(norms)), signals.dtype)
     return codes.at[rows, support].set(values, unique_indices=True) / norms

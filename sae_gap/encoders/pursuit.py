@@ -1,6 +1,4 @@
-"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit, and the
-non-negative matching pursuit.
-"""
+"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit."""
 
 import equinox as eqx
 import jax
@@ -8,7 +6,6 @@ import jax
 from sae_gap.core.checks import check_flag, check_size
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.encoders.matching_pursuit import pursue
 from sae_gap.solvers import orthogonal_matching_pursuit
 
 
@@ -56,28 +53,3 @@ class OMP(Encoder):
 def _prepare(signals, bias, dictionary):
     """The target, the atoms at unit length, and the lengths that they had."""
     return signals - bias, *unit_atoms(dictionary)
-
-
-class NonNegativePursuit(Encoder):
-    """k greedy steps, each with the unused atom of largest correlation; its code is that
-    correlation, or zero if negative.
-
-    Args:
-      k: steps.
-
-    References:
-      Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries".
-    """
-
-    name = "nonneg_mp"
-    label = "non-negative matching pursuit"
-    colour = "#44AA99"
-    rank = 12
-
-    k: int = eqx.field(static=True, default=10)
-
-    def __check_init__(self):
-        check_size("k", self.k)
-
-    def __call__(self, model, signals):
-        return pursue(model, signals, self.k, nonneg=True)

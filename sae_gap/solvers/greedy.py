@@ -32,13 +32,11 @@ def _unit(atoms, axis, np):
     return atoms / np.where(norms != 0, norms, 1)
 
 
-@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+@functools.partial(jax.jit, static_argnames="num_atoms")
 def matching_pursuit(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
     num_atoms: int,
-    *,
-    nonneg: bool = False,
 ) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
     """Greedy steps: the unused atom of largest |correlation| with the residual, its projection as
     the code, a new residual.
@@ -47,8 +45,6 @@ def matching_pursuit(
       signals: `(n, input_dim)`.
       atoms: `(num_latents, input_dim)`, of unit norm.
       num_atoms: steps at most; there are no more than atoms.
-      nonneg: whether each step takes the atom of largest correlation, and a code of zero where that
-        is negative.
 
     Returns:
       The chosen atoms of each step, and their codes.
@@ -70,12 +66,11 @@ def matching_pursuit(
     def step(state, _):
         carried, unused = state
         correlation = carried if gram is not None else carried @ atoms.T
-        score = jnp.where(unused, correlation if nonneg else jnp.abs(correlation), -jnp.inf)
+        score = jnp.where(unused, jnp.abs(correlation), -jnp.inf)
         # A max and a compare run in vector registers where XLA's argmax on a CPU does not.
         best = jnp.max(score, axis=1, keepdims=True)
         chosen = jnp.min(jnp.where(score == best, latent, num_latents - 1), axis=1)
         value = jnp.take_along_axis(correlation, chosen[:, None], axis=1)
-        value = jnp.maximum(value, 0) if nonneg else value
         carried = carried - value * (atoms if gram is None else gram)[chosen]
         return (carried, unused & (latent != chosen[:, None])), (chosen, value[:, 0])
 

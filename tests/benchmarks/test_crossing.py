@@ -111,7 +111,7 @@ def test_every_registered_encoder_crosses_with_an_sae():
 
 
 def test_crossings_have_rows_lines_and_figures_of_their_own(call, smoke, tmp_path):
-    names = "fista_oracle,oracle:nonneg_mp,topk:omp,random"
+    names = "fista_oracle,oracle:screened_pursuit,topk:omp,random"
     options = (f"--methods={names}", f"--models_dir={smoke.models}", f"--results_dir={tmp_path}")
     code, out, err = call("amortisation_gap", "--preset=smoke", "--seeds=0", *options)
     assert (code, err) == (0, "")
@@ -119,8 +119,8 @@ def test_crossings_have_rows_lines_and_figures_of_their_own(call, smoke, tmp_pat
     assert set(rows) == set(names.split(",")) and all(f"\n{name} " in out for name in rows)
     oracle = next(row for row in smoke.rows if (row["method"], row["seed"]) == ("fista_oracle", 0))
     assert (
-        rows["oracle:nonneg_mp"]["cosine"] == oracle["cosine"]
-        and rows["oracle:nonneg_mp"]["l0_above_id"] <= 3
+        rows["oracle:screened_pursuit"]["cosine"] == oracle["cosine"]
+        and rows["oracle:screened_pursuit"]["l0_above_id"] <= 3
     )
     trained = next(row for row in smoke.rows if (row["method"], row["seed"]) == ("sae_topk", 0))
     assert (

@@ -16,7 +16,7 @@ TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_2", "lista_4", "lista_8
 FISTA, ISTA = (
     [f"{kind}_{count}" for count in (1, 2, 5, 10, 20, 50, 100)] for kind in ("fista", "ista")
 )
-METHODS = (*TRAINED, "lista_published", *FISTA, *ISTA, "omp", "nonneg_mp", "lasso")
+METHODS = (*TRAINED, "lista_published", *FISTA, *ISTA, "screened_pursuit", "omp", "lasso")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +121,9 @@ def test_operations_are_those_of_the_products():
     )
     assert published.encoder.depth == layers
     assert found["lista_published"] == pytest.approx(product + (layers - 1) * (product + 2 * 7 * 7))
-    assert found["lasso"] is found["omp"] is found["nonneg_mp"] is None
+    assert found["lasso"] is found["omp"] is None
+    # Two screens: Dᵀr, Dᵀy and the Gram matrix of 4 candidates, then 1 and 2 steps on these.
+    assert found["screened_pursuit"] == 2 * (product + 2 * 5 * (4 + 16)) + 4 * (1 + 4)
 
 
 def test_operations_are_those_that_the_compiler_counts(task):

@@ -1,0 +1,135 @@
+"""The screened pursuit against a loop in NumPy and SciPy that knows no Gram matrix, its threshold
+against leaving atoms out one by one, and what a full screen must give.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import encode
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+from sae_gap.measure.refit import refit
+from sae_gap.solvers import orthogonal_matching_pursuit
+
+WIDTH, DIM, COUNT = 60, 24, 40
+
+
+@pytest.fixture(scope="module")
+def model():
+    rng = np.random.default_rng(3)
+    atoms = rng.normal(size=(DIM, WIDTH)) + 0.5 * rng.normal(size=(DIM, 1))
+    return Model(
+        jnp.asarray(atoms * rng.uniform(0.3, 3, WIDTH), jnp.float32),
+        jnp.asarray(rng.normal(size=DIM), jnp.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def signals(model):
+    rng = np.random.default_rng(4)
+    codes = rng.uniform(0.5, 2, (COUNT, WIDTH)) * (rng.uniform(size=(COUNT, WIDTH)) < 0.08)
+    noise = 0.3 * rng.normal(size=(COUNT, DIM))
+    return jnp.asarray(codes @ model.decoder.T + model.bias + noise, jnp.float32)
+
+
+def float64(model, signals):
+    return np.asarray(signals - model.bias, np.float64), np.asarray(model.decoder, np.float64)
+
+
+def by_loop(signal, atoms, sizes, candidates):
+    """Screens by sorting, steps by lstsq, and values by SciPy's active set."""
+    unit, chosen, rest = atoms / np.linalg.norm(atoms, axis=0), [], signal
+    for size in sizes:
+        pull = rest @ unit
+        pull[chosen] = np.inf
+        proposed = np.argsort(-pull, kind="stable")[:candidates]
+        while len(chosen) < size:
+            free = [atom for atom in proposed if atom not in chosen]
+            best = max(free, key=lambda atom: rest @ unit[:, atom])
+            if rest @ unit[:, best] <= 0:
+                break
+            chosen.append(best)
+            values = np.linalg.lstsq(unit[:, chosen], signal, rcond=None)[0]
+            rest = signal - unit[:, chosen] @ values
+    codes = np.zeros(atoms.shape[1])
+    codes[chosen] = scipy.optimize.nnls(atoms[:, chosen], signal)[0]
+    return codes
+
+
+@pytest.mark.parametrize(
+    ("k", "candidates", "screens", "sizes"),
+    [(5, 8, 1, (5,)), (5, 8, 2, (3, 5)), (7, 7, 3, (3, 5, 7)), (6, None, 2, (3, 6))],
+)
+def test_against_a_loop(model, signals, k, candidates, screens, sizes):
+    found = np.asarray(encode(ScreenedPursuit(k, candidates, screens), model, signals))
+    targets, atoms = float64(model, signals)
+    expected = [by_loop(target, atoms, sizes, candidates or 2 * k) for target in targets]
+    # A tie within rounding may go either way.
+    assert np.isclose(found, expected, atol=2e-3).all(axis=1).mean() >= 0.95
+    assert (found >= 0).all()
+
+
+def test_one_screen_of_all_atoms_is_the_pursuit_with_least_squares(model, signals):
+    found = ScreenedPursuit(6, WIDTH, 1)(model, signals)
+    targets, atoms = float64(model, signals)
+    chosen = np.asarray(orthogonal_matching_pursuit(targets, atoms, 6, nonneg=True)) != 0
+    np.testing.assert_allclose(found, refit(targets, atoms, chosen), atol=1e-4)
+
+
+def test_the_threshold_leaves_out_what_adds_least(model, signals):
+    encoder = ScreenedPursuit(8, 20)
+    full, targets, atoms = np.asarray(encoder(model, signals)), *float64(model, signals)
+
+    def error(target, support):
+        values = np.linalg.lstsq(atoms[:, support], target, rcond=None)[0]
+        return np.sum((target - atoms[:, support] @ values) ** 2)
+
+    added = np.zeros_like(full)
+    for target, codes, out in zip(targets, full, added, strict=True):
+        support = np.flatnonzero(codes)
+        for j in support:
+            out[j] = error(target, support[support != j]) - error(target, support)
+    limit = np.median(added[added > 0])
+    kept = dataclasses.replace(encoder, threshold=float(np.sqrt(limit)))(model, signals)
+    sure = np.abs(added / limit - 1) > 1e-2
+    np.testing.assert_array_equal((np.asarray(kept) > 0)[sure], (added > limit)[sure])
+    np.testing.assert_allclose(kept, refit(targets, atoms, np.asarray(kept) > 0), atol=1e-3)
+
+
+def test_a_threshold_is_found_for_a_mean_l0(model, signals):
+    """On the rows that it is found on; a code does not depend on the rows beside it."""
+    encoder = ScreenedPursuit(8, 20).at_l0(model, signals, 4.5)
+    codes = np.asarray(encoder(model, signals))
+    assert np.count_nonzero(codes) / COUNT == pytest.approx(4.5, abs=0.1)
+    assert np.ptp(np.count_nonzero(codes, axis=1)) > 1
+    np.testing.assert_allclose(encoder(model, signals[7:9]), codes[7:9], atol=1e-5)
+    assert encoder.threshold < ScreenedPursuit(8, 20).at_l0(model, signals, 2).threshold
+
+
+def test_compiled_and_mapped_it_is_the_same(model, signals):
+    encoder = ScreenedPursuit(4)
+    codes = encoder(model, signals)
+    np.testing.assert_allclose(jax.jit(encoder)(model, signals), codes, atol=1e-5)
+    pairs = jax.vmap(encoder, (None, 0))(model, signals.reshape(2, -1, DIM))
+    np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
+
+
+def test_atoms_that_depend_on_others_are_no_choice():
+    """Twins, an atom of zeros, and more atoms than dimensions: finite codes that explain all that
+    can be.
+    """
+    atoms = jnp.asarray([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
+    signals = jnp.asarray([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0]])
+    codes = np.asarray(ScreenedPursuit(4)(Model(atoms, jnp.zeros(2)), signals))
+    np.testing.assert_allclose(codes @ np.asarray(atoms).T, [[3, 1], [0, 0], [0, 4]], atol=1e-5)
+    assert (np.count_nonzero(codes, axis=1) == [2, 0, 1]).all()
+
+
+def test_fewer_candidates_than_atoms_of_a_code_are_refused():
+    with pytest.raises(ValueError, match="candidates"):
+        ScreenedPursuit(8, 7)
