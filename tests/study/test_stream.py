@@ -160,5 +160,5 @@ def test_a_round_holds_a_core(signals, monkeypatch):
 
     monkeypatch.setattr(stream, "LOOPS", held)
     monkeypatch.setattr(stream, "_round", ran)
-    fit_stream(OnlineDictionary(num_steps=2), signals, num_latents=8, key=0)
+    fit_stream(SHORT, signals[:200], **OPTIONS)
     assert held.acquire(blocking=False)
