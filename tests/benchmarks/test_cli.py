@@ -37,34 +37,23 @@ def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):
     process.send_signal(sent)
     _, said = process.communicate(timeout=30)
     expected, word = ENDS[sent]
-    assert (
-        process.returncode == expected
-        and f"{word}; the same command goes on from what is saved.\n" in said
-    )
+    assert process.returncode == expected
+    assert f"{word}; the same command goes on from what is saved.\n" in said
+
+
+MEMORY = "there is not enough memory"
 
 
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (MemoryError(), "there is not enough memory"),
-        (
-            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"),
-            "there is not enough memory",
-        ),
-        (
-            RuntimeError("INTERNAL: Out of memory while trying to allocate"),
-            "there is not enough memory",
-        ),
-        (
-            OSError(errno.ENOSPC, "No space left on device"),
-            "a file could not be read or written (No space left on device)",
-        ),
-        (
-            PermissionError(errno.EACCES, "Denied", "a/b"),
-            "a/b could not be read or written (Denied); mend that",
-        ),
-        (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be written (gone)."),
-        (cli.UsageError("give more."), "give more."),
+        (MemoryError(), MEMORY),
+        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"), MEMORY),
+        (RuntimeError("INTERNAL: Out of memory while trying to allocate"), MEMORY),
+        (OSError(errno.ENOSPC, "No space left"), "a file could not be .* \\(No space left\\)"),
+        (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be .* \\(Denied\\)"),
+        (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be"),
+        (cli.UsageError("give more."), "give more"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(tmp_path, call, monkeypatch, error, sentence):
@@ -73,7 +62,7 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, call, monkeypatch, error
 
     monkeypatch.setattr("benchmarks.speed.training_speed.prepare", prepare)
     code, out, err = call("training_speed", f"--results_dir={tmp_path}")
-    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith(sentence)
+    assert (code, out, err.count("\n")) == (2, "", 1) and re.match(sentence, err)
 
 
 def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
@@ -86,10 +75,8 @@ def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
 def test_help_names_the_purpose_and_every_flag(call, word):
     code, out, err = call("learn_stream", word)
     assert (code, err) == (0, "") and out.startswith("How well, how fast") and "--width: " in out
-    named = re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)
-    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= {
-        *named
-    }
+    named = {*re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)}
+    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= named
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "one", "0/1/2", ""])

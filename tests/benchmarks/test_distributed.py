@@ -8,21 +8,14 @@ from sae_gap import Store
 from tests.conftest import page_of
 
 STUDY = ("--preset=smoke", "--seeds=0", "--methods=sae_relu,sae_topk")
-IN_TWO = (
-    "--distributed",
-    "--coordinator=localhost:{port}",
-    "--num_processes=2",
-    "--process_id={process}",
-)
+IN_TWO = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2")
+IN_TWO += ("--process_id={process}",)
 VARY = ("device", "fit_device", "job")
 
 
 def by_method(rows):
-    return {
-        row["method"]: row
-        for row in rows
-        if row["seed"] == 0 and row["method"] in ("sae_relu", "sae_topk")
-    }
+    kept = ("sae_relu", "sae_topk")
+    return {row["method"]: row for row in rows if row["seed"] == 0 and row["method"] in kept}
 
 
 def test_two_processes_end_with_the_rows_of_one(smoke, pair, call, tmp_path):
@@ -53,11 +46,6 @@ def test_two_processes_end_with_the_rows_of_one(smoke, pair, call, tmp_path):
 
 
 def test_an_address_without_the_flag_is_refused(call, tmp_path):
-    code, out, err = call(
-        "vary_latents", "--coordinator=localhost:1", f"--results_dir={tmp_path / 'none'}"
-    )
-    assert (code, out, err) == (
-        2,
-        "",
-        "--coordinator goes with --distributed; give both or neither.\n",
-    )
+    options = ("--coordinator=localhost:1", f"--results_dir={tmp_path / 'none'}")
+    code, out, err = call("vary_latents", *options)
+    assert (code, out) == (2, "") and err.startswith("--coordinator goes with --distributed;")

@@ -16,14 +16,8 @@ SCORES = {
     "jumprelu": ((0.25, 0.32), (0.24, 0.30)),
     "mp": ((0.43, 0.35), (0.41, 0.39)),
 }
-SETTING = {
-    "num_latents": 100,
-    "sparsity": 10,
-    "num_samples": 5_000,
-    "input_dim": 47,
-    "lam": 0.1,
-    "protocol": "strict",
-}
+SETTING = {"num_latents": 100, "sparsity": 10, "num_samples": 5_000, "input_dim": 47}
+SETTING |= {"lam": 0.1, "protocol": "strict"}
 
 
 def make_rows(seeds=(0, 1, 2), saes=tuple(SCORES), spread=0.02, support=True, **setting):
@@ -45,32 +39,19 @@ def make_rows(seeds=(0, 1, 2), saes=tuple(SCORES), spread=0.02, support=True, **
         enumerate(table), seeds
     ):
         shift = spread * np.sin(7 * seed + place) * (family != "oracle")
-        row = {
-            "method": f"m{place}",
-            "family": family,
-            "dictionary": dictionary,
-            "inference": inference,
-            "start": start,
-        }
+        row = {"method": f"m{place}", "family": family, "dictionary": dictionary}
+        row |= {"inference": inference, "start": start}
         row |= {"seed": seed, "mcc_id": ident + shift, "mcc_ood": ood + shift, **SETTING, **setting}
-        row["cosines"] = (
-            None
-            if family == "probe"
-            else list(np.linspace(max(0, 2 * ident - 1.0), min(1, ident + 0.1), 50))
-        )
+        cosines = np.linspace(max(0, 2 * ident - 1.0), min(1, ident + 0.1), 50)
+        row["cosines"] = None if family == "probe" else [*cosines]
         rows.append(row)
     return rows
 
 
 def row(dictionary, inference=None, **values):
     """A row of a method that is named after its dictionary and inference."""
-    told = {
-        "method": f"{dictionary} {inference}",
-        "dictionary": dictionary,
-        "inference": inference,
-        "seed": 0,
-    }
-    return SETTING | told | values
+    told = {"method": f"{dictionary} {inference}", "seed": 0}
+    return SETTING | told | {"dictionary": dictionary, "inference": inference} | values
 
 
 def choose(rows, **values):
@@ -105,11 +86,7 @@ def curves(axes):
 
 def assert_legible(figure):
     FigureCanvasAgg(figure).draw()
-    texts = [
-        text
-        for text in figure.findobj(matplotlib.text.Text)
-        if text.get_text().strip() and text.get_visible()
-    ]
+    texts = figure.findobj(matplotlib.text.Text)
     beyond = [
         label
         for axes in figure.axes
@@ -118,6 +95,7 @@ def assert_legible(figure):
         for place, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
         if not min(axis.get_view_interval()) <= place <= max(axis.get_view_interval())
     ]
+    texts = [text for text in texts if text.get_text().strip() and text.get_visible()]
     boxes = {
         text.get_text() + str(id(text)): text.get_window_extent()
         for text in texts
@@ -126,13 +104,8 @@ def assert_legible(figure):
     assert len(boxes) > 8
     assert min(text.get_fontsize() for text in texts) >= 7 and figure.get_figwidth() <= 6.4
     for name, box in boxes.items():
-        inside = (
-            figure.bbox.x0 <= box.x0
-            and box.x1 <= figure.bbox.x1
-            and figure.bbox.y0 <= box.y0
-            and box.y1 <= figure.bbox.y1
-        )
-        assert inside, name
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, name
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, name
     clashes = [
         (one, two)
         for one, two in itertools.combinations(boxes, 2)

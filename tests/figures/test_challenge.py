@@ -27,13 +27,8 @@ def make_challenge(
     ):
         score = 1 / (1 + place / 4 + width / size) if name != "oracle" else 1.0
         row = {"method": f"m{place}", "seed": seed, "num_latents": width, "sparsity": 10}
-        row |= {
-            "dictionary": name,
-            "inference": "lasso",
-            "start": "cold",
-            "num_samples": size,
-            "samples_seen": size // 2,
-        }
+        row |= {"dictionary": name, "inference": "lasso", "start": "cold"}
+        row |= {"num_samples": size, "samples_seen": size // 2}
         row |= {"input_dim": 93, "cosine": score, "mcc_ood": score - 0.01 * seed}
         rows.append(row | {"fit_seconds": (1 + place + seed) * width / 10} | values)
     return rows
@@ -43,27 +38,18 @@ def cell(*chosen, **values):
     return make_challenge(chosen or CHALLENGE, (1_000,), (5_000,), **values)
 
 
+RATIOS = (0.5, 1, 1.5, 2, 3, 4, 6)
+
+
 def make_phase():
     rows = []
+    methods = (("relu", "own"), ("dl_fista", "lasso"))
     for (name, inference), width, sparsity, ratio, seed in itertools.product(
-        (("relu", "own"), ("dl_fista", "lasso")),
-        (50, 100, 200),
-        (3, 10),
-        (0.5, 1, 1.5, 2, 3, 4, 6),
-        (0, 1),
+        methods, (50, 100, 200), (3, 10), RATIOS, (0, 1)
     ):
-        row = {
-            "method": name,
-            "dictionary": name,
-            "inference": inference,
-            "num_latents": width,
-            "sparsity": sparsity,
-        }
-        row |= {
-            "ratio": ratio,
-            "input_dim": int(np.ceil(ratio * sparsity * np.log(width / sparsity))),
-            "seed": seed,
-        }
+        row = {"method": name, "dictionary": name, "inference": inference, "ratio": ratio}
+        row |= {"num_latents": width, "sparsity": sparsity, "seed": seed}
+        row |= {"input_dim": int(np.ceil(ratio * sparsity * np.log(width / sparsity)))}
         rows.append(row | {"mcc_ood": min(1.0, ratio * sparsity / 40)})
     return rows
 
@@ -108,13 +94,10 @@ def test_a_cell_of_the_heat_map_is_a_score_over_its_samples():
     assert len(figure.axes) == 2
     for (place, column), width in zip(cells(axes).items(), (1_000, 2_000, 5_000), strict=True):
         for (score, low, high), samples in zip(column, (5_000, 20_000, 200_000), strict=True):
-            assert (
-                score == pytest.approx(1 / (1 + width / samples))
-                and low < samples / 2 / width < high
-            )
-            assert (place, f"{score:.2f}") in {
-                (text.get_position()[0], text.get_text()) for text in axes.texts
-            }
+            assert score == pytest.approx(1 / (1 + width / samples))
+            assert low < samples / 2 / width < high
+            written = [(text.get_position()[0], text.get_text()) for text in axes.texts]
+            assert (place, f"{score:.2f}") in written
     np.testing.assert_allclose([line.get_ydata()[0] for line in axes.lines], 92 / 83)
     assert "counting bound" in words(figure)
 
@@ -151,27 +134,21 @@ def test_a_heat_map_has_a_panel_a_value_and_writes_its_means():
     ]
     for title, axes in panels.items():
         sparsity = int(title.rpartition(" ")[2])
-        ratios = (0.5, 1, 1.5, 2, 3, 4, 6)
         assert [*cells(axes)] == [0, 1, 2]
         for column in cells(axes).values():
-            assert [score for score, *_ in column] == pytest.approx(
-                [min(1, ratio * sparsity / 40) for ratio in ratios]
-            )
-            assert all(
-                low < ratio < high for (_, low, high), ratio in zip(column, ratios, strict=True)
-            )
+            scores = [min(1, ratio * sparsity / 40) for ratio in RATIOS]
+            assert [score for score, *_ in column] == pytest.approx(scores)
+            for (_, low, high), ratio in zip(column, RATIOS, strict=True):
+                assert low < ratio < high
     ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert ticks == ["0.5", "1", "1.5", "2", "3", "4", "6"]
 
 
 def test_a_bound_is_a_line_at_its_value_over_each_size():
     limits = {50: 1.0, 100: 3**0.5, 200: None}
-    figure = figures.heat_map(
-        *(make_phase(), "num_latents", "ratio", "mcc_ood"),
-        panel=PANEL,
-        bound=lambda row: limits[row["num_latents"]],
-        bound_label="a bound",
-    )
+    options = {"bound": lambda row: limits[row["num_latents"]], "bound_label": "a bound"}
+    given = (make_phase(), "num_latents", "ratio", "mcc_ood")
+    figure = figures.heat_map(*given, panel=PANEL, **options)
     lines = [(tuple(line.get_xdata()), tuple(line.get_ydata())) for line in figure.axes[0].lines]
     assert lines == [((-0.5, 0.5), (1.0, 1.0)), ((0.5, 1.5), (3**0.5, 3**0.5))]
     assert "a bound" in words(figure)
@@ -191,16 +168,13 @@ def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
             means = [np.mean([row[column] for row in mine]) for column in ("fit_seconds", metric)]
             assert drawn[labels.colour(name)] == pytest.approx(means)
         levels = [line.get_ydata()[0] for line in axes.lines if line.get_color() == "black"]
-        assert levels == pytest.approx(
-            [np.mean([row[metric] for row in choose(rows, dictionary="oracle")])]
-        )
+        oracle = [row[metric] for row in choose(rows, dictionary="oracle")]
+        assert levels == pytest.approx([np.mean(oracle)])
 
 
 def test_a_learner_without_scores_has_no_marker():
-    assert (
-        figures.recovery_by_seconds([]) is None
-        and figures.recovery_by_seconds(cell("oracle")) is None
-    )
+    assert figures.recovery_by_seconds([]) is None
+    assert figures.recovery_by_seconds(cell("oracle")) is None
     unscored = [row | {"method": "other"} for row in cell("spams", mcc_ood=None)]
     figure = figures.recovery_by_seconds(cell("online_dl") + unscored)
     assert "SPAMS" not in words(figure) and "online DL" in words(figure)
@@ -221,21 +195,14 @@ def make_budget(seeds=(0, 1, 2)):
         ("fista", {"iterations": n}, products * (2 * n - 1), 2 / n, 1 - 0.5 / n)
         for n in (1, 2, 5, 10, 20, 50, 100)
     ]
-    return [
-        SETTING
-        | {
-            "method": f"m{place}",
-            "dictionary": "oracle",
-            "inference": inference,
-            "seed": seed,
-            "flops": flops,
-        }
-        | {"relative_gap_ood": gap * (1 + 0.1 * seed), "mcc_ood": score - 0.01 * seed}
-        | varied
-        for (place, (inference, varied, flops, gap, score)), seed in itertools.product(
-            enumerate(table), seeds
-        )
-    ]
+    rows = []
+    for (place, (inference, varied, flops, gap, score)), seed in itertools.product(
+        enumerate(table), seeds
+    ):
+        row = SETTING | {"method": f"m{place}", "dictionary": "oracle", "inference": inference}
+        row |= {"seed": seed, "flops": flops, "mcc_ood": score - 0.01 * seed}
+        rows.append(row | {"relative_gap_ood": gap * (1 + 0.1 * seed)} | varied)
+    return rows
 
 
 def test_the_budget_draws_each_inference_against_its_cost():
@@ -244,11 +211,8 @@ def test_the_budget_draws_each_inference_against_its_cost():
     for axes, metric in zip(figure.axes, ("relative_gap_ood", "mcc_ood"), strict=True):
         drawn = {container.get_label(): container.lines[0] for container in axes.containers}
         assert list(drawn) == ["ReLU", "TopK", "LISTA (layers)", "FISTA (iterations)"]
-        for name, label in (
-            ("lista", "LISTA (layers)"),
-            ("fista", "FISTA (iterations)"),
-            ("relu", "ReLU"),
-        ):
+        names = {"lista": "LISTA (layers)", "fista": "FISTA (iterations)", "relu": "ReLU"}
+        for name, label in names.items():
             mine = [row for row in rows if row["inference"] == name]
             expected = {
                 cost: np.mean([row[metric] for row in mine if row["flops"] == cost])
@@ -256,19 +220,15 @@ def test_the_budget_draws_each_inference_against_its_cost():
             }
             assert dict(zip(*drawn[label].get_data(), strict=True)) == pytest.approx(expected)
             assert drawn[label].get_color() == labels.colour(name, "inference")
-    level = [
-        line.get_ydata()[0]
-        for line in figure.axes[1].lines
-        if line.get_label() == "certified lasso"
-    ]
+    lines = figure.axes[1].lines
+    level = [line.get_ydata()[0] for line in lines if line.get_label() == "certified lasso"]
     assert level == pytest.approx([0.975])
     assert {"1", "2", "4", "8", "16", "100"} <= set(words(figure)) and "None" not in words(figure)
 
 
 def test_a_budget_without_costs_is_none_and_two_dictionaries_are_refused():
-    assert (
-        figures.budget([]) is None
-        and figures.budget([row | {"flops": None} for row in make_budget()]) is None
-    )
+    rows = make_budget()
+    assert figures.budget([]) is None
+    assert figures.budget([row | {"flops": None} for row in rows]) is None
     with pytest.raises(ValueError, match="twice"):
-        figures.budget(make_budget() + [row | {"dictionary": "dl_fista"} for row in make_budget()])
+        figures.budget(rows + [row | {"dictionary": "dl_fista"} for row in rows])

@@ -21,79 +21,43 @@ def make_warm(widths=(50, 100), seeds=(0, 1, 2), iterations=ITERATIONS):
     for (place, name), start, width, count, seed in itertools.product(
         enumerate(DICTIONARIES), ("cold", "warm"), widths, iterations, seeds
     ):
-        value = (
-            0.2
-            + 0.2 * place
-            + 0.1 * (start == "warm")
-            + count / 1_000
-            - width / 10_000
-            + 0.01 * seed**2
-        )
-        row = SETTING | {
-            "method": f"m{place}",
-            "dictionary": name,
-            "inference": "fista",
-            "start": start,
-            "num_latents": width,
-        }
-        rows.append(
-            row
-            | {
-                "iterations": count,
-                "seed": seed,
-                "mcc_ood": value,
-                "gap_ood": 10.0 ** (-place - count / 20) * (1 + seed),
-            }
-        )
+        value = 0.2 + 0.2 * place + 0.1 * (start == "warm") + 0.01 * seed**2
+        value += count / 1_000 - width / 10_000
+        row = SETTING | {"method": f"m{place}", "dictionary": name, "inference": "fista"}
+        row |= {"start": start, "num_latents": width, "iterations": count, "seed": seed}
+        gap = 10.0 ** (-place - count / 20) * (1 + seed)
+        rows.append(row | {"mcc_ood": value, "gap_ood": gap})
     for width, seed in itertools.product(widths, seeds):
-        row = SETTING | {
-            "method": "m9",
-            "dictionary": "oracle",
-            "inference": "lasso",
-            "start": "cold",
-            "num_latents": width,
-        }
-        rows.append(row | {"seed": seed, "mcc_ood": 0.98, "gap_ood": 1e-9})
+        row = SETTING | {"method": "m9", "dictionary": "oracle", "inference": "lasso"}
+        row |= {"start": "cold", "num_latents": width, "seed": seed}
+        rows.append(row | {"mcc_ood": 0.98, "gap_ood": 1e-9})
     return rows
 
 
 def make_published(**values):
-    point = {
-        "dictionary": "topk",
-        "start": "warm",
-        "iterations": 10,
-        "num_latents": 100,
-        "sparsity": 10,
-        "num_samples": 5_000,
-    }
-    return [point | {"lam": None, "mcc_ood_mean": 0.6, "mcc_ood_sd": 0.05} | values]
+    point = {"dictionary": "topk", "start": "warm", "iterations": 10, "num_latents": 100}
+    point |= {"sparsity": 10, "num_samples": 5_000, "lam": None}
+    return [point | {"mcc_ood_mean": 0.6, "mcc_ood_sd": 0.05} | values]
 
 
 WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 
 
+PANELS = WARM | {"panel": "num_latents"}
+
+
 @pytest.mark.parametrize(
-    "figure",
+    ("rows", "options"),
     [
-        lambda: figures.curve(
-            make_warm((50, 100, 500, 1_000, 5_000, 10_000)), **WARM, panel="num_latents"
-        ),
-        lambda: figures.curve(
-            make_warm((100,), seeds=(0,)), "iterations", "gap_ood", dash="start", logy=True
-        ),
-        lambda: figures.curve(
-            make_warm(iterations=range(40)),
-            "iterations",
-            "mcc_ood",
-            dash="start",
-            panel="num_latents",
-        ),
-        lambda: figures.curve(make_warm((100,), iterations=(5,)), **WARM),
+        (make_warm((50, 100, 500, 1_000, 5_000, 10_000)), PANELS),
+        (make_warm((100,), seeds=(0,)), WARM | {"y": "gap_ood", "logy": True}),
+        (make_warm(iterations=range(40)), PANELS),
+        (make_warm((100,), iterations=(5,)), WARM),
     ],
     ids=["six panels", "both logarithmic", "bands", "one x"],
 )
-def test_no_text_of_a_curve_is_clipped_or_covers_another(figure):
-    assert_legible(figure())
+def test_no_text_of_a_curve_is_clipped_or_covers_another(rows, options):
+    assert_legible(figures.curve(rows, **options))
 
 
 @pytest.mark.parametrize("metric", ["mcc_ood", "gap_ood"])
@@ -109,13 +73,11 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
         ):
             assert colour == labels.colour(name) and tuple(x) == ITERATIONS
             for place, count in enumerate(ITERATIONS):
-                mine = choose(
-                    rows, dictionary=name, start=start, num_latents=width, iterations=count
-                )
-                values = [row[metric] for row in mine]
+                cell = {"dictionary": name, "start": start, "num_latents": width}
+                values = [row[metric] for row in choose(rows, iterations=count, **cell)]
+                sd = pytest.approx(np.std(values, ddof=1))
                 assert y[place] == pytest.approx(np.mean(values))
-                assert high[place] - y[place] == pytest.approx(np.std(values, ddof=1))
-                assert y[place] - low[place] == pytest.approx(np.std(values, ddof=1))
+                assert high[place] - y[place] == sd and y[place] - low[place] == sd
         level = [line for line in axes.lines if line.get_color() == labels.colour("oracle")]
         assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]
 
@@ -125,9 +87,8 @@ def test_zero_has_its_place_on_a_log_axis():
     axes.figure.draw_without_rendering()
     places = axes.transData.transform([(count, 0.5) for count in ITERATIONS])[:, 0]
     assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
-    ticks = dict(
-        zip(axes.get_xticks(), [label.get_text() for label in axes.get_xticklabels()], strict=True)
-    )
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    ticks = dict(zip(axes.get_xticks(), shown, strict=True))
     assert ticks[0] == "0" and ticks[1] == "1" and ticks[100] == "100"
     # From 1 on it is a log axis: factors of ten have one length.
     one, ten, hundred = axes.transData.transform([(count, 0.5) for count in (1, 10, 100)])[:, 0]
@@ -140,7 +101,7 @@ def published_of(figure):
 
 
 def test_published_means_lie_beside_their_own_line():
-    figure = figures.curve(make_warm(), **WARM, panel="num_latents", published=make_published())
+    figure = figures.curve(make_warm(), **PANELS, published=make_published())
     assert published_of(figure) == [(labels.colour("topk"), 10, 0.6)]
     assert words(figure).count("published (mean ± sd)") == 1
     ends = [
@@ -151,23 +112,14 @@ def test_published_means_lie_beside_their_own_line():
     np.testing.assert_allclose(ends, [(0.55, 0.65)])
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        *(
-            {"dictionary": "gated"},
-            {"start": None},
-            {"num_latents": 500},
-            {"num_samples": 100},
-            {"lam": 0.5},
-        ),
-        *({"iterations": 500}, {"mcc_ood_mean": None}),
-    ],
-)
-def test_published_means_of_something_else_are_not_drawn(change):
-    figure = figures.curve(
-        make_warm(), **WARM, panel="num_latents", published=make_published(**change)
-    )
+OTHER = {"dictionary": "gated", "start": None, "num_latents": 500, "num_samples": 100, "lam": 0.5}
+OTHER |= {"iterations": 500, "mcc_ood_mean": None}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_published_means_of_something_else_are_not_drawn(name):
+    published = make_published(**{name: OTHER[name]})
+    figure = figures.curve(make_warm(), **PANELS, published=published)
     assert published_of(figure) == [] and "published (mean ± sd)" not in words(figure)
 
 
@@ -182,9 +134,8 @@ def test_what_the_rows_do_not_say_is_refused_or_left_out():
 
 
 def test_many_points_have_a_band_and_no_markers():
-    figure = figures.curve(
-        choose(make_warm((100,), iterations=range(0, 60, 2)), start="warm"), "iterations", "mcc_ood"
-    )
+    rows = choose(make_warm((100,), iterations=range(0, 60, 2)), start="warm")
+    figure = figures.curve(rows, "iterations", "mcc_ood")
     bands = [band.get_paths()[0].get_extents() for band in figure.axes[0].collections]
     assert len(bands) == 3 and curves(figure.axes[0]) == []
     sd = np.std([0, 0.01, 0.04], ddof=1)
@@ -194,24 +145,19 @@ def test_many_points_have_a_band_and_no_markers():
 
 
 def test_a_column_of_the_panel_leaves_the_colour_to_another():
-    figure = figures.curve(
-        make_warm((100,)), "iterations", "mcc_ood", line="start", panel="dictionary"
-    )
+    options = {"x": "iterations", "y": "mcc_ood", "line": "start", "panel": "dictionary"}
+    figure = figures.curve(make_warm((100,)), **options)
     assert [axes.get_title("left") for axes in figure.axes] == ["ReLU SAE", "TopK SAE", "MP SAE"]
-    for axes in figure.axes:
-        assert [colour for colour, *_ in curves(axes)] == [
-            labels.colour("cold", "start"),
-            labels.colour("warm", "start"),
-        ]
+    colours = [labels.colour(start, "start") for start in ("cold", "warm")]
+    assert all([colour for colour, *_ in curves(axes)] == colours for axes in figure.axes)
     shown = [text for text in words(figure) if text in ("cold start", "warm start", "ReLU SAE")]
     assert sorted(shown) == ["ReLU SAE", "cold start", "warm start"]
     assert_legible(figure)
 
 
 def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():
-    rows = [
-        row | {"base": row["dictionary"]} for row in make_warm((100,)) if row["start"] == "warm"
-    ]
-    rows += [row | {"base": None} for row in make_warm((100,)) if row["dictionary"] == "oracle"]
+    drawn = make_warm((100,))
+    rows = [row | {"base": row["dictionary"]} for row in choose(drawn, start="warm")]
+    rows += [row | {"base": None} for row in choose(drawn, dictionary="oracle")]
     figure = figures.curve(rows, "iterations", "mcc_ood", line="base")
     assert {"ReLU SAE", "oracle"} <= set(words(figure)) and "None" not in words(figure)

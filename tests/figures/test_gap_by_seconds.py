@@ -6,15 +6,8 @@ from benchmarks.speed import coders
 from sae_gap import figures
 from sae_gap.figures import labels
 
-CELL = {
-    "world": "paper",
-    "num_latents": 100,
-    "sparsity": 5,
-    "num_samples": 50,
-    "input_dim": 30,
-    "lam": 0.1,
-    "seed": 0,
-}
+CELL = {"world": "paper", "num_latents": 100, "sparsity": 5, "num_samples": 50, "input_dim": 30}
+CELL |= {"lam": 0.1, "seed": 0}
 POINTS = {
     "working_set": ((0.1, 1e-3), (0.2, 1e-5), (0.4, 8e-7)),
     "spams": ((0.05, 4e-6),),

@@ -12,17 +12,16 @@ from .samples import SCORES, assert_legible, bars, choose, make_rows, mean, word
 FIGURES = (figures.decomposition, figures.matched_cosines, figures.recovery)
 
 
+WIDE = {"num_latents": 1_000_000, "num_samples": 100_000, "input_dim": 231}
+SCORED = ("mcc_id", "mcc_ood")
+
+
 @pytest.mark.parametrize(
     "rows",
     [
-        make_rows(
-            seeds=(0,), saes=("topk",), num_latents=1_000_000, num_samples=100_000, input_dim=231
-        ),
+        make_rows(seeds=(0,), saes=("topk",), **WIDE),
         make_rows(saes=(*SCORES, "batchtopk", "matryoshka", "gated")),
-        [
-            row | {"mcc_id": 0.2 + row["mcc_id"] / 50, "mcc_ood": 0.2 + row["mcc_ood"] / 50}
-            for row in make_rows(spread=0.15)
-        ],
+        [row | {name: 0.2 + row[name] / 50 for name in SCORED} for row in make_rows(spread=0.15)],
     ],
     ids=["one SAE", "seven SAEs", "crowded"],
 )
@@ -44,15 +43,12 @@ def test_the_stairs_climb_from_the_encoder_to_the_oracle():
         frozen = mean(rows, dictionary=name, inference="lasso", start="cold")
         steps = [(0, own), (own, support), (support, frozen), (frozen, oracle)]
         np.testing.assert_allclose(found[4 * place : 4 * place + 4], steps, atol=1e-12)
-        written = {
-            f"{own:.2f}",
-            *(f"{top - low:+z.2f}".replace("-", "−") for low, top in steps[1:]),
-        }
+        differences = [f"{top - low:+z.2f}".replace("-", "−") for low, top in steps[1:]]
+        written = {f"{own:.2f}", *differences}
         assert written <= set(words(figure))
     hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
-    assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches] and any(
-        hatched
-    )
+    assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches]
+    assert any(hatched)
     assert {"a step down", "values part", "support part", "dictionary part"} <= set(words(figure))
     assert "amortisation part" not in words(figure)
 
@@ -62,19 +58,15 @@ def test_without_the_support_two_steps_are_drawn():
     figure = figures.decomposition(rows)
     found = bars(figure.axes[0])
     assert len(found) == 3 * len(SCORES)
-    own, frozen = (
-        mean(rows, dictionary="topk", inference="own"),
-        mean(rows, dictionary="topk", start="cold"),
-    )
+    own = mean(rows, dictionary="topk", inference="own")
+    frozen = mean(rows, dictionary="topk", start="cold")
     np.testing.assert_allclose(found[3:6], [(0, own), (own, frozen), (frozen, 0.985)], atol=1e-12)
     assert "amortisation part" in words(figure) and "values part" not in words(figure)
 
 
 def test_whiskers_are_of_the_paired_differences():
-    rows = [
-        row | {"mcc_ood": row["mcc_ood"] + row["seed"]}
-        for row in make_rows(saes=("topk",), spread=0)
-    ]
+    rows = make_rows(saes=("topk",), spread=0)
+    rows = [row | {"mcc_ood": row["mcc_ood"] + row["seed"]} for row in rows]
     figure = figures.decomposition(rows)
     lengths = [np.ptp(line.get_segments()[0][:, 1]) for line in figure.axes[0].collections]
     np.testing.assert_allclose(lengths, [2, 0, 0, 0], atol=1e-12)
@@ -83,10 +75,8 @@ def test_whiskers_are_of_the_paired_differences():
 @pytest.mark.parametrize("draw", FIGURES)
 def test_without_the_truth_there_is_no_figure(draw):
     assert draw([]) is None
-    assert (
-        draw([row | {"mcc_id": None, "mcc_ood": None, "cosines": None} for row in make_rows()])
-        is None
-    )
+    nothing = dict.fromkeys(("mcc_id", "mcc_ood", "cosines"))
+    assert draw([row | nothing for row in make_rows()]) is None
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -112,10 +102,8 @@ def test_dictionaries_that_started_from_different_ones_are_told_apart():
         for row in make_rows(seeds=(0,))[-2:-1]
     ]
     figure = figures.matched_cosines([row | {"method": row["start"]} for row in rows])
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "DL-FISTA from TopK SAE",
-        "DL-FISTA",
-    ]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == ["DL-FISTA from TopK SAE", "DL-FISTA"]
 
 
 def test_a_failed_dictionary_counts_against_its_learner():
@@ -127,20 +115,14 @@ def test_a_failed_dictionary_counts_against_its_learner():
 def test_recovery_marks_every_method_and_names_every_dictionary():
     rows = make_rows(spread=0)
     figure = figures.recovery(rows)
-    markers = [
-        line
-        for line in figure.axes[0].lines
-        if line.get_marker() in "osD^" and len(line.get_xdata()) == 1
-    ]
+    single = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     drawn = sorted(
-        (line.get_marker(), line.get_xdata()[0], line.get_ydata()[0]) for line in markers
+        (line.get_marker(), line.get_xdata()[0], line.get_ydata()[0])
+        for line in single
+        if line.get_marker() in "osD^"
     )
-    shapes = {
-        ("own", None): "o",
-        ("support", None): "^",
-        ("lasso", "cold"): "s",
-        ("lasso", "warm"): "D",
-    }
+    shapes = {("own", None): "o", ("support", None): "^"}
+    shapes |= {("lasso", "cold"): "s", ("lasso", "warm"): "D"}
     expected = [
         (shapes[row["inference"], row["start"]], row["mcc_id"], row["mcc_ood"])
         for row in choose(rows, seed=0)

@@ -9,13 +9,8 @@ GROUPS = ("roots", "children", "free", "frequent", "rare")
 
 
 def row(dictionary, seed=0, **values):
-    shared = {
-        "study": "worlds",
-        "num_latents": 64,
-        "seed": seed,
-        "method": f"sae_{dictionary}",
-        "dictionary": dictionary,
-    }
+    shared = {"study": "worlds", "num_latents": 64, "seed": seed, "dictionary": dictionary}
+    shared["method"] = f"sae_{dictionary}"
     return shared | {f"atom_mcc_{name}": value for name, value in values.items()}
 
 
@@ -33,22 +28,16 @@ def test_a_line_for_each_dictionary_and_a_panel_for_levels_and_frequencies():
     levels, frequencies = figure.get_axes()
     assert [label.get_text() for label in levels.get_xticklabels()] == ["roots", "children", "free"]
     assert [label.get_text() for label in frequencies.get_xticklabels()] == ["frequent", "rare"]
-    heights = {
-        tuple(np.asarray(line.get_ydata(), float).round(6))
-        for line in levels.get_lines()
-        if len(line.get_ydata()) == 3
-    }
+    lines = [line.get_ydata() for line in levels.get_lines() if len(line.get_ydata()) == 3]
+    heights = {tuple(np.asarray(line, float).round(6)) for line in lines}
     assert heights >= {(0.91, 0.5, 0.8), (0.3, 0.3, 0.3)}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "random atoms",
-        "TopK SAE",
-    ]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["random atoms", "TopK SAE"]
 
 
 def test_a_group_that_a_dictionary_lacks_leaves_a_gap():
-    figure = figures.recovery_by_level(
-        [row("topk", roots=0.9, free=0.4), row("relu", roots=0.5, children=0.2, free=0.3)]
-    )
+    other = row("relu", roots=0.5, children=0.2, free=0.3)
+    figure = figures.recovery_by_level([row("topk", roots=0.9, free=0.4), other])
     (levels,) = figure.get_axes()
     drawn = [line.get_ydata() for line in levels.get_lines() if len(line.get_ydata()) == 3]
     np.testing.assert_equal(drawn[1], [0.9, np.nan, 0.4])
@@ -63,16 +52,10 @@ def test_the_names_of_deep_levels_are_broken_so_that_they_do_not_touch():
 
 def test_without_groups_there_is_no_figure():
     assert figures.recovery_by_level([]) is None
-    assert (
-        figures.recovery_by_level(
-            [{"dictionary": "topk", "seed": 0, "method": "sae_topk", "atom_mcc": 0.5}]
-        )
-        is None
-    )
+    assert figures.recovery_by_level([row("topk")]) is None
 
 
 def test_rows_of_two_worlds_are_refused():
+    rows = [row("topk", roots=0.9) | {"world": name} for name in ("synthsae", "synthsae depth=2")]
     with pytest.raises(ValueError, match="mix world"):
-        figures.recovery_by_level(
-            [row("topk", roots=0.9) | {"world": name} for name in ("synthsae", "synthsae depth=2")]
-        )
+        figures.recovery_by_level(rows)

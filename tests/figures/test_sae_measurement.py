@@ -12,17 +12,12 @@ SIZES = {"num_latents": 64, "input_dim": 16, "seed": 0}
 
 def points(name, role, shift=1.0, own=None):
     told = {"kind": "curve", "dictionary": name, "role": role, "samples": 500, **SIZES}
+    scores = [(4.0, 1.0), (8.0, 0.5), (16.0, 0.25)]
     found = [
         told
-        | {
-            "codes": "lasso",
-            "l0": l0,
-            "fvu": shift * 2 / l0,
-            "refit_l0": l0,
-            "refit_fvu": shift / l0,
-            "lam": 1 / l0,
-        }
-        for l0 in (4.0, 8.0, 16.0)
+        | {"codes": "lasso", "l0": l0, "fvu": shift * part / 2, "lam": 1 / l0}
+        | {"refit_l0": l0, "refit_fvu": shift * part / 4}
+        for l0, part in scores
     ]
     return found + ([] if own is None else [told | {"codes": "own", "lam": None, **own}])
 
@@ -31,9 +26,8 @@ OWN = {"l0": 8.0, "fvu": 0.2, "refit_l0": 7.9, "refit_fvu": 0.15}
 
 
 def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
-    figure = figures.fvu_curve(
-        [*points("my_sae", "sae", own=OWN), *points("random", "control", 3.0)]
-    )
+    rows = [*points("my_sae", "sae", own=OWN), *points("random", "control", 3.0)]
+    figure = figures.fvu_curve(rows)
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
     low, high = axes.get_xlim()
@@ -56,14 +50,10 @@ def test_a_name_is_drawn_to_the_letter(name):
 
 
 def test_two_saes_have_two_colours_and_a_decoder_alone_has_no_encoder():
-    figure = figures.fvu_curve(
-        [*points("one", "sae", own=OWN), *points("two", "sae", 2.0, own=OWN)]
-    )
-    colours = {
-        matplotlib.colors.to_hex(line.get_color())
-        for line in figure.axes[0].get_lines()
-        if len(line.get_xdata()) == 3
-    }
+    rows = [*points("one", "sae", own=OWN), *points("two", "sae", 2.0, own=OWN)]
+    lines = figures.fvu_curve(rows).axes[0].get_lines()
+    lines = [line for line in lines if len(line.get_xdata()) == 3]
+    colours = {matplotlib.colors.to_hex(line.get_color()) for line in lines}
     assert len(colours) == 2
     alone = figures.fvu_curve(points("D", "dictionary"))
     assert "encoder" not in {text.get_text() for text in alone.legends[0].get_texts()}
@@ -79,21 +69,16 @@ def test_a_dead_encoder_does_not_set_the_axis():
 
 def test_patching_has_a_panel_for_the_divergence_and_other_models_in_grey():
     told = {"kind": "score", "dictionary": "my_sae", "role": "sae", **SIZES}
-    scores = {
-        ("lasso_refit", 4.0): (0.3, 0.9),
-        ("lasso_refit", 8.0): (0.2, 0.5),
-        ("own", 8.0): (0.4, 0.7),
-    }
+    scores = {("lasso_refit", 4.0): (0.3, 0.9), ("lasso_refit", 8.0): (0.2, 0.5)}
+    scores |= {("own", 8.0): (0.4, 0.7)}
     rows = [
         told | {"codes": codes, "l0": l0, "fvu": fvu, "kl": kl}
         for (codes, l0), (fvu, kl) in scores.items()
     ]
     other = [{"dictionary": "topk", "num_latents": 512, "l0": 16.0, "fvu": 0.1, "kl": 0.3}]
     figure = figures.fvu_curve(rows, other, "another model")
-    for axes, expected in zip(
-        figure.axes, ((0.1, 0.3, 0.2, 0.4), (0.3, 0.9, 0.5, 0.7)), strict=True
-    ):
-        assert tuple(y for line in axes.get_lines() for y in line.get_ydata()) == expected
+    drawn = [[y for line in axes.get_lines() for y in line.get_ydata()] for axes in figure.axes]
+    assert drawn == [[0.1, 0.3, 0.2, 0.4], [0.3, 0.9, 0.5, 0.7]]
     assert "Grey is another model, with 512 latents" in figure.get_label()
     assert "TopK SAE elsewhere" in {text.get_text() for text in figure.legends[0].get_texts()}
 
@@ -102,12 +87,8 @@ SHARES = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}
 
 
 def test_the_parts_are_bars_that_end_at_the_gap():
-    figure = figures.gap_parts(
-        [
-            SIZES | SHARES | {"dictionary": "my_sae", "samples": 500, "relative_gap": 0.3},
-            SIZES | {"dictionary": "D"},
-        ]
-    )
+    row = SIZES | SHARES | {"dictionary": "my_sae", "samples": 500, "relative_gap": 0.3}
+    figure = figures.gap_parts([row, SIZES | {"dictionary": "D"}])
     bars = figure.axes[0].patches
     assert [bar.get_width() for bar in bars] == pytest.approx([10, 15, 5])
     assert bars[-1].get_x() + bars[-1].get_width() == pytest.approx(30)
@@ -127,8 +108,5 @@ def test_coherence_is_drawn_from_the_least_to_the_most():
 
 
 def test_nothing_gives_nothing():
-    assert (
-        figures.fvu_curve([]) is None
-        and figures.gap_parts([]) is None
-        and figures.coherence([]) is None
-    )
+    draws = (figures.fvu_curve, figures.gap_parts, figures.coherence)
+    assert [draw([]) for draw in draws] == [None] * 3

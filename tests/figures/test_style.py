@@ -24,9 +24,8 @@ def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_
     assert [png, pdf] == [(tmp_path / "two" / name).read_bytes() for name in names]
     assert b"Date" not in png + pdf and pdf.startswith(b"%PDF")
     with PIL.Image.open(tmp_path / "one" / names[0]) as image:
-        assert image.format == "PNG" and image.width == round(
-            style.WIDTH * style.STYLE["savefig.dpi"]
-        )
+        assert image.format == "PNG"
+        assert image.width == round(style.WIDTH * style.STYLE["savefig.dpi"])
         assert image.text["Description"] == draw().get_label()
 
 
@@ -55,12 +54,5 @@ def test_pyplot_is_not_loaded():
 
 def test_numbers_are_written_for_people():
     values = (0.705, -0.05, 12.4, 1_234.0, 2.5e7, 3e-8, 0)
-    assert [*map(style.number, values)] == [
-        "0.70",
-        "−0.05",
-        "12",
-        "1,234",
-        "2.5e+07",
-        "3.0e−08",
-        "0.00",
-    ]
+    written = "0.70 −0.05 12 1,234 2.5e+07 3.0e−08 0.00"
+    assert [*map(style.number, values)] == written.split()

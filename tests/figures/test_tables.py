@@ -11,19 +11,9 @@ from .samples import SETTING
 
 
 def row(method, seed, **values):
-    kept = {
-        "key": f"{method}{seed}",
-        "job": method,
-        "study": "amortisation_gap",
-        "method": method,
-        "seed": seed,
-    }
-    return (
-        SETTING
-        | kept
-        | {"revision": "abc", "compile_seconds": 3.0, "converged": True, "cosines": [1.0]}
-        | values
-    )
+    kept = {"key": f"{method}{seed}", "job": method, "method": method, "seed": seed}
+    kept |= {"study": "amortisation_gap", "revision": "abc", "compile_seconds": 3.0}
+    return SETTING | kept | {"converged": True, "cosines": [1.0]} | values
 
 
 def test_summary_is_the_sample_mean_and_deviation():
@@ -33,13 +23,8 @@ def test_summary_is_the_sample_mean_and_deviation():
     )
     expected = {"mcc_id_mean": np.mean(measured), "mcc_id_sd": np.std(measured, ddof=1)}
     assert {name: line.pop(name) for name in expected} == pytest.approx(expected)
-    assert line == {
-        "method": "sae_relu",
-        "num_latents": 100,
-        "sparsity": 10,
-        "num_samples": 5_000,
-        "seeds": 3,
-    }
+    sizes = {"num_latents": 100, "sparsity": 10, "num_samples": 5_000}
+    assert line == {"method": "sae_relu", "seeds": 3} | sizes
 
 
 def test_one_seed_has_no_deviation_and_a_failed_seed_has_no_mean():
@@ -78,37 +63,22 @@ def test_a_seed_counted_twice_is_refused():
 def test_the_summary_file_has_the_promised_columns(tmp_path):
     # Those that every study has, in the order of the house; others keep their own.
     both = ("mcc", "accuracy", "l0_above", "objective", "gap", "certificate")
-    metrics = ["cosine", "close", *(f"{name}_{split}" for name in both for split in ("id", "ood"))]
-    metrics = [
-        *metrics[2:4],
-        "cosine",
-        "close",
-        *metrics[4:],
-        "novelty",
-        "fit_seconds",
-        "encode_seconds",
-    ]
+    scores = [f"{name}_{split}" for name in both for split in ("id", "ood")]
+    metrics = [*scores[:2], "cosine", "close", *scores[2:], "novelty"]
+    metrics += ["fit_seconds", "encode_seconds"]
     measured = dict.fromkeys(metrics, 0.1) | {"novelty": 1 / 3}
     rows = [
         row("linear_probe", 0, fit_seconds=1.0, mcc_ood=0.5),
         row("sae_mp", 0, **dict(reversed(measured.items()))),
     ]
-    tables.write_table(
-        tmp_path, "summary.csv", tables.summarise(rows, methods=("linear_probe", "sae_mp"))
-    )
+    summary = tables.summarise(rows, methods=("linear_probe", "sae_mp"))
+    tables.write_table(tmp_path, "summary.csv", summary)
     header, probe, sae = csv.reader((tmp_path / "summary.csv").read_text().splitlines())
-    assert header == [
-        *tables.BY,
-        "seeds",
-        *(f"{name}_{part}" for name in metrics for part in ("mean", "sd")),
-    ]
+    parts = [f"{name}_{part}" for name in metrics for part in ("mean", "sd")]
+    assert header == [*tables.BY, "seeds", *parts]
     assert probe[:9] == ["linear_probe", "100", "10", "5000", "1", "", "", "0.5", ""]
     assert float(sae[header.index("novelty_mean")]) == 1 / 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.csv"]
-
-
-def test_no_rows_have_no_summary():
-    assert tables.summarise([]) == []
 
 
 def test_the_table_lines_up():
@@ -117,20 +87,15 @@ def test_the_table_lines_up():
         for seed, value in enumerate((0.4, 0.5))
     ]
     rows += [row("linear_probe", 0, mcc_id=0.67)]
-    columns = {
-        "method": "method",
-        "num_samples": "samples",
-        "mcc_id": "MCC",
-        "l0_id": "L0",
-        "gap_id": "gap",
-    }
+    columns = {"method": "method", "num_samples": "samples", "mcc_id": "MCC", "l0_id": "L0"}
+    columns |= {"gap_id": "gap"}
     assert tables.format_table(tables.summarise(rows), columns).splitlines() == [
         "method        samples            MCC          L0                gap",
         "------------  -------  -------------  ----------  -----------------",
         "sae_relu        5,000  0.450 ± 0.071  12.5 ± 0.7  5.0e-06 ± 7.1e-06",
         "linear_probe    5,000          0.670           -                  -",
     ]
-    assert tables.format_table([], {"method": "method"}) == "method\n------"
+    assert tables.format_table(tables.summarise([]), {"method": "x"}) == "x\n-"
 
 
 @pytest.mark.parametrize(
@@ -161,9 +126,7 @@ def test_numbers_stand_at_the_right_and_names_at_the_left():
 
 def test_a_column_that_no_line_has_is_refused():
     with pytest.raises(ValueError, match="no line has a column 'mcc'"):
-        tables.format_table(
-            [{"method": "a", "mcc_id_mean": 0.5}], {"method": "method", "mcc": "MCC"}
-        )
+        tables.format_table([{"method": "a", "mcc_id_mean": 0.5}], {"mcc": "MCC"})
 
 
 def test_a_table_that_is_too_wide_goes_on_below_its_names():
@@ -172,23 +135,14 @@ def test_a_table_that_is_too_wide_goes_on_below_its_names():
         {"method": f"sae_{kind}"} | {f"{name}_mean": 0.5 for name in names}
         for kind in ("relu", "topk")
     ]
-    table = tables.format_table(
-        lines, {"method": "method"} | {name: name for name in names}, width=40
-    )
+    columns = {"method": "method"} | {name: name for name in names}
+    table = tables.format_table(lines, columns, width=40)
     assert max(map(len, table.splitlines())) <= 40
     blocks = [block.splitlines() for block in table.split("\n\n")]
-    assert [block[0].split() for block in blocks] == [
-        ["method", *names[start : start + 3]] for start in (0, 3, 6)
-    ]
-    assert all(
-        [line.split()[0] for line in block[2:]] == ["sae_relu", "sae_topk"] for block in blocks
-    )
+    headings = [["method", *names[start : start + 3]] for start in (0, 3, 6)]
+    assert [block[0].split() for block in blocks] == headings
+    for block in blocks:
+        assert [line.split()[0] for line in block[2:]] == ["sae_relu", "sae_topk"]
     # What one column needs is not broken.
-    assert (
-        len(
-            tables.format_table(
-                lines, {"method": "method", "metric_0": "metric"}, width=5
-            ).splitlines()
-        )
-        == 4
-    )
+    narrow = tables.format_table(lines, {"method": "method", "metric_0": "metric"}, width=5)
+    assert len(narrow.splitlines()) == 4

@@ -66,29 +66,20 @@ def test_training_lowers_the_distance_to_the_optimum(learner, model, start, task
     member = learner.members[place]
 
     def distance(model):
-        return float(
-            jnp.mean(
-                jnp.sum((encode(member, model, task.train.signals) - start.codes) ** 2, axis=1)
-            )
-        )
+        return float(jnp.mean((encode(member, model, task.train.signals) - start.codes) ** 2))
 
     assert distance(model) < 0.75 * distance(start.model)
     assert amortisation_gap(model, task.id.signals, 0.1, encode=member).gap.min() >= 0
 
 
 def test_an_encoder_is_trained_alike_alone_and_in_company(model, task):
-    alone = fit(
-        Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3), [task], [KEY]
-    )[0].end.model
+    learner = Amortised(ENCODERS[3:4], base=Oracle(), num_steps=100, learning_rate=5e-3)
+    alone = fit(learner, [task], [KEY])[0].end.model
     np.testing.assert_allclose(alone.encoder[0].weight, model.encoder[3].weight, atol=1e-4)
     assert alone.encode.encoder == ENCODERS[3] and model.encode is None
     codes = encode(alone.encode, alone, task.ood.signals)
-    np.testing.assert_allclose(
-        codes,
-        encode(
-            ENCODERS[3], eqx.tree_at(lambda m: m.encoder, alone, alone.encoder[0]), task.ood.signals
-        ),
-    )
+    own = eqx.tree_at(lambda m: m.encoder, alone, alone.encoder[0])
+    np.testing.assert_allclose(codes, encode(ENCODERS[3], own, task.ood.signals))
 
 
 def test_the_dictionary_is_that_of_the_base_with_unit_atoms(task):
@@ -99,9 +90,8 @@ def test_the_dictionary_is_that_of_the_base_with_unit_atoms(task):
     np.testing.assert_allclose(model.dictionary, unit_atoms(other.dictionary)[0], atol=1e-5)
     np.testing.assert_allclose(model.bias, other.bias, atol=1e-6)
     assert np.abs(np.linalg.norm(other.dictionary, axis=0) - 1).max() > 1e-4
-    assert fitted.end.step == 2 and Amortised((ReLU(),), base=base).coordinates == {
-        "dictionary": "topk"
-    }
+    assert fitted.end.step == 2
+    assert Amortised((ReLU(),), base=base).coordinates == {"dictionary": "topk"}
 
 
 @pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
@@ -118,20 +108,14 @@ def test_over_a_learner_on_the_host_both_are_stored(setting, task, tmp_path, pee
     for leaf, other in zip(jax.tree.leaves(found), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(leaf, other)
     # Two encoders of a longer fit share the base, which is not fitted again.
-    assert models.missing(Amortised((ReLU(),), base=base, num_steps=3), setting) == [
-        Amortised((ReLU(),), base=base, num_steps=3)
-    ]
+    longer = Amortised((ReLU(),), base=base, num_steps=3)
+    assert models.missing(longer, setting) == [longer]
     optima = sparse_code(task.train.signals - found.bias, found.dictionary, 0.1).codes
-    before = [
-        encoder.parameters(found.dictionary, jax.random.key(0)) for encoder in learner.encoders
-    ]
-    start = dataclasses.replace(found, encoder=tuple(before))
+    before = tuple(one.parameters(found.dictionary, KEY) for one in learner.encoders)
+    start = dataclasses.replace(found, encoder=before)
     for member in learner.members:
-        distance = [
-            float(jnp.mean((encode(member, model, task.train.signals) - optima) ** 2))
-            for model in (start, found)
-        ]
-        assert distance[1] < distance[0]
+        first, last = (encode(member, model, task.train.signals) for model in (start, found))
+        assert np.mean((last - optima) ** 2) < np.mean((first - optima) ** 2)
 
 
 def lista_by_hand(parameters, batch, dictionary, lam):

@@ -48,10 +48,8 @@ def test_rounds_against_numpy(task):
             np.testing.assert_allclose(state.codes, codes, atol=1e-8)
             np.testing.assert_allclose(state.dictionary, following, atol=1e-6)
             change = np.linalg.norm(following - dictionary) / np.linalg.norm(dictionary)
-            assert (
-                float(state.change) == pytest.approx(change, rel=1e-5)
-                and int(state.round) == number
-            )
+            assert float(state.change) == pytest.approx(change, rel=1e-5)
+            assert int(state.round) == number
             dictionary = following
         model = learner.model(state)
     np.testing.assert_array_equal(model.dictionary, state.dictionary)

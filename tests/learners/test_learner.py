@@ -145,14 +145,11 @@ class Counter(Learner):
 def test_a_float_does_not_change_the_program(tasks):
     Counter.traced.clear()
     rates = [0.5, 1.0, 1.5]
-    found = [
-        fit(Counter(8, rate), [blind(tasks[0], {"train.signals"})], keys(0))[0].end.model
-        for rate in rates
-    ]
+    seen = [blind(tasks[0], {"train.signals"})]
+    models = [fit(Counter(8, rate), seen, keys(0))[0].end.model for rate in rates]
     stop = np.floor(10 * abs(float(tasks[0].train.signals[0, 0])))
-    assert [float(model.bias[0]) for model in found] == [
-        min(np.ceil(stop / rate), 8) * rate for rate in rates
-    ]
+    expected = [min(np.ceil(stop / rate), 8) * rate for rate in rates]
+    assert [float(model.bias[0]) for model in models] == expected
     assert len(Counter.traced) == 1
 
 
@@ -164,13 +161,7 @@ def test_a_outliers_row_is_learned_from_as_one_of_the_median_norm(name, task):
     given[row] *= 300
     median = np.median(np.linalg.norm(given, axis=1))
     usual[row] *= median / np.linalg.norm(usual[row])
-    found, expected = (
-        leaves(
-            fit(
-                LEARNERS[name], [dataclasses.replace(task, train=Split(jnp.asarray(rows)))], keys(0)
-            )[0].end.model
-        )
-        for rows in (given, usual)
-    )
-    for array, other in zip(found, expected, strict=True):
+    sources = [dataclasses.replace(task, train=Split(jnp.asarray(rows))) for rows in (given, usual)]
+    found, expected = (fit(LEARNERS[name], [source], keys(0))[0].end.model for source in sources)
+    for array, other in zip(leaves(found), leaves(expected), strict=True):
         np.testing.assert_allclose(array, other, atol=1e-4)

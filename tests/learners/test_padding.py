@@ -91,25 +91,18 @@ def test_a_method_is_scored_the_same(tmp_path):
         Method("probe", "probe", LinearProbe(), Linear()),
     ]
     bare, padded = (
-        {
-            row["method"]: row
-            for row in run(
-                Study("padding", [setting], lambda source: methods), Store(tmp_path / place)
-            )
-        }
+        run(Study("padding", [setting], lambda source: methods), Store(tmp_path / place))
         for place, setting in (("bare", BARE), ("padded", PADDED))
     )
-    for name, row in bare.items():
+    for row, other in zip(bare, padded, strict=True):
         compared = [
             metric
             for metric, value in row.items()
             if metric.endswith(("_id", "_ood")) and isinstance(value, float)
         ]
-        assert {"mcc_ood", "auc_id"} <= set(compared) and ("mse_ood" in compared) == (
-            name == "oracle"
-        )
+        assert {"mcc_ood", "auc_id"} <= set(compared)
+        assert ("mse_ood" in compared) == (row["method"] == "oracle")
         # The certificates are of the size of rounding.
-        for metric in (
-            metric for metric in compared if "certificate" not in metric and "gap" not in metric
-        ):
-            assert padded[name][metric] == pytest.approx(row[metric], rel=1e-4), (name, metric)
+        for metric in compared:
+            if "certificate" not in metric and "gap" not in metric:
+                assert other[metric] == pytest.approx(row[metric], rel=1e-4), metric

@@ -34,14 +34,12 @@ def test_a_peer_recovers_a_small_dictionary(learner, tasks):
     fitted = fit(learner, tasks, keys(0, 1))
     for task, one, key in zip(tasks, fitted, keys(0, 1), strict=True):
         model = one.end.model
-        assert (
-            model.dictionary.shape == (12, 20) and model.dictionary.dtype == task.dictionary.dtype
-        )
+        assert model.dictionary.shape == (12, 20)
+        assert model.dictionary.dtype == task.dictionary.dtype
         np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
         assert not np.any(model.bias) and model.encode is None
-        start = type(learner)(batch_size=64, num_steps=1).learn(
-            Split(task.train.signals), num_latents=20, key=key
-        )
+        shorter = type(learner)(batch_size=64, num_steps=1)
+        start = shorter.learn(Split(task.train.signals), num_latents=20, key=key)
         found, before = (
             np.abs(match_atoms(one.dictionary, task.dictionary).cosine).mean()
             for one in (model, start)
@@ -59,16 +57,13 @@ def test_a_seed_has_its_own_dictionary_and_has_it_again(learner, tasks):
 def test_a_peer_sees_the_training_signals_alone(learner, tasks):
     bare = Split(tasks[0].train.signals)
     alone = learner.learn(bare, num_latents=20, key=keys(0)[0])
-    np.testing.assert_array_equal(
-        fit(learner, tasks[:1], keys(0))[0].end.model.dictionary, alone.dictionary
-    )
+    (fitted,) = fit(learner, tasks[:1], keys(0))
+    np.testing.assert_array_equal(fitted.end.model.dictionary, alone.dictionary)
 
 
 def test_fewer_samples_than_latents_are_enough_to_start_from(learner):
-    task = draw(Setting(20, 3, 20))
-    assert np.isfinite(
-        learner.learn(Split(task.train.signals), num_latents=20, key=keys(0)[0]).dictionary
-    ).all()
+    few = Split(draw(Setting(20, 3, 20)).train.signals)
+    assert np.isfinite(learner.learn(few, num_latents=20, key=keys(0)[0]).dictionary).all()
 
 
 def test_their_weight_is_ours(tasks):
@@ -80,18 +75,12 @@ def test_their_weight_is_ours(tasks):
     signals, atoms = np.asarray(tasks[0].id.signals[:20]), np.asarray(tasks[0].dictionary)
     ours = np.asarray(sparse_code(signals, atoms, 0.1).codes)
     columns = np.asfortranarray(signals.T)
-    theirs = (
-        spams.lasso(
-            columns, D=np.asfortranarray(atoms), lambda1=0.1, mode=2, pos=True, numThreads=1
-        )
-        .toarray()
-        .T
-    )
+    options = {"lambda1": 0.1, "mode": 2, "pos": True, "numThreads": 1}
+    theirs = spams.lasso(columns, D=np.asfortranarray(atoms), **options).toarray().T
     np.testing.assert_allclose(theirs, ours, atol=2e-3)
     for lam, same in ((0.1, True), (0.1 * len(atoms), False)):
-        estimator = SklearnMiniBatch(lam, num_steps=1).train(
-            signals, atoms, np.random.default_rng(0)
-        )
+        peer = SklearnMiniBatch(lam, num_steps=1)
+        estimator = peer.train(signals, atoms, np.random.default_rng(0))
         estimator.components_ = np.ascontiguousarray(atoms.T, np.float64)
         assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same
 

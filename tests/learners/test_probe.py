@@ -30,40 +30,29 @@ def probe(signals, codes, learner=None):
     return fit(learner or LinearProbe(), [task], [jax.random.key(0)])[0].end.model
 
 
+def ridge(signals, codes):
+    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False)
+    return peer.fit(signals.astype(float), codes.astype(float))
+
+
 # The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit
 # without one is exact.
-@pytest.mark.parametrize(
-    ("n", "noise", "alpha"),
-    [
-        (200, 0, 1e-6),
-        (200, 0.1, 1e-4),
-        (200, 0.3, 1e-2),
-        (60, 3.0, 1.0),
-        (40, 30.0, 10.0),
-        (9, 0.5, 1.0),
-        (8, 0.01, 1e-6),
-    ],
-)
+CASES = [(200, 0, 1e-6), (200, 0.1, 1e-4), (200, 0.3, 1e-2), (60, 3.0, 1.0), (40, 30.0, 10.0)]
+
+
+@pytest.mark.parametrize(("n", "noise", "alpha"), [*CASES, (9, 0.5, 1.0), (8, 0.01, 1e-6)])
 def test_against_scikit_learn(n, noise, alpha):
     signals, codes = problem(n, noise)
-    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(
-        signals.astype(float), codes.astype(float)
-    )
+    peer, model = ridge(signals, codes), probe(signals, codes)
     assert peer.alpha_ == alpha
-    model = probe(signals, codes)
-    np.testing.assert_allclose(
-        model.encoder.weight, peer.coef_.T, atol=2e-3 * np.abs(peer.coef_).max()
-    )
-    np.testing.assert_allclose(
-        Linear()(model, jnp.asarray(signals)),
-        peer.predict(signals),
-        atol=2e-3 * np.abs(codes).max(),
-    )
+    atol = 2e-3 * np.abs(peer.coef_).max()
+    np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
+    found, atol = Linear()(model, jnp.asarray(signals)), 2e-3 * np.abs(codes).max()
+    np.testing.assert_allclose(found, peer.predict(signals), atol=atol)
 
 
 def test_on_the_generative_model(task):
-    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False)
-    peer.fit(np.asarray(task.train.signals, float), np.asarray(task.train.codes, float))
+    peer = ridge(np.asarray(task.train.signals), np.asarray(task.train.codes))
     model = fit(LinearProbe(), [task], [jax.random.key(0)])[0].end.model
     np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=1e-4)
     assert model.dictionary is None and not model.bias.any() and not model.encoder.bias.any()
@@ -82,7 +71,5 @@ def test_a_direction_without_data_gets_no_weight(duplicate):
     signals, codes = problem(50, 0.1)
     signals[:, 3] = signals[:, 2] if duplicate else 0
     weight = np.asarray(probe(signals, codes).encoder.weight)
-    peer = RidgeCV(ALPHAS, fit_intercept=False, alpha_per_target=False).fit(
-        signals.astype(float), codes.astype(float)
-    )
+    peer = ridge(signals, codes)
     np.testing.assert_allclose(weight, peer.coef_.T, atol=5e-3 * np.abs(peer.coef_).max())

@@ -129,17 +129,9 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
         options = {"schedule": schedule, "frozen": frozen, "base": Oracle() if frozen else None}
         learner = SparseAutoencoder(ENCODERS[name], num_steps=3, renormalise_every=every, **options)
         rng = np.random.default_rng(1)
-        given = {
-            "base": Model(
-                *map(
-                    jnp.asarray,
-                    (rng.normal(size=(INPUT_DIM, NUM_LATENTS)), rng.normal(size=INPUT_DIM)),
-                )
-            )
-        }
-        state = learner.init(
-            data, num_latents=NUM_LATENTS, key=jax.random.key(0), **given if frozen else {}
-        )
+        atoms, bias = rng.normal(size=(INPUT_DIM, NUM_LATENTS)), rng.normal(size=INPUT_DIM)
+        base = {"base": Model(jnp.asarray(atoms), jnp.asarray(bias))} if frozen else {}
+        state = learner.init(data, num_latents=NUM_LATENTS, key=jax.random.key(0), **base)
         start, key, found, orders = unpack(learner.model(state)), state.key, [], []
         step = eqx.filter_jit(learner.step)
         for _ in range(3):
@@ -186,12 +178,10 @@ def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit
         codes, reconstructions = [], []
         for standardised, seen in ((True, signals), (False, (signals - mean) / unit)):
             learner = catalogue.paper_sae(name, sparsity=2, num_steps=2, standardised=standardised)
-            state = learner.init(
-                Split(jnp.asarray(seen)), num_latents=NUM_LATENTS, key=jax.random.key(0)
-            )
-            for _ in range(2):
-                state = learner.step(Split(jnp.asarray(seen)), state)
-            model = learner.model(state)
+            data, step = Split(jnp.asarray(seen)), eqx.filter_jit(learner.step)
+            begin = eqx.filter_jit(learner.init)
+            state = begin(data, num_latents=NUM_LATENTS, key=jax.random.key(0))
+            model = learner.model(step(data, step(data, state)))
             codes.append(np.asarray(learner.encoder(model, seen)))
             reconstructions.append(np.asarray(codes[-1] @ model.decoder.T + model.bias))
         assert codes[0].any()
@@ -204,14 +194,9 @@ def test_a_base_gives_the_start():
     unit atoms.
     """
     rng = np.random.default_rng(0)
-    atoms, bias = (
-        jnp.asarray(rng.normal(size=(6, 9)), jnp.float32),
-        jnp.asarray(rng.normal(size=6), jnp.float32),
-    )
-    data, learner = (
-        Split(jnp.asarray(rng.normal(size=(20, 6)), jnp.float32)),
-        SparseAutoencoder(TopK(2), base=Oracle()),
-    )
+    sizes = ((6, 9), 6, (20, 6))
+    atoms, bias, signals = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in sizes)
+    data, learner = Split(signals), SparseAutoencoder(TopK(2), base=Oracle())
     unit = np.asarray(atoms) / np.linalg.norm(atoms, axis=0)
     mine = Affine(3 * atoms, jnp.ones(9))
     for base, weight in ((Model(atoms, bias), unit), (Model(atoms, bias, mine), mine.weight)):
@@ -231,10 +216,8 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     # So coherent that a tied encoder overshoots.
     atoms = rng.normal(size=(6, 9)) + 2
     signals = rng.normal(size=(40, 6)) * 30 + 7
-    data, encoder = (
-        Split(jnp.asarray(signals, jnp.float32)),
-        catalogue.make_encoder(name, sparsity=K),
-    )
+    data = Split(jnp.asarray(signals, jnp.float32))
+    encoder = catalogue.make_encoder(name, sparsity=K)
     learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(6, -20.0))
     # As `fit` has them, whose floats are arrays of a compiled program.
@@ -244,10 +227,8 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     )
     model = start(learner)
     mean = signals.mean(axis=0)
-    unit, directions = (
-        np.sqrt(((signals - mean) ** 2).mean()),
-        atoms / np.linalg.norm(atoms, axis=0),
-    )
+    unit = np.sqrt(((signals - mean) ** 2).mean())
+    directions = atoms / np.linalg.norm(atoms, axis=0)
     np.testing.assert_allclose(model.decoder, unit * directions, rtol=1e-4)
     np.testing.assert_allclose(model.bias, base.bias, rtol=1e-5)
     few = signals[::3] + 20
@@ -268,9 +249,8 @@ def test_the_start_is_uniform_and_tied(task):
     bound = 1 / np.sqrt(12)
     assert weight.shape == (12, 2_000) and np.abs(weight).max() <= bound
     # The variance of a uniform on ±b is b² / 3.
-    assert weight.mean() == pytest.approx(0, abs=0.01) and weight.var() == pytest.approx(
-        bound**2 / 3, rel=0.02
-    )
+    assert weight.mean() == pytest.approx(0, abs=0.01)
+    assert weight.var() == pytest.approx(bound**2 / 3, rel=0.02)
     np.testing.assert_allclose(dictionary, weight / np.linalg.norm(weight, axis=0), rtol=1e-5)
     assert not bias.any() and not shift.any()
 
@@ -298,9 +278,8 @@ def test_the_l0_asked_for_is_reached_whatever_the_penalty_starts_from(name, with
     drawn = draw(Setting(40, 4, 2_000))
     tuned = catalogue.tuned_sae(name, sparsity=4, input_dim=drawn.input_dim, num_steps=150)
     for factor in (0.1, 10):
-        (fitted,) = fit(
-            dataclasses.replace(tuned, penalty=factor * tuned.penalty, l0=4.0), [drawn], [0]
-        )
+        steered = dataclasses.replace(tuned, penalty=factor * tuned.penalty, l0=4.0)
+        (fitted,) = fit(steered, [drawn], [0])
         codes = fitted.end.model.encode(fitted.end.model, drawn.id.signals)
         assert float(jnp.mean(jnp.sum(codes != 0, axis=1))) == pytest.approx(4, rel=within)
 

@@ -8,7 +8,6 @@ from sae_gap import Models, Split, Task, fit
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
@@ -47,7 +46,9 @@ def stretched(task):
 
 def test_renormed_atoms_have_unit_length(setting, task):
     base = Models().fit(SAE, [setting], [task])[0].end.model
-    model = Models().fit(Surgery("renormed", base=SAE), [setting], [task])[0].end.model
+    learner = Surgery("renormed", base=SAE)
+    assert learner.coordinates == {"dictionary": "topk", "columns": "renormed"}
+    model = Models().fit(learner, [setting], [task])[0].end.model
     before = np.asarray(base.dictionary, np.float64)
     assert np.abs(np.linalg.norm(before, axis=0) - 1).max() > 1e-4
     np.testing.assert_allclose(model.dictionary, before / np.linalg.norm(before, axis=0), atol=1e-6)
@@ -83,10 +84,8 @@ def test_atoms_get_the_lengths_of_the_true_ones_they_match(task):
 
 def test_what_it_needs_and_sees(task):
     bare = Task(Split(task.train.signals), task.id, task.ood, None, width=20)
-    assert (
-        Surgery("renormed", base=SAE).needs(bare) is None
-        and Surgery("renormed", base=SAE).select(task) is None
-    )
+    assert Surgery("renormed", base=SAE).needs(bare) is None
+    assert Surgery("renormed", base=SAE).select(task) is None
     assert Surgery("oracle_norms", base=SAE).needs(bare) == "the true dictionary"
     assert Surgery("renormed", base=Oracle()).needs(bare) == "the true dictionary"
     assert Surgery("oracle_norms", base=SAE).needs(task) is None
@@ -97,15 +96,3 @@ def test_it_takes_no_step_and_leaves_no_file_but_its_bases(setting, task, tmp_pa
     outcome = models.fit(learner, [setting], [task])[0]
     assert outcome.end.step == 0 and models.folder(learner, setting) is None
     assert {path.name.split("-")[0] for path in tmp_path.iterdir()} == {"topk"}
-
-
-def test_its_coordinates_are_those_of_its_base_and_its_columns():
-    learner = Surgery("renormed", base=SAE)
-    assert learner.coordinates == {
-        "dictionary": "topk",
-        "columns": "renormed",
-    } and learner.encode == TopK(3)
-    assert Surgery("oracle_norms", base=DLFista()).coordinates == {
-        "dictionary": "dl_fista",
-        "columns": "oracle_norms",
-    }

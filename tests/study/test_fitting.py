@@ -14,7 +14,6 @@ import pytest
 
 from sae_gap import Setting, draw, fit
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
@@ -34,6 +33,8 @@ class Walk(Learner):
     rate: float = 0.1
     until: float = 100.0
 
+    snapshots = (1, 4, 50)
+
     def init(self, data, *, num_latents, key, base=None):
         atoms = (
             jax.random.normal(key, (data.signals.shape[1], num_latents))
@@ -46,7 +47,7 @@ class Walk(Learner):
         noise = jax.random.normal(
             jax.random.fold_in(state["key"], state["count"].astype(int)), state["dictionary"].shape
         )
-        dictionary = unit_atoms(state["dictionary"] + self.rate * noise)[0]
+        dictionary = state["dictionary"] + self.rate * noise
         return state | {"dictionary": dictionary, "count": state["count"] + 1}
 
     def done(self, state):
@@ -103,9 +104,8 @@ def test_models_along_a_fit_are_those_of_shorter_fits(along, tasks):
     for step in (1, 3):
         shorter = fit(dataclasses.replace(SAE, num_steps=step), tasks, KEYS)
         for one, other in zip(along, shorter, strict=True):
-            assert one.at(step).step == other.end.step == step and one.at(
-                step
-            ).model.encode == TopK(3)
+            assert one.at(step).step == other.end.step == step
+            assert one.at(step).model.encode == TopK(3)
             assert same_bits(one.at(step).model, other.end.model)
 
 
@@ -123,9 +123,8 @@ def test_seconds_grow_along_a_fit(tasks):
     for one in fits:
         seconds = [one.at(step).seconds for step in (0, 1, 3, 5)]
         assert seconds[0] > 0 and seconds == sorted(seconds)
-        assert (
-            seconds[-1] + one.compile_seconds <= wall_seconds and one.device == devices.describe()
-        )
+        assert seconds[-1] + one.compile_seconds <= wall_seconds
+        assert one.device == devices.describe()
 
 
 @pytest.mark.parametrize(("until", "stops"), [(4.0, [4, 3]), (0.0, [0, 0]), (1.0, [1, 0])])
@@ -133,10 +132,8 @@ def test_each_seed_stops_by_itself_and_no_model_is_kept_beyond(tasks, until, sto
     found = fit(Walk(until=until), tasks, KEYS, at=(0, 2, 5, 6))
     assert steps(found) == stops
     for one in found:
-        assert (
-            list(one.along) == [step for step in (0, 2) if step < one.end.step]
-            and one.at(5) is one.end
-        )
+        assert list(one.along) == [step for step in (0, 2) if step < one.end.step]
+        assert one.at(5) is one.end
 
 
 def test_what_is_kept_is_not_used_up(tasks):
@@ -159,10 +156,8 @@ def test_what_is_kept_is_not_used_up(tasks):
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
         assert float(jnp.sum(model.dictionary)) == total
     for model in (*bases, *ends(found)):
-        assert (
-            not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
-            and np.isfinite(arrays(model)[0]).all()
-        )
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(model))
+        assert np.isfinite(arrays(model)[0]).all()
     for task, key in zip(tasks, KEYS, strict=True):
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((task, key)))
     assert len({total for _, _, total, _ in seen}) == 12
@@ -181,20 +176,13 @@ def test_a_base_is_fitted_where_none_is_given(tasks):
 def test_whoever_watches_sees_growing_steps(tasks, monkeypatch):
     monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
     seen = {0: [], 1: []}
-    found = fit(
-        Walk(num_steps=20),
-        tasks,
-        KEYS,
-        at=(7,),
-        watch=lambda place, steps: seen[place].append(steps),
-    )
+    options = {"at": (7,), "watch": lambda place, steps: seen[place].append(steps)}
+    found = fit(Walk(num_steps=20), tasks, KEYS, **options)
     for place in (0, 1):
-        assert (
-            seen[place] == sorted(set(seen[place]))
-            and seen[place][0] == 1
-            and seen[place][-1] == 20
-            and 7 in seen[place]
-        )
+        assert seen[place] == sorted(set(seen[place]))
+        assert seen[place][0] == 1
+        assert seen[place][-1] == 20
+        assert 7 in seen[place]
     assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS))))
 
 
@@ -250,14 +238,8 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name):
 
     def going_on(kind, kept):
         saves = [kind(path, every=0) for path in paths]
-        return fit(
-            LEARNERS[name],
-            tasks,
-            KEYS,
-            **options,
-            checkpoints=saves,
-            keep=lambda *found: kept.append(found),
-        )
+        given = options | {"checkpoints": saves, "keep": lambda *found: kept.append(found)}
+        return fit(LEARNERS[name], tasks, KEYS, **given)
 
     with pytest.raises(KilledError):
         going_on(Mortal, before)
@@ -278,19 +260,15 @@ def test_a_killed_fit_goes_on_in_its_own_precision(tmp_path):
         with pytest.raises(KilledError):
             fit(Walk(), tasks, KEYS[:1], checkpoints=[Mortal(tmp_path, every=0)])
         resumed = fit(Walk(), tasks, KEYS[:1], checkpoints=[Checkpoint(tmp_path)])
-        assert (
-            same_bits(*ends(resumed + whole)) and whole[0].end.model.dictionary.dtype == jnp.float64
-        )
+        assert same_bits(*ends(resumed + whole))
+        assert whole[0].end.model.dictionary.dtype == jnp.float64
 
 
 def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     save = Checkpoint(tmp_path, every=1e9)
-    program = loop.Program(
-        loop._prepared(Walk()), Walk().select(tasks[0]), KEYS[0], {}, 20, devices.own_mesh()
-    )
-    begun = program.advance(
-        Walk().select(tasks[0]), program.start(Walk().select(tasks[0]), KEYS[0], {}), 3
-    )
+    learner, data = loop._prepared(Walk()), Walk().select(tasks[0])
+    program = loop.Program(learner, data, KEYS[0], {}, 20, devices.own_mesh())
+    begun = program.advance(data, program.start(data, KEYS[0], {}), 3)
     save.store(begun, 1_000.0, step=3)
     (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
     assert 1_000 < found.at(4).seconds < found.end.seconds < 1_010
@@ -323,11 +301,9 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
 
 def test_a_blank_model_has_the_shapes_of_the_end(tasks):
     for learner in (SAE, Walk(), Walk(base=SAE)):
-        base = fit(SAE, tasks[:1], KEYS[:1])[0].end.model if learner.base else None
-        blank = loop.blank_model(learner, tasks[0], KEYS[0], base)
-        model = fit(learner, tasks[:1], KEYS[:1], bases=None if base is None else [base])[
-            0
-        ].end.model
+        bases = ends(fit(SAE, tasks[:1], KEYS[:1])) if learner.base else None
+        blank = loop.blank_model(learner, tasks[0], KEYS[0], bases and bases[0])
+        (model,) = ends(fit(learner, tasks[:1], KEYS[:1], bases=bases))
         blank = dataclasses.replace(blank, encode=learner.encode)
         assert jax.tree.structure(blank) == jax.tree.structure(model)
         for leaf, expected in zip(jax.tree.leaves(blank), jax.tree.leaves(model), strict=True):

@@ -18,12 +18,8 @@ from sae_gap.study.inference import Inference
 
 @pytest.fixture
 def model(task):
-    return Model(
-        task.dictionary,
-        jnp.zeros(12),
-        TopK(3).parameters(task.dictionary, jax.random.key(0)),
-        encode=TopK(3),
-    )
+    parameters = TopK(3).parameters(task.dictionary, jax.random.key(0))
+    return Model(task.dictionary, jnp.zeros(12), parameters, encode=TopK(3))
 
 
 class Calls(list):
@@ -63,10 +59,8 @@ def test_one_run_for_an_encoder_and_a_split(task, model):
     found, encoder = Inference(task, model), Counting()
     for _ in range(3):
         for split in ("id", "ood"):
-            codes = found.infer(encoder, split).codes
-            np.testing.assert_allclose(
-                codes, getattr(task, split).signals @ task.dictionary, rtol=1e-5
-            )
+            expected = getattr(task, split).signals @ task.dictionary
+            np.testing.assert_allclose(found.infer(encoder, split).codes, expected, rtol=1e-5)
     assert found.seconds(encoder) > 0
     assert found.infer(Counting(), "id") is found.infer(encoder, "id")
     # One compiling first run on ID at most, and one on OOD.
@@ -136,17 +130,14 @@ def test_a_lasso_is_solved_once_for_all_its_names(task, model, monkeypatch):
     found.infer(Lasso(0.1), "ood")
     monkeypatch.setattr(Lasso, "infer", counting)
     solution = found.infer(Lasso(0.1, start=None), "ood")
-    assert (
-        calls == []
-        and solution.certified is not None
-        and found.infer(TopK(3), "ood").certified is None
-    )
+    assert calls == []
+    assert solution.certified is not None
+    assert found.infer(TopK(3), "ood").certified is None
     found.infer(Lasso(0.2), "ood")
     found.infer(Lasso(0.1, start=TopK(3)), "ood")
     assert [encoder.lam for encoder in calls] == [0.2, 0.1]
-    np.testing.assert_allclose(
-        found.infer(Lasso(0.1, start=TopK(3)), "ood").codes, solution.codes, atol=1e-3
-    )
+    warm = found.infer(Lasso(0.1, start=TopK(3)), "ood")
+    np.testing.assert_allclose(warm.codes, solution.codes, atol=1e-3)
 
 
 def test_what_trained_a_model_compiles_nothing_anew(task, model):
@@ -155,9 +146,8 @@ def test_what_trained_a_model_compiles_nothing_anew(task, model):
     before = devices.compilations()
     for encode in (None, TopK(3), TopK(4)):
         for lam in (0.2, 0.3):
-            Inference(task, Model(model.dictionary, model.bias, None, encode=encode)).infer(
-                Lasso(lam), "id"
-            )
+            other = Model(model.dictionary, model.bias, None, encode=encode)
+            Inference(task, other).infer(Lasso(lam), "id")
     assert devices.compilations() == before
 
 

@@ -2,6 +2,7 @@
 goes on to the same bits.
 """
 
+import itertools
 import json
 import pathlib
 
@@ -16,46 +17,16 @@ from sae_gap.core import identity
 from sae_gap.core.types import Model
 from sae_gap.data.activations import save_activations
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import HostLearner, Learner
+from sae_gap.learners.learner import HostLearner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study import models
+from tests.study.test_fitting import KilledError, Walk, same_bits
 
 SETTING = Setting(20, 3, 200)
 SOURCES = (SETTING, Setting(20, 3, 200, seed=1))
 LAST = ["fit.json", "fit.safetensors"]
-
-
-class Walk(Learner):
-    """A dictionary that takes random steps, and stops after `until` of them."""
-
-    num_steps: int = eqx.field(static=True, default=6, kw_only=True)
-    rate: float = 0.1
-    until: float = 100.0
-
-    snapshots = (1, 4, 50)
-
-    def init(self, data, *, num_latents, key, base=None):
-        atoms = (
-            jax.random.normal(key, (data.signals.shape[1], num_latents))
-            if base is None
-            else base.decoder
-        )
-        return atoms, jnp.zeros(()), key, jnp.mean(data.signals, axis=0)
-
-    def step(self, data, state):
-        atoms, count, key, mean = state
-        noise = jax.random.normal(
-            jax.random.fold_in(key, count.astype(int)), atoms.shape, atoms.dtype
-        )
-        return atoms + self.rate * noise, count + 1, key, mean
-
-    def done(self, state):
-        return state[1] >= self.until
-
-    def model(self, state):
-        return Model(state[0], state[3])
 
 
 class OnHost(HostLearner):
@@ -84,11 +55,6 @@ def fits(monkeypatch):
 
     monkeypatch.setattr(models, "fit", counting)
     return made
-
-
-def same_bits(model, other):
-    pairs = zip(jax.tree.leaves(model), jax.tree.leaves(other), strict=True)
-    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.fixture(scope="module")
@@ -121,39 +87,28 @@ def along(*steps):
 def test_a_fit_lies_in_a_folder_of_its_own_and_is_read_back(tmp_path, tasks, expected, fits):
     outcome = fit_one(tmp_path / "models", tasks, at=(2, 6))
     (folder,) = (tmp_path / "models").iterdir()
-    assert str(folder) == str(
-        Models(tmp_path / "models").folder(Walk(), SETTING)
-    ) and folder.name.startswith("walk-")
+    assert str(folder) == str(Models(tmp_path / "models").folder(Walk(), SETTING))
+    assert folder.name.startswith("walk-")
     assert files(folder) == along(1, 2, 4) + LAST
     told = json.loads((folder / "fit.json").read_text())
-    assert (
-        told["step"] == 6
-        and told["learner"]["class"] == "tests.Walk"
-        and told["source"]["num_latents"] == 20
-    )
+    assert told["step"] == 6
+    assert told["learner"]["class"] == "tests.Walk"
+    assert told["source"]["num_latents"] == 20
     again = fit_one(tmp_path / "models", tasks, at=(2, 4, 6))
     assert fits == [("Walk", 1)]
     for found in (outcome, again):
-        assert (
-            found.end.step == 6
-            and same_bits(found.end.model, expected[6])
-            and found.at(None) is found.end
-        )
-        assert (
-            same_bits(found.at(2).model, expected[2])
-            and found.at(6) is found.end
-            and found.at(2).step == 2
-        )
+        assert found.end.step == 6
+        assert same_bits(found.end.model, expected[6])
+        assert found.at(None) is found.end
+        assert same_bits(found.at(2).model, expected[2])
+        assert found.at(6) is found.end
+        assert found.at(2).step == 2
     assert same_bits(again.at(4).model, expected[4])
-    assert (
-        again.end.seconds == outcome.end.seconds
-        and again.compile_seconds == outcome.compile_seconds > 0
-    )
+    assert again.end.seconds == outcome.end.seconds
+    assert again.compile_seconds == outcome.compile_seconds > 0
     # Where a model that is asked for along the fit was not kept, the fit is made again.
-    assert (
-        same_bits(fit_one(tmp_path / "models", tasks, at=(3,)).at(3).model, expected[3])
-        and len(fits) == 2
-    )
+    assert same_bits(fit_one(tmp_path / "models", tasks, at=(3,)).at(3).model, expected[3])
+    assert len(fits) == 2
 
 
 def test_nothing_is_kept_without_a_folder_or_of_who_takes_no_step(tmp_path, tasks, fits):
@@ -161,10 +116,8 @@ def test_nothing_is_kept_without_a_folder_or_of_who_takes_no_step(tmp_path, task
         Models().fit(Walk(), SOURCES[:1], tasks[:1])
         Models(tmp_path).fit(Oracle(), SOURCES[:1], tasks[:1])
     assert fits == [("Walk", 1)] * 2 and files(tmp_path) == []
-    assert (
-        Models().folder(Walk(), SETTING) is None
-        and Models(tmp_path).missing(Oracle(), SETTING) == []
-    )
+    assert Models().folder(Walk(), SETTING) is None
+    assert Models(tmp_path).missing(Oracle(), SETTING) == []
 
 
 DIFFERENT = {
@@ -216,9 +169,7 @@ def test_activations_are_known_by_their_content(tmp_path):
 
 def test_seeds_and_learners_have_keys_of_their_own(tasks):
     def key(learner, task):
-        return jax.random.key_data(
-            models._Wanted(learner, SETTING, task, None, None, True).key
-        ).tolist()
+        return jax.random.key_data(models._Wanted(learner, SETTING, task, None, None, True).key)
 
     assert len({str(key(learner, task)) for learner in (Walk(), OnHost()) for task in tasks}) == 4
 
@@ -254,25 +205,18 @@ def test_the_encoder_of_a_model_comes_back_with_it(tmp_path, tasks, fits):
     for outcome in (first, second):
         assert outcome.end.model.encode == outcome.at(1).model.encode == TopK(3)
     signals = tasks[0].id.signals
-    np.testing.assert_array_equal(
-        *(TopK(3)(outcome.end.model, signals) for outcome in (first, second))
-    )
+    codes = (TopK(3)(outcome.end.model, signals) for outcome in (first, second))
+    np.testing.assert_array_equal(*codes)
 
 
 def test_an_early_stop_is_the_end_of_all_later_steps(tmp_path, tasks, fits):
     learner = Walk(until=3.0)
     for _ in range(2):
         outcome = fit_one(tmp_path, tasks, learner, (1, 2, 4, 5))
-        assert (
-            outcome.end.step == 3
-            and outcome.at(5) is outcome.at(4) is outcome.end
-            and outcome.at(2).step == 2
-        )
+        assert outcome.end.step == 3
+        assert outcome.at(5) is outcome.at(4) is outcome.end
+        assert outcome.at(2).step == 2
     assert len(fits) == 1 and Models(tmp_path).missing(learner, SETTING, (1, 5, 6)) == []
-
-
-class KilledError(Exception):
-    pass
 
 
 def killed_after(folder, tasks, monkeypatch, saves, at):
@@ -349,11 +293,9 @@ def test_damage_is_noticed_and_fitted_again(tmp_path, tasks, expected, fits, dam
     (path,) = tmp_path.glob(f"*/{name}")
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     outcome = fit_one(tmp_path, tasks, at=(1,))
-    assert (
-        len(fits) == 2
-        and same_bits(outcome.end.model, expected[6])
-        and same_bits(outcome.at(1).model, expected[1])
-    )
+    assert len(fits) == 2
+    assert same_bits(outcome.end.model, expected[6])
+    assert same_bits(outcome.at(1).model, expected[1])
     fit_one(tmp_path, tasks, at=(1,))
     assert len(fits) == 2
 
@@ -361,31 +303,24 @@ def test_damage_is_noticed_and_fitted_again(tmp_path, tasks, expected, fits, dam
 def test_a_fit_goes_on_where_nothing_can_be_kept(tmp_path, tasks, expected, caplog):
     (tmp_path / "models").write_text("a file in its place")
     outcome = fit_one(tmp_path / "models", tasks)
-    assert (
-        same_bits(outcome.end.model, expected[6])
-        and "going on without saving the fit" in caplog.text
-    )
+    assert same_bits(outcome.end.model, expected[6])
+    assert "going on without saving the fit" in caplog.text
 
 
 def test_what_is_missing_is_told_by_names_alone(tmp_path, tasks, fits):
     store = Models(tmp_path)
     assert store.missing(Walk(), SETTING, (2,)) == [Walk()]
     fit_one(tmp_path, tasks, at=(2,))
-    assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == [] and store.missing(
-        Walk(), SETTING, (3,)
-    ) == [Walk()]
+    assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == []
+    assert store.missing(Walk(), SETTING, (3,)) == [Walk()]
 
 
 def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks):
     told = []
-    learner = Walk(base=Walk(0.5))
-    Models(tmp_path).fit(
-        learner,
-        SOURCES,
-        tasks,
-        watch=lambda one, place, steps: told.append((one.rate, place, steps)),
-    )
-    assert {(rate, place) for rate, place, _ in told} == {
-        (rate, place) for rate in (0.1, 0.5) for place in (0, 1)
-    }
+
+    def watch(one, place, steps):
+        told.append((one.rate, place, steps))
+
+    Models(tmp_path).fit(Walk(base=Walk(0.5)), SOURCES, tasks, watch=watch)
+    assert {one[:2] for one in told} == {*itertools.product((0.1, 0.5), (0, 1))}
     assert max(steps for *_, steps in told) == 6

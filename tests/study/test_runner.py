@@ -5,6 +5,7 @@ rows.
 import collections
 import dataclasses
 import io
+import itertools
 import pathlib
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from sae_gap import Method, Models, Recording, Setting, Store, draw, run
 from sae_gap.catalogue import default_metrics
+from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
@@ -62,14 +64,11 @@ def test_a_row_says_what_it_is_of(finished):
     said = {"study": "tiny", "protocol": "strict", "lam": 0.1} | SETTING.asdict()
     for row in rows:
         assert said.items() <= (row | {"seed": 0}).items()
-        assert {"python", "jax", "numpy", "revision", "machine", "device"} <= row.keys() and row[
-            "precision"
-        ] == "float32"
+        assert {"python", "jax", "numpy", "revision", "machine", "device"} <= row.keys()
+        assert row["precision"] == "float32"
         assert row["encode_seconds"] > 0 and row["fit_seconds"] > 0 and row["compile_seconds"] > 0
-        assert (
-            row["fit_steps"] == (2 if row["method"] in ("sae", "frozen") else 0)
-            and "step" not in row
-        )
+        assert row["fit_steps"] == (2 if row["method"] in ("sae", "frozen") else 0)
+        assert "step" not in row
     assert [row["family"] for row in rows[::2]] == [method.family for method in METHODS]
     assert [row["dictionary"] for row in rows[::2]] == ["linear_probe", "topk", "topk", "oracle"]
     assert [row["inference"] for row in rows[::2]] == ["linear", "own", "lasso", "lasso"]
@@ -95,18 +94,10 @@ def test_a_row_measures_its_own_method(finished, tasks):
             for split in ("id", "ood"):
                 signals = getattr(task, split).signals
                 codes = np.asarray(encoder(model, signals))
-                error = np.mean(
-                    (
-                        np.asarray(signals)
-                        - codes @ np.asarray(model.dictionary).T
-                        - np.asarray(model.bias)
-                    )
-                    ** 2
-                )
-                assert row[f"mse_{split}"] == pytest.approx(error, rel=1e-4)
-                assert row[f"l0_above_{split}"] == pytest.approx(
-                    (np.abs(codes) > 0.01).sum(axis=1).mean()
-                )
+                rest = signals - codes @ np.asarray(model.dictionary).T - model.bias
+                l0 = (np.abs(codes) > 0.01).sum(axis=1).mean()
+                assert row[f"mse_{split}"] == pytest.approx(float(np.mean(rest**2)), rel=1e-4)
+                assert row[f"l0_above_{split}"] == pytest.approx(l0)
 
 
 def test_the_gap_is_measured_from_the_optimum_on_the_same_dictionary(finished):
@@ -139,30 +130,21 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at(tmp_path, tasks):
         Method("few", "frozen", SAE, Lasso(0.3, tol=None, max_iterations=3)),
         METHODS[1],
     ]
-    rows = {
-        row["method"]: row
-        for row in run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
-    }
+    found = run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
+    rows = {row["method"]: row for row in found}
     model = learned(SAE, tasks[:1])[0].end.model
     for method, lam in zip(methods, (0.2, 0.05, 0.3, 0.1), strict=True):
         row = rows[method.name]
         assert row["lam"] == lam
         for split in ("id", "ood"):
-            signals = getattr(tasks[0], split).signals
-            codes, best = (
-                method.encoder(model, signals),
-                Lasso(row["lam"], tol=1e-7)(model, signals),
-            )
-            achieved, least = (
-                row[f"objective_{split}"],
-                row[f"objective_{split}"] - row[f"gap_{split}"],
-            )
-            assert achieved == pytest.approx(
-                objective(tasks[0], model, codes, row["lam"], split), rel=1e-4
-            )
-            assert least == pytest.approx(
-                objective(tasks[0], model, best, row["lam"], split), rel=1e-4
-            )
+            signals, achieved = getattr(tasks[0], split).signals, row[f"objective_{split}"]
+            best = Lasso(lam, tol=1e-7)(model, signals)
+            for codes, value in (
+                (method.encoder(model, signals), achieved),
+                (best, achieved - row[f"gap_{split}"]),
+            ):
+                expected = objective(tasks[0], model, codes, lam, split)
+                assert value == pytest.approx(expected, rel=1e-4)
             assert 0 <= row[f"certificate_{split}"] <= 1e-6
     for name in ("frozen", "refined"):
         assert abs(rows[name]["relative_gap_id"]) <= max(rows[name]["certificate_id"], 2e-6)
@@ -176,15 +158,8 @@ def test_signed_codes_are_held_against_signed_ones(tmp_path, tasks):
     (row,) = run(make(SETTING, methods=[method], metrics=(gap.METRIC,)), Store(tmp_path))
     model = learned(pursuit, tasks[:1])[0].end.model
     codes = MatchingPursuit(3)(model, tasks[0].id.signals)
-    signed, nonneg = (
-        sparse_code(
-            tasks[0].id.signals - model.bias,
-            model.dictionary / np.linalg.norm(model.dictionary, axis=0),
-            0.1,
-            nonneg=n,
-        )
-        for n in (False, True)
-    )
+    given = tasks[0].id.signals - model.bias, unit_atoms(model.dictionary)[0], 0.1
+    signed, nonneg = (sparse_code(*given, nonneg=nonneg) for nonneg in (False, True))
     assert np.any(np.asarray(codes) < 0) and row["reference"] == "signed"
     best = row["objective_id"] - row["gap_id"]
     assert best == pytest.approx(float(np.mean(signed.objective)), rel=1e-4)
@@ -206,9 +181,8 @@ def test_a_fit_is_scored_along(tmp_path, tasks):
     for row in along:
         model = outcome.at(row["step"]).model
         codes = TopK(3)(model, tasks[0].id.signals)
-        assert row["objective_id"] == pytest.approx(
-            objective(tasks[0], model, codes, 0.1), rel=1e-4
-        )
+        expected = objective(tasks[0], model, codes, 0.1)
+        assert row["objective_id"] == pytest.approx(expected, rel=1e-4)
     assert len({row["objective_id"] for row in along}) == 3
     assert [row["fit_seconds"] for row in along] == sorted(row["fit_seconds"] for row in along)
 
@@ -231,33 +205,13 @@ def test_each_model_is_encoded_once(tmp_path, monkeypatch):
     )
     run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
     # Lasso from zero is the reference of all four, and the warm one is another.
-    assert calls == {
-        (name, split): count
-        for name, count in (("TopK", 1), ("Lasso", 2))
-        for split in ("train", "id", "ood")
-    }
-
-
-def test_metrics_are_the_studys(tmp_path):
-    def third(inferred):
-        assert inferred.lam == 0.1 and inferred.protocol == "strict"
-        return {"seen": sorted(inferred.codes), "optima": sorted(inferred.optimum)}
-
-    oracle = METHODS[3:]
-    rows = run(make(SETTING, methods=oracle, metrics=(Metric("third", third),)), Store(tmp_path))
-    assert (
-        rows[0]["seen"] == ["id", "ood", "train"]
-        and rows[0]["optima"] == ["id", "ood"]
-        and "mse_id" not in rows[0]
-    )
+    runs = itertools.product({"TopK": 1, "Lasso": 2}.items(), ("train", "id", "ood"))
+    assert calls == {(name, split): count for (name, count), split in runs}
 
 
 @pytest.mark.parametrize(
     ("columns", "fault"),
-    [
-        ({"mse_id": 1.0}, "the metric 'mine' gives 'mse_id', as another metric does"),
-        ({"seed": 7.0}, "a metric gives 'seed'"),
-    ],
+    [({"mse_id": 1.0}, "'mine' gives 'mse_id'"), ({"seed": 7.0}, "a metric gives 'seed'")],
 )
 def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
     mine = Metric("mine", lambda inferred: columns, {})
@@ -268,27 +222,19 @@ def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
 
 def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
     def splits(inferred):
-        return {"seen": sorted(inferred.codes)}
+        assert inferred.lam == 0.1 and inferred.protocol == "strict"
+        return {"seen": sorted(inferred.codes), "optima": sorted(inferred.optimum)}
 
-    rows = run(
-        make(
-            Setting(20, 3, 200, stream=True), metrics=(*default_metrics(), Metric("splits", splits))
-        ),
-        Store(tmp_path),
-    )
+    metrics = (*default_metrics(), Metric("splits", splits))
+    rows = run(make(Setting(20, 3, 200, stream=True), metrics=metrics), Store(tmp_path))
     assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
-    assert (
-        "left out linear_probe: the data lack the true codes of the training split" in caplog.text
-    )
+    assert "left out linear_probe: the data lack the true codes" in caplog.text
     for row in rows:
-        assert row["seen"] == ["id", "ood"] and row["stream"] is True and row["num_samples"] == 200
-        assert {
-            "mcc_id",
-            "mcc_ood",
-            "cosine",
-            "support_f1_ood",
-            "relative_gap_id",
-        } <= row.keys() and "auc_id" not in row
+        assert row["seen"] == row["optima"] == ["id", "ood"]
+        assert row["stream"] is True
+        assert row["num_samples"] == 200
+        assert {"mcc_id", "cosine", "support_f1_ood", "relative_gap_id"} <= row.keys()
+        assert "auc_id" not in row
 
 
 def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatch):
@@ -303,10 +249,8 @@ def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatc
     rows = run(make(), Store(tmp_path / "rows"), models=Models(tmp_path / "models"))
     assert sorted(fitted) == [("LinearProbe", 2), ("Oracle", 2), ("SparseAutoencoder", 2)]
     assert len({row["job"] for row in rows}) == 3
-    assert (
-        not (tmp_path / "rows" / "models").exists()
-        and len(list((tmp_path / "models").iterdir())) == 2
-    )
+    assert not (tmp_path / "rows" / "models").exists()
+    assert len(list((tmp_path / "models").iterdir())) == 2
 
 
 def fail(*_, **__):
@@ -336,10 +280,7 @@ def test_models_are_kept_beside_the_rows_unless_one_says_otherwise(finished):
 def test_rows_of_another_study_are_refused(finished, monkeypatch):
     _, store = finished
     monkeypatch.setattr(runner, "score", fail)
-    with pytest.raises(
-        ValueError,
-        match=r"holds rows of the study 'tiny', where 'other' .*; move that folder away .*\.$",
-    ):
+    with pytest.raises(ValueError, match="rows of the study 'tiny', where 'other'"):
         run(dataclasses.replace(make(), name="other"), store)
 
 
@@ -351,12 +292,8 @@ def test_a_store_that_lost_jobs_is_completed(finished, tmp_path):
     there = Store(tmp_path).keys()
     found = run(make(), Store(tmp_path), models=Models(store.folder / "models"))
     assert timeless(found) == timeless(rows)
-    same = {
-        row["key"]
-        for row, other in zip(found, rows, strict=True)
-        if row["encode_seconds"] == other["encode_seconds"]
-    }
-    assert same == there
+    pairs = zip(found, rows, strict=True)
+    assert {one["key"] for one, other in pairs if one == other} == there
 
 
 def test_a_store_grows_by_seeds(finished, tmp_path):
@@ -372,33 +309,26 @@ def test_an_edited_file_stops_a_run(finished, tmp_path):
     (tmp_path / "rows").mkdir()
     for name, content in rows_of(store).items():
         (tmp_path / "rows" / name).write_bytes(content.replace(b'"lam": 0.1', b'"lam": 0.3', 1))
-    with pytest.raises(ValueError, match=r"\.json was edited after it was written; move it away"):
+    with pytest.raises(ValueError, match="was edited after"):
         run(make(), Store(tmp_path))
 
 
 def test_shards_partition_the_whole(finished, tmp_path):
     rows, store = finished
     kept = Models(store.folder / "models")
+    # One more than there are jobs.
     parts = [
-        run(make(), Store(tmp_path / str(index)), (index, 3), models=kept) for index in range(3)
+        run(make(), Store(tmp_path / str(index)), (index, 4), models=kept) for index in range(4)
     ]
     written = {row["key"]: row for part in parts for row in part}
-    assert sum(map(len, parts)) == len(written) and all(parts)
+    assert sum(map(len, parts)) == len(written) and all(parts[:3]) and parts[3] == []
     assert timeless([written[row["key"]] for row in rows]) == timeless(rows)
 
 
-def test_a_shard_beyond_the_jobs_does_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner, "score", fail)
-    assert run(make(), Store(tmp_path), (5, 6)) == []
-
-
-@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (3, 2), (0.0, 2), ("0", "2")])
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (0.0, 2)])
 def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
     monkeypatch.setattr(runner, "score", fail)
-    with pytest.raises(
-        ValueError,
-        match=r"^shard must be \(index, count\) with 0 <= index < count, but it is \(.*\)\.$",
-    ):
+    with pytest.raises(ValueError, match="shard must be"):
         run(make(), Store(tmp_path), shard)
 
 
@@ -411,12 +341,8 @@ def test_a_run_goes_on_with_another_number_of_shards_and_prints_nothing(tmp_path
 
 
 def test_cells_of_a_grid_come_in_order(tmp_path):
-    cells = [
-        Setting(20, 3, 300),
-        SETTING,
-        Setting(20, 2, 200, input_dim=12),
-        Setting(20, 3, 200, noise_db=5.0),
-    ]
+    noisy = dataclasses.replace(SETTING, noise_db=5.0)
+    cells = [Setting(20, 3, 300), SETTING, Setting(20, 2, 200, input_dim=12), noisy]
     rows = run(make(*cells, methods=METHODS[:1], metrics=()), Store(tmp_path))
     found = [(row["sparsity"], row["num_samples"], row["noise_db"]) for row in rows]
     assert found == [(2, 200, None), (3, 200, None), (3, 200, 5.0), (3, 300, None)]
@@ -424,34 +350,22 @@ def test_cells_of_a_grid_come_in_order(tmp_path):
 
 def test_methods_weights_iterations_and_steps_come_in_order(tmp_path):
     def few(lam, count):
-        return Method(
-            "b", "oracle", Oracle(), Lasso(lam, tol=None, max_iterations=count), {"weight": lam}
-        )
+        encoder = Lasso(lam, tol=None, max_iterations=count)
+        return Method("b", "oracle", Oracle(), encoder, {"weight": lam})
 
     methods = [few(0.2, 1), few(0.1, 2), few(0.1, 1), Method("a", "sae", SAE, Linear(), at=(2, 0))]
     rows = run(make(methods=methods, metrics=()), Store(tmp_path))
-    found = [
-        (row["method"], row["lam"], row.get("iterations"), row.get("step"), row["seed"])
-        for row in rows
-    ]
-    assert found == [
-        *(
-            ("b", lam, count, None, seed)
-            for lam, count in ((0.1, 1), (0.1, 2), (0.2, 1))
-            for seed in (0, 1)
-        ),
-        *(("a", 0.1, None, step, seed) for step in (0, 2) for seed in (0, 1)),
-    ]
+    columns = ("method", "lam", "iterations", "step", "seed")
+    found = [tuple(row.get(column) for column in columns) for row in rows]
+    cells = [("b", lam, count, None) for lam, count in ((0.1, 1), (0.1, 2), (0.2, 1))]
+    cells += [("a", 0.1, None, step) for step in (0, 2)]
+    assert found == [(*cell, seed) for cell in cells for seed in (0, 1)]
 
 
-@pytest.fixture
-def recording(tmp_path, arrays):
+def test_a_recording_of_a_setting_has_its_results(finished, tmp_path, arrays):
     np.savez(tmp_path / "with_truth.npz", **arrays)
-    return Recording(tmp_path / "with_truth.npz", sparsity=3)
-
-
-def test_a_recording_of_a_setting_has_its_results(finished, tmp_path, recording):
-    rows = run(make(recording), Store(tmp_path / "store"))
+    source = Recording(tmp_path / "with_truth.npz", sparsity=3)
+    rows = run(make(source), Store(tmp_path / "store"))
     expected = [row for row in finished[0] if row["seed"] == 0]
     told_apart = ("key", "job", "data", "noise_db")
     assert timeless(rows, *told_apart) == timeless(expected, *told_apart)
@@ -461,43 +375,23 @@ def test_a_recording_of_a_setting_has_its_results(finished, tmp_path, recording)
 NEED_TRUTH = ("mcc", "cosine", "close", "angle", "norm_ratio", "support", "accuracy", "auc")
 
 
-def test_without_truth_what_needs_it_is_left_out(tmp_path, arrays, caplog):
-    np.savez(
-        tmp_path / "bare.npz",
-        **{name: array for name, array in arrays.items() if name.startswith("Y")},
-    )
-    source = Recording(tmp_path / "bare.npz", width=20, sparsity=3)
-    rows = run(make(source), Store(tmp_path / "store"))
-    assert [row["method"] for row in rows] == ["sae", "frozen"]
-    for row in rows:
-        assert not [name for name in row if name.startswith(NEED_TRUTH)]
-        assert {
-            "mse_id",
-            "mse_ood",
-            "l0_above_id",
-            "gap_id",
-            "relative_gap_ood",
-            "certificate_id",
-        } <= row.keys()
-    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == [
-        "left out linear_probe: the data lack the true codes of the training split",
-        "left out oracle: the data lack the true dictionary",
-    ]
-
-
 @pytest.mark.parametrize(
-    ("kept", "methods", "absent"), [("Z", NAMES[:3], "cosine"), ("A", NAMES[1:], "mcc_id")]
+    ("kept", "methods", "absent", "present"),
+    [
+        ("Y", NAMES[1:3], NEED_TRUTH, {"mse_id", "mse_ood", "l0_above_id", "relative_gap_ood"}),
+        ("YZ", NAMES[:3], ("cosine",), {"mcc_id"}),
+        ("YA", NAMES[1:], ("mcc_id",), {"cosine"}),
+    ],
 )
-def test_half_of_the_truth_gives_half_of_the_metrics(tmp_path, arrays, kept, methods, absent):
-    np.savez(
-        tmp_path / "half.npz",
-        **{name: array for name, array in arrays.items() if name[0] in ("Y", kept)},
-    )
-    rows = run(make(Recording(tmp_path / "half.npz", sparsity=3)), Store(tmp_path / "store"))
-    assert [row["method"] for row in rows] == methods
-    assert not any(absent in row for row in rows)
-    assert ({"mcc_id", "cosine"} - {absent}) <= rows[-1].keys()
+def test_what_the_truth_lacks_leaves_methods_and_metrics_out(
+    tmp_path, arrays, kept, methods, absent, present
+):
+    given = {name: array for name, array in arrays.items() if name[0] in kept}
+    np.savez(tmp_path / "some.npz", **given)
+    source = Recording(tmp_path / "some.npz", width=20, sparsity=3)
+    rows = run(make(source), Store(tmp_path / "store"))
+    assert [row["method"] for row in rows] == methods and present <= rows[-1].keys()
+    assert not [name for row in rows for name in row if name.startswith(absent)]
 
 
 SCRIPT = """
@@ -529,11 +423,8 @@ def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
 
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
     hot = dataclasses.replace(SAE, learning_rate=1e30)
-    methods = (
-        Method("sae", "sae", hot, TopK(3)),
-        Method("frozen", "frozen", hot, Lasso()),
-        METHODS[3],
-    )
+    sae, frozen = Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())
+    methods = (sae, frozen, METHODS[3])
     for _ in range(2):
         store = Store(tmp_path / f"rows{_}")
         rows = run(make(SETTING, methods=methods), store, models=Models(tmp_path / "models"))
@@ -544,9 +435,8 @@ def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
 def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
     rows, _ = finished
     for row in rows:
-        assert (0 <= row.get("own_certificate_id", 0) <= 1e-6) and (
-            "own_certificate_ood" in row
-        ) == (row["family"] in ("frozen", "oracle"))
+        assert 0 <= row.get("own_certificate_id", 0) <= 1e-6
+        assert ("own_certificate_ood" in row) == (row["family"] in ("frozen", "oracle"))
         assert row.get("unconverged_id", 0) == 0
     oracle = next(row for row in rows if row["method"] == "oracle")
     task = draw(dataclasses.replace(SETTING, seed=oracle["seed"]))
@@ -556,12 +446,12 @@ def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
 
 
 def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypatch):
-    fit = fitting_fit = models.fit
+    fit = models.fit
 
     def failing(learner, *rest, **options):
         if isinstance(learner, SparseAutoencoder):
             raise RuntimeError("out of luck")
-        return fitting_fit(learner, *rest, **options)
+        return fit(learner, *rest, **options)
 
     monkeypatch.setattr(models, "fit", failing)
     with pytest.raises(RuntimeError, match="out of luck"):

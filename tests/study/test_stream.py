@@ -2,6 +2,7 @@
 are named.
 """
 
+import dataclasses
 import threading
 
 import jax
@@ -65,11 +66,9 @@ def test_a_file_and_a_function_are_as_good_as_an_array_and_a_killed_fit_goes_on(
         resumed = fit_stream(LEARNER, source, num_samples=len(signals), checkpoint=save, **OPTIONS)
     # Small copies are all that is compiled; a state on another device, or tied to one, would
     # compile a round once more.
-    assert (
-        "Compiling" in caplog.text
-        and "jit(_start)" not in caplog.text
-        and "jit(_round)" not in caplog.text
-    )
+    assert "Compiling" in caplog.text
+    assert "jit(_start)" not in caplog.text
+    assert "jit(_round)" not in caplog.text
     assert min(asked[1:])[0] > len(signals) // 4
     np.testing.assert_array_equal(resumed.dictionary, model.dictionary)
     assert not save.folder.exists(save.name)
@@ -87,10 +86,7 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
         def discard(self):
             pass
 
-    save, slower = (
-        Kept(tmp_path, every=0),
-        OnlineDictionary(num_steps=4, batch_size=50, num_rounds=1, replace=False, settle=0.9),
-    )
+    save, slower = Kept(tmp_path, every=0), dataclasses.replace(SHORT, settle=0.9)
     fits = [(SHORT, 0, 0), (SHORT, 200, 0), (SHORT, 200, 1), (slower, 200, 1)]
     for learner, start, seed in fits:
         caplog.clear()
@@ -103,61 +99,42 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
 
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_what_is_learned_is_of_the_default_type(signals, dtype):
-    assert (
-        fit_stream(SHORT, signals[:200].astype(dtype), **OPTIONS).dictionary.dtype
-        == jnp.zeros(()).dtype
-    )
+    found = fit_stream(SHORT, signals[:200].astype(dtype), **OPTIONS).dictionary
+    assert found.dtype == jnp.zeros(()).dtype
+
+
+ROWS, AXES = np.zeros((100, 5)), (jax.sharding.AxisType.Auto,)
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "message"),
+    ("source", "options", "words"),
     [
-        (lambda start, count: np.zeros((count, 5)), {}, "give num_samples"),
-        (
-            lambda start, count: np.zeros((count - 1, 5)),
-            {"num_samples": 800},
-            "floating-point rows",
-        ),
-        (
-            lambda start, count: np.zeros((count, 5), int),
-            {"num_samples": 800},
-            "floating-point rows",
-        ),
-        (
-            lambda start, count: np.full((count, 5), np.nan),
-            {"num_samples": 800},
-            "NaN or an infinity",
-        ),
-        (np.zeros((10, 5)), {}, "too few for 40 rounds"),
-        (np.zeros((100, 5)), {"num_samples": 101}, "only 100"),
-        (np.zeros((100, 5)), {"num_latents": 0}, "num_latents must be an integer of at least 1"),
-        (
-            np.zeros((100, 5)),
-            {"mesh": jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))},
-            "no axis",
-        ),
-        (np.zeros((100, 5)), {"mesh": jax.make_mesh((1,), ("samples",))}, "must have axes of type"),
+        (lambda start, count: ROWS[:count], {}, "give num_samples"),
+        (lambda start, count: ROWS[1:count], {"num_samples": 800}, "floating-point rows"),
+        (lambda start, count: ROWS[:count].astype(int), {"num_samples": 800}, "floating-point"),
+        (lambda start, count: ROWS[:count] + np.nan, {"num_samples": 800}, "NaN or an infinity"),
+        (ROWS[:10], {}, "too few for 40 rounds"),
+        (ROWS, {"num_samples": 101}, "only 100"),
+        (ROWS, {"num_latents": 0}, "num_latents must be an integer"),
+        (ROWS, {"mesh": jax.make_mesh((1,), ("data",), axis_types=AXES)}, "no axis"),
+        (ROWS, {"mesh": jax.make_mesh((1,), ("samples",))}, "must have axes of type"),
     ],
 )
-def test_faults_are_named(source, options, message):
-    with pytest.raises(ValueError, match=message):
+def test_faults_are_named(source, options, words):
+    with pytest.raises(ValueError, match=words):
         fit_stream(LEARNER, source, **(OPTIONS | options))
 
 
 def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals):
-    learner = OnlineDictionary(
-        num_steps=4, batch_size=50, num_rounds=1, replace=False, centred=True
-    )
-    found = fit_stream(learner, signals[:200] + 3, **OPTIONS)
+    found = fit_stream(dataclasses.replace(SHORT, centred=True), signals[:200] + 3, **OPTIONS)
     np.testing.assert_allclose(found.bias, signals[:200].mean(axis=0) + 3, atol=1e-4)
 
 
 def test_the_same_samples_in_another_order_are_another_stream():
     block = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 3)), jnp.float32)
     found = int(stream._fingerprint(block, 3))
-    assert found != int(stream._fingerprint(block[::-1], 3)) and found != int(
-        stream._fingerprint(block[:, :, ::-1], 3)
-    )
+    assert found != int(stream._fingerprint(block[::-1], 3))
+    assert found != int(stream._fingerprint(block[:, :, ::-1], 3))
     # The rows that fill a minibatch up are none of its samples.
     assert found == int(stream._fingerprint(block.at[:, 3].set(0), 3))
 
@@ -168,10 +145,8 @@ def test_a_outliers_sample_counts_as_one_of_the_median_norm_of_the_first_round(s
     for row in (7, 390):
         given[row] *= 300
         tamed[row] *= np.median(np.linalg.norm(first, axis=1)) / np.linalg.norm(tamed[row])
-    found, expected = (
-        np.asarray(fit_stream(SHORT, rows, **OPTIONS).dictionary) for rows in (given, tamed)
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    found, expected = (fit_stream(SHORT, rows, **OPTIONS) for rows in (given, tamed))
+    np.testing.assert_allclose(found.dictionary, expected.dictionary, atol=1e-4)
 
 
 def test_a_round_holds_a_core(signals, monkeypatch):
@@ -185,5 +160,5 @@ def test_a_round_holds_a_core(signals, monkeypatch):
 
     monkeypatch.setattr(stream, "LOOPS", held)
     monkeypatch.setattr(stream, "_round", ran)
-    fit_stream(OnlineDictionary(num_steps=2), signals, num_latents=8, key=0)
+    fit_stream(SHORT, signals[:200], **OPTIONS)
     assert held.acquire(blocking=False)

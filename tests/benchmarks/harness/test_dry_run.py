@@ -22,13 +22,11 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     base = Some(1.0, num_steps=1)
     learners = [base, Some(2.0, num_steps=1, base=base), base, Some(3.0, num_steps=1)]
     methods = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(learners)]
-    said = plan(
-        tiny.make(tiny.SETTING, methods=methods), Store(tmp_path), Models(tmp_path)
-    ).splitlines()
+    study = tiny.make(tiny.SETTING, methods=methods)
+    said = plan(study, Store(tmp_path), Models(tmp_path)).splitlines()
     # Methods of one learner are one job.
-    assert [line.rpartition(": ")[2] for line in said[:-1]] == ["0/2 rows there, 1 to fit"] + [
-        "0/1 rows there, 1 to fit"
-    ] * 2
+    counts = [line.rpartition(": ")[2] for line in said[:-1]]
+    assert counts == [f"0/{number} rows there, 1 to fit" for number in (2, 1, 1)]
     assert said[-1] == "3 jobs, 3 models to fit"
 
 

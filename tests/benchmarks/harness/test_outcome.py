@@ -26,36 +26,27 @@ def dropped(monkeypatch):
 
 
 def test_a_metric_brings_its_label_to_tables_and_figures(dropped):
-    rows = [
-        {
-            "method": "sae_topk",
-            "dictionary": "topk",
-            "inference": "own",
-            "num_latents": latents,
-            "effective_id": 2.0,
-        }
-        | SIZES
-        for latents in (20, 30)
-    ]
+    row = SIZES | {"method": "sae_topk", "dictionary": "topk", "inference": "own"}
+    rows = [row | {"num_latents": latents, "effective_id": 2.0} for latents in (20, 30)]
     summary = tables.summarise(rows)
     assert outcome._unlisted(summary) == ["effective_id"]
-    assert outcome._headings(["effective_id", "effective_ood"], summary) == {
-        "effective_id": "effective L0 ID"
-    }
-    assert outcome._headings(["effective_id"], summary) == {"effective_id": "effective L0"}
+    for names, heading in (
+        (["effective_id", "effective_ood"], "effective L0 ID"),
+        (["effective_id"], "effective L0"),
+    ):
+        assert outcome._headings(names, summary) == {"effective_id": heading}
     figure = Drawing("curve", {"x": "num_latents", "y": "effective_id"}).draw(rows, [])
     words = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
     assert any("effective number of latents" in text for text in words)
 
 
 def test_a_crossing_of_a_shared_dictionary_is_drawn_apart():
-    own, crossed, alone = (
-        {"method": method, "dictionary": dictionary, "inference": inference}
-        for method, dictionary, inference in (
-            ("sae_topk", "topk", "own"),
-            ("topk:omp", "topk", "omp"),
-            ("oracle:omp", "oracle", "omp"),
-        )
+    methods = (
+        ("sae_topk", "topk", "own"),
+        ("topk:omp", "topk", "omp"),
+        ("oracle:omp", "oracle", "omp"),
     )
-    found = outcome._told_apart([own, crossed, alone], {"sae_topk"})
+    names = ("method", "dictionary", "inference")
+    rows = [dict(zip(names, method, strict=True)) for method in methods]
+    found = outcome._told_apart(rows, {"sae_topk"})
     assert [row["dictionary"] for row in found] == ["topk", "topk:omp", "oracle"]

@@ -15,24 +15,17 @@ def test_the_binary_writes_one_file(tmp_path, call):
     assert (code, out) == (0, ""), err
     whole = pages.render([pages.read(tmp_path / "results" / "a", "a")])
     assert (tmp_path / "results" / "report.html").read_text() == whole
-    assert (
-        call(
-            "report",
-            f"--results_dir={tmp_path / 'results'}",
-            f"--output={tmp_path / 'new' / 'page.html'}",
-        )[0]
-        == 0
-    )
-    assert (tmp_path / "new" / "page.html").read_text() == whole
+    output = tmp_path / "new" / "page.html"
+    assert call("report", f"--results_dir={tmp_path / 'results'}", f"--output={output}")[0] == 0
+    assert output.read_text() == whole
 
 
 @pytest.mark.parametrize("name", ["", "absent", "file"])
 def test_nothing_to_report_is_one_sentence(tmp_path, call, name):
     (tmp_path / "file").touch()
     code, out, err = call("report", f"--results_dir={tmp_path / name}")
-    assert (code, out) == (2, "") and re.fullmatch(
-        r"there are no results in [^\n]+; run a study first[^\n]+\.\n", err
-    )
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"there are no results in [^\n]+; run a study first[^\n]+\.\n", err)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

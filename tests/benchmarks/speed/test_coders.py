@@ -36,15 +36,12 @@ def optimum(problem):
     def solve(signal):
         def value(z):
             rest = signal - problem.dictionary @ z
-            return (
-                0.5 * rest @ rest + problem.lam * z.sum(),
-                -problem.dictionary.T @ rest + problem.lam,
-            )
+            least = 0.5 * rest @ rest + problem.lam * z.sum()
+            return least, -problem.dictionary.T @ rest + problem.lam
 
-        options = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-10}
-        return scipy.optimize.minimize(
-            value, np.zeros(30), jac=True, bounds=[(0, None)] * 30, options=options
-        ).fun
+        stop = {"maxiter": 10_000, "ftol": 1e-15, "gtol": 1e-10}
+        given = {"jac": True, "bounds": [(0, None)] * 30, "options": stop}
+        return scipy.optimize.minimize(value, np.zeros(30), **given).fun
 
     return np.array([solve(signal.astype(float)) for signal in problem.signals])
 
@@ -66,23 +63,16 @@ def stand_ins(monkeypatch):
     return made
 
 
-def solve(name, problem, effort=None):
-    coder = coders.CODERS[name]
-    return coders.codes_of(
-        coder.prepare(problem, coder.efforts[-1] if effort is None else effort)()
-    )
-
-
 @pytest.mark.parametrize("name", REACHED)
 def test_a_solver_of_the_lasso_reaches_the_optimum(name, problem, optimum, stand_ins):
-    codes = solve(name, problem)
+    coder = coders.CODERS[name]
+    codes = coders.codes_of(coder.prepare(problem, coder.efforts[-1])())
     value, gap = scores.score(problem.signals, problem.dictionary, codes, problem.lam)
     assert codes.shape == (12, 30) and codes.min() >= 0
     assert (gap / value).max() <= REACHED[name]
     np.testing.assert_allclose(value, optimum, rtol=REACHED[name] + 1e-7)
-    assert len(stand_ins) == (name in ("celer", "skglm")) and all(
-        not made["fit_intercept"] for made in stand_ins
-    )
+    assert len(stand_ins) == (name in ("celer", "skglm"))
+    assert all(not made["fit_intercept"] for made in stand_ins)
 
 
 def test_every_coder_is_tested():

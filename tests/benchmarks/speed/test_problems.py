@@ -6,18 +6,15 @@ from benchmarks.speed import problems
 
 
 def test_coherent_atoms_come_in_clusters():
-    signals, dictionary, *_ = problems.draw(
-        problems.Cell(320, 5, 40, 0.0, world="coherent", input_dim=200)
-    )
+    cell = problems.Cell(320, 5, 40, 0.0, world="coherent", input_dim=200)
+    signals, dictionary, *_ = problems.draw(cell)
     assert signals.shape == (40, 200) and dictionary.shape == (200, 320)
     np.testing.assert_allclose(np.linalg.norm(signals, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
     cosines, cluster = dictionary.T @ dictionary, np.arange(320) // 16
     same = (cluster[:, None] == cluster) & ~np.eye(320, dtype=bool)
-    assert (
-        abs(cosines[same].mean() - 0.5) < 0.03
-        and abs(cosines[cluster[:, None] != cluster].mean()) < 0.03
-    )
+    assert abs(cosines[same].mean() - 0.5) < 0.03
+    assert abs(cosines[cluster[:, None] != cluster].mean()) < 0.03
 
 
 def test_signals_of_the_paper_lie_on_few_atoms():
@@ -30,13 +27,11 @@ def test_signals_of_the_paper_lie_on_few_atoms():
 
 def test_the_users_atoms_have_unit_norm_and_fractions_become_weights():
     rng = np.random.default_rng(0)
-    files = problems.Files(
-        rng.normal(size=(9, 5)).astype(np.float32), 3 * rng.normal(size=(5, 8)).astype(np.float32)
-    )
+    rows, atoms = (rng.normal(size=size).astype(np.float32) for size in ((9, 5), (5, 8)))
+    files = problems.Files(rows, 3 * atoms)
     given = problems.draw(problems.Cell(8, 0, 7, 0.0, "own", lam_fraction=0.5), files)
     np.testing.assert_array_equal(given.signals, files.activations[:7])
     np.testing.assert_allclose(np.linalg.norm(given.dictionary, axis=0), 1, rtol=1e-5)
-    np.testing.assert_allclose(
-        given.lam, 0.5 * np.median((given.signals @ given.dictionary).max(axis=1))
-    )
+    strongest = (given.signals @ given.dictionary).max(axis=1)
+    np.testing.assert_allclose(given.lam, 0.5 * np.median(strongest))
     assert given.first(2).signals.shape == (2, 5)

@@ -31,11 +31,9 @@ def test_every_sae_is_timed(call, tmp_path):
 @pytest.mark.parametrize("flag", ["--num_latents=many", "--num_latents=5", "--num_seeds=0"])
 def test_bad_flags_are_one_sentence(flag, call, tmp_path):
     code, out, err = call("training_speed", flag, f"--results_dir={tmp_path / 'results'}")
-    assert (
-        (code, out) == (2, "")
-        and re.fullmatch(r"[^\n]+\.\n", err)
-        and not (tmp_path / "results").exists()
-    )
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"[^\n]+\.\n", err)
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_step_is_the_time_of_a_fit_without_compilation_over_its_steps_and_seeds(monkeypatch):

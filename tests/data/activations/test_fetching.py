@@ -30,18 +30,14 @@ def bucket(tmp_path, monkeypatch):
 
 
 def test_a_path_stays_and_the_home_is_found(bucket, tmp_path):
-    assert (
-        fetched(tmp_path / "x.npy") == tmp_path / "x.npy"
-        and fetched("~/x.npy") == tmp_path / "x.npy"
-    )
+    assert fetched(tmp_path / "x.npy") == tmp_path / "x.npy"
+    assert fetched("~/x.npy") == tmp_path / "x.npy"
 
 
 def test_a_file_brings_its_documents_and_a_folder_its_files(bucket):
     for copy in (fetched(f"{bucket}/rows.npy"), fetched(bucket) / "rows.npy"):
-        assert (
-            copy.read_bytes() == b"first"
-            and copy.with_name("rows.documents.npy").read_bytes() == b"beside"
-        )
+        assert copy.read_bytes() == b"first"
+        assert copy.with_name("rows.documents.npy").read_bytes() == b"beside"
         assert len(list(copy.parent.iterdir())) == 2
 
 
@@ -65,9 +61,8 @@ def test_a_copy_is_made_once_for_each_version_and_replaces_the_last(bucket, monk
     second = fetched(f"{bucket}/rows.npy")
     assert second.read_bytes() == b"second" and len(gets) == 4 and not first.exists()
     # Nothing is left beside the copy.
-    assert list(second.parents[1].iterdir()) == [second.parent] and list(
-        second.parents[2].iterdir()
-    ) == [second.parents[1]]
+    assert list(second.parents[1].iterdir()) == [second.parent]
+    assert list(second.parents[2].iterdir()) == [second.parents[1]]
 
 
 def test_activations_are_opened_by_their_url(bucket):

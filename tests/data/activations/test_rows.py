@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_gap.data.activations.rows import Activations
-from sae_gap.data.activations.tables import Table, as_table, in_memory
+from sae_gap.data.activations.tables import Table
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, one of them in two places.
@@ -40,9 +40,8 @@ def test_rows_are_chunked_and_picked_across_files():
     )
     for size, lengths in ((7, [7] * 8 + [4]), (60, [60]), (1_000, [60])):
         chunks = list(found.chunks(size))
-        assert [len(chunk) for chunk in chunks] == lengths and all(
-            chunk.dtype == np.float32 for chunk in chunks
-        )
+        assert [len(chunk) for chunk in chunks] == lengths
+        assert all(chunk.dtype == np.float32 for chunk in chunks)
         np.testing.assert_array_equal(np.concatenate(chunks), ROWS)
     wanted = [59, 3, 3, 25, 24, 0, 41]
     np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
@@ -58,10 +57,8 @@ def test_rows_are_chunked_and_picked_across_files():
 def test_parts_hold_whole_documents_and_every_row_once(seed):
     whole = rows()
     parts = whole.split(0.25, seed)
-    assert (
-        not set(parts[0].documents) & set(parts[1].documents)
-        and sum(part.num_samples for part in parts) == 60
-    )
+    assert not set(parts[0].documents) & set(parts[1].documents)
+    assert sum(part.num_samples for part in parts) == 60
     # Drawn as long as each brings the share nearer, so that it is off by less than half of some
     # document.
     assert abs(parts[1].num_samples - 15) <= 6
@@ -108,12 +105,6 @@ def test_neither_part_is_ever_empty(sizes, share):
     assert all(part.num_samples for part in parts)
 
 
-def test_documents_of_equally_many_tokens_are_read_by_the_row():
-    table = as_table(pathlib.Path("x.npy"), in_memory(ROWS.reshape(12, 5, 5)))
-    for start, stop in ((0, 60), (2, 7), (5, 10), (58, 59)):
-        np.testing.assert_array_equal(table.read(start, stop), ROWS[start:stop])
-
-
 @pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
 def test_a_row_that_is_not_finite_in_float32_is_named(value):
     values = ROWS.astype(float)
@@ -130,13 +121,10 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
     [
         (lambda found: found.take([60]), "index 60 is out of bounds"),
         (lambda found: found.take([0.5]), "valid indices"),
-        (lambda found: list(found.chunks(0)), "size must be an integer of at least 1"),
-        (lambda found: found.split(1), "held_out must be a finite number above 0 and below 1"),
+        (lambda found: list(found.chunks(0)), "size must be"),
+        (lambda found: found.split(1), "held_out must be"),
         (lambda found: found.split(0.1, -1), "seed must be"),
-        (
-            lambda found: rows(documents=np.zeros(60, int)).split(),
-            r"0\.npy holds one document alone",
-        ),
+        (lambda found: rows(documents=np.zeros(60, int)).split(), "one document alone"),
     ],
 )
 def test_bad_arguments_are_refused(ask, message):

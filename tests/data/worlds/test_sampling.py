@@ -44,9 +44,8 @@ def test_the_full_world_has_the_published_figures(full):
     rates = np.bincount(full.indices, minlength=16_384) / full.shape[0]
     # The correlation is another draw than the published one, and so the figures are not the same to
     # the last digit.
-    assert counts.mean() == pytest.approx(34.66, abs=0.7) and counts.std() == pytest.approx(
-        11.7, abs=0.5
-    )
+    assert counts.mean() == pytest.approx(34.66, abs=0.7)
+    assert counts.std() == pytest.approx(11.7, abs=0.5)
     for level, published in {0: 8.24, 1: 7.36, 2: 7.36, 3: 7.17, -1: 4.54}.items():
         assert rates[firing.level == level].sum() == pytest.approx(published, abs=0.25)
     assert rates[:4_096].sum() == pytest.approx(25.26, abs=0.6)
@@ -100,28 +99,21 @@ def test_of_several_children_each_is_as_likely_to_stay():
 
 @pytest.mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
 def test_both_sides_of_the_cut_have_their_rates(rate):
-    found = codes(
-        Law(num_latents=1_000, roots=0, rank=0),
-        2_000,
-        rates=np.full(1_000, rate),
-        std=np.zeros(1_000),
-    )
+    changes = {"rates": np.full(1_000, rate), "std": np.zeros(1_000)}
+    found = codes(Law(num_latents=1_000, roots=0, rank=0), 2_000, **changes)
     assert stats.binomtest(found.nnz, 2_000_000, rate).pvalue > UNLIKELY
     # No feature and no sample is favoured.
     for axis in (0, 1):
         spread = np.asarray((found > 0).sum(axis=axis)).ravel()
         expected = spread.mean() * (1 - rate)
-        assert (
-            stats.chi2.sf(np.sum((spread - spread.mean()) ** 2) / expected, len(spread) - 1)
-            > UNLIKELY
-        )
+        squares = np.sum((spread - spread.mean()) ** 2) / expected
+        assert stats.chi2.sf(squares, len(spread) - 1) > UNLIKELY
 
 
 def test_thinning_favours_no_place():
     rng = np.random.default_rng(0)
-    found = np.bincount(
-        np.concatenate([sampling._thinned(rng, 40) for _ in range(5_000)]), minlength=40
-    )
+    draws = [sampling._thinned(rng, 40) for _ in range(5_000)]
+    found = np.bincount(np.concatenate(draws), minlength=40)
     expected = 5_000 / 64
     assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
 
@@ -134,16 +126,14 @@ def test_what_never_or_always_fires_does():
     rates = np.array([1.0, 1.0, 0.0, 0.5, 0.0, 1.0])
     found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
     counts = np.bincount(found.indices, minlength=6)
-    assert (
-        counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000] and 900 < counts[3] < 1_100
-    )
+    assert counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000]
+    assert 900 < counts[3] < 1_100
 
 
 def test_a_magnitude_clipped_at_zero_counts_as_silent():
     law = Law(num_latents=2, roots=1, branching=1, depth=1, rank=0, most=0.5, least=0.4)
-    found = codes(
-        law, 20_000, mean=np.array([1.0, 1.0]), std=np.array([1.0, 0.0]), scaled=np.zeros(2, bool)
-    )
+    std, scaled = np.array([1.0, 0.0]), np.zeros(2, bool)
+    found = codes(law, 20_000, mean=np.ones(2), std=std, scaled=scaled)
     # Half the roots fire; those below -1 sd do not, nor do their children.
     heard = 0.5 * stats.norm.cdf(1)
     counts = np.bincount(found.indices, minlength=2) / 20_000

@@ -3,7 +3,6 @@ are asked for.
 """
 
 import json
-import re
 
 import jax
 import jax.numpy as jnp
@@ -18,14 +17,8 @@ from sae_gap.data.worlds import published_world
 from sae_gap.data.worlds.feature_vectors import atoms_of, push_apart
 from sae_gap.storage.results import key
 
-SIZE = {
-    "num_latents": 60,
-    "input_dim": 20,
-    "roots": 4,
-    "branching": 3,
-    "depth": 1,
-    "orthogonal_steps": 3,
-}
+SIZE = {"num_latents": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1}
+SIZE |= {"orthogonal_steps": 3}
 
 
 def world(**changes):
@@ -65,45 +58,27 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
 
 
 @pytest.mark.parametrize(
-    ("make", "kind", "message"),
+    ("make", "kind", "words"),
     [
         (lambda: WorldStream("x"), TypeError, "world must be of class World"),
         (lambda: WorldStream(world(), "val"), ValueError, "split must be one of train, id, ood"),
-        (lambda: WorldStream(world())(-1, 5), ValueError, "start must be an integer of at least 0"),
-        (lambda: WorldStream(world())(0, 0), ValueError, "count must be an integer of at least 1"),
+        (lambda: WorldStream(world())(-1, 5), ValueError, "start must be an integer"),
+        (lambda: WorldStream(world())(0, 0), ValueError, "count must be an integer"),
         (lambda: World(folder="/nowhere"), TypeError, "read a world by published_world"),
         (lambda: published_world(5), TypeError, "folder must be a path"),
-        (
-            lambda: published_world("nowhere"),
-            ValueError,
-            "nowhere has no synthetic_model_config.json; download all",
-        ),
-        (
-            lambda: published_world("x", roots=3),
-            ValueError,
-            "an option of a published world must be one of width",
-        ),
-        (
-            lambda: world(num_samples=3),
-            ValueError,
-            "num_samples must be an integer of at least 4 and below 2**31, but it is 3",
-        ),
+        (lambda: published_world("nowhere"), ValueError, "nowhere has no synthetic_model_config"),
+        (lambda: published_world("x", roots=3), ValueError, "must be one of width"),
+        (lambda: world(num_samples=3), ValueError, "num_samples must be an integer of at least 4"),
     ],
 )
-def test_wrong_arguments_are_one_sentence(make, kind, message):
-    with pytest.raises(kind, match=re.escape(message)) as fault:
+def test_wrong_arguments_are_one_sentence(make, kind, words):
+    with pytest.raises(kind, match=rf"{words}.*\.$"):
         make()
-    assert re.fullmatch(r"[^\n]+\.", str(fault.value))
 
 
 def test_numbers_of_other_libraries_are_numbers(task):
-    sizes = {
-        "num_latents": jnp.asarray(60),
-        "width": np.uint16(60),
-        "num_samples": np.int64(300),
-        "most": np.array(0.4),
-    }
-    same = world(**sizes)
+    sizes = {"num_latents": jnp.asarray(60), "width": np.uint16(60), "num_samples": np.int64(300)}
+    same = world(**sizes, most=np.array(0.4))
     assert same == world() and json.loads(json.dumps(same.asdict())) == world().asdict()
     np.testing.assert_array_equal(sae_gap.draw(same).id.signals, task.id.signals)
     # A stream counts on where a short integer would not.
@@ -160,41 +135,24 @@ def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
         WorldStream(world(seed=seed, **even)).samples(0, 500)[1].toarray() for seed in (0, 1)
     )
     # Magnitudes of 4 to 5, and which features fire, were the same numbers.
-    assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0) and not np.array_equal(
-        one, other
-    )
+    assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0)
+    assert not np.array_equal(one, other)
 
 
 def test_what_tells_worlds_apart():
-    told = [
-        world(**change).asdict()
-        for change in (
-            {},
-            {"seed": 1},
-            {"roots": 3},
-            {"scored": 9},
-            {"noise_db": 3.0},
-            {"width": 30},
-        )
-    ]
+    changes = ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"width": 30})
+    told = [world(**change).asdict() for change in changes]
     assert len({key(entries) for entries in told}) == len(told)
     assert told[0]["world"] == "synthsae roots=4 branching=3 depth=1 orthogonal_steps=3"
-    assert told[0]["sparsity"] == round(
-        np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr).mean()
-    )
-    assert (
-        told[5]["width"] == 30 < told[5]["num_latents"] == 60
-        and "width" not in told[0]
-        and told[5]["sparsity"] < told[0]["sparsity"]
-    )
+    counts = np.diff(WorldStream(world(), "id").samples(0, 4_000)[1].indptr)
+    assert told[0]["sparsity"] == round(counts.mean())
+    assert told[5]["width"] == 30 < told[5]["num_latents"] == 60
+    assert "width" not in told[0]
+    assert told[5]["sparsity"] < told[0]["sparsity"]
     assert World(num_latents=1, input_dim=3, roots=0, num_samples=4).sparsity == 1
     # An SAE of two latents has a k of one, however often both are on.
-    assert (
-        World(
-            num_latents=2, input_dim=3, roots=0, most=0.95, least=0.95, exponent=0, num_samples=4
-        ).sparsity
-        == 1
-    )
+    often = {"roots": 0, "most": 0.95, "least": 0.95, "exponent": 0}
+    assert World(num_latents=2, input_dim=3, num_samples=4, **often).sparsity == 1
 
 
 def test_atoms_are_pushed_apart_by_the_published_steps():
@@ -215,6 +173,4 @@ def test_atoms_are_pushed_apart_by_the_published_steps():
     expected = moved / jnp.linalg.norm(moved, axis=1, keepdims=True)
     np.testing.assert_allclose(push_apart(atoms, 20), expected, atol=2e-6)
     assert np.abs(np.asarray(expected) - atoms).max() > 3e-3
-    np.testing.assert_array_equal(
-        push_apart(atoms, 0), atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
-    )
+    np.testing.assert_allclose(push_apart(atoms, 0), atoms, atol=1e-6)

@@ -43,11 +43,8 @@ def world():
 def begin(learner, signals, dictionary, bias=None):
     bias = jnp.zeros(len(dictionary)) if bias is None else bias
     base, num_latents = Model(jnp.asarray(dictionary, jnp.float32), bias), dictionary.shape[1]
-    start = eqx.filter_jit(
-        lambda signals, base: learner.init(
-            Split(signals), num_latents=num_latents, key=None, base=base
-        )
-    )
+    options = {"num_latents": num_latents, "key": None}
+    start = eqx.filter_jit(lambda signals, base: learner.init(Split(signals), base=base, **options))
     return start(signals, base)
 
 
@@ -111,25 +108,17 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     given = np.asarray(signals - bias)[order]
     atoms = atom_rows(state.dictionary, 4)
     by_slot = pursue(jnp.asarray(given), atoms, threshold, 0.05 * threshold, num_slots=4)
-    found = np.zeros((500, WIDTH))
-    np.add.at(
-        found,
-        (np.arange(500)[:, None], np.minimum(np.asarray(by_slot.places), WIDTH - 1)),
-        np.asarray(by_slot.codes),
-    )
+    found, places = np.zeros((500, WIDTH)), np.minimum(np.asarray(by_slot.places), WIDTH - 1)
+    np.add.at(found, (np.arange(500)[:, None], places), np.asarray(by_slot.codes))
     energy = found.T @ found
     rho = 0.2 * np.diag(energy).mean()
     # The ridge holds each atom where it was.
-    solved = np.linalg.solve(
-        energy + rho * np.eye(WIDTH), found.T @ given + rho * np.asarray(state.dictionary).T
-    ).T
+    old = np.asarray(state.dictionary)
+    solved = np.linalg.solve(energy + rho * np.eye(WIDTH), found.T @ given + rho * old.T).T
     np.testing.assert_allclose(new.dictionary, solved / np.linalg.norm(solved, axis=0), atol=1e-4)
-    assert float(new.noise) == pytest.approx(
-        np.sqrt(np.mean((given - found @ np.asarray(state.dictionary).T) ** 2)), rel=1e-4
-    )
-    assert float(new.amplitude) == pytest.approx(
-        np.sqrt((found**2).sum() / (found > 0).sum()), rel=1e-4
-    )
+    noise = np.sqrt(np.mean((given - found @ old.T) ** 2))
+    amplitude = np.sqrt((found**2).sum() / (found > 0).sum())
+    np.testing.assert_allclose([new.noise, new.amplitude], [noise, amplitude], rtol=1e-4)
     np.testing.assert_array_equal(learner.model(new).bias, bias)
     assert int(new.round) == 2
 
@@ -164,10 +153,8 @@ def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed
             frame[:, first + 2 : first + 5] - frame[:, first + 1 : first + 2]
         )
     start /= np.linalg.norm(start, axis=0)
-    assert (
-        cosines(fitted(LEARNER, jnp.asarray(codes @ frame.T, jnp.float32), start), frame).min()
-        > 0.97
-    )
+    signals = jnp.asarray(codes @ frame.T, jnp.float32)
+    assert cosines(fitted(LEARNER, signals, start), frame).min() > 0.97
 
 
 @pytest.mark.optimised
@@ -178,12 +165,10 @@ def test_families_are_found_in_what_coherent_steps_leave(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
     learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=True)
-    found = run(
-        learner, signals, learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
-    ).dictionary
-    assert (
-        cosines(fitted(LEARNER, signals, found), frame).mean() > cosines(found, frame).mean() + 0.04
-    )
+    state = learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
+    found = run(learner, signals, state).dictionary
+    ordered = fitted(LEARNER, signals, found)
+    assert cosines(ordered, frame).mean() > cosines(found, frame).mean() + 0.04
 
 
 @pytest.mark.parametrize(
@@ -287,9 +272,8 @@ def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
     state = begin(Families(base=BASE), signals, atoms.T, bias)
     assert float(state.noise) == pytest.approx(0.02, rel=0.2)
     some = codes[:1_024]
-    assert float(state.amplitude) == pytest.approx(
-        np.sqrt((some**2).sum() / (some > 0).sum()), rel=0.1
-    )
+    amplitude = np.sqrt((some**2).sum() / (some > 0).sum())
+    assert float(state.amplitude) == pytest.approx(amplitude, rel=0.1)
 
 
 def test_families_need_a_base_and_room_for_the_counts():
@@ -297,8 +281,5 @@ def test_families_need_a_base_and_room_for_the_counts():
         Families()
     task = Task(*[Split(jnp.ones((4, 2)))] * 3, width=16_384)
     assert Families(base=BASE).needs(task) is None
-    assert (
-        Families(base=BASE)
-        .needs(dataclasses.replace(task, width=16_385))
-        .startswith("a width of at most 16,384 latents")
-    )
+    wide = dataclasses.replace(task, width=16_385)
+    assert Families(base=BASE).needs(wide).startswith("a width of at most 16,384")

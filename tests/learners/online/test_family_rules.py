@@ -158,20 +158,10 @@ def test_of_two_children_one_is_split_from_the_parent_that_is_the_other(case):
         np.testing.assert_allclose(found, unit(wanted), atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "not merged",
-        "large codes",
-        "on together",
-        "not alike",
-        "not included",
-        "rare",
-        "off",
-        "two rays",
-        "two pairs",
-    ],
-)
+REASONS = "not merged, large codes, on together, not alike, not included, rare, off, two rays"
+
+
+@pytest.mark.parametrize("case", [*REASONS.split(", "), "two pairs"])
 def test_a_parent_is_split_for_good_reasons_alone(case):
     atoms, codes = merged_family()
     number = None
@@ -181,12 +171,8 @@ def test_a_parent_is_split_for_good_reasons_alone(case):
         # .92 of the code without children.
         codes[codes[:, 0] < 1, 0] = 1.3
     elif case == "on together":
-        codes = np.concatenate(
-            [
-                samples([2 * HALF, 0, 0, 0, 0], times=300),
-                samples(*([HALF, *row, 0] for row in 1 - np.eye(3))),
-            ]
-        )
+        alone = samples([2 * HALF, 0, 0, 0, 0], times=300)
+        codes = np.concatenate([alone, samples(*([HALF, *row, 0] for row in 1 - np.eye(3)))])
     elif case == "not alike":
         # A mean cosine of .09.
         atoms[:, 1:4] = unit(NARROW[:, 2:5] + (0.09 / 0.91) ** 0.5 * NARROW[:, 6:7])
@@ -198,9 +184,8 @@ def test_a_parent_is_split_for_good_reasons_alone(case):
     elif case == "off":
         # Off in 18 % of them, and of one size where it is on.
         codes[codes[:, 0] > 0, 0] = 1
-        codes = np.concatenate(
-            [codes, samples(*([0, *row, 0] for row in 1.5**0.5 * np.eye(3)), times=22)]
-        )
+        others = samples(*([0, *row, 0] for row in 1.5**0.5 * np.eye(3)), times=22)
+        codes = np.concatenate([codes, others])
         number = 1e6
     elif case == "two rays":
         # Never alone, the parent has none itself.
@@ -265,20 +250,10 @@ def lone_children(frame, extra):
     return atoms, samples(*np.eye(4, atoms.shape[1]))
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        "unused",
-        "idle",
-        "there",
-        "there and on",
-        "busy",
-        "idle child",
-        "pair",
-        "on together",
-        "coherent by chance",
-    ],
-)
+PLACES = "unused, idle, there, there and on, busy, idle child, pair, on together"
+
+
+@pytest.mark.parametrize("case", [*PLACES.split(", "), "coherent by chance"])
 def test_a_parent_without_an_atom_gets_one(case):
     """One without a use or of little, if none is the parent already; but two atoms are no family,
     nor are those on together.
@@ -321,9 +296,8 @@ def test_atoms_that_are_alike_to_one_of_them_are_a_family_if_their_mean_loading_
     .56 or .73.
     """
     around = cosine * WIDE[:, :1] + (1 - cosine**2) ** 0.5 * WIDE[:, 1:5]
-    assert (
-        rearranged(np.concatenate([WIDE[:, :1], around], axis=1), samples(*np.eye(5)))[1] == moves
-    )
+    atoms = np.concatenate([WIDE[:, :1], around], axis=1)
+    assert rearranged(atoms, samples(*np.eye(5)))[1] == moves
 
 
 @pytest.mark.parametrize(
@@ -346,9 +320,8 @@ def test_an_atom_that_is_the_parent_of_two_families_becomes_that_of_the_first():
     cosines = np.kron(0.0655 * np.eye(2) + 0.2995, np.ones((6, 6)))
     np.fill_diagonal(cosines, 1)
     atoms = WIDE[:, :12] @ np.linalg.cholesky(cosines).T
-    _, moved = rearranged(
-        np.column_stack([atoms, unit(atoms.sum(axis=1))]), samples(*np.eye(12, 13))
-    )
+    atoms = np.column_stack([atoms, unit(atoms.sum(axis=1))])
+    _, moved = rearranged(atoms, samples(*np.eye(12, 13)))
     assert moved == [0, 1, 2, 3, 4, 5, 12]
 
 
@@ -359,13 +332,8 @@ def test_a_member_of_one_family_is_no_parent_of_another():
     q, p, *rest = WIDE[:, :9].T
     others = unit(np.stack([q + each for each in rest[:4]], axis=1))
     factor = unit(others.sum(axis=1))
-    family = np.stack(
-        [
-            0.91 * factor + (1 - 0.91**2) ** 0.5 * p,
-            *(0.9 * p + 0.19**0.5 * each for each in rest[4:]),
-        ],
-        axis=1,
-    )
+    first = 0.91 * factor + (1 - 0.91**2) ** 0.5 * p
+    family = np.stack([first, *(0.9 * p + 0.19**0.5 * each for each in rest[4:])], axis=1)
     beside = np.eye(4, 8) + np.eye(1, 8, 4)
     _, moved = rearranged(
         np.column_stack([others, family, WIDE[:, 9]]),
@@ -394,9 +362,8 @@ def turned(share):
     """
     p, c = NARROW[:, 0], NARROW[:, 1]
     on = round(100 * share)
-    codes = np.concatenate(
-        [samples([2 * HALF, 0], times=on), samples([HALF, HALF], times=100 - on)]
-    )
+    both = samples([HALF, HALF], times=100 - on)
+    codes = np.concatenate([samples([2 * HALF, 0], times=on), both])
     return HALF * np.stack([p + c, p - c], axis=1), codes
 
 
@@ -404,16 +371,14 @@ def turned(share):
 def test_a_turned_pair_becomes_the_parent_and_its_child(share):
     atoms, codes = turned(share)
     # With large codes, and an atom without a use; but it is no parent to split from a lone child.
-    found, moved = rearranged(
-        np.column_stack([atoms, NARROW[:, 2]]), 2 * np.pad(codes, ((0, 0), (0, 1)))
-    )
+    more = np.column_stack([atoms, NARROW[:, 2]])
+    found, moved = rearranged(more, 2 * np.pad(codes, ((0, 0), (0, 1))))
     np.testing.assert_allclose(found, NARROW[:, [1, 0, 2]], atol=1e-5)
     assert moved == [0, 1]
     # Not in the round in which one of them has moved.
     for taken in (0, 1):
-        found, _ = turn(
-            jnp.asarray(filled(atoms), jnp.float32), jnp.arange(WIDTH) == taken, counted(codes)
-        )
+        given = jnp.asarray(filled(atoms), jnp.float32)
+        found, _ = turn(given, jnp.arange(WIDTH) == taken, counted(codes))
         np.testing.assert_allclose(found, filled(atoms), atol=1e-6)
 
 
@@ -422,15 +387,10 @@ def test_a_pair_is_turned_only_if_its_rays_differ_and_that_of_the_new_base_is_sh
     """The ray of v is some .85 long, that of u .85, 1.04 or, with smaller codes, .8; the last is
     too close to that of v.
     """
-    atoms = np.stack(
-        [NARROW[:, 0], cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]], axis=1
-    )
+    other = cosine * NARROW[:, 0] + (1 - cosine**2) ** 0.5 * NARROW[:, 1]
+    atoms = jnp.asarray(filled(np.stack([NARROW[:, 0], other], axis=1)), jnp.float32)
     both = 0.4 if cosine > 0.9 else 0.6
-    _, moved = turn(
-        jnp.asarray(filled(atoms), jnp.float32),
-        jnp.zeros(WIDTH, bool),
-        counted(samples([1, 0], [both, both])),
-    )
+    _, moved = turn(atoms, jnp.zeros(WIDTH, bool), counted(samples([1, 0], [both, both])))
     assert np.flatnonzero(moved).tolist() == [0, 1] * turns
 
 
@@ -438,12 +398,8 @@ def test_a_parent_and_its_child_are_not_turned():
     """Where the child is on in most of the samples too: the signals of both atoms are longer
     there.
     """
-    assert (
-        rearranged(
-            NARROW[:, :2], np.concatenate([samples([1, 0], times=10), samples([1, 1], times=90)])
-        )[1]
-        == []
-    )
+    codes = np.concatenate([samples([1, 0], times=10), samples([1, 1], times=90)])
+    assert rearranged(NARROW[:, :2], codes)[1] == []
 
 
 def test_of_many_pairs_the_best_are_turned():
@@ -455,20 +411,13 @@ def test_of_many_pairs_the_best_are_turned():
     atoms = WIDE[:, :9]
     together, products = np.zeros((9, 9)), np.zeros((9, 9))
     # Both atoms of a pair are small where they are on together.
-    together[:3, :3], products[:3, :3] = (
-        [[100, 90, 90], [90, 90, 90], [90, 90, 95]],
-        [[100, 40, 40], [40, 40, 40], [40, 40, 95]],
-    )
-    for place, first, second, both, product in (
-        (3, 100, 100, 90, 40),
-        (5, 95, 100, 90, 40),
-        (7, 75, 100, 45, 20),
-    ):
+    together[:3, :3] = [[100, 90, 90], [90, 90, 90], [90, 90, 95]]
+    products[:3, :3] = [[100, 40, 40], [40, 40, 40], [40, 40, 95]]
+    pairs = ((3, 100, 100, 90, 40), (5, 95, 100, 90, 40), (7, 75, 100, 45, 20))
+    for place, first, second, both, product in pairs:
         pair = slice(place, place + 2)
-        together[pair, pair], products[pair, pair] = (
-            [[first, both], [both, second]],
-            [[first, product], [product, second]],
-        )
+        together[pair, pair] = [[first, both], [both, second]]
+        products[pair, pair] = [[first, product], [product, second]]
     counts = of_tables(together)._replace(products=of_tables(products).products)
     found, moved, left, _ = _rearrange(jnp.asarray(filled(atoms), jnp.float32), counts)
     wanted = filled(atoms)
@@ -478,9 +427,8 @@ def test_of_many_pairs_the_best_are_turned():
         wanted[:, v] = unit(atoms[:, v] - wanted[:, u] * (wanted[:, u] @ atoms[:, v]))
     np.testing.assert_allclose(found, wanted, atol=1e-5)
     assert np.flatnonzero(moved).tolist() == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_array_equal(
-        left.together, np.asarray(counts.together) * ~moved * ~moved[:, None]
-    )
+    kept = np.asarray(counts.together) * ~moved * ~moved[:, None]
+    np.testing.assert_array_equal(left.together, kept)
 
 
 @pytest.mark.parametrize("case", ["child", "on together", "siblings", "as long", "quiet"])
@@ -556,16 +504,14 @@ def test_a_child_is_decorrelated_from_what_includes_it():
     atoms, together = NARROW[:, :WIDTH].copy(), np.zeros((WIDTH, WIDTH))
     for i, (both, first, second, cosine) in enumerate(pairs):
         together[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[first, both], [both, second]]
-        atoms[:, 2 * i + 1] = (
-            cosine * atoms[:, 2 * i] + (1 - cosine**2) ** 0.5 * atoms[:, 2 * i + 1]
-        )
+        atoms[:, 2 * i + 1] *= (1 - cosine**2) ** 0.5
+        atoms[:, 2 * i + 1] += cosine * atoms[:, 2 * i]
     wanted = atoms.copy()
     for i, ((*_, cosine), moves) in enumerate(pairs.items()):
         if moves:
             wanted[:, 2 * i + 1] = unit(atoms[:, 2 * i + 1] - 0.5 * cosine * atoms[:, 2 * i])
-    np.testing.assert_allclose(
-        decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together)), wanted, atol=1e-6
-    )
+    found = decorrelate(jnp.asarray(atoms, jnp.float32), of_tables(together))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
 def test_what_many_that_include_an_atom_share_is_taken_out_once():
@@ -595,15 +541,9 @@ def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
 def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():
     table = [[300, 200, 100], [200, 200, 100], [100, 100, 100]]
     for uses, parent in ((101, WIDTH), (103, 0)):
-        assert family_rules.parents(of_tables([[uses, 100], [100, 100]]))[:2].tolist() == [
-            WIDTH,
-            parent,
-        ]
+        found = family_rules.parents(of_tables([[uses, 100], [100, 100]]))
+        assert found[:2].tolist() == [WIDTH, parent]
     assert family_rules.parents(of_tables(table))[:3].tolist() == [WIDTH, 0, 1]
-
-
-def test_a_place_goes_to_the_first_that_claims_it():
-    assert family_rules._first_claims(jnp.array([4, 2, 4, 6, 2, 0])).tolist() == [4, 2, 6, 6, 6, 0]
 
 
 def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
@@ -615,18 +555,8 @@ def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
     assert float(family_rules.usual_energy(jnp.zeros(3))) == 0
 
 
-def test_loadings_are_those_of_one_common_factor():
-    loading = np.linspace(0.4, 0.9, 6)
-    products = np.outer(loading, loading)
-    np.fill_diagonal(products, 1)
-    exists = np.array([True, True, False, True, True, False])
-    found = family_rules._loadings(jnp.asarray(products, jnp.float32), jnp.asarray(exists))
-    np.testing.assert_allclose(np.asarray(found)[exists], loading[exists], rtol=1e-5)
-
-
 def test_the_page_of_mathematics_has_the_thresholds():
     page = Path(family_rules.__file__).with_name("README.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
-    assert len(table) == 13 and all(
-        getattr(family_rules, name.upper()) == float(value) for name, value in table.items()
-    )
+    assert len(table) == 13
+    assert all(getattr(family_rules, name.upper()) == float(value) for name, value in table.items())

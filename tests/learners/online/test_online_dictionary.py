@@ -147,16 +147,6 @@ def test_a_round_goes_on_minibatch_by_minibatch(small, begun):
     assert int(whole.round) == 6
 
 
-@pytest.mark.parametrize(
-    ("progress", "expected"),
-    [(0, 0.5), (0.425, 0.5 * 0.2**0.5), (0.85, 0.1), (0.925, 0.1 * 0.2**0.5), (1, 0.02)],
-)
-def test_rates_fall_geometrically_in_two_stretches(progress, expected):
-    assert float(online_dictionary._anneal(0.5, 0.1, 0.02, progress, 0.85)) == pytest.approx(
-        expected
-    )
-
-
 def test_wasted_atoms_restart_and_coherent_ones_are_decorrelated_in_every_third_round_of_their_time():
     """Between .4 and .9 of the fit, and between .3 and .97; a round ends at (round + 1) / 100."""
     learner, rounds = OnlineDictionary(num_steps=100), np.arange(100)

@@ -4,6 +4,7 @@ were collected.
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sae_gap.learners.online import renewal
 
@@ -17,7 +18,7 @@ def seeds(most):
     return renewal.collect(renewal.collect(empty, RESIDUALS[:3]), RESIDUALS[3:])
 
 
-def renew(names, energy, most=1, weak=0.25):
+def renew(names, energy, most, weak):
     atoms = jnp.asarray(AXES[:, names])
     new, fresh = renewal.restart_wasted_atoms(
         atoms, jnp.asarray(energy), USES, seeds(most), weak=weak
@@ -33,31 +34,21 @@ def test_the_largest_residuals_are_collected_in_order():
     np.testing.assert_allclose(seeds(6).squares, [9, 6.25, 4, 1, -1, -1])
 
 
-def test_the_weaker_copy_restarts():
-    new = renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 1.0])
-    np.testing.assert_allclose(new, AXES[:, [0, 4, 1, 2]])
-
-
-def test_without_copies_the_idle_restart():
-    np.testing.assert_allclose(renew([0, 1, 2, 3], [5.0, 4.0, 6.0, 0.0]), AXES[:, [0, 1, 2, 4]])
-
-
-def test_where_no_code_counts_as_weak_only_the_never_used_restart():
-    # Their mean squares: .05, .4, .6 and none, of .35 for all uses.
-    energy = [0.5, 4.0, 6.0, 0.0]
-    np.testing.assert_allclose(renew([0, 1, 2, 3], energy, most=4, weak=0.0), AXES[:, [0, 1, 2, 4]])
-    np.testing.assert_allclose(
-        renew([0, 1, 2, 3], energy, most=4, weak=0.13), AXES[:, [0, 1, 2, 4]]
-    )
-    np.testing.assert_allclose(
-        renew([0, 1, 2, 3], energy, most=4, weak=0.15), AXES[:, [6, 1, 2, 4]]
-    )
-
-
-def test_copies_come_first_and_seeds_that_are_alike_count_once():
-    np.testing.assert_allclose(
-        renew([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], most=4), AXES[:, [0, 4, 1, 6]]
-    )
+@pytest.mark.parametrize(
+    ("names", "energy", "most", "weak", "wanted"),
+    [
+        # The weaker of two copies; without copies the idle; copies first, by seeds that differ.
+        ([0, 0, 1, 2], [5.0, 4.0, 6.0, 1.0], 1, 0.25, [0, 4, 1, 2]),
+        ([0, 1, 2, 3], [5.0, 4.0, 6.0, 0.0], 1, 0.25, [0, 1, 2, 4]),
+        ([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], 4, 0.25, [0, 4, 1, 6]),
+        # Mean squares of .05, .4, .6 and none, of .35 for all uses: weak are those below a share.
+        ([0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0], 4, 0.0, [0, 1, 2, 4]),
+        ([0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0], 4, 0.13, [0, 1, 2, 4]),
+        ([0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0], 4, 0.15, [6, 1, 2, 4]),
+    ],
+)
+def test_copies_and_weak_atoms_restart(names, energy, most, weak, wanted):
+    np.testing.assert_allclose(renew(names, energy, most, weak), AXES[:, wanted])
 
 
 def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
