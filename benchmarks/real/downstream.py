@@ -193,7 +193,8 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
         line = dict(line)
         for part in PARTS:
             low, high = line[f"{part}_low"], line[f"{part}_high"]
-            line[f"{part}_part"] = f"{line[f'{part}_part']:.3f} ({low:.3f} to {high:.3f})"
+            interval = f" ({low:.3f} to {high:.3f})" if np.isfinite(low) else ""
+            line[f"{part}_part"] = f"{line[f'{part}_part']:.3f}{interval}"
         # Of the best dictionary it is zero by definition.
         if line["best"] == line["dictionary"]:
             line["dictionary_part"] = None
@@ -201,7 +202,7 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
         splits.append(line | {"loss": loss})
     scored = [row for row in rows if row["kind"] == "score"]
     scored.sort(key=lambda row: (row["level"], row["kl"]))
-    dead = ", ".join(row["dictionary"] for row in scored if row["dead"] and row["codes"] == "own")
+    dead = ", ".join(row["dictionary"] for row in scored if row["dead"])
     losses = f"The loss of each SAE, 95 % intervals {over_documents(clean)}"
     losses += f"; left out, since their encoders are dead: {dead}" if dead else ""
     references = f"zeros {clean['ce_zero']:.3f}, the mean {clean['ce_mean']:.3f}"

@@ -34,7 +34,7 @@ RANKING = (
     "dictionary at_l0 percent_explained own_l0 encoder_loses in_values in_support over_online_dl"
 )
 CURVE = "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu refit_fvu_ratio certificate"
-# As summary.csv has them, less what says that they are of the objective.
+# Headings of the page, and the columns of summary.csv.
 OBJECTIVE = {"by_scale": "scale_share", "by_values": "values_share", "by_support": "support_share"}
 GAP = f"dictionary lam l0 optimum_l0 relative_gap {' '.join(OBJECTIVE)}"
 SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"

@@ -14,6 +14,7 @@ was stopped goes on with the same command.
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -260,9 +261,10 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
     # Of the loss of the very documents that are drawn.
     share = compare(refitted, own, own)
     percent, low, high = (f"{100 * value:.0f}" for value in (share.more, share.low, share.high))
+    interval = f"{low} to {high}, " if math.isfinite(share.low) else ""
     lost = f"Of the {best['total']:.3f} nats of KL that {best['dictionary']} loses at L0"
     values, support = (100 * best[f"{part}_part"] / best["total"] for part in PARTS[:2])
-    parts = f"{percent} % ({low} to {high}, {over_documents(clean)}) are its encoder's"
+    parts = f"{percent} % ({interval}{over_documents(clean)}) are its encoder's"
     parts += f" ({values:.0f} % in values and {support:.0f} % in support)"
     if best["best"] != best["dictionary"]:
         dictionary = 100 * best["dictionary_part"] / best["total"]

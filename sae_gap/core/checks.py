@@ -226,7 +226,7 @@ def check_unmasked(name: str, values: Any) -> None:
         )
 
 
-def on_host(values: Any) -> Any:
+def detached(values: Any) -> Any:
     """What NumPy can read: a tensor of PyTorch without its gradient and in float32 if it is
     bfloat16, and anything else as it is.
     """
@@ -250,7 +250,7 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
     """
     check_unmasked(name, values)
     try:
-        array = np.asarray(on_host(values))
+        array = np.asarray(detached(values))
     except (ValueError, TypeError):
         raise ValueError(
             f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array."

@@ -45,22 +45,18 @@ class MatchingPursuit(AmortisedEncoder):
         return None
 
     def __call__(self, model, signals):
-        return pursue(model, signals, self.k)
+        """The codes of a matching pursuit on unit atoms, in units of the model's own."""
+        atoms, norms = unit_atoms(model.decoder)
+        support, values = matching_pursuit(signals - model.bias, atoms.T, self.k)
+        rows = jnp.arange(len(signals))
+        codes = jnp.zeros((len(signals), len(norms)), signals.dtype)
+        return codes.at[rows, support].set(values, unique_indices=True) / norms
 
     def loss(self, model, signals, penalty):
         """The squared error alone, by a derivative that holds the chosen atoms fixed."""
         atoms, _ = unit_atoms(model.decoder)
         reconstruction = signals - _residual(signals - model.bias, atoms.T, self.k)
         return jnp.mean((reconstruction - signals) ** 2, axis=1), None
-
-
-def pursue(model, signals, k):
-    """The codes of a matching pursuit on unit atoms, in units of the model's own."""
-    atoms, norms = unit_atoms(model.decoder)
-    support, values = matching_pursuit(signals - model.bias, atoms.T, k)
-    rows = jnp.arange(len(signals))
-    codes = jnp.zeros((len(signals), len(norms)), signals.dtype)
-    return codes.at[rows, support].set(values, unique_indices=True) / norms
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -85,7 +85,7 @@ class ScreenedPursuit(Encoder):
         check_number("l0", l0, above=0, most=self.k)
         gains = _gains(dataclasses.replace(self, threshold=0.0), model, signals)
         ordered = jnp.sort(gains.ravel())[::-1]
-        least = ordered[min(round(l0 * len(signals)), len(ordered)) - 1]
+        least = ordered[min(max(1, round(l0 * len(signals))), len(ordered)) - 1]
         return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
 
     def flops(self, input_dim, num_latents):

@@ -110,22 +110,3 @@ def interval(
     half = scipy.special.stdtrit(np.maximum(count - 1, 1), 0.975) * spread
     half = np.where(share.max(axis=-1) < 1, half, np.inf)
     return mean - half, mean + half
-
-
-def coverage(documents: int, *, skewed: bool, draws: int = 10_000, seed: int = 0) -> float:
-    """How often `interval` holds the truth, of documents of very unequal lengths.
-
-    The variance and the difference of a document are its length, of a log-normal law whose
-    logarithm deviates by 1, times factors of their own: of the variance log-normal, deviating by
-    .3, and of the difference 2 + 3 t with t of Student's law of three degrees of freedom or, if
-    `skewed`, log-normal, deviating by 1.
-    """
-    rng = np.random.default_rng(seed)
-    lengths = rng.lognormal(0, 1, (draws, documents))
-    variance = lengths * rng.lognormal(0, 0.3, lengths.shape)
-    factors = (
-        rng.lognormal(0, 1, lengths.shape) if skewed else 2 + 3 * rng.standard_t(3, lengths.shape)
-    )
-    truth = (np.exp(0.5) if skewed else 2) / np.exp(0.3**2 / 2)
-    low, high = interval(lengths * factors, variance)
-    return float(np.mean((low <= truth) & (truth <= high)))

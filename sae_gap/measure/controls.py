@@ -1,6 +1,4 @@
-"""Dictionaries that any SAE should beat, of the same width: what is cheap to have from the
-activations alone.
-"""
+"""Dictionaries of the same width that an SAE is held against, made of the activations alone."""
 
 import dataclasses
 from collections.abc import Callable
@@ -69,7 +67,7 @@ def control(
     """A control dictionary. Its bias is the mean of the training activations.
 
     "random" draws unit atoms at random, "samples" takes training activations less their mean for
-    atoms, and "online_dl" is what `learn` gives.
+    atoms, and "online_dl" is what `learn` gives of rows that memory holds.
 
     Args:
       name: one of `CONTROLS`.

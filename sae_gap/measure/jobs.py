@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from sae_gap.core.identity import describe
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import (
@@ -24,6 +25,7 @@ from sae_gap.measure.controls import CONTROLS, control_sae
 from sae_gap.measure.curve import measure_curve
 from sae_gap.measure.plan import DENSEST, STUDY, Plan
 from sae_gap.measure.rows import pool_size
+from sae_gap.measure.training import default_learner
 from sae_gap.metrics.explained import squares
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -101,6 +103,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
                 "control": name,
                 "first": told[first.name],
                 "common": common,
+                "learner": describe(default_learner(first.num_latents, common, first.input_dim)),
             }
             rows += once(settings, _control, plan, name, common)
             line.update(1)

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from absl import logging
@@ -419,7 +418,7 @@ class LearnedDictionary:
                 "folder that save wrote."
             ) from None
         if activations is not None:
-            rows = screened(opened(activations, documents), outliers)
+            rows = screened(opened(activations, documents).copied(), outliers)
             learned._parts = rows.split()
             if learned.train.fingerprint() != learned._fingerprint:
                 raise ValueError(
@@ -435,6 +434,7 @@ class LearnedDictionary:
         self._fingerprint = self._fingerprint or self.train.fingerprint()
         note = {
             "shape": self.atoms.shape,
+            "dtype": str(self.model.decoder.dtype),
             "l0": self.l0,
             "seconds": self.seconds,
             "weights": list(self._weights.items()),
@@ -502,7 +502,9 @@ class LearnedDictionary:
 def _read(content: bytes) -> LearnedDictionary:
     """The dictionary that `save` wrote, without activations."""
     note = trees.read_note(content)
-    model = trees.load(content, Model(jnp.zeros(note["shape"]), jnp.zeros(note["shape"][:1])))
+    shapes = tuple(note["shape"]), tuple(note["shape"][:1])
+    like: Any = [jax.ShapeDtypeStruct(shape, note["dtype"]) for shape in shapes]
+    model = trees.load(content, Model(*like))
     learned = LearnedDictionary(model, note["l0"], None, None, note["seconds"])
     learned._weights, learned._fingerprint = dict(note["weights"]), note["rows"]
     return learned

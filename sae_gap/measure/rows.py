@@ -10,7 +10,7 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_choice, check_unmasked, on_host
+from sae_gap.core.checks import check_choice, check_unmasked, detached
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.storage.tensor_files import brief
@@ -33,9 +33,9 @@ def opened(
         source: Any = (
             activations
             if isinstance(activations, str | os.PathLike)
-            else np.asarray(on_host(activations))
+            else np.asarray(detached(activations))
         )
-        named = None if documents is None else np.asarray(on_host(documents))
+        named = None if documents is None else np.asarray(detached(documents))
     except (TypeError, ValueError) as error:
         reason = brief(error).partition(". ")[0]
         mend = "join documents of unequal lengths and name the document of each row by documents"

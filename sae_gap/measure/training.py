@@ -86,12 +86,16 @@ def spread(rows: Activations, rounds: int, share: int) -> Any:
     return source
 
 
+def default_learner(width: int, l0: float, input_dim: int) -> OnlineDictionary:
+    """How `learn` learns activations unless it is told otherwise."""
+    return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
+
+
 def learn_atoms(
     signals: Float[np.ndarray, "n input_dim"], width: int, l0: float, seed: int | PRNGKeyArray
 ) -> Fitted:
-    """What `learn` learns of activations, unless it is told otherwise."""
-    learner = OnlineDictionary.for_activations(width, l0, signals.shape[1], visits=VISITS)
-    return fit_signals(learner, signals, width, seed)
+    """The dictionary that `default_learner` learns."""
+    return fit_signals(default_learner(width, l0, signals.shape[1]), signals, width, seed)
 
 
 def visited(width: int) -> int:

@@ -139,7 +139,7 @@ class Verdict:
         if self.encoder is None or self.l0 is None or self.dead:
             fires = f"it fires {self.own_l0:.2g} latents a row"
             if self.own_l0:
-                fires += f", and {self.fired:,} of its {self.atoms[0]:,} at all"
+                fires += f", and {self.fired:,} of its {self.atoms[0]:,} latents ever fire"
             return f"dead, and not judged: {fires}; look at how it was loaded"
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
@@ -192,14 +192,10 @@ class Verdict:
                 f"not judged, since {why}. Its best codes at L0 {reached:.1f}{missed} explain "
                 f"{shown} of the variance"
             )
-        kind, at = (
-            ("neither better nor worse beyond doubt than", "better than", "worse than")[
-                self.learned.sign
-            ],
-            "the same L0",
-        )
+        kinds = "neither better nor worse beyond doubt than", "better than", "worse than"
+        kind, at = kinds[self.learned.sign], f"the same L0 {reached:.1f}{missed}"
         if not _alike(*self.reached_l0):
-            at = f"another L0, {self.reached_l0[1]:.1f} to its"
+            at = f"L0 {reached:.1f}{missed}, the learned one at {self.reached_l0[1]:.1f}"
             # More latents explain more by themselves.
             if self.learned.sign == np.sign(reached - self.reached_l0[1]):
                 kind = "not judged against"
@@ -214,8 +210,8 @@ class Verdict:
             if self.atoms[0] == self.atoms[1]
             else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
         )
-        values = f"{shown} for {_share(self.learned.other)}, {self.learned}"
-        return f"{kind} one ({rival}) {effort}; at {at} {reached:.1f}{missed}: {values}"
+        values = f"its best codes explain {shown}, the learned one's {_share(self.learned.other)}"
+        return f"{kind} one ({rival}) {effort}; at {at}: {values}, {self.learned}"
 
 
 def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:

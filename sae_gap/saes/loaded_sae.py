@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
 from sae_gap.core import matching
-from sae_gap.core.checks import as_real, check_choice, check_integer, check_vanishing, on_host
+from sae_gap.core.checks import as_real, check_choice, check_integer, check_vanishing, detached
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
@@ -342,7 +342,7 @@ class SAE(eqx.Module):
 
     def _flat(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         # Masked entries must show.
-        array = np.asanyarray(on_host(activations))
+        array = np.asanyarray(detached(activations))
         if self.heads and array.ndim == 3:
             array = array.reshape(len(array), -1)
         array = matching.as_matrix("activations", array)

@@ -21,9 +21,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core import matching
-from sae_gap.core.checks import check_type
+from sae_gap.core.checks import check_type, detached
 from sae_gap.data.activations.outliers import find_outliers, norms
+from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK, keep_largest
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest, Rescaled
@@ -128,7 +130,7 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     """
     check_type("sae", sae, SAE, "give what sae_gap.load_sae returns")
     # Masked entries must show.
-    given = np.asanyarray(activations)
+    given = np.asanyarray(detached(activations))
     if given.ndim == 3:
         given = given.reshape(len(given), -1) if sae.heads else given.reshape(-1, given.shape[2])
     samples = matching.as_matrix("activations", given).astype(np.float64)
@@ -437,7 +439,7 @@ def _rescaled(sae: SAE, samples) -> Iterator[_Reading]:
                 "the scale of the encoder's bias is wrong; mend it in the file",
                 _affines_replaced(sae, functools.partial(scaled, weight=1.0, bias=factor)),
             )
-        if factor < 1 and inner.encoder is not None and hasattr(encoder, "raised"):
+        if factor < 1 and isinstance(encoder, JumpReLU | BatchTopK):
             lower = eqx.tree_at(
                 lambda sae: sae.model.encoder.model, sae, encoder.raised(inner, math.log(factor))
             )

@@ -30,7 +30,7 @@ class Outliers(NamedTuple):
 
     Attributes:
       rows: their numbers, ascending.
-      ratios: the norm of each over the median norm of all rows.
+      ratios: the norm of each over the median norm of the rows that are not zero.
       num_rows: of the activations.
       num_first: how many outliers are the first row of their document; None where the documents are
         not known.
