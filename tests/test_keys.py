@@ -45,7 +45,8 @@ class Asked(Store):
         kind = "control" if "control" in settings else settings.get("kind", "row")
         self.keys.setdefault(kind, []).append(key)
         number = 1 + int(key[:6], 16) / 2**24
-        return [{"kind": "clean", "lam": number, "common_l0": number, "level": 0}]
+        row = {"kind": "clean", "lam": number, "common_l0": number, "level": 0, "dead": False}
+        return [row]
 
 
 class StoppedError(Exception):

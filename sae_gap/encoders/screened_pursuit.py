@@ -72,7 +72,7 @@ class ScreenedPursuit(Encoder):
             check_integer("candidates", self.candidates, least=self.k)
 
     def __call__(self, model, signals):
-        return self._code(model, signals)[0]
+        return _code(self, model, signals)[0]
 
     def at_l0(self, model, signals, l0):
         """The same encoder with the threshold at which signals have a mean L0.
@@ -83,37 +83,33 @@ class ScreenedPursuit(Encoder):
           l0: the mean L0, below k.
         """
         check_number("l0", l0, above=0, most=self.k)
-        gains = _gains(dataclasses.replace(self, threshold=0.0), model, signals)
+        gains = _code(dataclasses.replace(self, threshold=0.0), model, signals)[1]
         ordered = jnp.sort(gains.ravel())[::-1]
         least = ordered[min(max(1, round(l0 * len(signals))), len(ordered)) - 1]
         return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
 
     def flops(self, input_dim, num_latents):
         """Floating-point operations for a sample, those on k by k matrices apart."""
-        m, sizes = self._sizes(input_dim, num_latents)
+        m, sizes = self.sizes(input_dim, num_latents)
         products = 2 * input_dim * (num_latents + m + m**2)
         return sum(products + m * size**2 for size in sizes)
 
-    def _sizes(self, input_dim, num_latents):
+    def sizes(self, input_dim, num_latents):
         """The candidates of a screen, and the atoms after each."""
         k = min(self.k, input_dim, num_latents)
         sizes = [-(-k * screen // self.screens) for screen in range(1, self.screens + 1)]
         return min(self.candidates or 2 * self.k, num_latents), sizes
 
-    def _code(self, model, signals):
-        """The codes, and what each atom of a support adds to the squared error if it goes."""
-        atoms, norms = unit_atoms(model.decoder)
-        input_dim, num_latents = atoms.shape
-        m, sizes = self._sizes(input_dim, num_latents)
-        code = functools.partial(_code_one, atoms.T, m, sizes, self.threshold)
-        size = max(1, CHUNK // (m * (input_dim + m) + num_latents))
-        codes, gains = jax.lax.map(code, signals - model.bias, batch_size=size)
-        return codes / norms, gains
-
 
 @eqx.filter_jit
-def _gains(encoder, model, signals):
-    return encoder._code(model, signals)[1]
+def _code(encoder, model, signals):
+    """The codes, and what each atom of a support adds to the squared error if it goes."""
+    atoms, norms = unit_atoms(model.decoder)
+    m, sizes = encoder.sizes(*atoms.shape)
+    code = functools.partial(_code_one, atoms.T, m, sizes, encoder.threshold)
+    size = max(1, CHUNK // (m * (len(atoms) + m) + len(norms)))
+    codes, gains = jax.lax.map(code, signals - model.bias, batch_size=size)
+    return codes / norms, gains
 
 
 def _code_one(atoms, m, sizes, threshold, signal):
@@ -130,8 +126,10 @@ def _code_one(atoms, m, sizes, threshold, signal):
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     slack = SLACK * jnp.linalg.norm(signal)
     codes, on = _nonnegative(gram, correlation, on, slack)
-    inverse = jnp.linalg.inv(_restricted(gram, on))
-    gains = jnp.where(on, codes**2 / jnp.diagonal(inverse), 0)
+    # The diagonal of the inverse of L Lᵀ is that of L⁻ᵀ L⁻¹.
+    lower = jnp.linalg.cholesky(_restricted(gram, on))
+    half = jax.scipy.linalg.solve_triangular(lower, jnp.eye(len(gram)), lower=True)
+    gains = jnp.where(on, codes**2 / jnp.sum(half**2, axis=0), 0)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 

@@ -59,6 +59,10 @@ class Coding(NamedTuple):
         """Latents that are not zero for every sample."""
         return len(np.unique(self.codes.indices))
 
+    def of(self, rows: Any) -> "Coding":
+        """The codes of some of the rows."""
+        return self._replace(codes=self.codes[rows], guess=self.guess[rows])
+
     @property
     def dead(self) -> bool:
         """Whether an encoder is off: it fires less than one latent a sample, or never fires most of

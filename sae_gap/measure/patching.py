@@ -196,7 +196,7 @@ class Patching:
                 proof["certificate"] = coding.certificate
             about = {
                 "kind": "score",
-                "dead": kind == "own" and coding.dead,
+                "dead": kind == "own" and coding.of(self.downstream.replaced).dead,
                 **sae.columns,
                 "level": self._l0(coding) if level is None else level,
             }
@@ -218,7 +218,7 @@ class Patching:
         return [row | {"dictionary": name} for row in rows]
 
     def _l0(self, coding: Coding) -> float:
-        return float(np.diff(coding.codes.indptr)[self.downstream.replaced].mean())
+        return coding.of(self.downstream.replaced).l0
 
     def _clean(self) -> Iterator[Row]:
         down = self.downstream

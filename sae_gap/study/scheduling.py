@@ -5,6 +5,7 @@ import concurrent.futures
 from collections.abc import Mapping, Sequence
 
 import jax
+from absl import logging
 from tqdm import tqdm
 
 from sae_gap.core.types import Task
@@ -55,6 +56,7 @@ def fit_together(
                 levels[depth][learner].append(job)
 
     def fit(learner: Learner, needed_by: Sequence[Job]) -> Fits:
+        logging.info("fitting for %s", "; ".join(map(str, needed_by)))
         sources = {source.seed: source for job in needed_by for source in job.sources}
         scored = [job for job in needed_by if job.learner == learner]
         steps = sorted({step for job in scored for step in job.steps})

@@ -22,7 +22,7 @@ WORK = ("-m", "sae_gap", "learning_dynamics", "--num_latents=200", "--methods=sa
     [
         # While it imports, and at work in a compiled loop.
         (signal.SIGINT, " jax.version", ("-X", "importtime")),
-        (signal.SIGTERM, "running sae_mp", ()),
+        (signal.SIGTERM, "fitting for sae_mp", ()),
     ],
 )
 def test_a_signal_ends_a_run_at_once(tmp_path, sent, awaited, before):

@@ -75,7 +75,7 @@ def test_a_dictionary_may_be_learned(name, call, budget, tmp_path):
     before = {path.name for path in (tmp_path / "models").iterdir()}
     encoders = "--methods=lista_1,fista_1,fista_100,lasso"
     code, out, err = budget(*options, f"--dictionary={name}", encoders)
-    assert (code, err) == (0, "") and name not in out
+    assert (code, err) == (0, "") and f" {name} " not in out
     after = {path.name for path in (tmp_path / "models").iterdir()} - before
     assert len(before) == len({name.partition("-")[0] for name in after}) == 1
     rows = Store(tmp_path / "encoder_budget").rows()
