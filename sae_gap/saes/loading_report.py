@@ -54,6 +54,8 @@ _MORE = 0.25
 # At an FVU below the first nothing is left to mend; above the second, an SAE knows next to nothing
 # of the activations.
 _GOOD, _POOR = 1e-3, 0.9
+# More latents on than this share of the dimensions are no sparse code.
+_DENSE = 0.5
 # L0 is within this factor of k.
 _FAR = 2.0
 # What weights, thresholds and k are multiplied by, and activations.
@@ -206,6 +208,7 @@ def _suspicions(report: LoadReport, samples, whole: _Read) -> Iterator[str]:
             if fit.centred
             else None
         ),
+        lambda: _of_density(report) if fit.centred and not fit.sound else None,
         lambda: None if sound else _best_reading(sae, few, _rescaled(sae, few), mending=True),
     )
     cause = next((said for said in (find() for find in causes) if said), None)
@@ -339,6 +342,17 @@ def _of_silent(report: LoadReport, samples, used, factor: float) -> str | None:
         f"{report.dead} of {sae.num_latents} latents never fire, although their atoms would mend "
         f"{wanted:.3g} times as much of the errors as the others: these latents are dead by a "
         "bias, a threshold or weights that were lost; load the encoder again."
+    )
+
+
+def _of_density(report: LoadReport) -> str | None:
+    """Whether codes are too dense to be those of a trained SAE, whatever else mends them."""
+    if report.l0 < _DENSE * report.sae.input_dim:
+        return None
+    return (
+        f"on average {report.l0:.4g} latents are on in {report.sae.input_dim} dimensions, which is "
+        "no sparse code: a threshold or k is missing or too low; correct it in the file or the "
+        "configuration."
     )
 
 

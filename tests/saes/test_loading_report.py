@@ -309,5 +309,4 @@ def test_damage_that_harms_is_named_by_its_cause_and_healthy_saes_are_not_accuse
     right = [case for case in named if any(case[1] in said for said in case[2])]
     assert len(harmful) > 40
     assert len(named) >= 0.85 * len(harmful), [case for case in harmful if not case[2]]
-    # A lost threshold on so few dimensions often reads as a scale.
-    assert len(right) >= 0.85 * len(named), [case for case in named if case not in right]
+    assert len(right) >= 0.9 * len(named), [case for case in named if case not in right]
