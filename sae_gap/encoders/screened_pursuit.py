@@ -9,9 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from sae_gap.core import matching
 from sae_gap.core.checks import check_integer, check_number, check_size
 from sae_gap.core.lasso_problem import product
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Encoder, as_floats, unit_atoms
 
 # Floats that the candidates of the samples coded at once take.
 CHUNK = 2**24
@@ -72,7 +73,9 @@ class ScreenedPursuit(Encoder):
             check_integer("candidates", self.candidates, least=self.k)
 
     def __call__(self, model, signals):
-        return _code(self, model, signals)[0]
+        codes = _code(self, model, signals)[0]
+        # A NaN chooses no atom, and must show.
+        return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
     def at_l0(self, model, signals, l0):
         """The same encoder with the threshold at which signals have a mean L0.
@@ -83,6 +86,7 @@ class ScreenedPursuit(Encoder):
           l0: the mean L0, below k.
         """
         check_number("l0", l0, above=0, most=self.k)
+        signals = as_floats("signals", matching.as_matrix("signals", signals))
         gains = _code(dataclasses.replace(self, threshold=0.0), model, signals)[1]
         ordered = jnp.sort(gains.ravel())[::-1]
         least = ordered[min(max(1, round(l0 * len(signals))), len(ordered)) - 1]
@@ -104,11 +108,13 @@ class ScreenedPursuit(Encoder):
 @eqx.filter_jit
 def _code(encoder, model, signals):
     """The codes, and what each atom of a support adds to the squared error if it goes."""
-    atoms, norms = unit_atoms(model.decoder)
+    # Half precision has no Cholesky factor.
+    kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
+    atoms, norms = unit_atoms(model.decoder.astype(kind))
     m, sizes = encoder.sizes(*atoms.shape)
     code = functools.partial(_code_one, atoms.T, m, sizes, encoder.threshold)
     size = max(1, CHUNK // (m * (len(atoms) + m) + len(norms)))
-    codes, gains = jax.lax.map(code, signals - model.bias, batch_size=size)
+    codes, gains = jax.lax.map(code, (signals - model.bias).astype(kind), batch_size=size)
     return codes / norms, gains
 
 
@@ -128,7 +134,9 @@ def _code_one(atoms, m, sizes, threshold, signal):
     codes, on = _nonnegative(gram, correlation, on, slack)
     # The diagonal of the inverse of L Lᵀ is that of L⁻ᵀ L⁻¹.
     lower = jnp.linalg.cholesky(_restricted(gram, on))
-    half = jax.scipy.linalg.solve_triangular(lower, jnp.eye(len(gram)), lower=True)
+    half = jax.scipy.linalg.solve_triangular(
+        lower, jnp.eye(len(gram), dtype=gram.dtype), lower=True
+    )
     gains = jnp.where(on, codes**2 / jnp.sum(half**2, axis=0), 0)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains

@@ -49,7 +49,7 @@ from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row, Store
+from sae_gap.storage.results import Row, Store, digest
 from sae_gap.storage.tensor_files import brief
 
 # What rows of a measurement call it.
@@ -420,7 +420,7 @@ class LearnedDictionary:
         if activations is not None:
             rows = screened(opened(activations, documents).copied(), outliers)
             learned._parts = rows.split()
-            if learned.train.fingerprint() != learned._fingerprint:
+            if learned._of_rows() != learned._fingerprint:
                 raise ValueError(
                     f"the dictionary in {place} was learned from other rows; give the activations, "
                     "documents and outliers that learn was given."
@@ -430,8 +430,12 @@ class LearnedDictionary:
     def __reduce__(self):
         return _read, (self._content(),)
 
+    def _of_rows(self) -> str:
+        """A digest of the rows learned from and of those held out."""
+        return digest([self.train.fingerprint(), self.held_out.fingerprint()])
+
     def _content(self) -> bytes:
-        self._fingerprint = self._fingerprint or self.train.fingerprint()
+        self._fingerprint = self._fingerprint or self._of_rows()
         note = {
             "shape": self.atoms.shape,
             "dtype": str(self.model.decoder.dtype),

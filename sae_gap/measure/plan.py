@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.core import lasso_problem
+from sae_gap.core.checks import check_number, check_sequence, check_type
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.measure.coding import evenly_spaced
@@ -149,9 +150,16 @@ class Plan:
         }
 
     def check(self) -> None:
-        """Raises a ValueError where a fault would show only after minutes, or as figures of another
-        thing.
+        """Raises a ValueError or a TypeError where a fault would show only after minutes, or as
+        figures of another thing.
         """
+        mend = "open them by sae_gap.open_activations"
+        check_type("activations", self.activations, Activations, mend)
+        check_type("held_out", self.held_out, (Activations, type(None)), mend)
+        check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
+        for word in ("lam", "l0"):
+            if getattr(self, word) is not None:
+                check_number(word, getattr(self, word), above=0)
         names = [*(sae.name for sae in self.saes), *self.controls]
         for name in names:
             if names.count(name) > 1:
@@ -159,13 +167,13 @@ class Plan:
                     f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
                     "name of its own."
                 )
-        for sae in self.saes if self.lam else ():
+        for sae in self.saes if self.lam is not None else ():
             top = jnp.max(
                 lasso_problem.lambda_max(
                     sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed
                 )
             )
-            if self.lam and self.lam >= top:
+            if self.lam is not None and self.lam >= top:
                 raise ValueError(
                     f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the "
                     f"samples on {sae.name!r}, "

@@ -96,7 +96,10 @@ class Verdict:
     @property
     def judged(self) -> bool:
         """Whether its encoder was held against codes of its own L0."""
-        return self.own_l0 is not None and self.l0 is not None and _alike(self.l0, self.own_l0)
+        if self.own_l0 is None or self.l0 is None:
+            return False
+        # The mean of few rows moves by whole latents.
+        return abs(self.l0 - self.own_l0) <= max(_OFF * self.own_l0, 1 / self.samples)
 
     @property
     def lines(self) -> dict[str, str]:
@@ -143,10 +146,9 @@ class Verdict:
             return f"dead, and not judged: {fires}; look at how it was loaded"
         at = f"at its own L0 ({self.own_l0:.1f})"
         if not self.judged:
-            at = (
-                f"at L0 {self.l0:.1f} (its own, {self.own_l0:.1f}, is beyond what sparse codes "
-                "have)"
-            )
+            beyond = "is beyond what sparse codes have"
+            why = beyond if self.l0 < self.own_l0 else "is not met by any weight"
+            at = f"at L0 {self.l0:.2f} (its own, {self.own_l0:.2f}, {why})"
         # More that is explained by more latents says nothing.
         loses = self.encoder.total.sign > 0 and (self.judged or self.l0 < self.own_l0)
         unsure = "no loss beyond doubt" if self.judged else "not judged"
@@ -304,6 +306,8 @@ def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
     rows = list(rows)
     live = (each for each in verdict(rows) if not each.dead)
     ordered = sorted(live, key=lambda each: (-each.explained, each.dictionary))
+    if len(ordered) < 2:
+        raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
     first, second = ordered[:2]
     lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
     sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]

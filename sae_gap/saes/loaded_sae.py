@@ -21,7 +21,15 @@ from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
 from sae_gap.core import matching
-from sae_gap.core.checks import as_real, check_choice, check_integer, check_vanishing, detached
+from sae_gap.core.checks import (
+    as_real,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_vanishing,
+    detached,
+    shown,
+)
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
@@ -159,7 +167,15 @@ class SAE(eqx.Module):
         arrays = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         arrays |= {} if threshold is None else {"threshold": threshold}
         held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
+        for word in ("b_enc", "b_dec"):
+            if held[word].ndim != 1:
+                raise ValueError(f"{word} must be a vector, but it is {shown(held[word])}.")
         num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
+        check_flag("centred", centred)
+        if linear is not None:
+            check_flag("linear", linear)
+        if k is not None:
+            check_integer("k", k, least=1, most=num_latents)
         square = num_latents == input_dim
         if square and linear is None:
             fault = f"W_enc and W_dec are square ({input_dim}), so that no shape tells their sides"
@@ -182,7 +198,6 @@ class SAE(eqx.Module):
             )
             encoder: Encoder = JumpReLU()
         elif k is not None:
-            check_integer("k", k, least=1, most=num_latents)
             encoder = TopK(k) if architecture == "topk" else BatchLargest(k)
         else:
             encoder = ReLU()

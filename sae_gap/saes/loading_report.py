@@ -36,6 +36,8 @@ from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale
 _CHUNK = 1_024
 # Samples that other readings are tried on, and the most latents whose columns are compared.
 _TRIED, _COMPARED = 256, 4_096
+# Fewer samples say nothing of the rest.
+_FEWEST = 10
 # Share of the codes' energy on latents whose column of the encoder is nearest to their own atom; a
 # ReLU SAE that was trained for a short time has less.
 _NEAREST, _NEAREST_RELU = 0.98, 0.85
@@ -196,7 +198,9 @@ def _suspicions(report: LoadReport, samples, whole: _Read) -> Iterator[str]:
             f"{sae.notes['caution']}; see that the file is whole and the activations as it wants "
             "them."
         )
-    if report.fvu < _GOOD:
+    if len(samples) < _FEWEST:
+        yield f"{len(samples)} activations are too few to judge by; give some hundreds."
+    if report.fvu < _GOOD or len(samples) < _FEWEST:
         return
     few, fit = samples[:: -(-len(samples) // _TRIED)], _fit(sae, whole)
     sound = fit.sound and report.fvu < _POOR and report.l0 > 0

@@ -109,6 +109,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
         self._read, self._folder = read, pickles[0].removesuffix("data.pkl")
+        order = f"{self._folder}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("its numbers are big-endian; save it on a little-endian machine")
         super().__init__(io.BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module, name):

@@ -128,6 +128,17 @@ def test_atoms_that_depend_on_others_are_no_choice():
     assert (np.count_nonzero(codes, axis=1) == [2, 0, 1]).all()
 
 
+def test_what_is_no_number_shows_and_half_precision_is_coded(model, signals):
+    encoder = ScreenedPursuit(8, 20)
+    codes = encoder(model, signals.at[3, 1].set(jnp.nan))
+    assert np.isnan(codes[3]).all() and np.isfinite(np.delete(codes, 3, axis=0)).all()
+    with pytest.raises(ValueError, match="finite"):
+        encoder.at_l0(model, signals.at[3, 1].set(jnp.nan), 4)
+    half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (model, signals))
+    as_given = jax.tree.map(lambda array: array.astype(jnp.float32), half)
+    np.testing.assert_allclose(encoder(*half), encoder(*as_given), atol=0.05)
+
+
 def test_fewer_candidates_than_atoms_of_a_code_are_refused():
     with pytest.raises(ValueError, match="candidates"):
         ScreenedPursuit(8, 7)

@@ -222,7 +222,10 @@ def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(
         ({"names": ("one", "one")}, "called 'one'"),
         ({"names": ("random",), "controls": ["random"]}, "called 'random'"),
         ({"controls": ["pca"]}, "choose from"),
+        ({"names": ()}, "at least one entry"),
         ({"l0": 4.0}, "at most 3"),
+        ({"l0": -1}, "l0 must be a finite number above 0"),
+        *(({"lam": lam}, "lam must be a finite number above 0") for lam in (0, float("nan"))),
         ({"lam": 1e3}, "lam is 1000, which is not below .* λ_max of the samples on 'mine'"),
     ],
 )

@@ -233,9 +233,11 @@ def test_a_saved_and_a_pickled_dictionary_code_as_before(tmp_path, activations, 
                 getattr(again, name)(**options)
     whole = sae_gap.LearnedDictionary.load(tmp_path, activations)
     assert (whole.fvu(), whole.lam(2.5)) == (learned.fvu(), learned.lam(2.5))
-    other = activations.copy()
-    other[learned.train.numbers[500]] += 0.1
-    for options in ({"activations": other}, {"activations": activations, "outliers": "keep"}):
+    others = [{"activations": activations, "outliers": "keep"}]
+    for part in (learned.train, learned.held_out):
+        others.append({"activations": activations.copy()})
+        others[-1]["activations"][part.numbers[5]] += 0.1
+    for options in others:
         with pytest.raises(ValueError, match="learned from other rows"):
             sae_gap.LearnedDictionary.load(tmp_path, **options)
     content = bytearray((tmp_path / "dictionary.safetensors").read_bytes())

@@ -106,7 +106,7 @@ def test_a_dead_encoder_is_named_and_judges_nothing(rows):
     dead, second = found["dead"], found["bad_encoder"]
     assert [name for name, each in found.items() if each.dead] == ["dead"] and dead.own_l0 < 1
     assert "its encoder is dead" in dead.lines["Dictionary"] and "Objective" not in dead.lines
-    assert f"and {dead.fired} of its 20 at all; look at how" in dead.lines["Encoder"]
+    assert f"and {dead.fired} of its 20 latents ever fire; look at how" in dead.lines["Encoder"]
     loaded = dataclasses.replace(dead, suspicions=())
     assert loaded.lines["Loading"] == "suspicious, because its encoder is dead"
     assert {each.common_l0 for each in found.values()} == {second.l0}
@@ -158,7 +158,10 @@ LEARNED |= {"atoms": (64, 64)}
         ("Loading", "fine", {"suspicions": ()}),
         # More is explained with fewer latents, but less of it would say nothing.
         ("Encoder", "better codes exist: its own explain 80.0 % of the variance, the best", {}),
-        ("Encoder", "at L0 144.0 (its own, 200.0, is beyond what sparse codes have)", {}),
+        ("Encoder", "at L0 144.00 (its own, 200.00, is beyond what sparse codes have)", {}),
+        # The mean of 300 rows is no finer than a 300th.
+        ("Encoder", "the best at its own L0 (0.1) 90", {"own_l0": 0.1, "l0": 0.103}),
+        ("Encoder", "not met by any weight", {"own_l0": 0.1, "l0": 0.105}),
         (
             "Encoder",
             "not judged: ",
@@ -175,7 +178,7 @@ LEARNED |= {"atoms": (64, 64)}
         ("Dictionary", "better than one (online_dl) learned from 8,000 other rows, 12 passes", {}),
         (
             "Dictionary",
-            "atoms to its 64) learned from 8,000 other rows, 1 pass; at another L0, 180.0",
+            "atoms to its 64) learned from 8,000 other rows, 1 pass; at L0 144.0 (200.0 was not reached), the learned one at 180.0",
             {"reached_l0": (144, 180), "atoms": (64, 32), "learned_from": (8_000, 1.0)},
         ),
         (

@@ -92,6 +92,8 @@ def test_a_sound_sae_raises_no_suspicion():
     for lengths in (1.0, np.linspace(0.2, 3, D)[:, None]):
         report = load_report(made(atoms, centre, lengths=lengths, threshold=0.1), activations)
         assert report.suspicions == () and report.fvu < 0.01, report
+    (few,) = load_report(made(atoms, centre, threshold=0.1), activations[:9]).suspicions
+    assert few.startswith("9 activations are too few")
 
 
 def suspected(sae, activations, *words):

@@ -309,6 +309,7 @@ BAD = [
     (PARQUET, by(parquet, columns(ROWS, DOCUMENTS)[:0]), "must hold lists"),
     ("x.pt", by(torch_files.archive, b"].", numbers=ROWS), "holds a list"),
     ("x.pt", by(torch_files.save, {"a": ROWS, "b": ROWS}), "several arrays, 'a', 'b'"),
+    ("x.pt", by(torch_files.archive, b"].", extra=[("archive/byteorder", b"big")]), "big-endian"),
     ("x.pt", by(torch_files.archive, b"cposix\nsystem\n(X\x01\x00\x00\x00xtR."), "posix.system"),
 ]
 
