@@ -8,6 +8,9 @@ study has itself is the study's.
 
 from collections.abc import Mapping, Sequence
 
+import jax
+import jax.numpy as jnp
+
 from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
 from sae_gap import catalogue
@@ -15,6 +18,7 @@ from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.learner import HostLearner, Learner
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.study.study import Method
 
 
@@ -88,7 +92,7 @@ def _depth(learner: Learner) -> int:
 
 def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Learner, Encoder]:
     """The learner and the encoder of a crossing; an encoder with parameters is trained on the
-    learner's dictionary.
+    learner's dictionary, by its own loss where its batches leave something behind.
     """
     if name == "lasso":
         return learner, p.lasso()
@@ -99,7 +103,12 @@ def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Le
             f"--methods has {name!r} for an encoder; choose from {', '.join(catalogue.encoders())}."
         )
     encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
-    if isinstance(encoder, AmortisedEncoder):
-        learner = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
-        return learner, learner.members[0]
-    return learner, encoder
+    if not isinstance(encoder, AmortisedEncoder):
+        return learner, encoder
+    if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
+        return learner, encoder
+    if type(encoder).observe is not AmortisedEncoder.observe:
+        frozen = SparseAutoencoder(encoder, base=learner, frozen=True, num_steps=p.epochs)
+        return frozen, encoder
+    trained = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
+    return trained, trained.members[0]

@@ -1,21 +1,24 @@
-"""A pursuit that looks at few atoms: sparse codes on a dictionary that is given, at the price of
+"""Pursuits that look at few atoms: codes with the dictionary as their only weights, at the price of
 two products with it.
 """
 
-import dataclasses
 import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from sae_gap.core import matching
-from sae_gap.core.checks import check_integer, check_number, check_size
+from sae_gap.core.checks import check_number, check_size
 from sae_gap.core.lasso_problem import product
-from sae_gap.encoders.encoder import Encoder, as_floats, unit_atoms
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 
-# Floats that the candidates of the samples coded at once take.
+# Floats that the samples coded at once take.
 CHUNK = 2**24
+# Floats of the largest Gram matrix of all atoms that is held.
+WHOLE = 2**27
 # An atom with less than this share of its energy outside the span of those chosen adds nothing.
 DEPENDENT = 1e-5
 # Exchanges of all values of the wrong sign at once, and then of one at a time; hardly any sample
@@ -25,7 +28,7 @@ EXCHANGES, MOST = 20, 200
 SLACK = 1e-6
 
 
-class ScreenedPursuit(Encoder):
+class ScreenedPursuit(AmortisedEncoder):
     r"""Orthogonal matching pursuit among the atoms that a screen proposes, then least squares over
     `z ≥ 0`.
 
@@ -35,100 +38,200 @@ class ScreenedPursuit(Encoder):
     is what an encoder costs; the pursuit works on the Gram matrix of m atoms. With one screen of
     all atoms it is the pursuit itself.
 
-    With a `threshold` τ each sample is left as many of the k atoms as it needs: those go whose
-    absence would add less than τ² to the squared error,
-
-        z_j² / [(D_SᵀD_S)⁻¹]_jj < τ²,
-
-    S being the support and z_S its least squares on unit atoms.
+    A sparse autoencoder with it trains the dictionary alone, on the codes of each batch held fixed:
+    at their least squares the gradient of the error is that of fixed codes.
 
     Args:
       k: atoms in each code, at most input_dim.
-      candidates: m, at least k; None takes 2 k.
+      breadth: candidates for each atom that is pursued: m is so many times k.
       screens: S.
-      threshold: τ, in the unit of the signals.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit". Donoho et al. (2012),
       "Sparse solution of underdetermined systems of linear equations by stagewise orthogonal
-      matching pursuit". Reeves (1999), "An efficient implementation of the backward greedy
-      algorithm for sparse signal reconstruction".
+      matching pursuit".
     """
 
     name = "screened_pursuit"
     label = "screened pursuit"
     colour = "#0072B2"
     rank = 14
+    recipe = Recipe("screened pursuit SAE", "#4477AA")
+    version = 2
 
     k: int = eqx.field(static=True, default=10)
-    candidates: int | None = eqx.field(static=True, default=None)
+    breadth: int = eqx.field(static=True, default=2)
     screens: int = eqx.field(static=True, default=2)
-    threshold: float = 0.0
 
     def __check_init__(self):
         check_size("k", self.k)
         check_size("screens", self.screens)
-        check_number("threshold", self.threshold, least=0)
-        if self.candidates is not None:
-            check_integer("candidates", self.candidates, least=self.k)
+        check_size("breadth", self.breadth)
+
+    @property
+    def pursued(self) -> int:
+        """Atoms that the pursuit goes on to."""
+        return self.k
+
+    def parameters(self, weight, key):
+        return None
 
     def __call__(self, model, signals):
-        codes = _code(self, model, signals)[0]
+        codes = _code(self, model, signals, self._threshold(model))[0]
         # A NaN chooses no atom, and must show.
         return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
-    def at_l0(self, model, signals, l0):
-        """The same encoder with the threshold at which signals have a mean L0.
+    def loss(self, model, signals, penalty):
+        codes, gains = jax.lax.stop_gradient(_code(self, model, signals, self._threshold(model)))
+        return self.errors(model, signals, codes), gains
+
+    def flops(self, input_dim: int, num_latents: int) -> int:
+        """Floating-point operations for a sample, those on k by k matrices apart.
+
+        The correlations of the candidates count where they are read off the Gram matrix of all
+        atoms too.
+        """
+        m, sizes = self.sizes(input_dim, num_latents)
+        return sum(2 * input_dim * (num_latents + size + m * size) + m * size**2 for size in sizes)
+
+    def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
+        """The candidates of a screen, and the atoms after each."""
+        k = min(self.pursued, input_dim, num_latents)
+        sizes = [-(-k * screen // self.screens) for screen in range(1, self.screens + 1)]
+        return min(self.breadth * self.pursued, num_latents), sizes
+
+    def _threshold(self, model: Model) -> Float[Array, ""] | float:
+        return 0.0
+
+
+class Threshold(eqx.Module):
+    """τ, in units of the root mean square of the atoms' lengths."""
+
+    value: Float[Array, ""]
+
+
+class BatchPursuit(ScreenedPursuit):
+    r"""A screened pursuit of 2 k atoms of which k stay on average, by one threshold τ for all
+    samples.
+
+    Those go whose absence would add least to the squared error:
+
+        z_j² / [(D_SᵀD_S)⁻¹]_jj < τ²,
+
+    S being the support of a sample and z its least squares on unit atoms. The rest are fitted once
+    more. How many atoms a sample has is left to the sample.
+
+    τ is a running mean over the batches of training of the value that leaves k atoms a sample, or
+    that of all rows that `calibrate` is given; no gradient trains it. A sample's codes do not
+    depend on its company.
+
+    Args:
+      k: atoms in a code, on average.
+      rate: weight of the newest batch in τ; the first batch sets it.
+
+    References:
+      Reeves (1999), "An efficient implementation of the backward greedy algorithm for sparse signal
+      reconstruction". Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders",
+      arXiv:2412.06410, for one threshold.
+    """
+
+    name = "batch_pursuit"
+    label = "screened pursuit, pruned"
+    colour = "#EE3377"
+    rank = 15
+    recipe = Recipe("pursuit SAE", "#EE6677")
+    version = 1
+
+    rate: float | Array = 0.1
+
+    def __check_init__(self):
+        check_number("rate", self.rate, above=0, most=1)
+
+    @property
+    def pursued(self):
+        return 2 * self.k
+
+    def parameters(self, weight, key):
+        return Threshold(jnp.zeros((), weight.dtype))
+
+    def observe(self, model, seen):
+        """The model with τ moved towards that of a batch of these gains."""
+        own = model.encoder.value
+        batch = _threshold_of(seen, self.k, model.decoder).astype(own.dtype)
+        moved = jnp.where(own > 0, own + self.rate * (batch - own), batch)
+        return eqx.tree_at(lambda model: model.encoder.value, model, moved)
+
+    def calibrate(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
+        """A model with the same dictionary, this encoder, and the τ at which signals have k atoms
+        on average.
 
         Args:
           model: whose dictionary it is.
-          signals: to find it on, (n, input_dim), such as training rows.
-          l0: the mean L0, below k.
+          signals: (n, input_dim), such as training rows.
         """
-        check_number("l0", l0, above=0, most=self.k)
         signals = as_floats("signals", matching.as_matrix("signals", signals))
-        gains = _code(dataclasses.replace(self, threshold=0.0), model, signals)[1]
-        ordered = jnp.sort(gains.ravel())[::-1]
-        least = ordered[min(max(1, round(l0 * len(signals))), len(ordered)) - 1]
-        return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
+        gains = _code(self, model, signals, 0.0)[1]
+        value = _threshold_of(gains, self.k, model.decoder).astype(signals.dtype)
+        return Model(model.decoder, model.bias, Threshold(value), self)
 
-    def flops(self, input_dim, num_latents):
-        """Floating-point operations for a sample, those on k by k matrices apart."""
-        m, sizes = self.sizes(input_dim, num_latents)
-        products = 2 * input_dim * (num_latents + m + m**2)
-        return sum(products + m * size**2 for size in sizes)
+    def _threshold(self, model):
+        return model.encoder.value * _unit(model.decoder)
 
-    def sizes(self, input_dim, num_latents):
-        """The candidates of a screen, and the atoms after each."""
-        k = min(self.k, input_dim, num_latents)
-        sizes = [-(-k * screen // self.screens) for screen in range(1, self.screens + 1)]
-        return min(self.candidates or 2 * self.k, num_latents), sizes
+
+def _threshold_of(gains, k, decoder) -> Float[Array, ""]:
+    """The τ at which k gains a sample are left on average, between the last and the next."""
+    ordered = jnp.sort(gains.ravel())[::-1]
+    last = min(k * len(gains), gains.size) - 1
+    least = (ordered[last] + ordered[min(last + 1, gains.size - 1)]) / 2
+    return jnp.sqrt(least) / _unit(decoder)
+
+
+def _unit(decoder):
+    """The root mean square of the atoms' lengths."""
+    return jnp.sqrt(jnp.mean(unit_atoms(decoder)[1] ** 2))
 
 
 @eqx.filter_jit
-def _code(encoder, model, signals):
-    """The codes, and what each atom of a support adds to the squared error if it goes."""
+def _code(encoder, model, signals, threshold):
+    """The codes, and what each atom of a support adds to the squared error if it goes.
+
+    Among many samples it pays to find the Gram matrix of all atoms, and to read those of the
+    candidates off it.
+    """
     # Half precision has no Cholesky factor.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
     atoms, norms = unit_atoms(model.decoder.astype(kind))
-    m, sizes = encoder.sizes(*atoms.shape)
-    code = functools.partial(_code_one, atoms.T, m, sizes, encoder.threshold)
-    size = max(1, CHUNK // (m * (len(atoms) + m) + len(norms)))
-    codes, gains = jax.lax.map(code, (signals - model.bias).astype(kind), batch_size=size)
+    (m, sizes), (dim, width) = encoder.sizes(*atoms.shape), atoms.shape
+    paid = width**2 <= min(WHOLE, len(signals) * len(sizes) * m**2)
+    whole = product(atoms.T, atoms) if paid else None
+    most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
+    count = -(-len(signals) // max(1, most))
+    rows = -(-len(signals) // count)
+    targets = jnp.pad(
+        (signals - model.bias).astype(kind), ((0, count * rows - len(signals)), (0, 0))
+    )
+    code = functools.partial(_code_one, atoms.T, whole, m, sizes, threshold)
+    codes, gains = jax.lax.map(jax.vmap(code), targets.reshape(count, rows, dim))
+    codes, gains = (part.reshape(count * rows, -1)[: len(signals)] for part in (codes, gains))
     return codes / norms, gains
 
 
-def _code_one(atoms, m, sizes, threshold, signal):
+def _code_one(atoms, whole, m, sizes, threshold, signal):
     rest, chosen = signal, jnp.zeros(0, jnp.int32)
     for size in sizes:
         pull = product(atoms, rest)
         # Those chosen before are proposed first.
         candidates = jax.lax.top_k(pull.at[chosen].set(jnp.inf), m)[1]
-        own = atoms[candidates]
-        gram, correlation = product(own, own.T), product(own, signal)
+        if whole is None:
+            own = atoms[candidates]
+            gram = product(own, own.T)
+        else:
+            gram = whole[candidates[:, None], candidates]
+        toward = pull if rest is signal else toward
+        correlation = toward[candidates]
         places, on, codes = _pursue(gram, correlation, len(chosen), size)
-        chosen, support = candidates[places], own[places]
-        rest = signal - product(codes, support)
+        chosen = candidates[places]
+        rest = signal - product(codes, atoms[chosen])
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     slack = SLACK * jnp.linalg.norm(signal)
     codes, on = _nonnegative(gram, correlation, on, slack)

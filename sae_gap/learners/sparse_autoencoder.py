@@ -12,7 +12,7 @@ from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
-from sae_gap.learners.learner import Learner, batches, live_dims, live_share
+from sae_gap.learners.learner import Learner, base_of, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
 # Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest
@@ -146,7 +146,7 @@ class SparseAutoencoder(Learner):
 
     @property
     def name(self):  # type: ignore[override]
-        return self.encoder.name
+        return base_of(self).name if self.frozen else self.encoder.name
 
     @property
     def encode(self):

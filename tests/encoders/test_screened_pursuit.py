@@ -11,7 +11,8 @@ import pytest
 import scipy.optimize
 
 from sae_gap.core.types import Model
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+from sae_gap.encoders import screened_pursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.measure.refit import refit
 from sae_gap.solvers import orthogonal_matching_pursuit
 
@@ -61,28 +62,28 @@ def by_loop(signal, atoms, sizes, candidates):
 
 
 @pytest.mark.parametrize(
-    ("k", "candidates", "screens", "sizes"),
-    [(5, 8, 1, (5,)), (7, 7, 3, (3, 5, 7)), (6, None, 2, (3, 6))],
+    ("k", "breadth", "screens", "sizes"),
+    [(5, 2, 1, (5,)), (7, 1, 3, (3, 5, 7)), (6, 3, 2, (3, 6))],
 )
-def test_against_a_loop(model, signals, k, candidates, screens, sizes):
-    found = np.asarray(ScreenedPursuit(k, candidates, screens)(model, signals))
+def test_against_a_loop(model, signals, k, breadth, screens, sizes):
+    found = np.asarray(ScreenedPursuit(k, breadth, screens)(model, signals))
     targets, atoms = float64(model, signals)
-    expected = [by_loop(target, atoms, sizes, candidates or 2 * k) for target in targets]
+    expected = [by_loop(target, atoms, sizes, breadth * k) for target in targets]
     # A tie within rounding may go either way.
     assert np.isclose(found, expected, atol=2e-3).all(axis=1).mean() >= 0.95
     assert (found >= 0).all()
 
 
 def test_one_screen_of_all_atoms_is_the_pursuit_with_least_squares(model, signals):
-    found = ScreenedPursuit(6, WIDTH, 1)(model, signals)
+    found = ScreenedPursuit(6, WIDTH // 6, 1)(model, signals)
     targets, atoms = float64(model, signals)
     chosen = np.asarray(orthogonal_matching_pursuit(targets, atoms, 6, nonneg=True)) != 0
     np.testing.assert_allclose(found, refit(targets, atoms, chosen), atol=1e-4)
 
 
 def test_the_threshold_leaves_out_what_adds_least(model, signals):
-    encoder = ScreenedPursuit(8, 20)
-    full, targets, atoms = np.asarray(encoder(model, signals)), *float64(model, signals)
+    targets, atoms = float64(model, signals)
+    full = np.asarray(ScreenedPursuit(8, 3)(model, signals))
 
     def error(target, support):
         values = np.linalg.lstsq(atoms[:, support], target, rcond=None)[0]
@@ -93,25 +94,56 @@ def test_the_threshold_leaves_out_what_adds_least(model, signals):
         support = np.flatnonzero(codes)
         for j in support:
             out[j] = error(target, support[support != j]) - error(target, support)
-    limit = np.median(added[added > 0])
-    kept = dataclasses.replace(encoder, threshold=float(np.sqrt(limit)))(model, signals)
-    sure = np.abs(added / limit - 1) > 1e-2
-    np.testing.assert_array_equal((np.asarray(kept) > 0)[sure], (added > limit)[sure])
-    np.testing.assert_allclose(kept, refit(targets, atoms, np.asarray(kept) > 0), atol=1e-3)
+    # Half of eight a sample.
+    limit = np.sort(added.ravel())[[-4 * COUNT, -4 * COUNT - 1]].mean()
+    fitted = BatchPursuit(4, 3).calibrate(model, signals)
+    lengths = np.sqrt(np.mean(np.sum(atoms**2, axis=0)))
+    assert float(fitted.encoder.value) == pytest.approx(np.sqrt(limit) / lengths, rel=1e-3)
+    kept = np.asarray(fitted.encode(fitted, signals))
+    np.testing.assert_array_equal(kept > 0, added > limit)
+    np.testing.assert_allclose(kept, refit(targets, atoms, kept > 0), atol=1e-3)
+    assert np.ptp(np.count_nonzero(kept, axis=1)) > 1
+    # The codes of a row do not depend on its company, nor the rule on the unit of atoms.
+    np.testing.assert_allclose(fitted.encode(fitted, signals[7:9]), kept[7:9], atol=1e-5)
+    longer = dataclasses.replace(fitted, dictionary=3 * fitted.decoder, bias=3 * fitted.bias)
+    np.testing.assert_allclose(longer.encode(longer, 3 * signals), kept, atol=1e-4)
 
 
-def test_a_threshold_is_found_for_a_mean_l0(model, signals):
-    """On the rows that it is found on; a code does not depend on the rows beside it."""
-    encoder = ScreenedPursuit(8, 20).at_l0(model, signals, 4.5)
-    codes = np.asarray(encoder(model, signals))
-    assert np.count_nonzero(codes) / COUNT == pytest.approx(4.5, abs=0.1)
-    assert np.ptp(np.count_nonzero(codes, axis=1)) > 1
-    np.testing.assert_allclose(encoder(model, signals[7:9]), codes[7:9], atol=1e-5)
-    assert encoder.threshold < ScreenedPursuit(8, 20).at_l0(model, signals, 2).threshold
+def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
+    """By the gradient of the error with codes held fixed, and a running mean of two batches."""
+    encoder, targets = BatchPursuit(4, 3, rate=0.25), signals
+    first, second = (
+        float(encoder.calibrate(model, part).encoder.value) for part in (targets[:20], targets[20:])
+    )
+    trained = dataclasses.replace(model, encoder=encoder.parameters(model.decoder, None))
+    for part in (targets[:20], targets[20:]):
+        trained = encoder.observe(trained, encoder.loss(trained, part, 0.0)[1])
+    expected = first + 0.25 * (second - first)
+    assert float(trained.encoder.value) == pytest.approx(expected, rel=1e-3)
+    assert first != pytest.approx(second, rel=1e-2)
+
+    slope = jax.grad(lambda model: jnp.mean(encoder.loss(model, targets, 0.0)[0]))(trained)
+    codes = np.asarray(encoder(trained, targets), np.float64)
+    rest = codes @ float64(model, targets)[1].T - float64(model, targets)[0]
+    np.testing.assert_allclose(slope.decoder, 2 * rest.T @ codes / rest.size, atol=1e-5)
+    np.testing.assert_allclose(slope.bias, 2 * rest.sum(axis=0) / rest.size, atol=1e-6)
+    assert float(slope.encoder.value) == 0
+
+
+def test_the_gram_matrix_at_hand_changes_nothing(model, signals, monkeypatch):
+    encoder = ScreenedPursuit(8, 3)
+    assert WIDTH**2 <= COUNT * 2 * 24**2
+    codes = encoder(model, signals)
+    monkeypatch.setattr(screened_pursuit, "WHOLE", 0)
+    jax.clear_caches()
+    np.testing.assert_allclose(encoder(model, signals), codes, atol=1e-5)
+    monkeypatch.setattr(screened_pursuit, "CHUNK", 1)
+    jax.clear_caches()
+    np.testing.assert_allclose(encoder(model, signals), codes, atol=1e-5)
 
 
 def test_mapped_it_is_the_same(model, signals):
-    encoder = ScreenedPursuit(8, 20)
+    encoder = ScreenedPursuit(8, 3)
     codes = encoder(model, signals)
     pairs = jax.vmap(encoder, (None, 0))(model, signals.reshape(2, -1, DIM))
     np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
@@ -129,16 +161,11 @@ def test_atoms_that_depend_on_others_are_no_choice():
 
 
 def test_what_is_no_number_shows_and_half_precision_is_coded(model, signals):
-    encoder = ScreenedPursuit(8, 20)
+    encoder = ScreenedPursuit(8, 3)
     codes = encoder(model, signals.at[3, 1].set(jnp.nan))
     assert np.isnan(codes[3]).all() and np.isfinite(np.delete(codes, 3, axis=0)).all()
     with pytest.raises(ValueError, match="finite"):
-        encoder.at_l0(model, signals.at[3, 1].set(jnp.nan), 4)
+        BatchPursuit(4).calibrate(model, signals.at[3, 1].set(jnp.nan))
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (model, signals))
     as_given = jax.tree.map(lambda array: array.astype(jnp.float32), half)
     np.testing.assert_allclose(encoder(*half), encoder(*as_given), atol=0.05)
-
-
-def test_fewer_candidates_than_atoms_of_a_code_are_refused():
-    with pytest.raises(ValueError, match="candidates"):
-        ScreenedPursuit(8, 7)
