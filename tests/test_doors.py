@@ -18,14 +18,13 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
-from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.encoders.lookup import Lookup
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised, Lista
 from sae_gap.learners.baselines import PCA, Raw
@@ -141,7 +140,7 @@ MADE = [
             OMP,
         )
     ),
-    *((kind, {}) for kind in (LISTATopK, ScreenedPursuit, Lasso, Lookup)),
+    *((kind, {}) for kind in (ScreenedPursuit, BatchPursuit, Lasso, Lookup)),
     *((kind, {"encoder": TopK(3)}) for kind in (SparseAutoencoder, OnSupport, LeastSquares)),
     *((kind, {"base": Oracle()}) for kind in (Lista, Families, Pruned, Surgery)),
     (Amortised, {"encoders": (TopK(3),), "base": Oracle()}),

@@ -337,7 +337,7 @@ class LearnedDictionary:
         Args:
           k: latents in use; None takes the L0 of `learn`.
           encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or
-            "lista_topk".
+            "batch_pursuit".
           epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
           frozen: whether the dictionary stays as it is; False trains it too, which reconstructs
             better.

@@ -36,7 +36,7 @@ def save_sae(
 ) -> None:
     """Writes an SAE as SAELens keeps it, which then encodes and decodes as the suite does.
 
-    One whose encoder SAELens does not have, such as `LISTATopK`, is written in the suite's own
+    One whose encoder SAELens does not have, such as `BatchPursuit`, is written in the suite's own
     form, which `load_sae` alone reads; a warning says so.
 
     Args:

@@ -269,7 +269,7 @@ def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
         ("topk", False),
         ("batchtopk", False),
         ("jumprelu", False),
-        ("lista_topk", False),
+        ("batch_pursuit", False),
     ],
 )
 def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
@@ -291,7 +291,7 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     assert not frozen or made.fvu > made.best_fvu
     assert f"{made.fvu:.3f}" in repr(made) and (
         "sae_gap alone reads it" in repr(made)
-    ) == encoder.startswith("lista")
+    ) == encoder.endswith("pursuit")
 
 
 def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path, learned, fresh):

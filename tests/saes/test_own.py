@@ -13,10 +13,9 @@ import scipy.sparse
 import sae_gap
 from sae_gap.core import identity
 from sae_gap.encoders.encoder import encode
-from sae_gap.encoders.lista_batchtopk import LISTABatchTopK
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
-from sae_gap.encoders.lista_topk import LISTATopK
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
@@ -71,7 +70,7 @@ def fitted(encoder):
 
 
 def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path, caplog):
-    model = fitted(LISTATopK(2, depth=3))
+    model = fitted(BatchPursuit(2, 1, 3))
     sae = sae_gap.load_sae(written(tmp_path / "fit", model, SparseAutoencoder(model.encode)))
     activations = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
     own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
@@ -96,7 +95,7 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
 
 
 @pytest.mark.parametrize(
-    "encoder", [ListaMatryoshka(3, step=0.9), LISTATopK(50), MatchingPursuit(50)]
+    "encoder", [ListaMatryoshka(3, step=0.9), BatchPursuit(50, 3), MatchingPursuit(50)]
 )
 def test_what_inference_asks_for_is_kept_and_a_k_beyond_the_width_is_all_latents(tmp_path, encoder):
     model, signals = (
@@ -149,10 +148,8 @@ def topk(**values):
 
 
 def thresholdless(folder):
-    model = fitted(LISTABatchTopK(3))
-    spoilt = dataclasses.replace(
-        model.encoder, thresholds=model.encoder.thresholds.at[1].set(jnp.nan)
-    )
+    model = fitted(BatchPursuit(3))
+    spoilt = dataclasses.replace(model.encoder, value=jnp.asarray(jnp.nan))
     return written(
         folder, dataclasses.replace(model, encoder=spoilt), SparseAutoencoder(model.encode)
     )
@@ -165,12 +162,6 @@ FAULTS = {
         ),
         "OnlineDictionary, which learns no encoder",
     ),
-    "steps of another number": (
-        lambda folder: written(
-            folder, fitted(LISTATopK(2, depth=2)), SparseAutoencoder(LISTATopK(2, depth=3))
-        ),
-        "is expected",
-    ),
     "another encoder": (
         lambda folder: written(folder, example("topk"), SparseAutoencoder(ENCODERS["jumprelu"])),
         "is expected",
@@ -179,7 +170,7 @@ FAULTS = {
     "k beyond the width": (topk(k=11), "of at most 10, but it is 11"),
     "no k": (topk(k=None), "k in"),
     "a negative k": (topk(k=-1), "of at most 10, but it is -1"),
-    "steps without end": (edited(LISTATopK(2), depth=2**31 - 1), "depth in"),
+    "screens without end": (edited(BatchPursuit(2), screens=2**31 - 1), "screens in"),
     "a step of NaN": (edited(ListaMatryoshka(3), step=float("nan")), "step in"),
     "a step back": (edited(ListaMatryoshka(3), step=-1), "step must be a finite number above 0"),
     "a threshold of NaN": (thresholdless, "NaN"),

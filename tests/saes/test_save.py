@@ -15,8 +15,8 @@ from safetensors.numpy import load_file
 import sae_gap
 from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista_batchtopk import LISTABatchTopK
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import save
 from tests.saes.examples import ENCODERS, SAVED, example
@@ -159,11 +159,11 @@ def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path):
     )
     spoilt = dataclasses.replace(model, bias=model.bias.at[2].set(jnp.nan))
     refused(lambda: sae_gap.save_sae(spoilt, folder), "bias", "finite")
-    encoder, atoms = LISTABatchTopK(3), jnp.eye(6)
+    encoder, atoms = BatchPursuit(3), jnp.eye(6)
     spoilt = sae_gap.Model(
         atoms, jnp.zeros(6), encoder.parameters(atoms, jax.random.key(0)), encoder
     )
-    spoilt = eqx.tree_at(lambda model: model.encoder.thresholds, spoilt, jnp.full(2, jnp.nan))
+    spoilt = eqx.tree_at(lambda model: model.encoder.value, spoilt, jnp.nan)
     refused(lambda: sae_gap.save_sae(spoilt, folder), "NaN")
     assert os.listdir(tmp_path) == []
 

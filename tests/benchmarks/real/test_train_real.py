@@ -36,7 +36,7 @@ OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", 
 
 @pytest.fixture(scope="module")
 def done(file, call, tmp_path_factory):
-    methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl,lista_topk"
+    methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl,batch_pursuit"
     options = (
         f"--activations={file}",
         f"--results_dir={tmp_path_factory.mktemp('results')}",
@@ -58,9 +58,9 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     directory = results / "train_real"
     train, held = open_activations(file).split()
     rows = rows_in(results)
-    # SAELens has no form for `lista_topk`.
+    # SAELens has no form for `batch_pursuit`.
     bare = {"online_dl"}
-    assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", "lista_topk", *bare} and all(
+    assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", "batch_pursuit", *bare} and all(
         name in out for name in rows
     )
     scored = held.take(np.arange(50) * 60 // 50).astype(float)
@@ -91,7 +91,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
         assert (
             ("fvu_own" in row)
             == (name != "online_dl")
-            == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1))
+            == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1) * (1 + 1e-6))
         )
     np.testing.assert_allclose(
         np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5
