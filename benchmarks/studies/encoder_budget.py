@@ -73,47 +73,26 @@ def _methods(source, p):
     amortised = Amortised(tuple(trained.values()), p.lam, base=base, num_steps=epochs)
     published = Lista(base=base, lam=p.lam, num_steps=epochs)
     width = source.num_latents if isinstance(base, Oracle) else source.width or source.num_latents
-    product = 2 * source.input_dim * width
 
-    def costs(products):
-        """Of the products with matrices for a sample, all else being small; a layer or an iteration
-        is two, less the first.
-        """
-        return {"flops": products * product}
+    def method(name, kind, learner, encoder, **row):
+        cost = trained.get(name, encoder).flops(source.input_dim, width)
+        return Method(name, kind, learner, encoder, row | ({} if cost is None else {"flops": cost}))
 
-    layers = {name: 2 * one.coordinates.get("depth", 1) - 1 for name, one in trained.items()}
     found = [
-        Method(name, one.name, amortised, one, costs(layers[name]))
+        method(name, one.name, amortised, one)
         for name, one in zip(trained, amortised.members, strict=True)
     ]
-    # Its layers hold products of num_latents by num_latents.
-    full = costs(1 + (published.encoder.depth - 1) * (1 + width / source.input_dim))
-    found.append(
-        Method(
-            "lista_published",
-            "lista",
-            published,
-            published.encoder,
-            {"inference": "lista_published", **full},
-        )
-    )
+    own = "lista_published"
+    found.append(method(own, "lista", published, published.encoder, inference=own))
     for kind in ("fista", "ista"):
         steps = [
             Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
             for count in ITERATIONS
         ]
-        found += [
-            Method(
-                f"{kind}_{one.max_iterations}", kind, base, one, costs(2 * one.max_iterations - 1)
-            )
-            for one in steps
-        ]
-    screened, omp = ScreenedPursuit(source.sparsity), OMP(source.sparsity)
-    cost = {"flops": screened.flops(source.input_dim, width)}
-    found.append(Method(screened.name, screened.name, base, screened, cost))
-    # The certified lasso and the full pursuit take what a sample needs, which is not counted.
-    found.append(Method(omp.name, omp.name, base, omp))
-    return [*found, Method("lasso", "lasso", base, Lasso(p.lam))]
+        found += [method(f"{kind}_{one.max_iterations}", kind, base, one) for one in steps]
+    k = source.sparsity
+    untrained = ScreenedPursuit(k), OMP(k), Lasso(p.lam)
+    return found + [method(one.name, one.name, base, one) for one in untrained]
 
 
 BENCH = Bench(

@@ -112,6 +112,14 @@ class Encoder(eqx.Module):
         """
         return None
 
+    def flops(self, input_dim: int, num_latents: int) -> int | None:
+        """Floating-point operations for a sample, those of products with matrices; None where they
+        differ between samples.
+
+        Nothing is taken from a Gram matrix of all atoms, and k by k matrices do not count.
+        """
+        return None
+
     def infer(
         self,
         model: Model,
@@ -197,6 +205,9 @@ class AmortisedEncoder(Encoder):
     ) -> Float[Array, " n"]:
         """The squared error that training minimises, for each sample."""
         return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
+
+    def flops(self, input_dim: int, num_latents: int) -> int | None:
+        return 2 * input_dim * num_latents
 
     def observe(self, model: Model, seen: Any) -> Model:
         """The model after a training step, with what its batch left behind: statistics that no

@@ -83,6 +83,11 @@ class Lasso(Encoder):
     def signed(self):
         return not self.nonneg
 
+    def flops(self, input_dim, num_latents):
+        """Of the textbook iteration from zero; a certified solve takes what a sample needs."""
+        textbook = self.tol is None and self.start is None
+        return (2 * self.max_iterations - 1) * 2 * input_dim * num_latents if textbook else None
+
     def __call__(self, model, signals):
         return self.infer(model, signals).codes
 

@@ -76,6 +76,10 @@ class LISTA(AmortisedEncoder):
         recurrence = jnp.eye(num_latents, dtype=weight.dtype) - rate * weight.T @ weight
         return LISTAParameters(step, threshold, layers(recurrence, self.depth - 1))
 
+    def flops(self, input_dim, num_latents):
+        layer = 4 * input_dim if self.factored else 2 * (input_dim + num_latents)
+        return num_latents * (2 * input_dim + (self.depth - 1) * layer)
+
     def __call__(self, model, signals):
         parameters: LISTAParameters = model.encoder
         target = signals - model.bias

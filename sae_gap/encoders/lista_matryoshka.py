@@ -40,6 +40,9 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     def __check_init__(self):
         check_number("step", self.step, above=0)
 
+    def flops(self, input_dim, num_latents):
+        return 3 * 2 * input_dim * num_latents
+
     def _hidden(self, model, signals):
         affine, centred = model.encoder.affine, signals - model.bias
         before = affine(centred)

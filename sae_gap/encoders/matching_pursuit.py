@@ -44,6 +44,9 @@ class MatchingPursuit(AmortisedEncoder):
     def parameters(self, weight, key):
         return None
 
+    def flops(self, input_dim, num_latents):
+        return self.k * 2 * input_dim * num_latents
+
     def __call__(self, model, signals):
         """The codes of a matching pursuit on unit atoms, in units of the model's own."""
         atoms, norms = unit_atoms(model.decoder)

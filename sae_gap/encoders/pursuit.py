@@ -39,6 +39,10 @@ class OMP(Encoder):
     def signed(self):
         return not self.nonneg
 
+    def flops(self, input_dim, num_latents):
+        """Step i correlates all atoms with the residual, and one twice with i before it."""
+        return sum(2 * input_dim * (num_latents + 4 * i) for i in range(self.k))
+
     def __call__(self, model, signals):
         target, atoms, norms = _prepare(signals, model.bias, model.decoder)
         codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)

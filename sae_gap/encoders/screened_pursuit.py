@@ -85,12 +85,7 @@ class ScreenedPursuit(AmortisedEncoder):
         codes, gains = jax.lax.stop_gradient(_code(self, model, signals, self._threshold(model)))
         return self.errors(model, signals, codes), gains
 
-    def flops(self, input_dim: int, num_latents: int) -> int:
-        """Floating-point operations for a sample, those on k by k matrices apart.
-
-        The correlations of the candidates count where they are read off the Gram matrix of all
-        atoms too.
-        """
+    def flops(self, input_dim, num_latents):
         m, sizes = self.sizes(input_dim, num_latents)
         return sum(2 * input_dim * (num_latents + size + m * size) + m * size**2 for size in sizes)
 

@@ -98,9 +98,12 @@ def test_operations_are_those_of_the_products():
     layers = LISTA(factored=False).depth
     assert methods(5, 7)["lista_published"].encoder.depth == layers
     assert found["lista_published"] == pytest.approx(product + (layers - 1) * (product + 2 * 7 * 7))
-    assert found["lasso"] is found["omp"] is None
-    # Two screens: Dᵀr, Dᵀy and the Gram matrix of 4 candidates, then 1 and 2 steps on these.
-    assert found["screened_pursuit"] == 2 * (product + 2 * 5 * (4 + 16)) + 4 * (1 + 4)
+    assert found["lasso"] is None
+    # Two steps, in the second of which the atom is made orthogonal to the first, twice.
+    assert found["omp"] == 2 * product + 2 * 5 * 4
+    # Two screens: Dᵀr, the residual of 1 and 2 atoms, their correlations with 4 candidates, and
+    # their basis.
+    assert found["screened_pursuit"] == 2 * (product + 5 * (1 + 2) * (1 + 4)) + 4 * (1 + 4)
 
 
 def test_operations_are_those_that_the_compiler_counts(task):
