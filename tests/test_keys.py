@@ -191,7 +191,8 @@ def of_downstream(
     recorded = Recorded(*about, tuple("d" * 40), None)
     cutter = SimpleNamespace(get_added_tokens_decoder=dict)
     lm = SimpleNamespace(identity=model, model=None, tokenizer=cutter)
-    monkeypatch.setattr(Downstream, "of_model", lambda *_, **__: None)
+    run = SimpleNamespace(activations=X, scored=X, clean=SimpleNamespace(ce=X))
+    monkeypatch.setattr(Downstream, "of_model", lambda *_, **__: run)
     usual = {"layer": 1, "first": 2, "outliers": "drop", "l0": (1, 2, 4), "controls": ("random",)}
     options = downstream.DownstreamOptions(**usual | flags)
     x, named = data(row, document)
@@ -199,7 +200,7 @@ def of_downstream(
     plan = measure.Plan((), open_activations(x, documents=named), keep_outliers=keep)
     first = SimpleNamespace(num_latents=width, signed=signed)
     decides, _ = downstream._controls(options, plan, first)["random"]
-    _, texts = downstream._downstream(lm, recorded, documents, options)
+    _, texts = options.downstream(lm, recorded, documents)
     return {"texts": texts, "control": results.key(decides)}
 
 

@@ -17,26 +17,21 @@ import csv
 import dataclasses
 import functools
 import pathlib
-import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import CONTROLS, OfRecording
+from benchmarks.real.inputs import CONTROLS, PutBack
 from benchmarks.real.page_tables import printed, table
 from benchmarks.report import pages
 from sae_gap import figures
 from sae_gap.figures import tables
-from sae_gap.lm.pretrained import LM
-from sae_gap.lm.recording import Recorded
 from sae_gap.measure import Plan, control_sae
 from sae_gap.measure.controls import check_control
-from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.measure.patching import CODES, PARTS, STUDY, Patching, over_documents, split_lines
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -51,7 +46,7 @@ SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_m
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DownstreamOptions(OfRecording):
+class DownstreamOptions(PutBack):
     """What to put back into a model, and where results go."""
 
     controls: tuple[str, ...] = option((), "Control dictionaries.  [none]", choices=CONTROLS)
@@ -59,12 +54,6 @@ class DownstreamOptions(OfRecording):
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
     codes: tuple[str, ...] = option(CODES, "Codes to put back.", choices=CODES)
-    tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
-    first: int = option(FIRST, "Tokens at the start of a window that are not averaged.", least=0)
-    outliers: str = option(
-        "drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep")
-    )
-    seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
 
 def measure(options: DownstreamOptions) -> list[Row]:
@@ -74,36 +63,10 @@ def measure(options: DownstreamOptions) -> list[Row]:
       ValueError: something does not fit; the message says how to mend it.
     """
     folder = cli.folder(options.results_dir) / NAME
-    recorded, lm = options.open()
-    activations = recorded.activations(options.layer)
-    # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-    plan = Plan((), activations, keep_outliers=options.outliers == "keep")
-    saes, reports = options.read(plan.scored, plan.parts[0].mean, options.controls)
-    narrowest = min(saes, key=lambda sae: sae.num_latents)
-    densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
-    if max(options.l0) > densest:
-        limits = f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
-        raise ValueError(
-            f"--l0 {max(options.l0)} is too much for {limits} of {narrowest.name}; ask for at most "
-            f"{densest}."
-        )
-    for name, report in reports.items():
-        hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
-        check_place(name, hook, options.layer)
+    recorded, lm, plan, saes = options.begin(options.l0, options.controls)
     controls = _controls(options, plan, saes[0])
     folder.require_writable()
-    documents = _documents(recorded, plan, options)
-    downstream, identity = _downstream(lm, recorded, documents, options)
-    logging.info(
-        "%d tokens of %d held-out documents run, %d averaged; clean loss %.3f nats",
-        len(downstream.activations),
-        len(documents),
-        downstream.scored.sum(),
-        downstream.clean.ce.mean(),
-    )
-    if len(activations.outliers.rows):
-        fate = "replaced" if plan.keep_outliers else "left as they are"
-        logging.info("%s; they are %s.", activations.outliers, fate)
+    downstream, identity = options.downstream(lm, recorded, options.documents(recorded, plan))
     patching = Patching(downstream, identity, results.Store(folder), options.l0, options.codes)
     rows = patching.run(saes, controls)
     listed = ("ce_sums", "kl_sums", "errors")
@@ -129,49 +92,6 @@ def _controls(options: DownstreamOptions, plan: Plan, first: SAE) -> dict[str, A
             make = functools.partial(control_sae, name, train, first, l0, plan.seed)
             made[name] = (settings | {"control": name}, functools.cache(make))
     return made
-
-
-def _documents(recorded: Recorded, plan: Plan, options: DownstreamOptions) -> list[int]:
-    """Held-out documents in random order, as many as make the tokens that are asked for."""
-    held = recorded.documents[plan.parts[1].numbers]
-    numbers, sizes = np.unique(held, return_counts=True)
-    order = np.random.default_rng(options.seed).permutation(len(numbers))
-    count = 1 + np.searchsorted(np.cumsum(sizes[order]), options.tokens)
-    return numbers[order[:count]].tolist()
-
-
-def _downstream(
-    lm: LM,
-    recorded: Recorded,
-    documents: Sequence[int],
-    options: DownstreamOptions,
-) -> tuple[Downstream, str]:
-    """The model on these documents, and what tells it from others."""
-    batches = [batch for batch, _ in recorded.batches(documents)]
-    members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
-    windows = [batch.windows for batch in batches]
-    parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
-    chosen = {"first": options.first, "outliers": options.outliers}
-    texts = results.digest([members, *parts])
-    identity = chosen | {"model": lm.identity, "layer": options.layer, "texts": texts}
-    added = lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
-    special = [number for number, token in added.items() if token.special]
-    downstream = Downstream.of_model(
-        lm.model, windows, options.layer, documents=members, special=special, **chosen
-    )
-    return downstream, results.key(identity)
-
-
-def check_place(name: str, hook: str, layer: int) -> None:
-    """Refuses an SAE that says that it is of another place than the one behind the block."""
-    pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)"
-    place = re.fullmatch(pattern, hook)
-    # sparsify names the folder alone, which may be called anything.
-    if "." in hook and place is None:
-        raise ValueError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
-    if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
-        fault = f"{name} was trained at {hook}, not behind block {layer}"
-        raise ValueError(f"{fault}; give its own as --layer.")
 
 
 def published() -> list[Row]:

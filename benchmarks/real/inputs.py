@@ -4,10 +4,12 @@ import dataclasses
 import io
 import os
 import pathlib
+import re
 from collections.abc import Callable, Collection, Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -17,9 +19,12 @@ from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
+from sae_gap.measure import Plan
+from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.loading_report import LoadReport, load_report
+from sae_gap.storage import results
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
 # the activations.
@@ -128,6 +133,96 @@ class OfRecording(Measured, LanguageModel):
         recorded, lm = open_recording(self.recording), load_lm(self.model, self.tokenizer)
         recorded.require(lm)
         return recorded, lm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PutBack(OfRecording):
+    """What is put back into the model, and on which held-out documents."""
+
+    tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
+    first: int = option(FIRST, "Tokens at the start of a window that are not averaged.", least=0)
+    outliers: str = option(
+        "drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep")
+    )
+    seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
+
+    def begin(
+        self, l0: Sequence[float], controls: Collection[str] = ()
+    ) -> tuple[Recorded, LM, Plan, list[SAE]]:
+        """The recording, the model, the rows to learn from and to score, and what to measure.
+
+        Args:
+          l0: mean L0s at which dictionaries are compared.
+          controls: names that no SAE takes.
+
+        Raises:
+          ValueError: something does not fit; the message says how to mend it.
+        """
+        recorded, lm = self.open()
+        activations = recorded.activations(self.layer)
+        # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
+        plan = Plan((), activations, keep_outliers=self.outliers == "keep")
+        saes, reports = self.read(plan.scored, plan.parts[0].mean, controls)
+        narrowest = min(saes, key=lambda sae: sae.num_latents)
+        densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
+        if max(l0) > densest:
+            limits = f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
+            raise ValueError(
+                f"--l0 {max(l0)} is too much for {limits} of {narrowest.name}; ask for at most "
+                f"{densest}."
+            )
+        for name, report in reports.items():
+            hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
+            check_place(name, hook, self.layer)
+        if len(activations.outliers.rows):
+            fate = "replaced" if plan.keep_outliers else "left as they are"
+            logging.info("%s; they are %s.", activations.outliers, fate)
+        return recorded, lm, plan, saes
+
+    def documents(self, recorded: Recorded, plan: Plan) -> list[int]:
+        """Held-out documents in random order, as many as make the tokens that are asked for."""
+        held = recorded.documents[plan.parts[1].numbers]
+        numbers, sizes = np.unique(held, return_counts=True)
+        order = np.random.default_rng(self.seed).permutation(len(numbers))
+        count = 1 + np.searchsorted(np.cumsum(sizes[order]), self.tokens)
+        return numbers[order[:count]].tolist()
+
+    def downstream(
+        self, lm: LM, recorded: Recorded, documents: Sequence[int]
+    ) -> tuple[Downstream, str]:
+        """The model on these documents, and what tells it from others."""
+        batches = [batch for batch, _ in recorded.batches(documents)]
+        members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
+        windows = [batch.windows for batch in batches]
+        parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
+        chosen = {"first": self.first, "outliers": self.outliers}
+        texts = results.digest([members, *parts])
+        identity = chosen | {"model": lm.identity, "layer": self.layer, "texts": texts}
+        added = lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
+        special = [number for number, token in added.items() if token.special]
+        downstream = Downstream.of_model(
+            lm.model, windows, self.layer, documents=members, special=special, **chosen
+        )
+        logging.info(
+            "%d tokens of %d held-out documents run, %d averaged; clean loss %.3f nats",
+            len(downstream.activations),
+            len(documents),
+            downstream.scored.sum(),
+            downstream.clean.ce.mean(),
+        )
+        return downstream, results.key(identity)
+
+
+def check_place(name: str, hook: str, layer: int) -> None:
+    """Refuses an SAE that says that it is of another place than the one behind the block."""
+    pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)"
+    place = re.fullmatch(pattern, hook)
+    # sparsify names the folder alone, which may be called anything.
+    if "." in hook and place is None:
+        raise ValueError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
+    if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
+        fault = f"{name} was trained at {hook}, not behind block {layer}"
+        raise ValueError(f"{fault}; give its own as --layer.")
 
 
 def npy(array: ArrayLike) -> bytes:

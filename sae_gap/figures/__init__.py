@@ -24,6 +24,7 @@ _HOME = {
     "gap_by_seconds": "seconds",
     "gap_parts": "sae_measurement",
     "heat_map": "heat",
+    "loss_by_cost": "cost",
     "matched_cosines": "cosines",
     "ood_drop": "probing",
     "recovery": "scatter",

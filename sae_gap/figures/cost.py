@@ -3,6 +3,7 @@
 from typing import Any
 
 from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
@@ -20,6 +21,29 @@ _MARKERS = {
 # What a family of inferences varies, and so what stands beside each of its points.
 _VARIED = {"lista": ("depth", "layers"), "fista": ("iterations",) * 2, "ista": ("iterations",) * 2}
 _UNTRAINED = ("fista", "ista")
+# Of each line, by its family and screens or its codes: its label, look, and which of its points the
+# label stands beside, how far away in points.
+_LINES: dict[Any, tuple[str, dict[str, Any], int, tuple[int, int]]] = {
+    "own": ("the SAE's\nencoder", {"color": "black", "marker": "D"}, 0, (-7, 0)),
+    "mp": ("matching pursuit", {"color": "#AA4499", "marker": "p"}, 0, (0, 6)),
+    "omp": ("OMP", {"color": "#882255", "marker": "X"}, 0, (-6, 0)),
+    "omp_pruned": ("OMP, pruned", {"color": "#882255", "marker": "X"}, 0, (0, 6)),
+    ("fista", None): ("FISTA", {"color": "#7F7F7F", "marker": "s"}, -1, (0, 6)),
+    ("screened_pursuit", 1): ("one screen", {"color": "#56B4E9", "marker": "o"}, 1, (6, 2)),
+    ("screened_pursuit", 2): ("two screens", {"color": "#0072B2", "marker": "o"}, 1, (-5, -5)),
+    ("batch_pursuit", 2): ("two screens, pruned", {"color": "#EE3377", "marker": "o"}, 1, (-5, -5)),
+}
+# Of each level: its label, and the side of the axes where it stands, above or below.
+_LEVELS = {
+    "lasso_refit": ("certified lasso", (0.01, 2), {"ha": "left", "va": "bottom"}),
+    "lasso_pruned": ("certified lasso, pruned", (0.99, -2), {"ha": "right", "va": "top"}),
+}
+_CAPTION = (
+    "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
+    "many atoms, of which those stay whose absence would cost most. All but matching pursuit have "
+    "values by least squares"
+)
+_TITLES = {"fvu": "variance unexplained, FVU", "kl": "KL(model ‖ patched), nats"}
 
 
 @style.styled
@@ -60,12 +84,9 @@ def budget(rows: style.Rows) -> Figure | None:
             axes.errorbar(cost, y, sd, elinewidth=0.8, label=label, zorder=3, **look)
             # Numbers on the outer side: a trained network lies below in the gap, above in the MCC.
             up = right == (metric == metrics[0])
-            side = {"ha": "left" if right else "right", "va": "bottom" if up else "top"}
             offset = 4 if right else -4, 4 if up else -4
             for line, *place in zip(mine if column else (), cost, y, strict=False):
-                text = axes.annotate(line[column], place, offset, textcoords="offset points")
-                halo = patheffects.withStroke(linewidth=2, foreground="white")
-                text.set(fontsize=7, color=colour, path_effects=[halo], **side)
+                _write(axes, line[column], place, offset, colour)
     for axes, metric in zip(panels, metrics, strict=True):
         axes.margins(0.1)
         axes.set_ylabel(style.axis_label(metric))
@@ -79,3 +100,65 @@ def budget(rows: style.Rows) -> Figure | None:
     handles, _ = panels[1].get_legend_handles_labels()
     style.finish(figure, title, rows, spread="whiskers", handles=handles)
     return figure
+
+
+@style.styled
+def loss_by_cost(rows: style.Rows) -> Figure | None:
+    """What codes on one dictionary leave of the variance and cost in nats, against their cost in
+    products with the dictionary.
+
+    Args:
+      rows: with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. The certified lasso's,
+        without `products`, are drawn as levels.
+
+    Returns:
+      The figure, or None where no codes have a cost.
+    """
+    lines: dict[Any, list[Any]] = {}
+    rows = sorted(rows, key=lambda row: row["products"] or 0)
+    for row in rows:
+        line = row["codes"] if row["codes"] in _LINES else (row["family"], row["screens"])
+        if row["products"] and line in _LINES:
+            lines.setdefault(line, []).append(row)
+    if not lines:
+        return None
+    figure = Figure(figsize=(style.WIDTH, 3.8))
+    for axes, metric in zip(figure.subplots(1, 2), _TITLES, strict=True):
+        for line, mine in lines.items():
+            label, look, at, offset = _LINES[line]
+            xy = [[row[column] for row in mine] for column in ("products", metric)]
+            axes.plot(*xy, label=label, zorder=3, **look)
+            _write(
+                axes,
+                label,
+                [values[min(at, len(mine) - 1)] for values in xy],
+                offset,
+                look["color"],
+            )
+        for row in rows:
+            if row["codes"] in _LEVELS:
+                label, (x, up), sides = _LEVELS[row["codes"]]
+                style.level(axes, row[metric], label=label)
+                options = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+                axes.annotate(label, (x, row[metric]), (0, up), fontsize=7, **options, **sides)
+        drawn = [row for mine in lines.values() for row in mine]
+        # A first iteration of FISTA is off the scale of all else.
+        axes.set_ylim(0, 1.1 * max(row[metric] for row in drawn if row["family"] != "fista"))
+        style.log_axis(axes.xaxis, [row["products"] for row in drawn])
+        axes.set_xlim(0.25, 2 * max(row["products"] for row in drawn))
+        axes.set_xlabel("cost, in products with the dictionary")
+        axes.set_title(_TITLES[metric])
+    about = rows[0]
+    title = f"FVU and KL of codes on {about['dictionary']} by their cost, mean L0 {about['level']}"
+    style.finish(figure, title, rows[:1], caption=_CAPTION)
+    return figure
+
+
+def _write(axes: Axes, text: Any, point: Any, offset: tuple[int, int], colour: str) -> None:
+    """Text beside a point, so many points away, on a white rim."""
+    across, up = offset
+    sides = {"ha": "left" if across > 0 else "right" if across < 0 else "center"}
+    sides |= {"va": "bottom" if up > 0 else "top" if up < 0 else "center"}
+    rim = [patheffects.withStroke(linewidth=2, foreground="white")]
+    found = axes.annotate(text, point, offset, textcoords="offset points", zorder=4)
+    found.set(fontsize=7, color=colour, path_effects=rim, **sides)

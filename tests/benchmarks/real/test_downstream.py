@@ -5,63 +5,32 @@ whatever is wrong.
 import csv
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks.real import downstream
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
-from sae_gap.lm.recording import record
-from sae_gap.lm.texts import Texts
+from benchmarks.real import inputs
 from sae_gap.measure import patching
 from tests import tiny
 
-WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
-
 
 @pytest.fixture(scope="module")
-def made(call, tmp_path_factory):
-    """A finished run on an SAE of random atoms and of an encoder that is their transpose, with a
-    control.
-    """
-    folder, rng = tmp_path_factory.mktemp("downstream"), np.random.default_rng(0)
-    lm = tiny.tiny_lm(folder)
-    texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
-    found = record(
-        lm,
-        Texts(tuple(texts), tuple(map(str, range(20))), None),
-        folder / "r",
-        layers=(1,),
-        context=32,
-    )
-    mean = jnp.asarray(found.activations(1).mean())
-    atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
-    model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
-    sae_gap.save_sae(model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"})
+def made(call, recorded):
+    """A finished run on the SAE, with a control."""
+    folder, model = recorded.folder, recorded.model
     sae_gap.save_sae(model, folder / "before", metadata={"hook_name": "blocks.1.hook_resid_pre"})
     sae_gap.save_sae(model, folder / "mlp", metadata={"hook_name": "blocks.1.hook_mlp_out"})
-    np.save(folder / "D.npy", np.asarray(atoms))
-    np.save(folder / "narrow.npy", np.asarray(atoms)[1:])
-    np.save(folder / "few.npy", np.asarray(atoms)[:, :8])
-    arguments = (
-        f"--recording={folder / 'r'}",
-        "--layer=1",
-        f"--model={folder / 'tiny.gguf'}",
-        "--l0=4",
-        "--tokens=100",
-    )
-    arguments += (f"--results_dir={folder / 'results'}",)
-    mine = (*arguments, f"--sae={folder / 'mine'}", "--controls=samples")
+    atoms = np.asarray(model.decoder)
+    for name, part in {"D": atoms, "narrow": atoms[1:], "few": atoms[:, :8]}.items():
+        np.save(folder / f"{name}.npy", part)
+    mine = (*recorded.flags, f"--sae={folder / 'mine'}", "--controls=samples")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(patching, "find_weight", tiny.weight)
         code, out, err = call("downstream", *mine)
     assert code == 0, err
     return SimpleNamespace(
-        folder=folder, lm=lm, found=found, arguments=arguments, mine=mine, out=out
+        folder=folder, found=recorded.found, arguments=recorded.flags, mine=mine, out=out
     )
 
 
@@ -151,6 +120,6 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
 
 def test_a_folder_of_sparsify_may_be_called_anything():
     """Where it is not called after a module, its name tells no place."""
-    downstream.check_place("mine", "mine", 1)
+    inputs.check_place("mine", "mine", 1)
     with pytest.raises(ValueError, match="mine was trained at layers"):
-        downstream.check_place("mine", "layers.3.mlp", 1)
+        inputs.check_place("mine", "layers.3.mlp", 1)
