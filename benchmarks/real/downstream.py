@@ -2,13 +2,16 @@ r"""What does a reconstruction cost the model, in nats: in values, support and d
 
 Puts reconstructions of a layer's activations back into the model that was recorded, on held-out
 documents, and takes the loss of the next token and the divergence KL(model ‖ patched). Each
-dictionary is scored with the codes of the certified lasso, with least squares on their support, and
-with orthogonal matching pursuit; an SAE also with its own codes and with least squares on their
-support. The differences tell what the values, the support and the dictionary cost. Outlier tokens
+dictionary is scored with the codes of the certified lasso, with least squares on their support, with
+orthogonal matching pursuit, and with a screened pursuit that leaves atoms out; an SAE also with its
+own codes, with least squares on their support, and with the pursuit among the latents that it
+proposes. The differences tell what the values, the support and the dictionary cost. Outlier tokens
 keep their activation. Writes rows, summary.csv, splits.csv and a figure under
 <results_dir>/downstream/. A run that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND
+  python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FOLDER \
+    --codes=own,own_refit,screened
   python -m sae_gap downstream --recording=FOLDER --layer=10 --dictionary=D.npy \
     --controls=random,samples --l0=16,32
 """
@@ -32,7 +35,15 @@ from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.measure import Plan, control_sae
 from sae_gap.measure.controls import check_control
-from sae_gap.measure.patching import CODES, PARTS, STUDY, Patching, over_documents, split_lines
+from sae_gap.measure.patching import (
+    CODES,
+    PARTS,
+    STUDY,
+    SUPPORT,
+    Patching,
+    over_documents,
+    split_lines,
+)
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -41,7 +52,10 @@ NAME = STUDY
 PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream.csv"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
 # The columns of the tables.
-SPLIT = "dictionary loss l0 total values_part support_part dictionary_part rest best"
+SPLIT = (
+    "dictionary loss l0 total values_part support_part selection_part screening_part "
+    "dictionary_part rest best"
+)
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean certificate"
 
 
@@ -111,7 +125,9 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
     splits = []
     for line in split_lines(rows):
         line = dict(line)
-        for part in PARTS:
+        for part in [*PARTS, *SUPPORT]:
+            if line[f"{part}_part"] is None:
+                continue
             low, high = line[f"{part}_low"], line[f"{part}_high"]
             interval = f" ({low:.3f} to {high:.3f})" if np.isfinite(low) else ""
             line[f"{part}_part"] = f"{line[f'{part}_part']:.3f}{interval}"

@@ -31,7 +31,7 @@ from benchmarks.report import pages
 from sae_gap import figures
 from sae_gap.measure import probing
 from sae_gap.measure.comparison import compare
-from sae_gap.measure.patching import CODES, PARTS, best_at, over_documents, split_lines
+from sae_gap.measure.patching import CODES, best_at, over_documents, split_lines
 from sae_gap.runtime import devices
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
@@ -73,8 +73,9 @@ and the rest of the model runs on it. KL is the divergence of the next token's d
 model's own, ΔCE the loss above the model's own, in nats a token. The loss of an SAE falls into
 parts, each the difference of two codes at its own L0: values, what least squares on its own support
 gains; support, what the best codes on its own dictionary gain; dictionary, what the best dictionary
-at hand gains. The best codes are those of the certified lasso or of a pursuit, refitted on their
-supports. {PROVED} Outlier tokens keep their activation and are left out of averages. Intervals of
+at hand gains. The support part is a sum: selection, what a pursuit among the latents that the
+encoder proposes gains, and screening, what the best codes gain beyond that. The best codes are
+those of the certified lasso or of a pursuit, refitted on their supports. {PROVED} Outlier tokens keep their activation and are left out of averages. Intervals of
 95 % are over documents, or over pairs of concepts.
 
 A probe out of distribution learns one concept from rows that never have it together with another,
@@ -263,12 +264,17 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
     percent, low, high = (f"{100 * value:.0f}" for value in (share.more, share.low, share.high))
     interval = f"{low} to {high}, " if math.isfinite(share.low) else ""
     lost = f"Of the {best['total']:.3f} nats of KL that {best['dictionary']} loses at L0"
-    values, support = (100 * best[f"{part}_part"] / best["total"] for part in PARTS[:2])
+
+    def per_cent(part: str) -> str:
+        return f"{100 * best[f'{part}_part'] / best['total']:.0f} %"
+
     parts = f"{percent} % ({interval}{over_documents(clean)}) are its encoder's"
-    parts += f" ({values:.0f} % in values and {support:.0f} % in support)"
+    parts += f" ({per_cent('values')} in values and {per_cent('support')} in support"
+    if best["selection_part"] is not None:
+        parts += f": {per_cent('selection')} in selection and {per_cent('screening')} in screening"
+    parts += ")"
     if best["best"] != best["dictionary"]:
-        dictionary = 100 * best["dictionary_part"] / best["total"]
-        parts += f", {dictionary:.0f} % its dictionary's compared with {best['best']}"
+        parts += f", {per_cent('dictionary')} its dictionary's compared with {best['best']}"
     rest = 100 * best["rest"] / best["total"]
     return f"{lost} {best['l0']:.0f}, {parts}, and {rest:.0f} % no dictionary here saves."
 

@@ -68,6 +68,9 @@ class BatchTopK(AmortisedEncoder):
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
 
+    def affine(self, model):
+        return model.encoder.affine
+
     def raised(self, model, change):
         return eqx.tree_at(
             lambda model: model.encoder.threshold,

@@ -221,6 +221,12 @@ class AmortisedEncoder(Encoder):
         """
         return model
 
+    def affine(self, model: Model) -> Affine | None:
+        """The map of `y - b` whose largest outputs the codes are; None where no single one decides
+        them.
+        """
+        return model.encoder if isinstance(model.encoder, Affine) else None
+
     def preactivations(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:

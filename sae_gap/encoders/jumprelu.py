@@ -52,6 +52,9 @@ class JumpReLU(AmortisedEncoder):
         codes, active = _jump(hidden, jnp.exp(parameters.log_threshold), self.bandwidth)
         return codes, jnp.sum(active, axis=1)
 
+    def affine(self, model):
+        return model.encoder.affine
+
     def raised(self, model, change):
         return eqx.tree_at(
             lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change

@@ -43,6 +43,9 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     def flops(self, input_dim, num_latents):
         return 3 * 2 * input_dim * num_latents
 
+    def affine(self, model):
+        return None
+
     def _hidden(self, model, signals):
         affine, centred = model.encoder.affine, signals - model.bias
         before = affine(centred)

@@ -7,7 +7,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_number, check_size
@@ -82,7 +82,9 @@ class ScreenedPursuit(AmortisedEncoder):
         return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
     def loss(self, model, signals, penalty):
-        codes, gains = jax.lax.stop_gradient(_code(self, model, signals, self._threshold(model)))
+        codes, gains, _ = jax.lax.stop_gradient(
+            _code(self, model, signals, self._threshold(model))
+        )
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -152,7 +154,7 @@ class BatchPursuit(ScreenedPursuit):
     def observe(self, model, seen):
         """The model with τ moved towards that of a batch of these gains."""
         own = model.encoder.value
-        batch = _threshold_of(seen, self.k, model.decoder).astype(own.dtype)
+        batch = self._threshold_of(model, seen).astype(own.dtype)
         moved = jnp.where(own > 0, own + self.rate * (batch - own), batch)
         return eqx.tree_at(lambda model: model.encoder.value, model, moved)
 
@@ -165,20 +167,41 @@ class BatchPursuit(ScreenedPursuit):
           signals: (n, input_dim), such as training rows.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
-        gains = _code(self, model, signals, 0.0)[1]
-        value = _threshold_of(gains, self.k, model.decoder).astype(signals.dtype)
+        value = self._threshold_of(model, self.pursue(model, signals)[1]).astype(signals.dtype)
         return Model(model.decoder, model.bias, Threshold(value), self)
+
+    def pursue(
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        proposals: Float[Array, "n num_latents"] | None = None,
+    ) -> tuple[Int[Array, "n size"], Float[Array, "n size"]]:
+        """The atoms of each sample before any is left out, and what the squared error would grow by
+        without each; by zero for an atom that is not used.
+
+        Args:
+          model: whose dictionary it is.
+          signals: (n, input_dim).
+          proposals: what the first screen takes the largest of, such as the pre-activations of an
+            encoder; None takes `d_jᵀ (y - b)`.
+        """
+        _, gains, atoms = _code(self, model, signals, 0.0, proposals)
+        return atoms, gains
 
     def _threshold(self, model):
         return model.encoder.value * _unit(model.decoder)
 
+    def _threshold_of(self, model, gains):
+        return jnp.sqrt(least_gain(gains, self.k)) / _unit(model.decoder)
 
-def _threshold_of(gains, k, decoder) -> Float[Array, ""]:
-    """The τ at which k gains a sample are left on average, between the last and the next."""
+
+def least_gain(gains: Float[Array, "n size"], l0: float) -> Float[Array, ""]:
+    """What those gains exceed of which a sample has l0 on average: half way from the last to the
+    next.
+    """
     ordered = jnp.sort(gains.ravel())[::-1]
-    last = min(k * len(gains), gains.size) - 1
-    least = (ordered[last] + ordered[min(last + 1, gains.size - 1)]) / 2
-    return jnp.sqrt(least) / _unit(decoder)
+    last = min(max(1, round(l0 * len(gains))), gains.size) - 1
+    return (ordered[last] + ordered[min(last + 1, gains.size - 1)]) / 2
 
 
 def _unit(decoder):
@@ -187,8 +210,9 @@ def _unit(decoder):
 
 
 @eqx.filter_jit
-def _code(encoder, model, signals, threshold):
-    """The codes, and what each atom of a support adds to the squared error if it goes.
+def _code(encoder, model, signals, threshold, proposals=None):
+    """The codes, and what each atom of a support adds to the squared error if it goes, with the
+    numbers of these atoms.
 
     Among many samples it pays to find the Gram matrix of all atoms, and to read those of the
     candidates off it.
@@ -202,19 +226,24 @@ def _code(encoder, model, signals, threshold):
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
     count = -(-len(signals) // max(1, most))
     rows = -(-len(signals) // count)
-    targets = jnp.pad(
-        (signals - model.bias).astype(kind), ((0, count * rows - len(signals)), (0, 0))
+
+    def in_chunks(values):
+        padded = jnp.pad(values.astype(kind), ((0, count * rows - len(signals)), (0, 0)))
+        return padded.reshape(count, rows, -1)
+
+    code = jax.vmap(functools.partial(_code_one, atoms.T, whole, m, sizes, threshold))
+    given = jax.tree.map(in_chunks, (signals - model.bias, proposals))
+    codes, gains, chosen = (
+        part.reshape(count * rows, -1)[: len(signals)]
+        for part in jax.lax.map(lambda part: code(*part), given)
     )
-    code = functools.partial(_code_one, atoms.T, whole, m, sizes, threshold)
-    codes, gains = jax.lax.map(jax.vmap(code), targets.reshape(count, rows, dim))
-    codes, gains = (part.reshape(count * rows, -1)[: len(signals)] for part in (codes, gains))
-    return codes / norms, gains
+    return codes / norms, gains, chosen
 
 
-def _code_one(atoms, whole, m, sizes, threshold, signal):
-    rest, chosen = signal, jnp.zeros(0, jnp.int32)
+def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
+    chosen, toward = jnp.zeros(0, jnp.int32), product(atoms, signal)
+    pull = toward if proposal is None else proposal
     for size in sizes:
-        pull = product(atoms, rest)
         # Those chosen before are proposed first.
         candidates = jax.lax.top_k(pull.at[chosen].set(jnp.inf), m)[1]
         if whole is None:
@@ -222,11 +251,10 @@ def _code_one(atoms, whole, m, sizes, threshold, signal):
             gram = product(own, own.T)
         else:
             gram = whole[candidates[:, None], candidates]
-        toward = pull if rest is signal else toward
         correlation = toward[candidates]
         places, on, codes = _pursue(gram, correlation, len(chosen), size)
         chosen = candidates[places]
-        rest = signal - product(codes, atoms[chosen])
+        pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     slack = SLACK * jnp.linalg.norm(signal)
     codes, on = _nonnegative(gram, correlation, on, slack)
@@ -237,7 +265,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal):
     )
     gains = jnp.where(on, codes**2 / jnp.sum(half**2, axis=0), 0)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
-    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
+    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains, chosen
 
 
 def _pursue(gram, correlation, begun, size):

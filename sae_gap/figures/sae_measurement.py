@@ -26,6 +26,7 @@ _CODES: dict[str, tuple[str, dict[str, Any]]] = {
     "lasso_refit": ("least squares on lasso supports", {"marker": "o", "markersize": 3}),
     "lasso": ("certified lasso", _THIN | {"marker": "s", "linestyle": style.DASHED}),
     "omp": ("orthogonal matching pursuit", _THIN | {"marker": "^", "linestyle": (0, (1, 1.5))}),
+    "screened": ("screened pursuit, pruned", _THIN | {"marker": "v", "linestyle": "-."}),
     "own": ("encoder", _OWN),
     "own_refit": ("encoder, values refitted", _OWN | {"markerfacecolor": "white"}),
 }
@@ -55,7 +56,9 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     ]
     # A dead encoder is off the scale of all else.
     points = [
-        row for row in (*shown, *refits) if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
+        row
+        for row in (*shown, *refits)
+        if row["codes"] in _CODES and row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
     ]
     if not points:
         return None

@@ -1,22 +1,25 @@
 """The one loop that codes activations: some at a time, with what the codes reconstruct and what
 certifies them.
 
-How is a function of the targets of a chunk and of its place: `by_encoder`, `lasso` or
-`least_squares`. By the place it finds the rows of codes that it starts from or refits.
+How is a function of the targets of a chunk and of its place: `by_encoder`, `lasso`,
+`least_squares` or `screened`. By the place it finds the rows of codes that it starts from or refits.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core.identity import class_name
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.types import Solution
+from sae_gap.encoders.screened_pursuit import BatchPursuit, least_gain
 from sae_gap.measure.refit import refit
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
@@ -96,11 +99,45 @@ def least_squares(sae: SAE, codes: scipy.sparse.csr_array) -> Coder:
     )
 
 
-def least_squares_on(sae: SAE, atoms: Int[np.ndarray, "n k"]) -> Coder:
-    """Least squares on atoms of these numbers, over non-negative values where codes are."""
+def least_squares_on(
+    sae: SAE, atoms: Int[np.ndarray, "n k"], on: Bool[np.ndarray, "n k"] | None = None
+) -> Coder:
+    """Least squares on atoms of these numbers, or on some of them, over non-negative values where
+    codes are.
+    """
     n, k = atoms.shape
-    parts = np.ones(n * k), atoms.ravel(), np.arange(0, n * k + 1, k)
+    used = np.ones(n * k) if on is None else on.ravel().astype(float)
+    parts = used, atoms.ravel(), np.arange(0, n * k + 1, k)
     return least_squares(sae, scipy.sparse.csr_array(parts, (n, sae.num_latents)))
+
+
+def screened(
+    sae: SAE,
+    x: Float[np.ndarray, "n input_dim"],
+    l0: float,
+    counted: Any = slice(None),
+    *,
+    proposed: bool = False,
+) -> Coder:
+    """Least squares on the atoms that stay of a screened pursuit of `2 ⌈l0⌉`, where those go whose
+    loss costs least, by one threshold for all activations; see `BatchPursuit`.
+
+    Args:
+      sae: whose codes are non-negative.
+      x: the activations that will be coded, (n, input_dim).
+      l0: mean number of atoms that stay.
+      counted: the rows that this is a mean over.
+      proposed: whether the pursuit is among the `4 ⌈l0⌉` latents of largest pre-activation alone,
+        of an SAE that has `affine`.
+    """
+    pursuit, found = BatchPursuit(math.ceil(l0), screens=1 if proposed else 2), []
+    for place in chunks(len(x), sae.num_latents):
+        target = devices.place(sae.target(x[place]), devices.own_mesh())
+        proposals = sae.affine(target) * sae.scale if proposed else None
+        found.append(jax.device_get(pursuit.pursue(sae.model, target, proposals)))
+    atoms, gains = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    least = np.asarray(least_gain(gains[counted], l0))
+    return least_squares_on(sae, atoms, (gains >= least) & (gains > 0))
 
 
 def pursued(

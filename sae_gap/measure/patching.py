@@ -8,16 +8,22 @@ dictionary:
   lasso        the certified lasso, at the L0 of the encoder
   lasso_refit  least squares on its supports
   omp          least squares on the supports of orthogonal matching pursuit, at that L0
+  screened     least squares on what stays of a screened pursuit of twice as many atoms, where one
+               threshold leaves those out whose loss costs least (`coding.screened`), at that L0
+  proposed     the same among the 4 ⌈L0⌉ latents that the encoder's pre-activations propose
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
   values part      L(own) - L(own_refit)
-  support part     L(own_refit) - L(best)
+  support part     L(own_refit) - L(best), which is the sum of
+    selection part   L(own_refit) - L(proposed): the latent was proposed, and not taken
+    screening part   L(proposed) - L(best): it was not proposed
   dictionary part  L(best) - L(best on the best dictionary at hand)
   rest             L(best on the best dictionary at hand)
 
-where best is lasso_refit or omp, whichever has the smaller divergence. Better supports than both
-may exist. The best dictionary is that whose best codes have the least divergence at the asked L0
+where best is lasso_refit, omp or screened, whichever has the smallest divergence. Better supports
+may exist. The support part stays whole for an encoder whose pre-activations are not one affine map,
+and signed codes are not pursued by screens. The best dictionary is that whose best codes have the least divergence at the asked L0
 nearest the encoder's. An encoder whose L0 is above a quarter of the dimensions is not split.
 An encoder that is dead, as `Coding.dead` tells, is not split either. Intervals of 95 % are those
 of `sae_gap.measure.comparison`, over documents.
@@ -41,6 +47,7 @@ from sae_gap.measure.coding import (
     least_squares,
     least_squares_on,
     pursued,
+    screened,
 )
 from sae_gap.measure.comparison import FEW_DOCUMENTS, compare
 from sae_gap.measure.downstream import Downstream
@@ -52,14 +59,16 @@ from sae_gap.storage.results import Row, Store
 # The name of the study in its rows.
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
-FORM = 4
-CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
+FORM = 5
+CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp", "screened", "proposed")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
 PARTS = ("values", "support", "dictionary")
+# What the support part is the sum of, where it is known.
+SUPPORT = ("selection", "screening")
 # Codes that are the best there are for a dictionary, of which the better ones count.
-BEST = ("lasso_refit", "omp")
-# The largest L0 of a pursuit: its time grows with the square, and beyond takes longer than all
+BEST = ("lasso_refit", "omp", "screened")
+# The largest L0 of a full pursuit: its time grows with the square, and beyond takes longer than all
 # else.
 MOST_PURSUED = 64
 # An L0 within this share of one that is asked for, or else of a whole number, is taken for it: SAEs
@@ -109,6 +118,8 @@ class Patching:
         }
         made |= controls
         rows = self._once({"kind": "clean"}, self._clean)
+        signed = {sae.name: sae.signed for sae in saes}
+        proposing = {sae.name for sae in saes if sae.affine is not None and not sae.signed}
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
             sparse: list[Row] = []
             for sae in saes:
@@ -132,8 +143,11 @@ class Patching:
             )
 
             def best(name: str, level: float) -> list[Row]:
-                """The pursuit at a mean L0, and the certified codes as they are and refitted."""
+                """The pursuits at a mean L0, and the certified codes as they are and refitted."""
                 kinds = ["omp", "lasso"] if level <= MOST_PURSUED else ["lasso"]
+                # Controls have codes of the signs of the first.
+                if not signed.get(name, saes[0].signed):
+                    kinds.append("screened")
                 return [
                     row
                     for kind in kinds
@@ -145,7 +159,9 @@ class Patching:
                     rows += best(name, level)
                     line.update(1)
             for row in sparse:
-                near = best_at(rows, row["near"]) or row
+                name, near = row["dictionary"], best_at(rows, row["near"]) or row
+                if name in proposing:
+                    rows += self._score(name, made[name], "proposed", row["level"])
                 measured = {
                     done["dictionary"]
                     for done in rows
@@ -178,7 +194,7 @@ class Patching:
         level: Any = None,
         pursue: Any = None,
     ) -> list[Row]:
-        """The scores of codes of a kind, "own", "lasso" or "omp", and of those refitted."""
+        """The scores of codes of a kind, and of those refitted."""
         settings, make = made
         wanted = [codes for codes in (kind, f"{kind}_refit") if codes in self.codes]
 
@@ -188,9 +204,12 @@ class Patching:
                 coder = by_encoder(sae)
             elif kind == "omp":
                 coder = least_squares_on(sae, pursue(name)[:, : _steps(level)])
-            else:
+            elif kind == "lasso":
                 proof["lam"] = find_weight(sae, x[self.downstream.replaced], level)
                 coder = lasso(sae, proof["lam"])
+            else:
+                counted, proposed = self.downstream.replaced, kind == "proposed"
+                coder = screened(sae, x, level, counted, proposed=proposed)
             coding = code(sae, x, coder)
             if coding.certificate is not None:
                 proof["certificate"] = coding.certificate
@@ -286,8 +305,9 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         those on the `best` dictionary (`best_l0`); which of `BEST`
       they are, on its own dictionary (`own_best_codes`) and on the best (`best_codes`); `total`,
       above the clean model; the parts that sum to it, `values_part`, `support_part`,
-      `dictionary_part` and `rest`; and the ends of the interval of each of the first three,
-      `<part>_low` and `<part>_high`.
+      `dictionary_part` and `rest`; those that the support part is the sum of, `selection_part` and
+      `screening_part`, None where "proposed" was not measured; and the ends of the interval of
+      each but the rest, `<part>_low` and `<part>_high`.
     """
     rows = list(rows)
     clean = next(row for row in rows if row["kind"] == "clean")
@@ -301,8 +321,8 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         at = best_at(rows, own["near"]) if codes == "own" and not own["dead"] else None
         if at is None:
             continue
-        refit, mine, best = (
-            scored.get((name, level, "own_refit")),
+        refit, proposed, mine, best = (
+            *(scored.get((name, level, other)) for other in ("own_refit", "proposed")),
             *(best_at(rows, level, on) for on in (name, at["dictionary"])),
         )
         if refit is None or mine is None or best is None:
@@ -316,19 +336,17 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         }
         about |= {"own_best_codes": mine["codes"], "own_best_l0": mine["l0"]}
         about |= {"best_codes": best["codes"], "best_l0": best["l0"]}
+        steps = dict(zip(PARTS, itertools.pairwise((own, refit, mine, best)), strict=True))
+        steps |= zip(SUPPORT, itertools.pairwise((refit, proposed, mine)), strict=True)
         for loss, (column, unit) in LOSSES.items():
             base = sum(clean["ce_sums"]) if loss == "ce" else 0.0
             line = about | {"loss": loss}
             for total, row in {"total": own, "rest": best}.items():
                 line[total] = (sum(row[column]) - base) / sum(clean[unit])
-            for part, (worse, better) in zip(
-                PARTS, itertools.pairwise((own, refit, mine, best)), strict=True
-            ):
-                lost = compare(better[column], worse[column], clean[unit])
-                line |= {
-                    f"{part}_part": lost.more,
-                    f"{part}_low": lost.low,
-                    f"{part}_high": lost.high,
-                }
+            for part, (worse, better) in steps.items():
+                known = proposed is not None or part not in SUPPORT
+                lost = known and compare(better[column], worse[column], clean[unit])
+                for field, ending in {"more": "part", "low": "low", "high": "high"}.items():
+                    line[f"{part}_{ending}"] = getattr(lost, field) if known else None
             lines.append(line)
     return lines

@@ -32,7 +32,15 @@ from sae_gap.core.checks import (
 )
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, Encoder, as_floats, check_model, encode, unit_atoms
+from sae_gap.encoders.encoder import (
+    Affine,
+    AmortisedEncoder,
+    Encoder,
+    as_floats,
+    check_model,
+    encode,
+    unit_atoms,
+)
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
@@ -230,6 +238,15 @@ class SAE(eqx.Module):
     def given_encoder(self) -> Any:
         """The encoder or the function that the SAE was made with; None for a decoder alone."""
         return self.model.encoder.model.encode
+
+    @property
+    def affine(self) -> Affine | None:
+        """The map of the target whose largest outputs are the library's codes; None where no single
+        one decides them.
+        """
+        encoder = self.given_encoder
+        own = isinstance(encoder, AmortisedEncoder)
+        return encoder.affine(self.model.encoder.model) if own else None
 
     @property
     def columns(self) -> dict[str, Any]:
