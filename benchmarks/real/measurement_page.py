@@ -16,13 +16,16 @@ learn from. Intervals are of 95 %, over documents. {PROVED}
 
 An encoder loses variance in two parts: in values, what least squares on its own supports gains, and
 in support, what the best codes gain beyond that. The best codes are least squares on the supports
-of the lasso at an equal mean L0.
+of the lasso at an equal mean L0, or a screened pursuit of twice as many atoms that leaves out those
+whose loss costs least, whichever explain more. The support part is a sum: in selection, what such a
+pursuit among the latents that the encoder proposes gains, and in screening, what the best codes
+gain beyond that.
 
 FVU is the squared error over the squared distance of the activations from their mean, both summed
 over samples and dimensions in the activations' own units: 0 is perfect, 1 is the mean alone. The
 explained share is 1 - FVU. At an equal number of latents the lasso itself reconstructs worse than
-an encoder that keeps its values, since the l1 norm shrinks them; least squares on the lasso's
-supports is what an encoder should be compared with. In the tables "curve" is the certified lasso at
+an encoder that keeps its values, since the l1 norm shrinks them; the best codes are what an encoder
+should be compared with. In the tables "curve" is the certified lasso at
 the same L0, and "refit" is after least squares on the supports. The objective of the lasso also
 counts its penalty, so that its gap has parts of its own: what one scale of all codes removes, what
 better values on the encoder's own support remove, and what another support does.
@@ -31,9 +34,13 @@ A better reconstruction is not better features: nothing here says what a latent 
 """
 # The columns of each table, by the names that they have in summary.csv.
 RANKING = (
-    "dictionary at_l0 percent_explained own_l0 encoder_loses in_values in_support over_online_dl"
+    "dictionary at_l0 percent_explained own_l0 encoder_loses in_values in_support in_selection "
+    "in_screening over_online_dl"
 )
-CURVE = "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu refit_fvu_ratio certificate"
+CURVE = (
+    "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
+    "refit_fvu_ratio certificate"
+)
 # Headings of the page, and the columns of summary.csv.
 OBJECTIVE = {"by_scale": "scale_share", "by_values": "values_share", "by_support": "support_share"}
 GAP = f"dictionary lam l0 optimum_l0 relative_gap {' '.join(OBJECTIVE)}"
@@ -128,6 +135,8 @@ def _verdict(rows: Sequence[Row]) -> tuple[list[pages.Table], list[str], list[st
             "encoder_loses": loss and loss.total.points,
             "in_values": loss and loss.values.points,
             "in_support": loss and loss.support.points,
+            "in_selection": loss and loss.selection and loss.selection.points,
+            "in_screening": loss and loss.screening and loss.screening.points,
             "over_online_dl": verdict.learned and verdict.learned.points,
         }
         for verdict in ordered

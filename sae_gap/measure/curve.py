@@ -31,13 +31,14 @@ class Point(NamedTuple):
     """One place on a curve: mean L0 and FVU, as coded and after least squares on the support.
 
     Attributes:
-      lam: the weight of the lasso; None for an encoder's own codes.
+      lam: the weight of the lasso, or that of the lasso at whose L0 a pursuit is; None for an
+        encoder's own codes.
       l0: mean number of non-zero codes.
       fvu: of the codes.
       refit_l0: mean number of non-zero codes after least squares, which may set some to zero.
       refit_fvu: after least squares on the support.
-      certificate: largest duality gap of a sample relative to its objective; None for an encoder's
-        own codes.
+      certificate: largest duality gap of a sample relative to its objective; None for codes that
+        have none.
       fired: latents that are not zero for every sample.
       errors: squared error of the codes, summed over the samples of each document.
       refit_errors: the same after least squares on the support.
@@ -124,33 +125,43 @@ def measure_curve(
       ValueError: the activations do not vary, or an argument does not fit.
     """
     check_varies(activations)
-    member = np.zeros(len(activations), int) if documents is None else documents
-    variance = squares(activations - activations.mean(axis=0, dtype=np.float64)).sum()
-
-    def point(coding: Coding, lam: float | None) -> Point:
-        again = code(sae, activations, least_squares(sae, coding.codes))
-        errors, refitted = (
-            np.bincount(member, squares(activations - each.guess)) for each in (coding, again)
-        )
-        return Point(
-            lam,
-            coding.l0,
-            float(errors.sum() / variance),
-            again.l0,
-            float(refitted.sum() / variance),
-            coding.certificate,
-            coding.fired,
-            tuple(errors.tolist()),
-            tuple(refitted.tolist()),
-        )
-
     points, start = [], None
     for lam in sorted(lams, reverse=True):
         coding = code(sae, activations, lasso(sae, lam, start))
-        points.append(point(coding, lam))
+        points.append(measure_point(sae, activations, coding, lam, documents))
         start = coding.codes
-    own = None if sae.model.encode is None else point(code(sae, activations, by_encoder(sae)), None)
+    own = None
+    if sae.model.encode is not None:
+        coding = code(sae, activations, by_encoder(sae))
+        own = measure_point(sae, activations, coding, None, documents)
     return Curve(tuple(sorted(points, key=lambda point: point.l0)), own)
+
+
+def measure_point(
+    sae: SAE,
+    activations: Float[np.ndarray, "n input_dim"],
+    coding: Coding,
+    lam: float | None,
+    documents: Int[np.ndarray, " n"] | None,
+) -> Point:
+    """The place of codes of activations; all else is that of `measure_curve`."""
+    member = np.zeros(len(activations), int) if documents is None else documents
+    variance = squares(activations - activations.mean(axis=0, dtype=np.float64)).sum()
+    again = code(sae, activations, least_squares(sae, coding.codes))
+    errors, refitted = (
+        np.bincount(member, squares(activations - each.guess)) for each in (coding, again)
+    )
+    return Point(
+        lam,
+        coding.l0,
+        float(errors.sum() / variance),
+        again.l0,
+        float(refitted.sum() / variance),
+        coding.certificate,
+        coding.fired,
+        tuple(errors.tolist()),
+        tuple(refitted.tolist()),
+    )
 
 
 def l0_ratio(curve: Sequence[tuple[float, float]], l0: float, fvu: float) -> float | None:

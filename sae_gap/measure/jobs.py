@@ -5,7 +5,7 @@ Many processes share the folder of the store, and the chunks of the gap between 
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -20,9 +20,10 @@ from sae_gap.measure.coding import (
     identity,
     lasso,
     least_squares,
+    screened,
 )
 from sae_gap.measure.controls import CONTROLS, control_sae
-from sae_gap.measure.curve import measure_curve
+from sae_gap.measure.curve import measure_curve, measure_point
 from sae_gap.measure.plan import DENSEST, STUDY, Plan
 from sae_gap.measure.rows import pool_size
 from sae_gap.measure.training import default_learner
@@ -155,8 +156,10 @@ def _curve(plan: Plan, sae: SAE, own: Row, common: float | None) -> list[Row]:
     shared = common or plan.l0 or (None if dead else own_l0)
     common_lam = find(shared) if shared else plan.lam or find(USUAL * sae.input_dim)
     lam = plan.lam or (common_lam if plan.l0 else own_lam or common_lam)
-    points = _points(plan, sae, {lam * share for share in SPREAD} | {own_lam or lam, common_lam})
-    reached = {row["lam"]: row["l0"] for row in points}
+    compared = {own_lam or lam, common_lam}
+    proposed = None if own_lam is None or dead or sae.affine is None else own_lam
+    points = _points(plan, sae, lam, compared, proposed)
+    reached = {row["lam"]: row["l0"] for row in points if row["codes"] == "lasso"}
     weight = {
         "kind": "weight",
         "lam": lam,
@@ -174,11 +177,30 @@ def _curve(plan: Plan, sae: SAE, own: Row, common: float | None) -> list[Row]:
     return [weight, *points, _atoms(sae), *outliers]
 
 
-def _points(plan: Plan, sae: SAE, lams: Iterable[float]) -> list[Row]:
-    points, own = measure_curve(sae, plan.scored, list(lams), plan.members[0])
-    about = {"kind": "curve", "samples": len(plan.scored), **sae.columns}
-    rows = [{**about, "codes": "lasso", **point._asdict()} for point in points]
-    return [*rows, {**about, "codes": "own", **own._asdict()}] if own else rows
+def _points(
+    plan: Plan, sae: SAE, lam: float, compared: Collection[float], proposed: float | None = None
+) -> list[Row]:
+    """The curve around a weight, the encoder's codes, and screened pursuits, which signed codes do
+    not have.
+
+    Args:
+      plan: what to measure.
+      sae: one of its SAEs, or a control.
+      lam: the weight.
+      compared: weights at whose L0 codes are compared: those of the lasso and of a pursuit.
+      proposed: that of them at whose L0 the pursuit is also among what the encoder proposes.
+    """
+    x, documents = plan.scored, plan.members[0]
+    lams = {lam * share for share in SPREAD} | {*compared}
+    points, own = measure_curve(sae, x, list(lams), documents)
+    found = [("lasso", point) for point in points] + ([("own", own)] if own else [])
+    for point in points if not sae.signed else ():
+        for codes, at in (("screened", compared), ("proposed", {proposed})):
+            if point.lam in at and point.l0 > 0:
+                coding = code(sae, x, screened(sae, x, point.l0, proposed=codes == "proposed"))
+                found.append((codes, measure_point(sae, x, coding, point.lam, documents)))
+    about = {"kind": "curve", "samples": len(x), **sae.columns}
+    return [{**about, "codes": codes, **point._asdict()} for codes, point in found]
 
 
 def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[Row]:
@@ -189,7 +211,7 @@ def _outliers(plan: Plan, sae: SAE, lam: float, points: Sequence[Row]) -> list[R
     every = np.concatenate([plan.scored, x]).astype(np.float64)
     variance, fvus = squares(every - every.mean(axis=0)).sum(), Row()
     for point in points:
-        if point["codes"] == "own" or point["lam"] == lam:
+        if point["codes"] == "own" or (point["codes"], point["lam"]) == ("lasso", lam):
             coding = code(sae, x, by_encoder(sae) if point["codes"] == "own" else lasso(sae, lam))
             rest = x - code(sae, x, least_squares(sae, coding.codes)).guess
             fvus[f"{point['codes']}_fvu"] = (
@@ -223,7 +245,7 @@ def _control(plan: Plan, name: str, common: float) -> list[Row]:
     }
     return [
         weight,
-        *_points(plan, sae, {lam * share for share in SPREAD}),
+        *_points(plan, sae, lam, {lam}),
         _atoms(sae),
         *_agreement(plan.saes[0], sae),
     ]

@@ -85,6 +85,7 @@ class Report(NamedTuple):
             "at_l0": "L0",
             "curve_fvu": "FVU, lasso",
             "curve_refit_fvu": "FVU, least squares",
+            "best_fvu": "FVU, best codes",
         }
         table = tables.format_table(self.curves, names)
         return (
@@ -315,7 +316,7 @@ class LearnedDictionary:
         _require_reached(curves[0]["at_l0"], l0, curves[0]["samples"])
         if not controls:
             return Report(curves, None, None, measured)
-        best = min(curves[1:], key=lambda line: line["curve_refit_fvu"])["dictionary"]
+        best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
         return Report(curves, best, compare_dictionaries(measured, LEARNED, best), measured)
 
     def sae(

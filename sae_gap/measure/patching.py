@@ -22,11 +22,12 @@ With L(·) the loss of each, an encoder's loss is the sum of
   rest             L(best on the best dictionary at hand)
 
 where best is lasso_refit, omp or screened, whichever has the smallest divergence. Better supports
-may exist. The support part stays whole for an encoder whose pre-activations are not one affine map,
-and signed codes are not pursued by screens. The best dictionary is that whose best codes have the least divergence at the asked L0
-nearest the encoder's. An encoder whose L0 is above a quarter of the dimensions is not split.
-An encoder that is dead, as `Coding.dead` tells, is not split either. Intervals of 95 % are those
-of `sae_gap.measure.comparison`, over documents.
+may exist. The support part stays whole for an encoder that is not one affine map and a rule of
+which values stay; screened and proposed are not measured of signed codes. The best dictionary is
+that whose best codes have the least divergence at the asked L0 nearest the encoder's. An encoder
+whose L0 is above a quarter of the dimensions is not split. An encoder that is dead, as
+`Coding.dead` tells, is not split either. Intervals of 95 % are those of
+`sae_gap.measure.comparison`, over documents.
 """
 
 import dataclasses

@@ -88,28 +88,29 @@ def curve_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
       rows: rows of a measurement; those of kinds "curve" and "weight" are read.
 
     Returns:
-      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and of the best codes
-      at that L0 (for a subject without an encoder, at the one at which dictionaries are compared)
-      their `at_l0`, `curve_fvu`, and `curve_refit_fvu` after least squares on their supports.
-      `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and refitted, against
-      the latter, and `l0_ratio` its refitted codes against the L0 at which the curve leaves as much
-      unexplained: 1 is on the curve, and None out of its range.
+      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and of the lasso's
+      codes at that L0 (for a subject without an encoder, at the one at which dictionaries are
+      compared) their `at_l0`, `curve_fvu`, and `curve_refit_fvu` after least squares on their
+      supports; which codes are the best there (`best_codes`, as `matched` tells) and their
+      `best_fvu`. `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and
+      refitted, against the latter, and `l0_ratio` its refitted codes against the L0 at which the
+      curve leaves as much unexplained: 1 is on the curve, and None out of its range.
     """
     curves, weights = by_subject(rows := list(rows), "curve"), by_subject(rows, "weight")
     lines = []
     for name, points in curves.items():
         lasso = [row for row in points if row["codes"] == "lasso"]
-        best, mine = (
-            matched(points, weights[name][0]),
-            next((row for row in points if row["codes"] == "own"), None),
-        )
+        at, best = (matched(each, weights[name][0]) for each in (lasso, points))
+        mine = next((row for row in points if row["codes"] == "own"), None)
         line: Row = {
             "dictionary": name,
             "role": best["role"],
             "samples": best["samples"],
-            "at_l0": best["l0"],
-            "curve_fvu": best["fvu"],
-            "curve_refit_fvu": best["refit_fvu"],
+            "at_l0": at["l0"],
+            "curve_fvu": at["fvu"],
+            "curve_refit_fvu": at["refit_fvu"],
+            "best_codes": best["codes"],
+            "best_fvu": best["refit_fvu"],
             "certificate": max(row["certificate"] for row in lasso),
         }
         if mine is not None:
@@ -130,9 +131,13 @@ def matched(
 ) -> Mapping[str, Any]:
     """The point of the best codes at a level: "own" is the encoder's L0, where there is one, and
     "common" that of all.
+
+    They are "lasso", least squares on the lasso's supports, or "screened", those of
+    `coding.screened`, whichever explain more.
     """
     lam = weight.get(f"{level}_lam") or weight["common_lam"]
-    return next(row for row in points if row["lam"] == lam)
+    there = (row for row in points if row["lam"] == lam and row["codes"] in ("lasso", "screened"))
+    return min(there, key=lambda row: row["refit_fvu"])
 
 
 def atom_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:

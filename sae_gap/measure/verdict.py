@@ -6,8 +6,13 @@ L0, is the sum of two parts,
   values part     what least squares on its own supports gains,
   support part    what the best codes gain beyond that,
 
-and two dictionaries are compared by their best codes at an equal mean L0. Best codes are least
-squares on the supports of the certified lasso. Intervals are those of
+and, where the encoder's pre-activations tell what it proposes, the support part that of
+
+  selection part  what a pursuit among the latents that it proposes gains,
+  screening part  what the best codes gain beyond that.
+
+Two dictionaries are compared by their best codes at an equal mean L0. Best codes are least squares
+on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals are those of
 `sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean stay as they
 are.
 """
@@ -28,6 +33,8 @@ RIVAL = "online_dl"
 FEW = 500
 # An L0 that differs from the wanted one by more than this share is told.
 _OFF = 0.02
+# Names of the best codes.
+_BEST = {"lasso": "the lasso, refitted", "screened": "a screened pursuit"}
 
 
 class Loss(NamedTuple):
@@ -37,11 +44,15 @@ class Loss(NamedTuple):
       total: the best codes against its own as they are.
       values: least squares on its own supports against its own codes.
       support: the best codes against least squares on its own supports.
+      selection: a pursuit among what it proposes against the same; None where that is not known.
+      screening: the best codes against that pursuit.
     """
 
     total: Comparison
     values: Comparison
     support: Comparison
+    selection: Comparison | None = None
+    screening: Comparison | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,8 +80,9 @@ class Verdict:
       learned_from: rows that it was learned from, and passes over them.
       atoms: of this dictionary and of the learned one.
       outliers: of all activations, in words; None where no row is an outlier.
-      with_outliers: FVU of least squares on the best supports and on its own, without and with
+      with_outliers: FVU of least squares on the lasso's supports and on its own, without and with
         outlier tokens of the held-out documents; empty where these hold none, or are kept.
+      best_codes: which the best codes that it is held against are, as `matched` tells.
     """
 
     dictionary: str
@@ -92,6 +104,7 @@ class Verdict:
     atoms: tuple[int, ...]
     outliers: str | None = None
     with_outliers: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    best_codes: str = "lasso"
 
     @property
     def judged(self) -> bool:
@@ -157,9 +170,11 @@ class Verdict:
             f"its own explain {_share(self.encoder.total.other)} of the variance, the best {at} "
             f"{_share(self.encoder.total.one)}"
         )
-        total, values, support = self.encoder
+        total, values, support, selection, screening = self.encoder
         parts = f"{values.points} in values and {support.points} in support"
-        return f"{finding}: {shares}, {total}: {parts}"
+        if selection and screening:
+            parts += f", of it {selection.points} in selection and {screening.points} in screening"
+        return f"{finding}: {shares} ({_BEST[self.best_codes]}), {total}: {parts}"
 
     def _objective(self) -> str:
         gap = self.gap
@@ -244,13 +259,14 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
         best: Any = matched(points, weight, "own") if own and own["l0"] > 0 else None
         loss = None
         if best:
-            codes = best["refit_errors"], own["refit_errors"], own["errors"]
-            loss = Loss(
-                *(compare(codes[i], codes[j], variance) for i, j in ((0, 2), (1, 2), (0, 1)))
-            )
+            proposed = [row["refit_errors"] for row in points if row["codes"] == "proposed"]
+            codes = [best["refit_errors"], own["refit_errors"], own["errors"], *proposed]
+            pairs = [(0, 2), (1, 2), (0, 1), *([(3, 1), (0, 3)] if proposed else [])]
+            loss = Loss(*(compare(codes[i], codes[j], variance) for i, j in pairs))
+        lasso = matched([row for row in points if row["codes"] == "lasso"], weight)
         fvus = {}
         for row in outliers.get(name, ()):
-            fvus["the best codes"] = ((best or here)["refit_fvu"], row["lasso_fvu"])
+            fvus["the lasso's supports"] = (lasso["refit_fvu"], row["lasso_fvu"])
             if own:
                 fvus["its own supports"] = (own["refit_fvu"], row["own_fvu"])
         answer = Verdict(
@@ -275,6 +291,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
             atoms=tuple(row["num_latents"] for row in (here, *rivals)),
             outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
             with_outliers=fvus,
+            best_codes=best["codes"] if best else "",
         )
         verdicts.append(answer)
     return verdicts

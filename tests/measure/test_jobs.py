@@ -107,6 +107,10 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     )
 
 
+def lasso_at(rows):
+    return next(row["own_lam"] for row in rows if row["kind"] == "weight")
+
+
 def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x, sae = held.take(np.arange(held.num_samples)), plan.saes[0]
@@ -124,11 +128,20 @@ def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
     assert line["fvu"] == pytest.approx(own) and gap["fvu"] == pytest.approx(own)
     assert 1 - verdict.encoder.total.other == pytest.approx(own)
     assert gap["optimum_fvu"] == pytest.approx(found[LAM], rel=1e-4)
-    assert (
-        verdict.encoder.total.one == pytest.approx(1 - line["curve_refit_fvu"])
-        and line["fvu_ratio"] > 1
-    )
-    assert verdict.encoder.support.other == pytest.approx(1 - line["refit_fvu"])
+    lost = verdict.encoder
+    assert lost.total.one == pytest.approx(1 - line["best_fvu"]) and line["fvu_ratio"] > 1
+    assert lost.support.other == lost.selection.other == pytest.approx(1 - line["refit_fvu"])
+    # Pursuits at the L0 of the lasso, one of them among the four largest pre-activations a latent.
+    points = {row["codes"]: row for row in rows if row.get("lam") in (None, lasso_at(rows))}
+    assert line["best_fvu"] == min(points[codes]["refit_fvu"] for codes in ("lasso", "screened"))
+    assert line["best_codes"] == verdict.best_codes and "support, of it" in str(verdict)
+    for codes in ("screened", "proposed"):
+        coder = coding.screened(sae, x, points["lasso"]["l0"], proposed=codes == "proposed")
+        guess = coding.code(sae, x, coder).guess
+        assert points[codes]["fvu"] == pytest.approx(measure.fvu(x, guess), rel=1e-5)
+        assert points[codes]["l0"] == pytest.approx(points["lasso"]["l0"], abs=2 / len(x))
+    assert 1 - lost.screening.other == pytest.approx(points["proposed"]["fvu"])
+    assert lost.selection.more + lost.screening.more == pytest.approx(lost.support.more)
     assert line["samples"] == gap["samples"] == verdict.samples == len(x) and (
         verdict.documents,
         verdict.named,
@@ -165,7 +178,7 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(
     sae = plan.saes[0]
     target = sae.target(every)
     best = sparse_code(target, sae.model.decoder, weight["own_lam"]).codes
-    codes = {"its own supports": sae.encode_target(target), "the best codes": best}
+    codes = {"its own supports": sae.encode_target(target), "the lasso's supports": best}
     for name, values in codes.items():
         again = measure.refit(target, sae.model.decoder, values != 0)
         assert verdict.with_outliers[name][1] == pytest.approx(
@@ -199,9 +212,9 @@ def test_a_run_that_was_stopped_goes_on_and_chunks_change_nothing(
     with pytest.raises(KeyboardInterrupt):
         measure.run(plan, Store(tmp_path))
     before = Store(tmp_path).keys()
-    # The documents, the encoder, the weights, four points, one at the encoder's L0 and its own, the atoms, and a
-    # chunk.
-    assert len(before) == 1 + 1 + 1 + 6 + 1 + 1
+    # The documents, the encoder, the weights, four points, one at the encoder's L0 and its own, two
+    # pursuits, the atoms, and a chunk.
+    assert len(before) == 1 + 1 + 1 + 6 + 2 + 1 + 1
     monkeypatch.setattr(module, "measure_chunk", measure_chunk)
     chunked = measure.run(plan, Store(tmp_path))
     assert before < Store(tmp_path).keys()

@@ -12,10 +12,13 @@ from scipy.optimize import nnls
 
 import sae_gap
 from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
 from sae_gap.lm.llama import Windows
 from sae_gap.measure import patching
 from sae_gap.measure.downstream import Downstream, Network
 from sae_gap.measure.patching import Patching, split_lines
+from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit
@@ -121,6 +124,45 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
 
+def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patched, tmp_path):
+    """One encoder weighs latents unlike each other, and another turns some round, which it then
+    proposes last; of an encoder that is a function nothing is known.
+    """
+    rng, atoms = np.random.default_rng(2), jnp.asarray(patched.atoms)
+    weights = {"unlike": rng.uniform(0.4, 1.6, 20), "turned": np.where(np.arange(20) < 6, -1, 1)}
+    saes = [candidate("function", patched.atoms, Shrunk(0.3))]
+    for name, weight in weights.items():
+        affine = Affine(atoms * jnp.asarray(weight, jnp.float32), jnp.zeros(20))
+        saes.append(SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name=name))
+    chosen = ("own", "own_refit", "screened", "proposed")
+    rows = run(patched, tmp_path, *saes, l0=(2,), codes=chosen)
+    measured = {row["dictionary"] for row in rows if row.get("codes") == "proposed"}
+    assert measured == set(weights) and not any("lam" in row for row in rows)
+    lines = {line["dictionary"]: line for line in split_lines(rows) if line["loss"] == "kl"}
+    assert lines["function"]["selection_part"] is lines["function"]["screening_high"] is None
+    for name in weights:
+        line = lines[name]
+        selection, screening = (line[f"{part}_part"] for part in patching.SUPPORT)
+        assert selection + screening == pytest.approx(line["support_part"])
+        for part in patching.SUPPORT:
+            assert line[f"{part}_low"] <= line[f"{part}_part"] <= line[f"{part}_high"]
+        assert line["own_best_codes"] == line["best_codes"] == "screened"
+    unlike, turned = (lines[name] for name in weights)
+    assert unlike["selection_low"] > 10 * abs(unlike["screening_part"])
+    assert turned["screening_low"] > 0 and turned["screening_part"] > turned["selection_part"]
+
+
+def test_codes_with_signs_are_not_screened(patched, tmp_path):
+    affine = Affine(jnp.asarray(patched.atoms), jnp.zeros(20))
+    signed = SAE.of_model(
+        Model(jnp.asarray(patched.atoms), jnp.zeros(DIM), affine, AbsTopK(2)), name="signed"
+    )
+    alike = dataclasses.replace(candidate("true", patched.atoms), signed=True, role="control")
+    controls = {"true": ({"control": "true"}, lambda: alike)}
+    rows = run(patched, tmp_path, signed, controls=controls, l0=(2,), codes=("own", "screened"))
+    assert {row.get("codes") for row in rows} == {None, "own"}
+
+
 def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
     places = (
         ("a", "omp", 4, 0.5, 0.1),
@@ -129,12 +171,14 @@ def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
         ("b", "omp", 4, 0.3, 0.3),
     )
     places += (("b", "lasso_refit", 2, 0.2, 0), ("b", "lasso_refit", 8, 0.1, 0))
+    places += (("a", "screened", 4, 0.45, 0), ("a", "screened", 2, 0.1, 0.3))
+    places += (("a", "lasso_refit", 2, 0.15, 0.2), ("a", "proposed", 2, 0.05, 0.1))
     rows = [
         dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True))
         for place in places
     ]
     assert patching.best_at(rows, 4) == rows[3] and patching.best_at(rows, 4, "a") == rows[1]
-    assert patching.best_at(rows, 3) is None
+    assert patching.best_at(rows, 3) is None and patching.best_at(rows, 2, "a") == rows[7]
 
 
 def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(

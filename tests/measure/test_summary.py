@@ -22,6 +22,22 @@ def point(name, l0, fvu, codes="lasso", **others):
     )
 
 
+@pytest.mark.parametrize(("fvu", "best"), [(0.3, "screened"), (0.5, "lasso")])
+def test_the_best_codes_are_those_that_explain_more_and_the_curve_stays_the_lassos(fvu, best):
+    rows = [point("mine", 2.0, 0.4), point("mine", 4.0, 0.2)]
+    rows += [point("mine", 2.0, fvu, "screened"), point("mine", 2.0, 0.1, "proposed")]
+    rows += [point("mine", 2.0, 0.6, "own", lam=None)]
+    rows += [{"kind": "weight", "dictionary": "mine", "own_lam": 0.5, "common_lam": 0.5}]
+    for row in rows:
+        # Of a pursuit they are one.
+        if row.get("codes") in ("screened", "proposed"):
+            row |= {"refit_fvu": row["fvu"] / 2, "certificate": None}
+    (line,) = curve_lines(rows)
+    assert (line["best_codes"], line["best_fvu"]) == (best, min(fvu, 0.4) / 2)
+    assert (line["curve_fvu"], line["curve_refit_fvu"]) == (0.4, 0.2)
+    assert line["refit_fvu_ratio"] == pytest.approx(0.3 / line["best_fvu"])
+
+
 def test_a_curve_is_read_at_the_encoders_l0_or_at_the_common_one():
     # FVU is 0.8 / L0 here, a line in logarithms, and half of that after least squares.
     rows = [
