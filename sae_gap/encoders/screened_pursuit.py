@@ -24,7 +24,8 @@ DEPENDENT = 1e-5
 # Exchanges of all values of the wrong sign at once, and then of one at a time; hardly any sample
 # takes ten.
 EXCHANGES, MOST = 20, 200
-# What a value may lie below zero, where the signal and the atoms have unit norm.
+# What a value may lie below zero, and a correlation above, where the signal and the atoms have unit
+# norm.
 SLACK = 1e-6
 
 
@@ -57,7 +58,7 @@ class ScreenedPursuit(AmortisedEncoder):
     colour = "#0072B2"
     rank = 14
     recipe = Recipe("screened pursuit SAE", "#4477AA")
-    version = 2
+    version = 3
 
     k: int = eqx.field(static=True, default=10)
     breadth: int = eqx.field(static=True, default=2)
@@ -82,9 +83,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
     def loss(self, model, signals, penalty):
-        codes, gains, _ = jax.lax.stop_gradient(
-            _code(self, model, signals, self._threshold(model))
-        )
+        codes, gains, _ = jax.lax.stop_gradient(_code(self, model, signals, self._threshold(model)))
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -137,7 +136,7 @@ class BatchPursuit(ScreenedPursuit):
     colour = "#EE3377"
     rank = 15
     recipe = Recipe("pursuit SAE", "#EE6677")
-    version = 1
+    version = 2
 
     rate: float | Array = 0.1
 
@@ -243,6 +242,7 @@ def _code(encoder, model, signals, threshold, proposals=None):
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     chosen, toward = jnp.zeros(0, jnp.int32), product(atoms, signal)
     pull = toward if proposal is None else proposal
+    slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
         # Those chosen before are proposed first.
         candidates = jax.lax.top_k(pull.at[chosen].set(jnp.inf), m)[1]
@@ -252,11 +252,10 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         else:
             gram = whole[candidates[:, None], candidates]
         correlation = toward[candidates]
-        places, on, codes = _pursue(gram, correlation, len(chosen), size)
+        places, on, codes = _pursue(gram, correlation, len(chosen), size, slack)
         chosen = candidates[places]
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
-    slack = SLACK * jnp.linalg.norm(signal)
     codes, on = _nonnegative(gram, correlation, on, slack)
     # The diagonal of the inverse of L Lᵀ is that of L⁻ᵀ L⁻¹.
     lower = jnp.linalg.cholesky(_restricted(gram, on))
@@ -268,9 +267,9 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains, chosen
 
 
-def _pursue(gram, correlation, begun, size):
+def _pursue(gram, correlation, begun, size, slack):
     """Orthogonal matching pursuit by the Gram matrix of the candidates, the first `begun` of which
-    are taken first.
+    are taken first. It ends where none correlates with the residual beyond rounding.
 
     Row i of `basis` has the inner products of the candidates with the i-th vector of an orthonormal
     basis of the atoms chosen, which is what their least squares take too.
@@ -284,7 +283,7 @@ def _pursue(gram, correlation, begun, size):
         # A candidate that was chosen has no energy left.
         best = jnp.argmax(jnp.where(left > DEPENDENT, pull, -jnp.inf))
         best = jnp.where(i < begun, i, best).astype(places.dtype)
-        fine = (left[best] > DEPENDENT) & ((pull[best] > 0) | (i < begun))
+        fine = (left[best] > DEPENDENT) & ((pull[best] > slack) | (i < begun))
         new = (gram[best] - product(basis[:, best], basis)) / jnp.sqrt(left[best])
         new = jnp.where(fine, new, 0)
         value = jnp.where(fine, pull[best] / jnp.sqrt(left[best]), 0)

@@ -2,7 +2,8 @@
 certifies them.
 
 How is a function of the targets of a chunk and of its place: `by_encoder`, `lasso`,
-`least_squares` or `screened`. By the place it finds the rows of codes that it starts from or refits.
+`least_squares` or `screened`. By the place it finds the rows of codes that it starts from or
+refits.
 """
 
 import math
@@ -130,10 +131,11 @@ def screened(
       proposed: whether the pursuit is among the `4 ⌈l0⌉` latents of largest pre-activation alone,
         of an SAE that has `affine`.
     """
-    pursuit, found = BatchPursuit(math.ceil(l0), screens=1 if proposed else 2), []
+    pursuit = BatchPursuit(math.ceil(l0), screens=1 if proposed else 2)
+    propose, found = sae.affine if proposed else None, []
     for place in chunks(len(x), sae.num_latents):
         target = devices.place(sae.target(x[place]), devices.own_mesh())
-        proposals = sae.affine(target) * sae.scale if proposed else None
+        proposals = None if propose is None else propose(target) * sae.scale
         found.append(jax.device_get(pursuit.pursue(sae.model, target, proposals)))
     atoms, gains = (np.concatenate(parts) for parts in zip(*found, strict=True))
     least = np.asarray(least_gain(gains[counted], l0))

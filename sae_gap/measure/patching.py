@@ -337,17 +337,23 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         }
         about |= {"own_best_codes": mine["codes"], "own_best_l0": mine["l0"]}
         about |= {"best_codes": best["codes"], "best_l0": best["l0"]}
-        steps = dict(zip(PARTS, itertools.pairwise((own, refit, mine, best)), strict=True))
-        steps |= zip(SUPPORT, itertools.pairwise((refit, proposed, mine)), strict=True)
+        steps: dict[str, Any] = dict(
+            zip(PARTS, itertools.pairwise((own, refit, mine, best)), strict=True)
+        )
+        if proposed is not None:
+            steps |= zip(SUPPORT, itertools.pairwise((refit, proposed, mine)), strict=True)
         for loss, (column, unit) in LOSSES.items():
             base = sum(clean["ce_sums"]) if loss == "ce" else 0.0
             line = about | {"loss": loss}
             for total, row in {"total": own, "rest": best}.items():
                 line[total] = (sum(row[column]) - base) / sum(clean[unit])
+            line |= {f"{part}_{end}": None for part in SUPPORT for end in ("part", "low", "high")}
             for part, (worse, better) in steps.items():
-                known = proposed is not None or part not in SUPPORT
-                lost = known and compare(better[column], worse[column], clean[unit])
-                for field, ending in {"more": "part", "low": "low", "high": "high"}.items():
-                    line[f"{part}_{ending}"] = getattr(lost, field) if known else None
+                lost = compare(better[column], worse[column], clean[unit])
+                line |= {
+                    f"{part}_part": lost.more,
+                    f"{part}_low": lost.low,
+                    f"{part}_high": lost.high,
+                }
             lines.append(line)
     return lines

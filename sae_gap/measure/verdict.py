@@ -12,9 +12,9 @@ and, where the encoder's pre-activations tell what it proposes, the support part
   screening part  what the best codes gain beyond that.
 
 Two dictionaries are compared by their best codes at an equal mean L0. Best codes are least squares
-on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals are those of
-`sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean stay as they
-are.
+on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals
+are those of `sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean
+stay as they are.
 """
 
 import dataclasses

@@ -77,7 +77,8 @@ def test_a_pursuit_leaves_out_what_adds_least(monkeypatch, proposed):
     monkeypatch.setattr(coding, "LEAST", 8)
     monkeypatch.setattr(coding, "CHUNK", 8)
     rng = np.random.default_rng(5)
-    atoms, weight = rng.normal(size=(2, 10, 30)) * rng.uniform(0.5, 2, (2, 1, 30))
+    atoms = rng.normal(size=(10, 30)) * rng.uniform(0.5, 2, 30)
+    weight = atoms + rng.normal(size=(10, 30))
     shift, bias = rng.normal(size=30), rng.normal(size=10)
     x = rng.normal(size=(24, 10)).astype(np.float32)
     given = (jnp.asarray(part, jnp.float32) for part in (atoms, bias, weight, shift))
@@ -101,7 +102,8 @@ def test_a_pursuit_leaves_out_what_adds_least(monkeypatch, proposed):
     found = code(sae, x, coder).codes.toarray()
     for row, values, on in zip(x - bias, found, added >= least, strict=True):
         expected = np.zeros(30)
-        expected[on] = nnls(unit[:, on], row)[0]
+        if on.any():
+            expected[on] = nnls(unit[:, on], row)[0]
         np.testing.assert_allclose(values, expected, atol=1e-4)
     assert np.count_nonzero(found[:12]) == 18 and np.ptp(np.count_nonzero(found, axis=1)) > 1
 

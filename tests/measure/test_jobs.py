@@ -107,10 +107,6 @@ def test_the_gap_is_that_of_scikit_learn_on_held_out_documents(rows, model, acti
     )
 
 
-def lasso_at(rows):
-    return next(row["own_lam"] for row in rows if row["kind"] == "weight")
-
-
 def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows, plan):
     _, held = plan.activations.split(seed=0)
     x, sae = held.take(np.arange(held.num_samples)), plan.saes[0]
@@ -132,7 +128,8 @@ def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
     assert lost.total.one == pytest.approx(1 - line["best_fvu"]) and line["fvu_ratio"] > 1
     assert lost.support.other == lost.selection.other == pytest.approx(1 - line["refit_fvu"])
     # Pursuits at the L0 of the lasso, one of them among the four largest pre-activations a latent.
-    points = {row["codes"]: row for row in rows if row.get("lam") in (None, lasso_at(rows))}
+    (lam,) = (row["own_lam"] for row in rows if row["kind"] == "weight")
+    points = {row["codes"]: row for row in rows if row["kind"] == "curve" and row["lam"] == lam}
     assert line["best_fvu"] == min(points[codes]["refit_fvu"] for codes in ("lasso", "screened"))
     assert line["best_codes"] == verdict.best_codes and "support, of it" in str(verdict)
     for codes in ("screened", "proposed"):

@@ -78,7 +78,8 @@ def test_the_culprit_is_found(rows):
     assert "Dictionary: neither better nor worse beyond doubt than one" in str(encoder)
     assert abs(encoder.l0 - 3) < 0.1 and "better codes exist" in str(encoder)
     assert (
-        abs(dictionary.encoder.support.more) < 0.01
+        # It has the supports of the lasso, beyond which a pursuit finds a little on random atoms.
+        abs(dictionary.encoder.support.more) < 0.05
         and dictionary.learned.more < -0.1
         and dictionary.learned.sign == -1
     )

@@ -52,13 +52,15 @@ def test_what_it_leaves(made, call, monkeypatch):
     best = [
         (name, codes, "4")
         for name in ("mine", "samples")
-        for codes in ("lasso", "lasso_refit", "omp")
+        for codes in ("lasso", "lasso_refit", "omp", "screened")
     ]
-    assert set(lines) == {("mine", "own", "4"), ("mine", "own_refit", "4"), *best}
+    own = [("mine", codes, "4") for codes in ("own", "own_refit", "proposed")]
+    assert set(lines) == {*own, *best}
     assert float(lines["mine", "own", "4"]["l0"]) == 4
     with (results / "splits.csv").open(newline="") as file:
         assert [line["loss"] for line in csv.DictReader(file)] == ["kl", "ce", "fvu"]
     assert max(map(len, made.out.splitlines())) <= 120 and "values part" in made.out
+    assert "selection part" in made.out and "screening part" in made.out
     # What is scored was held out, of which there is a tenth.
     clean = sae_gap.Store(results).rows()
     (clean,) = (row for row in clean if row["kind"] == "clean")
@@ -69,6 +71,21 @@ def test_what_it_leaves(made, call, monkeypatch):
     monkeypatch.setattr(patching, "code", None)
     code, again, err = call("downstream", *made.mine)
     assert code == 0 and again == made.out, err
+
+
+def test_a_pursuit_splits_the_loss_by_itself(made, call, monkeypatch):
+    monkeypatch.setattr(patching, "find_weight", None)
+    results = made.folder / "screened"
+    code, out, err = call(
+        "downstream",
+        *made.mine,
+        "--codes=own,own_refit,screened",
+        f"--results_dir={results}",
+    )
+    assert code == 0 and "support part" in out and "selection part" not in out, err
+    with (results / "downstream" / "splits.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["own_best_codes"] for line in lines} == {"screened"} and len(lines) == 3
 
 
 def test_no_seed_scores_what_train_real_learned_from(made, call):

@@ -82,7 +82,7 @@ def test_what_it_leaves(done):
             row for row in rows(results) if row["kind"] == "load" and row["dictionary"] == name
         )
         assert load["fvu"] == pytest.approx(float(lines[name]["fvu"]))
-        ratio = float(lines[name]["fvu"]) / float(lines[name]["curve_refit_fvu"])
+        ratio = float(lines[name]["fvu"]) / float(lines[name]["best_fvu"])
         assert ratio == pytest.approx(float(lines[name]["fvu_ratio"]))
         shares = [float(lines[name][f"{part}_share"]) for part in ("scale", "values", "support")]
         assert (

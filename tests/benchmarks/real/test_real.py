@@ -92,7 +92,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         return [np.sum(nats) / over.sum(), *ends]
 
     best = {
-        name: min((sums[name, codes] for codes in ("lasso_refit", "omp")), key=np.sum)
+        name: min((sums[name, codes] for codes in patching.BEST), key=np.sum)
         for name in ("topk", "online_dl", "samples", "random")
     }
     least, second, *_ = sorted(best, key=lambda name: best[name].sum())
@@ -106,10 +106,14 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         *ends,
         np.sum(lost - kept) / lost.sum(),
         np.sum(kept - best["topk"]) / lost.sum(),
+        np.sum(kept - sums["topk", "proposed"]) / lost.sum(),
+        np.sum(sums["topk", "proposed"] - best["topk"]) / lost.sum(),
         np.sum(best["topk"] - best[least]) / lost.sum(),
         best[least].sum() / lost.sum(),
     ]
-    share, low, high, values, support, dictionarys, rest = 100 * np.array(parts)
+    share, low, high, values, support, selection, screening, dictionarys, rest = 100 * np.array(
+        parts
+    )
     told = [
         mean(lost)[0],
         L0,
@@ -119,6 +123,8 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         len(tokens),
         values,
         support,
+        selection,
+        screening,
         *([] if least == "topk" else [dictionarys]),
         rest,
     ]
@@ -245,22 +251,29 @@ KL = {
     ("topk", "lasso_refit"): 0.75,
     ("topk", "omp"): 0.8,
 }
+SPLIT = "15 % in support: 5 % in selection and 10 % in screening"
 
 
 @pytest.mark.parametrize(
-    ("more", "others"),
-    [({("d", "omp"): 0.5}, "25 % its dictionary's compared with d, and 50"), ({}, "and 75")],
+    ("more", "support", "others"),
+    [
+        (
+            {("d", "omp"): 0.5},
+            "15 % in support",
+            "25 % its dictionary's compared with d, and 50",
+        ),
+        ({("topk", "proposed"): 0.85}, SPLIT, "and 75"),
+    ],
 )
-def test_the_interval_of_a_share_is_that_of_the_ratio(more, others):
+def test_the_interval_of_a_share_is_that_of_the_ratio(more, support, others):
     """Where all documents have one share, its interval is that share, however much each of them
     loses.
     """
     rows = rows_of(KL | more)
     told = real.encoder_share(rows, real.best_sae(split_lines(rows), 32))
     parts = (
-        "25 % (25 to 25, over only 3 documents) are its encoder's (10 % in values and 15 % in "
-        f"support), {others} % no dictionary here "
-        "saves."
+        "25 % (25 to 25, over only 3 documents) are its encoder's (10 % in values and "
+        f"{support}), {others} % no dictionary here saves."
     )
     assert told == f"Of the 1.000 nats of KL that topk loses at L0 32, {parts}"
 
