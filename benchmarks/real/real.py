@@ -75,8 +75,9 @@ parts, each the difference of two codes at its own L0: values, what least square
 gains; support, what the best codes on its own dictionary gain; dictionary, what the best dictionary
 at hand gains. The support part is a sum: selection, what a pursuit among the latents that the
 encoder proposes gains, and screening, what the best codes gain beyond that. The best codes are
-those of the certified lasso or of a pursuit, refitted on their supports. {PROVED} Outlier tokens keep their activation and are left out of averages. Intervals of
-95 % are over documents, or over pairs of concepts.
+those of the certified lasso or of a pursuit, refitted on their supports. {PROVED} Outlier tokens
+keep their activation and are left out of averages. Intervals of 95 % are over documents, or over
+pairs of concepts.
 
 A probe out of distribution learns one concept from rows that never have it together with another,
 and is scored where that other concept is. The dictionaries themselves may have seen such rows. A
