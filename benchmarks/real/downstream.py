@@ -5,8 +5,8 @@ documents, and takes the loss of the next token and the divergence KL(model ‖ 
 dictionary is scored with the codes of the certified lasso, with least squares on their support,
 with orthogonal matching pursuit, and with a screened pursuit that leaves atoms out; an SAE also
 with its own codes, with least squares on their support, and with the pursuit among the latents that
-it proposes. The differences tell what the values, the support and the dictionary cost. Outlier tokens
-keep their activation. Writes rows, summary.csv, splits.csv and a figure under
+it proposes. The differences tell what the values, the support and the dictionary cost. Outlier
+tokens keep their activation. Writes rows, summary.csv, splits.csv and a figure under
 <results_dir>/downstream/. A run that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND

@@ -240,19 +240,19 @@ def _code(encoder, model, signals, threshold, proposals=None):
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
-    chosen, toward = jnp.zeros(0, jnp.int32), product(atoms, signal)
+    chosen, on, toward = jnp.zeros(0, jnp.int32), jnp.zeros(0, bool), product(atoms, signal)
     pull = toward if proposal is None else proposal
     slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
         # Those chosen before are proposed first.
-        candidates = jax.lax.top_k(pull.at[chosen].set(jnp.inf), m)[1]
+        candidates = jax.lax.top_k(pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m)[1]
         if whole is None:
             own = atoms[candidates]
             gram = product(own, own.T)
         else:
             gram = whole[candidates[:, None], candidates]
         correlation = toward[candidates]
-        places, on, codes = _pursue(gram, correlation, len(chosen), size, slack)
+        places, on, codes = _pursue(gram, correlation, jnp.sum(on), size, slack)
         chosen = candidates[places]
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
