@@ -83,7 +83,8 @@ class ScreenedPursuit(AmortisedEncoder):
         return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
     def loss(self, model, signals, penalty):
-        codes, gains, _ = jax.lax.stop_gradient(_code(self, model, signals, self._threshold(model)))
+        held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
+        codes, gains, _ = _code(self, *held)
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -257,12 +258,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     codes, on = _nonnegative(gram, correlation, on, slack)
-    # The diagonal of the inverse of L Lᵀ is that of L⁻ᵀ L⁻¹.
-    lower = jnp.linalg.cholesky(_restricted(gram, on))
-    half = jax.scipy.linalg.solve_triangular(
-        lower, jnp.eye(len(gram), dtype=gram.dtype), lower=True
-    )
-    gains = jnp.where(on, codes**2 / jnp.sum(half**2, axis=0), 0)
+    gains = jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains, chosen
 
@@ -308,7 +304,33 @@ def _pursue(gram, correlation, begun, size, slack):
     basis, _, _, places, values, on = jax.lax.fori_loop(0, size, step, begin)
     upper = jnp.triu(jnp.where(on[:, None] & on, basis[:, places], 0))
     upper = upper + jnp.diag(jnp.where(on, 0, 1).astype(kind))
-    return places, on, jax.scipy.linalg.solve_triangular(upper, values)
+    return places, on, _back(upper, values)
+
+
+def _by_row(function):
+    """A function that calls LAPACK, mapped over samples one after another on a CPU: jaxlib shares a
+    batch among threads that wait for each other, and two batches at once wait for ever.
+    """
+    one = jax.custom_batching.sequential_vmap(function)
+    return lambda *arrays: jax.lax.platform_dependent(*arrays, cpu=one, default=function)
+
+
+@_by_row
+def _back(upper, values):
+    return jax.scipy.linalg.solve_triangular(upper, values)
+
+
+@_by_row
+def _solve(gram, correlation):
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), correlation)
+
+
+@_by_row
+def _inverse_diagonal(gram):
+    """Of G = L Lᵀ, whose inverse is L⁻ᵀ L⁻¹."""
+    one = jnp.eye(len(gram), dtype=gram.dtype)
+    half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(gram), one, lower=True)
+    return jnp.sum(half**2, axis=0)
 
 
 def _restricted(gram, on):
@@ -322,8 +344,7 @@ def _nonnegative(gram, correlation, allowed, slack):
     """
 
     def solve(on):
-        factor = jax.scipy.linalg.cho_factor(_restricted(gram, on), lower=True)
-        return jax.scipy.linalg.cho_solve(factor, jnp.where(on, correlation, 0))
+        return _solve(_restricted(gram, on), jnp.where(on, correlation, 0))
 
     def wrong(on, codes):
         excess = correlation - product(gram, codes)
