@@ -5,9 +5,9 @@ Trains SAEs and `online_dl` on activations that `sae_gap.open_activations` reads
 with is held out here. `--methods` takes any SAE of the suite by its name, the same from the
 dictionary of `online_dl` with `_from_online_dl` after its name, and three dictionaries. Each is
 stored in <results_dir>/train_real/ as SAELens does; an SAE that SAELens has no form for, such as
-`batch_pursuit`, as `load_sae` reads it; a dictionary as atoms and bias. On held-out rows it then asks,
-at one mean L0, for the share of variance unexplained (FVU, squared error over the variance about
-the mean of those rows) of
+`batch_pursuit`, as `load_sae` reads it; a dictionary as atoms and bias. On held-out rows it then
+asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance
+about the mean of those rows) of
 
   own          the SAE's own codes, and the least squares on their supports
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse
