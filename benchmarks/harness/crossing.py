@@ -34,12 +34,12 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     Raises:
       ValueError: nothing of the name is registered, or it cannot be made of these.
     """
-    left, crossed, right = name.partition(":")
+    left, colon, right = name.partition(":")
     common = {
         method.name: method
         for method in (*methods.everything(source, p), *methods.families(p, pruned=True))
     }
-    if not crossed and name in common:
+    if not colon and name in common:
         return common[name]
     sae = left.removeprefix("sae_")
     if sae != left and sae in catalogue.learners():
@@ -48,13 +48,12 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         )
     learner = _learner(sae if sae in catalogue.saes() else left, study, common, source, p)
     own = learner.encode
-    if crossed:
-        learner, encoder = _encoded(learner, right, source, p)
+    if colon:
         family = "frozen" if learner.family == "sae" else learner.family
-        # The lasso of both protocols has one name.
-        return Method(
-            name, family, learner, encoder, {"inference": "lasso"} if encoder == p.lasso() else {}
-        )
+        crossed, encoder = _encoded(learner, right, source, p)
+        # The lasso of both protocols has one name, and what is trained for a dictionary its own.
+        told = {"inference": right} if encoder == p.lasso() or crossed is not learner else {}
+        return Method(name, family, crossed, encoder, told)
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)

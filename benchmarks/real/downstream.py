@@ -90,7 +90,9 @@ def measure(options: DownstreamOptions) -> list[Row]:
     for name, content in {"summary": lines, "splits": split_lines(rows)}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
-    figures.save(figures.fvu_curve(rows, published(), SOURCE), folder, "curve")
+    drawn = figures.fvu_curve(rows, published(), SOURCE) if scored else None
+    if drawn is not None:
+        figures.save(drawn, folder, "curve")
     return rows
 
 

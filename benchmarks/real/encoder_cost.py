@@ -1,7 +1,7 @@
 """What do codes of a real model's activations cost, and how many nats does each save?
 
-Codes held-out activations on each dictionary in many ways, all at one mean L0, and puts the
-reconstructions back into the model that was recorded, as `downstream` does:
+Codes held-out activations on each dictionary in many ways, all but the SAE's own at one mean L0,
+and puts the reconstructions back into the model that was recorded, as `downstream` does:
 
   own, own_refit    the SAE's codes, and least squares on their supports
   screened_pursuit  `ScreenedPursuit`, named by its screens and its candidates for each atom
@@ -12,12 +12,12 @@ reconstructions back into the model that was recorded, as `downstream` does:
   lasso, ...        the certified lasso, least squares on its supports, and pruned from twice the L0
 
 A row has the loss in nats and FVU, and what the codes cost: `products` are multiply-adds relative
-to one product with the dictionary, which is what an encoder costs, without a Gram matrix of all
-atoms at hand; `seconds` are for 1,000 samples. `objective_gap` is by how much their lasso objective
-is above the certified optimum of the same L0, relative to it, and `shared` the share of the full
-pursuit's support that they have. Thresholds are found on rows that SAEs learn from. Writes rows,
-summary.csv and a figure of each dictionary under <results_dir>/encoder_cost/. A run that was
-stopped goes on with the same command.
+to one product with the dictionary, which is what an encoder costs, with the Gram matrix of all
+atoms at hand for screened pursuits, and without it for the full one; `seconds` are for 1,000
+samples. `objective_gap` is by how much their lasso objective is above the certified optimum of the
+same L0, relative to it, and `shared` the share of the full pursuit's support that they have.
+Thresholds are found on rows that SAEs learn from. Writes rows, summary.csv and a figure of each
+dictionary under <results_dir>/encoder_cost/. A run that was stopped goes on with the same command.
 
   python -m sae_gap encoder_cost --recording=FOLDER --layer=10 --sae=FIRST,SECOND --l0=32
 """
@@ -295,8 +295,9 @@ def measure(options: CostOptions) -> list[Row]:
                 # What is stored may have had another name.
                 rows[-1] = rows[-1] | {"dictionary": sae.name}
                 line.update(1)
-        mine = [row for row in rows if row["dictionary"] == sae.name]
-        figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
+        drawn = figures.loss_by_cost([row for row in rows if row["dictionary"] == sae.name])
+        if drawn is not None:
+            figures.save(drawn, folder, sae.name.replace("/", "_"))
     listed = ("ce_sums", "kl_sums", "errors")
     lines = [{name: row[name] for name in row if name not in listed} for row in rows]
     tables.write_table(folder, "summary.csv", lines)

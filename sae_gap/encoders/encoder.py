@@ -116,7 +116,8 @@ class Encoder(eqx.Module):
         """Floating-point operations for a sample, those of products with matrices; None where they
         differ between samples.
 
-        Nothing is taken from a Gram matrix of all atoms, and k by k matrices do not count.
+        Nothing is taken from a Gram matrix of all atoms, but by `ScreenedPursuit`, and k by k
+        matrices do not count.
         """
         return None
 

@@ -1,6 +1,4 @@
-"""Pursuits that look at few atoms: codes with the dictionary as their only weights, at the price of
-two products with it.
-"""
+"""Pursuits that look at few atoms: codes with the dictionary as their only weights."""
 
 import functools
 
@@ -57,7 +55,7 @@ class ScreenedPursuit(AmortisedEncoder):
     label = "screened pursuit"
     colour = "#0072B2"
     rank = 14
-    recipe = Recipe("screened pursuit SAE", "#4477AA")
+    recipe = Recipe("screened pursuit SAE", "#4477AA", rate=5e-3)
     version = 3
 
     k: int = eqx.field(static=True, default=10)
@@ -79,8 +77,9 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def __call__(self, model, signals):
         codes = _code(self, model, signals, self._threshold(model))[0]
-        # A NaN chooses no atom, and must show.
-        return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
+        # A NaN chooses no atom, and must show; so must what overflows.
+        norms = jnp.linalg.norm(signals - model.bias, axis=1, keepdims=True)
+        return jnp.where(jnp.isfinite(norms), codes, jnp.nan)
 
     def loss(self, model, signals, penalty):
         held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
@@ -89,7 +88,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def flops(self, input_dim, num_latents):
         m, sizes = self.sizes(input_dim, num_latents)
-        return sum(2 * input_dim * (num_latents + size + m * size) + m * size**2 for size in sizes)
+        return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
         """The candidates of a screen, and the atoms after each."""
@@ -136,7 +135,7 @@ class BatchPursuit(ScreenedPursuit):
     label = "screened pursuit, pruned"
     colour = "#EE3377"
     rank = 15
-    recipe = Recipe("pursuit SAE", "#EE6677")
+    recipe = Recipe("pursuit SAE", "#EE6677", rate=5e-3)
     version = 2
 
     rate: float | Array = 0.1
@@ -167,6 +166,11 @@ class BatchPursuit(ScreenedPursuit):
           signals: (n, input_dim), such as training rows.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
+        if signals.shape[1] != len(model.decoder):
+            raise ValueError(
+                f"signals have {signals.shape[1]} columns, but the dictionary has "
+                f"{len(model.decoder)} dimensions; give those of its layer."
+            )
         value = self._threshold_of(model, self.pursue(model, signals)[1]).astype(signals.dtype)
         return Model(model.decoder, model.bias, Threshold(value), self)
 
@@ -205,8 +209,9 @@ def least_gain(gains: Float[Array, "n size"], l0: float) -> Float[Array, ""]:
 
 
 def _unit(decoder):
-    """The root mean square of the atoms' lengths."""
-    return jnp.sqrt(jnp.mean(unit_atoms(decoder)[1] ** 2))
+    """The root mean square of the lengths of the atoms that are not zero."""
+    squares = jnp.sum(decoder**2, axis=0)
+    return jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
 
 
 @eqx.filter_jit
@@ -224,7 +229,7 @@ def _code(encoder, model, signals, threshold, proposals=None):
     paid = width**2 <= min(WHOLE, len(signals) * len(sizes) * m**2)
     whole = product(atoms.T, atoms) if paid else None
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
-    count = -(-len(signals) // max(1, most))
+    count = max(1, -(-len(signals) // max(1, most)))
     rows = -(-len(signals) // count)
 
     def in_chunks(values):

@@ -143,7 +143,9 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
                 axes.annotate(label, (x, row[metric]), (0, up), fontsize=7, **options, **sides)
         drawn = [row for mine in lines.values() for row in mine]
         # A first iteration of FISTA is off the scale of all else.
-        axes.set_ylim(0, 1.1 * max(row[metric] for row in drawn if row["family"] != "fista"))
+        others = [row[metric] for row in drawn if row["family"] != "fista"]
+        if others:
+            axes.set_ylim(0, 1.1 * max(others))
         style.log_axis(axes.xaxis, [row["products"] for row in drawn])
         axes.set_xlim(0.25, 2 * max(row["products"] for row in drawn))
         axes.set_xlabel("cost, in products with the dictionary")

@@ -188,10 +188,11 @@ class SparseAutoencoder(Learner):
             if self.standardised:
                 few = (signals[:: -(-len(signals) // FEW)] - mean) / unit - bias
                 weight = self._gain(atoms, few) * atoms
-        if base is None or base.encoder is None or self.standardised:
-            parameters = self.encoder.parameters(weight, parameters_key)
-        else:
-            parameters = base.encoder
+        parameters = self.encoder.parameters(weight, parameters_key)
+        if base is not None and not self.standardised:
+            # Those of another encoder are none of its own.
+            alike = jax.tree.structure(base.encoder) == jax.tree.structure(parameters)  # type: ignore
+            parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)

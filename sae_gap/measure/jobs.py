@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from sae_gap.core.identity import describe
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import (
@@ -72,6 +73,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
 
     def curve(sae, common):
         settings = {"kind": "curve", "sae": told[sae.name], "lam": plan.lam, "l0": plan.l0}
+        settings["pursuit"] = BatchPursuit.version
         return once(settings | {"common": common}, _curve, plan, sae, own[sae.name], common)
 
     rows = once({"kind": "documents"}, _documents, plan)

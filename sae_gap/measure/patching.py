@@ -38,6 +38,7 @@ from typing import Any
 
 import numpy as np
 
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure.coding import (
     Coding,
     by_encoder,
@@ -230,7 +231,11 @@ class Patching:
                 )
 
         rows = (
-            self._once({"kind": "score", "level": level, "codes": wanted} | settings, measure)
+            self._once(
+                {"kind": "score", "level": level, "codes": wanted, "pursuit": BatchPursuit.version}
+                | settings,
+                measure,
+            )
             if wanted
             else []
         )

@@ -23,6 +23,8 @@ from sae_gap.storage.tensor_files import Config, read_safetensors
 FITTED = "fit an encoder for it by sae_gap.learn(activations, width, l0).save_sae(folder)"
 # The file of a finished fit.
 WEIGHTS = "fit.safetensors"
+# Of any other number than k, in a dictionary of fewer latents.
+MOST = 64
 # What a report shows of its note.
 _TOLD = ("learner", "seed", "data", "model_name", "hook_name")
 _KNOWN = (
@@ -129,7 +131,8 @@ def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
     numbers: dict[str, float] = {}
     for field in dataclasses.fields(kind):
         if type(field.default) is int:
-            numbers[field.name] = described.size(field.name, most=num_latents)
+            most = num_latents if field.name == "k" else max(num_latents, MOST)
+            numbers[field.name] = described.size(field.name, most=most)
         elif type(field.default) is float:
             numbers[field.name] = described.number(field.name)
     return kind(**numbers)

@@ -104,7 +104,8 @@ def test_every_registered_encoder_crosses_with_an_sae():
 
 
 def test_crossings_have_rows_lines_and_figures_of_their_own(call, smoke, tmp_path):
-    names = "fista_oracle,oracle:screened_pursuit,topk:omp,random"
+    trained_names = ["topk:batchtopk", "oracle:batch_pursuit", "oracle:batchtopk"]
+    names = f"fista_oracle,oracle:screened_pursuit,topk:omp,random,{','.join(trained_names)}"
     options = (f"--methods={names}", f"--models_dir={smoke.models}", f"--results_dir={tmp_path}")
     code, out, err = call("amortisation_gap", "--preset=smoke", "--seeds=0", *options)
     assert (code, err) == (0, "")
@@ -116,6 +117,13 @@ def test_crossings_have_rows_lines_and_figures_of_their_own(call, smoke, tmp_pat
     trained = next(row for row in smoke.rows if (row["method"], row["seed"]) == ("sae_topk", 0))
     assert rows["topk:omp"]["cosine"] == trained["cosine"]
     assert rows["topk:omp"]["inference"] == "omp"
+    families = {name: rows[name]["family"] for name in trained_names}
+    assert families == {"topk:batchtopk": "frozen"} | dict.fromkeys(trained_names[1:], "oracle")
+    assert [rows[name]["inference"] for name in trained_names] == [
+        name.partition(":")[2] for name in trained_names
+    ]
+    # As many as are aimed at, by a threshold that the batches have left.
+    assert 1 < rows["oracle:batch_pursuit"]["l0_above_id"] < 5
 
 
 @pytest.mark.parametrize("width", [12, 30])

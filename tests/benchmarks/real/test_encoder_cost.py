@@ -137,8 +137,8 @@ def test_products_are_counted_by_hand(on, made):
     # Each step correlates all atoms, and makes one orthogonal to those before it, twice.
     assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit)
     assert products["lasso"] is products["lasso_refit"] is None
-    # Dᵀr; the residual of K atoms and their correlations with all; their basis.
-    screen = (DIM * (WIDTH + K + WIDTH * K) + WIDTH * K**2 / 2) / both
+    # Dᵀr; the residual of K atoms; their basis among all.
+    screen = (DIM * (WIDTH + K) + WIDTH * K**2 / 2) / both
     assert products["screened_pursuit_1x16"] == pytest.approx(screen)
 
 

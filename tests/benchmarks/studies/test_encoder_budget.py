@@ -101,9 +101,8 @@ def test_operations_are_those_of_the_products():
     assert found["lasso"] is None
     # Two steps, in the second of which the atom is made orthogonal to the first, twice.
     assert found["omp"] == 2 * product + 2 * 5 * 4
-    # Two screens: Dᵀr, the residual of 1 and 2 atoms, their correlations with 4 candidates, and
-    # their basis.
-    assert found["screened_pursuit"] == 2 * (product + 5 * (1 + 2) * (1 + 4)) + 4 * (1 + 4)
+    # Two screens: Dᵀr, the residual of 1 and 2 atoms, and their basis among 4 candidates.
+    assert found["screened_pursuit"] == 2 * (product + 5 * (1 + 2)) + 4 * (1 + 4)
 
 
 def test_operations_are_those_that_the_compiler_counts(task):
