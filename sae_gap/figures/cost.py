@@ -30,8 +30,8 @@ _LINES: dict[Any, tuple[str, dict[str, Any], int, tuple[int, int]]] = {
     "omp_pruned": ("OMP, pruned", {"color": "#882255", "marker": "X"}, 0, (0, 6)),
     ("fista", None): ("FISTA", {"color": "#7F7F7F", "marker": "s"}, -1, (0, 6)),
     ("screened_pursuit", 1): ("one screen", {"color": "#56B4E9", "marker": "o"}, 1, (6, 2)),
-    ("screened_pursuit", 2): ("two screens", {"color": "#0072B2", "marker": "o"}, 1, (-5, -5)),
-    ("batch_pursuit", 2): ("two screens, pruned", {"color": "#EE3377", "marker": "o"}, 1, (-5, -5)),
+    ("screened_pursuit", 2): ("two screens", {"color": "#0072B2", "marker": "o"}, 1, (6, 0)),
+    ("batch_pursuit", 2): ("two screens, pruned", {"color": "#EE3377", "marker": "o"}, 1, (6, 0)),
 }
 # Of each level: its label, and the side of the axes where it stands, above or below.
 _LEVELS = {
@@ -150,8 +150,8 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         axes.set_xlim(0.25, 2 * max(row["products"] for row in drawn))
         axes.set_xlabel("cost, in products with the dictionary")
         axes.set_title(_TITLES[metric])
-    about = rows[0]
-    title = f"FVU and KL of codes on {about['dictionary']} by their cost, mean L0 {about['level']}"
+    least, most = (f"{of(row['l0'] for row in drawn):.0f}" for of in (min, max))
+    title = f"FVU and KL of codes on {rows[0]['dictionary']} by their cost, L0 {least} to {most}"
     style.finish(figure, title, rows[:1], caption=_CAPTION)
     return figure
 

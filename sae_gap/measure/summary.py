@@ -93,7 +93,7 @@ def curve_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
       compared) their `at_l0`, `curve_fvu`, and `curve_refit_fvu` after least squares on their
       supports; which codes are the best there (`best_codes`, as `matched` tells) and their
       `best_fvu`. `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and
-      refitted, against the latter, and `l0_ratio` its refitted codes against the L0 at which the
+      refitted, against `best_fvu`, and `l0_ratio` its refitted codes against the L0 at which the
       curve leaves as much unexplained: 1 is on the curve, and None out of its range.
     """
     curves, weights = by_subject(rows := list(rows), "curve"), by_subject(rows, "weight")

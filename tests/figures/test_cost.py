@@ -1,23 +1,25 @@
 """The figure of codes by what they cost."""
 
 import pytest
+from matplotlib.text import Text
 
 from sae_gap import figures
 
 ABOUT = {"dictionary": "mine", "level": 32, "num_latents": 64, "input_dim": 16}
 TABLE = [
-    ("own", "own", None, 1.0, 0.2, 0.4),
-    ("screened_pursuit_2x4", "screened_pursuit", 2, 4.0, 0.14, 0.2),
-    ("screened_pursuit_2x2", "screened_pursuit", 2, 3.0, 0.15, 0.25),
-    ("fista_1", "fista", None, 1.0, 0.9, 3.0),
-    ("lasso_refit", "lasso", None, None, 0.16, 0.22),
+    ("own", "own", None, 1.0, 35.6, 0.2, 0.4),
+    ("screened_pursuit_2x4", "screened_pursuit", 2, 4.0, 32.0, 0.14, 0.2),
+    ("screened_pursuit_2x2", "screened_pursuit", 2, 3.0, 31.8, 0.15, 0.25),
+    ("fista_1", "fista", None, 1.0, 33.0, 0.9, 3.0),
+    ("lasso_refit", "lasso", None, None, 20.0, 0.16, 0.22),
 ]
-NAMES = ("codes", "family", "screens", "products", "fvu", "kl")
+NAMES = ("codes", "family", "screens", "products", "l0", "fvu", "kl")
 ROWS = [ABOUT | dict(zip(NAMES, values, strict=True)) for values in TABLE]
 
 
 def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
     figure = figures.loss_by_cost(ROWS)
+    assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
     for axes, metric in zip(figure.axes, ("fvu", "kl"), strict=True):
         drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
         two, own, level = ROWS[1:3], ROWS[0], ROWS[-1]
