@@ -42,7 +42,8 @@ class ScreenedPursuit(AmortisedEncoder):
 
     Args:
       k: atoms in each code, at most input_dim.
-      breadth: candidates for each atom that is pursued: m is so many times k.
+      breadth: candidates for each atom that is pursued: m is so many times k. Neighbours fill a
+        screen of a coherent dictionary, which takes more.
       screens: S.
 
     References:
