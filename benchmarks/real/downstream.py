@@ -67,7 +67,12 @@ class DownstreamOptions(PutBack):
     l0: tuple[int, ...] = option(
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
-    codes: tuple[str, ...] = option(CODES, "Codes to put back.", choices=CODES)
+    codes: tuple[str, ...] = option(
+        CODES,
+        "Codes to put back; a loss is split where own, own_refit and one of lasso_refit, omp and "
+        "screened are among them.",
+        choices=CODES,
+    )
 
 
 def measure(options: DownstreamOptions) -> list[Row]:

@@ -8,6 +8,7 @@ and puts the reconstructions back into the model that was recorded, as `downstre
   batch_pursuit     `BatchPursuit` likewise: twice as many atoms, pruned by one threshold
   omp, omp_pruned   orthogonal matching pursuit among all atoms; of twice as many, pruned likewise
   mp                matching pursuit
+  gradient_pursuit  gradient pursuit, as inference-time optimisation has it
   fista             iterations of FISTA, then least squares on codes above one threshold
   lasso, ...        the certified lasso, least squares on its supports, and pruned from twice the L0
 
@@ -30,9 +31,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-from jaxtyping import Bool, Float
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int
 
 from benchmarks import cli
 from benchmarks.options import option
@@ -40,14 +42,18 @@ from benchmarks.real.inputs import PutBack
 from benchmarks.real.page_tables import printed, table
 from benchmarks.report import pages
 from sae_gap import figures
-from sae_gap.core import lasso_problem
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.encoders.pursuit import OMP, GradientPursuit
+from sae_gap.encoders.screened_pursuit import (
+    BatchPursuit,
+    ScreenedPursuit,
+    least_gain,
+    leave_one_out,
+)
 from sae_gap.figures import tables
 from sae_gap.measure.coding import (
     Coder,
@@ -59,10 +65,11 @@ from sae_gap.measure.coding import (
     find_weight,
     identity,
     lasso,
+    least_squares,
     pursued,
+    values_of,
 )
 from sae_gap.measure.downstream import Downstream
-from sae_gap.measure.refit import refit
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -70,8 +77,17 @@ from sae_gap.storage.results import Row
 
 NAME = "encoder_cost"
 # Raised whenever a row comes to hold something else.
-FORM = 1
-FAMILIES = ("own", "screened_pursuit", "batch_pursuit", "omp", "mp", "fista", "lasso")
+FORM = 2
+FAMILIES = (
+    "own",
+    "screened_pursuit",
+    "batch_pursuit",
+    "omp",
+    "mp",
+    "gradient_pursuit",
+    "fista",
+    "lasso",
+)
 # Screens, and the candidates for each atom that is pursued.
 SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
 ITERATIONS = (1, 2, 5, 10, 20, 50)
@@ -118,21 +134,15 @@ class Subject:
         return self.objective(code(self.sae, self.x, lasso(self.sae, self.lam)))
 
     @functools.cached_property
-    def support(self) -> scipy.sparse.csr_array:
+    def pursued(self) -> Int[np.ndarray, "n k"]:
         """The atoms that a full pursuit of k takes."""
-        atoms = pursued(self.sae, self.x[self.scored], self.l0)
-        n, k = atoms.shape
-        parts = np.ones(n * k), atoms.ravel(), np.arange(0, n * k + 1, k)
-        return scipy.sparse.csr_array(parts, (n, self.sae.num_latents))
+        return pursued(self.sae, self.x[self.scored], self.l0)
 
     def objective(self, coding: Coding) -> float:
         """The lasso's objective of codes, summed over the samples that count."""
-        total, codes, target = 0.0, coding.codes[self.scored], self.sae.target(self.x[self.scored])
-        for place in chunks(len(target), self.sae.num_latents):
-            dense = codes[place].toarray()
-            each = lasso_problem.objective(target[place], self.sae.model.decoder, dense, self.lam)
-            total += float(np.sum(np.asarray(each, np.float64)))
-        return total
+        codes, target = coding.codes[self.scored], self.sae.target(self.x[self.scored])
+        rest = np.asarray(target, np.float64) - codes @ np.asarray(self.sae.model.decoder).T
+        return float(np.sum(rest**2) / 2 + self.lam * abs(codes).sum(dtype=np.float64))
 
     def with_encoder(self, encoder: Encoder) -> Coder:
         """Codes by an encoder that needs no training."""
@@ -141,44 +151,25 @@ class Subject:
             model = encoder.calibrate(model, self.sae.target(self.learned))
         return lambda target, _: encoder.infer(model, target).codes
 
-    def refitted(self, coder: Coder) -> Coder:
-        """Least squares on the support of codes."""
-        return lambda target, place: self._fit(target, _codes(coder(target, place)) != 0)
-
     def pruned(self, coder: Coder) -> Coder:
-        """The same, less the atoms whose absence adds least to the squared error."""
-        return self.above(self.refitted(coder), self._gains)
+        """Least squares on the support of codes, less the atoms whose absence adds least to the
+        squared error.
+        """
+        worth = functools.partial(leave_one_out, self.sae.model.decoder)
+        return self.above(least_squares(self.sae, coder), worth)
 
-    def above(self, coder: Coder, worth: Callable[..., np.ndarray]) -> Coder:
-        """Least squares on the atoms whose worth, given targets and codes, is above the threshold
+    def above(self, coder: Coder, worth: Callable[[np.ndarray], ArrayLike]) -> Coder:
+        """Least squares on the atoms whose worth, a function of the codes, is above the threshold
         that leaves k a sample among the rows learned from.
         """
+        found = code(self.sae, self.learned, coder).codes.toarray()
+        least = least_gain(jnp.asarray(worth(found)), self.l0)
 
-        def worths(target, place):
-            return worth(target, _codes(coder(target, place)))
+        def kept(target, place):
+            codes = np.asarray(values_of(coder(target, place)))
+            return np.where(worth(codes) > least, codes, 0)
 
-        target = self.sae.target(self.learned)
-        found = [
-            worths(target[place], place) for place in chunks(len(target), self.sae.num_latents)
-        ]
-        every = np.sort(np.concatenate([each[each > 0] for each in found]))[::-1]
-        last = min(self.l0 * len(target), len(every)) - 1
-        least = every[last : last + 2].mean()
-        return lambda target, place: self._fit(target, worths(target, place) >= least)
-
-    def _fit(self, target, on):
-        return refit(target, self.sae.model.decoder, on, nonneg=not self.sae.signed)
-
-    def _gains(self, target, codes):
-        """What the squared error of least squares grows by if an atom goes: z_j² over the j-th
-        diagonal entry of the inverse of the Gram matrix of the support.
-        """
-        atoms, gains = np.asarray(self.sae.model.decoder, np.float64).T, np.zeros(codes.shape)
-        for sample, values in enumerate(codes):
-            on = np.flatnonzero(values)
-            inverse = np.linalg.pinv(atoms[on] @ atoms[on].T, hermitian=True)
-            gains[sample, on] = values[on] ** 2 / np.diagonal(inverse)
-        return gains
+        return least_squares(self.sae, kept)
 
 
 class Way(NamedTuple):
@@ -207,38 +198,42 @@ class Way(NamedTuple):
 
 
 def ways(sae: SAE, k: int) -> Iterator[Way]:
-    """All ways to code on a dictionary with k atoms a sample."""
-    twice = min(2 * k, sae.num_latents)
+    """All ways to code on a dictionary with k atoms a sample, over the signs that its codes have;
+    the screened pursuits have non-negative codes alone.
+    """
+    nonneg, twice = not sae.signed, min(2 * k, sae.num_latents)
     if sae.model.encode is not None:
         given = sae.given_encoder
         yield Way("own", "own", given, lambda on: by_encoder(on.sae))
-        yield Way("own_refit", "own", given, lambda on: on.refitted(by_encoder(on.sae)), 1)
-    for kind in (ScreenedPursuit, BatchPursuit):
+        yield Way("own_refit", "own", given, lambda on: least_squares(sae, by_encoder(sae)), 1)
+    for kind in (ScreenedPursuit, BatchPursuit) if nonneg else ():
         for screens, breadth in SCREENS:
             one = kind(k, breadth, screens)
-            name = f"{one.name}_{screens}x{breadth}"
-            yield Way(name, one.name, one, functools.partial(Subject.with_encoder, encoder=one))
-    full, more = (OMP(size, nonneg=not sae.signed) for size in (k, twice))
-    yield Way("omp", "omp", full, lambda on: on.refitted(on.with_encoder(full)), 1)
+            yield _plain(f"{one.name}_{screens}x{breadth}", one)
+    full, more = (OMP(size, nonneg=nonneg) for size in (k, twice))
+    yield Way("omp", "omp", full, lambda on: least_squares(sae, on.with_encoder(full)), 1)
     yield Way("omp_pruned", "omp", more, lambda on: on.pruned(on.with_encoder(more)), 2)
-    greedy = MatchingPursuit(k)
-    yield Way("mp", "mp", greedy, lambda on: on.with_encoder(greedy))
+    yield _plain("mp", MatchingPursuit(k, nonneg=nonneg))
+    yield _plain("gradient_pursuit", GradientPursuit(k, nonneg=nonneg))
     for count in ITERATIONS:
-        few = Lasso(0.0, tol=None, max_iterations=count, nonneg=not sae.signed)
+        few = Lasso(0.0, tol=None, max_iterations=count, nonneg=nonneg)
 
         def steps(on, few=few):
-            coder = on.with_encoder(dataclasses.replace(few, lam=on.lam))
-            return on.above(coder, lambda _, codes: np.abs(codes))
+            return on.above(on.with_encoder(dataclasses.replace(few, lam=on.lam)), np.abs)
 
         yield Way(f"fista_{count}", "fista", few, steps, 1)
-    solved = Lasso()
-    yield Way("lasso", "lasso", solved, lambda on: lasso(on.sae, on.lam))
-    yield Way("lasso_refit", "lasso", solved, lambda on: on.refitted(lasso(on.sae, on.lam)), 1)
+    solved = Lasso(nonneg=nonneg)
+    yield Way("lasso", "lasso", solved, lambda on: lasso(sae, on.lam))
+    yield Way("lasso_refit", "lasso", solved, lambda on: least_squares(sae, lasso(sae, on.lam)), 1)
 
     def pruned(on):
-        return on.pruned(lasso(on.sae, find_weight(on.sae, on.x[on.scored], twice)))
+        return on.pruned(lasso(sae, find_weight(sae, on.x[on.scored], twice)))
 
     yield Way("lasso_pruned", "lasso", solved, pruned, 2)
+
+
+def _plain(codes: str, encoder: Encoder) -> Way:
+    return Way(codes, encoder.name, encoder, lambda on: on.with_encoder(encoder))
 
 
 def score(way: Way, on: Subject, downstream: Downstream) -> Row:
@@ -261,12 +256,8 @@ def score(way: Way, on: Subject, downstream: Downstream) -> Row:
     found |= {"products": way.products(sae, scored.l0), "seconds": seconds, "l0": scored.l0}
     found |= downstream.score(coding.guess) | {"certificate": coding.certificate}
     found["objective_gap"] = on.objective(coding) / on.optimum - 1
-    shared = scored.codes.astype(bool).multiply(on.support.astype(bool)).sum()
-    return found | {"shared": shared / on.support.nnz}
-
-
-def _codes(found: Any) -> np.ndarray:
-    return np.asarray(getattr(found, "codes", found))
+    rows = np.arange(len(on.pursued))[:, None]
+    return found | {"shared": scored.codes[rows, on.pursued].count_nonzero() / on.pursued.size}
 
 
 def measure(options: CostOptions) -> list[Row]:

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_size
+from sae_gap.core.checks import check_flag, check_size
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, unit_atoms
 from sae_gap.solvers.greedy import matching_pursuit
 
@@ -19,6 +19,11 @@ class MatchingPursuit(AmortisedEncoder):
 
     The pursuit runs on unit atoms; its codes are rescaled to the model's own, so that
     `codes @ dictionary.T + bias` is what the pursuit reconstructs.
+
+    Args:
+      k: steps.
+      nonneg: whether each step takes the atom of largest correlation, and zero for its code where
+        that is negative.
 
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries".
@@ -33,13 +38,15 @@ class MatchingPursuit(AmortisedEncoder):
     recipe = Recipe("MP SAE", "#CC79A7", rate=5e-3)
 
     k: int = eqx.field(static=True, default=10)
+    nonneg: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self):
         check_size("k", self.k)
+        check_flag("nonneg", self.nonneg)
 
     @property
     def signed(self):
-        return True
+        return not self.nonneg
 
     def parameters(self, weight, key):
         return None
@@ -50,7 +57,9 @@ class MatchingPursuit(AmortisedEncoder):
     def __call__(self, model, signals):
         """The codes of a matching pursuit on unit atoms, in units of the model's own."""
         atoms, norms = unit_atoms(model.decoder)
-        support, values = matching_pursuit(signals - model.bias, atoms.T, self.k)
+        support, values = matching_pursuit(
+            signals - model.bias, atoms.T, self.k, nonneg=self.nonneg
+        )
         rows = jnp.arange(len(signals))
         codes = jnp.zeros((len(signals), len(norms)), signals.dtype)
         return codes.at[rows, support].set(values, unique_indices=True) / norms
@@ -58,24 +67,24 @@ class MatchingPursuit(AmortisedEncoder):
     def loss(self, model, signals, penalty):
         """The squared error alone, by a derivative that holds the chosen atoms fixed."""
         atoms, _ = unit_atoms(model.decoder)
-        reconstruction = signals - _residual(signals - model.bias, atoms.T, self.k)
+        reconstruction = signals - _residual(signals - model.bias, atoms.T, self.k, self.nonneg)
         return jnp.mean((reconstruction - signals) ** 2, axis=1), None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _residual(signals, atoms, k):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _residual(signals, atoms, k, nonneg):
     """What a pursuit leaves, differentiable with the chosen atoms held fixed."""
-    return _residual_forward(signals, atoms, k)[0]
+    return _residual_forward(signals, atoms, k, nonneg)[0]
 
 
-def _residual_forward(signals, atoms, k):
-    support, values = matching_pursuit(signals, atoms, k)
+def _residual_forward(signals, atoms, k, nonneg):
+    support, values = matching_pursuit(signals, atoms, k, nonneg=nonneg)
     chosen = atoms[support]
     residual = signals - jnp.einsum("kn,knm->nm", values, chosen)
     return residual, (support, values, chosen, residual, len(atoms))
 
 
-def _residual_backward(k, saved, residual_bar):
+def _residual_backward(k, nonneg, saved, residual_bar):
     support, values, chosen, residual, num_latents = saved
 
     def step(state, step_inputs):
@@ -84,6 +93,9 @@ def _residual_backward(k, saved, residual_bar):
         atom, value = step_inputs
         residual = residual + value[:, None] * atom
         projected = jnp.sum(atom * bar, axis=1, keepdims=True)
+        if nonneg:
+            # A code that was clipped takes nothing off.
+            projected = jnp.where(value[:, None] > 0, projected, 0)
         atom_bar = -(value[:, None] * bar + projected * residual)
         return (residual, bar - projected * atom), atom_bar
 

@@ -1,4 +1,6 @@
-"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit."""
+"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit, and gradient
+pursuit, which approximates it.
+"""
 
 import equinox as eqx
 import jax
@@ -7,6 +9,7 @@ from sae_gap.core.checks import check_flag, check_size
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import orthogonal_matching_pursuit
+from sae_gap.solvers.greedy import gradient_pursuit
 
 
 class OMP(Encoder):
@@ -51,6 +54,35 @@ class OMP(Encoder):
     def infer(self, model, signals, begun=None):
         """The codes, outside of `jit`, so that a CPU takes its own path."""
         return Coded(self(model, signals))
+
+
+class GradientPursuit(OMP):
+    """OMP with a step of steepest descent in the place of each least-squares fit, which takes k
+    products with the dictionary and no system of equations. Inference-time optimisation codes SAEs
+    so.
+
+    With `nonneg` codes are clipped at zero after each step.
+
+    Args:
+      k: atoms in each code, at most.
+      nonneg: whether codes are non-negative.
+
+    References:
+      Blumensath & Davies (2008), "Gradient pursuits", IEEE Trans. Signal Processing 56(6).
+      Smith (2024), "Replacing SAE encoders with inference-time optimisation".
+    """
+
+    name = "gradient_pursuit"
+    label = "gradient pursuit"
+    colour = "#44AA99"
+
+    def flops(self, input_dim, num_latents):
+        """Step i correlates all atoms with the residual, and has two products with i of them."""
+        return sum(2 * input_dim * (num_latents + 2 * i) for i in range(1, self.k + 1))
+
+    def __call__(self, model, signals):
+        target, atoms, norms = _prepare(signals, model.bias, model.decoder)
+        return gradient_pursuit(target, atoms.T, self.k, nonneg=self.nonneg) / norms
 
 
 @jax.jit

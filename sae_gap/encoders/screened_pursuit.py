@@ -1,10 +1,12 @@
 """Pursuits that look at few atoms: codes with the dictionary as their only weights."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import matching
@@ -118,9 +120,9 @@ class BatchPursuit(ScreenedPursuit):
     S being the support of a sample and z its least squares on unit atoms. The rest are fitted once
     more. How many atoms a sample has is left to the sample.
 
-    τ is a running mean over the batches of training of the value that leaves k atoms a sample, or
-    that of all rows that `calibrate` is given; no gradient trains it. A sample's codes do not
-    depend on its company.
+    τ is a running mean over the batches of training of the value that leaves k atoms a sample. On
+    a frozen dictionary it is that of all rows at once, as `calibrate` finds it; no gradient trains
+    it. A sample's codes do not depend on its company.
 
     Args:
       k: atoms in a code, on average.
@@ -137,7 +139,7 @@ class BatchPursuit(ScreenedPursuit):
     colour = "#EE3377"
     rank = 15
     recipe = Recipe("pursuit SAE", "#EE6677", rate=5e-3)
-    version = 2
+    version = 3
 
     rate: float | Array = 0.1
 
@@ -165,6 +167,9 @@ class BatchPursuit(ScreenedPursuit):
         Args:
           model: whose dictionary it is.
           signals: (n, input_dim), such as training rows.
+
+        Raises:
+          ValueError: signals have another width, are not finite, or correlate with no atom.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
         if signals.shape[1] != len(model.decoder):
@@ -172,8 +177,18 @@ class BatchPursuit(ScreenedPursuit):
                 f"signals have {signals.shape[1]} columns, but the dictionary has "
                 f"{len(model.decoder)} dimensions; give those of its layer."
             )
+        found = self.calibrated(model, signals)
+        if not found.encoder.value > 0:
+            raise ValueError(
+                "signals correlate with no atom, so that no threshold follows; give rows of which "
+                "the dictionary explains something."
+            )
+        return Model(model.decoder, model.bias, found.encoder, self)
+
+    def calibrated(self, model, signals):
+        """The model with the τ of all signals, within `jit` too."""
         value = self._threshold_of(model, self.pursue(model, signals)[1]).astype(signals.dtype)
-        return Model(model.decoder, model.bias, Threshold(value), self)
+        return dataclasses.replace(model, encoder=Threshold(value))
 
     def pursue(
         self,
@@ -207,6 +222,39 @@ def least_gain(gains: Float[Array, "n size"], l0: float) -> Float[Array, ""]:
     ordered = jnp.sort(gains.ravel())[::-1]
     last = min(max(1, round(l0 * len(gains))), gains.size) - 1
     return (ordered[last] + ordered[min(last + 1, gains.size - 1)]) / 2
+
+
+def leave_one_out(
+    dictionary: Float[Array, "input_dim num_latents"], codes: Float[ArrayLike, "n num_latents"]
+) -> Float[Array, "n num_latents"]:
+    """What the squared error of least squares grows by as an atom goes and the rest is refitted,
+    `z_j² / [(D_SᵀD_S)⁻¹]_jj`; nothing for one that depends on others.
+
+    Args:
+      dictionary: D, unit atoms, (input_dim, num_latents).
+      codes: least squares on their supports S, (n, num_latents).
+    """
+    codes = jnp.asarray(codes)
+    largest = int(jnp.max(jnp.sum(codes != 0, axis=1)))
+    return _leave_one_out(dictionary.T, codes, max(1, largest))
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _leave_one_out(atoms, codes, size):
+    # A few roundings of the trace keep the Gram matrix of dependent atoms definite.
+    ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
+
+    def one(codes):
+        chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
+        held, values = atoms[chosen], codes[chosen]
+        gains = _gains(product(held, held.T) + ridge, values, values != 0)
+        return jnp.zeros_like(codes).at[chosen].set(gains)
+
+    return jax.lax.map(one, codes, batch_size=max(1, CHUNK // (size * atoms.shape[1])))
+
+
+def _gains(gram, codes, on):
+    return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
 
 
 def _unit(decoder):
@@ -264,7 +312,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     codes, on = _nonnegative(gram, correlation, on, slack)
-    gains = jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
+    gains = _gains(gram, codes, on)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains, chosen
 

@@ -97,7 +97,7 @@ class SparseAutoencoder(Learner):
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and
         falls to zero along half a cosine.
       frozen: whether the dictionary and the bias stay as the base has them, so that the encoder
-        alone is trained for them.
+        alone is trained for them; no step is taken for one that has `calibrated`.
       standardised: whether it learns from `(y - mean) / unit`, with the mean of the training
         signals and the root mean square about it. Where the mean is a large share of a network's
         activations, most latents of an SAE die otherwise. The model is of the signals themselves:
@@ -194,10 +194,16 @@ class SparseAutoencoder(Learner):
             alike = jax.tree.structure(base.encoder) == jax.tree.structure(parameters)  # type: ignore
             parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
+        if self.frozen:
+            model = self.encoder.calibrated(model, (signals - mean) / unit) or model
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), num_latents).init(model)
         return SAEState(model, optimiser, count, live, key, steering, mean, unit)
+
+    def done(self, state: SAEState) -> bool:
+        kind = type(self.encoder)
+        return self.frozen and kind.calibrated is not AmortisedEncoder.calibrated
 
     def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core.identity import class_name
@@ -93,11 +94,21 @@ def lasso(
     return solve
 
 
-def least_squares(sae: SAE, codes: scipy.sparse.csr_array) -> Coder:
-    """Least squares on the supports of codes, over non-negative values where codes are."""
-    return lambda target, place: refit(
-        target, sae.model.decoder, codes[place].toarray() != 0, nonneg=not sae.signed
-    )
+def least_squares(sae: SAE, codes: scipy.sparse.csr_array | Coder) -> Coder:
+    """Least squares on the supports of codes, which a coder may find, over non-negative values
+    where the SAE's codes are.
+    """
+
+    def fit(target, place):
+        found = values_of(codes(target, place)) if callable(codes) else codes[place].toarray()
+        return refit(target, sae.model.decoder, np.asarray(found) != 0, nonneg=not sae.signed)
+
+    return fit
+
+
+def values_of(found: Any) -> Float[ArrayLike, "n num_latents"]:
+    """The codes that a coder gave, without their certificate."""
+    return found.codes if isinstance(found, Solution) else found
 
 
 def least_squares_on(
@@ -170,9 +181,9 @@ def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:
         found = coder(devices.place(sae.target(x[place]), devices.own_mesh()), place)
         if isinstance(found, Solution):
             gaps.append(float(relative_gap(found).max()))
-            found = found.codes
-        codes.append(scipy.sparse.csr_array(np.asarray(found)))
-        guesses.append(np.asarray(sae.decode_target(jnp.asarray(found), x[place])))
+        values = jnp.asarray(values_of(found))
+        codes.append(scipy.sparse.csr_array(np.asarray(values)))
+        guesses.append(np.asarray(sae.decode_target(values, x[place])))
     together = scipy.sparse.csr_array(scipy.sparse.vstack(codes))
     return Coding(together, np.concatenate(guesses), max(gaps, default=None))
 

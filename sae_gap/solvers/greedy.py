@@ -1,5 +1,5 @@
-"""Greedy k-sparse coding: matching pursuit, and orthogonal matching pursuit, which refits all
-chosen atoms.
+"""Greedy k-sparse coding: matching pursuit, gradient pursuit, which improves all chosen codes, and
+orthogonal matching pursuit, which refits them.
 """
 
 import functools
@@ -11,6 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_integer
+from sae_gap.core.lasso_problem import product
 from sae_gap.runtime import sharding
 from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.problem import on_host
@@ -32,11 +33,13 @@ def _unit(atoms, axis, np):
     return atoms / np.where(norms != 0, norms, 1)
 
 
-@functools.partial(jax.jit, static_argnames="num_atoms")
+@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
 def matching_pursuit(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
     num_atoms: int,
+    *,
+    nonneg: bool = False,
 ) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
     """Greedy steps: the unused atom of largest |correlation| with the residual, its projection as
     the code, a new residual.
@@ -45,6 +48,8 @@ def matching_pursuit(
       signals: `(n, input_dim)`.
       atoms: `(num_latents, input_dim)`, of unit norm.
       num_atoms: steps at most; there are no more than atoms.
+      nonneg: whether each step takes the atom of largest correlation, and zero for its code where
+        that is negative.
 
     Returns:
       The chosen atoms of each step, and their codes.
@@ -66,17 +71,64 @@ def matching_pursuit(
     def step(state, _):
         carried, unused = state
         correlation = carried if gram is not None else carried @ atoms.T
-        score = jnp.where(unused, jnp.abs(correlation), -jnp.inf)
+        score = jnp.where(unused, correlation if nonneg else jnp.abs(correlation), -jnp.inf)
         # A max and a compare run in vector registers where XLA's argmax on a CPU does not.
         best = jnp.max(score, axis=1, keepdims=True)
         chosen = jnp.min(jnp.where(score == best, latent, num_latents - 1), axis=1)
         value = jnp.take_along_axis(correlation, chosen[:, None], axis=1)
+        value = value.clip(0) if nonneg else value
         carried = carried - value * (atoms if gram is None else gram)[chosen]
         return (carried, unused & (latent != chosen[:, None])), (chosen, value[:, 0])
 
     carried = signals if gram is None else signals @ atoms.T
     unused = jnp.ones((len(signals), num_latents), bool)
     return lax.scan(step, (carried, unused), length=min(num_atoms, num_latents))[1]
+
+
+@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+def gradient_pursuit(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_latents input_dim"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
+) -> Float[Array, "n num_latents"]:
+    """Greedy steps: one more atom, that of largest |correlation| with the residual, and then a
+    step of steepest descent of the error in the codes of all atoms chosen so far.
+
+    Args:
+      signals: `(n, input_dim)`.
+      atoms: `(num_latents, input_dim)`, of unit norm.
+      num_atoms: k, steps at most; there are no more than atoms.
+      nonneg: whether a step takes the atom of largest correlation, and codes are clipped at zero.
+
+    Returns:
+      Codes of at most k atoms.
+
+    References:
+      Blumensath & Davies (2008), "Gradient pursuits", IEEE Trans. Signal Processing 56(6).
+    """
+    num_atoms = min(num_atoms, len(atoms))
+
+    def pursue(signal):
+        def step(i, carry):
+            held, places, codes = carry
+            pull = product(atoms, signal - product(codes, held))
+            score = (pull if nonneg else jnp.abs(pull)).at[places].set(-jnp.inf, mode="drop")
+            places = places.at[i].set(jnp.argmax(score).astype(places.dtype))
+            held = held.at[i].set(atoms[places[i]])
+            slope = pull.at[places].get(mode="fill", fill_value=0)
+            slope = jnp.where((codes > 0) | (slope > 0), slope, 0) if nonneg else slope
+            squares = jnp.sum(product(slope, held) ** 2)
+            codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
+            return held, places, codes.clip(0) if nonneg else codes
+
+        held = jnp.zeros((num_atoms, atoms.shape[1]), atoms.dtype)
+        begun = held, jnp.full(num_atoms, len(atoms)), held[:, 0]
+        return lax.fori_loop(0, num_atoms, step, begun)[1:]
+
+    found = lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * atoms.shape[1])))
+    return _spread(*found, num_latents=len(atoms))
 
 
 def orthogonal_matching_pursuit(
@@ -182,7 +234,6 @@ def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
     atoms = _unit(dictionary, 0, jnp)
     input_dim, num_latents = atoms.shape
     cutoff = 64 * jnp.finfo(atoms.dtype).eps
-    product = functools.partial(jnp.matmul, precision="highest")
 
     def step(i, carry):
         rest, basis, upper, chosen, taken = carry

@@ -13,8 +13,14 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 WITH_GRAM, WITHOUT_GRAM = 9, 3
 
 
-encode = eqx.filter_jit(lambda k, model, signals: MatchingPursuit(k)(model, signals))
-loss_of = eqx.filter_jit(lambda k, model, signals: MatchingPursuit(k).loss(model, signals, 0.1)[0])
+@eqx.filter_jit
+def encode(k, model, signals, nonneg=False):
+    return MatchingPursuit(k, nonneg=nonneg)(model, signals)
+
+
+@eqx.filter_jit
+def loss_of(k, model, signals, nonneg=False):
+    return MatchingPursuit(k, nonneg=nonneg).loss(model, signals, 0.1)[0]
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +38,7 @@ def problem(n, seed=0, input_dim=5, num_latents=12):
     )
 
 
-def pursue(model, signals, k):
+def pursue(model, signals, k, nonneg=False):
     """Supports in order, and codes in units of the model's atoms."""
     dictionary, bias = np.asarray(model.dictionary), np.asarray(model.bias)
     supports, codes = [], np.zeros((len(signals), dictionary.shape[1]))
@@ -45,7 +51,8 @@ def pursue(model, signals, k):
                 dictionary[:, j] @ residual / length
                 for j, length in zip(free, lengths, strict=True)
             ]
-            best = int(np.argmax(np.abs(projections)))
+            best = int(np.argmax(projections if nonneg else np.abs(projections)))
+            projections[best] = max(projections[best], 0 if nonneg else -np.inf)
             code[free[best]] = projections[best] / lengths[best]
             residual = residual - projections[best] * dictionary[:, free[best]] / lengths[best]
             supports[-1].append(free.pop(best))
@@ -53,16 +60,16 @@ def pursue(model, signals, k):
 
 
 @pytest.mark.parametrize("n", [WITH_GRAM, WITHOUT_GRAM])
-@pytest.mark.parametrize("k", [1, 3])
-def test_codes_against_a_loop(n, k):
+@pytest.mark.parametrize(("k", "nonneg"), [(1, False), (3, False), (3, True), (9, True)])
+def test_codes_against_a_loop(n, k, nonneg):
     signs = set()
     for seed in range(4):
         model, signals = problem(n, seed)
-        codes = encode(k, model, signals)
-        np.testing.assert_allclose(codes, pursue(model, signals, k)[1], atol=1e-10)
-        assert (np.count_nonzero(codes, axis=1) == k).all()
+        codes = encode(k, model, signals, nonneg)
+        np.testing.assert_allclose(codes, pursue(model, signals, k, nonneg)[1], atol=1e-10)
+        assert nonneg or (np.count_nonzero(codes, axis=1) == k).all()
         signs |= set(np.sign(codes).ravel())
-    assert signs == {-1, 0, 1}
+    assert signs == ({0, 1} if nonneg else {-1, 0, 1})
 
 
 @pytest.mark.parametrize("k", [12, 20])
@@ -97,7 +104,7 @@ def test_zero_signals_and_zero_atoms(n):
     assert loss_of(3, model, signals)[0] < 1e-24
 
 
-def replay(dictionary, bias, signals, supports):
+def replay(dictionary, bias, signals, supports, nonneg):
     """The reconstruction with the chosen atoms held fixed, written so that autodiff sees every
     step.
     """
@@ -105,21 +112,24 @@ def replay(dictionary, bias, signals, supports):
     for chosen in jnp.asarray(supports).T:
         atoms = dictionary[:, chosen].T
         atoms = atoms / jnp.linalg.norm(atoms, axis=1, keepdims=True)
-        residuals = residuals - jnp.sum(residuals * atoms, axis=1, keepdims=True) * atoms
+        values = jnp.sum(residuals * atoms, axis=1, keepdims=True)
+        residuals = residuals - jnp.maximum(values, 0 if nonneg else -jnp.inf) * atoms
     return signals - residuals
 
 
-@pytest.mark.parametrize("n", [WITH_GRAM, WITHOUT_GRAM])
-def test_the_gradient_is_that_of_a_replay(n):
+@pytest.mark.parametrize(
+    ("n", "k", "nonneg"), [(WITH_GRAM, 3, False), (WITHOUT_GRAM, 3, False), (3, 9, True)]
+)
+def test_the_gradient_is_that_of_a_replay(n, k, nonneg):
     model, signals = problem(n)
-    supports, _ = pursue(model, signals, 3)
+    supports, _ = pursue(model, signals, k, nonneg)
     weights = jnp.asarray(np.random.default_rng(2).normal(size=n))
 
     def loss(dictionary, bias, signals):
-        return jnp.sum(weights * loss_of(3, Model(dictionary, bias), signals))
+        return jnp.sum(weights * loss_of(k, Model(dictionary, bias), signals, nonneg))
 
     def expected(dictionary, bias, signals):
-        errors = signals - replay(dictionary, bias, signals, supports)
+        errors = signals - replay(dictionary, bias, signals, supports, nonneg)
         return jnp.sum(weights * jnp.mean(errors**2, axis=1))
 
     arguments = model.dictionary, model.bias, signals

@@ -12,7 +12,7 @@ import scipy.optimize
 
 from sae_gap.core.types import Model
 from sae_gap.encoders import screened_pursuit
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, leave_one_out
 from sae_gap.measure.refit import refit
 from sae_gap.solvers import orthogonal_matching_pursuit
 
@@ -109,6 +109,17 @@ def test_the_threshold_leaves_out_what_adds_least(model, signals):
     np.testing.assert_allclose(longer.encode(longer, 3 * signals), kept, atol=1e-4)
 
 
+def test_an_atom_that_depends_on_others_costs_nothing(model, signals):
+    targets, atoms = float64(model, signals)
+    atoms[:, 1] = atoms[:, 0]
+    on = np.arange(WIDTH) < np.arange(COUNT)[:, None] % 9
+    gains = leave_one_out(jnp.asarray(atoms / 9, jnp.float32), refit(targets, atoms / 9, on))
+    assert np.isfinite(gains).all() and not gains[~on].any()
+    # Both twins, or the first alone.
+    np.testing.assert_allclose(gains[on[:, 1], :2], 0, atol=1e-2)
+    assert (gains[:, 2:9].max(axis=0) > 0.1).all()
+
+
 def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
     """By the gradient of the error with codes held fixed, and a running mean of two batches."""
     encoder, targets = BatchPursuit(4, 3, rate=0.25), signals
@@ -173,6 +184,8 @@ def test_what_is_no_number_shows_and_half_precision_is_coded(model, signals):
     assert np.isnan(codes[3]).all() and np.isfinite(np.delete(codes, 3, axis=0)).all()
     with pytest.raises(ValueError, match="finite"):
         BatchPursuit(4).calibrate(model, signals.at[3, 1].set(jnp.nan))
+    with pytest.raises(ValueError, match="correlate with no atom"):
+        BatchPursuit(4).calibrate(model, jnp.tile(model.bias, (5, 1)))
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (model, signals))
     as_given = jax.tree.map(lambda array: array.astype(jnp.float32), half)
     np.testing.assert_allclose(encoder(*half), encoder(*as_given), atol=0.05)

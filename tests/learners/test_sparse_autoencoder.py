@@ -19,6 +19,7 @@ from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners import sparse_autoencoder
 from sae_gap.learners.oracle import Oracle
@@ -239,6 +240,15 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     # Codes are in atoms as long as the unit.
     np.testing.assert_allclose(model.encoder.affine.weight, gain * directions / unit, rtol=1e-3)
     assert not np.asarray(model.encoder.affine.bias).any()
+
+
+@pytest.mark.parametrize("standardised", [False, True])
+def test_a_pursuit_on_a_frozen_dictionary_is_calibrated_and_not_trained(task, standardised):
+    encoder = BatchPursuit(K)
+    learner = SparseAutoencoder(encoder, base=Oracle(), frozen=True, standardised=standardised)
+    fitted = fit(learner, [task], [0])[0].end
+    expected = encoder.calibrate(fitted.model, task.train.signals).encoder.value
+    assert fitted.step == 0 and fitted.model.encoder.value == pytest.approx(float(expected))
 
 
 def test_the_start_is_uniform_and_tied(task):

@@ -1,6 +1,7 @@
 """Codes against NumPy the long way and their costs by hand, and the binary on a tiny model."""
 
 import csv
+import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,8 +37,8 @@ def on():
 def made(on):
     """Each way to code, by its name, with its codes."""
     every = {way.codes: way for way in encoder_cost.ways(on.sae, K)}
-    names = ("omp", "omp_pruned", "mp", "fista_10", "lasso", "lasso_refit", "lasso_pruned")
-    names += ("screened_pursuit_1x16", "batch_pursuit_1x16")
+    names = ("omp", "omp_pruned", "mp", "gradient_pursuit", "fista_10", "lasso", "lasso_refit")
+    names += ("lasso_pruned", "screened_pursuit_1x16", "batch_pursuit_1x16")
     assert set(names) < set(every)
     return {name: (every[name], code(on.sae, X, every[name].coder(on))) for name in names}
 
@@ -51,20 +52,21 @@ def fitted(signal, support):
     return codes, rest**2
 
 
-def greedy(signal, steps, *, orthogonal):
-    """The supports of matching pursuits, non-negative where all atoms are refitted."""
-    chosen, rest, codes = [], signal.astype(float), np.zeros(WIDTH)
+def greedy(signal, steps, how="orthogonal"):
+    """The supports and codes of non-negative pursuits."""
+    chosen, codes = [], np.zeros(WIDTH)
     for _ in range(steps):
-        pull = rest @ ATOMS
-        score = np.array(pull if orthogonal else np.abs(pull))
-        score[chosen] = -np.inf
-        chosen.append(int(np.argmax(score)))
-        if orthogonal:
-            values = np.linalg.lstsq(ATOMS[:, chosen], signal, rcond=None)[0]
-            rest = signal - ATOMS[:, chosen] @ values
+        pull = (signal - ATOMS @ codes) @ ATOMS
+        chosen.append(max(set(range(WIDTH)) - set(chosen), key=lambda atom: pull[atom]))
+        held, last = ATOMS[:, chosen], chosen[-1]
+        if how == "orthogonal":
+            codes[chosen] = np.linalg.lstsq(held, signal, rcond=None)[0]
+        elif how == "gradient":
+            slope = np.where((codes[chosen] > 0) | (pull[chosen] > 0), pull[chosen], 0)
+            length = slope @ slope / np.sum((held @ slope) ** 2)
+            codes[chosen] = np.maximum(codes[chosen] + length * slope, 0)
         else:
-            codes[chosen[-1]] = pull[chosen[-1]]
-            rest = rest - pull[chosen[-1]] * ATOMS[:, chosen[-1]]
+            codes[last] = max(pull[last], 0)
     return chosen, codes
 
 
@@ -95,11 +97,12 @@ def pruned(support_of):
 
 def test_codes_are_those_of_numpy(on, made):
     found = {name: coding.codes.toarray() for name, (_, coding) in made.items()}
-    supports = [greedy(signal, K, orthogonal=True)[0] for signal in X]
+    supports = [greedy(signal, K)[0] for signal in X]
     expected = {
         "omp": [fitted(*each)[0] for each in zip(X, supports, strict=True)],
-        "omp_pruned": pruned(lambda signal: greedy(signal, 2 * K, orthogonal=True)[0]),
-        "mp": [greedy(signal, K, orthogonal=False)[1] for signal in X],
+        "omp_pruned": pruned(lambda signal: greedy(signal, 2 * K)[0]),
+        "mp": [greedy(signal, K, "matching")[1] for signal in X],
+        "gradient_pursuit": [greedy(signal, K, "gradient")[1] for signal in X],
         "lasso_refit": [
             fitted(signal, np.flatnonzero(codes))[0]
             for signal, codes in zip(X, found["lasso"], strict=True)
@@ -133,7 +136,9 @@ def test_products_are_counted_by_hand(on, made):
     both = DIM * WIDTH
     # The Gram matrix of a support and its correlations, for least squares.
     fit = DIM * K * (1 + K) / both
-    assert products["mp"] == K and products["fista_10"] == pytest.approx(19 + fit)
+    assert products["mp"] == K
+    assert products["gradient_pursuit"] == pytest.approx(K + 2 * (1 + 2 + 3) / WIDTH)
+    assert products["fista_10"] == pytest.approx(19 + fit)
     # Each step correlates all atoms, and makes one orthogonal to those before it, twice.
     assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit)
     assert products["lasso"] is products["lasso_refit"] is None
@@ -159,13 +164,21 @@ def test_scores_are_those_of_the_definitions(on, made):
         return (rest**2).sum() / 2 + on.lam * np.abs(codes[scored]).sum()
 
     assert row["objective_gap"] == pytest.approx(objective(worse) / objective(z) - 1, rel=1e-3)
-    pursued = [greedy(signal, K, orthogonal=True)[0] for signal in X[scored]]
+    pursued = [greedy(signal, K)[0] for signal in X[scored]]
     both = sum(
         np.count_nonzero(codes[support])
         for codes, support in zip(worse[scored], pursued, strict=True)
     )
     assert row["shared"] == pytest.approx(both / (K * scored.sum())) and 0 < row["shared"] < 1
     assert row["l0"] == K and row["seconds"] > 0
+
+
+def test_a_signed_dictionary_has_signed_codes(on):
+    signed = dataclasses.replace(on, sae=dataclasses.replace(on.sae, signed=True))
+    every = {way.codes: way for way in encoder_cost.ways(signed.sae, K)}
+    assert not any("screened" in name or "batch" in name for name in every)
+    for name in ("omp_pruned", "mp", "gradient_pursuit", "fista_5", "lasso"):
+        assert code(signed.sae, X, every[name].coder(signed)).codes.min() < 0
 
 
 def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
