@@ -26,6 +26,7 @@ _UNTRAINED = ("fista", "ista")
 _LINES: dict[Any, tuple[str, dict[str, Any], int, tuple[int, int]]] = {
     "own": ("the SAE's\nencoder", {"color": "black", "marker": "D"}, 0, (-7, 0)),
     "mp": ("matching pursuit", {"color": "#AA4499", "marker": "p"}, 0, (0, 6)),
+    "gradient_pursuit": ("gradient pursuit", {"color": "#44AA99", "marker": "v"}, 0, (-6, 0)),
     "omp": ("OMP", {"color": "#882255", "marker": "X"}, 0, (-6, 0)),
     "omp_pruned": ("OMP, pruned", {"color": "#882255", "marker": "X"}, 0, (0, 6)),
     ("fista", None): ("FISTA", {"color": "#7F7F7F", "marker": "s"}, -1, (0, 6)),
@@ -40,8 +41,8 @@ _LEVELS = {
 }
 _CAPTION = (
     "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
-    "many atoms, of which those stay whose absence would cost most. All but matching pursuit have "
-    "values by least squares"
+    "many atoms, of which those stay whose absence would cost most. All but matching and gradient "
+    "pursuit have values by least squares"
 )
 _TITLES = {"fvu": "variance unexplained, FVU", "kl": "KL(model ‖ patched), nats"}
 
