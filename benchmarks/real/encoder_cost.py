@@ -33,7 +33,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from benchmarks import cli
@@ -158,7 +157,7 @@ class Subject:
         worth = functools.partial(leave_one_out, self.sae.model.decoder)
         return self.above(least_squares(self.sae, coder), worth)
 
-    def above(self, coder: Coder, worth: Callable[[np.ndarray], ArrayLike]) -> Coder:
+    def above(self, coder: Coder, worth: Callable[[np.ndarray], Any]) -> Coder:
         """Least squares on the atoms whose worth, a function of the codes, is above the threshold
         that leaves k a sample among the rows learned from.
         """

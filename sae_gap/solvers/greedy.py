@@ -108,24 +108,23 @@ def gradient_pursuit(
     References:
       Blumensath & Davies (2008), "Gradient pursuits", IEEE Trans. Signal Processing 56(6).
     """
-    num_atoms = min(num_atoms, len(atoms))
+    num_atoms, kind = min(num_atoms, len(atoms)), jnp.result_type(signals, atoms)
 
     def pursue(signal):
         def step(i, carry):
-            held, places, codes = carry
-            pull = product(atoms, signal - product(codes, held))
+            places, codes = carry
+            pull = product(atoms, signal - product(codes, atoms[places]))
             score = (pull if nonneg else jnp.abs(pull)).at[places].set(-jnp.inf, mode="drop")
             places = places.at[i].set(jnp.argmax(score).astype(places.dtype))
-            held = held.at[i].set(atoms[places[i]])
             slope = pull.at[places].get(mode="fill", fill_value=0)
             slope = jnp.where((codes > 0) | (slope > 0), slope, 0) if nonneg else slope
-            squares = jnp.sum(product(slope, held) ** 2)
+            squares = jnp.sum(product(slope, atoms[places]) ** 2)
             codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
-            return held, places, codes.clip(0) if nonneg else codes
+            return places, codes.clip(0) if nonneg else codes
 
-        held = jnp.zeros((num_atoms, atoms.shape[1]), atoms.dtype)
-        begun = held, jnp.full(num_atoms, len(atoms)), held[:, 0]
-        return lax.fori_loop(0, num_atoms, step, begun)[1:]
+        # A place beyond all atoms is none yet.
+        none = jnp.full(num_atoms, len(atoms))
+        return lax.fori_loop(0, num_atoms, step, (none, jnp.zeros(num_atoms, kind)))
 
     found = lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * atoms.shape[1])))
     return _spread(*found, num_latents=len(atoms))

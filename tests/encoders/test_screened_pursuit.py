@@ -117,7 +117,7 @@ def test_an_atom_that_depends_on_others_costs_nothing(model, signals):
     assert np.isfinite(gains).all() and not gains[~on].any()
     # Both twins, or the first alone.
     np.testing.assert_allclose(gains[on[:, 1], :2], 0, atol=1e-2)
-    assert (gains[:, 2:9].max(axis=0) > 0.1).all()
+    assert (gains[:, 2:8].max(axis=0) > 0.1).all()
 
 
 def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
