@@ -117,7 +117,6 @@ def gradient_pursuit(
             score = (pull if nonneg else jnp.abs(pull)).at[places].set(-jnp.inf, mode="drop")
             places = places.at[i].set(jnp.argmax(score).astype(places.dtype))
             slope = pull.at[places].get(mode="fill", fill_value=0)
-            slope = jnp.where((codes > 0) | (slope > 0), slope, 0) if nonneg else slope
             squares = jnp.sum(product(slope, atoms[places]) ** 2)
             codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
             return places, codes.clip(0) if nonneg else codes

@@ -62,9 +62,9 @@ def greedy(signal, steps, how="orthogonal"):
         if how == "orthogonal":
             codes[chosen] = np.linalg.lstsq(held, signal, rcond=None)[0]
         elif how == "gradient":
-            slope = np.where((codes[chosen] > 0) | (pull[chosen] > 0), pull[chosen], 0)
-            length = slope @ slope / np.sum((held @ slope) ** 2)
-            codes[chosen] = np.maximum(codes[chosen] + length * slope, 0)
+            slope = pull[chosen]
+            codes[chosen] += slope @ slope / np.sum((held @ slope) ** 2) * slope
+            codes = codes.clip(0)
         else:
             codes[last] = max(pull[last], 0)
     return chosen, codes
