@@ -5,9 +5,11 @@ documents, and takes the loss of the next token and the divergence KL(model ‖ 
 dictionary is scored with the codes of the certified lasso, with least squares on their support,
 with orthogonal matching pursuit, and with a screened pursuit that leaves atoms out; an SAE also
 with its own codes, with least squares on their support, and with the pursuit among the latents that
-it proposes. The differences tell what the values, the support and the dictionary cost. Outlier
-tokens keep their activation. Writes rows, summary.csv, splits.csv and a figure under
-<results_dir>/downstream/. A run that was stopped goes on with the same command.
+it proposes. The differences tell what the values, the support and the dictionary cost.
+`--codes=...,weighted` adds a pursuit that weighs an error by what it costs in nats, as gradients of
+the model tell on as many tokens of documents that SAEs learn from. Outlier tokens keep their
+activation. Writes rows, summary.csv, splits.csv and a figure under <results_dir>/downstream/. A run
+that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FOLDER \
@@ -68,7 +70,7 @@ class DownstreamOptions(PutBack):
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
     codes: tuple[str, ...] = option(
-        CODES,
+        CODES[:-1],
         "Codes to put back; a loss is split where own, own_refit and one of lasso_refit, omp and "
         "screened are among them.",
         choices=CODES,
@@ -86,7 +88,13 @@ def measure(options: DownstreamOptions) -> list[Row]:
     controls = _controls(options, plan, saes[0])
     folder.require_writable()
     downstream, identity = options.downstream(lm, recorded, options.documents(recorded, plan))
-    patching = Patching(downstream, identity, results.Store(folder), options.l0, options.codes)
+    metric = None
+    if "weighted" in options.codes:
+        texts = options.documents(recorded, plan, part=0)
+        told = results.key({"rows": plan.fingerprint, "documents": texts, "of": identity})
+        metric = told, lambda: options.downstream(lm, recorded, texts)[0].sensitivity()
+    store = results.Store(folder)
+    patching = Patching(downstream, identity, store, options.l0, options.codes, metric)
     rows = patching.run(saes, controls)
     listed = ("ce_sums", "kl_sums", "errors")
     scored = [row for row in rows if row["kind"] == "score"]

@@ -179,9 +179,11 @@ class PutBack(OfRecording):
             logging.info("%s; they are %s.", activations.outliers, fate)
         return recorded, lm, plan, saes
 
-    def documents(self, recorded: Recorded, plan: Plan) -> list[int]:
-        """Held-out documents in random order, as many as make the tokens that are asked for."""
-        held = recorded.documents[plan.parts[1].numbers]
+    def documents(self, recorded: Recorded, plan: Plan, part: int = 1) -> list[int]:
+        """Held-out documents, or with part 0 those to learn from, in random order, as many as make
+        the tokens that are asked for.
+        """
+        held = recorded.documents[plan.parts[part].numbers]
         numbers, sizes = np.unique(held, return_counts=True)
         order = np.random.default_rng(self.seed).permutation(len(numbers))
         count = 1 + np.searchsorted(np.cumsum(sizes[order]), self.tokens)
@@ -204,7 +206,7 @@ class PutBack(OfRecording):
             lm.model, windows, self.layer, documents=members, special=special, **chosen
         )
         logging.info(
-            "%d tokens of %d held-out documents run, %d averaged; clean loss %.3f nats",
+            "%d tokens of %d documents run, %d averaged; clean loss %.3f nats",
             len(downstream.activations),
             len(documents),
             downstream.scored.sum(),

@@ -258,13 +258,44 @@ class Downstream:
         row |= {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
         return row | {"errors": self._squares(self.activations - guess)}
 
+    def sensitivity(self, seed: int = 0) -> Float[np.ndarray, "dim dim"]:
+        """F, by which errors δ of the replaced rows that are small and independent of each other
+        cost about `½ Σ δᵀ F δ` nats in all: the Fisher information of the next tokens.
+
+        It is the mean over replaced rows of `g gᵀ`, with g the gradient of `Σ_t log q(v_t)` by the
+        row, where v_t is drawn from the clean model's distribution at token t.
+
+        Args:
+          seed: of what is drawn.
+        """
+        total, replaced = 0.0, np.split(self.replaced, self._ends)
+        parts = zip(self._whole(self.activations), self._batches, self._real, replaced, strict=True)
+        for number, (hidden, windows, real, rows) in enumerate(parts):
+            features, pull = jax.vjp(
+                lambda hidden, windows=windows: self._network.after(hidden, windows), hidden
+            )
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            scores = _drawn_scores(self._network.unembedding, features[real], key)
+            (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
+            gradients = np.asarray(gradients, np.float64)[real][rows]
+            total = total + gradients.T @ gradients
+        return total / self.replaced.sum()
+
+    @property
+    def _ends(self) -> Int[np.ndarray, " ends"]:
+        """Where the rows of each batch end, but for the last."""
+        return np.cumsum([np.count_nonzero(real) for real in self._real])[:-1]
+
+    def _whole(self, rows) -> list[np.ndarray]:
+        """The residual stream of each batch, with these rows in the place of all activations."""
+        hidden = [np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real]
+        for whole, real, part in zip(hidden, self._real, np.split(rows, self._ends), strict=True):
+            whole[real] = part
+        return hidden
+
     def _nats(self, rows) -> Nats:
         """What each scored token costs with these rows in the place of all activations."""
-        hidden = [np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real]
-        ends = np.cumsum([np.count_nonzero(real) for real in self._real])
-        for whole, real, part in zip(hidden, self._real, np.split(rows, ends[:-1]), strict=True):
-            whole[real] = part
-        features = self._run(hidden)
+        features = self._run(self._whole(rows))
         log_z, logits, _ = self._read_out(features)
         kl = (
             log_z
@@ -338,6 +369,20 @@ def _log_normaliser(head, features, targets, *, expected):
         )
 
     return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
+
+
+@jax.jit
+def _drawn_scores(head, features, key):
+    """The gradient of `log q(v)` by the features of each token, v being drawn from q."""
+
+    def of_token(token):
+        feature, key = token
+        logits = product(feature, head.T)
+        drawn = head[jax.random.categorical(key, logits)]
+        return drawn - product(jax.nn.softmax(logits), head)
+
+    keys = jax.random.split(key, len(features))
+    return jax.lax.map(of_token, (features, keys), batch_size=CHUNK)
 
 
 def _rows(windows: Windows):

@@ -11,6 +11,8 @@ dictionary:
   screened     least squares on what stays of a screened pursuit of twice as many atoms, where one
                threshold leaves those out whose loss costs least (`coding.screened`), at that L0
   proposed     the same among the 4 ⌈L0⌉ latents that the encoder's pre-activations propose
+  weighted     the screened pursuit of `‖A (x - b - D z)‖²`, `AᵀA = I + F / mean(diag F)`, F being
+               what an error costs in nats (`Downstream.sensitivity`); it takes part in no split
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
@@ -36,10 +38,14 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from sae_gap.core.types import Model
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure.coding import (
+    Coder,
     Coding,
     by_encoder,
     code,
@@ -62,7 +68,7 @@ from sae_gap.storage.results import Row, Store
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
 FORM = 5
-CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp", "screened", "proposed")
+CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
 PARTS = ("values", "support", "dictionary")
@@ -88,6 +94,7 @@ class Patching:
       store: a row for each dictionary, codes and L0 is written to it as soon as it is measured.
       l0: mean L0s at which dictionaries are compared.
       codes: of `CODES`.
+      metric: what tells the texts that "weighted" takes F from, and what finds it.
     """
 
     downstream: Downstream
@@ -95,6 +102,7 @@ class Patching:
     store: Store
     l0: Sequence[float]
     codes: Sequence[str] = CODES
+    metric: tuple[str, Callable[[], Float[np.ndarray, "dim dim"]]] | None = None
 
     def run(
         self,
@@ -149,7 +157,7 @@ class Patching:
                 kinds = ["omp", "lasso"] if level <= MOST_PURSUED else ["lasso"]
                 # Controls have codes of the signs of the first.
                 if not signed.get(name, saes[0].signed):
-                    kinds.append("screened")
+                    kinds += ["screened"] if self.metric is None else ["screened", "weighted"]
                 return [
                     row
                     for kind in kinds
@@ -209,6 +217,8 @@ class Patching:
             elif kind == "lasso":
                 proof["lam"] = find_weight(sae, x[self.downstream.replaced], level)
                 coder = lasso(sae, proof["lam"])
+            elif kind == "weighted":
+                coder = self._weighted(sae, level)
             else:
                 counted, proposed = self.downstream.replaced, kind == "proposed"
                 coder = screened(sae, x, level, counted, proposed=proposed)
@@ -230,17 +240,30 @@ class Patching:
                     | proof
                 )
 
-        rows = (
-            self._once(
-                {"kind": "score", "level": level, "codes": wanted, "pursuit": BatchPursuit.version}
-                | settings,
-                measure,
-            )
-            if wanted
-            else []
-        )
+        settings = {"kind": "score", "level": level, "codes": wanted} | settings
+        settings["pursuit"] = BatchPursuit.version
+        if kind == "weighted" and self.metric is not None:
+            settings["metric"] = self.metric[0]
+        rows = self._once(settings, measure) if wanted else []
         # What is stored may have had another name.
         return [row | {"dictionary": name} for row in rows]
+
+    @functools.cached_property
+    def _metric(self) -> Float[np.ndarray, "dim dim"]:
+        """A, symmetric."""
+        assert self.metric is not None
+        information = self.metric[1]()
+        values, vectors = np.linalg.eigh(information)
+        root = np.sqrt(1 + values.clip(0) / values.mean())
+        return ((vectors * root) @ vectors.T).astype(np.float32)
+
+    def _weighted(self, sae: SAE, level: float) -> Coder:
+        metric, counted = self._metric, self.downstream.replaced
+        atoms = metric @ np.asarray(sae.model.decoder)
+        inside = SAE.of_model(Model(jnp.asarray(atoms), jnp.zeros(len(atoms))), name=sae.name)
+        targets = np.asarray(sae.target(self.downstream.activations)) @ metric
+        coder, norms = screened(inside, targets, level, counted), np.linalg.norm(atoms, axis=0)
+        return lambda target, place: coder(targets[place], place) / norms
 
     def _l0(self, coding: Coding) -> float:
         return coding.of(self.downstream.replaced).l0

@@ -2,6 +2,7 @@
 replaced and averaged.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -180,3 +181,25 @@ def test_what_cannot_be_scored():
     np.testing.assert_array_equal(found.tokens, [3, 4])
     with pytest.raises(ValueError, match=r"must be of shape \(13, 5\), but it is \(12, 5\)"):
         found.nats(found.activations[1:])
+
+
+def test_sensitivity_is_the_fisher_information_of_the_next_tokens():
+    """Against the Jacobian of all probabilities, whose expectation it draws."""
+    found = Downstream(NETWORK, [windows([0]), windows([1])], first=1, special=(0,))
+    drawn = np.mean([found.sensitivity(seed) for seed in range(100)], axis=0)
+    whole = np.zeros((*SEGMENTS.shape, DIM), np.float32)
+    whole[REAL] = found.activations
+    exact = np.zeros((DIM, DIM))
+    for row in range(2):
+
+        def logits(hidden, row=row):
+            return (after(hidden[None], windows([row]))[0] @ UNEMBEDDING.T)[REAL[row]]
+
+        chances = np.asarray(jax.nn.softmax(logits(whole[row])), np.float64)
+        by_row = np.asarray(jax.jacobian(logits)(whole[row]), np.float64)
+        for place in np.flatnonzero(found.replaced[7 * row :][: REAL[row].sum()]):
+            for p, j in zip(chances, by_row[:, :, place], strict=True):
+                exact += j.T @ (np.diag(p) - np.outer(p, p)) @ j
+    exact /= found.replaced.sum()
+    np.testing.assert_allclose(drawn, exact, atol=0.1 * np.abs(exact).max())
+    assert np.abs(found.sensitivity(0) - found.sensitivity(1)).max() > 0

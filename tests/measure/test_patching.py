@@ -251,3 +251,28 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, m
     assert stored < {row["key"] for row in run(patched, tmp_path, one)}
     # Without those, there is nothing to split.
     assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
+
+
+def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
+    """Than those of least squares on half as many atoms as the rows have; where all errors cost
+    alike, they are the same.
+    """
+    true, kinds = candidate("true", patched.atoms), ("screened", "weighted")
+    for name, information in (("flat", np.eye(DIM)), ("nats", patched.downstream.sensitivity())):
+        rows = run(
+            patched,
+            tmp_path,
+            true,
+            l0=(1,),
+            codes=kinds,
+            metric=(name, lambda information=information: information),
+        )
+        plain, weighted = (row for row in rows if row["kind"] == "score")
+        assert (plain["codes"], weighted["codes"]) == kinds
+        if name == "flat":
+            np.testing.assert_allclose(weighted["kl_sums"], plain["kl_sums"], rtol=1e-3)
+        else:
+            assert weighted["kl"] < 0.97 * plain["kl"]
+            assert weighted["fvu"] > plain["fvu"]
+            assert weighted["l0"] == pytest.approx(1, abs=0.05)
+    assert not split_lines(rows)
