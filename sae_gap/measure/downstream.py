@@ -268,17 +268,20 @@ class Downstream:
         Args:
           seed: of what is drawn.
         """
-        total, replaced = 0.0, np.split(self.replaced, self._ends)
+        total = np.zeros(2 * self.activations.shape[1:])
+        replaced = np.split(self.replaced, self._ends)
         parts = zip(self._whole(self.activations), self._batches, self._real, replaced, strict=True)
         for number, (hidden, windows, real, rows) in enumerate(parts):
-            features, pull = jax.vjp(
-                lambda hidden, windows=windows: self._network.after(hidden, windows), hidden
-            )
+
+            def after(hidden, windows=windows):
+                return jnp.asarray(self._network.after(hidden, windows))
+
+            features, pull = jax.vjp(after, hidden)
             key = jax.random.fold_in(jax.random.key(seed), number)
             scores = _drawn_scores(self._network.unembedding, features[real], key)
             (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
             gradients = np.asarray(gradients, np.float64)[real][rows]
-            total = total + gradients.T @ gradients
+            total += gradients.T @ gradients
         return total / self.replaced.sum()
 
     @property
