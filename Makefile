@@ -17,6 +17,9 @@ COMPILE := $(VENV)/bin/python -c 'import sae_gap; sae_gap.sparse_code([[1.0]], [
 # import-linter has no module to run; its report is shown only if a folder imports from one above it.
 LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
+# Else every process of the tests would compile the modules of this tree once more.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help bench studies report real docs test lint format clean
 .NOTPARALLEL:
 
