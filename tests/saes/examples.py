@@ -1,6 +1,6 @@
 """Models of this suite with random parameters, one for each encoder that SAELens has as well.
 
-`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/make_saved.py then
+`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/PROVENANCE.md names the script that then
 adds what SAELens makes of them.
 """
 
