@@ -1,7 +1,7 @@
 """Models of this suite with random parameters, one for each encoder that SAELens has as well.
 
-`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; files/PROVENANCE.md names the script that then
-adds what SAELens makes of them.
+`python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; the script that
+files/PROVENANCE.md names adds what SAELens makes of them.
 """
 
 import shutil
