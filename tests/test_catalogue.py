@@ -2,11 +2,9 @@
 say.
 """
 
-import jax
-import numpy as np
 import pytest
 
-from sae_gap import catalogue, fit
+from sae_gap import catalogue
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import OMP
@@ -36,13 +34,12 @@ def test_saes_by_default_are_the_papers():
 
 
 @pytest.mark.parametrize("name", catalogue.saes())
-def test_tuned_options_train(task, name):
+def test_tuned_saes_have_the_recipe_of_their_encoder(name):
     learner = catalogue.tuned_sae(name, sparsity=3, input_dim=12, num_steps=2)
+    recipe = catalogue.saes()[name].recipe
     assert learner.name == name and getattr(learner.encoder, "k", 3) == 3
-    assert learner.num_steps == 2 and learner.learning_rate == catalogue.saes()[name].recipe.rate
-    assert 12 * learner.penalty == pytest.approx(catalogue.saes()[name].recipe.penalty)
-    model = fit(learner, [task], [jax.random.key(0)])[0].end.model
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
+    assert (learner.num_steps, learner.learning_rate) == (2, recipe.rate)
+    assert 12 * learner.penalty == pytest.approx(recipe.penalty)
 
 
 def test_what_a_study_knows_is_given_to_whom_it_concerns():

@@ -89,9 +89,11 @@ SEEDED = {
         )
         for name, learner in LEARNERS.items()
     },
+    # The dictionary that is learned is that of `learn`.
     **{
         name: lambda _, seed, name=name: control(name, X[8:], 12, 2, seed).dictionary
         for name in CONTROLS
+        if name != "online_dl"
     },
 }
 

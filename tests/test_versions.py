@@ -92,13 +92,16 @@ def inferred(name):
     if name == "lookup":
         parameters = LookupParameters(signals, signals @ bare.dictionary)
     given = Model(bare.dictionary, bare.bias, parameters)
+    if not trained:
+        return fingerprint(encoder(given, signals))
+
     # What training sees of it is its gradient.
-    slope = (
-        jax.grad(lambda model: jnp.sum(encoder.loss(model, signals, 0.1)[0]))(given)
-        if trained
-        else None
-    )
-    return fingerprint(encoder(given, signals), *jax.tree.leaves(slope))
+    @jax.jit
+    def seen(model):
+        slope = jax.grad(lambda model: jnp.sum(encoder.loss(model, signals, 0.1)[0]))(model)
+        return encoder(model, signals), slope
+
+    return fingerprint(*jax.tree.leaves(seen(given)))
 
 
 @functools.cache

@@ -3,6 +3,7 @@ whether that is close.
 """
 
 import csv
+import functools
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -55,16 +56,21 @@ def published(study: str | None = None) -> list[results.Row]:
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
-    with _FILE.open(newline="") as file:
-        lines = [
-            _parse(line)
-            for line in csv.DictReader(line for line in file if not line.startswith("#"))
-        ]
+    lines = [dict(line) for line in _lines()]
     return (
         _headline(lines)
         if study == HEADLINE
         else [line for line in lines if study in (None, line["study"])]
     )
+
+
+@functools.cache
+def _lines() -> list[results.Row]:
+    with _FILE.open(newline="") as file:
+        return [
+            _parse(line)
+            for line in csv.DictReader(line for line in file if not line.startswith("#"))
+        ]
 
 
 def _parse(line: Mapping[str, str]) -> results.Row:

@@ -11,12 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_gap.core.codes import Codes, by_columns, infer_in_chunks, join
-from sae_gap.core.matching import match_atoms
-from sae_gap.core.types import Split
-from sae_gap.metrics import gap, recovery, support
-from sae_gap.metrics.cuts import cuts
-from sae_gap.metrics.detection import count
-from sae_gap.solvers import sparse_code
+from sae_gap.metrics import recovery
 
 
 def dense_codes(seed, n=7, width=12, share=0.1):
@@ -64,28 +59,11 @@ def test_a_sparse_array_is_the_same_codes(seed, share):
 
 @pytest.mark.parametrize("kind", ["array", "matrix"])
 @pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok", "dia", "bsr"])
-def test_metrics_take_sparse_codes_of_any_format(form, kind):
-    truth, codes = np.abs(dense_codes(0, n=40, share=0.4)), np.abs(dense_codes(1, n=40, share=0.4))
-    sparse, rng = getattr(scipy.sparse, f"{form}_{kind}")(codes), np.random.default_rng(2)
-    dictionary = rng.standard_normal((5, 12)).astype(np.float32)
-    dictionary /= np.linalg.norm(dictionary, axis=0)
-    signals = truth @ dictionary.T
-    found = match_atoms(dictionary, dictionary[:, ::-1])
-    optimum = sparse_code(signals, dictionary, 0.1)
-    for score in (
-        lambda z: recovery.mcc(truth, z),
-        lambda z: recovery.mcc(z, truth),
-        lambda z: recovery.mcc_paper(truth, z, "ood"),
-        lambda z: support.support_recovery(found, truth, z),
-        lambda z: gap.objective_gap(signals, dictionary, z, optimum, 0.1),
-        lambda z: gap.mse(signals, dictionary, z),
-        gap.l0_above,
-        cuts,
-        lambda z: count(np.arange(12), truth, z)[0].both,
-        lambda z: Split(signals, z).labels,
-    ):
-        assert score(sparse) == pytest.approx(score(codes), rel=1e-5)
-    assert recovery.mcc(sparse, sparse) == pytest.approx(1)
+def test_sparse_codes_of_any_format_are_taken(form, kind):
+    dense = dense_codes(0, share=0.4)
+    sparse = getattr(scipy.sparse, f"{form}_{kind}")(dense)
+    np.testing.assert_array_equal(by_columns(sparse).dense(), dense)
+    assert recovery.mcc(sparse, dense) == pytest.approx(1)
 
 
 @given(seed=st.integers(0, 1_000), size=st.integers(1, 9), share=st.sampled_from([0.0, 0.1, 1.0]))

@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 
 from sae_gap import Model, Setting, Split, catalogue, draw, fit
-from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
@@ -26,16 +21,7 @@ from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
-ENCODERS = {
-    "relu": ReLU(),
-    "topk": TopK(K),
-    "jumprelu": JumpReLU(),
-    "mp": MatchingPursuit(K),
-    "batchtopk": BatchTopK(K),
-    "matryoshka": MatryoshkaBatchTopK(K),
-    "lista_matryoshka": ListaMatryoshka(K),
-    "gated": Gated(),
-}
+ENCODERS = {"relu": ReLU(), "topk": TopK(K)}
 
 
 def largest(hidden):
@@ -263,24 +249,6 @@ def test_the_start_is_uniform_and_tied(task):
     assert weight.var() == pytest.approx(bound**2 / 3, rel=0.02)
     np.testing.assert_allclose(dictionary, weight / np.linalg.norm(weight, axis=0), rtol=1e-5)
     assert not bias.any() and not shift.any()
-
-
-def loss(learner, model, signals):
-    return float(jnp.mean(learner.encoder.loss(model, signals, learner.penalty)[0]))
-
-
-@pytest.mark.parametrize("name", ENCODERS)
-def test_training_lowers_the_loss(task, name):
-    learner = SparseAutoencoder(ENCODERS[name], num_steps=60, learning_rate=5e-3)
-    (fitted,) = fit(learner, [task], [jax.random.key(0)])
-    model = fitted.end.model
-    signals = task.train.signals
-    start = learner.model(learner.init(learner.select(task), num_latents=20, key=jax.random.key(0)))
-    # What few atoms cannot explain is a floor under the Matryoshka loss.
-    bar = 0.7 if name.endswith("matryoshka") else 0.4
-    assert loss(learner, model, signals) < bar * loss(learner, start, signals)
-    assert fitted.end.step == 60 and model.encode == learner.encoder
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(model))
 
 
 @pytest.mark.parametrize(("name", "within"), [("relu", 0.05), ("jumprelu", 0.05)])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -44,7 +45,7 @@ def python(code, **environment):
     return process.stdout
 
 
-def test_sharded_equals_single_device():
+def test_sharded_equals_single_device_and_memory_is_told():
     code = """
 mesh = devices.mesh()
 assert mesh.axis_names == ("samples",) and mesh.size == 4
@@ -59,9 +60,14 @@ assert all(len(leaf.devices()) == 1 for leaf in alone)
 for one, many in zip(alone, work(placed["split"], placed["odd"])):
     assert len(many.devices()) == 4
     np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-6)
-print(devices.describe())
+before = devices.peak_memory()
+held = np.ones(2**26)
+print(before, devices.peak_memory() - before, devices.describe())
 """
-    assert python(code, XLA_FLAGS=FOUR).startswith("4 x cpu (")
+    before, more, kind = python(code, XLA_FLAGS=FOUR).split(maxsplit=2)
+    assert kind.startswith("4 x cpu (")
+    # In GiB.
+    assert 0.05 < float(before) < 4 and 0.4 < float(more) < 0.6
 
 
 def test_one_device_leaves_arrays_free_to_move():
@@ -114,73 +120,46 @@ def test_a_mesh_takes_any_kind_of_integer():
         devices.mesh(True)
 
 
-CACHE = """
-import sys
-folder = devices.enable_compilation_cache()
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-work(split, odd)
-print(folder, jax.config.jax_compilation_cache_dir)
+# Prints the folder, and after each call how many programs were compiled so far.
+CACHED = """
+print(devices.enable_compilation_cache(), devices.compilations(), end=" ")
+for rows in (odd, odd, odd[:5]):
+    work(split, rows)
+    print(devices.compilations(), end=" ")
 """
 
 
-def test_programs_are_kept_in_the_cache_folder(tmp_path):
-    folder = tmp_path / "sae_gap" / "jax"
-    unset = {"JAX_COMPILATION_CACHE_DIR": ""}
-    assert python(CACHE, XDG_CACHE_HOME=str(tmp_path), **unset).split() == [str(folder)] * 2
-    kept = {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
-    assert any("work" in name for name in kept)
-    python(CACHE, XDG_CACHE_HOME=str(tmp_path), **unset)
-    assert {path.name for path in folder.iterdir() if path.name.endswith("-cache")} == kept
+def programs(folder):
+    return {path.name for path in folder.iterdir() if path.name.endswith("-cache")}
 
 
-def test_the_users_own_cache_folder_is_kept(tmp_path):
-    assert python(CACHE, JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine")).split()[0] == str(
-        tmp_path / "mine"
-    )
-    assert any((tmp_path / "mine").iterdir())
-
-
-def test_a_home_that_cannot_be_written_to_is_tolerated(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    unset = {"JAX_COMPILATION_CACHE_DIR": "", "XDG_CACHE_HOME": "relative"}
-    assert python(CACHE, HOME=str(tmp_path / "file"), **unset).split()[0] == "None"
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-COMPILATIONS = """
-counts = [devices.compilations()]
-
-def compiles(*args):
-    work(*args)
-    counts.append(devices.compilations())
-
-compiles(split, odd)
-compiles(split, odd)
-compiles(split, odd[:5])
-print(counts)
-"""
-
-
-def test_compilations_are_counted_and_calls_are_not():
-    found = eval(python(COMPILATIONS))
-    assert found[0] == 0 and found[1] > 0 and found[2] == found[1] and found[3] > found[2]
-
-
-def test_a_program_from_the_cache_counts(tmp_path):
-    """It takes time as well, so that a run that had it is not timed."""
+@pytest.mark.parametrize("mine", [False, True])
+def test_programs_are_kept_in_the_cache_folder_or_the_users_own_and_each_counts_once(
+    tmp_path, mine
+):
+    """One from the cache as well: it takes time, so that a run that had it is not timed."""
+    folder = tmp_path / "mine" if mine else tmp_path / "sae_gap" / "jax"
     kept = {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_COMPILATION_CACHE_DIR": str(folder) if mine else "",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XDG_CACHE_HOME": str(tmp_path),
     }
-    first, second = (eval(python(COMPILATIONS, **kept)) for _ in range(2))
-    assert first == second and any(tmp_path.iterdir())
+    first = python(CACHED, **kept)
+    place, *counts = first.split()
+    none, compiled, again, other = map(int, counts)
+    assert place == str(folder) and none == 0 < compiled == again < other
+    written = programs(folder)
+    assert any("work" in name for name in written)
+    if not mine:
+        assert python(CACHED, **kept) == first and programs(folder) == written
 
 
-def test_peak_memory_is_in_gib():
-    code = """
-before = devices.peak_memory()
-held = np.ones(2**26)
-print(before, devices.peak_memory() - before)
-"""
-    before, more = map(float, python(code).split())
-    assert 0.05 < before < 4 and 0.4 < more < 0.6
+def test_a_home_that_cannot_be_written_to_is_tolerated(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    with monkeypatch.context() as patch:
+        # Nothing is set where nothing can be kept.
+        patch.setattr(jax, "config", SimpleNamespace(values={}))
+        assert devices.enable_compilation_cache() is None
+    assert (tmp_path / "file").read_text() == "mine"

@@ -419,6 +419,8 @@ def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
     found = run(make(), Store(tmp_path))
     assert timeless(found) == timeless(finished[0])
     assert content.items() <= rows_of(Store(tmp_path)).items()
+    # Keys are the same in every process: what the other had finished is there once.
+    assert Store(tmp_path).keys() == {row["key"] for row in found}
 
 
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
