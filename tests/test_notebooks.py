@@ -112,7 +112,7 @@ def tiny_packages(tmp_path, monkeypatch):
 )
 def test_they_run(paths, this_python, tiny_packages):
     """In one kernel, which loads the suite once; what a notebook names, the next does not find."""
-    notebooks, reset = [], nbformat.v4.new_code_cell("%reset -f")
+    notebooks, cells = [], []
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
@@ -122,12 +122,15 @@ def test_they_run(paths, this_python, tiny_packages):
             notebook.cells[1].source = notebook.cells[1].source.replace(
                 f"{name} = {value}  #", typed
             )
+        for place, cell in enumerate(notebook.cells):
+            cell.id = f"{path.stem}-{place}"
         notebooks.append(notebook)
-    whole = nbformat.v4.new_notebook(
-        cells=[cell for notebook in notebooks for cell in (*notebook.cells, reset)]
-    )
+        cells += [*notebook.cells, nbformat.v4.new_code_cell("%reset -f")]
     NotebookClient(
-        whole, timeout=300, kernel_name=this_python, resources={"metadata": {"path": str(ROOT)}}
+        nbformat.v4.new_notebook(cells=cells),
+        timeout=300,
+        kernel_name=this_python,
+        resources={"metadata": {"path": str(ROOT)}},
     ).execute()
     for notebook in notebooks:
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]

@@ -72,7 +72,9 @@ def test_the_loss_has_three_parts():
 
 def test_each_part_trains_what_it_should():
     model, signals = problem()
-    gradient = jax.grad(lambda model: Gated().loss(model, signals, PENALTY)[0].sum())(model)
+    gradient = jax.jit(jax.grad(lambda model: Gated().loss(model, signals, PENALTY)[0].sum()))(
+        model
+    )
     codes, gate = reference(model, np.asarray(signals))
     dictionary, bias, weight, _, log_scale, _ = unpack(model)
     y = np.asarray(signals, np.float64)

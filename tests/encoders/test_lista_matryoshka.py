@@ -11,7 +11,7 @@ from jax.test_util import check_grads
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
-from .test_batchtopk import K, kept, problem
+from .test_batchtopk import K, kept, loss, problem
 
 PREFIXES = (0.25, 0.6, 1)
 
@@ -40,7 +40,7 @@ def test_the_codes_are_those_of_the_equation(threshold):
 def test_training_keeps_the_largest_of_what_is_refined():
     model, signals, _ = problem(threshold=0.4)
     encoder = ListaMatryoshka(K, prefixes=PREFIXES, step=0.5, rate=0.25)
-    losses, threshold = encoder.loss(model, signals, 0)
+    losses, threshold = loss(encoder, model, signals, 0)
     codes = kept(refined(model, signals, 0.5, 0.4))
     errors = []
     for end in (2, 5, 7):
@@ -77,7 +77,7 @@ def test_training_goes_through_the_step():
     model, signals, _ = problem(threshold=0.4)
     encoder = ListaMatryoshka(K, prefixes=PREFIXES)
 
-    def loss(weight, atoms):
+    def total(weight, atoms):
         affine = dataclasses.replace(model.encoder.affine, weight=weight)
         parameters = dataclasses.replace(model.encoder, affine=affine)
         return encoder.loss(
@@ -87,4 +87,4 @@ def test_training_goes_through_the_step():
     with jax.enable_x64(True):
         model, signals = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model, signals))
         given = model.encoder.affine.weight, model.dictionary
-        check_grads(jax.jit(loss), given, order=1, modes=["rev"], eps=1e-6, rtol=1e-4)
+        check_grads(jax.jit(total), given, order=1, modes=["rev"], eps=1e-6, rtol=1e-4)

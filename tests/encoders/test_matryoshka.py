@@ -7,14 +7,14 @@ import numpy as np
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
-from .test_batchtopk import K, kept, problem
+from .test_batchtopk import K, kept, loss, problem
 
 PREFIXES = (0.25, 0.6, 1)
 
 
 def test_the_loss_is_the_mean_over_prefixes():
     model, signals, hidden = problem()
-    losses, threshold = MatryoshkaBatchTopK(K, prefixes=PREFIXES).loss(model, signals, 1e-4)
+    losses, threshold = loss(MatryoshkaBatchTopK(K, prefixes=PREFIXES), model, signals, 1e-4)
     codes, dictionary = kept(hidden), np.asarray(model.dictionary)
     errors = []
     # A quarter and three fifths of seven latents, rounded up.
@@ -22,14 +22,13 @@ def test_the_loss_is_the_mean_over_prefixes():
         rest = codes[:, :end] @ dictionary[:, :end].T + np.asarray(model.bias) - np.asarray(signals)
         errors.append((rest**2).mean(axis=1))
     np.testing.assert_allclose(losses, np.mean(errors, axis=0), rtol=1e-5)
-    assert float(threshold) == float(BatchTopK(K).loss(model, signals, 1e-4)[1])
+    assert float(threshold) == float(loss(BatchTopK(K), model, signals, 1e-4)[1])
 
 
 def test_an_early_atom_learns_from_every_prefix_and_a_late_one_from_the_last():
     model, signals, hidden = problem()
-    gradient = jax.grad(
-        lambda model: MatryoshkaBatchTopK(K, prefixes=PREFIXES).loss(model, signals, 0)[0].sum()
-    )(model)
+    encoder = MatryoshkaBatchTopK(K, prefixes=PREFIXES)
+    gradient = jax.jit(jax.grad(lambda model: encoder.loss(model, signals, 0)[0].sum()))(model)
     codes, dictionary = kept(hidden), np.asarray(model.dictionary)
     expected = np.zeros_like(dictionary)
     for end in (2, 5, 7):
@@ -64,4 +63,4 @@ def test_the_published_prefixes_are_those_of_65536_latents():
     ]
     # Of few latents the first prefix has one at least.
     model, signals, _ = problem()
-    assert np.isfinite(jnp.asarray(MatryoshkaBatchTopK(K).loss(model, signals, 0)[0])).all()
+    assert np.isfinite(jnp.asarray(loss(MatryoshkaBatchTopK(K), model, signals, 0)[0])).all()

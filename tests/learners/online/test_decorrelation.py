@@ -1,10 +1,15 @@
 """Coherent atoms decorrelated: by hand, and beside a Gram matrix that is formed at once."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap.learners.online import decorrelation
+
+
+# One program a shape.
+decorrelate = jax.jit(decorrelation.decorrelate_atoms)
 
 
 @pytest.fixture
@@ -19,11 +24,11 @@ def unit(atoms):
 def test_of_coherent_atoms_the_more_central_one_stays(rng):
     frame = np.linalg.qr(rng.standard_normal((400, 5)))[0]
     merged = unit(np.concatenate([frame[:, :1], frame[:, :1] + frame[:, 1:]], axis=1))
-    found = np.asarray(decorrelation.decorrelate_atoms(jnp.asarray(merged, jnp.float32), 0.4))
+    found = np.asarray(decorrelate(jnp.asarray(merged, jnp.float32), 0.4))
     np.testing.assert_allclose(found[:, 0], frame[:, 0], atol=1e-6)
     # Children of cosine .5 with it are of .25 with each other, which is not coherent.
     children = np.sqrt(0.75) * frame[:, 1:] + 0.5 * frame[:, :1]
-    found = decorrelation.decorrelate_atoms(
+    found = decorrelate(
         jnp.asarray(np.concatenate([frame[:, :1], children], axis=1), jnp.float32), 0.4
     )
     np.testing.assert_allclose(found[:, 1:], unit(children - 0.4 * 0.5 * frame[:, :1]), atol=1e-6)
@@ -39,7 +44,7 @@ def test_coherence_that_chance_makes_is_left_alone(rng, input_dim, level):
         # What makes the first atom the more central one.
         third = 0.9 * frame[:, :1] + np.sqrt(1 - 0.81) * frame[:, 2:3]
         atoms = np.concatenate([pair, third], axis=1)
-        found = np.asarray(decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32)))
+        found = np.asarray(decorrelate(jnp.asarray(atoms, jnp.float32)))
         assert np.allclose(found[:, 1], atoms[:, 1], atol=1e-6) == stays
         np.testing.assert_allclose(found[:, 0], atoms[:, 0], atol=1e-6)
 
@@ -51,7 +56,7 @@ def test_opposite_atoms_are_not_coherent(rng):
         np.stack([frame[:, 0], frame[:, 1] - frame[:, 0], frame[:, 0] + 0.5 * frame[:, 2]], axis=1)
     )
     assert (atoms.T @ atoms)[0, 1] < -0.7
-    found = decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32))
+    found = decorrelate(jnp.asarray(atoms, jnp.float32))
     np.testing.assert_allclose(found[:, 1], atoms[:, 1], atol=1e-6)
 
 
@@ -66,8 +71,8 @@ def test_dimensions_that_padding_adds_make_nothing_coherent(rng):
     assert ((cosines > 0.3) & (cosines < 0.73)).sum() > 20 and (cosines > 0.73).any()
     assert decorrelation.coherent_cosine(jnp.asarray(atoms)) == pytest.approx(4 / np.sqrt(30))
     np.testing.assert_allclose(
-        decorrelation.decorrelate_atoms(jnp.asarray(padded))[:30],
-        decorrelation.decorrelate_atoms(jnp.asarray(atoms)),
+        decorrelate(jnp.asarray(padded))[:30],
+        decorrelate(jnp.asarray(atoms)),
         atol=1e-6,
     )
 
@@ -89,9 +94,8 @@ def test_blocks_of_columns_are_one_gram_matrix(rng, monkeypatch):
     assert np.abs(wanted - atoms).max() > 0.01
     for columns in (43, 20, 7):
         monkeypatch.setattr(decorrelation, "GRAM_COLUMNS", columns)
-        np.testing.assert_allclose(
-            decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6
-        )
+        decorrelate.clear_cache()
+        np.testing.assert_allclose(decorrelate(jnp.asarray(atoms, jnp.float32)), wanted, atol=2e-6)
 
 
 def test_what_many_atoms_share_is_taken_out_once(rng):
@@ -102,7 +106,7 @@ def test_what_many_atoms_share_is_taken_out_once(rng):
     frame = np.linalg.qr(rng.standard_normal((400, num_latents + 1)))[0]
     loading = np.linspace(0.6, 0.9, num_latents)
     atoms = loading * frame[:, :1] + np.sqrt(1 - loading**2) * frame[:, 1:]
-    found = np.asarray(decorrelation.decorrelate_atoms(jnp.asarray(atoms, jnp.float32)))
+    found = np.asarray(decorrelate(jnp.asarray(atoms, jnp.float32)))
     shared = frame[:, 0] @ found
     # Neither turned round nor left as they were; without the bound nearly all are copies of one
     # atom.
