@@ -143,7 +143,8 @@ def test_epochs_of_lista_against_training_by_hand(task):
         task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
         learner = Lista(LISTA(3, factored=False, threshold=0.01), base=Oracle(), num_steps=2)
         data, base = learner.select(task), Model(task.dictionary, np.linspace(-0.2, 0.2, 12))
-        state = learner.init(data, num_latents=20, key=KEY, base=base)
+        state = eqx.filter_jit(learner.init)(data, num_latents=20, key=KEY, base=base)
+        advance = eqx.filter_jit(learner.step)
         dictionary, signals = (
             np.asarray(state.model.dictionary),
             np.asarray(data.signals - base.bias),
@@ -162,7 +163,7 @@ def test_epochs_of_lista_against_training_by_hand(task):
         for _ in range(2):
             shuffle_key, key = jax.random.split(key)
             order = np.asarray(jax.random.permutation(shuffle_key, 100))
-            state = learner.step(data, state)
+            state = advance(data, state)
             for start in (0, 64):
                 count += 1
                 batch = signals[order[start : start + 64]]

@@ -36,7 +36,7 @@ def test_rounds_against_numpy(task):
     with jax.enable_x64(True):
         signals = np.asarray(task.train.signals, np.float64)
         learner, data = DLFista(LAM, num_iterations=100), Split(jnp.asarray(signals))
-        state = learner.init(data, num_latents=20, key=jax.random.key(0))
+        state = eqx.filter_jit(learner.init)(data, num_latents=20, key=jax.random.key(0))
         step = eqx.filter_jit(learner.step)
         dictionary, codes = np.asarray(state.dictionary), np.zeros((100, 20))
         np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
@@ -75,7 +75,7 @@ def test_few_latents_are_coded_on_the_host_where_one_cpu_has_all_samples(monkeyp
 
 def test_an_unused_atom_becomes_zero_and_stays_dead(task):
     learner, data = DLFista(0.5, num_iterations=50), Split(task.train.signals)
-    state = learner.init(data, num_latents=20, key=jax.random.key(0))
+    state = eqx.filter_jit(learner.init)(data, num_latents=20, key=jax.random.key(0))
     step = eqx.filter_jit(learner.step)
     dead = []
     for _ in range(6):

@@ -81,7 +81,7 @@ def test_updates_against_numpy(task, split):
         task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
         learner = SoftplusAdam(split=split, block=100)
         data = learner.select(task)
-        state = learner.init(data, num_latents=20, key=KEY)
+        state = eqx.filter_jit(learner.init)(data, num_latents=20, key=KEY)
         dictionary, codes = state.free
         hand = ByHand([dictionary, *codes], 1e-3)
         assert len(codes) == (2 if split == "id" else 1)
@@ -115,8 +115,9 @@ def test_as_published_the_other_samples_leave_the_dictionary_alone(task):
     """
     learner = SoftplusAdam(split="id", block=3)
     signals, others = learner.select(task)
-    state = learner.init((signals, others), num_latents=20, key=KEY)
-    found, other = (learner.step((signals, scale * others), state) for scale in (1.0, 0.9))
+    state = eqx.filter_jit(learner.init)((signals, others), num_latents=20, key=KEY)
+    step = eqx.filter_jit(learner.step)
+    found, other = (step((signals, scale * others), state) for scale in (1.0, 0.9))
     np.testing.assert_allclose(found.free[0], other.free[0], atol=1e-7)
     assert not np.allclose(found.free[1][1], other.free[1][1], atol=1e-6)
 
@@ -166,7 +167,7 @@ def test_when_it_stops(task, least_updates, patience, expected):
         num_steps=5, block=20, improvement=1e3, least_updates=least_updates, patience=patience
     )
     data = learner.select(task)
-    state = learner.init(data, num_latents=20, key=KEY)
+    state = eqx.filter_jit(learner.init)(data, num_latents=20, key=KEY)
     step = eqx.filter_jit(learner.step)
     for _ in range(5):
         state = step(data, state)

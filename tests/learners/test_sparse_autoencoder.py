@@ -22,6 +22,9 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
 ENCODERS = {"relu": ReLU(), "topk": TopK(K)}
+# One program of a learner and a shape.
+begin = eqx.filter_jit(lambda learner, *given, **named: learner.init(*given, **named))
+take_step = eqx.filter_jit(lambda learner, *given: learner.step(*given))
 
 
 def largest(hidden):
@@ -118,13 +121,12 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
         rng = np.random.default_rng(1)
         atoms, bias = rng.normal(size=(INPUT_DIM, NUM_LATENTS)), rng.normal(size=INPUT_DIM)
         base = {"base": Model(jnp.asarray(atoms), jnp.asarray(bias))} if frozen else {}
-        state = learner.init(data, num_latents=NUM_LATENTS, key=jax.random.key(0), **base)
+        state = begin(learner, data, num_latents=NUM_LATENTS, key=jax.random.key(0), **base)
         start, key, found, orders = unpack(learner.model(state)), state.key, [], []
-        step = eqx.filter_jit(learner.step)
         for _ in range(3):
             shuffle_key, key = jax.random.split(key)
             orders.append(np.asarray(jax.random.permutation(shuffle_key, NUM_SAMPLES)))
-            state = step(data, state)
+            state = take_step(learner, data, state)
             found.append(unpack(learner.model(state)))
     rate = {"constant": constant, "cosine": cosine}[schedule]
     expected = train(
@@ -150,8 +152,8 @@ def test_a_rate_left_to_the_learner_falls_with_the_root_of_the_width_and_the_fou
     found = []
     for rate in (None, 1.2 / 4 / 2):
         learner = SparseAutoencoder(TopK(2), num_steps=16, learning_rate=rate)
-        state = learner.init(data, num_latents=16, key=jax.random.key(1))
-        found.append(unpack(learner.step(data, state).model))
+        state = begin(learner, data, num_latents=16, key=jax.random.key(1))
+        found.append(unpack(take_step(learner, data, state).model))
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
@@ -165,10 +167,11 @@ def test_standardised_training_is_that_of_standardised_signals_in_their_own_unit
         codes, reconstructions = [], []
         for standardised, seen in ((True, signals), (False, (signals - mean) / unit)):
             learner = catalogue.paper_sae(name, sparsity=2, num_steps=2, standardised=standardised)
-            data, step = Split(jnp.asarray(seen)), eqx.filter_jit(learner.step)
-            begin = eqx.filter_jit(learner.init)
-            state = begin(data, num_latents=NUM_LATENTS, key=jax.random.key(0))
-            model = learner.model(step(data, step(data, state)))
+            data = Split(jnp.asarray(seen))
+            state = begin(learner, data, num_latents=NUM_LATENTS, key=jax.random.key(0))
+            for _ in range(2):
+                state = take_step(learner, data, state)
+            model = learner.model(state)
             codes.append(np.asarray(learner.encoder(model, seen)))
             reconstructions.append(np.asarray(codes[-1] @ model.decoder.T + model.bias))
         assert codes[0].any()
@@ -187,7 +190,7 @@ def test_a_base_gives_the_start():
     unit = np.asarray(atoms) / np.linalg.norm(atoms, axis=0)
     mine = Affine(3 * atoms, jnp.ones(9))
     for base, weight in ((Model(atoms, bias), unit), (Model(atoms, bias, mine), mine.weight)):
-        model = learner.model(learner.init(data, num_latents=9, key=jax.random.key(0), base=base))
+        model = learner.model(begin(learner, data, num_latents=9, key=jax.random.key(0), base=base))
         np.testing.assert_allclose(model.decoder, unit, rtol=1e-6)
         np.testing.assert_array_equal(model.bias, bias)
         np.testing.assert_allclose(model.encoder.weight, weight, rtol=1e-6)
@@ -240,7 +243,7 @@ def test_a_pursuit_on_a_frozen_dictionary_is_calibrated_and_not_trained(task, st
 def test_the_start_is_uniform_and_tied(task):
     learner = SparseAutoencoder(ReLU())
     data = learner.select(task)
-    model = learner.model(learner.init(data, num_latents=2_000, key=jax.random.key(1)))
+    model = learner.model(begin(learner, data, num_latents=2_000, key=jax.random.key(1)))
     dictionary, bias, weight, shift = unpack(model)
     bound = 1 / np.sqrt(12)
     assert weight.shape == (12, 2_000) and np.abs(weight).max() <= bound

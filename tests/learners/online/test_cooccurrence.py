@@ -1,5 +1,6 @@
 """Counts of which atoms are used together."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,8 +13,9 @@ def test_counts_are_those_of_dense_codes():
     places = np.argsort(-codes, axis=1)[:, :8]
     assert (codes > 0).sum(axis=1).max() <= 8
     by_slot = jnp.asarray(places), jnp.asarray(np.take_along_axis(codes, places, axis=1))
-    once = cooccurrence.add_samples(cooccurrence.empty_counts(12, jnp.float32), *by_slot)
-    twice = cooccurrence.add_samples(once, *by_slot)
+    add_samples = jax.jit(cooccurrence.add_samples)
+    once = add_samples(cooccurrence.empty_counts(12, jnp.float32), *by_slot)
+    twice = add_samples(once, *by_slot)
     on = (codes > 0).astype(np.float32)
     for counts, times in ((once, 1), (twice, 2)):
         np.testing.assert_allclose(counts.together, times * (on.T @ on))

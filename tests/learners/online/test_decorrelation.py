@@ -7,7 +7,6 @@ import pytest
 
 from sae_gap.learners.online import decorrelation
 
-
 # One program a shape.
 decorrelate = jax.jit(decorrelation.decorrelate_atoms)
 

@@ -2,6 +2,9 @@
 were collected.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,6 +16,12 @@ RESIDUALS = jnp.asarray(AXES[[6, 5, 4, 4]] * np.array([[2], [1], [2.5], [3]], "f
 USES = jnp.asarray([10.0, 10.0, 10.0, 0.0])
 
 
+# One program a shape.
+restart_wasted_atoms = jax.jit(renewal.restart_wasted_atoms, static_argnames="weak")
+restart = jax.jit(renewal.restart, static_argnames="must_gain")
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def seeds(most):
     empty = renewal.empty_seeds(most, RESIDUALS)
     return renewal.collect(renewal.collect(empty, RESIDUALS[:3]), RESIDUALS[3:])
@@ -20,9 +29,7 @@ def seeds(most):
 
 def renew(names, energy, most, weak):
     atoms = jnp.asarray(AXES[:, names])
-    new, fresh = renewal.restart_wasted_atoms(
-        atoms, jnp.asarray(energy), USES, seeds(most), weak=weak
-    )
+    new, fresh = restart_wasted_atoms(atoms, jnp.asarray(energy), USES, seeds(most), weak=weak)
     changed = (np.asarray(new) != np.asarray(atoms)).any(axis=0)
     np.testing.assert_array_equal(fresh, changed)
     return np.asarray(new)
@@ -59,14 +66,14 @@ def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own():
         ([5.0, 3.0, 0.5, jnp.inf], [1, 2]),
         ([9.5, 9.0, 20.0, 9.0], []),
     ):
-        new = renewal.restart(atoms, jnp.asarray(worth), seeds(4), must_gain=True)[1]
+        new = restart(atoms, jnp.asarray(worth), seeds(4), must_gain=True)[1]
         assert np.flatnonzero(new).tolist() == fresh
-    assert renewal.restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4))[1].sum() == 3
+    assert restart(atoms, jnp.asarray([5.0, 3.0, 8.0, jnp.inf]), seeds(4))[1].sum() == 3
 
 
 def test_room_that_no_residual_has_filled_starts_nothing():
     atoms = jnp.asarray(AXES[:, [0, 0, 0, 0]])
-    new, fresh = renewal.restart_wasted_atoms(
+    new, fresh = restart_wasted_atoms(
         atoms, jnp.ones(4), USES, renewal.empty_seeds(2, RESIDUALS), weak=0.25
     )
     np.testing.assert_array_equal(new, atoms)
@@ -75,7 +82,7 @@ def test_room_that_no_residual_has_filled_starts_nothing():
 
 def test_opposite_atoms_are_no_copies():
     atoms = jnp.asarray(AXES[:, [0, 0, 1, 2]] * np.array([1, -1, 1, 1], "float32"))
-    _, fresh = renewal.restart_wasted_atoms(
+    _, fresh = restart_wasted_atoms(
         atoms, jnp.asarray([5.0, 4.0, 6.0, 1.0]), jnp.full(4, 10.0), seeds(1), weak=0.25
     )
     assert fresh.tolist() == [False, False, False, True]
