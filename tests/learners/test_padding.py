@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from sae_gap import Method, Setting, Store, Study, draw, fit, run
-from sae_gap.catalogue import paper_sae
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.lista import LISTA
+from sae_gap.encoders.relu import ReLU
 from sae_gap.learners.amortised import Lista
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
@@ -27,8 +27,7 @@ PADDED = dataclasses.replace(BARE, padded_dim=20)
 DIMS = BARE.input_dim
 # A heavy penalty, so that a share of it would show at once.
 LEARNERS = {
-    "relu": SparseAutoencoder(paper_sae("relu", sparsity=3).encoder, num_steps=20, penalty=0.1),
-    "jumprelu": paper_sae("jumprelu", sparsity=3, num_steps=10),
+    "relu": SparseAutoencoder(ReLU(), num_steps=20, penalty=0.1),
     "dl_fista": DLFista(num_steps=10),
     "online_dl": OnlineDictionary(visits=5, num_steps=5),
     "softplus_adam": SoftplusAdam(
