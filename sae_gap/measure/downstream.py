@@ -35,8 +35,8 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm import llama
 from sae_gap.lm.llama import LanguageModel, Windows
-from sae_gap.measure.curve import fvu
 from sae_gap.metrics.explained import squares
+from sae_gap.saes.definitions import explained
 from sae_gap.storage.results import Row
 
 # Tokens whose logits lie in memory at once.
@@ -326,33 +326,6 @@ class Downstream:
     def _squares(self, rows) -> Float[np.ndarray, " documents"]:
         """The sums of the squares of the replaced rows of each document."""
         return np.bincount(self.documents, squares(rows) * self.replaced)
-
-
-def explained(x: Float[np.ndarray, "n dim"], guess: Float[np.ndarray, "n dim"]) -> dict[str, float]:
-    """How well rows are reconstructed, by the definitions of several libraries, which differ.
-
-    Args:
-      x: the rows.
-      guess: their reconstructions x̂.
-
-    Returns:
-      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, which sparsify has too; 1 less it is the explained variance
-        of the newest SAELens.
-      `ev_saelens_legacy`: the mean over rows of `1 - ‖x - x̂‖² / ‖x - x̄‖²`, in which rows near the
-        mean weigh most.
-      `ev_saebench`: `1 - Σ‖x - x̂‖² / Σ‖x‖²`, variance about zero, of which the mean explains a
-        part.
-      `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
-    """
-    error = (x - guess).astype(np.float64)
-    rest, centred = squares(error), squares(x - x.mean(axis=0, dtype=np.float64))
-    return {
-        "fvu": fvu(x, guess),
-        "ev_saelens_legacy": float(np.mean(1 - rest / centred)),
-        "ev_saebench": 1 - float(rest.sum() / squares(x).sum()),
-        "ev_dictionary_learning": 1
-        - float(squares(error - error.mean(axis=0)).sum() / centred.sum()),
-    }
 
 
 @functools.partial(jax.jit, static_argnames="expected")

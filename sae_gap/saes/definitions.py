@@ -1,0 +1,51 @@
+"""How well rows are reconstructed, by the definition of each library.
+
+The definitions differ, and so do their numbers for one SAE: DEFINITIONS.md beside this file has the
+formulas and an example of all of them.
+"""
+
+import numpy as np
+from jaxtyping import Float
+
+from sae_gap.metrics.explained import squares
+
+# Who calls which definition what.
+LIBRARIES = {
+    "fvu": "sae_gap and sparsify fvu, SAELens explained_variance",
+    "ev_saelens_legacy": "SAELens, SAEBench explained_variance_legacy",
+    "ev_saebench": "SAEBench explained_variance",
+    "ev_dictionary_learning": "dictionary_learning frac_variance_explained",
+}
+
+
+def explained(
+    x: Float[np.ndarray, "n input_dim"], guess: Float[np.ndarray, "n input_dim"]
+) -> dict[str, float]:
+    """How well rows are reconstructed, all of them taken for one batch.
+
+    Args:
+      x: the rows, of mean x̄, which differ.
+      guess: their reconstructions x̂.
+
+    Returns:
+      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, which sparsify has too; 1 less it is the explained variance
+        of SAELens 6.54.
+      `ev_saelens_legacy`: the mean over rows of `1 - ‖x - x̂‖² / ‖x - x̄‖²`, in which rows near the
+        mean weigh most; also SAEBench's, and that of its paper.
+      `ev_saebench`: `1 - E‖x - x̂‖² / (q - (q / d)²)` with `q = E‖x‖²` and d dimensions, as
+        SAEBench 0.6.0 computes it; it changes with the scale of the rows.
+      `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
+    """
+    error = (x - guess).astype(np.float64)
+    rest, centred = squares(error), squares(x - x.mean(axis=0, dtype=np.float64))
+    power = squares(x).mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        legacy = 1 - rest / centred
+    return {
+        "fvu": float(rest.sum() / centred.sum()),
+        "ev_saelens_legacy": float(legacy.mean()),
+        "ev_saebench": float(1 - rest.mean() / (power - (power / x.shape[1]) ** 2)),
+        "ev_dictionary_learning": float(
+            1 - squares(error - error.mean(axis=0)).sum() / centred.sum()
+        ),
+    }
