@@ -155,8 +155,9 @@ class SAE(eqx.Module):
           k: latents that are on in each row, or on average.
           threshold: a number, or one for each latent, in units of p.
           centred: whether the encoder takes b_dec from x; False has `p = x W_enc + b_enc`.
-          linear: whether both matrices are those of `torch.nn.Linear`; it is asked for, and read,
-            only where there are as many latents as dimensions, so that no shape tells.
+          linear: whether both matrices are those of `torch.nn.Linear`; it is read only where there
+            are as many latents as dimensions, so that no shape tells. None takes False, and the
+            SAE's notes say so.
           name: what to call it.
 
         Raises:
@@ -185,12 +186,6 @@ class SAE(eqx.Module):
         if k is not None:
             check_integer("k", k, least=1, most=num_latents)
         square = num_latents == input_dim
-        if square and linear is None:
-            fault = f"W_enc and W_dec are square ({input_dim}), so that no shape tells their sides"
-            raise ValueError(
-                f"{fault}; give linear=False for x @ W_enc and z @ W_dec, linear=True for weights "
-                "of torch.nn.Linear."
-            )
         for word, shape in (
             ("W_enc", (num_latents, input_dim)),
             ("W_dec", (input_dim, num_latents)),
@@ -209,6 +204,11 @@ class SAE(eqx.Module):
             encoder = TopK(k) if architecture == "topk" else BatchLargest(k)
         else:
             encoder = ReLU()
+        notes = {"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)})
+        if square and linear is None:
+            notes["square matrices"] = (
+                "taken as x @ W_enc and z @ W_dec; linear=True takes torch.nn.Linear's"
+            )
         sae = assemble(
             encoder,
             atoms=tensors.take("W_dec", num_latents, input_dim),
@@ -219,7 +219,7 @@ class SAE(eqx.Module):
             others=others,
             library="given",
             architecture=architecture,
-            notes={"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)}),
+            notes=notes,
         )
         return dataclasses.replace(sae, name=name)
 

@@ -10,13 +10,14 @@ such as with other thresholds or weights: the reading that mends the fault names
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -28,14 +29,18 @@ from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK, keep_largest
+from sae_gap.saes.definitions import LIBRARIES, explained
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest, Rescaled
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale
 
 # Samples that are coded at a time.
 _CHUNK = 1_024
-# Samples that other readings are tried on, and the most latents whose columns are compared.
-_TRIED, _COMPARED = 256, 4_096
+# Samples that other readings are tried on, at least and at most, by the weights of the encoder that
+# they pass together; and the most latents whose columns are compared.
+_TRIED, _PASSED, _COMPARED = (64, 256), 2**31, 1_024
+# Codes of fewer than this share are decoded as sparse ones.
+_SPARSE = 0.05
 # Fewer samples say nothing of the rest.
 _FEWEST = 10
 # Share of the codes' energy on latents whose column of the encoder is nearest to their own atom; a
@@ -56,13 +61,18 @@ _MORE = 0.25
 # At an FVU below the first nothing is left to mend; above the second, an SAE knows next to nothing
 # of the activations.
 _GOOD, _POOR = 1e-3, 0.9
+# What is wrong where too many latents are on.
+_MISSING = (
+    "a threshold or k is missing or too low, as of a TopK SAE that is read as a ReLU; correct it "
+    "in the file or the configuration"
+)
 # More latents on than this share of the dimensions are no sparse code.
 _DENSE = 0.5
 # L0 is within this factor of k.
 _FAR = 2.0
 # What weights, thresholds and k are multiplied by, and activations.
 _FACTORS = (0.1, 0.5, 1 / 1.2, 1.2, 2.0, 10.0)
-_SCALES = tuple(2.0**power for power in range(-8, 9) if power)
+_SCALES = tuple(4.0**power for power in range(-4, 5) if power)
 
 
 class LoadReport(NamedTuple):
@@ -70,22 +80,33 @@ class LoadReport(NamedTuple):
 
     Attributes:
       sae: as it was loaded.
-      activation_norm: mean norm of the activations, as they were given.
-      fvu: fraction of the variance about the mean of the activations that the reconstruction
-        leaves, `1 - R²`.
+      rows: activations that were looked at.
+      activation_norm: their mean norm, as they were given.
+      explained: how much of them the reconstructions explain, by the definition of each library;
+        see `sae_gap.saes.definitions.explained`.
       l0: mean number of latents in use.
       dead: latents that no sample uses.
       suspicions: what looks wrong, each a sentence with its figure and its mend.
       outliers: activations that were left out, being of more than ten times the median norm.
+      with_outliers: `explained` of all, these too; empty where there are none.
     """
 
     sae: SAE
+    rows: int
     activation_norm: float
-    fvu: float
+    explained: Mapping[str, float]
     l0: float
     dead: int
     suspicions: tuple[str, ...] = ()
     outliers: int = 0
+    with_outliers: Mapping[str, float] = {}
+
+    @property
+    def fvu(self) -> float:
+        """Fraction of the variance about the mean of the activations that the reconstruction
+        leaves, `1 - R²`.
+        """
+        return self.explained["fvu"]
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -95,11 +116,14 @@ class LoadReport(NamedTuple):
             "architecture": self.sae.architecture,
         }
         columns |= {"normalisation": self.sae.normalisation.name, "notes": self.sae.notes}
-        return columns | {name: value for name, value in self._asdict().items() if name != "sae"}
+        names = ("activation_norm", "fvu", "l0", "dead", "suspicions", "outliers")
+        return columns | {name: getattr(self, name) for name in names}
 
     def __str__(self) -> str:
         sae = self.sae
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
+        alike = greatest < 1.1 * least
+        units = "" if alike else ": codes of two latents compare times these"
         biases = [sae.bias, *(affine.bias for affine in _affines(sae)[:1])]
         norms = ", ".join(f"{float(jnp.linalg.norm(bias)):.4g}" for bias in biases)
         lines = [
@@ -107,14 +131,28 @@ class LoadReport(NamedTuple):
             f"{sae.input_dim}",
             f"normalisation: {sae.normalisation.name}",
             *(f"{name}: {value}" for name, value in sae.notes.items()),
-            f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}",
+            f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}{units}",
             f"norms of the biases of decoder and encoder: {norms}; of activations: "
             f"{self.activation_norm:.4g}",
-            *([f"left out: {self.outliers} outlier tokens"] if self.outliers else []),
-            f"on these activations: FVU {self.fvu:.4g}, L0 {self.l0:.4g}, {self.dead} latents dead",
-            *(f"suspicion: {suspicion}" for suspicion in self.suspicions),
         ]
-        return "\n".join(lines)
+        if self.outliers:
+            lines.append(
+                f"left out: {self.outliers} outlier tokens, of more than ten times the median norm"
+            )
+        lines += [
+            f"on {self.rows:,} rows: L0 {self.l0:.4g}, {self.dead:,} of {sae.num_latents:,} "
+            "latents dead",
+            "FVU (1 - explained variance) by the definition of each library"
+            + (", and with outlier tokens:" if self.outliers else ":"),
+        ]
+        for name, calls in LIBRARIES.items():
+            shares = [
+                of[name] if name == "fvu" else 1 - of[name]
+                for of in (self.explained, self.with_outliers)
+                if of
+            ]
+            lines.append("".join(f"{share:10.4f}" for share in shares) + f"  {calls}")
+        return "\n".join([*lines, *(f"suspicion: {said}" for said in self.suspicions)])
 
 
 def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
@@ -137,29 +175,28 @@ def load_report(sae: SAE, activations: Float[ArrayLike, "..."]) -> LoadReport:
     given = np.asanyarray(detached(activations))
     if given.ndim == 3:
         given = given.reshape(len(given), -1) if sae.heads else given.reshape(-1, given.shape[2])
-    samples = matching.as_matrix("activations", given).astype(np.float64)
-    outliers = find_outliers(norms(samples)).rows
-    samples = np.delete(samples, outliers, axis=0)
+    every = matching.as_matrix("activations", given).astype(np.float64)
+    outliers = find_outliers(norms(every)).rows
+    samples = np.delete(every, outliers, axis=0)
     if not np.any(samples != samples[:1]):
         raise ValueError(
             "activations must have at least two different samples, for a share of their variance "
             "to be explained."
         )
-    parts = [
-        _read(sae, samples[start : start + _CHUNK]) for start in range(0, len(samples), _CHUNK)
-    ]
-    whole = _Read(
-        *np.sum([part[:2] for part in parts], axis=0),
-        *(np.concatenate(arrays) for arrays in zip(*(part[2:] for part in parts), strict=True)),
-    )
+    whole = _read(sae, samples)
     report = LoadReport(
         sae,
+        len(samples),
         float(np.linalg.norm(samples, axis=1).mean()),
-        _fvu(samples, whole.reconstruction),
+        explained(samples, whole.reconstruction),
         whole.used.sum() / len(samples),
         int((whole.used == 0).sum()),
         outliers=len(outliers),
     )
+    if report.outliers:
+        rest = every[outliers]
+        pairs = (samples, rest), (whole.reconstruction, _read(sae, rest).reconstruction)
+        report = report._replace(with_outliers=explained(*map(np.concatenate, pairs)))
     return report._replace(suspicions=tuple(_suspicions(report, samples, whole)))
 
 
@@ -202,7 +239,8 @@ def _suspicions(report: LoadReport, samples, whole: _Read) -> Iterator[str]:
         yield f"{len(samples)} activations are too few to judge by; give some hundreds."
     if report.fvu < _GOOD or len(samples) < _FEWEST:
         return
-    few, fit = samples[:: -(-len(samples) // _TRIED)], _fit(sae, whole)
+    most = int(np.clip(_PASSED // (sae.input_dim * sae.num_latents), *_TRIED))
+    few, fit = samples[:: -(-len(samples) // most)], _fit(sae, whole)
     sound = fit.sound and report.fvu < _POOR and report.l0 > 0
     causes = (
         lambda: _best_reading(sae, few, _configured(sae, few)),
@@ -219,20 +257,14 @@ def _suspicions(report: LoadReport, samples, whole: _Read) -> Iterator[str]:
     if cause is not None:
         yield cause
         return
-    places = (sae.notes[name] for name in ("hook_name", "hookpoint", "layer") if name in sae.notes)
-    layer = f"another layer than {next(places, 'its own')}"
     if (said := _of_activity(report)) is not None:
         yield said
     elif not fit.centred:
-        yield (
-            f"all reconstructions are off by one vector (FVU {report.fvu:.4g}): the decoder's bias "
-            f"in the file is wrong, or the activations are of {layer} or centred in another way; "
-            "check both."
-        )
+        yield (f"all reconstructions are off by one vector (FVU {report.fvu:.4g}): {_off(sae)}.")
     elif report.fvu >= _POOR:
         yield (
             f"FVU is {report.fvu:.4g}, and no other reading of the SAE mends it: the activations "
-            f"may be of {layer}, or the encoder's weights damaged; check both."
+            f"may be of {_layer(sae)}, or the encoder's weights damaged; check both."
         )
     elif not sound:
         yield (
@@ -262,7 +294,8 @@ def _of_weights(sae: SAE) -> Iterator[str]:
             "pruned, save it again."
         )
     atoms = np.asarray(sae.model.decoder.T)[~zero]
-    if copies := len(atoms) - len(np.unique(atoms.round(4), axis=0)):
+    # A negative zero is a zero.
+    if copies := len(atoms) - len({atom.tobytes() for atom in atoms.round(4) + 0}):
         yield (
             f"{copies} of {len(zero)} atoms are copies of another, which training never makes; "
             "read the decoder from the file again."
@@ -277,8 +310,8 @@ def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
     least = _NEAREST_RELU if isinstance(_encoder(sae), ReLU) else _NEAREST
     least = least if centred and energy.any() else 0.5
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
-    weight = np.asarray(affines[0].weight)
-    own, best, which = _cosines(weight, sae, strong)
+    weight, atoms = np.asarray(affines[0].weight), np.asarray(sae.model.decoder)
+    own, best, which = _cosines(weight, atoms, strong)
     # A copied atom counts as its original.
     nearest = own >= best - 1e-5
     share = energy[strong] if energy.any() else np.ones(len(strong))
@@ -286,13 +319,13 @@ def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
     if share @ nearest >= least:
         return None
     said = f"{share @ nearest:.0%} of the codes' energy is on latents whose encoder column is"
-    if share @ (_cosines(-weight, sae, strong)[2] == strong) > 0.5:
+    if share @ (_cosines(-weight, atoms, strong)[2] == strong) > 0.5:
         return (
             "the encoder's columns point away from their atoms: the signs of the encoder or of the "
             "decoder are negated; negate one of them."
         )
     square = sae.input_dim == sae.num_latents
-    if square and share @ (_cosines(weight.T, sae, strong)[2] == strong) > 0.5:
+    if square and share @ (_cosines(weight.T, atoms, strong)[2] == strong) > 0.5:
         return (
             f"only {said} nearest to its own atom, but nearly all with the square encoder "
             "transposed; transpose it in the file."
@@ -303,7 +336,7 @@ def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
     apart = len(np.unique(which[astray])) > 0.9 * astray.sum()
     if apart and share @ astray > (1 - share @ nearest) / 2:
         return (
-            f"{astray.sum()} of {sae.num_latents} encoder columns are nearest to the atom of "
+            f"{astray.sum()} of {len(strong)} encoder columns are nearest to the atom of "
             "another latent: the rows of the encoder or of the decoder are permuted; put both in "
             "one order."
         )
@@ -313,11 +346,11 @@ def _of_columns(sae: SAE, energy, centred: bool) -> str | None:
     )
 
 
-def _cosines(weight, sae: SAE, chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _cosines(weight, atoms, chosen) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The cosine of each chosen column with its own atom, the largest with any, and which has
     it.
     """
-    atoms, columns = np.asarray(sae.model.decoder), weight[:, chosen]
+    columns = weight[:, chosen]
     columns = columns / np.maximum(np.linalg.norm(columns, axis=0), np.finfo(columns.dtype).tiny)
     parts = [
         columns[:, start : start + _CHUNK].T @ atoms for start in range(0, len(chosen), _CHUNK)
@@ -355,8 +388,7 @@ def _of_density(report: LoadReport) -> str | None:
         return None
     return (
         f"on average {report.l0:.4g} latents are on in {report.sae.input_dim} dimensions, which is "
-        "no sparse code: a threshold or k is missing or too low; correct it in the file or the "
-        "configuration."
+        f"no sparse code: {_MISSING}."
     )
 
 
@@ -404,6 +436,7 @@ def _best_reading(sae: SAE, samples, readings, mending: bool = False) -> str | N
 def _configured(sae: SAE, samples) -> Iterator[_Reading]:
     """Readings with another configuration of the same arrays."""
     mend = "correct that in the configuration"
+    again = "it is subtracted twice, or should not be; " if sae.centred else ""
     # The encoder takes its own bias, else of zeros, from the target, which lacks the decoder's
     # already.
     shift = -sae.bias if sae.centred else sae.bias
@@ -411,7 +444,28 @@ def _configured(sae: SAE, samples) -> Iterator[_Reading]:
         f"with the decoder's bias {'not ' if sae.centred else ''}subtracted from the encoder's "
         "input"
     )
-    yield _Reading(how, mend, eqx.tree_at(lambda sae: sae.model.encoder.model.bias, sae, shift))
+    yield _Reading(how, again + mend, _shifted(sae, shift))
+    yield _Reading(
+        "from which the decoder's bias had been taken already",
+        "it is subtracted twice; give the activations as the model has them",
+        dataclasses.replace(sae, bias=0 * sae.bias),
+    )
+    half = sae.bias / 2
+    yield _Reading(
+        "with half the decoder's bias added to reconstructions",
+        "it is added twice; add it once",
+        _shifted(dataclasses.replace(sae, bias=half), half),
+    )
+    if isinstance(_encoder(sae), TopK | AbsTopK | BatchLargest):
+        times = _affines_replaced(
+            sae, lambda part: Affine(part.weight * sae.scale, part.bias * sae.scale)
+        )
+        yield _Reading(
+            "with codes ranked times the lengths of their atoms",
+            "the decoder is not of unit norm, and the k largest codes were chosen as if it were; "
+            "set rescale_acts_by_decoder_norm",
+            _on_atoms(times, sae.model.decoder),
+        )
     factor = sae.input_dim**0.5 / float(np.linalg.norm(samples, axis=1).mean())
     for other in (Normalisation(), LayerNorm(), ConstantNorm(), Scale(factor)):
         if other.name != sae.normalisation.name:
@@ -422,22 +476,31 @@ def _configured(sae: SAE, samples) -> Iterator[_Reading]:
 def _rescaled(sae: SAE, samples) -> Iterator[_Reading]:
     """Readings with other sizes of the arrays or of the activations."""
     encoder, inner = _encoder(sae), sae.model.encoder.model
+    if sae.input_dim == sae.num_latents:
+        turned = _affines_replaced(sae, lambda part: Affine(part.weight.T, part.bias))
+        yield _Reading(
+            "with both square matrices transposed",
+            "they are weights of torch.nn.Linear; give linear=True",
+            _on_atoms(turned, (sae.model.decoder * sae.scale).T),
+        )
     norm = float(np.linalg.norm(samples, axis=1).mean())
+    mean = (sae.target(samples) + sae.bias).mean(axis=0)
+    # By this much the mean is as long as the decoder's bias, which training brings near it.
+    along = float(mean @ sae.bias / jnp.maximum(mean @ mean, 1e-30))
     # An SAE that normalises each sample by itself sees no scale.
-    for scale in () if sae.normalisation.per_sample else _SCALES:
+    for scale in () if sae.normalisation.per_sample else (*_SCALES, *([along] * (along > 0))):
         mend = (
-            f"scale them as in training, to a mean norm of about {norm * scale:.4g} for {norm:.4g}"
+            "a normalisation is missing; scale them as in training, to a mean norm of about "
+            f"{norm * scale:.4g} for {norm:.4g}"
         )
         yield _Reading(f"times {scale:.4g}", mend, sae, scale)
     if sae.centred:
-        mean = (sae.target(samples) + sae.bias).mean(axis=0)
         share = float(mean @ sae.bias / jnp.maximum(sae.bias @ sae.bias, 1e-30))
         # A bias of the right direction and the wrong length, or another one.
         along = jnp.linalg.norm(mean - share * sae.bias) < 0.5 * jnp.linalg.norm(mean)
         yield _Reading(
             "with a decoder's bias near their mean",
-            "the decoder's bias in the file is wrong, or the activations are centred in another "
-            "way; mend either",
+            _off(sae),
             dataclasses.replace(sae, bias=share * sae.bias if along else mean),
         )
     # What the decoder's bias adds to that of an encoder that does not subtract it.
@@ -480,10 +543,33 @@ def _rescaled(sae: SAE, samples) -> Iterator[_Reading]:
     for keep in {math.ceil(l0 * share) for share in (0.5, 0.25, 0.12, 0.06, 0.03, 0.015)}:
         yield _Reading(
             f"with the {keep} largest codes of each sample alone",
-            "a threshold or k is missing or too low; correct it in the file or the configuration",
+            _MISSING,
             sae,
             keep=keep,
         )
+
+
+def _layer(sae: SAE) -> str:
+    places = (sae.notes[name] for name in ("hook_name", "hookpoint", "layer") if name in sae.notes)
+    return f"another layer than {next(places, 'its own')}"
+
+
+def _off(sae: SAE) -> str:
+    return (
+        "the decoder's bias in the file is wrong, or the activations are of "
+        f"{_layer(sae)} or centred in another way; check both"
+    )
+
+
+def _shifted(sae: SAE, shift) -> SAE:
+    """The SAE whose encoder takes a vector from the target."""
+    return eqx.tree_at(lambda sae: sae.model.encoder.model.bias, sae, shift)
+
+
+def _on_atoms(sae: SAE, atoms) -> SAE:
+    """The SAE whose encoder's codes are those of these atoms."""
+    parts = atoms, jnp.ones_like(sae.scale)
+    return eqx.tree_at(lambda sae: (sae.model.dictionary, sae.model.encoder.scale), sae, parts)
 
 
 def _affines_replaced(sae: SAE, change) -> SAE:
@@ -512,16 +598,30 @@ def _affines(sae: SAE) -> list[Affine]:
 
 
 def _read(sae: SAE, samples, keep: int | None = None) -> _Read:
-    target = sae.target(samples)
-    codes = sae.encode_target(target)
-    if keep is not None:
-        codes = jnp.where(keep_largest(jnp.abs(codes), keep) > 0, codes, 0)
-    arrays = sae.decode_target(codes, samples), target, codes @ sae.model.decoder.T
-    return _Read(
-        np.count_nonzero(codes, axis=0),
-        np.square(np.asarray(codes, np.float64)).sum(axis=0),
-        *(np.asarray(array, np.float64) for array in arrays),
-    )
+    target, atoms = sae.target(samples), np.asarray(sae.model.decoder).T
+    if many := len(samples) > _TRIED[1]:
+        # By rows, as sparse codes take them.
+        atoms = np.ascontiguousarray(atoms)
+    used, energy, sums = np.zeros(len(atoms), int), np.zeros(len(atoms)), []
+    # Of one size, so that one program codes them.
+    size = -(-len(samples) // -(-len(samples) // _CHUNK))
+    for start in range(0, len(samples), size):
+        given = sae.encode_target(target[start : start + size])
+        if keep is not None:
+            given = jnp.where(keep_largest(jnp.abs(given), keep) > 0, given, 0)
+        codes = np.asarray(given)
+        sparse = scipy.sparse.csr_array(codes)
+        on = np.bincount(sparse.indices, minlength=len(atoms))
+        used = used + on
+        energy += np.bincount(sparse.indices, np.square(sparse.data, dtype=float), len(atoms))
+        if many and sparse.nnz < _SPARSE * codes.size:
+            sums.append(sparse @ atoms)
+        else:
+            sums.append(codes[:, on > 0] @ atoms[on > 0])
+    decoded = jnp.asarray(np.concatenate(sums))
+    guess = sae.normalisation.undo(decoded + sae.bias, jnp.asarray(samples, decoded.dtype))
+    arrays = guess, target, decoded
+    return _Read(used, energy, *(np.asarray(array, np.float64) for array in arrays))
 
 
 class _Fit(NamedTuple):

@@ -146,7 +146,7 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned, 
     np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
 
-@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("linear", [True, False, None])
 def test_square_matrices_are_taken_as_one_says(linear):
     rng = np.random.default_rng(0)
     weight, atoms = rng.normal(size=(2, 4, 4)).astype(np.float32)
@@ -156,15 +156,12 @@ def test_square_matrices_are_taken_as_one_says(linear):
     np.testing.assert_allclose(
         sae.reconstruct(ROWS), np.maximum(ROWS @ weight, 0) @ atoms, rtol=1e-4
     )
+    assert ("square matrices" in sae.notes) == (linear is None)
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            {"W_enc": np.zeros((4, 4)), "b_enc": np.zeros(4), "W_dec": np.eye(4)},
-            "square .* linear=",
-        ),
         ({"W_enc": np.zeros((4, 6))}, r"W_enc in the arrays has shape \(4, 6\) where \(4, 7\)"),
         ({"W_dec": np.full((7, 4), np.nan)}, "W_dec in the arrays has NaN"),
         ({"b_dec": ["a"]}, "b_dec must be an array of floats"),

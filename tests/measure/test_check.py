@@ -1,0 +1,182 @@
+"""`check` on sound SAEs, which it accuses of nothing, and on the faults that users meet, each of
+which it names.
+"""
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap.encoders.relu import ReLU
+from sae_gap.measure import evenly_spaced, fvu
+from sae_gap.measure.check import JUDGED
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loading_report import load_report
+from tests.saes.test_loaded_sae import Torch
+from tests.saes.test_loading_report import loaded, trained
+from tests.torch_files import save
+
+DIM, WIDTH, K = 96, 256, 8
+
+
+def drawn(seed, layer=0):
+    """Activations of few directions, heavy tails and a large mean."""
+    rng = np.random.default_rng([seed, layer])
+    atoms = rng.normal(size=(WIDTH, DIM)) * np.arange(1, DIM + 1) ** -0.3
+    often = 2 * np.arange(1, WIDTH + 1) ** -0.8
+    codes = rng.lognormal(0, 0.5, (6_400, WIDTH)) * (rng.random((6_400, WIDTH)) < often)
+    rows = codes @ atoms / np.linalg.norm(atoms, axis=1).mean()
+    rows += 0.1 * rng.standard_t(4, rows.shape) + 2 * rng.normal(size=DIM)
+    return rows.astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def given():
+    """An SAE's arrays, held-out activations of its layer, and others."""
+    rows = drawn(0)
+    return trained("topk", jnp.asarray(rows[:6_000]), WIDTH, K), rows[6_000:], drawn(0, 1)[:400]
+
+
+def rescaled(arrays, lengths):
+    """The same SAE with atoms of other lengths, and codes to match."""
+    return arrays | {
+        "atoms": arrays["atoms"] * lengths[:, None],
+        "weight": arrays["weight"] / lengths,
+        "encoder_bias": arrays["encoder_bias"] / lengths,
+    }
+
+
+LENGTHS = np.exp(np.random.default_rng(0).normal(0, 0.5, WIDTH)).astype(np.float32)
+OUTLIERS = 2_000 * np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
+# What is done to the arrays and to the activations, and what is said of it.
+FAULTS = {
+    "a TopK SAE loaded as a ReLU": (
+        lambda arrays, x, other: (arrays | {"encoder": ReLU(), "others": {}}, x),
+        "TopK SAE that is read as a ReLU",
+    ),
+    "another layer": (
+        lambda arrays, x, other: (arrays, other),
+        "are of another layer than its own",
+    ),
+    "a missing normalisation": (
+        lambda arrays, x, other: (arrays, 32 * x),
+        "a normalisation is missing",
+    ),
+    "a missing normalisation, with a small scale": (
+        lambda arrays, x, other: (arrays, 0.1 * x),
+        "a normalisation is missing",
+    ),
+    "a decoder not of unit norm": (
+        lambda arrays, x, other: (rescaled(arrays, LENGTHS**2), x),
+        "the decoder is not of unit norm",
+    ),
+    "a decoder put to unit norm alone": (
+        lambda arrays, x, other: (
+            rescaled(arrays, LENGTHS) | {"atoms": rescaled(arrays, 0.5 / LENGTHS)["atoms"]},
+            x,
+        ),
+        "scale",
+    ),
+    "a bias subtracted twice": (
+        lambda arrays, x, other: (arrays, x - arrays["bias"]),
+        "subtracted twice",
+    ),
+    "a bias subtracted twice by the SAE": (
+        lambda arrays, x, other: (
+            arrays | {"encoder_bias": arrays["encoder_bias"] - arrays["bias"] @ arrays["weight"]},
+            x,
+        ),
+        "subtracted twice",
+    ),
+    "a bias added twice": (
+        lambda arrays, x, other: (
+            arrays
+            | {
+                "bias": 2 * arrays["bias"],
+                "encoder_bias": arrays["encoder_bias"] + arrays["bias"] @ arrays["weight"],
+            },
+            x,
+        ),
+        "added twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named(given, fault):
+    change, words = FAULTS[fault]
+    arrays, x = change(*given)
+    found = sae_gap.check(loaded(arrays), x)
+    assert any(words in said for said in found.wrong), found
+    assert words in str(found) and "loading: fine" not in str(found)
+
+
+def test_a_sound_sae_is_accused_of_nothing_and_better_codes_are_told(given):
+    arrays, x, _ = given
+    sae = loaded(arrays)
+    found = sae_gap.check(sae, x)
+    assert found.wrong == () and str(found).endswith("loading: fine"), found
+    (better,) = found.better
+    assert better.own_l0 == better.l0 == K and better.rows == JUDGED
+    some = x[evenly_spaced(len(x), JUDGED)]
+    assert better.own_fvu == pytest.approx(fvu(some, np.asarray(sae.reconstruct(some))), rel=1e-4)
+    assert better.fvu < better.own_fvu
+    assert f"FVU {better.fvu:.4f} at L0 8 for its own {better.own_fvu:.4f}" in str(found)
+    # Atoms of any lengths change nothing where codes match them, and are told.
+    other = load_report(loaded(rescaled(arrays, LENGTHS) | {"encoder": ReLU()}), x)
+    assert "codes of two latents compare times these" in str(other)
+    assert "compare times these" not in str(found)
+
+
+def test_outlier_tokens_are_named_and_left_out(given):
+    arrays, x, _ = given
+    sae, mixed = loaded(arrays), np.concatenate([OUTLIERS, x])
+    found, alone = sae_gap.check(sae, mixed), sae_gap.check(sae, x)
+    assert found.wrong == () and "left out: 5 outlier tokens" in str(found)
+    assert found.report.explained == alone.report.explained and found.better == alone.better
+    for told, rows in (
+        (alone.report.explained, x),
+        (found.report.with_outliers, mixed),
+    ):
+        expected = fvu(rows, np.asarray(sae.reconstruct(rows)))
+        assert told["fvu"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("topk", 1), ("jumprelu", 2)])
+def test_no_seed_is_accused(kind, seed):
+    rows = drawn(seed)
+    sae = loaded(trained(kind, jnp.asarray(rows[:6_000]), WIDTH, K))
+    assert load_report(sae, rows[6_000:]).suspicions == ()
+
+
+def test_arrays_and_tensors_and_files(given, tmp_path):
+    arrays, x, _ = given
+    four = tuple(arrays[name] for name in ("weight", "encoder_bias", "atoms", "bias"))
+    half = x.astype(ml_dtypes.bfloat16)
+    options = {"architecture": "topk", "k": K}
+    found = sae_gap.check(tuple(map(Torch, four)), Torch(half), **options)
+    turned = sae_gap.check((four[0].T, four[1], four[2].T, four[3]), half, **options)
+    assert str(found) == str(turned) and found.wrong == ()
+    save(tmp_path / "x.pt", half)
+    sae = SAE.from_arrays(*four, **options)
+    again = sae_gap.check(sae, tmp_path / "x.pt", rows=100, certified=True)
+    assert again.report.rows == 100 and again.wrong == ()
+    screened, lasso = again.better
+    assert lasso.l0 == pytest.approx(K, rel=0.05) and lasso.fvu < lasso.own_fvu
+    assert screened.certificate is None and lasso.certificate <= 1.1e-6
+    assert "the certified lasso, refitted: FVU" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (((1, 2), np.eye(3)), "but 2 are given"),
+        ((3, np.eye(3)), "four arrays"),
+        ((np.float32(0), np.eye(3)), "four arrays"),
+        (("nowhere", np.eye(3)), "nowhere is neither a folder nor a file"),
+    ],
+)
+def test_what_is_no_sae_is_refused(given, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        sae_gap.check(*given)
