@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags, logging
 from jaxtyping import Float
 
-from benchmarks.options import Distributed, Options, define, given
+from benchmarks.options import Distributed, Options, alone, define, given
 from sae_gap.core import matching
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
@@ -71,7 +71,7 @@ def run(
     python_logging.getLogger().setLevel(python_logging.WARNING)
     logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
-        take(sys.argv, flag_values)
+        take(sys.argv, flag_values, alone(options))
         with usage():
             chosen = options(**given(options, flag_values))
         devices.enable_compilation_cache()
@@ -110,14 +110,16 @@ def options_of(main: Callable[..., object]) -> type[Options]:
     return typing.get_type_hints(main)["options"]
 
 
-def take(arguments: Sequence[str], flag_values: flags.FlagValues) -> None:
-    """Parses a command line.
+def take(arguments: Sequence[str], flag_values: flags.FlagValues, alone: str | None = None) -> None:
+    """Parses a command line, in which one word without a flag may be the value of the flag `alone`.
 
     Raises:
       UsageError: a flag is not known, or has a value that cannot be.
     """
     try:
         rest = flag_values(arguments)
+        if alone and len(rest) > 1 and flag_values[alone].value is None:
+            flag_values[alone].parse(rest.pop(1))
     except flags.Error as error:
         raise UsageError(
             " ".join(str(error).split()).removesuffix(".") + "; see --help."

@@ -20,6 +20,7 @@ def option(
     choices: Sequence[str] | None = None,
     flag: str | None = None,
     repeats: bool = False,
+    alone: bool = False,
 ) -> Any:
     """A field of `Options`.
 
@@ -30,8 +31,10 @@ def option(
       choices: what a text, or each text of a tuple, may be.
       flag: the name of its flag, where that is not the field's.
       repeats: whether a tuple may hold a value twice.
+      alone: whether a word without a flag is its value too.
     """
     metadata = {"help": help, "flag": flag, "least": least, "choices": choices, "repeats": repeats}
+    metadata |= {"alone": alone}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -66,6 +69,8 @@ class Distributed(Options):
 def define(kind: type[Options]) -> flags.FlagValues:
     """The flags of options. A flag that is not given is None, whatever the default of its field."""
     values = flags.FlagValues()
+    # A word without a flag may stand before others with one.
+    values.set_gnu_getopt()
     for field in dataclasses.fields(kind):
         if field.metadata:
             entry, listed, _ = _types(kind, field.name)
@@ -78,6 +83,12 @@ def define(kind: type[Options]) -> flags.FlagValues:
             )
             make(_flag(field), None, _help(field, field.default), flag_values=values)  # type: ignore[operator]
     return values
+
+
+def alone(kind: type[Options]) -> str | None:
+    """The flag whose value a word without a flag is, if there is one."""
+    fields = dataclasses.fields(kind)
+    return next((_flag(field) for field in fields if field.metadata.get("alone")), None)
 
 
 def given(kind: type[Options], values: flags.FlagValues) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""Is an SAE broken, or was it loaded wrongly? Its FVU by the definition of each library, and what
+better codes would give.
+
+Reads an SAE as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, and
+activations of its layer. Prints one screen and writes nothing. Exits with 0 where all is fine, with
+1 where something looks wrong, and with 2 where the input cannot be used.
+
+  python -m sae_gap check FOLDER --activations=x.pt
+  python -m sae_gap check FOLDER --activations=x.pt --certified
+"""
+
+import dataclasses
+import sys
+
+import sae_gap
+from benchmarks import cli
+from benchmarks.options import Options, option
+from sae_gap.data.activations import open_activations
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckOptions(Options):
+    """What to check, and on what."""
+
+    sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)
+    activations: str | None = option(
+        None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
+    )
+    key: str | None = option(None, "Name of the array of activations in a file of several.")
+    rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=2)
+    certified: bool = option(False, "Look for codes by the certified lasso too; takes minutes.")
+
+
+def main(options: CheckOptions) -> None:
+    with cli.usage():
+        if not options.sae or not options.activations:
+            raise ValueError("there is nothing to check; give FOLDER and --activations.")
+        activations = open_activations(options.activations, key=options.key)
+        found = sae_gap.check(
+            options.sae, activations, rows=options.rows, certified=options.certified
+        )
+    sys.stdout.write(f"{found}\n")
+    sys.exit(int(bool(found.wrong)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

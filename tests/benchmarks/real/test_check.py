@@ -1,0 +1,50 @@
+"""The binary: one screen, and the exit code says whether something is wrong."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+from tests.torch_files import save
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An SAE of orthonormal atoms, activations that it reconstructs, and one of negated weights."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    atoms = np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32)
+    codes = rng.uniform(1, 2, (300, 12)) * (np.argsort(rng.random((300, 12))) < 3)
+    x = codes @ atoms.T + 3 * atoms.sum(axis=1) + 0.05 * rng.normal(size=(300, 12))
+    mean = jnp.asarray(3 * atoms.sum(axis=1), jnp.float32)
+    affine = Affine(jnp.asarray(atoms), jnp.full(12, 1e-3) - mean @ atoms)
+    model = Model(jnp.asarray(atoms), mean, affine, TopK(3))
+    model = dataclasses.replace(model, encoder=Affine(affine.weight, jnp.full(12, 1e-3)))
+    sae_gap.save_sae(model, folder / "mine")
+    wrong = Affine(-affine.weight, jnp.full(12, 1e-3))
+    sae_gap.save_sae(dataclasses.replace(model, encoder=wrong), folder / "wrong")
+    save(folder / "x.pt", x.astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("mine", "--activations=x.pt"), 0, "loading: fine"),
+        (("--activations=x.pt", "mine"), 0, "sparsify fvu"),
+        (("--sae=wrong", "--activations=x.pt"), 1, "suspicion: the encoder's columns point away"),
+        (("mine",), 2, "give FOLDER and --activations"),
+        (("mine", "wrong", "--activations=x.pt"), 2, "'wrong' is not a flag"),
+        (("mine", "--activations=y.pt"), 2, "y.pt is neither a file nor a folder"),
+        (("x.pt", "--activations=x.pt"), 2, "is not the weights of an SAE"),
+    ],
+)
+def test_the_exit_code_says_what_was_found(files, call, monkeypatch, arguments, code, words):
+    monkeypatch.chdir(files)
+    found, out, err = call("check", *arguments)
+    assert found == code and words in (err if code == 2 else out), (out, err)
+    assert (err.count("\n") == 1 and out == "") if code == 2 else len(out.splitlines()) < 25
