@@ -93,6 +93,10 @@ class ScreenedPursuit(AmortisedEncoder):
         m, sizes = self.sizes(input_dim, num_latents)
         return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
 
+    def exported(self, model):
+        options = {"k": min(self.k, model.decoder.shape[1]), "breadth": self.breadth}
+        return "sae_gap_pursuit", options | {"screens": self.screens, "pruned": False}, {}
+
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
         """The candidates of a screen, and the atoms after each."""
         k = min(self.pursued, input_dim, num_latents)
@@ -152,6 +156,10 @@ class BatchPursuit(ScreenedPursuit):
 
     def parameters(self, weight, key):
         return Threshold(jnp.zeros((), weight.dtype))
+
+    def exported(self, model):
+        architecture, options, _ = super().exported(model)
+        return architecture, options | {"pruned": True}, {"threshold": model.encoder.value}
 
     def observe(self, model, seen):
         """The model with τ moved towards that of a batch of these gains."""

@@ -23,6 +23,9 @@ from sae_gap.core.checks import check_choice, check_number, check_seed, check_si
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
@@ -107,6 +110,8 @@ class Export(NamedTuple):
       fvu: of the encoder's codes.
       best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was
         learned.
+      plain_fvu: of a TopK with `W_enc = W_decᵀ`, the dictionary in SAELens's form without training;
+        None where an encoder was trained.
     """
 
     model: Model
@@ -115,17 +120,19 @@ class Export(NamedTuple):
     l0: float
     fvu: float
     best_fvu: float
+    plain_fvu: float | None = None
 
     def __repr__(self) -> str:
         scores = (
             f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
             f"{self.best_fvu:.3f} at L0 {self.k}"
         )
-        return (
-            scores
-            if has_form(type(self.model.encode))
-            else f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
-        )
+        if self.plain_fvu is not None:
+            scores += f", of a plain TopK {self.plain_fvu:.3f}"
+        if not has_form(type(self.model.encode)):
+            return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
+        ours = isinstance(self.model.encode, ScreenedPursuit)
+        return f"{scores}; SAELens reads it after import sae_gap.saelens" if ours else scores
 
 
 class LearnedDictionary:
@@ -337,8 +344,8 @@ class LearnedDictionary:
 
         Args:
           k: latents in use; None takes the L0 of `learn`.
-          encoder: the name of one that an SAE has, such as "topk", "batchtopk", "jumprelu" or
-            "batch_pursuit".
+          encoder: the name of one that an SAE has, such as "topk", "batchtopk" or "jumprelu". With
+            `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train.
           epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
           frozen: whether the dictionary stays as it is; False trains it too, which reconstructs
             better.
@@ -367,16 +374,29 @@ class LearnedDictionary:
             else epochs
         )
         learner = dataclasses.replace(learner, num_steps=steps)
-        if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
+        seconds, plain = 0.0, None
+        if frozen and isinstance(learner.encoder, BatchPursuit):
+            some = rows[evenly_spaced(len(rows), SCORED)]
+            model = learner.encoder.calibrate(self.model, some)
+        elif (
+            frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None
+        ):
             # Matching pursuit reads the dictionary alone.
-            model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
+            model = dataclasses.replace(self.model, encode=learner.encoder)
         else:
             _, model, seconds = fit_signals(
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
             )
-        made = SAE.of_model(model, name=encoder)
-        coding = code(made, held_out, by_encoder(made))
-        return Export(model, k, seconds, coding.l0, fvu(held_out, coding.guess), best)
+
+        def score(model):
+            made = SAE.of_model(model, name=encoder)
+            coding = code(made, held_out, by_encoder(made))
+            return coding.l0, fvu(held_out, coding.guess)
+
+        if not seconds:
+            affine = Affine.create(self.model.decoder)
+            plain = score(dataclasses.replace(self.model, encoder=affine, encode=TopK(k)))[1]
+        return Export(model, k, seconds, *score(model), best, plain)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias and the weights λ found so far; no activations.

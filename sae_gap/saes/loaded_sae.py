@@ -43,6 +43,7 @@ from sae_gap.encoders.encoder import (
 )
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.screened_pursuit import Threshold
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes.foreign_encoders import BatchLargest, LibraryUnits, Rescaled, parameters_of
 from sae_gap.saes.normalise import Normalisation
@@ -464,11 +465,13 @@ def assemble(
                 "it again."
             )
         parameters = parameters_of(encoder, affine, columns)
+    elif others:
+        parameters = Threshold(jnp.asarray(others["threshold"], dictionary.dtype))
     model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
     sae = on_unit_atoms(
         model, library=library, architecture=architecture, centred=centred, notes=notes
     )
-    if parameters is not None:
+    if weight is not None:
         # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
         sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
     return dataclasses.replace(

@@ -11,10 +11,12 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import loaded_sae
 from sae_gap.saes.foreign_encoders import AbsTopK, RepeatingPursuit
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.own import MOST
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 
@@ -35,6 +37,7 @@ _ARCHITECTURES = (
     "abstopk",
     "jumprelu",
     "matching_pursuit",
+    "sae_gap_pursuit",
     *_BATCH_TOPK,
 )
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
@@ -94,7 +97,7 @@ def assemble(config: Config, tensors: Tensors) -> SAE:
     atoms = tensors.take("W_dec", num_latents, input_dim) * _finetuning(
         config, tensors, num_latents
     )
-    pursuit = architecture == "matching_pursuit"
+    pursuit = architecture in ("matching_pursuit", "sae_gap_pursuit")
     rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
     if "topk" in architecture:
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
@@ -191,6 +194,12 @@ def _encoder(
             )
         return JumpReLU(), {"threshold": threshold}
     k = config.size("k", most=num_latents)
+    if architecture == "sae_gap_pursuit":
+        most = max(num_latents, MOST)
+        options = (config.size(name, most=most) for name in ("breadth", "screens"))
+        if config.flag("pruned", False):
+            return BatchPursuit(k, *options), {"threshold": tensors.scalar("threshold")}
+        return ScreenedPursuit(k, *options), {}
     return TopK(k) if architecture == "topk" else AbsTopK(k), {}
 
 

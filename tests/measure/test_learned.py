@@ -270,6 +270,8 @@ def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
         ("batchtopk", False),
         ("jumprelu", False),
         ("batch_pursuit", False),
+        ("batch_pursuit", True),
+        ("screened_pursuit", True),
     ],
 )
 def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
@@ -289,11 +291,20 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == pytest.approx(made.fvu, rel=1e-4)
     # The start leaves .18, one epoch .16 and 80 epochs .07 at most.
     assert made.fvu < 0.08
-    # Codes of an encoder cannot beat the best ones on the same dictionary.
-    assert not frozen or made.fvu > made.best_fvu
-    assert f"{made.fvu:.3f}" in repr(made) and (
-        "sae_gap alone reads it" in repr(made)
-    ) == encoder.endswith("pursuit")
+    pursuit, trained = encoder.endswith("pursuit"), made.seconds > 0
+    assert trained == (not (pursuit and frozen))
+    # A trained encoder's codes cannot beat the best ones on the same dictionary.
+    assert not (frozen and trained) or made.fvu > made.best_fvu
+    assert f"{made.fvu:.3f}" in repr(made)
+    assert ("after import sae_gap.saelens" in repr(made)) == pursuit
+    if trained:
+        return
+    # As many latents on average, and less error than a TopK whose encoder is the dictionary has.
+    assert made.l0 == pytest.approx(L0, rel=0.1)
+    hidden = np.maximum((held - learned.bias) @ learned.atoms, 0)
+    plain = np.where(hidden >= np.sort(hidden, axis=1)[:, [-L0]], hidden, 0)
+    assert made.plain_fvu == pytest.approx(sae_gap.fvu(held, learned.decode(plain)), rel=1e-4)
+    assert made.plain_fvu > made.fvu and f"{made.plain_fvu:.3f}" in repr(made)
 
 
 def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path, learned, fresh):

@@ -70,8 +70,9 @@ def fitted(encoder):
     return sae_gap.Model(atoms, bias, encoder.parameters(0.3 * atoms, jax.random.key(0)), encoder)
 
 
-def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path, caplog):
-    model = fitted(BatchPursuit(2, 1, 3))
+@pytest.mark.parametrize("encoder", [BatchPursuit(2, 1, 3), ListaMatryoshka(3)])
+def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path, caplog, encoder):
+    model = fitted(encoder)
     sae = sae_gap.load_sae(written(tmp_path / "fit", model, SparseAutoencoder(model.encode)))
     activations = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
     own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
@@ -87,11 +88,13 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
         sae_gap.save_sae(
             one, tmp_path / f"{number}", metadata={"hook_name": "blocks.2.hook_resid_post"}
         )
-        assert "sae_gap.load_sae alone reads it" in caplog.text
+        alone = "sae_gap.load_sae alone reads it" in caplog.text
+        assert alone == isinstance(encoder, ListaMatryoshka)
         again = sae_gap.load_sae(tmp_path / f"{number}")
         np.testing.assert_array_equal(again.encode(activations), sae.encode(activations))
         np.testing.assert_array_equal(again.reconstruct(activations), sae.reconstruct(activations))
-        assert again.notes == {"fit": f"{number}", "hook_name": "blocks.2.hook_resid_post"}
+        assert again.notes["hook_name"] == "blocks.2.hook_resid_post"
+        assert again.library == ("sae_gap" if alone else "SAELens")
         caplog.clear()
 
 

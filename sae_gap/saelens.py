@@ -1,0 +1,71 @@
+"""Registers the screened pursuit with SAELens 6, which then loads what `save` and `save_sae` wrote.
+
+  import sae_gap.saelens
+  sae = sae_lens.SAE.load_from_disk("my_sae")
+"""
+
+from dataclasses import dataclass
+
+import torch
+from sae_lens.registry import register_sae_class
+from sae_lens.saes.sae import SAE, SAEConfig
+from torch import nn
+
+from sae_gap.torch import PURSUIT, pursuit_codes
+
+
+@dataclass
+class PursuitConfig(SAEConfig):
+    """Of SAELens's entries, and those of `sae_gap.torch.SAE`."""
+
+    k: int = 10
+    breadth: int = 2
+    screens: int = 2
+    pruned: bool = False
+
+    @classmethod
+    def architecture(cls) -> str:
+        """The name in configurations."""
+        return PURSUIT
+
+
+class PursuitSAE(SAE[PursuitConfig]):
+    """SAELens's SAE with the codes of `sae_gap.torch.pursuit_codes`."""
+
+    @property
+    def W_enc(self) -> torch.Tensor:  # noqa: N802
+        """The transposed dictionary, which SAELens reports on; no code depends on it."""
+        return self.W_dec.T
+
+    def initialize_weights(self) -> None:
+        """Makes room for what a file holds."""
+        like = {"dtype": self.dtype, "device": self.device}
+        self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, self.cfg.d_in, **like))
+        self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, **like))
+        self.register_buffer("threshold", torch.zeros((), **like) if self.cfg.pruned else None)
+
+    def encode(self, x: torch.Tensor) -> torch.Tensor:
+        """The codes, in units of W_dec."""
+        cfg = self.cfg
+        options = {"k": cfg.k, "breadth": cfg.breadth, "screens": cfg.screens}
+        target = self.process_sae_in(x)
+        codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **options)
+        return self.hook_sae_acts_post(codes)
+
+    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+        """`z W_dec + b_dec`, in units of the activations."""
+        found = feature_acts @ self.W_dec + self.b_dec * self.cfg.apply_b_dec_to_input
+        found = self.run_time_activation_norm_fn_out(self.hook_sae_recons(found))
+        return self.reshape_fn_out(found, self.d_head)
+
+    @torch.no_grad()
+    def fold_and_get_W_dec_norm(self) -> torch.Tensor:  # noqa: N802
+        """Takes the lengths of the atoms into the codes, and gives them."""
+        lengths = self.get_W_dec_norm()
+        if self.threshold is not None:
+            self.threshold *= lengths.square().mean().sqrt()
+        self.W_dec.data /= lengths[:, None]
+        return lengths
+
+
+register_sae_class(PURSUIT, PursuitSAE, PursuitConfig)

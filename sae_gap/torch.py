@@ -1,0 +1,626 @@
+"""SAEs as modules of PyTorch, with their own codes or those of a screened pursuit; imports no JAX.
+
+  sae = SAE.from_folder("my_sae")  # or SAE(W_dec, b_dec, W_enc, b_enc, architecture="topk", k=32)
+  better = sae.pursuit(k=32)  # the same dictionary; the pursuit stands for the encoder
+
+In TransformerLens the reconstruction takes the place of an activation by
+
+  model.run_with_hooks(tokens, fwd_hooks=[("blocks.2.hook_resid_post", lambda x, hook: better(x))])
+
+and in a block of transformers, which returns a tensor, by
+
+  handle = model.model.layers[2].register_forward_hook(lambda module, inputs, x: better(x))
+  logits = model(tokens).logits
+  handle.remove()
+"""
+
+import json
+import math
+import os
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import sae_gap
+from sae_gap.core.checks import check_choice, check_path, check_size
+from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
+
+# The screened pursuit, by the name that configurations have for it.
+PURSUIT = "sae_gap_pursuit"
+# What a module infers with, by SAELens's names.
+ARCHITECTURES = (PURSUIT, "standard", "topk", "jumprelu")
+# The files of an SAE, and that of a dictionary that `learn` learned.
+WEIGHTS, CONFIG, LEARNED = "sae_weights.safetensors", "cfg.json", "dictionary.safetensors"
+# Rows that are coded at once.
+CHUNK = 1024
+# Floats of the largest Gram matrix of all atoms that is held.
+WHOLE = 2**27
+# As in `sae_gap.encoders.screened_pursuit`, whose codes these are.
+DEPENDENT, EXCHANGES, MOST, SLACK = 1e-5, 20, 200, 1e-6
+# Refinements of least squares from a support alone, and those that carry a gradient.
+REFINEMENTS, DIFFERENTIATED = 20, 2
+
+
+class SAE(nn.Module):
+    """A dictionary and, where it has one, its encoder, which code `x ≈ z W_dec + b_dec`.
+
+    By `architecture` the codes z of activations x are, with `p = (x - b_dec) W_enc + b_enc`,
+
+      sae_gap_pursuit   the screened pursuit of `pursuit_codes`, which reads the dictionary alone
+      standard          relu(p)
+      topk              the k largest relu(p) of a row
+      jumprelu          relu(p) above the threshold of each latent
+
+    Whatever the type of x and of the weights, codes are computed in float32 at least, outside of
+    any autocast, and come back in the type of x. `chunk`, an attribute, is how many rows are coded
+    at once, which sets the memory: about `2 num_latents + 3 m² + 2 m input_dim` floats a row for m
+    candidates of a screen. A gradient holds some arrays of all rows.
+
+    Args:
+      W_dec: (num_latents, input_dim), atoms of any length.
+      b_dec: (input_dim,); None for zeros.
+      W_enc: (input_dim, num_latents), which only a pursuit goes without.
+      b_enc: (num_latents,); None for zeros.
+      architecture: see above.
+      threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
+        that of each latent of jumprelu. A pursuit without one has exactly k atoms in a code, if as
+        many correlate; `calibrate` finds one.
+      k: latents in a code, of a pursuit and of topk.
+      breadth: candidates of a screen for each atom that is pursued.
+      screens: of a pursuit.
+      metadata: what the configuration says beside, such as `hook_name`.
+
+    Attributes:
+      cfg: the configuration, whose entries are those of SAELens's.
+    """
+
+    def __init__(
+        self,
+        W_dec: Float[Tensor, "num_latents input_dim"],  # noqa: N803
+        b_dec: Float[Tensor, " input_dim"] | None = None,
+        W_enc: Float[Tensor, "input_dim num_latents"] | None = None,  # noqa: N803
+        b_enc: Float[Tensor, " num_latents"] | None = None,
+        *,
+        architecture: str = PURSUIT,
+        threshold: Float[Tensor, "..."] | float | None = None,
+        k: int | None = None,
+        breadth: int = 2,
+        screens: int = 2,
+        metadata: dict[str, Any] | None = None,
+    ):
+        super().__init__()
+        check_choice("architecture", architecture, ARCHITECTURES)
+        pursued = architecture == PURSUIT
+        (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
+        options: dict[str, Any] = {}
+        if pursued or architecture == "topk":
+            check_size("k", k)
+            options["k"] = k
+        if pursued:
+            check_size("breadth", breadth)
+            check_size("screens", screens)
+            options |= {"breadth": breadth, "screens": screens, "pruned": threshold is not None}
+        elif W_enc is None or W_enc.shape != (dim, width):
+            raise ValueError(
+                f"{architecture} needs W_enc of shape {(dim, width)}; transpose a weight of "
+                "torch.nn.Linear, or give architecture='sae_gap_pursuit'."
+            )
+        elif (threshold is None) == (architecture == "jumprelu"):
+            raise ValueError("jumprelu needs a threshold, and no other encoder has one.")
+        self.W_dec = _parameter(W_dec)
+        self.b_dec = _parameter(torch.zeros(dim, **like) if b_dec is None else b_dec)
+        self.W_enc = None if W_enc is None else _parameter(W_enc)
+        if W_enc is not None and b_enc is None:
+            b_enc = torch.zeros(width, **like)
+        self.b_enc = None if b_enc is None else _parameter(b_enc)
+        if threshold is not None:
+            threshold = torch.as_tensor(threshold, **like)
+        self.register_buffer("threshold", threshold)
+        self.chunk = CHUNK
+        self.cfg = types.SimpleNamespace(
+            architecture=architecture,
+            d_in=dim,
+            d_sae=width,
+            dtype="float32",
+            device="cpu",
+            apply_b_dec_to_input=True,
+            normalize_activations="none",
+            reshape_activations="none",
+            **options,
+            metadata=dict(metadata or {}),
+        )
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str], *, k: int | None = None) -> "SAE":
+        """The SAE in a folder, with the encoder that it was saved with.
+
+        What this suite wrote, by `save`, `save_sae` or `learn(...).save`, is read by itself; for
+        folders of other libraries `sae_gap.load_sae` is called, which imports JAX. A learned
+        dictionary has codes of a pursuit at the L0 that it was learned for.
+
+        Args:
+          path: of the folder.
+          k: of a pursuit in the place of the encoder; None keeps the encoder.
+
+        Raises:
+          ValueError: there is no SAE that can be read, or PyTorch has no encoder like its own here.
+        """
+        check_path("path", path)
+        folder = Path(path).expanduser()
+        if (folder / LEARNED).is_file():
+            return _learned(cls, folder / LEARNED, k)
+        config = Config(folder / CONFIG, {})
+        if config.path.is_file():
+            config = Config(config.path, read_json(config.path))
+        if "sae_gap_version" in config.part("metadata"):
+            tensors = read_safetensors(folder / WEIGHTS)
+        else:
+            config, tensors = _of_another_library(folder, k)
+        return _assembled(cls, config, tensors, k)
+
+    def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
+        """An SAE with the same parameters, coded by a screened pursuit; k is its own where it has
+        one.
+        """
+        k = getattr(self.cfg, "k", None) if k is None else k
+        parts = self.W_dec, self.b_dec, self.W_enc, self.b_enc
+        metadata = self.cfg.metadata
+        return type(self)(*parts, k=k, breadth=breadth, screens=screens, metadata=metadata)
+
+    def encode(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... num_latents"]:
+        """The codes, dense and non-negative, NaN for a row that is not finite. Those of a pursuit
+        have gradients: values follow x and the dictionary while the choice of atoms stays.
+        """
+        self._check(x)
+        if self.cfg.architecture != PURSUIT:
+            return self._by_chunk(self._encoder, x)
+        weights, bias = self._dictionary(x)
+        codes = pursuit_codes(x - bias, weights, threshold=self.threshold, **self._options)
+        return codes.to(x.dtype)
+
+    def decode(self, codes: Float[Tensor, "... num_latents"]) -> Float[Tensor, "... input_dim"]:
+        """`z W_dec + b_dec`."""
+        with torch.autocast(codes.device.type, enabled=False):
+            wide, weights, bias = _floats(codes, self.W_dec, self.b_dec)
+            return (wide @ weights + bias).to(codes.dtype)
+
+    def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
+        """The reconstruction, of codes that are not rounded to the type of x."""
+        return self.decode(self.encode(*_floats(x))).to(x.dtype)
+
+    def refit(
+        self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
+    ) -> Float[Tensor, "... num_latents"]:
+        """`argmin_z ‖x - b_dec - z W_dec‖` on the support of the codes, then clamped at zero.
+
+        Where several are best, as on more atoms than dimensions, it takes the one of least norm on
+        unit atoms. Gradients reach x and the dictionary.
+        """
+
+        def of_rows(x, codes):
+            weights, bias = self._dictionary(x)
+            return _least_squares(x - bias, weights, codes, REFINEMENTS)
+
+        return self._by_chunk(of_rows, x, codes)
+
+    @torch.no_grad()
+    def certify(
+        self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"], lam: float
+    ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+        """Lasso objective and duality gap of some codes: no codes z ≥ 0 have an objective of less
+        than the one minus the other.
+
+        The lasso is `½‖x - b_dec - D z‖² + λ‖z‖₁` on unit atoms D, as everywhere in the suite; with
+        `r` the residual, s the largest number up to 1 with `s d_jᵀ r ≤ λ` and `t = s r`,
+
+          gap = ½‖r - t‖² + Σ_j z_j (λ - d_jᵀ t).
+
+        Args:
+          x: (..., input_dim).
+          codes: whoever found them, in units of W_dec, non-negative, (..., num_latents).
+          lam: λ.
+
+        Returns:
+          Objectives and gaps, one a row, in float32 at least.
+
+        Raises:
+          ValueError: a code is negative.
+        """
+        if (codes < 0).any():
+            raise ValueError("codes must be non-negative, as the lasso's are; give others.")
+
+        def of_rows(x, codes):
+            weights, bias = self._dictionary(x)
+            atoms, lengths = _unit(weights)
+            codes = codes * lengths
+            rest = x - bias - codes @ atoms
+            pull = rest @ atoms.mT
+            scale = (lam / pull.clamp(min=lam)).nan_to_num(1).amin(1, keepdim=True)
+            objective = 0.5 * rest.square().sum(1) + lam * codes.sum(1)
+            slack = codes * (lam - scale * pull).clamp(min=0)
+            gap = 0.5 * ((1 - scale) * rest).square().sum(1) + slack.sum(1)
+            return torch.stack([objective, gap], 1)
+
+        objective, gap = self._by_chunk(of_rows, x, codes, cast=False).unbind(-1)
+        return objective, gap
+
+    @torch.no_grad()
+    def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
+        """This SAE with the pursuit pruned: of 2 k atoms those stay whose absence would add most to
+        the squared error, k on average over the rows of x.
+
+        Args:
+          x: such as training rows.
+
+        Returns:
+          The same module, whose threshold is set.
+        """
+        self._check(x)
+        if self.cfg.architecture != PURSUIT:
+            raise ValueError("only a pursuit is pruned; give sae.pursuit(k).calibrate(x).")
+        weights, bias = self._dictionary(x)
+        target, options = _rows(x - bias)[0], self._options
+        _, gains = _pursue(target, weights, **options | {"k": 2 * self.cfg.k}, threshold=0.0)
+        ordered = gains.flatten().sort(descending=True).values
+        last = min(max(1, round(self.cfg.k * len(gains))), len(ordered)) - 1
+        least = (ordered[last] + ordered[min(last + 1, len(ordered) - 1)]) / 2
+        self.threshold = (least.sqrt() / _rms(weights)).to(self.W_dec)
+        self.cfg.pruned = True
+        return self
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `sae_weights.safetensors` and `cfg.json` in the form of SAELens 6, which
+        `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.saelens`, SAELens read.
+        """
+        folder = Path(folder).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        needed = {"W_dec", "b_dec", "threshold"}
+        needed |= set() if self.cfg.architecture == PURSUIT else {"W_enc", "b_enc"}
+        tensors = {
+            name: value.float().cpu().contiguous()
+            for name, value in self.state_dict().items()
+            if name in needed
+        }
+        save_file(tensors, folder / WEIGHTS)
+        versions = {"sae_lens_version": "6.0.0", "sae_gap_version": sae_gap.__version__}
+        entries = vars(self.cfg) | {"metadata": versions | self.cfg.metadata | versions}
+        (folder / CONFIG).write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
+
+    @property
+    def _options(self) -> dict[str, int]:
+        cfg = self.cfg
+        return {"breadth": cfg.breadth, "screens": cfg.screens, "k": cfg.k, "chunk": self.chunk}
+
+    def _encoder(self, x):
+        _, bias, weights, shift = _floats(x, self.b_dec, self.W_enc, self.b_enc)
+        hidden = (x - bias) @ weights + shift
+        if self.cfg.architecture == "jumprelu":
+            hidden = torch.where(hidden > self.threshold, hidden, hidden.clamp(max=0))
+        elif self.cfg.architecture == "topk" and self.cfg.k < self.cfg.d_sae:
+            largest = hidden.topk(self.cfg.k, dim=1)
+            hidden = torch.zeros_like(hidden).scatter(1, largest.indices, largest.values)
+        return hidden.relu()
+
+    def _dictionary(self, x):
+        """W_dec and b_dec in the type that x is coded in."""
+        return _floats(x, self.W_dec, self.b_dec)[1:]
+
+    def _check(self, x):
+        if x.shape[-1] != self.cfg.d_in:
+            raise ValueError(
+                f"x has {x.shape[-1]} columns, but the SAE has d_in {self.cfg.d_in}; give "
+                "activations of the layer that it was trained on."
+            )
+        if x.device != self.W_dec.device:
+            raise ValueError(
+                f"x is on {x.device}, but the SAE on {self.W_dec.device}; move one by .to(device)."
+            )
+
+    def _by_chunk(self, function: Callable[..., Tensor], *arrays: Tensor, cast: bool = True):
+        """A function of rows in float32, with the leading axes and, unless told, the type of the
+        first array.
+        """
+        x = arrays[0]
+        self._check(x)
+        with torch.autocast(x.device.type, enabled=False):
+            parts = zip(*(rows.split(self.chunk) for rows in _rows(*arrays)), strict=True)
+            found = torch.cat([function(*part) for part in parts])
+        found = found.reshape(*x.shape[:-1], -1)
+        return found.to(x.dtype) if cast else found
+
+
+def pursuit_codes(
+    target: Float[Tensor, "... input_dim"],
+    W_dec: Float[Tensor, "num_latents input_dim"],  # noqa: N803
+    *,
+    k: int,
+    breadth: int = 2,
+    screens: int = 2,
+    threshold: Float[Tensor, ""] | float | None = None,
+    chunk: int = CHUNK,
+) -> Float[Tensor, "... num_latents"]:
+    """The codes of `sae_gap.encoders.screened_pursuit`: of `ScreenedPursuit` and, with a threshold,
+    of `BatchPursuit`, which pursues 2 k atoms and leaves out those whose absence adds less than
+    `τ²` to the squared error.
+
+    They are those of JAX to 1e-5 of the largest in float32, but for ties up to rounding: between
+    two copies of an atom, where a signal correlates with two atoms alike, between a gain and the
+    threshold, and once so little of a signal is left that rounding chooses, as from input_dim
+    atoms on.
+
+    Gradients reach the target and the dictionary, at a support that is held fixed.
+
+    Args:
+      target: activations less b_dec, (..., input_dim).
+      W_dec: atoms of any length, (num_latents, input_dim).
+      k: atoms in a code, with a threshold on average.
+      breadth: candidates of a screen for each atom that is pursued.
+      screens: products with the dictionary that propose candidates.
+      threshold: τ, in units of the root mean square of the atoms' lengths; None leaves none out.
+      chunk: rows at once.
+
+    Returns:
+      Codes in units of W_dec and the type of the target, (..., num_latents).
+    """
+    with torch.autocast(target.device.type, enabled=False):
+        (rows,) = _rows(target)
+        weights = W_dec.to(rows.dtype)
+        # A row that is no number would be an error of LAPACK; it must show.
+        finite = rows.square().sum(1, keepdim=True).isfinite()
+        rows = torch.where(finite, rows, 0)
+        pursued, limit = (k, 0.0) if threshold is None else (2 * k, threshold * _rms(weights))
+        options = {"k": pursued, "breadth": breadth, "screens": screens, "chunk": chunk}
+        codes, _ = _pursue(rows, weights, threshold=limit, **options)
+        if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
+            parts = zip(rows.split(chunk), codes.split(chunk), strict=True)
+            codes = torch.cat([_least_squares(part, weights, begun, 0) for part, begun in parts])
+        codes = torch.where(finite, codes, math.nan)
+        return codes.reshape(*target.shape[:-1], -1).to(target.dtype)
+
+
+@torch.no_grad()
+def _pursue(target, weights, *, k, breadth, screens, threshold, chunk):
+    """Codes of finite rows, and what the squared error would grow by without each atom chosen.
+
+    Among many rows it pays to find the Gram matrix of all atoms, and to read those of the
+    candidates off it.
+    """
+    atoms, lengths = _unit(weights)
+    m, size = min(breadth * k, len(atoms)), min(k, *atoms.shape)
+    sizes = [-(-size * screen // screens) for screen in range(1, screens + 1)]
+    paid = len(atoms) ** 2 <= min(WHOLE, len(target) * screens * m**2)
+    whole = atoms @ atoms.mT if paid else None
+    parts = [_pursue_rows(part, atoms, whole, m, sizes, threshold) for part in target.split(chunk)]
+    codes, gains = (torch.cat(part) for part in zip(*parts, strict=True))
+    return codes / lengths, gains
+
+
+def _pursue_rows(target, atoms, whole, m, sizes, threshold):
+    toward = target @ atoms.mT
+    pull, chosen = toward, None
+    slack = SLACK * target.square().sum(1, keepdim=True).sqrt()
+    for size in sizes:
+        if chosen is not None:
+            rest = target - nn.functional.embedding_bag(
+                chosen, atoms, mode="sum", per_sample_weights=codes
+            )
+            # Those chosen before are proposed first.
+            first = torch.where(on, math.inf, -math.inf)
+            pull = (rest @ atoms.mT).scatter_reduce(1, chosen, first.to(pull), "amax")
+        candidates = pull.topk(m, dim=1).indices
+        if whole is None:
+            own = atoms[candidates]
+            gram = own @ own.mT
+        else:
+            gram = whole[candidates[:, :, None], candidates[:, None, :]]
+        correlation = toward.gather(1, candidates)
+        begun = 0 if chosen is None else on.sum(1)
+        places, on, codes = _match(gram, correlation, begun, size, slack)
+        chosen = candidates.gather(1, places)
+    gram = _columns(gram.gather(1, places[:, :, None].expand(-1, -1, m)), places)
+    correlation = correlation.gather(1, places)
+    codes, on = _nonnegative(gram, correlation, on, slack)
+    half = torch.linalg.solve_triangular(
+        torch.linalg.cholesky_ex(_restricted(gram, on)).L,
+        torch.eye(gram.shape[1]).to(gram),
+        upper=False,
+    )
+    gains = torch.where(on, codes**2 / half.square().sum(1), 0)
+    codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
+    return torch.zeros_like(toward).scatter_add_(1, chosen, codes), gains
+
+
+def _match(gram, correlation, begun, size, slack):
+    """Orthogonal matching pursuit by the Gram matrix of the candidates, the first `begun` of which
+    are taken first: the places of the atoms chosen, whether each adds anything, and their least
+    squares.
+    """
+    n, m = correlation.shape
+    begun = torch.as_tensor(begun, device=gram.device).expand(n)[:, None]
+    basis, pull, left = gram.new_zeros(n, size, m), correlation, gram.diagonal(dim1=1, dim2=2)
+    places, values, on = [], [], []
+    for i in range(size):
+        best = torch.where(left > DEPENDENT, pull, -math.inf).argmax(1, keepdim=True)
+        best = torch.where(i < begun, i, best)
+        energy, toward = left.gather(1, best), pull.gather(1, best)
+        fine = (energy > DEPENDENT) & ((toward > slack) | (i < begun))
+        root = energy.sqrt()
+        row = gram.gather(1, best[:, :, None].expand(-1, -1, m))
+        before = basis[:, :i]
+        row = row - _columns(before, best).mT @ before
+        new = torch.where(fine, row[:, 0] / root, 0)
+        value = torch.where(fine, toward / root, 0)
+        basis[:, i], pull, left = new, pull - value * new, left - new**2
+        for parts, part in ((places, best), (values, value), (on, fine)):
+            parts.append(part)
+    places, values, on = (torch.cat(parts, 1) for parts in (places, values, on))
+    upper = _restricted(_columns(basis, places).triu(), on)
+    return places, on, torch.linalg.solve_triangular(upper, values[:, :, None], upper=True)[..., 0]
+
+
+def _columns(matrices, places):
+    """Of each matrix its own columns."""
+    return matrices.gather(2, places[:, None, :].expand(-1, matrices.shape[1], -1))
+
+
+def _nonnegative(gram, correlation, allowed, slack):
+    """Least squares over `z ≥ 0` on the atoms allowed, by block principal pivoting: the codes, and
+    which differ from zero. Each exchange works on the rows alone that need it.
+    """
+    on, codes = allowed.clone(), torch.zeros_like(correlation)
+    rows = torch.arange(len(on), device=on.device)
+    for exchange in range(MOST + 1):
+        inner, target, support = gram[rows], correlation[rows], on[rows]
+        factor = torch.linalg.cholesky_ex(_restricted(inner, support)).L
+        values = torch.cholesky_solve(torch.where(support, target, 0)[..., None], factor)
+        codes[rows] = values[..., 0]
+        excess = target - (inner @ values)[..., 0]
+        wrong = torch.where(
+            support, codes[rows] < -slack[rows], allowed[rows] & (excess > slack[rows])
+        )
+        some = wrong.any(1)
+        rows, wrong = rows[some], wrong[some]
+        if exchange == MOST or not len(rows):
+            break
+        if exchange >= EXCHANGES:
+            wrong &= wrong.flip(1).cumsum(1).flip(1) == 1
+        on[rows] ^= wrong
+    return torch.where(on, codes, 0).clamp(min=0), on & (codes > 0)
+
+
+def _restricted(gram, on):
+    """The matrix of some atoms, in the place of one of all."""
+    both = on[:, :, None] & on[:, None, :]
+    return torch.where(both, gram, torch.eye(gram.shape[1]).to(gram))
+
+
+def _least_squares(target, weights, codes, refinements):
+    """Least squares on the support of codes, refined from zero or, with no refinements, from the
+    codes.
+
+    The factor L Lᵀ = G + μI is held fixed, and each step `z ← z + (L Lᵀ)⁻¹ Dᵀ (y - D z)` goes
+    nearer to the solution. At that Dᵀ (y - D z) vanishes, so that two steps carry the gradient of
+    the solution up to the square of the share μ / (μ + s²) along an eigenvector of G.
+    """
+    with torch.no_grad():
+        atoms, lengths = _unit(weights)
+        support = (codes != 0) & (weights != 0).any(1)
+        places = support.to(codes).topk(max(1, int(support.sum(1).max())), dim=1).indices
+        on = support.gather(1, places)
+        own = atoms[places] * on[:, :, None]
+        gram = own @ own.mT
+        shift = 8 * torch.finfo(gram.dtype).eps * on.sum(1).clamp(min=1)
+        factor = torch.linalg.cholesky(
+            gram + shift[:, None, None] * torch.eye(gram.shape[1]).to(gram)
+        )
+        values = codes.gather(1, places) * lengths[places] * (refinements == 0)
+        for _ in range(refinements):
+            rest = target - (values[:, None] @ own)[:, 0]
+            values = values + torch.cholesky_solve(own @ rest[:, :, None], factor)[..., 0]
+        long = lengths[places]
+        codes = torch.zeros_like(codes).scatter(1, places, torch.where(on, values / long, 0))
+    for _ in range(DIFFERENTIATED):
+        pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
+        step = torch.cholesky_solve(torch.where(on, pull, 0)[..., None], factor)[..., 0]
+        codes = codes.scatter_add(1, places, torch.where(on, step / long, 0))
+    return codes.clamp(min=0)
+
+
+def _unit(weights):
+    """Atoms at unit length and their lengths; an atom of zeros stays, with length 1."""
+    largest = weights.abs().amax(1, keepdim=True)
+    largest = torch.where(largest != 0, largest, 1)
+    scaled = weights / largest
+    lengths = scaled.square().sum(1, keepdim=True).sqrt()
+    lengths = torch.where(lengths != 0, lengths, 1)
+    return scaled / lengths, (largest * lengths)[:, 0]
+
+
+def _rms(weights):
+    """The root mean square of the lengths of the atoms that are not zero."""
+    squares = weights.detach().square().sum(1)
+    return (squares.sum() / (squares > 0).sum().clamp(min=1)).sqrt()
+
+
+def _floats(*arrays):
+    """Arrays in the type of the first, or in float32 where that is narrower."""
+    kind = torch.promote_types(arrays[0].dtype, torch.float32)
+    return [array.to(kind) for array in arrays]
+
+
+def _rows(*arrays):
+    """The same with their leading axes in one."""
+    return [array.reshape(-1, array.shape[-1]) for array in _floats(*arrays)]
+
+
+def _parameter(values):
+    return values if isinstance(values, nn.Parameter) else nn.Parameter(torch.as_tensor(values))
+
+
+def _assembled(cls, config: Config, tensors: Tensors, k: int | None) -> SAE:
+    """The SAE of a configuration and tensors in SAELens's form."""
+    architecture = config.choice("architecture", "", ARCHITECTURES) if k is None else PURSUIT
+    config.choice("normalize_activations", "none", ("none",))
+    dim, width = config.size("d_in"), config.size("d_sae")
+    shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
+    held = {
+        name: torch.from_numpy(tensors.take(name, *shape))
+        for name, shape in shapes.items()
+        if name in tensors
+    }
+    options: dict[str, Any] = {} if k is None else {"k": k}
+    if k is None and "k" in config:
+        options["k"] = config.size("k")
+    if k is None and architecture == PURSUIT:
+        options |= {name: config.size(name) for name in ("breadth", "screens")}
+    if k is None and "threshold" in tensors:
+        shape = () if architecture == PURSUIT else (width,)
+        options["threshold"] = torch.from_numpy(tensors.take("threshold", *shape))
+    metadata = config.part("metadata").entries
+    return cls(**held, architecture=architecture, metadata=metadata, **options)
+
+
+def _of_another_library(folder: Path, k: int | None) -> tuple[Config, Tensors]:
+    """What `load_sae` reads, in SAELens's form."""
+    import numpy as np
+    import safetensors.numpy
+
+    from sae_gap.saes.load import load_sae
+    from sae_gap.saes.save import files_of
+
+    loaded = load_sae(folder)
+    if k is None:
+        files = files_of(loaded)
+        if WEIGHTS not in files:
+            raise ValueError(
+                f"the encoder of {folder} ({loaded.architecture}) has no form in PyTorch here; "
+                "give k, for a pursuit."
+            )
+        arrays = safetensors.numpy.load(files[WEIGHTS])
+        return Config(folder, json.loads(files[CONFIG])), Tensors(folder, arrays)
+    entries = {
+        "d_in": loaded.input_dim,
+        "d_sae": loaded.num_latents,
+        "normalize_activations": loaded.normalisation.name,
+        "metadata": loaded.notes,
+    }
+    arrays = {"W_dec": (loaded.model.decoder * loaded.scale).T, "b_dec": loaded.bias}
+    return Config(folder, entries), Tensors(folder, {n: np.array(a) for n, a in arrays.items()})
+
+
+def _learned(cls, path: Path, k: int | None) -> SAE:
+    """The dictionary that `LearnedDictionary.save` wrote."""
+    tensors = read_safetensors(path)
+    dim, width = tensors.shape(".dictionary")
+    atoms, bias = tensors.take(".dictionary", dim, width), tensors.take(".bias", dim)
+    header = path.read_bytes()
+    header = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
+    l0 = json.loads(header["__metadata__"]["note"])["l0"]
+    k = max(1, round(l0)) if k is None else k
+    return cls(torch.from_numpy(atoms.T.copy()), torch.from_numpy(bias), k=k)
