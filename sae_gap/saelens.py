@@ -1,7 +1,6 @@
-"""Registers the screened pursuit with SAELens 6, which then loads what `save` and `save_sae` wrote.
+"""Registers the screened pursuit with SAELens 6, which then loads what `save` and `save_sae` wrote:
 
-  import sae_gap.saelens
-  sae = sae_lens.SAE.load_from_disk("my_sae")
+`import sae_gap.saelens`, and `sae_lens.SAE.load_from_disk("my_sae")` has the suite's codes.
 """
 
 from dataclasses import dataclass

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 import sae_gap
 from sae_gap.core.checks import check_choice, check_path, check_size
-from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
+from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 
 # The screened pursuit, by the name that configurations have for it.
 PURSUIT = "sae_gap_pursuit"
@@ -97,6 +97,11 @@ class SAE(nn.Module):
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
         pursued = architecture == PURSUIT
+        if W_dec.ndim != 2 or (b_dec is not None and b_dec.shape != W_dec.shape[1:]):
+            raise ValueError(
+                "W_dec must be (num_latents, input_dim) and b_dec (input_dim,), but W_dec is "
+                f"{tuple(W_dec.shape)}; transpose a weight of torch.nn.Linear."
+            )
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
         options: dict[str, Any] = {}
         if pursued or architecture == "topk":
@@ -252,7 +257,7 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
-        """This SAE with the pursuit pruned: of 2 k atoms those stay whose absence would add most to
+        """Prunes the pursuit: of 2 k atoms those stay whose absence would add most to
         the squared error, k on average over the rows of x.
 
         Args:
@@ -565,7 +570,12 @@ def _parameter(values):
 
 def _assembled(cls, config: Config, tensors: Tensors, k: int | None) -> SAE:
     """The SAE of a configuration and tensors in SAELens's form."""
-    architecture = config.choice("architecture", "", ARCHITECTURES) if k is None else PURSUIT
+    architecture = config.text("architecture", "") if k is None else PURSUIT
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"{config.path} has an encoder ({printable(architecture)}) that has no form in PyTorch "
+            "here; give k, for a pursuit in its place."
+        )
     config.choice("normalize_activations", "none", ("none",))
     dim, width = config.size("d_in"), config.size("d_sae")
     shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
@@ -595,16 +605,12 @@ def _of_another_library(folder: Path, k: int | None) -> tuple[Config, Tensors]:
     from sae_gap.saes.save import files_of
 
     loaded = load_sae(folder)
-    if k is None:
-        files = files_of(loaded)
-        if WEIGHTS not in files:
-            raise ValueError(
-                f"the encoder of {folder} ({loaded.architecture}) has no form in PyTorch here; "
-                "give k, for a pursuit."
-            )
+    files = files_of(loaded) if k is None else {}
+    if WEIGHTS in files:
         arrays = safetensors.numpy.load(files[WEIGHTS])
         return Config(folder, json.loads(files[CONFIG])), Tensors(folder, arrays)
     entries = {
+        "architecture": loaded.architecture,
         "d_in": loaded.input_dim,
         "d_sae": loaded.num_latents,
         "normalize_activations": loaded.normalisation.name,

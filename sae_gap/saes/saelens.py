@@ -16,8 +16,8 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.saes import loaded_sae
 from sae_gap.saes.foreign_encoders import AbsTopK, RepeatingPursuit
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.own import MOST
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
+from sae_gap.saes.own import MOST
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 
 # The files that the library writes.

@@ -29,6 +29,8 @@ def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
     import torch
     from sae_lens import SAE
 
+    import sae_gap.saelens
+
     sae_gap.save_sae(model_of(name, task), tmp_path / "sae")
     ours, theirs = sae_gap.load_sae(tmp_path / "sae"), SAE.load_from_disk(tmp_path / "sae")
     x = np.array(task.ood.signals[:500])
@@ -39,3 +41,44 @@ def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
     assert codes.any()
     for values, other in pairs:
         np.testing.assert_allclose(values, other.numpy(), rtol=0, atol=1e-5 * np.abs(values).max())
+
+
+def test_saelens_evaluates_a_pursuit_on_a_model(tmp_path):
+    """On a random model of three layers and random tokens; its L0 and explained variance are ours."""
+    import torch
+    from datasets import Dataset
+    from sae_lens import SAE, ActivationsStore
+    from sae_lens.evals import get_eval_everything_config, run_evals
+    from sae_lens.training.activation_scaler import ActivationScaler
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    import sae_gap.saelens
+    import sae_gap.torch
+
+    sizes = {"n_layers": 3, "d_model": 24, "n_ctx": 16, "d_head": 12, "n_heads": 2}
+    model = HookedTransformer(HookedTransformerConfig(**sizes, d_vocab=64, act_fn="gelu", seed=0))
+    rows = torch.randint(64, (32, 16), generator=torch.manual_seed(0))
+    hook = "blocks.1.hook_resid_post"
+    x = model.run_with_cache(rows)[1][hook].detach()
+    metadata = {"hook_name": hook, "context_size": 16, "prepend_bos": False}
+    ours = sae_gap.torch.SAE(torch.randn(60, 24), x.mean((0, 1)), k=4, metadata=metadata)
+    ours.calibrate(x).save(tmp_path / "sae")
+    sae = SAE.load_from_disk(tmp_path / "sae")
+    assert torch.equal(sae.encode(x), ours.encode(x)) and sae.cfg.metadata.hook_name == hook
+    tokens = Dataset.from_list([{"tokens": row.tolist()} for row in rows])
+    store = ActivationsStore.from_sae(
+        model, sae, tokens, streaming=False, store_batch_size_prompts=8
+    )
+    config = get_eval_everything_config(8, 2, 4)
+    found, _ = run_evals(
+        sae, store, model, ActivationScaler(), config, exclude_special_tokens=False
+    )
+    assert found["sparsity"]["l0"] == pytest.approx(
+        (ours.encode(x) > 0).sum(-1).float().mean().item()
+    )
+    flat, guess = (part.detach().reshape(-1, 24).numpy() for part in (x, ours(x)))
+    explained = found["reconstruction_quality"]["explained_variance"]
+    assert explained == pytest.approx(1 - sae_gap.fvu(flat, guess), abs=1e-4)
+    assert found["model_behavior_preservation"]["kl_div_score"] < 1
+    folded = SAE.load_from_disk(tmp_path / "sae", fold_W_dec_norm=True)
+    torch.testing.assert_close(folded(x), sae(x), atol=1e-4, rtol=1e-4)

@@ -1,8 +1,8 @@
-"""The modules of `sae_gap.torch`: the codes of JAX, gradients by finite differences, and folders."""
+"""The modules of `sae_gap.torch`: the codes of JAX, gradients by differences, folders, and hooks."""
 
-import json
 import subprocess
 import sys
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,8 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.on_support import LeastSquares
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
 from sae_gap.torch import SAE, pursuit_codes
+from tests.saes.test_libraries import FILES
+from tests.saes.test_libraries import expected as of_library
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 WIDTH, DIM, COUNT = 60, 24, 50
@@ -135,7 +137,9 @@ def test_gradients_reach_the_input_and_the_dictionary():
     x = (x - bias)[1:].double().requires_grad_()
     weights = atoms.double().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda x, weights: pursuit_codes(x, weights, k=4, breadth=2, chunk=3), (x, weights)
+        lambda x, weights: pursuit_codes(x, weights, k=4, breadth=2, chunk=3),
+        (x, weights),
+        fast_mode=True,
     )
     sae = SAE(atoms, k=4)
     codes = sae.encode(x.float())
@@ -148,7 +152,9 @@ def test_gradients_reach_the_input_and_the_dictionary():
     sae.zero_grad()
     rest = sae(x.float()) - x.float()
     rest.square().sum().div(2).backward()
-    torch.testing.assert_close(sae.W_dec.grad, codes.detach().mT @ rest.detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        sae.W_dec.grad, codes.detach().mT @ rest.detach(), atol=1e-4, rtol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -194,3 +200,194 @@ def test_the_certificate_is_that_of_jax(lam):
     assert (optimum[1] <= 1e-4 * optimum[0] + 1e-6).all()
     with pytest.raises(ValueError, match="non-negative"):
         sae.certify(torch.from_numpy(x), -codes, lam)
+
+
+OF_LIBRARIES = (
+    *("saved/relu", "saved/topk", "saved/jumprelu", "saved/batchtopk"),
+    *("saelens/topk_rescaled", "saelens/jumprelu_input_as_it_is", "sparsify/bfloat16"),
+    *("dictionary_learning/topk", "dictionary_learning/autoencoder_square", "gemma_scope/first"),
+)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("case", OF_LIBRARIES)
+def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tmp_path):
+    x, codes, reconstruction = of_library(case)
+    sae = SAE.from_folder(FILES / case)
+    sae.save(tmp_path / "sae")
+    assert sorted(path.name for path in (tmp_path / "sae").iterdir()) == [
+        "cfg.json",
+        "sae_weights.safetensors",
+    ]
+    for one in (sae, SAE.from_folder(tmp_path / "sae")):
+        found = one.encode(torch.from_numpy(x))
+        np.testing.assert_array_equal(found != 0, codes != 0)
+        np.testing.assert_allclose(found, codes, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(one.decode(found), reconstruction, rtol=1e-5, atol=1e-5)
+    again = sae_gap.load_sae(tmp_path / "sae")
+    np.testing.assert_allclose(again.encode(x), codes, rtol=1e-5, atol=1e-5)
+    better = sae.pursuit(k=2)
+    assert better.W_dec is sae.W_dec and (better.encode(torch.from_numpy(x)) > 0).sum(1).max() == 2
+    torch.testing.assert_close(
+        SAE.from_folder(FILES / case, k=2).encode(torch.from_numpy(x)),
+        better.encode(torch.from_numpy(x)),
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("threshold", [None, 0.3])
+def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
+    atoms, bias, x = arrays()
+    sae = SAE(
+        *tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata={"hook_name": "h"}
+    )
+    codes = sae.encode(torch.from_numpy(x))
+    sae.save(tmp_path / "torch")
+    loaded = sae_gap.load_sae(tmp_path / "torch")
+    sae_gap.save_sae(loaded, tmp_path / "jax")
+    equal(loaded.encode(x), codes)
+    for name in ("torch", "jax"):
+        again = SAE.from_folder(tmp_path / name)
+        torch.testing.assert_close(again.encode(torch.from_numpy(x)), codes)
+        assert again.cfg.metadata["hook_name"] == "h"
+    blank = SAE(torch.zeros(WIDTH, DIM), k=5, breadth=3, threshold=threshold and 0.0)
+    blank.load_state_dict(sae.state_dict())
+    torch.testing.assert_close(blank.encode(torch.from_numpy(x)), codes)
+    assert blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype == torch.float32
+
+
+def test_a_learned_dictionary_is_read_and_nothing_of_that_loads_jax(tmp_path):
+    x = arrays(count=400)[2]
+    learned = sae_gap.learn(x, 30, 3, visits=5, show_progress=False)
+    learned.save(tmp_path / "learned")
+    made = learned.save_sae(tmp_path / "sae", encoder="batch_pursuit")
+    np.save(tmp_path / "x.npy", x)
+    script = """
+import sys
+import numpy as np, torch
+from sae_gap.torch import SAE
+x = torch.from_numpy(np.load("x.npy"))
+for name in ("learned", "sae"):
+    with torch.no_grad():
+        np.save(f"{name}.npy", SAE.from_folder(name).encode(x).numpy())
+assert "jax" not in sys.modules
+"""
+    environment = {"PYTHONPATH": str(Path(sae_gap.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    found = np.load(tmp_path / "learned.npy")
+    equal(found, jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, x))
+    equal(np.load(tmp_path / "sae.npy"), made.model.encode(made.model, x))
+
+
+REFUSED = {
+    "transpose a weight": lambda sae, x: SAE(sae.W_dec.mT, sae.b_dec, k=3),
+    "W_enc of shape": lambda sae, x: SAE(sae.W_dec, W_enc=sae.W_dec, architecture="standard"),
+    "needs a threshold": lambda sae, x: SAE(sae.W_dec, W_enc=sae.W_dec.mT, architecture="jumprelu"),
+    "k must be": lambda sae, x: SAE(sae.W_dec),
+    "architecture must be one of": lambda sae, x: SAE(sae.W_dec, architecture="relu"),
+    "23 columns": lambda sae, x: sae.encode(x[:, 1:]),
+    "on meta, but the SAE on cpu": lambda sae, x: sae(x.to("meta")),
+    "is not a file|neither a folder": lambda sae, x: SAE.from_folder("nowhere"),
+    "gated.* no form in PyTorch": lambda sae, x: SAE.from_folder(FILES / "saved" / "gated"),
+    "normalize_activations": lambda sae, x: SAE.from_folder(FILES / "saelens" / "layer_norm"),
+    "only a pursuit": lambda sae, x: SAE.from_folder(FILES / "saved" / "topk").calibrate(x[:, :6]),
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_bad_input_is_refused_in_a_sentence(words):
+    atoms, bias, x = tensors(*arrays())
+    with pytest.raises(ValueError, match=words) as error:
+        REFUSED[words](SAE(atoms, bias, k=3), x)
+    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+# The models of the hooks, the layer, and the block of the page that puts a reconstruction there.
+LAYER, VOCABULARY, HIDDEN = 1, 64, DIM
+
+
+def transformer_lens():
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes = {"n_layers": 3, "d_model": HIDDEN, "n_ctx": 32, "d_head": 12, "n_heads": 2}
+    model = HookedTransformer(
+        HookedTransformerConfig(**sizes, d_vocab=VOCABULARY, act_fn="gelu", seed=0)
+    )
+
+    def features(tokens, put):
+        """The residual stream at the layer, and what the unembedding multiplies."""
+        found = {}
+        hooks = [
+            (f"blocks.{LAYER}.hook_resid_post", lambda x, hook: found.update(x=x) or put(x)),
+            ("ln_final.hook_normalized", lambda x, hook: found.update(features=x)),
+        ]
+        model.run_with_hooks(tokens, fwd_hooks=hooks)
+        return found["x"], found["features"]
+
+    return model, features, model.W_U.mT, model
+
+
+def transformers():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": 48, "num_hidden_layers": 3}
+    config = LlamaConfig(**sizes, vocab_size=VOCABULARY, num_attention_heads=2)
+    model = LlamaForCausalLM(config).eval()
+
+    def features(tokens, put):
+        found = {}
+
+        def hook(module, inputs, x):
+            found["x"] = x
+            return put(x)
+
+        handle = model.model.layers[LAYER].register_forward_hook(hook)
+        found["features"] = model.model(tokens).last_hidden_state
+        handle.remove()
+        return found["x"], found["features"]
+
+    return model, features, model.lm_head.weight, lambda tokens: model(tokens).logits
+
+
+PAGE = (Path(sae_gap.__file__).parent / "saes" / "README.md").read_text()
+BLOCKS = re.findall(r"^```python torch\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("make", "block"), [(transformer_lens, 1), (transformers, 2)])
+def test_a_hook_of_the_page_costs_the_nats_of_downstream(make, block):
+    torch.manual_seed(0)
+    model, features, unembedding, clean = make()
+    tokens = torch.randint(VOCABULARY, (4, 30))
+    x = features(tokens, lambda x: x)[0]
+    # Larger than random weights leave it, so that nats are lost.
+    unembedding.mul_(20)
+    sae = SAE(torch.randn(40, HIDDEN), x.mean((0, 1)), k=3)
+    named = {"model": model, "tokens": tokens, "better": sae, "layer": LAYER}
+    before = clean(tokens)
+    exec(BLOCKS[block], named)
+    assert (clean(tokens) == before).all(), "the hook is gone"
+
+    def loss(logits):
+        found = torch.log_softmax(logits[:, :-1], dim=-1).gather(2, tokens[:, 1:, None])
+        return -found.mean().item()
+
+    network = sae_gap.Network(
+        lambda windows: x.numpy(),
+        lambda rows, windows: features(tokens, lambda _: torch.tensor(np.asarray(rows)))[1].numpy(),
+        unembedding.numpy(),
+    )
+    places = np.broadcast_to(np.arange(30), tokens.shape)
+    windows = Windows(jnp.asarray(tokens.numpy()), jnp.zeros(tokens.shape, int), places)
+    downstream = sae_gap.Downstream(network, [windows], first=0, outliers="keep")
+    score = downstream.score(sae(x).reshape(-1, HIDDEN).numpy())
+    assert score["delta_ce"] > 0.01
+    assert loss(named["logits"]) - loss(before) == pytest.approx(score["delta_ce"], abs=1e-3)
+
+
+def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sae_gap.save_sae(example("topk"), "my_sae")
+    named = {"x": torch.randn(500, 6)}
+    exec(BLOCKS[0], named)
+    assert (named["gap"] >= 0).all() and sae_gap.load_sae("my_pursuit").num_latents == 10
