@@ -29,10 +29,16 @@ ROOT = Path(__file__).parents[1]
 
 
 def module_names() -> list[str]:
-    """Every module of the library that has no underscore in front."""
+    """Every module of the library that has no underscore in front, less those of PyTorch, which
+    import it.
+    """
     import sae_gap
 
-    found = [module.name for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")]
+    found = [
+        module.name
+        for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")
+        if not module.name.startswith("sae_gap.torch")
+    ]
     return [
         "sae_gap",
         *(name for name in found if not any(part.startswith("_") for part in name.split("."))),

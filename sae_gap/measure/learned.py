@@ -132,7 +132,7 @@ class Export(NamedTuple):
         if not has_form(type(self.model.encode)):
             return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
         ours = isinstance(self.model.encode, ScreenedPursuit)
-        return f"{scores}; SAELens reads it after import sae_gap.saelens" if ours else scores
+        return f"{scores}; SAELens reads it after import sae_gap.torch.saelens" if ours else scores
 
 
 class LearnedDictionary:

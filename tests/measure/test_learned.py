@@ -296,7 +296,7 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     # A trained encoder's codes cannot beat the best ones on the same dictionary.
     assert not (frozen and trained) or made.fvu > made.best_fvu
     assert f"{made.fvu:.3f}" in repr(made)
-    assert ("after import sae_gap.saelens" in repr(made)) == pursuit
+    assert ("after import sae_gap.torch.saelens" in repr(made)) == pursuit
     if trained:
         return
     # As many latents on average, and less error than a TopK whose encoder is the dictionary has.

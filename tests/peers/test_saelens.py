@@ -29,7 +29,7 @@ def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
     import torch
     from sae_lens import SAE
 
-    import sae_gap.saelens
+    import sae_gap.torch.saelens
 
     sae_gap.save_sae(model_of(name, task), tmp_path / "sae")
     ours, theirs = sae_gap.load_sae(tmp_path / "sae"), SAE.load_from_disk(tmp_path / "sae")
@@ -52,8 +52,8 @@ def test_saelens_evaluates_a_pursuit_on_a_model(tmp_path):
     from sae_lens.training.activation_scaler import ActivationScaler
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-    import sae_gap.saelens
     import sae_gap.torch
+    import sae_gap.torch.saelens
 
     sizes = {"n_layers": 3, "d_model": 24, "n_ctx": 16, "d_head": 12, "n_heads": 2}
     model = HookedTransformer(HookedTransformerConfig(**sizes, d_vocab=64, act_fn="gelu", seed=0))

@@ -1,18 +1,4 @@
-"""SAEs as modules of PyTorch, with their own codes or those of a screened pursuit; imports no JAX.
-
-  sae = SAE.from_folder("my_sae")  # or SAE(W_dec, b_dec, W_enc, b_enc, architecture="topk", k=32)
-  better = sae.pursuit(k=32)  # the same dictionary; the pursuit stands for the encoder
-
-In TransformerLens the reconstruction takes the place of an activation by
-
-  model.run_with_hooks(tokens, fwd_hooks=[("blocks.2.hook_resid_post", lambda x, hook: better(x))])
-
-and in a block of transformers, which returns a tensor, by
-
-  handle = model.model.layers[2].register_forward_hook(lambda module, inputs, x: better(x))
-  logits = model(tokens).logits
-  handle.remove()
-"""
+"""An SAE as a module of PyTorch."""
 
 import json
 import math
@@ -30,6 +16,17 @@ from torch import Tensor, nn
 import sae_gap
 from sae_gap.core.checks import check_choice, check_path, check_size
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
+from sae_gap.torch.pursuit import (
+    REFINEMENTS,
+    as_rows,
+    floats,
+    in_chunks,
+    least_squares,
+    mean_length,
+    pursue,
+    pursuit_codes,
+    unit_atoms,
+)
 
 # The screened pursuit, by the name that configurations have for it.
 PURSUIT = "sae_gap_pursuit"
@@ -37,14 +34,6 @@ PURSUIT = "sae_gap_pursuit"
 ARCHITECTURES = (PURSUIT, "standard", "topk", "jumprelu")
 # The files of an SAE, and that of a dictionary that `learn` learned.
 WEIGHTS, CONFIG, LEARNED = "sae_weights.safetensors", "cfg.json", "dictionary.safetensors"
-# Rows that are coded at once.
-CHUNK = 1024
-# Floats of the largest Gram matrix of all atoms that is held.
-WHOLE = 2**27
-# As in `sae_gap.encoders.screened_pursuit`, whose codes these are.
-DEPENDENT, EXCHANGES, MOST, SLACK = 1e-5, 20, 200, 1e-6
-# Refinements of least squares from a support alone, and those that carry a gradient.
-REFINEMENTS, DIFFERENTIATED = 20, 2
 
 
 class SAE(nn.Module):
@@ -58,9 +47,7 @@ class SAE(nn.Module):
       jumprelu          relu(p) above the threshold of each latent
 
     Whatever the type of x and of the weights, codes are computed in float32 at least, outside of
-    any autocast, and come back in the type of x. `chunk`, an attribute, is how many rows are coded
-    at once, which sets the memory: about `2 num_latents + 3 m² + 2 m input_dim` floats a row for m
-    candidates of a screen. A gradient holds some arrays of all rows.
+    any autocast, and come back in the type of x.
 
     Args:
       W_dec: (num_latents, input_dim), atoms of any length.
@@ -78,6 +65,9 @@ class SAE(nn.Module):
 
     Attributes:
       cfg: the configuration, whose entries are those of SAELens's.
+      chunk: rows that are coded at once, which sets the memory: about
+        `2 num_latents + 3 m² + 2 m input_dim` floats a row for the m candidates of a screen. None
+        takes 128 on a CPU and 2,048 elsewhere. A gradient holds codes of all rows.
     """
 
     def __init__(
@@ -127,7 +117,7 @@ class SAE(nn.Module):
         if threshold is not None:
             threshold = torch.as_tensor(threshold, **like)
         self.register_buffer("threshold", threshold)
-        self.chunk = CHUNK
+        self.chunk: int | None = None
         self.cfg = types.SimpleNamespace(
             architecture=architecture,
             d_in=dim,
@@ -192,12 +182,12 @@ class SAE(nn.Module):
     def decode(self, codes: Float[Tensor, "... num_latents"]) -> Float[Tensor, "... input_dim"]:
         """`z W_dec + b_dec`."""
         with torch.autocast(codes.device.type, enabled=False):
-            wide, weights, bias = _floats(codes, self.W_dec, self.b_dec)
+            wide, weights, bias = floats(codes, self.W_dec, self.b_dec)
             return (wide @ weights + bias).to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, of codes that are not rounded to the type of x."""
-        return self.decode(self.encode(*_floats(x))).to(x.dtype)
+        return self.decode(self.encode(*floats(x))).to(x.dtype)
 
     def refit(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
@@ -210,7 +200,8 @@ class SAE(nn.Module):
 
         def of_rows(x, codes):
             weights, bias = self._dictionary(x)
-            return _least_squares(x - bias, weights, codes, REFINEMENTS)
+            found = least_squares(x - bias, weights, codes, REFINEMENTS)
+            return torch.where(x.isfinite().all(1, keepdim=True), found, math.nan)
 
         return self._by_chunk(of_rows, x, codes)
 
@@ -242,7 +233,7 @@ class SAE(nn.Module):
 
         def of_rows(x, codes):
             weights, bias = self._dictionary(x)
-            atoms, lengths = _unit(weights)
+            atoms, lengths = unit_atoms(weights)
             codes = codes * lengths
             rest = x - bias - codes @ atoms
             pull = rest @ atoms.mT
@@ -268,20 +259,22 @@ class SAE(nn.Module):
         """
         self._check(x)
         if self.cfg.architecture != PURSUIT:
-            raise ValueError("only a pursuit is pruned; give sae.pursuit(k).calibrate(x).")
+            raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
+        if not x.isfinite().all():
+            raise ValueError("x must be finite, but has NaN or infinite entries; leave them out.")
         weights, bias = self._dictionary(x)
-        target, options = _rows(x - bias)[0], self._options
-        _, gains = _pursue(target, weights, **options | {"k": 2 * self.cfg.k}, threshold=0.0)
+        target, options = as_rows(x - bias)[0], self._options
+        _, gains = pursue(target, weights, **options | {"k": 2 * self.cfg.k}, threshold=0.0)
         ordered = gains.flatten().sort(descending=True).values
         last = min(max(1, round(self.cfg.k * len(gains))), len(ordered)) - 1
         least = (ordered[last] + ordered[min(last + 1, len(ordered) - 1)]) / 2
-        self.threshold = (least.sqrt() / _rms(weights)).to(self.W_dec)
+        self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
         self.cfg.pruned = True
         return self
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `sae_weights.safetensors` and `cfg.json` in the form of SAELens 6, which
-        `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.saelens`, SAELens read.
+        `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         """
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
@@ -298,12 +291,12 @@ class SAE(nn.Module):
         (folder / CONFIG).write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
 
     @property
-    def _options(self) -> dict[str, int]:
+    def _options(self) -> dict[str, Any]:
         cfg = self.cfg
         return {"breadth": cfg.breadth, "screens": cfg.screens, "k": cfg.k, "chunk": self.chunk}
 
     def _encoder(self, x):
-        _, bias, weights, shift = _floats(x, self.b_dec, self.W_enc, self.b_enc)
+        _, bias, weights, shift = floats(x, self.b_dec, self.W_enc, self.b_enc)
         hidden = (x - bias) @ weights + shift
         if self.cfg.architecture == "jumprelu":
             hidden = torch.where(hidden > self.threshold, hidden, hidden.clamp(max=0))
@@ -314,7 +307,7 @@ class SAE(nn.Module):
 
     def _dictionary(self, x):
         """W_dec and b_dec in the type that x is coded in."""
-        return _floats(x, self.W_dec, self.b_dec)[1:]
+        return floats(x, self.W_dec, self.b_dec)[1:]
 
     def _check(self, x):
         if x.shape[-1] != self.cfg.d_in:
@@ -334,234 +327,10 @@ class SAE(nn.Module):
         x = arrays[0]
         self._check(x)
         with torch.autocast(x.device.type, enabled=False):
-            parts = zip(*(rows.split(self.chunk) for rows in _rows(*arrays)), strict=True)
+            parts = in_chunks(self.chunk, *as_rows(*arrays))
             found = torch.cat([function(*part) for part in parts])
         found = found.reshape(*x.shape[:-1], -1)
         return found.to(x.dtype) if cast else found
-
-
-def pursuit_codes(
-    target: Float[Tensor, "... input_dim"],
-    W_dec: Float[Tensor, "num_latents input_dim"],  # noqa: N803
-    *,
-    k: int,
-    breadth: int = 2,
-    screens: int = 2,
-    threshold: Float[Tensor, ""] | float | None = None,
-    chunk: int = CHUNK,
-) -> Float[Tensor, "... num_latents"]:
-    """The codes of `sae_gap.encoders.screened_pursuit`: of `ScreenedPursuit` and, with a threshold,
-    of `BatchPursuit`, which pursues 2 k atoms and leaves out those whose absence adds less than
-    `τ²` to the squared error.
-
-    They are those of JAX to 1e-5 of the largest in float32, but for ties up to rounding: between
-    two copies of an atom, where a signal correlates with two atoms alike, between a gain and the
-    threshold, and once so little of a signal is left that rounding chooses, as from input_dim
-    atoms on.
-
-    Gradients reach the target and the dictionary, at a support that is held fixed.
-
-    Args:
-      target: activations less b_dec, (..., input_dim).
-      W_dec: atoms of any length, (num_latents, input_dim).
-      k: atoms in a code, with a threshold on average.
-      breadth: candidates of a screen for each atom that is pursued.
-      screens: products with the dictionary that propose candidates.
-      threshold: τ, in units of the root mean square of the atoms' lengths; None leaves none out.
-      chunk: rows at once.
-
-    Returns:
-      Codes in units of W_dec and the type of the target, (..., num_latents).
-    """
-    with torch.autocast(target.device.type, enabled=False):
-        (rows,) = _rows(target)
-        weights = W_dec.to(rows.dtype)
-        # A row that is no number would be an error of LAPACK; it must show.
-        finite = rows.square().sum(1, keepdim=True).isfinite()
-        rows = torch.where(finite, rows, 0)
-        pursued, limit = (k, 0.0) if threshold is None else (2 * k, threshold * _rms(weights))
-        options = {"k": pursued, "breadth": breadth, "screens": screens, "chunk": chunk}
-        codes, _ = _pursue(rows, weights, threshold=limit, **options)
-        if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
-            parts = zip(rows.split(chunk), codes.split(chunk), strict=True)
-            codes = torch.cat([_least_squares(part, weights, begun, 0) for part, begun in parts])
-        codes = torch.where(finite, codes, math.nan)
-        return codes.reshape(*target.shape[:-1], -1).to(target.dtype)
-
-
-@torch.no_grad()
-def _pursue(target, weights, *, k, breadth, screens, threshold, chunk):
-    """Codes of finite rows, and what the squared error would grow by without each atom chosen.
-
-    Among many rows it pays to find the Gram matrix of all atoms, and to read those of the
-    candidates off it.
-    """
-    atoms, lengths = _unit(weights)
-    m, size = min(breadth * k, len(atoms)), min(k, *atoms.shape)
-    sizes = [-(-size * screen // screens) for screen in range(1, screens + 1)]
-    paid = len(atoms) ** 2 <= min(WHOLE, len(target) * screens * m**2)
-    whole = atoms @ atoms.mT if paid else None
-    parts = [_pursue_rows(part, atoms, whole, m, sizes, threshold) for part in target.split(chunk)]
-    codes, gains = (torch.cat(part) for part in zip(*parts, strict=True))
-    return codes / lengths, gains
-
-
-def _pursue_rows(target, atoms, whole, m, sizes, threshold):
-    toward = target @ atoms.mT
-    pull, chosen = toward, None
-    slack = SLACK * target.square().sum(1, keepdim=True).sqrt()
-    for size in sizes:
-        if chosen is not None:
-            rest = target - nn.functional.embedding_bag(
-                chosen, atoms, mode="sum", per_sample_weights=codes
-            )
-            # Those chosen before are proposed first.
-            first = torch.where(on, math.inf, -math.inf)
-            pull = (rest @ atoms.mT).scatter_reduce(1, chosen, first.to(pull), "amax")
-        candidates = pull.topk(m, dim=1).indices
-        if whole is None:
-            own = atoms[candidates]
-            gram = own @ own.mT
-        else:
-            gram = whole[candidates[:, :, None], candidates[:, None, :]]
-        correlation = toward.gather(1, candidates)
-        begun = 0 if chosen is None else on.sum(1)
-        places, on, codes = _match(gram, correlation, begun, size, slack)
-        chosen = candidates.gather(1, places)
-    gram = _columns(gram.gather(1, places[:, :, None].expand(-1, -1, m)), places)
-    correlation = correlation.gather(1, places)
-    codes, on = _nonnegative(gram, correlation, on, slack)
-    half = torch.linalg.solve_triangular(
-        torch.linalg.cholesky_ex(_restricted(gram, on)).L,
-        torch.eye(gram.shape[1]).to(gram),
-        upper=False,
-    )
-    gains = torch.where(on, codes**2 / half.square().sum(1), 0)
-    codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
-    return torch.zeros_like(toward).scatter_add_(1, chosen, codes), gains
-
-
-def _match(gram, correlation, begun, size, slack):
-    """Orthogonal matching pursuit by the Gram matrix of the candidates, the first `begun` of which
-    are taken first: the places of the atoms chosen, whether each adds anything, and their least
-    squares.
-    """
-    n, m = correlation.shape
-    begun = torch.as_tensor(begun, device=gram.device).expand(n)[:, None]
-    basis, pull, left = gram.new_zeros(n, size, m), correlation, gram.diagonal(dim1=1, dim2=2)
-    places, values, on = [], [], []
-    for i in range(size):
-        best = torch.where(left > DEPENDENT, pull, -math.inf).argmax(1, keepdim=True)
-        best = torch.where(i < begun, i, best)
-        energy, toward = left.gather(1, best), pull.gather(1, best)
-        fine = (energy > DEPENDENT) & ((toward > slack) | (i < begun))
-        root = energy.sqrt()
-        row = gram.gather(1, best[:, :, None].expand(-1, -1, m))
-        before = basis[:, :i]
-        row = row - _columns(before, best).mT @ before
-        new = torch.where(fine, row[:, 0] / root, 0)
-        value = torch.where(fine, toward / root, 0)
-        basis[:, i], pull, left = new, pull - value * new, left - new**2
-        for parts, part in ((places, best), (values, value), (on, fine)):
-            parts.append(part)
-    places, values, on = (torch.cat(parts, 1) for parts in (places, values, on))
-    upper = _restricted(_columns(basis, places).triu(), on)
-    return places, on, torch.linalg.solve_triangular(upper, values[:, :, None], upper=True)[..., 0]
-
-
-def _columns(matrices, places):
-    """Of each matrix its own columns."""
-    return matrices.gather(2, places[:, None, :].expand(-1, matrices.shape[1], -1))
-
-
-def _nonnegative(gram, correlation, allowed, slack):
-    """Least squares over `z ≥ 0` on the atoms allowed, by block principal pivoting: the codes, and
-    which differ from zero. Each exchange works on the rows alone that need it.
-    """
-    on, codes = allowed.clone(), torch.zeros_like(correlation)
-    rows = torch.arange(len(on), device=on.device)
-    for exchange in range(MOST + 1):
-        inner, target, support = gram[rows], correlation[rows], on[rows]
-        factor = torch.linalg.cholesky_ex(_restricted(inner, support)).L
-        values = torch.cholesky_solve(torch.where(support, target, 0)[..., None], factor)
-        codes[rows] = values[..., 0]
-        excess = target - (inner @ values)[..., 0]
-        wrong = torch.where(
-            support, codes[rows] < -slack[rows], allowed[rows] & (excess > slack[rows])
-        )
-        some = wrong.any(1)
-        rows, wrong = rows[some], wrong[some]
-        if exchange == MOST or not len(rows):
-            break
-        if exchange >= EXCHANGES:
-            wrong &= wrong.flip(1).cumsum(1).flip(1) == 1
-        on[rows] ^= wrong
-    return torch.where(on, codes, 0).clamp(min=0), on & (codes > 0)
-
-
-def _restricted(gram, on):
-    """The matrix of some atoms, in the place of one of all."""
-    both = on[:, :, None] & on[:, None, :]
-    return torch.where(both, gram, torch.eye(gram.shape[1]).to(gram))
-
-
-def _least_squares(target, weights, codes, refinements):
-    """Least squares on the support of codes, refined from zero or, with no refinements, from the
-    codes.
-
-    The factor L Lᵀ = G + μI is held fixed, and each step `z ← z + (L Lᵀ)⁻¹ Dᵀ (y - D z)` goes
-    nearer to the solution. At that Dᵀ (y - D z) vanishes, so that two steps carry the gradient of
-    the solution up to the square of the share μ / (μ + s²) along an eigenvector of G.
-    """
-    with torch.no_grad():
-        atoms, lengths = _unit(weights)
-        support = (codes != 0) & (weights != 0).any(1)
-        places = support.to(codes).topk(max(1, int(support.sum(1).max())), dim=1).indices
-        on = support.gather(1, places)
-        own = atoms[places] * on[:, :, None]
-        gram = own @ own.mT
-        shift = 8 * torch.finfo(gram.dtype).eps * on.sum(1).clamp(min=1)
-        factor = torch.linalg.cholesky(
-            gram + shift[:, None, None] * torch.eye(gram.shape[1]).to(gram)
-        )
-        values = codes.gather(1, places) * lengths[places] * (refinements == 0)
-        for _ in range(refinements):
-            rest = target - (values[:, None] @ own)[:, 0]
-            values = values + torch.cholesky_solve(own @ rest[:, :, None], factor)[..., 0]
-        long = lengths[places]
-        codes = torch.zeros_like(codes).scatter(1, places, torch.where(on, values / long, 0))
-    for _ in range(DIFFERENTIATED):
-        pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
-        step = torch.cholesky_solve(torch.where(on, pull, 0)[..., None], factor)[..., 0]
-        codes = codes.scatter_add(1, places, torch.where(on, step / long, 0))
-    return codes.clamp(min=0)
-
-
-def _unit(weights):
-    """Atoms at unit length and their lengths; an atom of zeros stays, with length 1."""
-    largest = weights.abs().amax(1, keepdim=True)
-    largest = torch.where(largest != 0, largest, 1)
-    scaled = weights / largest
-    lengths = scaled.square().sum(1, keepdim=True).sqrt()
-    lengths = torch.where(lengths != 0, lengths, 1)
-    return scaled / lengths, (largest * lengths)[:, 0]
-
-
-def _rms(weights):
-    """The root mean square of the lengths of the atoms that are not zero."""
-    squares = weights.detach().square().sum(1)
-    return (squares.sum() / (squares > 0).sum().clamp(min=1)).sqrt()
-
-
-def _floats(*arrays):
-    """Arrays in the type of the first, or in float32 where that is narrower."""
-    kind = torch.promote_types(arrays[0].dtype, torch.float32)
-    return [array.to(kind) for array in arrays]
-
-
-def _rows(*arrays):
-    """The same with their leading axes in one."""
-    return [array.reshape(-1, array.shape[-1]) for array in _floats(*arrays)]
 
 
 def _parameter(values):

@@ -1,6 +1,6 @@
 """Registers the screened pursuit with SAELens 6, which then loads what `save` and `save_sae` wrote:
 
-`import sae_gap.saelens`, and `sae_lens.SAE.load_from_disk("my_sae")` has the suite's codes.
+`import sae_gap.torch.saelens`, and `sae_lens.SAE.load_from_disk("my_sae")` has the suite's codes.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,8 @@ from sae_lens.registry import register_sae_class
 from sae_lens.saes.sae import SAE, SAEConfig
 from torch import nn
 
-from sae_gap.torch import PURSUIT, pursuit_codes
+from sae_gap.torch.module import PURSUIT
+from sae_gap.torch.pursuit import pursuit_codes
 
 
 @dataclass
