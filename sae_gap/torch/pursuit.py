@@ -55,15 +55,13 @@ def pursuit_codes(
         # A row that is no number would be an error of LAPACK; it must show.
         finite = rows.square().sum(1, keepdim=True).isfinite()
         rows = torch.where(finite, rows, 0)
-        pursued, limit = (
-            (k, 0.0) if threshold is None else (2 * k, threshold * mean_length(weights))
-        )
+        pursued, limit = k, 0.0
+        if threshold is not None:
+            pursued, limit = 2 * k, threshold * mean_length(weights)
         options = {"k": pursued, "breadth": breadth, "screens": screens, "chunk": chunk}
         codes, _ = pursue(rows, weights, threshold=limit, **options)
         if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
-            parts = zip(
-                *(part.split(chunk_rows(rows, chunk)) for part in (rows, codes)), strict=True
-            )
+            parts = in_chunks(chunk, rows, codes)
             codes = torch.cat([least_squares(part, weights, begun, 0) for part, begun in parts])
         codes = torch.where(finite, codes, math.nan)
         return codes.reshape(*target.shape[:-1], -1).to(target.dtype)
@@ -89,7 +87,7 @@ def pursue(target, weights, *, k, breadth, screens, threshold, chunk):
 
 def _pursue_rows(target, atoms, whole, m, sizes, threshold):
     toward = target @ atoms.mT
-    pull, chosen = toward, None
+    pull, chosen, on, codes = toward, None, None, None
     slack = SLACK * target.square().sum(1, keepdim=True).sqrt()
     for size in sizes:
         if chosen is not None:
