@@ -66,7 +66,7 @@ class SAE(nn.Module):
     Attributes:
       cfg: the configuration, whose entries are those of SAELens's.
       chunk: rows that are coded at once, which sets the memory: about
-        `2 num_latents + 3 m² + 2 m input_dim` floats a row for the m candidates of a screen. None
+        `4 num_latents + 6 m² + m input_dim` floats a row for the m candidates of a screen. None
         takes 128 on a CPU and 2,048 elsewhere. A gradient holds codes of all rows.
     """
 
@@ -153,7 +153,8 @@ class SAE(nn.Module):
         config = Config(folder / CONFIG, {})
         if config.path.is_file():
             config = Config(config.path, read_json(config.path))
-        if "sae_gap_version" in config.part("metadata"):
+        ours = "sae_gap_version" in config.part("metadata")
+        if ours and config.flag("apply_b_dec_to_input", True):
             tensors = read_safetensors(folder / WEIGHTS)
         else:
             config, tensors = _of_another_library(folder, k)
@@ -248,8 +249,8 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
-        """Prunes the pursuit: of 2 k atoms those stay whose absence would add most to
-        the squared error, k on average over the rows of x.
+        """Prunes the pursuit: of 2 k atoms those stay whose absence would add most to the squared
+        error, k on average over the rows of x.
 
         Args:
           x: such as training rows.
@@ -299,7 +300,7 @@ class SAE(nn.Module):
         _, bias, weights, shift = floats(x, self.b_dec, self.W_enc, self.b_enc)
         hidden = (x - bias) @ weights + shift
         if self.cfg.architecture == "jumprelu":
-            hidden = torch.where(hidden > self.threshold, hidden, hidden.clamp(max=0))
+            hidden = hidden * ~(hidden <= self.threshold)
         elif self.cfg.architecture == "topk" and self.cfg.k < self.cfg.d_sae:
             largest = hidden.topk(self.cfg.k, dim=1)
             hidden = torch.zeros_like(hidden).scatter(1, largest.indices, largest.values)
@@ -339,12 +340,6 @@ def _parameter(values):
 
 def _assembled(cls, config: Config, tensors: Tensors, k: int | None) -> SAE:
     """The SAE of a configuration and tensors in SAELens's form."""
-    architecture = config.text("architecture", "") if k is None else PURSUIT
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"{config.path} has an encoder ({printable(architecture)}) that has no form in PyTorch "
-            "here; give k, for a pursuit in its place."
-        )
     config.choice("normalize_activations", "none", ("none",))
     dim, width = config.size("d_in"), config.size("d_sae")
     shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
@@ -353,16 +348,20 @@ def _assembled(cls, config: Config, tensors: Tensors, k: int | None) -> SAE:
         for name, shape in shapes.items()
         if name in tensors
     }
-    options: dict[str, Any] = {} if k is None else {"k": k}
-    if k is None and "k" in config:
-        options["k"] = config.size("k")
-    if k is None and architecture == PURSUIT:
-        options |= {name: config.size(name) for name in ("breadth", "screens")}
-    if k is None and "threshold" in tensors:
+    options: dict[str, Any] = {"metadata": config.part("metadata").entries}
+    if k is not None:
+        return cls(**held, **options, k=k)
+    architecture = config.text("architecture", "")
+    if architecture not in ARCHITECTURES:
+        raise ValueError(
+            f"{config.path} has an encoder ({printable(architecture)}) that has no form in PyTorch "
+            "here; give k, for a pursuit in its place."
+        )
+    options |= {n: config.size(n) for n in ("k", "breadth", "screens") if n in config}
+    if "threshold" in tensors:
         shape = () if architecture == PURSUIT else (width,)
         options["threshold"] = torch.from_numpy(tensors.take("threshold", *shape))
-    metadata = config.part("metadata").entries
-    return cls(**held, architecture=architecture, metadata=metadata, **options)
+    return cls(**held, architecture=architecture, **options)
 
 
 def _of_another_library(folder: Path, k: int | None) -> tuple[Config, Tensors]:
