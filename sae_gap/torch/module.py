@@ -153,7 +153,7 @@ class SAE(nn.Module):
         config = Config(folder / CONFIG, {})
         if config.path.is_file():
             config = Config(config.path, read_json(config.path))
-        ours = "sae_gap_version" in config.part("metadata")
+        ours = "sae_gap_version" in config.part("metadata").entries
         if ours and config.flag("apply_b_dec_to_input", True):
             tensors = read_safetensors(folder / WEIGHTS)
         else:

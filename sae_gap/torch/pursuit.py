@@ -1,6 +1,7 @@
 """The codes of a screened pursuit and least squares on a support, batched, in PyTorch."""
 
 import math
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -87,7 +88,10 @@ def pursue(target, weights, *, k, breadth, screens, threshold, chunk):
 
 def _pursue_rows(target, atoms, whole, m, sizes, threshold):
     toward = target @ atoms.mT
-    pull, chosen, on, codes = toward, None, None, None
+    pull = toward
+    chosen: Any = None
+    on: Any = None
+    codes: Any = None
     slack = SLACK * target.square().sum(1, keepdim=True).sqrt()
     for size in sizes:
         if chosen is not None:
@@ -129,7 +133,7 @@ def _match(gram, correlation, begun, size, slack):
     n, m = correlation.shape
     begun = torch.as_tensor(begun, device=gram.device).expand(n)[:, None]
     basis, pull, left = gram.new_zeros(n, size, m), correlation, gram.diagonal(dim1=1, dim2=2)
-    places, values, on = [], [], []
+    steps: list[Any] = []
     for i in range(size):
         best = torch.where(left > DEPENDENT, pull, -math.inf).argmax(1, keepdim=True)
         best = torch.where(i < begun, i, best)
@@ -142,9 +146,8 @@ def _match(gram, correlation, begun, size, slack):
         new = torch.where(fine, row[:, 0] / root, 0)
         value = torch.where(fine, toward / root, 0)
         basis[:, i], pull, left = new, pull - value * new, left - new**2
-        for parts, part in ((places, best), (values, value), (on, fine)):
-            parts.append(part)
-    places, values, on = (torch.cat(parts, 1) for parts in (places, values, on))
+        steps.append((best, value, fine))
+    places, values, on = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))
     upper = _restricted(_columns(basis, places).triu(), on)
     return places, on, torch.linalg.solve_triangular(upper, values[:, :, None], upper=True)[..., 0]
 

@@ -1,5 +1,6 @@
 """The modules of `sae_gap.torch`: the codes of JAX, gradients by differences, folders, and hooks."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,9 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.on_support import LeastSquares
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
+from sae_gap.lm.llama import Windows
 from sae_gap.torch import SAE, pursuit_codes
+from tests.saes.examples import example
 from tests.saes.test_libraries import FILES
 from tests.saes.test_libraries import expected as of_library
 
@@ -204,7 +207,7 @@ def test_the_certificate_is_that_of_jax(lam):
 
 OF_LIBRARIES = (
     *("saved/relu", "saved/topk", "saved/jumprelu", "saved/batchtopk"),
-    *("saelens/topk_rescaled", "saelens/jumprelu_input_as_it_is", "sparsify/bfloat16"),
+    *("saelens/topk_rescaled", "saelens/standard_input_as_it_is", "sparsify/bfloat16"),
     *("dictionary_learning/topk", "dictionary_learning/autoencoder_square", "gemma_scope/first"),
 )
 
@@ -381,7 +384,7 @@ def test_a_hook_of_the_page_costs_the_nats_of_downstream(make, block):
     windows = Windows(jnp.asarray(tokens.numpy()), jnp.zeros(tokens.shape, int), places)
     downstream = sae_gap.Downstream(network, [windows], first=0, outliers="keep")
     score = downstream.score(sae(x).reshape(-1, HIDDEN).numpy())
-    assert score["delta_ce"] > 0.01
+    assert abs(score["delta_ce"]) > 0.05
     assert loss(named["logits"]) - loss(before) == pytest.approx(score["delta_ce"], abs=1e-3)
 
 
