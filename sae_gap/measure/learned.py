@@ -24,7 +24,7 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
@@ -111,7 +111,7 @@ class Export(NamedTuple):
       best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was
         learned.
       plain_fvu: of a TopK with `W_enc = W_decᵀ`, the dictionary in SAELens's form without training;
-        None where an encoder was trained.
+        None but for a pursuit on the frozen dictionary.
     """
 
     model: Model
@@ -374,15 +374,9 @@ class LearnedDictionary:
             else epochs
         )
         learner = dataclasses.replace(learner, num_steps=steps)
-        seconds, plain = 0.0, None
-        if frozen and isinstance(learner.encoder, BatchPursuit):
-            some = rows[evenly_spaced(len(rows), SCORED)]
-            model = learner.encoder.calibrate(self.model, some)
-        elif (
-            frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None
-        ):
+        if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
             # Matching pursuit reads the dictionary alone.
-            model = dataclasses.replace(self.model, encode=learner.encoder)
+            model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
         else:
             _, model, seconds = fit_signals(
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
@@ -393,7 +387,8 @@ class LearnedDictionary:
             coding = code(made, held_out, by_encoder(made))
             return coding.l0, fvu(held_out, coding.guess)
 
-        if not seconds:
+        plain = None
+        if frozen and isinstance(learner.encoder, ScreenedPursuit):
             affine = Affine.create(self.model.decoder)
             plain = score(dataclasses.replace(self.model, encoder=affine, encode=TopK(k)))[1]
         return Export(model, k, seconds, *score(model), best, plain)
