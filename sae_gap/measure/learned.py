@@ -391,7 +391,8 @@ class LearnedDictionary:
         if frozen and isinstance(learner.encoder, ScreenedPursuit):
             affine = Affine.create(self.model.decoder)
             plain = score(dataclasses.replace(self.model, encoder=affine, encode=TopK(k)))[1]
-        return Export(model, k, seconds, *score(model), best, plain)
+        l0, left = score(model)
+        return Export(model, k, seconds, l0, left, best, plain)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias and the weights λ found so far; no activations.

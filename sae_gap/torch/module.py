@@ -384,8 +384,10 @@ def _of_another_library(folder: Path, k: int | None) -> tuple[Config, Tensors]:
         "normalize_activations": loaded.normalisation.name,
         "metadata": loaded.notes,
     }
-    arrays = {"W_dec": (loaded.model.decoder * loaded.scale).T, "b_dec": loaded.bias}
-    return Config(folder, entries), Tensors(folder, {n: np.array(a) for n, a in arrays.items()})
+    atoms = np.array((loaded.model.decoder * loaded.scale).T)
+    return Config(folder, entries), Tensors(
+        folder, {"W_dec": atoms, "b_dec": np.array(loaded.bias)}
+    )
 
 
 def _learned(cls, path: Path, k: int | None) -> SAE:
