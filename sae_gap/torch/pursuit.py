@@ -13,8 +13,8 @@ CHUNK, CHUNK_ACCELERATED = 128, 2048
 WHOLE = 2**27
 # As in `sae_gap.encoders.screened_pursuit`, whose codes these are.
 DEPENDENT, EXCHANGES, MOST, SLACK = 1e-5, 20, 200, 1e-6
-# Least squares: refinements from a support alone, and those that carry a gradient.
-REFINEMENTS, DIFFERENTIATED = 20, 2
+# Refinements of least squares from a support alone.
+REFINEMENTS = 20
 
 
 def pursuit_codes(
@@ -197,8 +197,8 @@ def least_squares(target, weights, codes, refinements):
     codes.
 
     The factor L Lᵀ = G + μI is held fixed, and each step `z ← z + (L Lᵀ)⁻¹ Dᵀ (y - D z)` goes
-    nearer to the solution. At that Dᵀ (y - D z) vanishes, so that two steps carry the gradient of
-    the solution up to the square of the share μ / (μ + s²) along an eigenvector of G.
+    nearer to the solution. At that Dᵀ (y - D z) vanishes, so that the last step has the gradient of
+    the solution, less a share μ / (μ + s²) along an eigenvector of G of the value s².
     """
     with torch.no_grad():
         atoms, lengths = unit_atoms(weights)
@@ -215,11 +215,9 @@ def least_squares(target, weights, codes, refinements):
             values = values + torch.cholesky_solve(own @ rest[:, :, None], factor)[..., 0]
         long = lengths[places]
         codes = torch.zeros_like(codes).scatter(1, places, torch.where(on, values / long, 0))
-    for _ in range(DIFFERENTIATED):
-        pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
-        step = torch.cholesky_solve(torch.where(on, pull, 0)[..., None], factor)[..., 0]
-        codes = codes.scatter_add(1, places, torch.where(on, step / long, 0))
-    return codes.clamp(min=0)
+    pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
+    step = torch.cholesky_solve(torch.where(on, pull, 0)[..., None], factor)[..., 0]
+    return codes.scatter_add(1, places, torch.where(on, step / long, 0)).clamp(min=0)
 
 
 def unit_atoms(weights):
