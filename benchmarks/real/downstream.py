@@ -70,7 +70,7 @@ class DownstreamOptions(PutBack):
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
     codes: tuple[str, ...] = option(
-        CODES[:-1],
+        tuple(codes for codes in CODES if codes != "weighted"),
         "Codes to put back; a loss is split where own, own_refit and one of lasso_refit, omp and "
         "screened are among them.",
         choices=CODES,

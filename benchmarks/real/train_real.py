@@ -4,8 +4,8 @@ Trains SAEs and `online_dl` on activations that `sae_gap.open_activations` reads
 `Activations.split` gives for training, as `measure_sae` splits them too, so that what it measures
 with is held out here. `--methods` takes any SAE of the suite by its name, the same from the
 dictionary of `online_dl` with `_from_online_dl` after its name, and three dictionaries. Each is
-stored in <results_dir>/train_real/ as SAELens does; an SAE that SAELens has no form for, such as
-`batch_pursuit`, as `load_sae` reads it; a dictionary as atoms and bias. On held-out rows it then
+stored in <results_dir>/train_real/ as SAELens does, or as `load_sae` reads it where SAELens has no
+form for it; a dictionary as atoms and bias. On held-out rows it then
 asks, at one mean L0, for the share of variance unexplained (FVU, squared error over the variance
 about the mean of those rows) of
 

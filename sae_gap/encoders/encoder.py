@@ -210,11 +210,11 @@ class AmortisedEncoder(Encoder):
     def flops(self, input_dim: int, num_latents: int) -> int | None:
         return 2 * input_dim * num_latents
 
-    def calibrated(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model | None:
-        """The model with parameters found from signals at once, of an encoder that needs no
-        training on a frozen dictionary; None trains it.
+    def calibrated(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
+        """The model with parameters found from signals at once. An encoder that has it is not
+        trained on a frozen dictionary.
         """
-        return None
+        return model
 
     def observe(self, model: Model, seen: Any) -> Model:
         """The model after a training step, with what its batch left behind: statistics that no

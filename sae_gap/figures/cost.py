@@ -41,8 +41,8 @@ _LEVELS = {
 }
 _CAPTION = (
     "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
-    "many atoms, of which those stay whose absence would cost most. All but matching and gradient "
-    "pursuit have values by least squares"
+    "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
+    "codes, matching and gradient pursuit have values by least squares"
 )
 _TITLES = {"fvu": "variance unexplained, FVU", "kl": "KL(model ‖ patched), nats"}
 

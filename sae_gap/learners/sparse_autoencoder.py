@@ -195,7 +195,7 @@ class SparseAutoencoder(Learner):
             parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
         if self.frozen:
-            model = self.encoder.calibrated(model, (signals - mean) / unit) or model
+            model = self.encoder.calibrated(model, (signals - mean) / unit)
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), num_latents).init(model)

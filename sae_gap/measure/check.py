@@ -23,8 +23,8 @@ from sae_gap.measure.coding import (
     find_weight,
     screened,
 )
+from sae_gap.measure.curve import fvu
 from sae_gap.measure.rows import opened
-from sae_gap.saes.definitions import explained
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.loading_report import LoadReport, load_report
@@ -161,10 +161,6 @@ def _better(sae: SAE, x: Float[np.ndarray, "n input_dim"], certified: bool) -> t
         lasso, refit = code_lasso(sae, x, find_weight(sae, x, own.l0))
         found.append(("the certified lasso, refitted", refit, lasso.certificate))
     return tuple(
-        Better(how, len(x), coding.l0, _fvu(x, coding), own.l0, _fvu(x, own), gap)
+        Better(how, len(x), coding.l0, fvu(x, coding.guess), own.l0, fvu(x, own.guess), gap)
         for how, coding, gap in found
     )
-
-
-def _fvu(x: Float[np.ndarray, "n input_dim"], coding: Coding) -> float:
-    return explained(x, coding.guess)["fvu"]

@@ -12,7 +12,8 @@ dictionary:
                threshold leaves those out whose loss costs least (`coding.screened`), at that L0
   proposed     the same among the 4 ⌈L0⌉ latents that the encoder's pre-activations propose
   weighted     the screened pursuit of `‖A (x - b - D z)‖²`, `AᵀA = I + F / mean(diag F)`, F being
-               what an error costs in nats (`Downstream.sensitivity`); it takes part in no split
+               what an error costs in nats (`Downstream.sensitivity`). It takes part in no split, and
+               is not measured of SAEs that whiten activations or normalise each
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
@@ -62,6 +63,7 @@ from sae_gap.measure.downstream import Downstream
 from sae_gap.measure.plan import DENSEST
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.normalise import Whitening
 from sae_gap.storage.results import Row, Store
 
 # The name of the study in its rows.
@@ -129,6 +131,12 @@ class Patching:
         made |= controls
         rows = self._once({"kind": "clean"}, self._clean)
         signed = {sae.name: sae.signed for sae in saes}
+        # Those that whiten, or normalise each activation, measure errors in other units.
+        reshaped = {
+            sae.name
+            for sae in saes
+            if sae.normalisation.per_sample or isinstance(sae.normalisation, Whitening)
+        }
         proposing = {sae.name for sae in saes if sae.affine is not None and not sae.signed}
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
             sparse: list[Row] = []
@@ -157,7 +165,9 @@ class Patching:
                 kinds = ["omp", "lasso"] if level <= MOST_PURSUED else ["lasso"]
                 # Controls have codes of the signs of the first.
                 if not signed.get(name, saes[0].signed):
-                    kinds += ["screened"] if self.metric is None else ["screened", "weighted"]
+                    kinds.append("screened")
+                    if self.metric is not None and name not in reshaped:
+                        kinds.append("weighted")
                 return [
                     row
                     for kind in kinds

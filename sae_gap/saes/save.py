@@ -36,8 +36,8 @@ def save_sae(
 ) -> None:
     """Writes an SAE as SAELens keeps it, which then encodes and decodes as the suite does.
 
-    One whose encoder SAELens does not have, such as `BatchPursuit`, is written in the suite's own
-    form, which `load_sae` alone reads; a warning says so.
+    A screened pursuit is read by SAELens after `import sae_gap.torch.saelens`. One whose encoder
+    has no such form is written in the suite's own, which `load_sae` alone reads; a warning says so.
 
     Args:
       model: what a learner learned, or an SAE that `load_sae` gave, whatever library it is of.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ import sae_gap
 from sae_gap.core.checks import check_choice, check_path, check_size
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 from sae_gap.torch.pursuit import (
+    CHUNK_ACCELERATED,
     REFINEMENTS,
     as_rows,
     floats,
@@ -265,7 +267,9 @@ class SAE(nn.Module):
             raise ValueError("x must be finite, but has NaN or infinite entries; leave them out.")
         weights, bias = self._dictionary(x)
         target, options = as_rows(x - bias)[0], self._options
-        _, gains = pursue(target, weights, **options | {"k": 2 * self.cfg.k}, threshold=0.0)
+        options |= {"k": 2 * self.cfg.k, "threshold": 0.0}
+        parts = in_chunks(CHUNK_ACCELERATED, target)
+        gains = torch.cat([pursue(part, weights, **options)[1] for (part,) in parts])
         ordered = gains.flatten().sort(descending=True).values
         last = min(max(1, round(self.cfg.k * len(gains))), len(ordered)) - 1
         least = (ordered[last] + ordered[min(last + 1, len(ordered) - 1)]) / 2
@@ -395,8 +399,7 @@ def _learned(cls, path: Path, k: int | None) -> SAE:
     tensors = read_safetensors(path)
     dim, width = tensors.shape(".dictionary")
     atoms, bias = tensors.take(".dictionary", dim, width), tensors.take(".bias", dim)
-    header = path.read_bytes()
-    header = json.loads(header[8 : 8 + int.from_bytes(header[:8], "little")])
-    l0 = json.loads(header["__metadata__"]["note"])["l0"]
+    with safe_open(path, "pt") as file:
+        l0 = json.loads(file.metadata()["note"])["l0"]
     k = max(1, round(l0)) if k is None else k
     return cls(torch.from_numpy(atoms.T.copy()), torch.from_numpy(bias), k=k)

@@ -11,7 +11,7 @@ from sae_lens.saes.sae import SAE, SAEConfig
 from torch import nn
 
 from sae_gap.torch.module import PURSUIT
-from sae_gap.torch.pursuit import pursuit_codes
+from sae_gap.torch.pursuit import mean_length, pursuit_codes
 
 
 @dataclass
@@ -63,7 +63,7 @@ class PursuitSAE(SAE[PursuitConfig]):
         """Takes the lengths of the atoms into the codes, and gives them."""
         lengths = self.get_W_dec_norm()
         if self.threshold is not None:
-            self.threshold *= lengths.square().mean().sqrt()
+            self.threshold *= mean_length(self.W_dec)
         self.W_dec.data /= lengths[:, None]
         return lengths
 
