@@ -12,8 +12,8 @@ dictionary:
                threshold leaves those out whose loss costs least (`coding.screened`), at that L0
   proposed     the same among the 4 ⌈L0⌉ latents that the encoder's pre-activations propose
   weighted     the screened pursuit of `‖A (x - b - D z)‖²`, `AᵀA = I + F / mean(diag F)`, F being
-               what an error costs in nats (`Downstream.sensitivity`). It takes part in no split. SAEs
-               that whiten activations, or normalise each, do not have it
+               what an error costs in nats (`Downstream.sensitivity`). It takes part in no split.
+               SAEs that whiten activations, or normalise each, do not have it
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
