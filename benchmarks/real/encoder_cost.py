@@ -76,7 +76,7 @@ from sae_gap.storage.results import Row
 
 NAME = "encoder_cost"
 # Raised whenever a row comes to hold something else.
-FORM = 3
+FORM = 4
 FAMILIES = (
     "own",
     "screened_pursuit",

@@ -177,7 +177,7 @@ class BatchPursuit(ScreenedPursuit):
           signals: (n, input_dim), such as training rows.
 
         Raises:
-          ValueError: signals have another width, are not finite, or correlate with no atom.
+          ValueError: signals have another width, are not finite, or have fewer atoms than k.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
         if signals.shape[1] != len(model.decoder):
@@ -188,8 +188,8 @@ class BatchPursuit(ScreenedPursuit):
         found = self.calibrated(model, signals)
         if not found.encoder.value > 0:
             raise ValueError(
-                "signals correlate with no atom, so that no threshold follows; give rows of which "
-                "the dictionary explains something."
+                "no threshold leaves so many atoms; give rows of which the dictionary explains "
+                "something, and a k below half of input_dim and of the atoms."
             )
         return Model(model.decoder, model.bias, found.encoder, self)
 

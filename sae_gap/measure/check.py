@@ -82,8 +82,8 @@ class Check(NamedTuple):
         return self.report.suspicions
 
     def __str__(self) -> str:
-        better = [f"better codes: {each}" for each in self.better] or [
-            "better codes: not looked for, since its own are signed, dense or hardly any"
+        better = [f"other codes: {each}" for each in self.better] or [
+            "other codes: not looked for, since its own are signed, dense or hardly any"
         ]
         return "\n".join([str(self.report), *better, *([] if self.wrong else ["loading: fine"])])
 
@@ -133,11 +133,16 @@ def check(
 
 
 def _sae(sae, options: Mapping[str, Any]) -> SAE:
-    if isinstance(sae, Sequence) and not isinstance(sae, str):
+    if isinstance(sae, list | tuple):
         if len(sae) != 4:
             raise ValueError(
                 f"an SAE of arrays is (W_enc, b_enc, W_dec, b_dec), but {len(sae)} are given; give "
                 "these four."
+            )
+        if "architecture" not in options:
+            raise TypeError(
+                "four arrays do not tell what the encoder is; give architecture, such as "
+                'architecture="topk", k=32.'
             )
         return SAE.from_arrays(*sae, **options)
     if options:

@@ -213,8 +213,17 @@ def chunks(samples: int, num_latents: int) -> list[slice]:
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
-    """At most so many indices below `count`, evenly spread, each once."""
-    return np.arange(count) if most >= count else np.arange(most) * count // most
+    """At most so many indices below `count`, evenly spread, each once.
+
+    They are the first multiples of a step near the golden section of `count`, modulo `count`, so
+    that no period of the rows, such as that of windows of one length, is that of the indices.
+    """
+    if most >= count:
+        return np.arange(count)
+    step = round(count * 0.618)
+    while math.gcd(step, count) > 1:
+        step += 1
+    return np.sort(np.arange(most) * step % count)
 
 
 def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:

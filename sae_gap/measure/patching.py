@@ -69,7 +69,7 @@ from sae_gap.storage.results import Row, Store
 # The name of the study in its rows.
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
-FORM = 6
+FORM = 7
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
@@ -273,6 +273,7 @@ class Patching:
         inside = SAE.of_model(Model(jnp.asarray(atoms), jnp.zeros(len(atoms))), name=sae.name)
         targets = np.asarray(sae.target(self.downstream.activations)) @ metric
         coder, norms = screened(inside, targets, level, counted), np.linalg.norm(atoms, axis=0)
+        norms[norms == 0] = 1
         return lambda target, place: coder(targets[place], place) / norms
 
     def _l0(self, coding: Coding) -> float:

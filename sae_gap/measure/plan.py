@@ -26,7 +26,7 @@ from sae_gap.storage.results import Row, digest
 # The name of the study in its rows.
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 6
+FORM = 7
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder
 # that fires more is held to it.
 DENSEST = 1 / 4

@@ -184,7 +184,7 @@ def test_what_is_no_number_shows_and_half_precision_is_coded(model, signals):
     assert np.isnan(codes[3]).all() and np.isfinite(np.delete(codes, 3, axis=0)).all()
     with pytest.raises(ValueError, match="finite"):
         BatchPursuit(4).calibrate(model, signals.at[3, 1].set(jnp.nan))
-    with pytest.raises(ValueError, match="correlate with no atom"):
+    with pytest.raises(ValueError, match="no threshold leaves so many"):
         BatchPursuit(4).calibrate(model, jnp.tile(model.bias, (5, 1)))
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (model, signals))
     as_given = jax.tree.map(lambda array: array.astype(jnp.float32), half)
