@@ -63,8 +63,8 @@ _MORE = 0.25
 _GOOD, _POOR = 1e-3, 0.9
 # What is wrong where too many latents are on.
 _MISSING = (
-    "a threshold or k is missing or too low, as of a TopK SAE that is read as a ReLU; correct it "
-    "in the file or the configuration"
+    "a threshold is missing or too low, or k is missing or too high, as of a TopK SAE that is read "
+    "as a ReLU; correct it in the file or the configuration"
 )
 # More latents on than this share of the dimensions are no sparse code.
 _DENSE = 0.5
