@@ -21,6 +21,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure import learned as curve
 from sae_gap.measure import rows, training
+from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.training import fit_signals
 from sae_gap.storage.trees import Checkpoint
 
@@ -155,9 +156,8 @@ def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, lea
 def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
     monkeypatch.setattr(rows, "POOL", 30 * 100)
     train = learned.train
-    np.testing.assert_array_equal(
-        rows.pool(train), train.take(np.arange(100) * train.num_samples // 100)
-    )
+    chosen = evenly_spaced(train.num_samples, 100)
+    np.testing.assert_array_equal(rows.pool(train), train.take(chosen))
 
 
 def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):

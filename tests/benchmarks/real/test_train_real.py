@@ -13,6 +13,7 @@ from scipy.optimize import nnls
 
 from benchmarks.real import train_real
 from sae_gap import Store, catalogue, load_sae, open_activations, save_activations
+from sae_gap.measure.coding import evenly_spaced
 
 DIM, LATENTS, K = 8, 16, 3
 
@@ -59,7 +60,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", "batch_pursuit", *bare} and all(
         name in out for name in rows
     )
-    scored = held.take(np.arange(50) * 60 // 50).astype(float)
+    scored = held.take(evenly_spaced(60, 50)).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
     for name, row in rows.items():
         if name in bare:
