@@ -12,21 +12,12 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core import matching
 from sae_gap.core.checks import check_number, check_size
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, PURSUIT, SLACK, WHOLE
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 
 # Floats that the samples coded at once take.
 CHUNK = 2**24
-# Floats of the largest Gram matrix of all atoms that is held.
-WHOLE = 2**27
-# An atom with less than this share of its energy outside the span of those chosen adds nothing.
-DEPENDENT = 1e-5
-# Exchanges of all values of the wrong sign at once, and then of one at a time; hardly any sample
-# takes ten.
-EXCHANGES, MOST = 20, 200
-# What a value may lie below zero, and a correlation above, where the signal and the atoms have unit
-# norm.
-SLACK = 1e-6
 
 
 class ScreenedPursuit(AmortisedEncoder):
@@ -95,7 +86,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def exported(self, model):
         options = {"k": min(self.k, model.decoder.shape[1]), "breadth": self.breadth}
-        return "sae_gap_pursuit", options | {"screens": self.screens, "pruned": False}, {}
+        return PURSUIT, options | {"screens": self.screens, "pruned": False}, {}
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
         """The candidates of a screen, and the atoms after each."""

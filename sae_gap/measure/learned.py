@@ -48,6 +48,7 @@ from sae_gap.measure.training import ROWS_AN_ATOM, VISITS, fit_rows, fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.parts import DICTIONARY
 from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import trees
@@ -58,7 +59,7 @@ from sae_gap.storage.tensor_files import brief
 # What rows of a measurement call it.
 LEARNED = "learned"
 # What `save` writes, and the state of an unfinished `learn`.
-_FILE, _STATE = "dictionary.safetensors", "learn.safetensors"
+_STATE = "learn.safetensors"
 # Rows that are read and coded at once, and those that are scored.
 CHUNK, SCORED = 1_024, 5_000
 # Steps of an SAE unless its epochs are given.
@@ -403,7 +404,7 @@ class LearnedDictionary:
           folder: a path or the URL of one in a bucket, which is made; a dictionary in it is
             replaced.
         """
-        Folder(folder).write(_FILE, self._content())
+        Folder(folder).write(DICTIONARY, self._content())
 
     @classmethod
     def load(
@@ -428,7 +429,7 @@ class LearnedDictionary:
         """
         place = Folder(folder)
         try:
-            learned = _read(place.read(_FILE))
+            learned = _read(place.read(DICTIONARY))
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{place} has no learned dictionary that can be read ({brief(error)}); give the "

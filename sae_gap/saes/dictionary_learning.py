@@ -3,18 +3,11 @@ trainer.
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.gated import Gated
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import BatchLargest
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.parts import Parts
 from sae_gap.storage.pickles import read_pt
 from sae_gap.storage.tensor_files import Config, Tensors, read_json
 
@@ -49,7 +42,7 @@ _LAYOUTS = {
 }
 
 
-def load(path: Path) -> SAE:
+def load(path: Path) -> Parts:
     """The SAE in a file that dictionary_learning saved, final or amid its training.
 
     An `AutoEncoder` comes with its atoms at unit length, as that library loads it; the others as
@@ -89,12 +82,13 @@ def load(path: Path) -> SAE:
     encoder_bias = (
         None if layout.encoder_bias is None else tensors.take(layout.encoder_bias, num_latents)
     )
-    encoder, others = _encoder(kind, config, tensors, num_latents, notes)
+    encoder, options, others = _encoder(kind, config, tensors, num_latents, notes)
     tensors.finish(kind)
     if kind == "AutoEncoder":
         notes["units"] = "codes of unit atoms, as the library loads them"
-    return loaded_sae.assemble(
+    return Parts(
         encoder,
+        options,
         atoms=atoms,
         bias=bias,
         weight=weight,
@@ -110,15 +104,18 @@ def load(path: Path) -> SAE:
 
 def _encoder(
     kind: str, config: Config, tensors: Tensors, num_latents: int, notes: dict[str, str]
-) -> tuple[Encoder, dict[str, np.ndarray | float]]:
-    """What a class does to its pre-activations, and what else it has learned."""
+) -> tuple[str, dict[str, Any], dict[str, np.ndarray | float]]:
+    """What a class does to its pre-activations, its options, and what else it has learned."""
     if kind == "GatedAutoEncoder":
         names = {"b_gate": "gate_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
-        return Gated(), {name: tensors.take(theirs, num_latents) for name, theirs in names.items()}
+        held: dict[str, Any] = {
+            name: tensors.take(theirs, num_latents) for name, theirs in names.items()
+        }
+        return "gated", {}, held
     if kind == "JumpReluAutoEncoder":
-        return JumpReLU(), {"threshold": tensors.take("threshold", num_latents)}
+        return "jumprelu", {}, {"threshold": tensors.take("threshold", num_latents)}
     if kind in ("AutoEncoder", "AutoEncoderNew"):
-        return ReLU(), {}
+        return "standard", {}, {}
     k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size(
         "k", most=num_latents
     )
@@ -127,15 +124,15 @@ def _encoder(
     if kind == "AutoEncoderTopK":
         # The library uses it in another way of inferring, which is not its default.
         tensors.ignore("threshold")
-        return TopK(k), {}
+        return "topk", {"k": k}, {}
     if "threshold" not in tensors:
         notes["caution"] = (
             "it has no threshold, so it keeps the largest codes of all samples at hand, k for each "
             "on average"
         )
-        return BatchLargest(k), {}
+        return "batch_largest", {"k": k}, {}
     threshold = tensors.scalar("threshold")
     notes["threshold"] = f"{threshold:.4g}"
     if threshold < 0:
         notes["caution"] = "the threshold was never estimated, so that codes are those of a ReLU"
-    return JumpReLU(), {"threshold": threshold}
+    return "jumprelu", {}, {"threshold": threshold}

@@ -46,18 +46,15 @@ class Rescaled(Encoder):
         return self.encoder(model.encoder.model, signals) * model.encoder.scale
 
 
-def parameters_of(encoder: Encoder, affine: Affine, others: Mapping[str, Array]) -> Any:
-    """What an encoder reads, from the affine map of the target and what else SAELens has by
-    name.
+def parameters_of(encoder: type[Encoder], affine: Affine, others: Mapping[str, Array]) -> Any:
+    """What an encoder of a class reads, from the affine map of the target and what else SAELens has
+    by name.
     """
-    if isinstance(encoder, JumpReLU):
+    if encoder is JumpReLU:
         # A code is positive, so that a threshold below zero is as good as zero.
         return JumpReLUParameters(affine, jnp.log(jnp.maximum(others["threshold"], 0)))
-    if isinstance(encoder, Gated):
-        gate = Affine(affine.weight, affine.bias + others["b_gate"])
-        return GatedParameters(
-            gate, others["r_mag"], others["b_mag"] + affine.bias * jnp.exp(others["r_mag"])
-        )
+    if encoder is Gated:
+        return GatedParameters(affine, others["r_mag"], others["b_mag"])
     return affine
 
 

@@ -5,9 +5,7 @@ second.
 import re
 from pathlib import Path
 
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, read_json, read_npz, read_safetensors
 
 # The files that the library writes.
@@ -16,7 +14,7 @@ WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"
 _OTHERS = re.compile(r"gemma-scope.*transcoder|^(transcoder|crosscoder|clt)(_all)?$")
 
 
-def load(path: Path) -> SAE:
+def load(path: Path) -> Parts:
     """A JumpReLU SAE of either release, which takes activations as they are.
 
     Args:
@@ -54,8 +52,9 @@ def load(path: Path) -> SAE:
     encoder_bias, bias = tensors.take("b_enc", num_latents), tensors.take("b_dec", input_dim)
     threshold = tensors.take("threshold", num_latents)
     tensors.finish("JumpReLU")
-    return loaded_sae.assemble(
-        JumpReLU(),
+    return Parts(
+        "jumprelu",
+        {},
         atoms=atoms,
         bias=bias,
         weight=weight,

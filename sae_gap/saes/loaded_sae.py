@@ -31,6 +31,7 @@ from sae_gap.core.checks import (
     shown,
 )
 from sae_gap.core.identity import describe
+from sae_gap.core.pursuit import PURSUIT
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
     Affine,
@@ -41,12 +42,22 @@ from sae_gap.encoders.encoder import (
     encode,
     unit_atoms,
 )
+from sae_gap.encoders.gated import Gated
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import Threshold
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
 from sae_gap.encoders.topk import TopK
-from sae_gap.saes.foreign_encoders import BatchLargest, LibraryUnits, Rescaled, parameters_of
-from sae_gap.saes.normalise import Normalisation
+from sae_gap.saes.foreign_encoders import (
+    AbsTopK,
+    BatchLargest,
+    GroupMax,
+    LibraryUnits,
+    RepeatingPursuit,
+    Rescaled,
+    parameters_of,
+)
+from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
+from sae_gap.saes.parts import Parts
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import Tensors, printable
 
@@ -57,6 +68,20 @@ _OPTIONS = {
     "batchtopk": ("threshold", "k"),
     "jumprelu": ("threshold",),
 }
+# By their names in `Parts`.
+_ENCODERS: dict[str, Any] = {
+    "standard": ReLU,
+    "topk": TopK,
+    "abstopk": AbsTopK,
+    "jumprelu": JumpReLU,
+    "gated": Gated,
+    "groupmax": GroupMax,
+    "batch_largest": BatchLargest,
+    "matching_pursuit": RepeatingPursuit,
+    PURSUIT: ScreenedPursuit,
+}
+for _kind in (Normalisation, Scale, Whitening, ConstantNorm, LayerNorm):
+    jax.tree_util.register_dataclass(_kind)
 
 
 class SAE(eqx.Module):
@@ -200,18 +225,19 @@ class SAE(eqx.Module):
             others["threshold"] = (
                 tensors.scalar("threshold") if one else tensors.take("threshold", num_latents)
             )
-            encoder: Encoder = JumpReLU()
+            encoder = "jumprelu"
         elif k is not None:
-            encoder = TopK(k) if architecture == "topk" else BatchLargest(k)
+            encoder = "topk" if architecture == "topk" else "batch_largest"
         else:
-            encoder = ReLU()
+            encoder = "standard"
         notes = {"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)})
         if square and linear is None:
             notes["square matrices"] = (
                 "taken as x @ W_enc and z @ W_dec; linear=True takes torch.nn.Linear's"
             )
-        sae = assemble(
+        parts = Parts(
             encoder,
+            {} if k is None or threshold is not None else {"k": k},
             atoms=tensors.take("W_dec", num_latents, input_dim),
             bias=tensors.take("b_dec", input_dim),
             weight=tensors.take("W_enc", input_dim, num_latents),
@@ -222,7 +248,7 @@ class SAE(eqx.Module):
             architecture=architecture,
             notes=notes,
         )
-        return dataclasses.replace(sae, name=name)
+        return dataclasses.replace(of_parts(parts), name=name)
 
     @functools.cached_property
     def identity(self) -> str:
@@ -401,81 +427,38 @@ def _rescaled(unit: Model, target: Float[Array, "n input_dim"]) -> Float[Array, 
     return codes * unit.encoder.scale
 
 
-def assemble(
-    encoder: Encoder,
-    *,
-    atoms: Float[np.ndarray, "num_latents input_dim"],
-    bias: Float[np.ndarray, " input_dim"],
-    weight: Float[np.ndarray, "input_dim num_latents"] | None,
-    encoder_bias: Float[np.ndarray, " num_latents"] | None = None,
-    centred: bool = False,
-    others: Mapping[str, Float[np.ndarray, "..."] | float] | None = None,
-    codes_of_unit_atoms: bool = False,
-    normalisation: Normalisation | None = None,
-    library: str,
-    architecture: str,
-    heads: bool = False,
-    notes: Mapping[str, str],
-) -> SAE:
-    """An SAE from what every library has, in that library's units.
-
-    Of normalised activations x̂ the encoder computes `p = (x̂ - b) W + c` where it is centred, and
-    `x̂ W + c` elsewhere, and the decoder `z A + b`. On the target `y = x̂ - b` that is
-    `p = y W + c` or `y W + c + b W`.
-
-    Args:
-      encoder: what is done to p.
-      atoms: A, of any lengths, (num_latents, input_dim).
-      bias: b, what the decoder adds, (input_dim,).
-      weight: W, (input_dim, num_latents); None for an encoder without one.
-      encoder_bias: c, (num_latents,); None for zeros.
-      centred: whether the encoder takes b from its input.
-      others: what else the encoder has learned, a number for each latent or one for all.
-      codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has
-        codes of unit atoms then.
-      normalisation: of the activations; None for none.
-      library: which wrote it.
-      architecture: what that library calls it.
-      heads: whether activations may come by heads.
-      notes: what a report shows of the file.
+def of_parts(parts: Parts) -> SAE:
+    """The SAE of what a file holds.
 
     Raises:
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
     """
-    check_vanishing(f"the {library} SAE", np.abs(atoms).max(axis=1), atoms.dtype)
-    dictionary, parameters = jnp.asarray(atoms).T, None
-    unit, lengths = _unit(dictionary)
-    if weight is not None:
-        # In double precision, since a bias may be much longer than the codes that it leaves.
-        shift = 0 if centred else np.einsum("i,ij->j", bias, weight, dtype=np.float64)
-        shifted = shift + (np.zeros(weight.shape[1]) if encoder_bias is None else encoder_bias)
-        affine = Affine(jnp.asarray(weight), jnp.asarray(shifted, dictionary.dtype))
-        if codes_of_unit_atoms:
-            dictionary, affine = unit, Affine(affine.weight * lengths, affine.bias * lengths)
-        columns = {
-            name: jnp.broadcast_to(jnp.asarray(value, lengths.dtype), lengths.shape)
-            for name, value in (others or {}).items()
-        }
-        if not all(
-            bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves((affine, columns))
-        ):
-            # A NaN would be held below every threshold, and read as a latent that is off.
-            raise ValueError(
-                f"the {library} SAE has weights whose products overflow {dictionary.dtype}; train "
-                "it again."
-            )
-        parameters = parameters_of(encoder, affine, columns)
-    elif others:
-        parameters = Threshold(jnp.asarray(others["threshold"], dictionary.dtype))
-    model = Model(dictionary, jnp.asarray(bias), parameters, encoder)
+    largest = np.abs(parts.atoms).max(axis=1)
+    check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
+    dictionary = jnp.asarray(parts.atoms).T
+    settled = parts.settled(dictionary.dtype)
+    held = {name: jnp.asarray(value, dictionary.dtype) for name, value in settled.others.items()}
+    encoder, parameters = _ENCODERS[parts.encoder], None
+    if settled.weight is not None:
+        affine = Affine(jnp.asarray(settled.weight), jnp.asarray(settled.encoder_bias))
+        parameters = parameters_of(encoder, affine, held)
+    elif held:
+        encoder, parameters = BatchPursuit, Threshold(held["threshold"])
+    encoder = encoder(*parts.options.values())
+    model = Model(jnp.asarray(settled.atoms).T, jnp.asarray(parts.bias), parameters, encoder)
     sae = on_unit_atoms(
-        model, library=library, architecture=architecture, centred=centred, notes=notes
+        model,
+        library=parts.library,
+        architecture=parts.architecture,
+        centred=parts.centred,
+        notes=parts.notes,
     )
-    if weight is not None:
+    if parts.weight is not None:
         # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
         sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
+    lengths = _unit(dictionary)[1] if parts.codes_of_unit_atoms else sae.lengths
     return dataclasses.replace(
-        sae, lengths=lengths, normalisation=normalisation or Normalisation(), heads=heads
+        sae, lengths=lengths, normalisation=parts.normalisation, heads=parts.heads
     )
 
 

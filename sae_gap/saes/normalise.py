@@ -1,13 +1,16 @@
-"""What published SAEs do to activations before they encode them, and how their decoders undo it."""
+"""What published SAEs do to activations before they encode them, and how their decoders undo it.
 
-from typing import ClassVar
+Rows are arrays of NumPy, of JAX or tensors of PyTorch alike.
+"""
 
-import equinox as eqx
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+import dataclasses
+from typing import Any, ClassVar
+
+from jaxtyping import Float
 
 
-class Normalisation(eqx.Module):
+@dataclasses.dataclass(frozen=True)
+class Normalisation:
     """The identity. Subclasses change both functions."""
 
     # What a SAELens configuration calls it; None where only statistics in further files tell it.
@@ -17,13 +20,13 @@ class Normalisation(eqx.Module):
     # What a report calls it.
     name: ClassVar[str] = "none"
 
-    def apply(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+    def apply(self, activations: Float[Any, "n input_dim"]) -> Float[Any, "n input_dim"]:
         """The normalised activations."""
         return activations
 
     def undo(
-        self, normalised: Float[Array, "n input_dim"], like: Float[Array, "n input_dim"] | None
-    ) -> Float[Array, "n input_dim"]:
+        self, normalised: Float[Any, "n input_dim"], like: Float[Any, "n input_dim"] | None
+    ) -> Float[Any, "n input_dim"]:
         """What a decoder gives, in the units of activations.
 
         Args:
@@ -33,6 +36,7 @@ class Normalisation(eqx.Module):
         return normalised
 
 
+@dataclasses.dataclass(frozen=True)
 class Scale(Normalisation):
     """`x s`, with one s for all samples, by which their mean norm becomes √d."""
 
@@ -50,13 +54,14 @@ class Scale(Normalisation):
         return normalised / self.factor
 
 
+@dataclasses.dataclass(frozen=True)
 class Whitening(Normalisation):
     """`(x - m) M`, undone by `y M⁻¹ + m`."""
 
     saelens, name = None, "covariance whitening"
-    mean: Float[Array, " input_dim"]
-    matrix: Float[Array, "input_dim input_dim"]
-    inverse: Float[Array, "input_dim input_dim"]
+    mean: Float[Any, " input_dim"]
+    matrix: Float[Any, "input_dim input_dim"]
+    inverse: Float[Any, "input_dim input_dim"]
 
     def apply(self, activations):
         return (activations - self.mean) @ self.matrix
@@ -65,6 +70,7 @@ class Whitening(Normalisation):
         return normalised @ self.inverse + self.mean
 
 
+@dataclasses.dataclass(frozen=True)
 class ConstantNorm(Normalisation):
     """`x √d / ‖x‖`; an activation of zeros stays."""
 
@@ -77,10 +83,11 @@ class ConstantNorm(Normalisation):
         return normalised * self._factor(like)
 
     def _factor(self, activations):
-        norms = jnp.linalg.norm(activations, axis=1, keepdims=True)
-        return jnp.where(norms > 0, norms / activations.shape[1] ** 0.5, 1)
+        norms = (activations**2).sum(1)[:, None] ** 0.5
+        return norms / activations.shape[1] ** 0.5 + (norms == 0)
 
 
+@dataclasses.dataclass(frozen=True)
 class LayerNorm(Normalisation):
     """`(x - μ) / (σ + 10⁻⁵)` with a sample's mean μ and standard deviation σ, of d - 1 degrees,
     over its dimensions.
@@ -99,6 +106,6 @@ class LayerNorm(Normalisation):
         return normalised * deviation + mean
 
     def _moments(self, activations):
-        return jnp.mean(activations, axis=1, keepdims=True), jnp.std(
-            activations, axis=1, ddof=1, keepdims=True
-        )
+        mean = activations.mean(1)[:, None]
+        squares = ((activations - mean) ** 2).sum(1)[:, None]
+        return mean, (squares / (activations.shape[1] - 1)) ** 0.5

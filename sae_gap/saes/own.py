@@ -16,15 +16,12 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import loaded_sae
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.parts import MOST
 from sae_gap.storage import trees
 from sae_gap.storage.tensor_files import Config, read_safetensors
 
 # How a model without an encoder comes to one.
 FITTED = "fit an encoder for it by sae_gap.learn(activations, width, l0).save_sae(folder)"
-# The file of a finished fit.
-WEIGHTS = "fit.safetensors"
-# Of any other number than k, in a dictionary of fewer latents.
-MOST = 64
 # What a report shows of its note.
 _TOLD = ("learner", "seed", "data", "model_name", "hook_name")
 _KNOWN = (

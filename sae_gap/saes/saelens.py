@@ -3,21 +3,13 @@ those before it.
 """
 
 from pathlib import Path
+from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.gated import Gated
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import AbsTopK, RepeatingPursuit
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.core.pursuit import PURSUIT
 from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.saes.own import MOST
+from sae_gap.saes.parts import MOST, Parts
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 
 # The files that the library writes.
@@ -37,14 +29,14 @@ _ARCHITECTURES = (
     "abstopk",
     "jumprelu",
     "matching_pursuit",
-    "sae_gap_pursuit",
+    PURSUIT,
     *_BATCH_TOPK,
 )
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
 _NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
 
-def load(folder: Path) -> SAE:
+def load(folder: Path) -> Parts:
     """The SAE in a folder that SAELens wrote, exported or as a checkpoint of its training.
 
     BatchTopK and Matryoshka checkpoints infer with their `topk_threshold`, as SAELens exports them.
@@ -63,7 +55,7 @@ def load(folder: Path) -> SAE:
     return assemble(Config(path, read_json(path)), read_safetensors(folder / WEIGHTS))
 
 
-def assemble(config: Config, tensors: Tensors) -> SAE:
+def assemble(config: Config, tensors: Tensors) -> Parts:
     """The SAE of a configuration and of weights.
 
     Raises:
@@ -97,18 +89,21 @@ def assemble(config: Config, tensors: Tensors) -> SAE:
     atoms = tensors.take("W_dec", num_latents, input_dim) * _finetuning(
         config, tensors, num_latents
     )
-    pursuit = architecture in ("matching_pursuit", "sae_gap_pursuit")
+    pursuit = architecture in ("matching_pursuit", PURSUIT)
     rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
     if "topk" in architecture:
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
-    encoder, others = _encoder(architecture, config, tensors, input_dim, num_latents, notes)
+    encoder, options, others = _encoder(
+        architecture, config, tensors, input_dim, num_latents, notes
+    )
     weight = None if pursuit else tensors.take("W_enc", input_dim, num_latents)
     encoder_bias = (
         None if pursuit or architecture == "gated" else tensors.take("b_enc", num_latents)
     )
     tensors.finish(architecture)
-    return loaded_sae.assemble(
+    return Parts(
         encoder,
+        options,
         atoms=atoms,
         # Matching pursuit adds its bias only where it subtracted it.
         bias=np.zeros_like(bias) if pursuit and not centred else bias,
@@ -122,6 +117,7 @@ def assemble(config: Config, tensors: Tensors) -> SAE:
         architecture=architecture,
         heads=heads,
         notes=notes,
+        metadata=metadata.entries,
     )
 
 
@@ -166,41 +162,38 @@ def _encoder(
     input_dim: int,
     num_latents: int,
     notes: dict[str, str],
-) -> tuple[Encoder, dict[str, np.ndarray | float]]:
-    """What an architecture does to its pre-activations, and what else it has learned."""
+) -> tuple[str, dict[str, Any], dict[str, np.ndarray | float]]:
+    """What an architecture does to its pre-activations, its options, and what else it learned."""
     if architecture == "standard":
-        return ReLU(), {}
+        return architecture, {}, {}
     if architecture == "gated":
-        return Gated(), {
-            name: tensors.take(name, num_latents) for name in ("b_gate", "b_mag", "r_mag")
-        }
+        names = "b_gate", "b_mag", "r_mag"
+        return architecture, {}, {name: tensors.take(name, num_latents) for name in names}
     if architecture == "jumprelu":
         logarithms = "log_threshold" in tensors
         kept = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
-        return JumpReLU(), {"threshold": np.exp(kept) if logarithms else kept}
+        return architecture, {}, {"threshold": np.exp(kept) if logarithms else kept}
     if architecture == "matching_pursuit":
-        rounds, residual = (
-            config.size("max_iterations", input_dim),
-            config.number("residual_threshold", 1e-2),
-        )
-        return RepeatingPursuit(
-            rounds, residual, config.flag("stop_on_duplicate_support", True)
-        ), {}
+        options: dict[str, Any] = {
+            "max_iterations": config.size("max_iterations", input_dim),
+            "residual_threshold": config.number("residual_threshold", 1e-2),
+            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
+        }
+        return architecture, options, {}
     if architecture in _BATCH_TOPK:
         threshold = tensors.scalar("topk_threshold")
         if threshold == 0:
             notes["caution"] = (
                 "the threshold was never estimated, so that codes are those of a ReLU"
             )
-        return JumpReLU(), {"threshold": threshold}
-    k = config.size("k", most=num_latents)
-    if architecture == "sae_gap_pursuit":
+        return "jumprelu", {}, {"threshold": threshold}
+    options = {"k": config.size("k", most=num_latents)}
+    if architecture == PURSUIT:
         most = max(num_latents, MOST)
-        options = (config.size(name, most=most) for name in ("breadth", "screens"))
+        options |= {name: config.size(name, most=most) for name in ("breadth", "screens")}
         if config.flag("pruned", False):
-            return BatchPursuit(k, *options), {"threshold": tensors.scalar("threshold")}
-        return ScreenedPursuit(k, *options), {}
-    return TopK(k) if architecture == "topk" else AbsTopK(k), {}
+            return architecture, options, {"threshold": tensors.scalar("threshold")}
+    return architecture, options, {}
 
 
 def _normalisation(
@@ -221,12 +214,8 @@ def _normalisation(
     elif whitening.exists():
         tensors, square = read_safetensors(whitening), (input_dim, input_dim)
         shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
-        return Whitening(
-            *(
-                jnp.asarray(tensors.take(part, *shape), jnp.float32)
-                for part, shape in shapes.items()
-            )
-        )
+        taken = (tensors.take(part, *shape) for part, shape in shapes.items())
+        return Whitening(*(part.astype(np.float32) for part in taken))
     else:
         notes["caution"] = "it expects whitened activations, and has no statistics for it"
     return Normalisation()

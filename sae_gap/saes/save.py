@@ -20,6 +20,7 @@ from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import FITTED
+from sae_gap.saes.parts import FIT
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import version
 
@@ -56,7 +57,7 @@ def save_sae(
     check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
     _write(Folder(folder), files)
-    if own.WEIGHTS in files:
+    if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
         )
@@ -103,7 +104,7 @@ def files_of(
             f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder."
         )
     if not has_form(type(chosen)):
-        return {own.WEIGHTS: own.content_of(plain, chosen, said)}
+        return {FIT: own.content_of(plain, chosen, said)}
     config, arrays = as_saelens(plain, chosen)
     # The versions come first, and no metadata replace them.
     versions = config["metadata"]

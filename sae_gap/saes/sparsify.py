@@ -4,17 +4,14 @@ hookpoint.
 
 from pathlib import Path
 
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.foreign_encoders import AbsTopK, GroupMax
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 
 
-def load(folder: Path) -> SAE:
+def load(folder: Path) -> Parts:
     """The SAE of one hookpoint.
 
     Args:
@@ -57,8 +54,9 @@ def load(folder: Path) -> SAE:
     encoder_bias = tensors.take("encoder.bias", num_latents)
     atoms = tensors.take("W_dec", num_latents, input_dim)
     tensors.finish(activation)
-    return loaded_sae.assemble(
-        GroupMax(k) if activation == "groupmax" else AbsTopK(k) if signed else TopK(k),
+    return Parts(
+        "abstopk" if signed else activation,
+        {"k": k},
         atoms=atoms,
         bias=bias,
         weight=weight,

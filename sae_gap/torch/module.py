@@ -1,5 +1,6 @@
 """An SAE as a module of PyTorch."""
 
+import dataclasses
 import json
 import math
 import os
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
@@ -16,7 +18,12 @@ from torch import Tensor, nn
 
 import sae_gap
 from sae_gap.core.checks import check_choice, check_path, check_size
-from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
+from sae_gap.core.pursuit import PURSUIT
+from sae_gap.saes import saelens
+from sae_gap.saes.find import locate, read
+from sae_gap.saes.normalise import Normalisation
+from sae_gap.saes.parts import DICTIONARY, FIT, Parts
+from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors
 from sae_gap.torch.pursuit import (
     CHUNK_ACCELERATED,
     REFINEMENTS,
@@ -30,12 +37,23 @@ from sae_gap.torch.pursuit import (
     unit_atoms,
 )
 
-# The screened pursuit, by the name that configurations have for it.
-PURSUIT = "sae_gap_pursuit"
-# What a module infers with, by SAELens's names.
-ARCHITECTURES = (PURSUIT, "standard", "topk", "jumprelu")
-# The files of an SAE, and that of a dictionary that `learn` learned.
-WEIGHTS, CONFIG, LEARNED = "sae_weights.safetensors", "cfg.json", "dictionary.safetensors"
+# What a module infers with, by SAELens's names where it has them, with the options of each.
+_PURSUED = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
+ARCHITECTURES: dict[str, tuple[str, ...]] = {
+    PURSUIT: ("k", "breadth", "screens"),
+    "standard": (),
+    "topk": ("k",),
+    "abstopk": ("k",),
+    "jumprelu": (),
+    "gated": (),
+    "matching_pursuit": _PURSUED,
+    "groupmax": ("k",),
+    "batch_largest": ("k",),
+}
+# What SAELens has no form for.
+_FOREIGN = ("groupmax", "batch_largest")
+# What is kept of what a file says beside, whatever the library.
+_NOTED = ("model_name", "hook_name")
 
 
 class SAE(nn.Module):
@@ -46,7 +64,12 @@ class SAE(nn.Module):
       sae_gap_pursuit   the screened pursuit of `pursuit_codes`, which reads the dictionary alone
       standard          relu(p)
       topk              the k largest relu(p) of a row
+      abstopk           the k entries of p of largest magnitude
       jumprelu          relu(p) above the threshold of each latent
+      gated             relu((x - b_dec) W_enc exp(r_mag) + b_mag) where p > 0
+      matching_pursuit  those of SAELens, which may choose an atom again
+      groupmax          the largest relu(p) in each of k consecutive groups
+      batch_largest     the k n largest relu(p) of n rows: BatchTopK without a threshold
 
     Whatever the type of x and of the weights, codes are computed in float32 at least, outside of
     any autocast, and come back in the type of x.
@@ -54,16 +77,23 @@ class SAE(nn.Module):
     Args:
       W_dec: (num_latents, input_dim), atoms of any length.
       b_dec: (input_dim,); None for zeros.
-      W_enc: (input_dim, num_latents), which only a pursuit goes without.
+      W_enc: (input_dim, num_latents), which only pursuits go without.
       b_enc: (num_latents,); None for zeros.
       architecture: see above.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
         that of each latent of jumprelu. A pursuit without one has exactly k atoms in a code, if as
         many correlate; `calibrate` finds one.
+      r_mag: of gated, as b_mag, (num_latents,).
+      b_mag: of gated.
       k: latents in a code, of a pursuit and of topk.
       breadth: candidates of a screen for each atom that is pursued.
       screens: of a pursuit.
+      normalisation: what is done to x before it is coded, whose decoder undoes it; None for none.
+      heads: whether x may come as (..., heads, head_dim), which are then laid side by side.
       metadata: what the configuration says beside, such as `hook_name`.
+      max_iterations: atoms that matching_pursuit adds up at most; None for input_dim.
+      residual_threshold: of matching_pursuit, which stops once less of a row is left.
+      stop_on_duplicate_support: whether matching_pursuit stops once it chooses an atom again.
 
     Attributes:
       cfg: the configuration, whose entries are those of SAELens's.
@@ -81,44 +111,56 @@ class SAE(nn.Module):
         *,
         architecture: str = PURSUIT,
         threshold: Float[Tensor, "..."] | float | None = None,
+        r_mag: Float[Tensor, " num_latents"] | None = None,
+        b_mag: Float[Tensor, " num_latents"] | None = None,
         k: int | None = None,
         breadth: int = 2,
         screens: int = 2,
+        normalisation: Normalisation | None = None,
+        heads: bool = False,
         metadata: dict[str, Any] | None = None,
+        max_iterations: int | None = None,
+        residual_threshold: float = 0.01,
+        stop_on_duplicate_support: bool = True,
     ):
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
-        pursued = architecture == PURSUIT
         if W_dec.ndim != 2 or (b_dec is not None and b_dec.shape != W_dec.shape[1:]):
             raise ValueError(
                 "W_dec must be (num_latents, input_dim) and b_dec (input_dim,), but W_dec is "
                 f"{tuple(W_dec.shape)}; transpose a weight of torch.nn.Linear."
             )
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
-        options: dict[str, Any] = {}
-        if pursued or architecture == "topk":
-            check_size("k", k)
-            options["k"] = k
-        if pursued:
-            check_size("breadth", breadth)
-            check_size("screens", screens)
-            options |= {"breadth": breadth, "screens": screens, "pruned": threshold is not None}
-        elif W_enc is None or W_enc.shape != (dim, width):
+        given: dict[str, Any] = {"k": k, "breadth": breadth, "screens": screens}
+        for name in {*given} & {*ARCHITECTURES[architecture]}:
+            check_size(name, given[name])
+        again = (max_iterations or dim, residual_threshold, stop_on_duplicate_support)
+        given |= dict(zip(_PURSUED, again, strict=True))
+        options = {name: given[name] for name in ARCHITECTURES[architecture]}
+        if architecture == PURSUIT:
+            options["pruned"] = threshold is not None
+        elif architecture != "matching_pursuit" and (W_enc is None or W_enc.shape != (dim, width)):
             raise ValueError(
                 f"{architecture} needs W_enc of shape {(dim, width)}; transpose a weight of "
                 "torch.nn.Linear, or give architecture='sae_gap_pursuit'."
             )
         elif (threshold is None) == (architecture == "jumprelu"):
             raise ValueError("jumprelu needs a threshold, and no other encoder has one.")
+        elif (r_mag is None or b_mag is None) == (architecture == "gated"):
+            raise ValueError("gated needs r_mag and b_mag, and no other encoder has them.")
         self.W_dec = _parameter(W_dec)
         self.b_dec = _parameter(torch.zeros(dim, **like) if b_dec is None else b_dec)
-        self.W_enc = None if W_enc is None else _parameter(W_enc)
         if W_enc is not None and b_enc is None:
             b_enc = torch.zeros(width, **like)
-        self.b_enc = None if b_enc is None else _parameter(b_enc)
+        for name, value in {"W_enc": W_enc, "b_enc": b_enc, "r_mag": r_mag, "b_mag": b_mag}.items():
+            self.register_parameter(name, None if value is None else _parameter(value))
         if threshold is not None:
             threshold = torch.as_tensor(threshold, **like)
         self.register_buffer("threshold", threshold)
+        self._normalises = type(normalisation or Normalisation())
+        for field in dataclasses.fields(self._normalises):
+            value = torch.as_tensor(getattr(normalisation, field.name), **like)
+            self.register_buffer(f"normalisation_{field.name}", value)
         self.chunk: int | None = None
         self.cfg = types.SimpleNamespace(
             architecture=architecture,
@@ -127,86 +169,134 @@ class SAE(nn.Module):
             dtype="float32",
             device="cpu",
             apply_b_dec_to_input=True,
-            normalize_activations="none",
-            reshape_activations="none",
+            normalize_activations=self._normalises.saelens,
+            reshape_activations="hook_z" if heads else "none",
             **options,
             metadata=dict(metadata or {}),
         )
 
     @classmethod
-    def from_folder(cls, path: str | os.PathLike[str], *, k: int | None = None) -> "SAE":
+    def from_folder(
+        cls, path: str | os.PathLike[str], sae_id: str | None = None, *, k: int | None = None
+    ) -> "SAE":
         """The SAE in a folder, with the encoder that it was saved with.
 
-        What this suite wrote, by `save`, `save_sae` or `learn(...).save`, is read by itself; for
-        folders of other libraries `sae_gap.load_sae` is called, which imports JAX. A learned
-        dictionary has codes of a pursuit at the L0 that it was learned for.
+        It reads what `sae_gap.load_sae` does, and what `learn(...).save` wrote, a dictionary whose
+        codes are a pursuit at the L0 that it was learned for. JAX is imported for fits under
+        `results/models` alone.
 
         Args:
-          path: of the folder.
+          path: of the folder, or a release in the local cache of the Hugging Face hub.
+          sae_id: which SAE of a release; None for a path.
           k: of a pursuit in the place of the encoder; None keeps the encoder.
 
         Raises:
           ValueError: there is no SAE that can be read, or PyTorch has no encoder like its own here.
         """
         check_path("path", path)
-        folder = Path(path).expanduser()
-        if (folder / LEARNED).is_file():
-            return _learned(cls, folder / LEARNED, k)
-        config = Config(folder / CONFIG, {})
-        if config.path.is_file():
-            config = Config(config.path, read_json(config.path))
-        ours = "sae_gap_version" in config.part("metadata").entries
-        if ours and config.flag("apply_b_dec_to_input", True):
-            tensors = read_safetensors(folder / WEIGHTS)
-        else:
-            config, tensors = _of_another_library(folder, k)
-        return _assembled(cls, config, tensors, k)
+        learned = Path(path).expanduser() / DICTIONARY
+        if learned.is_file():
+            return _learned(cls, learned, k)
+        weights = locate(path, sae_id)
+        parts = _fitted(weights, k) if weights.name == FIT else read(weights)
+        dtype = parts.atoms.dtype
+        parts = parts.settled(dtype)
+        names = ("W_dec", "b_dec", "W_enc", "b_enc")
+        values = (parts.atoms, parts.bias, parts.weight, parts.encoder_bias)
+        held: dict[str, Any] = dict(zip(names, values, strict=True)) | dict(parts.others)
+        held = {
+            name: torch.from_numpy(np.array(value, dtype))
+            for name, value in held.items()
+            if value is not None
+        }
+        about: dict[str, Any] = {"normalisation": parts.normalisation, "heads": parts.heads}
+        notes = {name: parts.notes[name] for name in _NOTED if name in parts.notes}
+        about["metadata"] = notes | dict(parts.metadata)
+        if k is None:
+            return cls(**held, **about, **parts.options, architecture=parts.encoder)
+        held = {name: held[name] for name in names if name in held}
+        return cls(**held, **about, k=k)
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit; k is its own where it has
         one.
         """
-        k = getattr(self.cfg, "k", None) if k is None else k
-        parts = self.W_dec, self.b_dec, self.W_enc, self.b_enc
-        metadata = self.cfg.metadata
-        return type(self)(*parts, k=k, breadth=breadth, screens=screens, metadata=metadata)
+        return type(self)(
+            *(self.W_dec, self.b_dec, self.W_enc, self.b_enc),
+            k=getattr(self.cfg, "k", None) if k is None else k,
+            breadth=breadth,
+            screens=screens,
+            normalisation=self._normalisation(self.W_dec),
+            heads=self._heads,
+            metadata=self.cfg.metadata,
+        )
 
     def encode(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... num_latents"]:
-        """The codes, dense and non-negative, NaN for a row that is not finite. Those of a pursuit
-        have gradients: values follow x and the dictionary while the choice of atoms stays.
+        """The codes, dense, NaN for a row that is not finite; of `abstopk` alone some are negative.
+        Those of a pursuit have gradients: values follow x and the dictionary while the choice of
+        atoms stays.
         """
-        self._check(x)
-        if self.cfg.architecture != PURSUIT:
-            return self._by_chunk(self._encoder, x)
-        weights, bias = self._dictionary(x)
-        codes = pursuit_codes(x - bias, weights, threshold=self.threshold, **self._options)
+        if self.cfg.architecture == PURSUIT:
+            target, options = self._by_chunk(self._target, x), self._options
+            codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **options)
+        else:
+            codes = self._by_chunk(self._encoder, x)
+        if self.cfg.architecture == "batch_largest":
+            count = self.cfg.k * codes[..., 0].numel()
+            codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
         return codes.to(x.dtype)
 
-    def decode(self, codes: Float[Tensor, "... num_latents"]) -> Float[Tensor, "... input_dim"]:
-        """`z W_dec + b_dec`."""
+    def decode(
+        self,
+        codes: Float[Tensor, "... num_latents"],
+        like: Float[Tensor, "... input_dim"] | None = None,
+    ) -> Float[Tensor, "... input_dim"]:
+        """`z W_dec + b_dec`, in the units of activations.
+
+        Args:
+          codes: (..., num_latents).
+          like: the activations that the codes are of; only an SAE that normalises each row by
+            itself asks for them.
+
+        Raises:
+          ValueError: `like` is wanted and not given.
+        """
+        if self._normalises.per_sample and like is None:
+            raise ValueError(
+                f"this SAE normalises each row by itself ({self._normalises.name}); give like=x, "
+                "the activations that the codes are of."
+            )
         with torch.autocast(codes.device.type, enabled=False):
             wide, weights, bias = floats(codes, self.W_dec, self.b_dec)
-            return (wide @ weights + bias).to(codes.dtype)
+            guess = wide @ weights + bias
+            (rows,) = as_rows(guess)
+            (beside,) = (None,) if like is None else as_rows(self._flat(like))
+            undone = self._normalisation(rows).undo(rows, beside)
+            return undone.reshape(guess.shape).to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, of codes that are not rounded to the type of x."""
-        return self.decode(self.encode(*floats(x))).to(x.dtype)
+        (wide,) = floats(x)
+        return self.decode(self.encode(wide), wide).reshape(x.shape).to(x.dtype)
 
     def refit(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
     ) -> Float[Tensor, "... num_latents"]:
-        """`argmin_z ‖x - b_dec - z W_dec‖` on the support of the codes, then clamped at zero.
+        """`argmin_z ‖y - z W_dec‖` on the support of the codes, y being x, normalised, less b_dec;
+        clamped at zero but for `abstopk`.
 
         Where several are best, as on more atoms than dimensions, it takes the one of least norm on
         unit atoms. Gradients reach x and the dictionary.
         """
 
         def of_rows(x, codes):
-            weights, bias = self._dictionary(x)
-            found = least_squares(x - bias, weights, codes, REFINEMENTS)
+            _, weights = floats(x, self.W_dec)
+            found = least_squares(self._target(x), weights, codes, REFINEMENTS)
+            if self.cfg.architecture != "abstopk":
+                found = found.clamp(min=0)
             return torch.where(x.isfinite().all(1, keepdim=True), found, math.nan)
 
-        return self._by_chunk(of_rows, x, codes)
+        return self._by_chunk(of_rows, x, codes).to(x.dtype)
 
     @torch.no_grad()
     def certify(
@@ -215,8 +305,9 @@ class SAE(nn.Module):
         """Lasso objective and duality gap of some codes: no codes z ≥ 0 have an objective of less
         than the one minus the other.
 
-        The lasso is `½‖x - b_dec - D z‖² + λ‖z‖₁` on unit atoms D, as everywhere in the suite; with
-        `r` the residual, s the largest number up to 1 with `s d_jᵀ r ≤ λ` and `t = s r`,
+        The lasso is `½‖y - D z‖² + λ‖z‖₁` on unit atoms D, as everywhere in the suite, y being x,
+        normalised, less b_dec. With `r` the residual, s the largest number up to 1 with
+        `s d_jᵀ r ≤ λ` and `t = s r`,
 
           gap = ½‖r - t‖² + Σ_j z_j (λ - d_jᵀ t).
 
@@ -235,10 +326,9 @@ class SAE(nn.Module):
             raise ValueError("codes must be non-negative, as the lasso's are; give others.")
 
         def of_rows(x, codes):
-            weights, bias = self._dictionary(x)
-            atoms, lengths = unit_atoms(weights)
+            atoms, lengths = unit_atoms(*floats(x, self.W_dec)[1:])
             codes = codes * lengths
-            rest = x - bias - codes @ atoms
+            rest = self._target(x) - codes @ atoms
             pull = rest @ atoms.mT
             scale = (lam / pull.clamp(min=lam)).nan_to_num(1).amin(1, keepdim=True)
             objective = 0.5 * rest.square().sum(1) + lam * codes.sum(1)
@@ -246,7 +336,7 @@ class SAE(nn.Module):
             gap = 0.5 * ((1 - scale) * rest).square().sum(1) + slack.sum(1)
             return torch.stack([objective, gap], 1)
 
-        objective, gap = self._by_chunk(of_rows, x, codes, cast=False).unbind(-1)
+        objective, gap = self._by_chunk(of_rows, x, codes).unbind(-1)
         return objective, gap
 
     @torch.no_grad()
@@ -260,14 +350,16 @@ class SAE(nn.Module):
         Returns:
           The same module, whose threshold is set.
         """
-        self._check(x)
         if self.cfg.architecture != PURSUIT:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
         if not x.isfinite().all():
-            raise ValueError("x must be finite, but has NaN or infinite entries; leave them out.")
-        weights, bias = self._dictionary(x)
-        target, options = as_rows(x - bias)[0], self._options
-        options |= {"k": 2 * self.cfg.k, "threshold": 0.0}
+            raise ValueError(
+                "x must be finite, but has NaN or infinite entries, as float16 has beyond 65,504; "
+                "leave such rows out."
+            )
+        (target,) = as_rows(self._by_chunk(self._target, x))
+        (weights,) = floats(target, self.W_dec)[1:]
+        options = self._options | {"k": 2 * self.cfg.k, "threshold": 0.0}
         parts = in_chunks(CHUNK_ACCELERATED, target)
         gains = torch.cat([pursue(part, weights, **options)[1] for (part,) in parts])
         ordered = gains.flatten().sort(descending=True).values
@@ -281,117 +373,148 @@ class SAE(nn.Module):
         """Writes `sae_weights.safetensors` and `cfg.json` in the form of SAELens 6, which
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         """
+        architecture = self.cfg.architecture
+        if architecture in _FOREIGN or self._normalises.saelens is None:
+            raise ValueError(
+                f"SAELens has no form for {architecture} codes of activations with the "
+                f"normalisation {self._normalises.__name__}; save sae.pursuit(k) of an SAE "
+                "without one."
+            )
         folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-        needed = {"W_dec", "b_dec", "threshold"}
-        needed |= set() if self.cfg.architecture == PURSUIT else {"W_enc", "b_enc"}
         tensors = {
-            name: value.float().cpu().contiguous()
-            for name, value in self.state_dict().items()
-            if name in needed
+            name: value.float().cpu().contiguous() for name, value in self.state_dict().items()
         }
-        save_file(tensors, folder / WEIGHTS)
+        if architecture in (PURSUIT, "matching_pursuit"):
+            tensors = {name: tensors[name] for name in tensors if not name.endswith("_enc")}
+        elif architecture == "gated":
+            tensors["b_gate"] = tensors.pop("b_enc")
+        save_file(tensors, folder / saelens.WEIGHTS)
         versions = {"sae_lens_version": "6.0.0", "sae_gap_version": sae_gap.__version__}
         entries = vars(self.cfg) | {"metadata": versions | self.cfg.metadata | versions}
-        (folder / CONFIG).write_text(json.dumps(entries, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(entries, indent=1, allow_nan=False)
+        (folder / saelens.CONFIG).write_text(f"{text}\n")
 
     @property
     def _options(self) -> dict[str, Any]:
-        cfg = self.cfg
-        return {"breadth": cfg.breadth, "screens": cfg.screens, "k": cfg.k, "chunk": self.chunk}
+        names = ARCHITECTURES[PURSUIT]
+        return {name: getattr(self.cfg, name) for name in names} | {"chunk": self.chunk}
+
+    @property
+    def _heads(self) -> bool:
+        return self.cfg.reshape_activations == "hook_z"
+
+    def _normalisation(self, like):
+        """What is done to activations, in the type of some rows."""
+        names = (field.name for field in dataclasses.fields(self._normalises))
+        buffers = (getattr(self, f"normalisation_{name}") for name in names)
+        return self._normalises(*floats(like, *buffers)[1:])
+
+    def _target(self, x):
+        """What the codes of rows add up to."""
+        (bias,) = floats(x, self.b_dec)[1:]
+        return self._normalisation(x).apply(x) - bias
 
     def _encoder(self, x):
-        _, bias, weights, shift = floats(x, self.b_dec, self.W_enc, self.b_enc)
-        hidden = (x - bias) @ weights + shift
-        if self.cfg.architecture == "jumprelu":
+        architecture, target, k = self.cfg.architecture, self._target(x), getattr(self.cfg, "k", 0)
+        if architecture == "matching_pursuit":
+            options = (getattr(self.cfg, name) for name in _PURSUED)
+            return _match_again(target, *floats(x, self.W_dec)[1:], *options)
+        weights, shift = floats(x, self.W_enc, self.b_enc)[1:]
+        hidden = target @ weights + shift
+        if architecture == "gated":
+            scale, bias = floats(x, self.r_mag, self.b_mag)[1:]
+            return ((hidden - shift) * scale.exp() + bias).relu() * (hidden > 0)
+        if architecture == "abstopk":
+            places = hidden.abs().topk(min(k, hidden.shape[1]), dim=1).indices
+            return torch.zeros_like(hidden).scatter(1, places, hidden.gather(1, places))
+        if architecture == "jumprelu":
             hidden = hidden * ~(hidden <= self.threshold)
-        elif self.cfg.architecture == "topk" and self.cfg.k < self.cfg.d_sae:
-            largest = hidden.topk(self.cfg.k, dim=1)
-            hidden = torch.zeros_like(hidden).scatter(1, largest.indices, largest.values)
+        elif architecture == "topk":
+            hidden = _largest(hidden, k)
+        elif architecture == "groupmax":
+            groups = hidden.reshape(len(hidden) * k, -1)
+            hidden = _largest(groups, 1).reshape(hidden.shape)
         return hidden.relu()
 
-    def _dictionary(self, x):
-        """W_dec and b_dec in the type that x is coded in."""
-        return floats(x, self.W_dec, self.b_dec)[1:]
-
-    def _check(self, x):
-        if x.shape[-1] != self.cfg.d_in:
+    def _flat(self, x):
+        """Activations with their heads side by side."""
+        dim = self.cfg.d_in
+        if self._heads and x.ndim > 1 and x.shape[-1] != dim:
+            x = x.flatten(-2)
+        if x.shape[-1] != dim:
             raise ValueError(
-                f"x has {x.shape[-1]} columns, but the SAE has d_in {self.cfg.d_in}; give "
+                f"x has {x.shape[-1]} columns, but the SAE has d_in {dim}; give "
                 "activations of the layer that it was trained on."
             )
         if x.device != self.W_dec.device:
             raise ValueError(
                 f"x is on {x.device}, but the SAE on {self.W_dec.device}; move one by .to(device)."
             )
+        return x
 
-    def _by_chunk(self, function: Callable[..., Tensor], *arrays: Tensor, cast: bool = True):
-        """A function of rows in float32, with the leading axes and, unless told, the type of the
-        first array.
-        """
-        x = arrays[0]
-        self._check(x)
+    def _by_chunk(self, function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+        """A function of rows in float32 at least, with the leading axes of x."""
+        x = self._flat(x)
         with torch.autocast(x.device.type, enabled=False):
-            parts = in_chunks(self.chunk, *as_rows(*arrays))
+            parts = in_chunks(self.chunk, *as_rows(x, *others))
             found = torch.cat([function(*part) for part in parts])
-        found = found.reshape(*x.shape[:-1], -1)
-        return found.to(x.dtype) if cast else found
+        return found.reshape(*x.shape[:-1], -1)
 
 
 def _parameter(values):
     return values if isinstance(values, nn.Parameter) else nn.Parameter(torch.as_tensor(values))
 
 
-def _assembled(cls, config: Config, tensors: Tensors, k: int | None) -> SAE:
-    """The SAE of a configuration and tensors in SAELens's form."""
-    config.choice("normalize_activations", "none", ("none",))
-    dim, width = config.size("d_in"), config.size("d_sae")
-    shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
-    held = {
-        name: torch.from_numpy(tensors.take(name, *shape))
-        for name, shape in shapes.items()
-        if name in tensors
-    }
-    options: dict[str, Any] = {"metadata": config.part("metadata").entries}
-    if k is not None:
-        return cls(**held, **options, k=k)
-    architecture = config.text("architecture", "")
-    if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"{config.path} has an encoder ({printable(architecture)}) that has no form in PyTorch "
-            "here; give k, for a pursuit in its place."
-        )
-    options |= {n: config.size(n) for n in ("k", "breadth", "screens") if n in config}
-    if "threshold" in tensors:
-        shape = () if architecture == PURSUIT else (width,)
-        options["threshold"] = torch.from_numpy(tensors.take("threshold", *shape))
-    return cls(**held, architecture=architecture, **options)
+def _largest(values, k):
+    """All but the k largest of each row are zero."""
+    if k >= values.shape[1]:
+        return values
+    largest = values.topk(k, dim=1)
+    return torch.zeros_like(values).scatter(1, largest.indices, largest.values)
 
 
-def _of_another_library(folder: Path, k: int | None) -> tuple[Config, Tensors]:
-    """What `load_sae` reads, in SAELens's form."""
-    import numpy as np
+def _match_again(target, atoms, rounds, residual, stop_on_repeat):
+    """The codes of `sae_gap.saes.foreign_encoders.RepeatingPursuit`."""
+    codes, rest = target.new_zeros(len(target), len(atoms)), target
+    done = torch.zeros(len(target), 1, dtype=torch.bool, device=target.device)
+    for _ in range(rounds):
+        best = (rest @ atoms.mT).argmax(1, keepdim=True)
+        atom = atoms[best[:, 0]]
+        value = (rest * atom).sum(1, keepdim=True).relu().masked_fill(done, 0)
+        before = codes.gather(1, best)
+        codes, rest = codes.scatter_add(1, best, value), rest - value * atom
+        if stop_on_repeat:
+            # The support grows by the chosen atom or not at all.
+            done = done | ((before != 0) == (before + value != 0))
+        done = done | (rest.norm(dim=1, keepdim=True) < residual)
+        if done.all():
+            break
+    return codes
+
+
+def _fitted(path: Path, k: int | None) -> Parts:
+    """A fit of the suite, which its own encoders read, in SAELens's form."""
     import safetensors.numpy
 
-    from sae_gap.saes.load import load_sae
+    from sae_gap.core.types import Model
+    from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+    from sae_gap.saes.own import load_fit
     from sae_gap.saes.save import files_of
 
-    loaded = load_sae(folder)
-    files = files_of(loaded) if k is None else {}
-    if WEIGHTS in files:
-        arrays = safetensors.numpy.load(files[WEIGHTS])
-        return Config(folder, json.loads(files[CONFIG])), Tensors(folder, arrays)
-    entries = {
-        "architecture": loaded.architecture,
-        "d_in": loaded.input_dim,
-        "d_sae": loaded.num_latents,
-        "normalize_activations": loaded.normalisation.name,
-        "metadata": loaded.notes,
-    }
-    atoms = np.array((loaded.model.decoder * loaded.scale).T)
-    return Config(folder, entries), Tensors(
-        folder, {"W_dec": atoms, "b_dec": np.array(loaded.bias)}
-    )
+    sae = load_fit(path)
+    if k is None:
+        files = files_of(sae)
+    else:
+        model = Model(sae.model.encoder.model.decoder, sae.bias)
+        files = files_of(model, encoder=ScreenedPursuit(k))
+    if saelens.WEIGHTS not in files:
+        raise ValueError(
+            f"{path} has an encoder ({sae.architecture}) that has no form in PyTorch here; give k, "
+            "for a pursuit in its place."
+        )
+    tensors = Tensors(path, safetensors.numpy.load(files[saelens.WEIGHTS]))
+    return saelens.assemble(Config(path, json.loads(files[saelens.CONFIG])), tensors)
 
 
 def _learned(cls, path: Path, k: int | None) -> SAE:

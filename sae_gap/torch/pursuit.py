@@ -7,12 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
+
 # Rows that are coded at once, which a cache holds, and by accelerators, which many keep busy.
 CHUNK, CHUNK_ACCELERATED = 128, 2048
-# Floats of the largest Gram matrix of all atoms that is held.
-WHOLE = 2**27
-# As in `sae_gap.encoders.screened_pursuit`, whose codes these are.
-DEPENDENT, EXCHANGES, MOST, SLACK = 1e-5, 20, 200, 1e-6
 # Refinements of least squares from a support alone.
 REFINEMENTS = 20
 
@@ -63,7 +61,8 @@ def pursuit_codes(
         codes, _ = pursue(rows, weights, threshold=limit, **options)
         if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
             parts = in_chunks(chunk, rows, codes)
-            codes = torch.cat([least_squares(part, weights, begun, 0) for part, begun in parts])
+            codes = [least_squares(part, weights, begun, 0).clamp(min=0) for part, begun in parts]
+            codes = torch.cat(codes)
         codes = torch.where(finite, codes, math.nan)
         return codes.reshape(*target.shape[:-1], -1).to(target.dtype)
 
@@ -217,7 +216,7 @@ def least_squares(target, weights, codes, refinements):
         codes = torch.zeros_like(codes).scatter(1, places, torch.where(on, values / long, 0))
     pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
     step = torch.cholesky_solve(torch.where(on, pull, 0)[..., None], factor)[..., 0]
-    return codes.scatter_add(1, places, torch.where(on, step / long, 0)).clamp(min=0)
+    return codes.scatter_add(1, places, torch.where(on, step / long, 0))
 
 
 def unit_atoms(weights):

@@ -10,7 +10,7 @@ from sae_lens.registry import register_sae_class
 from sae_lens.saes.sae import SAE, SAEConfig
 from torch import nn
 
-from sae_gap.torch.module import PURSUIT
+from sae_gap.core.pursuit import PURSUIT
 from sae_gap.torch.pursuit import mean_length, pursuit_codes
 
 

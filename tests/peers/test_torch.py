@@ -1,6 +1,8 @@
 """The modules of `sae_gap.torch`: the codes of JAX, gradients by differences, folders, and hooks."""
 
+import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +16,17 @@ import sae_gap
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.on_support import LeastSquares
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
 from sae_gap.lm.llama import Windows
+from sae_gap.saes import own
+from sae_gap.saes.parts import FIT
+from sae_gap.saes.saelens import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit_codes
 from tests.saes.examples import example
-from tests.saes.test_libraries import FILES
+from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
+from tests.saes.test_libraries import FILES, close
 from tests.saes.test_libraries import expected as of_library
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
@@ -205,36 +212,47 @@ def test_the_certificate_is_that_of_jax(lam):
         sae.certify(torch.from_numpy(x), -codes, lam)
 
 
-OF_LIBRARIES = (
-    *("saved/relu", "saved/topk", "saved/jumprelu", "saved/batchtopk"),
-    *("saelens/topk_rescaled", "saelens/standard_input_as_it_is", "sparsify/bfloat16"),
-    *("dictionary_learning/topk", "dictionary_learning/autoencoder_square", "gemma_scope/first"),
-)
+# What SAELens has no form for.
+UNSAVED = ("sparsify/groupmax", "batchtopk_older", "saelens/scaled", "saelens/whitened")
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", OF_LIBRARIES)
+@pytest.mark.parametrize("case", CASES_OF_LIBRARIES)
 def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tmp_path):
     x, codes, reconstruction = of_library(case)
+    given = torch.from_numpy(x)
     sae = SAE.from_folder(FILES / case)
-    sae.save(tmp_path / "sae")
-    assert sorted(path.name for path in (tmp_path / "sae").iterdir()) == [
-        "cfg.json",
-        "sae_weights.safetensors",
-    ]
-    for one in (sae, SAE.from_folder(tmp_path / "sae")):
-        found = one.encode(torch.from_numpy(x))
+    saes = [sae]
+    if case.endswith(UNSAVED):
+        with pytest.raises(ValueError, match="SAELens has no form"):
+            sae.save(tmp_path / "sae")
+    else:
+        sae.save(tmp_path / "sae")
+        assert {path.name for path in (tmp_path / "sae").iterdir()} == {WEIGHTS, CONFIG}
+        saes.append(SAE.from_folder(tmp_path / "sae"))
+        again = sae_gap.load_sae(tmp_path / "sae")
+        close(again.encode(x), codes)
+    for one in saes:
+        found = one.encode(given)
         np.testing.assert_array_equal(found != 0, codes != 0)
-        np.testing.assert_allclose(found, codes, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(one.decode(found), reconstruction, rtol=1e-5, atol=1e-5)
-    again = sae_gap.load_sae(tmp_path / "sae")
-    np.testing.assert_allclose(again.encode(x), codes, rtol=1e-5, atol=1e-5)
+        close(found, codes)
+        close(one.decode(found, given), reconstruction)
+        close(one(given), reconstruction.reshape(x.shape))
     better = sae.pursuit(k=2)
-    assert better.W_dec is sae.W_dec and (better.encode(torch.from_numpy(x)) > 0).sum(1).max() == 2
+    assert better.W_dec is sae.W_dec and (better.encode(given) > 0).sum(1).max() == 2
     torch.testing.assert_close(
-        SAE.from_folder(FILES / case, k=2).encode(torch.from_numpy(x)),
-        better.encode(torch.from_numpy(x)),
+        SAE.from_folder(FILES / case, k=2).encode(given), better.encode(given)
     )
+    # On the target of JAX.
+    loaded = sae_gap.load_sae(FILES / case)
+    dictionary = Model(loaded.model.decoder * loaded.scale, 0 * loaded.bias)
+    expected = ScreenedPursuit(2)(dictionary, loaded.target(x))
+    close(better.encode(given), expected)
+    objective, gap = sae.certify(given, better.encode(given), 0.3)
+    on_unit = np.asarray(expected * loaded.scale)
+    wanted = lasso_problem.certificate(loaded.target(x), loaded.model.decoder, on_unit, 0.3)
+    close(objective, wanted[0])
+    close(gap, wanted[1])
 
 
 @torch.no_grad()
@@ -282,26 +300,60 @@ assert "jax" not in sys.modules
     equal(np.load(tmp_path / "sae.npy"), made.model.encode(made.model, x))
 
 
+def without_architecture(case, folder):
+    shutil.copytree(FILES / case, folder / "sae")
+    entries = json.loads((folder / "sae" / CONFIG).read_text())
+    del entries["architecture"]
+    (folder / "sae" / CONFIG).write_text(json.dumps(entries))
+    return SAE.from_folder(folder / "sae")
+
+
+@torch.no_grad()
+def test_a_fit_of_the_suite_has_its_codes_or_those_of_a_pursuit(tmp_path):
+    """One is of an encoder that SAELens has, the other is not."""
+    x, model, file = arrays(dim=6)[2], example("jumprelu"), tmp_path / FIT
+    file.write_bytes(own.content_of(model, model.encode, {}))
+    equal(SAE.from_folder(tmp_path).encode(torch.from_numpy(x)), model.encode(model, x))
+    model = Model(model.decoder, model.bias)
+    file.write_bytes(own.content_of(model, MatchingPursuit(3), {}))
+    with pytest.raises(ValueError, match=r"mp.* no form in PyTorch"):
+        SAE.from_folder(tmp_path)
+    found = SAE.from_folder(tmp_path, k=2).encode(torch.from_numpy(x))
+    equal(found, jax_codes(ScreenedPursuit(2), model.decoder.T, model.bias, x))
+
+
+LAYER_NORM = FILES / "saelens" / "layer_norm"
 REFUSED = {
-    "transpose a weight": lambda sae, x: SAE(sae.W_dec.mT, sae.b_dec, k=3),
-    "W_enc of shape": lambda sae, x: SAE(sae.W_dec, W_enc=sae.W_dec, architecture="standard"),
-    "needs a threshold": lambda sae, x: SAE(sae.W_dec, W_enc=sae.W_dec.mT, architecture="jumprelu"),
-    "k must be": lambda sae, x: SAE(sae.W_dec),
-    "architecture must be one of": lambda sae, x: SAE(sae.W_dec, architecture="relu"),
-    "23 columns": lambda sae, x: sae.encode(x[:, 1:]),
-    "on meta, but the SAE on cpu": lambda sae, x: sae(x.to("meta")),
-    "is not a file|neither a folder": lambda sae, x: SAE.from_folder("nowhere"),
-    "gated.* no form in PyTorch": lambda sae, x: SAE.from_folder(FILES / "saved" / "gated"),
-    "normalize_activations": lambda sae, x: SAE.from_folder(FILES / "saelens" / "layer_norm"),
-    "only a pursuit": lambda sae, x: SAE.from_folder(FILES / "saved" / "topk").calibrate(x[:, :6]),
+    "transpose a weight": lambda sae, x, _: SAE(sae.W_dec.mT, sae.b_dec, k=3),
+    "W_enc of shape": lambda sae, x, _: SAE(sae.W_dec, W_enc=sae.W_dec, architecture="standard"),
+    "needs a threshold": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, architecture="jumprelu"
+    ),
+    "needs r_mag and b_mag": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, architecture="gated"
+    ),
+    "k must be": lambda sae, x, _: SAE(sae.W_dec),
+    "architecture must be one of": lambda sae, x, _: SAE(sae.W_dec, architecture="relu"),
+    "has a k, but its architecture": lambda sae, x, folder: without_architecture(
+        "saelens/topk", folder
+    ),
+    "threshold, which a standard SAE": lambda sae, x, folder: without_architecture(
+        "saelens/jumprelu", folder
+    ),
+    "23 columns": lambda sae, x, _: sae.encode(x[:, 1:]),
+    "on meta, but the SAE on cpu": lambda sae, x, _: sae(x.to("meta")),
+    "neither a folder": lambda sae, x, _: SAE.from_folder("nowhere"),
+    "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
+    "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(torch.ones(2, 10)),
+    "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
 }
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_bad_input_is_refused_in_a_sentence(words):
+def test_bad_input_is_refused_in_a_sentence(words, tmp_path):
     atoms, bias, x = tensors(*arrays())
     with pytest.raises(ValueError, match=words) as error:
-        REFUSED[words](SAE(atoms, bias, k=3), x)
+        REFUSED[words](SAE(atoms, bias, k=3), x, tmp_path)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 

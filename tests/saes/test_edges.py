@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from sae_gap.encoders.encoder import Affine, encode
 from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.relu import ReLU
-from sae_gap.saes import foreign_encoders, loaded_sae
+from sae_gap.saes import foreign_encoders
+from sae_gap.saes.loaded_sae import of_parts
+from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, Tensors, read_npz
 from tests.saes.examples import example
 
@@ -127,7 +128,7 @@ def test_signed_codes_are_held_against_a_signed_optimum():
 def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
     affine = Affine(jnp.eye(3), jnp.zeros(3))
     thresholds = {"threshold": jnp.array([1.0, 0.0, -2.0])}
-    parameters = foreign_encoders.parameters_of(JumpReLU(), affine, thresholds)
+    parameters = foreign_encoders.parameters_of(JumpReLU, affine, thresholds)
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, JumpReLU())
     signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
     np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
@@ -137,15 +138,8 @@ def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
     eye, others = np.eye(2, dtype=np.float32), {"threshold": 0.5}
     names = {"library": "ours", "architecture": "jumprelu", "notes": {}}
     atoms = np.diag([2, 0]).astype(np.float32)
-    sae = loaded_sae.assemble(
-        JumpReLU(),
-        atoms=atoms,
-        bias=eye[0],
-        weight=eye,
-        others=others,
-        codes_of_unit_atoms=True,
-        **names,
-    )
+    arrays = {"atoms": atoms, "bias": eye[0], "weight": eye, "others": others}
+    sae = of_parts(Parts("jumprelu", {}, **arrays, codes_of_unit_atoms=True, **names))
     np.testing.assert_array_equal(
         sae.encode_target(jnp.array([[0.0, 1.0], [-0.8, 1.0]])), [[2, 0], [0, 0]]
     )
@@ -160,7 +154,7 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
         "encoder_bias": np.full(3, -(2.0**24), np.float32),
     }
     names = {"library": "ours", "architecture": "standard", "notes": {}}
-    sae = loaded_sae.assemble(ReLU(), **arrays, **names)
+    sae = of_parts(Parts("standard", {}, **arrays, **names))
     np.testing.assert_array_equal(sae.model.encoder.model.encoder.bias, [1, 1, 1])
 
 

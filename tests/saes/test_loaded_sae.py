@@ -9,10 +9,9 @@ import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, of_parts
+from sae_gap.saes.parts import Parts
 
 # The last atom is dead.
 ATOMS = np.array([[3.0, 0, 0], [0, 0.5, 0], [0, 0, 0]], np.float32)
@@ -44,8 +43,9 @@ def test_codes_of_a_model_are_on_unit_atoms_and_those_of_a_dead_one_are_zero():
 
 
 def test_a_dead_latent_of_an_sae_has_no_code_to_be_penalised():
-    sae = loaded_sae.assemble(
-        ReLU(),
+    parts = Parts(
+        "standard",
+        {},
         atoms=ATOMS,
         bias=BIAS,
         weight=np.eye(3, dtype=np.float32),
@@ -54,6 +54,7 @@ def test_a_dead_latent_of_an_sae_has_no_code_to_be_penalised():
         architecture="standard",
         notes={},
     )
+    sae = of_parts(parts)
     assert np.all(np.asarray(sae.encode(X))[:, 2] > 0)
     codes = np.asarray(sae.encode_target(sae.target(X)))
     np.testing.assert_allclose(codes, np.asarray(sae.encode(X)) * [3, 0.5, 0], rtol=1e-6)

@@ -14,12 +14,10 @@ from safetensors.numpy import load_file
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.core.types import Split, Task
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes import loaded_sae
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, of_parts
 from sae_gap.saes.loading_report import load_report
-from sae_gap.saes.normalise import LayerNorm
+from sae_gap.saes.normalise import LayerNorm, Normalisation
+from sae_gap.saes.parts import Parts
 
 FILES = Path(__file__).parent / "files"
 D = 12
@@ -40,19 +38,21 @@ def made(atoms, centre, *, lengths=1.0, threshold=0.5, notes=None, normalisation
     """An SAE with a threshold, whose codes are 1.2 z - 0.3 for those of `data`; its atoms may have
     any lengths.
     """
-    return loaded_sae.assemble(
-        JumpReLU(),
+    parts = Parts(
+        "jumprelu",
+        {},
         others={"threshold": threshold},
         atoms=np.asarray(atoms * lengths, np.float32),
         bias=np.asarray(centre, np.float32),
         weight=np.asarray(1.2 * atoms.T / np.ravel(lengths), np.float32),
         encoder_bias=np.asarray(-0.3 / lengths * np.ones((len(atoms), 1)), np.float32)[:, 0],
         centred=True,
-        normalisation=normalisation,
+        normalisation=normalisation or Normalisation(),
         library="test",
         architecture="jumprelu",
         notes=notes or {},
     )
+    return of_parts(parts)
 
 
 def test_the_figures_are_those_of_the_sums():
@@ -252,12 +252,13 @@ def trained(kind, signals, width, k):
     model = sae_gap.fit(learner, [task], [0], show_progress=False)[0].end.model
     affine = getattr(model.encoder, "affine", model.encoder)
     arrays = {"atoms": model.decoder.T, "bias": model.bias, "weight": affine.weight}
-    arrays |= {"encoder_bias": affine.bias, "encoder": TopK(k), "others": {}}
+    arrays |= {"encoder_bias": affine.bias, "encoder": "topk", "options": {"k": k}, "others": {}}
     if kind != "topk":
         threshold = getattr(model.encoder, "threshold", None)
         if threshold is None:
             threshold = np.exp(model.encoder.log_threshold)
-        arrays |= {"encoder": JumpReLU(), "others": {"threshold": np.asarray(threshold)}}
+        arrays |= {"encoder": "jumprelu", "options": {}}
+        arrays["others"] = {"threshold": np.asarray(threshold)}
     return {
         name: np.asarray(part) if hasattr(part, "shape") else part for name, part in arrays.items()
     }
@@ -265,7 +266,7 @@ def trained(kind, signals, width, k):
 
 def loaded(arrays, **changes):
     options = {"centred": True, "library": "test", "architecture": "test", "notes": {}}
-    return loaded_sae.assemble(**(options | arrays | changes))
+    return of_parts(Parts(**(options | arrays | changes)))
 
 
 @pytest.fixture(scope="module")
