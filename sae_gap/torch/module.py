@@ -98,7 +98,7 @@ class SAE(nn.Module):
     Attributes:
       cfg: the configuration, whose entries are those of SAELens's.
       chunk: rows that are coded at once, which sets the memory: about
-        `4 num_latents + 6 m² + m input_dim` floats a row for the m candidates of a screen. None
+        `4 num_latents + 2 m² + m input_dim` floats a row for the m candidates of a screen. None
         takes 128 on a CPU and 2,048 elsewhere. A gradient holds codes of all rows.
     """
 

@@ -79,15 +79,14 @@ def pursue(target, weights, *, k, breadth, screens, threshold, chunk):
     sizes = [-(-size * screen // screens) for screen in range(1, screens + 1)]
     paid = len(atoms) ** 2 <= min(WHOLE, len(target) * screens * m**2)
     whole = atoms @ atoms.mT if paid else None
-    rows = in_chunks(chunk, target)
-    parts = [_pursue_rows(part, atoms, whole, m, sizes, threshold) for (part,) in rows]
+    rest = atoms, atoms.square().sum(1), whole, m, sizes, threshold
+    parts = [_pursue_rows(part, *rest) for (part,) in in_chunks(chunk, target)]
     codes, gains = (torch.cat(part) for part in zip(*parts, strict=True))
     return codes / lengths, gains
 
 
-def _pursue_rows(target, atoms, whole, m, sizes, threshold):
-    toward = target @ atoms.mT
-    pull = toward
+def _pursue_rows(target, atoms, energies, whole, m, sizes, threshold):
+    toward = pull = target @ atoms.mT
     chosen: Any = None
     on: Any = None
     codes: Any = None
@@ -101,18 +100,11 @@ def _pursue_rows(target, atoms, whole, m, sizes, threshold):
             first = torch.where(on, math.inf, -math.inf)
             pull = (rest @ atoms.mT).scatter_reduce(1, chosen, first.to(pull), "amax")
         candidates = pull.topk(m, dim=1).indices
-        if whole is None:
-            own = atoms[candidates]
-            gram = own @ own.mT
-        else:
-            # Indexing by two axes takes twice the time.
-            gram = whole.take(candidates[:, :, None] * len(atoms) + candidates[:, None, :])
-        correlation = toward.gather(1, candidates)
-        begun = 0 if chosen is None else on.sum(1)
-        places, on, codes = _match(gram, correlation, begun, size, slack)
+        products, correlation = _products(atoms, whole, candidates), toward.gather(1, candidates)
+        begun = None if chosen is None else on.sum(1, keepdim=True)
+        places, on, codes = _match(products, energies[candidates], correlation, begun, size, slack)
         chosen = candidates.gather(1, places)
-    gram = _columns(gram.gather(1, places[:, :, None].expand(-1, -1, m)), places)
-    correlation = correlation.gather(1, places)
+    gram, correlation = _columns(products(places), places), correlation.gather(1, places)
     codes, on = _nonnegative(gram, correlation, on, slack)
     half = torch.linalg.solve_triangular(
         torch.linalg.cholesky_ex(_restricted(gram, on)).L,
@@ -124,22 +116,38 @@ def _pursue_rows(target, atoms, whole, m, sizes, threshold):
     return torch.zeros_like(toward).scatter_add_(1, chosen, codes), gains
 
 
-def _match(gram, correlation, begun, size, slack):
-    """Orthogonal matching pursuit by the Gram matrix of the candidates, the first `begun` of which
-    are taken first: the places of the atoms chosen, whether each adds anything, and their least
-    squares.
+def _products(atoms, whole, candidates):
+    """A function from places among the candidates to the inner products of these atoms with all
+    candidates: what a pursuit reads off a large Gram matrix is a small part of it.
+    """
+    if whole is not None:
+
+        def products(places):
+            chosen = candidates.gather(1, places)
+            entries = chosen[:, :, None] * len(atoms) + candidates[:, None, :]
+            # Other ways of indexing take three times as long.
+            return whole.view(-1).index_select(0, entries.view(-1)).view(entries.shape)
+
+        return products
+    own = atoms[candidates]
+    gram = own @ own.mT
+    return lambda places: gram.gather(1, places[:, :, None].expand(-1, -1, gram.shape[2]))
+
+
+def _match(products, left, correlation, begun, size, slack):
+    """Orthogonal matching pursuit among the candidates, the first `begun` of which are taken first:
+    the places of the atoms chosen, whether each adds anything, and their least squares.
     """
     n, m = correlation.shape
-    begun = torch.as_tensor(begun, device=gram.device).expand(n)[:, None]
-    basis, pull, left = gram.new_zeros(n, size, m), correlation, gram.diagonal(dim1=1, dim2=2)
+    basis, pull = correlation.new_zeros(n, size, m), correlation
     steps: list[Any] = []
     for i in range(size):
         best = torch.where(left > DEPENDENT, pull, -math.inf).argmax(1, keepdim=True)
-        best = torch.where(i < begun, i, best)
+        first = torch.zeros_like(best, dtype=torch.bool) if begun is None else i < begun
+        best = torch.where(first, i, best)
         energy, toward = left.gather(1, best), pull.gather(1, best)
-        fine = (energy > DEPENDENT) & ((toward > slack) | (i < begun))
-        root = energy.sqrt()
-        row = gram.gather(1, best[:, :, None].expand(-1, -1, m))
+        fine = (energy > DEPENDENT) & ((toward > slack) | first)
+        root, row = energy.sqrt(), products(best)
         before = basis[:, :i]
         row = row - _columns(before, best).mT @ before
         new = torch.where(fine, row[:, 0] / root, 0)

@@ -1,6 +1,7 @@
 """The modules of `sae_gap.torch`: the codes of JAX, gradients by differences, folders, and hooks."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -446,3 +447,27 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     named = {"x": torch.randn(500, 6)}
     exec(BLOCKS[0], named)
     assert (named["gap"] >= 0).all() and sae_gap.load_sae("my_pursuit").num_latents == 10
+
+
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "torch_encoder.ipynb"
+# What a reader would type into its form for a trial.
+TRIAL = {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 800, "NUM_LATENTS": 64, "SPARSITY": 8}
+
+
+@pytest.mark.optimised
+def test_the_notebook_runs_without_jax(tmp_path):
+    cells = json.loads(NOTEBOOK.read_text())["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    for name, value in TRIAL.items():
+        code, count = re.subn(rf"^{name} = \d+", f"{name} = {value}", code, flags=re.MULTILINE)
+        assert count == 1
+    # The magics of a notebook: installing what is there, and where figures go.
+    code = re.sub(r"^( *)%.*", r"\1pass", code, flags=re.MULTILINE)
+    end = "assert 'jax' not in sys.modules\nprint(json.dumps(scores))"
+    (tmp_path / "notebook.py").write_text(f"{code}\nimport json, sys\n{end}\n")
+    environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(NOTEBOOK.parents[1])}
+    command = [sys.executable, "notebook.py"]
+    options = {"cwd": tmp_path, "env": environment, "check": True, "stdout": subprocess.PIPE}
+    told = subprocess.run(command, **options, text=True).stdout.splitlines()
+    own, refit, pursuit = json.loads(told[-1]).values()
+    assert pursuit[0] < refit[0] < own[0] and all(kl > 0 for _, kl, _ in (own, refit, pursuit))
