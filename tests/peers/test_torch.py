@@ -182,9 +182,12 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy():
 
     expected = jax_codes(LeastSquares(Chosen(4)), atoms, bias, x)
     equal(found, expected)
-    for row, support, values in zip(x - bias, codes, found.numpy(), strict=True):
+    signed = SAE(*tensors(atoms, bias), sae.W_dec.mT, architecture="abstopk", k=4)
+    signed = signed.refit(*tensors(x, codes.astype(np.float32)))
+    for row, support, values, free in zip(x - bias, codes, found.numpy(), signed, strict=True):
         best = np.linalg.lstsq(atoms[support].T.astype(np.float64), row, rcond=None)[0]
         np.testing.assert_allclose(values[support], best.clip(0), atol=1e-4)
+        np.testing.assert_allclose(free[support], best, atol=1e-4)
         assert not values[~support].any()
     # On more atoms than dimensions nothing is left.
     every = torch.ones(COUNT, WIDTH)
@@ -260,9 +263,8 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
 @pytest.mark.parametrize("threshold", [None, 0.3])
 def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     atoms, bias, x = arrays()
-    sae = SAE(
-        *tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata={"hook_name": "h"}
-    )
+    metadata = {"hook_name": "h", "context_size": 16}
+    sae = SAE(*tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata=metadata)
     codes = sae.encode(torch.from_numpy(x))
     sae.save(tmp_path / "torch")
     loaded = sae_gap.load_sae(tmp_path / "torch")
@@ -272,6 +274,7 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
         again = SAE.from_folder(tmp_path / name)
         torch.testing.assert_close(again.encode(torch.from_numpy(x)), codes)
         assert again.cfg.metadata["hook_name"] == "h"
+    assert SAE.from_folder(tmp_path / "torch").cfg.metadata["context_size"] == 16
     blank = SAE(torch.zeros(WIDTH, DIM), k=5, breadth=3, threshold=threshold and 0.0)
     blank.load_state_dict(sae.state_dict())
     torch.testing.assert_close(blank.encode(torch.from_numpy(x)), codes)
@@ -321,6 +324,14 @@ def test_a_fit_of_the_suite_has_its_codes_or_those_of_a_pursuit(tmp_path):
         SAE.from_folder(tmp_path)
     found = SAE.from_folder(tmp_path, k=2).encode(torch.from_numpy(x))
     equal(found, jax_codes(ScreenedPursuit(2), model.decoder.T, model.bias, x))
+
+
+@torch.no_grad()
+def test_a_matching_pursuit_stops_once_little_is_left():
+    options = {"architecture": "matching_pursuit", "residual_threshold": 1.2}
+    codes = SAE(torch.eye(3), **options).encode(torch.tensor([[3, 1, 0.5], [3, 2, 0.5]]))
+    # After 3, what is left of the first is of norm 1.12.
+    assert codes.tolist() == [[3, 0, 0], [3, 2, 0]]
 
 
 LAYER_NORM = FILES / "saelens" / "layer_norm"
