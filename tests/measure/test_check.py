@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.encoders.relu import ReLU
 from sae_gap.measure import evenly_spaced, fvu
 from sae_gap.measure.check import JUDGED
 from sae_gap.saes.loaded_sae import SAE
@@ -52,7 +51,7 @@ OUTLIERS = 2_000 * np.random.default_rng(1).normal(size=(5, DIM)).astype(np.floa
 # What is done to the arrays and to the activations, and what is said of it.
 FAULTS = {
     "a TopK SAE loaded as a ReLU": (
-        lambda arrays, x, other: (arrays | {"encoder": ReLU(), "others": {}}, x),
+        lambda arrays, x, other: (arrays | {"encoder": "standard", "options": {}, "others": {}}, x),
         "TopK SAE that is read as a ReLU",
     ),
     "another layer": (
@@ -124,7 +123,9 @@ def test_a_sound_sae_is_accused_of_nothing_and_better_codes_are_told(given):
     assert better.fvu < better.own_fvu
     assert f"FVU {better.fvu:.4f} at L0 8 for its own {better.own_fvu:.4f}" in str(found)
     # Atoms of any lengths change nothing where codes match them, and are told.
-    other = load_report(loaded(rescaled(arrays, LENGTHS) | {"encoder": ReLU()}), x)
+    other = load_report(
+        loaded(rescaled(arrays, LENGTHS) | {"encoder": "standard", "options": {}}), x
+    )
     assert "codes of two latents compare times these" in str(other)
     assert "compare times these" not in str(found)
 
