@@ -124,6 +124,10 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues, alone: str | N
         raise UsageError(
             " ".join(str(error).split()).removesuffix(".") + "; see --help."
         ) from error
+    if alone and len(rest) > 1:
+        raise UsageError(
+            f"--{alone} is given twice, as {flag_values[alone].value!r} and {rest[1]!r}; give one."
+        )
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
 

@@ -179,6 +179,16 @@ def test_an_encoder_of_ones_own_is_asked_for_no_option_of_ours():
     assert Mine().k == -1
 
 
+@pytest.mark.parametrize("encoder", [TopK(3), LISTA(), ScreenedPursuit(2), Lasso()])
+def test_no_encoder_takes_what_are_no_rows(encoder):
+    for wrong in (Y[0], Y[None], Y[:, :3]):
+        refused(lambda wrong=wrong: encoder(MODEL, wrong), r"^signals must have the shape \(n, 4\)")
+
+
+def test_a_pursuit_without_its_threshold_is_refused():
+    refused(lambda: BatchPursuit(2)(MODEL, Y), "calibrate")
+
+
 # Codes and dictionaries that no metric and no solver may take.
 WRONG = {
     "complex": lambda a: a + 1j,
@@ -215,7 +225,6 @@ def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
 
 def test_no_door_uncovers_what_a_mask_covers(tmp_path):
     from sae_gap.measure import fvu
-    from sae_gap.saes.loading_report import load_report
 
     masked = WRONG["masked"]
     model = dataclasses.replace(MODEL, encoder=Affine(jnp.asarray(0.1 * D), jnp.zeros(6)))
@@ -224,7 +233,7 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
     for door in (
         lambda: fvu(Y, masked(Y)),
         lambda: sae.encode(masked(Y)),
-        lambda: load_report(sae, masked(Y)),
+        lambda: sae_gap.check(sae, masked(Y)),
     ):
         refused(door, match="has masked entries")
     assert [path.name for path in tmp_path.iterdir()] == ["sae"]

@@ -5,6 +5,7 @@ chunks, certificates) and the amortised encoders are a matrix product anyway.
 """
 
 import abc
+import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -68,6 +69,11 @@ class Encoder(eqx.Module):
     looks: ClassVar[Mapping[str, Look]] = {}
     # Raise it by hand when a change to the code changes the codes: rows are told apart by it.
     version: ClassVar[int] = 1
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = _of_rows(cls.__call__)  # type: ignore[method-assign]
 
     def __check_init__(self):
         check_static(self)
@@ -136,6 +142,23 @@ class Encoder(eqx.Module):
             for them.
         """
         return Coded(encode(self, model, signals))
+
+
+def _of_rows(call):
+    """An encoder that refuses signals which are no rows of the model's dimension."""
+
+    @functools.wraps(call)
+    def checked(self, model, signals):
+        dims = None if model.dictionary is None else len(model.dictionary)
+        shape = np.shape(signals)
+        if len(shape) != 2 or dims not in (None, shape[1]):
+            raise ValueError(
+                f"signals must have the shape (n, {dims or 'input_dim'}), a row for each, but they "
+                f"are {shown(signals)}; reshape them, or give those of the model's layer."
+            )
+        return call(self, model, signals)
+
+    return checked
 
 
 @eqx.filter_jit

@@ -208,6 +208,11 @@ class BatchPursuit(ScreenedPursuit):
         return atoms, gains
 
     def _threshold(self, model):
+        if not isinstance(model.encoder, Threshold):
+            raise ValueError(
+                f"{self.name} has no threshold yet; take the model that calibrate(model, signals) "
+                "gives."
+            )
         return model.encoder.value * _unit(model.decoder)
 
     def _threshold_of(self, model, gains):
