@@ -27,7 +27,7 @@ class CheckOptions(Options):
         None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
     )
     key: str | None = option(None, "Name of the array of activations in a file of several.")
-    rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=2)
+    rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=10)
     certified: bool = option(False, "Look for codes by the certified lasso too; takes minutes.")
 
 

@@ -20,10 +20,10 @@ from sae_gap.core.types import Model
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure import Plan
+from sae_gap.measure.check import Check, check
 from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.loading_report import LoadReport, load_report
 from sae_gap.storage import results
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
@@ -67,7 +67,7 @@ class Measured(Options):
         x: Float[np.ndarray, "n input_dim"],
         mean: Callable[[], Float[np.ndarray, " input_dim"]],
         controls: Collection[str],
-    ) -> tuple[list[SAE], dict[str, LoadReport]]:
+    ) -> tuple[list[SAE], dict[str, Check]]:
         """Reads them, SAEs first.
 
         Args:
@@ -91,9 +91,9 @@ class Measured(Options):
                     f"{path} is an SAE of {sae.input_dim} dimensions, but the activations have "
                     f"{x.shape[1]}; give those of the layer that it was trained on."
                 )
-            report = load_report(sae, x)
+            report = check(sae, x, better=False)
             if not report.fvu <= WRONG and not self.anyway:
-                doubts = "; ".join(doubt.rstrip(".") for doubt in report.suspicions)
+                doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
                 raise ValueError(
                     f"{path} leaves {report.fvu:.3g} of the variance of these activations "
                     f"unexplained, where their mean alone leaves 1: {doubts}; "

@@ -1,12 +1,14 @@
-"""Is an SAE broken, or was it loaded wrongly? What `load_report` says, and what better codes on the
-same dictionary would give.
+"""Is an SAE broken, or was it loaded wrongly, and what would better codes on the same dictionary
+give?
 """
 
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -14,23 +16,18 @@ from sae_gap.core.checks import check_flag, check_integer, check_type, detached
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.measure.coding import (
-    Coding,
-    by_encoder,
-    code,
-    code_lasso,
-    evenly_spaced,
-    find_weight,
-    screened,
-)
-from sae_gap.measure.curve import fvu
+from sae_gap.measure.coding import CHANCES, code_lasso, evenly_spaced, find_weight
+from sae_gap.measure.curve import check_varies, fvu
+from sae_gap.measure.faults import Suspect, find_faults
+from sae_gap.measure.pruned_pursuit import pruned_pursuit
+from sae_gap.measure.readings import affines, by_rows, read
 from sae_gap.measure.rows import opened
+from sae_gap.saes.definitions import LIBRARIES, explained
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.loading_report import LoadReport, load_report
 
-# Rows that better codes are looked for on.
-JUDGED = 250
+# Fewer rows say nothing of the rest.
+FEWEST = 10
 # An encoder that fires more than this share of the dimensions has no sparse codes to better.
 SPARSE = 0.25
 
@@ -60,8 +57,8 @@ class Better(NamedTuple):
     def __str__(self) -> str:
         proof = "" if self.certificate is None else f", duality gap {self.certificate:.0e}"
         return (
-            f"{self.codes}: FVU {self.fvu:.4f} at L0 {self.l0:.4g} for its own "
-            f"{self.own_fvu:.4f} at {self.own_l0:.4g}, on {self.rows:,} rows{proof}"
+            f"better codes, on {self.rows:,} rows: FVU {self.fvu:.4f} at L0 {self.l0:.4g} by "
+            f"{self.codes}{proof}; the encoder's {self.own_fvu:.4f} at {self.own_l0:.4g}"
         )
 
 
@@ -69,23 +66,91 @@ class Check(NamedTuple):
     """What `check` found; as a text, one screen.
 
     Attributes:
-      report: what the SAE is, what it makes of the activations, and what looks wrong.
+      sae: as it was loaded.
+      rows: activations that were looked at, without outlier tokens.
+      activation_norm: their mean norm, as they were given.
+      explained: how much of them the reconstructions explain, by the definition of each library;
+        see `sae_gap.saes.definitions.explained`.
+      l0: mean number of latents in use.
+      dead: latents that no row uses.
+      wrong: what looks wrong, each a sentence with its figure and its mend; empty where all is
+        fine.
       better: other codes on its dictionary; empty for an encoder without sparse codes.
+      outliers: activations that were left out, being of more than ten times the median norm.
+      with_outliers: `explained` of all, these too; empty where there are none.
     """
 
-    report: LoadReport
+    sae: SAE
+    rows: int
+    activation_norm: float
+    explained: Mapping[str, float]
+    l0: float
+    dead: int
+    wrong: tuple[str, ...]
     better: tuple[Better, ...]
+    outliers: int
+    with_outliers: Mapping[str, float]
 
     @property
-    def wrong(self) -> tuple[str, ...]:
-        """What looks wrong, each a sentence with its mend; empty where all is fine."""
-        return self.report.suspicions
+    def fvu(self) -> float:
+        """Fraction of the variance about the mean of the activations that the reconstruction
+        leaves, `1 - R²`.
+        """
+        return self.explained["fvu"]
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """What a row tells of it."""
+        columns: dict[str, Any] = {
+            "library": self.sae.library,
+            "architecture": self.sae.architecture,
+        }
+        columns |= {"normalisation": self.sae.normalisation.name, "notes": self.sae.notes}
+        names = ("activation_norm", "fvu", "l0", "dead", "outliers")
+        columns |= {name: getattr(self, name) for name in names}
+        return columns | {"suspicions": self.wrong}
 
     def __str__(self) -> str:
-        better = [f"other codes: {each}" for each in self.better] or [
-            "other codes: not looked for, since its own are signed, dense or hardly any"
+        sae = self.sae
+        least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
+        alike = greatest < 1.1 * least
+        units = "" if alike else ": codes of two latents compare times these"
+        biases = [sae.bias, *(affine.bias for affine in affines(sae)[:1])]
+        lengths = ", ".join(f"{float(np.linalg.norm(bias)):.4g}" for bias in biases)
+        few = self.l0 * self.rows < CHANCES * sae.num_latents and self.dead
+        lines = [
+            f"{sae.library} {sae.architecture}: {sae.num_latents} latents, input_dim "
+            f"{sae.input_dim}",
+            f"normalisation: {sae.normalisation.name}",
+            *(f"{name}: {value}" for name, value in sae.notes.items()),
+            f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}{units}",
+            f"norms of the biases of decoder and encoder: {lengths}; of activations: "
+            f"{self.activation_norm:.4g}",
         ]
-        return "\n".join([str(self.report), *better, *([] if self.wrong else ["loading: fine"])])
+        if self.outliers:
+            lines.append(
+                f"left out: {self.outliers} outlier tokens, of more than ten times the median norm"
+            )
+        lines += [
+            f"on {self.rows:,} rows: L0 {self.l0:.4g}, {self.dead:,} of {sae.num_latents:,} "
+            f"latents never fire{' (rare ones may on more rows)' if few else ''}",
+            "FVU (1 - explained variance) by the definition of each library"
+            + (", and with outlier tokens:" if self.outliers else ":"),
+        ]
+        for name, calls in LIBRARIES.items():
+            shares = [
+                of[name] if name == "fvu" else 1 - of[name]
+                for of in (self.explained, self.with_outliers)
+                if of
+            ]
+            lines.append("".join(f"{share:10.4f}" for share in shares) + f"  {calls}")
+        better = (
+            map(str, self.better)
+            if self.better
+            else ["better codes: not looked for, since its own are signed, dense or hardly any"]
+        )
+        wrong = [f"wrong: {said}" for said in self.wrong] or ["loading: fine"]
+        return "\n".join([*lines, *better, *wrong])
 
 
 def check(
@@ -93,6 +158,7 @@ def check(
     activations: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str],
     *,
     rows: int = 5_000,
+    better: bool = True,
     certified: bool = False,
     **options: Any,
 ) -> Check:
@@ -106,16 +172,18 @@ def check(
         (documents, tokens, input_dim), or a file of these as `open_activations` reads, such as a
         .pt.
       rows: how many of the activations are looked at, at most, evenly spread.
-      certified: whether to look for codes by the certified lasso too, which takes minutes.
+      better: whether to look for better codes, by a screened pursuit.
+      certified: whether to look for them by the certified lasso too, which takes minutes.
       options: of `SAE.from_arrays`.
 
     Returns:
       The finding. `print` it; `wrong` is empty where all is fine.
 
     Raises:
-      ValueError: the SAE or the activations cannot be read, or do not fit each other.
+      ValueError: the SAE or the activations cannot be read, do not fit each other, or are too few.
     """
-    check_integer("rows", rows, least=2)
+    check_integer("rows", rows, least=FEWEST)
+    check_flag("better", better)
     check_flag("certified", certified)
     loaded = _sae(sae, options)
     if loaded.heads and not isinstance(activations, Activations | str | os.PathLike):
@@ -123,13 +191,34 @@ def check(
         if given.ndim == 3:
             activations = given.reshape(len(given), -1)
     source = opened(activations)
-    x = source.take(evenly_spaced(source.num_samples, rows))
-    report = load_report(loaded, x)
-    better: tuple[Better, ...] = ()
-    if 1 <= report.l0 <= SPARSE * loaded.input_dim:
-        x = np.delete(x, find_outliers(norms(x)).rows, axis=0)
-        better = _better(loaded, x[evenly_spaced(len(x), JUDGED)], certified)
-    return Check(report, better)
+    every = source.take(evenly_spaced(source.num_samples, rows))
+    outliers = find_outliers(norms(every)).rows
+    x = np.delete(every, outliers, axis=0)
+    if len(x) < FEWEST:
+        raise ValueError(f"{len(x)} activations are too few to judge by; give some hundreds.")
+    check_varies(x)
+    atoms = by_rows(loaded)
+    whole = read(loaded, x, atoms)
+    shares = explained(x, whole.guess)
+    with_outliers: Mapping[str, float] = {}
+    if len(outliers):
+        rest = every[outliers]
+        pairs = (x, rest), (whole.guess, read(loaded, rest, atoms).guess)
+        with_outliers = explained(*map(np.concatenate, pairs))
+    suspect = Suspect(loaded, x, atoms, whole, shares["fvu"])
+    sparse = 1 <= whole.l0 <= SPARSE * loaded.input_dim
+    return Check(
+        loaded,
+        len(x),
+        float(norms(x).mean()),
+        shares,
+        whole.l0,
+        int((whole.used == 0).sum()),
+        tuple(find_faults(suspect)),
+        _better(suspect, certified) if better and sparse else (),
+        len(outliers),
+        with_outliers,
+    )
 
 
 def _sae(sae, options: Mapping[str, Any]) -> SAE:
@@ -155,17 +244,21 @@ def _sae(sae, options: Mapping[str, Any]) -> SAE:
     return sae
 
 
-def _better(sae: SAE, x: Float[np.ndarray, "n input_dim"], certified: bool) -> tuple[Better, ...]:
-    own = code(sae, x, by_encoder(sae))
-    found: list[tuple[str, Coding, float | None]] = []
+def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
+    sae, few, read = suspect.sae, suspect.few, suspect.read
+    x, l0 = suspect.x[few], float(read.on[few].mean())
+    found = list[tuple[str, float, ArrayLike, float | None]]()
     # Few rows may use no latent at all.
-    if not sae.signed and own.l0 >= 1:
-        coding = code(sae, x, screened(sae, x, own.l0))
-        found.append(("a screened pursuit", coding, None))
-    if certified and own.l0 >= 1:
-        lasso, refit = code_lasso(sae, x, find_weight(sae, x, own.l0))
-        found.append(("the certified lasso, refitted", refit, lasso.certificate))
+    if not sae.signed and l0 >= 1:
+        codes = scipy.sparse.csr_array(pruned_pursuit(suspect.atoms, read.target[few], l0))
+        guess = sae.normalisation.undo(
+            jnp.asarray(codes @ suspect.atoms) + sae.bias, jnp.asarray(x)
+        )
+        found.append(("a screened pursuit", codes.nnz / len(x), guess, None))
+    if certified and l0 >= 1:
+        lasso, refit = code_lasso(sae, x, find_weight(sae, x, l0))
+        found.append(("the certified lasso, refitted", refit.l0, refit.guess, lasso.certificate))
+    own = fvu(x, read.guess[few])
     return tuple(
-        Better(how, len(x), coding.l0, fvu(x, coding.guess), own.l0, fvu(x, own.guess), gap)
-        for how, coding, gap in found
+        Better(how, len(x), used, fvu(x, guess), l0, own, gap) for how, used, guess, gap in found
     )

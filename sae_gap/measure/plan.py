@@ -16,11 +16,11 @@ from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_number, check_sequence, check_type
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
+from sae_gap.measure.check import Check
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.curve import check_varies
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.loading_report import LoadReport
 from sae_gap.storage.results import Row, digest
 
 # The name of the study in its rows.
@@ -51,7 +51,7 @@ class Plan:
         scored like others.
       seed: of the split, and of whatever controls draw.
       held_out: what is scored; None holds a tenth of the activations out.
-      loaded: by name, what `load_report` says of SAEs on the scored samples.
+      loaded: by name, what `check` says of SAEs on the scored samples.
     """
 
     saes: Sequence[SAE]
@@ -63,7 +63,7 @@ class Plan:
     keep_outliers: bool = False
     seed: int = 0
     held_out: Activations | None = None
-    loaded: Mapping[str, LoadReport] = dataclasses.field(default_factory=dict)
+    loaded: Mapping[str, Check] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def kept(self) -> Activations:

@@ -36,7 +36,7 @@ def explained(
         SAEBench 0.6.0 computes it; it changes with the scale of the rows.
       `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
     """
-    error = (x - guess).astype(np.float64)
+    error = x - guess
     rest, centred = squares(error), squares(x - x.mean(axis=0, dtype=np.float64))
     power = squares(x).mean()
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -46,6 +46,6 @@ def explained(
         "ev_saelens_legacy": float(legacy.mean()),
         "ev_saebench": float(1 - rest.mean() / (power - (power / x.shape[1]) ** 2)),
         "ev_dictionary_learning": float(
-            1 - squares(error - error.mean(axis=0)).sum() / centred.sum()
+            1 - squares(error - error.mean(axis=0, dtype=np.float64)).sum() / centred.sum()
         ),
     }

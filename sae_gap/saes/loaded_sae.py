@@ -487,6 +487,7 @@ def _on_unit_atoms(atoms: Array, bias: Array, inner: Model, encode: Any, **about
     return SAE(model, bias, scale, lengths, Normalisation(), **about)
 
 
+@jax.jit
 def _unit(
     atoms: Float[Array, "input_dim num_latents"],
 ) -> tuple[Array, Float[Array, " num_latents"]]:

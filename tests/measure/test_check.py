@@ -9,11 +9,14 @@ import pytest
 
 import sae_gap
 from sae_gap.measure import evenly_spaced, fvu
-from sae_gap.measure.check import JUDGED
+from sae_gap.measure.coding import code, screened
+from sae_gap.measure.faults import FEW
+from sae_gap.measure.pruned_pursuit import pruned_pursuit
+from sae_gap.measure.readings import Seen, by_rows, configured, read
+from sae_gap.measure.readings import rescaled as other_sizes
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.loading_report import load_report
+from tests.measure.test_faults import loaded, trained
 from tests.saes.test_loaded_sae import Torch
-from tests.saes.test_loading_report import loaded, trained
 from tests.torch_files import save
 
 DIM, WIDTH, K = 96, 256, 8
@@ -46,6 +49,17 @@ def rescaled(arrays, lengths):
     }
 
 
+def with_dead(arrays):
+    """The same SAE with 300 latents that never fire."""
+    atoms = DRAWS.normal(size=(300, DIM)).astype(np.float32)
+    return arrays | {
+        "atoms": np.concatenate([arrays["atoms"], atoms]),
+        "weight": np.concatenate([arrays["weight"], atoms.T], axis=1),
+        "encoder_bias": np.concatenate([arrays["encoder_bias"], np.full(300, -1e3, np.float32)]),
+    }
+
+
+DRAWS = np.random.default_rng(2)
 LENGTHS = np.exp(np.random.default_rng(0).normal(0, 0.5, WIDTH)).astype(np.float32)
 OUTLIERS = 2_000 * np.random.default_rng(1).normal(size=(5, DIM)).astype(np.float32)
 # What is done to the arrays and to the activations, and what is said of it.
@@ -99,6 +113,25 @@ FAULTS = {
         ),
         "added twice",
     ),
+    "noise": (
+        lambda arrays, x, other: (arrays, DRAWS.normal(size=x.shape).astype(np.float32)),
+        "like noise",
+    ),
+    "an encoder that is off": (
+        lambda arrays, x, other: (arrays | {"encoder_bias": arrays["encoder_bias"] - 1e3}, x),
+        "no latent is on in any row",
+    ),
+    "an encoder that sees nothing": (
+        lambda arrays, x, other: (
+            arrays | {"weight": 1e-6 * arrays["weight"], "encoder_bias": np.arange(256.0)},
+            x,
+        ),
+        "all rows have the same codes",
+    ),
+    "latents that died in training": (
+        lambda arrays, x, other: (with_dead(arrays), np.tile(x, (4, 1))),
+        "latents never fire, although each had 23 chances",
+    ),
 }
 
 
@@ -106,7 +139,7 @@ FAULTS = {
 def test_a_fault_is_named(given, fault):
     change, words = FAULTS[fault]
     arrays, x = change(*given)
-    found = sae_gap.check(loaded(arrays), x)
+    found = sae_gap.check(loaded(arrays), x, better=False)
     assert any(words in said for said in found.wrong), found
     assert words in str(found) and "loading: fine" not in str(found)
 
@@ -117,17 +150,42 @@ def test_a_sound_sae_is_accused_of_nothing_and_better_codes_are_told(given):
     found = sae_gap.check(sae, x)
     assert found.wrong == () and str(found).endswith("loading: fine"), found
     (better,) = found.better
-    assert better.own_l0 == better.l0 == K and better.rows == JUDGED
-    some = x[evenly_spaced(len(x), JUDGED)]
+    assert better.own_l0 == better.l0 == K and better.rows == FEW
+    some = x[evenly_spaced(len(x), FEW)]
     assert better.own_fvu == pytest.approx(fvu(some, np.asarray(sae.reconstruct(some))), rel=1e-4)
     assert better.fvu < better.own_fvu
-    assert f"FVU {better.fvu:.4f} at L0 8 for its own {better.own_fvu:.4f}" in str(found)
-    # Atoms of any lengths change nothing where codes match them, and are told.
-    other = load_report(
-        loaded(rescaled(arrays, LENGTHS) | {"encoder": "standard", "options": {}}), x
-    )
+    assert f"FVU {better.fvu:.4f} at L0 8 by a screened pursuit" in str(found)
+    # Atoms of any lengths change nothing where codes match them, and are told. Few rows leave many
+    # latents off, which is no fault.
+    lengths = rescaled(arrays, LENGTHS) | {"encoder": "standard", "options": {}}
+    other = sae_gap.check(loaded(lengths), x, better=False)
     assert "codes of two latents compare times these" in str(other)
     assert "compare times these" not in str(found)
+    few = sae_gap.check(loaded(with_dead(arrays)), x, better=False)
+    assert few.wrong == () and few.dead >= 300 and "(rare ones may on more rows)" in str(few)
+
+
+def test_the_pursuit_on_the_host_is_that_of_the_suite(given):
+    arrays, x, _ = given
+    sae, x = loaded(arrays), x[:60]
+    codes = pruned_pursuit(by_rows(sae), np.asarray(sae.target(x)), 6.5)
+    other = code(sae, x, screened(sae, x, 6.5)).codes
+    assert np.count_nonzero(codes) == pytest.approx(6.5 * 60, abs=2)
+    np.testing.assert_allclose(codes, other.toarray(), atol=1e-3)
+
+
+def test_few_rows_are_read_by_their_coordinates(given):
+    arrays, x, _ = given
+    sae, x = loaded(arrays), x[:40]
+    narrow, whole = Seen.of(sae, x, by_rows(sae)), Seen(sae, x, by_rows(sae), None)
+    assert narrow.basis is not None and narrow.basis.shape == (42, DIM)
+    own = read(sae, x, narrow.atoms)
+    for readings in (configured, lambda seen: other_sizes(seen, own, 1.3)):
+        for one, other in zip(readings(narrow), readings(whole), strict=True):
+            assert one.how == other.how
+            np.testing.assert_allclose(
+                narrow.read(one).guess, whole.read(other).guess, rtol=1e-3, atol=1e-3
+            )
 
 
 def test_outlier_tokens_are_named_and_left_out(given):
@@ -135,11 +193,8 @@ def test_outlier_tokens_are_named_and_left_out(given):
     sae, mixed = loaded(arrays), np.concatenate([OUTLIERS, x])
     found, alone = sae_gap.check(sae, mixed), sae_gap.check(sae, x)
     assert found.wrong == () and "left out: 5 outlier tokens" in str(found)
-    assert found.report.explained == alone.report.explained and found.better == alone.better
-    for told, rows in (
-        (alone.report.explained, x),
-        (found.report.with_outliers, mixed),
-    ):
+    assert found.explained == alone.explained and found.better == alone.better
+    for told, rows in ((alone.explained, x), (found.with_outliers, mixed)):
         expected = fvu(rows, np.asarray(sae.reconstruct(rows)))
         assert told["fvu"] == pytest.approx(expected, rel=1e-4)
 
@@ -148,7 +203,7 @@ def test_outlier_tokens_are_named_and_left_out(given):
 def test_no_seed_is_accused(kind, seed):
     rows = drawn(seed)
     sae = loaded(trained(kind, jnp.asarray(rows[:6_000]), WIDTH, K))
-    assert load_report(sae, rows[6_000:]).suspicions == ()
+    assert sae_gap.check(sae, rows[6_000:]).wrong == ()
 
 
 def test_arrays_and_tensors_and_files(given, tmp_path):
@@ -162,11 +217,11 @@ def test_arrays_and_tensors_and_files(given, tmp_path):
     save(tmp_path / "x.pt", half)
     sae = SAE.from_arrays(*four, **options)
     again = sae_gap.check(sae, tmp_path / "x.pt", rows=100, certified=True)
-    assert again.report.rows == 100 and again.wrong == ()
+    assert again.rows == 100 and again.wrong == ()
     screened, lasso = again.better
     assert lasso.l0 == pytest.approx(K, rel=0.05) and lasso.fvu < lasso.own_fvu
     assert screened.certificate is None and lasso.certificate <= 1.1e-6
-    assert "the certified lasso, refitted: FVU" in str(again)
+    assert "by the certified lasso, refitted, duality gap" in str(again)
 
 
 @pytest.mark.parametrize(

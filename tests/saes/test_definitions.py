@@ -16,7 +16,6 @@ from sae_gap.metrics.atoms import atom_scores
 from sae_gap.saes import definitions
 from sae_gap.saes.definitions import explained
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.loading_report import load_report
 
 PAGE = Path(definitions.__file__).with_name("DEFINITIONS.md").read_text()
 (CODE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
@@ -104,7 +103,7 @@ def test_the_suite_has_its_own_numbers(example):
     ):
         assert found[name] == pytest.approx(TOLD[pair], abs=1e-4)
     arrays = (example[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
-    report = load_report(SAE.from_arrays(*arrays, architecture="relu"), x)
+    report = sae_gap.check(SAE.from_arrays(*arrays, architecture="relu"), np.tile(x, (2, 1)))
     found |= {"l0": report.l0, "dead": report.dead}
     row = jnp.arange(len(x))[None]
     windows = Windows(jnp.asarray(example["tokens"])[None], 0 * row, row)

@@ -19,7 +19,6 @@ from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.saes.loading_report import load_report
 from sae_gap.storage import trees
 from sae_gap.study.models import Models
 from tests.saes.examples import ENCODERS, example
@@ -82,7 +81,7 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
     lengths = np.linalg.norm(model.decoder, axis=0)
     close(sae.encode_target(sae.target(activations)), own * lengths)
     close(sae.model.decoder, model.decoder / lengths)
-    report = load_report(sae, activations)
+    report = sae_gap.check(sae, activations)
     assert report.l0 == (own != 0).sum(axis=1).mean()
     for number, one in enumerate((model, sae)):
         sae_gap.save_sae(

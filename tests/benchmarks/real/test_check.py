@@ -36,9 +36,14 @@ def files(tmp_path_factory):
     [
         (("mine", "--activations=x.pt"), 0, "loading: fine"),
         (("--activations=x.pt", "mine"), 0, "sparsify fvu"),
-        (("--sae=wrong", "--activations=x.pt"), 1, "suspicion: the encoder's columns point away"),
+        (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
         (("mine",), 2, "give FOLDER and --activations"),
-        (("mine", "wrong", "--activations=x.pt"), 2, "'wrong' is not a flag"),
+        (
+            ("mine", "--sae=wrong", "--activations=x.pt"),
+            2,
+            "--sae is given twice, as 'wrong' and 'm",
+        ),
+        (("mine", "--activations=x.pt", "--rows=9"), 2, "--rows must be an integer of at least 10"),
         (("mine", "--activations=y.pt"), 2, "y.pt is neither a file nor a folder"),
         (("x.pt", "--activations=x.pt"), 2, "is not the weights of an SAE"),
     ],
