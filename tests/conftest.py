@@ -226,6 +226,19 @@ def call():
     return call_binary
 
 
+# Runs commands in one process, which loads and compiles once what they share: the words of each, with
+# "then" between them, as between what they print.
+IN_ONE = """
+import itertools, sys
+from sae_gap.__main__ import main
+for between, words in itertools.groupby(sys.argv[1:], "then".__eq__):
+    try:
+        print("then", flush=True) if between else main([*words])
+    except SystemExit as end:
+        assert not end.code
+"""
+
+
 TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
 
 

@@ -2,7 +2,6 @@
 pins agree.
 """
 
-import json
 import os
 import re
 import shlex
@@ -22,7 +21,7 @@ from benchmarks.harness import crossing
 from benchmarks.report import published
 from sae_gap import Store
 from sae_gap import __main__ as command
-from tests.conftest import binary_of, flags_of, page_of
+from tests.conftest import IN_ONE, binary_of, flags_of, page_of
 
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -178,21 +177,6 @@ def test_every_command_of_a_page_parses():
     assert parsed >= 15
 
 
-END = "(the end of a command)\n"
-# Runs several commands in one process, which loads and compiles once what they share.
-IN_ONE = f"""
-import json, sys
-from sae_gap.__main__ import main
-for words in json.loads(sys.argv[1]):
-    try:
-        main(words)
-    except SystemExit as end:
-        assert not end.code, words
-    sys.stdout.write({END!r})
-sys.stdout.write(str("matplotlib.pyplot" in sys.modules))
-"""
-
-
 def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touched(tmp_path):
     tree = tmp_path / "tree"
     # With what Numba has compiled, which takes half a minute.
@@ -204,20 +188,18 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
     names = "sae_squared,fista_oracle,kmeans,kmeans:squared,oracle:squared,squared:omp"
     sizes = "--world=pairs --num_latents=16 --num_samples=400 --seeds=0 --lam=1"
     smoke = ["--preset=smoke", f"--results_dir={tmp_path}"]
-    commands = [
-        ["--help"],
-        ["squared_relu", *smoke, *sizes.split(), f"--methods={names}"],
-        ["all", "--studies=squared_relu", "--dry_run", *smoke, "--seeds=1"],
-    ]
+    commands = ["--help", "then", "squared_relu", *smoke, *sizes.split(), f"--methods={names}"]
+    commands += ["then", "all", "--studies=squared_relu", "--dry_run", *smoke, "--seeds=1", "then"]
+    pyplot = "sys.stdout.write(str('matplotlib.pyplot' in sys.modules))"
     done = subprocess.run(
-        [sys.executable, "-c", IN_ONE, json.dumps(commands)],
+        [sys.executable, "-c", IN_ONE + pyplot, *commands],
         cwd=tree,
         env=os.environ | {"PYTHONPATH": str(tree)},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr[-2_000:]
-    listed, out, planned, pyplot = done.stdout.split(END)
+    listed, out, planned, pyplot = done.stdout.split("then\n")
     assert "squared_relu          Does a squared ReLU" in listed
     lines = [line.split()[0] for line in out.split("\n\n")[0].splitlines()[3:]]
     assert (

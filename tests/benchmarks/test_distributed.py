@@ -1,33 +1,62 @@
-"""A study in two processes: each codes its share of the jobs, and together they leave the rows of
-one.
+"""A study, a training and a measurement in two processes: they share the work, and together they
+leave the rows of one.
 """
 
+import numpy as np
 import pytest
 
-from sae_gap import Store
-from tests.conftest import page_of
+from sae_gap import Store, save_activations
+from tests.conftest import IN_ONE, page_of
 
-STUDY = ("--preset=smoke", "--seeds=0", "--methods=sae_relu,sae_topk")
 IN_TWO = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2")
 IN_TWO += ("--process_id={process}",)
+STUDY = ("--preset=smoke", "--seeds=0", "--methods=sae_relu,sae_topk")
+TRAIN = ("--methods=topk", "--width=16", "--sparsity=3", "--epochs=2", "--samples=50")
 VARY = ("device", "fit_device", "job")
 
 
-def by_method(rows):
-    kept = ("sae_relu", "sae_topk")
-    return {row["method"]: row for row in rows if row["seed"] == 0 and row["method"] in kept}
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory):
+    """What is run in a folder for results, one after the other."""
+    rng, file = np.random.default_rng(0), tmp_path_factory.mktemp("rows") / "x.npz"
+    codes = np.where(rng.random((600, 16)) < 3 / 16, rng.random((600, 16)), 0)
+    rows = codes @ rng.normal(size=(16, 8)) + 2
+    save_activations(file, rows.astype(np.float32), np.arange(600) // 30)
+
+    def of(folder):
+        given = (f"--activations={file}", f"--results_dir={folder}")
+        sae = f"--sae={folder / 'train_real' / 'topk'}"
+        return [
+            ("amortisation_gap", *STUDY, f"--results_dir={folder}"),
+            ("train_real", *TRAIN, *given),
+            ("measure_sae", sae, "--controls=none", *given),
+        ]
+
+    return of
 
 
-def test_two_processes_end_with_the_rows_of_one(smoke, pair, call, tmp_path):
-    run = ("-m", "sae_gap", "amortisation_gap", *STUDY, *IN_TWO, f"--results_dir={tmp_path}")
-    codes, out, err = pair(run).end()
-    assert codes == [0, 0], err
-    assert "Recovery" in out[0] and (out[1], err[1]) == ("", "")
-    assert len(list(tmp_path.glob("amortisation_gap/rows/*.json"))) == 2
-    assert (page_of(tmp_path) / "README.md").exists() and not list(tmp_path.glob("**/state*"))
-    store = Store(tmp_path / "amortisation_gap")
-    rows, expected = by_method(store.rows()), by_method(smoke.rows)
-    assert len(rows) == len(store.rows()) == 2
+@pytest.fixture(scope="module")
+def two(commands, pair, tmp_path_factory):
+    """The folder of two processes, which run all in one go, and what each wrote."""
+    folder = tmp_path_factory.mktemp("two")
+    study, train, measure = commands(folder)
+    codes, out, err = pair(["-c", IN_ONE, *study, *IN_TWO, "then", *train, "then", *measure]).end()
+    assert codes == [0, 0] and out[1].split() == ["then"] * 2, err
+    assert "running sae" in err[0] and "running sae" not in err[1]
+    return folder, out[0].split("then\n")
+
+
+def test_a_study_has_the_rows_of_one(two, smoke, call, commands):
+    folder, (out, *_) = two
+    assert "Recovery" in out
+    assert len(list(folder.glob("amortisation_gap/rows/*.json"))) == 2
+    assert (page_of(folder / "amortisation_gap") / "README.md").exists()
+    assert not list(folder.glob("**/state*"))
+    rows, expected = (
+        {row["method"]: row for row in both if row["seed"] == 0}
+        for both in (Store(folder / "amortisation_gap").rows(), smoke.rows)
+    )
+    assert set(rows) == {"sae_relu", "sae_topk"}
     for method, row in rows.items():
         for name, value in row.items():
             # On separable codes the accuracy is of a probe that is wherever L-BFGS has stopped.
@@ -41,8 +70,34 @@ def test_two_processes_end_with_the_rows_of_one(smoke, pair, call, tmp_path):
             else:
                 assert value == expected[method][name], (method, name)
     # Started again, by one process alone, nothing is left to do.
-    assert call("amortisation_gap", *STUDY, f"--results_dir={tmp_path}")[0] == 0
-    assert by_method(store.rows()) == rows
+    assert call(*commands(folder)[0])[0] == 0
+    assert {row["method"]: row for row in Store(folder / "amortisation_gap").rows()} == rows
+
+
+def test_an_sae_is_trained_and_measured_as_by_one(two, call, commands, tmp_path):
+    folder, (_, trained, measured) = two
+    assert "topk" in trained and "Reconstruction" in measured
+    for command in commands(tmp_path)[1:]:
+        code, _, err = call(*command)
+        assert code == 0, err
+
+    def numbers(results, binary):
+        return {
+            (*map(row.get, ("fit", "kind", "codes")), round(row.get("lam") or 0, 3)): {
+                name: value
+                for name, value in row.items()
+                if isinstance(value, float) and not name.endswith("seconds")
+            }
+            for row in Store(results / binary).rows()
+        }
+
+    for binary, many in (("train_real", 1), ("measure_sae", 7)):
+        found, expected = (numbers(results, binary) for results in (folder, tmp_path))
+        assert len(found) >= many
+        for place, row in found.items():
+            assert row == pytest.approx(expected[place], rel=1e-5, abs=1e-5), place
+    (row,) = Store(folder / "train_real").rows()
+    assert row["device"].startswith("4 x cpu")
 
 
 def test_an_address_without_the_flag_is_refused(call, tmp_path):

@@ -179,35 +179,6 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, call, tmp
     assert page.index("What looks wrong") < page.index("Loading: suspicious") < page.index("<img")
 
 
-TOGETHER = (
-    "--distributed",
-    "--coordinator=localhost:{port}",
-    "--num_processes=2",
-    "--process_id={process}",
-)
-
-
-def test_two_processes_measure_as_one(done, files, pair, tmp_path):
-    arguments = (f"--sae={files / 'mine'}", f"--activations={files / 'x.npz'}", "--controls=none")
-    codes, out, err = pair(
-        ("-m", "sae_gap", "measure_sae", *arguments, f"--results_dir={tmp_path}", *TOGETHER)
-    ).end()
-    assert codes == [0, 0] and "Reconstruction" in out[0] and out[1] == "", err
-
-    def by_place(results):
-        return {
-            (*map(row.get, ("kind", "dictionary", "codes", "lam")),): row for row in rows(results)
-        }
-
-    alone, two = by_place(done[1]), by_place(tmp_path)
-    assert len(two) > 7
-    for place, row in two.items():
-        numbers = {name: value for name, value in row.items() if isinstance(value, float)}
-        assert numbers == pytest.approx(
-            {name: alone[place][name] for name in numbers}, rel=1e-5, abs=1e-6
-        ), place
-
-
 BAD = {
     "nothing": ([], "nothing to measure"),
     "no activations": (["--sae={mine}"], "nothing to measure"),

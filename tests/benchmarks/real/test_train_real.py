@@ -114,30 +114,6 @@ def test_a_run_with_other_options_takes_the_place_of_an_earlier_one(file, call, 
     assert first != second and told == [first, second, pytest.approx((second + third) / 2), first]
 
 
-def test_two_processes_learn_and_score_as_one(done, file, pair, tmp_path):
-    options = (f"--activations={file}", *OPTIONS, "--methods=topk", f"--results_dir={tmp_path}")
-    ranks = (
-        "--distributed",
-        "--coordinator=localhost:{port}",
-        "--num_processes=2",
-        "--process_id={process}",
-    )
-    codes, out, err = pair(("-m", "sae_gap", "train_real", *options, *ranks)).end()
-    assert codes == [0, 0] and "topk" in out[0] and out[1] == "", err
-    alone, two = rows_in(Path(done[0][1].partition("=")[2])), rows_in(tmp_path)
-    assert two.keys() == {"topk"}
-    for method, row in two.items():
-        assert row["device"].startswith("4 x cpu") and row["fit"] == alone[method]["fit"]
-        numbers = {
-            name: value
-            for name, value in row.items()
-            if isinstance(value, float) and name != "fit_seconds"
-        }
-        assert numbers == pytest.approx(
-            {name: alone[method][name] for name in numbers}, abs=1e-5
-        ), method
-
-
 def test_atoms_that_are_copies_are_counted(tmp_path, call):
     rng = np.random.default_rng(0)
     # Next to all that there is to learn is one direction.
