@@ -35,7 +35,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # that users run are tested by `JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= make test`. An XLA that
 # does not know one of the flags ends at once and names it, as that of 0.12 does the second.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-PLAIN = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
 _OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < (0, 12)
 _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault(
@@ -66,60 +65,41 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_configure():
+    import jax
+
     from sae_gap.runtime import devices
 
+    # Read when JAX was imported, which the plugins of pytest may have done.
+    plain = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"
+    jax.config.update("jax_disable_most_optimizations", plain)
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
 
 
-# The modules that take longest, which workers begin with, so that they end together; those of
-# optimised tests side by side.
+# The modules that take longest, which workers begin with, so that they end together.
 LONGEST = (
-    "test_studies",
-    "test_online_dictionary",
-    "test_stream",
-    "test_families",
-    "test_controls",
     "test_notebooks",
-)
-LONGEST += (
-    "test_train_real",
-    "test_measure_sae",
-    "test_sharding",
-    "test_amortisation_gap",
-    "test_coding",
+    "test_studies",
+    "test_loading_report",
     "test_distributed",
+    "test_learned",
+    "test_sparse_autoencoder",
+    "test_sharding",
+    "test_project",
+    "test_shapes",
+    "test_online_dictionary",
+    "test_families",
+    "test_encoder_cost",
+    "test_jobs",
+    "test_check",
+    "test_versions",
+    "test_real",
 )
-LONGEST += ("test_learned", "test_project", "test_real", "test_shapes", "test_padding")
 
 
 def pytest_collection_modifyitems(items):
     order = {name: place for place, name in enumerate(LONGEST)}
-    # Within a module those come first that are optimised, so that programs are dropped once.
-    first = {item.path: place for place, item in reversed([*enumerate(items)])}
-    items.sort(
-        key=lambda item: (
-            order.get(item.path.stem, len(order)),
-            first[item.path],
-            item.get_closest_marker("optimised") is None,
-        )
-    )
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item):
-    """A test marked `optimised` has programs that run for longer than they are compiled, as have
-    processes that it starts.
-    """
-    import jax
-
-    plain = PLAIN and item.get_closest_marker("optimised") is None
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(plain))
-    if jax.config.values["jax_disable_most_optimizations"] != plain:
-        jax.config.update("jax_disable_most_optimizations", plain)
-        # The option is no part of what JAX knows a program by, and the bits of one and of the other
-        # differ.
-        jax.clear_caches()
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -47,8 +47,6 @@ OF_ONE = {
     "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
 }
-# What runs for longer than it is compiled.
-LONG = ("absorption",)
 
 
 @pytest.fixture
@@ -103,20 +101,10 @@ def tiny_packages(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(folder))
 
 
-@pytest.mark.parametrize(
-    "paths",
-    [
-        pytest.param(
-            [path for path in NOTEBOOKS if path.stem in LONG], marks=pytest.mark.optimised
-        ),
-        [path for path in NOTEBOOKS if path.stem not in LONG],
-    ],
-    ids=("long", "short"),
-)
-def test_they_run(paths, this_python, tiny_packages):
+def test_they_run(this_python, tiny_packages):
     """In one kernel, which loads the suite once; what a notebook names, the next does not find."""
     notebooks, cells = [], []
-    for path in paths:
+    for path in NOTEBOOKS:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
         trial = TRIAL | OF_ONE.get(path.stem, {})

@@ -119,12 +119,9 @@ def test_the_summary_has_the_sizes_and_what_the_study_varies(smokes, name):
     assert len(set(keys)) == len(keys)
 
 
-# One for each way in which a model comes about: along its fit, on a base, with others beside it, on
-# the host; the challenge has those that come about alone as well.
-@pytest.mark.parametrize(
-    "name",
-    ["learning_dynamics", "warmstart_decoder", "encoder_budget", "dictionary_challenge"],
-)
+# Of models along their fit and on a base, and of models alone and on the host. Those with others
+# beside them are stored in tests/learners/test_amortised.py.
+@pytest.mark.parametrize("name", ["warmstart_decoder", "dictionary_challenge"])
 def test_a_second_run_fits_nothing_and_prints_the_same(smokes, name, call, monkeypatch, tmp_path):
     smoke = smokes(name)
     fitted, run = [], program.Program.run

@@ -8,8 +8,6 @@ from sae_gap.measure import CONTROLS, control, measure_curve
 from sae_gap.measure.learned import learn
 from sae_gap.saes.loaded_sae import SAE
 
-pytestmark = pytest.mark.optimised
-
 
 @pytest.fixture(scope="module")
 def signals(task):

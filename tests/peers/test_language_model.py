@@ -12,7 +12,7 @@ from sae_gap.lm.llama import Windows, embed, log_probabilities, run_blocks
 from sae_gap.lm.texts import read_texts
 from sae_gap.lm.windows import cut, pack
 
-pytestmark = [pytest.mark.peers, pytest.mark.optimised, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 # In nats.
 TOLERANCE = 1e-3
 # Tokens of a window that nearly nothing comes before.

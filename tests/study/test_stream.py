@@ -36,13 +36,11 @@ def model(signals):
     return fit_stream(LEARNER, signals, **OPTIONS)
 
 
-@pytest.mark.optimised
 def test_a_stream_is_learned_from(task, model):
     assert np.abs(match_atoms(model.dictionary, task.dictionary).cosine).mean() > 0.99
     assert not model.bias.any()
 
 
-@pytest.mark.optimised
 def test_a_file_and_a_function_are_as_good_as_an_array_and_a_killed_fit_goes_on(
     tmp_path, signals, model, caplog
 ):

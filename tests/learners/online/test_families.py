@@ -123,7 +123,6 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
     assert int(new.round) == 2
 
 
-@pytest.mark.optimised
 def test_the_truth_stays_and_children_leave_their_parents(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
@@ -138,7 +137,6 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     np.testing.assert_allclose(fitted(LEARNER, 0 * signals, frame), frame, atol=1e-6)
 
 
-@pytest.mark.optimised
 def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed_are_told_apart(
     world,
 ):
@@ -157,7 +155,6 @@ def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed
     assert cosines(fitted(LEARNER, signals, start), frame).min() > 0.97
 
 
-@pytest.mark.optimised
 def test_families_are_found_in_what_coherent_steps_leave(world):
     """From samples alone: atoms decorrelated while they are learned, and then put in order, which
     is better.
@@ -234,7 +231,6 @@ def test_an_atom_that_became_a_parent_does_not_restart_in_the_same_round():
     assert np.abs(unknown @ idle).max() > 0.95
 
 
-@pytest.mark.optimised
 def test_quiet_and_rare_atoms_that_are_right_stay():
     """A third of the size of others, or a fifteenth as often on, in noise: of little energy, but
     more than any residual.
@@ -259,7 +255,6 @@ def test_a_base_of_another_width_keeps_it():
     assert start(jnp.ones((9, 8))).squares.shape == (5,)
 
 
-@pytest.mark.optimised
 def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
     frame, codes = world
     rng = np.random.default_rng(2)

@@ -47,7 +47,6 @@ def learned(small):
     return run(QUICK, small.train.signals)
 
 
-@pytest.mark.optimised
 def test_it_recovers_the_truth_in_any_unit_by_the_same_bits(small, learned):
     assert cosine(small, learned) > 0.97
     np.testing.assert_allclose(jnp.linalg.norm(learned.dictionary, axis=0), 1, rtol=1e-5)
@@ -57,7 +56,6 @@ def test_it_recovers_the_truth_in_any_unit_by_the_same_bits(small, learned):
     np.testing.assert_allclose(scaled.dictionary, learned.dictionary, atol=1e-6)
 
 
-@pytest.mark.optimised
 def test_it_recovers_the_truth_through_noise_and_tells_how_much_there_is():
     noisy = draw(Setting(60, 3, 2_000, noise_db=20))
     state = run(QUICK, noisy.train.signals)
@@ -66,7 +64,6 @@ def test_it_recovers_the_truth_through_noise_and_tells_how_much_there_is():
     assert float(state.noise) == pytest.approx(float(jnp.std(noisy.train.signals - clean)), rel=0.2)
 
 
-@pytest.mark.optimised
 def test_restarts_find_what_copies_keep_from_being_found(small):
     data = Split(small.train.signals)
     state = run(QUICK, small.train.signals, rounds=36)
