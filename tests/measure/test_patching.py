@@ -24,6 +24,8 @@ from sae_gap.solvers import sparse_code
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit
 
 ROWS, LENGTH, DIM = 12, 16, 16
+# Less those of a screened pursuit, of which each number of atoms is a program.
+CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     ]
     candidates += [candidate("true", patched.atoms), candidate("dense", random, Shrunk(0.01))]
     candidates += [candidate("dead", patched.atoms, Shrunk(1.7))]
-    rows = run(patched, tmp_path, *candidates)
+    rows = run(patched, tmp_path, *candidates, codes=CODES)
     scored = {
         (row["dictionary"], row["codes"], row["level"]): row
         for row in rows
@@ -113,13 +115,13 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
     # What is stored is not measured again.
     monkeypatch.setattr(patching, "code", None)
-    again = run(patched, tmp_path, *candidates)
+    again = run(patched, tmp_path, *candidates, codes=CODES)
     assert [row["key"] for row in again] == [row["key"] for row in rows]
-    assert len(run(patched, tmp_path, *candidates, l0=(2,))) < len(rows)
+    assert len(run(patched, tmp_path, *candidates, l0=(2,), codes=CODES)) < len(rows)
     # A path that is named otherwise changes names alone.
     renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
     for line, other in zip(
-        split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True
+        split_lines(rows), split_lines(run(patched, tmp_path, *renamed, codes=CODES)), strict=True
     ):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
@@ -219,17 +221,14 @@ def test_a_control_is_made_when_it_is_measured_and_not_again(patched, tmp_path):
         made.append(1)
         return dataclasses.replace(alike, name="true", role="control")
 
-    rows = run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,))
+    made_by = {"controls": {"true": ({"control": "true"}, make)}, "codes": CODES}
+    rows = run(patched, tmp_path, alike, l0=(2,), **made_by)
     kl = {(row["dictionary"], row["codes"]): row["kl"] for row in rows if row["kind"] == "score"}
     assert made and all(
         kl["true", codes] == kl["given", codes] for codes in ("lasso", "lasso_refit", "omp")
     )
     made.clear()
-    assert (
-        run(patched, tmp_path, alike, controls={"true": ({"control": "true"}, make)}, l0=(2,))
-        == rows
-        and not made
-    )
+    assert run(patched, tmp_path, alike, l0=(2,), **made_by) == rows and not made
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):
@@ -244,11 +243,11 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, m
 
     monkeypatch.setattr(Downstream, "score", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(patched, tmp_path, one)
+        run(patched, tmp_path, one, codes=CODES)
     stored = sae_gap.Store(tmp_path).keys()
     # The clean model, the encoder's codes, and the pursuit.
     assert len(stored) == 4
-    assert stored < {row["key"] for row in run(patched, tmp_path, one)}
+    assert stored < {row["key"] for row in run(patched, tmp_path, one, codes=CODES)}
     # Without those, there is nothing to split.
     assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
 
