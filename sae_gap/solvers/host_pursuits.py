@@ -36,7 +36,8 @@ def pursue(
     The codes of a sample that are not zero come first.
     """
     # Numba would compile the loops once more for arrays that may be written.
-    signals, atoms = (np.asarray(memoryview(array).toreadonly()) for array in (signals, atoms))
+    signals, atoms = signals.view(), atoms.view()
+    signals.flags.writeable = atoms.flags.writeable = False
     places = np.empty((len(signals), num_slots), np.int32)
     codes, residual = np.empty(places.shape, signals.dtype), np.empty_like(signals)
     eps, whole = float(np.finfo(signals.dtype).eps), np.dtype(f"i{signals.itemsize}")
