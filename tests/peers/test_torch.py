@@ -465,7 +465,6 @@ NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "torch_encoder.ipynb"
 TRIAL = {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 800, "NUM_LATENTS": 64, "SPARSITY": 8}
 
 
-@pytest.mark.optimised
 def test_the_notebook_runs_without_jax(tmp_path):
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
