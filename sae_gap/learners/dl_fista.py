@@ -14,7 +14,7 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims
 from sae_gap.runtime.sharding import SAMPLES, axis_size
 from sae_gap.solvers import fista, host_pursuits
-from sae_gap.solvers.atoms import wants_gram
+from sae_gap.solvers.host import wants_gram
 
 
 class DLFistaState(eqx.Module):

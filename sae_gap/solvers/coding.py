@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jax import lax
 from jax.typing import ArrayLike
 
 from sae_gap.core import lasso_problem
@@ -114,10 +113,11 @@ def sparse_code(
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
+    limit = jnp.asarray(max_iterations, jnp.int32)
     solve = _solve_sparse if sparse else _solve
-    return solve(
-        options, targets, atoms, weights, first, accuracy, jnp.asarray(max_iterations, jnp.int32)
-    )
+    if solver == "working_set" and not traced and layout is None:
+        solve = functools.partial(_solve_apart, sparse)
+    return solve(options, targets, atoms, weights, first, accuracy, limit)
 
 
 class _Options(NamedTuple):
@@ -142,10 +142,36 @@ def _on_the_host(arrays) -> bool:
     return all(map(on_host, placed or [jax.device_put(np.zeros(()))]))
 
 
+def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
+    """Solve in batches, each by the program for the slots that its samples need."""
+    problem = _scaled(targets, atoms, weights, equalise=True)
+    samples, column, init = _posed(problem, first)
+    given = samples, problem.dictionary, column, init
+    batches = working_set.solve_apart(*given, tol=tol, limit=limit, nonneg=options.nonneg)
+    shape = len(targets), atoms.shape[1], targets.dtype
+    if not sparse:
+        solution = working_set.empty(*shape)
+        for rows, batch in batches:
+            solution = working_set.put(solution, rows, batch)
+        return unscale(solution, problem)
+    found = host.Found(*shape)
+    for rows, batch in batches:
+        inside = rows < len(targets)
+        rows, batch = rows[inside], jax.tree.map(lambda a, inside=inside: a[inside], batch)
+        places, code, *rest = map(np.asarray, batch)
+        row, slot = np.nonzero(code)
+        found.put(rows[row], places[row, slot], code[row, slot])
+        found.objective[rows], found.gap[rows], found.iterations[rows] = rest[:3]
+        found.converged[rows] = rest[3]
+    scales = np.asarray(problem.signal_scale)[:, 0], np.asarray(problem.atom_scale)[0]
+    codes, *certificates = found.unscaled(*scales, sparse=True)
+    return Solution(codes, *jax.device_put(certificates))
+
+
 def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
     """Solve chunk by chunk, so that no more dense codes are ever held."""
     num_samples, parts = targets.shape[0], 1 if options.layout is None else options.layout.num_parts
-    size = parts * working_set.default_chunk(*atoms.shape)
+    size = parts * max(16, working_set.ROOM // atoms.shape[1])
     codes, certificates = [], []
     for begin in range(0, num_samples, size):
         chosen = slice(begin, begin + size)
@@ -165,20 +191,24 @@ def _differentiable(
     if options.host and options.solver == "working_set":
         return _call_back(options, signals, dictionary, lam, init, tol, max_iterations)
     problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
-    row = jnp.broadcast_to(problem.row, (len(signals), 1))
-    shared = len(problem.column) == 1
-    samples = Samples(problem.signals, row, None if shared else problem.column)
-    size, layout = len(signals), options.layout
-    if options.solver == "working_set":
-        parts = 1 if layout is None or layout.latents is None else layout.mesh.shape[layout.latents]
-        size = working_set.default_chunk(dictionary.shape[0], -(-dictionary.shape[1] // parts))
+    samples, column, begun = _posed(problem, init)
 
     def run(per_sample, *shared):
-        return _in_chunks(lambda chunk: _run(options, *chunk, *shared), per_sample, size)
+        return _run(options, *per_sample, *shared)
 
-    per_sample = samples, None if init is None else scale_codes(init, problem)
-    common = problem.dictionary, problem.column if shared else None, tol, max_iterations
-    return unscale(sharding.by_device(run, layout, per_sample, *common), problem)
+    common = problem.dictionary, column, tol, max_iterations
+    return unscale(sharding.by_device(run, options.layout, (samples, begun), *common), problem)
+
+
+def _posed(problem, init) -> tuple[Samples, Any, Any]:
+    """What belongs to each sample, the factors on their weights if they share them, and the first
+    codes.
+    """
+    row = jnp.broadcast_to(problem.row, (len(problem.signals), 1))
+    shared = len(problem.column) == 1
+    samples = Samples(problem.signals, row, None if shared else problem.column)
+    begun = None if init is None else scale_codes(init, problem)
+    return samples, problem.column if shared else None, begun
 
 
 def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
@@ -204,6 +234,7 @@ def _solve_backward(options, saved, bar):
 
 _differentiable.defvjp(_solve_forward, _solve_backward)
 _solve = jax.jit(_differentiable, static_argnums=0)
+_scaled = jax.jit(scale_problem, static_argnames="equalise")
 
 
 def _call_back(options, *arrays) -> Solution:
@@ -237,10 +268,8 @@ def _run(options, samples, init, dictionary, column, tol, max_iterations):
     nonneg = options.nonneg
     if options.solver == "working_set":
         latents = None if options.layout is None else options.layout.latents
-        limits = {"tol": tol, "max_iterations": max_iterations}
-        return working_set.solve(
-            samples, dictionary, column, init, **limits, nonneg=nonneg, latents=latents
-        )
+        options = {"tol": tol, "limit": max_iterations, "nonneg": nonneg, "latents": latents}
+        return working_set.solve(samples, dictionary, column, init, **options)
     signals, lam = samples.signals, samples.row * (samples.column if column is None else column)
     arrays, momentum = (signals, dictionary, lam, init), options.solver == "fista"
     if not options.fixed:
@@ -251,23 +280,3 @@ def _run(options, samples, init, dictionary, column, tol, max_iterations):
     value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
     done = jnp.full(value.shape, max_iterations)
     return Solution(codes, value, gap, done, lasso_problem.is_converged(signals, value, gap, tol))
-
-
-def _in_chunks(run, per_sample, chunk_size):
-    """Apply `run` to slices of at most `chunk_size` samples, one after the other; the last is
-    padded with zero signals.
-    """
-    num_samples = jax.tree.leaves(per_sample)[0].shape[0]
-    if chunk_size >= num_samples:
-        return run(per_sample)
-    chunks = -(-num_samples // chunk_size)
-    spare = chunks * chunk_size - num_samples
-
-    def split(array):
-        padded = jnp.pad(array, ((0, spare), (0, 0)))
-        return padded.reshape(chunks, chunk_size, array.shape[1])
-
-    solution = lax.map(run, jax.tree.map(split, per_sample))
-    return jax.tree.map(
-        lambda a: a.reshape(chunks * chunk_size, *a.shape[2:])[:num_samples], solution
-    )

@@ -17,10 +17,9 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
-from sae_gap.solvers.atoms import wants_gram
 from sae_gap.solvers.loops import active_set
 from sae_gap.solvers.problem import power_of_two
-from sae_gap.solvers.working_set import default_slots
+from sae_gap.solvers.working_set import SLOTS, default_slots
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A
 # dictionary of more numbers than CACHE is read from memory for each block, so that its blocks are
@@ -31,8 +30,9 @@ CACHE = 2**23
 BLOCK = 2**22
 # Most atoms that are pivoted on at once: their Gram matrix stays in the cache of a core.
 FEW_LATENTS = 2**7
-# Most slots to begin with.
-SLOTS = 256
+# A Gram matrix of all atoms costs `num_latents / n` products, and with more atoms than this it
+# leaves the cache.
+LARGEST_GRAM = 2048
 # Atoms that are scaled at once, and dimensions in which they are transposed, as memory is read by
 # the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
@@ -93,6 +93,11 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
     )
 
 
+def wants_gram(num_latents: int, num_samples: int) -> bool:
+    """Whether the Gram matrix of all atoms is worth its products, and fits in cache."""
+    return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
+
+
 def solve(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim num_latents"],
@@ -128,7 +133,7 @@ def solve(
         int(max_iterations),
     )
     problem = pose(signals, dictionary, lam)
-    found = _Found(len(signals), dictionary.shape[1], signals.dtype)
+    found = Found(len(signals), dictionary.shape[1], signals.dtype)
     with one_blas_thread():
         if max_iterations:
             _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg)
@@ -140,10 +145,10 @@ def solve(
         step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
         for begin in range(0, len(left), step):
             _certify(problem, found, left[begin : begin + step], tol, nonneg=nonneg)
-    return found.unscaled(problem, sparse=sparse)
+    return found.unscaled(problem.signal_scale, problem.atom_scale, sparse=sparse)
 
 
-class _Found:
+class Found:
     """What is known of each sample so far, in the units of the scaled problem."""
 
     def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
@@ -162,14 +167,14 @@ class _Found:
         rows, latents, values = self.codes
         return scipy.sparse.csr_array((values, (rows, latents)), shape=self.shape)
 
-    def unscaled(self, problem: Problem, *, sparse: bool) -> tuple[Any, ...]:
+    def unscaled(
+        self, signal_scale: np.ndarray, atom_scale: np.ndarray, *, sparse: bool
+    ) -> tuple[Any, ...]:
         """The fields of the solution, in the units of the caller."""
-        (rows, latents, values), scale = self.codes, problem.signal_scale
+        (rows, latents, values), scale = self.codes, signal_scale
         dtype = values.dtype
         with np.errstate(over="ignore", under="ignore"):
-            self.codes[2] = values = (values * scale[rows] / problem.atom_scale[latents]).astype(
-                dtype
-            )
+            self.codes[2] = values = (values * scale[rows] / atom_scale[latents]).astype(dtype)
             certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
         size = np.abs(values)
         # A code that overflows or vanishes is not the one that was certified.

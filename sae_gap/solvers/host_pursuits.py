@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from sae_gap.runtime.cores import cores, on_cores, one_blas_thread
 from sae_gap.solvers import block
-from sae_gap.solvers.atoms import GROUPS, mask
+from sae_gap.solvers.leaders import GROUPS, mask
 from sae_gap.solvers.loops import matching, proximal, pursuit
 from sae_gap.solvers.reweighted import num_blocks
 

@@ -32,51 +32,12 @@ def solve(
     linear: Float[Array, "n slots"],
     *,
     max_pivots: Int[Array, ""] | int,
+    rank: int | None = None,
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis; see
-    `proceed`.
+    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis.
 
-    Args:
-      gram: `(n, slots, slots)` Gram matrices.
-      linear: `(n, slots)` linear terms b.
-      max_pivots: pivots after which the search is broken off; the codes are then feasible but not
-        optimal.
-
-    Returns:
-      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis;
-      `(n, slots)` bases.
-    """
-    nowhere = jnp.zeros(linear.shape, bool)
-    norms = jnp.diagonal(gram, axis1=1, axis2=2)
-    scale = jnp.max(jnp.abs(linear), axis=1)
-    return proceed(
-        gram,
-        norms,
-        linear,
-        jnp.ones_like(linear),
-        nowhere,
-        scale,
-        rank=linear.shape[1],
-        max_pivots=max_pivots,
-    )
-
-
-def proceed(
-    swept: Float[Array, "n slots slots"],
-    norms: Float[Array, "n slots"],
-    value: Float[Array, "n slots"],
-    slope: Float[Array, "n slots"],
-    basic: Bool[Array, "n slots"],
-    scale: Float[Array, " n"],
-    *,
-    rank: int,
-    max_pivots: Int[Array, ""] | int,
-) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from a basis that is
-    optimal by itself.
-
-    The linear term of the other slots is first lowered to `b - t` with `t` so large that they stay
-    at zero, and `t` is then taken to zero. On the way, optimality fails at one slot at a time: a
+    The linear term is first lowered to `b - t` with `t` so large that all codes are zero, and `t`
+    is then taken to zero. On the way, optimality fails at one slot at a time: a
     basic code turns negative, or a non-basic correlation positive. That slot is swept in or out of
     the basis; with c its column of the tableau and p = c_k,
 
@@ -92,18 +53,12 @@ def proceed(
     is none, the slot is left out.
 
     Args:
-      swept: `(n, slots, slots)` Gram matrices, swept on the basis.
-      norms: `(n, slots)` squared norms of the slots' atoms, the measure of dependence; unused on
-        the basis.
-      value: `(n, slots)` codes on the basis, and elsewhere the correlations with what the basis
-        leaves, less the weight.
-      slope: `(n, slots)`, 0 on the basis and elsewhere 1.
-      basic: `(n, slots)` the basis.
-      scale: `(n,)` size of the linear terms; a violation is more than its rounding.
-      rank: largest number of independent atoms. A full basis takes in a slot only in the place of
-        another.
+      gram: `(n, slots, slots)` Gram matrices.
+      linear: `(n, slots)` linear terms b.
       max_pivots: pivots after which the search is broken off; the codes are then feasible but not
         optimal.
+      rank: largest number of independent atoms, None for all. A full basis takes in a slot only in
+        the place of another.
 
     Returns:
       `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis;
@@ -113,12 +68,13 @@ def proceed(
       Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics
       32(2). Goodnight (1979), "A tutorial on the SWEEP operator", The American Statistician 33(3).
     """
-    eps = jnp.finfo(swept.dtype).eps
+    norms, rank = jnp.diagonal(gram, axis1=1, axis2=2), rank or linear.shape[1]
+    eps = jnp.finfo(gram.dtype).eps
     # The square of the distance between an atom and the span of the basis is known to a few times
     # the rounding of a tableau.
     close = eps ** (2 / 3)
-    slots = jnp.arange(swept.shape[1])
-    slack = 2 * eps * scale[:, None]
+    slots = jnp.arange(gram.shape[1])
+    slack = 2 * eps * jnp.max(jnp.abs(linear), axis=1, keepdims=True)
 
     def unfinished(t: _Tableau):
         return (t.pivots < max_pivots) & jnp.any(t.live)
@@ -181,8 +137,8 @@ def proceed(
             t.pivots + 1, swept, value, slope, t.basic ^ here, banned, entering, live[:, 0]
         )
 
-    none = jnp.zeros(value.shape, bool)
-    entering, live = jnp.full((len(value), 1), -1), jnp.ones(len(value), bool)
-    start = _Tableau(jnp.int32(0), swept, value, slope, basic, none, entering, live)
+    none = jnp.zeros(linear.shape, bool)
+    entering, live = jnp.full((len(linear), 1), -1), jnp.ones(len(linear), bool)
+    start = _Tableau(jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live)
     last = lax.while_loop(unfinished, pivot, start)
     return jnp.where(last.basic, jnp.maximum(last.value, 0), 0), last.swept, last.basic

@@ -2,7 +2,6 @@
 coder of dictionary learning.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -10,8 +9,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
-from sae_gap.solvers import pivoting, slots
-from sae_gap.solvers.atoms import leaders
+from sae_gap.solvers import slots
+from sae_gap.solvers.leaders import leaders
 
 
 class Pursuit(NamedTuple):
@@ -87,26 +86,17 @@ def pursue(
     """
     blocks = num_blocks(num_slots)
     limit = jnp.asarray(threshold, signals.dtype)
-    product = functools.partial(jnp.einsum, precision="highest")
-    eye = jnp.eye(num_slots, dtype=signals.dtype)
 
     def advance(_, carry):
         places, code, residual = carry
         correlations = lasso_problem.product(residual, atoms.T)
         candidate = leaders(jnp.maximum(correlations - limit, 0), blocks, num_slots // 2)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
-        lead = jnp.where(lead > limit, lead, -jnp.inf)
-        places, _, _, holds = slots.merge(places, zeros + 1, code > 0, candidate, lead)
-        filled = (code > 0) | jnp.any(holds, axis=2)
-        chosen = jnp.where(filled[:, :, None], atoms[places], 0)
-        gram = product("nwm,nvm->nwv", chosen, chosen)
-        gram = jnp.where(filled[:, :, None] & filled[:, None, :], gram, eye)
+        places, lead = slots.merge(places, code > 0, candidate, jnp.where(lead > limit, lead, 0))
+        sign = jnp.sign(code + lead)
         weight = limit * epsilon / (code + epsilon)
-        # Free slots have a term in the units of the others, since the largest term tells what is
-        # rounding.
-        linear = jnp.where(filled, product("nwm,nm->nw", chosen, signals) - weight, -limit)
-        code, _, _ = pivoting.solve(gram, linear, max_pivots=2 * num_slots)
-        return Pursuit(places, code, signals - product("nw,nwm->nm", code, chosen))
+        found = slots.solve(atoms, signals, places, sign, weight)
+        return Pursuit(places, found.code, slots.residual(signals, found.atoms, found.code))
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
     return lax.fori_loop(0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals))

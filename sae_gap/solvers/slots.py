@@ -1,20 +1,22 @@
-"""The slots of a batch of samples: each holds an atom and its code, and a tableau holds the Gram
-matrix of a sample's slots.
-"""
+"""Working sets of a batch of samples: slots that hold an atom with its code, and the lasso on them."""
 
 from typing import NamedTuple
 
-import jax
+import equinox as eqx
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core.lasso_problem import product
+from sae_gap.core import lasso_problem
 from sae_gap.runtime import sharding
-from sae_gap.solvers.atoms import Held, Problem, correlate, hold, leaders
+from sae_gap.solvers import pivoting
+from sae_gap.solvers.compensated import dot, two_sum
 
+# Rows of this many floats fill the vector registers of every current processor evenly.
+LANES = 16
+# Blocks of atoms; each sends one violator a round.
+NUM_BLOCKS = 256
 # The most violators that enter in a round.
-MOST_CANDIDATES = 64
+MOST_CANDIDATES = 128
 
 
 class Samples(NamedTuple):
@@ -29,206 +31,206 @@ class Samples(NamedTuple):
     column: Float[Array, "n _"] | None
 
 
-class State(NamedTuple):
-    """The working sets. Slot w of a sample holds the atom `sign[w] atoms[places[w]]` with the code
-    `code[w] ≥ 0`.
+class Problem(eqx.Module):
+    """What all samples share: atoms as rows, padded to whole blocks of those that `leaders` plays off.
 
-    Attributes:
-      samples: the signals and their weights.
-      places: the atoms of the slots.
-      sign: 1, or -1 where a slot holds the negative of its atom.
-      code: the codes.
-      basic: the slots of the basis; all others are free.
-      swept: the Gram matrix of the slots, swept on the basis; see `pivoting`.
-      theta: the residual, to better than the precision of the codes: the dual candidate.
-      candidate: the atoms that most violate optimality; `-1 - j` stands for the negative of atom j.
-      lead: by how much the correlation of a candidate exceeds its weight; -inf where there is no
-        candidate.
-      scale: the factor that makes theta feasible.
-      pull: the products of theta with the atoms of the slots.
-      rounds: products with the dictionary so far.
-      settled: the last rounds that left the basis as it was.
-      done: whether a sample needs no round more.
+    The weight of sample i and atom j is `row_i column_j`, unless samples have columns of their own.
+    `latents` names the mesh axis that the atoms are sharded over: each device then correlates its
+    own, and only leaders and the atoms in slots cross between devices. None has all on each.
     """
 
-    samples: Samples
+    atoms: Float[Array, "num_padded input_dim"]
+    column: Float[Array, "1 num_padded"]
+    norms: Float[Array, " num_padded"]
+    tol: Float[Array, ""]
+    limit: Int[Array, ""]
+    num_blocks: int = eqx.field(static=True)
+    nonneg: bool = eqx.field(static=True)
+    latents: str | None = eqx.field(static=True)
+
+    def correlate(self, theta: Float[Array, "n input_dim"]) -> Float[Array, "n num_padded"]:
+        """The products of theta with all atoms."""
+        return sharding.shard(lasso_problem.product(theta, self.atoms.T), self.latents, 1)
+
+
+def pose(
+    samples: Samples,
+    dictionary: Float[Array, "input_dim num_latents"],
+    column: Float[Array, "1 num_latents"] | None,
+    *,
+    tol: Float[Array, ""] | float,
+    limit: Int[Array, ""] | int,
+    nonneg: bool,
+    latents: str | None = None,
+) -> tuple[Problem, Samples]:
+    """The problem, and the samples with columns of its width; see `working_set.solve`."""
+    num_latents = dictionary.shape[1]
+    num_blocks = min(NUM_BLOCKS, LANES * -(-num_latents // LANES))
+    # Every device has the same number of whole blocks.
+    spare = (0, -num_latents % (num_blocks * sharding.axis_size(latents)))
+    atoms = sharding.shard(jnp.pad(dictionary.T, (spare, (0, 0))), latents, 0)
+    wide = [
+        sharding.shard(jnp.pad(each, ((0, 0), spare)), latents, dim)
+        for each, dim in (
+            (jnp.ones((1, num_latents), dictionary.dtype) if column is None else column, None),
+            (samples.column, 1),
+        )
+        if each is not None
+    ]
+    problem = Problem(
+        atoms=atoms,
+        column=wide[0],
+        norms=sharding.shard(jnp.linalg.norm(atoms, axis=1), latents, None),
+        tol=jnp.asarray(tol, dictionary.dtype),
+        limit=jnp.asarray(limit, jnp.int32),
+        num_blocks=num_blocks,
+        nonneg=nonneg,
+        latents=latents,
+    )
+    return problem, samples if len(wide) == 1 else samples._replace(column=wide[1])
+
+
+class State(NamedTuple):
+    """The working sets.
+
+    Attributes:
+      places: the atoms of the slots.
+      code: their codes; a slot without one is free.
+      theta: the residual, to better than the precision of the codes: the dual candidate.
+      tail: what theta has lost to rounding.
+      candidate: the atoms that most violate optimality.
+      lead: their correlations with theta; 0 where there is no candidate.
+      rounds: products with the dictionary so far.
+      settled: the last rounds that left the basis as it was.
+      objective: of the codes.
+      gap: their duality gaps at theta.
+    """
+
     places: Int[Array, "n slots"]
-    sign: Float[Array, "n slots"]
     code: Float[Array, "n slots"]
-    basic: Bool[Array, "n slots"]
-    swept: Float[Array, "n slots slots"]
     theta: Float[Array, "n input_dim"]
+    tail: Float[Array, "n input_dim"]
     candidate: Int[Array, "n candidates"]
     lead: Float[Array, "n candidates"]
-    scale: Float[Array, " n"]
-    pull: Float[Array, "n slots"]
     rounds: Int[Array, " n"]
     settled: Int[Array, " n"]
-    done: Bool[Array, " n"]
-
-    @property
-    def full(self) -> Bool[Array, " n"]:
-        """Whether no slot is free or, while the basis still changes, fewer than an eighth."""
-        free = jnp.sum(~self.basic, axis=1)
-        return jnp.where(self.settled > 0, free == 0, free < self.basic.shape[1] // 8)
-
-
-def start(problem: Problem, samples: Samples, num_slots: int) -> State:
-    """Samples whose slots are all free, with no candidates yet."""
-    num_samples, dtype = samples.signals.shape[0], samples.signals.dtype
-    count = num_candidates(problem, num_slots)
-    zeros, none = jnp.zeros((num_samples, num_slots), dtype), jnp.zeros(num_samples, jnp.int32)
-    return State(
-        samples=samples,
-        places=zeros.astype(jnp.int32),
-        sign=zeros + 1,
-        code=zeros,
-        basic=zeros > 0,
-        swept=jnp.broadcast_to(
-            jnp.eye(num_slots, dtype=dtype), (num_samples, num_slots, num_slots)
-        ),
-        theta=samples.signals,
-        candidate=jnp.zeros((num_samples, count), jnp.int32),
-        lead=jnp.full((num_samples, count), -jnp.inf, dtype),
-        scale=zeros[:, 0],
-        pull=zeros,
-        rounds=none,
-        settled=none,
-        done=none > 0,
-    )
-
-
-def propose(problem: Problem, state: State, init: Float[Array, "n num_latents"]) -> State:
-    """The atoms of the largest codes of `init` as the first candidates."""
-    count = state.candidate.shape[1]
-    if problem.latents is None:
-        given, chosen = lax.top_k(jnp.abs(init), min(count, init.shape[1]))
-        spare = ((0, 0), (0, count - chosen.shape[1]))
-        given, chosen = jnp.pad(given, spare), jnp.pad(chosen.astype(jnp.int32), spare)
-    else:
-        # One device alone would have to sort the codes of all atoms.
-        sizes = whole_blocks(problem, jnp.abs(init))
-        chosen = leaders(sizes, problem.num_blocks, count)
-        given = jnp.take_along_axis(sizes, chosen, axis=1)
-    pull = correlate(hold(problem, chosen), state.samples.signals, given > 0)
-    excess = (pull if problem.nonneg else jnp.abs(pull)) - weights_at(
-        problem, state.samples, chosen
-    )
-    signed = chosen if problem.nonneg else jnp.where(pull < 0, -1 - chosen, chosen)
-    return state._replace(candidate=signed, lead=jnp.where(given > 0, excess, -jnp.inf))
-
-
-def whole_blocks(
-    problem: Problem, values: Float[Array, "n num_latents"]
-) -> Float[Array, "n num_padded"]:
-    """Values of each sample for all atoms, with zeros for the padding."""
-    padded = jnp.pad(values, ((0, 0), (0, problem.atoms.shape[0] - values.shape[1])))
-    return sharding.shard(padded, problem.latents, 1)
-
-
-def num_candidates(problem: Problem, num_slots: int) -> int:
-    """Violators sought in a round: as many as half the slots, but no more than pay."""
-    return min(num_slots // 2, MOST_CANDIDATES, problem.num_blocks)
-
-
-def widen(problem: Problem, state: State, num_slots: int) -> State:
-    """The same working sets with `num_slots` slots; the new ones are free."""
-
-    def within(wide, old):
-        return wide.at[tuple(slice(size) for size in old.shape)].set(old)
-
-    return jax.tree.map(within, start(problem, state.samples, num_slots), state)
+    objective: Float[Array, " n"]
+    gap: Float[Array, " n"]
 
 
 def merge(
     places: Int[Array, "n slots"],
-    sign: Float[Array, "n slots"],
     used: Bool[Array, "n slots"],
     candidate: Int[Array, "n candidates"],
     lead: Float[Array, "n candidates"],
-) -> tuple[
-    Int[Array, "n slots"],
-    Float[Array, "n slots"],
-    Float[Array, "n slots"],
-    Bool[Array, "n slots candidates"],
-]:
-    """Keep the slots in use, and fill free ones with the candidates whose lead is not -inf.
+) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"]]:
+    """Keep the slots in use, and fill free ones with the candidates whose lead is not zero.
 
     Returns:
-      The atoms and the signs of the slots, the lead of those that are new, and which candidate each
-      of these holds.
+      The atoms of the slots, and the lead of those that are new, 0 in all others.
     """
-    atom = jnp.where(candidate < 0, -1 - candidate, candidate)
-    repeated = jnp.any((atom[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
+    repeated = jnp.any((candidate[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
     # The count of free slots up to each one, as a product: a cumulative sum would run one row at a
     # time.
     upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), lead.dtype))
     rank = jnp.matmul((~used).astype(lead.dtype), upto).astype(jnp.int32) - 1
     seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
-    fresh = jnp.take_along_axis(jnp.where(repeated, -jnp.inf, lead), seat, axis=1)
+    fresh = jnp.take_along_axis(jnp.where(repeated, 0, lead), seat, axis=1)
+    fresh = jnp.where(used | (rank >= candidate.shape[1]), 0, fresh)
     entrant = jnp.take_along_axis(candidate, seat, axis=1)
-    new = ~used & (rank < candidate.shape[1]) & (fresh > -jnp.inf)
-    places = jnp.where(
-        used, places, jnp.where(new, jnp.where(entrant < 0, -1 - entrant, entrant), 0)
-    )
-    sign = jnp.where(used, sign, jnp.where(new & (entrant < 0), -1, 1))
-    holds = new[:, :, None] & (seat[:, :, None] == jnp.arange(candidate.shape[1]))
-    return places, sign, fresh, holds
+    return jnp.where(used, places, jnp.where(fresh != 0, entrant, 0)), fresh
 
 
-def border(
-    problem: Problem,
-    state: State,
-    held: Held,
+class Solved(NamedTuple):
+    """The lasso of each sample on its slots.
+
+    Attributes:
+      atoms: those of the slots, with their signs; zeros in free slots.
+      code: non-negative.
+      swept: the tableaus, which hold `-G⁻¹` on the basis.
+      basic: the bases.
+    """
+
+    atoms: Float[Array, "n slots input_dim"]
+    code: Float[Array, "n slots"]
+    swept: Float[Array, "n slots slots"]
+    basic: Bool[Array, "n slots"]
+
+
+def solve(
+    atoms: Float[Array, "num_padded input_dim"],
+    signals: Float[Array, "n input_dim"],
+    places: Int[Array, "n slots"],
     sign: Float[Array, "n slots"],
-    holds: Bool[Array, "n slots candidates"],
-) -> Float[Array, "n slots slots"]:
-    """The tableau bordered by the new slots: the Gram matrix of all slots, swept on the basis.
-
-    With B the basis, N the new slots and G the Gram matrix, it holds `-G_BB⁻¹`, `G_BB⁻¹ G_BN` and
-    `G_NN - G_NB G_BB⁻¹ G_BN`. A free slot is orthogonal to all others.
+    weight: Float[Array, "n slots"],
+) -> Solved:
+    """Minimise `½‖y - Σ_w z_w s_w a_w‖² + Σ_w λ_w z_w` over `z ≥ 0` for each sample; slots whose sign
+    s is zero are free.
     """
-    enter = holds.astype(state.code.dtype)
-    atom = jnp.where(state.candidate < 0, -1 - state.candidate, state.candidate)
-    new = hold(problem, atom, often=True)
-    among = jnp.einsum("nwm,ncm->nwc", held.all(), new.all(), precision="highest")
-    if not problem.nonneg:
-        among = (
-            sign[:, :, None]
-            * jnp.where(state.candidate < 0, -1, 1).astype(enter.dtype)[:, None, :]
-            * among
-        )
-    both = state.basic[:, :, None] & state.basic[:, None, :]
-    old = jnp.where(both, state.swept, 0)
-    solved = -product(old, jnp.where(state.basic[:, :, None], among, 0))
-    # The columns of new slots are those of `solved`, whose rows off the basis are zero, and between
-    # two of them of `rest`.
-    rest = product(jnp.swapaxes(enter - solved, 1, 2), among)
-    corner = product(solved + product(enter, 0.5 * rest), jnp.swapaxes(enter, 1, 2))
-    filled = state.basic | jnp.any(holds, axis=2)
-    free = jnp.where(filled[:, :, None], 0, jnp.eye(sign.shape[1], dtype=enter.dtype))
-    return old + corner + jnp.swapaxes(corner, 1, 2) + free
+    own = sign[:, :, None] * atoms[places]
+    gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
+    gram = gram + jnp.where(sign[:, :, None] == 0, jnp.eye(sign.shape[1], dtype=sign.dtype), 0)
+    linear = jnp.where(sign != 0, correlate(own, signals) - weight, 0)
+    found = pivoting.solve(gram, linear, rank=signals.shape[1], max_pivots=4 * sign.shape[1])
+    return Solved(own, *found)
 
 
-def refresh(problem: Problem, state: State) -> Float[Array, "n slots slots"]:
-    """The tableau with less of the rounding that sweeps leave in it: a step of Newton's for the
-    inverse.
+def correlate(
+    atoms: Float[Array, "n slots input_dim"], theta: Float[Array, "n input_dim"]
+) -> Float[Array, "n slots"]:
+    """The products of the slots' atoms with a vector for each sample."""
+    return jnp.einsum("nwm,nm->nw", atoms, theta, precision="highest")
 
-    With G the Gram matrix of the basis and X the inverse that the tableau holds, the error of
-    `X + X (I - G X)` is the square of that of X.
 
-    References:
-      Schulz (1933), "Iterative Berechnung der reziproken Matrix", ZAMM 13(1).
+def residual(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "n slots input_dim"],
+    code: Float[Array, "n slots"],
+) -> Float[Array, "n input_dim"]:
+    """The signals less what the codes explain."""
+    return signals - jnp.einsum("nw,nwm->nm", code, atoms, precision="highest")
+
+
+def proceed(problem: Problem, samples: Samples, state: State) -> State:
+    """Take the violators in, and solve every sample on its slots.
+
+    Steps of refinement with freshly measured correlations remove the roundoff of the pivots, the
+    later ones as if in twice the precision: with `e = Aᵀ θ - λ` on the basis, `z ← z + G⁻¹ e`
+    and `θ ← θ - A G⁻¹ e`. With them an atom enters whose violation the pivots' roundoff hid.
     """
-    both = state.basic[:, :, None] & state.basic[:, None, :]
-    atoms = hold(problem, state.places, often=True).all()
-    among = jnp.einsum("nwm,nvm->nwv", atoms, atoms, precision="highest")
-    if not problem.nonneg:
-        among = state.sign[:, :, None] * state.sign[:, None, :] * among
-    inverse = jnp.where(both, -state.swept, 0)
-    left = jnp.eye(both.shape[1], dtype=inverse.dtype) - product(jnp.where(both, among, 0), inverse)
-    step = product(inverse, jnp.where(both, left, 0))
-    return jnp.where(both, state.swept - 0.5 * (step + jnp.swapaxes(step, 1, 2)), state.swept)
+    used = state.code != 0
+    places, lead = merge(state.places, used, state.candidate, state.lead)
+    sign, weight = jnp.sign(state.code + lead), weights_at(problem, samples, places)
+    atoms, code, swept, basic = solve(problem.atoms, samples.signals, places, sign, weight)
+    theta = residual(samples.signals, atoms, code)
+    tail = jnp.zeros_like(theta)
+    for product in (correlate, exact, exact):
+        wrong = product(atoms, theta) + correlate(atoms, tail) - weight
+        here = jnp.where(basic, wrong, 0)
+        fix = -jnp.einsum("nwv,nv->nw", swept, here, precision="highest")
+        late = jnp.where(basic | (sign == 0), 0, wrong)
+        last = jnp.argmax(late, axis=1)[:, None]
+        column = jnp.take_along_axis(swept, last[:, :, None], axis=2)[:, :, 0]
+        energy, lead = (jnp.take_along_axis(each, last, axis=1) for each in (column, late))
+        rise = jnp.where((lead > 0) & (energy > 1e-3), lead / jnp.maximum(energy, 1e-3), 0)
+        entering = jnp.arange(late.shape[1]) == last
+        fix = jnp.where(basic, fix - rise * column, jnp.where(entering, rise, 0))
+        fix = jnp.where(code + fix > 0, fix, -code)
+        code = jnp.maximum(code + fix, 0)
+        theta, tail = two_sum(theta, residual(tail, atoms, fix))
+    same = jnp.all((code > 0) == used, axis=1)
+    return state._replace(
+        places=places,
+        code=sign * code,
+        theta=theta,
+        tail=tail,
+        settled=jnp.where(same, state.settled + 1, 0),
+    )
+
+
+def exact(atoms, theta):
+    """`correlate`, as if in twice the precision."""
+    return dot(atoms, theta[:, None])
 
 
 def weights_at(
@@ -240,13 +242,9 @@ def weights_at(
     return samples.row * problem.column[0, places]
 
 
-def dense(problem: Problem, state: State, num_latents: int) -> Float[Array, "n num_latents"]:
-    """The codes of all atoms."""
-    rows = jnp.arange(state.code.shape[0])[:, None]
-    codes = sharding.shard(
-        jnp.zeros((state.code.shape[0], num_latents), state.code.dtype), problem.latents, 1
-    )
-    # A slot may point at the padding, but never with a code.
-    return sharding.shard(
-        codes.at[rows, state.places].add(state.sign * state.code, mode="drop"), problem.latents, 1
-    )
+def ratio(problem: Problem, samples: Samples, pull):
+    """Correlations over weights. A weight of zero counts as very small: beside it every correlation
+    is a violation.
+    """
+    column = problem.column if samples.column is None else samples.column
+    return pull * (1 / jnp.maximum(samples.row, 1e-20)) * (1 / jnp.maximum(column, 1e-15))

@@ -26,7 +26,7 @@ def _product(left, right):
 @no_type_check
 def _play(pull, bits, limit, first, mask, best):
     """Let rows of correlations, one of each block, play for the lead of their blocks; see
-    `atoms.leaders`.
+    `leaders.leaders`.
     """
     for n in range(pull.size):
         pull[n] = max(pull[n] - limit, 0)
@@ -39,7 +39,7 @@ def _play(pull, bits, limit, first, mask, best):
 @numba.njit(**INNER)
 @no_type_check
 def _choose(best, rows, groups, mask, field, candidates):
-    """The leading blocks of each group by turns, as `atoms.leaders` has them; -1 where no further
+    """The leading blocks of each group by turns, as `leaders.leaders` has them; -1 where no further
     one exceeds its weight.
     """
     for place in range(candidates.size):
@@ -114,7 +114,7 @@ def pursue_block(
       limit: the threshold.
       epsilon: that of `reweighted.pursue`.
       rounds: how many.
-      blocks: how many blocks and how many groups `atoms.leaders` has.
+      blocks: how many blocks and how many groups `leaders.leaders` has.
       masks: the bits of the positions of rows, and of seats.
       close: share of an atom's energy outside the span of the basis up to which it counts as
         dependent.

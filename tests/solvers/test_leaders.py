@@ -3,11 +3,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers import atoms
+from sae_gap.solvers.leaders import leaders
 
 
 def test_the_largest_of_four_scores_leads():
-    found = atoms.leaders(jnp.asarray([[1.0, 4.0, 2.0, 3.0]]), num_blocks=2, count=2)
+    found = leaders(jnp.asarray([[1.0, 4.0, 2.0, 3.0]]), num_blocks=2, count=2)
     # Blocks are interleaved: 1 and 2 play off in the first, 4 and 3 in the second.
     assert sorted(found[0].tolist()) == [1, 2]
 
@@ -20,9 +20,7 @@ def test_leaders_are_the_largest_block_maxima_of_each_group(rows, num_blocks, co
     scores = np.maximum(rng.normal(size=(5, rows * num_blocks)), 0)
     with jax.enable_x64(x64):
         index = np.asarray(
-            atoms.leaders(
-                jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count
-            )
+            leaders(jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count)
         )
     for row, chosen in zip(scores, index, strict=True):
         groups = row.reshape(rows, num_blocks // atoms.GROUPS, atoms.GROUPS).max(0)
