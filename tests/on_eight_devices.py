@@ -142,7 +142,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     )
 
     # In chunks of three, which no device's four samples divide into.
-    monkeypatch.setattr(working_set, "default_chunk", lambda *shape: 3)
+    monkeypatch.setattr(working_set, "batch_size", lambda *shape: 3)
 
     def loss(signals, dictionary):
         solution = sparse_code(signals, dictionary, LAM, solver="working_set")

@@ -171,7 +171,7 @@ def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) ->
 def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
     """Solve chunk by chunk, so that no more dense codes are ever held."""
     num_samples, parts = targets.shape[0], 1 if options.layout is None else options.layout.num_parts
-    size = parts * max(16, working_set.ROOM // atoms.shape[1])
+    size = parts * max(1, working_set.ROOM // atoms.shape[1])
     codes, certificates = [], []
     for begin in range(0, num_samples, size):
         chosen = slice(begin, begin + size)

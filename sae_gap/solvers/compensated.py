@@ -1,4 +1,4 @@
-"""Sums and products as if in twice the precision of their type, of which no device lacks the means."""
+"""Sums and products as if in twice the precision of their type, on any device."""
 
 import jax.numpy as jnp
 from jax import lax

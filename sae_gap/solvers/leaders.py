@@ -1,4 +1,4 @@
-"""The search for the largest of many scores without a sort, which pursuits and working sets share."""
+"""The largest of many scores without a sort, which pursuits and working sets share."""
 
 import jax.numpy as jnp
 from jax import lax

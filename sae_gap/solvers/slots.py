@@ -1,4 +1,4 @@
-"""Working sets of a batch of samples: slots that hold an atom with its code, and the lasso on them."""
+"""Working sets of a batch of samples: slots with an atom and its code, and the lasso on them."""
 
 from typing import NamedTuple
 
@@ -32,7 +32,7 @@ class Samples(NamedTuple):
 
 
 class Problem(eqx.Module):
-    """What all samples share: atoms as rows, padded to whole blocks of those that `leaders` plays off.
+    """What all samples share: atoms as rows, padded to whole blocks for `leaders`.
 
     The weight of sample i and atom j is `row_i column_j`, unless samples have columns of their own.
     `latents` names the mesh axis that the atoms are sharded over: each device then correlates its
@@ -164,8 +164,8 @@ def solve(
     sign: Float[Array, "n slots"],
     weight: Float[Array, "n slots"],
 ) -> Solved:
-    """Minimise `½‖y - Σ_w z_w s_w a_w‖² + Σ_w λ_w z_w` over `z ≥ 0` for each sample; slots whose sign
-    s is zero are free.
+    """Minimise `½‖y - Σ_w z_w s_w a_w‖² + Σ_w λ_w z_w` over `z ≥ 0` for each sample; slots with
+    `s_w = 0` are free.
     """
     own = sign[:, :, None] * atoms[places]
     gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")

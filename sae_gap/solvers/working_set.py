@@ -28,8 +28,8 @@ ROUNDS = 12
 SETTLED = 3
 # Most slots to begin with.
 SLOTS = 256
-# Floats that a batch of samples takes.
-ROOM = 2**27
+# Floats that a batch of samples takes, and about as many for what comes and goes: four gigabytes.
+ROOM = 2**29
 
 
 def most_slots(input_dim: int, num_latents: int) -> int:
@@ -61,8 +61,9 @@ def widths(input_dim: int, num_latents: int) -> Iterator[int]:
     yield most
 
 
-def batch_size(input_dim: int, num_latents: int, width: int) -> int:
-    """Samples whose atoms, tableaus and correlations take `ROOM`."""
+def batch_size(shape: tuple[int, ...], width: int) -> int:
+    """Samples whose atoms, tableaus and correlations take `ROOM`, of a dictionary's shape."""
+    input_dim, num_latents = shape
     return max(16, ROOM // (width * input_dim + 4 * width**2 + 4 * num_latents))
 
 
@@ -121,7 +122,7 @@ def solve(
         found = solve_on(problem, samples, begun, first)
         if first == last:
             return dense(found)
-        return in_batches(wide, (samples, found, dense(found)), batch_size(*shape, last))
+        return in_batches(wide, (samples, found, dense(found)), batch_size(shape, last))
 
     def wide(part):
         samples, found, solution = part
@@ -131,7 +132,9 @@ def solve(
 
         return lax.cond(jnp.any(found.left), again, lambda: solution)
 
-    return in_batches(narrow, (samples, begin(samples, init, shape)), batch_size(*shape, first))
+    return in_batches(
+        narrow, (samples, begin(problem, samples, init, first)), batch_size(shape, first)
+    )
 
 
 def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTree:
@@ -165,11 +168,11 @@ def solve_apart(
     """
     shape, number = dictionary.shape, len(samples.signals)
     problem, samples = slots.pose(samples, dictionary, column, **options)
-    todo, begun = np.arange(number), begin(samples, init, shape)
+    todo, begun = np.arange(number), begin(problem, samples, init, next(widths(*shape)))
     for width in widths(*shape):
         # Powers of two, so that few programs serve all numbers of samples that are left.
         power = 1 << (len(todo) - 1).bit_length()
-        size = min(batch_size(*shape, width), number if len(todo) == number else power)
+        size = min(batch_size(shape, width), number if len(todo) == number else power)
         solved = []
         for place in np.arange(size * -(-len(todo) // size)).reshape(-1, size):
             own = np.minimum(place, len(todo) - 1)
@@ -188,14 +191,16 @@ def solve_apart(
 
 
 def begin(
-    samples: Samples, init: Float[Array, "n num_latents"] | None, shape: tuple[int, int]
+    problem: Problem, samples: Samples, init: Float[Array, "n num_latents"] | None, width: int
 ) -> Found:
-    """The largest codes of `init`, as many as leave free slots, with nothing found yet."""
+    """Some of the largest codes of `init`, as many as leave free slots, with nothing found yet."""
     n, dtype = len(samples.signals), samples.signals.dtype
     places, code = jnp.zeros((n, 0), jnp.int32), jnp.zeros((n, 0), dtype)
     if init is not None:
-        count = min(SLOTS, default_slots(*shape)) * 3 // 4
-        places = lax.top_k(jnp.abs(init), min(shape[1], count))[1]
+        spare = ((0, 0), (0, len(problem.atoms) - init.shape[1]))
+        init = sharding.shard(jnp.pad(init, spare), problem.latents, 1)
+        count = min(width * 3 // 4, problem.num_blocks)
+        places = leaders(jnp.abs(init), problem.num_blocks, count)
         code = jnp.take_along_axis(init, places, axis=1)
     none = jnp.zeros(n, dtype)
     return Found(places, code, none, none, none.astype(jnp.int32), none > 0, none == 0)
@@ -249,7 +254,6 @@ def solve_on(problem: Problem, samples: Samples, begun: Found, width: int) -> Fo
     value, gap = state.objective, state.gap
     converged = lasso_problem.is_converged(samples.signals, value, gap, problem.tol)
     left = ~converged & jnp.isfinite(gap) & (state.rounds < problem.limit)
-    left &= state.settled < SETTLED
     return Found(state.places, state.code, value, gap, state.rounds, converged, left)
 
 
@@ -282,12 +286,12 @@ def measure(problem: Problem, samples: Samples, state: State) -> State:
     pull = (pull if problem.nonneg else jnp.abs(pull)) + bound[:, None] * problem.norms
     held = jnp.where(state.code == 0, pull.shape[1], state.places)
     ratio = slots.ratio(problem, samples, pull).at[rows, held].set(0, mode="drop")
-    places = [state.places]
+    found = [state.places]
     # Once more, for atoms that share a block with a leader.
     for number in (count, GROUPS):
-        places.append(leaders(jnp.maximum(ratio, 0), problem.num_blocks, number))
-        ratio = ratio.at[rows, places[-1]].set(0)
-    places = jnp.concatenate(places, axis=1)
+        found.append(leaders(jnp.maximum(ratio, 0), problem.num_blocks, number))
+        ratio = ratio.at[rows, found[-1]].set(0)
+    places = jnp.concatenate(found, axis=1)
     held, weight = problem.atoms[places], slots.weights_at(problem, samples, places)
     pull = slots.exact(held, theta) + slots.correlate(held, state.tail)
     scale = jnp.minimum(

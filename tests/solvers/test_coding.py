@@ -377,10 +377,20 @@ def test_a_weight_for_each_coefficient_beyond_the_largest_stays_there():
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
-@pytest.mark.parametrize("options", [{"solver": "working_set"}, {"solver": "fista"}, {"tol": None}])
-def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, nonneg, monkeypatch):
-    # FISTA's codes come in two chunks of half of the samples each.
-    monkeypatch.setattr(working_set, "default_chunk", lambda *shape: N // 2)
+@pytest.mark.parametrize(
+    ("options", "here"),
+    [
+        ({"solver": "working_set"}, True),
+        ({"solver": "working_set"}, False),
+        ({"solver": "fista"}, True),
+        ({"tol": None}, True),
+    ],
+)
+def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, here, nonneg, monkeypatch):
+    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: here)
+    # FISTA's codes come in two chunks of half of the samples each, those of an accelerator in three.
+    monkeypatch.setattr(working_set, "ROOM", N // 2 * LATENTS)
+    monkeypatch.setattr(working_set, "batch_size", lambda *shape: 10)
     signals, dictionary = draw()
     # Scales that are powers of two must come back, of samples and of atoms.
     signals = signals * np.exp2(np.arange(N) % 9 - 4).astype(np.float32)[:, None]

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers.leaders import leaders
+from sae_gap.solvers.leaders import GROUPS, leaders
 
 
 def test_the_largest_of_four_scores_leads():
@@ -23,8 +23,8 @@ def test_leaders_are_the_largest_block_maxima_of_each_group(rows, num_blocks, co
             leaders(jnp.asarray(scores, jnp.float64 if x64 else jnp.float32), num_blocks, count)
         )
     for row, chosen in zip(scores, index, strict=True):
-        groups = row.reshape(rows, num_blocks // atoms.GROUPS, atoms.GROUPS).max(0)
-        want = np.sort(groups, axis=0)[::-1][: count // atoms.GROUPS].ravel()
+        groups = row.reshape(rows, num_blocks // GROUPS, GROUPS).max(0)
+        want = np.sort(groups, axis=0)[::-1][: count // GROUPS].ravel()
         # Positions ride in the lowest bits, so that near ties may be told apart wrongly.
         np.testing.assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
         assert row[chosen].max() == pytest.approx(row.max(), rel=1e-4)

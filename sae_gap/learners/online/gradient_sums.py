@@ -14,12 +14,10 @@ from sae_gap.learners.online.cooccurrence import Cooccurrence, add_samples
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
-from sae_gap.solvers.working_set import default_slots
+from sae_gap.solvers.working_set import batch_size, default_slots
 
 T = TypeVar("T")
 
-# Samples coded at once, whose slots stay in cache.
-CHUNK = 128
 # Samples that the first threshold is found from, and how often they are coded for that.
 FIRST_SAMPLES, FIRST_ROUNDS = 1_024, 3
 # Visits are per latent, or per each of so many where there are fewer: a small dictionary needs as
@@ -89,7 +87,7 @@ def accumulate(
         counts = None if counts is None else add_samples(counts, found.places, found.codes)
         return (_add(sums, found), counts), found.residual
 
-    chunks = -(-num_samples // CHUNK)
+    chunks = -(-num_samples // batch_size(dictionary.shape, slots))
     size = -(-num_samples // chunks)
     padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(
         chunks, size, input_dim

@@ -1,0 +1,94 @@
+"""Programs for a GPU and a TPU, made where there is neither: nothing calls back to the host, nothing
+is in double precision, and every operation has its rule.
+"""
+
+import inspect
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Setting, catalogue
+from sae_gap import draw as draw_task
+from sae_gap.learners.learner import HostLearner
+from sae_gap.solvers import coding, working_set
+from sae_gap.study import program
+
+from .solvers.problems import draw
+
+PLATFORMS = "cuda", "tpu"
+SHAPE = 40, 8, 16
+
+
+@pytest.fixture(autouse=True)
+def accelerated(monkeypatch):
+    """What the suite asks of the device, as it is on an accelerator, with nothing traced before."""
+    jax.clear_caches()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+    yield
+    jax.clear_caches()
+
+
+def lowered(function, *args):
+    """Checks the programs of a function for all platforms; gives the shapes that it returns."""
+    given, rest = eqx.partition(args, eqx.is_array_like)
+
+    def run(given):
+        return eqx.filter(function(*eqx.combine(given, rest)), eqx.is_array)
+
+    traced = jax.jit(run).trace(given)
+    for platform in PLATFORMS:
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        calls = set(re.findall(r"custom_call @(\w*callback\w*)|(f64)", text))
+        assert not calls, f"{platform}: {calls}"
+    return traced.out_info
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_the_certified_coder(own):
+    signals, dictionary = map(jnp.asarray, draw(0, SHAPE))
+    lam = jnp.full(signals.shape[:1] + dictionary.shape[1:] if own else (1, 1), 0.1)
+    options = coding._Options(nonneg=not own, solver="working_set", fixed=False, layout=None)
+    given = signals, dictionary, lam, None, jnp.float32(1e-6), jnp.int32(100)
+
+    def solve(*given):
+        return coding._solve(options, *given)
+
+    lowered(solve, *given)
+    lowered(jax.grad(lambda *given: solve(*given).codes.sum(), argnums=(0, 1)), *given)
+    # Batches of a program of their own, which no host interrupts.
+    samples, column, begun = coding._posed(coding._scaled(*given[:3], equalise=True), None)
+    options = {"tol": 1e-6, "limit": 100, "nonneg": True}
+    problem, samples = working_set.slots.pose(samples, dictionary, column, **options)
+    begun = working_set.begin(problem, samples, begun, 32)
+    lowered(lambda *given: working_set.solve_on(*given, width=32), problem, samples, begun)
+
+
+def compiled_learners():
+    """The learners of the catalogue that need no other and leave the work to XLA, and SAEs."""
+    alone = [
+        name
+        for name, kind in catalogue.learners().items()
+        if not issubclass(kind, HostLearner)
+        and "base" not in inspect.signature(kind.init).parameters
+    ]
+    return [name for name in alone if name != "SparseAutoencoder"] + list(catalogue.saes())
+
+
+@pytest.mark.parametrize("name", compiled_learners())
+def test_a_fit(name):
+    learner = catalogue.make_learner(name, sparsity=3, input_dim=8, num_steps=4)
+    task = draw_task(Setting(16, 3, 40))
+    data, key = learner.select(task), jax.random.key(0)
+    start, advance, end = (
+        inspect.unwrap(each) for each in (program._start, program._advance, program._end)
+    )
+    stepped = lowered(lambda *given: start(*given, {}, 16), learner, data, key)
+    stepped = jax.tree.map(program._blank, stepped)
+    if learner.num_steps:
+        lowered(advance, (learner, data, np.int32(4)), stepped)
+    lowered(end, learner, stepped[1])
