@@ -8,27 +8,51 @@ path. The least time of a product is that of its operations, and that of a pivot
 both of an NVIDIA H100 (SXM: 67 TFLOP/s in float32, 3.35 TB/s); nothing else is counted, so that a
 device takes longer.
 
+With `--compile` the coder's program for the first number of slots is compiled as well, for an H100
+or for a TPU v5e that need not be there: install jax-cuda13-pjrt or libtpu of JAX's own version.
+
   python -m sae_gap device_cost
-  python -m sae_gap device_cost --samples=10000
+  python -m sae_gap device_cost --samples=10000 --compile=h100
 """
 
 import collections
 import dataclasses
+import re
 import sys
+import time
+from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import cli
 from benchmarks.options import Options, option
 from sae_gap.figures import tables
-from sae_gap.solvers import coding, pivoting, sparse_code, working_set
+from sae_gap.solvers import coding, pivoting, slots, sparse_code, working_set
 
 # Dimensions, latents, latents that are on, and λ.
 PROBLEMS = ((93, 1_000, 10, 0.1), (221, 1_000, 32, 0.1), (768, 16_384, 32, 0.1))
 # Operations and bytes a second of an NVIDIA H100 SXM, by its data sheet.
 FLOPS, BYTES = 67e12, 3.35e12
+# What XLA launches in a compiled program.
+KERNEL = r" = \S+ (?:fusion|custom-call|copy|sort|dot|scatter|reduce|convolution)\("
+# An H100 SXM as XLA is told of it (its `GpuTargetConfig`).
+H100 = """
+gpu_device_info { threads_per_block_limit: 1024
+threads_per_warp: 32 shared_memory_per_block: 49152
+shared_memory_per_core: 233472 threads_per_core_limit: 2048
+core_count: 132 fpus_per_core: 128 block_dim_limit_x: 2147483647
+block_dim_limit_y: 65535 block_dim_limit_z: 65535
+memory_bandwidth: 3352320000000 l2_cache_size: 52428800
+clock_rate_ghz: 1.98 device_memory_size: 84942979072
+shared_memory_per_block_optin: 232448 cuda_compute_capability { major: 9 }
+registers_per_core_limit: 65536 registers_per_block_limit: 65536 }
+platform_name: "CUDA" dnn_version_info { major: 9 minor: 12 }
+runtime_version { major: 13 } device_description_str: "NVIDIA H100 80GB HBM3"
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +61,7 @@ class DeviceCostOptions(Options):
 
     samples: int = option(500, "Samples that are coded together.", least=1)
     seed: int = option(0, "Seed of dictionaries and signals.", least=0)
+    compile: str = option("", "For which device to compile.", choices=("", "h100", "v5e"))
 
 
 def draw(seed: int, samples: int, input_dim: int, num_latents: int, sparsity: int):
@@ -75,8 +100,58 @@ def count(signals, dictionary, lam: float):
     return solution, turns
 
 
+def target(device: str) -> NamedSharding:
+    """A place on a device that need not be there; to be asked for before JAX looks for devices."""
+    try:
+        if device == "h100":
+            config = {"target_config": H100, "topology": "1x1x1"}
+            found = topologies.get_topology_desc("h100", "cuda", **config)
+        else:
+            found = topologies.get_topology_desc("v5e:2x2x1", "tpu")
+    except (NotImplementedError, RuntimeError) as error:
+        name = {"h100": "jax-cuda13-pjrt", "v5e": "libtpu"}[device]
+        raise ValueError(
+            f"no compiler for {device} is here; install {name} of the version of jax."
+        ) from error
+    return NamedSharding(Mesh(found.devices[:1], "x"), PartitionSpec())
+
+
+def compiled(here: NamedSharding, shape: tuple[int, int], samples: int) -> dict[str, str | int]:
+    """What the coder's program on the first slots is, once it is compiled for a place."""
+    width = next(working_set.widths(*shape))
+
+    def solve(signals, dictionary, lam):
+        scaled = coding.scale_problem(signals, dictionary, lam, equalise=True)
+        own, column, _ = coding._posed(scaled, None)
+        problem, own = slots.pose(own, dictionary, column, tol=1e-6, limit=1_000, nonneg=True)
+        begun = working_set.begin(problem, own, None, width)
+        return working_set.solve_on(problem, own, begun, width)
+
+    given = (samples, shape[0]), shape, (1, 1)
+    structs = [jax.ShapeDtypeStruct(each, np.float32, sharding=here) for each in given]
+    began = time.perf_counter()
+    program = jax.jit(solve).lower(*structs).compile()
+    seconds = time.perf_counter() - began
+    text = program.as_text() or ""
+    kernels = {}
+    for name in re.findall(r"body=%?([\w.\-]+)", text):
+        body = re.search(rf"(?m)^%?{re.escape(name)} [^\n]*\{{\n(.*?)\n\}}", text, re.S)
+        lines = body[1] if body else ""
+        inner = "while(" in lines
+        kernels["round" if inner else "pivot"] = len(re.findall(KERNEL, lines))
+    memory: Any = program.memory_analysis()
+    return {
+        "compiled in s": f"{seconds:.0f}",
+        "kernels a round": kernels.get("round", 0),
+        "kernels a pivot": kernels.get("pivot", 0),
+        "MB": round(memory.temp_size_in_bytes / 1e6),
+    }
+
+
 def main(options: DeviceCostOptions) -> None:
-    lines = []
+    lines: list[dict[str, str | int]] = []
+    with cli.usage():
+        place = target(options.compile) if options.compile else None
     for input_dim, num_latents, sparsity, lam in PROBLEMS:
         signals, dictionary = draw(options.seed, options.samples, input_dim, num_latents, sparsity)
         solution, turns = count(signals, dictionary, lam)
@@ -96,6 +171,8 @@ def main(options: DeviceCostOptions) -> None:
                 "µs all pivots": f"{1e6 * traffic:.0f}",
             }
         )
+        if place is not None:
+            lines[-1] |= compiled(place, (input_dim, num_latents), options.samples)
     sys.stdout.write(tables.format_table(lines, {name: name for name in lines[0]}) + "\n")
 
 
