@@ -74,6 +74,8 @@ class Inference:
             self._coded[encoder, split] = coded, seconds
         return self._coded[encoder, split]
 
+    # Whatever a model was trained at, it has one set of codes.
+    @jax.default_matmul_precision("highest")
     def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], start: Any) -> Coded:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, start)

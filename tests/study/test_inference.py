@@ -55,6 +55,19 @@ class Counting(Encoder):
         return Coded(self(model, signals))
 
 
+class Asking(Encoder):
+    """Ones where products are asked for at full precision, else zeros."""
+
+    def __call__(self, model, signals):
+        exact = jax.config.jax_default_matmul_precision == "highest"
+        return jnp.full((len(signals), model.dictionary.shape[1]), float(exact))
+
+
+def test_codes_are_those_of_full_precision_whatever_training_had(task, model):
+    with jax.default_matmul_precision("bfloat16"):
+        assert np.all(Inference(task, model).infer(Asking(), "id").codes == 1)
+
+
 def test_one_run_for_an_encoder_and_a_split(task, model):
     found, encoder = Inference(task, model), Counting()
     for _ in range(3):
