@@ -28,7 +28,7 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.metrics import gap
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
-from sae_gap.solvers import sparse_code
+from sae_gap.solvers import coding, sparse_code, working_set
 from sae_gap.study import models, runner
 from sae_gap.study.inference import Inference
 from tests.tiny import METHODS, NAMES, SAE, SETTING, make, timeless
@@ -282,6 +282,30 @@ def test_rows_of_another_study_are_refused(finished, monkeypatch):
     monkeypatch.setattr(runner, "score", fail)
     with pytest.raises(ValueError, match="rows of the study 'tiny', where 'other'"):
         run(dataclasses.replace(make(), name="other"), store)
+
+
+def test_an_accelerators_coder_gives_the_rows_of_a_cpu(finished, tmp_path, monkeypatch):
+    rows, _ = finished
+    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+    monkeypatch.setattr(coding, "SMALL_PROBLEM", 0)
+    solved = []
+    apart = working_set.solve_apart
+    monkeypatch.setattr(
+        working_set,
+        "solve_apart",
+        lambda *a, **b: solved.append(len(a[0].signals)) or apart(*a, **b),
+    )
+    found = run(make(), Store(tmp_path))
+    assert sum(solved) >= len(rows)
+    for one, other in zip(
+        timeless(rows, "date", "key"), timeless(found, "date", "key"), strict=True
+    ):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            if isinstance(value, float):
+                assert value == pytest.approx(other[name], rel=1e-4, abs=1e-4), name
+            else:
+                assert value == other[name]
 
 
 def test_a_store_that_lost_jobs_is_completed(finished, tmp_path):
