@@ -13,6 +13,7 @@ false claim, of which there being any is exit code 1.
 
   python -m sae_gap certificates
   python -m sae_gap certificates --preset=paper
+  python -m sae_gap certificates --accelerated
   python -m sae_gap certificates --first_seed=17 --num_problems=1
 
 References:
@@ -20,6 +21,7 @@ References:
   by NNLS).
 """
 
+import contextlib
 import dataclasses
 import sys
 from typing import NamedTuple
@@ -30,6 +32,7 @@ import scipy.optimize
 
 from benchmarks import cli
 from benchmarks.checks import scores
+from benchmarks.checks.elsewhere import accelerated
 from benchmarks.options import Options, option
 from sae_gap.core.types import Solution
 from sae_gap.figures import tables
@@ -55,6 +58,7 @@ class CertificatesOptions(Options):
     num_problems: int | None = option(None, "At least as many problems.", least=1)
     first_seed: int = option(0, "Seed of the first batch.", least=0)
     float64: bool = option(False, "Solve in double precision.")
+    accelerated: bool = option(False, "Solve as an accelerator does, on whatever device is here.")
 
 
 class Batch(NamedTuple):
@@ -291,7 +295,8 @@ def main(options: CertificatesOptions) -> None:
     dtype = np.dtype(np.float64 if options.float64 else np.float32)
     verdicts: list[tuple[str, Verdict]] = []
     faults = []
-    with jax.enable_x64(options.float64):
+    path = accelerated() if options.accelerated else contextlib.nullcontext()
+    with jax.enable_x64(options.float64), path:
         while count > 0:
             batch = draw(seed, dtype)
             verdict = judge(batch, solve(batch))

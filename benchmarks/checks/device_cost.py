@@ -21,6 +21,7 @@ import re
 import sys
 import time
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import cli
+from benchmarks.checks.elsewhere import accelerated
 from benchmarks.options import Options, option
 from sae_gap.figures import tables
 from sae_gap.solvers import coding, pivoting, slots, sparse_code, working_set
@@ -79,7 +81,7 @@ def draw(seed: int, samples: int, input_dim: int, num_latents: int, sparsity: in
 def count(signals, dictionary, lam: float):
     """The solution, and the turns of each loop by the module that has it and its slots."""
     turns: collections.Counter = collections.Counter()
-    loop, here = lax.while_loop, coding._on_the_host
+    loop = lax.while_loop
 
     def counted(cond, body, start):
         slots = max(np.shape(leaf)[1] for leaf in jax.tree.leaves(start) if np.ndim(leaf) == 2)
@@ -91,12 +93,9 @@ def count(signals, dictionary, lam: float):
 
         return loop(cond, step, start)
 
-    try:
-        lax.while_loop, coding._on_the_host = counted, lambda arrays: False
+    with accelerated(), mock.patch.object(lax, "while_loop", counted):
         solution = sparse_code(signals, dictionary, lam, solver="working_set")
         jax.effects_barrier()
-    finally:
-        lax.while_loop, coding._on_the_host = loop, here
     return solution, turns
 
 

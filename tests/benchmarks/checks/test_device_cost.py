@@ -1,0 +1,30 @@
+"""Turns of loops are those that samples took, and a compiler that is not there is named."""
+
+import numpy as np
+import pytest
+
+from benchmarks.checks import device_cost as binary
+from benchmarks.checks.elsewhere import accelerated
+from sae_gap.solvers import coding, pivoting, working_set
+
+
+def test_turns_are_those_of_the_sample_that_takes_most(monkeypatch):
+    before = coding._on_the_host
+    solution, turns = binary.count(*binary.draw(0, 20, 16, 40, 3), lam=0.05)
+    rounds = sum(n for (name, _), n in turns.items() if name == working_set.__name__)
+    pivots = {slots: n for (name, slots), n in turns.items() if name == pivoting.__name__}
+    # Each sample enters its atoms one pivot at a time; its first product comes before all rounds.
+    sizes = np.sum(np.asarray(solution.codes) != 0, axis=1)
+    assert np.all(solution.converged) and rounds >= np.max(solution.iterations) - 1
+    assert sum(pivots.values()) >= sizes.max() + rounds - 1
+    assert set(pivots) <= set(working_set.widths(16, 40)) and coding._on_the_host is before
+
+
+def test_a_compiler_that_is_not_there_is_named():
+    with pytest.raises(ValueError, match="no compiler for h100 is here; install jax-cuda13-pjrt"):
+        binary.target("h100")
+
+
+def test_small_problems_are_solved_as_an_accelerator_does_too():
+    with accelerated():
+        assert not coding._on_the_host(()) and coding.SMALL_PROBLEM == 0
