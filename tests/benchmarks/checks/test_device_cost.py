@@ -8,7 +8,7 @@ from benchmarks.checks.elsewhere import accelerated
 from sae_gap.solvers import coding, pivoting, working_set
 
 
-def test_turns_are_those_of_the_sample_that_takes_most(monkeypatch):
+def test_turns_are_those_of_the_sample_that_takes_most():
     before = coding._on_the_host
     solution, turns = binary.count(*binary.draw(0, 20, 16, 40, 3), lam=0.05)
     rounds = sum(n for (name, _), n in turns.items() if name == working_set.__name__)
@@ -20,7 +20,11 @@ def test_turns_are_those_of_the_sample_that_takes_most(monkeypatch):
     assert set(pivots) <= set(working_set.widths(16, 40)) and coding._on_the_host is before
 
 
-def test_a_compiler_that_is_not_there_is_named():
+def test_a_compiler_that_is_not_there_is_named(monkeypatch):
+    def missing(*args, **options):
+        raise NotImplementedError("topology not implemented for cuda")
+
+    monkeypatch.setattr(binary.topologies, "get_topology_desc", missing)
     with pytest.raises(ValueError, match="no compiler for h100 is here; install jax-cuda13-pjrt"):
         binary.target("h100")
 
