@@ -80,7 +80,7 @@ def pytest_configure():
 LONGEST = (
     "test_notebooks",
     "test_studies",
-    "test_loading_report",
+    "test_faults",
     "test_distributed",
     "test_learned",
     "test_sparse_autoencoder",

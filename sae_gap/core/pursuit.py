@@ -1,4 +1,4 @@
-"""What the screened pursuits in JAX and in PyTorch share: their name and their limits."""
+"""What the screened pursuits in JAX, NumPy and PyTorch share: their name and their limits."""
 
 # By this name configurations have it.
 PURSUIT = "sae_gap_pursuit"

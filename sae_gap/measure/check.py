@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -250,11 +249,9 @@ def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
     found = list[tuple[str, float, ArrayLike, float | None]]()
     # Few rows may use no latent at all.
     if not sae.signed and l0 >= 1:
-        codes = scipy.sparse.csr_array(pruned_pursuit(suspect.atoms, read.target[few], l0))
-        guess = sae.normalisation.undo(
-            jnp.asarray(codes @ suspect.atoms) + sae.bias, jnp.asarray(x)
-        )
-        found.append(("a screened pursuit", codes.nnz / len(x), guess, None))
+        codes = pruned_pursuit(suspect.atoms, read.target[few], l0)
+        guess = sae.decode_target(jnp.asarray(codes), x)
+        found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
     if certified and l0 >= 1:
         lasso, refit = code_lasso(sae, x, find_weight(sae, x, l0))
         found.append(("the certified lasso, refitted", refit.l0, refit.guess, lasso.certificate))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sae_gap.encoders.relu import ReLU
 from sae_gap.measure.coding import CHANCES, evenly_spaced
@@ -106,7 +106,7 @@ class Suspect(NamedTuple):
     fvu: float
 
     @property
-    def few(self):
+    def few(self) -> Int[np.ndarray, " some"]:
         """The rows that readings are tried on."""
         return evenly_spaced(len(self.x), FEW)
 
@@ -146,8 +146,9 @@ def _cause(suspect: Suspect) -> str | None:
         return left < _SHUFFLED * fvu(mixed.x, mixed.read(reading).guess / reading.scale)
 
     def best(readings: Callable[[Seen], Iterator[Reading]], mending: bool = False) -> str | None:
-        """The reading that reconstructs best, as a sentence, if it tells against this one: it
-        leaves much less of the error with as few latents, or with `mending` less and is sound.
+        """The reading that reconstructs best, as a sentence, if it leaves much less of the error
+        with as few latents; with `mending`, a little less suffices if its gain and mean error are
+        as after training.
         """
         found = []
         for place, reading in enumerate(readings(seen)):
@@ -177,27 +178,26 @@ def _cause(suspect: Suspect) -> str | None:
     def strange() -> bool:
         return not sound and not explains(lambda seen: Reading("", "", seen.sae), left)
 
-    causes = (
-        lambda: (
-            best(lambda seen: turned(seen, sae), mending=True)
-            if not sound and sae.input_dim == sae.num_latents and affines(sae)
-            else None
-        ),
-        lambda: best(configured),
-        lambda: _of_columns(suspect, fit.centred and not strange()),
-        lambda: None if fit.varies else sizes() or _of_constant(whole),
-        lambda: _of_noise(suspect.fvu, x) if strange() and not sizes() else None,
-        lambda: (
-            _of_silent(suspect, seen, _WANTED if sound else _WANTED_UNSOUND)
-            if fit.centred
-            else None
-        ),
-        lambda: _of_density(sae, whole.l0) if fit.centred and not fit.sound else None,
-        lambda: None if sound else sizes(),
-        lambda: _of_activity(sae, whole.l0),
-        lambda: None if sound else _of_rest(suspect, fit, strange()),
-    )
-    return next((said for said in (find() for find in causes) if said), None)
+    def causes() -> Iterator[str | None]:
+        if not sound and sae.input_dim == sae.num_latents and affines(sae):
+            yield best(lambda seen: turned(seen, sae), mending=True)
+        yield best(configured)
+        yield _of_columns(suspect, fit.centred and not strange())
+        if not fit.varies:
+            yield sizes() or _of_constant(whole)
+        if strange() and not sizes():
+            yield _of_noise(suspect.fvu, x)
+        if fit.centred:
+            yield _of_silent(suspect, seen, _WANTED if sound else _WANTED_UNSOUND)
+            if not fit.sound:
+                yield _of_density(sae, whole.l0)
+        if not sound:
+            yield sizes()
+        yield _of_activity(sae, whole.l0)
+        if not sound:
+            yield _of_rest(suspect, fit, strange())
+
+    return next(filter(None, causes()), None)
 
 
 def _of_rest(suspect: Suspect, fit: _Fit, strange: bool) -> str:

@@ -292,11 +292,13 @@ def rescaled(seen: Seen, own: Read, gain: float) -> Iterator[Reading]:
 
 
 def layer(sae: SAE) -> str:
+    """Another layer than that of the SAE, in words."""
     places = (sae.notes[name] for name in ("hook_name", "hookpoint", "layer") if name in sae.notes)
     return f"another layer than {next(places, 'its own')}"
 
 
 def off(sae: SAE) -> str:
+    """What may shift all reconstructions by one vector, in words."""
     return (
         "the decoder's bias in the file is wrong, or the activations are of "
         f"{layer(sae)} or centred in another way; check both"

@@ -164,6 +164,7 @@ class Found:
         self.codes = [np.concatenate(both) for both in zip(self.codes, codes, strict=True)]
 
     def sparse(self) -> scipy.sparse.csr_array:
+        """The codes so far, (n, num_latents)."""
         rows, latents, values = self.codes
         return scipy.sparse.csr_array((values, (rows, latents)), shape=self.shape)
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 class _Tableau(NamedTuple):
     """The swept Gram matrices and, in terms of t, the codes and correlations `value - t slope`; see
-    `proceed`.
+    `solve`.
 
     `banned` slots depend on the basis and stay out. `entering` is the slot that must enter next,
     whatever its ratio, or -1.

@@ -11,7 +11,7 @@ from sae_gap.runtime import sharding
 from sae_gap.solvers import pivoting
 from sae_gap.solvers.compensated import dot, two_sum
 
-# Rows of this many floats fill the vector registers of every current processor evenly.
+# Slots and blocks are multiples of this, which fills vector registers evenly.
 LANES = 16
 # Blocks of atoms; each sends one violator a round.
 NUM_BLOCKS = 256

@@ -28,7 +28,7 @@ ROUNDS = 12
 SETTLED = 3
 # Most slots to begin with.
 SLOTS = 256
-# Floats that a batch of samples takes, and about as many for what comes and goes: four gigabytes.
+# Floats that a batch of samples takes: 2 GiB in float32, and about as much again in passing.
 ROOM = 2**29
 
 
@@ -111,7 +111,7 @@ def solve(
     """
     problem, samples = slots.pose(samples, dictionary, column, **options)
     shape = dictionary.shape
-    first, *_, last = *widths(*shape), most_slots(*shape)
+    first, last = next(widths(*shape)), most_slots(*shape)
 
     def dense(found):
         start = empty(len(found.code), shape[1], dictionary.dtype, problem.latents)

@@ -20,7 +20,6 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(working_set, "batch_size", lambda *shape: 7)
     monkeypatch.setattr(working_set, "SLOTS", 16)
     monkeypatch.setattr(working_set, "MOST_CANDIDATES", 8)
-    monkeypatch.setattr(working_set, "widths", lambda *shape: iter((16, 48)))
 
 
 @pytest.mark.parametrize(

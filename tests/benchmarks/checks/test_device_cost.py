@@ -10,7 +10,9 @@ from sae_gap.solvers import coding, pivoting, working_set
 
 def test_turns_are_those_of_the_sample_that_takes_most():
     before = coding._on_the_host
-    solution, turns = binary.count(*binary.draw(0, 20, 16, 40, 3), lam=0.05)
+    given = binary.draw(0, 20, 16, 40, 3)
+    solution, turns = binary.count(*given, lam=0.05)
+    assert binary.count(*given, lam=0.05)[1] == turns
     rounds = sum(n for (name, _), n in turns.items() if name == working_set.__name__)
     pivots = {slots: n for (name, slots), n in turns.items() if name == pivoting.__name__}
     # Each sample enters its atoms one pivot at a time; its first product comes before all rounds.
