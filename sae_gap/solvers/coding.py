@@ -5,6 +5,7 @@ the result.
 import functools
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -197,7 +198,17 @@ def _differentiable(
         return _run(options, *per_sample, *shared)
 
     common = problem.dictionary, column, tol, max_iterations
-    return unscale(sharding.by_device(run, options.layout, (samples, begun), *common), problem)
+    found = unscale(sharding.by_device(run, options.layout, (samples, begun), *common), problem)
+    sound = _sound(signals, dictionary, lam)
+    checked = jnp.where(sound, found.gap, jnp.nan), found.converged & sound
+    return eqx.tree_at(lambda found: (found.gap, found.converged), found, checked)
+
+
+def _sound(signals, dictionary, lam) -> Any:
+    """Which samples make a lasso, (n,): nobody has checked the values of what is traced."""
+    xp = signals.__array_namespace__()
+    shared = xp.isfinite(dictionary).all() & (xp.isfinite(lam) & (lam >= 0)).all()
+    return xp.isfinite(signals).all(axis=1) & shared
 
 
 def _posed(problem, init) -> tuple[Samples, Any, Any]:
@@ -252,13 +263,7 @@ def _call_back(options, *arrays) -> Solution:
 
     def solve(*arrays):
         codes, value, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg)
-        # Nobody has checked traced values.
-        signals, dictionary, lam = map(np.asarray, arrays[:3])
-        sound = (
-            np.isfinite(signals).all(axis=1)
-            & np.isfinite(dictionary).all()
-            & (np.isfinite(lam) & (lam >= 0)).all()
-        )
+        sound = _sound(*map(np.asarray, arrays[:3]))
         return codes, value, np.where(sound, gap, np.nan), iterations, converged & sound
 
     return Solution(*jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential"))

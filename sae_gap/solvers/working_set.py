@@ -227,7 +227,8 @@ def solve_on(problem: Problem, samples: Samples, begun: Found, width: int) -> Fo
     done, or out of slots or rounds.
     """
     spare = ((0, 0), (0, width - begun.places.shape[1]))
-    none = jnp.zeros((len(begun.code), min(width // 2, MOST_CANDIDATES, problem.num_blocks)), int)
+    count = min(width // 2, MOST_CANDIDATES, problem.num_blocks)
+    none = jnp.zeros((len(begun.code), count), jnp.int32)
     state = State(
         places=jnp.pad(begun.places, spare),
         code=jnp.pad(begun.code, spare),

@@ -236,6 +236,9 @@ class SAE(nn.Module):
         Those of a pursuit have gradients: values follow x and the dictionary while the choice of
         atoms stays.
         """
+        x = self._flat(x)
+        whole = x.isfinite().all(-1, keepdim=True)
+        x = x.where(whole, 0)
         if self.cfg.architecture == PURSUIT:
             target, options = self._by_chunk(self._target, x), self._options
             codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **options)
@@ -244,7 +247,7 @@ class SAE(nn.Module):
         if self.cfg.architecture == "batch_largest":
             count = self.cfg.k * codes[..., 0].numel()
             codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
-        return codes.to(x.dtype)
+        return codes.where(whole, torch.nan).to(x.dtype)
 
     def decode(
         self,
@@ -440,6 +443,11 @@ class SAE(nn.Module):
     def _flat(self, x):
         """Activations with their heads side by side."""
         dim = self.cfg.d_in
+        if not (isinstance(x, Tensor) and x.is_floating_point()):
+            raise TypeError(
+                f"x is of {getattr(x, 'dtype', type(x).__name__)}; give a tensor of floating-point "
+                "numbers, such as torch.as_tensor(x).float()."
+            )
         if self._heads and x.ndim > 1 and x.shape[-1] != dim:
             x = x.flatten(-2)
         if x.shape[-1] != dim:

@@ -123,7 +123,7 @@ def test_twins_and_more_atoms_than_dimensions_explain_what_jax_explains():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
+@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "batch_largest"])
 def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architecture):
     atoms, bias, x = (part.bfloat16() for part in tensors(*arrays()))
     options = {"architecture": architecture, "W_enc": atoms.mT, "k": 6}
@@ -137,7 +137,12 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     torch.testing.assert_close(again, single(x.float()).bfloat16(), equal_nan=True)
     rows = codes.isnan().reshape(COUNT, -1)
     assert again[1, 2].isnan().all() and rows.any(1).nonzero().tolist() == [[12]]
-    assert half.decode(codes).dtype == torch.bfloat16
+    assert rows[12].all() and half.decode(codes).dtype == torch.bfloat16
+    # A row that is no number takes nothing from the others of its batch.
+    assert (codes[0] > 0).sum() >= 6
+    for other in (x.float().numpy(), x.int()):
+        with pytest.raises(TypeError, match="give a tensor of floating-point numbers"):
+            half.encode(other)
 
 
 def test_gradients_reach_the_input_and_the_dictionary():

@@ -210,7 +210,7 @@ def test_giving_up_is_reported():
         np.testing.assert_allclose(solution.gap, gap, rtol=0.2, atol=1e-6)
 
 
-def test_non_finite_values_inside_jit_do_not_converge():
+def test_non_finite_values_inside_jit_do_not_converge(monkeypatch):
     signals, dictionary = draw(11)
     signals[3, 2] = np.nan
     for name, here in (("fista", False), ("working_set", False), ("working_set", True)):
@@ -235,9 +235,12 @@ def test_non_finite_values_inside_jit_do_not_converge():
     signals = draw(11)[0]
     broken = dictionary.copy()
     broken[1, 1] = np.nan
-    for atoms, lam in ((broken, 0.1), (dictionary, np.nan)):
-        found = jax.jit(functools.partial(sparse_code, signals[:3]))(atoms, lam)
-        assert not found.converged.any() and np.isnan(found.gap).all()
+    for atoms, lam in ((broken, 0.1), (dictionary, np.nan), (dictionary, -0.5)):
+        for here in (True, False):
+            monkeypatch.setattr(coding, "_on_the_host", lambda arrays, here=here: here)
+            code = functools.partial(sparse_code, signals[:3], solver="working_set")
+            found = jax.jit(code)(atoms, lam)
+            assert not found.converged.any() and np.isnan(found.gap).all()
 
 
 def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypatch):
