@@ -8,10 +8,10 @@ change with every cell of a study, which under jit would mean a compilation each
 import dataclasses
 
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from scipy import sparse
-from scipy.optimize import linear_sum_assignment
 
 from sae_gap.core.checks import as_real
 
@@ -68,7 +68,9 @@ def match_atoms(
         # anywhere.
         return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
     atoms, true_atoms = unit_columns(learned), unit_columns(truth)
-    rows, columns = linear_sum_assignment(np.abs(true_atoms.T @ atoms), maximize=True)
+    rows, columns = scipy.optimize.linear_sum_assignment(
+        np.abs(true_atoms.T @ atoms), maximize=True
+    )
     partner = np.full(truth.shape[1], -1)
     partner[rows] = columns
     cosine = np.zeros(truth.shape[1])

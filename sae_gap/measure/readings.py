@@ -147,7 +147,9 @@ def by_rows(sae: SAE) -> Float[np.ndarray, "num_latents input_dim"]:
 
 def read(sae: SAE, x, atoms, encode=SAE.encode_target, keep: int | None = None) -> Read:
     """Codes rows and decodes them, some at a time."""
-    target = np.asarray(sae.target(x))
+    # By NumPy, which compiles nothing.
+    bias = np.asarray(sae.bias)
+    target = np.asarray(sae.normalisation.apply(x) - bias)
     used, energy, on, sums = np.zeros(len(atoms), int), np.zeros(len(atoms)), [], []
     # Of one size, so that one program codes them.
     most = min(_CHUNK, max(1, _CODES // len(atoms)))
@@ -168,7 +170,7 @@ def read(sae: SAE, x, atoms, encode=SAE.encode_target, keep: int | None = None) 
             codes = scipy.sparse.csr_array((values, latent, ends), codes.shape)
         sums.append(codes @ atoms)
     decoded = np.concatenate(sums)
-    guess = sae.normalisation.undo(jnp.asarray(decoded) + sae.bias, jnp.asarray(x))
+    guess = sae.normalisation.undo(decoded + bias, x)
     return Read(np.concatenate(on), used, energy, target, decoded, np.asarray(guess))
 
 

@@ -21,7 +21,6 @@ References:
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 

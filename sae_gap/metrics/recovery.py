@@ -8,9 +8,9 @@ score and preselects columns on the OOD one.
 import contextlib
 
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float
-from scipy.optimize import linear_sum_assignment
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_choice, check_seed
@@ -111,7 +111,9 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
     few = truth.size * inferred.shape[1] <= _FEW_PRODUCTS
     with one_blas_thread() if few else contextlib.nullcontext():
         scores = matching.correlations(truth, inferred)
-    return float(scores[linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64))
+    return float(
+        scores[scipy.optimize.linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64)
+    )
 
 
 def _check(

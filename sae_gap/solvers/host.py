@@ -17,7 +17,6 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
-from sae_gap.solvers.loops import active_set
 from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import SLOTS, default_slots
 
@@ -204,6 +203,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     """Solve all samples block by block; those that fill their slots go on together with twice as
     many.
     """
+    # Not before it is wanted: Numba takes half a second to load.
+    from sae_gap.solvers.loops import active_set
+
     num_latents, input_dim = problem.atoms.shape
     coarse = problem.atoms.astype(np.float32, copy=False)
     gram = np.zeros((0, 0))
@@ -236,7 +238,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         return *codes, rows[full], own.found[full]
 
     pending, begun = np.arange(len(problem.signals)), None
-    for slots in _widths(input_dim, num_latents):
+    for slots in _widths(input_dim, num_latents, 2 * active_set.FEWEST):
         rooms: list[block.Room] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
         parts = [(pending[place], None if begun is None else begun[place]) for place in places]
@@ -247,12 +249,12 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
             break
 
 
-def _widths(input_dim: int, num_latents: int) -> Iterator[int]:
+def _widths(input_dim: int, num_latents: int, room: int) -> Iterator[int]:
     """Numbers of slots, each twice the last, up to where any support of independent atoms and new
     violators fit.
     """
     most = min(input_dim, num_latents) + block.MOST
-    slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
+    slots = min(SLOTS, default_slots(input_dim, num_latents)) + room
     while slots < most:
         yield slots
         slots *= 2

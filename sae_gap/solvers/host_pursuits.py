@@ -2,7 +2,8 @@
 shared among all cores.
 
 The problem alone decides which samples share a block, never the threads, and so it decides the
-bits. XLA compiles and runs nothing here, so that its programs may call these functions back.
+bits. XLA compiles and runs nothing here, so that its programs may call these functions back. The
+loops are imported where they are wanted: Numba takes half a second to load.
 """
 
 import math
@@ -13,7 +14,6 @@ from jaxtyping import Float, Int
 from sae_gap.runtime.cores import cores, on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.leaders import GROUPS, mask
-from sae_gap.solvers.loops import matching, proximal, pursuit
 from sae_gap.solvers.reweighted import num_blocks
 
 # Samples of a block, and rows of a Gram matrix that are multiplied at once.
@@ -35,6 +35,8 @@ def pursue(
 
     The codes of a sample that are not zero come first.
     """
+    from sae_gap.solvers.loops import pursuit
+
     # Numba would compile the loops once more for arrays that may be written.
     signals, atoms = signals.view(), atoms.view()
     signals.flags.writeable = atoms.flags.writeable = False
@@ -71,6 +73,8 @@ def sums(
     """Of what `pursue` gave: Zᵀ R, and each atom's squared codes and its codes that are not zero,
     counted.
     """
+    from sae_gap.solvers.loops import pursuit
+
     input_dim, dtype = residual.shape[1], residual.dtype
     products = np.zeros((num_latents, input_dim), dtype)
     # Each thread goes through all samples in their order, for some of the columns.
@@ -100,6 +104,8 @@ def match(
     """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their
     codes, for unit atoms.
     """
+    from sae_gap.solvers.loops import matching
+
     chosen = np.empty((len(signals), num_atoms), np.int32)
     codes, gram = (
         np.empty(chosen.shape, signals.dtype),
@@ -135,6 +141,8 @@ def iterate(
     """The codes of `fista.fixed` up to rounding, non-negative and of one weight; `threshold` is the
     step `rate` times that.
     """
+    from sae_gap.solvers.loops import proximal
+
     codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
     for i in range(iterations):
         last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
