@@ -190,7 +190,7 @@ def check(
         if given.ndim == 3:
             activations = given.reshape(len(given), -1)
     source = opened(activations)
-    every = source.take(evenly_spaced(source.num_samples, rows))
+    every = np.asarray(loaded.as_rows(source.take(evenly_spaced(source.num_samples, rows))))
     outliers = find_outliers(norms(every)).rows
     x = np.delete(every, outliers, axis=0)
     if len(x) < FEWEST:

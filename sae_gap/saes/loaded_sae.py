@@ -312,7 +312,7 @@ class SAE(eqx.Module):
           ValueError: the activations have another width, or are not finite.
         """
         with jax.default_matmul_precision("highest"):
-            return self.normalisation.apply(self._flat(activations)) - self.bias
+            return self.normalisation.apply(self.as_rows(activations)) - self.bias
 
     def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
         """The library's codes, in its own units.
@@ -380,7 +380,7 @@ class SAE(eqx.Module):
     ) -> Float[Array, "n input_dim"]:
         """What `decode` gives, of codes on unit atoms."""
         activations = (
-            self._flat(like) if self.normalisation.per_sample and like is not None else None
+            self.as_rows(like) if self.normalisation.per_sample and like is not None else None
         )
         with jax.default_matmul_precision("highest"):
             return self.normalisation.undo(codes @ self.model.decoder.T + self.bias, activations)
@@ -399,7 +399,8 @@ class SAE(eqx.Module):
         """
         return self.decode(self.encode(activations), activations)
 
-    def _flat(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+    def as_rows(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+        """The activations as `target` takes them, heads side by side, and checked as there."""
         # Masked entries must show.
         array = np.asanyarray(detached(activations))
         if self.heads and array.ndim == 3:

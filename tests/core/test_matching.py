@@ -6,6 +6,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import pearsonr
@@ -115,7 +116,7 @@ def test_match_undoes_permutation_sign_and_scale(seed):
 def test_the_true_dictionary_itself_is_matched_without_a_product():
     truth = np.random.default_rng(9).standard_normal((3, 8)).astype(np.float32)
     truth[:, 2], truth[:, 5] = 0, truth[:, 4]
-    with mock.patch.object(matching, "linear_sum_assignment") as assigned:
+    with mock.patch.object(scipy.optimize, "linear_sum_assignment") as assigned:
         match = matching.match_atoms(jnp.asarray(truth), truth)
     assert not assigned.called
     assert match.learned.tolist() == list(range(8))
