@@ -97,6 +97,11 @@ def run(
                 "there is not enough memory for a run of this size; lower num_latents or "
                 "num_samples."
             )
+        if (asked := os.environ.get("JAX_PLATFORMS")) and not devices.found():
+            _stop(
+                f"JAX finds no device of JAX_PLATFORMS={asked}; install the suite's extra for it, "
+                "cuda or tpu, or unset JAX_PLATFORMS."
+            )
         if distributed.count() > 1:
             # At its end Python would wait for the other processes, which wait for this one.
             traceback.print_exc()

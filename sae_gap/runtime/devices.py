@@ -51,6 +51,14 @@ def mesh(latents: int = 1) -> Mesh:
     )
 
 
+def found() -> bool:
+    """Whether JAX finds a device of the platforms that it was asked for."""
+    # It raises the second where a plugin is missing.
+    with contextlib.suppress(RuntimeError, AssertionError):
+        return bool(jax.local_devices())
+    return False
+
+
 def own_mesh() -> Mesh:
     """The devices of this process on an axis `samples`; a single process has all."""
     return _of_samples(jax.local_devices())

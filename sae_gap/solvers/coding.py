@@ -23,8 +23,6 @@ from sae_gap.solvers.slots import Samples
 
 # The names that `sparse_code` takes.
 SOLVERS = ("auto", "working_set", "fista", "ista")
-# Up to this many codes FISTA is done before XLA has compiled the working set.
-SMALL_PROBLEM = 2**13
 
 
 def sparse_code(
@@ -88,8 +86,7 @@ def sparse_code(
     layout, traced = sharding.layout_of(targets, atoms), any(map(is_traced, arrays))
     here = _on_the_host(arrays)
     if solver == "auto":
-        small = not here and targets.shape[0] * atoms.shape[1] <= SMALL_PROBLEM
-        solver = "fista" if tol is None or small else "working_set"
+        solver = "fista" if tol is None else "working_set"
     if (
         not here
         and not is_traced(max_iterations)

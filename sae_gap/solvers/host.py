@@ -18,7 +18,7 @@ from sae_gap.core import lasso_problem
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.problem import power_of_two
-from sae_gap.solvers.working_set import SLOTS, default_slots
+from sae_gap.solvers.working_set import SLOTS, default_slots, doubled
 
 # Samples of a block: few enough for every core to have some, and enough for products to be quick. A
 # dictionary of more numbers than CACHE is read from memory for each block, so that its blocks are
@@ -238,7 +238,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         return *codes, rows[full], own.found[full]
 
     pending, begun = np.arange(len(problem.signals)), None
-    for slots in _widths(input_dim, num_latents, 2 * active_set.FEWEST):
+    first = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
+    # Where any support of independent atoms and new violators fit.
+    for slots in doubled(first, min(input_dim, num_latents) + block.MOST):
         rooms: list[block.Room] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
         parts = [(pending[place], None if begun is None else begun[place]) for place in places]
@@ -247,18 +249,6 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         found.put(*codes)
         if not len(pending):
             break
-
-
-def _widths(input_dim: int, num_latents: int, room: int) -> Iterator[int]:
-    """Numbers of slots, each twice the last, up to where any support of independent atoms and new
-    violators fit.
-    """
-    most = min(input_dim, num_latents) + block.MOST
-    slots = min(SLOTS, default_slots(input_dim, num_latents)) + room
-    while slots < most:
-        yield slots
-        slots *= 2
-    yield most
 
 
 def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:

@@ -51,13 +51,15 @@ def default_slots(input_dim: int, num_latents: int) -> int:
 
 def widths(input_dim: int, num_latents: int) -> Iterator[int]:
     """Numbers of slots, each twice the last, up to `most_slots`."""
-    width, most = (
-        min(SLOTS, default_slots(input_dim, num_latents)),
-        most_slots(input_dim, num_latents),
-    )
-    while width < most:
-        yield width
-        width *= 2
+    shape = input_dim, num_latents
+    return doubled(min(SLOTS, default_slots(*shape)), most_slots(*shape))
+
+
+def doubled(first: int, most: int) -> Iterator[int]:
+    """`first`, twice as many, and so on up to `most`."""
+    while first < most:
+        yield first
+        first *= 2
     yield most
 
 

@@ -65,6 +65,19 @@ def test_what_a_user_can_mend_is_one_sentence(tmp_path, call, monkeypatch, error
     assert (code, out, err.count("\n")) == (2, "", 1) and re.match(sentence, err)
 
 
+@pytest.mark.parametrize("raised", [RuntimeError("Unable to initialize backend"), AssertionError()])
+def test_a_device_that_is_not_there_is_one_sentence(call, monkeypatch, raised):
+    def none():
+        raise raised
+
+    # As JAX does it, the second for a platform without its plugin.
+    monkeypatch.setattr("jax.local_devices", none)
+    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", lambda *sizes: none())
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    code, out, err = call("training_speed")
+    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("JAX finds no device of")
+
+
 def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
     monkeypatch.setattr("benchmarks.speed.training_speed.prepare", lambda *sizes: 1 / 0)
     with pytest.raises(ZeroDivisionError):

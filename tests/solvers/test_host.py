@@ -10,6 +10,7 @@ from scipy.optimize import nnls
 import sae_gap
 from sae_gap.solvers import block, fista, host
 from sae_gap.solvers.loops import active_set, proximal
+from sae_gap.solvers.working_set import widths
 
 from .problems import draw, score
 
@@ -109,7 +110,7 @@ def test_supports_of_every_size_are_exact(monkeypatch, nonneg):
     solution = solve(signals, dictionary, lam[:, None], nonneg=nonneg)
     assert bool(jnp.all(solution.converged))
     sizes = np.count_nonzero(solution.codes, axis=1)
-    slots = next(host._widths(DIM, LATENTS, 8))
+    slots = next(widths(DIM, LATENTS)) + 8
     assert sizes.max() > slots > sizes.min(), "some supports are to outgrow the first slots"
     value, gap = score(signals, dictionary, solution.codes, lam[:, None], nonneg=nonneg)
     np.testing.assert_allclose(solution.objective, value, rtol=1e-6)
@@ -225,7 +226,7 @@ def test_few_atoms_are_all_pivoted_on_at_once(nonneg, monkeypatch):
     lam = np.geomspace(1e-3, 10, 130)[:, None] * rng.uniform(1, 2, (1, host.FEW_LATENTS))
     found = solve(signals, dictionary, lam, nonneg=nonneg)
     count = np.count_nonzero(found.codes, axis=1)
-    few = count < next(host._widths(40, host.FEW_LATENTS, 8)) - 8
+    few = count < next(widths(40, host.FEW_LATENTS))
     assert (
         found.converged.all() and few.any() and not few.all() and np.all(found.iterations[few] <= 3)
     )

@@ -287,7 +287,6 @@ def test_rows_of_another_study_are_refused(finished, monkeypatch):
 def test_an_accelerators_coder_gives_the_rows_of_a_cpu(finished, tmp_path, monkeypatch):
     rows, _ = finished
     monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
-    monkeypatch.setattr(coding, "SMALL_PROBLEM", 0)
     solved = []
     apart = working_set.solve_apart
     monkeypatch.setattr(

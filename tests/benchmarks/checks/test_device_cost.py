@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from benchmarks.checks import device_cost as binary
-from benchmarks.checks.elsewhere import accelerated
 from sae_gap.solvers import coding, pivoting, working_set
 
 
@@ -29,8 +28,3 @@ def test_a_compiler_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setattr(binary.topologies, "get_topology_desc", missing)
     with pytest.raises(ValueError, match="no compiler for h100 is here; install jax-cuda13-pjrt"):
         binary.target("h100")
-
-
-def test_small_problems_are_solved_as_an_accelerator_does_too():
-    with accelerated():
-        assert not coding._on_the_host(()) and coding.SMALL_PROBLEM == 0
