@@ -110,7 +110,7 @@ def test_supports_of_every_size_are_exact(monkeypatch, nonneg):
     solution = solve(signals, dictionary, lam[:, None], nonneg=nonneg)
     assert bool(jnp.all(solution.converged))
     sizes = np.count_nonzero(solution.codes, axis=1)
-    slots = next(widths(DIM, LATENTS)) + 8
+    slots = 2 * active_set.FEWEST
     assert sizes.max() > slots > sizes.min(), "some supports are to outgrow the first slots"
     value, gap = score(signals, dictionary, solution.codes, lam[:, None], nonneg=nonneg)
     np.testing.assert_allclose(solution.objective, value, rtol=1e-6)
