@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 
 # Part of the name of every row and every model: raise it when what is drawn, or the loop that fits,
@@ -14,8 +15,13 @@ NUMERICS = 1
 
 
 def precision() -> str:
-    """The default float type."""
-    return str(jnp.zeros(()).dtype)
+    """The default float type, and off a CPU, which has but one, the precision of products in
+    training.
+    """
+    kind, products = str(jnp.zeros(()).dtype), jax.config.jax_default_matmul_precision
+    if jax.default_backend() == "cpu" and products is None:
+        return kind
+    return f"{kind}, products {products or 'default'}"
 
 
 def describe(thing: Any) -> Any:

@@ -70,10 +70,15 @@ def test_what_else_is_run_does_not_change_a_key():
     assert keys_of(make(Setting(20, 3, 200, seed=1), Setting(30, 3, 200))) & keys_of(make())
 
 
-def test_another_precision_changes_every_key():
-    before = keys_of(make())
+def test_another_precision_changes_every_key(monkeypatch):
+    with jax.default_matmul_precision("bfloat16"):
+        rounded = keys_of(make())
     with jax.enable_x64(True):
-        assert not keys_of(make()) & before
+        wide = keys_of(make())
+    here = keys_of(make())
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    there = keys_of(make())
+    assert len(rounded | wide | here | there) == 4 * len(here)
 
 
 def test_a_raised_version_changes_the_key_and_moving_a_class_does_not(monkeypatch):

@@ -138,6 +138,7 @@ def test_what_decides_a_model_is_in_its_name(name):
 
 @pytest.mark.parametrize("name", ["version", "numerics", "platform", "precision"])
 def test_so_are_versions_and_where_it_runs(monkeypatch, name):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     before = str(Models("x").folder(Walk(), SETTING))
     if name == "version":
         monkeypatch.setattr(Walk, "version", 2, raising=False)
