@@ -18,6 +18,7 @@ from sae_gap.solvers import coding, working_set
 from sae_gap.study import program
 
 from .solvers.problems import draw
+from .test_versions import crossed, seen
 
 PLATFORMS = "cuda", "tpu"
 SHAPE = 40, 8, 16
@@ -92,3 +93,8 @@ def test_a_fit(name):
     if learner.num_steps:
         lowered(advance, (learner, data, np.int32(4)), stepped)
     lowered(end, learner, stepped[1])
+
+
+@pytest.mark.parametrize("name", catalogue.encoders())
+def test_an_encoder(name):
+    lowered(seen, *crossed(name))

@@ -80,28 +80,29 @@ def model():
     return Model(0.5 * atoms, jnp.full(len(atoms), 0.1)), task().id.signals[:20]
 
 
-def inferred(name):
+def crossed(name):
+    """An encoder, a model with parameters for it, and signals."""
     encoder = catalogue.make(catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
     bare, signals = model()
-    trained = isinstance(encoder, AmortisedEncoder)
-    parameters = (
-        encoder.parameters(bare.dictionary, jax.random.key(0))
-        if trained
-        else Affine.create(bare.dictionary)
-    )
+    parameters = Affine.create(bare.dictionary)
     if name == "lookup":
         parameters = LookupParameters(signals, signals @ bare.dictionary)
-    given = Model(bare.dictionary, bare.bias, parameters)
-    if not trained:
-        return fingerprint(encoder(given, signals))
+    elif isinstance(encoder, AmortisedEncoder):
+        parameters = encoder.parameters(bare.dictionary, jax.random.key(0))
+    return encoder, Model(bare.dictionary, bare.bias, parameters), signals
 
-    # What training sees of it is its gradient.
-    @jax.jit
-    def seen(model):
-        slope = jax.grad(lambda model: jnp.sum(encoder.loss(model, signals, 0.1)[0]))(model)
-        return encoder(model, signals), slope
 
-    return fingerprint(*jax.tree.leaves(seen(given)))
+def seen(encoder, model, signals):
+    """What training sees of an encoder is its gradient."""
+    if not isinstance(encoder, AmortisedEncoder):
+        return encoder(model, signals)
+    slope = jax.grad(lambda model: jnp.sum(encoder.loss(model, signals, 0.1)[0]))(model)
+    return encoder(model, signals), slope
+
+
+def inferred(name):
+    encoder, *given = crossed(name)
+    return fingerprint(*jax.tree.leaves(jax.jit(functools.partial(seen, encoder))(*given)))
 
 
 @functools.cache

@@ -80,7 +80,7 @@ class Inference:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, start)
         # No more dense codes than those of a chunk are ever held; a start is found anew for each.
-        size = max(100, _CHUNK // self._width) if self._sparse else 100
+        size = max(100, _CHUNK // self._width)
         return infer_in_chunks(
             lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)),
             signals,
