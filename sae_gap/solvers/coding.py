@@ -134,10 +134,12 @@ def _on_the_host(arrays) -> bool:
     """Whether values lie in the memory of this process, where JAX would work on them; those that
     are traced will on a CPU.
     """
-    if any(map(is_traced, arrays)):
-        return jax.default_backend() == "cpu"
     placed = [array for array in arrays if isinstance(array, jax.Array)]
-    return all(map(on_host, placed or [jax.device_put(np.zeros(()))]))
+    if placed and not any(map(is_traced, arrays)):
+        return all(map(on_host, placed))
+    # A device, a platform or None.
+    chosen = jax.config.jax_default_device
+    return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
 def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
