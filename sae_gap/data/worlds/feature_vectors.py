@@ -25,7 +25,11 @@ def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarr
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.standard_normal(law.input_dim, np.float32)
     bias *= np.float32(law.bias) / np.linalg.norm(bias)
-    return push_apart(atoms, law.orthogonal_steps), bias
+    atoms = push_apart(atoms, law.orthogonal_steps)
+    last = law.num_latents - law.dense
+    pairs = atoms[last - 2 * law.antipodal : last].reshape(-1, 2, law.input_dim)
+    pairs[:, 1] = -pairs[:, 0]
+    return atoms, bias
 
 
 def push_apart(

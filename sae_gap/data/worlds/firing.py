@@ -26,6 +26,7 @@ class Firing:
       factor: F, (N, rank): the normal variables behind the firing are `F ε + √δ η`.
       rest: δ, (N,).
       mean, std: of the magnitudes before they are clipped at zero, (N,).
+      lognormal: σ of magnitudes that are log-normal instead, about their means; 0 for none.
       parent: of each feature, -1 for one that has none, (N,).
       level: levels below its root, 0 for a root, -1 for a feature in no tree, (N,).
       exclusive: whether at most one child of the feature fires, (N,).
@@ -41,6 +42,7 @@ class Firing:
     level: Int[np.ndarray, " N"]
     exclusive: Bool[np.ndarray, " N"]
     scaled: Bool[np.ndarray, " N"]
+    lognormal: float = 0.0
 
 
 def base_rates(law: Law) -> Float[np.ndarray, " N"]:
@@ -112,7 +114,9 @@ def firing_of(law: Law) -> Firing:
     mean = np.linspace(law.loudest, law.softest, law.num_latents)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(law.num_latents))
     rates = compensated(base_rates(law), parent, exclusive)
-    return Firing(rates, *correlate(law), mean, std, parent, level, exclusive, scaled)
+    rates[law.num_latents - law.dense :] = 0.5
+    trees = parent, level, exclusive, scaled
+    return Firing(rates, *correlate(law), mean, std, *trees, law.lognormal)
 
 
 def out_of_distribution(law: Law) -> Firing:

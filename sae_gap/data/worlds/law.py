@@ -44,6 +44,12 @@ class Law:
       softest: mean magnitude of the last one; between them it is linear in i.
       spread: mean and standard deviation of the normal variable whose size is a feature's own
         deviation, `|N(mean, sd)|`.
+      lognormal: σ of magnitudes `mean exp(σ η - σ²/2)`, η ~ N(0, 1), in the place of normal ones;
+        0 leaves those.
+      dense: how many of the last features fire in half of the samples.
+      antipodal: pairs of features before those, whose atoms are each other's negatives.
+      drift: the length that the mean moves by, in a direction of its own, from the first sample of
+        a split to the last.
       exclusive: whether of the children of one parent at most one fires.
       scale_children: whether a child's magnitude is in proportion to its parent's. The published
         world has it so in its second version; the first, uploaded by mistake, only switches
@@ -73,6 +79,10 @@ class Law:
     loudest: float = option(default=5.0, least=1e-6, most=LOUDEST)
     softest: float = option(default=4.0, least=1e-6, most=LOUDEST)
     spread: tuple[float, float] = option(default=(0.5, 0.5), length=2, least=-LOUDEST, most=LOUDEST)
+    lognormal: float = option(default=0.0, least=0, most=3)
+    dense: int = option(default=0, least=0)
+    antipodal: int = option(default=0, least=0)
+    drift: float = option(default=0.0, least=0, most=LOUDEST)
     exclusive: bool = option(default=True)
     scale_children: bool = option(default=True)
     orthogonal_steps: int = option(default=100, least=0, most=100_000)
@@ -109,7 +119,13 @@ class Law:
             self._check_trees()
 
     def _check_trees(self) -> None:
-        needed, level = 0, self.roots
+        alone = self.dense + 2 * self.antipodal
+        if alone > self.num_latents:
+            raise ValueError(
+                f"{alone} features that are dense or antipodal are more than the "
+                f"{self.num_latents} that there are; lower dense or antipodal."
+            )
+        needed, level = alone, self.roots
         for _ in range(self.depth + 1):
             if not level:
                 return

@@ -86,9 +86,12 @@ class Sampler:
         """The magnitudes of features that fire; one that is clipped to zero does not count as
         firing.
         """
-        values = self.firing.mean[features] + self.firing.std[features] * rng.standard_normal(
-            len(features)
-        )
+        mean, own, tail = self.firing.mean[features], self.firing.std, self.firing.lognormal
+        drawn = rng.standard_normal(len(features))
+        if tail:
+            values = mean * np.exp(tail * drawn - tail**2 / 2)
+        else:
+            values = mean + own[features] * drawn
         heard = values > 0
         return rows[heard], features[heard], values[heard]
 

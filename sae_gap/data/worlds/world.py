@@ -26,6 +26,8 @@ from sae_gap.data.worlds.sampling import Sampler, expected_l0
 PIECE = 1_024
 # Streams of random numbers of a seed, one for each split.
 _SPLITS = {"train": 4, "id": 5, "ood": 6}
+# The stream of the direction in which the mean drifts.
+_DRIFT = 48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,10 @@ class WorldStream:
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
         self.atoms, self.bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
+        number = world.num_samples if split == "train" else world.num_scored
+        way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
+        # What the mean moves by from a sample to the next.
+        self._drift = law.drift / max(1, number - 1) * way / np.linalg.norm(way)
         self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
         if world.noise_db is not None:
             power = np.mean(WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE) ** 2)
@@ -167,6 +173,9 @@ class WorldStream:
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
         signals += self.bias
+        if self._drift.any():
+            numbers = np.arange(index * PIECE, (index + 1) * PIECE)
+            signals += np.outer(numbers, self._drift).astype(signals.dtype)
         if self._noise:
             signals += signals.dtype.type(self._noise) * rng.standard_normal(
                 signals.shape, np.float32

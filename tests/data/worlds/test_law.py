@@ -119,7 +119,8 @@ def test_a_title_tells_all_laws_apart():
     """Each part of a law, other than the published benchmark has it."""
     tree = "roots=3 branching=2 depth=1 exponent=0.7 most=0.3 least=1e-3 rank=4 bias=0.1"
     rest = "correlation=0.2 loudest=6 softest=3 spread=0.5:0.1 exclusive=false orthogonal_steps=3"
-    other = parse_law([*tree.split(), *rest.split(), "scale_children=false"])
+    hard = "lognormal=0.5 dense=2 antipodal=3 drift=0.7 scale_children=false"
+    other = parse_law([*tree.split(), *rest.split(), *hard.split()])
     sizes = {"num_latents", "input_dim", "seed", "folder", "digest"}
     assert {*other} == {field.name for field in dataclasses.fields(Law)} - sizes
     titles = {"synthsae", *(Law(**{name: value}).title for name, value in other.items())}

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 import sae_gap
 from sae_gap import World, WorldStream
@@ -137,6 +138,36 @@ def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
     # Magnitudes of 4 to 5, and which features fire, were the same numbers.
     assert np.mean((one > 0) & (other > 0)) < 0.5 * np.mean(one > 0)
     assert not np.array_equal(one, other)
+
+
+def test_dense_antipodal_and_log_normal_features_are_that():
+    hard = world(roots=0, rank=0, dense=3, antipodal=2, lognormal=0.7, num_samples=8_000)
+    _, codes = WorldStream(hard).samples(0, 8_000)
+    codes, (atoms, _) = codes.toarray(), atoms_of(hard.law)
+    np.testing.assert_allclose(np.mean(codes[:, -3:] > 0, axis=0), 0.5, atol=0.03)
+    assert np.mean(codes[:, -4] > 0) < 0.1
+    np.testing.assert_array_equal(atoms[[54, 56]], -atoms[[53, 55]])
+    assert np.abs(atoms[52] @ atoms[[53, 51]].T).max() < 0.9 > abs(atoms[57] @ atoms[56])
+    loud = codes[codes[:, 57] > 0, 57]
+    mean = 5 - 57 / 59
+    assert stats.kstest(np.log(loud), stats.norm(np.log(mean) - 0.245, 0.7).cdf).pvalue > 1e-3
+    with pytest.raises(ValueError, match="dense or antipodal are more than the 60"):
+        world(roots=0, dense=21, antipodal=20)
+
+
+def test_a_drift_moves_the_mean_from_the_first_sample_to_the_last():
+    ways = []
+    for split, number in (("train", 2_000), ("id", 300)):
+        moved, still = (
+            WorldStream(world(drift=drift, num_samples=2_000, scored=300), split)(0, number)
+            for drift in (6.0, 0.0)
+        )
+        move = (moved - still)[[0, number // 2, number - 1]]
+        np.testing.assert_allclose(
+            np.linalg.norm(move, axis=1), [0, 6 * (number // 2) / (number - 1), 6], rtol=1e-3
+        )
+        ways.append(move[-1])
+    np.testing.assert_allclose(*ways, rtol=1e-3)
 
 
 def test_what_tells_worlds_apart():
