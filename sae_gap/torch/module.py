@@ -130,6 +130,7 @@ class SAE(nn.Module):
                 "W_dec must be (num_latents, input_dim) and b_dec (input_dim,), but W_dec is "
                 f"{tuple(W_dec.shape)}; transpose a weight of torch.nn.Linear."
             )
+        _check_finite("W_dec", W_dec)
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
         given: dict[str, Any] = {"k": k, "breadth": breadth, "screens": screens}
         for name in {*given} & {*ARCHITECTURES[architecture]}:
@@ -148,14 +149,31 @@ class SAE(nn.Module):
             raise ValueError("jumprelu needs a threshold, and no other encoder has one.")
         elif (r_mag is None or b_mag is None) == (architecture == "gated"):
             raise ValueError("gated needs r_mag and b_mag, and no other encoder has them.")
+        if architecture == "groupmax" and width % given["k"]:
+            raise ValueError(
+                f"k must divide the {width} latents into groups, but it is {k}; give a divisor."
+            )
         self.W_dec = _parameter(W_dec)
         self.b_dec = _parameter(torch.zeros(dim, **like) if b_dec is None else b_dec)
         if W_enc is not None and b_enc is None:
             b_enc = torch.zeros(width, **like)
         for name, value in {"W_enc": W_enc, "b_enc": b_enc, "r_mag": r_mag, "b_mag": b_mag}.items():
+            if name != "W_enc" and value is not None and value.shape != (width,):
+                raise ValueError(
+                    f"{name} must have {width} entries, one for each latent, but it is of shape "
+                    f"{tuple(value.shape)}."
+                )
             self.register_parameter(name, None if value is None else _parameter(value))
         if threshold is not None:
             threshold = torch.as_tensor(threshold, **like)
+            fits = not threshold.ndim and threshold >= 0
+            if architecture == "jumprelu":
+                fits = threshold.shape in ((), (width,)) and not threshold.isnan().any()
+            if not fits:
+                raise ValueError(
+                    "threshold must be a number of at least 0, or of jumprelu one for each of the "
+                    f"{width} latents; give others."
+                )
         self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
@@ -262,8 +280,13 @@ class SAE(nn.Module):
             itself asks for them.
 
         Raises:
-          ValueError: `like` is wanted and not given.
+          ValueError: `like` is wanted and not given, or the codes are not of as many latents.
         """
+        if codes.shape[-1] != self.cfg.d_sae:
+            raise ValueError(
+                f"codes have {codes.shape[-1]} columns, but the SAE {self.cfg.d_sae} latents; give "
+                "its own codes."
+            )
         if self._normalises.per_sample and like is None:
             raise ValueError(
                 f"this SAE normalises each row by itself ({self._normalises.name}); give like=x, "
@@ -323,10 +346,10 @@ class SAE(nn.Module):
           Objectives and gaps, one a row, in float32 at least.
 
         Raises:
-          ValueError: a code is negative.
+          ValueError: a code or λ is negative, or there are not as many codes as activations.
         """
-        if (codes < 0).any():
-            raise ValueError("codes must be non-negative, as the lasso's are; give others.")
+        if (codes < 0).any() or not lam >= 0:
+            raise ValueError("codes and lam must be non-negative, as the lasso's are; give others.")
 
         def of_rows(x, codes):
             atoms, lengths = unit_atoms(*floats(x, self.W_dec)[1:])
@@ -355,11 +378,9 @@ class SAE(nn.Module):
         """
         if self.cfg.architecture != PURSUIT:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
-        if not x.isfinite().all():
-            raise ValueError(
-                "x must be finite, but has NaN or infinite entries, as float16 has beyond 65,504; "
-                "leave such rows out."
-            )
+        _check_finite("x", x)
+        if not x.numel():
+            raise ValueError("x has no rows; give activations, such as training rows.")
         (target,) = as_rows(self._by_chunk(self._target, x))
         (weights,) = floats(target, self.W_dec)[1:]
         options = self._options | {"k": 2 * self.cfg.k, "threshold": 0.0}
@@ -436,7 +457,7 @@ class SAE(nn.Module):
         elif architecture == "topk":
             hidden = _largest(hidden, k)
         elif architecture == "groupmax":
-            groups = hidden.reshape(len(hidden) * k, -1)
+            groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
             hidden = _largest(groups, 1).reshape(hidden.shape)
         return hidden.relu()
 
@@ -464,10 +485,23 @@ class SAE(nn.Module):
     def _by_chunk(self, function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
         """A function of rows in float32 at least, with the leading axes of x."""
         x = self._flat(x)
+        for codes in others:
+            if codes.shape != (*x.shape[:-1], self.cfg.d_sae):
+                raise ValueError(
+                    f"codes must be {(*x.shape[:-1], self.cfg.d_sae)}, a row for each of x, but "
+                    f"they are {tuple(codes.shape)}."
+                )
         with torch.autocast(x.device.type, enabled=False):
             parts = in_chunks(self.chunk, *as_rows(x, *others))
             found = torch.cat([function(*part) for part in parts])
-        return found.reshape(*x.shape[:-1], -1)
+        return found.reshape(*x.shape[:-1], found.shape[1])
+
+
+def _check_finite(name, values):
+    if not values.isfinite().all():
+        raise ValueError(
+            f"{name} must be finite, but has NaN or infinite entries, as float16 has beyond 65,504."
+        )
 
 
 def _parameter(values):

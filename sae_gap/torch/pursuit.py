@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_gap.core.checks import check_size
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
 
 # Rows that are coded at once, which a cache holds, and by accelerators, which many keep busy.
@@ -47,7 +48,16 @@ def pursuit_codes(
 
     Returns:
       Codes in units of W_dec and the type of the target, (..., num_latents).
+
+    Raises:
+      ValueError: k is no positive integer, or target and atoms differ in their dimension.
     """
+    check_size("k", k)
+    if target.shape[-1] != W_dec.shape[-1]:
+        raise ValueError(
+            f"the target has {target.shape[-1]} columns, but atoms {W_dec.shape[-1]} dimensions; "
+            "give W_dec as (num_latents, input_dim)."
+        )
     with torch.autocast(target.device.type, enabled=False):
         (rows,) = as_rows(target)
         weights = W_dec.to(rows.dtype)
@@ -64,7 +74,7 @@ def pursuit_codes(
             codes = [least_squares(part, weights, begun, 0).clamp(min=0) for part, begun in parts]
             codes = torch.cat(codes)
         codes = torch.where(finite, codes, math.nan)
-        return codes.reshape(*target.shape[:-1], -1).to(target.dtype)
+        return codes.reshape(*target.shape[:-1], codes.shape[1]).to(target.dtype)
 
 
 @torch.no_grad()
@@ -210,7 +220,7 @@ def least_squares(target, weights, codes, refinements):
     with torch.no_grad():
         atoms, lengths = unit_atoms(weights)
         support = (codes.abs() > 0) & (weights != 0).any(1)
-        places = support.to(codes).topk(max(1, int(support.sum(1).max())), dim=1).indices
+        places = support.to(codes).topk(max([1, *support.sum(1).tolist()]), dim=1).indices
         on = support.gather(1, places)
         own = atoms[places] * on[:, :, None]
         gram = own @ own.mT

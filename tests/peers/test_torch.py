@@ -222,6 +222,15 @@ def test_the_certificate_is_that_of_jax(lam):
 
 
 # What SAELens has no form for.
+@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "groupmax"])
+def test_no_rows_have_no_codes(architecture):
+    atoms, bias, x = tensors(*arrays())
+    sae = SAE(atoms, bias, atoms.mT, architecture=architecture, k=2)
+    codes = sae.encode(x[None, :0])
+    assert codes.shape == (1, 0, len(atoms)) and sae.refit(x[:0], codes[0]).shape == codes[0].shape
+    assert sae(x[:0]).shape == x[:0].shape
+
+
 UNSAVED = ("sparsify/groupmax", "batchtopk_older", "saelens/scaled", "saelens/whitened")
 
 
@@ -362,6 +371,19 @@ REFUSED = {
     "neither a folder": lambda sae, x, _: SAE.from_folder("nowhere"),
     "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
     "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(torch.ones(2, 10)),
+    "b_enc must have": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, b_enc=x[0, :3], architecture="standard"
+    ),
+    "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
+    "threshold must be a number": lambda sae, x, _: SAE(sae.W_dec, k=3, threshold=-1.0),
+    "k must divide": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, k=7, architecture="groupmax"
+    ),
+    "x has no rows": lambda sae, x, _: sae.calibrate(x[:0]),
+    "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
+    "codes have 24 columns": lambda sae, x, _: sae.decode(x),
+    "lam must be non-negative": lambda sae, x, _: sae.certify(x, sae.encode(x), -0.1),
+    "dimensions; give W_dec": lambda sae, x, _: pursuit_codes(x[:, 1:], sae.W_dec, k=3),
     "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
 }
 
