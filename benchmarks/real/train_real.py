@@ -44,9 +44,9 @@ from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure import Plan, describe_atoms, find_weight, measure_curve
+from sae_gap.measure.structure import with_families
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.save import files_of
@@ -68,11 +68,7 @@ METHODS = (
 DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
     "online_dl": lambda online: online,
     "online_dl_incoherent": lambda online: dataclasses.replace(online, incoherent=True),
-    "online_dl_families": lambda online: Families(
-        margin=online.margin,
-        num_slots=online.num_slots,
-        base=dataclasses.replace(online, incoherent=True),
-    ),
+    "online_dl_families": with_families,
 }
 # What an SAE is called that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"

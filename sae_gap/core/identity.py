@@ -18,7 +18,8 @@ def precision() -> str:
     """The default float type, and off a CPU, which has but one, the precision of products in
     training.
     """
-    kind, products = str(jnp.zeros(()).dtype), jax.config.jax_default_matmul_precision
+    kind = str(jnp.zeros(()).dtype)
+    products = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     if jax.default_backend() == "cpu" and products is None:
         return kind
     return f"{kind}, products {products or 'default'}"

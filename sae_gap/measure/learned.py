@@ -2,24 +2,21 @@
 SAE.
 """
 
-import contextlib
 import dataclasses
 import math
 import os
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import scipy.sparse
-from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
-from sae_gap.core.checks import check_choice, check_number, check_seed, check_size
+from sae_gap.core.checks import check_choice, check_number, check_size
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
@@ -39,12 +36,12 @@ from sae_gap.measure.coding import (
     least_squares,
 )
 from sae_gap.measure.comparison import Comparison
-from sae_gap.measure.curve import check_varies, fvu, measure_curve
+from sae_gap.measure.curve import fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
 from sae_gap.measure.rows import opened, pool, screened
 from sae_gap.measure.summary import curve_lines
-from sae_gap.measure.training import ROWS_AN_ATOM, VISITS, fit_rows, fit_signals
+from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -58,14 +55,12 @@ from sae_gap.storage.tensor_files import brief
 
 # What rows of a measurement call it.
 LEARNED = "learned"
-# What `save` writes, and the state of an unfinished `learn`.
-_STATE = "learn.safetensors"
 # Rows that are read and coded at once, and those that are scored.
 CHUNK, SCORED = 1_024, 5_000
 # Steps of an SAE unless its epochs are given.
 STEPS = 2_000
 
-_Rows = Activations | ArrayLike | str | os.PathLike[str]
+Rows = Activations | ArrayLike | str | os.PathLike[str]
 
 
 class Report(NamedTuple):
@@ -218,7 +213,7 @@ class LearnedDictionary:
 
     def encode(
         self,
-        activations: _Rows,
+        activations: Rows,
         l0: float | None = None,
         *,
         refit: bool = True,
@@ -268,7 +263,7 @@ class LearnedDictionary:
         return rows @ self.atoms.T + self.bias
 
     def fvu(
-        self, activations: _Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
+        self, activations: Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
     ) -> float:
         """The fraction of variance unexplained by certified codes of a mean L0, after least squares
         on their supports.
@@ -288,7 +283,7 @@ class LearnedDictionary:
 
     def report(
         self,
-        activations: _Rows | None = None,
+        activations: Rows | None = None,
         l0: float | None = None,
         *,
         controls: Sequence[str] = ("random", "samples"),
@@ -358,7 +353,7 @@ class LearnedDictionary:
         """
         k = max(1, round(self.l0)) if k is None else k
         check_size("k", k)
-        _check_sparse("k", k, *self.atoms.shape)
+        check_sparse("k", k, *self.atoms.shape)
         check_choice("encoder", encoder, catalogue.saes())
         if epochs is not None:
             check_size("epochs", epochs)
@@ -410,7 +405,7 @@ class LearnedDictionary:
     def load(
         cls,
         folder: str | os.PathLike[str],
-        activations: _Rows | None = None,
+        activations: Rows | None = None,
         *,
         documents: ArrayLike | None = None,
         outliers: str = "drop",
@@ -496,16 +491,16 @@ class LearnedDictionary:
 
     def _sparsity(self, l0: float | None) -> float:
         l0 = self.l0 if l0 is None else l0
-        _check_sparse("l0", l0, *self.atoms.shape)
+        check_sparse("l0", l0, *self.atoms.shape)
         return l0
 
-    def _scored(self, activations: _Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
+    def _scored(self, activations: Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
         rows = screened(
             self.held_out if activations is None else self._opened(activations), outliers
         )
         return rows.take(evenly_spaced(rows.num_samples, SCORED))
 
-    def _opened(self, activations: _Rows) -> Activations:
+    def _opened(self, activations: Rows) -> Activations:
         rows = opened(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
@@ -532,81 +527,7 @@ def _read(content: bytes) -> LearnedDictionary:
     return learned
 
 
-def learn(
-    activations: _Rows,
-    width: int,
-    l0: float,
-    *,
-    seed: int = 0,
-    documents: ArrayLike | None = None,
-    outliers: str = "drop",
-    visits: float = VISITS,
-    checkpoint: str | os.PathLike[str] | None = None,
-    show_progress: bool = True,
-) -> LearnedDictionary:
-    """Learns a dictionary of activations by `online_dl`, with the options of
-    `OnlineDictionary.for_activations`.
-
-    A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`.
-    Rows of more than 2 GiB as float32 stay where they are: each of a hundred rounds reads some from
-    all over the file, other ones than the rounds before. A compressed file, and Parquet, is read
-    whole for that each time. An array is copied.
-
-    A warning says where there are fewer than twenty rows to learn from for each atom.
-
-    Args:
-      activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or
-        folder of them, or what `open_activations` returns.
-      width: atoms.
-      l0: mean L0 at which the dictionary is to be used, at most a quarter of the dimensions.
-      seed: of what is learned.
-      documents: the document of each row of an array.
-      outliers: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them
-        too; either way they are named.
-      visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
-        still does well.
-      checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
-        The same call goes on from there after a kill, and ends with the same dictionary; at its end
-        the state is removed.
-      show_progress: whether to show a line of progress on a terminal or in a notebook.
-
-    Returns:
-      The dictionary.
-
-    Raises:
-      TypeError: an argument is not of the type that it should be of.
-      ValueError: the activations cannot be read, or an argument does not fit.
-    """
-    check_size("width", width)
-    check_seed(seed)
-    # What is asked of the dictionary later reads the rows again.
-    rows = screened(opened(activations, documents).copied(), outliers)
-    _check_sparse("l0", l0, rows.input_dim, width)
-    train, held_out = rows.split()
-    if train.num_samples < ROWS_AN_ATOM * width:
-        logging.warning(
-            "%d rows to learn %d atoms from are fewer than %d for each, so that the dictionary "
-            "will explain less than it could; give more rows, or learn fewer atoms",
-            train.num_samples,
-            width,
-            ROWS_AN_ATOM,
-        )
-    check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
-    save = None
-    if checkpoint is not None:
-        save = trees.Checkpoint(Folder(checkpoint), _STATE, fit=train.fingerprint())
-    learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
-    began = time.perf_counter()
-    model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
-    seconds = time.perf_counter() - began
-    learned = LearnedDictionary(model, l0, train, held_out, seconds)
-    # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
-    with contextlib.suppress(ValueError):
-        learned.lam()
-    return learned
-
-
-def _check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
+def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
     """Raises a ValueError where codes of so many latents are not sparse, which no measurement
     takes.
     """

@@ -32,15 +32,17 @@ STRIDE = 61
 
 
 def fit_rows(
-    learner: OnlineDictionary,
+    learner: Learner,
     rows: Activations,
     width: int,
     seed: int,
     *,
     checkpoint: Checkpoint | None,
     show_progress: bool,
+    **options: Any,
 ) -> Model:
-    """A dictionary of activations, in memory where they fit there and else out of their files.
+    """A dictionary of activations: in memory where they fit there and else, by `online_dl`, out of
+    their files.
 
     Args:
       learner: how to learn.
@@ -49,8 +51,9 @@ def fit_rows(
       seed: of the fit.
       checkpoint: where its state is kept, and found after a kill; its `fit` tells the rows.
       show_progress: whether to show a line of progress.
+      **options: of `fit`, for what is learned in memory.
     """
-    if not fits(rows):
+    if isinstance(learner, OnlineDictionary) and not fits(rows):
         total = total_visits(learner.visits, width)  # type: ignore[arg-type]
         once = dataclasses.replace(learner, visits=None)
         return fit_stream(
@@ -65,12 +68,9 @@ def fit_rows(
     if checkpoint is not None:
         checkpoint = checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
     saves = None if checkpoint is None else [checkpoint]
-    fitted = fit_signals(
-        learner, pool(rows), width, seed, checkpoints=saves, show_progress=show_progress
-    )
-    if checkpoint is not None:
-        checkpoint.discard()
-    return fitted.model
+    return fit_signals(
+        learner, pool(rows), width, seed, checkpoints=saves, show_progress=show_progress, **options
+    ).model
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:

@@ -138,7 +138,7 @@ def _on_the_host(arrays) -> bool:
     if placed and not any(map(is_traced, arrays)):
         return all(map(on_host, placed))
     # A device, a platform or None.
-    chosen = jax.config.jax_default_device
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 

@@ -165,10 +165,10 @@ class SAE(nn.Module):
                 )
             self.register_parameter(name, None if value is None else _parameter(value))
         if threshold is not None:
-            threshold = torch.as_tensor(threshold, **like)
-            fits = not threshold.ndim and threshold >= 0
+            threshold = limit = torch.as_tensor(threshold, **like)
+            fits = not limit.ndim and bool(limit >= 0)
             if architecture == "jumprelu":
-                fits = threshold.shape in ((), (width,)) and not threshold.isnan().any()
+                fits = limit.shape in ((), (width,)) and not bool(limit.isnan().any())
             if not fits:
                 raise ValueError(
                     "threshold must be a number of at least 0, or of jumprelu one for each of the "

@@ -255,7 +255,7 @@ def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
     def interrupted(*_, **__):
         raise InterruptedError
 
-    monkeypatch.setattr("sae_gap.measure.learned.fit_rows", interrupted)
+    monkeypatch.setattr("sae_gap.measure.learn.fit_rows", interrupted)
     for width in (42, 48):
         with pytest.raises(InterruptedError):
             sae_gap.learn(activations, width, L0, outliers="keep")

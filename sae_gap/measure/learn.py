@@ -1,0 +1,130 @@
+"""The front door: learns a dictionary of one's own activations, and whether its atoms have
+families.
+"""
+
+import contextlib
+import os
+import time
+from typing import Any
+
+from absl import logging
+from jax.typing import ArrayLike
+
+from sae_gap.core.checks import check_choice, check_seed, check_size
+from sae_gap.learners.learner import Learner, base_of
+from sae_gap.learners.online.families import LARGEST
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure.coding import evenly_spaced
+from sae_gap.measure.curve import check_varies
+from sae_gap.measure.learned import SCORED, LearnedDictionary, Rows, check_sparse
+from sae_gap.measure.rows import opened, pool, screened
+from sae_gap.measure.structure import structure as trial
+from sae_gap.measure.structure import with_families
+from sae_gap.measure.training import ROWS_AN_ATOM, VISITS, fit_rows
+from sae_gap.storage import trees
+from sae_gap.storage.folder import Folder
+
+# The states of an unfinished `learn`, of its base and of families.
+_STATES = "learn.safetensors", "families.safetensors"
+STRUCTURES = "none", "families", "auto"
+
+
+def learn(
+    activations: Rows,
+    width: int,
+    l0: float,
+    *,
+    seed: int = 0,
+    documents: ArrayLike | None = None,
+    outliers: str = "drop",
+    visits: float = VISITS,
+    structure: str = "none",
+    checkpoint: str | os.PathLike[str] | None = None,
+    show_progress: bool = True,
+) -> LearnedDictionary:
+    """Learns a dictionary of activations by `online_dl`, with the options of
+    `OnlineDictionary.for_activations`.
+
+    A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`.
+    Rows of more than 2 GiB as float32 stay where they are: each of a hundred rounds reads some from
+    all over the file, other ones than the rounds before. A compressed file, and Parquet, is read
+    whole for that each time. An array is copied.
+
+    A warning says where there are fewer than twenty rows to learn from for each atom.
+
+    Args:
+      activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or
+        folder of them, or what `open_activations` returns.
+      width: atoms.
+      l0: mean L0 at which the dictionary is to be used, at most a quarter of the dimensions.
+      seed: of what is learned.
+      documents: the document of each row of an array.
+      outliers: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them
+        too; either way they are named.
+      visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
+        still does well.
+      structure: "families" has `Families` tell parents from children among the atoms that were
+        learned, "auto" does so if dictionaries of two seeds then agree more, as it logs, for about
+        80 visits, and "none" does not. Families suit worlds whose concepts have kinds of a common
+        one, and no activations of a transformer that were tried.
+      checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
+        The same call goes on from there after a kill, and ends with the same dictionary; at its end
+        the state is removed.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
+
+    Returns:
+      The dictionary.
+
+    Raises:
+      TypeError: an argument is not of the type that it should be of.
+      ValueError: the activations cannot be read, or an argument does not fit.
+    """
+    check_size("width", width)
+    check_choice("structure", structure, STRUCTURES)
+    if structure != "none" and width > LARGEST:
+        raise ValueError(
+            f"families are told among at most {LARGEST:,} atoms, but width is {width:,}; learn "
+            "fewer, or without structure."
+        )
+    check_seed(seed)
+    # What is asked of the dictionary later reads the rows again.
+    rows = screened(opened(activations, documents).copied(), outliers)
+    check_sparse("l0", l0, rows.input_dim, width)
+    train, held_out = rows.split()
+    if train.num_samples < ROWS_AN_ATOM * width:
+        logging.warning(
+            "%d rows to learn %d atoms from are fewer than %d for each, so that the dictionary "
+            "will explain less than it could; give more rows, or learn fewer atoms",
+            train.num_samples,
+            width,
+            ROWS_AN_ATOM,
+        )
+    check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
+    saves = []
+    if checkpoint is not None:
+        fit = train.fingerprint()
+        saves = [trees.Checkpoint(Folder(checkpoint), name, fit=fit) for name in _STATES]
+    learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
+    began = time.perf_counter()
+    if structure == "auto":
+        told = trial(pool(train), learner, width, seed, show_progress=show_progress)
+        logging.info("%s", told)
+        structure = "families" if told.has_families else "none"
+    parts: list[Learner] = [learner]
+    if structure == "families":
+        families = with_families(learner)
+        parts = [base_of(families), families]
+    options: dict[str, Any] = {}
+    for place, part in enumerate(parts):
+        save = saves[place] if saves else None
+        given = {"checkpoint": save, "show_progress": show_progress} | options
+        options = {"bases": [fit_rows(part, train, width, seed, **given)]}
+    (model,) = options["bases"]
+    for save in saves:
+        save.discard()
+    seconds = time.perf_counter() - began
+    learned = LearnedDictionary(model, l0, train, held_out, seconds)
+    # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
+    with contextlib.suppress(ValueError):
+        learned.lam()
+    return learned

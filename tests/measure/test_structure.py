@@ -1,0 +1,89 @@
+"""Two seeds agree more with families where there are some, and `learn` does what they say."""
+
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap import World
+from sae_gap.learners.online.families import Families
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure import learn as door
+from sae_gap.measure.structure import Structure, structure, with_families
+from sae_gap.measure.training import fit_signals
+from sae_gap.storage.trees import Checkpoint
+
+WIDTH = 64
+
+
+@pytest.fixture(scope="module")
+def signals():
+    trees = {"roots": 4, "branching": 3, "depth": 1, "orthogonal_steps": 30}
+    world = World(num_latents=WIDTH, input_dim=32, num_samples=2_500, scored=10, **trees)
+    return np.asarray(sae_gap.draw(world).train.signals)
+
+
+@pytest.fixture
+def told(monkeypatch):
+    """What a trial says of any activations."""
+
+    def say(plain, families):
+        monkeypatch.setattr(door, "trial", lambda *_, **__: Structure(plain, families))
+
+    return say
+
+
+def learner(signals, visits=20.0):
+    return OnlineDictionary.for_activations(WIDTH, 3, signals.shape[1], visits=visits)
+
+
+def test_seeds_tell_a_world_of_trees_from_noise(signals):
+    found = structure(signals, learner(signals), WIDTH, show_progress=False)
+    assert found.has_families and 0.5 < found.plain < found.families <= 1
+    noise = np.random.default_rng(0).standard_normal(signals.shape).astype(np.float32)
+    assert not structure(noise, learner(signals), WIDTH, show_progress=False).has_families
+
+
+def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
+    signals, told, tmp_path, monkeypatch
+):
+    train = sae_gap.open_activations(signals).split()[0]
+    rows = train.take(np.arange(train.num_samples))
+    families = with_families(learner(signals))
+    assert isinstance(families, Families) and families.base.incoherent
+    expected = fit_signals(families, rows, WIDTH, 3, show_progress=False).model.dictionary
+    options = {"seed": 3, "visits": 20.0, "outliers": "keep", "checkpoint": tmp_path}
+    plain = sae_gap.learn(signals, WIDTH, 3, **options).atoms
+    atoms = sae_gap.learn(signals, WIDTH, 3, structure="families", **options).atoms
+    np.testing.assert_array_equal(atoms, expected)
+    assert not np.array_equal(atoms, plain) and not list(tmp_path.iterdir())
+    fit_rows = door.fit_rows
+
+    def killed(learner, *args, **options):
+        if isinstance(learner, Families):
+            raise InterruptedError
+        return fit_rows(learner, *args, **options)
+
+    # What was saved before a kill is gone on from, and removed at the end.
+    monkeypatch.setattr(Checkpoint.__init__, "__kwdefaults__", {"every": 0.0, "fit": ""})
+    with monkeypatch.context() as patched:
+        patched.setattr(door, "fit_rows", killed)
+        with pytest.raises(InterruptedError):
+            sae_gap.learn(signals, WIDTH, 3, structure="families", **options)
+    assert (tmp_path / "learn.safetensors").exists()
+    for after, same in ((0.8, atoms), (0.6, plain)):
+        told(0.7, after)
+        found = sae_gap.learn(signals, WIDTH, 3, structure="auto", **options).atoms
+        np.testing.assert_array_equal(found, same)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"structure": "trees"}, "structure must be one of"),
+        ({"structure": "auto", "width": 20_000}, "among at most 16,384 atoms"),
+    ],
+)
+def test_bad_choices_are_one_sentence(signals, change, words):
+    with pytest.raises(ValueError, match=words):
+        sae_gap.learn(signals, **{"width": WIDTH, "l0": 3} | change)
