@@ -1,0 +1,74 @@
+"""Which latents are on, where a dictionary lacks features: hard thresholding from the lasso."""
+
+import equinox as eqx
+import jax.numpy as jnp
+
+from sae_gap.core.checks import check_number, check_size
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.types import Coded
+from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.solvers.least_squares import least_squares
+
+
+class ThresholdingPursuit(Encoder):
+    r"""Hard thresholding pursuit from the certified lasso, at a threshold that each sample tells.
+
+    A lasso explains what a dictionary lacks by many small codes. A round keeps the latents without
+    which the residual would correlate with their atom beyond τ, and refits them:
+
+        r = y - b - D z,    S = {j : d_jᵀ r + z_j > τ},
+        τ = max(λ, √(2 log N) ‖r‖ / √d),    z = least squares on S,
+
+    with N unit atoms in d dimensions. Where no feature is on, `d_jᵀ r + z_j` is about normal with
+    the deviation `‖r‖ / √d` if r points anywhere alike, and √(2 log N) deviations are the universal
+    threshold, which of N such numbers few exceed. Of the lasso's own codes the first round keeps
+    those above τ - λ, since their atoms correlate with its residual by λ. Samples do not influence
+    each other, nothing is trained, and signals and λ of another unit give codes of that unit.
+
+    Args:
+      lam: λ of the lasso, and the least threshold.
+      rounds: rounds.
+
+    References:
+      Foucart (2011), "Hard thresholding pursuit: an algorithm for compressive sensing", SIAM J.
+      Numer. Anal. 49(6). Donoho & Johnstone (1994), "Ideal spatial adaptation by wavelet
+      shrinkage", Biometrika 81(3), for τ.
+    """
+
+    name = "thresholding_pursuit"
+    label = "lasso, hard thresholding"
+    colour = "#DDCC77"
+    rank = 14
+
+    lam: float = 0.1
+    rounds: int = eqx.field(static=True, default=2)
+
+    def __check_init__(self):
+        check_number("lam", self.lam, least=0)
+        check_size("rounds", self.rounds)
+
+    @property
+    def origin(self):
+        return Lasso(self.lam)
+
+    def __call__(self, model, signals):
+        return self.infer(model, signals).codes
+
+    def infer(self, model, signals, begun=None):
+        """The codes in units of the model's atoms, without a certificate."""
+        begun = self.origin.infer(model, signals).codes if begun is None else begun
+        return Coded(_pursue(model, signals, begun, self.lam, self.rounds))
+
+
+@eqx.filter_jit
+def _pursue(model, signals, codes, lam, rounds):
+    atoms, norms = unit_atoms(model.decoder)
+    target, codes = signals - model.bias, codes * norms
+    share = jnp.sqrt(2 * jnp.log(atoms.shape[1]) / len(atoms))
+    for _ in range(rounds):
+        rest = target - product(codes, atoms.T)
+        least = jnp.maximum(lam, share * jnp.linalg.norm(rest, axis=1, keepdims=True))
+        on = product(rest, atoms) + codes > least
+        codes = least_squares(target, atoms, on).clip(0)
+    return codes / norms
