@@ -26,7 +26,7 @@ def drawn():
     return model, jnp.asarray(codes @ atoms.T + bias, jnp.float32), codes[:, :100], lengths
 
 
-def by_hand(model, signals, codes, rounds):
+def by_hand(model, signals, codes, lam, rounds):
     """From the lasso's codes, sample by sample; where a choice is not close."""
     atoms = np.asarray(model.dictionary, np.float64)
     lengths = np.linalg.norm(atoms, axis=0)
@@ -35,7 +35,7 @@ def by_hand(model, signals, codes, rounds):
     for i, (target, code) in enumerate(zip(targets, np.asarray(codes) * lengths, strict=True)):
         for _ in range(rounds):
             rest = target - atoms @ code
-            least = max(LAM, np.sqrt(2 * np.log(100) * np.mean(rest**2)))
+            least = max(lam, np.sqrt(2 * np.log(100) * np.mean(rest**2)))
             score = np.array([atoms[:, j] @ (rest + atoms[:, j] * code[j]) for j in range(100)])
             clear[i] &= np.abs(score - least).min() > 1e-4
             on, code = score > least, np.zeros(100)
@@ -44,11 +44,13 @@ def by_hand(model, signals, codes, rounds):
     return found / lengths, clear
 
 
-@pytest.mark.parametrize("rounds", [1, 2])
-def test_against_a_loop(drawn, rounds):
+@pytest.mark.parametrize(("lam", "rounds"), [(LAM, 1), (LAM, 2), (2.0, 2)])
+def test_against_a_loop(drawn, lam, rounds):
+    """At the larger λ it is the threshold of some samples."""
     model, signals, _, _ = drawn
-    expected, clear = by_hand(model, signals, Lasso(LAM).infer(model, signals).codes, rounds)
-    found = ThresholdingPursuit(LAM, rounds)(model, signals)
+    begun = Lasso(lam).infer(model, signals).codes
+    expected, clear = by_hand(model, signals, begun, lam, rounds)
+    found = ThresholdingPursuit(lam, rounds)(model, signals)
     assert clear.mean() > 0.97 and (expected > 0).sum() > 1_000
     np.testing.assert_allclose(found[clear], expected[clear], rtol=1e-3, atol=1e-5)
 
