@@ -13,6 +13,9 @@ import pytest
 
 from sae_gap import Setting, catalogue
 from sae_gap import draw as draw_task
+from sae_gap.core.types import Model
+from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.topk import TopK
 from sae_gap.learners.learner import HostLearner
 from sae_gap.solvers import coding, working_set
 from sae_gap.study import program
@@ -34,8 +37,10 @@ def accelerated(monkeypatch):
     jax.clear_caches()
 
 
-def lowered(function, *args):
-    """Checks the programs of a function for all platforms; gives the shapes that it returns."""
+def lowered(function, *args, without=r"custom_call @\w*callback"):
+    """Checks the programs of a function for all platforms, which must not have what a pattern
+    finds; gives the shapes that it returns.
+    """
     given, rest = eqx.partition(args, eqx.is_array_like)
 
     def run(given):
@@ -44,9 +49,17 @@ def lowered(function, *args):
     traced = jax.jit(run).trace(given)
     for platform in PLATFORMS:
         text = traced.lower(lowering_platforms=(platform,)).as_text()
-        calls = set(re.findall(r"custom_call @(\w*callback\w*)", text))
+        calls = set(re.findall(without, text))
         assert not calls, f"{platform}: {calls}"
     return traced.out_info
+
+
+@pytest.mark.parametrize("kind", [TopK, BatchTopK])
+def test_the_largest_codes_are_found_without_a_sort(kind):
+    weight, encode = jnp.ones((8, 16)), kind(3)
+    model = Model(weight, jnp.zeros(8), encode.parameters(weight, None), encode)
+    given = model, jnp.ones((40, 8)), 0.0
+    lowered(encode.loss, *given, without="sort|top_?k|TopK")
 
 
 @pytest.mark.parametrize("own", [False, True])
@@ -67,6 +80,8 @@ def test_the_certified_coder(own):
     problem, samples = working_set.slots.pose(samples, dictionary, column, **options)
     begun = working_set.begin(problem, samples, begun, 32)
     lowered(lambda *given: working_set.solve_on(*given, width=32), problem, samples, begun)
+    places = jnp.zeros((len(signals), 16), jnp.int32)
+    lowered(working_set.solve_slots, problem, samples, places, places == 0)
 
 
 def compiled_learners():

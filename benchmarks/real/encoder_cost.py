@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
 from benchmarks import cli
@@ -165,7 +166,8 @@ class Subject:
         least = least_gain(jnp.asarray(worth(found)), self.l0)
 
         def kept(target, place):
-            codes = np.asarray(values_of(coder(target, place)))
+            codes = values_of(coder(target, place))
+            codes = codes.toarray() if scipy.sparse.issparse(codes) else np.asarray(codes)
             return np.where(worth(codes) > least, codes, 0)
 
         return least_squares(self.sae, kept)

@@ -66,6 +66,13 @@ def jitted(problem: Problem, effort: float) -> Run:
     )
 
 
+def on_support(problem: Problem, _: float) -> Run:
+    """`sparse_code` on the supports of certified codes, found before: what values alone cost."""
+    given = *_arrays(problem), problem.lam
+    support = sparse_code(*given, sparse=True).codes
+    return _wait(functools.partial(sparse_code, support=support), *given)
+
+
 def spams_lars(problem: Problem, _: float, *, dtype: type = np.float32) -> Run:
     """The LARS of SPAMS in single or double precision, its Gram matrix in the time."""
     import spams
@@ -132,6 +139,7 @@ CODERS = {
         (1e-2, 1e-4, 1e-6),
     ),
     JITTED: Coder(Look("under jit", "#666666"), jitted, (TARGET,)),
+    "on_support": Coder(Look("on given supports", "#AAAA00"), on_support, (TARGET,)),
     "fista": Coder(
         Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)
     ),

@@ -1,27 +1,20 @@
 """The best values on the support that another encoder chose: what its choice of latents costs,
 apart from its magnitudes.
-
-All samples at once and compiled; `sae_gap.measure.refit` says when to take its values instead.
 """
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
 
-from sae_gap.core.checks import check_integer, check_number, check_type
-from sae_gap.core.types import Coded, Solution
+from sae_gap.core.checks import check_number, check_type
+from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
 # A latent is on above this magnitude.
 ON = 1e-4
-# Weight of a latent that is off; no signal pulls as hard.
-FORBIDDEN = 1e30
 
 
 class _Refined(Encoder):
@@ -51,8 +44,6 @@ class OnSupport(_Refined):
     Args:
       encoder: the encoder whose support it is.
       lam: weight of the l1 norm.
-      tol: relative duality gap to reach, of the problem on the support.
-      max_iterations: iterations after which a sample is reported as not converged.
     """
 
     name = "support"
@@ -61,13 +52,9 @@ class OnSupport(_Refined):
     rank = 10
 
     lam: float = 0.1
-    tol: float = 1e-6
-    max_iterations: int = 20_000
 
     def __check_init__(self):
         check_number("lam", self.lam, least=0)
-        check_number("tol", self.tol, above=0)
-        check_integer("max_iterations", self.max_iterations, least=0)
 
     @property
     def weight(self):
@@ -79,47 +66,9 @@ class OnSupport(_Refined):
         """
         codes = encode(self.encoder, model, signals) if begun is None else begun
         dictionary, norms = jax.jit(unit_atoms)(model.decoder)
-        solution = code_on_support(
-            signals - model.bias,
-            dictionary,
-            codes * norms,
-            jnp.abs(codes) > ON,
-            self.lam,
-            tol=self.tol,
-            max_iterations=self.max_iterations,
-        )
+        target, on = signals - model.bias, jnp.abs(codes) > ON
+        solution = sparse_code(target, dictionary, self.lam, support=on)
         return dataclasses.replace(solution, codes=solution.codes / norms)
-
-
-def code_on_support(
-    target: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    codes: Float[Array, "n num_latents"],
-    on: Bool[Array, "n num_latents"],
-    lam: Float[ArrayLike, "..."],
-    **options: Any,
-) -> Solution:
-    """`argmin_z ½‖y - D z‖² + λ‖z‖₁` over `z ≥ 0`, with `z_j = 0` off the support.
-
-    Args:
-      target: what the codes fit, (n, input_dim).
-      dictionary: unit atoms, (input_dim, num_latents).
-      codes: to start from, (n, num_latents).
-      on: the supports, (n, num_latents).
-      lam: weight of the l1 norm, a scalar or one for each sample, (n, 1).
-      **options: of `sparse_code`, such as `tol`.
-
-    Returns:
-      The codes with their objective and gap in the problem on the support.
-    """
-    weights, init = _restrict(codes, on, jnp.asarray(lam, target.dtype))
-    return sparse_code(target, dictionary, weights, init=init, **options)
-
-
-@jax.jit
-def _restrict(codes, on, lam):
-    begun = jnp.where(on, codes, 0)
-    return jnp.where(on, lam, FORBIDDEN).astype(codes.dtype), begun.clip(0)
 
 
 class LeastSquares(_Refined):

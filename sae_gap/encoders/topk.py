@@ -1,5 +1,7 @@
 """The TopK encoder, and the k largest entries of each row."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,43 @@ def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, 
     """
     if k >= values.shape[1]:
         return values
-    _, largest = jax.lax.top_k(jax.lax.stop_gradient(values), k)
-    kept = jnp.zeros(values.shape, bool).at[jnp.arange(len(values))[:, None], largest].set(True)
+    sort, count = (functools.partial(way, k=k) for way in (_by_sort, _by_bits))
+    given = jax.lax.stop_gradient(values)
+    kept = jax.lax.platform_dependent(given, cpu=sort, default=count)
     # A NaN is the largest of all, and must show.
     return jnp.where(kept & ~(values <= 0), values, 0)
+
+
+def _by_sort(values, k):
+    """Which entries are the k largest of their row."""
+    _, largest = jax.lax.top_k(values, k)
+    return jnp.zeros(values.shape, bool).at[jnp.arange(len(values))[:, None], largest].set(True)
+
+
+def _by_bits(values, k):
+    """The same by counts alone, since accelerators would sort all entries. A non-negative float
+    orders like its bits, which bisection finds: those of the k-th largest entry, and then of the
+    column up to which its equals are kept.
+    """
+    whole = jnp.int32 if values.dtype.itemsize == 4 else jnp.int64
+    bits = jnp.where(values > 0, jax.lax.bitcast_convert_type(values, whole), 0)
+    bits = jnp.where(jnp.isnan(values), jnp.iinfo(whole).max, bits)
+    columns = jnp.arange(values.shape[1], dtype=whole)
+
+    def largest(size, holds):
+        """The largest number of so many bits that a falling condition holds for, by row."""
+
+        def step(i, found):
+            trial = found | (jnp.ones((), whole) << (size - 1 - i))
+            return jnp.where(holds(trial), trial, found)
+
+        return jax.lax.fori_loop(0, size, step, jnp.zeros((len(values), 1), whole))
+
+    def count(of):
+        return jnp.sum(of, axis=1, keepdims=True)
+
+    least = largest(8 * values.dtype.itemsize - 1, lambda trial: count(bits >= trial) >= k)
+    equal, left = bits == least, k - count(bits > least)
+    width = values.shape[1].bit_length()
+    end = largest(width, lambda trial: count(equal & (columns < trial)) <= left)
+    return (bits > least) | (equal & (columns < end))

@@ -14,6 +14,5 @@ from sae_gap.measure.controls import CONTROLS, control, control_sae
 from sae_gap.measure.curve import Curve, Point, check_varies, fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import STUDY, Plan
-from sae_gap.measure.refit import lasso_on_support, refit
 from sae_gap.measure.summary import atom_lines, curve_lines, gap_lines, worst_lines
 from sae_gap.measure.verdict import Verdict, ranking, verdict

@@ -20,10 +20,10 @@ from jaxtyping import Array, Bool, Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
 from sae_gap.measure.coding import lasso
-from sae_gap.measure.refit import lasso_on_support
 from sae_gap.metrics.explained import squares
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.solvers import sparse_code
 
 # Largest gaps that a chunk remembers.
 WORST = 10
@@ -71,7 +71,7 @@ def measure_chunk(
         return found
     codes = sae.encode_target(target)
     fired = np.asarray(codes) != 0
-    support = lasso_on_support(target, dictionary, fired, lam, nonneg=not sae.signed)
+    support = sparse_code(target, dictionary, lam, nonneg=not sae.signed, support=fired)
     objective = lasso_problem.objective(target, dictionary, codes, lam)
     gaps = np.asarray(objective, np.float64) - np.asarray(best.objective, np.float64)
     worst = np.argsort(-gaps, kind="stable")[:WORST]

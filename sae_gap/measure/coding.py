@@ -15,14 +15,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core.identity import class_name
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.types import Solution
 from sae_gap.encoders.screened_pursuit import BatchPursuit, least_gain
-from sae_gap.measure.refit import refit
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import match_l0, pursuit_order, sparse_code
@@ -36,7 +34,7 @@ CHANCES = 20
 # Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
 
-# The targets of a chunk and its place to codes, (n, num_latents), or a solution.
+# The targets of a chunk and its place to codes, (n, num_latents), dense or sparse, or a solution.
 Coder = Callable[[Float[Array, "n input_dim"], slice], Any]
 
 
@@ -100,14 +98,15 @@ def least_squares(sae: SAE, codes: scipy.sparse.csr_array | Coder) -> Coder:
     """
 
     def fit(target, place):
-        found = values_of(codes(target, place)) if callable(codes) else codes[place].toarray()
-        return refit(target, sae.model.decoder, np.asarray(found) != 0, nonneg=not sae.signed)
+        on = values_of(codes(target, place)) if callable(codes) else codes[place]
+        options = {"nonneg": not sae.signed, "support": on, "sparse": True}
+        return sparse_code(target, sae.model.decoder, 0.0, **options).codes
 
     return fit
 
 
-def values_of(found: Any) -> Float[ArrayLike, "n num_latents"]:
-    """The codes that a coder gave, without their certificate."""
+def values_of(found: Any) -> Any:
+    """The codes that a coder gave, dense or sparse, without their certificate."""
     return found.codes if isinstance(found, Solution) else found
 
 
@@ -181,9 +180,11 @@ def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:
         found = coder(devices.place(sae.target(x[place]), devices.own_mesh()), place)
         if isinstance(found, Solution):
             gaps.append(float(relative_gap(found).max()))
-        values = jnp.asarray(values_of(found))
-        codes.append(scipy.sparse.csr_array(np.asarray(values)))
-        guesses.append(np.asarray(sae.decode_target(values, x[place])))
+        values = values_of(found)
+        sparse = scipy.sparse.issparse(values)
+        codes.append(scipy.sparse.csr_array(values if sparse else np.asarray(values)))
+        shown = codes[-1] if sparse else jnp.asarray(values)
+        guesses.append(np.asarray(sae.decode_target(shown, x[place])))
     together = scipy.sparse.csr_array(scipy.sparse.vstack(codes))
     return Coding(together, np.concatenate(guesses), max(gaps, default=None))
 

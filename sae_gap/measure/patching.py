@@ -274,7 +274,7 @@ class Patching:
         targets = np.asarray(sae.target(self.downstream.activations)) @ metric
         coder, norms = screened(inside, targets, level, counted), np.linalg.norm(atoms, axis=0)
         norms[norms == 0] = 1
-        return lambda target, place: coder(targets[place], place) / norms
+        return lambda target, place: coder(targets[place], place).multiply(1 / norms)
 
     def _l0(self, coding: Coding) -> float:
         return coding.of(self.downstream.replaced).l0

@@ -5,11 +5,12 @@ fifth of the time, and none to compile.
 import math
 
 import numpy as np
+import scipy.sparse
 from jaxtyping import Float
 
 from sae_gap.core.pursuit import DEPENDENT, SLACK
-from sae_gap.measure.refit import refit
 from sae_gap.runtime.cores import one_blas_thread
+from sae_gap.solvers import sparse_code
 
 
 def pruned_pursuit(
@@ -42,9 +43,9 @@ def pruned_pursuit(
         chosen = near[rows, places]
 
     def fitted(on):
-        support = np.zeros(toward.shape, bool)
-        np.put_along_axis(support, chosen, on, axis=1)
-        return refit(target, atoms.T, support)
+        parts = on.ravel(), chosen.ravel(), np.arange(0, on.size + 1, size)
+        support = scipy.sparse.csr_array(parts, toward.shape)
+        return np.asarray(sparse_code(target, atoms.T, 0.0, support=support).codes)
 
     values = fitted(on)[rows, chosen]
     inverse = np.linalg.inv(_within(gram, values > 0))

@@ -376,14 +376,16 @@ class SAE(eqx.Module):
         return self.decode_target(jnp.asarray(codes) * self.scale, like)
 
     def decode_target(
-        self, codes: Float[Array, "n num_latents"], like: Float[ArrayLike, "..."] | None = None
+        self, codes: Any, like: Float[ArrayLike, "..."] | None = None
     ) -> Float[Array, "n input_dim"]:
-        """What `decode` gives, of codes on unit atoms."""
+        """What `decode` gives, of codes on unit atoms, (n, num_latents), dense or sparse."""
         activations = (
             self.as_rows(like) if self.normalisation.per_sample and like is not None else None
         )
         with jax.default_matmul_precision("highest"):
-            return self.normalisation.undo(codes @ self.model.decoder.T + self.bias, activations)
+            sparse, atoms = issparse(codes), self.model.decoder.T
+            product = jnp.asarray(codes @ np.asarray(atoms)) if sparse else codes @ atoms
+            return self.normalisation.undo(product + self.bias, activations)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.

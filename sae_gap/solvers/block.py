@@ -29,7 +29,8 @@ class Problem(NamedTuple):
       at_once: whether samples first pivot on all atoms, by the Gram matrix, unless latents open
         their working sets.
       tol: duality gap to reach, relative to the objective.
-      limit: most products for a sample.
+      limit: most products for a sample; with none its codes are on the latents that open its
+        working set, and certified on these alone.
       nonneg: whether codes are constrained to be non-negative.
       eps: of the type of the codes.
     """
@@ -118,7 +119,7 @@ class Room(NamedTuple):
       coarse_pull: `(n, tile)`.
       exact_theta: `(n, input_dim)`.
       exact_pull: `(n, tile)`.
-      exact: `(tile, input_dim)`.
+      exact: `(at least tile and slots, input_dim)` atoms.
       who: `(n,)` samples that are open.
       passed: `(CHUNK,)`.
       all: `(5, num_latents)`, for pivots on all atoms, where there is a Gram matrix.
@@ -182,7 +183,7 @@ class Room(NamedTuple):
             coarse_pull=np.empty((n, tile), np.float32),
             exact_theta=np.empty((n, input_dim)),
             exact_pull=np.empty((n, tile)),
-            exact=np.empty((tile, input_dim)),
+            exact=np.empty((max(tile, slots), input_dim)),
             who=np.empty(n, np.int64),
             passed=np.empty(CHUNK, np.int64),
             all=np.empty((5, len(problem.gram))),

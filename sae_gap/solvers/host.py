@@ -68,11 +68,16 @@ class Problem(NamedTuple):
             return self.signals[rows] / scale[:, None], 1 / scale, lam / self.atom_scale
 
 
-def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Problem:
-    """The problem of a caller, scaled."""
-    atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.empty(dictionary.shape[1])
-    for begin in range(0, len(atoms), FEW_ATOMS):
-        part, given = atoms[begin : begin + FEW_ATOMS], dictionary[:, begin : begin + FEW_ATOMS]
+def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any = None) -> Problem:
+    """The problem of a caller, scaled; only with the atoms of the latents `used`, unless that is
+    None.
+    """
+    atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
+    for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
+        own = slice(begin, begin + FEW_ATOMS)
+        own = own if used is None else used[own]
+        given = dictionary[:, own]
+        part = atoms[own] if used is None else np.empty(given.shape[::-1], given.dtype)
         for dim in range(0, len(given), FEW_DIMS):
             part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
         first, squares = np.ones(len(part)), np.einsum("ij,ij->i", part, part)
@@ -86,7 +91,9 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray) -> Proble
         second = power_of_two(1.25 * np.sqrt(squares))
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
-        scale[begin : begin + FEW_ATOMS] = first * second
+        if used is not None:
+            atoms[own] = part
+        scale[own] = first * second
     return Problem(
         signals, atoms, lam, power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale
     )
@@ -107,6 +114,7 @@ def solve(
     *,
     nonneg: bool = True,
     sparse: bool = False,
+    support: scipy.sparse.csr_array | None = None,
 ) -> tuple[Any, ...]:
     """Solve the lasso of `sparse_code` on the host.
 
@@ -120,6 +128,8 @@ def solve(
         of `init` are certified as they are.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
+      support: the latents that may differ from zero, the stored entries of `(n, num_latents)`; None
+        for all. It leaves no use for `init` and `max_iterations`.
 
     Returns:
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
@@ -131,16 +141,19 @@ def solve(
         float(tol),
         int(max_iterations),
     )
-    problem = pose(signals, dictionary, lam)
+    used = None if support is None else np.flatnonzero(np.bincount(support.indices))
+    problem = pose(signals, dictionary, lam, used)
     found = Found(len(signals), dictionary.shape[1], signals.dtype)
     with one_blas_thread():
-        if max_iterations:
+        if support is not None:
+            _active_sets(problem, found, support, tol, 0, nonneg=nonneg)
+        elif max_iterations:
             _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg)
         elif init is not None:
             rows, latents = np.nonzero(init)
             values = init[rows, latents] / problem.signal_scale[rows] * problem.atom_scale[latents]
             found.put(rows, latents, values.astype(init.dtype))
-        left = np.flatnonzero(~found.converged)
+        left = np.flatnonzero(~found.converged if support is None else [])
         step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
         for begin in range(0, len(left), step):
             _certify(problem, found, left[begin : begin + step], tol, nonneg=nonneg)
@@ -209,7 +222,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     num_latents, input_dim = problem.atoms.shape
     coarse = problem.atoms.astype(np.float32, copy=False)
     gram = np.zeros((0, 0))
-    if wants_gram(num_latents, len(problem.signals)):
+    if max_iterations and wants_gram(num_latents, len(problem.signals)):
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
     at_once = 0 < len(gram) <= FEW_LATENTS and max_iterations > 1
@@ -240,7 +253,10 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     pending, begun = np.arange(len(problem.signals)), None
     first = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
     # Where any support of independent atoms and new violators fit.
-    for slots in doubled(first, min(input_dim, num_latents) + block.MOST):
+    most = min(input_dim, num_latents) + block.MOST
+    if not max_iterations:
+        first = most = max(1, int(np.diff(init.indptr).max()))
+    for slots in doubled(first, most):
         rooms: list[block.Room] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
         parts = [(pending[place], None if begun is None else begun[place]) for place in places]
@@ -259,15 +275,18 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
-def _largest(codes: Float[np.ndarray, "n num_latents"], most: int) -> Int[np.ndarray, "n some"]:
-    """The latents of the largest codes, and -1 where there are no more."""
-    sizes = np.count_nonzero(codes, axis=1)
-    if sizes.max() > most:
-        latents = np.argpartition(-np.abs(codes), most - 1, axis=1)[:, :most]
-        return np.where(np.take_along_axis(codes, latents, axis=1) != 0, latents, -1)
-    row, latent = np.nonzero(codes)
-    begun = np.full((len(codes), sizes.max()), -1)
-    begun[row, np.arange(len(row)) - np.repeat(np.cumsum(sizes) - sizes, sizes)] = latent
+def _largest(codes: Any, most: int) -> Int[np.ndarray, "n some"]:
+    """The latents of the largest codes, and -1 where there are no more; of a sparse array all that
+    it stores.
+    """
+    if not scipy.sparse.issparse(codes):
+        if np.count_nonzero(codes, axis=1).max() > most:
+            latents = np.argpartition(-np.abs(codes), most - 1, axis=1)[:, :most]
+            return np.where(np.take_along_axis(codes, latents, axis=1) != 0, latents, -1)
+        codes = scipy.sparse.csr_array(codes)
+    sizes = np.diff(codes.indptr)
+    begun = np.full((len(sizes), sizes.max()), -1)
+    begun[np.arange(begun.shape[1]) < sizes[:, None]] = codes.indices
     return begun
 
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize, minimize_scalar
 
-from sae_gap.measure import lasso_on_support
 from sae_gap.measure.chunk import gap_parts, gap_sums, overlap, pack, unpack
 from sae_gap.solvers import sparse_code
 
@@ -50,7 +49,7 @@ def best(target, dictionary, on):
 
 def sums(target, dictionary, codes, nonneg=True):
     y, d, z = (jnp.asarray(array, jnp.float32) for array in (target, dictionary, codes))
-    support = lasso_on_support(y, d, z != 0, LAM, nonneg=nonneg)
+    support = sparse_code(y, d, LAM, nonneg=nonneg, support=z)
     return gap_sums(y, d, z, LAM, support, sparse_code(y, d, LAM, nonneg=nonneg))
 
 

@@ -9,7 +9,7 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
 from sae_gap.measure import coding, evenly_spaced
-from sae_gap.measure.coding import code, code_lasso, least_squares, least_squares_on, pursued
+from sae_gap.measure.coding import code, lasso, least_squares, least_squares_on, pursued
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 from tests.encoders.test_screened_pursuit import by_loop
@@ -51,7 +51,7 @@ def test_the_certificate_is_the_largest_of_all_chunks(sae, monkeypatch):
         "sparse_code",
         lambda *given, **also: sparse_code(*given, **also, max_iterations=next(most)),
     )
-    assert code_lasso(sae, X, 0.1)[0].certificate > 1e-4
+    assert code(sae, X, lasso(sae, 0.1)).certificate > 1e-4
 
 
 def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(sae):

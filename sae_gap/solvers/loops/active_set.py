@@ -28,6 +28,8 @@ LOST = 1e-7
 # by at most (n + 2) / 2 times this share of their norms, and that of an atom is below 1.6; what
 # underflows adds less than `TINY`.
 COARSE, TINY = 2.0**-23, 2.0**-100
+# Share of the signal's norm above which an atom without weight enters a support.
+IDLE = 1e-8
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
@@ -221,11 +223,35 @@ def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, th
     return size, worst
 
 
+@numba.njit(**OPTIONS)
+@no_type_check
+def _open(problem, block, room, i):
+    """Fill the slots of a sample with the latents that open its working set; returns how many these
+    are.
+    """
+    latents, inner, top = room.latents[i], room.inner[i], np.int64(0)
+    for latent in block.begun[i]:
+        if latent >= 0:
+            copy(room.exact[top], problem.atoms[latent])
+            latents[top], room.code[i, top], room.sign[i, top] = latent, 0, 0
+            room.work[0, top] = dot(block.signals[i], room.exact[top])
+            room.work[1, top] = block.row[i] * block.column[i % block.column.shape[0], latent]
+            top += 1
+            if problem.gram.size:
+                _fill(problem.atoms, problem.gram, latents, top, top - 1, room.atom, inner)
+    if problem.gram.size == 0:
+        # No basis is there yet, whose inverse the room is for.
+        product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
+        np.dot(room.exact[:top], room.exact[:top].T, product)
+        inner[:top, :top] = product
+    return top
+
+
 @numba.njit(**INNER)
 @no_type_check
-def _advance(problem, block, room, i, every, candidates):
+def _advance(problem, block, room, i, top, candidates):
     """Take violators into free slots, solve on the slots, and leave the codes and their residual
-    there.
+    there. The first `top` slots are filled already.
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
@@ -236,9 +262,10 @@ def _advance(problem, block, room, i, every, candidates):
     work = room.work
     pull, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
     norm = np.sqrt(dot(signal, signal))
-    floor = ROUNDING * norm
+    # Where a fit without weights is exact, correlations are rounding alone.
+    floor = (IDLE if problem.limit == 0 and row == 0 else ROUNDING) * norm
     # A plain 0 would have functions compiled for that literal.
-    full, free, top = False, 0, np.int64(0)
+    full, free, every = False, 0, top > 0
     for b in range(size):
         w = basis[b]
         top = max(top, w + 1)
@@ -256,7 +283,7 @@ def _advance(problem, block, room, i, every, candidates):
             full = True
             break
         value, limit = dot(theta, atoms[latent]), row * column[latent]
-        if not every and (value if nonneg else abs(value)) - limit <= floor:
+        if (value if nonneg else abs(value)) - limit <= floor:
             continue
         top = max(top, free + 1)
         latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
@@ -358,7 +385,7 @@ def _nearly(problem, block, room, i):
 
 @numba.njit(**INNER)
 @no_type_check
-def _rescale(problem, block, room, i):
+def _rescale(problem, block, room, i, close):
     """The scale of all atoms, from exact correlations of those that are close: no other one exceeds
     its weight.
     """
@@ -368,8 +395,9 @@ def _rescale(problem, block, room, i):
         block.column[i % block.column.shape[0]],
         1.0,
     )
-    for n in range(room.num_close[i]):
-        latent = room.close[i, n]
+    for latent in close:
+        if latent < 0:
+            continue
         steep, limit = (
             _steep(dot(theta, problem.atoms[latent]), problem.nonneg),
             row * column[latent],
@@ -388,7 +416,7 @@ def code_block(problem, block, room):
         block.found.shape[1],
         problem.atoms.shape[0],
     )
-    tile, state = room.exact.shape[0], block.state
+    tile, state = room.exact_pull.shape[1], block.state
     few = min(room.leaders.shape[1], FEWEST + problem.atoms.size // NUMBERS)
     who = room.who
     for i in range(num_samples):
@@ -421,7 +449,8 @@ def code_block(problem, block, room):
                     else:
                         copy(room.exact_theta[active], room.theta[i])
                     active += 1
-            if active == 0 or (stage == 0 and block.begun.size == 0 and not at_once):
+            idle = stage == 0 and block.begun.size == 0 and problem.limit > 0 and not at_once
+            if active == 0 or idle:
                 break
             for begin in range(0, num_latents if stage or at_once else 0, tile):
                 # The last tile overlaps the one before.
@@ -435,7 +464,7 @@ def code_block(problem, block, room):
                 else:
                     for j in range(tile):
                         copy(room.exact[j], problem.atoms[first + j])
-                    np.dot(room.exact_theta[:active], room.exact.T, room.exact_pull[:active])
+                    np.dot(room.exact_theta[:active], room.exact[:tile].T, room.exact_pull[:active])
                 for n in range(active):
                     i = who[n]
                     most, most_close = (
@@ -473,7 +502,7 @@ def code_block(problem, block, room):
                     and room.num_close[i] <= room.size[i] + 2 * few
                     and _nearly(problem, block, room, i)
                 ):
-                    _rescale(problem, block, room, i)
+                    _rescale(problem, block, room, i, room.close[i, : room.num_close[i]])
                     ripe = True
                 if ripe and _certify(problem, block, room, i):
                     state[i] = DONE
@@ -482,11 +511,19 @@ def code_block(problem, block, room):
                 elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
                     state[i] = SETTLED
                 else:
-                    candidates = room.leaders[i, : room.num_leaders[i]] if stage else block.begun[i]
+                    top = np.int64(0)
                     if at_once:
                         _solve_on_all(problem, block, room, i, room.exact_pull[n])
-                    entered, full = _advance(problem, block, room, i, stage == 0, candidates)
-                    if stage == 0:
+                        top = room.size[i]
+                    elif stage == 0:
+                        top = _open(problem, block, room, i)
+                    leaders = room.leaders[i, : room.num_leaders[i]]
+                    entered, full = _advance(problem, block, room, i, top, leaders)
+                    if stage == 0 and problem.limit == 0:
+                        # No other atom may enter, so that these alone bound the gap.
+                        _rescale(problem, block, room, i, block.begun[i])
+                        state[i] = DONE if _certify(problem, block, room, i) else SETTLED
+                    elif stage == 0:
                         state[i] = READY
                     elif full and room.size[i] > slots - FEWEST:
                         state[i] = FULL

@@ -1,0 +1,125 @@
+"""Codes on given supports, on both paths of the coder: against SciPy and NumPy in double precision,
+and against weights that keep all else out.
+"""
+
+import jax
+import numpy as np
+import pytest
+import scipy.sparse
+from scipy.optimize import nnls
+
+from sae_gap.solvers import coding, pivoting, sparse_code
+
+
+@pytest.fixture(params=["host", "accelerator"])
+def path(request, monkeypatch):
+    if request.param == "accelerator":
+        monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+    return request.param
+
+
+def draw(sizes, *, dim=12, width=40, coherent=0.0, seed=0):
+    """Signals, atoms of lengths from .1 to 10, one of zeros and two alike, and supports of these
+    sizes.
+    """
+    rng = np.random.default_rng(seed)
+    dictionary = rng.normal(size=(dim, width)) + coherent * rng.normal(size=(dim, 1))
+    dictionary = (dictionary * 10 ** rng.uniform(-1, 1, width)).astype(np.float32)
+    dictionary[:, 3], dictionary[:, 8] = 0, 2 * dictionary[:, 9]
+    on = np.argsort(rng.random((len(sizes), width)), axis=1) < np.array(sizes)[:, None]
+    signals = 100 * rng.normal(size=(len(on), dim)) + (on * rng.normal(size=on.shape)) @ (
+        dictionary.T
+    )
+    return signals.astype(np.float32), dictionary, on
+
+
+def losses(signals, dictionary, codes, lam=0.0):
+    """½‖y − D z‖² + λ‖z‖₁ over ½‖y‖²."""
+    z = np.asarray(codes, np.float64)
+    rest = signals.astype(float) - z @ dictionary.T.astype(float)
+    value = 0.5 * np.sum(rest**2, axis=1) + np.sum(lam * np.abs(z), axis=1)
+    return value / (0.5 * np.sum(signals.astype(float) ** 2, axis=1))
+
+
+# Beyond the dimensions all is in single precision on an accelerator.
+SIZES, CROWDED = (0, 1, 2, 5, 7, 11, 12, 15, 16), tuple(range(17, 33))
+
+
+@pytest.mark.parametrize("coherent", [0.0, 4.0])
+def test_least_squares_are_those_of_scipy_and_numpy(path, coherent):
+    signals, dictionary, on = draw((*SIZES, *CROWDED), coherent=coherent)
+    for nonneg in (True, False):
+        found = sparse_code(signals, dictionary, 0.0, nonneg=nonneg, support=on)
+        best = np.zeros(on.shape)
+        for y, row, z in zip(signals.astype(float), on, best, strict=True):
+            if not row.any():
+                continue
+            atoms = dictionary[:, row].astype(float)
+            z[row] = nnls(atoms, y)[0] if nonneg else np.linalg.lstsq(atoms, y, rcond=None)[0]
+        own, least = (losses(signals, dictionary, codes) for codes in (found.codes, best))
+        crowded = (on.sum(axis=1) > len(dictionary)) & (path == "accelerator")
+        np.testing.assert_allclose(own[~crowded], least[~crowded], atol=2e-9, rtol=1e-6)
+        np.testing.assert_allclose(own, least, atol=1e-3)
+        codes = np.asarray(found.codes)
+        assert not codes[~on].any() and not codes[:, 3].any() and (codes < 0).any() != nonneg
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_the_lasso_is_certified_and_that_of_weights_that_keep_all_else_out(path, nonneg):
+    signals, dictionary, on = draw(SIZES)
+    lam = np.linspace(5, 60, len(signals))[:, None].astype(np.float32)
+    found = sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on)
+    values = found.objective / (0.5 * np.sum(signals.astype(float) ** 2, axis=1))
+    np.testing.assert_allclose(values, losses(signals, dictionary, found.codes, lam), rtol=1e-5)
+    assert found.converged.all()
+    assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
+    if path == "host":
+        weights = np.where(on, lam, np.float32(coding.FORBIDDEN))
+        peer = sparse_code(signals, dictionary, weights, nonneg=nonneg)
+        np.testing.assert_allclose(found.objective, peer.objective, rtol=3e-6)
+        traced = jax.jit(lambda y, on: sparse_code(y, dictionary, lam, nonneg=nonneg, support=on))
+        np.testing.assert_allclose(traced(signals, on).objective, peer.objective, rtol=3e-6)
+    # A support that leaves out an atom in use costs something, and says nothing of that.
+    smaller = np.asarray(found.codes)
+    smaller = smaller * (abs(smaller) < abs(smaller).max(axis=1, keepdims=True))
+    less = sparse_code(signals, dictionary, lam, nonneg=nonneg, support=smaller)
+    used = np.asarray(found.codes).any(axis=1)
+    assert less.converged.all() and (less.objective[used] > found.objective[used]).all()
+
+
+def test_a_gap_shows_values_that_are_not_the_best(monkeypatch):
+    """On an accelerator, whose pivots are broken off."""
+    signals, dictionary, on = draw((7,) * 9)
+    best = sparse_code(signals, dictionary, 5.0, support=on)
+    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+    few, solve = {"max_pivots": 2}, pivoting.solve
+    monkeypatch.setattr(pivoting, "solve", lambda *given, **options: solve(*given, **options | few))
+    jax.clear_caches()
+    worse = sparse_code(signals, dictionary, 5.0, support=on)
+    jax.clear_caches()
+    excess = np.asarray(worse.objective - best.objective)
+    assert (excess > 1).any() and not worse.converged[excess > 1].any()
+    assert (np.asarray(worse.gap) >= 0.999 * excess - 1e-6 * np.asarray(best.objective)).all()
+
+
+def test_supports_of_any_form_and_codes_of_any_form_are_alike(path):
+    # Of these the last needs more slots.
+    signals, dictionary, on = draw((*SIZES, 28))
+    weights = np.full(on.shape[1], 7, np.float32)
+    dense = sparse_code(signals, dictionary, weights, support=on)
+    stored = scipy.sparse.csr_array(np.ones(on.shape))
+    stored.data[:] = on.ravel()
+    thin = sparse_code(signals, dictionary, weights, support=stored, sparse=True)
+    np.testing.assert_array_equal(thin.codes.toarray(), dense.codes)
+    assert stored.nnz == on.size, "what is given stays as it is"
+    with pytest.raises(ValueError, match=r"support has shape \(10, 39\).*\(10, 40\)"):
+        sparse_code(signals, dictionary, weights, support=on[:, 1:])
+
+
+def test_nothing_to_fit_is_zero(path):
+    signals, dictionary, on = draw((7,) * 4)
+    on[0], signals[1], dictionary[:, on[2]] = False, 0, 0
+    for nonneg in (True, False):
+        codes = np.asarray(sparse_code(signals, dictionary, 0.0, nonneg=nonneg, support=on).codes)
+        assert np.isfinite(codes).all() and not codes[:3].any() and codes[3].any()
+    assert not sparse_code(signals, dictionary, 1.0, support=np.zeros_like(on)).codes.any()
