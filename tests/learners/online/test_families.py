@@ -162,7 +162,8 @@ def test_families_are_found_in_what_coherent_steps_leave(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
     learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=True)
-    state = learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
+    start = eqx.filter_jit(learner.init)
+    state = start(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
     found = run(learner, signals, state).dictionary
     ordered = fitted(LEARNER, signals, found)
     assert cosines(ordered, frame).mean() > cosines(found, frame).mean() + 0.04
