@@ -170,12 +170,14 @@ def page_of(folder):
 
 
 def save_picture(figure, file, *, format, savefig=Figure.savefig, **options):
-    """Draws no PDF file, which takes as long as the PNG file of the same figure; binaries in
-    processes of their own and the tests of the style do.
+    """Draws no PDF file, which takes as long as the PNG file of the same figure, and lays nothing
+    out, which takes as long as to draw; binaries in processes of their own and the tests of the
+    style do.
     """
     if format == "pdf":
         file.write(b"%PDF")
     else:
+        figure.set_layout_engine("none")
         savefig(figure, file, format=format, **options)
 
 
