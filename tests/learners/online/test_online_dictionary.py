@@ -242,9 +242,7 @@ def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, mov
         num_steps=100, rates=(1e-4, 1e-4, 1e-4), replace=False, incoherent=incoherent
     )
     state = begin(learner, atoms.T, 4)
-    state = eqx.tree_at(
-        lambda s: (s.dictionary, s.round), state, (atoms, np.int32(turn))
-    )
+    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (atoms, np.int32(turn)))
     new = eqx.filter_jit(learner.round)(atoms.T[None], state, atoms.shape[1])
     assert (np.abs(np.asarray(new.dictionary - atoms)).max() > 0.1) == moves
 
