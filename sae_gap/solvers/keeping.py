@@ -1,7 +1,6 @@
 """Compiles functions by Numba, and keeps them on disk."""
 
 import contextlib
-import fcntl
 import hashlib
 import inspect
 import pathlib
@@ -16,8 +15,7 @@ def kept(function: Callable, **options: Any) -> Any:
     """A function as `numba.njit` compiles it, kept beside its file or in the user's cache, where
     one of them can be written.
 
-    It is compiled anew when a file of its folder changes, since it may call what stands there. Of
-    several processes one compiles, and the others wait for it.
+    It is compiled anew when a file of its folder changes, since it may call what stands there.
 
     Args:
       function: what to compile.
@@ -39,22 +37,3 @@ class _Cache(FunctionCache):
         files = sorted(pathlib.Path(inspect.getfile(function)).parent.glob("*.py"))
         stamp = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
-        self._lock = contextlib.ExitStack()
-
-    def load_overload(self, sig, target_context):
-        self._lock.close()
-        found = super().load_overload(sig, target_context)
-        if found is None:
-            with contextlib.suppress(OSError):
-                self._impl.locator.ensure_cache_path()
-                path = pathlib.Path(self._cache_path, f"{self._impl.filename_base}.lock")
-                # Until it is saved, or the process ends.
-                fcntl.flock(self._lock.enter_context(path.open("w")), fcntl.LOCK_EX)
-                found = super().load_overload(sig, target_context)
-        if found is not None:
-            self._lock.close()
-        return found
-
-    def save_overload(self, sig, data):
-        super().save_overload(sig, data)
-        self._lock.close()

@@ -1,8 +1,6 @@
 """Compiled functions are kept on disk."""
 
-import fcntl
 import importlib.util
-from unittest import mock
 
 import numba
 import pytest
@@ -32,13 +30,6 @@ def hits(function):
 
 def test_a_second_process_compiles_nothing(compiled):
     assert hits(compiled()) == 0 and hits(compiled()) == 1
-
-
-def test_what_another_process_compiles_meanwhile_is_waited_for(compiled):
-    other = compiled()
-    with mock.patch.object(fcntl, "flock") as lock:
-        lock.side_effect = lambda *_: lock.call_count > 1 or hits(other)
-        assert hits(compiled()) == 1
 
 
 def test_a_change_of_another_file_of_the_folder_compiles_anew(compiled, tmp_path):
