@@ -45,6 +45,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 # Tracing makes many objects that stay, and Python would look through them for garbage again and
@@ -170,12 +171,14 @@ def page_of(folder):
 
 
 def save_picture(figure, file, *, format, savefig=Figure.savefig, **options):
-    """Draws no PDF file, which takes as long as the PNG file of the same figure; binaries in
-    processes of their own and the tests of the style do.
+    """Draws no PDF file, which takes as long as the PNG file of the same figure, and lays nothing
+    out, which takes as long as to draw; binaries in processes of their own and the tests of the
+    style do.
     """
     if format == "pdf":
         file.write(b"%PDF")
     else:
+        figure.set_layout_engine("none")
         savefig(figure, file, format=format, **options)
 
 

@@ -82,6 +82,10 @@ def sae(k=2, scale=1.0, signed=False, encode=None):
     return dataclasses.replace(SAE.of_model(model, name="mine"), signed=signed)
 
 
+# How an SAE is made, so that none is as the tests are collected.
+USUAL: dict = {}
+
+
 def function(share):
     def encode(model, signals):
         return share * jnp.maximum(signals @ model.dictionary, 0)
@@ -97,10 +101,10 @@ def class_of_ones_own(share):
     return Mine(2)
 
 
-def of_run(folder, row=None, document=None, held_out=None, given=None, **options):
+def of_run(folder, row=None, document=None, held_out=None, given=USUAL, **options):
     x, documents = data(row, document)
     held = None if held_out is None else open_activations(X[: 100 + held_out] + 1)
-    plan = measure.Plan([given or sae()], open_activations(x, documents=documents), held_out=held)
+    plan = measure.Plan([sae(**given)], open_activations(x, documents=documents), held_out=held)
     store = Asked()
     measure.run(dataclasses.replace(plan, **options), store, show_progress=False)
     return store.keys
@@ -145,7 +149,7 @@ def of_probe_real(
     seed=0,
     l0=2.0,
     rows=ROWS,
-    given=None,
+    given=USUAL,
     other="",
 ):
     monkeypatch.setattr(concepts, "FEWEST", 2)
@@ -166,7 +170,7 @@ def of_probe_real(
         task = task._replace(splits={seed: split._replace(**{other: part})})
     task = task._replace(has=task.has ^ (other == "labels"))
     probed.tasks[name] = task
-    probe_real.probe(store, probed, [given or sae()], l0)
+    probe_real.probe(store, probed, [sae(**given)], l0)
     activations, dictionary = store.keys["row"]
     return {"activations": activations, "dictionary": dictionary}
 
@@ -204,12 +208,12 @@ def of_downstream(
     return {"texts": texts, "control": results.key(decides)}
 
 
-def of_patching(folder, given=None, identity="this", level=2, control="this"):
+def of_patching(folder, given=USUAL, identity="this", level=2, control="this"):
     run = SimpleNamespace(activations=X[20:40])
     store = Asked()
     patching = Patching(run, identity, store, (level,))
     controls = {"random": ({"control": control}, stop)}
-    patching.run([given or sae()], controls, show_progress=False)
+    patching.run([sae(**given)], controls, show_progress=False)
     return store.keys
 
 
@@ -237,8 +241,8 @@ CHANGES = {
             *({"keep_outliers": True}, {"held_out": 0}),
         ],
         ("curve", "gap"): [
-            *({"lam": 0.1}, {"l0": 1.0}, {"given": sae(k=1)}, {"given": sae(scale=2.0)}),
-            *({"given": sae(signed=True)}, {"given": sae(encode=function(0.5))}),
+            *({"lam": 0.1}, {"l0": 1.0}, {"given": {"k": 1}}, {"given": {"scale": 2.0}}),
+            *({"given": {"signed": True}}, {"given": {"encode": function(0.5)}}),
         ],
     },
     of_measure_sae: {
@@ -260,7 +264,7 @@ CHANGES = {
             *({"row": 137}, {"topic": 4}, {"word": 51}, {"seed": 1}, {"rows": 150}),
             *({"other": "train"}, {"other": "test"}, {"other": "labels"}),
         ],
-        ("dictionary",): [{"l0": 3.0}, {"given": sae(k=1)}],
+        ("dictionary",): [{"l0": 3.0}, {"given": {"k": 1}}],
     },
     of_downstream: {
         ("texts",): [
@@ -275,7 +279,7 @@ CHANGES = {
     of_patching: {
         ("clean", "score", "control"): [{"identity": "other"}],
         ("control",): [{"level": 3}, {"control": "other"}],
-        ("score",): [{"given": sae(k=1)}],
+        ("score",): [{"given": {"k": 1}}],
     },
     of_record: {
         ("recording",): [
@@ -294,9 +298,9 @@ CASES = [
 CASES += [
     pytest.param(
         door,
-        {"given": sae(encode=make(1))},
+        {"given": {"encode": make(1)}},
         ("score" if door is of_patching else "curve",),
-        {"given": sae(encode=make(2))},
+        {"given": {"encode": make(2)}},
         id=f"{door.__name__[3:]}-{make.__name__}",
     )
     for door, make in itertools.product((of_run, of_patching), (function, class_of_ones_own))

@@ -1,5 +1,6 @@
 """Draws the data of a setting of the paper's generative model."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -57,7 +58,9 @@ def draw(setting: Setting | World) -> Task:
     def split(signals: np.ndarray, codes: np.ndarray | Codes | None = None) -> Split:
         padded = np.pad(signals, ((0, 0), (0, padding))) if padding else signals
         return Split(
-            jnp.asarray(padded), jnp.asarray(codes) if isinstance(codes, np.ndarray) else codes
+            # Without a program for each shape, as `asarray` compiles.
+            jax.device_put(padded),
+            jax.device_put(codes) if isinstance(codes, np.ndarray) else codes,
         )
 
     if setting.stream:
@@ -71,7 +74,7 @@ def draw(setting: Setting | World) -> Task:
         train=train,
         id=validation,
         ood=split(*_draw_samples(setting, active, atoms, ood_supports, ood_rng, noise_rng)),
-        dictionary=jnp.asarray(
+        dictionary=jax.device_put(
             np.pad(dictionary, ((0, padding), (0, 0))) if padding else dictionary
         ),
         width=setting.width or setting.num_latents,

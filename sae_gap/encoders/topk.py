@@ -35,6 +35,7 @@ class TopK(AmortisedEncoder):
         return "topk", options, model.encoder.exported()
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, "n num_latents"]:
     """Zeroes all but the k largest entries of each row of non-negative values, ties going to the
     lower index.

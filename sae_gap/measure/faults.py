@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -273,9 +272,7 @@ def _of_weights(sae: SAE, atoms) -> Iterator[str]:
         zero = zero | ~np.asarray(affine.weight).any(axis=0)
         # What is left of a bias that the file lacks, where the decoder's was added to it.
         left = affine.bias if sae.centred else affine.bias - sae.bias @ affine.weight
-        if float(jnp.linalg.norm(left)) <= (
-            0 if sae.centred else 1e-5 * float(jnp.linalg.norm(affine.bias))
-        ):
+        if np.linalg.norm(left) <= (0 if sae.centred else 1e-5 * np.linalg.norm(affine.bias)):
             yield (
                 "the encoder's bias is zero throughout, although training moves it: check that it "
                 "was saved."

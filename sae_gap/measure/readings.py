@@ -3,6 +3,7 @@ is wrong, it names the cause.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -96,6 +97,8 @@ class Seen(NamedTuple):
     @classmethod
     def of(cls, sae: SAE, x: Float[np.ndarray, "n input_dim"], atoms) -> "Seen":
         """An SAE as rows see it."""
+        # Other readings are arrays of NumPy, which compile nothing.
+        sae = jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, sae)
         if (
             sae.affine is None
             or isinstance(sae.normalisation, Whitening)
@@ -157,7 +160,7 @@ def read(sae: SAE, x, atoms, encode=SAE.encode_target, keep: int | None = None) 
     for start in range(0, len(x), size):
         given = encode(sae, target[start : start + size])
         if keep is not None:
-            given = jnp.where(keep_largest(jnp.abs(given), keep) > 0, given, 0)
+            given = _largest(given, keep)
         codes: Any = np.asarray(given)
         places = np.flatnonzero(codes != 0)
         row, latent = np.divmod(places, len(atoms))
@@ -172,6 +175,11 @@ def read(sae: SAE, x, atoms, encode=SAE.encode_target, keep: int | None = None) 
     decoded = np.concatenate(sums)
     guess = sae.normalisation.undo(decoded + bias, x)
     return Read(np.concatenate(on), used, energy, target, decoded, np.asarray(guess))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _largest(codes, keep: int):
+    return jnp.where(keep_largest(jnp.abs(codes), keep) > 0, codes, 0)
 
 
 def turned(seen: Seen, whole: SAE) -> Iterator[Reading]:
@@ -238,7 +246,7 @@ def rescaled(seen: Seen, own: Read, gain: float) -> Iterator[Reading]:
     norm = float(np.linalg.norm(seen.x, axis=1).mean())
     mean = own.target.mean(axis=0) + sae.bias
     # By this much the mean is as long as the decoder's bias, which training brings near it.
-    along = float(mean @ sae.bias / jnp.maximum(mean @ mean, 1e-30))
+    along = float(mean @ sae.bias / np.maximum(mean @ mean, 1e-30))
     # An SAE that normalises each sample by itself sees no scale.
     for scale in () if sae.normalisation.per_sample else (*_SCALES, *([along] * (along > 0))):
         mend = (
@@ -247,16 +255,16 @@ def rescaled(seen: Seen, own: Read, gain: float) -> Iterator[Reading]:
         )
         yield Reading(f"with activations times {scale:.4g}", mend, sae, scale)
     if sae.centred:
-        share = float(mean @ sae.bias / jnp.maximum(sae.bias @ sae.bias, 1e-30))
+        share = float(mean @ sae.bias / np.maximum(sae.bias @ sae.bias, 1e-30))
         # A bias of the right direction and the wrong length, or another one.
-        along = jnp.linalg.norm(mean - share * sae.bias) < 0.5 * jnp.linalg.norm(mean)
+        along = np.linalg.norm(mean - share * sae.bias) < 0.5 * np.linalg.norm(mean)
         yield Reading(
             "with a decoder's bias near their mean",
             off(sae),
             dataclasses.replace(sae, bias=share * sae.bias if along else mean),
         )
     # What the decoder's bias adds to that of an encoder that does not subtract it.
-    loose = not (sae.centred or bool(jnp.any(inner.bias)))
+    loose = not (sae.centred or np.any(inner.bias))
     wrong = "the scale of the encoder's or the decoder's weights is wrong; mend it in the file"
     for factor in _FACTORS:
 
@@ -314,7 +322,7 @@ def _shifted(sae: SAE, shift) -> SAE:
 
 def _on_atoms(sae: SAE, atoms) -> SAE:
     """The SAE whose encoder's codes are those of these atoms."""
-    parts = atoms, jnp.ones_like(sae.scale)
+    parts = atoms, np.ones_like(sae.scale)
     return eqx.tree_at(lambda sae: (sae.model.dictionary, sae.model.encoder.scale), sae, parts)
 
 

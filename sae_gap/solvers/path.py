@@ -115,7 +115,7 @@ def match_l0(
         lam = math.exp(log_lam)
         solution = sparse_code(targets, atoms, lam, nonneg=nonneg, init=init, **options)
         init = solution.codes
-        mean = float(jnp.mean(jnp.sum(init != 0, axis=1)))
+        mean = float(_mean_l0(init))
         if best is None or abs(mean - target) < abs(best[1] - target):
             best = lam, mean, solution
         if abs(mean - target) <= allowed:
@@ -145,6 +145,11 @@ def match_l0(
 
 
 _Point = tuple[float, float]
+
+
+@jax.jit
+def _mean_l0(codes):
+    return jnp.mean(jnp.sum(codes != 0, axis=1))
 
 
 def _next(before: _Point, last: _Point, target: float) -> float:

@@ -221,7 +221,7 @@ def _blank(leaf):
     return (
         jnp.broadcast_to(jax.random.key(0), leaf.shape)
         if is_key
-        else jnp.zeros(leaf.shape, leaf.dtype)
+        else jax.device_put(np.zeros(leaf.shape, leaf.dtype))
     )
 
 

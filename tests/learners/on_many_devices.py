@@ -40,6 +40,11 @@ def compare(one, many, atol):
 
 
 @eqx.filter_jit
+def begin(learner, signals, num_latents, **base):
+    return learner.init(Split(signals), num_latents=num_latents, key=jax.random.key(0), **base)
+
+
+@eqx.filter_jit
 def learn(learner, signals, state):
     return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
 
@@ -49,7 +54,7 @@ def test_families_are_counted_alike(task):
     signals, mesh = task.train.signals[:198], mesh_of(4)
     learner = Families(base=OnlineDictionary(), num_steps=9)
     base = Model(task.dictionary, jax.numpy.full(task.input_dim, 0.01))
-    state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0), base=base)
+    state = begin(learner, signals, 60, base=base)
     one = learn(learner, signals, state)
     with jax.set_mesh(mesh):
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
@@ -65,7 +70,7 @@ def test_a_pool_is_learned_from_alike(task):
     # Minibatches of 50 samples, which do not divide; wasted atoms restart in the first round of the
     # two.
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
-    state = learner.init(Split(signals), num_latents=60, key=jax.random.key(0))
+    state = begin(learner, signals, 60)
     # The only copies are among the last atoms, which the last device looks through.
     copied = truth.at[:, -3:].set(truth[:, -6:-3])
     state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (copied, state.round + 6))
@@ -90,7 +95,7 @@ def test_a_dictionary_is_split_by_its_latents(task):
     """Atoms that make whole blocks on every device, so that the leaders are those of one device."""
     signals, shape = task.train.signals[:200], (2, 4)
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
-    state = learner.init(Split(signals), num_latents=2_048, key=jax.random.key(0))
+    state = begin(learner, signals, 2_048)
     state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
     blocks = signals[:200].reshape(4, 50, -1)
     step = eqx.filter_jit(

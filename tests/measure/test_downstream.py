@@ -182,11 +182,12 @@ def test_sensitivity_is_the_fisher_information_of_the_next_tokens():
     exact = np.zeros((DIM, DIM))
     for row in range(2):
 
+        @jax.jit
         def logits(hidden, row=row):
             return (after(hidden[None], windows([row]))[0] @ UNEMBEDDING.T)[REAL[row]]
 
         chances = np.asarray(jax.nn.softmax(logits(whole[row])), np.float64)
-        by_row = np.asarray(jax.jacobian(logits)(whole[row]), np.float64)
+        by_row = np.asarray(jax.jit(jax.jacobian(logits))(whole[row]), np.float64)
         for place in np.flatnonzero(found.replaced[7 * row :][: REAL[row].sum()]):
             for p, j in zip(chances, by_row[:, :, place], strict=True):
                 exact += j.T @ (np.diag(p) - np.outer(p, p)) @ j

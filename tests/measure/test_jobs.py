@@ -250,15 +250,15 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 
 
 def test_a_sample_of_which_nothing_is_left_has_no_gap(model, activations, tmp_path):
-    x = activations.take(np.arange(160))
-    x[np.arange(160) % 16 < 6] = np.asarray(model.bias)
-    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(160) // 16)
+    x = activations.take(np.arange(300))
+    x[np.arange(300) % 10 < 7] = np.asarray(model.bias)
+    np.savez(tmp_path / "x.npz", activations=x, documents=np.arange(300) // 10)
     plan = measure.Plan(
         [SAE.of_model(model, name="mine")], open_activations(tmp_path / "x.npz"), lam=LAM
     )
     found = measure.worst_lines(measure.run(plan, Store(tmp_path / "rows")))
     assert len(found) == 10 and all(
-        line["relative_gap"] == 0 for line in found if line["index"] % 16 < 6
+        line["relative_gap"] == 0 for line in found if line["index"] % 10 < 7
     )
 
 

@@ -90,9 +90,10 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
     """What a learner sees of signals: `to_median`, which gives each outlier token the say of one
     ordinary row.
     """
-    median = median_norm(signals)
-    # Signals without outlier tokens are not copied.
-    if not bool(_is_outlier(signals, median).any()):
+    # Signals without outlier tokens are not copied. One program tells: of the steps each would be
+    # compiled for every shape.
+    any_outlier = jax.jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
+    if not any_outlier(signals):
         return signals
     logging.log_first_n(
         logging.WARNING,
@@ -100,7 +101,7 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
         1,
         FACTOR,
     )
-    return to_median(signals, median)
+    return to_median(signals, median_norm(signals))
 
 
 def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
@@ -123,6 +124,10 @@ def to_median(
 
 def _is_outlier(signals, median):
     return (_lengths(signals) > FACTOR * median) & (median > 0)
+
+
+def _any_outlier(signals):
+    return _is_outlier(signals, median_norm(signals)).any()
 
 
 def _lengths(signals):

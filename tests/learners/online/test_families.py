@@ -40,12 +40,15 @@ def world():
     return frame, codes
 
 
+@eqx.filter_jit
+def _start(learner, signals, base):
+    width = base.decoder.shape[1]
+    return learner.init(Split(signals), base=base, num_latents=width, key=None)
+
+
 def begin(learner, signals, dictionary, bias=None):
-    bias = jnp.zeros(len(dictionary)) if bias is None else bias
-    base, num_latents = Model(jnp.asarray(dictionary, jnp.float32), bias), dictionary.shape[1]
-    options = {"num_latents": num_latents, "key": None}
-    start = eqx.filter_jit(lambda signals, base: learner.init(Split(signals), base=base, **options))
-    return start(signals, base)
+    bias = np.zeros(len(dictionary), np.float32) if bias is None else bias
+    return _start(learner, signals, Model(np.asarray(dictionary, np.float32), bias))
 
 
 @eqx.filter_jit
@@ -100,14 +103,14 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world):
         base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.0, ridge=0.2, num_slots=4
     )
     state = begin(learner, signals, near, bias)
-    state = eqx.tree_at(lambda s: s.round, state, jnp.asarray(1, jnp.int32))
+    state = eqx.tree_at(lambda s: s.round, state, np.int32(1))
     new = take_step(learner, signals, state)
     threshold = 6 * float(state.noise)
     assert threshold > 0.2 * float(state.amplitude)
     order = np.arange(500, 1_000) % 700
     given = np.asarray(signals - bias)[order]
     atoms = atom_rows(state.dictionary, 4)
-    by_slot = pursue(jnp.asarray(given), atoms, threshold, 0.05 * threshold, num_slots=4)
+    by_slot = pursue(given, atoms, threshold, 0.05 * threshold, num_slots=4)
     found, places = np.zeros((500, WIDTH)), np.minimum(np.asarray(by_slot.places), WIDTH - 1)
     np.add.at(found, (np.arange(500)[:, None], places), np.asarray(by_slot.codes))
     energy = found.T @ found
@@ -162,7 +165,8 @@ def test_families_are_found_in_what_coherent_steps_leave(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
     learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=True)
-    state = learner.init(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
+    start = eqx.filter_jit(learner.init)
+    state = start(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
     found = run(learner, signals, state).dictionary
     ordered = fitted(LEARNER, signals, found)
     assert cosines(ordered, frame).mean() > cosines(found, frame).mean() + 0.04
@@ -179,13 +183,13 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
     """
     learner = Families(base=BASE, num_steps=11, visits=0.1)
     eye = np.eye(12, dtype=np.float32)
-    signals = jnp.asarray(5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9])
+    signals = 5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9]
     # Of the nine concepts one is unknown, and of the last three atoms one is rare, but was used in
     # the rounds before.
-    dictionary = jnp.asarray(eye[:, [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11]])
+    dictionary = eye[:, [0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11]]
     state = begin(learner, signals, dictionary)
-    known = 25 * jnp.asarray([10.0] * 8 + [3, 0, 0])
-    state = eqx.tree_at(lambda s: (s.squares, s.round), state, (known, jnp.asarray(turn)))
+    known = 25 * np.array([10] * 8 + [3, 0, 0], np.float32)
+    state = eqx.tree_at(lambda s: (s.squares, s.round), state, (known, np.int32(turn)))
     new = take_step(learner, signals, state)
     moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
     assert moved[8:].tolist() == [False, restarts, False]
@@ -208,7 +212,7 @@ def test_an_atom_that_restarts_is_not_decorrelated_by_its_old_counts():
     signals = jnp.asarray(np.concatenate([[5 * (eye[0] + eye[1])] * 8, [20 * concept], others]))
     state = begin(learner, signals, eye[:6].T)
     # A threshold above what the concept has of the first atom.
-    known = 1e4 * jnp.asarray([1.0, 0, 1, 1, 1, 1]), jnp.asarray(1.2)
+    known = 1e4 * np.array([1, 0, 1, 1, 1, 1], np.float32), np.float32(1.2)
     found = take_step(learner, signals, eqx.tree_at(lambda s: (s.squares, s.noise), state, known))
     np.testing.assert_allclose(found.dictionary[:, 1], concept, atol=1e-5)
 
