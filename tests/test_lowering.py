@@ -27,13 +27,14 @@ PLATFORMS = "cuda", "tpu"
 SHAPE = 40, 8, 16
 
 
-@pytest.fixture(autouse=True)
-def accelerated(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def accelerated():
     """What the suite asks of the device, as it is on an accelerator, with nothing traced before."""
     jax.clear_caches()
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
-    yield
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(jax, "default_backend", lambda: "gpu")
+        patched.setattr(coding, "_on_the_host", lambda arrays: False)
+        yield
     jax.clear_caches()
 
 
