@@ -16,8 +16,8 @@ from sae_gap.learners.online.families import LARGEST
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.curve import check_varies
-from sae_gap.measure.learned import SCORED, LearnedDictionary, Rows, check_sparse
-from sae_gap.measure.rows import opened, pool, screened
+from sae_gap.measure.learned import SCORED, LearnedDictionary, check_sparse
+from sae_gap.measure.rows import Rows, opened, pool, screened
 from sae_gap.measure.structure import structure as trial
 from sae_gap.measure.structure import with_families
 from sae_gap.measure.training import ROWS_AN_ATOM, VISITS, fit_rows

@@ -39,7 +39,7 @@ from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.curve import fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
-from sae_gap.measure.rows import opened, pool, screened
+from sae_gap.measure.rows import Rows, opened, pool, screened
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
@@ -59,8 +59,6 @@ LEARNED = "learned"
 CHUNK, SCORED = 1_024, 5_000
 # Steps of an SAE unless its epochs are given.
 STEPS = 2_000
-
-Rows = Activations | ArrayLike | str | os.PathLike[str]
 
 
 class Report(NamedTuple):

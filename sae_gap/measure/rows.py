@@ -15,12 +15,14 @@ from sae_gap.data.activations import Activations, open_activations
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.storage.tensor_files import brief
 
+Rows = Activations | ArrayLike | str | os.PathLike[str]
+"""What a user gives as activations: rows, the path of a file or folder of them, or opened ones."""
 # Floats of the rows that are learned from, which lie in memory together.
 POOL = 2**29
 
 
 def opened(
-    activations: Activations | ArrayLike | str | os.PathLike[str],
+    activations: Rows,
     documents: ArrayLike | None = None,
 ) -> Activations:
     """What a user gives as activations, with the document of each row."""

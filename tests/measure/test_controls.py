@@ -5,7 +5,7 @@ import pytest
 
 from sae_gap.data.activations import Activations
 from sae_gap.measure import CONTROLS, control, measure_curve
-from sae_gap.measure.learned import learn
+from sae_gap.measure.learn import learn
 from sae_gap.saes.loaded_sae import SAE
 
 

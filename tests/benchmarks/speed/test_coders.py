@@ -21,6 +21,7 @@ REACHED = {
     "sklearn_cd": 1e-4,
     "celer": 1e-5,
     "skglm": 1e-5,
+    "on_support": 1e-6,
 }
 
 
