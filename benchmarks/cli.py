@@ -97,7 +97,7 @@ def run(
                 "there is not enough memory for a run of this size; lower num_latents or "
                 "num_samples."
             )
-        if (asked := os.environ.get("JAX_PLATFORMS")) and not devices.found():
+        if (asked := os.environ.get("JAX_PLATFORMS")) and not devices.has_devices():
             _stop(
                 f"JAX finds no device of JAX_PLATFORMS={asked}; install the suite's extra for it, "
                 "cuda or tpu, or unset JAX_PLATFORMS."

@@ -15,8 +15,8 @@ NUMERICS = 1
 
 
 def precision() -> str:
-    """The default float type, and off a CPU, which has but one, the precision of products in
-    training.
+    """The default float type, and the default precision of products, unless on a CPU where none
+    is set.
     """
     kind = str(jnp.zeros(()).dtype)
     products = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ class ThresholdingPursuit(Encoder):
         r = y - b - D z,    S = {j : d_jᵀ r + z_j > τ},
         τ = max(λ, √(2 log N) ‖r‖ / √d),    z = least squares on S,
 
-    with N unit atoms in d dimensions. Where no feature is on, `d_jᵀ r + z_j` is about normal with
+    with N unit atoms in d dimensions. For a latent that is off, `d_jᵀ r + z_j` is about normal with
     the deviation `‖r‖ / √d` if r points anywhere alike, and √(2 log N) deviations are the universal
     threshold, which of N such numbers few exceed. Of the lasso's own codes the first round keeps
     those above τ - λ, since their atoms correlate with its residual by λ. Samples do not influence
@@ -28,7 +28,10 @@ class ThresholdingPursuit(Encoder):
 
     Args:
       lam: λ of the lasso, and the least threshold.
-      rounds: rounds.
+      rounds: how often it thresholds and refits, at least once.
+
+    Raises:
+      ValueError: λ is negative, or there are no rounds.
 
     References:
       Foucart (2011), "Hard thresholding pursuit: an algorithm for compressive sensing", SIAM J.

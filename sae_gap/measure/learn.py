@@ -18,8 +18,7 @@ from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.curve import check_varies
 from sae_gap.measure.learned import SCORED, LearnedDictionary, check_sparse
 from sae_gap.measure.rows import Rows, opened, pool, screened
-from sae_gap.measure.structure import structure as trial
-from sae_gap.measure.structure import with_families
+from sae_gap.measure.structure import Structure, compare_seeds, with_families
 from sae_gap.measure.training import ROWS_AN_ATOM, VISITS, fit_rows
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
@@ -64,9 +63,11 @@ def learn(
       visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
         still does well.
       structure: "families" has `Families` tell parents from children among the atoms that were
-        learned, "auto" does so if dictionaries of two seeds then agree more, as it logs, for about
-        80 visits, and "none" does not. Families suit worlds whose concepts have kinds of a common
-        one, and no activations of a transformer that were tried.
+        learned, from rows in memory, at most 2 GiB, evenly spaced. "auto" does so if dictionaries
+        of two seeds then agree more, which short fits of about 80 visits find out, after a kill
+        anew; the result's `structure` has what they found. "none" does not. Families suit data
+        whose concepts are kinds of a more general one, and no activations of a transformer that
+        were tried.
       checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
         The same call goes on from there after a kill, and ends with the same dictionary; at its end
         the state is removed.
@@ -106,8 +107,9 @@ def learn(
         saves = [trees.Checkpoint(Folder(checkpoint), name, fit=fit) for name in _STATES]
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
+    told: Structure | None = None
     if structure == "auto":
-        told = trial(pool(train), learner, width, seed, show_progress=show_progress)
+        told = compare_seeds(pool(train), learner, width, seed, show_progress=show_progress)
         logging.info("%s", told)
         structure = "families" if told.has_families else "none"
     parts: list[Learner] = [learner]
@@ -124,6 +126,7 @@ def learn(
         save.discard()
     seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds)
+    learned.structure = told
     # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
     with contextlib.suppress(ValueError):
         learned.lam()

@@ -40,6 +40,7 @@ from sae_gap.measure.curve import fvu, measure_curve
 from sae_gap.measure.jobs import run
 from sae_gap.measure.plan import DENSEST, Plan
 from sae_gap.measure.rows import Rows, opened, pool, screened
+from sae_gap.measure.structure import Structure
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
@@ -139,6 +140,7 @@ class LearnedDictionary:
       certificate: of the last call of `encode`: the largest duality gap of a row, relative to its
         objective. No codes score lower in the lasso by more than this share. None before the first
         call.
+      structure: what two seeds told `learn(..., structure="auto")`; else, and after `load`, None.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class LearnedDictionary:
         # Of the rows that were learned from.
         self._fingerprint: str | None = None
         self.certificate: float | None = None
+        self.structure: Structure | None = None
         self._sae = SAE.of_model(model, name=LEARNED)
         self._weights: dict[float, float] = {}
 

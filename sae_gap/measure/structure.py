@@ -3,16 +3,16 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.core.types import Model, Split, Task
+from sae_gap.core.types import Model
 from sae_gap.learners.learner import Learner, base_of
 from sae_gap.learners.online.families import LEAST_LATENTS, Families
 from sae_gap.learners.online.gradient_sums import LEAST_LATENTS as LEAST_OF_BASE
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
+from sae_gap.measure.training import as_task
 from sae_gap.study.fitting import fit
 
 # Of a trial fit: rows coded for each atom, or for each of so many where there are fewer, as many
@@ -50,7 +50,7 @@ def with_families(learner: OnlineDictionary) -> Families:
     return Families(margin=learner.margin, num_slots=learner.num_slots, base=base)
 
 
-def structure(
+def compare_seeds(
     signals: Float[np.ndarray, "n input_dim"],
     learner: OnlineDictionary,
     width: int,
@@ -61,8 +61,8 @@ def structure(
     """Short fits of two seeds, without families and with them: some 80 visits for each atom in
     all.
 
-    On all drawn worlds that were tried the seeds agree more with families, and on activations of
-    transformers less; RESULTS.md has the figures.
+    On the drawn worlds of RESULTS.md the seeds agree more with families, but for a larger one
+    without trees, and on activations of transformers less.
 
     Args:
       signals: rows to learn from, (n, input_dim).
@@ -70,13 +70,15 @@ def structure(
       width: atoms.
       seed: of the first fit; the second has the next one.
       show_progress: whether to show lines of progress on a terminal or in a notebook.
+
+    Returns:
+      How far the seeds agree.
     """
     rows = VISITS * max(width, FEWEST)
     base = dataclasses.replace(learner, visits=rows / max(width, LEAST_OF_BASE))
     each = rows / (ROUNDS * max(width, LEAST_LATENTS))
     families = dataclasses.replace(with_families(base), num_steps=ROUNDS, visits=each)
-    train, nothing = (Split(jnp.asarray(part, float)) for part in (signals, signals[:1]))
-    tasks, seeds = [Task(train, nothing, nothing, width=int(width))] * 2, [seed, seed + 1]
+    tasks, seeds = [as_task(signals, width)] * 2, [seed, seed + 1]
 
     def ends(learner: Learner, **options: Any) -> list[Model]:
         fits = fit(learner, tasks, seeds, show_progress=show_progress, **options)

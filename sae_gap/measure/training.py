@@ -119,5 +119,10 @@ def fit_signals(
       seed: of the fit, an integer or a random key.
       **options: of `fit`.
     """
+    return fit(learner, [as_task(signals, width)], [seed], **options)[0].end
+
+
+def as_task(signals: Float[np.ndarray, "n input_dim"], width: int) -> Task:
+    """What a learner of as many atoms is fitted to, of which nothing is scored."""
     train, nothing = (Split(jnp.asarray(part, float)) for part in (signals, signals[:1]))
-    return fit(learner, [Task(train, nothing, nothing, width=int(width))], [seed], **options)[0].end
+    return Task(train, nothing, nothing, width=int(width))

@@ -51,7 +51,7 @@ def mesh(latents: int = 1) -> Mesh:
     )
 
 
-def found() -> bool:
+def has_devices() -> bool:
     """Whether JAX finds a device of the platforms that it was asked for."""
     # It raises the second where a plugin is missing.
     with contextlib.suppress(RuntimeError, AssertionError):

@@ -68,9 +68,10 @@ def sparse_code(
         of JAX.
       support: the latents that may differ from zero in each sample, the entries that are not zero
         of an array or of a sparse array, `(n, num_latents)`; None for all. The gap is then that of
-        the problem on the support, and the time goes with its size: nothing is multiplied with
-        the whole dictionary, and no `init` is wanted. With `lam=0` the codes are the least squares
-        on the support, which nothing certifies: a weight of zero leaves no room for rounding.
+        the problem on the support. Where values are known, the time goes with its size: nothing is
+        multiplied with the whole dictionary, and the coder of `auto` uses neither `init` nor
+        `max_iterations`. With `lam=0` the codes are the least squares on the support, non-negative
+        ones if `nonneg`, which nothing certifies: a weight of zero leaves no room for rounding.
 
     Returns:
       A `Solution`.
@@ -79,11 +80,16 @@ def sparse_code(
       ValueError: an argument has a wrong type, shape or value; the message says how to mend it.
     """
     targets, atoms, weights, first = check_problem(signals, dictionary, lam, init, nonneg)
-    if support is not None and np.shape(support) != (len(targets), atoms.shape[1]):
-        raise ValueError(
-            f"support has shape {np.shape(support)}, but it must be (n, num_latents) = "
-            f"{(len(targets), atoms.shape[1])}, that of the codes; reshape it."
-        )
+    if support is not None:
+        if not (scipy.sparse.issparse(support) or isinstance(support, jax.Array)):
+            support = np.asarray(support)
+        shape = len(targets), atoms.shape[1]
+        if support.shape != shape or support.dtype.kind not in "biuf":
+            raise ValueError(
+                f"support must be numbers or booleans of shape (n, num_latents) = {shape}, that of "
+                f"the codes, but it has shape {support.shape} and type {support.dtype}; reshape or "
+                "convert it."
+            )
     check_choice("solver", solver, SOLVERS)
     for name, flag in (("nonneg", nonneg), ("sparse", sparse)):
         check_flag(name, flag)
@@ -105,7 +111,8 @@ def sparse_code(
             own, solver = _stored(support), "working_set"
         else:
             dense = support.toarray() if scipy.sparse.issparse(support) else support
-            weights, first = _forbid(weights, dense)
+            opens = first is None and tol is not None
+            weights, first = _forbid(weights, dense, first, opens)
             arrays = targets, atoms, weights, first, tol, max_iterations
     if solver == "auto":
         solver = "fista" if tol is None else "working_set"
@@ -175,11 +182,15 @@ def _stored(support: Any) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(parts, on.shape)
 
 
-@jax.jit
-def _forbid(weights, support):
-    """The weights that keep codes to a support, and codes that open the working sets with it."""
+@functools.partial(jax.jit, static_argnames="opens")
+def _forbid(weights, support, first, opens):
+    """The weights that keep codes to a support, and the first codes on it, or codes that open the
+    working sets with it.
+    """
     on = support != 0
-    return jnp.where(on, weights, FORBIDDEN), on.astype(weights.dtype)
+    begun = on.astype(weights.dtype) if opens else first
+    begun = None if begun is None else jnp.where(on, begun, 0)
+    return jnp.where(on, weights, FORBIDDEN), begun
 
 
 def _solve_apart(sparse, support, options, targets, atoms, weights, first, tol, limit) -> Solution:

@@ -8,7 +8,7 @@ from sae_gap import World
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure import learn as door
-from sae_gap.measure.structure import Structure, structure, with_families
+from sae_gap.measure.structure import Structure, compare_seeds, with_families
 from sae_gap.measure.training import fit_signals
 from sae_gap.storage.trees import Checkpoint
 
@@ -27,7 +27,7 @@ def told(monkeypatch):
     """What a trial says of any activations."""
 
     def say(plain, families):
-        monkeypatch.setattr(door, "trial", lambda *_, **__: Structure(plain, families))
+        monkeypatch.setattr(door, "compare_seeds", lambda *_, **__: Structure(plain, families))
 
     return say
 
@@ -37,10 +37,10 @@ def learner(signals, visits=20.0):
 
 
 def test_seeds_tell_a_world_of_trees_from_noise(signals):
-    found = structure(signals, learner(signals), WIDTH, show_progress=False)
+    found = compare_seeds(signals, learner(signals), WIDTH, show_progress=False)
     assert found.has_families and 0.5 < found.plain < found.families <= 1
     noise = np.random.default_rng(0).standard_normal(signals.shape).astype(np.float32)
-    assert not structure(noise, learner(signals), WIDTH, show_progress=False).has_families
+    assert not compare_seeds(noise, learner(signals), WIDTH, show_progress=False).has_families
 
 
 def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
@@ -72,8 +72,9 @@ def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
     assert (tmp_path / "learn.safetensors").exists()
     for after, same in ((0.8, atoms), (0.6, plain)):
         told(0.7, after)
-        found = sae_gap.learn(signals, WIDTH, 3, structure="auto", **options).atoms
-        np.testing.assert_array_equal(found, same)
+        found = sae_gap.learn(signals, WIDTH, 3, structure="auto", **options)
+        np.testing.assert_array_equal(found.atoms, same)
+        assert found.structure == (0.7, after)
     assert not list(tmp_path.iterdir())
 
 

@@ -221,7 +221,6 @@ def test_the_certificate_is_that_of_jax(lam):
         sae.certify(torch.from_numpy(x), -codes, lam)
 
 
-# What SAELens has no form for.
 @pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "groupmax"])
 def test_no_rows_have_no_codes(architecture):
     atoms, bias, x = tensors(*arrays())
@@ -231,6 +230,7 @@ def test_no_rows_have_no_codes(architecture):
     assert sae(x[:0]).shape == x[:0].shape
 
 
+# What SAELens has no form for.
 UNSAVED = ("sparsify/groupmax", "batchtopk_older", "saelens/scaled", "saelens/whitened")
 
 

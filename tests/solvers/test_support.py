@@ -112,7 +112,7 @@ def test_supports_of_any_form_and_codes_of_any_form_are_alike(path):
     thin = sparse_code(signals, dictionary, weights, support=stored, sparse=True)
     np.testing.assert_array_equal(thin.codes.toarray(), dense.codes)
     assert stored.nnz == on.size, "what is given stays as it is"
-    with pytest.raises(ValueError, match=r"support has shape \(10, 39\).*\(10, 40\)"):
+    with pytest.raises(ValueError, match=r"support must be .* \(10, 40\).* has shape \(10, 39\)"):
         sparse_code(signals, dictionary, weights, support=on[:, 1:])
 
 
@@ -123,3 +123,15 @@ def test_nothing_to_fit_is_zero(path):
         codes = np.asarray(sparse_code(signals, dictionary, 0.0, nonneg=nonneg, support=on).codes)
         assert np.isfinite(codes).all() and not codes[:3].any() and codes[3].any()
     assert not sparse_code(signals, dictionary, 1.0, support=np.zeros_like(on)).codes.any()
+
+
+def test_plain_steps_on_a_support_begin_where_they_are_told():
+    signals, dictionary, on = draw((3, 4))
+    begun, plain = np.full(on.shape, 0.25, np.float32), {"tol": None, "support": on}
+    for init, expected in ((begun, np.where(on, begun, 0)), (None, 0 * begun)):
+        found = sparse_code(signals, dictionary, 5.0, init=init, max_iterations=0, **plain)
+        np.testing.assert_array_equal(found.codes, expected)
+    found = sparse_code(signals, dictionary, 5.0, init=begun, max_iterations=2_000, **plain)
+    best = sparse_code(signals, dictionary, 5.0, support=on.tolist())
+    np.testing.assert_allclose(found.objective, best.objective, rtol=1e-3)
+    assert not np.asarray(found.codes)[~on].any()

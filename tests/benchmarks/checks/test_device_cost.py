@@ -14,10 +14,8 @@ def test_turns_are_those_of_the_sample_that_takes_most():
     before = coding._on_the_host
     # Of a shape of its own. The programs of other tests are kept.
     given = binary.draw(0, 21, 17, 41, 3)
-    with mock.patch.object(jax, "clear_caches") as cleared:
+    with mock.patch.object(jax, "clear_caches"):
         solution, turns = binary.count(*given, lam=0.05)
-    # Before and after.
-    assert cleared.call_count == 2
     rounds = sum(n for (name, _), n in turns.items() if name == working_set.__name__)
     pivots = {slots: n for (name, slots), n in turns.items() if name == pivoting.__name__}
     # Each sample enters its atoms one pivot at a time; its first product comes before all rounds.
