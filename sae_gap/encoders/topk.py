@@ -51,6 +51,8 @@ def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, 
         return values
     sort, count = (functools.partial(way, k=k) for way in (_by_sort, _by_bits))
     given = jax.lax.stop_gradient(values)
+    # One without a sign, which a sort takes for the least of all.
+    given = jnp.where(jnp.isnan(given), jnp.nan, given)
     kept = jax.lax.platform_dependent(given, cpu=sort, default=count)
     # A NaN is the largest of all, and must show.
     return jnp.where(kept & ~(values <= 0), values, 0)
@@ -67,6 +69,7 @@ def _by_bits(values, k):
     orders like its bits, which bisection finds: those of the k-th largest entry, and then of the
     column up to which its equals are kept.
     """
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     whole = jnp.int32 if values.dtype.itemsize == 4 else jnp.int64
     bits = jnp.where(values > 0, jax.lax.bitcast_convert_type(values, whole), 0)
     bits = jnp.where(jnp.isnan(values), jnp.iinfo(whole).max, bits)

@@ -78,7 +78,7 @@ def compare_seeds(
     base = dataclasses.replace(learner, visits=rows / max(width, LEAST_OF_BASE))
     each = rows / (ROUNDS * max(width, LEAST_LATENTS))
     families = dataclasses.replace(with_families(base), num_steps=ROUNDS, visits=each)
-    tasks, seeds = [as_task(signals, width)] * 2, [seed, seed + 1]
+    tasks, seeds = [as_task(signals, width)] * 2, [seed, (seed + 1) % 2**32]
 
     def ends(learner: Learner, **options: Any) -> list[Model]:
         fits = fit(learner, tasks, seeds, show_progress=show_progress, **options)

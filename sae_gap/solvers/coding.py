@@ -23,8 +23,6 @@ from sae_gap.solvers.slots import Samples
 
 # The names that `sparse_code` takes.
 SOLVERS = ("auto", "working_set", "fista", "ista")
-# Weight of a latent off the support, where weights alone can say so; no signal pulls as hard.
-FORBIDDEN = 1e30
 
 
 def sparse_code(
@@ -106,13 +104,15 @@ def sparse_code(
     traced, here = any(map(is_traced, (*arrays, support))), _on_the_host((*arrays, support))
     own = None
     if support is not None:
-        exact = solver in ("auto", "working_set") and tol is not None and not traced
-        if exact and (here or layout is None):
+        exact = solver in ("auto", "working_set") and tol is not None
+        if exact and not traced and (here or layout is None):
             own, solver = _stored(support), "working_set"
         else:
             dense = support.toarray() if scipy.sparse.issparse(support) else support
-            opens = first is None and tol is not None
-            weights, first = _forbid(weights, dense, first, opens)
+            if first is None and exact and (is_traced(max_iterations) or max_iterations):
+                # Codes that open the working sets.
+                first = (dense != 0).astype(targets.dtype)
+            weights, first = _forbid(targets, atoms, weights, first, dense)
             arrays = targets, atoms, weights, first, tol, max_iterations
     if solver == "auto":
         solver = "fista" if tol is None else "working_set"
@@ -171,8 +171,9 @@ def _stored(support: Any) -> scipy.sparse.csr_array:
     """A support as a sparse array that stores all of it, and no more."""
     if scipy.sparse.issparse(support):
         stored = scipy.sparse.csr_array(support)
-        if not stored.data.all():
+        if not (stored.has_canonical_format and stored.data.all()):
             stored = stored.copy()
+            stored.sum_duplicates()
             stored.eliminate_zeros()
         return stored
     on = np.asarray(support) != 0
@@ -182,15 +183,17 @@ def _stored(support: Any) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(parts, on.shape)
 
 
-@functools.partial(jax.jit, static_argnames="opens")
-def _forbid(weights, support, first, opens):
-    """The weights that keep codes to a support, and the first codes on it, or codes that open the
-    working sets with it.
+@jax.jit
+def _forbid(targets, atoms, weights, first, support):
+    """The weights that keep codes to a support, beyond any correlation elsewhere, and the first
+    codes on it.
     """
     on = support != 0
-    begun = on.astype(weights.dtype) if opens else first
-    begun = None if begun is None else jnp.where(on, begun, 0)
-    return jnp.where(on, weights, FORBIDDEN), begun
+    most = 2 * len(atoms) * jnp.max(jnp.abs(atoms), axis=0)
+    most = jnp.max(jnp.abs(targets), axis=1, keepdims=True) * most
+    beyond = jnp.clip(most, 1, jnp.finfo(most.dtype).max / 4)
+    begun = None if first is None else jnp.where(on, first, 0)
+    return jnp.where(on, weights, beyond), begun
 
 
 def _solve_apart(sparse, support, options, targets, atoms, weights, first, tol, limit) -> Solution:

@@ -264,7 +264,47 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
         found.put(*codes)
         if not len(pending):
-            break
+            return
+    if not max_iterations:
+        for row in pending:
+            _by_cholesky(problem, found, int(row), init, tol, nonneg=nonneg)
+
+
+def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
+    """Solve a sample on a support whose inverse is lost to rounding: with `G = A Aᵀ + μI = L Lᵀ`,
+    μ a few roundings, half of `‖Lᵀ z - L⁻¹ (A y - λ)‖²` is the objective but for a constant.
+    """
+    # Not before they are wanted: they take a while to load.
+    from scipy import linalg, optimize
+
+    latents = support.indices[slice(*support.indptr[row : row + 2])]
+    (signal,), weight, column = problem.block(np.array([row]))
+    own = problem.atoms[latents].astype(np.float64)
+    lam = weight[0] * np.broadcast_to(column[0], len(problem.atoms))[latents]
+    atoms, signed = own, not nonneg and lam.any()
+    if signed:
+        # The difference of two that are not negative.
+        atoms, lam = np.concatenate([own, -own]), np.tile(lam, 2)
+    gram = atoms @ atoms.T
+    gram[np.diag_indices(len(gram))] += 64 * len(gram) * np.finfo(np.float64).eps
+    lower = np.linalg.cholesky(gram)
+    target = linalg.solve_triangular(lower, atoms @ signal - lam, lower=True)
+    if nonneg or signed:
+        values = optimize.nnls(lower.T, target)[0]
+    else:
+        values = linalg.solve_triangular(lower.T, target)
+    rest = (signal - values @ atoms)[None]
+    pull = rest @ atoms.T
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg or signed)[:, None]
+    value, gap = lasso_problem.value_and_gap(
+        rest, (1 - scale) * rest, values[None], scale * pull, lam[None]
+    )
+    if signed:
+        values = values[: len(own)] - values[len(own) :]
+    on, dtype = np.flatnonzero(values), problem.atoms.dtype
+    found.put(np.full(len(on), row), latents[on], values[on].astype(dtype))
+    found.objective[row], found.gap[row] = value[0], gap[0]
+    found.converged[row] = lasso_problem.is_converged(signal[None], value, gap, tol, dtype)[0]
 
 
 def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:

@@ -232,8 +232,8 @@ def solve_slots(problem: Problem, samples: Samples, places, on) -> Found:
     # it off.
     many = jnp.sum(on, axis=1) > samples.signals.shape[1]
     column = problem.column if samples.column is None else samples.column
-    least = many * jnp.linalg.norm(samples.signals, axis=1) / jnp.max(column)
-    least = jnp.finfo(none.dtype).eps ** (2 / 3) * least
+    share = jnp.finfo(none.dtype).eps ** (2 / 3) / jnp.maximum(jnp.max(column), 1e-30)
+    least = many * share * jnp.linalg.norm(samples.signals, axis=1)
     eased = samples._replace(row=jnp.maximum(samples.row, least[:, None]))
     state = slots.proceed(problem, eased, state)._replace(lead=none)
     state = lax.cond(

@@ -166,13 +166,14 @@ class SAE(nn.Module):
             self.register_parameter(name, None if value is None else _parameter(value))
         if threshold is not None:
             threshold = limit = torch.as_tensor(threshold, **like)
-            fits = not limit.ndim and bool(limit >= 0)
+            fits = not limit.ndim and bool(0 <= limit < math.inf)
             if architecture == "jumprelu":
                 fits = limit.shape in ((), (width,)) and not bool(limit.isnan().any())
+                threshold = limit.expand(width).clone() if fits else limit
             if not fits:
                 raise ValueError(
-                    "threshold must be a number of at least 0, or of jumprelu one for each of the "
-                    f"{width} latents; give others."
+                    "threshold must be a finite number of at least 0, or of jumprelu one for each "
+                    f"of the {width} latents; give others."
                 )
         self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())

@@ -50,9 +50,16 @@ def pursuit_codes(
       Codes in units of W_dec and the type of the target, (..., num_latents).
 
     Raises:
-      ValueError: k is no positive integer, or target and atoms differ in their dimension.
+      TypeError: the target holds no floating-point numbers.
+      ValueError: a size is no positive integer, the threshold is negative, or target and atoms
+        differ in their dimension.
     """
-    check_size("k", k)
+    for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
+        check_size(name, size)
+    if not target.is_floating_point():
+        raise TypeError(f"the target is of {target.dtype}; give floating-point numbers.")
+    if threshold is not None and not threshold >= 0:
+        raise ValueError("threshold must be a number of at least 0, or None; give another.")
     if target.shape[-1] != W_dec.shape[-1]:
         raise ValueError(
             f"the target has {target.shape[-1]} columns, but atoms {W_dec.shape[-1]} dimensions; "

@@ -132,3 +132,14 @@ def test_training_sees_only_the_codes_kept():
     gradient = jax.jit(jax.grad(lambda model: TopK(1)(model, signals).sum()))(model)
     assert gradient.encoder.bias.tolist() == [1, 0, 0]
     assert gradient.encoder.weight.tolist() == [[3, 0, 0], [2, 0, 0], [-1, 0, 0]]
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
+def test_half_precision_and_a_nan_of_any_sign(kind):
+    values = jnp.asarray([[1, 2, 3, 0], [4, 4, 4, 4]], kind)
+    np.testing.assert_array_equal(thin(values, 2), [[0, 2, 3, 0], [4, 4, 0, 0]])
+    signed = jnp.copysign(jnp.asarray(np.nan, kind), -1)
+    spoilt = jnp.asarray([[1, 2, 3, 0]], kind).at[0, 3].set(signed)
+    for way in WAYS:
+        assert way(spoilt, 2)[0, 3] != 0
+    assert jnp.isnan(keep_largest(spoilt, 2)).tolist() == [[False, False, False, True]]

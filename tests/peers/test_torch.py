@@ -375,7 +375,7 @@ REFUSED = {
         sae.W_dec, W_enc=sae.W_dec.mT, b_enc=x[0, :3], architecture="standard"
     ),
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
-    "threshold must be a number": lambda sae, x, _: SAE(sae.W_dec, k=3, threshold=-1.0),
+    "threshold must be a finite number": lambda sae, x, _: SAE(sae.W_dec, k=3, threshold=-1.0),
     "k must divide": lambda sae, x, _: SAE(
         sae.W_dec, W_enc=sae.W_dec.mT, k=7, architecture="groupmax"
     ),

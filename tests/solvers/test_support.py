@@ -2,6 +2,8 @@
 and against weights that keep all else out.
 """
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -74,7 +76,7 @@ def test_the_lasso_is_certified_and_that_of_weights_that_keep_all_else_out(path,
     assert found.converged.all()
     assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
     if path == "host":
-        weights = np.where(on, lam, np.float32(coding.FORBIDDEN))
+        weights = np.where(on, lam, np.float32(1e30))
         peer = sparse_code(signals, dictionary, weights, nonneg=nonneg)
         np.testing.assert_allclose(found.objective, peer.objective, rtol=3e-6)
         traced = jax.jit(lambda y, on: sparse_code(y, dictionary, lam, nonneg=nonneg, support=on))
@@ -135,3 +137,42 @@ def test_plain_steps_on_a_support_begin_where_they_are_told():
     best = sparse_code(signals, dictionary, 5.0, support=on.tolist())
     np.testing.assert_allclose(found.objective, best.objective, rtol=1e-3)
     assert not np.asarray(found.codes)[~on].any()
+
+
+@pytest.mark.parametrize("lam", [0.0, 1e-6])
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_atoms_that_hardly_differ_are_fitted_on_the_host(nonneg, lam):
+    rng = np.random.default_rng(0)
+    thin = rng.standard_normal((64, 10)) @ rng.standard_normal((10, 50))
+    dictionary = thin + 1e-3 * rng.standard_normal((64, 50))
+    dictionary = (dictionary / np.linalg.norm(dictionary, axis=0)).astype(np.float32)
+    signals = rng.standard_normal((12, 64)).astype(np.float32)
+    on = np.ones((12, 50), bool)
+    found = sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on)
+    wide, codes = dictionary.astype(float), np.asarray(found.codes, float)
+    for signal, code in zip(signals.astype(float), codes, strict=True):
+        best = nnls(wide, signal)[0]
+        if not nonneg:
+            best = np.linalg.lstsq(wide, signal, rcond=None)[0]
+        left, least = (np.linalg.norm(signal - wide @ z) for z in (code, best))
+        assert left <= 1.001 * least + 1e-4 * np.linalg.norm(signal)
+    close = np.array([[1, np.cos(1e-4)], [0, np.sin(1e-4)]])
+    with jax.enable_x64(True):
+        codes = sparse_code(close.sum(axis=1)[None], close, 0.0, support=np.ones((1, 2))).codes
+    np.testing.assert_allclose(codes, 1, atol=1e-6)
+
+
+def test_a_support_holds_whatever_the_scale_and_the_weights_form(monkeypatch):
+    signals, dictionary, on = draw((3, 4))
+    for scale in (1e-12, 1, 1e14):
+        given = scale * signals, scale * dictionary, 5 * scale**2
+        code = functools.partial(sparse_code, *map(np.float32, given))
+        best = np.asarray(code(support=on).objective)
+        traced = jax.jit(lambda on, code=code: code(support=on))
+        for found in (code(solver="fista", support=on), traced(on)):
+            assert not np.asarray(found.codes)[~on].any() and found.converged.all()
+            np.testing.assert_allclose(found.objective, best, rtol=3e-6)
+    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+    zeros = np.zeros((1, on.shape[1]), np.float32)
+    for lam in (zeros, 0.0):
+        assert np.asarray(sparse_code(signals, dictionary, lam, support=on).codes).any(axis=1).all()

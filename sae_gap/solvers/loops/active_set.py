@@ -29,7 +29,7 @@ LOST = 1e-7
 # underflows adds less than `TINY`.
 COARSE, TINY = 2.0**-23, 2.0**-100
 # Share of the signal's norm above which an atom without weight enters a support.
-IDLE = 1e-8
+IDLE = 1e-12
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
@@ -387,7 +387,7 @@ def _nearly(problem, block, room, i):
 @no_type_check
 def _rescale(problem, block, room, i, close):
     """The scale of all atoms, from exact correlations of those that are close: no other one exceeds
-    its weight.
+    its weight. Returns by how much one exceeds it at most.
     """
     theta, row, column, scale = (
         room.theta[i],
@@ -395,6 +395,7 @@ def _rescale(problem, block, room, i, close):
         block.column[i % block.column.shape[0]],
         1.0,
     )
+    excess = 0.0
     for latent in close:
         if latent < 0:
             continue
@@ -403,8 +404,9 @@ def _rescale(problem, block, room, i, close):
             row * column[latent],
         )
         if steep > limit:
-            scale = min(scale, limit / steep)
+            scale, excess = min(scale, limit / steep), max(excess, steep - limit)
     room.scale[i] = scale
+    return excess
 
 
 @functools.partial(kept, **OPTIONS)
@@ -521,8 +523,12 @@ def code_block(problem, block, room):
                     entered, full = _advance(problem, block, room, i, top, leaders)
                     if stage == 0 and problem.limit == 0:
                         # No other atom may enter, so that these alone bound the gap.
-                        _rescale(problem, block, room, i, block.begun[i])
+                        excess = _rescale(problem, block, room, i, block.begun[i])
                         state[i] = DONE if _certify(problem, block, room, i) else SETTLED
+                        # The inverse was lost to rounding.
+                        signal = block.signals[i]
+                        if excess > LOST * np.sqrt(dot(signal, signal)):
+                            state[i] = FULL
                     elif stage == 0:
                         state[i] = READY
                     elif full and room.size[i] > slots - FEWEST:
