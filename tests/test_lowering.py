@@ -81,8 +81,6 @@ def test_the_certified_coder(own):
     problem, samples = working_set.slots.pose(samples, dictionary, column, **options)
     begun = working_set.begin(problem, samples, begun, 32)
     lowered(lambda *given: working_set.solve_on(*given, width=32), problem, samples, begun)
-    places = jnp.zeros((len(signals), 16), jnp.int32)
-    lowered(working_set.solve_slots, problem, samples, places, places == 0)
 
 
 def compiled_learners():

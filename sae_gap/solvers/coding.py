@@ -106,7 +106,9 @@ def sparse_code(
     if support is not None:
         exact = solver in ("auto", "working_set") and tol is not None
         if exact and not traced and (here or layout is None):
-            own, solver = _stored(support), "working_set"
+            # On any device, since a tableau in float32 does not tell atoms apart that hardly differ
+            # and at a weight of zero nothing would say so.
+            own, solver, here = _stored(support), "working_set", True
         else:
             dense = support.toarray() if scipy.sparse.issparse(support) else support
             if first is None and exact and (is_traced(max_iterations) or max_iterations):
@@ -139,7 +141,7 @@ def sparse_code(
     limit = jnp.asarray(max_iterations, jnp.int32)
     solve = _solve_sparse if sparse else _solve
     if solver == "working_set" and not traced and layout is None:
-        solve = functools.partial(_solve_apart, sparse, own)
+        solve = functools.partial(_solve_apart, sparse)
     return solve(options, targets, atoms, weights, first, accuracy, limit)
 
 
@@ -196,16 +198,12 @@ def _forbid(targets, atoms, weights, first, support):
     return jnp.where(on, weights, beyond), begun
 
 
-def _solve_apart(sparse, support, options, targets, atoms, weights, first, tol, limit) -> Solution:
+def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
     """Solve in batches, each by the program for the slots that its samples need."""
     problem = _scaled(targets, atoms, weights, equalise=True)
     samples, column, init = _posed(problem, first)
-    given = samples, problem.dictionary, column
-    asked = {"tol": tol, "limit": limit, "nonneg": options.nonneg}
-    if support is None:
-        batches = working_set.solve_apart(*given, init, **asked)
-    else:
-        batches = working_set.solve_on_support(*given, support, **asked)
+    given = samples, problem.dictionary, column, init
+    batches = working_set.solve_apart(*given, tol=tol, limit=limit, nonneg=options.nonneg)
     shape = len(targets), atoms.shape[1], targets.dtype
     if not sparse:
         solution = working_set.empty(*shape)

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -191,66 +190,6 @@ def solve_apart(
         todo, begun = jax.tree.map(lambda *parts: np.concatenate(parts), *rest)
         if not len(todo):
             return
-
-
-def solve_on_support(
-    samples: Samples,
-    dictionary: Float[Array, "input_dim num_latents"],
-    column: Float[Array, "1 num_latents"] | None,
-    support: scipy.sparse.csr_array,
-    **options: Any,
-) -> Iterator[tuple[Int[np.ndarray, " some"], Found]]:
-    """Solve as `solve_apart` does, each sample on the latents that its row of `support` stores: in
-    batches of supports of like sizes.
-    """
-    problem, samples = slots.pose(samples, dictionary, column, **options)
-    sizes, number = np.diff(support.indptr), len(samples.signals)
-    width_of = LANES << np.ceil(np.log2(np.maximum(sizes / LANES, 1))).astype(int)
-    for width in map(int, np.unique(width_of)):
-        todo = np.flatnonzero(width_of == width)
-        power = 1 << (len(todo) - 1).bit_length()
-        size = min(batch_size(dictionary.shape, 2 * width), power)
-        for place in np.arange(size * -(-len(todo) // size)).reshape(-1, size):
-            own = todo[np.minimum(place, len(todo) - 1)]
-            places, on = np.zeros((size, width), np.int32), np.arange(width) < sizes[own, None]
-            places[on] = support[own].indices
-            part = jax.tree.map(lambda a, own=own: a[own], samples)
-            yield np.where(place < len(todo), own, number), solve_slots(problem, part, places, on)
-
-
-@jax.jit
-def solve_slots(problem: Problem, samples: Samples, places, on) -> Found:
-    """The lasso on the atoms of slots, with a certificate on these alone."""
-    lead = on.astype(samples.signals.dtype)
-    if not problem.nonneg:
-        places, lead = jnp.tile(places, 2), jnp.concatenate([lead, -lead], axis=1)
-    none, rounds = jnp.zeros_like(lead), jnp.zeros(len(lead), jnp.int32)
-    dual = samples.signals, jnp.zeros_like(samples.signals)
-    state = State(places, none, *dual, places, lead, rounds, rounds, none[:, 0], none[:, 0])
-    # More atoms than dimensions mostly fit exactly, and without weights all correlations are then
-    # rounding, on which pivots would never end: a small weight ends them, and a second step takes
-    # it off.
-    many = jnp.sum(on, axis=1) > samples.signals.shape[1]
-    column = problem.column if samples.column is None else samples.column
-    share = jnp.finfo(none.dtype).eps ** (2 / 3) / jnp.maximum(jnp.max(column), 1e-30)
-    least = many * share * jnp.linalg.norm(samples.signals, axis=1)
-    eased = samples._replace(row=jnp.maximum(samples.row, least[:, None]))
-    state = slots.proceed(problem, eased, state)._replace(lead=none)
-    state = lax.cond(
-        jnp.any(eased.row > samples.row),
-        lambda: slots.proceed(problem, samples, state),
-        lambda: state,
-    )
-    held, theta = problem.atoms[places], state.theta
-    weight = jnp.where(lead == 0, 1, slots.weights_at(problem, samples, places))
-    pull = jnp.where(lead == 0, 0, slots.exact(held, theta) + slots.correlate(held, state.tail))
-    scale = lasso_problem.dual_scale(pull, weight, nonneg=problem.nonneg)[:, None]
-    rest = compensated.dot(-state.code[:, None], jnp.swapaxes(held, 1, 2), samples.signals)
-    value, gap = lasso_problem.value_and_gap(
-        rest, rest - scale * theta, state.code, scale * pull, weight
-    )
-    done = lasso_problem.is_converged(samples.signals, value, gap, problem.tol)
-    return Found(places, state.code, value, gap, rounds, done, rounds > 0)
 
 
 def begin(

@@ -1,5 +1,5 @@
-"""Codes on given supports, on both paths of the coder: against SciPy and NumPy in double precision,
-and against weights that keep all else out.
+"""Codes on given supports, against SciPy and NumPy in double precision, and against weights that
+keep all else out.
 """
 
 import functools
@@ -10,14 +10,7 @@ import pytest
 import scipy.sparse
 from scipy.optimize import nnls
 
-from sae_gap.solvers import coding, pivoting, sparse_code
-
-
-@pytest.fixture(params=["host", "accelerator"])
-def path(request, monkeypatch):
-    if request.param == "accelerator":
-        monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
-    return request.param
+from sae_gap.solvers import coding, sparse_code
 
 
 def draw(sizes, *, dim=12, width=40, coherent=0.0, seed=0):
@@ -43,12 +36,12 @@ def losses(signals, dictionary, codes, lam=0.0):
     return value / (0.5 * np.sum(signals.astype(float) ** 2, axis=1))
 
 
-# Beyond the dimensions all is in single precision on an accelerator.
+# The crowded ones hold more atoms than there are dimensions.
 SIZES, CROWDED = (0, 1, 2, 5, 7, 11, 12, 15, 16), tuple(range(17, 33))
 
 
 @pytest.mark.parametrize("coherent", [0.0, 4.0])
-def test_least_squares_are_those_of_scipy_and_numpy(path, coherent):
+def test_least_squares_are_those_of_scipy_and_numpy(coherent):
     signals, dictionary, on = draw((*SIZES, *CROWDED), coherent=coherent)
     for nonneg in (True, False):
         found = sparse_code(signals, dictionary, 0.0, nonneg=nonneg, support=on)
@@ -59,15 +52,13 @@ def test_least_squares_are_those_of_scipy_and_numpy(path, coherent):
             atoms = dictionary[:, row].astype(float)
             z[row] = nnls(atoms, y)[0] if nonneg else np.linalg.lstsq(atoms, y, rcond=None)[0]
         own, least = (losses(signals, dictionary, codes) for codes in (found.codes, best))
-        crowded = (on.sum(axis=1) > len(dictionary)) & (path == "accelerator")
-        np.testing.assert_allclose(own[~crowded], least[~crowded], atol=2e-9, rtol=1e-6)
-        np.testing.assert_allclose(own, least, atol=1e-3)
+        np.testing.assert_allclose(own, least, atol=2e-9, rtol=1e-6)
         codes = np.asarray(found.codes)
         assert not codes[~on].any() and not codes[:, 3].any() and (codes < 0).any() != nonneg
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
-def test_the_lasso_is_certified_and_that_of_weights_that_keep_all_else_out(path, nonneg):
+def test_the_lasso_is_certified_and_that_of_weights_that_keep_all_else_out(nonneg):
     signals, dictionary, on = draw(SIZES)
     lam = np.linspace(5, 60, len(signals))[:, None].astype(np.float32)
     found = sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on)
@@ -75,12 +66,11 @@ def test_the_lasso_is_certified_and_that_of_weights_that_keep_all_else_out(path,
     np.testing.assert_allclose(values, losses(signals, dictionary, found.codes, lam), rtol=1e-5)
     assert found.converged.all()
     assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
-    if path == "host":
-        weights = np.where(on, lam, np.float32(1e30))
-        peer = sparse_code(signals, dictionary, weights, nonneg=nonneg)
-        np.testing.assert_allclose(found.objective, peer.objective, rtol=3e-6)
-        traced = jax.jit(lambda y, on: sparse_code(y, dictionary, lam, nonneg=nonneg, support=on))
-        np.testing.assert_allclose(traced(signals, on).objective, peer.objective, rtol=3e-6)
+    weights = np.where(on, lam, np.float32(1e30))
+    peer = sparse_code(signals, dictionary, weights, nonneg=nonneg)
+    np.testing.assert_allclose(found.objective, peer.objective, rtol=3e-6)
+    traced = jax.jit(lambda y, on: sparse_code(y, dictionary, lam, nonneg=nonneg, support=on))
+    np.testing.assert_allclose(traced(signals, on).objective, peer.objective, rtol=3e-6)
     # A support that leaves out an atom in use costs something, and says nothing of that.
     smaller = np.asarray(found.codes)
     smaller = smaller * (abs(smaller) < abs(smaller).max(axis=1, keepdims=True))
@@ -89,22 +79,7 @@ def test_the_lasso_is_certified_and_that_of_weights_that_keep_all_else_out(path,
     assert less.converged.all() and (less.objective[used] > found.objective[used]).all()
 
 
-def test_a_gap_shows_values_that_are_not_the_best(monkeypatch):
-    """On an accelerator, whose pivots are broken off."""
-    signals, dictionary, on = draw((7,) * 9)
-    best = sparse_code(signals, dictionary, 5.0, support=on)
-    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
-    few, solve = {"max_pivots": 2}, pivoting.solve
-    monkeypatch.setattr(pivoting, "solve", lambda *given, **options: solve(*given, **options | few))
-    jax.clear_caches()
-    worse = sparse_code(signals, dictionary, 5.0, support=on)
-    jax.clear_caches()
-    excess = np.asarray(worse.objective - best.objective)
-    assert (excess > 1).any() and not worse.converged[excess > 1].any()
-    assert (np.asarray(worse.gap) >= 0.999 * excess - 1e-6 * np.asarray(best.objective)).all()
-
-
-def test_supports_of_any_form_and_codes_of_any_form_are_alike(path):
+def test_supports_of_any_form_and_codes_of_any_form_are_alike():
     # Of these the last needs more slots.
     signals, dictionary, on = draw((*SIZES, 28))
     weights = np.full(on.shape[1], 7, np.float32)
@@ -118,7 +93,7 @@ def test_supports_of_any_form_and_codes_of_any_form_are_alike(path):
         sparse_code(signals, dictionary, weights, support=on[:, 1:])
 
 
-def test_nothing_to_fit_is_zero(path):
+def test_nothing_to_fit_is_zero():
     signals, dictionary, on = draw((7,) * 4)
     on[0], signals[1], dictionary[:, on[2]] = False, 0, 0
     for nonneg in (True, False):
@@ -141,7 +116,7 @@ def test_plain_steps_on_a_support_begin_where_they_are_told():
 
 @pytest.mark.parametrize("lam", [0.0, 1e-6])
 @pytest.mark.parametrize("nonneg", [True, False])
-def test_atoms_that_hardly_differ_are_fitted_on_the_host(nonneg, lam):
+def test_atoms_that_hardly_differ_are_fitted(nonneg, lam):
     rng = np.random.default_rng(0)
     thin = rng.standard_normal((64, 10)) @ rng.standard_normal((10, 50))
     dictionary = thin + 1e-3 * rng.standard_normal((64, 50))
@@ -172,7 +147,8 @@ def test_a_support_holds_whatever_the_scale_and_the_weights_form(monkeypatch):
         for found in (code(solver="fista", support=on), traced(on)):
             assert not np.asarray(found.codes)[~on].any() and found.converged.all()
             np.testing.assert_allclose(found.objective, best, rtol=3e-6)
+    # Arrays of another device have the same codes.
+    here = sparse_code(signals, dictionary, 5.0, support=on)
     monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
-    zeros = np.zeros((1, on.shape[1]), np.float32)
-    for lam in (zeros, 0.0):
-        assert np.asarray(sparse_code(signals, dictionary, lam, support=on).codes).any(axis=1).all()
+    there = sparse_code(signals, dictionary, 5.0, support=on)
+    np.testing.assert_array_equal(here.codes, there.codes)
