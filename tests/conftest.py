@@ -45,7 +45,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # shape is compiled once in all.
     CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 # Tracing makes many objects that stay, and Python would look through them for garbage again and
