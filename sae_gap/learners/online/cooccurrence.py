@@ -6,6 +6,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+# i includes j if it is on in this share of j's uses; the share is larger where i is on in many
+# samples anyway.
+INCLUDES = 0.8
+# Atoms with fewer uses are not judged.
+LEAST_USES = 6
+# A parent has this many times the uses of its child, lest two atoms that are always on together be
+# each other's parent.
+_MORE_USED = 1.02
+
 
 class Cooccurrence(NamedTuple):
     """Counts over samples with codes Z.
@@ -22,6 +31,11 @@ class Cooccurrence(NamedTuple):
     products: Float[Array, "num_latents num_latents"]
     sums: Float[Array, " num_latents"]
     number: Float[Array, ""]
+
+    @property
+    def uses(self) -> Float[Array, " num_latents"]:
+        """The samples that use each atom."""
+        return jnp.diagonal(self.together)
 
 
 def empty_counts(num_latents: int, dtype) -> Cooccurrence:
@@ -60,12 +74,42 @@ def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Co
     )
 
 
-def conditional(
-    counts: Cooccurrence,
-) -> tuple[Float[Array, "num_latents num_latents"], Float[Array, " num_latents"]]:
-    """P(i | j) in row i and column j, the share of j's uses in which i is on, zero on the diagonal;
-    and each atom's uses.
+def conditional(counts: Cooccurrence) -> Float[Array, "num_latents num_latents"]:
+    """P(i | j) in row i and column j, the share of j's uses in which i is on; zero on the
+    diagonal.
     """
-    uses = jnp.diagonal(counts.together)
-    given = counts.together / jnp.maximum(uses, 1)
-    return given - jnp.diag(jnp.diagonal(given)), uses
+    given = counts.together / jnp.maximum(counts.uses, 1)
+    return given - jnp.diag(jnp.diagonal(given))
+
+
+def includes(counts: Cooccurrence) -> Bool[Array, "num_latents num_latents"]:
+    """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
+
+    P(i) is the share of all samples that use i. So an atom that is nearly always on does not
+    include others by that alone.
+    """
+    least = 1 - (1 - INCLUDES) * (1 - counts.uses / jnp.maximum(counts.number, 1))
+    return (conditional(counts) > least[:, None]) & (counts.uses >= LEAST_USES)
+
+
+def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
+    """Each atom's parent, the least used of the atoms that include it and are used more often;
+    num_latents where none is.
+    """
+    uses = counts.uses
+    fits = includes(counts) & (uses[:, None] > _MORE_USED * uses)
+    return jnp.where(
+        jnp.any(fits, axis=0),
+        jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0),
+        len(uses),
+    )
+
+
+def mean_code(
+    counts: Cooccurrence, i: Int[Array, "..."], j: Int[Array, "..."]
+) -> Float[Array, "..."]:
+    """The mean code of atoms i beside atoms j, where both are on, weighted by that of j:
+    `z̄_ij = Σ z_i z_j / (P(i|j) Σ z_j)`. That of j beside itself is `Σ z_j² / Σ z_j`.
+    """
+    sums = jnp.maximum(counts.sums[j], jnp.finfo(counts.sums.dtype).tiny)
+    return counts.products[i, j] / sums * counts.uses[j] / jnp.maximum(counts.together[i, j], 1)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import live_dims
+from sae_gap.learners.online.cooccurrence import Cooccurrence, includes
 
 # A pair of atoms is coherent above this cosine, and above this many times the cosine that chance
 # makes.
@@ -63,6 +64,31 @@ def decorrelate_atoms(
 
     central = lax.map(lambda name: jnp.sum(coherences(name)), names, batch_size=GRAM_COLUMNS)
     return subtract_shared(dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, weight)
+
+
+def decorrelate_children(
+    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, weight: float
+) -> Float[Array, "input_dim num_latents"]:
+    """Takes out of each atom j what it shares with those that include it,
+    `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
+
+    The sum is over the atoms i that include j, are used more often, and whose |cosine| with j is
+    above chance. A negative cosine counts as well: beside an atom `p + c_1` the other children may
+    be learned as `c_k - c_1`. Once these are c_k, the merged atom has smaller codes beside them
+    than without them, by which `split_merged_parents` knows it.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      counts: the co-occurrence of its atoms.
+      weight: the most of its coherence that an atom loses.
+
+    Returns:
+      (input_dim, num_latents), of unit atoms.
+    """
+    cosines = dictionary.T @ dictionary
+    above = includes(counts) & (counts.uses[:, None] > counts.uses)
+    above &= jnp.abs(cosines) > chance_cosine(dictionary)
+    return subtract_shared(dictionary, dictionary @ jnp.where(above, cosines, 0), weight)
 
 
 def subtract_shared(

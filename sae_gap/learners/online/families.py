@@ -15,8 +15,14 @@ from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, base_of, live_share
-from sae_gap.learners.online import family_rules, gradient_sums, renewal
+from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms, empty_counts
+from sae_gap.learners.online.decorrelation import decorrelate_children
+from sae_gap.learners.online.family.add_missing_parents import add_missing_parents
+from sae_gap.learners.online.family.atoms import Atoms, idle_energy, usual_energy
+from sae_gap.learners.online.family.part_from_parents import part_from_parents
+from sae_gap.learners.online.family.split_merged_parents import split_merged_parents
+from sae_gap.learners.online.family.turn_pairs import turn_pairs
 from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
 from sae_gap.learners.online.renewal import Seeds
 
@@ -68,15 +74,14 @@ class Families(Learner):
         σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
     both of the round before, with codes Z that are hardly shrunk, and counts which atoms are used
-    together. Every third round, but for the last two, rearranges families by
-    `family_rules.rearrange`. It then restarts idle atoms that did not move from the largest
-    residuals, at most a twentieth of all, each only if its energy is below the square of its
-    residual. The other rounds solve for the whole dictionary, held by what it was where atoms are
-    seldom used,
+    together. Every third round, but for the last two, rearranges families by `repair`. It then
+    restarts idle atoms that did not move from the largest residuals, at most a twentieth of all,
+    each only if its energy is below the square of its residual. The other rounds solve for the
+    whole dictionary, held by what it was where atoms are seldom used,
 
         D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `family_rules.decorrelate_children`. README.md beside this file has the
+    Every round ends with `decorrelate_children`. README.md beside this file has the
     mathematics and the thresholds.
 
     Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more
@@ -151,10 +156,10 @@ class Families(Learner):
         )
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
         squares = ENERGY_MEMORY * state.squares + sums.squares
-        idle = family_rules.idle_energy(squares)
+        idle = idle_energy(squares)
 
         def rearrange(dictionary, counts):
-            dictionary, moved, free = family_rules.rearrange(dictionary, counts, idle)
+            (dictionary, moved), free = repair(dictionary, counts, idle)
             # A residual is worth an atom that explains less in all.
             worth = jnp.where(moved, jnp.inf, free)
             dictionary, new = renewal.restart(dictionary, worth, seeds, must_gain=True)
@@ -171,14 +176,37 @@ class Families(Learner):
 
         rearranges = (state.round % PERIOD == 0) & (state.round < self.num_steps - LAST)
         dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
-        dictionary = family_rules.decorrelate_children(dictionary, counts, self.weight)
+        dictionary = decorrelate_children(dictionary, counts, self.weight)
         # An atom that moved counts as used until its uses are known.
-        squares = jnp.where(moved, family_rules.usual_energy(squares), squares)
+        squares = jnp.where(moved, usual_energy(squares), squares)
         scales = gradient_sums.scales(sums, number, len(dictionary), state.live)
         return FamiliesState(dictionary, state.bias, squares, *scales, state.live, state.round + 1)
 
     def model(self, state):
         return Model(state.dictionary, state.bias)
+
+
+def repair(
+    dictionary: Float[Array, "input_dim num_latents"],
+    counts: Cooccurrence,
+    idle: Float[Array, " num_latents"],
+) -> tuple[Atoms, Float[Array, " num_latents"]]:
+    """Repairs what no decorrelation can: parents that are merged with a child, have no atom, are
+    turned, or recur in a child. An atom moves at most once.
+
+    Args:
+      dictionary: (input_dim, num_latents), of unit atoms.
+      counts: the co-occurrence of its atoms.
+      idle: `idle_energy`; atoms where it is finite are free for other concepts, the least first.
+
+    Returns:
+      The atoms, and `idle`, in which an atom of a concept that another atom has is 0.
+    """
+    atoms = Atoms(dictionary, jnp.zeros(dictionary.shape[1], bool))
+    atoms = split_merged_parents(atoms, counts, idle)
+    atoms = add_missing_parents(atoms, counts, idle)
+    atoms, twice = part_from_parents(turn_pairs(atoms, counts), counts)
+    return atoms, jnp.where(twice, 0, idle)
 
 
 def _code(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.learners.online import cooccurrence
+from tests.learners.online.family.examples import WIDTH, of_tables
 
 
 def test_counts_are_those_of_dense_codes():
@@ -31,6 +32,21 @@ def test_a_conditional_share_is_of_the_samples_that_use_the_column():
     counts = cooccurrence.empty_counts(2, jnp.float32)._replace(
         together=jnp.array([[10.0, 4.0], [4.0, 5.0]])
     )
-    given, uses = cooccurrence.conditional(counts)
-    np.testing.assert_allclose(given, [[0, 0.8], [0.4, 0]], rtol=1e-6)
-    np.testing.assert_allclose(uses, [10, 5])
+    np.testing.assert_allclose(cooccurrence.conditional(counts), [[0, 0.8], [0.4, 0]], rtol=1e-6)
+    np.testing.assert_allclose(counts.uses, [10, 5])
+
+
+def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
+    """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is
+    on in 50 hardly.
+    """
+    found = cooccurrence.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100))
+    assert found[:3, :3].tolist() == [[False] * 3, [False, False, True], [False, True, False]]
+
+
+def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():
+    table = [[300, 200, 100], [200, 200, 100], [100, 100, 100]]
+    for uses, parent in ((101, WIDTH), (103, 0)):
+        found = cooccurrence.parents(of_tables([[uses, 100], [100, 100]]))
+        assert found[:2].tolist() == [WIDTH, parent]
+    assert cooccurrence.parents(of_tables(table))[:3].tolist() == [WIDTH, 0, 1]

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from sae_gap.learners.online import decorrelation
+from tests.learners.online.family.examples import NARROW, WIDTH, filled, of_tables
 
 # One program a shape.
 decorrelate = jax.jit(decorrelation.decorrelate_atoms)
+decorrelate_children = jax.jit(decorrelation.decorrelate_children)
 
 
 @pytest.fixture
@@ -112,3 +114,45 @@ def test_what_many_atoms_share_is_taken_out_once(rng):
     assert np.all(shared > 0) and np.all(shared[:90] < 0.05)
     # The most central atom stays.
     np.testing.assert_allclose(found[:, -1], atoms[:, -1], atol=1e-6)
+
+
+def test_a_child_is_decorrelated_from_what_includes_it():
+    """Seven pairs in 60 dimensions, where chance makes .13: uses of both, of the first, of the
+    second, and their cosine.
+    """
+    pairs = {
+        (50, 100, 50, 0.25): True,
+        (50, 100, 50, -0.25): True,
+        (50, 100, 50, 0.12): False,
+        # On in 76 % of the child's uses.
+        (38, 100, 50, 0.25): False,
+        # Of two that are used as often none is the child.
+        (95, 100, 100, 0.25): False,
+        (95, 101, 100, 0.25): True,
+        (5, 100, 5, 0.25): False,
+    }
+    atoms, together = NARROW[:, :WIDTH].copy(), np.zeros((WIDTH, WIDTH))
+    for i, (both, first, second, cosine) in enumerate(pairs):
+        together[2 * i : 2 * i + 2, 2 * i : 2 * i + 2] = [[first, both], [both, second]]
+        atoms[:, 2 * i + 1] *= (1 - cosine**2) ** 0.5
+        atoms[:, 2 * i + 1] += cosine * atoms[:, 2 * i]
+    wanted = atoms.copy()
+    for i, ((*_, cosine), moves) in enumerate(pairs.items()):
+        if moves:
+            wanted[:, 2 * i + 1] = unit(atoms[:, 2 * i + 1] - 0.5 * cosine * atoms[:, 2 * i])
+    found = decorrelate_children(atoms.astype(np.float32), of_tables(together), 0.5)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_what_many_that_include_an_atom_share_is_taken_out_once():
+    """Five atoms of cosine .7 with each other, each at .5 with the one that they include: at most
+    all of it goes.
+    """
+    above = 0.7**0.5 * NARROW[:, :1] + 0.3**0.5 * NARROW[:, 1:6]
+    # Their mean has a squared length of .7 + .3 / 5.
+    mean = above.mean(axis=1) / 0.76**0.5
+    child = 0.5 / 0.76**0.5 * mean + (1 - 0.25 / 0.76) ** 0.5 * NARROW[:, 6]
+    together = np.diag([100.0] * 5 + [50])
+    together[5, :5] = together[:5, 5] = 50
+    found = decorrelate_children(filled(np.column_stack([above, child])), of_tables(together), 0.5)
+    np.testing.assert_allclose(found[:, :5].T @ found[:, 5], 0, atol=1e-5)

@@ -1,0 +1,80 @@
+"""Gives an atom to a parent that has none."""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from sae_gap.learners.online.cooccurrence import Cooccurrence
+from sae_gap.learners.online.decorrelation import coherent_cosine
+from sae_gap.learners.online.family.atoms import (
+    BATCH,
+    LEAST_REST,
+    Atoms,
+    alike_pairs,
+    common_factor,
+    idle_atoms,
+    members_of,
+    unit_columns,
+)
+
+# Atoms are a family if their mean loading on the common factor is above this; the loading of p + c
+# is .71 where p and c are of one length.
+LOADED = 0.6
+# An atom whose cosine with the common factor is above this is that factor.
+SAME = 0.9
+
+
+def add_missing_parents(
+    atoms: Atoms, counts: Cooccurrence, idle: Float[Array, " num_latents"]
+) -> Atoms:
+    """Gives an atom to a parent that has none: p is never on without a child, and the atom of each
+    child is `p + c_k`.
+
+    Such atoms are coherent and apart. Each atom follows the most central one, whose coherences have
+    the largest sum, among itself and those that it is coherent with. The followers of an atom that
+    follows itself are a family if their mean loading on their common factor p is large; it is small
+    where each is somewhat coherent with one atom, but not with the others. The atom that is p
+    already takes the factor, or else an idle one, and the members keep what they have beside it.
+    """
+    dictionary, moved = atoms
+    num_latents = dictionary.shape[1]
+    names = jnp.arange(num_latents)
+    alike, cosines = alike_pairs(atoms, counts, coherent_cosine(dictionary))
+    central = jnp.sum(jnp.where(alike, cosines, 0), axis=0)
+    leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
+    leader = jnp.where(leader[leader] == leader, leader, num_latents)
+    members = members_of(leader)
+
+    def find(members):
+        exists, own = members < num_latents, jnp.minimum(members, num_latents - 1)
+        common, rest, length, loading = common_factor(
+            dictionary[:, own], cosines[own[:, None], own], exists
+        )
+        # Fewer than three members have no triples, and hence the least loadings.
+        loaded = jnp.sum(jnp.where(exists, loading, 0)) > LOADED * jnp.sum(exists)
+        return loaded, common, rest, length
+
+    wanted, common, rest, length = lax.map(find, members, batch_size=BATCH)
+    in_family = jnp.append(wanted, False)[leader]
+    close = jnp.where(moved[:, None], -1, dictionary.T @ common.T)
+    has = wanted & (jnp.max(close, axis=0) > SAME)
+    # An atom is the parent of one family, and of its own if it is in one.
+    near = jnp.argmax(close, axis=0)
+    near = _first_claims(
+        jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents)
+    )
+    claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
+    spare = idle_atoms(wanted & ~has, jnp.where(moved | claimed | in_family, jnp.inf, idle))
+    at_parent = jnp.where(has, near, spare)
+    at_member = jnp.where(
+        (at_parent < num_latents)[:, None] & (length > LEAST_REST), members, num_latents
+    )
+    # The parent comes last, since it may be one of the members.
+    return atoms.put(at_member, unit_columns(rest)).put(at_parent, common.T)
+
+
+def _first_claims(places: Int[Array, " num_latents"]) -> Int[Array, " num_latents"]:
+    """The places, with num_latents for those that an earlier one claims as well."""
+    names = jnp.arange(len(places))
+    first = jnp.full(len(places) + 1, len(places)).at[places].min(names)
+    return jnp.where(first[places] == names, places, len(places))

@@ -1,0 +1,48 @@
+"""Takes parents out of children that are used in their place."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.online.cooccurrence import Cooccurrence, mean_code
+from sae_gap.learners.online.decorrelation import coherent_cosine
+from sae_gap.learners.online.family.atoms import Atoms, alike_pairs
+
+# One ray contains another if its projection onto that is longer than this share of it.
+CONTAINS = 0.75
+# An atom is parted only from one with more than this share of its energy.
+_LEAST_ENERGY = 0.3
+# A unit atom of which less than this length is left without its parent is of the same concept.
+_LEAST_PARTED = 0.5
+
+
+def part_from_parents(
+    atoms: Atoms, counts: Cooccurrence
+) -> tuple[Atoms, Bool[Array, " num_latents"]]:
+    """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p,
+    which is off where that is on.
+
+    Such atoms are coherent and apart. The ray of the parent, its atom at the length of its mean
+    code, is shorter than the child's, which contains it. Of several parents the one with the
+    longest ray counts. An atom of which little would be left is of the parent's concept: it stays,
+    and is free for another concept.
+
+    Returns:
+      The atoms, and which are free.
+    """
+    dictionary = atoms.dictionary
+    names = jnp.arange(dictionary.shape[1])
+    size, energy = mean_code(counts, names, names), jnp.diagonal(counts.products)
+    lies, cosines = alike_pairs(atoms, counts, coherent_cosine(dictionary))
+    lies &= (
+        (size[:, None] < size)
+        & (cosines * size > CONTAINS * size[:, None])
+        & (energy[:, None] > _LEAST_ENERGY * energy)
+    )
+    # No parent moves itself.
+    lies &= ~jnp.any(lies, axis=0)[:, None]
+    parent = dictionary[:, jnp.argmax(jnp.where(lies, size[:, None], -1), axis=0)]
+    rest = dictionary - jnp.sum(dictionary * parent, axis=0) * parent
+    parts, twice = jnp.any(lies, axis=0), jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
+    places = jnp.where(parts & ~twice, names, len(names))
+    return atoms.put(places, unit_atoms(rest)[0]), parts & twice

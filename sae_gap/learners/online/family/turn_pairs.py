@@ -1,0 +1,62 @@
+"""Turns pairs of atoms into a parent and its child."""
+
+import jax.numpy as jnp
+
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.online.cooccurrence import Cooccurrence, conditional, includes, mean_code
+from sae_gap.learners.online.family.atoms import LEAST_REST, Atoms
+
+# v is turned, or split from a lone child, only if the new base or the child is on in more than this
+# share of v's uses.
+TURNED = 0.4
+# Codes differ by more than this share where a parent is merged with a child: its mean code beside
+# the others is smaller than without them. So do the rays of a child and its parent.
+DIFFER = 0.15
+
+
+def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
+    """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, which is on beside v
+    where c is off.
+
+    Where p and c are of one length, so are the codes of v and u where both are on: reconstruction
+    and cosines cannot tell this pair from p and c, and it is as sparse. But the ray of u is p,
+    which is shorter than that of v; if v were a parent, the ray of its child would be longer. The
+    ray becomes u, the base of the pair, and what v has beside it becomes v.
+    """
+    dictionary, moved = atoms
+    num_latents = dictionary.shape[1]
+    given, names = conditional(counts), jnp.arange(num_latents)
+    size, beside = mean_code(counts, names, names), mean_code(counts, names[:, None], names)
+    can = includes(counts) & (TURNED < given.T) & (counts.uses[:, None] >= counts.uses)
+    can &= is_short(beside, size[:, None], size, dictionary.T @ dictionary)
+    score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
+    score = jnp.maximum(score, score.T)
+    # Each is the other's best partner, so that no atom is in two pairs. Where either can be the
+    # base, the first becomes it.
+    u = jnp.argmax(score, axis=1)
+    turns = (
+        (jnp.max(score, axis=1) > 0)
+        & (u[u] == names)
+        & can[names, u]
+        & ~(can[u, names] & (u < names))
+    )
+    base = unit_atoms(
+        dictionary[:, u] * counts.products[u, u] + dictionary * counts.products[names, u]
+    )[0]
+    rest = dictionary - jnp.sum(dictionary * base, axis=0) * base
+    turns &= jnp.linalg.norm(rest, axis=0) > LEAST_REST
+    atoms = atoms.put(jnp.where(turns, u, num_latents), base)
+    return atoms.put(jnp.where(turns, names, num_latents), unit_atoms(rest)[0])
+
+
+def is_short(beside, size, other, cosine):
+    """Whether the ray of j, `z̄_ij d_i + z̄_j d_j`, is about as long as that of i or shorter; a
+    child's is longer.
+
+    Args:
+      beside: z̄_ij, the mean code of i beside j.
+      size: z̄_i.
+      other: z̄_j.
+      cosine: of the atoms i and j.
+    """
+    return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2

@@ -1,0 +1,87 @@
+"""Families whose codes and whose repair can be worked out on paper.
+
+A family has orthonormal concepts: a parent p and children c_1 … c_4, which are on with p one at a
+time. All tests have atoms of one shape, so that their program is compiled once: rows of zeros are
+no dimensions, and atoms that a test does not name are orthogonal to all others and used by
+themselves.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.learners.online import families
+from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms
+from sae_gap.learners.online.family.atoms import idle_energy
+
+ROWS, WIDTH = 200, 14
+# Unrelated directions, the last of which are left to the atoms that fill up.
+WIDE, NARROW = (
+    np.pad(
+        np.linalg.qr(np.random.default_rng(0).standard_normal((dim, 28)))[0],
+        ((0, ROWS - dim), (0, 0)),
+    )
+    for dim in (ROWS, 60)
+)
+HALF = 0.5**0.5
+
+
+@jax.jit
+def repair(dictionary, counts):
+    idle = idle_energy(jnp.diagonal(counts.products))
+    (found, moved), idle = families.repair(dictionary, counts, idle)
+    return found, moved, drop_atoms(counts, moved), idle
+
+
+def unit(atoms):
+    return atoms / np.linalg.norm(atoms, axis=0)
+
+
+def filled(atoms):
+    spare = (WIDE if atoms[100:].any() else NARROW)[:, atoms.shape[1] - WIDTH :]
+    return np.concatenate([atoms, spare], axis=1).astype(np.float32)
+
+
+def counted(codes, number=None):
+    """The counts of dense codes, beside 100 samples for each atom that fills up, among four times
+    as many.
+    """
+    spare = WIDTH - codes.shape[1]
+    codes = np.pad(codes, ((0, 100 * spare), (0, spare))).astype(np.float32)
+    codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
+    on = (codes > 0).astype(np.float32)
+    number = 4 * len(codes) if number is None else number
+    return Cooccurrence(
+        *map(jnp.asarray, (on.T @ on, codes.T @ codes, codes.sum(axis=0), np.float32(number)))
+    )
+
+
+def of_tables(together, number=1_000):
+    """The counts of codes that are all 1."""
+    spare = WIDTH - len(together)
+    table = jnp.asarray(
+        np.pad(np.asarray(together, np.float32), (0, spare))
+        + np.diag([0] * len(together) + [60] * spare)
+    )
+    return Cooccurrence(table, table, jnp.diagonal(table), jnp.float32(number))
+
+
+def rearranged(atoms, codes, number=None):
+    """The atoms after the rules, and which of them moved; no atom that fills up does."""
+    found, moved, *_ = repair(filled(atoms), counted(codes, number))
+    own = atoms.shape[1]
+    np.testing.assert_allclose(np.asarray(found)[:, ~moved], filled(atoms)[:, ~moved], atol=1e-6)
+    assert not moved[own:].any()
+    return np.asarray(found)[:, :own], np.flatnonzero(moved).tolist()
+
+
+def samples(*patterns, times=100):
+    return np.tile(np.array(patterns, float), (times, 1))
+
+
+def repaired(frame=NARROW):
+    """What four rays `p + c_k` tell of their common factor and of what they have beside it:
+    `4 p + Σ c` and `c_k - Σ c / 4`.
+    """
+    p, c = frame[:, 0], frame[:, 1:5]
+    return unit(4 * p + c.sum(axis=1)), unit(c - c.mean(axis=1, keepdims=True))
