@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
+import safetensors.numpy
 from absl import flags, logging
 from jaxtyping import Float
 
@@ -178,7 +179,8 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
-    """The finite matrix of floating-point numbers in the .npy file that a flag names, as float32.
+    """The finite matrix of floating-point numbers that the .npy file, or the .safetensors file of
+    one tensor, that a flag names has, as float32.
 
     Raises:
       UsageError: the file cannot be read, or holds anything else.
@@ -187,10 +189,14 @@ def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
     try:
         if not os.path.isfile(path):
             raise OSError("it is not a file")
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if path.endswith(".safetensors"):
+            arrays = [*safetensors.numpy.load_file(path).values()]
+            array = arrays[0] if len(arrays) == 1 else None
+        else:
+            array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, safetensors.SafetensorError) as error:  # type: ignore[attr-defined]
         raise UsageError(
-            f"--{name} {path} cannot be read as a .npy file ({error}); write it by numpy.save."
+            f"--{name} {path} cannot be read ({error}); write it by numpy.save."
         ) from None
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         raise UsageError(

@@ -19,6 +19,7 @@ from sae_gap.measure.check import check as check
 from sae_gap.measure.curve import fvu as fvu
 from sae_gap.measure.downstream import Downstream as Downstream
 from sae_gap.measure.downstream import Network as Network
+from sae_gap.measure.given import dictionary as dictionary
 from sae_gap.measure.learn import learn as learn
 from sae_gap.measure.learned import LearnedDictionary as LearnedDictionary
 from sae_gap.metrics.gap import amortisation_gap as amortisation_gap

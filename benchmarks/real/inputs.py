@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
@@ -22,6 +21,7 @@ from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.measure import Plan
 from sae_gap.measure.check import Check, check
 from sae_gap.measure.downstream import FIRST, Downstream
+from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -58,7 +58,7 @@ class Measured(Options):
 
     sae: tuple[str, ...] = option((), "Folders or files of weights of SAEs.")
     dictionary: tuple[str, ...] = option(
-        (), "Decoders alone: .npy files of (input_dim, num_latents)."
+        (), "Decoders alone: .npy or .safetensors files of (input_dim, num_latents)."
     )
     anyway: bool = option(False, "Measure an SAE even if it explains next to nothing.")
 
@@ -242,9 +242,9 @@ def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
-        alone = path.suffix == ".npy" and path.name != DICTIONARY
+        folder = holds(path.name) or path.name == DICTIONARY
         parts.append(
-            path.with_suffix("") if alone else path.parent if os.path.isfile(path) else path
+            path if not path.is_file() else path.parent if folder else path.with_suffix("")
         )
     for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
         found = ["/".join(path.parts[-depth:]) for path in parts]

@@ -55,7 +55,7 @@ from sae_gap.storage.results import Row, Store, digest
 from sae_gap.storage.tensor_files import brief
 
 # What rows of a measurement call it.
-LEARNED = "learned"
+LEARNED, GIVEN = "learned", "given"
 # Rows that are read and coded at once, and those that are scored.
 CHUNK, SCORED = 1_024, 5_000
 # Steps of an SAE unless its epochs are given.
@@ -131,12 +131,14 @@ class Export(NamedTuple):
 
 
 class LearnedDictionary:
-    """What `learn` returns: unit atoms D and a bias b, for codes `z ≥ 0` with `x ≈ b + D z`.
+    """What `learn` and `dictionary` return: unit atoms D and a bias b, for codes `z ≥ 0` with
+    `x ≈ b + D z`.
 
     Attributes:
       model: the dictionary and the bias, without an encoder.
       l0: mean L0 that codes have unless another is asked for.
-      seconds: that learning took.
+      seconds: that learning took; 0 for a dictionary that was given.
+      labels: of the atoms; None takes their numbers.
       certificate: of the last call of `encode`: the largest duality gap of a row, relative to its
         objective. No codes score lower in the lasso by more than this share. None before the first
         call.
@@ -150,8 +152,9 @@ class LearnedDictionary:
         train: Activations | None,
         held_out: Activations | None,
         seconds: float,
+        labels: Sequence[str] | None = None,
     ):
-        self.model, self.l0, self.seconds = model, l0, seconds
+        self.model, self.l0, self.seconds, self.labels = model, l0, seconds, labels
         self._parts = train, held_out
         # Of the rows that were learned from.
         self._fingerprint: str | None = None
@@ -172,6 +175,8 @@ class LearnedDictionary:
 
     def _part(self, place: int) -> Activations:
         part = self._parts[place]
+        if self._given:
+            raise ValueError("a dictionary that was given has no rows; give activations.")
         if part is None:
             raise ValueError(
                 "the activations of learn were not saved with the dictionary; give them to "
@@ -180,13 +185,18 @@ class LearnedDictionary:
         return part
 
     @property
+    def _given(self) -> bool:
+        """Whether it was learned from no rows."""
+        return self._parts[0] is None and self._fingerprint is None
+
+    @property
     def atoms(self) -> Float[np.ndarray, "input_dim width"]:
         """D."""
         return np.asarray(self.model.decoder)
 
     @property
     def bias(self) -> Float[np.ndarray, " input_dim"]:
-        """b, the mean of the rows that were learned from."""
+        """b; what `learn` returns has the mean of the rows that were learned from."""
         return np.asarray(self.model.bias)
 
     @property
@@ -194,23 +204,28 @@ class LearnedDictionary:
         """The number of atoms."""
         return self.model.decoder.shape[1]
 
-    def lam(self, l0: float | None = None) -> float:
-        """The weight λ of the l1 norm at which the rows that were learned from have a mean L0.
+    def lam(self, l0: float | None = None, activations: Rows | None = None) -> float:
+        """The weight λ of the l1 norm at which rows have a mean L0, found on evenly spaced ones.
 
-        It is found once for each L0, on evenly spaced rows, so that the codes of a row do not
-        depend on its company.
+        That of the rows that were learned from is found once for each L0, so that the codes of a
+        row do not depend on its company.
 
         Args:
           l0: mean number of latents in use; None takes that of `learn`.
+          activations: what `learn` takes; None takes the rows that were learned from.
 
         Raises:
           ValueError: no weight reaches it.
         """
         l0 = self._sparsity(l0)
-        if l0 not in self._weights:
-            rows = self.train.take(evenly_spaced(self.train.num_samples, MATCHED))
-            self._weights[l0] = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
-        return self._weights[l0]
+        if activations is None and l0 in self._weights:
+            return self._weights[l0]
+        source = self.train if activations is None else self._opened(activations)
+        rows = source.take(evenly_spaced(source.num_samples, MATCHED))
+        lam = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
+        if activations is None:
+            self._weights[l0] = lam
+        return lam
 
     def encode(
         self,
@@ -228,14 +243,16 @@ class LearnedDictionary:
 
         Args:
           activations: what `learn` takes.
-          l0: mean L0 of the lasso on the rows that were learned from; None takes that of `learn`.
+          l0: mean L0 of the lasso on the rows that were learned from, or on these very rows where
+            the dictionary was given; None takes that of `learn`.
           refit: whether the values are those of least squares; False gives the lasso's own.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
           Codes, (n, width), a row for each of the activations, outliers too.
         """
-        rows, lam, parts = self._opened(activations), self.lam(l0), []
+        rows, parts = self._opened(activations), []
+        lam = self.lam(l0, rows if self._given else None)
         self.certificate = 0.0
         with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
@@ -262,6 +279,25 @@ class LearnedDictionary:
                 f"{rows.shape[1]}."
             )
         return rows @ self.atoms.T + self.bias
+
+    def largest(
+        self, codes: ArrayLike | scipy.sparse.sparray, count: int = 10
+    ) -> list[list[tuple[Any, float]]]:
+        """The largest codes of each row in descending order, zeros left out, each with the label of
+        its atom.
+
+        Args:
+          codes: dense or sparse, (n, width).
+          count: codes of a row, at most.
+        """
+        check_size("count", count)
+        rows = scipy.sparse.csr_array(codes)
+        labels = range(self.width) if self.labels is None else self.labels
+        parts = np.split(np.stack([rows.indices, rows.data]), rows.indptr[1:-1], axis=1)
+        return [
+            [(labels[int(atom)], value) for atom, value in part[:, np.argsort(-part[1])[:count]].T]
+            for part in parts
+        ]
 
     def fvu(
         self, activations: Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
@@ -297,7 +333,8 @@ class LearnedDictionary:
           activations: what `learn` takes; None takes the rows that `learn` held out.
           l0: mean L0 at which dictionaries are compared; None takes that of `learn`.
           controls: dictionaries of the same width to compare it with, which learn from the rows
-            that it was learned from.
+            that it was learned from. Where it was given they learn from nine tenths of the
+            documents of `activations`, and all are scored on the rest.
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
@@ -306,13 +343,14 @@ class LearnedDictionary:
             self._sparsity(l0),
         )
         screened(rows, outliers)
+        name = GIVEN if self._given else LEARNED
         plan = Plan(
-            [self._sae],
-            self.train,
+            [dataclasses.replace(self._sae, name=name)],
+            rows if self._given else self.train,
             l0=l0,
             controls=controls,
             keep_outliers=outliers == "keep",
-            held_out=rows,
+            held_out=None if self._given else rows,
         )
         with tempfile.TemporaryDirectory() as folder:
             measured = run(plan, Store(folder), show_progress=show_progress)
@@ -321,7 +359,7 @@ class LearnedDictionary:
         if not controls:
             return Report(curves, None, None, measured)
         best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
-        return Report(curves, best, compare_dictionaries(measured, LEARNED, best), measured)
+        return Report(curves, best, compare_dictionaries(measured, name, best), measured)
 
     def sae(
         self,
@@ -392,7 +430,8 @@ class LearnedDictionary:
         return Export(model, k, seconds, l0, left, best, plain)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the dictionary, its bias and the weights λ found so far; no activations.
+        """Writes the dictionary, its bias, its labels and the weights λ found so far; no
+        activations.
 
         Pickling keeps the same.
 
@@ -449,7 +488,8 @@ class LearnedDictionary:
         return digest([self.train.fingerprint(), self.held_out.fingerprint()])
 
     def _content(self) -> bytes:
-        self._fingerprint = self._fingerprint or self._of_rows()
+        if not self._given:
+            self._fingerprint = self._fingerprint or self._of_rows()
         note = {
             "shape": self.atoms.shape,
             "dtype": str(self.model.decoder.dtype),
@@ -457,6 +497,7 @@ class LearnedDictionary:
             "seconds": self.seconds,
             "weights": list(self._weights.items()),
             "rows": self._fingerprint,
+            "labels": self.labels,
         }
         return trees.dump(dataclasses.replace(self.model, encode=None), note)
 
@@ -512,9 +553,8 @@ class LearnedDictionary:
         return rows
 
     def __repr__(self) -> str:
-        return (
-            f"<{self.width} atoms of {len(self.bias)} dimensions, learned for an L0 of {self.l0:g}>"
-        )
+        name, size = GIVEN if self._given else LEARNED, len(self.bias)
+        return f"<{self.width} atoms of {size} dimensions, {name} for an L0 of {self.l0:g}>"
 
 
 def _read(content: bytes) -> LearnedDictionary:
@@ -523,7 +563,7 @@ def _read(content: bytes) -> LearnedDictionary:
     shapes = tuple(note["shape"]), tuple(note["shape"][:1])
     like: Any = [jax.ShapeDtypeStruct(shape, note["dtype"]) for shape in shapes]
     model = trees.load(content, Model(*like))
-    learned = LearnedDictionary(model, note["l0"], None, None, note["seconds"])
+    learned = LearnedDictionary(model, note["l0"], None, None, note["seconds"], note.get("labels"))
     learned._weights, learned._fingerprint = dict(note["weights"]), note["rows"]
     return learned
 

@@ -33,7 +33,7 @@ def locate(path: str | os.PathLike[str], sae_id: str | None = None) -> Path:
         raise ValueError(
             f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE."
         ) from None
-    if not _holds(weights.name):
+    if not holds(weights.name):
         raise ValueError(f"{weights} is not the weights of an SAE, {_EXPECTED}.")
     return weights
 
@@ -65,7 +65,7 @@ def _weights(path: Path) -> Path:
     raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 
-def _holds(name: str) -> bool:
+def holds(name: str) -> bool:
     """Whether a file of this name holds weights."""
     return name in (*_READERS, FIT) or re.fullmatch(r"ae_\d+\.pt", name) is not None
 
@@ -73,7 +73,7 @@ def _holds(name: str) -> bool:
 def _found(folder: Path, depth: int) -> list[Path]:
     """The files of weights so many folders below one."""
     return sorted(
-        place for place in folder.glob("*/" * depth + "*") if _holds(place.name) and place.is_file()
+        place for place in folder.glob("*/" * depth + "*") if holds(place.name) and place.is_file()
     )
 
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from matplotlib import image
 
 import sae_gap
@@ -46,6 +47,7 @@ def files(task, tmp_path_factory):
         folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10)
     )
     np.save(folder / "D.npy", atoms)
+    safetensors.numpy.save_file({"atoms": atoms}, folder / "D.safetensors")
     return folder
 
 
@@ -140,7 +142,7 @@ def test_the_same_command_measures_nothing_again(done, call, monkeypatch):
 
 def test_a_decoder_alone(files, call, tmp_path):
     arguments = (
-        f"--dictionary={files / 'D.npy'}",
+        f"--dictionary={files / 'D.safetensors'}",
         f"--activations={files / 'x.npz'}",
         "--match_l0=2",
         "--controls=none",
@@ -250,12 +252,14 @@ def test_what_is_proved_is_said_in_the_same_words_everywhere(page):
 
 
 def test_names_tell_paths_apart(tmp_path):
-    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "d/dictionary.npy"):
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "c/E.safetensors", "d/dictionary.npy"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert inputs.names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
     assert inputs.names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
     assert inputs.names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
+    pair = [str(tmp_path / "c" / name) for name in ("D.npy", "E.safetensors")]
+    assert inputs.names(pair) == ["D", "E"]
     # A control is called so, and its rows are apart from those of the user's own.
     assert inputs.names(["/home/random"], ["random"]) == ["home/random"]
 

@@ -1,0 +1,56 @@
+"""The front door for a dictionary that was not learned, such as the rows of an unembedding."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from sae_gap.core.checks import detached
+from sae_gap.core.matching import as_matrix
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.measure.learned import LearnedDictionary
+
+
+def dictionary(
+    atoms: ArrayLike,
+    bias: ArrayLike | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    l0: float = 25,
+) -> LearnedDictionary:
+    """What `learn` returns, of atoms that are given: it encodes, scores, reports and compares
+    itself.
+
+    It has no rows of its own. `encode` therefore finds the weight of an L0 on the very rows that it
+    codes, and `fvu`, `report` and `lam` ask for activations.
+
+    Args:
+      atoms: of any length but zero, as columns, (input_dim, num_latents); codes are of the atoms at
+        unit length.
+      bias: b in `x ≈ b + D z`, (input_dim,); None takes zeros, so that codes are of the activations
+        as they are.
+      labels: a text for each atom, such as its token, by which `largest` shows codes.
+      l0: mean L0 of codes unless another is asked for.
+
+    Returns:
+      The dictionary.
+
+    Raises:
+      ValueError: the atoms are no finite matrix, one is zero, or bias or labels do not fit them.
+    """
+    matrix = as_matrix("atoms", atoms)
+    dim, width = matrix.shape
+    if labels is not None and len(labels) != width:
+        mend = "transpose atoms" if len(labels) == dim else "give one for each column of atoms"
+        raise ValueError(f"{len(labels)} labels do not fit {width} atoms; {mend}.")
+    empty = np.flatnonzero(~matrix.any(axis=0))
+    if empty.size:
+        raise ValueError(
+            f"{empty.size} of the atoms have zero length, the first is number {empty[0]}; leave "
+            "them out, with their labels."
+        )
+    offset = np.zeros(dim, matrix.dtype) if bias is None else np.asarray(detached(bias))
+    model = Model(unit_atoms(jnp.asarray(matrix))[0], offset)
+    return LearnedDictionary(model, l0, None, None, 0.0, None if labels is None else [*labels])
