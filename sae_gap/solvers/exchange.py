@@ -1,0 +1,231 @@
+"""k-sparse codes that no exchange improves: non-negative orthogonal matching pursuit, and then
+drops, swaps and additions of atoms until none helps.
+
+Of a sample y and a support S with Gram matrix G, least squares z and residual r, an atom a has
+
+    c = aᵀ r,    h = G⁻¹ D_Sᵀ a,    p = 1 - hᵀ D_Sᵀ a,
+
+p being its energy outside the span of S. As a takes the place of the atom j of S, and all values
+are fitted anew, the squared error falls by exactly
+
+    (c + z_j h_j / [G⁻¹]_jj)² / (p + h_j² / [G⁻¹]_jj) - z_j² / [G⁻¹]_jj.
+
+That takes `D_Sᵀ a` of all atoms, which an exchange changes in one row: it costs one product with
+the dictionary. Over `z ≥ 0` an exchange gains at most as much, so that the best ones by this figure
+are fitted, in descending order, until one does gain.
+"""
+
+import numpy as np
+import scipy.linalg
+import scipy.optimize
+import scipy.sparse
+from jax.typing import ArrayLike
+
+from sae_gap.core.checks import check_integer
+from sae_gap.core.matching import as_matrix
+from sae_gap.core.pursuit import DEPENDENT
+from sae_gap.runtime.cores import on_cores, one_blas_thread
+
+# Inner products of atoms held at once.
+ROOM = 2**26
+# Atoms that are exchanged before all are looked through again, exchanges that are fitted before a
+# sample is given up, and its most exchanges for each atom.
+POOL, TRIED, MOST = 256, 32, 20
+# Share of a signal's energy that an exchange must gain.
+LEAST = 1e-6
+
+
+@one_blas_thread()
+def exchange_pursuit(
+    signals: ArrayLike,
+    dictionary: ArrayLike,
+    num_atoms: int,
+    *,
+    start: scipy.sparse.csr_array | None = None,
+    exchanges: bool = True,
+) -> scipy.sparse.csr_array:
+    """Least squares over `z ≥ 0` on at most k atoms a sample, which no drop, swap or addition of an
+    atom improves, as the module tells.
+
+    Args:
+      signals: (n, input_dim).
+      dictionary: (input_dim, num_latents); atoms are scaled to unit norm first.
+      num_atoms: k.
+      start: codes on whose supports, of at most k atoms, exchanges begin; None begins with
+        non-negative orthogonal matching pursuit, each of whose steps takes the atom of largest
+        correlation with the residual of non-negative least squares.
+      exchanges: False ends with what they would begin with.
+
+    Returns:
+      Codes of the unit atoms, (n, num_latents).
+
+    Raises:
+      ValueError: an argument has a wrong shape or value.
+
+    References:
+      Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
+      Miller (2002), "Subset selection in regression", for exchanges.
+    """
+    targets = as_matrix("signals", signals).astype(np.float32)
+    atoms = np.ascontiguousarray(as_matrix("dictionary", dictionary).T, np.float32)
+    check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
+    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = atoms / np.where(norms > 0, norms, 1)
+    size = max(1, ROOM // (num_atoms * len(atoms)))
+    parts = []
+    for begin in range(0, len(targets), size):
+        rows = slice(begin, begin + size)
+        block = _Block(targets[rows], atoms, num_atoms)
+        if start is None:
+            block.pursue()
+        else:
+            block.open(start[rows])
+        if exchanges:
+            block.exchange()
+        parts.append(block.codes())
+    return scipy.sparse.csr_array(scipy.sparse.vstack(parts))
+
+
+class _Block:
+    """Samples that are coded together, so that products with the dictionary are of many rows.
+
+    Each has k slots. A slot holds an atom with its code and its inner products with all atoms; one
+    whose code is zero is free.
+    """
+
+    def __init__(self, targets, atoms, num_atoms):
+        self.atoms, self.pull = atoms, targets @ atoms.T
+        self.least = LEAST * np.einsum("nm,nm->n", targets, targets, dtype=np.float64)
+        self.inner = np.zeros((len(targets), num_atoms, len(atoms)), np.float32)
+        self.places = np.full((len(targets), num_atoms), -1)
+        self.values = np.zeros(self.places.shape)
+
+    def codes(self):
+        rows, slots = np.nonzero(self.values)
+        parts = self.values[rows, slots].astype(np.float32), (rows, self.places[rows, slots])
+        return scipy.sparse.csr_array(parts, self.pull.shape)
+
+    def take(self, rows, slots, atoms):
+        """Puts atoms into slots and fits the values of these rows anew."""
+        self.places[rows, slots] = atoms
+        self.inner[rows, slots] = self.atoms[atoms] @ self.atoms.T
+        for i in np.unique(rows):
+            used = np.flatnonzero(self.places[i] >= 0)
+            chosen = self.places[i, used]
+            gram = self.inner[i][np.ix_(used, chosen)]
+            self.values[i, used] = _fit(gram, self.pull[i, chosen])
+
+    def open(self, start):
+        rows, atoms = start.nonzero()
+        self.take(rows, np.arange(len(rows)) - start.indptr[rows], atoms)
+
+    def pursue(self):
+        """Each step takes one more atom, whatever becomes of its code."""
+        rows = np.arange(len(self.pull))
+        for slot in range(self.places.shape[1]):
+            score = np.stack(on_cores(self._left, list(rows)))
+            score[np.arange(len(rows))[:, None], self.places[rows, :slot]] = -np.inf
+            best = score.argmax(axis=1)
+            # What is left of a signal that is fitted is rounding.
+            fine = score.max(axis=1) > self.least[rows] ** 0.5
+            rows, best = rows[fine], best[fine]
+            if not len(rows):
+                return
+            self.take(rows, np.full(len(rows), slot), best)
+
+    def exchange(self):
+        rows = np.arange(len(self.pull))
+        for _ in range(MOST):
+            found = on_cores(self._improve, list(rows))
+            changed = [(i, new) for i, new in zip(rows, found, strict=True) if new is not None]
+            if not changed:
+                return
+            places = []
+            for i, new in changed:
+                stays = np.isin(self.places[i], new) & (self.values[i] > 0)
+                enter = np.setdiff1d(new, self.places[i, stays])
+                slots = np.flatnonzero(~stays)
+                self.places[i, slots], self.inner[i, slots] = -1, 0
+                places += [(i, *pair) for pair in zip(slots, enter, strict=False)]
+            self.take(*map(np.array, zip(*places, strict=True)))
+            rows = np.array([i for i, _ in changed])
+
+    def _left(self, i):
+        """The correlations of all atoms with the residual."""
+        return self.pull[i] - self.values[i].astype(np.float32) @ self.inner[i]
+
+    def _improve(self, i):
+        """The support to which exchanges lead; None where none helps.
+
+        Those among the atoms that promise most are tried until none helps. They are few, so that
+        all their inner products are at hand.
+        """
+        used, least = np.flatnonzero(self.values[i]), self.least[i]
+        chosen, values = self.places[i, used], self.values[i, used]
+        size, inner = self.places.shape[1], self.inner[i, used]
+        room = len(used) < size
+        promise = _promise(inner, chosen, values, self._left(i), room).max(axis=0)
+        if not promise.max() > least:
+            return None
+        best = np.argpartition(-promise, min(POOL, len(promise)) - 1)[:POOL]
+        pool = np.append(chosen, np.setdiff1d(best, chosen))
+        atoms = self.atoms[pool].astype(float)
+        gram, toward = atoms @ atoms.T, self.pull[i, pool].astype(float)
+        support = np.arange(len(used))
+        values = _fit(gram[np.ix_(support, support)], toward[support])
+        for _ in range(MOST * size):
+            left = toward - values @ gram[support]
+            room = len(support) < size
+            promise = _promise(gram[support], support, values, left, room)
+            tried = np.argsort(-promise, axis=None)[:TRIED]
+            for pair in tried[promise.ravel()[tried] > least]:
+                drop, atom = divmod(pair, len(pool))
+                # The last row is of a free place.
+                new = np.append(support[np.arange(len(support)) != drop], atom)
+                fitted = _fit(gram[np.ix_(new, new)], toward[new])
+                if toward[new] @ fitted > toward[support] @ values + least:
+                    support, values = new[fitted > 0], fitted[fitted > 0]
+                    break
+            else:
+                break
+        return None if (support < len(used)).all() else pool[support]
+
+
+def _promise(inner, support, values, left, room):
+    """What each atom takes from the squared error in each place, (s + 1, n); the last one is free.
+
+    Args:
+      inner: (s, n), inner products of the support with all atoms.
+      support: their numbers, (s,).
+      values: their least squares, (s,).
+      left: correlations with the residual, (n,).
+      room: whether a place is free.
+    """
+    inverse = np.linalg.inv(inner[:, support].astype(float)).astype(inner.dtype)
+    shares = inverse @ inner
+    energy = 1 - np.einsum("sa,sa->a", shares, inner)
+    found = np.zeros((len(support) + 1, len(left)), inner.dtype)
+    for j, spread in enumerate(np.diagonal(inverse)):
+        value = values[j].astype(inner.dtype)
+        found[j] = _gain(left + value / spread * shares[j], energy + shares[j] ** 2 / spread)
+        found[j] -= value**2 / spread
+    if room:
+        found[-1] = _gain(left, energy)
+    found[:, support] = 0
+    return found
+
+
+def _gain(left, energy):
+    """What an atom takes from the squared error, that of one in the span of the others being
+    none.
+    """
+    return np.where(energy > DEPENDENT, np.maximum(left, 0) ** 2 / np.maximum(energy, DEPENDENT), 0)
+
+
+def _fit(gram, toward):
+    """Least squares over `z ≥ 0` by the Gram matrix."""
+    ridge = 1e-7 * np.eye(len(gram))
+    factor = scipy.linalg.cholesky(gram + ridge, lower=True)
+    half = scipy.linalg.solve_triangular(factor, toward, lower=True)
+    values = scipy.linalg.solve_triangular(factor.T, half)
+    return values if (values > 0).all() else scipy.optimize.nnls(factor.T, half)[0]

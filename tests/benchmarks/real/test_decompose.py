@@ -1,0 +1,52 @@
+"""The binary on a small dictionary: its tables, that it measures nothing again, and bad input."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from sae_gap.measure import decomposition
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    atoms = rng.normal(size=(10, 30)).astype(np.float32)
+    x = np.abs(rng.normal(size=(40, 30))) @ atoms.T * 0.1 + rng.normal(size=(40, 10)) + 1
+    np.save(folder / "D.npy", atoms)
+    np.savez(folder / "x.npz", activations=x.astype(np.float32), documents=np.arange(40) // 4)
+    return folder
+
+
+def test_it_prints_its_tables_and_measures_nothing_again(files, call, tmp_path, monkeypatch):
+    flags = [f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--k=2,3"]
+    flags += ["--controls=2", "--controlled=10", "--centred", f"--results_dir={tmp_path}"]
+    code, out, err = call("decompose", *flags)
+    assert code == 0 and "Captured variance of at most k atoms" in out, err
+    with (tmp_path / "decompose" / "summary.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["codes"] for line in lines} == {*decomposition.CODES, "ceiling", "span"}
+    spans = {(line["control"], line["k"]): line for line in lines if line["control"]}
+    assert len(spans) == 8 and all(
+        1 <= float(spans[kind, "2"]["occupancy"]) <= 3
+        for kind in ("isotropic", "shuffled", "covariance")
+    )
+    low, mid, high = (float(spans["covariance", "3"][name]) for name in ("low", "captured", "high"))
+    assert 0 < low < mid < high < 1
+    monkeypatch.setattr(decomposition, "decompose", None)
+    monkeypatch.setattr(decomposition, "gains", None)
+    assert call("decompose", *flags)[:2] == (0, out)
+
+
+@pytest.mark.parametrize(
+    ("flags", "match"),
+    [
+        (["--dictionary={D}"], "nothing to decompose; give --activations and --dictionary"),
+        (["--dictionary={D}", "--activations={x}", "--k=11"], "at least 11 atoms"),
+        (["--dictionary={x}", "--activations={x}"], "does not hold one array"),
+    ],
+)
+def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):
+    given = [flag.format(D=files / "D.npy", x=files / "x.npz") for flag in flags]
+    code, _, err = call("decompose", *given, f"--results_dir={tmp_path}")
+    assert code == 2 and match in err.splitlines()[-1]
