@@ -71,8 +71,8 @@ def decompose(
       `lost` is what it has less than the best, with its interval. `atoms` are in use in some
       sample, `common` is the share of samples that use the most common one; `shared` is the share
       of the best code's support that it has, `top` of samples whose largest code is on the same
-      atom. `bound` is what no non-negative codes on k atoms exceed whose values are at most the
-      largest of that sample's best code, by `boxed_bound`.
+      atom. `bound`, of the best, is what no non-negative codes on k atoms exceed whose values are
+      at most the largest of that sample's best code, by `boxed_bound`.
     """
     target = np.asarray(sae.target(x))
     atoms = np.asarray(sae.model.decoder)
@@ -100,7 +100,7 @@ def decompose(
             told |= _compared(found[name], found["best"])
             lost = _shares(errors[name] - errors["best"], energy, documents)
             told |= dict(zip(("lost", "lost_low", "lost_high"), lost, strict=True))
-            told["bound"] = float(bound @ energy / energy.sum())
+            told["bound"] = float(bound @ energy / energy.sum()) if name == "best" else None
             told["certificate"] = certificate if name == "lasso" else None
             rows.append(told)
     return rows
