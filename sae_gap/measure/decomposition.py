@@ -115,7 +115,7 @@ def ceiling(sae: SAE, x: Float[np.ndarray, "n input_dim"]) -> Row:
     `boxed_bound` holds for codes of any number and size. Else the bound is 1.
     """
     target, atoms = np.asarray(sae.target(x)), np.asarray(sae.model.decoder)
-    weight = CEILING * (target @ atoms).max(axis=1, keepdims=True)
+    weight = CEILING * _largest(target, atoms)
     codes = sparse_code(target, atoms, weight, sparse=True).codes
     left, energy, side = target - codes @ atoms.T, squares(target), _side(atoms)
     bound = np.ones(len(x))
@@ -238,14 +238,14 @@ def _lasso_path(target, atoms, sizes):
     """The largest supports of at most so many atoms on a path of weights, the residuals along it,
     and the largest relative duality gap.
     """
-    top = (target @ atoms).max(axis=1, keepdims=True)
+    top = _largest(target, atoms)
     supports = {k: scipy.sparse.csr_array((len(target), atoms.shape[1])) for k in sizes}
     codes, duals, worst = None, [target], 0.0
     for step in range(1, STEPS + 1):
         solved = sparse_code(
             target,
             atoms,
-            np.maximum(top, 1e-9) * RATIO**step,
+            top * RATIO**step,
             init=None if codes is None else codes.toarray(),
             sparse=True,
         )
@@ -257,6 +257,11 @@ def _lasso_path(target, atoms, sizes):
         if counts.min(initial=0) > max(sizes):
             break
     return supports, duals, worst
+
+
+def _largest(target, atoms):
+    """λ_max of each sample; of one that correlates with no atom, some number above zero."""
+    return np.maximum((target @ atoms).max(axis=1, keepdims=True), 1e-9)
 
 
 def _choose(first, one, other):
