@@ -21,7 +21,8 @@ class BatchTopKParameters(eqx.Module):
 
 class BatchTopK(AmortisedEncoder):
     """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a
-    batch of n; no penalty.
+    batch of n; no penalty. With `start`, a batch keeps `(start + (1 - start) t / T) k · n` at step
+    t of T.
 
     θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains
     it. Without a batch to compete in, a sample's codes do not depend on its company.
@@ -29,6 +30,7 @@ class BatchTopK(AmortisedEncoder):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in θ; the first batch sets it.
+      start: the multiple of k that training starts with, from which it falls linearly to k.
 
     References:
       Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
@@ -40,10 +42,12 @@ class BatchTopK(AmortisedEncoder):
 
     k: int = eqx.field(static=True, default=10)
     rate: float | Array = 0.01
+    start: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
         check_size("k", self.k)
         check_number("rate", self.rate, above=0, most=1)
+        check_number("start", self.start, least=1)
 
     def parameters(self, weight, key):
         return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
@@ -57,10 +61,16 @@ class BatchTopK(AmortisedEncoder):
         return "jumprelu", {}, model.encoder.affine.exported() | {"threshold": threshold}
 
     def loss(self, model, signals, penalty):
+        return self.loss_after(1.0, model, signals, penalty)
+
+    def loss_after(self, done, model, signals, penalty):
         # The padding of a last, smaller batch competes as well: it holds samples of the same epoch,
         # and a batch of the usual size keeps the usual share.
         hidden = self._hidden(model, signals)
-        codes = keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
+        count = self.k * len(hidden)
+        if self.start > 1:
+            count = jnp.round((self.start + (1 - self.start) * done) * count).astype(int)
+        codes = keep_largest(hidden.reshape(1, -1), count).reshape(hidden.shape)
         return self.errors(model, signals, codes), running_threshold(
             model.encoder.threshold, codes, self.rate
         )

@@ -221,6 +221,16 @@ class AmortisedEncoder(Encoder):
         codes, sparsity = self.with_penalty(model, signals)
         return self.errors(model, signals, codes) + penalty * sparsity, None
 
+    def loss_after(
+        self,
+        done: Float[ArrayLike, ""],
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        penalty: Float[ArrayLike, ""],
+    ) -> tuple[Float[Array, " n"], Any]:
+        """`loss`, of an encoder whose loss changes with the share of the steps that are done."""
+        return self.loss(model, signals, penalty)
+
     def errors(
         self,
         model: Model,

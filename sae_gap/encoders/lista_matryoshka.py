@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from sae_gap.core.checks import check_number
+from sae_gap.encoders.encoder import Recipe
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
 
@@ -21,19 +22,22 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
+      start: the multiple of k that training starts with; the tuned one falls from 2.4.
       prefixes: increasing shares of the latents that a nested dictionary has.
       step: η.
 
     References:
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML.
-      That a single step pays on a world of SynthSAEBench is chanind's finding, in
-      claude-auto-research-synthsaebench (2026); the form is this suite's.
+      That a single step and a falling k pay on a world of SynthSAEBench is chanind's finding, in
+      claude-auto-research-synthsaebench (2026), whose k falls from 60 to 25; the form is this
+      suite's.
     """
 
     name = "lista_matryoshka"
     label = "LISTA-Matryoshka"
     colour = "#882255"
     rank = 7
+    recipe = Recipe(options={"start": 2.4})
 
     step: float | Array = 0.3
 

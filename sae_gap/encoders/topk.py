@@ -5,7 +5,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_size
 from sae_gap.encoders.encoder import AmortisedEncoder
@@ -35,8 +35,10 @@ class TopK(AmortisedEncoder):
         return "topk", options, model.encoder.exported()
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, "n num_latents"]:
+@eqx.filter_jit
+def keep_largest(
+    values: Float[Array, "n num_latents"], k: int | Int[Array, ""]
+) -> Float[Array, "n num_latents"]:
     """Zeroes all but the k largest entries of each row of non-negative values, ties going to the
     lower index.
 
@@ -47,9 +49,12 @@ def keep_largest(values: Float[Array, "n num_latents"], k: int) -> Float[Array, 
     Returns:
       The values, thinned. The gradient passes through the entries kept.
     """
-    if k >= values.shape[1]:
+    counted = eqx.is_array(k)
+    if not counted and k >= values.shape[1]:
         return values
-    sort, count = (functools.partial(way, k=k) for way in (_by_sort, _by_bits))
+    count = functools.partial(_by_bits, k=k)
+    # A sort must know k when it is compiled.
+    sort = count if counted else functools.partial(_by_sort, k=k)
     given = jax.lax.stop_gradient(values)
     # One without a sign, which a sort takes for the least of all.
     given = jnp.where(jnp.isnan(given), jnp.nan, given)

@@ -209,9 +209,11 @@ class SparseAutoencoder(Learner):
         shuffle_key, key = jax.random.split(state.key)
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         rule = self._optimiser(len(data.signals), state.model.decoder.shape[1])
+        number = jnp.arange(len(epoch[0])) + state.epoch * len(epoch[0])
+        done = number / (self.num_steps * len(epoch[0]))
 
         def train_step(carry, batch):
-            indices, weights = batch
+            indices, weights, done = batch
             signals, weights = sharding.split_batch((data.signals[indices], weights))
             signals = (signals - state.mean) / state.unit
             model, optimiser, steering = carry
@@ -223,7 +225,7 @@ class SparseAutoencoder(Learner):
                 )
                 penalty = penalty * factor
             model, optimiser = self._update(
-                rule, model, optimiser, signals, weights, penalty * state.live
+                rule, model, optimiser, signals, weights, penalty * state.live, done
             )
             model = model if error is None else self.encoder.raised(model, NUDGE * error)
             if self.renormalise_every is None and not self.frozen:
@@ -231,7 +233,7 @@ class SparseAutoencoder(Learner):
             return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
-        (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, epoch)
+        (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, (*epoch, done))
         if self.renormalise_every is not None and not self.frozen:
             model = jax.lax.cond(
                 state.epoch % self.renormalise_every == 0, _unit, lambda model: model, model
@@ -297,11 +299,12 @@ class SparseAutoencoder(Learner):
         signals,
         weights,
         penalty,
+        done,
     ):
         def loss(model):
             # Squared errors are means over padded dimensions as well, and smaller for it; Adam
             # minds their ratio alone.
-            losses, seen = self.encoder.loss(model, signals, penalty)
+            losses, seen = self.encoder.loss_after(done, model, signals, penalty)
             return jnp.sum(weights * losses), seen
 
         gradient, seen = jax.grad(loss, has_aux=True)(model)

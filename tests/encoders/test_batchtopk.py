@@ -38,10 +38,10 @@ def problem(seed=0, n=9, input_dim=4, num_latents=7, threshold=0.0):
     return model, jnp.asarray(signals), hidden
 
 
-def kept(hidden):
+def kept(hidden, count=None):
     """The largest of the whole batch, by a sort."""
     codes = np.zeros(hidden.size)
-    best = np.argsort(-hidden, axis=None)[: K * len(hidden)]
+    best = np.argsort(-hidden, axis=None)[: K * len(hidden) if count is None else count]
     codes[best] = hidden.ravel()[best]
     return codes.reshape(hidden.shape)
 
@@ -55,6 +55,39 @@ def test_training_keeps_the_largest_of_the_batch():
     rest = codes @ np.asarray(model.dictionary).T + np.asarray(model.bias) - np.asarray(signals)
     np.testing.assert_allclose(losses, (rest**2).mean(axis=1), rtol=1e-5)
     assert float(threshold) == pytest.approx(codes[codes > 0].min(), rel=1e-5)
+
+
+def test_what_a_batch_keeps_falls_linearly_from_its_start():
+    """From twice two latents a sample to two; without a start two throughout. There are nine."""
+    model, signals, hidden = problem()
+    falling = eqx.filter_jit(lambda encoder, *given: encoder.loss_after(*given))
+    for start, done, count in ((2, 0.0, 36), (2, 0.5, 27), (2, 0.95, 19), (1, 0.0, 18)):
+        errors, threshold = falling(BatchTopK(K, start=start), jnp.asarray(done), model, signals, 0)
+        codes = kept(hidden, count)
+        rest = codes @ np.asarray(model.dictionary).T + np.asarray(model.bias) - np.asarray(signals)
+        np.testing.assert_allclose(errors, (rest**2).mean(axis=1), rtol=1e-5)
+        assert float(threshold) == pytest.approx(codes[codes > 0].min(), rel=1e-5)
+
+
+class Clock(BatchTopK):
+    """Its threshold adds up the shares of training at which its loss was asked for."""
+
+    def loss_after(self, done, model, signals, penalty):
+        return self.loss(model, signals, penalty)[0], model.encoder.threshold + done
+
+    def loss(self, model, signals, penalty):
+        return BatchTopK.loss_after(self, 1.0, model, signals, penalty)
+
+
+def test_training_tells_its_loss_the_share_of_steps_done():
+    """Two epochs of three batches, the last one smaller."""
+    learner = SparseAutoencoder(Clock(K), num_steps=2, batch_size=4, weight_decay=0.0)
+    data = Split(problem()[1])
+    state = learner.init(data, num_latents=7, key=jax.random.key(0))
+    for epochs in (1, 2):
+        state = learner.step(data, state)
+        shares = np.arange(3 * epochs) / 6
+        assert float(state.model.encoder.threshold) == pytest.approx(shares.sum(), rel=1e-5)
 
 
 def test_the_threshold_is_a_running_mean_that_the_first_batch_sets():
