@@ -37,6 +37,11 @@ class Cooccurrence(NamedTuple):
         """The samples that use each atom."""
         return jnp.diagonal(self.together)
 
+    @property
+    def given(self) -> Float[Array, "num_latents num_latents"]:
+        """P(i | j) in row i and column j, the share of j's uses in which i is on."""
+        return self.together / jnp.maximum(self.uses, 1)
+
 
 def empty_counts(num_latents: int, dtype) -> Cooccurrence:
     """The counts of no samples."""
@@ -74,22 +79,14 @@ def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Co
     )
 
 
-def conditional(counts: Cooccurrence) -> Float[Array, "num_latents num_latents"]:
-    """P(i | j) in row i and column j, the share of j's uses in which i is on; zero on the
-    diagonal.
-    """
-    given = counts.together / jnp.maximum(counts.uses, 1)
-    return given - jnp.diag(jnp.diagonal(given))
-
-
 def includes(counts: Cooccurrence) -> Bool[Array, "num_latents num_latents"]:
     """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
 
     P(i) is the share of all samples that use i. So an atom that is nearly always on does not
-    include others by that alone.
+    include others by that alone. An atom includes itself.
     """
     least = 1 - (1 - INCLUDES) * (1 - counts.uses / jnp.maximum(counts.number, 1))
-    return (conditional(counts) > least[:, None]) & (counts.uses >= LEAST_USES)
+    return (counts.given > least[:, None]) & (counts.uses >= LEAST_USES)
 
 
 def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import LEAST_USES, Cooccurrence, conditional
+from sae_gap.learners.online.cooccurrence import LEAST_USES, Cooccurrence
 
 # Two atoms are apart if each is on in less than this share of the other's uses.
 APART = 0.5
@@ -16,9 +16,9 @@ IDLE = 0.1
 MEMBERS, BATCH = 8, 64
 # What is left of a unit ray without the common factor is an atom if it is longer than this.
 LEAST_REST = 0.1
-# What keeps a common factor from being ill-posed: a ridge, the least cosine to divide by, and the
-# least squared loading.
-_RIDGE, _LEAST_COSINE, _LEAST_SQUARE = 0.01, 0.05, 0.01
+# What keeps a common factor from being ill-posed: a ridge, which is the least squared loading too,
+# and the least cosine to divide by.
+_RIDGE, _LEAST_COSINE = 0.01, 0.05
 
 
 class Atoms(NamedTuple):
@@ -48,24 +48,20 @@ def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_lat
     return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
 
 
-def idle_atoms(
-    wanted: Bool[Array, " num_latents"], idle: Float[Array, " num_latents"]
-) -> Int[Array, " num_latents"]:
+def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
     """An idle atom for each that wants one, as long as there are any; else num_latents."""
     queue = jnp.argsort(idle)
     turn = jnp.cumsum(wanted) - 1
     return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
 
 
-def alike_pairs(
-    atoms: Atoms, counts: Cooccurrence, least: float | Float[Array, ""]
-) -> tuple[Bool[Array, "num_latents num_latents"], Float[Array, "num_latents num_latents"]]:
+def alike_pairs(atoms: Atoms, counts: Cooccurrence, least):
     """Which pairs of judged atoms have a cosine above the least and are apart; and all cosines."""
-    given = conditional(counts)
     cosines = atoms.dictionary.T @ atoms.dictionary
     judged = (counts.uses >= LEAST_USES) & ~atoms.moved
-    pairs = judged[:, None] & judged & ~jnp.eye(len(judged), dtype=bool)
-    return pairs & (jnp.maximum(given, given.T) < APART) & (cosines > least), cosines
+    # No atom is apart from itself.
+    apart = jnp.maximum(counts.given, counts.given.T) < APART
+    return judged[:, None] & judged & apart & (cosines > least), cosines
 
 
 def members_of(owner: Int[Array, " num_latents"]) -> Int[Array, "num_latents members"]:
@@ -84,14 +80,9 @@ def common_factor(
     rays: Float[Array, "input_dim some"],
     products: Float[Array, "some some"],
     exists: Bool[Array, " some"],
-) -> tuple[
-    Float[Array, " input_dim"],
-    Float[Array, "input_dim some"],
-    Float[Array, " some"],
-    Float[Array, " some"],
-]:
-    """The common factor p of unit rays, what each has beside it, how long that is, and the loadings
-    on p.
+):
+    """The common factor p of unit rays, (input_dim,), what each has beside it, (input_dim, some),
+    how long that is, and the loadings on p.
 
     Rays that have nothing but p in common have the products `r_j · r_k = a_j a_k`, with the
     loadings `a_j = r_j · p`. These give `a_j² = mean over k and l of r_j·r_k r_j·r_l / r_k·r_l`,
@@ -110,7 +101,7 @@ def common_factor(
     squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2)) / jnp.maximum(
         jnp.sum(triples, axis=(1, 2)), 1
     )
-    loading = jnp.sqrt(jnp.clip(squares, _LEAST_SQUARE, 1))
+    loading = jnp.sqrt(jnp.clip(squares, _RIDGE, 1))
     system = jnp.where(pairs, products, 0) + jnp.diag(jnp.where(exists, _RIDGE, 1))
     factor = rays @ jnp.linalg.solve(system, jnp.where(exists, loading, 0))
     common = unit_atoms(factor[:, None])[0]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import Cooccurrence, conditional, includes, mean_code
+from sae_gap.learners.online.cooccurrence import Cooccurrence, includes, mean_code
 from sae_gap.learners.online.family.atoms import LEAST_REST, Atoms
 
 # v is turned, or split from a lone child, only if the new base or the child is on in more than this
@@ -25,9 +25,10 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     """
     dictionary, moved = atoms
     num_latents = dictionary.shape[1]
-    given, names = conditional(counts), jnp.arange(num_latents)
+    given, names = counts.given, jnp.arange(num_latents)
     size, beside = mean_code(counts, names, names), mean_code(counts, names[:, None], names)
     can = includes(counts) & (TURNED < given.T) & (counts.uses[:, None] >= counts.uses)
+    # Nor is an atom its own base, since twice its ray is not short.
     can &= is_short(beside, size[:, None], size, dictionary.T @ dictionary)
     score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
     score = jnp.maximum(score, score.T)
