@@ -82,6 +82,8 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
         own |= {"ffn_gate": (hidden, dim), "ffn_up": (hidden, dim), "ffn_down": (dim, hidden)}
         shapes |= {f"blk.{block}.{name}": shape for name, shape in own.items()}
     writer = gguf.GGUFWriter(path, fields.pop("architecture", "llama"))
+    writer.add_embedding_length(dim)
+    writer.add_feed_forward_length(hidden)
     writer.add_block_count(LM["blocks"])
     writer.add_head_count(LM["heads"])
     writer.add_head_count_kv(LM["kv_heads"])

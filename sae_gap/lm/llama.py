@@ -15,6 +15,7 @@ References:
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -113,6 +114,26 @@ def embed(model: LanguageModel, windows: Windows) -> Float[Array, "rows length d
     return model.embedding[windows.tokens]
 
 
+def block_step(
+    model: LanguageModel, windows: Windows
+) -> Callable[[Float[Array, "rows length dim"], Block], Float[Array, "rows length dim"]]:
+    """What one block of the model does to the residual stream of these texts."""
+    angles = windows.positions[..., None] * model.frequencies
+    turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    places = jnp.arange(windows.tokens.shape[1])
+    seen = (places[:, None] >= places) & (windows.segments[:, :, None] == windows.segments[:, None])
+
+    def step(hidden, block):
+        normed = _norm(hidden, block.attention_norm, model.shape.epsilon)
+        hidden = hidden + product(_attend(normed, block, model.shape, turn, seen), block.output)
+        normed = _norm(hidden, block.mlp_norm, model.shape.epsilon)
+        return hidden + product(
+            jax.nn.silu(product(normed, block.gate)) * product(normed, block.up), block.down
+        )
+
+    return step
+
+
 @eqx.filter_jit
 def run_blocks(
     model: LanguageModel,
@@ -130,21 +151,9 @@ def run_blocks(
       start: the first block to run, counted from 0.
       stop: the block to end before.
     """
-    angles = windows.positions[..., None] * model.frequencies
-    turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    places = jnp.arange(windows.tokens.shape[1])
-    seen = (places[:, None] >= places) & (windows.segments[:, :, None] == windows.segments[:, None])
-
-    def step(hidden, block):
-        normed = _norm(hidden, block.attention_norm, model.shape.epsilon)
-        hidden = hidden + product(_attend(normed, block, model.shape, turn, seen), block.output)
-        normed = _norm(hidden, block.mlp_norm, model.shape.epsilon)
-        return hidden + product(
-            jax.nn.silu(product(normed, block.gate)) * product(normed, block.up), block.down
-        ), None
-
+    step = block_step(model, windows)
     part = jax.tree.map(lambda leaf: leaf[start:stop], model.blocks)
-    return jax.lax.scan(step, hidden, part)[0]
+    return jax.lax.scan(lambda hidden, block: (step(hidden, block), None), hidden, part)[0]
 
 
 @eqx.filter_jit

@@ -40,6 +40,19 @@ class LM(NamedTuple):
         """
         return [np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))]
 
+    def labels(self) -> list[str]:
+        """The text of the token of each row of the unembedding. A part of a letter is spelled as
+        the tokenizer spells it, and a row without a token has its number in brackets.
+        """
+        numbers = range(len(self.model.unembedding))
+        texts = self.tokenizer.decode_batch([[i] for i in numbers], skip_special_tokens=False)
+        return [
+            text
+            if text and "\N{REPLACEMENT CHARACTER}" not in text
+            else self.tokenizer.id_to_token(i) or f"[{i}]"
+            for i, text in enumerate(texts)
+        ]
+
 
 def load_lm(
     path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None

@@ -259,14 +259,8 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
 def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
     """The tokens of documents in random order until the next does not fit; a text that comes again
     is left out.
-
-    Of two alike, one might be held out and the other learned from: of the 2,225 of BBC news 98 are
-    repeats.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(texts.texts)).tolist()
-    first = {texts.texts[i]: i for i in reversed(shuffled)}
-    # The first of each text in the random order.
-    order = [i for i in shuffled if first[texts.texts[i]] == i]
+    order = texts.shuffled(seed)
     lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
     for start in range(0, len(order), _AT_ONCE):

@@ -38,9 +38,9 @@ def turned(head, position, divisors):
     return found
 
 
-def states(tensors, tokens):
+def states(tensors, tokens, shifts=()):
     """The residual stream after each number of blocks, and the logits, one position and one head at
-    a time.
+    a time; `shifts` are added after some blocks.
     """
     weights = {
         name.removesuffix(".weight"): array.astype(np.float64) for name, array in tensors.items()
@@ -80,7 +80,7 @@ def states(tensors, tokens):
             after.append(
                 row + own["ffn_down"] @ (gate / (1 + np.exp(-gate)) * (own["ffn_up"] @ inner))
             )
-        hidden = after
+        hidden = [*(np.array(after) + dict(shifts).get(block, 0))]
         found.append(np.array(hidden))
     head = weights.get("output", weights["token_embd"])
     return found, np.array([head @ norm(row, weights["output_norm"]) for row in hidden])

@@ -1,0 +1,335 @@
+"""The Jacobian lens: what an activation disposes a language model to say, now or later.
+
+With h_l,t the residual stream after block l at place t of a window, and h_L,t that after the last
+block, before the last norm,
+
+  J_l = E [ 1/|V| Σ_{t ∈ V} Σ_{t' ∈ V} ∂h_L,t' / ∂h_l,t ],
+
+the mean over windows. A token changes none before it, so only t' ≥ t count: effects on later places
+are summed, and places t are averaged. V are the places from `first` on without the last, whose next
+token is not in the window, and without outlier tokens. The lens reads an activation h as
+
+  softmax(E norm(J_l h; g)),
+
+which without J_l is the logit lens. The rows of E J_l are the vocabulary's atoms.
+
+Shift all h_l,t with t ∈ V by δ_l / |V|: then J_l is the derivative in δ_l of Σ_{t' ∈ V} h_L,t', at
+δ = 0. One vector-Jacobian product gives a row of every block's J at once, so that a window costs as
+many of them as h has dimensions.
+
+References:
+  Gurnee et al. (2026), "Verbalizable representations form a global workspace in language models".
+  The sum is that of its implementation, anthropics/jacobian-lens (jlens/fitting.py, July 2026),
+  where V has outlier tokens too, `first` is 16 and windows have at most 128 tokens.
+"""
+
+import itertools
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from sae_gap.core.checks import check_choice, check_integer
+from sae_gap.core.lasso_problem import product
+from sae_gap.data.activations.outliers import find_outliers, norms
+from sae_gap.lm import llama
+from sae_gap.lm.llama import LanguageModel, Windows
+from sae_gap.lm.pretrained import LM
+from sae_gap.lm.texts import Texts
+from sae_gap.runtime import progress
+from sae_gap.storage import trees
+from sae_gap.storage.folder import Folder
+from sae_gap.storage.pickles import map_pt
+from sae_gap.storage.results import digest
+from sae_gap.storage.tensor_files import brief, reading
+
+# Rows of J that are found at once; they set the memory.
+CHUNK = 8
+# Raised whenever the same lens comes to hold other numbers.
+FORM = 1
+# Documents that are cut into tokens at once.
+_AT_ONCE = 256
+_FILE = "lens.safetensors"
+_DAMAGED = "the lens {} is damaged ({}); remove it and fit again."
+
+
+class Lens(NamedTuple):
+    """A Jacobian lens of a model.
+
+    Attributes:
+      lm: the model.
+      jacobians: J_l by block, counted from 0, each (dim, dim); without the last block's, which is
+        the identity.
+      windows: how many were averaged.
+      errors: the standard error of each J_l over its length, both in the Frobenius norm; none where
+        they are not known.
+    """
+
+    lm: LM
+    jacobians: Mapping[int, Float[np.ndarray, "dim dim"]]
+    windows: int
+    errors: Mapping[int, float]
+
+    def jacobian(self, block: int) -> Float[np.ndarray, "dim dim"]:
+        """J of a block, counted from 0, which maps an activation h to J h.
+
+        Raises:
+          ValueError: the lens has no such block.
+        """
+        if block == self.lm.model.num_blocks - 1:
+            return np.eye(self.lm.model.dim, dtype=np.float32)
+        if block not in self.jacobians:
+            told = ", ".join(map(str, self.jacobians))
+            raise ValueError(f"the lens has no block {block}, but {told}; name one of them.")
+        return self.jacobians[block]
+
+    def log_probabilities(
+        self, hidden: Float[ArrayLike, "*rows dim"], block: int
+    ) -> Float[Array, "*rows vocabulary"]:
+        """What the lens reads in the residual stream after a block, in nats."""
+        moved = product(jnp.asarray(hidden), jnp.asarray(self.jacobian(block)).T)
+        return llama.log_probabilities(self.lm.model, moved)
+
+    def atoms(self, block: int) -> tuple[Float[np.ndarray, "vocabulary dim"], list[str]]:
+        """The atoms of a block, and the texts of their tokens.
+
+        Returns:
+          E J_l, a row for each token, not normalised; the gain g of the last norm is not in it. And
+          `LM.labels`.
+        """
+        found = product(self.lm.model.unembedding, jnp.asarray(self.jacobian(block)))
+        return np.asarray(found), self.lm.labels()
+
+    def top_tokens(
+        self, text: str, blocks: Sequence[int], count: int = 5, transport: bool = True
+    ) -> dict[int, list[list[str]]]:
+        """The most probable tokens at each token of a text.
+
+        Args:
+          text: of at least a token, and no longer than the model's context.
+          blocks: those to read after.
+          count: of tokens to give.
+          transport: False reads by the logit lens.
+
+        Returns:
+          Of each block and each token of the text the labels, the most probable first.
+
+        Raises:
+          ValueError: the text has no token, or the lens has no such block.
+        """
+        model, labels = self.lm.model, self.lm.labels()
+        tokens = self.lm.tokenise([text])[0]
+        if not len(tokens):
+            raise ValueError("the text has no token; give one with letters.")
+        states, found = _states(model, _window(tokens)), {}
+        for block in blocks:
+            check_integer("a block", block, least=0, most=model.num_blocks - 1)
+            read = self.log_probabilities(
+                states[block], block if transport else model.num_blocks - 1
+            )
+            order = np.asarray(jax.lax.top_k(read, count)[1])
+            found[block] = [[labels[token] for token in row] for row in order]
+        return found
+
+
+def fit_lens(
+    lm: LM,
+    texts: Texts,
+    folder: str | os.PathLike[str] | Folder,
+    windows: int = 16,
+    context: int = 128,
+    first: int = 16,
+    outliers: str = "drop",
+    seed: int = 0,
+) -> Lens:
+    """Fits the lens of every block to documents, or goes on with the fit that a folder has.
+
+    A window is the start of a document. Memory is set by one window and `CHUNK`. What is averaged
+    so far is written after each window: a process that is killed loses one, and the next ends with
+    the same bits.
+
+    Args:
+      lm: the model.
+      texts: the documents; those with fewer tokens than a window are left out.
+      folder: where the sums go, a path or the URL of a folder in a bucket.
+      windows: how many to average; a folder that has more keeps them.
+      context: tokens of a window.
+      first: places at the start of a window that are not averaged.
+      outliers: "drop" averages no token whose norm after a block is beyond ten times the median of
+        its window; "keep" takes them for tokens like others, as published lenses do.
+      seed: draws the order of the documents.
+
+    Returns:
+      The lens.
+
+    Raises:
+      ValueError: an argument is out of range, too few documents are as long as a window, or the
+        folder holds another lens.
+      OSError: the folder cannot be written to.
+    """
+    check_integer("windows", windows, least=1)
+    check_integer("first", first, least=0)
+    check_integer("context", context, least=first + 2, most=lm.model.shape.context)
+    check_choice("outliers", outliers, ("drop", "keep"))
+    folder = Folder(folder)
+    about = {
+        "form": FORM,
+        "model": lm.name,
+        "identity": lm.identity,
+        "text": digest(map(np.array, texts.texts)),
+        "context": int(context),
+        "first": int(first),
+        "outliers": outliers,
+        "seed": int(seed),
+    }
+    drawn = list(itertools.islice(_draw(lm, texts, context, seed), windows))
+    if len(drawn) < windows:
+        raise ValueError(
+            f"{len(drawn)} documents have {context} tokens, too few for {windows} windows; give "
+            "more text, or lower windows or context."
+        )
+    blocks, dim = lm.model.num_blocks - 1, lm.model.dim
+    sums, squares = np.zeros((blocks, dim, dim), np.float32), np.zeros(blocks, np.float32)
+    done = 0
+    if folder.exists(_FILE):
+        sums, squares, done = _read(folder, lm, about)
+    with progress.bar(windows, "averaged", unit="window") as line:
+        for number, tokens in enumerate(drawn):
+            if number >= done:
+                found = _of_window(lm.model, tokens, first, outliers == "drop")
+                sums, squares = sums + found, squares + np.square(found).sum(axis=(1, 2))
+                note = about | {"windows": number + 1}
+                folder.write(_FILE, trees.dump((sums, squares), note))
+            line.update(1)
+    return open_lens(folder, lm)
+
+
+def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
+    """Opens a lens of a model.
+
+    Args:
+      path: a folder that `fit_lens` wrote, or a file in the form of anthropics/jacobian-lens, such
+        as <model>/jlens/<text>/<model>_jacobian_lens.pt of neuronpedia/jacobian-lens.
+      lm: the model.
+
+    Raises:
+      ValueError: there is none, it is damaged, or it is of another model.
+    """
+    if str(path).endswith(".pt"):
+        return _open_published(pathlib.Path(os.path.expanduser(str(path))), lm)
+    folder = Folder(path)
+    if not folder.exists(_FILE):
+        raise ValueError(
+            f"{folder} holds no lens; give a folder that fit_lens wrote, or a published .pt file."
+        )
+    sums, squares, count = _read(folder, lm, {"model": lm.name, "identity": lm.identity})
+    # Of the windows' variance about their mean, the part that is left in the mean.
+    lengths = np.square(sums, dtype=np.float64).sum(axis=(1, 2)) / count
+    left = np.maximum(squares - lengths, 0) / max(1, count - 1)
+    errors = dict(enumerate(np.sqrt(left / lengths))) if count > 1 else {}
+    return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
+
+
+def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
+    """The sums of J_l and of its squared length over windows, and how many these are."""
+    try:
+        content = folder.read(_FILE)
+        note = trees.read_note(content)
+        count = int(note["windows"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
+    for name, value in about.items():
+        if note.get(name) != value:
+            raise ValueError(
+                f"{folder} holds a lens of {name} {note.get(name)}, not {value}; give that, or "
+                "another folder."
+            )
+    blocks, dim = lm.model.num_blocks - 1, lm.model.dim
+    try:
+        like = np.empty((blocks, dim, dim), np.float32), np.empty(blocks, np.float32)
+        sums, squares = map(np.asarray, trees.load(content, like))
+    except ValueError as error:
+        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
+    return sums, squares, count
+
+
+def _open_published(path: pathlib.Path, lm: LM) -> Lens:
+    with reading(path, "a Jacobian lens"):
+        held = map_pt(path)
+        found = {int(block): np.asarray(matrix, np.float32) for block, matrix in held["J"].items()}
+        windows = int(held["n_prompts"])
+    dim, last = lm.model.dim, lm.model.num_blocks - 1
+    for block, matrix in sorted(found.items()):
+        if matrix.shape != (dim, dim) or not 0 <= block < last:
+            raise ValueError(
+                f"{path} has a matrix of shape {matrix.shape} for block {block}, but {lm.name} has "
+                f"{dim} dimensions and {last + 1} blocks; give a lens of this model."
+            )
+        if not np.isfinite(matrix).all():
+            raise ValueError(f"{path} is not finite at block {block}; download it again.")
+    return Lens(lm, found, windows, {})
+
+
+def _draw(lm: LM, texts: Texts, context: int, seed: int) -> Iterator[Int[np.ndarray, " length"]]:
+    """The tokens of a window that matter: the last changes none before it, and is not averaged."""
+    order = texts.shuffled(seed)
+    for start in range(0, len(order), _AT_ONCE):
+        for tokens in lm.tokenise(texts.texts[i] for i in order[start : start + _AT_ONCE]):
+            if len(tokens) >= context:
+                yield tokens[: context - 1]
+
+
+def _window(tokens: Int[np.ndarray, " length"]) -> Windows:
+    row = jnp.asarray(tokens)[None]
+    return Windows(row, jnp.zeros_like(row), jnp.arange(len(tokens))[None])
+
+
+def _of_window(model, tokens, first, drop) -> Float[np.ndarray, "blocks dim dim"]:
+    """J_l of all blocks but the last."""
+    windows, counted = _window(tokens), np.arange(len(tokens)) >= first
+    if drop:
+        for state in np.asarray(_states(model, windows)):
+            counted[find_outliers(norms(state)).rows] = False
+    if not counted.any():
+        raise ValueError("all tokens of a window are outliers; raise context, or keep outliers.")
+    rows = _rows(model, windows, jnp.asarray(counted, jnp.float32))
+    return np.asarray(rows).transpose(1, 0, 2)[:-1]
+
+
+@eqx.filter_jit
+def _states(model: LanguageModel, windows: Windows) -> Float[Array, "blocks length dim"]:
+    """The residual stream of one window after each block."""
+    step = llama.block_step(model, windows)
+
+    def following(hidden, block):
+        hidden = step(hidden, block)
+        return hidden, hidden[0]
+
+    return jax.lax.scan(following, llama.embed(model, windows), model.blocks)[1]
+
+
+@eqx.filter_jit
+def _rows(
+    model: LanguageModel, windows: Windows, counted: Float[Array, " length"]
+) -> Float[Array, "dim blocks dim"]:
+    """Each row of J of every block, `counted` being 1 in V and 0 elsewhere."""
+    step, share = llama.block_step(model, windows), (counted / counted.sum())[:, None]
+
+    def total(shifts):
+        def shifted(hidden, block_and_shift):
+            block, shift = block_and_shift
+            return step(hidden, block) + share * shift, None
+
+        start = llama.embed(model, windows)
+        return counted @ jax.lax.scan(shifted, start, (model.blocks, shifts))[0][0]
+
+    kind = model.norm.dtype
+    pull = jax.vjp(total, jnp.zeros((model.num_blocks, model.dim), kind))[1]
+    return jax.lax.map(lambda row: pull(row)[0], jnp.eye(model.dim, dtype=kind), batch_size=CHUNK)
