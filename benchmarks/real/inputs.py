@@ -18,6 +18,7 @@ from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
+from sae_gap.lm.texts import Texts, read_texts
 from sae_gap.measure import Plan
 from sae_gap.measure.check import Check, check
 from sae_gap.measure.downstream import FIRST, Downstream
@@ -25,6 +26,7 @@ from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
+from sae_gap.storage.folder import Folder
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
 # the activations.
@@ -50,6 +52,27 @@ class LanguageModel(Results):
     tokenizer: str | None = option(
         None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's."
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnText(LanguageModel):
+    """A language model and documents."""
+
+    text: str | None = option(
+        None,
+        "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or "
+        ".arrow file.  [BBC news]",
+    )
+    seed: int = option(0, "Draws the order of the documents.", least=0)
+
+    def begin(self, name: str) -> tuple[LM, Texts, Folder]:
+        """The model, the documents, and the folder of a benchmark for both."""
+        results_dir = cli.folder(self.results_dir)
+        results_dir.require_writable()
+        texts = read_texts(self.text)
+        lm = load_lm(self.model, self.tokenizer)
+        text = "bbc" if self.text is None else pathlib.Path(self.text).resolve().stem
+        return lm, texts, results_dir / name / f"{lm.name}-{text}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,32 +11,24 @@ token it keeps the residual stream after the blocks that --layers names, in
 """
 
 import dataclasses
-import pathlib
 
 from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import LanguageModel
-from sae_gap.lm.pretrained import load_lm
+from benchmarks.real.inputs import OnText
 from sae_gap.lm.recording import Recorded, record
-from sae_gap.lm.texts import read_texts
 from sae_gap.runtime import devices
 
 NAME = "record"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RecordOptions(LanguageModel):
+class RecordOptions(OnText):
     """What to record, and where."""
 
     layers: tuple[int, ...] = option(
         (10,), "Blocks after which to record, counted from 0.", least=0
-    )
-    text: str | None = option(
-        None,
-        "A folder of .txt files, whose subfolders are topics, or a .txt, .jsonl, .parquet or "
-        ".arrow file.  [BBC news]",
     )
     tokens: int | None = option(
         None, "The most to record, of whole documents drawn at random.  [all]", least=1
@@ -47,17 +39,11 @@ class RecordOptions(LanguageModel):
         "What activations are kept in, float16 or float32.",
         choices=("float16", "float32"),
     )
-    seed: int = option(0, "Draws the order of the documents.", least=0)
 
 
 def main(options: RecordOptions) -> Recorded:
-    results_dir = cli.folder(options.results_dir)
     with cli.usage():
-        results_dir.require_writable()
-        texts = read_texts(options.text)
-        lm = load_lm(options.model, options.tokenizer)
-        text = "bbc" if options.text is None else pathlib.Path(options.text).resolve().stem
-        folder = results_dir / NAME / f"{lm.name}-{text}"
+        lm, texts, folder = options.begin(NAME)
         found = record(
             lm,
             texts,

@@ -1,10 +1,14 @@
-"""The recorder's command line, on a tiny model and a folder of text."""
+"""The command lines of the recorder and of the lens, on a tiny model and a folder of text."""
 
 import sys
 
+import numpy as np
 import pytest
 
+from sae_gap.lm.lens import fit_lens, open_lens
+from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
+from sae_gap.lm.texts import read_texts
 from tests import tiny
 
 
@@ -36,6 +40,20 @@ def test_it_records_what_open_recording_reads(tmp_path, options, call):
     }
     assert (found.layers, found.context, found.dtype) == ((0, 2), 8, "float32")
     assert found.activations(2).num_samples == len(found.tokens)
+
+
+def test_it_fits_a_lens(tmp_path, options, call):
+    flags = ("lens", *options, "--context=4", "--first=1", "--outliers=keep")
+    lm = load_lm(tmp_path / "tiny.gguf")
+    for windows in (1, 2):
+        code, _, err = call(*flags, f"--windows={windows}")
+        assert code == 0, err
+        found = open_lens(tmp_path / "results" / "lens" / "tiny-words", lm)
+        assert found.windows == windows
+    expected = fit_lens(lm, read_texts(tmp_path / "words"), tmp_path, 2, 4, 1, "keep")
+    np.testing.assert_array_equal(found.jacobian(1), expected.jacobian(1))
+    code, _, err = call(*flags, "--windows=9")
+    assert code == 2 and "too few for 9 windows" in err and err.count("\n") == 1
 
 
 FAULTS = {
