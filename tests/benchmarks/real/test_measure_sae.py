@@ -253,7 +253,7 @@ def test_what_is_proved_is_said_in_the_same_words_everywhere(page):
 
 def test_names_tell_paths_apart(tmp_path):
     for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "c/E.safetensors", "d/dictionary.npy"):
-        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert inputs.names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
     assert inputs.names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
