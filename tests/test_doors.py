@@ -89,7 +89,7 @@ OPTIONS = {
         ("lam", "damping", "weight", "weight_decay", "penalty", "improvement", "max_iterations"),
         WEIGHT,
     ),
-    **dict.fromkeys(("least_updates", "threshold", "tol", "num_steps"), WEIGHT),
+    **dict.fromkeys(("least_updates", "threshold", "tol", "num_steps", "initial_factor"), WEIGHT),
     **dict.fromkeys(
         (
             "nonneg",

@@ -21,8 +21,8 @@ class BatchTopKParameters(eqx.Module):
 
 class BatchTopK(AmortisedEncoder):
     """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a
-    batch of n; no penalty. With `start`, a batch keeps `(start + (1 - start) t / T) k · n` at step
-    t of T.
+    batch of n; no penalty. At step t of T it keeps `(f + (1 - f) t / T) k · n`, with the initial
+    factor f.
 
     θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains
     it. Without a batch to compete in, a sample's codes do not depend on its company.
@@ -30,7 +30,7 @@ class BatchTopK(AmortisedEncoder):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in θ; the first batch sets it.
-      start: the multiple of k that training starts with, from which it falls linearly to k.
+      initial_factor: f, the multiple of k that training starts with. It falls linearly to 1.
 
     References:
       Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
@@ -42,12 +42,12 @@ class BatchTopK(AmortisedEncoder):
 
     k: int = eqx.field(static=True, default=10)
     rate: float | Array = 0.01
-    start: float = eqx.field(static=True, default=1.0)
+    initial_factor: float = eqx.field(static=True, default=1.0)
 
     def __check_init__(self):
         check_size("k", self.k)
         check_number("rate", self.rate, above=0, most=1)
-        check_number("start", self.start, least=1)
+        check_number("initial_factor", self.initial_factor, least=1)
 
     def parameters(self, weight, key):
         return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
@@ -68,8 +68,9 @@ class BatchTopK(AmortisedEncoder):
         # and a batch of the usual size keeps the usual share.
         hidden = self._hidden(model, signals)
         count = self.k * len(hidden)
-        if self.start > 1:
-            count = jnp.round((self.start + (1 - self.start) * done) * count).astype(int)
+        if self.initial_factor > 1:
+            factor = self.initial_factor + (1 - self.initial_factor) * done
+            count = jnp.round(factor * count).astype(int)
         codes = keep_largest(hidden.reshape(1, -1), count).reshape(hidden.shape)
         return self.errors(model, signals, codes), running_threshold(
             model.encoder.threshold, codes, self.rate

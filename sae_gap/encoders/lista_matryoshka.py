@@ -22,7 +22,7 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
-      start: the multiple of k that training starts with; the tuned one falls from 2.4.
+      initial_factor: the multiple of k that training starts with, 2.4 where tuned.
       prefixes: increasing shares of the latents that a nested dictionary has.
       step: η.
 
@@ -37,7 +37,7 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     label = "LISTA-Matryoshka"
     colour = "#882255"
     rank = 7
-    recipe = Recipe(options={"start": 2.4})
+    recipe = Recipe(options={"initial_factor": 2.4})
 
     step: float | Array = 0.3
 

@@ -19,7 +19,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
-      start: the multiple of k that training starts with.
+      initial_factor: the multiple of k that training starts with.
       prefixes: increasing shares of the latents that a nested dictionary has, rounded up; the last
         must be 1.
 

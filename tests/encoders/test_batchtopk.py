@@ -62,7 +62,9 @@ def test_what_a_batch_keeps_falls_linearly_from_its_start():
     model, signals, hidden = problem()
     falling = eqx.filter_jit(lambda encoder, *given: encoder.loss_after(*given))
     for start, done, count in ((2, 0.0, 36), (2, 0.5, 27), (2, 0.95, 19), (1, 0.0, 18)):
-        errors, threshold = falling(BatchTopK(K, start=start), jnp.asarray(done), model, signals, 0)
+        errors, threshold = falling(
+            BatchTopK(K, initial_factor=start), jnp.asarray(done), model, signals, 0
+        )
         codes = kept(hidden, count)
         rest = codes @ np.asarray(model.dictionary).T + np.asarray(model.bias) - np.asarray(signals)
         np.testing.assert_allclose(errors, (rest**2).mean(axis=1), rtol=1e-5)
