@@ -5,7 +5,7 @@ estimates.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_number, check_size
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder
@@ -67,7 +67,7 @@ class BatchTopK(AmortisedEncoder):
         # The padding of a last, smaller batch competes as well: it holds samples of the same epoch,
         # and a batch of the usual size keeps the usual share.
         hidden = self._hidden(model, signals)
-        count = self.k * len(hidden)
+        count: int | Int[Array, ""] = self.k * len(hidden)
         if self.initial_factor > 1:
             factor = self.initial_factor + (1 - self.initial_factor) * done
             count = jnp.round(factor * count).astype(int)

@@ -116,7 +116,7 @@ def ceiling(sae: SAE, x: Float[np.ndarray, "n input_dim"]) -> Row:
     """
     target, atoms = np.asarray(sae.target(x)), np.asarray(sae.model.decoder)
     weight = CEILING * _largest(target, atoms)
-    codes = sparse_code(target, atoms, weight, sparse=True).codes
+    codes = scipy.sparse.csr_array(sparse_code(target, atoms, weight, sparse=True).codes)
     left, energy, side = target - codes @ atoms.T, squares(target), _side(atoms)
     bound = np.ones(len(x))
     if side is not None:
@@ -249,7 +249,8 @@ def _lasso_path(target, atoms, sizes):
             init=None if codes is None else codes.toarray(),
             sparse=True,
         )
-        codes, worst = solved.codes, max(worst, float(relative_gap(solved).max()))
+        codes = scipy.sparse.csr_array(solved.codes)
+        worst = max(worst, float(relative_gap(solved).max()))
         counts = np.diff(codes.indptr)
         for k in sizes:
             supports[k] = _choose(counts <= k, codes, supports[k])

@@ -51,6 +51,6 @@ def dictionary(
             f"{empty.size} of the atoms have zero length, the first is number {empty[0]}; leave "
             "them out, with their labels."
         )
-    offset = np.zeros(dim, matrix.dtype) if bias is None else np.asarray(detached(bias))
+    offset = jnp.zeros(dim, matrix.dtype) if bias is None else jnp.asarray(detached(bias))
     model = Model(unit_atoms(jnp.asarray(matrix))[0], offset)
     return LearnedDictionary(model, l0, None, None, 0.0, None if labels is None else [*labels])

@@ -67,10 +67,10 @@ def exchange_pursuit(
       Miller (2002), "Subset selection in regression", for exchanges.
     """
     targets = as_matrix("signals", signals).astype(np.float32)
-    atoms = np.ascontiguousarray(as_matrix("dictionary", dictionary).T, np.float32)
+    atoms = np.array(as_matrix("dictionary", dictionary).T, np.float32, order="C")
     check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
     norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms = atoms / np.where(norms > 0, norms, 1)
+    atoms /= np.where(norms > 0, norms, 1)
     size = max(1, ROOM // (num_atoms * len(atoms)))
     parts = []
     for begin in range(0, len(targets), size):
