@@ -96,8 +96,9 @@ def agreement(left: Any, right: Any) -> float:
     """Mean matched |cosine| of two dictionaries of one width,
     `max_π mean_j |cos(left_π(j), right_j)|`.
 
-    Two seeds of one learner that agree have found something in the data; agreement of one with the
-    truth it cannot tell.
+    Two seeds of one learner that agree have found something in the data. On drawn worlds an atom
+    that both have is hardly ever wrong, and one that is not may be right all the same (RESULTS.md,
+    "Other laws"); `sae_gap.core.matching.match_atoms` tells the cosine of each atom.
 
     Args:
       left: atoms as columns, (input_dim, num_latents), or what has some: a `Model`, an `SAE`, or
