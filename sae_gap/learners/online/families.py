@@ -79,10 +79,12 @@ class Families(Learner):
     each only if its energy is below the square of its residual. The other rounds solve for the
     whole dictionary, held by what it was where atoms are seldom used,
 
-        D ← unit(D + ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
+        D ← unit(D + r ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `decorrelate_children`. README.md beside this file has the
-    mathematics and the thresholds.
+    Every round ends with `decorrelate_children`, whose weight is r times `weight`. In the s-th
+    round after the last that rearranges `r = 2 / (s + 1)`, so that noise in the samples of a round
+    averages out; before it r is 1. README.md beside this file has the mathematics and the
+    thresholds.
 
     Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more
     than 16,384 latents is refused, even where the base learns fewer.
@@ -106,10 +108,10 @@ class Families(Learner):
     """
 
     rank = 4
-    version = 2
+    version = 3
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 
-    num_steps: int = option(default=36, kw_only=True)
+    num_steps: int = option(default=37, kw_only=True)
     visits: int | float = option(default=3, kind=float, static=True, above=0, most=1e12)
     margin: float = option(default=4.0, above=0)
     floor: float = option(default=0.18, above=0)
@@ -157,6 +159,9 @@ class Families(Learner):
         counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = idle_energy(squares)
+        # The last round that rearranges.
+        settled = (self.num_steps - LAST - 1) // PERIOD * PERIOD
+        rate = 2 / (jnp.maximum(state.round - settled, 1) + 1)
 
         def rearrange(dictionary, counts):
             (dictionary, moved), free = repair(dictionary, counts, idle)
@@ -172,11 +177,11 @@ class Families(Learner):
             )
             energy = counts.products + ridge * jnp.eye(len(squares), dtype=dictionary.dtype)
             step = jax.scipy.linalg.solve(energy, sums.gradient, assume_a="pos")
-            return unit_atoms(dictionary + step.T)[0], counts, jnp.zeros(len(squares), bool)
+            return unit_atoms(dictionary + rate * step.T)[0], counts, jnp.zeros(len(squares), bool)
 
-        rearranges = (state.round % PERIOD == 0) & (state.round < self.num_steps - LAST)
+        rearranges = (state.round % PERIOD == 0) & (state.round <= settled)
         dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
-        dictionary = decorrelate_children(dictionary, counts, self.weight)
+        dictionary = decorrelate_children(dictionary, counts, rate * self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, usual_energy(squares), squares)
         scales = gradient_sums.scales(sums, number, len(dictionary), state.live)
