@@ -45,12 +45,13 @@ def dictionary(
     if labels is not None and len(labels) != width:
         mend = "transpose atoms" if len(labels) == dim else "give one for each column of atoms"
         raise ValueError(f"{len(labels)} labels do not fit {width} atoms; {mend}.")
-    empty = np.flatnonzero(~matrix.any(axis=0))
+    decoder = unit_atoms(jnp.asarray(matrix))[0]
+    empty = np.flatnonzero(~np.asarray(decoder).any(axis=0))
     if empty.size:
         raise ValueError(
             f"{empty.size} of the atoms have zero length, the first is number {empty[0]}; leave "
             "them out, with their labels."
         )
-    offset = jnp.zeros(dim, matrix.dtype) if bias is None else jnp.asarray(detached(bias))
-    model = Model(unit_atoms(jnp.asarray(matrix))[0], offset)
+    offset = np.zeros(dim) if bias is None else detached(bias)
+    model = Model(decoder, jnp.asarray(offset, decoder.dtype))
     return LearnedDictionary(model, l0, None, None, 0.0, None if labels is None else [*labels])

@@ -50,8 +50,11 @@ def test_it_codes_the_true_concepts_by_their_labels_whatever_the_atoms_lengths(
         assert again.largest(again.encode(x[:300]), L0) == named and repr(again) == repr(given)
 
 
-def test_without_labels_atoms_have_numbers_and_the_bias_is_taken_off_first(atoms):
-    given = sae_gap.dictionary(atoms, np.arange(30.0), l0=L0)
+def test_without_labels_atoms_have_numbers_and_the_bias_is_taken_off_first(tmp_path, atoms):
+    """In double precision, as NumPy makes them."""
+    given = sae_gap.dictionary(atoms.astype(float), np.arange(30.0), l0=L0)
+    given.save(tmp_path)
+    given = sae_gap.LearnedDictionary.load(tmp_path)
     x = given.bias + np.eye(WIDTH)[[3, 7, 7]] @ given.atoms.T
     assert given.largest([[0, 2, 0, 3]], 5) == [[(3, 3), (1, 2)]]
     assert [row[0][0] for row in given.largest(given.encode(x, 1), 1)] == [3, 7, 7]
@@ -63,6 +66,7 @@ def test_without_labels_atoms_have_numbers_and_the_bias_is_taken_off_first(atoms
         (lambda a: sae_gap.dictionary(a[0]), "atoms must be a non-empty matrix"),
         (lambda a: sae_gap.dictionary(a * np.nan), "atoms must be finite"),
         (lambda a: sae_gap.dictionary(a * (np.arange(WIDTH) > 1)), "^2 of the atoms .* number 0"),
+        (lambda a: sae_gap.dictionary(a * np.float32(1e-44)), "^40 of the atoms"),
         (lambda a: sae_gap.dictionary(a, np.zeros(WIDTH)), "bias must be 30 finite numbers"),
         (lambda a: sae_gap.dictionary(a, labels=LABELS[1:]), "39 labels do not fit 40 atoms; give"),
         (lambda a: sae_gap.dictionary(a.T, labels=LABELS), "transpose atoms"),
