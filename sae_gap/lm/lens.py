@@ -233,7 +233,9 @@ def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
     # Of the windows' variance about their mean, the part that is left in the mean.
     lengths = np.square(sums, dtype=np.float64).sum(axis=(1, 2)) / count
     left = np.maximum(squares - lengths, 0) / max(1, count - 1)
-    errors = dict(enumerate(np.sqrt(left / lengths))) if count > 1 else {}
+    # The squared length of the mean has that part as well.
+    true = np.maximum(lengths - left, np.finfo(float).tiny)
+    errors = dict(enumerate(np.sqrt(left / true))) if count > 1 else {}
     return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
 
 
