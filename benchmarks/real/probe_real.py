@@ -13,6 +13,7 @@ has these codes:
   own_refit     least squares on their supports
   lasso         the certified lasso on the same dictionary, at a mean L0 of --l0
   lasso_refit   least squares on the lasso's supports
+  thresholded   thresholding pursuit from the lasso, but of an SAE whose codes have signs
 
 Read the AUC before the drop: codes that tell little of A have little to lose. Rows of A and B are
 withheld from the probes alone; the dictionaries learned from them too, without labels.
@@ -48,7 +49,7 @@ from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
 from sae_gap.measure import Plan, control_sae, evenly_spaced, find_weight, fvu, probing
-from sae_gap.measure.coding import Coding, by_encoder, code, code_lasso, least_squares
+from sae_gap.measure.coding import Coding, by_encoder, code, code_lasso, least_squares, thresholded
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -57,7 +58,7 @@ from sae_gap.storage.results import Row
 
 NAME = "probe_real"
 # Raised whenever a row comes to hold something else, so that earlier rows are made again.
-FORM = 3
+FORM = 4
 # Latents that a sparse probe reads.
 KS = (1, 5, 20)
 # Rows on which the weight of the lasso is found.
@@ -233,6 +234,8 @@ def features_of(sae: SAE | None, x: np.ndarray, l0: float) -> list[tuple[Row, An
         coded["own"] = code(sae, x, by_encoder(sae))
         coded["own_refit"] = code(sae, x, least_squares(sae, coded["own"].codes))
     coded["lasso"], coded["lasso_refit"] = code_lasso(sae, x, lam)
+    if not sae.signed:
+        coded["thresholded"] = code(sae, x, thresholded(sae, lam, coded["lasso"].codes))
     features: list[tuple[Row, Any, Any]] = []
     for codes, (values, guess, _) in coded.items():
         about = sae.columns | {"codes": codes, "lam": lam, "active": values.nnz / len(x)}

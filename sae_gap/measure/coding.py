@@ -21,6 +21,7 @@ from sae_gap.core.identity import class_name
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.types import Solution
 from sae_gap.encoders.screened_pursuit import BatchPursuit, least_gain
+from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import match_l0, pursuit_order, sparse_code
@@ -90,6 +91,16 @@ def lasso(
         return sparse_code(target, sae.model.decoder, lam, nonneg=not sae.signed, init=init)
 
     return solve
+
+
+def thresholded(sae: SAE, lam: float, codes: scipy.sparse.csr_array) -> Coder:
+    """Hard thresholding pursuit from the lasso's codes at a weight."""
+
+    def pursue(target, place):
+        begun = jnp.asarray(codes[place].toarray())
+        return ThresholdingPursuit(lam).infer(sae.model, target, begun).codes
+
+    return pursue
 
 
 def least_squares(sae: SAE, codes: scipy.sparse.csr_array | Coder) -> Coder:

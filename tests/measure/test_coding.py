@@ -8,8 +8,16 @@ from scipy.optimize import nnls
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
+from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.measure import coding, evenly_spaced
-from sae_gap.measure.coding import code, lasso, least_squares, least_squares_on, pursued
+from sae_gap.measure.coding import (
+    code,
+    lasso,
+    least_squares,
+    least_squares_on,
+    pursued,
+    thresholded,
+)
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 from tests.encoders.test_screened_pursuit import by_loop
@@ -42,6 +50,13 @@ def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sae
         best = nnls(atoms[:, on], row)[0]
         np.testing.assert_allclose(found[on], best, atol=1e-5)
         np.testing.assert_allclose(guess, atoms[:, on] @ best + 1, atol=1e-5)
+
+
+def test_thresholding_begins_with_the_lasso_of_its_own_rows(sae):
+    begun = code(sae, X, lasso(sae, 0.2))
+    found = code(sae, X, thresholded(sae, 0.2, begun.codes)).codes.toarray()
+    np.testing.assert_allclose(found, ThresholdingPursuit(0.2)(sae.model, sae.target(X)), atol=1e-4)
+    assert 0 < np.count_nonzero(found) < begun.codes.nnz
 
 
 def test_the_certificate_is_the_largest_of_all_chunks(sae, monkeypatch):

@@ -67,7 +67,9 @@ def decorrelate_atoms(
 
 
 def decorrelate_children(
-    dictionary: Float[Array, "input_dim num_latents"], counts: Cooccurrence, weight: float
+    dictionary: Float[Array, "input_dim num_latents"],
+    counts: Cooccurrence,
+    weight: float | Float[Array, ""],
 ) -> Float[Array, "input_dim num_latents"]:
     """Takes out of each atom j what it shares with those that include it,
     `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
@@ -94,7 +96,7 @@ def decorrelate_children(
 def subtract_shared(
     dictionary: Float[Array, "input_dim num_latents"],
     shared: Float[Array, "input_dim num_latents"],
-    weight: float,
+    weight: float | Float[Array, ""],
 ) -> Float[Array, "input_dim num_latents"]:
     """Takes out of each atom what it shares with others,
     `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.

@@ -71,7 +71,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
     folder = tmp_path / "probe_real"
     rows = sae_gap.Store(folder).rows()
     assert {row["pair"] for row in rows} == {"topic:x+capital", "capital+topic:x", "1_old"}
-    codes = 4 * (4 + 2)
+    codes = 4 * (5 + 3)
     assert len(rows) == 3 * 2 * (1 + codes)
     for name in ("pairs", "sets"):
         with open(folder / f"{name}.csv", newline="") as file:
