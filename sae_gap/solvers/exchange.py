@@ -112,8 +112,7 @@ class _Block:
         for i in np.unique(rows):
             used = np.flatnonzero(self.places[i] >= 0)
             chosen = self.places[i, used]
-            gram = self.inner[i][np.ix_(used, chosen)]
-            self.values[i, used] = _fit(gram, self.pull[i, chosen])
+            self.values[i, used] = _fit(self._gram(chosen), self.pull[i, chosen])
 
     def open(self, start):
         rows, atoms = start.nonzero()
@@ -145,10 +144,15 @@ class _Block:
                 stays = np.isin(self.places[i], new) & (self.values[i] > 0)
                 enter = np.setdiff1d(new, self.places[i, stays])
                 slots = np.flatnonzero(~stays)
-                self.places[i, slots], self.inner[i, slots] = -1, 0
+                self.places[i, slots], self.values[i, slots], self.inner[i, slots] = -1, 0, 0
                 places += [(i, *pair) for pair in zip(slots, enter, strict=False)]
             self.take(*map(np.array, zip(*places, strict=True)))
             rows = np.array([i for i, _ in changed])
+
+    def _gram(self, chosen):
+        """In double precision: the ridge of `_fit` is less than the rounding of a single one."""
+        atoms = self.atoms[chosen].astype(float)
+        return atoms @ atoms.T
 
     def _left(self, i):
         """The correlations of all atoms with the residual."""
@@ -164,19 +168,19 @@ class _Block:
         chosen, values = self.places[i, used], self.values[i, used]
         size, inner = self.places.shape[1], self.inner[i, used]
         room = len(used) < size
-        promise = _promise(inner, chosen, values, self._left(i), room).max(axis=0)
+        promise = _promise(self._gram(chosen), inner, chosen, values, self._left(i), room).max(axis=0)
         if not promise.max() > least:
             return None
         best = np.argpartition(-promise, min(POOL, len(promise)) - 1)[:POOL]
         pool = np.append(chosen, np.setdiff1d(best, chosen))
-        atoms = self.atoms[pool].astype(float)
-        gram, toward = atoms @ atoms.T, self.pull[i, pool].astype(float)
+        gram, toward = self._gram(pool), self.pull[i, pool].astype(float)
         support = np.arange(len(used))
         values = _fit(gram[np.ix_(support, support)], toward[support])
         for _ in range(MOST * size):
             left = toward - values @ gram[support]
             room = len(support) < size
-            promise = _promise(gram[support], support, values, left, room)
+            own = gram[np.ix_(support, support)]
+            promise = _promise(own, gram[support], support, values, left, room)
             tried = np.argsort(-promise, axis=None)[:TRIED]
             for pair in tried[promise.ravel()[tried] > least]:
                 drop, atom = divmod(pair, len(pool))
@@ -191,17 +195,18 @@ class _Block:
         return None if (support < len(used)).all() else pool[support]
 
 
-def _promise(inner, support, values, left, room):
+def _promise(gram, inner, support, values, left, room):
     """What each atom takes from the squared error in each place, (s + 1, n); the last one is free.
 
     Args:
+      gram: (s, s), inner products of the support.
       inner: (s, n), inner products of the support with all atoms.
       support: their numbers, (s,).
       values: their least squares, (s,).
       left: correlations with the residual, (n,).
       room: whether a place is free.
     """
-    inverse = np.linalg.inv(inner[:, support].astype(float)).astype(inner.dtype)
+    inverse = np.linalg.inv(_regular(gram)).astype(inner.dtype)
     shares = inverse @ inner
     energy = 1 - np.einsum("sa,sa->a", shares, inner)
     found = np.zeros((len(support) + 1, len(left)), inner.dtype)
@@ -222,10 +227,14 @@ def _gain(left, energy):
     return np.where(energy > DEPENDENT, np.maximum(left, 0) ** 2 / np.maximum(energy, DEPENDENT), 0)
 
 
+def _regular(gram):
+    """With what keeps the factor of atoms that are the same one finite."""
+    return gram + 1e-7 * np.eye(len(gram))
+
+
 def _fit(gram, toward):
     """Least squares over `z ≥ 0` by the Gram matrix."""
-    ridge = 1e-7 * np.eye(len(gram))
-    factor = scipy.linalg.cholesky(gram + ridge, lower=True)
+    factor = scipy.linalg.cholesky(_regular(gram), lower=True)
     half = scipy.linalg.solve_triangular(factor, toward, lower=True)
     values = scipy.linalg.solve_triangular(factor.T, half)
     return values if (values > 0).all() else scipy.optimize.nnls(factor.T, half)[0]
