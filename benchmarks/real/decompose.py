@@ -6,7 +6,7 @@ non-negative multiples of its atoms, chosen by
   matching, gradient, orthogonal   the greedy pursuits; the last one refits after each step
   screened          orthogonal pursuit among the atoms that two products propose
   lasso             the certified lasso's supports
-  exchange          from orthogonal pursuit on, drops, swaps and additions until none helps
+  exchange          from orthogonal pursuit on, swaps and additions of atoms while one gains
   exchange_lasso    the same from the lasso's supports
   best              the better of the two, row by row
 
@@ -103,10 +103,10 @@ def measure(options: DecomposeOptions) -> list[Row]:
     rows += store.once(
         told | {"codes": "ceiling"}, lambda: [about | decomposition.ceiling(sae, few)]
     )
-    steps = max(options.k)
+    steps, unit = max(options.k), np.asarray(sae.model.decoder)
 
     def pursue(kind, seed):
-        given = sae if kind == "given" else _on(control_atoms(kind, _unit(sae), seed), mean)
+        given = sae if kind == "given" else _on(control_atoms(kind, unit, seed), mean)
         gains = decomposition.gains(given, few, steps)
         return [about | {"codes": "span", "control": kind, "seed": seed, "gains": gains.tolist()}]
 
@@ -125,10 +125,6 @@ def measure(options: DecomposeOptions) -> list[Row]:
 
 def _on(atoms, mean) -> SAE:
     return SAE.of_model(Model(jnp.asarray(atoms), jnp.asarray(mean)), name=NAME)
-
-
-def _unit(sae):
-    return np.asarray(sae.model.decoder)
 
 
 def _controlled(spans, sizes) -> list[Row]:

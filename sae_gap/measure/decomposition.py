@@ -7,22 +7,20 @@ With targets t, activations less a bias, the captured variance of codes is
 
 sums over samples: a bias of zeros takes activations as they are, and their mean counts as variance;
 a bias of their mean leaves it out. Greedy pursuits, a screened one and the supports of the
-certified lasso all meet `exchange_pursuit`, which goes on until no exchange of an atom helps.
+certified lasso are held against `exchange_pursuit`.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
 from sae_gap.core.lasso_problem import relative_gap
-from sae_gap.core.types import Model
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import GradientPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.measure.coding import chunks, pursued
+from sae_gap.measure.coding import chunks, code, pursued
 from sae_gap.measure.comparison import interval
 from sae_gap.metrics.explained import squares
 from sae_gap.saes.loaded_sae import SAE
@@ -80,10 +78,10 @@ def decompose(
     rows = []
     for k in sizes:
         found = {
-            "matching": _by(sae, target, MatchingPursuit(k, nonneg=True)),
-            "gradient": _by(sae, target, GradientPursuit(k, nonneg=True)),
+            "matching": _by(sae, x, MatchingPursuit(k, nonneg=True)),
+            "gradient": _by(sae, x, GradientPursuit(k, nonneg=True)),
             "orthogonal": exchange_pursuit(target, atoms, k, exchanges=False),
-            "screened": _by(sae, target, ScreenedPursuit(k)),
+            "screened": _by(sae, x, ScreenedPursuit(k)),
             "lasso": sparse_code(target, atoms, 0.0, support=supports[k], sparse=True).codes,
         }
         found["exchange"] = exchange_pursuit(target, atoms, k, start=found["orthogonal"])
@@ -167,13 +165,14 @@ def boxed_bound(
       most: u, for each sample.
 
     References:
-      "Boxed relaxations" of sparse regression, arXiv:2603.01306.
+      Liu, Lodi & Shafiee (2026), "GPU-friendly and Linearly Convergent First-order Methods for
+      Certifying Optimal k-sparse GLMs", arXiv:2603.01306, for relaxations in a box.
     """
     pull = duals @ atoms
     largest = np.partition(pull, -k, axis=1)[:, -k:].clip(0).sum(axis=1, dtype=np.float64)
     along = np.einsum("nm,nm->n", duals, target, dtype=np.float64) - most * largest
     scale = squares(duals) * squares(target)
-    return 1 - np.where(scale > 0, along.clip(0) ** 2 / np.where(scale > 0, scale, 1), 0)
+    return 1 - along.clip(0) ** 2 / _positive(scale)
 
 
 def gains(
@@ -188,7 +187,7 @@ def gains(
         order = pursued(sae, x[place], steps)
         basis = np.linalg.qr(np.moveaxis(atoms[:, order], 0, 1))[0]
         along = np.einsum("nms,nm->ns", basis, target[place])
-        found.append(along**2 / squares(target[place])[:, None])
+        found.append(along**2 / _positive(squares(target[place]))[:, None])
     return np.concatenate(found)
 
 
@@ -225,13 +224,13 @@ def control_atoms(
     return mean + axes @ (scale * draw.standard_normal(atoms.shape, np.float32))
 
 
-def _by(sae: SAE, target: Any, encoder: Any) -> scipy.sparse.csr_array:
-    model = Model(sae.model.decoder, sae.model.bias, None, encoder)
-    parts = [
-        scipy.sparse.csr_array(np.asarray(encoder.infer(model, target[place]).codes))
-        for place in chunks(len(target), sae.num_latents)
-    ]
-    return scipy.sparse.csr_array(scipy.sparse.vstack(parts))
+def _positive(energy):
+    """With ones for zeros, to divide by."""
+    return np.where(energy > 0, energy, 1)
+
+
+def _by(sae, x, encoder):
+    return code(sae, x, lambda target, _: encoder.infer(sae.model, target).codes).codes
 
 
 def _lasso_path(target, atoms, sizes):
@@ -279,7 +278,7 @@ def _captured(errors, energy, documents) -> Row:
         "captured": 1 - lost,
         "low": 1 - high,
         "high": 1 - low,
-        "median": float(np.median(1 - errors / energy)),
+        "median": float(np.median(1 - errors / _positive(energy))),
     }
 
 

@@ -1,18 +1,22 @@
-"""k-sparse codes that no exchange improves: non-negative orthogonal matching pursuit, and then
-drops, swaps and additions of atoms until none helps.
+"""k-sparse codes by non-negative orthogonal matching pursuit, and then by exchanges of atoms.
+
+An exchange swaps an atom of the support for another one, or adds one where fewer than k are in use.
+Non-negative least squares then fits all values anew, and atoms whose value is zero leave. The
+search ends when none of the 32 most promising exchanges gains.
 
 Of a sample y and a support S with Gram matrix G, least squares z and residual r, an atom a has
 
     c = aᵀ r,    h = G⁻¹ D_Sᵀ a,    p = 1 - hᵀ D_Sᵀ a,
 
-p being its energy outside the span of S. As a takes the place of the atom j of S, and all values
-are fitted anew, the squared error falls by exactly
+p being its energy outside the span of S. As a takes the place of the atom j of S, and values of any
+sign are fitted anew, the squared error falls by exactly
 
     (c + z_j h_j / [G⁻¹]_jj)² / (p + h_j² / [G⁻¹]_jj) - z_j² / [G⁻¹]_jj.
 
-That takes `D_Sᵀ a` of all atoms, which an exchange changes in one row: it costs one product with
-the dictionary. Over `z ≥ 0` an exchange gains at most as much, so that the best ones by this figure
-are fitted, in descending order, until one does gain.
+Over `z ≥ 0` it falls by at most this, with a zero for the first term where what is squared is
+negative. The exchanges for which that is largest are fitted, in descending order, until one gains.
+It takes `D_Sᵀ a` of all atoms, of which an exchange changes one row, by one product with the
+dictionary.
 """
 
 import numpy as np
@@ -22,9 +26,10 @@ import scipy.sparse
 from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_integer
-from sae_gap.core.matching import as_matrix
+from sae_gap.core.matching import unit_columns
 from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.runtime.cores import on_cores, one_blas_thread
+from sae_gap.solvers.problem import check_problem
 
 # Inner products of atoms held at once.
 ROOM = 2**26
@@ -41,19 +46,19 @@ def exchange_pursuit(
     dictionary: ArrayLike,
     num_atoms: int,
     *,
-    start: scipy.sparse.csr_array | None = None,
+    start: ArrayLike | scipy.sparse.sparray | None = None,
     exchanges: bool = True,
 ) -> scipy.sparse.csr_array:
-    """Least squares over `z ≥ 0` on at most k atoms a sample, which no drop, swap or addition of an
-    atom improves, as the module tells.
+    """Least squares over `z ≥ 0` on at most k atoms a sample, which exchanges choose, as the module
+    tells.
 
     Args:
       signals: (n, input_dim).
       dictionary: (input_dim, num_latents); atoms are scaled to unit norm first.
       num_atoms: k.
-      start: codes on whose supports, of at most k atoms, exchanges begin; None begins with
-        non-negative orthogonal matching pursuit, each of whose steps takes the atom of largest
-        correlation with the residual of non-negative least squares.
+      start: codes, dense or sparse, (n, num_latents), on whose supports, of at most k atoms,
+        exchanges begin; None begins with non-negative orthogonal matching pursuit, each of whose
+        steps takes the atom of largest correlation with the residual of non-negative least squares.
       exchanges: False ends with what they would begin with.
 
     Returns:
@@ -66,11 +71,18 @@ def exchange_pursuit(
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
       Miller (2002), "Subset selection in regression", for exchanges.
     """
-    targets = as_matrix("signals", signals).astype(np.float32)
-    atoms = np.array(as_matrix("dictionary", dictionary).T, np.float32, order="C")
+    found = check_problem(signals, dictionary, 0.0)[:2]
+    targets, columns = (np.asarray(array, np.float32) for array in found)
+    atoms = np.ascontiguousarray(unit_columns(columns).T)
     check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
-    norms = np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms /= np.where(norms > 0, norms, 1)
+    if start is not None:
+        start, shape = scipy.sparse.csr_array(start) != 0, (len(targets), len(atoms))
+        if start.shape != shape or np.diff(start.indptr).max() > num_atoms:
+            raise ValueError(
+                f"start must be codes of shape (n, num_latents) = {shape} on at most num_atoms = "
+                f"{num_atoms} atoms a row, but its shape is {start.shape} and a row has up to "
+                f"{np.diff(start.indptr).max()}; give codes of these signals on fewer atoms."
+            )
     size = max(1, ROOM // (num_atoms * len(atoms)))
     parts = []
     for begin in range(0, len(targets), size):
@@ -159,16 +171,17 @@ class _Block:
         return self.pull[i] - self.values[i].astype(np.float32) @ self.inner[i]
 
     def _improve(self, i):
-        """The support to which exchanges lead; None where none helps.
+        """The support to which exchanges lead; None where none gains.
 
-        Those among the atoms that promise most are tried until none helps. They are few, so that
-        all their inner products are at hand.
+        Only the atoms that promise most are exchanged. They are few, so that all their inner
+        products are at hand.
         """
         used, least = np.flatnonzero(self.values[i]), self.least[i]
         chosen, values = self.places[i, used], self.values[i, used]
         size, inner = self.places.shape[1], self.inner[i, used]
         room = len(used) < size
-        promise = _promise(self._gram(chosen), inner, chosen, values, self._left(i), room).max(axis=0)
+        left, own = self._left(i), self._gram(chosen)
+        promise = _promise(own, inner, chosen, values, left, room).max(axis=0)
         if not promise.max() > least:
             return None
         best = np.argpartition(-promise, min(POOL, len(promise)) - 1)[:POOL]
@@ -196,7 +209,8 @@ class _Block:
 
 
 def _promise(gram, inner, support, values, left, room):
-    """What each atom takes from the squared error in each place, (s + 1, n); the last one is free.
+    """What each atom takes from the squared error in each place, at most, (s + 1, n); the last
+    place is free.
 
     Args:
       gram: (s, s), inner products of the support.

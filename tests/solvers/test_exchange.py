@@ -5,9 +5,8 @@ import itertools
 import numpy as np
 import pytest
 import scipy.optimize
-import scipy.sparse
 
-from sae_gap.measure.decomposition import boxed_bound
+from sae_gap.solvers import exchange
 from sae_gap.solvers.exchange import exchange_pursuit
 
 ATOMS, K, DIM = 8, 3, 5
@@ -57,24 +56,54 @@ def test_no_exchange_helps_and_most_are_the_best_of_all_supports(problems):
     assert exact[0] < 20 and exact[1] >= 36
 
 
-def test_exchanges_go_on_from_any_start_and_free_slots_fill(problems):
-    for atoms, signal, _, _ in problems[:10]:
-        for start in ([0, 1, 2], [5], []):
-            given = np.zeros((1, ATOMS))
-            given[0, start] = 1
-            codes = exchange_pursuit(signal, atoms, K, start=scipy.sparse.csr_array(given))
-            assert codes.nnz <= K
-            (left,) = errors(atoms, signal, codes)
-            assert left <= (error(atoms, signal[0], start) if start else np.sum(signal**2)) + 1e-6
-            assert left <= errors(atoms, signal, exchange_pursuit(signal, atoms, 1))[0] + 1e-6
+def test_from_any_start_of_atoms_that_may_be_the_same_one_it_gains_and_keeps_to_k():
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        dim, width = rng.integers(2, 7), rng.integers(2, 13)
+        k = int(rng.integers(1, min(dim, width) + 1))
+        atoms = rng.normal(size=(dim, width)) + rng.normal(size=(dim, 1)) * rng.integers(0, 3)
+        atoms /= np.linalg.norm(atoms, axis=0)
+        twins = rng.integers(0, width, (2, width // 3))
+        atoms[:, twins[0]] = atoms[:, twins[1]]
+        signals = rng.normal(size=(3, dim))
+        given = rng.permuted(np.tile(np.arange(width), (3, 1)), axis=1) < rng.integers(0, k + 1)
+        for start in (None, given):
+            codes = exchange_pursuit(signals, atoms, k, start=start)
+            first = exchange_pursuit(signals, atoms, k, start=start, exchanges=False)
+            assert np.diff(codes.indptr).max() <= k and codes.data.min(initial=1) > 0
+            left, most = errors(atoms, signals, codes), errors(atoms, signals, first)
+            assert np.all(left <= most + 1e-5 * np.sum(signals**2, axis=1))
+            # Free places are filled: one atom alone is no better.
+            single = errors(atoms, signals, exchange_pursuit(signals, atoms, 1))
+            assert np.all(left <= single + 1e-5 * np.sum(signals**2, axis=1))
 
 
-def test_its_start_is_orthogonal_pursuit_by_hand_of_each_row_alone(problems):
+def test_exchanges_promise_what_least_squares_gain_and_over_non_negative_codes_no_less(problems):
+    for atoms, (signal,), _, codes in problems:
+        support = np.flatnonzero(codes)
+        inner, values = atoms[:, support].T @ atoms, codes[support]
+        left, before = (signal - codes @ atoms.T) @ atoms, error(atoms, signal, support)
+        found = exchange._promise(inner[:, support], inner, support, values, left, True)
+        others = np.setdiff1d(np.arange(ATOMS), support)
+        for place, atom in itertools.product(range(len(support) + 1), others):
+            stay = np.delete(support, place) if place < len(support) else support
+            new = [*stay, atom]
+            # The value of the atom that enters may not be negative, those of others may.
+            free = np.linalg.lstsq(atoms[:, new], signal)[0]
+            chosen = new if free[-1] > 0 else stay
+            rest = signal - atoms[:, chosen] @ np.linalg.lstsq(atoms[:, chosen], signal)[0]
+            assert found[place, atom] == pytest.approx(before - rest @ rest, abs=1e-4)
+            assert found[place, atom] > before - error(atoms, signal, new) - 1e-4
+
+
+def test_its_start_is_orthogonal_pursuit_by_hand_of_each_row_alone(monkeypatch):
     rng = np.random.default_rng(1)
     atoms = rng.normal(size=(12, 60))
-    atoms /= np.linalg.norm(atoms, axis=0)
-    signals = rng.normal(size=(9, 12))
-    found = exchange_pursuit(signals, 3 * atoms, 4, exchanges=False).toarray()
+    lengths = np.linalg.norm(atoms, axis=0)
+    given, atoms, signals = atoms * lengths, atoms / lengths, rng.normal(size=(9, 12))
+    # Two rows at once.
+    monkeypatch.setattr(exchange, "ROOM", 2 * 4 * 60)
+    found = exchange_pursuit(signals, given, 4, exchanges=False).toarray()
     for signal, row in zip(signals, found, strict=True):
         chosen, values = [], np.zeros(0)
         for _ in range(4):
@@ -84,30 +113,26 @@ def test_its_start_is_orthogonal_pursuit_by_hand_of_each_row_alone(problems):
             values = scipy.optimize.nnls(atoms[:, chosen], signal)[0]
         np.testing.assert_allclose(row[chosen], values, atol=1e-4)
         assert np.count_nonzero(row) == np.count_nonzero(values)
-
-
-def test_no_code_in_the_box_captures_more_than_the_bound(problems):
-    """For any θ; at the best one it is the optimum of the relaxation."""
-    rng = np.random.default_rng(2)
-    for atoms, signal, least, codes in problems:
-        captured = 1 - least / np.sum(signal**2)
-        most = codes[None].max(axis=1)
-        duals = [signal, rng.normal(size=signal.shape), signal - codes @ atoms.T]
-        for scale in (0.3, 1):
-            duals.append(signal - scale * signal @ atoms @ atoms.T / 8)
-        for dual in duals:
-            assert boxed_bound(signal, atoms, dual, K, most)[0] > captured - 1e-9
-    # For one atom in the box of 3 the relaxation takes 1 off each of 3, 2 and 1.
-    basis, values = np.eye(4), np.array([[3.0, 2, 1, 0]])
-    bounds = [boxed_bound(values, basis, values.clip(0, top), 1, np.full(1, 3)) for top in (1, 2)]
-    assert min(bounds) == pytest.approx(1 - 3 / 14)
+    again, codes = (exchange_pursuit(signals, given, 4, start=each) for each in (found, None))
+    np.testing.assert_allclose(again.toarray(), codes.toarray(), atol=1e-5)
 
 
 def test_a_signal_of_zeros_has_no_codes():
     assert exchange_pursuit(np.zeros((2, 4)), np.eye(4), 2).nnz == 0
 
 
-@pytest.mark.parametrize(("k", "match"), [(0, "num_atoms"), (6, "num_atoms"), (1.5, "num_atoms")])
-def test_what_makes_no_sense_is_refused(k, match):
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"num_atoms": 0}, "num_atoms must be an integer of at least 1"),
+        ({"num_atoms": 6}, "num_atoms must be an integer of at least 1 and of at most 5"),
+        ({"signals": np.ones((1, 4))}, "disagree on input_dim"),
+        ({"start": np.ones((1, 5))}, r"start must be codes of shape .* = \(1, 8\)"),
+        ({"start": np.ones((2, 8))}, "start must be codes"),
+        ({"start": np.arange(8.0)[None] > 4}, "at most num_atoms = 2 .* a row has up to 3; give"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(change, match):
+    good = {"signals": np.ones((1, 5)), "dictionary": np.ones((5, 8)), "num_atoms": 2}
     with pytest.raises(ValueError, match=match):
-        exchange_pursuit(np.ones((1, 5)), np.ones((5, 8)), k)
+        exchange_pursuit(**good | change)
