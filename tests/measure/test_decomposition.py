@@ -1,5 +1,7 @@
 """What k atoms of a given dictionary capture, by hand."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,47 +11,65 @@ from sae_gap.core.types import Model
 from sae_gap.measure import decomposition
 from sae_gap.saes.loaded_sae import SAE
 
-DIM, WIDTH, N, SIZES = 10, 30, 24, (2, 4)
+DIM, WIDTH, N, K = 10, 30, 24, 3
 DOCUMENTS = np.repeat(np.arange(6), 4)
 
 
 @pytest.fixture(scope="module")
 def world():
-    """Rows of four atoms of thirty that lean on each other, about a mean of their own."""
+    """Rows of four atoms of thirty that lean on each other, about a mean of their own; the last row
+    is the mean.
+    """
     rng = np.random.default_rng(0)
     atoms = (rng.normal(size=(DIM, WIDTH)) + rng.normal(size=(DIM, 1))).astype(np.float32)
     unit = atoms / np.linalg.norm(atoms, axis=0)
     codes = np.abs(rng.normal(size=(N, WIDTH))) * (rng.random((N, WIDTH)) < 4 / WIDTH)
     x = (codes @ unit.T + 0.1 * rng.normal(size=(N, DIM)) + 1).astype(np.float32)
+    x[-1] = 1
     sae = SAE.of_model(Model(jnp.asarray(atoms), jnp.ones(DIM)), name="given")
     return sae, x, unit
 
 
 @pytest.fixture(scope="module")
-def rows(world):
-    sae, x, _ = world
-    found = decomposition.decompose(sae, x, DOCUMENTS, SIZES)
-    return {(row["codes"], row["k"]): row for row in found}
+def measured(world):
+    """The rows by their codes, and what the bounds and duality gaps were that went into them."""
+    spies = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decomposition, "STEPS", 6)
+        for name in ("boxed_bound", "relative_gap"):
+            real, spies[name] = getattr(decomposition, name), []
+
+            def spy(*given, real=real, kept=spies[name]):
+                kept.append(real(*given))
+                return kept[-1]
+
+            patch.setattr(decomposition, name, spy)
+        rows = decomposition.decompose(*world[:2], DOCUMENTS, [K])
+    return {row["codes"]: row for row in rows}, spies
 
 
-def test_exchanges_capture_most_and_the_bound_is_above_them(world, rows):
-    assert {*rows} == {(codes, k) for codes in decomposition.CODES for k in SIZES}
-    for k in SIZES:
-        own = {codes: rows[codes, k] for codes in decomposition.CODES}
-        captured = {codes: row["captured"] for codes, row in own.items()}
-        assert captured["exchange"] >= captured["orthogonal"] > captured["matching"]
-        assert captured["exchange_lasso"] >= captured["lasso"] > 0
-        assert captured["best"] == pytest.approx(max(captured.values()))
-        for codes, row in own.items():
-            assert row["lost"] == pytest.approx(captured["best"] - captured[codes], abs=1e-6)
-            assert row["lost"] > -1e-6 and row["l0"] <= k
-            assert row["low"] < row["captured"] < row["high"]
-        assert captured["best"] - 1e-6 < own["best"]["bound"] <= 1
-        assert (own["best"]["shared"], own["best"]["top"], own["best"]["lost"]) == (1, 1, 0)
-        assert own["lasso"]["certificate"] < 1e-5
-    assert rows["best", 4]["captured"] > rows["best", 2]["captured"]
+def test_exchanges_capture_most_and_the_bound_is_above_them(world, measured):
+    own, spies = measured
+    assert [*own] == [*decomposition.CODES] and {row["k"] for row in own.values()} == {K}
+    captured = {codes: row["captured"] for codes, row in own.items()}
+    assert captured["exchange"] >= captured["orthogonal"] > captured["matching"]
+    assert captured["orthogonal"] > captured["screened"] - 0.05 > 0.5
+    assert captured["exchange_lasso"] >= captured["lasso"] > 0
+    assert captured["best"] == pytest.approx(max(captured.values()))
+    for codes, row in own.items():
+        assert row["lost"] == pytest.approx(captured["best"] - captured[codes], abs=1e-6)
+        assert row["lost"] > -1e-6 and row["l0"] <= K
+        assert row["low"] < row["captured"] < row["high"]
+    assert (own["best"]["shared"], own["best"]["lost"]) == (1, 0)
+    # The bound of each row is its least, that of the target itself and of the path's residuals.
+    bounds, energy = np.array(spies["boxed_bound"]), np.sum((world[1] - 1.0) ** 2, axis=1)
+    shares = bounds @ energy / energy.sum()
+    assert own["best"]["bound"] == pytest.approx(bounds.min(axis=0) @ energy / energy.sum())
+    assert len(bounds) == 7 and captured["best"] < own["best"]["bound"] < shares.min()
+    gaps = [gap.max() for gap in spies["relative_gap"]]
+    assert own["lasso"]["certificate"] == pytest.approx(max(gaps)) and max(gaps) < 1e-5
     ceiling = decomposition.ceiling(*world[:2])
-    assert rows["best", 4]["captured"] < ceiling["captured"] <= ceiling["bound"] <= 1
+    assert captured["best"] < ceiling["captured"] <= ceiling["bound"] <= 1
 
 
 @pytest.mark.parametrize("narrow", [True, False])
@@ -65,18 +85,20 @@ def test_the_ceiling_is_that_of_all_atoms_and_its_bound_is_near_where_they_lie_o
     assert found["bound"] == pytest.approx(least + 0.015 if narrow else 1, abs=0.015)
 
 
-def test_captured_variance_is_about_the_bias_whatever_the_atoms_lengths(world, rows):
-    """By matching pursuit of two steps by hand."""
+def test_captured_variance_is_about_the_bias_whatever_the_atoms_lengths(world, measured):
+    """By matching pursuit by hand."""
     _, x, unit = world
     target = x - 1.0
     left, uses = target.copy(), np.zeros((N, WIDTH), bool)
-    for _ in range(2):
+    for _ in range(K):
         pull = np.where(uses, -np.inf, left @ unit)
         best, place = pull.max(axis=1).clip(0), pull.argmax(axis=1)
         left -= best[:, None] * unit.T[place]
-        uses[np.arange(N), place] = True
-    row, shares = rows["matching", 2], np.sum(left**2, axis=1) / np.sum(target**2, axis=1)
-    assert row["captured"] == pytest.approx(1 - np.sum(left**2) / np.sum(target**2), abs=1e-5)
+        uses[np.arange(N), place] = best > 0
+    row, energy = measured[0]["matching"], np.sum(target**2, axis=1)
+    # Of a row of zeros all is captured.
+    shares = np.sum(left**2, axis=1) / np.append(energy[:-1], 1)
+    assert row["captured"] == pytest.approx(1 - np.sum(left**2) / energy.sum(), abs=1e-5)
     assert row["median"] == pytest.approx(np.median(1 - shares), abs=1e-5)
     assert row["atoms"] == uses.any(axis=0).sum()
     assert row["common"] == pytest.approx(uses.mean(axis=0).max())
@@ -84,13 +106,40 @@ def test_captured_variance_is_about_the_bias_whatever_the_atoms_lengths(world, r
 
 def test_gains_are_those_of_the_span_and_occupancy_is_where_they_are_furthest_ahead(world):
     sae, x, unit = world
-    gains, target = decomposition.gains(sae, x, 3), x - 1.0
-    order = decomposition.pursued(sae, x, 3)
-    for row, chosen, found in zip(target, order, gains, strict=True):
+    gains, target = decomposition.gains(sae, x, K), x - 1.0
+    order = decomposition.pursued(sae, x, K)
+    assert not gains[-1].any()
+    for row, chosen, found in zip(target[:-1], order[:-1], gains[:-1], strict=True):
         left = [np.linalg.lstsq(unit[:, chosen[:k]], row)[1].sum() for k in (1, 2, 3)]
         np.testing.assert_allclose(1 - found.cumsum(), left / np.sum(row**2), atol=1e-4)
     real, control = np.array([[0.5, 0.2, 0.1, 0.1]]), np.array([[0.3, 0.1, 0.15, 0.2]])
     assert decomposition.occupancy(real, control).tolist() == [2]
+
+
+def test_no_code_in_the_box_captures_more_than_the_bound():
+    """For any θ; at the best one it is the optimum of the relaxation."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        atoms = rng.normal(size=(5, 8)) + rng.normal(size=(5, 1))
+        atoms /= np.linalg.norm(atoms, axis=0)
+        signal = rng.normal(size=(1, 5)) + np.abs(rng.normal(size=(1, 3))) @ atoms.T[:3]
+        fits = [
+            (scipy.optimize.nnls(atoms[:, on], signal[0]), on)
+            for on in map(list, itertools.combinations(range(8), 3))
+        ]
+        (values, left), on = min(fits, key=lambda fit: fit[0][1])
+        duals = [signal, rng.normal(size=signal.shape), signal - values @ atoms.T[on]]
+        duals += [signal - scale * signal @ atoms @ atoms.T / 8 for scale in (0.3, 1)]
+        for dual in duals:
+            bound = decomposition.boxed_bound(signal, atoms, dual, 3, values.max(keepdims=True))
+            assert bound[0] > 1 - left**2 / np.sum(signal**2) - 1e-9
+    # For one atom in the box of 3 the relaxation takes 1 off each of 3, 2 and 1.
+    basis, values = np.eye(4), np.array([[3.0, 2, 1, 0]])
+    bounds = [
+        decomposition.boxed_bound(values, basis, values.clip(0, top), 1, np.full(1, 3))
+        for top in (1, 2)
+    ]
+    assert min(bounds) == pytest.approx(1 - 3 / 14)
 
 
 @pytest.mark.parametrize("kind", ["covariance", "shuffled", "isotropic"])
@@ -104,4 +153,8 @@ def test_controls_keep_the_mean_and_the_second_moments_alone(kind):
     assert np.allclose(second, own, atol=0.02) == alike
     assert np.allclose(found.mean(axis=1), atoms.mean(axis=1), atol=0.02) == alike
     assert np.abs(np.einsum("dn,dn->n", found, atoms)).mean() < 0.9
+    # Their coordinates along the principal axes.
+    axes = np.linalg.svd(atoms - atoms.mean(axis=1, keepdims=True), full_matrices=False)[0]
+    sorts = [np.sort(axes.T @ each, axis=1) for each in (found, atoms)]
+    assert np.allclose(*sorts, atol=1e-3) == (kind == "shuffled")
     assert not np.allclose(decomposition.control_atoms(kind, atoms, 4), found)
