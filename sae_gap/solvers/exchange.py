@@ -19,6 +19,8 @@ It takes `D_Sᵀ a` of all atoms, of which an exchange changes one row, by one p
 dictionary.
 """
 
+from typing import Any
+
 import numpy as np
 import scipy.linalg
 import scipy.optimize
@@ -75,23 +77,24 @@ def exchange_pursuit(
     targets, columns = (np.asarray(array, np.float32) for array in found)
     atoms = np.ascontiguousarray(unit_columns(columns).T)
     check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
-    if start is not None:
-        start, shape = scipy.sparse.csr_array(start) != 0, (len(targets), len(atoms))
-        if start.shape != shape or np.diff(start.indptr).max() > num_atoms:
+    given: Any = None if start is None else scipy.sparse.csr_array(start) != 0
+    if given is not None:
+        shape, count = (len(targets), len(atoms)), np.diff(given.indptr).max(initial=0)
+        if given.shape != shape or count > num_atoms:
             raise ValueError(
                 f"start must be codes of shape (n, num_latents) = {shape} on at most num_atoms = "
-                f"{num_atoms} atoms a row, but its shape is {start.shape} and a row has up to "
-                f"{np.diff(start.indptr).max()}; give codes of these signals on fewer atoms."
+                f"{num_atoms} atoms a row, but its shape is {given.shape} and a row has up to "
+                f"{count}; give codes of these signals on fewer atoms."
             )
     size = max(1, ROOM // (num_atoms * len(atoms)))
     parts = []
     for begin in range(0, len(targets), size):
         rows = slice(begin, begin + size)
         block = _Block(targets[rows], atoms, num_atoms)
-        if start is None:
+        if given is None:
             block.pursue()
         else:
-            block.open(start[rows])
+            block.open(given[rows])
         if exchanges:
             block.exchange()
         parts.append(block.codes())
