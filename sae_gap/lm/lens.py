@@ -26,7 +26,7 @@ References:
 import itertools
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -54,8 +54,6 @@ from sae_gap.storage.tensor_files import brief, reading
 CHUNK = 8
 # Raised whenever the same lens comes to hold other numbers.
 FORM = 1
-# Documents that are cut into tokens at once.
-_AT_ONCE = 256
 _FILE = "lens.safetensors"
 _DAMAGED = "the lens {} is damaged ({}); remove it and fit again."
 
@@ -189,7 +187,11 @@ def fit_lens(
         "outliers": outliers,
         "seed": int(seed),
     }
-    drawn = list(itertools.islice(_draw(lm, texts, context, seed), windows))
+    # The last token of a window changes none before it, and is not averaged.
+    long = (
+        row[: context - 1] for _, row in texts.shuffled(lm.tokenise, seed) if len(row) >= context
+    )
+    drawn = list(itertools.islice(long, windows))
     if len(drawn) < windows:
         raise ValueError(
             f"{len(drawn)} documents have {context} tokens, too few for {windows} windows; give "
@@ -277,15 +279,6 @@ def _open_published(path: pathlib.Path, lm: LM) -> Lens:
         if not np.isfinite(matrix).all():
             raise ValueError(f"{path} is not finite at block {block}; download it again.")
     return Lens(lm, found, windows, {})
-
-
-def _draw(lm: LM, texts: Texts, context: int, seed: int) -> Iterator[Int[np.ndarray, " length"]]:
-    """The tokens of a window that matter: the last changes none before it, and is not averaged."""
-    order = texts.shuffled(seed)
-    for start in range(0, len(order), _AT_ONCE):
-        for tokens in lm.tokenise(texts.texts[i] for i in order[start : start + _AT_ONCE]):
-            if len(tokens) >= context:
-                yield tokens[: context - 1]
 
 
 def _window(tokens: Int[np.ndarray, " length"]) -> Windows:

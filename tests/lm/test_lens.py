@@ -1,12 +1,14 @@
-"""The Jacobian lens against finite differences of the model in NumPy, one place at a time."""
+"""The Jacobian lens against finite differences of the model in NumPy."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap.lm import llama
-from sae_gap.lm.lens import _draw, _of_window, fit_lens, open_lens
+from sae_gap.lm.lens import _of_window, _read, fit_lens, open_lens
 from sae_gap.lm.texts import Texts
+from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 from tests import tiny, torch_files
 from tests.lm.test_llama import states
@@ -35,37 +37,40 @@ def lens(lm, folder):
     return fit_lens(lm, TEXTS, folder / "lens", windows=3, **OPTIONS)
 
 
+LOUD = 300
+
+
 def loud(lm, token):
-    """The model, in which one token is as long as an outlier."""
-    embedding = lm.model.embedding.at[token].multiply(1e3)
-    return lm._replace(model=lm.model.__class__(**{**vars(lm.model), "embedding": embedding}))
+    """The model, in which one token is an outlier until the last block makes all tokens as long."""
+    return eqx.tree_at(
+        lambda model: (model.embedding, model.blocks.down),
+        lm.model,
+        (lm.model.embedding.at[token].multiply(LOUD), lm.model.blocks.down.at[-1].multiply(LOUD)),
+    )
 
 
 @pytest.mark.parametrize("outliers", ["drop", "keep"])
-def test_it_is_the_mean_of_what_one_place_adds_to_itself_and_later_ones(lm, tmp_path, outliers):
+def test_it_is_the_mean_over_places_of_the_derivative_of_the_sum(lm, tmp_path, outliers):
     tensors = tiny.write_lm(tmp_path / "again.gguf")
     tokens = np.array([*range(60, 60 + CONTEXT)])
     tokens[7] = 200
-    tensors["token_embd.weight"][200] *= 1e3
+    tensors["token_embd.weight"][200] *= LOUD
+    tensors[f"blk.{LAST}.ffn_down.weight"] *= LOUD
     counted = [place for place in range(FIRST, CONTEXT - 1) if (place, outliers) != (7, "drop")]
-    found = _of_window(loud(lm, 200).model, tokens[:-1], FIRST, outliers == "drop")
+    found = _of_window(loud(lm, 200), tokens[:-1], FIRST, outliers == "drop")
     direction, small = np.random.default_rng(0).normal(size=DIM), 1e-3
     for block in range(LAST):
-        expected = np.zeros(DIM)
-        for place in counted:
-            shift = np.zeros((CONTEXT, DIM))
-            shift[place] = small * direction
-            ends = [states(tensors, tokens, {block: sign * shift})[0][-1] for sign in (1, -1)]
-            expected += (ends[0] - ends[1])[counted].sum(axis=0) / (2 * small * len(counted))
+        shift = np.zeros((CONTEXT, DIM))
+        shift[counted] = small * direction
+        ends = [states(tensors, tokens, {block: sign * shift})[0][-1] for sign in (1, -1)]
+        expected = (ends[0] - ends[1])[counted].sum(axis=0) / (2 * small * len(counted))
         size = np.abs(expected).max()
         np.testing.assert_allclose(found[block] @ direction, expected, atol=2e-4 * size)
 
 
 def test_windows_are_averaged_and_their_spread_tells_the_error(lm, lens):
-    drawn = list(_draw(lm, TEXTS, CONTEXT, 0))
-    # The short document and the repeat are left out.
-    assert len(drawn) == 4 and {len(tokens) for tokens in drawn} == {CONTEXT - 1}
-    each = np.array([_of_window(lm.model, tokens, FIRST, True) for tokens in drawn[:3]])
+    rows = [row for _, row in TEXTS.shuffled(lm.tokenise, 0) if len(row) >= CONTEXT]
+    each = np.array([_of_window(lm.model, row[: CONTEXT - 1], FIRST, True) for row in rows[:3]])
     assert lens.windows == 3 and list(lens.jacobians) == [*range(LAST)]
     for block in range(LAST):
         mean = each[:, block].mean(axis=0)
@@ -90,8 +95,10 @@ def test_a_killed_fit_goes_on_to_the_same_bits(lm, lens, folder, tmp_path, monke
     assert open_lens(tmp_path, lm).windows == 1
     monkeypatch.setattr(Folder, "write", write)
     fit_lens(lm, TEXTS, tmp_path, windows=3, **OPTIONS)
-    files = [place / "lens.safetensors" for place in (tmp_path, folder / "lens")]
-    assert files[0].read_bytes() == files[1].read_bytes()
+    places = [Folder(place) for place in (tmp_path, folder / "lens")]
+    np.testing.assert_equal(*(_read(place, lm, {}) for place in places))
+    # With the checksum of its arrays.
+    np.testing.assert_equal(*(trees.read_note(place.read("lens.safetensors")) for place in places))
     # What is there is not run again.
     monkeypatch.setattr("sae_gap.lm.lens._of_window", None)
     assert fit_lens(lm, TEXTS, tmp_path, windows=2, **OPTIONS).windows == 3
@@ -156,7 +163,11 @@ REFUSED = {
     "windows": ({"windows": 5}, "4 documents have 11 tokens, too few for 5 windows; give more"),
     "context": ({"context": 5}, "context must be an integer of at least 6"),
     "outliers": ({"outliers": "some"}, "outliers must be one of drop, keep"),
-    "another": ({"first": 2}, "holds a lens of first 4, not 2; give that, or another folder"),
+    "another text": ({"texts": Texts(TEXTS.texts[1:], TEXTS.names[1:], None)}, "lens of text"),
+    "another context": ({"context": 12}, "lens of context 11, not 12; give that, or another"),
+    "another first": ({"first": 2}, "lens of first 4, not 2; give that, or another folder"),
+    "other outliers": ({"outliers": "keep"}, "lens of outliers drop, not keep; give that, or"),
+    "another seed": ({"seed": 1}, "lens of seed 0, not 1; give that, or another folder"),
 }
 
 
@@ -164,7 +175,8 @@ REFUSED = {
 def test_what_cannot_be_fitted_is_said_in_a_sentence(lm, lens, folder, case):
     changes, message = REFUSED[case]
     with pytest.raises(ValueError, match=message) as error:
-        fit_lens(lm, TEXTS, folder / "lens", **OPTIONS | {"windows": 3} | changes)
+        given = {"texts": TEXTS, "folder": folder / "lens", "windows": 3} | OPTIONS | changes
+        fit_lens(lm, **given)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
@@ -202,7 +214,7 @@ def test_lenses_of_other_models_and_blocks_are_refused(lm, lens, folder, tmp_pat
         with pytest.raises(ValueError, match="a block must be an integer of at least 0"):
             lens.top_tokens("the", (block,))
     with pytest.raises(ValueError, match="all tokens of a window are outliers; raise context, or"):
-        _of_window(loud(lm, 200).model, np.array([60, 61, 62, 200]), 3, True)
+        _of_window(loud(lm, 200), np.array([60, 61, 62, 200]), 3, True)
     with pytest.raises(ValueError, match="the text has no token; give one with letters"):
         lens.top_tokens("", (0,))
     content = (folder / "lens" / "lens.safetensors").read_bytes()
