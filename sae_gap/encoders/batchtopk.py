@@ -21,8 +21,8 @@ class BatchTopKParameters(eqx.Module):
 
 class BatchTopK(AmortisedEncoder):
     """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a
-    batch of n; no penalty. At step t of T it keeps `(f + (1 - f) t / T) k · n`, with the initial
-    factor f.
+    batch of n; no penalty. At step t of T, counted from 0, it keeps
+    `(f + (1 - f) t / (T - 1)) k · n`, with the initial factor f.
 
     θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains
     it. Without a batch to compete in, a sample's codes do not depend on its company.
@@ -30,7 +30,8 @@ class BatchTopK(AmortisedEncoder):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in θ; the first batch sets it.
-      initial_factor: f, the multiple of k that training starts with. It falls linearly to 1.
+      initial_factor: f, the multiple of k that training starts with. It falls linearly to 1
+        at the last step.
 
     References:
       Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
@@ -60,10 +61,12 @@ class BatchTopK(AmortisedEncoder):
         threshold = jnp.full(model.decoder.shape[1], model.encoder.threshold)
         return "jumprelu", {}, model.encoder.affine.exported() | {"threshold": threshold}
 
-    def loss(self, model, signals, penalty):
-        return self.loss_after(1.0, model, signals, penalty)
-
     def loss_after(self, done, model, signals, penalty):
+        # A `loss` that a subclass defines need not know of `done`.
+        told = (done,) if self.initial_factor > 1 else ()
+        return self.loss(model, signals, penalty, *told)
+
+    def loss(self, model, signals, penalty, done=1.0):
         # The padding of a last, smaller batch competes as well: it holds samples of the same epoch,
         # and a batch of the usual size keeps the usual share.
         hidden = self._hidden(model, signals)

@@ -228,7 +228,9 @@ class AmortisedEncoder(Encoder):
         signals: Float[Array, "n input_dim"],
         penalty: Float[ArrayLike, ""],
     ) -> tuple[Float[Array, " n"], Any]:
-        """`loss`, of an encoder whose loss changes with the share of the steps that are done."""
+        """`loss`, of an encoder whose loss changes along training: `done` is 0 at the first step
+        and 1 at the last.
+        """
         return self.loss(model, signals, penalty)
 
     def errors(

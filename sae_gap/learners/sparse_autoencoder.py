@@ -210,7 +210,8 @@ class SparseAutoencoder(Learner):
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         rule = self._optimiser(len(data.signals), state.model.decoder.shape[1])
         number = jnp.arange(len(epoch[0])) + state.epoch * len(epoch[0])
-        done = number / (self.num_steps * len(epoch[0]))
+        total = self.num_steps * len(epoch[0])
+        done = number / max(1, total - 1)
 
         def train_step(carry, batch):
             indices, weights, done = batch
@@ -220,9 +221,7 @@ class SparseAutoencoder(Learner):
             penalty, error = jnp.asarray(self.penalty), None
             if steering is not None:
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
-                steering, factor, error = self._steer(
-                    steering, active, self.num_steps * len(epoch[0])
-                )
+                steering, factor, error = self._steer(steering, active, total)
                 penalty = penalty * factor
             model, optimiser = self._update(
                 rule, model, optimiser, signals, weights, penalty * state.live, done

@@ -61,7 +61,7 @@ def test_what_a_batch_keeps_falls_linearly_from_its_start():
     """From twice two latents a sample to two; without a start two throughout. There are nine."""
     model, signals, hidden = problem()
     falling = eqx.filter_jit(lambda encoder, *given: encoder.loss_after(*given))
-    for start, done, count in ((2, 0.0, 36), (2, 0.5, 27), (2, 0.95, 19), (1, 0.0, 18)):
+    for start, done, count in ((2, 0.0, 36), (2, 0.5, 27), (2, 1.0, 18), (1, 0.0, 18)):
         errors, threshold = falling(
             BatchTopK(K, initial_factor=start), jnp.asarray(done), model, signals, 0
         )
@@ -72,24 +72,24 @@ def test_what_a_batch_keeps_falls_linearly_from_its_start():
 
 
 class Clock(BatchTopK):
-    """Its threshold adds up the shares of training at which its loss was asked for."""
+    """Its threshold adds up what its loss was told of the steps done, 9 if that was nothing."""
 
-    def loss_after(self, done, model, signals, penalty):
-        return self.loss(model, signals, penalty)[0], model.encoder.threshold + done
-
-    def loss(self, model, signals, penalty):
-        return BatchTopK.loss_after(self, 1.0, model, signals, penalty)
+    def loss(self, model, signals, penalty, done=9.0):
+        return jnp.sum(signals @ model.decoder, axis=1), model.encoder.threshold + done
 
 
-def test_training_tells_its_loss_the_share_of_steps_done():
+@pytest.mark.parametrize(
+    ("factor", "told"), [(2, (0, 1 / 5, 2 / 5, 3 / 5, 4 / 5, 1)), (1, (9,) * 6)]
+)
+def test_training_tells_the_loss_that_a_subclass_defines_what_is_done(factor, told):
     """Two epochs of three batches, the last one smaller."""
-    learner = SparseAutoencoder(Clock(K), num_steps=2, batch_size=4, weight_decay=0.0)
+    learner = SparseAutoencoder(Clock(K, initial_factor=factor), num_steps=2, batch_size=4)
     data = Split(problem()[1])
-    state = learner.init(data, num_latents=7, key=jax.random.key(0))
-    for epochs in (1, 2):
-        state = learner.step(data, state)
-        shares = np.arange(3 * epochs) / 6
-        assert float(state.model.encoder.threshold) == pytest.approx(shares.sum(), rel=1e-5)
+    state = eqx.filter_jit(learner.init)(data, num_latents=7, key=jax.random.key(0))
+    step = jax.jit(learner.step)
+    for steps in (3, 6):
+        state = step(data, state)
+        assert float(state.model.encoder.threshold) == pytest.approx(sum(told[:steps]), rel=1e-5)
 
 
 def test_the_threshold_is_a_running_mean_that_the_first_batch_sets():
