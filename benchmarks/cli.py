@@ -5,6 +5,7 @@ whatever the user can mend.
 import contextlib
 import logging as python_logging
 import os
+import pathlib
 import re
 import sys
 import traceback
@@ -13,14 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
-import safetensors.numpy
 from absl import flags, logging
 from jaxtyping import Float
 
 from benchmarks.options import Distributed, Options, alone, define, given
-from sae_gap.core import matching
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.tensor_files import Tensors, read_safetensors, reading
 
 # How a binary is called, on the pages that it writes.
 COMMAND = "python -m sae_gap "
@@ -178,30 +178,17 @@ def parse_shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def read_matrix(name: str, path: str) -> Float[np.ndarray, "rows columns"]:
-    """The finite matrix of floating-point numbers that the .npy file, or the .safetensors file of
-    one tensor, that a flag names has, as float32.
+def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:
+    """The finite matrix of floating-point numbers in a .npy file, or in a .safetensors file of one
+    tensor, as float32.
 
     Raises:
       UsageError: the file cannot be read, or holds anything else.
     """
-    path = os.path.expanduser(path)
-    try:
-        if not os.path.isfile(path):
-            raise OSError("it is not a file")
-        if path.endswith(".safetensors"):
-            arrays = [*safetensors.numpy.load_file(path).values()]
-            array = arrays[0] if len(arrays) == 1 else None
-        else:
-            array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, safetensors.SafetensorError) as error:  # type: ignore[attr-defined]
-        raise UsageError(
-            f"--{name} {path} cannot be read ({error}); write it by numpy.save."
-        ) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        raise UsageError(
-            f"--{name} {path} does not hold one array of real numbers; save that as float32 by "
-            "numpy.save."
-        )
+    file = pathlib.Path(path).expanduser()
     with usage():
-        return matching.as_matrix(f"--{name} {path}", array.astype(np.float32))
+        if file.suffix == ".safetensors":
+            return read_safetensors(file).only().astype(np.float32)
+        with reading(file, "an .npy file"), file.open("rb") as stream:
+            array = np.lib.format.read_array(stream)
+        return Tensors(file, {"the array": array}).only().astype(np.float32)

@@ -76,7 +76,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
     """
     if not options.activations or not options.dictionary:
         raise ValueError("there is nothing to decompose; give --activations and --dictionary.")
-    atoms = cli.read_matrix("dictionary", options.dictionary)
+    atoms = cli.read_matrix(options.dictionary)
     activations = open_activations(options.activations, key=options.key).without_outliers()
     if len(atoms) != activations.input_dim or max(options.k) > min(atoms.shape):
         raise ValueError(

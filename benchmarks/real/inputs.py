@@ -125,7 +125,7 @@ class Measured(Options):
             saes.append(dataclasses.replace(sae, name=called[path]))
             reports[called[path]] = report
         for path in self.dictionary:
-            atoms = cli.read_matrix("dictionary", path)
+            atoms = cli.read_matrix(path)
             if len(atoms) != x.shape[1]:
                 raise ValueError(
                     f"--dictionary {path} must be of shape ({x.shape[1]}, num_latents), but it is "

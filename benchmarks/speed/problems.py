@@ -169,9 +169,7 @@ def load(activations: str, dictionary: str) -> Files:
     Raises:
       UsageError: a file cannot be read, does not fit the other, or has an atom of zeros.
     """
-    files = Files(
-        cli.read_matrix("activations", activations), cli.read_matrix("dictionary", dictionary)
-    )
+    files = Files(cli.read_matrix(activations), cli.read_matrix(dictionary))
     if files.activations.shape[1] != files.dictionary.shape[0]:
         raise cli.UsageError(
             f"--activations has rows of {files.activations.shape[1]} numbers and --dictionary "

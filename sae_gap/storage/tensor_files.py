@@ -81,6 +81,14 @@ class Tensors:
             )
         return wide
 
+    def only(self) -> Float[np.ndarray, "rows columns"]:
+        """The matrix that is all there is, as `take` gives it."""
+        if len(self._arrays) != 1:
+            held = _listed(sorted(self._arrays)) or "nothing"
+            raise ValueError(f"{self.path} must hold one tensor, but has {held}; save it alone.")
+        (name,) = self._arrays
+        return self.take(name, *self.shape(name))
+
     def scalar(self, name: str) -> float:
         """A single finite number of any type."""
         array = self._named(name)

@@ -44,7 +44,7 @@ def test_it_prints_its_tables_and_measures_nothing_again(files, call, tmp_path, 
     [
         (["--dictionary={D}"], "nothing to decompose; give --activations and --dictionary"),
         (["--dictionary={D}", "--activations={x}", "--k=11"], "at least 11 atoms"),
-        (["--dictionary={x}", "--activations={x}"], "does not hold one array"),
+        (["--dictionary={x}", "--activations={x}"], "x.npz cannot be read as an .npy file"),
     ],
 )
 def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):

@@ -8,12 +8,14 @@ import pathlib
 from types import SimpleNamespace
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
 from matplotlib import image
 
 import sae_gap
+from benchmarks import cli
 from benchmarks.real import inputs, measurement_page, page_tables, real
 from benchmarks.real import measure_sae as binary
 from sae_gap import measure
@@ -47,7 +49,8 @@ def files(task, tmp_path_factory):
         folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10)
     )
     np.save(folder / "D.npy", atoms)
-    safetensors.numpy.save_file({"atoms": atoms}, folder / "D.safetensors")
+    halved = {"atoms": atoms.astype(ml_dtypes.bfloat16)}
+    safetensors.numpy.save_file(halved, folder / "D.safetensors")
     return folder
 
 
@@ -141,6 +144,9 @@ def test_the_same_command_measures_nothing_again(done, call, monkeypatch):
 
 
 def test_a_decoder_alone(files, call, tmp_path):
+    halved = cli.read_matrix(str(files / "D.safetensors"))
+    np.testing.assert_allclose(halved, np.load(files / "D.npy"), rtol=2**-8)
+    assert halved.dtype == np.float32
     arguments = (
         f"--dictionary={files / 'D.safetensors'}",
         f"--activations={files / 'x.npz'}",
@@ -213,7 +219,11 @@ BAD = {
         "--anyway measures it all the same",
     ),
     "turned": (["--dictionary={turned}", "--activations={x}"], "its transpose"),
-    "not a matrix": (["--dictionary={x}", "--activations={x}"], "does not hold one array"),
+    "not a matrix": (["--dictionary={x}", "--activations={x}"], "cannot be read as an .npy file"),
+    "many matrices": (
+        ["--dictionary={mine}/sae_weights.safetensors", "--activations={x}"],
+        "must hold one tensor, but has W_dec, W_enc",
+    ),
     "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
 }
 

@@ -133,7 +133,7 @@ ONES = np.ones((3, 4))
         (np.ones((5, 4)), ONES, "rows of 4 numbers and --dictionary columns of 5"),
         (np.full((4, 4), np.nan), ONES, "has NaN or infinite entries"),
         (np.ones(4), ONES, "must be a non-empty matrix"),
-        (np.ones((4, 4), int), ONES, "one array of real numbers"),
+        (np.ones((4, 4), int), ONES, "the type int64; save it as float32"),
         (np.eye(4)[:, [0, 0]] * [1, 0], ONES, "--dictionary has 1 columns of zeros"),
     ],
 )
