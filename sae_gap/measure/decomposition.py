@@ -17,6 +17,7 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from sae_gap.core.lasso_problem import relative_gap
+from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import GradientPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
@@ -185,10 +186,25 @@ def gains(
     found = []
     for place in chunks(len(x), sae.num_latents):
         order = pursued(sae, x[place], steps)
-        basis = np.linalg.qr(np.moveaxis(atoms[:, order], 0, 1))[0]
-        along = np.einsum("nms,nm->ns", basis, target[place])
+        along = np.einsum("nsm,nm->ns", _orthonormal(atoms.T[order]), target[place])
         found.append(along**2 / _positive(squares(target[place]))[:, None])
     return np.concatenate(found)
+
+
+def _orthonormal(atoms):
+    """What each atom of a row adds to the span of those before it, (n, steps, input_dim), at unit
+    length; zeros for one that they span.
+    """
+    basis = np.zeros_like(atoms)
+    for step in range(atoms.shape[1]):
+        rest = atoms[:, step]
+        # Once more for what rounding leaves.
+        for _ in range(2):
+            inner = np.einsum("nsm,nm->ns", basis, rest)
+            rest = rest - np.einsum("nsm,ns->nm", basis, inner)
+        energy = squares(rest)[:, None]
+        basis[:, step] = np.where(energy > DEPENDENT, rest / np.sqrt(_positive(energy)), 0)
+    return basis
 
 
 def occupancy(
@@ -254,7 +270,7 @@ def _lasso_path(target, atoms, sizes):
         for k in sizes:
             supports[k] = _choose(counts <= k, codes, supports[k])
         duals.append(target - codes @ atoms.T)
-        if counts.min(initial=0) > max(sizes):
+        if counts.min() > max(sizes):
             break
     return supports, duals, worst
 

@@ -101,13 +101,17 @@ def test_captured_variance_is_about_the_bias_whatever_the_atoms_lengths(world, m
     assert row["common"] == pytest.approx(uses.mean(axis=0).max())
 
 
-def test_gains_are_those_of_the_span_and_occupancy_is_where_they_are_furthest_ahead(world):
-    sae, x, unit = world
+@pytest.mark.parametrize("copies", [1, 3])
+def test_gains_are_those_of_the_span_and_occupancy_is_where_they_are_furthest_ahead(world, copies):
+    _, x, unit = world
+    unit = np.repeat(unit, copies, axis=1)
+    sae = SAE.of_model(Model(jnp.asarray(unit), jnp.ones(DIM)), name="given")
     gains, target = decomposition.gains(sae, x, K), x - 1.0
     order = decomposition.pursued(sae, x, K)
     assert not gains[-1].any()
     for row, chosen, found in zip(target[:-1], order[:-1], gains[:-1], strict=True):
-        left = [np.linalg.lstsq(unit[:, chosen[:k]], row)[1].sum() for k in (1, 2, 3)]
+        spans = [unit[:, chosen[:k]] for k in (1, 2, 3)]
+        left = [np.sum((row - span @ np.linalg.pinv(span, 1e-4) @ row) ** 2) for span in spans]
         np.testing.assert_allclose(1 - found.cumsum(), left / np.sum(row**2), atol=1e-4)
     real, control = np.array([[0.5, 0.2, 0.1, 0.1]]), np.array([[0.3, 0.1, 0.15, 0.2]])
     assert decomposition.occupancy(real, control).tolist() == [2]
