@@ -137,7 +137,7 @@ def _side(atoms):
     for _ in range(SIDES):
         pull = point @ atoms
         step = atoms[:, pull.argmin()] - point
-        point = point + step * np.clip(-(point @ step) / (step @ step), 0, 1)
+        point = point + step * np.clip(-(point @ step) / _positive(step @ step), 0, 1)
     least = (point @ atoms).min()
     return point / least if least > 1e-4 else None
 

@@ -12,6 +12,8 @@ import pytest
 import scipy.stats
 
 from sae_gap.core.types import Model, Split, Task
+from sae_gap.learners.online.cooccurrence import Cooccurrence
+from sae_gap.learners.online.decorrelation import decorrelate_children
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.solvers.reweighted import atom_rows, pursue
@@ -102,7 +104,7 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate):
     signals = jnp.asarray(codes[:700] @ frame.T, jnp.float32) + bias
     # Of 700 samples a round takes 500, and the next round those that follow.
     learner = Families(
-        base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.0, ridge=0.2, num_slots=4
+        base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.3, ridge=0.2, num_slots=4
     )
     state = begin(learner, signals, near, bias)
     state = eqx.tree_at(lambda s: s.round, state, np.int32(done))
@@ -121,7 +123,13 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate):
     old = np.asarray(state.dictionary)
     solved = np.linalg.solve(energy + rho * np.eye(WIDTH), found.T @ given + rho * old.T).T
     mean = old + rate * (solved - old)
-    np.testing.assert_allclose(new.dictionary, mean / np.linalg.norm(mean, axis=0), atol=1e-4)
+    on = (found > 0).astype(float)
+    tables = (on.T @ on, energy, found.sum(axis=0), np.array(500.0))
+    counts = Cooccurrence(*(jnp.asarray(table, jnp.float32) for table in tables))
+    mean = jnp.asarray(mean / np.linalg.norm(mean, axis=0), jnp.float32)
+    parted = decorrelate_children(mean, counts, 0.3 * rate)
+    assert np.abs(parted - mean).max() > 1e-2
+    np.testing.assert_allclose(new.dictionary, parted, atol=1e-4)
     noise = np.sqrt(np.mean((given - found @ old.T) ** 2))
     amplitude = np.sqrt((found**2).sum() / (found > 0).sum())
     np.testing.assert_allclose([new.noise, new.amplitude], [noise, amplitude], rtol=1e-4)
