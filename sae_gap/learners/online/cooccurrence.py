@@ -1,4 +1,10 @@
-"""Which atoms are used together, counted over samples."""
+"""Which atoms are used together, counted over samples.
+
+Most pairs of atoms hardly ever meet, and what families are told by is a pair of which one atom is
+on in a good share of the other's uses. An atom has few such partners: no more than its samples'
+mean L0 divided by that share. So what is kept is a row of them for each atom, and memory grows with
+their number, not with the square of the width.
+"""
 
 from typing import NamedTuple
 
@@ -6,6 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+# i is a partner of j if it is on in more than this share of j's uses. No rule asks for less.
+PARTNERS = 0.4
 # i includes j if it is on in this share of j's uses; the share is larger where i is on in many
 # samples anyway.
 INCLUDES = 0.8
@@ -14,99 +22,170 @@ LEAST_USES = 6
 # A parent has this many times the uses of its child, lest two atoms that are always on together be
 # each other's parent.
 _MORE_USED = 1.02
+# Atoms whose pairs are counted at once, and uses that are added to them at once.
+_ATOMS, _USES = 512, 2_048
 
 
 class Cooccurrence(NamedTuple):
-    """Counts over samples with codes Z.
+    """Counts over samples with codes Z. Row j is of atom j.
 
     Attributes:
-      together: entry (i, j) counts the samples that use both i and j.
-      products: ZᵀZ.
-      sums: of each atom's codes.
-      number: of the samples, those that use no atom included. The caller sets it, since
-        `add_samples` also sees padding.
+      partners: the atoms i that are on in more than `PARTNERS` of j's uses, those with the largest
+        shares where they are more than there is room for, in the order of their numbers;
+        num_latents fills the row up.
+      together: the samples that use both i and j.
+      products: Σ z_i z_j.
+      uses: the samples that use j.
+      sums: Σ z_j.
+      squares: Σ z_j².
+      number: of the samples, those that use no atom included.
     """
 
-    together: Float[Array, "num_latents num_latents"]
-    products: Float[Array, "num_latents num_latents"]
+    partners: Int[Array, "num_latents partners"]
+    together: Float[Array, "num_latents partners"]
+    products: Float[Array, "num_latents partners"]
+    uses: Float[Array, " num_latents"]
     sums: Float[Array, " num_latents"]
+    squares: Float[Array, " num_latents"]
     number: Float[Array, ""]
 
     @property
-    def uses(self) -> Float[Array, " num_latents"]:
-        """The samples that use each atom."""
-        return jnp.diagonal(self.together)
+    def given(self) -> Float[Array, "num_latents partners"]:
+        """P(i | j), the share of j's uses in which i is on."""
+        return self.together / jnp.maximum(self.uses, 1)[:, None]
 
     @property
-    def given(self) -> Float[Array, "num_latents num_latents"]:
-        """P(i | j) in row i and column j, the share of j's uses in which i is on."""
-        return self.together / jnp.maximum(self.uses, 1)
+    def size(self) -> Float[Array, " num_latents"]:
+        """z̄_j, the mean code of j weighted by itself, `Σ z_j² / Σ z_j`."""
+        return mean_code(self.squares, self.uses, self.sums, self.uses)
+
+    @property
+    def beside(self) -> Float[Array, "num_latents partners"]:
+        """z̄_ij, the mean code of i beside j, where both are on, weighted by that of j:
+        `Σ z_i z_j / (P(i|j) Σ z_j)`.
+        """
+        return mean_code(self.products, self.together, self.sums[:, None], self.uses[:, None])
+
+    def of(self, values: Float[Array, " num_latents"]) -> Float[Array, "num_latents partners"]:
+        """What each partner has of a number that every atom has."""
+        return values[self.partners]
 
 
-def empty_counts(num_latents: int, dtype) -> Cooccurrence:
-    """The counts of no samples."""
-    zeros = jnp.zeros((num_latents, num_latents), dtype)
-    return Cooccurrence(zeros, zeros, zeros[0], jnp.zeros((), dtype))
-
-
-def add_samples(
-    counts: Cooccurrence, places: Int[Array, "n slots"], codes: Float[Array, "n slots"]
-) -> Cooccurrence:
-    """Adds samples whose codes are given by slot: sample i uses atom `places[i, w]` if
-    `codes[i, w]` is positive.
+def mean_code(products, together, sums, uses):
+    """The mean code of one atom beside another, weighted by that of the other, of which the sums
+    and the uses are.
     """
+    tiny = jnp.finfo(products.dtype).tiny
+    return products / jnp.maximum(sums, tiny) * uses / jnp.maximum(together, 1)
 
-    def add(w, counts):
-        row, on = places[:, w, None], (codes[:, w, None] > 0) & (codes > 0)
-        product = codes[:, w, None] * codes
-        together = counts.together.at[row, places].add(on.astype(codes.dtype))
-        return counts._replace(
-            together=together, products=counts.products.at[row, places].add(product)
+
+def count(
+    places: Int[Array, "n slots"],
+    codes: Float[Array, "n slots"],
+    num_latents: int,
+    number: int | Float[Array, ""],
+) -> Cooccurrence:
+    """Counts samples whose codes are given by slot: sample i uses atom `places[i, w]` if
+    `codes[i, w]` is positive. An atom has room for as many partners as a sample has slots.
+
+    Time is that of all pairs in all samples, and memory that of n · slots numbers and of the pairs
+    of a few atoms with all others.
+    """
+    dtype, slots = codes.dtype, codes.shape[1]
+    some, most = min(_ATOMS, num_latents), min(slots, num_latents)
+    flat = jnp.where(codes > 0, places, num_latents).reshape(-1)
+    # Uses in the order of their atoms, and where each atom's begin.
+    order = jnp.argsort(flat, stable=True)
+    first = jnp.searchsorted(flat[order], jnp.arange(num_latents + 1))
+    uses = jnp.diff(first)
+
+    def pairs(begin):
+        """The pairs of `some` atoms, from `begin` on."""
+        names = begin + jnp.arange(some)
+        end = first[jnp.minimum(begin + some, num_latents)]
+
+        def add(carry):
+            use, together, products = carry
+            each = use + jnp.arange(_USES)
+            at = order[each]
+            row = jnp.where(each < end, flat[at] - begin, some)[:, None]
+            column, own, other = (
+                places[at // slots],
+                codes.reshape(-1)[at, None],
+                codes[at // slots],
+            )
+            return (
+                use + _USES,
+                together.at[row, column].add((other > 0).astype(dtype), mode="drop"),
+                products.at[row, column].add(own * other, mode="drop"),
+            )
+
+        empty = jnp.zeros((some, num_latents), dtype)
+        _, together, products = lax.while_loop(
+            lambda carry: carry[0] < end, add, (first[begin], empty, empty)
         )
+        share = together / jnp.maximum(uses[names], 1)[:, None]
+        share = jnp.where(jnp.arange(num_latents) == names[:, None], 0, share)
+        share, partners = lax.top_k(share, most)
+        partners = jnp.sort(jnp.where(share > PARTNERS, partners, num_latents), axis=1)
+        took = (
+            jnp.take_along_axis(table, partners, axis=1, mode="fill", fill_value=0)
+            for table in (together, products)
+        )
+        return partners, *took
 
-    counts = counts._replace(sums=counts.sums.at[places].add(codes))
-    return lax.fori_loop(0, codes.shape[1], add, counts)
+    begins = jnp.arange(0, num_latents, some)
+    rows = (each.reshape(-1, most)[:num_latents] for each in lax.map(pairs, begins))
+    zeros = jnp.zeros(num_latents, dtype)
+    return Cooccurrence(
+        *rows,
+        uses.astype(dtype),
+        zeros.at[places].add(codes),
+        zeros.at[places].add(codes**2),
+        jnp.asarray(number, dtype),
+    )
 
 
 def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Cooccurrence:
     """Sets the counts of some atoms to zero, as for atoms that have changed since they were
     counted.
     """
-    kept = ~(dropped[:, None] | dropped)
-    together, products = (jnp.where(kept, table, 0) for table in (counts.together, counts.products))
-    return counts._replace(
-        together=together, products=products, sums=jnp.where(dropped, 0, counts.sums)
-    )
+    gone = dropped[:, None] | dropped[counts.partners]
+    partners = jnp.where(gone, len(dropped), counts.partners)
+    rows = (jnp.where(gone, 0, table) for table in (counts.together, counts.products))
+    own = (jnp.where(dropped, 0, each) for each in (counts.uses, counts.sums, counts.squares))
+    return Cooccurrence(partners, *rows, *own, counts.number)
 
 
-def includes(counts: Cooccurrence) -> Bool[Array, "num_latents num_latents"]:
-    """Whether i includes j, in row i and column j: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
+def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:
+    """Whether each partner i of j includes it: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
 
     P(i) is the share of all samples that use i. So an atom that is nearly always on does not
-    include others by that alone. An atom includes itself.
+    include others by that alone.
     """
-    least = 1 - (1 - INCLUDES) * (1 - counts.uses / jnp.maximum(counts.number, 1))
-    return (counts.given > least[:, None]) & (counts.uses >= LEAST_USES)
+    return (counts.given > counts.of(least_share(counts))) & (counts.uses >= LEAST_USES)[:, None]
+
+
+def least_share(counts: Cooccurrence) -> Float[Array, " num_latents"]:
+    """The share of another atom's uses above which each atom includes it."""
+    return 1 - (1 - INCLUDES) * (1 - counts.uses / jnp.maximum(counts.number, 1))
 
 
 def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
     """Each atom's parent, the least used of the atoms that include it and are used more often;
     num_latents where none is.
     """
-    uses = counts.uses
-    fits = includes(counts) & (uses[:, None] > _MORE_USED * uses)
-    return jnp.where(
-        jnp.any(fits, axis=0),
-        jnp.argmin(jnp.where(fits, uses[:, None], jnp.inf), axis=0),
-        len(uses),
-    )
+    uses = counts.of(counts.uses)
+    fits = includes(counts) & (uses > _MORE_USED * counts.uses[:, None])
+    least = jnp.argmin(jnp.where(fits, uses, jnp.inf), axis=1)
+    parent = jnp.take_along_axis(counts.partners, least[:, None], axis=1)[:, 0]
+    return jnp.where(jnp.any(fits, axis=1), parent, len(counts.uses))
 
 
-def mean_code(
-    counts: Cooccurrence, i: Int[Array, "..."], j: Int[Array, "..."]
-) -> Float[Array, "..."]:
-    """The mean code of atoms i beside atoms j, where both are on, weighted by that of j:
-    `z̄_ij = Σ z_i z_j / (P(i|j) Σ z_j)`. That of j beside itself is `Σ z_j² / Σ z_j`.
-    """
-    sums = jnp.maximum(counts.sums[j], jnp.finfo(counts.sums.dtype).tiny)
-    return counts.products[i, j] / sums * counts.uses[j] / jnp.maximum(counts.together[i, j], 1)
+def with_partner(
+    counts: Cooccurrence,
+    values: Float[Array, "num_latents partners"],
+    partner: Int[Array, " num_latents"],
+) -> Float[Array, " num_latents"]:
+    """What each row has for one of its partners; 0 where it is none."""
+    return jnp.sum(jnp.where(counts.partners == partner[:, None], values, 0), axis=1)

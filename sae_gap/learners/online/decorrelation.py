@@ -87,10 +87,16 @@ def decorrelate_children(
     Returns:
       (input_dim, num_latents), of unit atoms.
     """
-    cosines = dictionary.T @ dictionary
-    above = includes(counts) & (counts.uses[:, None] > counts.uses)
-    above &= jnp.abs(cosines) > chance_cosine(dictionary)
-    return subtract_shared(dictionary, dictionary @ jnp.where(above, cosines, 0), weight)
+    rows, least = dictionary.T, chance_cosine(dictionary)
+    above = includes(counts) & (counts.of(counts.uses) > counts.uses[:, None])
+
+    def shared(name):
+        others = rows[counts.partners[name]]
+        cosines = others @ rows[name]
+        return jnp.where(above[name] & (jnp.abs(cosines) > least), cosines, 0) @ others
+
+    shares = lax.map(shared, jnp.arange(len(rows)), batch_size=GRAM_COLUMNS)
+    return subtract_shared(dictionary, shares.T, weight)
 
 
 def subtract_shared(

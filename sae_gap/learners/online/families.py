@@ -16,7 +16,7 @@ from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, base_of, live_share
 from sae_gap.learners.online import gradient_sums, renewal
-from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms, empty_counts
+from sae_gap.learners.online.cooccurrence import Cooccurrence, count, drop_atoms
 from sae_gap.learners.online.decorrelation import decorrelate_children
 from sae_gap.learners.online.family.add_missing_parents import add_missing_parents
 from sae_gap.learners.online.family.atoms import Atoms, idle_energy, usual_energy
@@ -26,8 +26,6 @@ from sae_gap.learners.online.family.turn_pairs import turn_pairs
 from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
 from sae_gap.learners.online.renewal import Seeds
 
-# Counts are squares of the width, and several must fit in memory.
-LARGEST = 16_384
 # Visits are per latent, or per each of so many where there are fewer: who is on with whom takes
 # many samples to tell.
 LEAST_LATENTS = 4_000
@@ -35,6 +33,8 @@ LEAST_LATENTS = 4_000
 PERIOD, LAST = 3, 2
 # Share of each atom's energy that is kept from round to round.
 ENERGY_MEMORY = 0.7
+# Steps of conjugate gradients in a round that solves, which the next one goes on from.
+SOLVE_STEPS = 16
 # e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly
 # shrunk.
 EPSILON = 0.05
@@ -86,8 +86,10 @@ class Families(Learner):
     averages out; before it r is 1. README.md beside this file has the mathematics and the
     thresholds.
 
-    Signals are taken less the bias of the base, which stays. Codes are not negative. A task of more
-    than 16,384 latents is refused, even where the base learns fewer.
+    It is solved for by conjugate gradients, a few steps a round, on the codes as they are, and
+    counts are of the pairs of which one atom is on in a good share of the other's uses. So nothing
+    is as large as the square of the width. Signals are taken less the bias of the base, which
+    stays. Codes are not negative.
 
     Args:
       num_steps: rounds.
@@ -108,7 +110,7 @@ class Families(Learner):
     """
 
     rank = 4
-    version = 3
+    version = 4
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 
     num_steps: int = option(default=37, kw_only=True)
@@ -127,10 +129,9 @@ class Families(Learner):
     def name(self):  # type: ignore[override]
         return f"{base_of(self).name}_families"
 
-    def needs(self, task):
-        if task.width > LARGEST:
-            return f"a width of at most {LARGEST:,} latents, which families are told among"
-        return super().needs(task)
+    def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
+        """Minibatches of a round, which is one, and samples to it."""
+        return 1, num_visited(self.visits, num_samples, max(num_latents, LEAST_LATENTS))
 
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
@@ -149,14 +150,20 @@ class Families(Learner):
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
-        number = num_visited(
-            self.visits, num_samples, max(state.dictionary.shape[1], LEAST_LATENTS)
-        )
-        order = (state.round * number + jnp.arange(number)) % num_samples
-        sums, counts, seeds = gradient_sums.by_samples(
-            _code, self, data.signals[order] - state.bias, state
-        )
-        counts = counts._replace(number=jnp.asarray(number, counts.number.dtype))
+        _, size = self.minibatches(num_samples, state.dictionary.shape[1])
+        order = (state.round * size + jnp.arange(size)) % num_samples
+        return self.round(data.signals[order][None], state, size)
+
+    def round(
+        self, minibatches: Float[Array, "1 rows input_dim"], state: FamiliesState, size: int
+    ) -> FamiliesState:
+        """The state after a round on samples wherever they come from, as `OnlineDictionary.round`;
+        rows beyond `size` fill up.
+        """
+        own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
+        signals = jnp.where(own, minibatches[0] - state.bias, 0)
+        sums, codes, seeds = gradient_sums.by_samples(_code, self, signals, state)
+        counts = count(*codes, state.dictionary.shape[1], size)
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = idle_energy(squares)
         # The last round that rearranges.
@@ -175,8 +182,13 @@ class Families(Learner):
             ridge = jnp.maximum(
                 self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
             )
-            energy = counts.products + ridge * jnp.eye(len(squares), dtype=dictionary.dtype)
-            step = jax.scipy.linalg.solve(energy, sums.gradient, assume_a="pos")
+            step, _ = jax.scipy.sparse.linalg.cg(
+                lambda rows: gradient_sums.energy_product(*codes, rows) + ridge * rows,
+                sums.gradient,
+                M=lambda rows: rows / (sums.squares + ridge)[:, None],
+                maxiter=SOLVE_STEPS,
+                tol=0,
+            )
             return unit_atoms(dictionary + rate * step.T)[0], counts, jnp.zeros(len(squares), bool)
 
         rearranges = (state.round % PERIOD == 0) & (state.round <= settled)
@@ -184,7 +196,7 @@ class Families(Learner):
         dictionary = decorrelate_children(dictionary, counts, rate * self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, usual_energy(squares), squares)
-        scales = gradient_sums.scales(sums, number, len(dictionary), state.live)
+        scales = gradient_sums.scales(sums, size, len(dictionary), state.live)
         return FamiliesState(dictionary, state.bias, squares, *scales, state.live, state.round + 1)
 
     def model(self, state):
@@ -216,16 +228,19 @@ def repair(
 
 def _code(
     learner: Families, signals, state: FamiliesState, axes
-) -> tuple[GradientSums, Cooccurrence, Seeds]:
-    """What the samples of a round tell, those of all devices together."""
+) -> tuple[GradientSums, tuple[Int[Array, "n slots"], Float[Array, "n slots"]], Seeds]:
+    """What the samples of a round tell and their codes by slot, of all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
-    empty = empty_counts(num_latents, signals.dtype)
-    sums, residual, counts = gradient_sums.accumulate(
-        signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots, counts=empty
+    sums, found = gradient_sums.accumulate(
+        signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots
     )
     own = renewal.collect(
-        renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals), residual
+        renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals),
+        found.residual,
     )
     most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))
-    return *lax.psum((sums, counts), axes), renewal.merge(own, most, axes)
+    codes = found.places, found.codes
+    if axes:
+        codes = lax.all_gather(codes, axes, tiled=True)
+    return lax.psum(sums, axes), codes, renewal.merge(own, most, axes)

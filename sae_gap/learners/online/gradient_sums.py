@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from sae_gap.learners.online.cooccurrence import Cooccurrence, add_samples
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
@@ -49,8 +48,7 @@ def accumulate(
     *,
     num_slots: int | None = None,
     num_rounds: int = 3,
-    counts: Cooccurrence | None = None,
-) -> tuple[GradientSums, Float[Array, "n input_dim"], Cooccurrence | None]:
+) -> tuple[GradientSums, Pursuit]:
     """Codes samples by `pursue` and sums what they tell.
 
     Args:
@@ -60,10 +58,9 @@ def accumulate(
       epsilon: that of `pursue`.
       num_slots: atoms that a sample may use; None takes `default_slots`.
       num_rounds: that of `pursue`.
-      counts: what to add the samples to; None counts nothing.
 
     Returns:
-      The sums, the residual of each sample, `(n, input_dim)`, and the counts.
+      The sums, and the codes and the residual of each sample.
     """
     num_samples, input_dim = signals.shape
     num_latents = dictionary.shape[1]
@@ -73,19 +70,12 @@ def accumulate(
     if jax.default_backend() == "cpu" and parts * axis_size(SAMPLES) == 1:
         # In little more than a third of the time of what XLA compiles, where all samples of a batch
         # take all steps together.
-        sums, found = _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
-        return (
-            sums,
-            found.residual,
-            None if counts is None else add_samples(counts, found.places, found.codes),
-        )
+        return _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
 
-    def code(carry, chunk):
-        sums, counts = carry
+    def code(sums, chunk):
         found = pursue(chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds)
         found = found._replace(places=unpadded(found.places, num_latents, len(atoms), parts))
-        counts = None if counts is None else add_samples(counts, found.places, found.codes)
-        return (_add(sums, found), counts), found.residual
+        return _add(sums, found), found
 
     chunks = -(-num_samples // batch_size(dictionary.shape, slots))
     size = -(-num_samples // chunks)
@@ -94,8 +84,27 @@ def accumulate(
     )
     zeros = jnp.zeros(num_latents, signals.dtype)
     sums = GradientSums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
-    (sums, counts), residual = lax.scan(code, (sums, counts), padded)
-    return sums, residual.reshape(-1, input_dim)[:num_samples], counts
+    sums, found = lax.scan(code, sums, padded)
+    return sums, Pursuit(*(each.reshape(-1, each.shape[2])[:num_samples] for each in found))
+
+
+def energy_product(
+    places: Int[Array, "n slots"],
+    codes: Float[Array, "n slots"],
+    rows: Float[Array, "num_latents input_dim"],
+) -> Float[Array, "num_latents input_dim"]:
+    """ZᵀZ X, of codes Z by slot and rows X, without a square of the width."""
+    used = jnp.max(jnp.where(codes != 0, jnp.arange(codes.shape[1]) + 1, 0))
+
+    def decode(w, signals):
+        return signals + codes[:, w, None] * rows[places[:, w]]
+
+    def encode(w, total):
+        return total.at[places[:, w]].add(codes[:, w, None] * signals)
+
+    signals = jnp.zeros((len(codes), rows.shape[1]), rows.dtype)
+    signals = lax.fori_loop(0, used, decode, signals)
+    return lax.fori_loop(0, used, encode, jnp.zeros_like(rows))
 
 
 def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:

@@ -361,9 +361,10 @@ def _code(
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
     slots, rounds = learner.num_slots, learner.num_rounds
-    return gradient_sums.accumulate(
+    sums, found = gradient_sums.accumulate(
         signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds
-    )[:2]
+    )
+    return sums, found.residual
 
 
 def _advance(

@@ -3,49 +3,82 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sae_gap.learners.online import cooccurrence
-from tests.learners.online.family.examples import WIDTH, of_tables
+from tests.learners.online.family.examples import WIDTH, of_pairs, of_tables
+
+counted = jax.jit(cooccurrence.count, static_argnums=2)
 
 
-def test_counts_are_those_of_dense_codes():
+@pytest.mark.parametrize(("num_latents", "slots"), [(12, 8), (600, 40)])
+def test_counts_are_those_of_dense_codes(num_latents, slots):
+    """Of more atoms than are counted at once, in more samples, with free slots of any place."""
     rng = np.random.default_rng(0)
-    codes = np.where(rng.random((50, 12)) < 0.3, rng.random((50, 12)), 0).astype(np.float32)
-    places = np.argsort(-codes, axis=1)[:, :8]
-    assert (codes > 0).sum(axis=1).max() <= 8
-    by_slot = jnp.asarray(places), jnp.asarray(np.take_along_axis(codes, places, axis=1))
-    add_samples = jax.jit(cooccurrence.add_samples)
-    once = add_samples(cooccurrence.empty_counts(12, jnp.float32), *by_slot)
-    twice = add_samples(once, *by_slot)
-    on = (codes > 0).astype(np.float32)
-    for counts, times in ((once, 1), (twice, 2)):
-        np.testing.assert_allclose(counts.together, times * (on.T @ on))
-        np.testing.assert_allclose(counts.products, times * (codes.T @ codes), rtol=1e-5)
-        np.testing.assert_allclose(counts.sums, times * codes.sum(axis=0), rtol=1e-5)
-    left, kept = cooccurrence.drop_atoms(once, jnp.arange(12) == 3), np.arange(12) != 3
-    np.testing.assert_array_equal(left.products, once.products * kept * kept[:, None])
-    np.testing.assert_array_equal(left.together, once.together * kept * kept[:, None])
-    np.testing.assert_array_equal(left.sums, once.sums * kept)
+    rate = np.where(np.arange(num_latents) % 30 == 0, 0.3, 3 / num_latents)
+    on = rng.random((900, num_latents)) < rate
+    # One atom is nearly always on beside another, and one beside it in less than two fifths.
+    on[:, 3] |= on[:, 0] & (rng.random(900) < 0.9)
+    on[:, 5] = on[:, 0] & (rng.random(900) < 0.3)
+    on &= np.cumsum(on, axis=1) <= slots - 1
+    codes = np.where(on, 0.5 + rng.random(on.shape), 0).astype(np.float32)
+    places = np.argsort(-codes, axis=1)[:, :slots]
+    by_slot = np.take_along_axis(codes, places, axis=1)
+    places = np.where(by_slot > 0, places, rng.integers(num_latents + 9, size=places.shape))
+    turn = rng.permutation(slots)
+    counts = counted(places[:, turn], by_slot[:, turn], num_latents, 1_000)
+    on = on.astype(np.float32)
+    wanted = of_pairs(on.T @ on, codes.T @ codes, codes.sum(axis=0), 1_000)
+    assert (np.asarray(wanted.partners) < num_latents).sum() > 5
+    for name, found in counts._asdict().items():
+        given = np.asarray(getattr(wanted, name))
+        if given.ndim == 2:
+            assert (given[:, slots:] == given[-1, -1]).all()
+            given = given[:, :slots]
+        np.testing.assert_allclose(found, given, rtol=1e-5, err_msg=name)
 
 
-def test_a_conditional_share_is_of_the_samples_that_use_the_column():
-    counts = cooccurrence.empty_counts(2, jnp.float32)._replace(
-        together=jnp.array([[10.0, 4.0], [4.0, 5.0]])
-    )
-    np.testing.assert_allclose(counts.given, [[1, 0.8], [0.4, 1]], rtol=1e-6)
-    np.testing.assert_allclose(counts.uses, [10, 5])
+def test_of_too_many_partners_those_of_the_largest_shares_are_kept():
+    """Beside atom 0 three of five others are on, in ten samples of four slots."""
+    others = np.repeat(np.arange(1, 6), [5, 5, 6, 7, 7]).reshape(3, 10).T
+    places = np.pad(others, ((0, 0), (1, 0)))
+    counts = counted(places, np.ones(places.shape, np.float32), 6, 10)
+    assert counts.partners[0].tolist() == [1, 3, 4, 5]
+    assert counts.together[0].tolist() == [5, 6, 7, 7]
+
+
+def test_dropped_atoms_have_no_counts_and_are_no_partners():
+    counts = of_tables([[9, 6, 5], [6, 7, 4], [5, 4, 6]])
+    dropped = jnp.arange(WIDTH) == 1
+    left = cooccurrence.drop_atoms(counts, dropped)
+    assert left.partners[:3, :2].tolist() == [[WIDTH, 2], [WIDTH] * 2, [0, WIDTH]]
+    for table in (left.together, left.products):
+        assert table[:3, :2].tolist() == [[0, 5], [0, 0], [5, 0]]
+    for name in ("uses", "sums", "squares"):
+        wanted = np.where(dropped, 0, getattr(counts, name))
+        np.testing.assert_array_equal(getattr(left, name), wanted)
+
+
+def test_shares_and_mean_codes_are_of_the_samples_that_use_the_row():
+    codes = np.array([[1, 2], [3, 4], [0, 5], [0, 6.0]])
+    on = (codes > 0).astype(float)
+    counts = of_pairs(on.T @ on, codes.T @ codes, codes.sum(axis=0), 4)
+    np.testing.assert_allclose(counts.given[:, 0], [1, 0.5])
+    np.testing.assert_allclose(counts.size, [10 / 4, 81 / 17])
+    # That of the second atom beside the first, and the other way round, weighted by the other.
+    np.testing.assert_allclose(counts.beside[:, 0], [14 / 4, 14 / 17 * 2])
 
 
 def test_what_is_nearly_always_on_includes_nothing_by_that_alone():
     """Of 100 samples; beside what is on in 90 of them are 45 of 50 uses by chance, beside what is
     on in 50 hardly.
     """
-    found = cooccurrence.includes(of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100))
-    assert found[:3, :3].tolist() == [
-        [True, False, False],
-        [False, True, True],
-        [False, True, True],
+    counts = of_tables([[90, 45, 0], [45, 50, 49], [0, 49, 50]], number=100)
+    found = [
+        set(row[on].tolist())
+        for row, on in zip(counts.partners, cooccurrence.includes(counts), strict=True)
     ]
+    assert found[:3] == [set(), {2}, {1}]
 
 
 def test_a_parent_is_the_least_used_of_those_that_include_an_atom_and_are_used_more():

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.learners.online.cooccurrence import Cooccurrence
+from sae_gap.core.types import Model, Split
 from sae_gap.learners.online.decorrelation import decorrelate_children
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.solvers.reweighted import atom_rows, pursue
+from tests.learners.online.family.examples import of_pairs
 
 BASE = OnlineDictionary()
 WIDTH = 20
@@ -124,8 +124,7 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate):
     solved = np.linalg.solve(energy + rho * np.eye(WIDTH), found.T @ given + rho * old.T).T
     mean = old + rate * (solved - old)
     on = (found > 0).astype(float)
-    tables = (on.T @ on, energy, found.sum(axis=0), np.array(500.0))
-    counts = Cooccurrence(*(jnp.asarray(table, jnp.float32) for table in tables))
+    counts = of_pairs(on.T @ on, energy, found.sum(axis=0), 500)
     mean = jnp.asarray(mean / np.linalg.norm(mean, axis=0), jnp.float32)
     parted = decorrelate_children(mean, counts, 0.3 * rate)
     assert np.abs(parted - mean).max() > 1e-2
@@ -286,10 +285,6 @@ def test_the_noise_and_the_amplitude_are_known_before_the_first_round(world):
     assert float(state.amplitude) == pytest.approx(amplitude, rel=0.1)
 
 
-def test_families_need_a_base_and_room_for_the_counts():
+def test_families_need_a_base():
     with pytest.raises(ValueError, match="needs a base"):
         Families()
-    task = Task(*[Split(jnp.ones((4, 2)))] * 3, width=16_384)
-    assert Families(base=BASE).needs(task) is None
-    wide = dataclasses.replace(task, width=16_385)
-    assert Families(base=BASE).needs(wide).startswith("a width of at most 16,384")

@@ -14,6 +14,7 @@ from sae_gap.learners.online.family.atoms import (
     common_factor,
     idle_atoms,
     members_of,
+    nearest,
     unit_columns,
 )
 
@@ -38,28 +39,30 @@ def add_missing_parents(
     """
     dictionary, moved = atoms
     num_latents = dictionary.shape[1]
-    names = jnp.arange(num_latents)
-    alike, cosines = alike_pairs(atoms, counts, coherent_cosine(dictionary))
-    central = jnp.sum(jnp.where(alike, cosines, 0), axis=0)
-    leader = jnp.argmax(jnp.where(alike | (names[:, None] == names), central[:, None], -1), axis=0)
+    names, others = jnp.arange(num_latents), nearest(dictionary)
+    alike, cosines = alike_pairs(atoms, counts, others, coherent_cosine(dictionary))
+    central = jnp.sum(jnp.where(alike, cosines, 0), axis=1)
+    beside = jnp.where(alike, central[others], -1)
+    most = jnp.maximum(jnp.max(beside, axis=1), central)
+    # The first of those that are the most central.
+    leader = jnp.min(jnp.where(beside == most[:, None], others, num_latents), axis=1)
+    leader = jnp.where(central == most, jnp.minimum(names, leader), leader)
     leader = jnp.where(leader[leader] == leader, leader, num_latents)
     members = members_of(leader)
 
     def find(members):
         exists, own = members < num_latents, jnp.minimum(members, num_latents - 1)
-        common, rest, length, loading = common_factor(
-            dictionary[:, own], cosines[own[:, None], own], exists
-        )
+        rays = dictionary[:, own]
+        common, rest, length, loading = common_factor(rays, rays.T @ rays, exists)
         # Fewer than three members have no triples, and hence the least loadings.
         loaded = jnp.sum(jnp.where(exists, loading, 0)) > LOADED * jnp.sum(exists)
-        return loaded, common, rest, length
+        close = jnp.where(moved, -1, common @ dictionary)
+        near = jnp.argmax(close)
+        return loaded, common, rest, length, near, loaded & (close[near] > SAME)
 
-    wanted, common, rest, length = lax.map(find, members, batch_size=BATCH)
+    wanted, common, rest, length, near, has = lax.map(find, members, batch_size=BATCH)
     in_family = jnp.append(wanted, False)[leader]
-    close = jnp.where(moved[:, None], -1, dictionary.T @ common.T)
-    has = wanted & (jnp.max(close, axis=0) > SAME)
     # An atom is the parent of one family, and of its own if it is in one.
-    near = jnp.argmax(close, axis=0)
     near = _first_claims(
         jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents)
     )

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.online.cooccurrence import LEAST_USES, Cooccurrence
+from sae_gap.learners.online.decorrelation import GRAM_COLUMNS
 
 # Two atoms are apart if each is on in less than this share of the other's uses.
 APART = 0.5
@@ -14,6 +16,8 @@ APART = 0.5
 IDLE = 0.1
 # How many atoms of a family are looked at, and families that are solved for at once.
 MEMBERS, BATCH = 8, 64
+# Atoms of the largest cosines, and children of one parent, that an atom is compared with.
+NEIGHBOURS = 32
 # What is left of a unit ray without the common factor is an atom if it is longer than this.
 LEAST_REST = 0.1
 # What keeps a common factor from being ill-posed: a ridge, which is the least squared loading too,
@@ -55,25 +59,60 @@ def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
     return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
 
 
-def alike_pairs(atoms: Atoms, counts: Cooccurrence, least):
-    """Which pairs of judged atoms have a cosine above the least and are apart; and all cosines."""
-    cosines = atoms.dictionary.T @ atoms.dictionary
+def nearest(
+    dictionary: Float[Array, "input_dim num_latents"],
+) -> Int[Array, "num_latents neighbours"]:
+    """The few other atoms of the largest cosines with each, in the order of their numbers."""
+    num_latents = dictionary.shape[1]
+    names = jnp.arange(num_latents)
+
+    def find(name):
+        cosines = jnp.where(names == name, -jnp.inf, dictionary.T @ dictionary[:, name])
+        return jnp.sort(lax.top_k(cosines, min(NEIGHBOURS, num_latents - 1))[1])
+
+    return lax.map(find, names, batch_size=GRAM_COLUMNS)
+
+
+def alike_pairs(
+    atoms: Atoms, counts: Cooccurrence, others: Int[Array, "num_latents others"], least
+) -> tuple[Bool[Array, "num_latents others"], Float[Array, "num_latents others"]]:
+    """Which of some others each atom is alike to, and their cosines: those above the least, where
+    both atoms are judged, and apart.
+
+    Args:
+      atoms: the dictionary, and which atoms have moved.
+      counts: the co-occurrence of its atoms.
+      others: numbers of atoms, num_latents where there is none.
+      least: cosine.
+    """
+    rows, given, names = atoms.dictionary.T, counts.given, jnp.arange(len(atoms.moved))
     judged = (counts.uses >= LEAST_USES) & ~atoms.moved
-    # No atom is apart from itself.
-    apart = jnp.maximum(counts.given, counts.given.T) < APART
-    return judged[:, None] & judged & apart & (cosines > least), cosines
+
+    def compare(name):
+        own = others[name]
+        cosines = rows[own] @ rows[name]
+        # The share of the uses of each of the two in which the other is on.
+        share = jnp.max(
+            jnp.where(counts.partners[name] == own[:, None], given[name], 0), axis=1, initial=0
+        )
+        back = jnp.max(jnp.where(counts.partners[own] == name, given[own], 0), axis=1, initial=0)
+        exists = (own < len(names)) & (own != name)
+        apart = jnp.maximum(share, back) < APART
+        return exists & judged[name] & judged[own] & apart & (cosines > least), cosines
+
+    return lax.map(compare, names, batch_size=BATCH)
 
 
-def members_of(owner: Int[Array, " num_latents"]) -> Int[Array, "num_latents members"]:
+def members_of(
+    owner: Int[Array, " num_latents"], most: int = MEMBERS
+) -> Int[Array, "num_latents members"]:
     """The first atoms that each atom owns, a row each, filled up with num_latents, the owner of
     those that have none.
     """
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)
     rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
-    return (
-        jnp.full((num_latents, MEMBERS), num_latents).at[owner[order], rank].set(order, mode="drop")
-    )
+    return jnp.full((num_latents, most), num_latents).at[owner[order], rank].set(order, mode="drop")
 
 
 def common_factor(

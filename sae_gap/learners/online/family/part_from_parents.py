@@ -4,9 +4,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import Cooccurrence, mean_code
+from sae_gap.learners.online.cooccurrence import Cooccurrence
 from sae_gap.learners.online.decorrelation import coherent_cosine
-from sae_gap.learners.online.family.atoms import Atoms, alike_pairs
+from sae_gap.learners.online.family.atoms import Atoms, alike_pairs, nearest
 
 # One ray contains another if its projection onto that is longer than this share of it.
 CONTAINS = 0.75
@@ -31,18 +31,19 @@ def part_from_parents(
       The atoms, and which are free.
     """
     dictionary = atoms.dictionary
-    names = jnp.arange(dictionary.shape[1])
-    size, energy = mean_code(counts, names, names), jnp.diagonal(counts.products)
-    lies, cosines = alike_pairs(atoms, counts, coherent_cosine(dictionary))
+    size, energy = counts.size, counts.squares
+    others = nearest(dictionary)
+    lies, cosines = alike_pairs(atoms, counts, others, coherent_cosine(dictionary))
     lies &= (
-        (size[:, None] < size)
-        & (cosines * size > CONTAINS * size[:, None])
-        & (energy[:, None] > _LEAST_ENERGY * energy)
+        (size[others] < size[:, None])
+        & (cosines * size[:, None] > CONTAINS * size[others])
+        & (energy[others] > _LEAST_ENERGY * energy[:, None])
     )
     # No parent moves itself.
-    lies &= ~jnp.any(lies, axis=0)[:, None]
-    parent = dictionary[:, jnp.argmax(jnp.where(lies, size[:, None], -1), axis=0)]
+    lies &= ~jnp.any(lies, axis=1)[others]
+    longest = jnp.argmax(jnp.where(lies, size[others], -1), axis=1)
+    parent = dictionary[:, jnp.take_along_axis(others, longest[:, None], axis=1)[:, 0]]
     rest = dictionary - jnp.sum(dictionary * parent, axis=0) * parent
-    parts, twice = jnp.any(lies, axis=0), jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
-    places = jnp.where(parts & ~twice, names, len(names))
+    parts, twice = jnp.any(lies, axis=1), jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
+    places = jnp.where(parts & ~twice, jnp.arange(len(size)), len(size))
     return atoms.put(places, unit_atoms(rest)[0]), parts & twice

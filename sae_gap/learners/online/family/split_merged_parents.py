@@ -5,11 +5,17 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import LEAST_USES, Cooccurrence, mean_code, parents
+from sae_gap.learners.online.cooccurrence import (
+    LEAST_USES,
+    Cooccurrence,
+    parents,
+    with_partner,
+)
 from sae_gap.learners.online.family.atoms import (
     BATCH,
     LEAST_REST,
     MEMBERS,
+    NEIGHBOURS,
     Atoms,
     alike_pairs,
     common_factor,
@@ -49,22 +55,25 @@ def split_merged_parents(
     dictionary = atoms.dictionary
     num_latents = dictionary.shape[1]
     uses, parent, names = counts.uses, parents(counts), jnp.arange(num_latents)
-    alike, cosines = alike_pairs(atoms, counts, SIBLINGS)
-    alike &= (parent[:, None] == parent) & (parent < num_latents)
+    siblings = members_of(parent, NEIGHBOURS).at[parent].get(mode="fill", fill_value=num_latents)
+    alike, _ = alike_pairs(atoms, counts, siblings, SIBLINGS)
     lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
-    owner = jnp.where(jnp.any(alike, axis=0) | lone, parent, num_latents)
+    owner = jnp.where(jnp.any(alike, axis=1) | lone, parent, num_latents)
     children = members_of(owner)
 
     def over_children(values):
         return jnp.zeros_like(uses).at[owner].add(values, mode="drop")
 
-    both, size = counts.together[owner, names], mean_code(counts, names, names)
-    beside = mean_code(counts, owner, names)
+    both, beside, product = (
+        with_partner(counts, values, owner)
+        for values in (counts.together, counts.beside, counts.products)
+    )
+    size, cosine = counts.size, jnp.sum(dictionary * dictionary[:, owner], axis=0)
     times, total = over_children(both), over_children(both * beside)
     alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
     without = (counts.sums - total) / jnp.maximum(uses - times, 1)
     smaller = total / jnp.maximum(times, 1) < (1 - DIFFER) * without
-    short = is_short(beside, size[owner], size, cosines[owner, names])
+    short = is_short(beside, size[owner], size, cosine)
     # Where p and c are of the usual size, their sum is larger.
     large = size > jnp.nanmedian(jnp.where(uses >= LEAST_USES, size, jnp.nan))
     # What is true of a parent that may be split from a lone child.
@@ -73,14 +82,10 @@ def split_merged_parents(
     def split(v):
         exists, own = children[v] < num_latents, jnp.minimum(children[v], num_latents - 1)
         pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
-        shared = jnp.sum(jnp.where(pairs, cosines[own[:, None], own], 0)) / jnp.maximum(
-            jnp.sum(pairs), 1
-        )
-        rays = (
-            dictionary[:, own] * counts.products[own, own]
-            + dictionary[:, v, None] * counts.products[v, own]
-        )
-        rays = unit_atoms(jnp.concatenate([rays, dictionary[:, v, None]], axis=1))[0]
+        some, it = dictionary[:, own], dictionary[:, v, None]
+        shared = jnp.sum(jnp.where(pairs, some.T @ some, 0)) / jnp.maximum(jnp.sum(pairs), 1)
+        rays = some * counts.squares[own] + it * product[own]
+        rays = unit_atoms(jnp.concatenate([rays, it], axis=1))[0]
         exists = jnp.append(exists, alone[v] > ALONE)
         common, rest, length, loading = common_factor(rays, rays.T @ rays, exists)
         many = (jnp.sum(exists) >= 3) & (shared > SIBLINGS) & (smaller[v] | (alone[v] <= ALONE))

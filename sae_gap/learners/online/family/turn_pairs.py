@@ -1,10 +1,17 @@
 """Turns pairs of atoms into a parent and its child."""
 
 import jax.numpy as jnp
+from jax import lax
 
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import Cooccurrence, includes, mean_code
-from sae_gap.learners.online.family.atoms import LEAST_REST, Atoms
+from sae_gap.learners.online.cooccurrence import (
+    LEAST_USES,
+    Cooccurrence,
+    includes,
+    least_share,
+    mean_code,
+)
+from sae_gap.learners.online.family.atoms import BATCH, LEAST_REST, Atoms
 
 # v is turned, or split from a lone child, only if the new base or the child is on in more than this
 # share of v's uses.
@@ -25,25 +32,34 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     """
     dictionary, moved = atoms
     num_latents = dictionary.shape[1]
-    given, names = counts.given, jnp.arange(num_latents)
-    size, beside = mean_code(counts, names, names), mean_code(counts, names[:, None], names)
-    can = includes(counts) & (TURNED < given.T) & (counts.uses[:, None] >= counts.uses)
-    # Nor is an atom its own base, since twice its ray is not short.
-    can &= is_short(beside, size[:, None], size, dictionary.T @ dictionary)
-    score = jnp.where(can & ~(moved[:, None] | moved), given * given.T, 0)
-    score = jnp.maximum(score, score.T)
+    names, others, uses, size = jnp.arange(num_latents), counts.partners, counts.uses, counts.size
+    cosines = lax.map(
+        lambda name: dictionary[:, others[name]].T @ dictionary[:, name], names, batch_size=BATCH
+    )
+    # Each atom as the parent of its partners, and as their child.
+    own, its = (uses[:, None], size[:, None]), (counts.of(uses), counts.of(size))
+    back = counts.together / jnp.maximum(its[0], 1)
+    beside = mean_code(counts.products, counts.together, counts.of(counts.sums), its[0])
+    child = includes(counts) & (back > TURNED) & (its[0] >= own[0])
+    child &= is_short(counts.beside, its[1], own[1], cosines)
+    parent = (back > least_share(counts)[:, None]) & (its[0] >= LEAST_USES)
+    parent &= (counts.given > TURNED) & (own[0] >= its[0])
+    parent &= is_short(beside, own[1], its[1], cosines)
+    free = (others < num_latents) & ~(moved[:, None] | counts.of(moved))
+    score = jnp.where((child | parent) & free, counts.given * back, 0)
     # Each is the other's best partner, so that no atom is in two pairs. Where either can be the
     # base, the first becomes it.
-    u = jnp.argmax(score, axis=1)
-    turns = (
-        (jnp.max(score, axis=1) > 0)
-        & (u[u] == names)
-        & can[names, u]
-        & ~(can[u, names] & (u < names))
-    )
-    base = unit_atoms(
-        dictionary[:, u] * counts.products[u, u] + dictionary * counts.products[names, u]
-    )[0]
+    best = jnp.argmax(score, axis=1)[:, None]
+
+    def of_best(values):
+        return jnp.take_along_axis(values, best, axis=1)[:, 0]
+
+    u = of_best(others)
+    turns = (of_best(score) > 0) & (u[u] == names) & of_best(parent)
+    turns &= ~(of_best(child) & (u < names))
+    base = unit_atoms(dictionary[:, u] * counts.squares[u] + dictionary * of_best(counts.products))[
+        0
+    ]
     rest = dictionary - jnp.sum(dictionary * base, axis=0) * base
     turns &= jnp.linalg.norm(rest, axis=0) > LEAST_REST
     atoms = atoms.put(jnp.where(turns, u, num_latents), base)

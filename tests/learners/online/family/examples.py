@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.learners.online import families
-from sae_gap.learners.online.cooccurrence import Cooccurrence, drop_atoms
+from sae_gap.learners.online.cooccurrence import PARTNERS, Cooccurrence, drop_atoms
 from sae_gap.learners.online.family.atoms import idle_energy
 
 ROWS, WIDTH = 200, 14
@@ -28,7 +28,7 @@ HALF = 0.5**0.5
 
 @jax.jit
 def repair(dictionary, counts):
-    idle = idle_energy(jnp.diagonal(counts.products))
+    idle = idle_energy(counts.squares)
     (found, moved), idle = families.repair(dictionary, counts, idle)
     return found, moved, drop_atoms(counts, moved), idle
 
@@ -51,19 +51,34 @@ def counted(codes, number=None):
     codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
     on = (codes > 0).astype(np.float32)
     number = 4 * len(codes) if number is None else number
-    return Cooccurrence(
-        *map(jnp.asarray, (on.T @ on, codes.T @ codes, codes.sum(axis=0), np.float32(number)))
-    )
+    return of_pairs(on.T @ on, codes.T @ codes, codes.sum(axis=0), number)
 
 
-def of_tables(together, number=1_000):
-    """The counts of codes that are all 1."""
-    spare = WIDTH - len(together)
-    table = jnp.asarray(
-        np.pad(np.asarray(together, np.float32), (0, spare))
-        + np.diag([0] * len(together) + [60] * spare)
+def of_pairs(together, products, sums, number):
+    """The counts of all pairs, in tables of which each column's largest shares are kept."""
+    uses = np.diag(together)
+    share = np.float32(together / np.maximum(uses, 1)) * (1 - np.eye(len(uses)))
+    partners = np.where(np.float32(PARTNERS) < share.T, np.arange(len(uses)), len(uses))
+    partners.sort(axis=1)
+    tables = (
+        np.take_along_axis(np.pad(table.T, ((0, 0), (0, 1))), partners, axis=1)
+        for table in (together, products)
     )
-    return Cooccurrence(table, table, jnp.diagonal(table), jnp.float32(number))
+    own = uses, sums, np.diag(products), number
+    return Cooccurrence(jnp.asarray(partners), *(jnp.float32(each) for each in (*tables, *own)))
+
+
+def of_tables(together, products=None, number=1_000):
+    """The counts of codes that are all 1, or whose products are others."""
+
+    def filled_up(table):
+        spare = WIDTH - len(table)
+        return np.pad(np.asarray(table, np.float32), (0, spare)) + np.diag(
+            [0] * len(table) + [60] * spare
+        )
+
+    together, products = map(filled_up, (together, together if products is None else products))
+    return of_pairs(together, products, np.diag(together), number)
 
 
 def rearranged(atoms, codes, number=None):
