@@ -154,6 +154,7 @@ def main(options: LearnStreamOptions) -> None:
             watch=rounds,
         )
         learned = np.asarray(model.dictionary)
+        save.discard()
     except _EnoughError:
         learned = rounds.dictionary
     seconds, mine = rounds.seconds()

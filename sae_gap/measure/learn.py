@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.learners.learner import Learner, base_of
-from sae_gap.learners.online.families import LARGEST
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.curve import check_varies
@@ -63,11 +62,11 @@ def learn(
       visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
         still does well.
       structure: "families" has `Families` tell parents from children among the atoms that were
-        learned, from rows in memory, at most 2 GiB, evenly spaced. "auto" does so if dictionaries
-        of two seeds then agree more, which short fits of about 80 visits find out, after a kill
-        anew; the result's `structure` has what they found. "none" does not. Families suit data
-        whose concepts are kinds of a more general one, and no activations of a transformer that
-        were tried.
+        learned. "auto" does so if dictionaries of two seeds then agree more, which short fits of
+        about 80 visits find out on rows in memory, at most 2 GiB, evenly spaced, after a kill anew;
+        the result's `structure` has what they found. "none" does not. Families suit data whose
+        concepts are kinds of a more general one, and no activations of a transformer that were
+        tried.
       checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
         The same call goes on from there after a kill, and ends with the same dictionary; at its end
         the state is removed.
@@ -82,11 +81,6 @@ def learn(
     """
     check_size("width", width)
     check_choice("structure", structure, STRUCTURES)
-    if structure != "none" and width > LARGEST:
-        raise ValueError(
-            f"families are told among at most {LARGEST:,} atoms, but width is {width:,}; learn "
-            "fewer, or without structure."
-        )
     check_seed(seed)
     # What is asked of the dictionary later reads the rows again.
     rows = screened(opened(activations, documents).copied(), outliers)

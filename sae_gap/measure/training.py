@@ -12,6 +12,7 @@ from jaxtyping import Float, PRNGKeyArray
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
 from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.gradient_sums import total_visits
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.rows import fits, pool
@@ -41,8 +42,8 @@ def fit_rows(
     show_progress: bool,
     **options: Any,
 ) -> Model:
-    """A dictionary of activations: in memory where they fit there and else, by `online_dl`, out of
-    their files.
+    """A dictionary of activations: in memory where they fit there, and else, of `online_dl` and of
+    families, out of their files.
 
     Args:
       learner: how to learn.
@@ -51,17 +52,21 @@ def fit_rows(
       seed: of the fit.
       checkpoint: where its state is kept, and found after a kill; its `fit` tells the rows.
       show_progress: whether to show a line of progress.
-      **options: of `fit`, for what is learned in memory.
+      **options: of `fit`, such as the models of the base.
     """
-    if isinstance(learner, OnlineDictionary) and not fits(rows):
-        total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-        once = dataclasses.replace(learner, visits=None)
+    if isinstance(learner, OnlineDictionary | Families) and not fits(rows):
+        steps, total = learner.num_steps, rows.num_samples
+        if isinstance(learner, OnlineDictionary):
+            total = total_visits(learner.visits, width)  # type: ignore[arg-type]
+            learner = dataclasses.replace(learner, visits=None)
+        share = int(np.prod(learner.minibatches(total, width)))
         return fit_stream(
-            once,
-            spread(rows, learner.num_steps, int(np.prod(once.minibatches(total, width)))),
+            learner,
+            spread(rows, steps, share),
             num_latents=width,
-            num_samples=total,
+            num_samples=total if learner.base is None else steps * share,
             key=seed,
+            base=None if learner.base is None else options["bases"][0],
             checkpoint=checkpoint,
             show_progress=show_progress,
         )

@@ -1,4 +1,4 @@
-"""Learns from more samples than fit in memory, each seen once."""
+"""Learns from more samples than fit in memory."""
 
 import concurrent.futures
 import dataclasses
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
+from sae_gap.learners.online.families import Families, FamiliesState
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS
@@ -30,15 +31,16 @@ Source = Callable[[int, int], ArrayLike]
 
 
 def fit_stream(
-    learner: OnlineDictionary,
+    learner: OnlineDictionary | Families,
     source: Source | np.ndarray,
     *,
     num_latents: int,
     key: int | PRNGKeyArray,
     num_samples: int | None = None,
+    base: Model | None = None,
     checkpoint: Checkpoint | None = None,
     mesh: Mesh | None = None,
-    watch: Callable[[OnlineState], None] | None = None,
+    watch: Callable[[OnlineState | FamiliesState], None] | None = None,
     show_progress: bool = True,
 ) -> Model:
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
@@ -47,7 +49,8 @@ def fit_stream(
     these two are held; more rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has
     no say here: each sample is seen once, up to a last few that fill no minibatch. Outlier samples,
     of more than ten times the median norm, are scaled down to it, as `fit` does; the median is that
-    of the first round.
+    of the first round. Of `Families` each round takes the samples that follow, as many as `visits`
+    says, and after the last ones the first again.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up
     what they tell of the dictionary. With several processes each makes the same call, and its
@@ -69,8 +72,10 @@ def fit_stream(
       num_latents: width of the dictionary.
       key: starts the dictionary; an integer i stands for `jax.random.key(i)`.
       num_samples: length of the stream; None takes that of an array.
-      checkpoint: where to save the state now and then, and to go on from; removed at the end. Its
-        `fit` should tell the source, of which only the first round is looked at.
+      base: the model of the learner's base, of those that have one.
+      checkpoint: where to save the state now and then, and to go on from; like that of `fit` it
+        stays until it is discarded. Its `fit` should tell the source, of which only the first round
+        is looked at.
       mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes all,
         `devices.mesh()`.
       watch: called with the state after every round, which the next one uses up.
@@ -85,8 +90,11 @@ def fit_stream(
         rounds.
     """
     check_type(
-        "learner", learner, OnlineDictionary, "give sae_gap.learners.online.OnlineDictionary()"
+        "learner", learner, (OnlineDictionary, Families), "give one of sae_gap.learners.online"
     )
+    if (base is None) != (learner.base is None):
+        which = "needs the model of its base" if base is None else "has no base"
+        raise ValueError(f"{learner.name} {which}; check base.")
     key = as_key("key", key)
     mesh = devices.mesh() if mesh is None else mesh
     check_mesh(mesh, SAMPLES)
@@ -104,9 +112,10 @@ def fit_stream(
             f"num_latents is {num_latents}, which {mesh.shape[LATENTS]} devices cannot share "
             "evenly; change it."
         )
-    learner = dataclasses.replace(learner, visits=None)
+    if isinstance(learner, OnlineDictionary):
+        learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
-    fetch = functools.partial(_fetch, _checked(source), count, size, mesh)
+    fetch = functools.partial(_fetch, _checked(_again(source, num_samples)), count, size, mesh)
     line = progress.bar(learner.num_steps, learner.name, unit="round", shown=show_progress)
 
     def watched(turn: int, state: OnlineState) -> None:
@@ -133,10 +142,14 @@ def fit_stream(
                     )
             return state.round, state
 
-        state = _start(learner, first, size, median, num_latents, key)
+        given = {} if base is None else {"base": base}
+        state = _start(learner, first, size, median, num_latents, key, given)
         stepped, spent = (state.round, state), 0.0
         if checkpoint is not None:
             data, seed = _fingerprint(first, size), jax.random.key_data(key).tolist()
+            if base is not None:
+                atoms = jnp.asarray(base.decoder)[None]
+                data = f"{data} from {_fingerprint(atoms, atoms.shape[1])}"
             checkpoint = checkpoint.named(
                 f"{num_latents} of {num_samples} samples {data} {checkpoint.fit}, key {seed}, "
                 f"{learner}"
@@ -154,8 +167,6 @@ def fit_stream(
             watch=watched,
             report_every=0.0,
         ).model
-    if checkpoint is not None:
-        checkpoint.discard()
     # On one device of this process, wherever its parts are.
     return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), distributed.whole(model))
 
@@ -177,6 +188,19 @@ def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Sourc
             f"num_samples is {num_samples}, but the source has only {len(source)}; lower it."
         )
     return lambda start, count: source[start : start + count], num_samples
+
+
+def _again(source: Source, num_samples: int) -> Source:
+    """The source, of which the first samples follow the last."""
+
+    def take(start: int, count: int) -> ArrayLike:
+        first = start % num_samples
+        if first + count <= num_samples:
+            return source(first, count)
+        left = num_samples - first
+        return np.concatenate([source(first, left), take(0, count - left)])
+
+    return take
 
 
 def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
@@ -263,24 +287,26 @@ def _median_norm(block: Float[Array, "count rows input_dim"], size: int) -> Floa
 
 @eqx.filter_jit
 def _start(
-    learner: OnlineDictionary,
+    learner: OnlineDictionary | Families,
     block: Float[Array, "count rows input_dim"],
     size: int,
     median: Float[Array, ""],
     num_latents: int,
     key: PRNGKeyArray,
-) -> OnlineState:
+    base: dict[str, Model],
+) -> OnlineState | FamiliesState:
     signals = outliers.to_median(_samples(block, size), median)
-    return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key))
+    return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key, **base))
 
 
 @eqx.filter_jit(donate="all-except-first")
 def _round(
-    fixed: tuple[OnlineDictionary, jax.Array, int, jax.Array], state: OnlineState
-) -> OnlineState:
+    fixed: tuple[OnlineDictionary | Families, jax.Array, int, jax.Array],
+    state: OnlineState | FamiliesState,
+) -> OnlineState | FamiliesState:
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
-    if learner.centred:
+    if isinstance(learner, OnlineDictionary) and learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(
             lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1)

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Setting, draw, fit_stream, match_atoms
+from sae_gap import Setting, World, draw, fit, fit_stream, match_atoms
+from sae_gap.core.types import Model
+from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study import stream
@@ -70,7 +72,6 @@ def test_a_file_and_a_function_are_as_good_as_an_array_and_a_killed_fit_goes_on(
     assert "jit(_round)" not in caplog.text
     assert min(asked[1:])[0] > len(signals) // 4
     np.testing.assert_array_equal(resumed.dictionary, model.dictionary)
-    assert not save.folder.exists(save.name)
 
 
 def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog):
@@ -114,6 +115,7 @@ ROWS, AXES = np.zeros((100, 5)), (jax.sharding.AxisType.Auto,)
         (lambda start, count: ROWS[:count] + np.nan, {"num_samples": 800}, "NaN or an infinity"),
         (ROWS[:10], {}, "too few for 40 rounds"),
         (ROWS, {"num_samples": 101}, "only 100"),
+        (ROWS, {"base": Model(ROWS[:5].T, ROWS[0])}, "has no base"),
         (ROWS, {"num_latents": 0}, "num_latents must be an integer"),
         (ROWS, {"mesh": jax.make_mesh((1,), ("data",), axis_types=AXES)}, "no axis"),
         (ROWS, {"mesh": jax.make_mesh((1,), ("samples",))}, "must have axes of type"),
@@ -161,3 +163,38 @@ def test_a_round_holds_a_core(signals, monkeypatch):
     monkeypatch.setattr(stream, "_round", ran)
     fit_stream(SHORT, signals[:200], **OPTIONS)
     assert held.acquire(blocking=False)
+
+
+def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
+    """Rounds take the samples that follow, the first again after the last; a killed fit goes on
+    from its own base alone.
+    """
+    task = draw(World(num_latents=32, input_dim=24, roots=4, depth=1, num_samples=3_100, seed=4))
+    signals = np.asarray(task.train.signals)
+    learner = Families(base=SHORT, num_steps=8, visits=0.15, num_slots=8)
+    size = learner.minibatches(len(signals), 32)[1]
+    assert len(signals) % size and len(signals) < 8 * size
+    atoms = np.random.default_rng(0).standard_normal((24, 32)).astype(np.float32)
+    base = Model(jnp.asarray(atoms), jnp.full(24, 0.1))
+    wanted = fit(learner, [task], [0], bases=[base], show_progress=False)[0].end.model
+    save = Checkpoint(tmp_path, every=0)
+    options = {"num_latents": 32, "key": 0, "num_samples": len(signals), "checkpoint": save}
+
+    def source(start, count):
+        if start + count == len(signals) and dies:
+            raise KeyboardInterrupt
+        asked.append(start)
+        return signals[start : start + count]
+
+    dies, asked = True, []
+    with pytest.raises(KeyboardInterrupt):
+        fit_stream(learner, source, base=base, **options)
+    dies, asked = False, []
+    found = fit_stream(learner, source, base=base, **options)
+    assert len(asked) < 8
+    np.testing.assert_allclose(found.dictionary, wanted.dictionary, atol=1e-4)
+    np.testing.assert_array_equal(found.bias, base.bias)
+    moved = dataclasses.replace(base, dictionary=-base.dictionary)
+    asked = []
+    fit_stream(learner, source, base=moved, **options)
+    assert len(asked) > 8

@@ -16,7 +16,13 @@ from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, base_of, live_share
 from sae_gap.learners.online import gradient_sums, renewal
-from sae_gap.learners.online.cooccurrence import Cooccurrence, count, drop_atoms
+from sae_gap.learners.online.cooccurrence import (
+    Cooccurrence,
+    count,
+    drop_atoms,
+    energy_product,
+    uses_of,
+)
 from sae_gap.learners.online.decorrelation import decorrelate_children
 from sae_gap.learners.online.family.add_missing_parents import add_missing_parents
 from sae_gap.learners.online.family.atoms import Atoms, idle_energy, usual_energy
@@ -163,7 +169,8 @@ class Families(Learner):
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
         signals = jnp.where(own, minibatches[0] - state.bias, 0)
         sums, codes, seeds = gradient_sums.by_samples(_code, self, signals, state)
-        counts = count(*codes, state.dictionary.shape[1], size)
+        uses = uses_of(*codes, state.dictionary.shape[1])
+        counts = count(uses, *codes, size)
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = idle_energy(squares)
         # The last round that rearranges.
@@ -183,7 +190,7 @@ class Families(Learner):
                 self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
             )
             step, _ = jax.scipy.sparse.linalg.cg(
-                lambda rows: gradient_sums.energy_product(*codes, rows) + ridge * rows,
+                lambda rows: energy_product(uses, rows, len(codes[0])) + ridge * rows,
                 sums.gradient,
                 M=lambda rows: rows / (sums.squares + ridge)[:, None],
                 maxiter=SOLVE_STEPS,

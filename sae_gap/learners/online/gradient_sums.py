@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
 from sae_gap.solvers import host_pursuits
@@ -86,25 +86,6 @@ def accumulate(
     sums = GradientSums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
     sums, found = lax.scan(code, sums, padded)
     return sums, Pursuit(*(each.reshape(-1, each.shape[2])[:num_samples] for each in found))
-
-
-def energy_product(
-    places: Int[Array, "n slots"],
-    codes: Float[Array, "n slots"],
-    rows: Float[Array, "num_latents input_dim"],
-) -> Float[Array, "num_latents input_dim"]:
-    """ZᵀZ X, of codes Z by slot and rows X, without a square of the width."""
-    used = jnp.max(jnp.where(codes != 0, jnp.arange(codes.shape[1]) + 1, 0))
-
-    def decode(w, signals):
-        return signals + codes[:, w, None] * rows[places[:, w]]
-
-    def encode(w, total):
-        return total.at[places[:, w]].add(codes[:, w, None] * signals)
-
-    signals = jnp.zeros((len(codes), rows.shape[1]), rows.dtype)
-    signals = lax.fori_loop(0, used, decode, signals)
-    return lax.fori_loop(0, used, encode, jnp.zeros_like(rows))
 
 
 def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -20,6 +20,8 @@ from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
 from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
+
+T = TypeVar("T")
 
 # Rates for samples that are visited again and again, and for those that are seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
@@ -276,18 +278,17 @@ class OnlineDictionary(Learner):
         return Model(state.dictionary, state.mean)
 
 
-def shard_state(state: OnlineState) -> OnlineState:
+def shard_state(state: T) -> T:
     """The state on the devices of the context's mesh: split by latents where it has an axis for
     them, else whole on each.
     """
     if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
         return state
-    latents = LATENTS if axis_size(LATENTS) > 1 else None
     specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
-    own = PartitionSpec(None, latents), PartitionSpec(latents)
-    return lax.with_sharding_constraint(
-        state, eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own)
-    )
+    if isinstance(state, OnlineState) and axis_size(LATENTS) > 1:
+        own = PartitionSpec(None, LATENTS), PartitionSpec(LATENTS)
+        specs = eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own)
+    return lax.with_sharding_constraint(state, specs)
 
 
 def _round(

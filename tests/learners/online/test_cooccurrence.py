@@ -1,5 +1,7 @@
 """Counts of which atoms are used together."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,11 @@ import pytest
 from sae_gap.learners.online import cooccurrence
 from tests.learners.online.family.examples import WIDTH, of_pairs, of_tables
 
-counted = jax.jit(cooccurrence.count, static_argnums=2)
+
+@functools.partial(jax.jit, static_argnums=2)
+def counted(places, codes, num_latents, number):
+    uses = cooccurrence.uses_of(places, codes, num_latents)
+    return cooccurrence.count(uses, jnp.asarray(places), jnp.asarray(codes), number)
 
 
 @pytest.mark.parametrize(("num_latents", "slots"), [(12, 8), (600, 40)])
@@ -36,6 +42,10 @@ def test_counts_are_those_of_dense_codes(num_latents, slots):
             assert (given[:, slots:] == given[-1, -1]).all()
             given = given[:, :slots]
         np.testing.assert_allclose(found, given, rtol=1e-5, err_msg=name)
+    rows = jnp.asarray(rng.standard_normal((num_latents, 7)), jnp.float32)
+    uses = cooccurrence.uses_of(jnp.asarray(places), jnp.asarray(by_slot), num_latents)
+    found = cooccurrence.energy_product(uses, rows, len(codes))
+    np.testing.assert_allclose(found, codes.T @ (codes @ rows), rtol=1e-4, atol=1e-3)
 
 
 def test_of_too_many_partners_those_of_the_largest_shares_are_kept():
