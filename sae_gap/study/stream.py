@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -146,7 +147,7 @@ def fit_stream(
         state = _start(learner, first, size, median, num_latents, key, given)
         stepped, spent = (state.round, state), 0.0
         if checkpoint is not None:
-            data, seed = _fingerprint(first, size), jax.random.key_data(key).tolist()
+            data, seed = str(_fingerprint(first, size)), jax.random.key_data(key).tolist()
             if base is not None:
                 atoms = jnp.asarray(base.decoder)[None]
                 data = f"{data} from {_fingerprint(atoms, atoms.shape[1])}"
@@ -300,10 +301,7 @@ def _start(
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _round(
-    fixed: tuple[OnlineDictionary | Families, jax.Array, int, jax.Array],
-    state: OnlineState | FamiliesState,
-) -> OnlineState | FamiliesState:
+def _round(fixed: tuple[OnlineDictionary | Families, jax.Array, int, jax.Array], state: Any) -> Any:
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
     if isinstance(learner, OnlineDictionary) and learner.centred:

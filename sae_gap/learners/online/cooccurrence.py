@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-# i is a partner of j if it is on in more than this share of j's uses. No rule asks for less.
+# i is a partner of j if it is on in more than this share of j's uses. No rule may ask for less.
 PARTNERS = 0.4
 # i includes j if it is on in this share of j's uses; the share is larger where i is on in many
 # samples anyway.
@@ -94,9 +94,9 @@ class Uses(NamedTuple):
     codes: Float[Array, " uses"]
     begins: Int[Array, " num_latents+1"]
 
-    def some(self, begin) -> tuple[Array, Array, Array]:
+    def some(self, begin) -> list[Array]:
         """The atoms, samples and codes of `_USES` uses, from `begin` on."""
-        return tuple(lax.dynamic_slice(each, (begin,), (_USES,)) for each in self[:3])
+        return [lax.dynamic_slice(each, (begin,), (_USES,)) for each in self[:3]]
 
 
 def uses_of(
@@ -186,10 +186,14 @@ def count(
         return partners, *took
 
     begins = jnp.arange(0, num_latents, some)
-    rows = (each.reshape(-1, most)[:num_latents] for each in lax.map(pairs, begins))
+    partners, together, products = (
+        each.reshape(-1, most)[:num_latents] for each in lax.map(pairs, begins)
+    )
     zeros = jnp.zeros(num_latents, dtype)
     return Cooccurrence(
-        *rows,
+        partners,
+        together,
+        products,
         times.astype(dtype),
         zeros.at[uses.atoms].add(uses.codes),
         zeros.at[uses.atoms].add(uses.codes**2),
@@ -203,9 +207,11 @@ def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Co
     """
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)
-    rows = (jnp.where(gone, 0, table) for table in (counts.together, counts.products))
-    own = (jnp.where(dropped, 0, each) for each in (counts.uses, counts.sums, counts.squares))
-    return Cooccurrence(partners, *rows, *own, counts.number)
+    together, products = (jnp.where(gone, 0, each) for each in (counts.together, counts.products))
+    uses, sums, squares = (
+        jnp.where(dropped, 0, each) for each in (counts.uses, counts.sums, counts.squares)
+    )
+    return Cooccurrence(partners, together, products, uses, sums, squares, counts.number)
 
 
 def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:
