@@ -194,7 +194,6 @@ class Families(Learner):
                 sums.gradient,
                 M=lambda rows: rows / (sums.squares + ridge)[:, None],
                 maxiter=SOLVE_STEPS,
-                tol=0,
             )
             return unit_atoms(dictionary + rate * step.T)[0], counts, jnp.zeros(len(squares), bool)
 
