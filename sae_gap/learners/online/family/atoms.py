@@ -68,7 +68,7 @@ def nearest(
 
     def find(name):
         cosines = jnp.where(names == name, -jnp.inf, dictionary.T @ dictionary[:, name])
-        return jnp.sort(lax.top_k(cosines, min(NEIGHBOURS, num_latents - 1))[1])
+        return jnp.sort(lax.top_k(cosines, min(NEIGHBOURS, num_latents))[1])
 
     return lax.map(find, names, batch_size=GRAM_COLUMNS)
 
