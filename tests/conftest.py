@@ -97,8 +97,10 @@ def _reuse_contexts():
     mlir.make_ir_context = reuse
 
 
-# The modules that take longest, which workers begin with, so that they end together.
+# The modules that take longest, which workers begin with, so that they end together, after the one
+# that drops all programs.
 LONGEST = (
+    "test_lowering",
     "test_notebooks",
     "test_studies",
     "test_faults",
@@ -386,8 +388,20 @@ FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
 FEW |= {
     "dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle"
 }
-# Each SAE of it takes seconds to score, and what differs between SAEs is the headline's.
+# What differs between SAEs is the headline's: one, and one whose codes have signs.
 FEW |= {"warmstart_encoder": "cold_topk,warm_topk,fista_oracle"}
+FEW |= {
+    "dict_quality": "frozen_topk,renormed_topk,oracle_norms_topk,fista_oracle",
+    "encoder_budget": "relu,topk,jumprelu,lista_1,lista_4,lista_16,lista_published,fista_1,fista_5,"
+    "fista_20,fista_100,ista_1,ista_5,ista_20,ista_100,screened_pursuit,omp,lasso",
+    "frozen_decoder": "linear_probe,sae_topk,sae_mp,support_topk,support_mp,frozen_topk,frozen_mp,"
+    "refined_topk,refined_mp,online_dl,fista_oracle",
+    "lambda_sensitivity": "sae_topk,frozen_topk,fista_oracle",
+    "large_latents": "linear_probe,sae_topk,fista_oracle",
+    "learning_dynamics": "sae_topk,online_dl",
+    "support_recovery": "sae_topk,sae_mp,support_topk,support_mp,least_squares_topk,"
+    "least_squares_mp,frozen_topk,frozen_mp,fista_oracle",
+}
 # Of studies whose second size would compile all that the headline has anew.
 SMALL = ("dict_quality", "frozen_decoder", "support_recovery")
 

@@ -213,13 +213,14 @@ def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_pat
 def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
     models = smokes("amortisation_gap").models
     options = (f"--results_dir={tmp_path}", f"--models_dir={models}", "--preset=smoke", "--seeds=0")
-    code, out, err = call("all", "--studies=learning_dynamics,lambda_sensitivity", *options)
+    options += ("--studies=large_latents,lambda_sensitivity", "--num_latents=20")
+    code, out, err = call("all", *options)
     assert (code, err) == (0, "")
     assert re.findall(r"^# (\w+)$", out, re.MULTILINE) == [
-        "learning_dynamics",
+        "large_latents",
         "lambda_sensitivity",
     ]
-    assert {path.name for path in tmp_path.iterdir()} == {"learning_dynamics", "lambda_sensitivity"}
+    assert {path.name for path in tmp_path.iterdir()} == {"large_latents", "lambda_sensitivity"}
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,13 @@ import functools
 import jax
 import pytest
 
+from benchmarks.studies import encoder_budget
 from benchmarks.studies.encoder_budget import BENCH
 from sae_gap import Model, Setting, Store
 from sae_gap.encoders.lista import LISTA
 
-TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_2", "lista_4", "lista_8", "lista_16")
-FISTA, ISTA = (
-    [f"{kind}_{count}" for count in (1, 2, 5, 10, 20, 50, 100)] for kind in ("fista", "ista")
-)
+TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_4", "lista_16")
+FISTA, ISTA = ([f"{kind}_{count}" for count in (1, 5, 20, 100)] for kind in ("fista", "ista"))
 METHODS = (*TRAINED, "lista_published", *FISTA, *ISTA, "screened_pursuit", "omp", "lasso")
 
 
@@ -61,13 +60,14 @@ def test_more_operations_leave_less_of_the_gap(finished):
         gaps = [found[name] for name in path]
         assert gaps == sorted(gaps, reverse=True)
     # From the fifth iteration on, momentum pays.
-    assert all(found[fast] < found[slow] for fast, slow in zip(FISTA[2:], ISTA[2:], strict=True))
+    assert all(found[fast] < found[slow] for fast, slow in zip(FISTA[1:], ISTA[1:], strict=True))
     assert abs(found["lasso"]) < 2e-6 and found["fista_100"] < 1e-3 * found["fista_1"]
     assert all(found[method] > found["lasso"] for method in TRAINED)
 
 
 @pytest.mark.parametrize("name", ["dl_fista", "online_dl"])
-def test_a_dictionary_may_be_learned(name, call, budget, tmp_path):
+def test_a_dictionary_may_be_learned(name, call, budget, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoder_budget, "DEPTHS", (1,))
     options = ("--preset=smoke", "--seeds=0", f"--results_dir={tmp_path}")
     assert call("dictionary_challenge", *options, f"--methods={name}")[0] == 0
     (learned,) = Store(tmp_path / "dictionary_challenge").rows()
