@@ -199,13 +199,6 @@ def test_outlier_tokens_are_named_and_left_out(given):
         assert told["fvu"] == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("topk", 1), ("jumprelu", 2)])
-def test_no_seed_is_accused(kind, seed):
-    rows = drawn(seed)
-    sae = loaded(trained(kind, jnp.asarray(rows[:6_000]), WIDTH, K))
-    assert sae_gap.check(sae, rows[6_000:]).wrong == ()
-
-
 def test_arrays_and_tensors_and_files(given, tmp_path):
     arrays, x, _ = given
     four = tuple(arrays[name] for name in ("weight", "encoder_bias", "atoms", "bias"))

@@ -145,12 +145,6 @@ def test_curves_gaps_and_verdicts_are_of_the_same_samples_and_have_one_fvu(rows,
     ) == (3, True)
 
 
-def test_fewer_samples_are_spread_over_the_documents(plan, tmp_path):
-    found = measure.run(dataclasses.replace(plan, samples=10), Store(tmp_path))
-    assert {row["samples"] for row in found if row["kind"] in ("curve", "gap")} == {10}
-    assert len({one["document"] for one in measure.worst_lines(found)}) == 3
-
-
 def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(
     plan, model, activations, tmp_path
 ):
