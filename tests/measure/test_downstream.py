@@ -175,21 +175,22 @@ def test_what_cannot_be_scored():
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():
     """Against the Jacobian of all probabilities, of which many copies of the texts draw a mean."""
-    found = Downstream(NETWORK, [windows([0]), windows([1])], first=1, special=(0,))
+    replaced = np.zeros(REAL.shape, bool)
+    replaced[REAL] = Downstream(NETWORK, [windows()], first=1, special=(0,)).replaced
     copies = [windows(np.tile([0, 1], 500))] * 2
     drawn = Downstream(NETWORK, copies, first=1, special=(0,)).sensitivity()
     whole = np.where(REAL[..., None], before(windows()), 0)
     exact = np.zeros((DIM, DIM))
+
+    def logits(hidden):
+        return after(hidden[None], None)[0] @ UNEMBEDDING.T
+
+    slopes = jax.jit(jax.jacobian(logits))
     for row in range(2):
-
-        @jax.jit
-        def logits(hidden, row=row):
-            return (after(hidden[None], windows([row]))[0] @ UNEMBEDDING.T)[REAL[row]]
-
-        chances = np.asarray(jax.nn.softmax(logits(whole[row])), np.float64)
-        by_row = np.asarray(jax.jit(jax.jacobian(logits))(whole[row]), np.float64)
-        for place in np.flatnonzero(found.replaced[7 * row :][: REAL[row].sum()]):
+        chances = np.exp(log_probabilities(whole[row][None])[0])[REAL[row]]
+        by_row = np.asarray(slopes(whole[row]), np.float64)[REAL[row]]
+        for place in np.flatnonzero(replaced[row]):
             for p, j in zip(chances, by_row[:, :, place], strict=True):
                 exact += j.T @ (np.diag(p) - np.outer(p, p)) @ j
-    exact /= found.replaced.sum()
+    exact /= replaced.sum()
     np.testing.assert_allclose(drawn, exact, atol=0.05 * np.abs(exact).max())

@@ -3,11 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.solvers.leaders import GROUPS, leaders
+from sae_gap.solvers import leaders as module
+from sae_gap.solvers.leaders import GROUPS
+
+leaders = jax.jit(module.leaders, static_argnums=(1, 2))
 
 
 def test_the_largest_of_four_scores_leads():
-    found = leaders(jnp.asarray([[1.0, 4.0, 2.0, 3.0]]), num_blocks=2, count=2)
+    found = leaders(jnp.asarray([[1.0, 4.0, 2.0, 3.0]]), 2, 2)
     # Blocks are interleaved: 1 and 2 play off in the first, 4 and 3 in the second.
     assert sorted(found[0].tolist()) == [1, 2]
 

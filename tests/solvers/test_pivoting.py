@@ -1,9 +1,12 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.optimize import minimize, nnls
 
 from sae_gap.solvers import pivoting
+
+solve = jax.jit(pivoting.solve, static_argnames="rank")
 
 
 @pytest.mark.parametrize("slots", [1, 5, 16])
@@ -13,7 +16,7 @@ def test_equals_non_negative_least_squares(slots):
     signals = rng.normal(size=(30, slots + 4))
     gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
     linear = np.einsum("nmi,nm->ni", atoms, signals).astype(np.float32)
-    codes, swept, basic = pivoting.solve(jnp.asarray(gram), jnp.asarray(linear), max_pivots=200)
+    codes, swept, basic = solve(gram, linear, max_pivots=200)
     for i in range(30):
         np.testing.assert_allclose(codes[i], nnls(atoms[i], signals[i])[0], atol=2e-4)
         held = np.asarray(basic[i])
@@ -27,9 +30,7 @@ def test_equals_non_negative_least_squares(slots):
 def test_dependent_atoms_are_left_out():
     atom = np.array([[1.0, 0.0], [1.0, 0.0], [0.6, 0.8]]).T
     gram = jnp.asarray((atom.T @ atom)[None], jnp.float32)
-    codes, _, basic = pivoting.solve(
-        gram, jnp.asarray([[1.0, 1.0, 1.0]], jnp.float32), max_pivots=20
-    )
+    codes, _, basic = solve(gram, jnp.ones((1, 3), jnp.float32), max_pivots=20)
     assert int(jnp.sum(basic[0, :2])) == 1
     np.testing.assert_allclose(atom @ np.asarray(codes[0]), [1.0, 0.5], atol=1e-5)
 
@@ -45,10 +46,7 @@ def test_a_full_basis_makes_room_for_better_atoms(seed):
     signal = atoms @ rng.exponential(size=16).astype(np.float32)
     weight = np.float32(1e-3)
     gram, linear = atoms.T @ atoms, atoms.T @ signal - weight
-    codes = pivoting.solve(
-        jnp.asarray(gram[None]), jnp.asarray(linear[None]), rank=5, max_pivots=100
-    )[0][0]
-    codes = np.asarray(codes)
+    codes = np.asarray(solve(gram[None], linear[None], rank=5, max_pivots=100)[0][0])
     assert np.count_nonzero(codes) <= 5
     exact = lasso_by_scipy(atoms, signal, weight)
     rest = signal - atoms @ codes
@@ -75,5 +73,5 @@ def test_breaking_off_leaves_codes_feasible():
     gram = np.einsum("nmi,nmj->nij", atoms, atoms)
     linear = rng.normal(size=(50, 10)).astype(np.float32)
     for most in range(6):
-        codes, _, basic = pivoting.solve(jnp.asarray(gram), jnp.asarray(linear), max_pivots=most)
+        codes, _, basic = solve(gram, linear, max_pivots=most)
         assert float(jnp.min(codes)) >= 0 and int(jnp.max(jnp.sum(basic, axis=1))) <= most
