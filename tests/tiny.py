@@ -42,12 +42,16 @@ def timeless(rows, *others):
 
 
 # A Llama of three blocks whose four heads of queries share two of keys and values; tokens are bytes
-# and a few pairs of them.
+# and a few pairs of them. Or a Gemma 3 whose heads are twice as wide, whose first and last block see
+# four tokens, and whose tokens are SentencePiece's.
+PIECES = ["▁t", "he", "▁the", "in", "▁", *"themcaint"]
 LM = {"dim": 64, "hidden": 96, "blocks": 3, "heads": 4, "kv_heads": 2, "context": 64}
 
 
-def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fields):
-    """Writes a random Llama as a GGUF file; `quantised` maps names of tensors to the types that
+def write_lm(
+    path, *, quantised=(), tied=True, frequencies=False, seed=0, architecture="llama", **fields
+):
+    """Writes a random model as a GGUF file; `quantised` maps names of tensors to the types that
     they are kept in.
 
     Returns:
@@ -56,17 +60,17 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
     import gguf
     from tokenizers import pre_tokenizers
 
-    rng, dim, hidden, size = (
-        np.random.default_rng(seed),
-        LM["dim"],
-        LM["hidden"],
-        LM["dim"] // LM["heads"],
-    )
+    rng, dim, hidden = np.random.default_rng(seed), LM["dim"], LM["hidden"]
+    gemma = architecture == "gemma3"
+    size = dim // LM["heads"] * (2 if gemma else 1)
     merges = ["t h", "th e", "Ġ the", "i n", "1 2"]
     tokens = [
         *sorted(pre_tokenizers.ByteLevel.alphabet()),
         *(merge.replace(" ", "") for merge in merges),
     ]
+    marks = ["<eos>", "<bos>", "<unk>", "\n\n", "  "]
+    letters = [f"<0x{byte:02X}>" for byte in range(256)]
+    tokens = [*marks, *letters, *dict.fromkeys(PIECES)] if gemma else tokens
     shapes = {"token_embd": (len(tokens), dim), "output_norm": (dim,)} | (
         {} if tied else {"output": (len(tokens), dim)}
     )
@@ -75,13 +79,16 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
         own = {
             "attn_norm": (dim,),
             "ffn_norm": (dim,),
-            "attn_q": (dim, dim),
-            "attn_output": (dim, dim),
+            "attn_q": (LM["heads"] * size, dim),
+            "attn_output": (dim, LM["heads"] * size),
         }
         own |= dict.fromkeys(("attn_k", "attn_v"), (LM["kv_heads"] * size, dim))
         own |= {"ffn_gate": (hidden, dim), "ffn_up": (hidden, dim), "ffn_down": (dim, hidden)}
+        if gemma:
+            own |= dict.fromkeys(("post_attention_norm", "post_ffw_norm"), (dim,))
+            own |= dict.fromkeys(("attn_q_norm", "attn_k_norm"), (size,))
         shapes |= {f"blk.{block}.{name}": shape for name, shape in own.items()}
-    writer = gguf.GGUFWriter(path, fields.pop("architecture", "llama"))
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_embedding_length(dim)
     writer.add_feed_forward_length(hidden)
     writer.add_block_count(LM["blocks"])
@@ -90,10 +97,19 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_context_length(LM["context"])
     writer.add_rope_freq_base(100.0)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(fields.pop("pre", "smollm"))
+    writer.add_tokenizer_model("llama" if gemma else "gpt2")
+    writer.add_tokenizer_pre(fields.pop("pre", "default" if gemma else "smollm"))
     writer.add_token_list(tokens)
-    writer.add_token_merges(merges)
+    if gemma:
+        writer.add_key_length(size)
+        writer.add_sliding_window(4)
+        writer.add_sliding_window_pattern(2)
+        writer.add_token_scores([float(-number) for number in range(len(tokens))])
+        writer.add_token_types([3] * 3 + [4] * 2 + [6] * 256 + [1] * (len(tokens) - 261))
+        writer.add_bos_token_id(1)
+        writer.add_add_space_prefix(fields.pop("space", False))
+    else:
+        writer.add_token_merges(merges)
     for name, value in fields.items():
         writer.add_string(name, value)
     found = {}
@@ -117,11 +133,11 @@ def write_lm(path, *, quantised=(), tied=True, frequencies=False, seed=0, **fiel
     return found
 
 
-def tiny_lm(folder):
+def tiny_lm(folder, **options):
     """A language model of seconds, read from a GGUF file that is written to a folder."""
     from sae_gap.lm.pretrained import load_lm
 
-    write_lm(folder / "tiny.gguf")
+    write_lm(folder / "tiny.gguf", **options)
     return load_lm(folder / "tiny.gguf")
 
 

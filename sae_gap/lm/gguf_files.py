@@ -1,9 +1,11 @@
-"""Language models of the Llama family from GGUF files, as llama.cpp writes them.
+"""Language models, Llama and Gemma 3, from GGUF files, as llama.cpp writes them.
 
-Such a file keeps the rotary pairs of queries and keys side by side, which is how `sae_gap.lm.llama`
-turns them.
+Such a file keeps the rotary pairs of a Llama's queries and keys side by side, which is how
+`sae_gap.lm.llama` turns them. Those of a Gemma lie half a head apart, and are brought together
+here.
 """
 
+import dataclasses
 import os
 import pathlib
 from typing import Any
@@ -37,6 +39,14 @@ NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
+# The norms of a block that Gemma 3 has besides.
+NORMS = {
+    "query_norm": "attn_q_norm",
+    "key_norm": "attn_k_norm",
+    "attention_output_norm": "post_attention_norm",
+    "mlp_output_norm": "post_ffw_norm",
+}
+KINDS = {"llama": NAMES, "gemma3": NAMES | NORMS}
 _KEYS = {
     "num_blocks": "block_count",
     "num_heads": "attention.head_count",
@@ -47,8 +57,8 @@ _KEYS = {
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, Any]]:
-    """A model of the architecture `llama`, in float32 whatever its quantisation, and what else its
-    file says.
+    """A model of the architecture `llama` or `gemma3`, in float32 whatever its quantisation, and
+    what else its file says.
 
     Args:
       path: a GGUF file.
@@ -72,16 +82,17 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
     kind = fields.get("general.architecture")
-    if kind != "llama":
+    if kind not in KINDS:
         raise ValueError(
-            f"{path} holds a model of the architecture {kind!r}, of which only 'llama' can be run; "
-            "give another."
+            f"{path} holds a model of the architecture {kind!r}, of which only "
+            f"{' and '.join(KINDS)} can be run; give another."
         )
-    scaling = fields.get("llama.rope.scaling.type", "none")
-    if scaling != "none" or "llama.expert_count" in fields:
-        what = "experts" if "llama.expert_count" in fields else f"positions scaled by {scaling!r}"
+    own = {name.removeprefix(f"{kind}."): value for name, value in fields.items()}
+    scaling = own.get("rope.scaling.type", "none")
+    if scaling != "none" or "expert_count" in own:
+        what = "experts" if "expert_count" in own else f"positions scaled by {scaling!r}"
         raise ValueError(
-            f"{path} holds a Llama with {what}, which is not implemented; give one without."
+            f"{path} holds a {kind} with {what}, which is not implemented; give one without."
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
@@ -102,27 +113,26 @@ def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, A
         return values
 
     try:
-        sizes = {name: fields[f"llama.{key}"] for name, key in _KEYS.items()}
-        model = _assemble(read, fields, **sizes)
+        model = _assemble(read, kind, own, **{name: own[key] for name, key in _KEYS.items()})
         jax.eval_shape(_run, model)
     except RefusedError:
         raise
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}, which a Llama has; download it again.") from error
+        raise ValueError(f"{path} lacks {error}, which a {kind} has; download it again.") from error
     except (ArithmeticError, IndexError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} has sizes that are not those of a Llama ({brief(error)}); download it again."
+            f"{path} has sizes that are not those of a {kind} ({brief(error)}); download it again."
         ) from error
     if tensors:
         raise ValueError(
-            f"{path} has tensors that a plain Llama has not, such as {min(tensors)}; give another "
+            f"{path} has tensors that a plain {kind} has not, such as {min(tensors)}; give another "
             "model."
         )
     return model, fields
 
 
 def _assemble(
-    read, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context
+    read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context
 ) -> LanguageModel:
     def stacked(name: str) -> jnp.ndarray:
         # A file keeps the rows that give each output.
@@ -132,20 +142,40 @@ def _assemble(
 
     if not 0 < epsilon < np.inf:
         raise ValueError(f"an epsilon of {epsilon}")
-    embedding = read("token_embd.weight")
-    blocks = Block(**{part: stacked(name) for part, name in NAMES.items()})
-    size = fields.get("llama.rope.dimension_count", blocks.query.shape[2] // num_heads)
-    frequencies = fields.get("llama.rope.freq_base", 10_000.0) ** (-np.arange(0, size, 2) / size)
+    embedding = jnp.asarray(read("token_embd.weight"))
+    parts = {part: stacked(name) for part, name in KINDS[kind].items()}
+    size = parts["query"].shape[2] // num_heads
+    reach = np.full(num_blocks, context)
+    base = np.full((num_blocks, 1), fields.get("rope.freq_base", 10_000.0))
+    shape = Shape(num_heads, num_kv_heads, epsilon, context)
+    if kind == "gemma3":
+        period = fields.get("attention.sliding_window_pattern", 6)
+        near = np.arange(num_blocks) % period < period - 1
+        reach[near] = fields["attention.sliding_window"]
+        base[near] = fields.get("rope.freq_base_swa", 10_000.0)
+        for name in ("query", "key", "query_norm", "key_norm"):
+            parts[name] = _side_by_side(parts[name], size)
+        shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
+    turned = fields.get("rope.dimension_count", size)
+    frequencies = base ** (-np.arange(0, turned, 2) / turned)
+    frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
     return LanguageModel(
-        embedding=jnp.asarray(embedding),
-        blocks=blocks,
+        embedding=embedding,
+        blocks=Block(
+            **parts,
+            frequencies=jnp.asarray(frequencies, jnp.float32),
+            reach=jnp.asarray(reach, jnp.int32),
+        ),
         norm=jnp.asarray(read("output_norm.weight")),
         head=_optional(read, "output.weight"),
-        frequencies=jnp.asarray(
-            frequencies / _optional(read, "rope_freqs.weight", 1.0), jnp.float32
-        ),
-        shape=Shape(num_heads, num_kv_heads, epsilon, context),
+        shape=shape,
     )
+
+
+def _side_by_side(values: jax.Array, size: int) -> jax.Array:
+    """Heads of some size whose coordinates i and i + size / 2, a pair, are brought together."""
+    halves = values.reshape(*values.shape[:-1], -1, 2, size // 2)
+    return jnp.swapaxes(halves, -1, -2).reshape(values.shape)
 
 
 def _run(model: LanguageModel) -> jax.Array:

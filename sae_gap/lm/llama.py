@@ -1,4 +1,4 @@
-"""A language model of the Llama family as a pure function of its parameters, cut open after any
+"""A language model, Llama or Gemma 3, as a pure function of its parameters, cut open after any
 block.
 
 With h the residual stream, a block is
@@ -10,8 +10,13 @@ where `norm(h; g) = g ⊙ h / sqrt(mean(h²) + ε)`, attention is causal with ea
 by several heads, and R turns the pair of coordinates (2i, 2i + 1) of a head at position p by the
 angle `p θ^(-2i/size)`. The logits are `E norm(h; g)`.
 
+Gemma 3 also takes the norm of each head's query and key before R, and of what attention and the
+second map add to h. It has gelu in the place of silu, embeddings are multiplied by sqrt(dim), and
+in five of six blocks a token sees only the last tokens, with a θ of their own.
+
 References:
   Touvron et al. (2023), "LLaMA". Su et al. (2021), "RoFormer". Ainslie et al. (2023), "GQA".
+  Gemma Team (2025), "Gemma 3 Technical Report".
 """
 
 import dataclasses
@@ -34,17 +39,25 @@ class Shape:
       num_kv_heads: heads of keys and values, which divide those.
       epsilon: ε of the norms.
       context: tokens that the model was made to read at once.
+      scale: what embeddings are multiplied by.
+      activation: silu or gelu.
     """
 
     num_heads: int
     num_kv_heads: int
     epsilon: float
     context: int
+    scale: float = 1.0
+    activation: Callable[[Array], Array] = jax.nn.silu
 
 
 class Block(eqx.Module):
     """The parameters of one block, or those of all blocks with a leading axis. Matrices map a row
-    to a row, `x @ W`.
+    to a row, `x @ W`; norms are None where a model has none.
+
+    Attributes:
+      frequencies: the angle by which each pair of coordinates turns from one position to the next.
+      reach: how many tokens a token sees, itself among them.
     """
 
     attention_norm: Float[Array, "*blocks dim"]
@@ -56,6 +69,12 @@ class Block(eqx.Module):
     gate: Float[Array, "*blocks dim hidden"]
     up: Float[Array, "*blocks dim hidden"]
     down: Float[Array, "*blocks hidden dim"]
+    frequencies: Float[Array, "*blocks pairs"]
+    reach: Int[Array, "*blocks"]
+    query_norm: Float[Array, "*blocks size"] | None = None
+    key_norm: Float[Array, "*blocks size"] | None = None
+    attention_output_norm: Float[Array, "*blocks dim"] | None = None
+    mlp_output_norm: Float[Array, "*blocks dim"] | None = None
 
 
 class LanguageModel(eqx.Module):
@@ -66,8 +85,6 @@ class LanguageModel(eqx.Module):
       blocks: of all blocks, stacked.
       norm: g of the last norm.
       head: E, (vocabulary, dim); None where it is the embedding.
-      frequencies: the angle by which each pair of coordinates turns from one position to the next,
-        (size / 2,).
       shape: sizes and constants.
     """
 
@@ -75,7 +92,6 @@ class LanguageModel(eqx.Module):
     blocks: Block
     norm: Float[Array, " dim"]
     head: Float[Array, "vocabulary dim"] | None
-    frequencies: Float[Array, " pairs"]
     shape: Shape = eqx.field(static=True)
 
     @property
@@ -111,25 +127,29 @@ class Windows(eqx.Module):
 
 def embed(model: LanguageModel, windows: Windows) -> Float[Array, "rows length dim"]:
     """The residual stream before the first block."""
-    return model.embedding[windows.tokens]
+    return model.shape.scale * model.embedding[windows.tokens]
 
 
 def block_step(
     model: LanguageModel, windows: Windows
 ) -> Callable[[Float[Array, "rows length dim"], Block], Float[Array, "rows length dim"]]:
     """What one block of the model does to the residual stream of these texts."""
-    angles = windows.positions[..., None] * model.frequencies
-    turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-    places = jnp.arange(windows.tokens.shape[1])
-    seen = (places[:, None] >= places) & (windows.segments[:, :, None] == windows.segments[:, None])
+    shape, places = model.shape, jnp.arange(windows.tokens.shape[1])
+    distance = places[:, None] - places
+    before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
 
     def step(hidden, block):
-        normed = _norm(hidden, block.attention_norm, model.shape.epsilon)
-        hidden = hidden + product(_attend(normed, block, model.shape, turn, seen), block.output)
-        normed = _norm(hidden, block.mlp_norm, model.shape.epsilon)
-        return hidden + product(
-            jax.nn.silu(product(normed, block.gate)) * product(normed, block.up), block.down
+        angles = windows.positions[..., None] * block.frequencies
+        turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+        seen = before & (distance < block.reach)
+        normed = _norm(hidden, block.attention_norm, shape.epsilon)
+        added = product(_attend(normed, block, shape, turn, seen), block.output)
+        hidden = hidden + _norm(added, block.attention_output_norm, shape.epsilon)
+        normed = _norm(hidden, block.mlp_norm, shape.epsilon)
+        added = product(
+            shape.activation(product(normed, block.gate)) * product(normed, block.up), block.down
         )
+        return hidden + _norm(added, block.mlp_output_norm, shape.epsilon)
 
     return step
 
@@ -175,6 +195,8 @@ def log_probabilities(
 
 
 def _norm(hidden, gain, epsilon):
+    if gain is None:
+        return hidden
     return gain * hidden * jax.lax.rsqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + epsilon)
 
 
@@ -189,9 +211,13 @@ def _attend(normed, block, shape, turn, seen):
             (block.value, shape.num_kv_heads),
         )
     )
+    query = _turned(_norm(query, block.query_norm, shape.epsilon), turn)
+    key = _turned(_norm(key, block.key_norm, shape.epsilon), turn)
     # Consecutive heads of queries share one of keys and values.
-    query = _turned(query, turn).reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1])
-    key, exact = _turned(key, turn), jax.lax.Precision.HIGHEST
+    query, exact = (
+        query.reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1]),
+        jax.lax.Precision.HIGHEST,
+    )
     scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact) / key.shape[-1] ** 0.5
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     return jnp.einsum("bkgqs,bskd->bqkgd", weights, value, precision=exact).reshape(

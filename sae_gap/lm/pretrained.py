@@ -102,31 +102,77 @@ def installed() -> pathlib.Path:
 
 
 def _of_file(path: pathlib.Path, fields: dict[str, Any]):
-    """SmolLM's tokenizer: byte pairs of words and of single digits."""
-    library, kind = (
-        _library(),
-        (fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")),
-    )
-    if kind != ("gpt2", "smollm"):
-        told = (
-            f"the tokenizer in {path} is of the kind {'/'.join(map(str, kind))}, of which only "
-            "gpt2/smollm is known here"
+    """The tokenizer of SmolLM or of Gemma."""
+    own = {name.removeprefix("tokenizer.ggml."): value for name, value in fields.items()}
+    kind = f"{own.get('model')}/{own.get('pre')}"
+    if kind == "llama/default" and own.get("add_space_prefix", True):
+        kind += " with a space put before a text"
+    if kind not in _TOKENIZERS:
+        raise ValueError(
+            f"the tokenizer in {path} is of the kind {kind}, of which only "
+            f"{' and '.join(_TOKENIZERS)} are known here; name the tokenizer.json of the model as "
+            "tokenizer."
         )
-        raise ValueError(f"{told}; name the tokenizer.json of the model as tokenizer.")
+    library = _library()
     try:
-        merges = [tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"]]
-        vocabulary = {token: number for number, token in enumerate(fields["tokenizer.ggml.tokens"])}
-        found = library.Tokenizer(library.models.BPE(vocabulary, merges))
+        vocabulary = {token: number for number, token in enumerate(own["tokens"])}
+        return _TOKENIZERS[kind](library, vocabulary, own)
     except Exception as error:
         raise ValueError(
             f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
         ) from error
+
+
+def _smollm(library, vocabulary: dict[str, int], fields: dict[str, Any]):
+    """Byte pairs of words and of single digits."""
+    merges = [tuple(merge.split(" ")) for merge in fields["merges"]]
+    found = library.Tokenizer(library.models.BPE(vocabulary, merges))
     split = library.pre_tokenizers
     found.pre_tokenizer = split.Sequence(
         [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
     )
     found.decoder = library.decoders.ByteLevel()
     return found
+
+
+def _sentencepiece(library, vocabulary: dict[str, int], fields: dict[str, Any]):
+    """SentencePiece's pairs: two neighbours are joined whose piece has the highest score. A letter
+    without a piece is its bytes.
+    """
+    tokens, kinds = fields["tokens"], fields["token_type"]
+    pieces = {token: i for token, i in vocabulary.items() if kinds[i] == _NORMAL}
+    merges = [
+        (token[:place], token[place:])
+        for token in sorted(pieces, key=lambda token: -fields["scores"][pieces[token]])
+        for place in range(1, len(token))
+        if token[:place] in pieces and token[place:] in pieces
+    ]
+    found = library.Tokenizer(library.models.BPE(vocabulary, merges, byte_fallback=True))
+    found.normalizer = library.normalizers.Replace(" ", "\N{LOWER ONE EIGHTH BLOCK}")
+    found.add_tokens(
+        [
+            library.AddedToken(token, special=kinds[i] == _CONTROL)
+            for token, i in vocabulary.items()
+            if kinds[i] in (_CONTROL, _WHOLE)
+        ]
+    )
+    mend = library.decoders
+    found.decoder = mend.Sequence(
+        [mend.Replace("\N{LOWER ONE EIGHTH BLOCK}", " "), mend.ByteFallback(), mend.Fuse()]
+    )
+    if fields.get("add_bos_token", True):
+        start = tokens[fields["bos_token_id"]]
+        found.post_processor = library.processors.TemplateProcessing(
+            f"{start} $A", special_tokens=[(start, fields["bos_token_id"])]
+        )
+    return found
+
+
+# What a file calls each kind of tokenizer.
+_TOKENIZERS = {"gpt2/smollm": _smollm, "llama/default": _sentencepiece}
+# Kinds of SentencePiece's tokens: those that pairs make, marks such as the start of a text, and
+# those that a text has whole.
+_NORMAL, _CONTROL, _WHOLE = 1, 3, 4
 
 
 def _of_json(path: pathlib.Path):

@@ -13,7 +13,6 @@ from tests import tiny
 from tests.tiny import LM
 
 TOKENS = np.random.default_rng(1).integers(0, 256, 11)
-SIZE = LM["dim"] // LM["heads"]
 
 
 def windows(*rows):
@@ -27,15 +26,26 @@ def norm(row, gain):
     return gain * row / np.sqrt(np.mean(row**2) + 1e-5)
 
 
-def turned(head, position, divisors):
-    """The pairs of a head as complex numbers, each turned by its angle."""
-    found = head.copy()
-    for i in range(SIZE // 2):
-        turn = np.exp(1j * position * 100.0 ** (-2 * i / SIZE) / divisors[i]) * (
-            head[2 * i] + 1j * head[2 * i + 1]
+def turned(head, position, theta, divisors, halves):
+    """The pairs of a head as complex numbers, each turned by its angle; in halves, each lies half a
+    head apart.
+    """
+    found, size = head.copy(), len(head)
+    for i in range(size // 2):
+        one, two = (i, i + size // 2) if halves else (2 * i, 2 * i + 1)
+        turn = np.exp(1j * position * theta ** (-2 * i / size) / divisors[i]) * (
+            head[one] + 1j * head[two]
         )
-        found[2 * i], found[2 * i + 1] = turn.real, turn.imag
+        found[one], found[two] = turn.real, turn.imag
     return found
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def gelu(x):
+    return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
 def states(tensors, tokens, shifts=()):
@@ -45,8 +55,10 @@ def states(tensors, tokens, shifts=()):
     weights = {
         name.removesuffix(".weight"): array.astype(np.float64) for name, array in tensors.items()
     }
-    divisors = weights.get("rope_freqs", np.ones(SIZE // 2))
-    hidden = [weights["token_embd"][token] for token in tokens]
+    gemma = "blk.0.attn_q_norm" in weights
+    size = len(weights["blk.0.attn_q"]) // LM["heads"]
+    divisors = weights.get("rope_freqs", np.ones(size // 2))
+    hidden = [weights["token_embd"][token] * (8 if gemma else 1) for token in tokens]
     found = [np.array(hidden)]
     for block in range(LM["blocks"]):
         own = {
@@ -54,32 +66,39 @@ def states(tensors, tokens, shifts=()):
             for name, array in weights.items()
             if f"blk.{block}." in name
         }
+        near = gemma and block in (0, 2)
         normed = [norm(row, own["attn_norm"]) for row in hidden]
+
+        def passed(name, row, own=own):
+            return norm(row, own[name]) if gemma else row
+
+        def moved(name, head, place, own=own, near=near, normed=normed):
+            theta = 10_000.0 if near else 100.0
+            row = passed(f"attn_{name}_norm", (own[f"attn_{name}"] @ normed[place])[head])
+            return turned(row, place, theta, divisors, gemma)
+
         after = []
         for position in range(len(tokens)):
             heads = []
             for head in range(LM["heads"]):
-                mine = slice(head * SIZE, (head + 1) * SIZE)
+                mine = slice(head * size, (head + 1) * size)
                 shared = head // (LM["heads"] // LM["kv_heads"])
-                theirs = slice(shared * SIZE, (shared + 1) * SIZE)
-                query = turned((own["attn_q"] @ normed[position])[mine], position, divisors)
-                keys = [
-                    turned((own["attn_k"] @ normed[s])[theirs], s, divisors)
-                    for s in range(position + 1)
-                ]
-                scores = np.exp([query @ key / np.sqrt(SIZE) for key in keys])
-                values = [(own["attn_v"] @ normed[s])[theirs] for s in range(position + 1)]
+                theirs = slice(shared * size, (shared + 1) * size)
+                seen = range(max(0, position - 3) if near else 0, position + 1)
+                query, keys = moved("q", mine, position), [moved("k", theirs, s) for s in seen]
+                scores = np.exp([query @ key / np.sqrt(size) for key in keys])
+                values = [(own["attn_v"] @ normed[s])[theirs] for s in seen]
                 heads.append(
                     sum(
                         score * value
                         for score, value in zip(scores / scores.sum(), values, strict=True)
                     )
                 )
-            row = hidden[position] + own["attn_output"] @ np.concatenate(heads)
+            added = own["attn_output"] @ np.concatenate(heads)
+            row = hidden[position] + passed("post_attention_norm", added)
             inner, gate = norm(row, own["ffn_norm"]), own["ffn_gate"] @ norm(row, own["ffn_norm"])
-            after.append(
-                row + own["ffn_down"] @ (gate / (1 + np.exp(-gate)) * (own["ffn_up"] @ inner))
-            )
+            gate = (gelu if gemma else silu)(gate) * (own["ffn_up"] @ inner)
+            after.append(row + passed("post_ffw_norm", own["ffn_down"] @ gate))
         hidden = [*(np.array(after) + dict(shifts).get(block, 0))]
         found.append(np.array(hidden))
     head = weights.get("output", weights["token_embd"])
@@ -96,6 +115,7 @@ KINDS = {
         | {"ffn_down": gguf.GGMLQuantizationType.Q4_1}
     },
     "a head of its own and divided angles": {"tied": False, "frequencies": True},
+    "Gemma 3": {"architecture": "gemma3"},
 }
 
 
@@ -108,7 +128,7 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
         LM["dim"],
         LM["context"],
     )
-    assert fields["tokenizer.ggml.pre"] == "smollm"
+    assert fields["general.architecture"] == KINDS[kind].get("architecture", "llama")
     expected, logits = states(tensors, TOKENS)
     batch = windows(TOKENS)
     hidden = embed(model, batch)
@@ -178,7 +198,7 @@ def without_a_number_for_epsilon(path):
 FAULTS = {
     "another architecture": (
         lambda path: tiny.write_lm(path, architecture="gpt2"),
-        "architecture 'gpt2', of which only",
+        "architecture 'gpt2', of which only llama and gemma3 can be run; give another",
     ),
     "scaled positions": (
         lambda path: tiny.write_lm(path, **{"llama.rope.scaling.type": "yarn"}),
@@ -189,7 +209,7 @@ FAULTS = {
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
     "its heads": (
         of_other_heads,
-        r"has sizes that are not those of a Llama \(.*\); download it again",
+        r"has sizes that are not those of a llama \(.*\); download it again",
     ),
     "its epsilon": (without_a_number_for_epsilon, r"\(an epsilon of nan\)"),
     "no file": (lambda path: path.unlink(), "is not a file; check the path"),

@@ -121,12 +121,14 @@ def tiny_model():
     matrices |= {"gate": (dim, hidden), "up": (dim, hidden), "down": (hidden, dim)}
     parts = {name: draw(blocks, *shape) for name, shape in matrices.items()}
     block = llama.Block(
-        attention_norm=jnp.ones((blocks, dim)), mlp_norm=jnp.ones((blocks, dim)), **parts
+        attention_norm=jnp.ones((blocks, dim)),
+        mlp_norm=jnp.ones((blocks, dim)),
+        frequencies=jnp.tile(jnp.asarray([1.0, 0.1]), (blocks, 1)),
+        reach=jnp.full(blocks, 16),
+        **parts,
     )
     shape = llama.Shape(num_heads=2, num_kv_heads=1, epsilon=1e-5, context=16)
-    return llama.LanguageModel(
-        draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, jnp.asarray([1.0, 0.1]), shape
-    )
+    return llama.LanguageModel(draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, shape)
 
 
 def test_a_model_of_the_suite_is_cut_open_after_the_block():
