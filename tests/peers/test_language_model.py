@@ -8,6 +8,7 @@ import pytest
 
 import sae_gap
 from sae_gap.lm import pretrained
+from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.lens import fit_lens, open_lens
 from sae_gap.lm.llama import Windows, embed, log_probabilities, run_blocks
 from sae_gap.lm.texts import Texts, read_texts
@@ -66,6 +67,44 @@ def test_log_probabilities_are_those_of_transformers(lm, theirs):
                 losses.append([-values[places, targets] for values in pair])
     ours, others = (np.concatenate(part).mean() for part in zip(*losses, strict=True))
     assert ours == pytest.approx(others, abs=TOLERANCE)
+
+
+def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sentencepiece(tmp_path):
+    import torch
+    from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    lm = tiny.tiny_lm(tmp_path, architecture="gemma3")
+    file = {"gguf_file": "tiny.gguf"}
+    config = AutoConfig.from_pretrained(tmp_path, **file)
+    config.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+    network = AutoModelForCausalLM.from_pretrained(
+        tmp_path, config=config, dtype=torch.float32, **file
+    )
+    tokens = np.random.default_rng(0).integers(0, len(lm.model.embedding), (2, 40))
+    windows = Windows(tokens, np.zeros_like(tokens), np.broadcast_to(np.arange(40), tokens.shape))
+    hidden = run_blocks(lm.model, embed(lm.model, windows), windows, 0, lm.model.num_blocks)
+    with torch.inference_mode():
+        expected = torch.log_softmax(network.eval()(torch.from_numpy(tokens)).logits, dim=-1)
+    np.testing.assert_allclose(log_probabilities(lm.model, hidden), expected.numpy(), atol=1e-4)
+
+    fields = read_model(tmp_path / "tiny.gguf")[1]
+    theirs = sentencepiece_model_pb2.ModelProto()
+    for token, score, kind in zip(
+        *(fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")),
+        strict=True,
+    ):
+        kind = 2 if token == "<unk>" else kind
+        theirs.pieces.add(piece=token.replace(" ", "▁"), score=score, type=kind)
+    for name, value in {"model_type": 2, "byte_fallback": True, "pad_id": -1}.items():
+        setattr(theirs.trainer_spec, name, value)
+    theirs.trainer_spec.eos_id, theirs.trainer_spec.bos_id, theirs.trainer_spec.unk_id = range(3)
+    theirs.normalizer_spec.name = "identity"
+    theirs.normalizer_spec.add_dummy_prefix = False
+    theirs.normalizer_spec.remove_extra_whitespaces = False
+    cutter = SentencePieceProcessor(model_proto=theirs.SerializeToString())
+    for text in ("the then", "mat  in\n\n\né ▁ x", "   the  matinee — 🙂", *read_texts().texts[:9]):
+        assert lm.tokenise([text])[0].tolist() == [1, *cutter.encode(text)]
 
 
 class Hooked:
