@@ -39,7 +39,7 @@ def test_neighbours_whose_piece_has_the_highest_score_are_joined(gemma):
     # ▁t comes before he and ▁the; é is two bytes, and two spaces are whole, as is an empty line.
     assert pieces(gemma, "the then") == ["<bos>", "t", "he", "▁the", "n"]
     text = "mat  in\n\né"
-    expected = ["<bos>", *"mat", "  ", "in", "\n\n", "<0xC3>", "<0xA9>"]
+    expected = ["<bos>", *"mat", "▁▁", "in", "\n\n", "<0xC3>", "<0xA9>"]
     assert pieces(gemma, text) == expected
     assert gemma.tokenizer.decode(gemma.tokenise([text])[0]) == text
     labels = gemma.labels()
