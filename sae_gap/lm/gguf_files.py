@@ -150,9 +150,9 @@ def _assemble(
     shape = Shape(num_heads, num_kv_heads, epsilon, context)
     if kind == "gemma3":
         period = fields.get("attention.sliding_window_pattern", 6)
-        near = np.arange(num_blocks) % period < period - 1
-        reach[near] = fields["attention.sliding_window"]
-        base[near] = fields.get("rope.freq_base_swa", 10_000.0)
+        local = np.arange(num_blocks) % period < period - 1
+        reach[local] = fields["attention.sliding_window"]
+        base[local] = fields.get("rope.freq_base_swa", 10_000.0)
         for name in ("query", "key", "query_norm", "key_norm"):
             parts[name] = _side_by_side(parts[name], size)
         shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
@@ -173,7 +173,7 @@ def _assemble(
 
 
 def _side_by_side(values: jax.Array, size: int) -> jax.Array:
-    """Heads of some size whose coordinates i and i + size / 2, a pair, are brought together."""
+    """Heads of some size, whose coordinates i and i + size / 2, a pair, are put side by side."""
     halves = values.reshape(*values.shape[:-1], -1, 2, size // 2)
     return jnp.swapaxes(halves, -1, -2).reshape(values.shape)
 

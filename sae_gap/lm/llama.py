@@ -214,10 +214,8 @@ def _attend(normed, block, shape, turn, seen):
     query = _turned(_norm(query, block.query_norm, shape.epsilon), turn)
     key = _turned(_norm(key, block.key_norm, shape.epsilon), turn)
     # Consecutive heads of queries share one of keys and values.
-    query, exact = (
-        query.reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1]),
-        jax.lax.Precision.HIGHEST,
-    )
+    query = query.reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1])
+    exact = jax.lax.Precision.HIGHEST
     scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact) / key.shape[-1] ** 0.5
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     return jnp.einsum("bkgqs,bskd->bqkgd", weights, value, precision=exact).reshape(

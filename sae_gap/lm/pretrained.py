@@ -55,10 +55,11 @@ class LM(NamedTuple):
         ]
         if context is None:
             return lists
-        windows = [np.arange(context, len(row), context - self.start) for row in lists]
+        start = self.start
+        windows = [np.arange(context, len(row), context - start) for row in lists]
         return [
-            np.insert(row, np.repeat(starts, self.start), np.tile(row[: self.start], len(starts)))
-            for row, starts in zip(lists, windows, strict=True)
+            np.insert(row, np.repeat(places, start), np.tile(row[:start], len(places)))
+            for row, places in zip(lists, windows, strict=True)
         ]
 
     def labels(self) -> list[str]:
