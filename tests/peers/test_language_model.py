@@ -77,7 +77,13 @@ def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sente
     lm = tiny.tiny_lm(tmp_path, architecture="gemma3")
     file = {"gguf_file": "tiny.gguf"}
     config = AutoConfig.from_pretrained(tmp_path, **file)
+    # What its reader of GGUF files takes to be as in the models that are published.
     config.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+    config.query_pre_attn_scalar = config.head_dim
+    config.rope_parameters = {
+        kind: {"rope_type": "default", "rope_theta": theta}
+        for kind, theta in (("sliding_attention", 10_000.0), ("full_attention", 100.0))
+    }
     network = AutoModelForCausalLM.from_pretrained(
         tmp_path, config=config, dtype=torch.float32, **file
     )
