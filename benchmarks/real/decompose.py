@@ -24,19 +24,18 @@ covariance and against random directions. Writes rows and summary.csv under
 import dataclasses
 import sys
 
-import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import Results
 from benchmarks.real.page_tables import printed, table
-from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.figures import tables
 from sae_gap.measure import decomposition
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.decomposition import control_atoms
+from sae_gap.measure.given import dictionary
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -124,7 +123,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
 
 
 def _on(atoms, mean) -> SAE:
-    return SAE.of_model(Model(jnp.asarray(atoms), jnp.asarray(mean)), name=NAME)
+    return SAE.of_model(dictionary(atoms, mean).model, name=NAME)
 
 
 def _controlled(spans, sizes) -> list[Row]:

@@ -25,8 +25,7 @@ from sae_gap.measure.coding import chunks, code, pursued
 from sae_gap.measure.comparison import interval
 from sae_gap.metrics.explained import squares
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.solvers import sparse_code
-from sae_gap.solvers.exchange import exchange_pursuit
+from sae_gap.solvers import exchange_pursuit, sparse_code
 from sae_gap.storage.results import Row
 
 # The weights of the lasso's path, from λ_max down, as powers of this.

@@ -31,7 +31,7 @@ from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import unit_columns
 from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.runtime.cores import on_cores, one_blas_thread
-from sae_gap.solvers.problem import check_problem
+from sae_gap.solvers.problem import check_problem, power_of_two
 
 # Inner products of atoms held at once.
 ROOM = 2**26
@@ -73,9 +73,11 @@ def exchange_pursuit(
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
       Miller (2002), "Subset selection in regression", for exchanges.
     """
-    found = check_problem(signals, dictionary, 0.0)[:2]
-    targets, columns = (np.asarray(array, np.float32) for array in found)
-    atoms = np.ascontiguousarray(unit_columns(columns).T)
+    targets, columns = map(np.asarray, check_problem(signals, dictionary, 0.0)[:2])
+    # Single precision holds signals of order one.
+    scale = power_of_two(np.abs(targets).max(axis=1, keepdims=True))
+    targets = (targets / scale).astype(np.float32)
+    atoms = np.ascontiguousarray(unit_columns(columns).T, np.float32)
     check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
     given: Any = None if start is None else scipy.sparse.csr_array(start) != 0
     if given is not None:
@@ -98,7 +100,7 @@ def exchange_pursuit(
         if exchanges:
             block.exchange()
         parts.append(block.codes())
-    return scipy.sparse.csr_array(scipy.sparse.vstack(parts))
+    return scipy.sparse.csr_array(scipy.sparse.vstack(parts).multiply(scale))
 
 
 class _Block:

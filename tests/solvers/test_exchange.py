@@ -2,12 +2,12 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 import scipy.optimize
 
-from sae_gap.solvers import exchange
-from sae_gap.solvers.exchange import exchange_pursuit
+from sae_gap.solvers import exchange, exchange_pursuit
 
 ATOMS, K, DIM = 8, 3, 5
 
@@ -117,8 +117,15 @@ def test_its_start_is_orthogonal_pursuit_by_hand_of_each_row_alone(monkeypatch):
     np.testing.assert_allclose(again.toarray(), codes.toarray(), atol=1e-5)
 
 
-def test_a_signal_of_zeros_has_no_codes():
-    assert exchange_pursuit(np.zeros((2, 4)), np.eye(4), 2).nnz == 0
+@pytest.mark.parametrize("scale", [2.0**-400, 2.0**400])
+def test_codes_grow_with_signals_beyond_single_precision_and_zeros_have_none(problems, scale):
+    atoms, signal = problems[0][:2]
+    signals = np.vstack([signal, 0 * signal])
+    with jax.enable_x64(True):
+        found = exchange_pursuit(scale * signals, atoms / scale, K)
+        codes = exchange_pursuit(signals, atoms, K)
+    np.testing.assert_array_equal(found.toarray(), scale * codes.toarray())
+    assert [*np.diff(codes.indptr)] == [K, 0]
 
 
 @pytest.mark.parametrize(

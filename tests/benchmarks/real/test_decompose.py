@@ -15,6 +15,7 @@ def files(tmp_path_factory):
     # Shapes are those of the tests of measure.decomposition, whose programs are then at hand.
     x = np.abs(rng.normal(size=(24, 30))) @ atoms.T * 0.1 + rng.normal(size=(24, 10)) + 1
     np.save(folder / "D.npy", atoms)
+    np.save(folder / "zero.npy", atoms * (np.arange(30) != 7))
     np.savez(folder / "x.npz", activations=x.astype(np.float32), documents=np.arange(24) // 4)
     return folder
 
@@ -44,10 +45,13 @@ def test_it_prints_its_tables_and_measures_nothing_again(files, call, tmp_path, 
     [
         (["--dictionary={D}"], "nothing to decompose; give --activations and --dictionary"),
         (["--dictionary={D}", "--activations={x}", "--k=11"], "at least 11 atoms"),
+        (["--dictionary={zero}", "--activations={x}", "--k=3"], "1 of the atoms have zero length"),
         (["--dictionary={x}", "--activations={x}"], "x.npz cannot be read as an .npy file"),
     ],
 )
 def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):
-    given = [flag.format(D=files / "D.npy", x=files / "x.npz") for flag in flags]
+    given = [
+        flag.format(D=files / "D.npy", x=files / "x.npz", zero=files / "zero.npy") for flag in flags
+    ]
     code, _, err = call("decompose", *given, f"--results_dir={tmp_path}")
     assert code == 2 and match in err.splitlines()[-1]
