@@ -18,7 +18,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 from importlib import metadata
 from unittest import mock
 
@@ -75,26 +74,6 @@ def pytest_configure():
     jax.config.update("jax_disable_most_optimizations", plain)
     # Before the first program is compiled: JAX decides once whether it keeps them.
     devices.enable_compilation_cache()
-    if _OLD:
-        _reuse_contexts()
-
-
-def _reuse_contexts():
-    """Lowers ten programs of a thread in one MLIR context, as JAX 0.12 does: to make one takes a
-    quarter of the time in which a small program is compiled.
-    """
-    from jax._src.interpreters import mlir
-
-    thread, make = threading.local(), mlir.make_ir_context
-
-    def reuse():
-        uses = getattr(thread, "uses", 0)
-        if uses % 10 == 0:
-            thread.context = make()
-        thread.uses = uses + 1
-        return thread.context
-
-    mlir.make_ir_context = reuse
 
 
 # The modules that take longest, which workers begin with, so that they end together, after the one

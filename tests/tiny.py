@@ -102,7 +102,7 @@ def write_lm(
     writer.add_token_list(tokens)
     if gemma:
         writer.add_key_length(size)
-        writer.add_sliding_window(4)
+        writer.add_sliding_window(fields.pop("window", 4))
         writer.add_sliding_window_pattern(2)
         writer.add_token_scores([float(-number) for number in range(len(tokens))])
         writer.add_token_types([3] * 3 + [4] * 2 + [6] * 256 + [1] * (len(tokens) - 261))

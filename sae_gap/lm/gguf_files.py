@@ -145,7 +145,7 @@ def _assemble(
     embedding = jnp.asarray(read("token_embd.weight"))
     parts = {part: stacked(name) for part, name in KINDS[kind].items()}
     size = parts["query"].shape[2] // num_heads
-    reach = np.full(num_blocks, context)
+    reach = np.full(num_blocks, np.iinfo(np.int32).max)
     base = np.full((num_blocks, 1), fields.get("rope.freq_base", 10_000.0))
     shape = Shape(num_heads, num_kv_heads, epsilon, context)
     if kind == "gemma3":
@@ -156,6 +156,10 @@ def _assemble(
         for name in ("query", "key", "query_norm", "key_norm"):
             parts[name] = _side_by_side(parts[name], size)
         shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
+    if min(*reach, *base, context) <= 0:
+        raise ValueError(
+            f"a context of {context}, windows of {min(reach)}, rotations of {base.min()}"
+        )
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
     frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)

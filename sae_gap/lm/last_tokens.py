@@ -32,12 +32,13 @@ def last_tokens(
     """
     check_integer("layer", layer, least=0, most=lm.model.num_blocks - 1)
     start = lm.start
+    check_integer("context", context, least=start + 1)
     lists = [
         np.concatenate([tokens[:start], tokens[start:][start - context :]])
         for tokens in lm.tokenise(texts)
     ]
     lengths = np.array([len(tokens) for tokens in lists])
-    if not lengths.all():
+    if lengths.min(initial=start + 1) == start:
         raise ValueError(f"text {int(np.argmin(lengths))} has no token; leave it out.")
     found = np.empty((len(lists), lm.model.dim), np.float32)
     for batch in pack(cut(lists, context), context):

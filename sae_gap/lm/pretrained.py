@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae_gap.core.checks import check_path
+from sae_gap.core.checks import check_integer, check_path
 from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.llama import LanguageModel
@@ -56,6 +56,7 @@ class LM(NamedTuple):
         if context is None:
             return lists
         start = self.start
+        check_integer("context", context, least=start + 1)
         windows = [np.arange(context, len(row), context - start) for row in lists]
         return [
             np.insert(row, np.repeat(places, start), np.tile(row[:start], len(places)))

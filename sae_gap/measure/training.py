@@ -3,6 +3,7 @@ share.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -55,18 +56,22 @@ def fit_rows(
       **options: of `fit`, such as the models of the base.
     """
     if isinstance(learner, OnlineDictionary | Families) and not fits(rows):
-        steps, total = learner.num_steps, rows.num_samples
         if isinstance(learner, OnlineDictionary):
             total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-            learner = dataclasses.replace(learner, visits=None)
-        share = int(np.prod(learner.minibatches(total, width)))
+            learner, base = dataclasses.replace(learner, visits=None), None
+            share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
+        else:
+            # No row twice before all were there.
+            _, share = learner.minibatches(rows.num_samples, width)
+            rounds, (base,) = math.ceil(rows.num_samples / share), options["bases"]
+            total = rounds * share
         return fit_stream(
             learner,
-            spread(rows, steps, share),
+            spread(rows, rounds, share),
             num_latents=width,
-            num_samples=total if learner.base is None else steps * share,
+            num_samples=total,
             key=seed,
-            base=None if learner.base is None else options["bases"][0],
+            base=base,
             checkpoint=checkpoint,
             show_progress=show_progress,
         )

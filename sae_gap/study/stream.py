@@ -47,11 +47,12 @@ def fit_stream(
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
     A round's samples are fetched while those of the round before are learned from, and no more than
-    these two are held; more rounds (`OnlineDictionary.num_steps`) make them smaller. `visits` has
-    no say here: each sample is seen once, up to a last few that fill no minibatch. Outlier samples,
+    these two are held. Of `OnlineDictionary` each sample is seen once, up to a last few that fill
+    no minibatch, and `visits` has no say; more rounds (`num_steps`) make them smaller. Of
+    `Families` each round takes the samples that follow, as many as `visits` says, and after the
+    last ones the first again. Outlier samples,
     of more than ten times the median norm, are scaled down to it, as `fit` does; the median is that
-    of the first round. Of `Families` each round takes the samples that follow, as many as `visits`
-    says, and after the last ones the first again.
+    of the first round.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up
     what they tell of the dictionary. With several processes each makes the same call, and its
@@ -88,7 +89,7 @@ def fit_stream(
     Raises:
       TypeError: an argument is not of the class that it should be of.
       ValueError: the source does not give what was asked for, or not enough of it for `num_steps`
-        rounds.
+        rounds; or base does not fit.
     """
     check_type(
         "learner", learner, (OnlineDictionary, Families), "give one of sae_gap.learners.online"
@@ -103,7 +104,7 @@ def fit_stream(
     # A number of NumPy's would be traced.
     num_latents = int(num_latents)
     source, num_samples = _opened(source, num_samples)
-    if num_samples < learner.num_steps:
+    if isinstance(learner, OnlineDictionary) and num_samples < learner.num_steps:
         raise ValueError(
             f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or "
             "give more."
@@ -116,7 +117,7 @@ def fit_stream(
     if isinstance(learner, OnlineDictionary):
         learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
-    fetch = functools.partial(_fetch, _checked(_again(source, num_samples)), count, size, mesh)
+    fetch = functools.partial(_fetch, _again(_checked(source), num_samples), count, size, mesh)
     line = progress.bar(learner.num_steps, learner.name, unit="round", shown=show_progress)
 
     def watched(turn: int, state: OnlineState) -> None:
@@ -127,6 +128,7 @@ def fit_stream(
     with line, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         upcoming = {0: pool.submit(fetch, 0)}
         first = upcoming[0].result()
+        base = None if base is None else _as_base(base, (first.shape[2], num_latents), first.dtype)
         median = _median_norm(first, size)
 
         def advance(stepped: Stepped, stop: int) -> Stepped:
@@ -149,7 +151,7 @@ def fit_stream(
         if checkpoint is not None:
             data, seed = str(_fingerprint(first, size)), jax.random.key_data(key).tolist()
             if base is not None:
-                atoms = jnp.asarray(base.decoder)[None]
+                atoms = jnp.append(base.decoder, base.bias[:, None], axis=1)[None]
                 data = f"{data} from {_fingerprint(atoms, atoms.shape[1])}"
             checkpoint = checkpoint.named(
                 f"{num_latents} of {num_samples} samples {data} {checkpoint.fit}, key {seed}, "
@@ -191,10 +193,26 @@ def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Sourc
     return lambda start, count: source[start : start + count], num_samples
 
 
-def _again(source: Source, num_samples: int) -> Source:
+def _as_base(base: Model, shape: tuple[int, int], dtype) -> Model:
+    """A model of this shape that is sure to be finite, without its encoder."""
+    check_type("base", base, Model, "give what a fit of the base gave")
+    atoms, bias = (jnp.asarray(each, dtype) for each in (base.decoder, base.bias))
+    if atoms.shape != shape or bias.shape != shape[:1]:
+        raise ValueError(
+            f"base has a decoder {atoms.shape} and a bias {bias.shape}, where {shape} and "
+            f"{shape[:1]} are expected: dimensions of a sample, and num_latents."
+        )
+    if not (jnp.isfinite(atoms).all() and jnp.isfinite(bias).all()):
+        raise ValueError("base has a NaN or an infinity; fit it again.")
+    return Model(atoms, bias)
+
+
+def _again(
+    source: Callable[[int, int], np.ndarray], num_samples: int
+) -> Callable[[int, int], np.ndarray]:
     """The source, of which the first samples follow the last."""
 
-    def take(start: int, count: int) -> ArrayLike:
+    def take(start: int, count: int) -> np.ndarray:
         first = start % num_samples
         if first + count <= num_samples:
             return source(first, count)

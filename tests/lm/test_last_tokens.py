@@ -25,6 +25,12 @@ def test_the_last_token_of_each_text_alone(tmp_path, architecture, start):
         np.testing.assert_allclose(row, alone(lm.model, window), atol=1e-4)
 
 
-def test_a_text_has_tokens(tmp_path):
+@pytest.mark.parametrize("architecture", ["llama", "gemma3"])
+def test_a_text_and_a_window_have_tokens_of_their_own(tmp_path, architecture):
+    lm = tiny.tiny_lm(tmp_path, architecture=architecture)
     with pytest.raises(ValueError, match="text 1 has no token"):
-        last_tokens(tiny.tiny_lm(tmp_path), ["a", ""], 1)
+        last_tokens(lm, ["a", ""], 1)
+    with pytest.raises(ValueError, match="context must be"):
+        last_tokens(lm, ["a"], 1, lm.start)
+    with pytest.raises(ValueError, match="context must be"):
+        lm.tokenise(["a"], lm.start)

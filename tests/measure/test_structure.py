@@ -1,5 +1,7 @@
 """Two seeds agree more with families where there are some, and `learn` does what they say."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from sae_gap import World
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure import learn as door
+from sae_gap.measure import training
 from sae_gap.measure.structure import Structure, compare_seeds, with_families
 from sae_gap.measure.training import fit_signals
 from sae_gap.storage.trees import Checkpoint
@@ -76,6 +79,26 @@ def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
         np.testing.assert_array_equal(found.atoms, same)
         assert found.structure == (0.7, after)
     assert not list(tmp_path.iterdir())
+
+
+def test_families_of_rows_beyond_memory_take_each_once_before_any_twice(signals, monkeypatch):
+    monkeypatch.setattr(training, "fits", lambda rows: False)
+    rows, asked = sae_gap.open_activations(signals), []
+
+    def stream(learner, source, *, num_samples, base, **options):
+        size = learner.minibatches(num_samples, WIDTH)[1]
+        asked.append([source(turn * size, size) for turn in range(num_samples // size)])
+
+    monkeypatch.setattr(training, "fit_stream", stream)
+    options = {"checkpoint": None, "show_progress": False, "bases": [None]}
+    for visits in (3.0, 0.06):
+        families = dataclasses.replace(with_families(learner(signals)), visits=visits)
+        training.fit_rows(families, rows, WIDTH, 0, **options)
+    whole, some = asked
+    np.testing.assert_array_equal(np.concatenate(whole), signals)
+    assert len(some) > 3
+    found = np.unique(np.concatenate(some), axis=0)
+    assert len(found) == len(np.unique(signals, axis=0))
 
 
 def test_a_structure_that_is_unknown_is_named(signals):

@@ -126,6 +126,20 @@ def test_faults_are_named(source, options, words):
         fit_stream(LEARNER, source, **(OPTIONS | options))
 
 
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        (None, "needs the model of its base"),
+        (Model(np.ones((5, 40)), np.zeros(4)), "a bias"),
+        (Model(np.ones((5, 39)), np.zeros(5)), r"where \(5, 40\)"),
+        (Model(np.ones((5, 40)), np.full(5, np.nan)), "base has a NaN"),
+    ],
+)
+def test_a_base_that_does_not_fit_is_named(base, words):
+    with pytest.raises(ValueError, match=words):
+        fit_stream(Families(base=SHORT), ROWS, base=base, **OPTIONS)
+
+
 def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals):
     found = fit_stream(dataclasses.replace(SHORT, centred=True), signals[:200] + 3, **OPTIONS)
     np.testing.assert_allclose(found.bias, signals[:200].mean(axis=0) + 3, atol=1e-4)

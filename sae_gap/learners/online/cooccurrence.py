@@ -163,7 +163,8 @@ def count(
         def add(carry):
             use, together, products = carry
             atoms, samples, own = uses.some(use)
-            row = jnp.where(use + jnp.arange(_USES) < end, atoms - begin, some)[:, None]
+            # Rows of later atoms are dropped.
+            row = (atoms - begin)[:, None]
             column, other = places[samples], codes[samples]
             return (
                 use + _USES,

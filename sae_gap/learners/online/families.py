@@ -189,10 +189,12 @@ class Families(Learner):
             ridge = jnp.maximum(
                 self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
             )
+            # Of one size, lest squares leave the range of floats.
+            unit = jnp.max(sums.squares) + ridge
             step, _ = jax.scipy.sparse.linalg.cg(
-                lambda rows: energy_product(uses, rows, len(codes[0])) + ridge * rows,
-                sums.gradient,
-                M=lambda rows: rows / (sums.squares + ridge)[:, None],
+                lambda rows: energy_product(uses, rows / unit, len(codes[0])) + ridge / unit * rows,
+                sums.gradient / unit,
+                M=lambda rows: rows / ((sums.squares + ridge) / unit)[:, None],
                 maxiter=SOLVE_STEPS,
             )
             return unit_atoms(dictionary + rate * step.T)[0], counts, jnp.zeros(len(squares), bool)

@@ -136,13 +136,28 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate):
     assert int(new.round) == done + 1
 
 
+def test_a_round_takes_its_own_rows_alone_wherever_they_come_from(world):
+    frame, codes = world
+    signals, bias = jnp.asarray(codes @ frame.T, jnp.float32), jnp.full(40, 0.3)
+    learner = Families(base=BASE, num_steps=9, visits=0.125, num_slots=4)
+    state = begin(learner, signals, merged(frame), bias)
+    rows = jnp.concatenate([signals[:500], jnp.full((3, 40), 9.0)])[None]
+    found = jax.jit(lambda rows, state: learner.round(rows, state, 500))(rows, state)
+    wanted = take_step(learner, signals, state)
+    for name in ("dictionary", "squares", "noise", "amplitude"):
+        np.testing.assert_allclose(
+            getattr(found, name), getattr(wanted, name), rtol=1e-4, atol=1e-6
+        )
+
+
 def test_the_truth_stays_and_children_leave_their_parents(world):
     frame, codes = world
     signals = jnp.asarray(codes @ frame.T, jnp.float32)
     assert cosines(fitted(LEARNER, signals, frame), frame).min() > 0.999
     start = merged(frame)
     assert cosines(start, frame).min() < 0.93
-    assert cosines(fitted(LEARNER, signals, start), frame).min() > 0.99
+    for scale in (1, 1e13, 1e-8):
+        assert cosines(fitted(LEARNER, scale * signals, start), frame).min() > 0.99
     # Without what the counts tell, sparsity and reconstruction are content with mergers.
     blind = dataclasses.replace(LEARNER, weight=0.0)
     assert cosines(fitted(blind, signals, start), frame).min() < 0.93

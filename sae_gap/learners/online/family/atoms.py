@@ -62,15 +62,15 @@ def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
 def nearest(
     dictionary: Float[Array, "input_dim num_latents"],
 ) -> Int[Array, "num_latents neighbours"]:
-    """The few other atoms of the largest cosines with each, in the order of their numbers."""
-    num_latents = dictionary.shape[1]
-    names = jnp.arange(num_latents)
-
-    def find(name):
-        cosines = jnp.where(names == name, -jnp.inf, dictionary.T @ dictionary[:, name])
-        return jnp.sort(lax.top_k(cosines, min(NEIGHBOURS, num_latents))[1])
-
-    return lax.map(find, names, batch_size=GRAM_COLUMNS)
+    """The few atoms of the largest cosines with each, itself among them, in the order of their
+    numbers.
+    """
+    most = min(NEIGHBOURS, dictionary.shape[1])
+    return lax.map(
+        lambda atom: jnp.sort(lax.top_k(dictionary.T @ atom, most)[1]),
+        dictionary.T,
+        batch_size=GRAM_COLUMNS,
+    )
 
 
 def alike_pairs(
