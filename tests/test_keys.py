@@ -225,7 +225,7 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
         name="lm",
         identity=model,
         model=SimpleNamespace(num_blocks=3, shape=SimpleNamespace(context=64)),
-        tokenise=lambda given: [np.array([*each.encode()], np.int32) for each in given],
+        tokenise=lambda given, context: [np.array([*each.encode()], np.int32) for each in given],
     )
     with pytest.raises(StoppedError):
         recording.record(lm, Texts(*map(tuple, texts)), folder, (1,), **{"context": 4} | options)

@@ -194,10 +194,6 @@ def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
 
 
 FAULTS = {
-    "families": (
-        ["--methods=online_dl_families", "--width=16385"],
-        "the data lack a width of at most 16,384 latents",
-    ),
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "no flag": ([], "--activations is needed"),
     "method": (["--methods=topk,sae"], "--methods must list some of"),
