@@ -40,7 +40,7 @@ PERIOD, LAST = 3, 2
 # Share of each atom's energy that is kept from round to round.
 ENERGY_MEMORY = 0.7
 # Steps of conjugate gradients in a round that solves, which the next one goes on from.
-SOLVE_STEPS = 16
+SOLVE_STEPS = 32
 # e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly
 # shrunk.
 EPSILON = 0.05
