@@ -55,7 +55,7 @@ class BatchTopK(AmortisedEncoder):
 
     def __call__(self, model, signals):
         hidden = self._hidden(model, signals)
-        return jnp.where(hidden > model.encoder.threshold, hidden, 0)
+        return jnp.where(hidden <= model.encoder.threshold, 0, hidden)
 
     def exported(self, model):
         threshold = jnp.full(model.decoder.shape[1], model.encoder.threshold)

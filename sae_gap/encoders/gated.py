@@ -64,4 +64,4 @@ class Gated(AmortisedEncoder):
         projected = (signals - model.bias) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
         magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)
-        return jnp.where(gate > 0, magnitude, 0), jax.nn.relu(gate)
+        return jnp.where(gate <= 0, 0, magnitude), jax.nn.relu(gate)

@@ -72,8 +72,8 @@ class JumpReLU(AmortisedEncoder):
 @jax.custom_vjp
 def _jump(hidden, threshold, bandwidth):
     """The gated values and the gate itself, whose sum is the l0 norm."""
-    gate = (hidden > threshold).astype(hidden.dtype)
-    return hidden * gate, gate
+    codes = jnp.where(hidden <= threshold, 0, hidden)
+    return codes, (codes != 0).astype(hidden.dtype)
 
 
 def _jump_forward(hidden, threshold, bandwidth):

@@ -53,5 +53,5 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     def _hidden(self, model, signals):
         affine, centred = model.encoder.affine, signals - model.bias
         before = affine(centred)
-        codes = jnp.where(before > model.encoder.threshold, jax.nn.relu(before), 0)
+        codes = jnp.where(before <= model.encoder.threshold, 0, jax.nn.relu(before))
         return jax.nn.relu(before + self.step * (centred - codes @ model.decoder.T) @ affine.weight)

@@ -74,4 +74,5 @@ def _pursue(model, signals, codes, lam, rounds):
         least = jnp.maximum(lam, share * jnp.linalg.norm(rest, axis=1, keepdims=True))
         on = product(rest, atoms) + codes > least
         codes = least_squares(target, atoms, on).clip(0)
-    return codes / norms
+    # A NaN is above no threshold, and must show.
+    return jnp.where(jnp.isfinite(target).all(axis=1, keepdims=True), codes / norms, jnp.nan)

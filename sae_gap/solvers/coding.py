@@ -5,7 +5,6 @@ the result.
 import functools
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,16 +253,19 @@ def _differentiable(
 
     common = problem.dictionary, column, tol, max_iterations
     found = unscale(sharding.by_device(run, options.layout, (samples, begun), *common), problem)
-    sound = _sound(signals, dictionary, lam)
-    checked = jnp.where(sound, found.gap, jnp.nan), found.converged & sound
-    return eqx.tree_at(lambda found: (found.gap, found.converged), found, checked)
+    return _checked(found, signals, dictionary, lam)
 
 
-def _sound(signals, dictionary, lam) -> Any:
-    """Which samples make a lasso, (n,): nobody has checked the values of what is traced."""
+def _checked(found, signals, dictionary, lam) -> Solution:
+    """A solution whose samples are NaN where they make no lasso: nobody has checked the values of
+    what is traced.
+    """
     xp = signals.__array_namespace__()
     shared = xp.isfinite(dictionary).all() & (xp.isfinite(lam) & (lam >= 0)).all()
-    return xp.isfinite(signals).all(axis=1) & shared
+    sound = xp.isfinite(signals).all(axis=1) & shared
+    codes = xp.where(sound[:, None], found.codes, xp.nan)
+    value, gap = (xp.where(sound, each, xp.nan) for each in (found.objective, found.gap))
+    return Solution(codes, value, gap, found.iterations, found.converged & sound)
 
 
 def _posed(problem, init) -> tuple[Samples, Any, Any]:
@@ -314,14 +316,13 @@ def _call_back(options, *arrays) -> Solution:
         ((n,), jnp.int32),
         ((n,), bool),
     ]
-    kinds = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    kinds: list[Any] = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
 
     def solve(*arrays):
-        codes, value, gap, iterations, converged = host.solve(*arrays, nonneg=options.nonneg)
-        sound = _sound(*map(np.asarray, arrays[:3]))
-        return codes, value, np.where(sound, gap, np.nan), iterations, converged & sound
+        found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
+        return _checked(found, *map(np.asarray, arrays[:3]))
 
-    return Solution(*jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential"))
+    return jax.pure_callback(solve, Solution(*kinds), *arrays, vmap_method="sequential")
 
 
 def _run(options, samples, init, dictionary, column, tol, max_iterations):

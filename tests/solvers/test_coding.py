@@ -220,7 +220,10 @@ def test_non_finite_values_inside_jit_do_not_converge():
             numbers = jnp.full((1, 1), lam), None, jnp.float32(1e-6), jnp.int32(20_000)
             return coding._solve(options, signals, atoms, *numbers)
 
-        assert solve(spoilt, dictionary, 0.1).converged.tolist() == [i != 3 for i in range(N)]
+        found, sound = solve(spoilt, dictionary, 0.1), np.arange(N) != 3
+        assert (found.converged == sound).all()
+        for each in (found.codes.sum(axis=1), found.objective, found.gap):
+            assert (np.isfinite(each) == sound).all()
         if name == "working_set":
             for atoms, lam in ((broken, 0.1), (dictionary, np.nan), (dictionary, -0.5)):
                 found = solve(signals, atoms, lam)
