@@ -155,9 +155,8 @@ def _check_range(largest, signals):
     if 0 < largest < low or largest > high:
         raise ValueError(
             f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot "
-            "hold; multiply signals and lam "
-            "by the same factor, which multiplies the codes by it too, or give float64 with "
-            "jax_enable_x64."
+            "hold; multiply them, and any lam, by one factor, which multiplies the codes too, or "
+            "give float64 with jax_enable_x64."
         )
 
 

@@ -403,7 +403,7 @@ def test_units_whose_squares_are_out_of_range_are_refused(scale):
     signals, dictionary = draw()
     with pytest.raises(
         ValueError,
-        match=r"^signals reach a magnitude of .*; multiply signals and lam by the same factor",
+        match=r"^signals reach a magnitude of .*; multiply them, and any lam, by one factor",
     ):
         sae_gap.sparse_code(signals * np.float32(scale), dictionary, 0.1 * scale)
     with jax.enable_x64(True):
