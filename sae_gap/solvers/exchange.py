@@ -29,8 +29,8 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import unit_columns
-from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.runtime.cores import on_cores, one_blas_thread
+from sae_gap.solvers.loops.exchanging import promise_all
 from sae_gap.solvers.problem import check_problem, power_of_two
 
 # Inner products of atoms held at once.
@@ -173,7 +173,8 @@ class _Block:
 
     def _left(self, i):
         """The correlations of all atoms with the residual."""
-        return self.pull[i] - self.values[i].astype(np.float32) @ self.inner[i]
+        end = self.values[i].nonzero()[0].max(initial=-1) + 1
+        return self.pull[i] - self.values[i, :end].astype(np.float32) @ self.inner[i, :end]
 
     def _improve(self, i):
         """The support to which exchanges lead; None where none gains.
@@ -226,24 +227,11 @@ def _promise(gram, inner, support, values, left, room):
       room: whether a place is free.
     """
     inverse = np.linalg.inv(_regular(gram)).astype(inner.dtype)
-    shares = inverse @ inner
-    energy = 1 - np.einsum("sa,sa->a", shares, inner)
-    found = np.zeros((len(support) + 1, len(left)), inner.dtype)
-    for j, spread in enumerate(np.diagonal(inverse)):
-        value = values[j].astype(inner.dtype)
-        found[j] = _gain(left + value / spread * shares[j], energy + shares[j] ** 2 / spread)
-        found[j] -= value**2 / spread
-    if room:
-        found[-1] = _gain(left, energy)
+    found = np.empty((len(support) + 1, len(left)), inner.dtype)
+    spread, values = np.diagonal(inverse).copy(), values.astype(inner.dtype)
+    promise_all(inverse @ inner, inner, spread, values, left, room, found)
     found[:, support] = 0
     return found
-
-
-def _gain(left, energy):
-    """What an atom takes from the squared error, that of one in the span of the others being
-    none.
-    """
-    return np.where(energy > DEPENDENT, np.maximum(left, 0) ** 2 / np.maximum(energy, DEPENDENT), 0)
 
 
 def _regular(gram):

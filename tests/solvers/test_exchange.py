@@ -85,6 +85,10 @@ def test_exchanges_promise_what_least_squares_gain_and_over_non_negative_codes_n
         left, before = (signal - codes @ atoms.T) @ atoms, error(atoms, signal, support)
         found = exchange._promise(inner[:, support], inner, support, values, left, True)
         others = np.setdiff1d(np.arange(ATOMS), support)
+        # As of each of very many atoms, which are looked at some at once.
+        many = np.tile(inner, 300), support, values, np.tile(left, 300), True
+        wide = exchange._promise(inner[:, support], *many).reshape(len(support) + 1, 300, ATOMS)
+        assert (wide[:, :, others] == found[:, None, others]).all()
         for place, atom in itertools.product(range(len(support) + 1), others):
             stay = np.delete(support, place) if place < len(support) else support
             new = [*stay, atom]
