@@ -252,7 +252,7 @@ def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> flo
     )
 
     def match(l0):
-        return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005, max_seconds=120.0)
+        return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005)
 
     with warnings.catch_warnings():
         # The curve tells how far it is from what was wanted.

@@ -4,7 +4,6 @@ asked.
 
 import itertools
 import math
-import time
 import warnings
 from typing import Any
 
@@ -61,7 +60,6 @@ def match_l0(
     *,
     accuracy: float = 0.01,
     nonneg: bool = True,
-    max_seconds: float = 300.0,
     **options,
 ) -> tuple[Float[Array, ""], Solution]:
     """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of
@@ -71,7 +69,8 @@ def match_l0(
     log L0 over log λ through the last two weights predicts the next one, but it is at least half of
     the last, since small weights cost far more than large ones. Once the target lies between two
     weights, so does the next. The mean L0 falls in steps of `1 / n`, so the target is met within
-    `accuracy` or one step, whichever is more.
+    `accuracy` or one step, whichever is more. Where the mean jumps over the target, the closest
+    weight is returned, with a warning that says how far it is.
 
     Args:
       signals: `(n, input_dim)`.
@@ -80,9 +79,6 @@ def match_l0(
       target: mean L0 wanted, above 0.
       accuracy: largest relative deviation of the mean L0 from `target`.
       nonneg: whether codes are constrained to be non-negative.
-      max_seconds: seconds after which no further weight is begun, and the closest one is returned
-        with a warning that says how far it is from the target; so it is where the mean jumps over
-        the target.
       **options: further options of `sparse_code`, other than `init` and `sparse`.
 
     Returns:
@@ -94,7 +90,6 @@ def match_l0(
     """
     check_number("target", target, above=0)
     check_number("accuracy", accuracy, least=0)
-    check_number("max_seconds", max_seconds, least=0)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
     top = float(jnp.max(lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)))
     if top == 0:
@@ -103,7 +98,6 @@ def match_l0(
             "weight."
         )
     allowed = max(accuracy * target, 1 / targets.shape[0])
-    began = time.monotonic()
     init = None
     # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair of log λ and
     # the mean L0.
@@ -130,11 +124,10 @@ def match_l0(
                 f"no weight reaches a mean L0 of {target}: it is only {mean:g} at the smallest; "
                 "lower the target."
             )
-        if time.monotonic() - began > max_seconds or (below and above[0] - below[0] < 1e-6):
+        if below and above[0] - below[0] < 1e-6:
             warnings.warn(
-                f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not "
-                f"{target:g}; "
-                "allow more max_seconds, or a lower accuracy.",
+                f"the mean L0 jumps over {target:g}, and is {best[1]:g} at the closest weight, "
+                f"{best[0]:.4g}; allow a lower accuracy.",
                 stacklevel=2,
             )
             break
