@@ -73,6 +73,7 @@ def make_encoder(
     sparsity: int,
     lam: float = 0.1,
     base: "sae_gap.encoders.encoder.Encoder | None" = None,
+    nonneg: bool | None = None,
 ) -> "sae_gap.encoders.encoder.Encoder":
     """An encoder of `sae_gap.encoders`.
 
@@ -81,12 +82,14 @@ def make_encoder(
       sparsity: of an encoder with a field `k` or `sparsity`.
       lam: of an encoder with a field `lam`.
       base: the encoder whose support it refits, of one with a field `encoder`.
+      nonneg: of an encoder with a field `nonneg`; None leaves its own.
 
     Raises:
       ValueError: no encoder has the name, or it needs more.
     """
     check_choice("encoder", name, encoders())
-    return _make(encoders()[name], name, k=sparsity, sparsity=sparsity, lam=lam, encoder=base)
+    offered = {"k": sparsity, "sparsity": sparsity, "lam": lam, "encoder": base, "nonneg": nonneg}
+    return _make(encoders()[name], name, **offered)
 
 
 def make_learner(

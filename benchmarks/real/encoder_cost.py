@@ -7,10 +7,9 @@ and puts the reconstructions back into the model that was recorded, as `downstre
   screened_pursuit  `ScreenedPursuit`, named by its screens and its candidates for each atom
   batch_pursuit     `BatchPursuit` likewise: twice as many atoms, pruned by one threshold
   omp, omp_pruned   orthogonal matching pursuit among all atoms; of twice as many, pruned likewise
-  mp                matching pursuit
-  gradient_pursuit  gradient pursuit, as inference-time optimisation has it
   fista             iterations of FISTA, then least squares on codes above one threshold
   lasso, ...        the certified lasso, least squares on its supports, and pruned from twice the L0
+  mp, ...           any encoder of `sae_gap.encoders` that is not trained, by its name
 
 A row has the loss in nats and FVU, and what the codes cost: `products` are multiply-adds relative
 to one product with the dictionary, which is what an encoder costs, with the Gram matrix of all
@@ -41,13 +40,12 @@ from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
 from benchmarks.real.page_tables import printed, table
 from benchmarks.report import pages
-from sae_gap import figures
+from sae_gap import catalogue, figures
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.pursuit import OMP, GradientPursuit
+from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.screened_pursuit import (
     BatchPursuit,
     ScreenedPursuit,
@@ -83,11 +81,10 @@ FAMILIES = (
     "screened_pursuit",
     "batch_pursuit",
     "omp",
-    "mp",
-    "gradient_pursuit",
     "fista",
     "lasso",
 )
+NAMED = ("mp", "gradient_pursuit")
 # Screens, and the candidates for each atom that is pursued.
 SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
 ITERATIONS = (1, 2, 5, 10, 20, 50)
@@ -101,7 +98,7 @@ class CostOptions(PutBack):
     """What to code and how, and where results go."""
 
     l0: int = option(32, "Mean L0 of all codes but an SAE's own.", least=1)
-    codes: tuple[str, ...] = option(FAMILIES, "Families of codes.", choices=FAMILIES)
+    codes: tuple[str, ...] = option((*FAMILIES, *NAMED), "Families of codes, and encoders.")
     tokens: int = option(2_048, "Held-out tokens to run, rounded up to whole documents.", least=1)
 
 
@@ -178,7 +175,7 @@ class Way(NamedTuple):
 
     Attributes:
       codes: its name.
-      family: one of `FAMILIES`.
+      family: one of `FAMILIES`, or an encoder's name.
       encoder: what finds the codes or the atoms that least squares take.
       coder: makes the coder.
       fits: atoms of which least squares take the Gram matrix, for each that is left.
@@ -198,9 +195,9 @@ class Way(NamedTuple):
         return None if cost is None else cost / (2 * np.prod(sizes)) + size * (1 + size) / sizes[1]
 
 
-def ways(sae: SAE, k: int) -> Iterator[Way]:
+def ways(sae: SAE, k: int, named: Sequence[str] = NAMED) -> Iterator[Way]:
     """All ways to code on a dictionary with k atoms a sample, over the signs that its codes have;
-    the screened pursuits have non-negative codes alone.
+    the screened pursuits have non-negative codes alone. Some encoders are named.
     """
     nonneg, twice = not sae.signed, min(2 * k, sae.num_latents)
     if sae.model.encode is not None:
@@ -214,8 +211,13 @@ def ways(sae: SAE, k: int) -> Iterator[Way]:
     full, more = (OMP(size, nonneg=nonneg) for size in (k, twice))
     yield Way("omp", "omp", full, lambda on: least_squares(sae, on.with_encoder(full)), 1)
     yield Way("omp_pruned", "omp", more, lambda on: on.pruned(on.with_encoder(more)), 2)
-    yield _plain("mp", MatchingPursuit(k, nonneg=nonneg))
-    yield _plain("gradient_pursuit", GradientPursuit(k, nonneg=nonneg))
+    for name in named:
+        made = functools.partial(_named, name, k, nonneg)
+
+        def coder(on, made=made):
+            return on.with_encoder(made(on.lam))
+
+        yield Way(name, name, made(), coder)
     for count in ITERATIONS:
         few = Lasso(0.0, tol=None, max_iterations=count, nonneg=nonneg)
 
@@ -235,6 +237,17 @@ def ways(sae: SAE, k: int) -> Iterator[Way]:
 
 def _plain(codes: str, encoder: Encoder) -> Way:
     return Way(codes, encoder.name, encoder, lambda on: on.with_encoder(encoder))
+
+
+def _named(name: str, k: int, nonneg: bool, lam: float = 0.1) -> Encoder:
+    encoder = catalogue.make_encoder(name, sparsity=k, lam=lam, nonneg=nonneg)
+    weight, key = jnp.ones((1, 2)), jax.random.key(0)
+    if isinstance(encoder, AmortisedEncoder) and encoder.parameters(weight, key) is not None:
+        raise ValueError(
+            f"{name} is trained along with a dictionary; give an SAE that has it as --sae, and own "
+            "as --codes."
+        )
+    return encoder
 
 
 def score(way: Way, on: Subject, downstream: Downstream) -> Row:
@@ -268,6 +281,9 @@ def measure(options: CostOptions) -> list[Row]:
       ValueError: something does not fit; the message says how to mend it.
     """
     folder = cli.folder(options.results_dir) / NAME
+    named = [name for name in options.codes if name not in FAMILIES]
+    for name in named:
+        _named(name, options.l0, nonneg=True)
     recorded, lm, plan, saes = options.begin((options.l0,))
     folder.require_writable()
     downstream, texts = options.downstream(lm, recorded, options.documents(recorded, plan))
@@ -277,7 +293,7 @@ def measure(options: CostOptions) -> list[Row]:
     told = {"study": NAME, "form": FORM, "of": texts, "rows": plan.fingerprint, "l0": options.l0}
     for sae in saes:
         on = Subject(sae, x, downstream.replaced, learned, options.l0)
-        every = [way for way in ways(sae, options.l0) if way.family in options.codes]
+        every = [way for way in ways(sae, options.l0, named) if way.family in options.codes]
         with progress.bar(len(every), f"{NAME} {sae.name}") as line:
             for way in every:
                 settings = told | {"sae": identity(sae, x), "codes": way.codes}

@@ -12,6 +12,7 @@ from matplotlib import image
 import sae_gap
 from benchmarks.real import encoder_cost
 from sae_gap.core.types import Model
+from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.measure.coding import code, find_weight, lasso
 from sae_gap.saes.loaded_sae import SAE
 from tests import tiny
@@ -36,8 +37,10 @@ def on():
 @pytest.fixture(scope="module")
 def made(on):
     """Each way to code, by its name, with its codes."""
-    every = {way.codes: way for way in encoder_cost.ways(on.sae, K)}
-    names = ("omp", "omp_pruned", "mp", "gradient_pursuit", "fista_10", "lasso", "lasso_refit")
+    ways = encoder_cost.ways(on.sae, K, (*encoder_cost.NAMED, "thresholding_pursuit"))
+    every = {way.codes: way for way in ways}
+    names = ("thresholding_pursuit",)
+    names += ("omp", "omp_pruned", "mp", "gradient_pursuit", "fista_10", "lasso", "lasso_refit")
     names += ("lasso_pruned", "screened_pursuit_1x16", "batch_pursuit_1x16")
     assert set(names) < set(every)
     return {name: (every[name], code(on.sae, X, every[name].coder(on))) for name in names}
@@ -114,6 +117,8 @@ def test_codes_are_those_of_numpy(on, made):
     expected["lasso_pruned"] = pruned(lambda signal: chosen[signal.tobytes()])
     expected["screened_pursuit_1x16"] = expected["omp"]
     expected["batch_pursuit_1x16"] = expected["omp_pruned"]
+    by_name = ThresholdingPursuit(on.lam)(on.sae.model, on.sae.target(X))
+    expected["thresholding_pursuit"] = np.asarray(by_name)
     for name, codes in expected.items():
         np.testing.assert_allclose(found[name], codes, atol=1e-4, err_msg=name)
     # FISTA from zero, written out.
@@ -190,7 +195,7 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
     assert code == 0, err
     results = recorded.folder / "results" / "encoder_cost"
     some = {row["key"] for row in sae_gap.Store(results).rows()}
-    flags += ("--codes=own,screened_pursuit,omp,fista",)
+    flags += ("--codes=own,screened_pursuit,omp,fista,thresholding_pursuit",)
     code, out, err = call("encoder_cost", *flags)
     assert code == 0, err
     rows = sae_gap.Store(results).rows()
@@ -210,5 +215,10 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
     monkeypatch.setattr(encoder_cost, "code", None)
     code, again, err = call("encoder_cost", *flags)
     assert code == 0 and again == out, err
-    code, out, err = call("encoder_cost", *recorded.flags)
-    assert code == 2 and "nothing to measure" in err and not out
+    for wrong, fault in (
+        (recorded.flags, "nothing to measure"),
+        ((*flags, "--codes=none"), "encoder must be one of"),
+        ((*flags, "--codes=relu"), "relu is trained along with a dictionary; give"),
+    ):
+        code, out, err = call("encoder_cost", *wrong)
+        assert code == 2 and fault in err and not out
