@@ -7,6 +7,7 @@ from jaxtyping import Array, Float
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.online.cooccurrence import (
     LEAST_USES,
+    PARTNERS,
     Cooccurrence,
     parents,
     with_partner,
@@ -23,7 +24,7 @@ from sae_gap.learners.online.family.atoms import (
     members_of,
     unit_columns,
 )
-from sae_gap.learners.online.family.turn_pairs import DIFFER, TURNED, is_short
+from sae_gap.learners.online.family.turn_pairs import DIFFER, is_short
 
 # Siblings share more than chance makes if their cosines, each and on average, are above this.
 SIBLINGS = 0.1
@@ -77,7 +78,7 @@ def split_merged_parents(
     # Where p and c are of the usual size, their sum is larger.
     large = size > jnp.nanmedian(jnp.where(uses >= LEAST_USES, size, jnp.nan))
     # What is true of a parent that may be split from a lone child.
-    is_lone = smaller & large & (times > TURNED * uses)
+    is_lone = smaller & large & (times > PARTNERS * uses)
 
     def split(v):
         exists, own = children[v] < num_latents, jnp.minimum(children[v], num_latents - 1)

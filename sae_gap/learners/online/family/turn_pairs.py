@@ -6,6 +6,7 @@ from jax import lax
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.online.cooccurrence import (
     LEAST_USES,
+    PARTNERS,
     Cooccurrence,
     includes,
     least_share,
@@ -13,17 +14,14 @@ from sae_gap.learners.online.cooccurrence import (
 )
 from sae_gap.learners.online.family.atoms import BATCH, LEAST_REST, Atoms
 
-# v is turned, or split from a lone child, only if the new base or the child is on in more than this
-# share of v's uses.
-TURNED = 0.4
 # Codes differ by more than this share where a parent is merged with a child: its mean code beside
 # the others is smaller than without them. So do the rays of a child and its parent.
 DIFFER = 0.15
 
 
 def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
-    """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, which is on beside v
-    where c is off.
+    """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, its partner, which is on
+    beside v where c is off.
 
     Where p and c are of one length, so are the codes of v and u where both are on: reconstruction
     and cosines cannot tell this pair from p and c, and it is as sparse. But the ray of u is p,
@@ -40,10 +38,10 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     own, its = (uses[:, None], size[:, None]), (counts.of(uses), counts.of(size))
     back = counts.together / jnp.maximum(its[0], 1)
     beside = mean_code(counts.products, counts.together, counts.of(counts.sums), its[0])
-    child = includes(counts) & (back > TURNED) & (its[0] >= own[0])
+    child = includes(counts) & (back > PARTNERS) & (its[0] >= own[0])
     child &= is_short(counts.beside, its[1], own[1], cosines)
     parent = (back > least_share(counts)[:, None]) & (its[0] >= LEAST_USES)
-    parent &= (counts.given > TURNED) & (own[0] >= its[0])
+    parent &= own[0] >= its[0]
     parent &= is_short(beside, own[1], its[1], cosines)
     free = (others < num_latents) & ~(moved[:, None] | counts.of(moved))
     score = jnp.where((child | parent) & free, counts.given * back, 0)
