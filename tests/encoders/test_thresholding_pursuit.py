@@ -7,6 +7,7 @@ import pytest
 from sae_gap.core.types import Model
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
+from sae_gap.runtime import devices
 
 LAM = 0.5
 
@@ -53,6 +54,13 @@ def test_against_a_loop(drawn, lam, rounds):
     found = ThresholdingPursuit(lam, rounds)(model, signals)
     assert clear.mean() > 0.97 and (expected > 0).sum() > 1_000
     np.testing.assert_allclose(found[clear], expected[clear], rtol=1e-3, atol=1e-5)
+
+
+def test_another_weight_is_not_another_program(drawn):
+    ThresholdingPursuit(LAM)(*drawn[:2])
+    before = devices.compilations()
+    ThresholdingPursuit(1.5 * LAM)(*drawn[:2])
+    assert devices.compilations() == before
 
 
 def f1(on, true):
