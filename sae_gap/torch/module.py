@@ -1,29 +1,20 @@
 """An SAE as a module of PyTorch."""
 
 import dataclasses
-import json
 import math
 import os
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-import sae_gap
-from sae_gap.core.checks import check_choice, check_path, check_size
+from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.saes import saelens
-from sae_gap.saes.find import locate, read
 from sae_gap.saes.normalise import Normalisation
-from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors
+from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     CHUNK_ACCELERATED,
     REFINEMENTS,
@@ -50,10 +41,6 @@ ARCHITECTURES: dict[str, tuple[str, ...]] = {
     "groupmax": ("k",),
     "batch_largest": ("k",),
 }
-# What SAELens has no form for.
-_FOREIGN = ("groupmax", "batch_largest")
-# What is kept of what a file says beside, whatever the library.
-_NOTED = ("model_name", "hook_name")
 
 
 class SAE(nn.Module):
@@ -212,29 +199,7 @@ class SAE(nn.Module):
         Raises:
           ValueError: there is no SAE that can be read, or PyTorch has no encoder like its own here.
         """
-        check_path("path", path)
-        learned = Path(path).expanduser() / DICTIONARY
-        if learned.is_file():
-            return _learned(cls, learned, k)
-        weights = locate(path, sae_id)
-        parts = _fitted(weights, k) if weights.name == FIT else read(weights)
-        dtype = parts.atoms.dtype
-        parts = parts.settled(dtype)
-        names = ("W_dec", "b_dec", "W_enc", "b_enc")
-        values = (parts.atoms, parts.bias, parts.weight, parts.encoder_bias)
-        held: dict[str, Any] = dict(zip(names, values, strict=True)) | dict(parts.others)
-        held = {
-            name: torch.from_numpy(np.array(value, dtype))
-            for name, value in held.items()
-            if value is not None
-        }
-        about: dict[str, Any] = {"normalisation": parts.normalisation, "heads": parts.heads}
-        notes = {name: parts.notes[name] for name in _NOTED if name in parts.notes}
-        about["metadata"] = notes | dict(parts.metadata)
-        if k is None:
-            return cls(**held, **about, **parts.options, architecture=parts.encoder)
-        held = {name: held[name] for name in names if name in held}
-        return cls(**held, **about, k=k)
+        return cls(**folders.read(path, sae_id, k))
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit; k is its own where it has
@@ -398,27 +363,7 @@ class SAE(nn.Module):
         """Writes `sae_weights.safetensors` and `cfg.json` in the form of SAELens 6, which
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         """
-        architecture = self.cfg.architecture
-        if architecture in _FOREIGN or self._normalises.saelens is None:
-            raise ValueError(
-                f"SAELens has no form for {architecture} codes of activations with the "
-                f"normalisation {self._normalises.__name__}; save sae.pursuit(k) of an SAE "
-                "without one."
-            )
-        folder = Path(folder).expanduser()
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = {
-            name: value.float().cpu().contiguous() for name, value in self.state_dict().items()
-        }
-        if architecture in (PURSUIT, "matching_pursuit"):
-            tensors = {name: tensors[name] for name in tensors if not name.endswith("_enc")}
-        elif architecture == "gated":
-            tensors["b_gate"] = tensors.pop("b_enc")
-        save_file(tensors, folder / saelens.WEIGHTS)
-        versions = {"sae_lens_version": "6.0.0", "sae_gap_version": sae_gap.__version__}
-        entries = vars(self.cfg) | {"metadata": versions | self.cfg.metadata | versions}
-        text = json.dumps(entries, indent=1, allow_nan=False)
-        (folder / saelens.CONFIG).write_text(f"{text}\n")
+        folders.write(folder, self.cfg, self.state_dict(), self._normalises)
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -534,38 +479,3 @@ def _match_again(target, atoms, rounds, residual, stop_on_repeat):
         if done.all():
             break
     return codes
-
-
-def _fitted(path: Path, k: int | None) -> Parts:
-    """A fit of the suite, which its own encoders read, in SAELens's form."""
-    import safetensors.numpy
-
-    from sae_gap.core.types import Model
-    from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-    from sae_gap.saes.own import load_fit
-    from sae_gap.saes.save import files_of
-
-    sae = load_fit(path)
-    if k is None:
-        files = files_of(sae)
-    else:
-        model = Model(sae.model.encoder.model.decoder, sae.bias)
-        files = files_of(model, encoder=ScreenedPursuit(k))
-    if saelens.WEIGHTS not in files:
-        raise ValueError(
-            f"{path} has an encoder ({sae.architecture}) that has no form in PyTorch here; give k, "
-            "for a pursuit in its place."
-        )
-    tensors = Tensors(path, safetensors.numpy.load(files[saelens.WEIGHTS]))
-    return saelens.assemble(Config(path, json.loads(files[saelens.CONFIG])), tensors)
-
-
-def _learned(cls, path: Path, k: int | None) -> SAE:
-    """The dictionary that `LearnedDictionary.save` wrote."""
-    tensors = read_safetensors(path)
-    dim, width = tensors.shape(".dictionary")
-    atoms, bias = tensors.take(".dictionary", dim, width), tensors.take(".bias", dim)
-    with safe_open(path, "pt") as file:
-        l0 = json.loads(file.metadata()["note"])["l0"]
-    k = max(1, round(l0)) if k is None else k
-    return cls(torch.from_numpy(atoms.T.copy()), torch.from_numpy(bias), k=k)
