@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def module_names() -> list[str]:
-    """Every module of the library, less those of PyTorch, which import it."""
+    """Every module of the library, less those of PyTorch, which import it, and what is run."""
     import sae_gap
 
     found = [module.name for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")]
@@ -41,6 +41,11 @@ def build(folder: Path, *specs: str) -> None:
             vars(module).update({key: getattr(module, key) for key in module.__all__})
             inner = [other.split(".")[-1] for other in names if other.rpartition(".")[0] == name]
             module.__all__ = [*module.__all__, *inner]
+        for value in vars(module).values():
+            if isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields"):
+                # What a named tuple says of itself.
+                for key in ("__new__", *value._fields):
+                    getattr(value, key).__doc__ = ""
     templates = ROOT / "notebooks" / "templates"
     pdoc.render.configure(docformat="google", show_source=False, template_directory=templates)
     pdoc.pdoc(*specs, output_directory=folder)

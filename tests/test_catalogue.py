@@ -46,6 +46,7 @@ def test_what_a_study_knows_is_given_to_whom_it_concerns():
     tuned = catalogue.tuned_sae("jumprelu", sparsity=3, input_dim=10)
     assert tuned.encoder == JumpReLU(threshold=0.1, bandwidth=0.1)
     assert catalogue.make_encoder("omp", sparsity=4, lam=0.2) == OMP(4)
+    assert catalogue.make_encoder("omp", sparsity=4, nonneg=True) == OMP(4, nonneg=True)
     assert catalogue.make_encoder("lasso", sparsity=4, lam=0.2).lam == 0.2
     given = {"sparsity": 3, "input_dim": 10, "lam": 0.2}
     assert catalogue.make_learner("dl_fista", num_steps=7, **given) == DLFista(0.2, num_steps=7)

@@ -1,7 +1,7 @@
 """What do codes of a real model's activations cost, and how many nats does each save?
 
-Codes held-out activations on each dictionary in many ways, all but the SAE's own at one mean L0,
-and puts the reconstructions back into the model that was recorded, as `downstream` does:
+Codes held-out activations on each dictionary in many ways, most of them at one mean L0, and puts
+the reconstructions back into the model that was recorded, as `downstream` does:
 
   own, own_refit    the SAE's codes, and least squares on their supports
   screened_pursuit  `ScreenedPursuit`, named by its screens and its candidates for each atom
@@ -9,7 +9,8 @@ and puts the reconstructions back into the model that was recorded, as `downstre
   omp, omp_pruned   orthogonal matching pursuit among all atoms; of twice as many, pruned likewise
   fista             iterations of FISTA, then least squares on codes above one threshold
   lasso, ...        the certified lasso, least squares on its supports, and pruned from twice the L0
-  mp, ...           any encoder of `sae_gap.encoders` that is not trained, by its name
+  mp, ...           any encoder of `sae_gap.encoders` without parameters, by its name: with k, and
+                    with the weight at which the lasso has k; its own L0 may differ
 
 A row has the loss in nats and FVU, and what the codes cost: `products` are multiply-adds relative
 to one product with the dictionary, which is what an encoder costs, with the Gram matrix of all
@@ -29,6 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,9 +43,10 @@ from benchmarks.real.inputs import PutBack
 from benchmarks.real.page_tables import printed, table
 from benchmarks.report import pages
 from sae_gap import catalogue, figures
+from sae_gap.core.checks import check_choice
 from sae_gap.core.identity import describe
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
+from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.screened_pursuit import (
@@ -97,7 +100,7 @@ COLUMNS = "dictionary codes products seconds l0 fvu kl delta_ce objective_gap sh
 class CostOptions(PutBack):
     """What to code and how, and where results go."""
 
-    l0: int = option(32, "Mean L0 of all codes but an SAE's own.", least=1)
+    l0: int = option(32, "Mean L0 of all codes but those of encoders.", least=1)
     codes: tuple[str, ...] = option((*FAMILIES, *NAMED), "Families of codes, and encoders.")
     tokens: int = option(2_048, "Held-out tokens to run, rounded up to whole documents.", least=1)
 
@@ -211,13 +214,7 @@ def ways(sae: SAE, k: int, named: Sequence[str] = NAMED) -> Iterator[Way]:
     full, more = (OMP(size, nonneg=nonneg) for size in (k, twice))
     yield Way("omp", "omp", full, lambda on: least_squares(sae, on.with_encoder(full)), 1)
     yield Way("omp_pruned", "omp", more, lambda on: on.pruned(on.with_encoder(more)), 2)
-    for name in named:
-        made = functools.partial(_named, name, k, nonneg)
-
-        def coder(on, made=made):
-            return on.with_encoder(made(on.lam))
-
-        yield Way(name, name, made(), coder)
+    yield from (_named(name, k, nonneg) for name in named)
     for count in ITERATIONS:
         few = Lasso(0.0, tol=None, max_iterations=count, nonneg=nonneg)
 
@@ -239,15 +236,20 @@ def _plain(codes: str, encoder: Encoder) -> Way:
     return Way(codes, encoder.name, encoder, lambda on: on.with_encoder(encoder))
 
 
-def _named(name: str, k: int, nonneg: bool, lam: float = 0.1) -> Encoder:
-    encoder = catalogue.make_encoder(name, sparsity=k, lam=lam, nonneg=nonneg)
-    weight, key = jnp.ones((1, 2)), jax.random.key(0)
-    if isinstance(encoder, AmortisedEncoder) and encoder.parameters(weight, key) is not None:
+def _named(name: str, k: int, nonneg: bool) -> Way:
+    """An encoder of the catalogue with k latents, and the weight at which the lasso has k."""
+    check_choice("codes", name, (*FAMILIES, *catalogue.encoders()))
+    make = functools.partial(catalogue.make_encoder, name, sparsity=k, nonneg=nonneg)
+    encoder = make()
+    model = Model(jnp.ones((k, 2 * k)), jnp.zeros(k), None, encoder)
+    try:
+        eqx.filter_eval_shape(encoder, model, jnp.ones((1, k)))
+    except (AttributeError, TypeError):
         raise ValueError(
-            f"{name} is trained along with a dictionary; give an SAE that has it as --sae, and own "
-            "as --codes."
-        )
-    return encoder
+            f"{name} has parameters, which no dictionary alone gives; give an SAE that has it as "
+            "--sae, and own as --codes."
+        ) from None
+    return Way(name, name, encoder, lambda on: on.with_encoder(make(lam=on.lam)))
 
 
 def score(way: Way, on: Subject, downstream: Downstream) -> Row:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_number, check_size
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, above
 from sae_gap.encoders.topk import keep_largest
 
 
@@ -55,7 +55,7 @@ class BatchTopK(AmortisedEncoder):
 
     def __call__(self, model, signals):
         hidden = self._hidden(model, signals)
-        return jnp.where(hidden <= model.encoder.threshold, 0, hidden)
+        return above(hidden, model.encoder.threshold, hidden)
 
     def exported(self, model):
         threshold = jnp.full(model.decoder.shape[1], model.encoder.threshold)

@@ -169,6 +169,17 @@ def encode(
     return encoder(model, signals)
 
 
+def above(
+    gate: Float[Array, "n num_latents"],
+    threshold: Float[Array, "..."] | float,
+    values: Float[Array, "n num_latents"],
+) -> Float[Array, "n num_latents"]:
+    """The values whose gate is above a threshold, and zeros. A NaN of either is a NaN: no
+    comparison holds of it, and it would pass for a latent that is off.
+    """
+    return jnp.where(gate > threshold, values, jnp.where(gate <= threshold, 0, jnp.nan))
+
+
 class Recipe(NamedTuple):
     """How a sparse autoencoder with an encoder is trained, and how its dictionary is shown.
 

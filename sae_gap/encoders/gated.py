@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above
 
 
 class GatedParameters(eqx.Module):
@@ -64,4 +64,4 @@ class Gated(AmortisedEncoder):
         projected = (signals - model.bias) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
         magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)
-        return jnp.where(gate <= 0, 0, magnitude), jax.nn.relu(gate)
+        return above(gate, 0, magnitude), jax.nn.relu(gate)

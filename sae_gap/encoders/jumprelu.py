@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_number
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, rectangle
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above, rectangle
 
 
 class JumpReLUParameters(eqx.Module):
@@ -72,7 +72,7 @@ class JumpReLU(AmortisedEncoder):
 @jax.custom_vjp
 def _jump(hidden, threshold, bandwidth):
     """The gated values and the gate itself, whose sum is the l0 norm."""
-    codes = jnp.where(hidden <= threshold, 0, hidden)
+    codes = above(hidden, threshold, hidden)
     return codes, (codes != 0).astype(hidden.dtype)
 
 

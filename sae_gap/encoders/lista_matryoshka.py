@@ -3,11 +3,10 @@ well.
 """
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from sae_gap.core.checks import check_number
-from sae_gap.encoders.encoder import Recipe
+from sae_gap.encoders.encoder import Recipe, above
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
 
@@ -53,5 +52,5 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     def _hidden(self, model, signals):
         affine, centred = model.encoder.affine, signals - model.bias
         before = affine(centred)
-        codes = jnp.where(before <= model.encoder.threshold, 0, jax.nn.relu(before))
+        codes = above(before, model.encoder.threshold, jax.nn.relu(before))
         return jax.nn.relu(before + self.step * (centred - codes @ model.decoder.T) @ affine.weight)

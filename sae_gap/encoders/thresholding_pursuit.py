@@ -61,7 +61,7 @@ class ThresholdingPursuit(Encoder):
     def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms, without a certificate."""
         begun = self.origin.infer(model, signals).codes if begun is None else begun
-        least = jnp.asarray(self.lam, signals.dtype)
+        least = jnp.asarray(self.lam)
         return Coded(_pursue(model, signals, begun, least, self.rounds))
 
 

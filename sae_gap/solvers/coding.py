@@ -192,7 +192,7 @@ def _forbid(targets, atoms, weights, first, support):
     on = support != 0
     most = 2 * len(atoms) * jnp.max(jnp.abs(atoms), axis=0)
     most = jnp.max(jnp.abs(targets), axis=1, keepdims=True) * most
-    beyond = jnp.clip(most, 1, jnp.finfo(most.dtype).max / 4)
+    beyond = jax.lax.stop_gradient(jnp.clip(most, 1, jnp.finfo(most.dtype).max / 4))
     begun = None if first is None else jnp.where(on, first, 0)
     return jnp.where(on, weights, beyond), begun
 
@@ -261,8 +261,8 @@ def _checked(found, signals, dictionary, lam) -> Solution:
     what is traced.
     """
     xp = signals.__array_namespace__()
-    shared = xp.isfinite(dictionary).all() & (xp.isfinite(lam) & (lam >= 0)).all()
-    sound = xp.isfinite(signals).all(axis=1) & shared
+    sound = xp.isfinite(signals).all(axis=1) & xp.isfinite(dictionary).all()
+    sound &= (xp.isfinite(lam) & (lam >= 0)).all(axis=1)
     codes = xp.where(sound[:, None], found.codes, xp.nan)
     value, gap = (xp.where(sound, each, xp.nan) for each in (found.objective, found.gap))
     return Solution(codes, value, gap, found.iterations, found.converged & sound)
@@ -281,7 +281,10 @@ def _posed(problem, init) -> tuple[Samples, Any, Any]:
 
 def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
     solution = _differentiable(options, signals, dictionary, lam, init, tol, max_iterations)
-    return solution, (signals, dictionary, lam, solution.codes)
+    # A sample that is left out of a loss spoils no gradient of the others.
+    lost = jnp.isnan(solution.objective)[:, None]
+    signals, codes = (jnp.where(lost, 0, each) for each in (signals, solution.codes))
+    return solution, (signals, dictionary, lam, codes)
 
 
 def _solve_backward(options, saved, bar):

@@ -91,6 +91,12 @@ def match_l0(
     check_number("target", target, above=0)
     check_number("accuracy", accuracy, least=0)
     targets, atoms, _, _ = check_problem(signals, dictionary, 0.0)
+    most = min(atoms.shape)
+    if target > most:
+        raise ValueError(
+            f"no weight reaches a mean L0 of {target}: codes of {len(atoms)} dimensions on "
+            f"{atoms.shape[1]} atoms have at most {most}; lower the target."
+        )
     top = float(jnp.max(lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)))
     if top == 0:
         raise ValueError(
@@ -126,8 +132,8 @@ def match_l0(
             )
         if below and above[0] - below[0] < 1e-6:
             warnings.warn(
-                f"the mean L0 jumps over {target:g}, and is {best[1]:g} at the closest weight, "
-                f"{best[0]:.4g}; allow a lower accuracy.",
+                f"the mean L0 is {best[1]:g} at the closest weight found, {best[0]:.4g}, and not "
+                f"{target:g}; give a larger accuracy.",
                 stacklevel=2,
             )
             break

@@ -228,6 +228,20 @@ def test_non_finite_values_inside_jit_do_not_converge():
             for atoms, lam in ((broken, 0.1), (dictionary, np.nan), (dictionary, -0.5)):
                 found = solve(signals, atoms, lam)
                 assert not found.converged.any() and np.isnan(found.gap).all()
+    # Weights and supports of its own spoil no other sample, nor a gradient that leaves it out.
+    own = jnp.full((N, 1), 0.1)
+
+    def loss(signals, dictionary, lam):
+        found = sparse_code(signals, dictionary, lam, support=jnp.ones((N, dictionary.shape[1])))
+        return jnp.where(jnp.arange(N) == 3, 0, found.objective).sum()
+
+    slopes = jax.jit(jax.value_and_grad(loss, argnums=(1, 2)))
+    (value, found), (clean, expected) = (
+        slopes(each, dictionary, own) for each in (spoilt, signals)
+    )
+    assert value == clean
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
     code = jax.jit(lambda signals, lam: sparse_code(signals, np.eye(3, dtype=np.float32), lam))
     rows = np.array([[1, 1, 1], [np.inf, 1, 1]], np.float32)
     assert code(rows, 0.1).converged.tolist() == [True, False]

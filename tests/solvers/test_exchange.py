@@ -86,9 +86,10 @@ def test_exchanges_promise_what_least_squares_gain_and_over_non_negative_codes_n
         found = exchange._promise(inner[:, support], inner, support, values, left, True)
         others = np.setdiff1d(np.arange(ATOMS), support)
         # As of each of very many atoms, which are looked at some at once.
-        many = np.tile(inner, 300), support, values, np.tile(left, 300), True
-        wide = exchange._promise(inner[:, support], *many).reshape(len(support) + 1, 300, ATOMS)
-        assert (wide[:, :, others] == found[:, None, others]).all()
+        many = np.repeat(inner, 300, 1), support, values, np.repeat(left, 300), True
+        wide = exchange._promise(inner[:, support], *many).reshape(len(support) + 1, ATOMS, 300)
+        each = np.repeat(found[:, others, None], 300 - ATOMS, 2)
+        np.testing.assert_allclose(wide[:, others, ATOMS:], each, atol=1e-9)
         for place, atom in itertools.product(range(len(support) + 1), others):
             stay = np.delete(support, place) if place < len(support) else support
             new = [*stay, atom]
@@ -98,6 +99,13 @@ def test_exchanges_promise_what_least_squares_gain_and_over_non_negative_codes_n
             rest = signal - atoms[:, chosen] @ np.linalg.lstsq(atoms[:, chosen], signal)[0]
             assert found[place, atom] == pytest.approx(before - rest @ rest, abs=1e-4)
             assert found[place, atom] > before - error(atoms, signal, new) - 1e-4
+
+
+def test_a_slot_in_use_counts_behind_one_that_is_free():
+    targets, atoms = np.ones((1, 3), np.float32), np.eye(3, 5, dtype=np.float32).T
+    block = exchange._Block(targets, atoms, 3)
+    block.values[0], block.inner[0] = [1, 0, 2], np.arange(15).reshape(3, 5)
+    np.testing.assert_allclose(block._left(0), [1 - 20, 1 - 23, 1 - 26, -29, -32])
 
 
 def test_its_start_is_orthogonal_pursuit_by_hand_of_each_row_alone(monkeypatch):

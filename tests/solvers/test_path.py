@@ -61,11 +61,12 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, n
     assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 
 
-def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target():
+def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(tried):
     signals = jnp.tile(jnp.array([[3.0, 4.0]]), (9, 1))
-    with pytest.warns(UserWarning, match=r"jumps over 0\.5, and is 1 at the closest weight"):
+    with pytest.warns(UserWarning, match=r"is 1 at the closest weight found, .*, and not 0\.5"):
         lam, solution = match_l0(signals, jnp.eye(2), 0.5)
     assert np.count_nonzero(solution.codes, axis=1).tolist() == [1] * 9 and 3 < lam < 4
+    assert max(tried) == pytest.approx(4, rel=1e-5)
     np.testing.assert_allclose(solution.codes[:, 1], 4 - lam, rtol=1e-5)
 
 
@@ -75,7 +76,8 @@ def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target():
         (lambda y, d: sparse_code_path(y, d, 0.1), "lams has shape"),
         (lambda y, d: sparse_code_path(y, d, [0.1, -1.0]), "negative"),
         (lambda y, d: match_l0(y, d, 0.0), "target"),
-        (lambda y, d: match_l0(y, d, 39.0), "lower the target"),
+        (lambda y, d: match_l0(y, d, 39.0), "have at most .*; lower the target"),
+        (lambda y, d: match_l0(y, jnp.tile(d[:, :1], 9), 3.0), "only .* at the smallest; lower"),
         (lambda y, d: match_l0(0 * y, d, 1.0), "orthogonal"),
     ],
 )

@@ -217,8 +217,9 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
     assert code == 0 and again == out, err
     for wrong, fault in (
         (recorded.flags, "nothing to measure"),
-        ((*flags, "--codes=none"), "encoder must be one of"),
-        ((*flags, "--codes=relu"), "relu is trained along with a dictionary; give"),
+        ((*flags, "--codes=none"), "codes must be one of own"),
+        ((*flags, "--codes=relu"), "relu has parameters, which no dictionary alone gives; give"),
+        ((*flags, "--codes=lookup"), "lookup has parameters"),
     ):
         code, out, err = call("encoder_cost", *wrong)
         assert code == 2 and fault in err and not out
