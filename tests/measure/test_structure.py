@@ -46,6 +46,10 @@ def test_seeds_tell_a_world_of_trees_from_noise(signals):
     assert not compare_seeds(noise, learner(signals), WIDTH, show_progress=False).has_families
 
 
+def test_seeds_that_agree_a_little_more_do_so_by_chance():
+    assert Structure(0.645, 0.66).has_families and not Structure(0.645, 0.654).has_families
+
+
 def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
     signals, told, tmp_path, monkeypatch
 ):
