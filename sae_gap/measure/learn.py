@@ -62,11 +62,11 @@ def learn(
       visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
         still does well.
       structure: "families" has `Families` tell parents from children among the atoms that were
-        learned. "auto" does so if dictionaries of two seeds then agree more by a hundredth, which
-        short fits of about 80 visits find out on rows in memory, at most 2 GiB, evenly spaced,
-        after a kill anew; the result's `structure` has what they found. "none" does not. Families
-        suit data whose concepts are kinds of a more general one, and no activations of a
-        transformer that were tried.
+        learned. "auto" does so if dictionaries of two seeds then agree more, which short fits of
+        about 80 visits find out on rows in memory, at most 2 GiB, evenly spaced, after a kill anew;
+        the result's `structure` has what they found. "none" does not. Families suit data whose
+        concepts are kinds of a more general one, and no activations of a transformer that were
+        tried.
       checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
         The same call goes on from there after a kill, and ends with the same dictionary; at its end
         the state is removed.

@@ -18,9 +18,6 @@ from sae_gap.study.fitting import fit
 # Of a trial fit: rows coded for each atom, or for each of so many where there are fewer, as many
 # again by families, in so many rounds.
 VISITS, FEWEST, ROUNDS = 20.0, 1_000, 6
-# By how much more seeds may agree on noise, which is .006 for 64 atoms; on drawn worlds it is .02
-# or more.
-CHANCE = 0.01
 
 
 class Structure(NamedTuple):
@@ -36,8 +33,8 @@ class Structure(NamedTuple):
 
     @property
     def has_families(self) -> bool:
-        """Whether the seeds agree more once families are in order, by more than chance makes."""
-        return self.families > self.plain + CHANCE
+        """Whether the seeds agree more once families are in order."""
+        return self.families > self.plain
 
     def __repr__(self) -> str:
         found = "families suit" if self.has_families else "families do not suit"

@@ -35,19 +35,18 @@ def told(monkeypatch):
     return say
 
 
-def learner(signals, visits=20.0):
-    return OnlineDictionary.for_activations(WIDTH, 3, signals.shape[1], visits=visits)
+def learner(signals, width=WIDTH):
+    return OnlineDictionary.for_activations(width, 3, signals.shape[1], visits=20.0)
 
 
-def test_seeds_tell_a_world_of_trees_from_noise(signals):
-    found = compare_seeds(signals, learner(signals), WIDTH, show_progress=False)
-    assert found.has_families and 0.5 < found.plain < found.families <= 1
-    noise = np.random.default_rng(0).standard_normal(signals.shape).astype(np.float32)
-    assert not compare_seeds(noise, learner(signals), WIDTH, show_progress=False).has_families
-
-
-def test_seeds_that_agree_a_little_more_do_so_by_chance():
-    assert Structure(0.645, 0.66).has_families and not Structure(0.645, 0.654).has_families
+def test_seeds_agree_more_with_families_where_there_are_some():
+    """As many atoms as tell them well on any machine: of fewer it is a matter of rounding."""
+    trees = {"roots": 8, "branching": 3, "depth": 1, "orthogonal_steps": 30}
+    world = World(num_latents=128, input_dim=64, num_samples=4_000, scored=10, **trees)
+    rows = np.asarray(sae_gap.draw(world).train.signals)
+    found = compare_seeds(rows, learner(rows, width=128), 128, show_progress=False)
+    assert found.has_families and 0.7 < found.plain < found.families - 0.02 < 1
+    assert not Structure(found.families, found.plain).has_families
 
 
 def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
