@@ -10,8 +10,11 @@ SHAPE = (5, 12, 30)
 
 @pytest.fixture
 def x64():
-    with jax.enable_x64(True):
-        yield
+    # For all threads: a program may call back on one of XLA's, which knows of no context.
+    before = jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.mark.parametrize(
