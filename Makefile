@@ -13,7 +13,8 @@ INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRA
 # The first calls of the certified coder and of `online_dl` in a new clone compile them, for some twenty seconds; set-up does it.
 LEARN := from sae_gap.learners.online.online_dictionary import OnlineDictionary; \
 	sae_gap.fit(OnlineDictionary(num_steps=1), [sae_gap.draw(sae_gap.Setting(20, 3, 200))], [0], show_progress=False)
-COMPILE := $(VENV)/bin/python -c 'import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1); $(LEARN)'
+CODE := import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1)
+COMPILE := $(VENV)/bin/python -c '$(CODE); $(LEARN)'
 # import-linter has no module to run; its report is shown only if a folder imports from one above it.
 LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
@@ -80,11 +81,12 @@ $(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	$(INSTALL) --editable '.[docs]'
 	@touch $(VENV)/.ready $@
 
-# The extra of the tests includes what the benchmark and the reference need.
+# The extra of the tests includes what the benchmark and the reference need. Tests ask for the coder in double precision too, which
+# each of their workers would compile.
 $(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable '.[test]'
-	@$(COMPILE)
+	@JAX_ENABLE_X64=1 $(VENV)/bin/python -c '$(CODE)' & $(COMPILE) && wait
 	@touch $(VENV)/.ready $(VENV)/.ready-docs $@
 
 # Of the packages that these ask for, such as llama-cpp-python, none is needed.

@@ -82,7 +82,6 @@ LONGEST = (
     "test_lowering",
     "test_notebooks",
     "test_studies",
-    # After the first ones have compiled the coder; it compiles that of float64 for others.
     "test_host",
     "test_faults",
     "test_distributed",

@@ -9,6 +9,7 @@ was stopped goes on with the same command.
   make real
   make real ARGS=--preset=smoke
   make real ARGS=--dry_run
+  python -m sae_gap real --model=gemma3-270m --layer=9 --dtype=float32
   python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 \
     --results_dir=results/block20
 """
@@ -29,6 +30,7 @@ from benchmarks.real.inputs import DICTIONARY, LanguageModel
 from benchmarks.real.page_tables import PROVED, saved
 from benchmarks.report import pages
 from sae_gap import figures
+from sae_gap.lm.recording import DTYPES
 from sae_gap.measure import probing
 from sae_gap.measure.comparison import compare
 from sae_gap.measure.patching import CODES, best_at, over_documents, split_lines
@@ -102,6 +104,7 @@ class RealOptions(LanguageModel):
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
     text: str | None = option(None, "A folder or a file of text.  [BBC news]")
+    dtype: str = option("float16", record.DTYPE, choices=DTYPES)
     dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
 
@@ -129,6 +132,7 @@ def main(options: RealOptions) -> None:
         recording = record.RecordOptions(
             layers=(options.layer,),
             text=options.text,
+            dtype=options.dtype,
             **lm,
             **steps["record"],
         )

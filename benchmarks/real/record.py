@@ -19,10 +19,11 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OnText
-from sae_gap.lm.recording import Recorded, record
+from sae_gap.lm.recording import DTYPES, Recorded, record
 from sae_gap.runtime import devices
 
 NAME = "record"
+DTYPE = "What activations are kept in, float16 or float32, which Gemma needs."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,7 @@ class RecordOptions(OnText):
         None, "The most to record, of whole documents drawn at random.  [all]", least=1
     )
     context: int = option(256, "Tokens that the model sees at once.", least=2)
-    dtype: str = option(
-        "float16",
-        "What activations are kept in, float16 or float32.",
-        choices=("float16", "float32"),
-    )
+    dtype: str = option("float16", DTYPE, choices=DTYPES)
 
 
 def main(options: RecordOptions) -> Recorded:

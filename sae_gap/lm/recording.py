@@ -345,7 +345,8 @@ def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.nd
             values = np.asarray(hidden)[real]
             # A NaN is no smaller than anything.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
-                mend = "record as float32" if np.isfinite(largest) else "give another model"
+                mend = "remove the recording, and record with dtype=float32"
+                mend = mend if np.isfinite(largest) else "give another model"
                 raise ValueError(
                     f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; {mend}."
                 )

@@ -9,5 +9,6 @@ which certify nothing, have correlations in the precision of the signals.
 
 Numba compiles these five and keeps them in its cache, which is renewed when a file of this folder
 changes and not when another one does. So whatever they call stands here, and sizes and settings of
-other files come as arguments. Nothing allocates within a loop, or takes Python's lock.
+other files come as arguments. Nothing allocates within a loop, or takes Python's lock; nor is an
+array assigned to a slice, for whose error in shape Numba would compile a sentence for seconds.
 """

@@ -158,6 +158,8 @@ def _solve_on_all(problem, block, room, i, correlations):
         pull[j], weight[j], code[j], sign[j] = correlations[j], block.row[i] * column[j], 0, 0
     # A weight that equals the largest correlation but for the rounding of its type leaves no codes.
     floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
+    # Of a plain 0 Numba would compile the pivots once more, for that literal.
+    size = np.int64(0)
     size, _ = pivot(
         nonneg,
         floor,
@@ -171,7 +173,7 @@ def _solve_on_all(problem, block, room, i, correlations):
         gram,
         chosen,
         inverse,
-        0,
+        size,
         spare,
         cross,
         slope,
@@ -243,7 +245,8 @@ def _open(problem, block, room, i):
         # No basis is there yet, whose inverse the room is for.
         product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
         np.dot(room.exact[:top], room.exact[:top].T, product)
-        inner[:top, :top] = product
+        for w in range(top):
+            copy(inner[w, :top], product[w])
     return top
 
 

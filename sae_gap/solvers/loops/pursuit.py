@@ -145,7 +145,8 @@ def pursue_block(
         np.empty((5, slots)),
     )
     near, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
-    residual[:] = signals
+    for i in range(num_samples):
+        copy(residual[i], signals[i])
     for _ in range(rounds):
         best[:] = 0
         for first in range(0, num_latents, tile):

@@ -47,6 +47,7 @@ def options(tmp_path_factory):
         "--preset=smoke",
         "--layer=1",
         f"--sparsity={L0}",
+        "--dtype=float32",
     )
 
 
@@ -76,6 +77,8 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         and (folder / "report.html").exists()
     )
     encoder, dictionary, probing = out.strip().split("\n\n")
+    (recorded,) = (folder / "record").iterdir()
+    assert recording.open_recording(recorded).dtype == "float32"
     rows = sae_gap.Store(folder / "downstream").rows()
     (clean,) = (row for row in rows if row["kind"] == "clean")
     tokens = np.array(clean["tokens"])
