@@ -131,9 +131,11 @@ def embed(model: LanguageModel, windows: Windows) -> Float[Array, "rows length d
 
 
 def block_step(
-    model: LanguageModel, windows: Windows
+    model: LanguageModel, windows: Windows, product: Callable[[Array, Array], Array] = product
 ) -> Callable[[Float[Array, "rows length dim"], Block], Float[Array, "rows length dim"]]:
-    """What one block of the model does to the residual stream of these texts."""
+    """What one block of the model does to the residual stream of these texts, by a product of rows
+    with a matrix of the block.
+    """
     shape, places = model.shape, jnp.arange(windows.tokens.shape[1])
     distance = places[:, None] - places
     before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
@@ -143,7 +145,7 @@ def block_step(
         turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
         seen = before & (distance < block.reach)
         normed = _norm(hidden, block.attention_norm, shape.epsilon)
-        added = product(_attend(normed, block, shape, turn, seen), block.output)
+        added = product(_attend(normed, block, shape, turn, seen, product), block.output)
         hidden = hidden + _norm(added, block.attention_output_norm, shape.epsilon)
         normed = _norm(hidden, block.mlp_norm, shape.epsilon)
         added = product(
@@ -200,7 +202,7 @@ def _norm(hidden, gain, epsilon):
     return gain * hidden * jax.lax.rsqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + epsilon)
 
 
-def _attend(normed, block, shape, turn, seen):
+def _attend(normed, block, shape, turn, seen, product):
     """The outputs of all heads, (rows, length, heads * size)."""
     rows, length, _ = normed.shape
     query, key, value = (
