@@ -9,7 +9,6 @@ Flags that a study does not have are left out for it. Each study writes under
 """
 
 import dataclasses
-import sys
 
 from absl import logging
 
@@ -60,11 +59,7 @@ def main(options: AllOptions) -> None:
     for run in every:
         logging.info("%s", run.bench.name)
         if len(every) > 1 and distributed.is_first():
-            sys.stdout.write(f"# {run.bench.name}\n\n")
+            print(f"# {run.bench.name}\n")
         execute(run)
         if distributed.is_first():
-            sys.stdout.write("\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+            print()

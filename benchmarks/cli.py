@@ -62,9 +62,7 @@ def run(
             for line in flag_values.get_help(include_special_flags=False).splitlines()
             if line.startswith(" ")
         ]
-        sys.stdout.write(
-            f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named) + "\n"
-        )
+        print(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named))
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
     logging.use_absl_handler()

@@ -55,6 +55,13 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Results(Options):
+    """Where results go."""
+
+    results_dir: str = option("results", "Where the folder of this benchmark goes.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Distributed(Options):
     """The options of a binary that may run in many processes."""
 
@@ -99,8 +106,7 @@ def given(kind: type[Options], values: flags.FlagValues) -> dict[str, Any]:
     """
     found = {}
     for field in dataclasses.fields(kind):
-        flag = _flag(field)
-        text = values[flag].value if field.metadata and flag in values else None
+        text = values[_flag(field)].value if field.metadata else None
         if text is not None:
             entry, listed, may_lack = _types(kind, field.name)
             texts, entries = text if listed else [text], []

@@ -30,7 +30,6 @@ import jax
 import numpy as np
 import scipy.optimize
 
-from benchmarks import cli
 from benchmarks.checks import scores
 from benchmarks.checks.elsewhere import accelerated
 from benchmarks.options import Options, option
@@ -307,9 +306,9 @@ def main(options: CertificatesOptions) -> None:
     drawn = {kind: [verdict for other, verdict in verdicts if other == kind] for kind in KINDS}
     lines = [_line(kind, judged) for kind, judged in drawn.items() if judged]
     lines.append(_line("all", [verdict for _, verdict in verdicts]))
-    sys.stdout.write(tables.format_table(lines, {name: name for name in lines[0]}) + "\n")
-    sys.stdout.write("".join(f"{fault}\n" for fault in faults))
+    print(tables.format_table(lines, {name: name for name in lines[0]}))
     if faults:
+        print(*faults, sep="\n")
         sys.exit(1)
 
 
@@ -321,7 +320,3 @@ def _line(kind: str, verdicts: list[Verdict]) -> dict[str, str | int]:
         "certified": f"{certified.mean():.2%}",
         "false claims": sum(len(verdict.faults) for verdict in verdicts),
     }
-
-
-if __name__ == "__main__":
-    cli.run(main)

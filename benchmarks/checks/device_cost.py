@@ -18,7 +18,6 @@ or for a TPU v5e that need not be there: install jax-cuda13-pjrt or libtpu of JA
 import collections
 import dataclasses
 import re
-import sys
 import time
 from typing import Any
 from unittest import mock
@@ -175,8 +174,4 @@ def main(options: DeviceCostOptions) -> None:
         )
         if place is not None:
             lines[-1] |= compiled(place, (input_dim, num_latents), options.samples)
-    sys.stdout.write(tables.format_table(lines, {name: name for name in lines[0]}) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(tables.format_table(lines, {name: name for name in lines[0]}))

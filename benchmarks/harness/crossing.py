@@ -56,7 +56,7 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         return Method(name, family, crossed, encoder, told)
     if left.startswith("sae_") and own is not None:
         return Method(name, "sae", learner, own)
-    return methods.coded(name, "frozen" if own is not None else learner.family, learner, p)
+    return methods.coded(name, learner, p, family="frozen" if own is not None else "")
 
 
 def _learner(

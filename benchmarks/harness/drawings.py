@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from sae_gap import figures
 from sae_gap.storage.results import CELL, Row
 
 Rows = Sequence[Row]
@@ -30,9 +31,6 @@ class Drawing:
         """The figure, or None where rows have nothing to show; curves have the published lines
         beside them.
         """
-        # Importing matplotlib takes as long as everything else in --help.
-        from sae_gap import figures
-
         options = {**self.options, **({"published": published} if self.name == "curve" else {})}
         return getattr(figures, self.name)(
             rows if self.rows is None else self.rows(rows), **options

@@ -1,7 +1,6 @@
 """The binary of a study: it reads the options, runs, and writes what the rows show."""
 
 import functools
-import sys
 import time
 
 from absl import logging
@@ -29,7 +28,7 @@ def execute(run: Run) -> None:
     began = time.perf_counter()
     if run.options.dry_run:
         if distributed.is_first():
-            sys.stdout.write(plan(run.study, run.store, run.models) + "\n")
+            print(plan(run.study, run.store, run.models))
         return
     with cli.usage():
         check_writable(run.study, run.store, run.models)
@@ -51,4 +50,4 @@ def execute(run: Run) -> None:
         }
         printed = write_outcome(run, rows, notes)
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
-        sys.stdout.write(printed + "\n")
+        print(printed)

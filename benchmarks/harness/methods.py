@@ -19,7 +19,6 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.learners.surgery import Surgery
 from sae_gap.study.study import Method
 
 SAES = ("relu", "topk", "jumprelu", "mp")
@@ -27,11 +26,11 @@ SAES = ("relu", "topk", "jumprelu", "mp")
 
 def coded(
     name: str,
-    family: str,
     learner: Learner,
     p: Preset,
     encoder: Encoder | None = None,
     at: tuple[int, ...] = (),
+    family: str = "",
     **coordinates: str,
 ) -> Method:
     """A learner's dictionary with the best codes on it, which rows call "lasso" by both protocols'
@@ -39,16 +38,16 @@ def coded(
 
     Args:
       name: the method's.
-      family: the method's.
       learner: where the dictionary comes from.
       p: the preset, whose lasso finds the codes.
       encoder: what finds them in the place of that.
       at: steps of the fit that have rows of their own.
+      family: the method's; by default its learner's, and of an SAE "frozen".
       **coordinates: further columns of its rows.
     """
     return Method(
         name,
-        family,
+        family or ("frozen" if learner.family == "sae" else learner.family),
         learner,
         p.lasso() if encoder is None else encoder,
         {"inference": "lasso"} | coordinates,
@@ -81,13 +80,13 @@ def own(source: Source, p: Preset, *, names: Sequence[str] = SAES, **options: An
 def frozen(source: Source, p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
     """The dictionaries of SAEs with the best codes, found from zero, at each weight."""
     each = itertools.product(saes(source, p), weights)
-    return [coded(f"frozen_{sae.name}", "frozen", sae, p, p.lasso(lam=lam)) for sae, lam in each]
+    return [coded(f"frozen_{sae.name}", sae, p, p.lasso(lam=lam)) for sae, lam in each]
 
 
 def refined(source: Source, p: Preset) -> list[Method]:
     """The same, found from the SAEs' codes."""
     return [
-        coded(f"refined_{sae.name}", "refined", sae, p, p.lasso(sae.encoder))
+        coded(f"refined_{sae.name}", sae, p, p.lasso(sae.encoder), family="refined")
         for sae in saes(source, p)
     ]
 
@@ -108,20 +107,14 @@ def least_squares(source: Source, p: Preset) -> list[Method]:
     ]
 
 
-def renormed(source: Source, p: Preset, columns: str) -> list[Method]:
-    """The dictionaries of SAEs with other lengths of their atoms, and the best codes on those."""
-    return [
-        coded(f"{columns}_{sae.name}", "frozen", Surgery(columns, base=sae), p)
-        for sae in saes(source, p)
-    ]
+def parts(source: Source, p: Preset) -> list[Method]:
+    """SAEs with all codes that split their distance to the oracle."""
+    return [*own(source, p), *support(source, p), *frozen(source, p), *refined(source, p)]
 
 
 def learned(p: Preset) -> list[Method]:
     """Dictionary learning: alternating as published, and this suite's own."""
-    return [
-        coded(one.name, "dictionary_learning", one, p)
-        for one in (learners.dl_fista(p), learners.online(p))
-    ]
+    return [coded(one.name, one, p) for one in (learners.dl_fista(p), learners.online(p))]
 
 
 def families(p: Preset, pruned: bool = False) -> list[Method]:
@@ -129,19 +122,19 @@ def families(p: Preset, pruned: bool = False) -> list[Method]:
     most energy beside it.
     """
     kinds = (learners.families, learners.pruned) if pruned else (learners.families,)
-    return [coded(one.name, "dictionary_learning", one, p) for one in (kind(p) for kind in kinds)]
+    return [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
 
 
 def softplus_adam(p: Preset) -> list[Method]:
     learner = learners.softplus_adam(p)
     if p.protocol == "paper":
         return [Method(learner.name, "dictionary_learning", learner, learner.encode)]
-    return [coded(learner.name, "dictionary_learning", learner, p)]
+    return [coded(learner.name, learner, p)]
 
 
 def oracle(p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
     """The true dictionary with the best codes: the ceiling for inference at each weight."""
-    return [coded("fista_oracle", "oracle", Oracle(), p, p.lasso(lam=lam)) for lam in weights]
+    return [coded("fista_oracle", Oracle(), p, p.lasso(lam=lam)) for lam in weights]
 
 
 def everything(source: Source, p: Preset) -> list[Method]:

@@ -3,7 +3,7 @@ rows alone.
 """
 
 import collections
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import studies
@@ -14,7 +14,7 @@ from benchmarks.report import pages, published
 from sae_gap import catalogue
 from sae_gap.figures import decompose, labels, tables
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import CELL, Row
+from sae_gap.storage.results import CELL, Row, grouped
 
 _PARTS = (
     "encoder",
@@ -53,7 +53,7 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     lines = published.published(bench.name) if is_comparable(run) else []
-    drawn = _draw(bench, rows, folder, conditions, lines)
+    drawn = pages.saved(folder, _drawn(bench, rows, conditions, lines))
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
     listed = {**bench.tables, "Further metrics": _unlisted(summary)}
@@ -68,10 +68,6 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     if comparison:
         tables.write_table(folder, "published.csv", comparison)
         shown.append(published.table(comparison))
-    printed = [
-        f"{title}\n{tables.format_table(lines, columns)}" if lines else title
-        for title, columns, lines in shown
-    ]
     # A docstring without its command lines, which are indented.
     about = "\n".join(
         line for line in bench.about.splitlines() if not line.startswith("  ")
@@ -80,7 +76,9 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     pages.write(
         folder, pages.Page(bench.name, bench.title, about, run.command, answer, drawn, shown, made)
     )
-    return "\n\n".join([*printed, *filter(None, [answer]), f"The page: {folder}/report.html"])
+    return "\n\n".join(
+        [*map(str, shown), *filter(None, [answer]), f"The page: {folder}/report.html"]
+    )
 
 
 def is_comparable(run: Run) -> bool:
@@ -123,36 +121,22 @@ def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
     return [row | {"dictionary": name(row)} for row in rows]
 
 
-def _draw(
+def _drawn(
     bench: Bench,
     rows: Sequence[Row],
-    folder: Folder,
     conditions: Sequence[str],
     lines: Sequence[Mapping[str, Any]],
-) -> list[pages.Figure]:
-    """Writes each figure, one for each of its cells."""
-    # Importing matplotlib takes as long as everything else in --help.
-    from sae_gap import figures
-
-    drawn = []
+) -> Iterator[tuple[str, Any]]:
+    """Each figure, one for each of its cells, by the name of its file."""
     for stem, drawing in bench.figures.items():
-        groups = collections.defaultdict(list)
-        for row in rows:
-            groups[
-                tuple(row.get(name) for name in dict.fromkeys((*drawing.cells, *conditions)))
-            ].append(row)
+        groups = grouped(rows, dict.fromkeys((*drawing.cells, *conditions)))
         for cell, group in groups.items():
-            figure = drawing.draw(group, lines)
-            if figure is not None:
-                named = [
-                    value if isinstance(value, str) else f"{value:g}"
-                    for value in cell
-                    if value is not None
-                ]
-                suffix = "".join(f"_{value}" for value in named) if len(groups) > 1 else ""
-                name, _ = figures.save(figure, folder, f"{stem}{suffix}")
-                drawn.append(pages.Figure(name, figure.get_label()))
-    return drawn
+            named = [
+                value if isinstance(value, str) else f"{value:g}"
+                for value in cell
+                if value is not None and len(groups) > 1
+            ]
+            yield "_".join([stem, *named]), drawing.draw(group, lines)
 
 
 def _decompositions(

@@ -39,9 +39,5 @@ def main(options: CheckOptions) -> None:
         found = sae_gap.check(
             options.sae, activations, rows=options.rows, certified=options.certified
         )
-    sys.stdout.write(f"{found}\n")
+    print(found)
     sys.exit(int(bool(found.wrong)))
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -22,14 +22,12 @@ covariance and against random directions. Writes rows and summary.csv under
 """
 
 import dataclasses
-import sys
 
 import numpy as np
 
 from benchmarks import cli
-from benchmarks.options import option
-from benchmarks.real.inputs import Results
-from benchmarks.real.page_tables import printed, table
+from benchmarks.options import Results, option
+from benchmarks.real.page_tables import table
 from sae_gap.data.activations import open_activations
 from sae_gap.figures import tables
 from sae_gap.measure import decomposition
@@ -117,8 +115,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
         spans += store.once(settings, lambda kind=kind, seed=seed: pursue(kind, seed))
     rows += [about | row for row in _controlled(spans, options.k)]
     columns = [*COLUMNS.split(), "control", "occupancy"]
-    lines = [{name: row.get(name) for name in columns} for row in rows]
-    tables.write_table(folder, "summary.csv", lines)
+    tables.write_table(folder, "summary.csv", rows, columns)
     return rows
 
 
@@ -130,9 +127,10 @@ def _controlled(spans, sizes) -> list[Row]:
     """For each k what lies in the span of k atoms of each kind of dictionary, with the spread of
     its draws, and the mean occupancy of the one that is given, held against each.
     """
-    kinds: dict[str, list[np.ndarray]] = {}
-    for row in spans:
-        kinds.setdefault(row["control"], []).append(np.array(row["gains"]))
+    kinds = {
+        kind: [np.array(row["gains"]) for row in drawn]
+        for (kind,), drawn in results.grouped(spans, ("control",)).items()
+    }
     given, found = kinds["given"][0], []
     for kind, draws in kinds.items():
         held = decomposition.occupancy(given, np.mean(draws, axis=0)).mean()
@@ -148,12 +146,8 @@ def main(options: DecomposeOptions) -> None:
     with cli.usage():
         rows = measure(options)
     chosen, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))
-    shown = (
+    print(
         table("Captured variance of at most k atoms", COLUMNS, chosen),
         table("In the span of k atoms, and of controls", CONTROLLED, spans),
+        sep="\n\n",
     )
-    sys.stdout.write(printed(*shown) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -18,11 +18,8 @@ that was stopped goes on with the same command.
     --controls=random,samples --l0=16,32
 """
 
-import csv
 import dataclasses
 import functools
-import pathlib
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,8 +28,9 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import CONTROLS, PutBack
-from benchmarks.real.page_tables import printed, table
+from benchmarks.real.page_tables import table
 from benchmarks.report import pages
+from benchmarks.report.published import read_lines
 from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.measure import Plan, control_sae
@@ -51,7 +49,6 @@ from sae_gap.storage import results
 from sae_gap.storage.results import Row
 
 NAME = STUDY
-PUBLISHED = pathlib.Path(__file__).parents[1] / "report" / "published_downstream.csv"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
 # The columns of the tables.
 SPLIT = (
@@ -96,11 +93,8 @@ def measure(options: DownstreamOptions) -> list[Row]:
     store = results.Store(folder)
     patching = Patching(downstream, identity, store, options.l0, options.codes, metric)
     rows = patching.run(saes, controls)
-    listed = ("ce_sums", "kl_sums", "errors")
     scored = [row for row in rows if row["kind"] == "score"]
-    columns = dict.fromkeys(name for row in scored for name in row if name not in listed)
-    lines = [{name: row.get(name) for name in columns} for row in scored]
-    for name, content in {"summary": lines, "splits": split_lines(rows)}.items():
+    for name, content in {"summary": scored, "splits": split_lines(rows)}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
     drawn = figures.fvu_curve(rows, published(), SOURCE) if scored else None
@@ -125,12 +119,10 @@ def _controls(options: DownstreamOptions, plan: Plan, first: SAE) -> dict[str, A
 
 def published() -> list[Row]:
     """Another model's figures, a line for each dictionary and L0."""
-    with PUBLISHED.open(newline="") as file:
-        lines = list(csv.DictReader(line for line in file if not line.startswith("#")))
     numbers = {"num_latents": int, "l0": float, "fvu": float, "kl": float}
     return [
         {"dictionary": line["dictionary"]} | {name: of(line[name]) for name, of in numbers.items()}
-        for line in lines
+        for line in read_lines("published_downstream.csv")
     ]
 
 
@@ -157,17 +149,14 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
     losses = f"The loss of each SAE, 95 % intervals {over_documents(clean)}"
     losses += f"; left out, since their encoders are dead: {dead}" if dead else ""
     references = f"zeros {clean['ce_zero']:.3f}, the mean {clean['ce_mean']:.3f}"
-    return [
+    shown = [
         table(losses, SPLIT, splits),
         table(f"Nats above a clean loss of {clean['ce']:.3f} ({references})", SCORES, scored),
     ]
+    return [each for each in shown if each.lines]
 
 
 def main(options: DownstreamOptions) -> None:
     with cli.usage():
         rows = measure(options)
-    sys.stdout.write(printed(*tables_of(rows)) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(*tables_of(rows), sep="\n\n")

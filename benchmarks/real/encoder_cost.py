@@ -25,7 +25,6 @@ dictionary under <results_dir>/encoder_cost/. A run that was stopped goes on wit
 
 import dataclasses
 import functools
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -40,7 +39,7 @@ from jaxtyping import Bool, Float, Int
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
-from benchmarks.real.page_tables import printed, table
+from benchmarks.real.page_tables import table
 from benchmarks.report import pages
 from sae_gap import catalogue, figures
 from sae_gap.core.checks import check_choice
@@ -308,32 +307,23 @@ def measure(options: CostOptions) -> list[Row]:
         drawn = figures.loss_by_cost([row for row in rows if row["dictionary"] == sae.name])
         if drawn is not None:
             figures.save(drawn, folder, sae.name.replace("/", "_"))
-    listed = ("ce_sums", "kl_sums", "errors")
-    lines = [{name: row[name] for name in row if name not in listed} for row in rows]
-    tables.write_table(folder, "summary.csv", lines)
+    tables.write_table(folder, "summary.csv", rows)
     return rows
 
 
 def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
     """A table for each dictionary, by what codes cost."""
-    shown: dict[str, list[Row]] = {}
-    for row in rows:
-        shown.setdefault(row["dictionary"], []).append(row)
     return [
         table(
             f"Codes on {name} at a mean L0 of {lines[0]['level']}",
             COLUMNS,
             sorted(lines, key=lambda row: (row["products"] or np.inf, row["kl"])),
         )
-        for name, lines in shown.items()
+        for (name,), lines in results.grouped(rows, ("dictionary",)).items()
     ]
 
 
 def main(options: CostOptions) -> None:
     with cli.usage():
         rows = measure(options)
-    sys.stdout.write(printed(*tables_of(rows)) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(*tables_of(rows), sep="\n\n")

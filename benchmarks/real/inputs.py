@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from benchmarks import cli
-from benchmarks.options import Options, option
+from benchmarks.options import Options, Results, option
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.lm.pretrained import LM, load_lm
@@ -35,13 +35,6 @@ WRONG = 0.9
 CONTROLS = (*measure.CONTROLS, "none")
 # What `train_real` calls the atoms of a dictionary without an encoder.
 DICTIONARY = "dictionary.npy"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Results(Options):
-    """Where results go."""
-
-    results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -21,9 +21,9 @@ import time
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, option
+from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
-from benchmarks.real.inputs import CONTROLS, Measured, Results
+from benchmarks.real.inputs import CONTROLS, Measured
 from sae_gap import measure
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.runtime import devices, distributed
@@ -125,9 +125,5 @@ def main(options: MeasureOptions) -> None:
             "peak memory": f"{devices.peak_memory():.1f} GiB",
         }
         command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
-        sys.stdout.write(measurement_page.write(folder, rows, command, notes) + "\n")
+        print(measurement_page.write(folder, rows, command, notes))
         logging.info("read %s/report.html", folder)
-
-
-if __name__ == "__main__":
-    cli.run(main)

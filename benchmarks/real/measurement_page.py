@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from benchmarks.real.page_tables import PROVED, printed, saved, table
+from benchmarks.real.page_tables import PROVED, table
 from benchmarks.report import pages
 from sae_gap import figures, measure
 from sae_gap.figures import tables
@@ -73,9 +73,7 @@ def write(folder: Folder, rows: Sequence[Row], command: str, notes: Mapping[str,
     joined: dict[str, Row] = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
-    columns = dict.fromkeys(name for line in joined.values() for name in line)
-    summary = [{name: line.get(name) for name in columns} for line in joined.values()]
-    tables.write_table(folder, "summary.csv", summary)
+    tables.write_table(folder, "summary.csv", [*joined.values()])
     dead = {row["dictionary"] for row in rows if row["kind"] == "weight" and row["dead"]}
     drawn = {
         "curve": figures.fvu_curve(rows),
@@ -107,14 +105,13 @@ def write(folder: Folder, rows: Sequence[Row], command: str, notes: Mapping[str,
         ABOUT.strip(),
         command,
         "\n\n".join([*wrong, *sentence, *verdicts]),
-        saved(folder, drawn),
+        pages.saved(folder, drawn.items()),
         [*shown, *([table("As loaded", LOADED, loaded)] if loaded else [])],
         dict(notes) | pages.provenance(rows[-1]),
         ranked,
     )
     pages.write(folder, page)
-    ending = [printed(*ranked)] if ranked else []
-    return "\n\n".join([*wrong, printed(*shown), *verdicts, *ending, *sentence])
+    return "\n\n".join([*wrong, *map(str, shown), *verdicts, *map(str, ranked), *sentence])
 
 
 def _verdict(rows: Sequence[Row]) -> tuple[list[pages.Table], list[str], list[str]]:

@@ -1,15 +1,9 @@
-"""Tables and figures of rows for a page, with headings made of the names of columns."""
+"""Tables of rows for a page, with headings made of the names of columns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
-from benchmarks.report import pages
 from benchmarks.report.pages import Table
-from sae_gap import figures
-from sae_gap.figures import tables
-from sae_gap.storage.folder import Folder
 
 # What is proved, on every page.
 PROVED = (
@@ -32,22 +26,3 @@ def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> Table:
     keys = {name: f"{name}_mean" if name in real else name for name in kept}
     shown = [{key: line.get(name) for name, key in keys.items()} for line in lines]
     return Table(title, headings, shown)
-
-
-def printed(*shown: Table) -> str:
-    """Tables for a terminal."""
-    texts = []
-    for each in shown:
-        if each.lines:
-            texts.append(f"{each.title}\n{tables.format_table(each.lines, each.columns)}")
-    return "\n\n".join(texts)
-
-
-def saved(folder: Folder, drawn: Mapping[str, Figure | None]) -> list[pages.Figure]:
-    """Figures, by the names of their files, written to the folder of their page."""
-    shown = []
-    for stem, figure in drawn.items():
-        if figure is not None:
-            file, *_ = figures.save(figure, folder, stem)
-            shown.append(pages.Figure(file, str(figure.get_label())))
-    return shown

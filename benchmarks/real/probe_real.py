@@ -29,7 +29,6 @@ scored on its shifted texts. Writes rows, pairs.csv, sets.csv and figures under
 import dataclasses
 import functools
 import io
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -40,7 +39,6 @@ from jaxtyping import Bool, Float
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import CONTROLS, OfRecording, npy
-from benchmarks.real.page_tables import printed
 from benchmarks.report.pages import Table
 from sae_gap import figures
 from sae_gap.data.activations import Activations
@@ -308,8 +306,4 @@ def main(options: ProbeOptions) -> None:
         by_kind = measure(options)
     for kind, rows in by_kind.items():
         baseline = next(row["dictionary"] for row in rows if row["role"] != "activations")
-        sys.stdout.write(printed(*tables_of(rows, kind, baseline)) + "\n\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        print(*tables_of(rows, kind, baseline), sep="\n\n", end="\n\n")

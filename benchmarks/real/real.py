@@ -27,7 +27,7 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
 from benchmarks.real.inputs import DICTIONARY, LanguageModel
-from benchmarks.real.page_tables import PROVED, saved
+from benchmarks.real.page_tables import PROVED
 from benchmarks.report import pages
 from sae_gap import figures
 from sae_gap.lm.recording import DTYPES
@@ -124,7 +124,7 @@ def main(options: RealOptions) -> None:
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise cli.UsageError(f"{fault}; add one, such as topk.")
     if options.dry_run:
-        sys.stdout.write(plan(options, place, steps) + "\n")
+        print(plan(options, place, steps))
         return
     trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
     bare = [name for name in methods if name in train_real.DICTIONARIES]
@@ -187,7 +187,7 @@ def main(options: RealOptions) -> None:
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
     folder = cli.folder(place)
-    sys.stdout.write(write(folder, patched, probed, options.sparsity, command, notes) + "\n")
+    print(write(folder, patched, probed, options.sparsity, command, notes))
 
 
 def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
@@ -242,8 +242,8 @@ def write(
         ABOUT.strip(),
         command,
         finding,
-        saved(folder, drawn),
-        [table for table in shown if table.lines],
+        pages.saved(folder, drawn.items()),
+        shown,
         dict(notes) | pages.provenance(patched[-1]),
     )
     pages.write(folder, page)
@@ -315,7 +315,3 @@ def probing_change(overall: Sequence[Row], best: Row, sparsity: int) -> str:
 def _with_half(line: Row, name: str) -> str:
     half = line[f"{name}_half"]
     return f"{line[name]:.3f}" + ("" if half is None else f" ± {half:.3f}")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -24,7 +24,6 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -34,8 +33,8 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from benchmarks import cli
-from benchmarks.options import Distributed, option
-from benchmarks.real.inputs import DICTIONARY, Results, npy
+from benchmarks.options import Distributed, Results, option
+from benchmarks.real.inputs import DICTIONARY, npy
 from sae_gap import catalogue
 from sae_gap.core import identity
 from sae_gap.core.types import Model
@@ -272,8 +271,4 @@ def main(options: TrainOptions) -> None:
     if distributed.is_first():
         columns = {"method": "method", "num_latents": "latents"}
         columns |= {name: title for name, title in METRICS.items() if f"{name}_mean" in lines[0]}
-        sys.stdout.write(tables.format_table(lines, columns) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        print(tables.format_table(lines, columns))

@@ -10,8 +10,6 @@ the paper's seeds and lengths leave there, and prints the table.
 import ast
 import csv
 import dataclasses
-import io
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,10 +31,9 @@ class AgreementOptions(Options):
 
 def read(folder: Folder) -> list[dict[str, Any]]:
     """The comparison that a study has left, as `published.compare` made it."""
-    text = folder.read(_FILE).decode()
     return [
         {name: _value(cell) for name, cell in line.items()}
-        for line in csv.DictReader(io.StringIO(text, newline=""))
+        for line in csv.DictReader(folder.read(_FILE).decode().splitlines())
     ]
 
 
@@ -95,8 +92,4 @@ def main(options: AgreementOptions) -> None:
                 f"{folder}/{_FILE} is not a comparison with the published numbers; run its study "
                 "again."
             ) from None
-    sys.stdout.write("\n".join(table) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(*table, sep="\n")

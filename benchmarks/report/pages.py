@@ -2,7 +2,7 @@
 the report of all.
 
 A text is paragraphs and lists; `words in backticks` are code, and all else stands as it is written.
-Nothing here needs JAX or matplotlib.
+Nothing here needs JAX, and only `saved` needs matplotlib.
 """
 
 import base64
@@ -11,13 +11,14 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
 import markdown_it
 import markupsafe
 
+from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.storage.folder import Folder
 
@@ -47,6 +48,12 @@ class Table(NamedTuple):
     title: str
     columns: Mapping[str, str]
     lines: Sequence[Mapping[str, Any]]
+
+    def __str__(self) -> str:
+        """The table as a terminal shows it."""
+        if not self.lines:
+            return self.title
+        return f"{self.title}\n{tables.format_table(self.lines, self.columns)}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +95,18 @@ class Entry(NamedTuple):
     page: Page
     images: Mapping[str, str]
     place: str = ""
+
+
+def saved(folder: Folder, drawn: Iterable[tuple[str, Any]]) -> list[Figure]:
+    """Figures with the names of their files, written to the folder of their page; one that is None
+    is left out.
+    """
+    shown = []
+    for stem, figure in drawn:
+        if figure is not None:
+            file, _ = figures.save(figure, folder, stem)
+            shown.append(Figure(file, figure.get_label()))
+    return shown
 
 
 def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:

@@ -3,7 +3,6 @@ whether that is close.
 """
 
 import csv
-import functools
 import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,6 @@ from sae_gap.storage import results
 
 HEADLINE = "amortisation_gap"
 
-_FILE = pathlib.Path(__file__).with_name("published.csv")
 # What a line must agree in, where the published line says something.
 _NUMBERED = (*results.CELL, "lam", "iterations", "step")
 # The name of the method mostly says these already, so that a summary need not have them.
@@ -56,7 +54,7 @@ def published(study: str | None = None) -> list[results.Row]:
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
-    lines = [dict(line) for line in _lines()]
+    lines = [_parse(line) for line in read_lines("published.csv")]
     return (
         _headline(lines)
         if study == HEADLINE
@@ -64,13 +62,10 @@ def published(study: str | None = None) -> list[results.Row]:
     )
 
 
-@functools.cache
-def _lines() -> list[results.Row]:
-    with _FILE.open(newline="") as file:
-        return [
-            _parse(line)
-            for line in csv.DictReader(line for line in file if not line.startswith("#"))
-        ]
+def read_lines(name: str) -> list[dict[str, str]]:
+    """The lines of a file of published numbers, less its comments."""
+    text = pathlib.Path(__file__).with_name(name).read_text().splitlines()
+    return [*csv.DictReader(line for line in text if not line.startswith("#"))]
 
 
 def _parse(line: Mapping[str, str]) -> results.Row:

@@ -24,6 +24,8 @@ from sae_gap.solvers import sparse_code
 Run = Callable[[], Any]
 # The relative duality gap that certifies a code.
 TARGET = 1e-6
+# The efforts of a solver that stops by a tolerance.
+TOLERANCES = (1e-2, 1e-4, TARGET)
 
 
 class Coder(NamedTuple):
@@ -136,28 +138,26 @@ CODERS = {
     OURS: Coder(
         Look("working set", "#000000"),
         functools.partial(ours, solver="working_set"),
-        (1e-2, 1e-4, 1e-6),
+        TOLERANCES,
     ),
     JITTED: Coder(Look("under jit", "#666666"), jitted, (TARGET,)),
     "on_support": Coder(Look("on given supports", "#AAAA00"), on_support, (TARGET,)),
-    "fista": Coder(
-        Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), (1e-2, 1e-4, 1e-6)
-    ),
+    "fista": Coder(Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), TOLERANCES),
     "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
     "spams_double": Coder(
         Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)
     ),
-    "sklearn_cd": Coder(Look("scikit-learn CD", "#D55E00"), sklearn_cd, (1e-2, 1e-4, 1e-6)),
+    "sklearn_cd": Coder(Look("scikit-learn CD", "#D55E00"), sklearn_cd, TOLERANCES),
     "celer": Coder(
         Look("celer", "#CC79A7"),
         functools.partial(one_by_one, library="celer"),
-        (1e-2, 1e-4, 1e-6),
+        TOLERANCES,
         at_most=10,
     ),
     "skglm": Coder(
         Look("skglm", "#AA4499"),
         functools.partial(one_by_one, library="skglm"),
-        (1e-2, 1e-4, 1e-6),
+        TOLERANCES,
         at_most=10,
     ),
 }

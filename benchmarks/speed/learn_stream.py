@@ -18,7 +18,6 @@ share it: processors are those of all, and the memory is that of the process whi
 """
 
 import dataclasses
-import sys
 import time
 
 import jax
@@ -171,8 +170,4 @@ def main(options: LearnStreamOptions) -> None:
         row |= results.provenance() | {"device": devices.describe()}
         store.append([row | {"key": results.key(row), "job": results.key(row)}])
         summary = tables.summarise([row], by=list(COLUMNS)[:2], metrics=list(COLUMNS)[2:])
-        sys.stdout.write(tables.format_table(summary, COLUMNS) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+        print(tables.format_table(summary, COLUMNS))

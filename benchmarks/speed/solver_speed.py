@@ -24,7 +24,6 @@ against accuracy at the first cell under <results_dir>/solver_speed/.
 
 import dataclasses
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -35,7 +34,7 @@ import numpy as np
 
 from benchmarks import cli
 from benchmarks.checks import scores
-from benchmarks.options import Options, option
+from benchmarks.options import Results, option
 from benchmarks.speed import problems
 from benchmarks.speed.coders import CODERS, JITTED, OURS, TARGET, Run, codes_of
 from benchmarks.speed.problems import Cell, Files, Problem
@@ -58,7 +57,7 @@ COLUMNS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SolverSpeedOptions(Options):
+class SolverSpeedOptions(Results):
     """A problem of one's own, unless the table is timed, and the solvers."""
 
     num_latents: int | None = option(None, "Of a cell of your own: latents.", least=1)
@@ -90,7 +89,6 @@ class SolverSpeedOptions(Options):
         choices=tuple(CODERS),
     )
     repeats: int = option(9, "Repeats, of which the fastest counts.", least=1)
-    results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
 def prepare(
@@ -291,19 +289,10 @@ def main(options: SolverSpeedOptions) -> None:
         store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])
         notes |= dict.fromkeys(skipped)
     rows = [row for part in parts for row in part]
-    tables.write_table(
-        store.folder, "summary.csv", [{name: row.get(name) for name in COLUMNS} for row in rows]
-    )
+    tables.write_table(store.folder, "summary.csv", rows, COLUMNS)
     figure = figures.gap_by_seconds(parts[0])
     if figure is not None:
         figures.save(figure, store.folder, "time_accuracy")
     lines = [line(part, names) for part in parts]
     table = [[*lines[0]], ["---"] * len(lines[0]), *([*cells.values()] for cells in lines)]
-    sys.stdout.write(
-        "".join(f"| {' | '.join(cells)} |\n" for cells in table)
-        + "".join(f"{note}\n" for note in notes)
-    )
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(*(f"| {' | '.join(cells)} |" for cells in table), *notes, sep="\n")

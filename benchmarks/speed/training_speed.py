@@ -12,14 +12,13 @@ falls on all alike. Writes rows, with the median beside the fastest, and summary
 import dataclasses
 import itertools
 import statistics
-import sys
 import time
 
 import jax
 
 from benchmarks import cli
 from benchmarks.harness.methods import SAES
-from benchmarks.options import Options, option
+from benchmarks.options import Results, option
 from sae_gap import catalogue
 from sae_gap.core.types import Setting
 from sae_gap.data.paper import draw
@@ -40,14 +39,13 @@ COLUMNS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainingSpeedOptions(Options):
+class TrainingSpeedOptions(Results):
     """What to time."""
 
     num_latents: tuple[int, ...] = option((100, 1_000), "Widths to time.", least=1)
     num_seeds: tuple[int, ...] = option((1,), "Numbers of seeds trained at once.", least=1)
     num_steps: int = option(800, "Steps to time, rounded up to whole epochs.", least=1)
     repeats: int = option(5, "Repeats, of which the fastest counts.", least=1)
-    results_dir: str = option("results", "Where the folder of this benchmark goes.")
 
 
 def prepare(name: str, num_latents: int, num_seeds: int, num_steps: int):
@@ -98,8 +96,4 @@ def main(options: TrainingSpeedOptions) -> None:
     store.append([row | {"key": results.key(row), "job": job} for row in rows])
     summary = tables.summarise(rows, by=list(COLUMNS)[:3], metrics=list(COLUMNS)[3:])
     tables.write_table(store.folder, "summary.csv", summary)
-    sys.stdout.write(tables.format_table(summary, COLUMNS) + "\n")
-
-
-if __name__ == "__main__":
-    cli.run(main)
+    print(tables.format_table(summary, COLUMNS))

@@ -16,8 +16,7 @@ from sae_gap.storage.results import CELL
 
 
 def _methods(source, p):
-    kinds = (methods.own, methods.support, methods.frozen, methods.refined)
-    saes = [method for kind in kinds for method in kind(source, p)]
+    saes = methods.parts(source, p)
     return [*methods.probe(), *saes, *methods.learned(p), *methods.oracle(p)]
 
 

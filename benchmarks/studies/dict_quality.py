@@ -9,23 +9,20 @@ the true ones. In the protocol "strict" λ counts on unit atoms, so lengths chan
   python -m sae_gap dict_quality --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
+from sae_gap.learners.surgery import Surgery
 from sae_gap.storage.results import CELL
 
 
 def _methods(source, p):
-    frozen = [
-        dataclasses.replace(one, row={**one.row, "columns": "learned"})
-        for one in methods.frozen(source, p)
-    ]
+    saes = methods.saes(source, p)
+    frozen = [methods.coded(f"frozen_{sae.name}", sae, p, columns="learned") for sae in saes]
     cut = [
-        method
+        methods.coded(f"{columns}_{sae.name}", Surgery(columns, base=sae), p, family="frozen")
         for columns in ("renormed", "oracle_norms")
-        for method in methods.renormed(source, p, columns)
+        for sae in saes
     ]
     return [*frozen, *cut, *methods.oracle(p)]
 

@@ -45,8 +45,8 @@ def _methods(source, p):
     return [
         *methods.learned(p)[::-1],
         *methods.families(p),
-        *(methods.coded(learner.name, "peer", learner, p) for learner in rivals),
-        *(methods.coded(f"sae_{learner.name}", "sae", learner, p) for learner in saes),
+        *(methods.coded(learner.name, learner, p) for learner in rivals),
+        *(methods.coded(f"sae_{learner.name}", learner, p, family="sae") for learner in saes),
         *methods.oracle(p),
     ]
 

@@ -14,11 +14,9 @@ from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 
 def _methods(source, p):
-    kinds = (methods.own, methods.support, methods.frozen, methods.refined)
-    saes = [method for kind in kinds for method in kind(source, p)]
     return [
         *methods.probe(),
-        *saes,
+        *methods.parts(source, p),
         *methods.learned(p),
         *methods.softplus_adam(p),
         *methods.oracle(p),

@@ -26,9 +26,7 @@ def _methods(source, p):
         dl_fista: along(ROUNDS, p.rounds),
         online: along(online.snapshots[1:], online.num_steps),
     }
-    learned = [
-        methods.coded(one.name, "dictionary_learning", one, p, at=at) for one, at in steps.items()
-    ]
+    learned = [methods.coded(one.name, one, p, at=at) for one, at in steps.items()]
     return [*methods.own(source, p, at=along(EPOCHS, p.epochs)), *learned]
 
 

@@ -36,25 +36,17 @@ def _sources(p):
     superposition.
     """
     found: dict[Setting, None] = {}
-    for num_latents in p.num_latents:
-        for sparsity in p.sparsity:
-            for ratio in p.ratios:
-                input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
-                if sparsity < input_dim <= num_latents:
-                    # Padded, a handful of shapes serve all ratios: else compiling would take longer
-                    # than solving.
-                    padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
-                    for samples, width, seed in itertools.product(p.num_samples, p.width, p.seeds):
-                        setting = Setting(
-                            num_latents,
-                            sparsity,
-                            samples,
-                            seed,
-                            input_dim,
-                            padded_dim=padded,
-                            width=width,
-                        )
-                        found[setting] = None
+    axes = p.num_latents, p.sparsity, p.ratios, p.num_samples, p.width, p.seeds
+    for num_latents, sparsity, ratio, samples, width, seed in itertools.product(*axes):
+        input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
+        if sparsity < input_dim <= num_latents:
+            # Padded, a handful of shapes serve all ratios: else compiling would take longer than
+            # solving.
+            padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
+            setting = Setting(
+                num_latents, sparsity, samples, seed, input_dim, padded_dim=padded, width=width
+            )
+            found[setting] = None
     return list(found)
 
 

@@ -23,7 +23,7 @@ def _methods(source, p):
 
     def learned(name, sae, start, base):
         learner = learners.dl_fista(p, base=sae)
-        return methods.coded(name, "dictionary_learning", learner, p, at=at, start=start, base=base)
+        return methods.coded(name, learner, p, at=at, start=start, base=base)
 
     warm = [
         learned(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name)

@@ -58,14 +58,14 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
 def _methods(source: Source, p: Preset) -> list[Method]:
     saes = {name: _sae(name, source, p) for name in catalogue.saes()}
     others = {
-        "online_dl": ("dictionary_learning", learners.online(p)),
-        "random": ("baseline", Random()),
-        "fista_oracle": ("oracle", Oracle(leading=True)),
+        "online_dl": learners.online(p),
+        "random": Random(),
+        "fista_oracle": Oracle(leading=True),
     }
     return [
         *(Method(f"sae_{name}", "sae", learner, learner.encoder) for name, learner in saes.items()),
-        *(methods.coded(f"frozen_{name}", "frozen", learner, p) for name, learner in saes.items()),
-        *(methods.coded(name, family, learner, p) for name, (family, learner) in others.items()),
+        *(methods.coded(f"frozen_{name}", learner, p) for name, learner in saes.items()),
+        *(methods.coded(name, learner, p) for name, learner in others.items()),
         *methods.families(p, pruned=True),
     ]
 

@@ -55,11 +55,9 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
             text, (1, place), (6, 0), va="center", textcoords="offset points", annotation_clip=False
         )
     named = [[labels.label(name) for name in pair if name is not None] for pair in dictionaries]
-    axes.set_yticks(range(len(named)), [" from ".join(names) for names in named], fontsize=9)
-    axes.tick_params(axis="y", length=0)
+    style.name_along(axes.yaxis, [" from ".join(names) for names in named])
     axes.set_xlim(0, 1)
     axes.set_ylim(len(dictionaries) - 0.5, -0.75)
-    axes.spines["left"].set_visible(False)
     axes.set_xlabel("|cosine| of a learned atom with its matched true atom (1 is perfect)")
     caption = f"Dot: median; bar: quartiles; at the right, the share of atoms above {_CLOSE}"
     style.finish(figure, "Matched cosines of the atoms of each dictionary", rows, caption=caption)

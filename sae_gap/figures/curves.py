@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels
 from sae_gap.figures import style as house
-from sae_gap.storage.results import CELL, Row
+from sae_gap.storage.results import CELL, grouped
 
 _SIZES = (*CELL, "input_dim", "lam", "iterations")
 _DASHES: list[dict[str, Any]] = [
@@ -121,11 +121,9 @@ def curve(
     return figure
 
 
-def _lines(rows: house.Lines, by: _Key, x: str, y: str) -> dict[_Key, list[Row]]:
+def _lines(rows: house.Lines, by: _Key, x: str, y: str) -> dict[_Key, house.Lines]:
     """The means of each line by ascending x, by the values of its columns."""
-    lines: dict[_Key, list[Row]] = {}
-    for mean in house.means(rows, [name for name in (*by, x) if name], (y,)):
-        lines.setdefault(tuple(map(mean.get, by)), []).append(mean)
+    lines = grouped(house.means(rows, [name for name in (*by, x) if name], (y,)), by)
     return {key: lines[key] for key in sorted(lines, key=lambda key: house.ranks(key, by))}
 
 
@@ -153,5 +151,5 @@ def _owner(point: Mapping[str, Any], rows: house.Lines, by: _Key, x: str, y: str
         return None
     given = [name for name in (*_SIZES, *by) if name != x and point.get(name) is not None]
     alike = [row for row in rows if all(point[name] == row.get(name) for name in given)]
-    keys = {tuple(map(row.get, by)) for row in alike}
-    return keys.pop() if len(keys) == 1 else None
+    keys = [*grouped(alike, by)]
+    return keys[0] if len(keys) == 1 else None

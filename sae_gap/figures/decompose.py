@@ -40,7 +40,8 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
     for row in rows:
         role, merit = _role(row)
         if role and row.get(metric) is not None:
-            others = placed.setdefault((*_cell(row), row["dictionary"], row.get("step"), role), {})
+            sizes = (row.get(name) for name in _CELL)
+            others = placed.setdefault((*sizes, row["dictionary"], row.get("step"), role), {})
             if merit in others:
                 raise ValueError(
                     f"rows of {others[merit].get('method')} and {row.get('method')} hold a seed "
@@ -83,10 +84,6 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
             }
         )
     return parts
-
-
-def _cell(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row.get(name) for name in _CELL)
 
 
 def _role(row: Mapping[str, Any]) -> tuple[str, tuple[int, Any]]:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sae_gap.figures import labels, style
+from sae_gap.storage.results import grouped
 
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
 
@@ -33,7 +34,6 @@ def counting_bound(row: Mapping[str, Any]) -> float | None:
     return (input_dim - 1) / (input_dim - sparsity) if input_dim > sparsity else None
 
 
-@style.styled
 def recovery_by_samples(rows: style.Rows) -> Figure | None:
     """What each learner recovers, over the number of latents and the training samples for each: a
     panel a learner.
@@ -105,8 +105,8 @@ def heat_map(
     by_size: dict[float, list[float]] = {}
     for size, at in sorted(places):
         by_size.setdefault(size, []).append(at)
-    keys = {tuple(mean[name] for name in panel) for mean in means}
-    groups = sorted(keys, key=lambda key: style.ranks(key, panel))
+    by_panel, by_column = grouped(means, panel), grouped(rows, (*panel, x))
+    groups = sorted(by_panel, key=lambda key: style.ranks(key, panel))
     titles = style.titles([dict(zip(panel, key, strict=True)) for key in groups])
     wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
     sides = labels.metric_label(x), labels.metric_label(y)
@@ -125,8 +125,7 @@ def heat_map(
     handles = []
     for axes, key in zip(every, groups, strict=True):
         axes.tick_params(length=0)
-        mine = [mean for mean in means if _has(mean, panel, key)]
-        cells = {(mean[x], mean[y]): mean[f"{value}_mean"] for mean in mine}
+        cells = {(mean[x], mean[y]): mean[f"{value}_mean"] for mean in by_panel[key]}
         for place, (size, levels) in enumerate(by_size.items()):
             across = [place - 0.5, place + 0.5]
             scores = np.array([cells.get((size, level), np.nan) for level in levels])
@@ -135,7 +134,7 @@ def heat_map(
                 if np.isfinite(score):
                     _write(axes, place, level, score, colours.to_rgba(score))
             if bound is not None:
-                limits = {bound(row) for row in rows if _has(row, (*panel, x), (*key, size))}
+                limits = {bound(row) for row in by_column.get((*key, size), ())}
                 for limit in limits:
                     if limit is not None:
                         axes.plot(across, [limit, limit], **_BOUND)
@@ -147,10 +146,6 @@ def heat_map(
     title = f"{labels.metric_label(value)} by {sides[0]} and {sides[1]}"
     style.finish(figure, title, rows, more="cells: means over seeds", handles=handles)
     return figure
-
-
-def _has(row: Mapping[str, Any], columns: Sequence[str], values: Sequence[Any]) -> bool:
-    return all(row.get(name) == value for name, value in zip(columns, values, strict=True))
 
 
 def _log_edges(centres: Sequence[float]) -> list[float]:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
+from sae_gap.storage.results import grouped
 
 # SAEs in their order, then over again; controls and the like have colours of their own in
 # `sae_gap.figures.labels`.
@@ -102,12 +103,11 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     return figure
 
 
-def _paths(rows: style.Lines, by: tuple[str, str], metric: str) -> dict[tuple[Any, Any], list[Any]]:
+def _paths(rows: style.Lines, by: tuple[str, str], metric: str) -> dict[tuple[Any, ...], list[Any]]:
     """The places of each line, L0 and the metric, by the values of two columns."""
-    paths: dict[tuple[Any, Any], list[Any]] = {}
-    for row in rows:
-        paths.setdefault((row[by[0]], row[by[1]]), []).append((row["l0"], row[metric]))
-    return paths
+    return {
+        key: [(row["l0"], row[metric]) for row in line] for key, line in grouped(rows, by).items()
+    }
 
 
 def _other(kind: str) -> dict[str, Any]:
@@ -144,12 +144,10 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
         text = f" {100 * line['relative_gap']:.1f} % = {sizes}"
         axes.annotate(text, (1, 0.5), xycoords=bar, va="center")
-    axes.set_yticks(range(len(shown)), [line["dictionary"] for line in shown], fontsize=9)
-    axes.tick_params(axis="y", length=0)
+    style.name_along(axes.yaxis, [line["dictionary"] for line in shown])
     axes.invert_yaxis()
     # Room for the words beside the longest bar.
     axes.set_xlim(0, 1.75 * max(*left, 1e-6))
-    axes.spines["left"].set_visible(False)
     axes.set_xlabel("gap F(own codes) − F(best codes), % of F(best codes)")
     handles = [style.swatch(*part) for part in _PARTS.values()]
     more = f"{shown[0]['samples']:,} samples"

@@ -64,9 +64,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         for place, line in enumerate(shown):
             _stairs(axes, place, line)
         names = [labels.label(line["dictionary"]) for line in shown]
-        axes.set_xticks(range(len(names)), names, fontsize=9)
-        axes.tick_params(axis="x", length=0)
-        axes.spines["bottom"].set_visible(False)
+        style.name_along(axes.xaxis, names)
         axes.set_xlim(-0.52, across - 0.48)
         axes.margins(y=0.08)
         right = axes.get_yaxis_transform()

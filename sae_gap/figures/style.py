@@ -202,6 +202,13 @@ def level(axes: Axes, height: float, **options: Any) -> None:
     axes.axhline(height, zorder=1, linewidth=1, linestyle=DASHED, **{"color": "black"} | options)
 
 
+def name_along(axis: Axis, names: Sequence[str]) -> None:
+    """Writes names along an axis, in the place of its line and ticks."""
+    axis.set_ticks(range(len(names)), names, fontsize=9)
+    axis.set_tick_params(length=0)
+    axis.axes.spines["left" if axis is axis.axes.yaxis else "bottom"].set_visible(False)
+
+
 def layout(count: int, most: int) -> tuple[int, int]:
     """How many of a number of things stand side by side, at most so many, and in how many rows."""
     down = -(-count // max(1, most))
@@ -283,10 +290,9 @@ def titles(groups: Lines) -> list[str]:
     if len(groups) == 1:
         return [""]
     varied = [name for name in groups[0] if len({group[name] for group in groups} - {None}) > 1]
-    return [values_label({name: group[name] for name in varied or group}) for group in groups]
-
-
-def values_label(values: Mapping[str, Any]) -> str:
-    """What a line or a panel is called by the values of its columns."""
-    known = {column: value for column, value in values.items() if value is not None}
-    return ", ".join(labels.label(value, column) for column, value in known.items())
+    return [
+        ", ".join(
+            labels.label(group[name], name) for name in varied or group if group[name] is not None
+        )
+        for group in groups
+    ]

@@ -7,11 +7,11 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import CELL, SIZES, Row
+from sae_gap.storage.results import CELL, SIZES, Row, grouped
 
 # Columns that tell the lines of a summary apart, beside those in which its rows differ.
 BY = ("method", *CELL)
@@ -68,9 +68,7 @@ def summarise(
       ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a
         spread over seeds.
     """
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
+    groups = grouped(rows, by)
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
@@ -135,20 +133,28 @@ def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[st
 
 
 def write_table(
-    folder: str | os.PathLike[str] | Folder, name: str, lines: Sequence[Mapping[str, Any]]
+    folder: str | os.PathLike[str] | Folder,
+    name: str,
+    lines: Sequence[Mapping[str, Any]],
+    columns: Collection[str] | None = None,
 ) -> None:
-    """Writes lines that share their columns as CSV, at full precision, with an empty cell for None.
+    """Writes lines as CSV, at full precision, with an empty cell for None and for a column that a
+    line lacks.
 
     Args:
       folder: where to.
       name: of the file, which is replaced whole.
       lines: at least one.
+      columns: what to write of them; None takes all columns of numbers and texts, but no lists.
 
     Raises:
       OSError: the folder cannot be written to.
     """
+    if columns is None:
+        cells = (cell for line in lines for cell in line.items())
+        columns = dict.fromkeys(name for name, value in cells if not isinstance(value, list))
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     Folder(folder).write(name, text.getvalue().encode())

@@ -31,43 +31,43 @@ class Folder:
       path: a path, in which `~` is expanded, or a URL such as gs://bucket/folder, for which fsspec
         has to be installed.
 
+    Attributes:
+      local: its path on this machine; None in a bucket.
+
     Raises:
       ValueError: the URL cannot be used; the message says why.
     """
 
     def __init__(self, path: "str | os.PathLike[str] | Folder"):
-        self._text: str
+        self.local: Path | None
+        self._url: str
         self._bucket: Any
         self._swept = False
         if isinstance(path, Folder):
-            self._text, self._bucket = path._text, path._bucket
+            self.local, self._url, self._bucket = path.local, path._url, path._bucket
             return
         check_path("directory", path)
         text = os.fspath(path)
+        self._url = text.rstrip("/")
         self._bucket = _connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
-        self._text = text.rstrip("/") if self._bucket else str(Path(os.path.expanduser(text)))
+        self.local = None if self._bucket else Path(os.path.expanduser(text))
 
     def __str__(self) -> str:
-        return self._text
+        return str(self.local or self._url)
 
     def __repr__(self) -> str:
-        return f"Folder({self._text!r})"
+        return f"Folder({str(self)!r})"
 
     def __truediv__(self, name: str) -> "Folder":
         """The folder of a name in this one."""
         inner = Folder(self)
-        inner._text = f"{self._text}/{name}" if self._bucket else str(Path(self._text) / name)
+        inner.local, inner._url = self.local and self.local / name, f"{self._url}/{name}"
         return inner
 
     @property
     def name(self) -> str:
         """The last part of its path."""
-        return self._text.rpartition("/")[2]
-
-    @property
-    def local(self) -> Path | None:
-        """Its path on this machine; None in a bucket."""
-        return None if self._bucket else Path(self._text)
+        return str(self).rpartition("/")[2]
 
     def names(self) -> list[str]:
         """The names of the files in it, sorted; none where there is no such folder."""
@@ -79,8 +79,8 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """Whether there is a file of this name."""
-        if self._bucket is None:
-            return (Path(self._text) / name).is_file()
+        if self.local is not None:
+            return (self.local / name).is_file()
         with self._asking(name, "read"):
             self._bucket.invalidate_cache()
             return bool(self._bucket.isfile(self._remote(name)))
@@ -92,9 +92,9 @@ class Folder:
           FileNotFoundError: there is none.
           OSError: it cannot be read.
         """
-        if self._bucket is None:
+        if self.local is not None:
             try:
-                return (Path(self._text) / name).read_bytes()
+                return (self.local / name).read_bytes()
             except NotADirectoryError as error:
                 raise FileNotFoundError(*error.args) from None
         with self._asking(name, "read"):
@@ -106,31 +106,30 @@ class Folder:
         Raises:
           OSError: it cannot be written; nothing is left behind.
         """
-        if self._bucket is not None:
+        if self.local is None:
             with self._asking(name, "written"):
                 self._bucket.pipe_file(self._remote(name), content)
             return
-        folder = Path(self._text)
-        draft = folder / f".draft-{secrets.token_hex(8)}"
+        draft = self.local / f".draft-{secrets.token_hex(8)}"
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._sweep(folder)
+            self.local.mkdir(parents=True, exist_ok=True)
+            self._sweep(self.local)
             with draft.open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(draft, folder / name)
+            os.replace(draft, self.local / name)
         except OSError as error:
             # For a full disk Python gives no name, and otherwise that of the draft.
-            raise OSError(error.errno, error.strerror, str(folder / name)) from error
+            raise OSError(error.errno, error.strerror, str(self.local / name)) from error
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
-        if self._bucket is None:
-            (Path(self._text) / name).unlink(missing_ok=True)
+        if self.local is not None:
+            (self.local / name).unlink(missing_ok=True)
         elif self.exists(name):
             with self._asking(name, "removed"):
                 self._bucket.rm_file(self._remote(name))
@@ -140,11 +139,9 @@ class Folder:
         bits do not.
         """
         try:
-            if self._bucket is None:
-                folder = Path(self._text)
-                there = next(
-                    path for path in (folder, *folder.absolute().parents) if os.path.lexists(path)
-                )
+            if self.local is not None:
+                above = self.local.absolute().parents
+                there = next(path for path in (self.local, *above) if os.path.lexists(path))
                 with tempfile.TemporaryFile(dir=there) as probe:
                     probe.write(b"\n")
             else:
@@ -164,13 +161,9 @@ class Folder:
             )
 
     def _entries(self) -> list[tuple[str, bool]]:
-        if self._bucket is None:
-            folder = Path(self._text)
-            found = (
-                [(path.name, path.is_file()) for path in folder.iterdir()]
-                if folder.is_dir()
-                else []
-            )
+        if self.local is not None:
+            inside = self.local.iterdir() if self.local.is_dir() else ()
+            found = [(path.name, path.is_file()) for path in inside]
         else:
             with self._asking("", "read"):
                 self._bucket.invalidate_cache()
@@ -194,7 +187,7 @@ class Folder:
                         draft.unlink()
 
     def _remote(self, name: str) -> str:
-        return f"{self._bucket._strip_protocol(self._text)}/{name}"  # type: ignore[union-attr]
+        return f"{self._bucket._strip_protocol(self._url)}/{name}"
 
     @contextlib.contextmanager
     def _asking(self, name: str, verb: str) -> Iterator[None]:
@@ -207,7 +200,7 @@ class Folder:
                 :200
             ]
             raise BucketError(
-                f"{self._text}/{name} cannot be {verb} ({reason or type(error).__name__})."
+                f"{self}/{name} cannot be {verb} ({reason or type(error).__name__})."
             ) from error
 
 

@@ -4,6 +4,7 @@ A row is a flat dictionary, one per result; a job is the work whose rows are wri
 Reading rows needs no JAX.
 """
 
+import collections
 import datetime
 import functools
 import hashlib
@@ -13,7 +14,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,16 @@ Row = dict[str, Any]
 CELL = ("num_latents", "sparsity", "num_samples")
 SIZES = (*CELL, "input_dim", "noise_db", "width")
 _FORM = "sae_gap rows 1"
+
+
+def grouped(rows: Iterable[Mapping[str, Any]], by: Collection[str]) -> dict[Any, list[Any]]:
+    """Rows by their values of some columns, None for a column that a row lacks; groups stand in the
+    order of their first rows.
+    """
+    groups = collections.defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(name) for name in by)].append(row)
+    return groups
 
 
 def key(mapping: Mapping[str, Any]) -> str:
