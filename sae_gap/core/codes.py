@@ -185,13 +185,9 @@ def infer_in_chunks(
     for start in range(0, len(host), chunk_size):
         chunk = host[start : start + chunk_size]
         inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
-        fields = {
-            field.name: getattr(inferred, field.name) for field in dataclasses.fields(inferred)
-        }
         arrays = {
-            name: np.asarray(value)[: len(chunk)]
-            for name, value in fields.items()
-            if value is not None
+            field.name: np.asarray(getattr(inferred, field.name))[: len(chunk)]
+            for field in dataclasses.fields(inferred)
         }
         dense = arrays["codes"]
         parts.append(

@@ -3,15 +3,43 @@ and its version.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from sae_gap.core.checks import check_static
+from sae_gap.core.options import check_options
+from sae_gap.core.registry import ClassName, Look
+
 # Part of the name of every row and every model: raise it when what is drawn, or the loop that fits,
 # changes its numbers.
 NUMERICS = 1
+
+
+class MethodPart(eqx.Module):
+    """A learner or an encoder: frozen hyper-parameters, checked once, and how they are named and
+    shown. In a file of its folder a class is found by its name.
+    """
+
+    # What rows call it.
+    name: ClassVar[str] = ClassName()  # type: ignore[assignment]
+    # What figures call it and draw it in. Without them it has its name and a spare colour.
+    label: ClassVar[str]
+    colour: ClassVar[str]
+    # Where it stands among its like in legends and tables.
+    rank: ClassVar[int] = 99
+    # The same of other names that its instances may have.
+    looks: ClassVar[Mapping[str, Look]] = {}
+    # Raise it by hand when a change to the code changes what is learned, or the codes: rows and
+    # stored fits are told apart by it.
+    version: ClassVar[int] = 1
+
+    def __check_init__(self):
+        check_static(self)
+        check_options(self)
 
 
 def precision() -> str:

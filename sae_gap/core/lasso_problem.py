@@ -120,28 +120,31 @@ def dual_scale(
 
 def value_and_gap(
     rest: Float[Any, "n input_dim"],
-    misfit: Float[Any, "n input_dim"],
     codes: Float[Any, "n some"],
     pull: Float[Any, "n some"],
     lam: Float[Any, "rows columns"],
+    scale: Float[Any, " n"],
+    dual: Float[Any, "n input_dim"] | None = None,
 ) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
-    """`½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`; see
-    `certificate`.
+    """`½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`, of `t = s θ`;
+    see `certificate`.
 
     Args:
       rest: the residuals r, (n, input_dim).
-      misfit: less the dual points, r - t.
       codes: z, of all latents or of those alone that are not zero, (n, some).
-      pull: the products `d_jᵀ t` of the same latents.
+      pull: the products `d_jᵀ θ` of the same latents.
       lam: their weights.
+      scale: s, (n,).
+      dual: θ, (n, input_dim); None takes the residuals.
 
     Returns:
       (n,) objectives and (n,) duality gaps, of NumPy where the arrays are NumPy's.
     """
-    xp = codes.__array_namespace__()
+    xp, scale = codes.__array_namespace__(), scale[:, None]
+    misfit = (1 - scale) * rest if dual is None else rest - scale * dual
     # The difference before the product, which would round it; negative by rounding alone, where λ_j
     # = d_jᵀ t.
-    slack = xp.abs(codes) * xp.maximum(lam - xp.sign(codes) * pull, 0)
+    slack = xp.abs(codes) * xp.maximum(lam - xp.sign(codes) * (scale * pull), 0)
     value = 0.5 * xp.sum(rest**2, axis=1) + xp.sum(lam * xp.abs(codes), axis=1)
     return value, 0.5 * xp.sum(misfit**2, axis=1) + xp.sum(slack, axis=1)
 
@@ -192,11 +195,9 @@ def certificate(
     """
     lam = expand_lam(lam, *codes.shape)
     rest = residual(signals, dictionary, codes)
-    theta = rest if dual is None else dual
-    pull = product(theta, dictionary)
-    scale = dual_scale(pull, lam, nonneg=nonneg)[:, None]
-    misfit = (1 - scale) * rest if dual is None else rest - scale * theta
-    return value_and_gap(rest, misfit, jnp.asarray(codes), scale * pull, lam)
+    pull = product(rest if dual is None else dual, dictionary)
+    scale = dual_scale(pull, lam, nonneg=nonneg)
+    return value_and_gap(rest, jnp.asarray(codes), pull, lam, scale, dual)
 
 
 def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:

@@ -1,8 +1,9 @@
 """Hyper-parameters as fields that carry what their values may be."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
@@ -15,14 +16,6 @@ if TYPE_CHECKING:
 
 # The limits of a seed, which every generator of random numbers takes.
 SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
-
-
-class _Rule(NamedTuple):
-    kind: type
-    optional: bool
-    choices: Sequence[str]
-    length: int | None
-    limits: dict[str, float]
 
 
 def _option(
@@ -53,7 +46,14 @@ def _option(
     """
     kind = type(default) if kind is None else kind
     static = kind in (int, bool, str) if static is None else static
-    rule = _Rule(kind, optional or default is None, choices, length, limits)
+    checks: dict[type, Callable[[str, Any], None]] = {
+        bool: check_flag,
+        str: functools.partial(check_choice, choices=choices),
+        tuple: functools.partial(check_numbers, count=length, **limits),
+        float: functools.partial(check_number, **limits),
+    }
+    check = checks.get(kind, functools.partial(check_integer, **{"least": 1} | limits))
+    rule = check, optional or default is None
     return eqx.field(default=default, static=static, kw_only=kw_only, metadata={"option": rule})
 
 
@@ -64,19 +64,10 @@ if not TYPE_CHECKING:
 def check_options(module: Any) -> None:
     """Raises a ValueError where an option of a module is not what its field allows."""
     for field in dataclasses.fields(module):
-        rule, name, value = field.metadata.get("option"), field.name, getattr(module, field.name)
-        if rule is None or (value is None and rule.optional):
-            continue
-        if rule.kind is bool:
-            check_flag(name, value)
-        elif rule.kind is str:
-            check_choice(name, value, rule.choices)
-        elif rule.kind is tuple:
-            check_numbers(name, value, rule.length, **rule.limits)
-        elif rule.kind is float:
-            check_number(name, value, **rule.limits)
-        else:
-            check_integer(name, value, **{"least": 1} | rule.limits)
+        if "option" in field.metadata:
+            (check, optional), value = field.metadata["option"], getattr(module, field.name)
+            if value is not None or not optional:
+                check(field.name, value)
 
 
 def settle(settings: Any) -> None:

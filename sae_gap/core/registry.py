@@ -92,10 +92,11 @@ def classes(package: str, base: type) -> dict[str, type]:
 
     def is_listed(thing: Any, module: str) -> bool:
         derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
-        public = (
-            not (thing.__name__.startswith("_") or inspect.isabstract(thing)) if derived else False
+        return (
+            derived
+            and thing.__module__ == module
+            and not (thing.__name__.startswith("_") or inspect.isabstract(thing))
         )
-        return public and thing.__module__ == module
 
     listed = [
         thing

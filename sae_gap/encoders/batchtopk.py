@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_number, check_size
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, above
 from sae_gap.encoders.topk import keep_largest
 
@@ -41,14 +41,9 @@ class BatchTopK(AmortisedEncoder):
     colour = "#999933"
     rank = 5
 
-    k: int = eqx.field(static=True, default=10)
-    rate: float | Array = 0.01
-    initial_factor: float = eqx.field(static=True, default=1.0)
-
-    def __check_init__(self):
-        check_size("k", self.k)
-        check_number("rate", self.rate, above=0, most=1)
-        check_number("initial_factor", self.initial_factor, least=1)
+    k: int = option(default=10)
+    rate: float | Array = option(default=0.01, above=0, most=1)
+    initial_factor: float = option(default=1.0, static=True, least=1)
 
     def parameters(self, weight, key):
         return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
@@ -75,9 +70,10 @@ class BatchTopK(AmortisedEncoder):
             factor = self.initial_factor + (1 - self.initial_factor) * done
             count = jnp.round(factor * count).astype(int)
         codes = keep_largest(hidden.reshape(1, -1), count).reshape(hidden.shape)
-        return self.errors(model, signals, codes), running_threshold(
-            model.encoder.threshold, codes, self.rate
-        )
+        own = model.encoder.threshold
+        smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
+        moved = jnp.where(own > 0, own + self.rate * (smallest - own), smallest)
+        return self.errors(model, signals, codes), jnp.where(jnp.isfinite(smallest), moved, own)
 
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
@@ -94,16 +90,3 @@ class BatchTopK(AmortisedEncoder):
 
     def _hidden(self, model, signals):
         return jax.nn.relu(model.encoder.affine(signals - model.bias))
-
-
-def running_threshold(
-    threshold: Float[Array, ""],
-    codes: Float[Array, "n num_latents"],
-    rate: Float[Array, ""] | float,
-) -> Float[Array, ""]:
-    """θ moved by `rate` towards the smallest positive code, which the first batch with one sets it
-    to.
-    """
-    smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
-    moved = jnp.where(threshold > 0, threshold + rate * (smallest - threshold), smallest)
-    return jnp.where(jnp.isfinite(smallest), moved, threshold)

@@ -17,8 +17,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from sae_gap.core import matching
-from sae_gap.core.checks import as_real, check_static, check_type, check_vanishing, shown
-from sae_gap.core.registry import ClassName, Look
+from sae_gap.core.checks import as_real, check_type, check_vanishing, shown
+from sae_gap.core.identity import MethodPart
 from sae_gap.core.types import Coded, Model
 
 
@@ -51,32 +51,17 @@ class Affine(eqx.Module):
         return cls(weight, jnp.zeros(weight.shape[1], weight.dtype))
 
 
-class Encoder(eqx.Module):
+class Encoder(MethodPart):
     """Infers codes from signals with what the model holds.
 
     A subclass defines `__call__`. In a file of this folder it is found by its name, and it may say
     how it is shown.
     """
 
-    # What rows call it.
-    name: ClassVar[str] = ClassName()  # type: ignore[assignment]
-    # What figures call it and draw it in. Without them it has its name and a spare colour.
-    label: ClassVar[str]
-    colour: ClassVar[str]
-    # Where it stands among its like in legends and tables.
-    rank: ClassVar[int] = 99
-    # The same of other names that its instances may have.
-    looks: ClassVar[Mapping[str, Look]] = {}
-    # Raise it by hand when a change to the code changes the codes: rows are told apart by it.
-    version: ClassVar[int] = 1
-
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "__call__" in vars(cls):
             cls.__call__ = _of_rows(cls.__call__)  # type: ignore[method-assign]
-
-    def __check_init__(self):
-        check_static(self)
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:

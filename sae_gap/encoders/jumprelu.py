@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import check_number
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above, rectangle
 
 
@@ -31,12 +31,8 @@ class JumpReLU(AmortisedEncoder):
     rank = 3
     recipe = Recipe(penalty=0.03, options={"threshold": 0.1, "bandwidth": 0.1})
 
-    threshold: float | Array = 1e-3
-    bandwidth: float | Array = 1e-3
-
-    def __check_init__(self):
-        check_number("threshold", self.threshold, above=0)
-        check_number("bandwidth", self.bandwidth, above=0)
+    threshold: float | Array = option(default=1e-3, above=0)
+    bandwidth: float | Array = option(default=1e-3, above=0)
 
     def parameters(self, weight, key):
         return JumpReLUParameters(

@@ -6,11 +6,11 @@ import dataclasses
 import functools
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_flag, check_integer, check_number, check_type
+from sae_gap.core.checks import check_type
+from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
@@ -37,24 +37,18 @@ class Lasso(Encoder):
     rank = 14
     looks: ClassVar = {"ista": Look("ISTA", "#999933"), "fista": Look("FISTA", "#7F7F7F")}
 
-    lam: float = 0.1
+    lam: float = option(default=0.1, least=0)
     start: Encoder | None = None
-    tol: float | None = 1e-6
-    max_iterations: int = 20_000
-    unit_atoms: bool = eqx.field(static=True, default=True)
-    nonneg: bool = eqx.field(static=True, default=True)
-    momentum: bool = eqx.field(static=True, default=True)
+    tol: float | None = option(default=1e-6, optional=True, above=0)
+    max_iterations: int = option(default=20_000, static=False, least=0)
+    unit_atoms: bool = option(default=True)
+    nonneg: bool = option(default=True)
+    momentum: bool = option(default=True)
 
     def __check_init__(self):
-        check_number("lam", self.lam, least=0)
         check_type(
             "start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from"
         )
-        if self.tol is not None:
-            check_number("tol", self.tol, above=0)
-        check_integer("max_iterations", self.max_iterations, least=0)
-        for name in ("unit_atoms", "nonneg", "momentum"):
-            check_flag(name, getattr(self, name))
 
     @property
     def name(self):  # type: ignore[override]

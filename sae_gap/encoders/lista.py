@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import check_flag, check_number, check_size
 from sae_gap.core.lasso_problem import lipschitz
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import AmortisedEncoder
 
 
@@ -45,21 +45,14 @@ class LISTA(AmortisedEncoder):
     rank = 9
     recipe = None
 
-    depth: int = eqx.field(static=True, default=16)
-    lam: float | Array = 0.1
-    factored: bool = eqx.field(static=True, default=True)
-    threshold: float | Array | None = None
+    depth: int = option(default=16)
+    lam: float | Array = option(default=0.1, least=0)
+    factored: bool = option(default=True)
+    threshold: float | Array | None = option(default=None, kind=float, least=0)
 
     @property
     def coordinates(self):
         return {"inference": self.name, "depth": self.depth}
-
-    def __check_init__(self):
-        check_size("depth", self.depth)
-        check_number("lam", self.lam, least=0)
-        check_flag("factored", self.factored)
-        if self.threshold is not None:
-            check_number("threshold", self.threshold, least=0)
 
     def parameters(self, weight, key):
         rate = (1 / lipschitz(weight)).astype(weight.dtype)

@@ -5,7 +5,7 @@ well.
 import jax
 from jaxtyping import Array
 
-from sae_gap.core.checks import check_number
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import Recipe, above
 from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
@@ -38,10 +38,7 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     rank = 7
     recipe = Recipe(options={"initial_factor": 2.4})
 
-    step: float | Array = 0.3
-
-    def __check_init__(self):
-        check_number("step", self.step, above=0)
+    step: float | Array = option(default=0.3, above=0)
 
     def flops(self, input_dim, num_latents):
         return 3 * 2 * input_dim * num_latents

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
-from sae_gap.core.checks import check_number
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import sparse_code
 
@@ -31,10 +31,7 @@ class Lookup(Encoder):
       lam: λ of the learner.
     """
 
-    lam: float = 0.1
-
-    def __check_init__(self):
-        check_number("lam", self.lam, least=0)
+    lam: float = option(default=0.1, least=0)
 
     def __call__(self, model, signals):
         known: LookupParameters = model.encoder

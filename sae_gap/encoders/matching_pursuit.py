@@ -4,11 +4,10 @@ differentiable in it.
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_flag, check_size
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, unit_atoms
 from sae_gap.solvers.greedy import matching_pursuit
 
@@ -37,12 +36,8 @@ class MatchingPursuit(AmortisedEncoder):
     rank = 4
     recipe = Recipe("MP SAE", "#CC79A7", rate=5e-3)
 
-    k: int = eqx.field(static=True, default=10)
-    nonneg: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        check_size("k", self.k)
-        check_flag("nonneg", self.nonneg)
+    k: int = option(default=10)
+    nonneg: bool = option(default=False)
 
     @property
     def signed(self):

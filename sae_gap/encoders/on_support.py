@@ -7,7 +7,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_number, check_type
+from sae_gap.core.checks import check_type
+from sae_gap.core.options import option
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
 from sae_gap.solvers import sparse_code
@@ -51,10 +52,7 @@ class OnSupport(_Refined):
     colour = "#56B4E9"
     rank = 10
 
-    lam: float = 0.1
-
-    def __check_init__(self):
-        check_number("lam", self.lam, least=0)
+    lam: float = option(default=0.1, least=0)
 
     @property
     def weight(self):

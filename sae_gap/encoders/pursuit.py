@@ -2,10 +2,9 @@
 pursuit, which approximates it.
 """
 
-import equinox as eqx
 import jax
 
-from sae_gap.core.checks import check_flag, check_size
+from sae_gap.core.options import option
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import orthogonal_matching_pursuit
@@ -31,12 +30,8 @@ class OMP(Encoder):
     colour = "#882255"
     rank = 13
 
-    k: int = eqx.field(static=True, default=10)
-    nonneg: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self):
-        check_size("k", self.k)
-        check_flag("nonneg", self.nonneg)
+    k: int = option(default=10)
+    nonneg: bool = option(default=False)
 
     @property
     def signed(self):

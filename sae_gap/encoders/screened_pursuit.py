@@ -10,11 +10,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import matching
-from sae_gap.core.checks import check_number, check_size
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, PURSUIT, SLACK, WHOLE
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
+from sae_gap.solvers.working_set import in_batches
 
 # Floats that the samples coded at once take.
 CHUNK = 2**24
@@ -52,14 +53,9 @@ class ScreenedPursuit(AmortisedEncoder):
     recipe = Recipe("screened pursuit SAE", "#4477AA", rate=5e-3)
     version = 3
 
-    k: int = eqx.field(static=True, default=10)
-    breadth: int = eqx.field(static=True, default=2)
-    screens: int = eqx.field(static=True, default=2)
-
-    def __check_init__(self):
-        check_size("k", self.k)
-        check_size("screens", self.screens)
-        check_size("breadth", self.breadth)
+    k: int = option(default=10)
+    breadth: int = option(default=2)
+    screens: int = option(default=2)
 
     @property
     def pursued(self) -> int:
@@ -136,10 +132,7 @@ class BatchPursuit(ScreenedPursuit):
     recipe = Recipe("pursuit SAE", "#EE6677", rate=5e-3)
     version = 3
 
-    rate: float | Array = 0.1
-
-    def __check_init__(self):
-        check_number("rate", self.rate, above=0, most=1)
+    rate: float | Array = option(default=0.1, above=0, most=1)
 
     @property
     def pursued(self):
@@ -283,18 +276,9 @@ def _code(encoder, model, signals, threshold, proposals=None):
     whole = product(atoms.T, atoms) if paid else None
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
     count = max(1, -(-len(signals) // max(1, most)))
-    rows = -(-len(signals) // count)
-
-    def in_chunks(values):
-        padded = jnp.pad(values.astype(kind), ((0, count * rows - len(signals)), (0, 0)))
-        return padded.reshape(count, rows, -1)
-
     code = jax.vmap(functools.partial(_code_one, atoms.T, whole, m, sizes, threshold))
-    given = jax.tree.map(in_chunks, (signals - model.bias, proposals))
-    codes, gains, chosen = (
-        part.reshape(count * rows, -1)[: len(signals)]
-        for part in jax.lax.map(lambda part: code(*part), given)
-    )
+    given = jax.tree.map(lambda values: values.astype(kind), (signals - model.bias, proposals))
+    codes, gains, chosen = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
     return codes / norms, gains, chosen
 
 

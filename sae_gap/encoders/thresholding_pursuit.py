@@ -3,8 +3,8 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_number, check_size
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.options import option
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.encoders.lasso import Lasso
@@ -44,12 +44,8 @@ class ThresholdingPursuit(Encoder):
     colour = "#DDCC77"
     rank = 14
 
-    lam: float = 0.1
-    rounds: int = eqx.field(static=True, default=2)
-
-    def __check_init__(self):
-        check_number("lam", self.lam, least=0)
-        check_size("rounds", self.rounds)
+    lam: float = option(default=0.1, least=0)
+    rounds: int = option(default=2)
 
     @property
     def origin(self):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_size
+from sae_gap.core.options import option
 from sae_gap.encoders.encoder import AmortisedEncoder
 
 
@@ -22,10 +22,7 @@ class TopK(AmortisedEncoder):
     colour = "#D55E00"
     rank = 2
 
-    k: int = eqx.field(static=True, default=10)
-
-    def __check_init__(self):
-        check_size("k", self.k)
+    k: int = option(default=10)
 
     def __call__(self, model, signals):
         return keep_largest(jax.nn.relu(self.preactivations(model, signals)), self.k)

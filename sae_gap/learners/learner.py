@@ -1,7 +1,6 @@
 """What every learner is: frozen hyper-parameters, and pure methods that pass a state on."""
 
 import abc
-from collections.abc import Mapping
 from typing import ClassVar
 
 import equinox as eqx
@@ -9,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_integer, check_static, check_type
-from sae_gap.core.options import check_options, option
-from sae_gap.core.registry import ClassName, Look
+from sae_gap.core.checks import check_integer, check_type
+from sae_gap.core.identity import MethodPart
+from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import Encoder
 
 
-class Learner(eqx.Module):
+class Learner(MethodPart):
     """Frozen hyper-parameters and pure methods; what changes is the state that they pass on.
 
     `num_steps` is how many steps a fit takes: epochs, or rounds. `base` is a learner whose model
@@ -31,29 +30,15 @@ class Learner(eqx.Module):
 
     num_steps: int = option(default=0, least=0, kw_only=True)
     base: "Learner | None" = eqx.field(default=None, kw_only=True)
-    # What rows call its dictionary. A learner in a file of this folder is found by it.
-    name: ClassVar[str] = ClassName()  # type: ignore[assignment]
-    # What figures call it and draw it in. Without them it has its name and a spare colour.
-    label: ClassVar[str]
-    colour: ClassVar[str]
-    # Where it stands among its like in legends and tables.
-    rank: ClassVar[int] = 99
-    # The same of other names that its instances may have.
-    looks: ClassVar[Mapping[str, Look]] = {}
     # The kind of method that it makes: baseline, probe, sae, dictionary_learning, peer or oracle,
     # or a word of its own.
     family: ClassVar[str] = "dictionary_learning"
-    # Raise it by hand when a change to the code changes what is learned: rows and stored fits are
-    # told apart by it.
-    version: ClassVar[int] = 1
     # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along
     # the fit need not repeat it.
     snapshots: ClassVar[tuple[int, ...]] = ()
 
     def __check_init__(self):
-        check_static(self)
         check_integer("num_steps", self.num_steps, least=0)
-        check_options(self)
         check_type(
             "base",
             self.base,

@@ -73,24 +73,6 @@ class Block(NamedTuple):
     rounds: ndarray
     state: ndarray
 
-    @classmethod
-    def of(cls, problem: Problem, signals, row, column, begun, rounds, slots: int) -> "Block":
-        """A block that is not begun, with a number of slots for each sample."""
-        n = len(signals)
-        found, values = np.full((n, slots), -1), np.zeros((n, slots), problem.atoms.dtype)
-        return cls(
-            signals,
-            row,
-            column,
-            begun,
-            found,
-            values,
-            np.zeros(n),
-            np.zeros(n),
-            rounds,
-            np.zeros(n, np.int64),
-        )
-
 
 class Room(NamedTuple):
     """Room for the work on up to n samples, for one block after the other: fresh memory is slow.

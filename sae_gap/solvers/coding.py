@@ -311,21 +311,14 @@ _scaled = jax.jit(scale_problem, static_argnames="equalise")
 def _call_back(options, *arrays) -> Solution:
     """The solution of the host's coder in a program of XLA, which has the same bits."""
     signals, dictionary = arrays[:2]
-    n, dtype = len(signals), signals.dtype
-    shapes = [
-        ((n, dictionary.shape[1]), dtype),
-        ((n,), dtype),
-        ((n,), dtype),
-        ((n,), jnp.int32),
-        ((n,), bool),
-    ]
-    kinds: list[Any] = [jax.ShapeDtypeStruct(*shape) for shape in shapes]
+    shape = len(signals), dictionary.shape[1], signals.dtype
+    kinds = jax.eval_shape(lambda: working_set.empty(*shape))
 
     def solve(*arrays):
         found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
         return _checked(found, *map(np.asarray, arrays[:3]))
 
-    return jax.pure_callback(solve, Solution(*kinds), *arrays, vmap_method="sequential")
+    return jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential")
 
 
 def _run(options, samples, init, dictionary, column, tol, max_iterations):

@@ -235,8 +235,19 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
             begun = (
                 np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
             )
-        signals, row, column = problem.block(rows)
-        own = block.Block.of(shared, signals, row, column, begun, found.iterations[rows], slots)
+        (signals, row, column), size = problem.block(rows), len(rows)
+        own = block.Block(
+            signals,
+            row,
+            column,
+            begun,
+            found=np.full((size, slots), -1),
+            values=np.zeros((size, slots), problem.atoms.dtype),
+            objective=np.zeros(size),
+            gap=np.zeros(size),
+            rounds=found.iterations[rows],
+            state=np.zeros(size, np.int64),
+        )
         # The first block is the largest.
         room = rooms.pop() if rooms else block.Room.of(shared, len(parts[0][0]), slots)
         active_set.code_block(shared, own, room)
@@ -295,10 +306,8 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
         values = linalg.solve_triangular(lower.T, target)
     rest = (signal - values @ atoms)[None]
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg or signed)[:, None]
-    value, gap = lasso_problem.value_and_gap(
-        rest, (1 - scale) * rest, values[None], scale * pull, lam[None]
-    )
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg or signed)
+    value, gap = lasso_problem.value_and_gap(rest, values[None], pull, lam[None], scale)
     if signed:
         values = values[: len(own)] - values[len(own) :]
     on, dtype = np.flatnonzero(values), problem.atoms.dtype
@@ -344,8 +353,8 @@ def _certify(problem, found, rows, tol, *, nonneg) -> None:
     pull = np.concatenate(
         [rest @ problem.atoms[tile].astype(np.float64).T for tile in tiles], axis=1
     )
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)[:, None]
-    value, gap = lasso_problem.value_and_gap(rest, (1 - scale) * rest, codes, scale * pull, lam)
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)
+    value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
     converged = lasso_problem.is_converged(signals, value, gap, tol, problem.atoms.dtype)
     # The gap of the active set may be smaller: it is that of codes before they were rounded.
     better = converged | (gap < found.gap[rows])

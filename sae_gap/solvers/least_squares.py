@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.lasso_problem import product
+from sae_gap.solvers.working_set import in_batches
 
 # Floats of the dictionaries of the samples that are worked on at once.
 CHUNK = 2**24
@@ -71,8 +72,7 @@ def least_squares(
     given = [jnp.pad(array, spare) for array in (signals, on, pull)]
     # The work of a chunk follows its largest support, so that supports of like sizes share one.
     order = jnp.argsort(jnp.sum(given[1], axis=1))
-    parts = [array[order].reshape(count, size, array.shape[1]) for array in given]
-    codes = jax.lax.map(chunk, tuple(parts)).reshape(count * size, num_latents)
+    codes = in_batches(chunk, [array[order] for array in given], size)
     return codes[jnp.argsort(order)[: len(signals)]] / scale
 
 

@@ -95,8 +95,8 @@ def pursue(
         places, lead = slots.merge(places, code > 0, candidate, jnp.where(lead > limit, lead, 0))
         sign = jnp.sign(code + lead)
         weight = limit * epsilon / (code + epsilon)
-        found = slots.solve(atoms, signals, places, sign, weight)
-        return Pursuit(places, found.code, slots.residual(signals, found.atoms, found.code))
+        own, (code, *_) = slots.solve(atoms, signals, places, sign, weight)
+        return Pursuit(places, code, slots.residual(signals, own, code))
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
     return lax.fori_loop(0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals))

@@ -141,38 +141,27 @@ def merge(
     return jnp.where(used, places, jnp.where(fresh != 0, entrant, 0)), fresh
 
 
-class Solved(NamedTuple):
-    """The lasso of each sample on its slots.
-
-    Attributes:
-      atoms: those of the slots, with their signs; zeros in free slots.
-      code: non-negative.
-      swept: the tableaus, which hold `-G⁻¹` on the basis.
-      basic: the bases.
-    """
-
-    atoms: Float[Array, "n slots input_dim"]
-    code: Float[Array, "n slots"]
-    swept: Float[Array, "n slots slots"]
-    basic: Bool[Array, "n slots"]
-
-
 def solve(
     atoms: Float[Array, "num_padded input_dim"],
     signals: Float[Array, "n input_dim"],
     places: Int[Array, "n slots"],
     sign: Float[Array, "n slots"],
     weight: Float[Array, "n slots"],
-) -> Solved:
+) -> tuple[
+    Float[Array, "n slots input_dim"],
+    tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]],
+]:
     """Minimise `½‖y - Σ_w z_w s_w a_w‖² + Σ_w λ_w z_w` over `z ≥ 0` for each sample; slots with
     `s_w = 0` are free.
+
+    Returns:
+      The atoms of the slots with their signs, zeros in free slots; and what `pivoting.solve` gives.
     """
     own = sign[:, :, None] * atoms[places]
     gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
     gram = gram + jnp.where(sign[:, :, None] == 0, jnp.eye(sign.shape[1], dtype=sign.dtype), 0)
     linear = jnp.where(sign != 0, correlate(own, signals) - weight, 0)
-    found = pivoting.solve(gram, linear, rank=signals.shape[1], max_pivots=4 * sign.shape[1])
-    return Solved(own, *found)
+    return own, pivoting.solve(gram, linear, rank=signals.shape[1], max_pivots=4 * sign.shape[1])
 
 
 def correlate(
@@ -201,7 +190,7 @@ def proceed(problem: Problem, samples: Samples, state: State) -> State:
     used = state.code != 0
     places, lead = merge(state.places, used, state.candidate, state.lead)
     sign, weight = jnp.sign(state.code + lead), weights_at(problem, samples, places)
-    atoms, code, swept, basic = solve(problem.atoms, samples.signals, places, sign, weight)
+    atoms, (code, swept, basic) = solve(problem.atoms, samples.signals, places, sign, weight)
     theta = residual(samples.signals, atoms, code)
     tail = jnp.zeros_like(theta)
     for product in (correlate, exact, exact):

@@ -300,11 +300,11 @@ def measure(problem: Problem, samples: Samples, state: State) -> State:
     scale = jnp.minimum(
         lasso_problem.dual_scale(pull, weight, nonneg=problem.nonneg),
         1 / jnp.maximum(jnp.max(ratio, axis=1), 1),
-    )[:, None]
+    )
     own, new = slice(0, -count - GROUPS), slice(-count - GROUPS, -GROUPS)
     rest = compensated.dot(-state.code[:, None], jnp.swapaxes(held[:, own], 1, 2), samples.signals)
     value, gap = lasso_problem.value_and_gap(
-        rest, rest - scale * theta, state.code, scale * pull[:, own], weight[:, own]
+        rest, state.code, pull[:, own], weight[:, own], scale, theta
     )
     size = pull if problem.nonneg else jnp.abs(pull)
     return state._replace(

@@ -1,5 +1,6 @@
 """Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
 
+import dataclasses
 import functools
 import math
 from typing import Any, ClassVar, TypeVar
@@ -255,7 +256,7 @@ class OnlineDictionary(Learner):
         order_key, key = jax.random.split(state.key)
         order = _order(order_key, state.round, num_samples, count * size)
         minibatches = data.signals[order].reshape(count, size, input_dim)
-        return self.round(minibatches, eqx.tree_at(lambda s: s.key, state, key), size)
+        return self.round(minibatches, dataclasses.replace(state, key=key), size)
 
     def round(
         self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int
@@ -342,8 +343,9 @@ def _round(
     if learner.incoherent:
         decorrelates = _is_due(learner, state.round, DECORRELATES, turn=1)
         dictionary = lax.cond(decorrelates, decorrelate_atoms, lambda same: same, dictionary)
-    moved = dictionary, running, change, state.round + 1
-    return eqx.tree_at(lambda s: (s.dictionary, s.energy, s.change, s.round), new, moved)
+    return dataclasses.replace(
+        new, dictionary=dictionary, energy=running, change=change, round=state.round + 1
+    )
 
 
 def _is_due(
@@ -390,9 +392,13 @@ def _advance(
     noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
     active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
     amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
-    moved = (unit_atoms(state.dictionary + step)[0], energy, forgotten, noise, amplitude)
-    return eqx.tree_at(
-        lambda s: (s.dictionary, s.energy, s.forgotten, s.noise, s.amplitude), state, moved
+    return dataclasses.replace(
+        state,
+        dictionary=unit_atoms(state.dictionary + step)[0],
+        energy=energy,
+        forgotten=forgotten,
+        noise=noise,
+        amplitude=amplitude,
     )
 
 

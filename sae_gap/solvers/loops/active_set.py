@@ -2,14 +2,12 @@
 sample.
 """
 
-import functools
 from typing import no_type_check
 
 import numba
 import numpy as np
 
-from sae_gap.solvers.keeping import kept
-from sae_gap.solvers.loops.routines import INNER, OPTIONS, copy, dot, drop, pivot, subtract
+from sae_gap.solvers.loops.routines import OPTIONS, copy, dot, drop, entry, helper, pivot, subtract
 
 # Fewest violators that enter in a round; one more for so many numbers of the dictionary, as
 # products then take longer.
@@ -38,13 +36,13 @@ REFINEMENTS = 5
 OPEN, READY, DONE, FULL, SETTLED = range(5)
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _steep(pull, nonneg):
     return np.float64(pull) if nonneg else abs(np.float64(pull))
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _least(values, count):
     place = 0
@@ -54,7 +52,7 @@ def _least(values, count):
     return place
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _collect(problem, block, room, i, pull, begin, most, most_close):
     """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with
@@ -116,7 +114,7 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
     room.num_leaders[i], room.num_close[i], room.scale[i] = count, num_close, scale
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _fill(atoms, gram, latents, top, slot, atom, inner):
     """The inner products of the atom in a slot with those in all others."""
@@ -129,7 +127,7 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
             inner[slot, other] = inner[other, slot] = value
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _solve_on_all(problem, block, room, i, correlations):
     """Pivot on all atoms at once, by their Gram matrix, and leave the basis in the slots."""
@@ -190,7 +188,7 @@ def _solve_on_all(problem, block, room, i, correlations):
     room.size[i] = size
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
     """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far
@@ -250,7 +248,7 @@ def _open(problem, block, room, i):
     return top
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _advance(problem, block, room, i, top, candidates):
     """Take violators into free slots, solve on the slots, and leave the codes and their residual
@@ -335,7 +333,7 @@ def _advance(problem, block, room, i, top, candidates):
     return total, full
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _certify(problem, block, room, i):
     """Write down the rounded codes, their objective, and their duality gap at the scaled residual
@@ -372,7 +370,7 @@ def _certify(problem, block, room, i):
     return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _nearly(problem, block, room, i):
     """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal
@@ -386,7 +384,7 @@ def _nearly(problem, block, room, i):
     return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _rescale(problem, block, room, i, close):
     """The scale of all atoms, from exact correlations of those that are close: no other one exceeds
@@ -412,7 +410,7 @@ def _rescale(problem, block, room, i, close):
     return excess
 
 
-@functools.partial(kept, **OPTIONS)
+@entry
 @no_type_check
 def code_block(problem, block, room):
     """Code a block of samples."""

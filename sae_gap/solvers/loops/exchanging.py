@@ -1,17 +1,15 @@
 """What exchanges of atoms promise."""
 
-import functools
 from typing import no_type_check
 
 from sae_gap.core.pursuit import DEPENDENT
-from sae_gap.solvers.keeping import kept
-from sae_gap.solvers.loops.routines import OPTIONS
+from sae_gap.solvers.loops.routines import entry
 
 # Atoms that are looked at at once, in cache.
 TILE = 1024
 
 
-@functools.partial(kept, **OPTIONS)
+@entry
 @no_type_check
 def promise_all(shares, inner, spread, values, left, room, found):
     """Fills in what each atom takes from the squared error in each place, as `exchange.py` tells;

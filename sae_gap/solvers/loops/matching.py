@@ -1,12 +1,10 @@
 """Orthogonal matching pursuit, on the Gram matrix of all atoms."""
 
-import functools
 from typing import no_type_check
 
 import numpy as np
 
-from sae_gap.solvers.keeping import kept
-from sae_gap.solvers.loops.routines import OPTIONS, border, copy, dot, first_largest, subtract
+from sae_gap.solvers.loops.routines import border, copy, dot, entry, first_largest, subtract
 
 # Share of an atom's energy outside the span of the basis below which it counts as dependent; the
 # inverse is never refined.
@@ -15,7 +13,7 @@ IN_SPAN = 1e-7
 TILE = 2048
 
 
-@functools.partial(kept, **OPTIONS)
+@entry
 @no_type_check
 def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
     """`greedy.orthogonal_matching_pursuit` for a block of samples.

@@ -1,15 +1,13 @@
 """FISTA for a fixed number of iterations, on the Gram matrix of all atoms."""
 
-import functools
 from typing import no_type_check
 
 import numpy as np
 
-from sae_gap.solvers.keeping import kept
-from sae_gap.solvers.loops.routines import OPTIONS, copy, subtract
+from sae_gap.solvers.loops.routines import copy, entry, subtract
 
 
-@functools.partial(kept, **OPTIONS)
+@entry
 @no_type_check
 def iterate_block(pull, gram, rate, threshold, momenta, codes):
     """The iterations of `fista.fixed` for a block of samples, with non-negative codes and one

@@ -1,16 +1,13 @@
 """The pursuit that learns dictionaries: rounds of candidates, pivots, and reweighted weights."""
 
-import functools
 from typing import no_type_check
 
-import numba
 import numpy as np
 
-from sae_gap.solvers.keeping import kept
-from sae_gap.solvers.loops.routines import INNER, OPTIONS, copy, pivot, subtract
+from sae_gap.solvers.loops.routines import copy, entry, helper, pivot, subtract
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _product(left, right):
     """The inner product in the type of the vectors, in single precision at twice the speed of
@@ -22,7 +19,7 @@ def _product(left, right):
     return total
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _play(pull, bits, limit, first, mask, best):
     """Let rows of correlations, one of each block, play for the lead of their blocks; see
@@ -36,7 +33,7 @@ def _play(pull, bits, limit, first, mask, best):
             best[n] = max(best[n], (bits[begin + n] & ~mask) | row)
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _choose(best, rows, groups, mask, field, candidates):
     """The leading blocks of each group by turns, as `leaders.leaders` has them; -1 where no further
@@ -58,7 +55,7 @@ def _choose(best, rows, groups, mask, field, candidates):
             candidates[place], field[seat] = (best[block] & rows) * best.size + block, 0
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _admit(signal, atoms, candidates, latents, linear, inner):
     """Take the first candidates into free slots, with their products with the signal and all slots;
@@ -87,7 +84,7 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
     return top
 
 
-@functools.partial(kept, **OPTIONS)
+@entry
 @no_type_check
 def pursue_block(
     signals,
@@ -196,7 +193,7 @@ def pursue_block(
             places[i, used:], codes[i, used:] = 0, 0
 
 
-@functools.partial(kept, **OPTIONS)
+@entry
 @no_type_check
 def add_products(places, codes, residual, begin, end, gradient):
     """Add the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the

@@ -1,11 +1,14 @@
-"""What the loops share: products of vectors, the inverse of a basis's Gram matrix, and the pivots
-that solve on slots.
+"""What the loops share: how they are compiled, products of vectors, the inverse of a basis's Gram
+matrix, and the pivots that solve on slots.
 """
 
+import functools
 from typing import Any, no_type_check
 
 import numba
 import numpy as np
+
+from sae_gap.solvers.keeping import kept
 
 # Sums may be reordered, but a NaN stays one.
 OPTIONS: dict[str, Any] = {
@@ -13,18 +16,19 @@ OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
 }
+# Compiles what Python calls, and keeps it.
+entry = functools.partial(kept, **OPTIONS)
+# Compiles what these loops alone call. What allocates nothing need not count who refers to an
+# array, which would take a third of its time; what Python does not call needs no wrapper, which
+# takes a seventh of the compiler's.
+helper = numba.njit(
+    **OPTIONS | {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+)
 # Values that are looked through together for a larger one.
 CHUNK = 32
-# What allocates nothing need not count who refers to an array, which would take a third of its
-# time; what Python does not call needs no wrapper, which takes a seventh of the compiler's.
-INNER: dict[str, Any] = OPTIONS | {
-    "_nrt": False,
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def dot(left, right):
     total = 0.0
@@ -33,21 +37,21 @@ def dot(left, right):
     return total
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def subtract(total, factor, atom):
     for i in range(total.size):
         total[i] -= factor * atom[i]
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def copy(target, source):
     for i in range(target.size):
         target[i] = source[i]
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def border(inverse, slope, left, size):
     """The inverse with one more atom in the basis: `slope` times the others, and `left` of its
@@ -59,7 +63,7 @@ def border(inverse, slope, left, size):
     inverse[size, size] = 1 / left
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def drop(inverse, basis, size, out):
     """The inverse without one place of the basis, which the last one takes."""
@@ -76,7 +80,7 @@ def drop(inverse, basis, size, out):
     return last
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def first_largest(values):
     """The place of the largest value, the first of equal ones."""
@@ -93,7 +97,7 @@ def first_largest(values):
     return place
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def _move(rows, w, change, top, code, pull, spare, inner):
     """Change a code, and the correlations of all slots with it, or take a note of the change."""
@@ -104,7 +108,7 @@ def _move(rows, w, change, top, code, pull, spare, inner):
         spare[w] += change
 
 
-@numba.njit(**INNER)
+@helper
 @no_type_check
 def pivot(
     nonneg,
