@@ -15,7 +15,7 @@ from sae_gap.core.checks import check_flag, check_integer, check_type, detached
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.measure.coding import CHANCES, code_lasso, evenly_spaced, find_weight
+from sae_gap.measure.coding import CHANCES, DENSEST, code_lasso, evenly_spaced, find_weight
 from sae_gap.measure.curve import check_varies, fvu
 from sae_gap.measure.faults import Suspect, find_faults
 from sae_gap.measure.pruned_pursuit import pruned_pursuit
@@ -27,8 +27,6 @@ from sae_gap.saes.loaded_sae import SAE
 
 # Fewer rows say nothing of the rest.
 FEWEST = 10
-# An encoder that fires more than this share of the dimensions has no sparse codes to better.
-SPARSE = 0.25
 
 
 class Better(NamedTuple):
@@ -100,14 +98,15 @@ class Check(NamedTuple):
     @property
     def columns(self) -> dict[str, Any]:
         """What a row tells of it."""
-        columns: dict[str, Any] = {
+        names = ("activation_norm", "fvu", "l0", "dead", "outliers")
+        return {
             "library": self.sae.library,
             "architecture": self.sae.architecture,
+            "normalisation": self.sae.normalisation.name,
+            "notes": self.sae.notes,
+            **{name: getattr(self, name) for name in names},
+            "suspicions": self.wrong,
         }
-        columns |= {"normalisation": self.sae.normalisation.name, "notes": self.sae.notes}
-        names = ("activation_norm", "fvu", "l0", "dead", "outliers")
-        columns |= {name: getattr(self, name) for name in names}
-        return columns | {"suspicions": self.wrong}
 
     def __str__(self) -> str:
         sae = self.sae
@@ -205,7 +204,7 @@ def check(
         pairs = (x, rest), (whole.guess, read(loaded, rest, atoms).guess)
         with_outliers = explained(*map(np.concatenate, pairs))
     suspect = Suspect(loaded, x, atoms, whole, shares["fvu"])
-    sparse = 1 <= whole.l0 <= SPARSE * loaded.input_dim
+    sparse = 1 <= whole.l0 <= DENSEST * loaded.input_dim
     return Check(
         loaded,
         len(x),

@@ -32,6 +32,9 @@ LEAST, CHUNK, CODES = 64, 2_000, 2**24
 # Times that latents could each have been on, on average, without which those that never are say
 # nothing.
 CHANCES = 20
+# A lasso code of more non-zeros than this share of the dimensions is no sparse code, and an encoder
+# that fires more has none to better.
+DENSEST = 1 / 4
 # Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
 

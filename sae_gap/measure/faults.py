@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from sae_gap.core.matching import unit_columns
 from sae_gap.encoders.relu import ReLU
 from sae_gap.measure.coding import CHANCES, evenly_spaced
 from sae_gap.measure.curve import fvu
@@ -303,8 +304,7 @@ def _of_columns(suspect: Suspect, trusted: bool) -> str | None:
     least = _NEAREST_RELU if isinstance(sae.given_encoder, ReLU) else _NEAREST
     least = least if trusted and energy.any() else 0.5
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
-    columns = np.asarray(affines(sae)[0].weight)[:, strong]
-    columns = columns / np.maximum(np.linalg.norm(columns, axis=0), np.finfo(columns.dtype).tiny)
+    columns = unit_columns(np.asarray(affines(sae)[0].weight)[:, strong])
     cosines = columns.T @ suspect.atoms.T
     own, best, which = cosines[range(len(strong)), strong], cosines.max(1), cosines.argmax(1)
     # A copied atom counts as its original.

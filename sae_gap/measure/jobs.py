@@ -14,6 +14,7 @@ from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
 from sae_gap.measure.coding import (
+    DENSEST,
     by_encoder,
     chunks,
     code,
@@ -25,7 +26,7 @@ from sae_gap.measure.coding import (
 )
 from sae_gap.measure.controls import CONTROLS, control_sae
 from sae_gap.measure.curve import measure_curve, measure_point
-from sae_gap.measure.plan import DENSEST, STUDY, Plan
+from sae_gap.measure.plan import STUDY, Plan
 from sae_gap.measure.rows import pool_size
 from sae_gap.measure.training import default_learner
 from sae_gap.metrics.explained import squares
@@ -122,7 +123,7 @@ def _documents(plan: Plan) -> list[Row]:
     all, and outlier tokens.
     """
     members, named = plan.members
-    outliers = (plan.activations if plan.held_out is None else plan.held_out).outliers
+    outliers = plan.whole.outliers
     row = {
         "kind": "documents",
         "named": named,

@@ -27,6 +27,7 @@ from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.atom_statistics import agreement
 from sae_gap.measure.coding import (
+    DENSEST,
     MATCHED,
     by_encoder,
     code,
@@ -38,7 +39,7 @@ from sae_gap.measure.coding import (
 from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.curve import fvu, measure_curve
 from sae_gap.measure.jobs import run
-from sae_gap.measure.plan import DENSEST, Plan
+from sae_gap.measure.plan import Plan
 from sae_gap.measure.rows import Rows, opened, pool, screened
 from sae_gap.measure.structure import Structure
 from sae_gap.measure.summary import curve_lines

@@ -46,6 +46,7 @@ from jaxtyping import Float
 from sae_gap.core.types import Model
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure.coding import (
+    DENSEST,
     Coder,
     Coding,
     by_encoder,
@@ -60,7 +61,6 @@ from sae_gap.measure.coding import (
 )
 from sae_gap.measure.comparison import FEW_DOCUMENTS, compare
 from sae_gap.measure.downstream import Downstream
-from sae_gap.measure.plan import DENSEST
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.normalise import Whitening

@@ -16,8 +16,8 @@ from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_number, check_sequence, check_type
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
-from sae_gap.measure.check import Check
-from sae_gap.measure.coding import evenly_spaced
+from sae_gap.measure.check import FEWEST, Check
+from sae_gap.measure.coding import DENSEST, evenly_spaced
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.curve import check_varies
 from sae_gap.saes.loaded_sae import SAE
@@ -27,11 +27,6 @@ from sae_gap.storage.results import Row, digest
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
 FORM = 7
-# A lasso code of more non-zeros than this share of the dimensions is no sparse code; an encoder
-# that fires more is held to it.
-DENSEST = 1 / 4
-# Held-out samples without which nothing is judged.
-FEWEST = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +72,11 @@ class Plan:
             return self.kept.split(seed=self.seed)
         return self.kept, self.held_out if self.keep_outliers else self.held_out.without_outliers()
 
+    @property
+    def whole(self) -> Activations:
+        """What the scored samples are a part of, outlier tokens too."""
+        return self.activations if self.held_out is None else self.held_out
+
     @functools.cached_property
     def left_out(self) -> Float[np.ndarray, "n input_dim"]:
         """Outlier tokens of what is held out: the share of them that is scored of the others, and
@@ -84,14 +84,9 @@ class Plan:
         """
         if self.keep_outliers:
             return np.zeros((0, self.activations.input_dim), np.float32)
-        if self.held_out is None:
-            held, outliers = (
-                self.activations.split(seed=self.seed)[1],
-                self.activations.outliers.rows,
-            )
-            rows = np.flatnonzero(np.isin(held.numbers, self.activations.numbers[outliers]))
-        else:
-            held, rows = self.held_out, self.held_out.outliers.rows
+        whole = self.whole
+        held = whole.split(seed=self.seed)[1] if self.held_out is None else whole
+        rows = np.flatnonzero(np.isin(held.numbers, whole.numbers[whole.outliers.rows]))
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return held.take(rows[evenly_spaced(len(rows), most)])
 
@@ -167,18 +162,15 @@ class Plan:
                     f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
                     "name of its own."
                 )
-        for sae in self.saes if self.lam is not None else ():
-            top = jnp.max(
-                lasso_problem.lambda_max(
-                    sae.target(self.scored), sae.model.decoder, nonneg=not sae.signed
-                )
-            )
-            if self.lam is not None and self.lam >= top:
-                raise ValueError(
-                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of the "
-                    f"samples on {sae.name!r}, "
-                    "and leaves no code; give less."
-                )
+        if self.lam is not None:
+            for sae in self.saes:
+                target, atoms = sae.target(self.scored), sae.model.decoder
+                top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
+                if self.lam >= top:
+                    raise ValueError(
+                        f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of "
+                        f"the samples on {sae.name!r}, and leaves no code; give less."
+                    )
         densest = min(DENSEST * sae.input_dim for sae in self.saes)
         if self.l0 is not None and self.l0 > densest:
             raise ValueError(

@@ -40,7 +40,7 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
         "num_latents": width,
         **{column: chunks[0].get(column) for column in ("input_dim", "seed", "lam")},
         "optimum_l0": total("optimum_active") / count,
-        "optimum_fvu": total("optimum_error") / variance if variance else None,
+        "optimum_fvu": total("optimum_error") / variance,
         "certificate": max(chunk["certificate"] for chunk in chunks),
         "unconverged": total("unconverged"),
     }
@@ -49,7 +49,7 @@ def _gap_line(name: str, chunks: Sequence[Mapping[str, Any]]) -> Row:
     fired = np.any([unpack(chunk["fired"], width) for chunk in chunks], axis=0)
     return line | {
         "l0": total("active") / count,
-        "fvu": total("error") / variance if variance else None,
+        "fvu": total("error") / variance,
         **gap_parts(
             {column: total(column) for column in chunks[0] if column.startswith("sum_")}, count
         ),

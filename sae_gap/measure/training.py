@@ -75,9 +75,9 @@ def fit_rows(
             checkpoint=checkpoint,
             show_progress=show_progress,
         )
+    saves = None
     if checkpoint is not None:
-        checkpoint = checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
-    saves = None if checkpoint is None else [checkpoint]
+        saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
     return fit_signals(
         learner, pool(rows), width, seed, checkpoints=saves, show_progress=show_progress, **options
     ).model

@@ -79,15 +79,12 @@ def groups_of(
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`atom_scores`, where the truth is known and a dictionary was learned."""
-    learned, true_codes, tree = (
-        inferred.model.dictionary,
-        inferred.split("id").codes,
-        inferred.task.tree,
-    )
-    if learned is None or inferred.match is None or true_codes is None:
+    true_codes, tree = inferred.split("id").codes, inferred.task.tree
+    if inferred.match is None or true_codes is None:
         return {}
     groups = groups_of(true_codes, None if tree is None else tree.level)
-    return atom_scores(inferred.match, learned.shape[1], inferred.nearest, groups)
+    width = inferred.model.decoder.shape[1]
+    return atom_scores(inferred.match, width, inferred.nearest, groups)
 
 
 METRIC = Metric(

@@ -15,7 +15,7 @@ from scipy import optimize, special
 
 from sae_gap.core.codes import Codes, as_codes, by_columns
 from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import SCORED, Inferred, Metric
+from sae_gap.metrics.metric import Inferred, Metric
 
 # On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at
 # its tolerance. Hence scikit-learn's tolerances, which the published accuracies were made with.
@@ -195,17 +195,20 @@ def measure(inferred: Inferred) -> dict[str, float]:
     )
     codes = {name: as_codes(part).at(latents) for name, part in inferred.codes.items()}
     logistic, latent = fit_logistic(codes[fitted_on], labels), fit_latent(codes[fitted_on], labels)
-    scores = {}
-    for name in SCORED:
+
+    def score(name):
         labels = inferred.split(name).labels
-        if labels is not None:
-            share = float(np.mean(labels))
-            scores[f"base_rate_{name}"] = max(share, 1 - share)
-            scores[f"accuracy_{name}"] = accuracy(logistic, codes[name], labels)
-            if 0 < share < 1:
-                area = latent_auc(latent, codes[name], labels)
-                scores[f"auc_{name}"] = max(area, 1 - area) if published else area
-    return scores
+        if labels is None:
+            return {}
+        share = float(np.mean(labels))
+        scores = {"base_rate": max(share, 1 - share)}
+        scores["accuracy"] = accuracy(logistic, codes[name], labels)
+        if 0 < share < 1:
+            area = latent_auc(latent, codes[name], labels)
+            scores["auc"] = max(area, 1 - area) if published else area
+        return scores
+
+    return inferred.by_split(score)
 
 
 METRIC = Metric(

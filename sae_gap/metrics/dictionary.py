@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.registry import Column
+from sae_gap.metrics.explained import squares
 from sae_gap.metrics.metric import Inferred, Metric
 
 # An atom is close, that is found, above this cosine.
@@ -39,8 +40,8 @@ def dictionary_recovery(
       of rank.
     """
     cosines = np.abs(match.cosine)
-    norms = np.where(match.learned < 0, 0.0, _norms(learned)[match.learned])
-    true_norms = _norms(truth)
+    norms, true_norms = (np.sqrt(squares(np.asarray(atoms).T)) for atoms in (learned, truth))
+    norms = np.where(match.learned < 0, 0.0, norms[match.learned])
     ratios = norms[true_norms > 0] / true_norms[true_norms > 0]
     shown = np.linspace(0, len(cosines) - 1, min(len(cosines), _MOST_COSINES)).round().astype(int)
     return {
@@ -50,10 +51,6 @@ def dictionary_recovery(
         "norm_ratio": float(ratios.mean()) if ratios.size else 0.0,
         "cosines": np.sort(cosines)[::-1][shown].round(4).tolist(),
     }
-
-
-def _norms(dictionary: Float[ArrayLike, "input_dim latent"]) -> Float[np.ndarray, " latent"]:
-    return np.sqrt(np.einsum("ij,ij->j", dictionary, dictionary, dtype=np.float64))
 
 
 def measure(inferred: Inferred) -> dict[str, float | list[float]]:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
+from sae_gap.metrics.metric import Inferred, Metric
 
 # Signals shorter than this have no shrinkage.
 _SHORTEST = 1e-6
@@ -62,14 +62,15 @@ def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`explained` of every scored split, where the truth is known and a dictionary was learned."""
-    learned, scores = inferred.model.dictionary, dict[str, float]()
-    if learned is not None and inferred.task.dictionary is not None:
-        for name in SCORED:
-            split = inferred.split(name)
-            scores |= of_split(
-                explained(split.signals, learned, inferred.model.bias, inferred.codes[name]), name
-            )
-    return scores
+    model = inferred.model
+    if model.dictionary is None or inferred.task.dictionary is None:
+        return {}
+
+    def score(name):
+        signals = inferred.split(name).signals
+        return explained(signals, model.decoder, model.bias, inferred.codes[name])
+
+    return inferred.by_split(score)
 
 
 METRIC = Metric(

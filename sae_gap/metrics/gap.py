@@ -21,7 +21,7 @@ from sae_gap.core.codes import Codes, SparseCodes, as_columns, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
-from sae_gap.metrics.metric import SCORED, Inferred, Metric, of_split
+from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.solvers import sparse_code
 
 # The published count of latents has those above this magnitude.
@@ -234,22 +234,22 @@ def measure(inferred: Inferred) -> dict[str, float]:
     `unconverged` is the share of samples whose reference missed its tolerance; the certificate
     still bounds their gaps.
     """
-    scores = {}
-    for name in SCORED:
+
+    def score(name):
         codes = inferred.codes[name]
-        scores[f"l0_above_{name}"] = l0_above(codes)
+        scores = {"l0_above": l0_above(codes)}
         if inferred.model.dictionary is not None:
             signals = inferred.split(name).signals - inferred.model.bias
             dictionary, norms = inferred.unit_dictionary
             dims = slice(inferred.task.input_dim - inferred.task.padding)
-            scores[f"mse_{name}"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
+            scores["mse"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
             held, optimum = by_columns(codes), inferred.optimum[name]
             on_unit_atoms = held.scaled(norms) if isinstance(held, Codes) else held * norms
-            scores |= of_split(
-                objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam), name
-            )
-            scores[f"unconverged_{name}"] = 1 - float(np.mean(optimum.converged))
-    return scores
+            scores |= objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam)
+            scores["unconverged"] = 1 - float(np.mean(optimum.converged))
+        return scores
+
+    return inferred.by_split(score)
 
 
 METRIC = Metric(

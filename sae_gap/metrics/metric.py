@@ -52,18 +52,22 @@ class Inferred:
         """The task's split of that name."""
         return getattr(self.task, name)
 
+    def by_split(self, score: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
+        """Scores of each scored split, given its name, under the names that they have for it."""
+        return {f"{key}_{name}": value for name in SCORED for key, value in score(name).items()}
+
     def with_truth(self, score: Callable[[str, Any, Any], Mapping[str, float]]) -> dict[str, float]:
-        """Scores of each scored split whose true codes are known, under their names for the split.
+        """`by_split`, of those splits whose true codes are known.
 
         Args:
           score: of the name of the split, its true codes and the inferred ones.
         """
-        scores: dict[str, float] = {}
-        for name in SCORED:
+
+        def known(name):
             truth = self.split(name).codes
-            if truth is not None:
-                scores |= of_split(score(name, truth, self.codes[name]), name)
-        return scores
+            return {} if truth is None else score(name, truth, self.codes[name])
+
+        return self.by_split(known)
 
     @property
     def unit_dictionary(
@@ -123,8 +127,3 @@ class Metric:
 
     def __call__(self, inferred: Inferred) -> Mapping[str, float | list[float]]:
         return self.measure(inferred)
-
-
-def of_split(scores: Mapping[str, float], split: str) -> dict[str, float]:
-    """Scores under the names that they have for a split."""
-    return {f"{name}_{split}": value for name, value in scores.items()}

@@ -39,16 +39,12 @@ def support_recovery(
       number of code columns above 1e-4.
     """
     truth, inferred = as_codes(true_codes), as_codes(codes)
-    matched = np.flatnonzero(match.learned >= 0)
-    true_atoms = np.full(inferred.num_latents, -1)
-    true_atoms[match.learned[matched]] = matched
-    # Columns that are zero on both sides are on nowhere.
-    atoms = true_atoms[np.asarray(inferred.latents)]
-    either = np.union1d(atoms[atoms >= 0], truth.latents)
+    # Columns that are zero on both sides are on nowhere, and so is a partner that there is not.
+    partnered = np.flatnonzero(np.isin(match.learned, inferred.latents))
+    either = np.union1d(partnered, truth.latents)
     true_on = np.abs(truth.at(either)) > _ON
+    on = np.abs(inferred.at(match.learned[either])) > _ON
     every_on = np.abs(np.asarray(inferred.values)) > _ON
-    on = np.zeros_like(true_on)
-    on[:, np.searchsorted(either, atoms[atoms >= 0])] = every_on[:, atoms >= 0]
     hits, num_on, num_true = (true_on & on).sum(axis=1), on.sum(axis=1), true_on.sum(axis=1)
     return {
         "support_precision": float(ratio(hits, num_on).mean()),

@@ -77,12 +77,8 @@ class AbsTopK(AmortisedEncoder):
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
     def exported(self, model):
-        tensors = {
-            "W_enc": model.encoder.weight,
-            "b_enc": model.encoder.bias,
-            "W_dec": model.decoder.T,
-        }
-        return "abstopk", {"k": self.k, "rescale_acts_by_decoder_norm": False}, tensors
+        options = {"k": self.k, "rescale_acts_by_decoder_norm": False}
+        return "abstopk", options, model.encoder.exported()
 
 
 class GroupMax(AmortisedEncoder):
@@ -158,9 +154,9 @@ class RepeatingPursuit(Encoder):
         return jax.lax.while_loop(unfinished, step, start)[2]
 
     def exported(self, model):
-        options: dict[str, Any] = {
+        options = {
             "max_iterations": self.rounds,
             "residual_threshold": self.residual,
+            "stop_on_duplicate_support": self.stop_on_repeat,
         }
-        options["stop_on_duplicate_support"] = self.stop_on_repeat
-        return "matching_pursuit", options, {"W_dec": model.decoder.T}
+        return "matching_pursuit", options, {}

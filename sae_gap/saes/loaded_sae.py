@@ -451,35 +451,33 @@ def of_parts(parts: Parts) -> SAE:
     model = Model(jnp.asarray(settled.atoms).T, jnp.asarray(parts.bias), parameters, encoder)
     sae = on_unit_atoms(
         model,
+        parts.notes,
+        normalisation=parts.normalisation,
         library=parts.library,
         architecture=parts.architecture,
         centred=parts.centred,
-        notes=parts.notes,
+        heads=parts.heads,
     )
     if parts.weight is not None:
         # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
         sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
     lengths = _unit(dictionary)[1] if parts.codes_of_unit_atoms else sae.lengths
-    return dataclasses.replace(
-        sae, lengths=lengths, normalisation=parts.normalisation, heads=parts.heads
-    )
+    return dataclasses.replace(sae, lengths=lengths)
 
 
-def on_unit_atoms(
-    model: Model, *, library: str, architecture: str, centred: bool = True, notes: Mapping[str, str]
-) -> SAE:
-    """The SAE of a model in its library's units, which subtracts its bias and names its encoder."""
+def on_unit_atoms(model: Model, notes: Mapping[str, str], **about: Any) -> SAE:
+    """The SAE of a model in its library's units, which subtracts its bias and names its encoder;
+    `about` are other fields.
+    """
     encoder: Any = model.encode
     return _on_unit_atoms(
         model.decoder,
         model.bias,
         dataclasses.replace(model, bias=jnp.zeros_like(model.bias)),
         Rescaled(encoder),
-        library=library,
-        architecture=architecture,
-        centred=centred,
         entries=tuple((str(name), printable(str(value))) for name, value in notes.items()),
         signed=encoder.signed,
+        **about,
     )
 
 
@@ -487,7 +485,7 @@ def _on_unit_atoms(atoms: Array, bias: Array, inner: Model, encode: Any, **about
     unit, lengths = _unit(atoms)
     scale = jnp.where(lengths > 0, lengths, 1)
     model = Model(unit, jnp.zeros_like(bias), LibraryUnits(inner, scale), encode)
-    return SAE(model, bias, scale, lengths, Normalisation(), **about)
+    return SAE(model, bias, scale, lengths, **{"normalisation": Normalisation(), **about})
 
 
 @jax.jit

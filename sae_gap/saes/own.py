@@ -97,7 +97,7 @@ def load_fit(path: Path) -> SAE:
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
     fitted = dataclasses.replace(model, encode=encoder)
     return loaded_sae.on_unit_atoms(
-        fitted, library="sae_gap", architecture=encoder.name, notes=notes
+        fitted, notes, library="sae_gap", architecture=encoder.name, centred=True
     )
 
 
