@@ -63,3 +63,7 @@ def main(options: AllOptions) -> None:
         execute(run)
         if distributed.is_first():
             print()
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -7,6 +7,7 @@ import ast
 import difflib
 import importlib
 import os
+import runpy
 import signal
 import sys
 import threading
@@ -42,7 +43,7 @@ def binaries() -> dict[str, Path]:
     return {
         path.stem: path
         for path in files
-        if is_study(path) or "\ndef main(options: " in path.read_text(encoding="utf-8")
+        if is_study(path) or "\nif __name__ ==" in path.read_text(encoding="utf-8")
     }
 
 
@@ -92,13 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     _end_on_signals()
     sys.path.insert(0, str(home()))
     sys.argv = [name, *rest]
-    path = ".".join(known[name].relative_to(home()).with_suffix("").parts)
+    module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
     try:
-        module = importlib.import_module(path)
         if is_study(known[name]):
-            importlib.import_module("benchmarks.harness.main").run(module.BENCH)
+            bench = importlib.import_module(module).BENCH
+            importlib.import_module("benchmarks.harness.main").run(bench)
         else:
-            importlib.import_module("benchmarks.cli").run(module.main)
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
     except BrokenFileError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sae_gap
-from benchmarks import cli, studies
+from benchmarks import studies
 from benchmarks.harness import main
 from sae_gap import __main__ as command
 
@@ -102,7 +103,9 @@ def test_the_list_comes_from_the_wheel_and_loads_neither_jax_nor_numpy(installed
 def ran(monkeypatch):
     """What the command would run: the module and its words."""
     calls = []
-    monkeypatch.setattr(cli, "run", lambda main: calls.append((main.__module__, sys.argv)))
+    monkeypatch.setattr(
+        runpy, "run_module", lambda name, **options: calls.append((name, sys.argv, options))
+    )
     monkeypatch.setattr(sys, "argv", ["sae-gap"])
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(command, "_end_on_signals", lambda: None)
@@ -141,7 +144,9 @@ def test_a_study_is_run_with_the_words_that_follow_its_name(ran, monkeypatch):
 def test_the_words_are_those_of_the_process_by_default(ran, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["sae-gap", "report", "--output=x"])
     command.main()
-    assert ran == [("benchmarks.report.report", ["report", "--output=x"])]
+    assert [(name, words) for name, words, _ in ran] == [
+        ("benchmarks.report.report", ["report", "--output=x"])
+    ]
 
 
 @pytest.mark.parametrize("typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""])

@@ -320,3 +320,7 @@ def _line(kind: str, verdicts: list[Verdict]) -> dict[str, str | int]:
         "certified": f"{certified.mean():.2%}",
         "false claims": sum(len(verdict.faults) for verdict in verdicts),
     }
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -175,3 +175,7 @@ def main(options: DeviceCostOptions) -> None:
         if place is not None:
             lines[-1] |= compiled(place, (input_dim, num_latents), options.samples)
     print(tables.format_table(lines, {name: name for name in lines[0]}))
+
+
+if __name__ == "__main__":
+    cli.run(main)

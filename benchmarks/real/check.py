@@ -41,3 +41,7 @@ def main(options: CheckOptions) -> None:
         )
     print(found)
     sys.exit(int(bool(found.wrong)))
+
+
+if __name__ == "__main__":
+    cli.run(main)

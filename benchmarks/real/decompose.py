@@ -151,3 +151,7 @@ def main(options: DecomposeOptions) -> None:
         table("In the span of k atoms, and of controls", CONTROLLED, spans),
         sep="\n\n",
     )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -327,3 +327,7 @@ def main(options: CostOptions) -> None:
     with cli.usage():
         rows = measure(options)
     print(*tables_of(rows), sep="\n\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

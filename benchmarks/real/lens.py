@@ -44,3 +44,7 @@ def main(options: LensOptions) -> Lens:
         ", ".join(f"{block} {error:.3f}" for block, error in found.errors.items()) or "one window",
     )
     return found
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -127,3 +127,7 @@ def main(options: MeasureOptions) -> None:
         command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
         print(measurement_page.write(folder, rows, command, notes))
         logging.info("read %s/report.html", folder)
+
+
+if __name__ == "__main__":
+    cli.run(main)

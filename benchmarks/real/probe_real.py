@@ -307,3 +307,7 @@ def main(options: ProbeOptions) -> None:
     for kind, rows in by_kind.items():
         baseline = next(row["dictionary"] for row in rows if row["role"] != "activations")
         print(*tables_of(rows, kind, baseline), sep="\n\n", end="\n\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

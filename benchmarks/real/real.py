@@ -315,3 +315,7 @@ def probing_change(overall: Sequence[Row], best: Row, sparsity: int) -> str:
 def _with_half(line: Row, name: str) -> str:
     half = line[f"{name}_half"]
     return f"{line[name]:.3f}" + ("" if half is None else f" ± {half:.3f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

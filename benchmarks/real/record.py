@@ -61,3 +61,7 @@ def main(options: RecordOptions) -> Recorded:
         "%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory()
     )
     return found
+
+
+if __name__ == "__main__":
+    cli.run(main)

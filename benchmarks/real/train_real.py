@@ -272,3 +272,7 @@ def main(options: TrainOptions) -> None:
         columns = {"method": "method", "num_latents": "latents"}
         columns |= {name: title for name, title in METRICS.items() if f"{name}_mean" in lines[0]}
         print(tables.format_table(lines, columns))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -93,3 +93,7 @@ def main(options: AgreementOptions) -> None:
                 "again."
             ) from None
     print(*table, sep="\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -49,3 +49,7 @@ def main(options: ReportOptions) -> None:
     content = pages.render(entries).encode()
     home.write(name, content)
     logging.info("%d pages in %s/%s, %.1f MB", len(entries), home, name, len(content) / 1e6)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -171,3 +171,7 @@ def main(options: LearnStreamOptions) -> None:
         store.append([row | {"key": results.key(row), "job": results.key(row)}])
         summary = tables.summarise([row], by=list(COLUMNS)[:2], metrics=list(COLUMNS)[2:])
         print(tables.format_table(summary, COLUMNS))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -296,3 +296,7 @@ def main(options: SolverSpeedOptions) -> None:
     lines = [line(part, names) for part in parts]
     table = [[*lines[0]], ["---"] * len(lines[0]), *([*cells.values()] for cells in lines)]
     print(*(f"| {' | '.join(cells)} |" for cells in table), *notes, sep="\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -97,3 +97,7 @@ def main(options: TrainingSpeedOptions) -> None:
     summary = tables.summarise(rows, by=list(COLUMNS)[:3], metrics=list(COLUMNS)[3:])
     tables.write_table(store.folder, "summary.csv", summary)
     print(tables.format_table(summary, COLUMNS))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -38,8 +38,8 @@ class MethodPart(eqx.Module):
     version: ClassVar[int] = 1
 
     def __check_init__(self):
-        check_static(self)
         check_options(self)
+        check_static(self)
 
 
 def precision() -> str:

@@ -145,14 +145,14 @@ def write_table(
       folder: where to.
       name: of the file, which is replaced whole.
       lines: at least one.
-      columns: what to write of them; None takes all columns of numbers and texts, but no lists.
+      columns: what to write of them; None takes all columns but those of lists.
 
     Raises:
       OSError: the folder cannot be written to.
     """
     if columns is None:
-        cells = (cell for line in lines for cell in line.items())
-        columns = dict.fromkeys(name for name, value in cells if not isinstance(value, list))
+        listed = {name for line in lines for name in line if isinstance(line[name], list)}
+        columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -256,7 +256,7 @@ def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np
         if note.get(name) != value:
             raise ValueError(
                 f"{folder} holds a lens of {name} {note.get(name)}, not {value}; give that, or "
-                "another folder."
+                "another folder, or remove it."
             )
     blocks, dim = lm.model.num_blocks - 1, lm.model.dim
     try:

@@ -194,7 +194,7 @@ def record(
         "documents": len(lists),
         "text": _text(arrays),
     }
-    _begin(folder, about, layers, _bytes_of(np.savez, **arrays))
+    about["layers"] = _agreed(folder, about, layers)
     there = {layer: {*(folder / f"block{layer}").names()} for layer in layers}
     firsts = np.cumsum([0, *lengths])
     start = 0
@@ -206,6 +206,9 @@ def record(
                 # Through all blocks that were asked for, since other pieces of the model round
                 # otherwise.
                 found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
+                if not folder.exists("recording.json"):
+                    folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
+                folder.write("recording.json", json.dumps(about, indent=1).encode())
                 for layer in missing:
                     # The digest comes last: where it is, the rows and their documents are too.
                     contents = (
@@ -292,8 +295,10 @@ def _files(number: int) -> tuple[str, str, str]:
     return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
-def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content: bytes) -> None:
-    """Writes what is recorded; raises a ValueError where the folder holds another recording."""
+def _agreed(folder: Folder, about: dict[str, Any], layers: Sequence[int]) -> list[int]:
+    """The layers of a recording with those that the folder has; raises a ValueError where the
+    folder holds another recording.
+    """
     if folder.exists("recording.json"):
         known, _ = _read(folder)
         layers = [*layers, *known.pop("layers")]
@@ -312,11 +317,7 @@ def _begin(folder: Folder, about: dict[str, Any], layers: Sequence[int], content
             f"{folder} holds rows but no recording.json that says of what; remove them or choose "
             "another folder."
         )
-    else:
-        folder.write("tokens.npz", content)
-    folder.write(
-        "recording.json", json.dumps(about | {"layers": sorted({*layers})}, indent=1).encode()
-    )
+    return sorted({*layers})
 
 
 def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
@@ -345,8 +346,7 @@ def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.nd
             values = np.asarray(hidden)[real]
             # A NaN is no smaller than anything.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
-                mend = "remove the recording, and record with dtype=float32"
-                mend = mend if np.isfinite(largest) else "give another model"
+                mend = "record with dtype=float32" if np.isfinite(largest) else "give another model"
                 raise ValueError(
                     f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; {mend}."
                 )

@@ -81,6 +81,12 @@ def test_the_summary_file_has_the_promised_columns(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.csv"]
 
 
+def test_a_column_of_lists_is_left_out_and_a_line_may_lack_others(tmp_path):
+    lines = [{"a": 1, "sums": None}, {"a": 2, "b": "x", "sums": [1.0, 2.0]}]
+    tables.write_table(tmp_path, "rows.csv", lines)
+    assert (tmp_path / "rows.csv").read_text() == "a,b\n1,\n2,x\n"
+
+
 def test_the_table_lines_up():
     rows = [
         row("sae_relu", seed, mcc_id=value, l0_id=12.0 + seed, gap_id=1e-5 * seed)
