@@ -86,7 +86,7 @@ $(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.ready-test: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable '.[test]'
-	@JAX_ENABLE_X64=1 $(VENV)/bin/python -c '$(CODE)' & $(COMPILE) && wait
+	@JAX_ENABLE_X64=1 $(VENV)/bin/python -c '$(CODE)' & double=$$!; $(COMPILE) && wait $$double
 	@touch $(VENV)/.ready $(VENV)/.ready-docs $@
 
 # Of the packages that these ask for, such as llama-cpp-python, none is needed.

@@ -25,6 +25,7 @@ from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised, Lista
 from sae_gap.learners.baselines import PCA, Raw
@@ -155,6 +156,31 @@ def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind, needed)
                 functools.partial(kind, **needed | {field.name: value}),
                 f"takes? no steps|needs a base|{field.name}",
             )
+
+
+# The last value that a range has, and the first that it has not.
+ENDS = {
+    "rate": (BatchTopK, 1.0, 1.01),
+    "initial_factor": (BatchTopK, 1.0, 0.99),
+    "threshold": (JumpReLU, 1e-30, 0.0),
+    "tol": (Lasso, 1e-30, 0.0),
+    "max_iterations": (Lasso, 0, -1),
+    "lam": (functools.partial(OnSupport, encoder=TopK(3)), 0.0, -0.1),
+    "breadth": (ScreenedPursuit, 1, 0),
+    "screens": (ScreenedPursuit, 1, 0),
+    "rounds": (ThresholdingPursuit, 1, 0),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_ranges_of_encoders_end_where_they_say(name):
+    kind, last, beyond = ENDS[name]
+    kind(**{name: last})
+    refused(lambda: kind(**{name: beyond}), f"^{name} must be")
+
+
+def test_a_lasso_of_more_iterations_is_the_same_program():
+    assert jax.tree.structure(Lasso()) == jax.tree.structure(Lasso(max_iterations=1))
 
 
 # Equinox warns of an array in a static field before it can be refused.

@@ -194,7 +194,7 @@ def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]
     """A line for each step with how much it does, and where the page would be."""
     source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
     aims: dict[str, dict[str, Any]] = {
-        "record": source | {"layer": options.layer, "tokens": "all"},
+        "record": source | {"layer": options.layer, "dtype": options.dtype, "tokens": "all"},
         "train_real": {"sparsity": options.sparsity, "seed": options.seed},
     }
     lines = []

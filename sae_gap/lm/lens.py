@@ -314,7 +314,7 @@ def _states(model: LanguageModel, windows: Windows) -> Float[Array, "blocks leng
 
 
 def _rounding(kind):
-    """A product that rounds factors of derivatives, and of which none is taken by the matrix."""
+    """As `product`, but its derivative rounds both factors, and the matrix has none."""
 
     def back(right, change):
         factors = change.astype(kind), right.T.astype(kind)

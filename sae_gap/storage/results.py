@@ -38,7 +38,7 @@ def grouped(rows: Iterable[Mapping[str, Any]], by: Collection[str]) -> dict[Any,
     groups = collections.defaultdict(list)
     for row in rows:
         groups[tuple(row.get(name) for name in by)].append(row)
-    return groups
+    return dict(groups)
 
 
 def key(mapping: Mapping[str, Any]) -> str:

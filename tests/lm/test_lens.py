@@ -1,12 +1,15 @@
 """The Jacobian lens against finite differences of the model in NumPy."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
+from sae_gap.core.lasso_problem import product
 from sae_gap.lm import llama
-from sae_gap.lm.lens import _of_window, _read, fit_lens, open_lens
+from sae_gap.lm.lens import ROUNDED, _of_window, _read, _rounding, fit_lens, open_lens
 from sae_gap.lm.texts import Texts
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
@@ -68,6 +71,29 @@ def test_it_is_the_mean_over_places_of_the_derivative_of_the_sum(lm, tmp_path, o
         expected = (ends[0] - ends[1])[counted].sum(axis=0) / (2 * small * len(counted))
         size = np.abs(expected).max()
         np.testing.assert_allclose(found[block] @ direction, expected, atol=2e-4 * size)
+
+
+def test_a_rounding_product_rounds_both_factors_of_its_derivative_alone():
+    left, right, change = (RNG.normal(size=shape).astype("f") for shape in ((5, 7), (7, 3), (5, 3)))
+    found, back = jax.vjp(_rounding(ROUNDED), left, right)
+    np.testing.assert_array_equal(found, product(left, right))
+    factors = (each.astype(ml_dtypes.bfloat16).astype(float) for each in (change, right.T))
+    np.testing.assert_allclose(back(change)[0], np.matmul(*factors), rtol=1e-5)
+
+
+def test_a_block_multiplies_by_the_product_that_it_is_given(lm):
+    met = []
+
+    def noted(left, right):
+        met.append(right.shape)
+        return product(left, right)
+
+    tokens = jnp.arange(CONTEXT)[None]
+    windows = llama.Windows(tokens, tokens * 0, tokens)
+    block = jax.tree.map(lambda leaf: leaf[0], lm.model.blocks)
+    llama.block_step(lm.model, windows, noted)(llama.embed(lm.model, windows), block)
+    matrices = (block.query, block.key, block.value, block.output, block.gate, block.up, block.down)
+    assert met == [each.shape for each in matrices]
 
 
 def test_windows_are_averaged_and_their_spread_tells_the_error(lm, lens):

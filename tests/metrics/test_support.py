@@ -49,6 +49,11 @@ def test_undefined_ratios_are_zero():
     }
 
 
+def test_a_latent_that_is_on_for_no_reason_costs_precision():
+    found = support_recovery(identity(2), np.array([[1.0, 0.0]]), np.ones((1, 2)))
+    assert (found["support_precision"], found["support_recall"]) == (0.5, 1)
+
+
 def test_the_threshold_is_1e_4_and_exclusive():
     codes = np.array([[1e-4, 1.01e-4, 0.0]])
     found = support_recovery(identity(3), np.ones((1, 3)), codes)

@@ -58,6 +58,18 @@ def test_rows_come_back_as_they_went_in(tmp_path):
     assert json.loads((tmp_path / "study" / "rows" / "a.json").read_text())["rows"][1] == found
 
 
+def test_rows_are_grouped_in_order_and_may_lack_a_column():
+    rows = [{"a": 2, "n": 0}, {"a": 1}, {"a": 2, "n": 0}, {"n": 0}]
+    found = results.grouped(rows, ("a", "n"))
+    assert [*found.items()] == [
+        ((2, 0), [rows[0], rows[2]]),
+        ((1, None), [rows[1]]),
+        ((None, 0), [rows[3]]),
+    ]
+    with pytest.raises(KeyError):
+        found[3, 3]
+
+
 def test_a_job_is_written_once(tmp_path):
     store = Store(tmp_path)
     store.append(job("a"))

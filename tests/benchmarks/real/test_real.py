@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from benchmarks.real import probe_real, real, train_real
+from benchmarks.real import probe_real, real, record, train_real
 from sae_gap.lm import recording
 from sae_gap.measure import patching
 from sae_gap.measure.comparison import interval
@@ -79,6 +79,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     encoder, dictionary, probing = out.strip().split("\n\n")
     (recorded,) = (folder / "record").iterdir()
     assert recording.open_recording(recorded).dtype == "float32"
+    assert real.RealOptions().dtype == record.RecordOptions().dtype == "float16"
     rows = sae_gap.Store(folder / "downstream").rows()
     (clean,) = (row for row in rows if row["kind"] == "clean")
     tokens = np.array(clean["tokens"])
@@ -305,7 +306,9 @@ def test_a_dry_run_says_how_much_would_run_and_writes_nothing(
     code, out, err = call("real", "--dry_run", "--layer=7", *flags)
     lines = out.splitlines()
     assert (code, err) == (0, "")
-    assert lines[0] == f"record: model SmolLM2-135M, text BBC news, layer 7, {record}"
+    assert (
+        lines[0] == f"record: model SmolLM2-135M, text BBC news, layer 7, dtype float16, {record}"
+    )
     assert lines[1] == f"train_real: sparsity 16, seed 0, {train}, methods topk"
     assert lines[2].startswith("downstream: l0 ") and lines[3].startswith("probe_real: rows ")
     assert ("34 minutes" in out) == (preset == "quick")
