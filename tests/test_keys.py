@@ -219,7 +219,7 @@ def of_patching(folder, given=USUAL, identity="this", level=2, control="this"):
 
 def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm", **options):
     about = {}
-    monkeypatch.setattr(recording, "_begin", lambda _, given, *__: about.update(given) or stop())
+    monkeypatch.setattr(recording, "_agreed", lambda _, given, *__: about.update(given) or stop())
     texts = [["the cat", text or "sat", "on the mat"], ["a", "b", name or "c"], ["x", topic, "y"]]
     lm = SimpleNamespace(
         name="lm",
