@@ -3,11 +3,10 @@ with the field.
 """
 
 import dataclasses
-import functools
 import math
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from absl import flags
@@ -82,13 +81,14 @@ def define(kind: type[Options]) -> flags.FlagValues:
     for field in dataclasses.fields(kind):
         if field.metadata:
             entry, listed, _ = _types(kind, field.name)
-            make: Callable[..., Any] = flags.DEFINE_string
-            if entry is bool:
-                make = flags.DEFINE_boolean
-            elif listed:
-                # Of a list that is given twice absl would keep the last one alone.
-                make = functools.partial(flags.DEFINE_list, allow_overwrite=False)
-            make(_flag(field), None, _help(field, field.default), flag_values=values)
+            make = (
+                flags.DEFINE_boolean
+                if entry is bool
+                else flags.DEFINE_list
+                if listed
+                else flags.DEFINE_string
+            )
+            make(_flag(field), None, _help(field, field.default), flag_values=values)  # type: ignore[operator]
     return values
 
 

@@ -63,12 +63,6 @@ def test_what_an_option_cannot_be_is_one_sentence(flags, rule):
         assert found and found[3] == AT_FAULT.get(value)
 
 
-def test_a_list_is_given_once():
-    with pytest.raises(cli.UsageError, match="--seeds=1: already defined as"):
-        read("--seeds=0", "--seeds=1")
-    assert read("--size=1", "--size=2").size == 2
-
-
 def test_a_range_holds_from_python_too():
     with pytest.raises(ValueError, match=r"--seeds must list different"):
         Some(seeds=(1, 1))
