@@ -77,7 +77,8 @@ parts, each the difference of two codes at its own L0: values, what least square
 gains; support, what the best codes on its own dictionary gain; dictionary, what the best dictionary
 at hand gains. The support part is a sum: selection, what a pursuit among the latents that the
 encoder proposes gains, and screening, what the best codes gain beyond that. The best codes are
-those of the certified lasso or of a pursuit, refitted on their supports. {PROVED} Outlier tokens
+those of the certified lasso or of a pursuit, refitted on their supports, or of a pursuit that
+weighs an error by the nats it costs. {PROVED} Outlier tokens
 keep their activation and are left out of averages. Intervals of 95 % are over documents, or over
 pairs of concepts.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 _HOME = {
     "budget": "cost",
+    "captured_by_block": "blocks",
     "coherence": "sae_measurement",
     "counting_bound": "heat",
     "curve": "curves",

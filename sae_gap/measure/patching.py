@@ -12,8 +12,8 @@ dictionary:
                threshold leaves those out whose loss costs least (`coding.screened`), at that L0
   proposed     the same among the 4 ⌈L0⌉ latents that the encoder's pre-activations propose
   weighted     the screened pursuit of `‖A (x - b - D z)‖²`, `AᵀA = I + F / mean(diag F)`, F being
-               what an error costs in nats (`Downstream.sensitivity`). It takes part in no split.
-               SAEs that whiten activations, or normalise each, do not have it
+               what an error costs in nats (`Downstream.sensitivity`). SAEs that whiten activations,
+               or normalise each, do not have it
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
@@ -24,8 +24,9 @@ With L(·) the loss of each, an encoder's loss is the sum of
   dictionary part  L(best) - L(best on the best dictionary at hand)
   rest             L(best on the best dictionary at hand)
 
-where best is lasso_refit, omp or screened, whichever has the smallest divergence. Better supports
-may exist. The support part stays whole for an encoder that is not one affine map and a rule of
+where best is lasso_refit, omp, screened or weighted, whichever has the smallest divergence: better
+codes may exist. Where it is weighted, the screening part has what its norm is worth, and its values
+too. The support part stays whole for an encoder that is not one affine map and a rule of
 which values stay; screened and proposed are not measured of signed codes. The best dictionary is
 that whose best codes have the least divergence at the asked L0 nearest the encoder's. An encoder
 whose L0 is above a quarter of the dimensions is not split. An encoder that is dead, as
@@ -77,7 +78,7 @@ PARTS = ("values", "support", "dictionary")
 # What the support part is the sum of, where it is known.
 SUPPORT = ("selection", "screening")
 # Codes that are the best there are for a dictionary, of which the better ones count.
-BEST = ("lasso_refit", "omp", "screened")
+BEST = ("lasso_refit", "omp", "screened", "weighted")
 # The largest L0 of a full pursuit: its time grows with the square, and beyond takes longer than all
 # else.
 MOST_PURSUED = 64

@@ -175,12 +175,14 @@ def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
     places += (("b", "lasso_refit", 2, 0.2, 0), ("b", "lasso_refit", 8, 0.1, 0))
     places += (("a", "screened", 4, 0.45, 0), ("a", "screened", 2, 0.1, 0.3))
     places += (("a", "lasso_refit", 2, 0.15, 0.2), ("a", "proposed", 2, 0.05, 0.1))
+    places += (("a", "weighted", 8, 0.05, 0.2),)
     rows = [
         dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True))
         for place in places
     ]
     assert patching.best_at(rows, 4) == rows[3] and patching.best_at(rows, 4, "a") == rows[1]
     assert patching.best_at(rows, 3) is None and patching.best_at(rows, 2, "a") == rows[7]
+    assert patching.best_at(rows, 8) == rows[-1]
 
 
 def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(

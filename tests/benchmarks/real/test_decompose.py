@@ -1,11 +1,18 @@
-"""The binary on a small dictionary: its tables, that it measures nothing again, and bad input."""
+"""The binary on a small dictionary: its tables, that it measures nothing again, the blocks of a
+recording, and bad input.
+"""
 
 import csv
 
 import numpy as np
 import pytest
+from matplotlib import image
 
+from sae_gap.lm.lens import fit_lens
+from sae_gap.lm.recording import record
+from sae_gap.lm.texts import Texts
 from sae_gap.measure import decomposition
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +47,81 @@ def test_it_prints_its_tables_and_measures_nothing_again(files, call, tmp_path, 
     assert call("decompose", *flags)[:2] == (0, out)
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model, its recording after the first and the last block, and a lens."""
+    folder, rng = tmp_path_factory.mktemp("model"), np.random.default_rng(1)
+    lm, words = tiny.tiny_lm(folder), ["the cat", "in", "hat", "1 2"]
+    texts = [" ".join(rng.choice(words, 24)) for _ in range(4)]
+    texts = Texts(tuple(texts), tuple(map(str, range(4))), None)
+    found = record(lm, texts, folder / "r", layers=(0, 2), context=32, dtype="float32")
+    lens = fit_lens(lm, texts, folder / "lens", windows=1, context=16, first=4)
+    return folder, lm, found, lens
+
+
+@pytest.mark.parametrize("dictionary", ["unembedding", "lens"])
+def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
+    model, call, tmp_path, monkeypatch, dictionary
+):
+    folder, lm, found, lens = model
+    seen = []
+
+    def decompose(sae, x, documents, sizes):
+        seen.append((np.asarray(sae.model.decoder), x, documents))
+        part = {"codes": "best", "captured": 0.1 * len(seen), "low": 0.05, "high": 0.3}
+        return [part | {"k": k} for k in sizes]
+
+    monkeypatch.setattr(decomposition, "decompose", decompose)
+    monkeypatch.setattr(decomposition, "ceiling", lambda sae, x: {"codes": "ceiling"})
+    monkeypatch.setattr(decomposition, "gains", lambda sae, x, steps: np.ones((len(x), steps)))
+    path = dictionary if dictionary == "unembedding" else folder / "lens"
+    flags = [f"--recording={folder / 'r'}", f"--model={folder / 'tiny.gguf'}", "--k=3,5"]
+    flags += [f"--dictionary={path}", "--controls=1", f"--results_dir={tmp_path}"]
+    code, out, err = call("decompose", *flags, "--centred_atoms")
+    assert code == 0, err
+    for block, (atoms, x, documents) in zip((0, 2), seen, strict=True):
+        own = lm.model.unembedding if dictionary == "unembedding" else lens.atoms(block)[0]
+        own = np.asarray(own - own.mean(axis=0))
+        np.testing.assert_allclose(atoms.T, own / np.linalg.norm(own, axis=1)[:, None], atol=1e-5)
+        np.testing.assert_array_equal(x, found.activations(block).take(np.arange(len(x))))
+        np.testing.assert_array_equal(documents, found.documents)
+        assert len(x) == len(found.tokens)
+    with (tmp_path / "decompose" / "summary.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["codes"] == "best"]
+    told = [(line["block"], line["k"], float(line["captured"])) for line in lines]
+    assert told == [("0", "3", 0.1), ("0", "5", 0.1), ("2", "3", 0.2), ("2", "5", 0.2)]
+    # Of the most atoms alone.
+    assert out.count("best") == 2 and out.count("isotropic") == 2
+    assert image.imread(tmp_path / "decompose" / "blocks.png").std() > 0.01
+    assert call("decompose", *flags, "--layers=2")[0] == 0
+    raw = np.asarray(lm.model.unembedding if dictionary == "unembedding" else lens.atoms(2)[0])
+    np.testing.assert_allclose(seen[2][0].T, raw / np.linalg.norm(raw, axis=1)[:, None], atol=1e-5)
+    np.testing.assert_array_equal(seen[2][1], seen[1][1])
+
+
+def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_refused(
+    model, call, tmp_path
+):
+    folder, *_ = model
+    tiny.write_lm(tmp_path / "other.gguf", seed=1)
+    flags = [f"--recording={folder / 'r'}", f"--results_dir={tmp_path}"]
+    for more, match in (
+        ([f"--model={tmp_path / 'other.gguf'}", "--dictionary=unembedding"], "another model"),
+        ([f"--dictionary={folder / 'lens'}", "--layers=7"], "no block 7"),
+        (["--dictionary=unembedding", "--layers=1"], "block 1 is not in"),
+        (["--dictionary=unembedding", "--activations=x.npz"], "either --activations or"),
+    ):
+        code, _, err = call("decompose", f"--model={folder / 'tiny.gguf'}", *flags, *more)
+        assert code == 2 and match in err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("flags", "match"),
     [
-        (["--dictionary={D}"], "nothing to decompose; give --activations and --dictionary"),
+        (["--dictionary={D}"], "give --dictionary, and either --activations or --recording"),
         (["--dictionary={D}", "--activations={x}", "--k=11"], "at least 11 atoms"),
         (["--dictionary={zero}", "--activations={x}", "--k=3"], "1 of the atoms have zero length"),
-        (["--dictionary={x}", "--activations={x}"], "x.npz cannot be read as an .npy file"),
+        (["--dictionary={x}", "--activations={x}"], "for the unembedding or a lens give --rec"),
     ],
 )
 def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):

@@ -1,0 +1,35 @@
+"""What is captured by block: its lines and bands, by ascending block."""
+
+import numpy as np
+
+from sae_gap import figures
+
+
+def spread(codes, block, k, captured, **more):
+    found = {"codes": codes, "block": block, "k": k, "captured": captured}
+    return found | {"low": captured - 0.01, "high": captured + 0.02} | more
+
+
+def test_each_size_and_each_control_has_a_line_and_a_band():
+    rows = [
+        spread("best", block, k, share + k / 100)
+        for k in (5, 25)
+        for block, share in ((7, 0.3), (0, 0.1), (2, 0.2))
+    ]
+    rows += [spread("orthogonal", 0, 25, 0.05), {"codes": "ceiling", "block": 0, "captured": 0.9}]
+    rows += [
+        spread("span", block, k, share + k / 1000, control=control)
+        for block in (2, 0, 7)
+        for k in (5, 25)
+        for control, share in (("given", 0.4), ("isotropic", 0.5))
+    ]
+    figure = figures.captured_by_block(rows)
+    expected = ((15, 25, 35), (35, 45, 55)), ((42.5,) * 3, (52.5,) * 3)
+    for axes, shares in zip(figure.axes, expected, strict=True):
+        for line, band, values in zip(axes.get_lines(), axes.collections, shares, strict=True):
+            assert line.get_xdata().tolist() == [0, 2, 7]
+            np.testing.assert_allclose(line.get_ydata(), values)
+            edges = band.get_paths()[0].vertices[:, 1]
+            np.testing.assert_allclose([edges.min(), edges.max()], [values[0] - 1, values[2] + 2])
+    assert figures.captured_by_block([row for row in rows if row["block"] == 7]) is None
+    assert figures.captured_by_block([row | {"block": None} for row in rows]) is None
