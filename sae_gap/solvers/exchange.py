@@ -33,8 +33,11 @@ from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers.loops.exchanging import promise_all
 from sae_gap.solvers.problem import check_problem, power_of_two
 
-# Inner products of atoms held at once.
-ROOM = 2**26
+# Inner products of atoms held at once: of more samples, products with the dictionary wait less for
+# memory.
+ROOM = 2**27
+# Atoms whose promise is found at once, in cache.
+TILE = 2**13
 # Atoms that are exchanged before all are looked through again, exchanges that are fitted before a
 # sample is given up, and its most exchanges for each atom.
 POOL, TRIED, MOST = 256, 32, 20
@@ -184,10 +187,13 @@ class _Block:
         """
         used, least = np.flatnonzero(self.values[i]), self.least[i]
         chosen, values = self.places[i, used], self.values[i, used]
-        size, inner = self.places.shape[1], self.inner[i, used]
-        room = len(used) < size
-        left, own = self._left(i), self._gram(chosen)
-        promise = _promise(own, inner, chosen, values, left, room).max(axis=0)
+        size, left, inverse = self.places.shape[1], self._left(i), _inverse(self._gram(chosen))
+        promise = np.empty_like(left)
+        for begin in range(0, len(left), TILE):
+            tile = slice(begin, begin + TILE)
+            inner, room = self.inner[i, used, tile], len(used) < size
+            promise[tile] = _promise(inverse, inner, values, left[tile], room).max(axis=0)
+        promise[chosen] = 0
         if not promise.max() > least:
             return None
         best = np.argpartition(-promise, min(POOL, len(promise)) - 1)[:POOL]
@@ -197,9 +203,9 @@ class _Block:
         values = _fit(gram[np.ix_(support, support)], toward[support])
         for _ in range(MOST * size):
             left = toward - values @ gram[support]
-            room = len(support) < size
-            own = gram[np.ix_(support, support)]
-            promise = _promise(own, gram[support], support, values, left, room)
+            room, inverse = len(support) < size, _inverse(gram[np.ix_(support, support)])
+            promise = _promise(inverse, gram[support], values, left, room)
+            promise[:, support] = 0
             tried = np.argsort(-promise, axis=None)[:TRIED]
             for pair in tried[promise.ravel()[tried] > least]:
                 drop, atom = divmod(pair, len(pool))
@@ -214,24 +220,25 @@ class _Block:
         return None if (support < len(used)).all() else pool[support]
 
 
-def _promise(gram, inner, support, values, left, room):
+def _promise(inverse, inner, values, left, room):
     """What each atom takes from the squared error in each place, at most, (s + 1, n); the last
-    place is free.
+    place is free. What it says of the support itself means nothing.
 
     Args:
-      gram: (s, s), inner products of the support.
-      inner: (s, n), inner products of the support with all atoms.
-      support: their numbers, (s,).
-      values: their least squares, (s,).
+      inverse: of the Gram matrix of the support, (s, s).
+      inner: inner products of the support with all atoms, (s, n).
+      values: the least squares of the support, (s,).
       left: correlations with the residual, (n,).
       room: whether a place is free.
     """
-    inverse = np.linalg.inv(_regular(gram)).astype(inner.dtype)
-    found = np.empty((len(support) + 1, len(left)), inner.dtype)
-    spread, values = np.diagonal(inverse).copy(), values.astype(inner.dtype)
-    promise_all(inverse @ inner, inner, spread, values, left, room, found)
-    found[:, support] = 0
+    inverse, values = inverse.astype(inner.dtype), values.astype(inner.dtype)
+    found = np.empty((len(inner) + 1, len(left)), inner.dtype)
+    promise_all(inverse @ inner, inner, np.diagonal(inverse).copy(), values, left, room, found)
     return found
+
+
+def _inverse(gram):
+    return np.linalg.inv(_regular(gram))
 
 
 def _regular(gram):

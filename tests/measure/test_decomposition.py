@@ -8,8 +8,11 @@ import pytest
 import scipy.optimize
 
 from sae_gap.core.types import Model
+from sae_gap.encoders.pursuit import GradientPursuit
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.measure import decomposition
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.solvers import exchange_pursuit, sparse_code
 
 DIM, WIDTH, N, K = 10, 30, 24, 3
 DOCUMENTS = np.repeat(np.arange(6), 4)
@@ -79,6 +82,7 @@ def test_the_ceiling_is_that_of_all_atoms_and_its_bound_is_near_where_they_lie_o
     found = decomposition.ceiling(
         SAE.of_model(Model(jnp.asarray(atoms), jnp.zeros(DIM)), name="d"), x
     )
+    assert 0 < found["l0"] <= width
     least = 1 - sum(scipy.optimize.nnls(atoms, row)[1] ** 2 for row in x) / np.sum(x**2)
     assert found["captured"] == pytest.approx(least, abs=1e-3)
     low, high = (least, least + 0.03) if narrow else (0.985, 1)
@@ -102,6 +106,42 @@ def test_captured_variance_is_about_the_bias_whatever_the_atoms_lengths(world, m
     assert row["median"] == pytest.approx(np.median(1 - shares), abs=1e-5)
     assert row["atoms"] == uses.any(axis=0).sum()
     assert row["common"] == pytest.approx(uses.mean(axis=0).max())
+
+
+def test_codes_are_compared_with_the_best_ones(world, measured):
+    """By dense codes of the same pursuits, and least squares of SciPy on the lasso's supports."""
+    sae, x, unit = world
+    target, rows = x - 1, measured[0]
+    top = (target @ unit).max(axis=1, keepdims=True).clip(1e-9)
+    codes = {
+        "orthogonal": exchange_pursuit(target, unit, K, exchanges=False).toarray(),
+        "gradient": GradientPursuit(K, nonneg=True).infer(sae.model, target).codes,
+        "screened": ScreenedPursuit(K).infer(sae.model, target).codes,
+        "lasso": np.zeros((N, WIDTH)),
+    }
+    for step in range(1, 7):
+        lasso = np.asarray(sparse_code(target, unit, top * decomposition.RATIO**step).codes)
+        for i in np.flatnonzero((lasso > 0).sum(axis=1) <= K):
+            on = lasso[i] > 0
+            codes["lasso"][i] = 0
+            if on.any():
+                codes["lasso"][i, on] = scipy.optimize.nnls(unit[:, on], target[i])[0]
+    starts = (codes["orthogonal"], codes["lasso"])
+    ends = [exchange_pursuit(target, unit, K, start=start).toarray() for start in starts]
+    errors = [np.sum((target - end @ unit.T) ** 2, axis=1) for end in ends]
+    codes["best"] = np.where((errors[0] <= errors[1])[:, None], *ends)
+    for name, found in codes.items():
+        found, row = np.asarray(found), rows[name]
+        on, best = found > 0, codes["best"] > 0
+        left = np.sum((target - found @ unit.T) ** 2) / np.sum(target**2)
+        expected = {"captured": 1 - left, "l0": on.sum() / N, "atoms": on.any(axis=0).sum()}
+        expected |= {"common": on.mean(axis=0).max(), "shared": (on & best).sum() / best.sum()}
+        same = found.argmax(axis=1) == codes["best"].argmax(axis=1)
+        expected["top"] = same.mean()
+        assert {column: row[column] for column in expected} == pytest.approx(expected, abs=1e-5)
+        assert 0 < row["high"] - row["captured"] < 0.3 and 0 < row["captured"] - row["low"] < 0.3
+        assert row["lost_low"] <= row["lost"] <= row["lost_high"]
+    assert 0 < rows["gradient"]["top"] < 1 and 0 < rows["lasso"]["shared"] < 1
 
 
 @pytest.mark.parametrize("copies", [1, 3])
