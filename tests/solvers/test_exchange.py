@@ -83,11 +83,12 @@ def test_exchanges_promise_what_least_squares_gain_and_over_non_negative_codes_n
         support = np.flatnonzero(codes)
         inner, values = atoms[:, support].T @ atoms, codes[support]
         left, before = (signal - codes @ atoms.T) @ atoms, error(atoms, signal, support)
-        found = exchange._promise(inner[:, support], inner, support, values, left, True)
+        inverse = exchange._inverse(inner[:, support])
+        found = exchange._promise(inverse, inner, values, left, True)
         others = np.setdiff1d(np.arange(ATOMS), support)
         # As of each of very many atoms, which are looked at some at once.
-        many = np.repeat(inner, 300, 1), support, values, np.repeat(left, 300), True
-        wide = exchange._promise(inner[:, support], *many).reshape(len(support) + 1, ATOMS, 300)
+        many = np.repeat(inner, 300, 1), values, np.repeat(left, 300), True
+        wide = exchange._promise(inverse, *many).reshape(len(support) + 1, ATOMS, 300)
         each = np.repeat(found[:, others, None], 300 - ATOMS, 2)
         np.testing.assert_allclose(wide[:, others, ATOMS:], each, atol=1e-9)
         for place, atom in itertools.product(range(len(support) + 1), others):
@@ -99,6 +100,14 @@ def test_exchanges_promise_what_least_squares_gain_and_over_non_negative_codes_n
             rest = signal - atoms[:, chosen] @ np.linalg.lstsq(atoms[:, chosen], signal)[0]
             assert found[place, atom] == pytest.approx(before - rest @ rest, abs=1e-4)
             assert found[place, atom] > before - error(atoms, signal, new) - 1e-4
+
+
+def test_codes_do_not_depend_on_how_many_atoms_are_looked_at_at_once(problems, monkeypatch):
+    given = [(signals, atoms, K) for atoms, signals, *_ in problems]
+    whole = [exchange_pursuit(*each).toarray() for each in given]
+    monkeypatch.setattr(exchange, "TILE", 5)
+    for each, codes in zip(given, whole, strict=True):
+        np.testing.assert_allclose(exchange_pursuit(*each).toarray(), codes, atol=1e-6)
 
 
 def test_a_slot_in_use_counts_behind_one_that_is_free():
