@@ -66,14 +66,10 @@ def least_squares(
         width = jnp.searchsorted(jnp.asarray(slots), jnp.max(jnp.sum(part[1], axis=1)))
         return jax.lax.switch(width, [*gathered, beyond], *part)
 
-    size = max(1, min(len(signals), CHUNK // (input_dim * num_latents)))
-    count = -(-len(signals) // size)
-    spare = ((0, count * size - len(signals)), (0, 0))
-    given = [jnp.pad(array, spare) for array in (signals, on, pull)]
     # The work of a chunk follows its largest support, so that supports of like sizes share one.
-    order = jnp.argsort(jnp.sum(given[1], axis=1))
-    codes = in_batches(chunk, [array[order] for array in given], size)
-    return codes[jnp.argsort(order)[: len(signals)]] / scale
+    order = jnp.argsort(jnp.sum(on, axis=1))
+    rows, size = [array[order] for array in (signals, on, pull)], CHUNK // (input_dim * num_latents)
+    return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
 
 
 def _few(signals, on, pull, atoms, slots):
