@@ -109,6 +109,21 @@ def test_windows_are_averaged_and_their_spread_tells_the_error(lm, lens):
         np.testing.assert_allclose(lens.errors[block], expected, rtol=1e-4)
 
 
+def test_a_text_as_long_as_the_window_is_one_whose_outliers_count_where_they_are_kept(lm, tmp_path):
+    (tokens,), found = lm.tokenise(TEXTS.texts[:1]), {}
+    noisy = lm._replace(model=loud(lm, tokens[6]))
+    texts = Texts(TEXTS.texts[:1], ("a",), None)
+    given = {"windows": 1, "context": len(tokens), "first": 2}
+    for outliers in ("drop", "keep"):
+        lens = fit_lens(noisy, texts, tmp_path / outliers, **given, outliers=outliers)
+        found[outliers] = lens.jacobian(0)
+        expected = _of_window(noisy.model, tokens[:-1], 2, outliers == "drop")[0]
+        np.testing.assert_array_equal(found[outliers], expected)
+        # One window tells no error.
+        assert lens.errors == {}
+    assert not np.allclose(found["drop"], found["keep"])
+
+
 def test_a_killed_fit_goes_on_to_the_same_bits(lm, lens, folder, tmp_path, monkeypatch):
     write = Folder.write
 
@@ -188,6 +203,8 @@ def test_a_published_lens_is_read(lm, tmp_path):
 
 
 REFUSED = {
+    "no window": ({"windows": 0}, "windows must be an integer of at least 1"),
+    "first": ({"first": -1}, "first must be an integer of at least 0"),
     "windows": ({"windows": 5}, "4 documents have 11 tokens, too few for 5 windows; give more"),
     "context": ({"context": 5}, "context must be an integer of at least 6"),
     "outliers": ({"outliers": "some"}, "outliers must be one of drop, keep"),
@@ -211,6 +228,7 @@ def test_what_cannot_be_fitted_is_said_in_a_sentence(lm, lens, folder, case):
 def test_lenses_of_other_models_and_blocks_are_refused(lm, lens, folder, tmp_path):
     other = lm._replace(identity="0")
     square = np.zeros((DIM, DIM), np.float16)
+    hole = np.where(np.arange(DIM) == 5, np.float16(np.nan), square)
     faults = {
         "holds a lens of identity .*, not 0; give that, or another folder": (
             folder / "lens",
@@ -225,7 +243,7 @@ def test_lenses_of_other_models_and_blocks_are_refused(lm, lens, folder, tmp_pat
             published(tmp_path / "narrow.pt", {0: square[:9, :9]}),
             lm,
         ),
-        "is not finite at block 0": (published(tmp_path / "nan.pt", {0: square + np.nan}), lm),
+        "is not finite at block 0": (published(tmp_path / "nan.pt", {0: hole}), lm),
         r"cannot be read as a Jacobian lens \('J'\)": (
             torch_files.save(tmp_path / "sae.pt", {"w": square}),
             lm,
