@@ -31,5 +31,12 @@ def test_each_size_and_each_control_has_a_line_and_a_band():
             np.testing.assert_allclose(line.get_ydata(), values)
             edges = band.get_paths()[0].vertices[:, 1]
             np.testing.assert_allclose([edges.min(), edges.max()], [values[0] - 1, values[2] + 2])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "at most 5 atoms",
+        "at most 25 atoms",
+        "this dictionary",
+        "random directions",
+    ]
+    assert figures.captured_by_block([row for row in rows if row["block"] < 7])
     assert figures.captured_by_block([row for row in rows if row["block"] == 7]) is None
     assert figures.captured_by_block([row | {"block": None} for row in rows]) is None

@@ -58,6 +58,7 @@ def test_without_labels_atoms_have_numbers_and_the_bias_is_taken_off_first(tmp_p
     x = given.bias + np.eye(WIDTH)[[3, 7, 7]] @ given.atoms.T
     assert given.largest([[0, 2, 0, 3]], 5) == [[(3, 3), (1, 2)]]
     assert [row[0][0] for row in given.largest(given.encode(x, 1), 1)] == [3, 7, 7]
+    np.testing.assert_array_equal(sae_gap.dictionary(2 * np.eye(5)).atoms, np.eye(5))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     seen = []
 
     def decompose(sae, x, documents, sizes):
-        seen.append((np.asarray(sae.model.decoder), x, documents))
+        seen.append((np.asarray(sae.model.decoder), x, documents, np.asarray(sae.target(x))))
         part = {"codes": "best", "captured": 0.1 * len(seen), "low": 0.05, "high": 0.3}
         return [part | {"k": k} for k in sizes]
 
@@ -79,11 +79,12 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     flags += [f"--dictionary={path}", "--controls=1", f"--results_dir={tmp_path}"]
     code, out, err = call("decompose", *flags, "--centred_atoms")
     assert code == 0, err
-    for block, (atoms, x, documents) in zip((0, 2), seen, strict=True):
+    for block, (atoms, x, documents, target) in zip((0, 2), seen, strict=True):
         own = lm.model.unembedding if dictionary == "unembedding" else lens.atoms(block)[0]
         own = np.asarray(own - own.mean(axis=0))
         np.testing.assert_allclose(atoms.T, own / np.linalg.norm(own, axis=1)[:, None], atol=1e-5)
         np.testing.assert_array_equal(x, found.activations(block).take(np.arange(len(x))))
+        np.testing.assert_array_equal(target, x)
         np.testing.assert_array_equal(documents, found.documents)
         assert len(x) == len(found.tokens)
     with (tmp_path / "decompose" / "summary.csv").open(newline="") as file:
@@ -97,6 +98,8 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     raw = np.asarray(lm.model.unembedding if dictionary == "unembedding" else lens.atoms(2)[0])
     np.testing.assert_allclose(seen[2][0].T, raw / np.linalg.norm(raw, axis=1)[:, None], atol=1e-5)
     np.testing.assert_array_equal(seen[2][1], seen[1][1])
+    assert call("decompose", *flags, "--layers=2", "--centred")[0] == 0
+    np.testing.assert_allclose(seen[3][3], seen[1][1] - seen[1][1].mean(axis=0), atol=1e-5)
 
 
 def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_refused(
