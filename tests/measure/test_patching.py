@@ -18,6 +18,7 @@ from sae_gap.lm.llama import Windows
 from sae_gap.measure import patching
 from sae_gap.measure.downstream import Downstream, Network
 from sae_gap.measure.patching import Patching, split_lines
+from sae_gap.saes import normalise
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
@@ -277,3 +278,42 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
             assert weighted["fvu"] > plain["fvu"]
             assert weighted["l0"] == pytest.approx(1, abs=0.05)
     assert not split_lines(rows)
+
+
+def test_activations_in_other_units_have_no_weighted_codes(patched, tmp_path):
+    """One of each kind beside one in the model's own units; nor has any without a metric."""
+    plain, eye = candidate("plain", patched.atoms), np.eye(DIM)
+    other = {
+        "each": normalise.ConstantNorm(),
+        "white": normalise.Whitening(np.zeros(DIM), 2 * eye, eye / 2),
+    }
+    saes = [dataclasses.replace(plain, name=name, normalisation=to) for name, to in other.items()]
+    given = {"l0": (1,), "codes": ("screened", "weighted")}
+    rows = run(patched, tmp_path, plain, *saes, **given, metric=("eye", lambda: eye))
+    found = [(row["dictionary"], row["codes"]) for row in rows if row["kind"] == "score"]
+    assert [name for name, codes in found if codes == "weighted"] == ["plain"]
+    assert {name for name, codes in found if codes == "screened"} == {"plain", *other}
+    rows = run(patched, tmp_path, plain, **given)
+    assert [row["codes"] for row in rows if row["kind"] == "score"] == ["screened"]
+
+
+def test_the_row_of_the_model_without_a_change(patched, tmp_path):
+    (row,) = run(patched, tmp_path, candidate("true", patched.atoms), l0=(1,), codes=("own",))
+    down = patched.downstream
+    expected = {"ce": down.clean.ce.mean(), "ce_zero": down.zero.ce.mean()}
+    expected |= {"ce_mean": down.mean.ce.mean(), "kl_zero": down.zero.kl.mean()}
+    expected |= {"kl_mean": down.mean.kl.mean(), "outliers": ROWS, "rows": ROWS * LENGTH}
+    assert {name: row[name] for name in expected} == pytest.approx(expected)
+    assert sum(row["ce_sums"]) / sum(row["tokens"]) == pytest.approx(row["ce"])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "told"),
+    [
+        ([0, 5, 0], "of a single document, so no interval"),
+        ([1, 0, 2], "over only 2 documents"),
+        ([1] * patching.FEW_DOCUMENTS, f"over {patching.FEW_DOCUMENTS} documents"),
+    ],
+)
+def test_what_intervals_are_over(tokens, told):
+    assert patching.over_documents({"tokens": tokens}) == told
