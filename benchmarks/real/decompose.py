@@ -51,7 +51,7 @@ from sae_gap.storage.results import Row
 
 NAME = "decompose"
 # Raised whenever a row comes to hold something else.
-FORM = 1
+FORM = 2
 COLUMNS = (
     "block codes k captured low high median lost lost_low lost_high l0 shared top atoms common "
     "bound"

@@ -77,7 +77,7 @@ from sae_gap.storage.results import Row
 
 NAME = "encoder_cost"
 # Raised whenever a row comes to hold something else.
-FORM = 4
+FORM = 5
 FAMILIES = (
     "own",
     "screened_pursuit",

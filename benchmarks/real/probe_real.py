@@ -56,7 +56,7 @@ from sae_gap.storage.results import Row
 
 NAME = "probe_real"
 # Raised whenever a row comes to hold something else, so that earlier rows are made again.
-FORM = 4
+FORM = 5
 # Latents that a sparse probe reads.
 KS = (1, 5, 20)
 # Rows on which the weight of the lasso is found.

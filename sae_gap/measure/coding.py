@@ -35,6 +35,8 @@ CHANCES = 20
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code, and an encoder
 # that fires more has none to better.
 DENSEST = 1 / 4
+# The golden section.
+GOLDEN = (5**0.5 - 1) / 2
 # Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
 
@@ -228,17 +230,14 @@ def chunks(samples: int, num_latents: int) -> list[slice]:
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
-    """At most so many indices below `count`, evenly spread, each once.
+    """At most so many indices below `count`, evenly spread, each once, in ascending order.
 
-    They are the first multiples of a step near the golden section of `count`, modulo `count`, so
-    that no period of the rows, such as that of windows of one length, is that of the indices.
+    Each of as many parts of equal length has one, at the multiples of the golden section modulo 1,
+    so that no period of the rows, such as that of windows of one length, is that of the indices.
     """
-    if most >= count:
-        return np.arange(count)
-    step = round(count * 0.618)
-    while math.gcd(step, count) > 1:
-        step += 1
-    return np.sort(np.arange(most) * step % count)
+    most = min(most, count)
+    edges = np.arange(most + 1) * count // max(1, most)
+    return edges[:-1] + (np.arange(most) * GOLDEN % 1 * np.diff(edges)).astype(int)
 
 
 def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:

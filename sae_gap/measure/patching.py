@@ -70,7 +70,7 @@ from sae_gap.storage.results import Row, Store
 # The name of the study in its rows.
 STUDY = "downstream"
 # Raised whenever a row comes to hold something else.
-FORM = 7
+FORM = 8
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}

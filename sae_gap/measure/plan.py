@@ -26,7 +26,7 @@ from sae_gap.storage.results import Row, digest
 # The name of the study in its rows.
 STUDY = "measure_sae"
 # Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 7
+FORM = 8
 
 
 @dataclasses.dataclass(frozen=True)

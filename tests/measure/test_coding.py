@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from scipy.optimize import nnls
 
 from sae_gap.core.types import Model
@@ -127,6 +128,71 @@ def test_what_is_spread_is_even_and_each_once():
     chosen = evenly_spaced(640_000, 5_000)
     assert len(set(chosen)) == 5_000 and np.diff(chosen).max() < 3 * 128
     # Windows of 128 rows: each place of them is chosen about as often.
-    assert set(np.bincount(chosen % 128)) <= {39, 40}
+    assert set(np.bincount(chosen % 128)) <= {37, 38, 39, 40, 41}
     np.testing.assert_array_equal(evenly_spaced(3, 10), [0, 1, 2])
-    assert len(set(evenly_spaced(1_000, 999))) == 999 and evenly_spaced(1_000, 999).max() < 1_000
+    assert evenly_spaced(0, 10).tolist() == []
+    for count, most in ((1_000, 999), (1_000, 500), (999, 64), (7, 1)):
+        chosen = evenly_spaced(count, most)
+        assert len(set(chosen)) == most and chosen[0] >= 0 and chosen[-1] < count
+        # No part of twice their distance is without one.
+        assert np.diff(chosen, prepend=-1, append=count).max() <= 2 * -(-count // most)
+
+
+def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
+    """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a
+    quantile of them.
+    """
+    monkeypatch.setattr(coding, "MATCHED", 400)
+    monkeypatch.setattr(coding, "evenly_spaced", lambda count, most: np.arange(most))
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    # The first rows are the largest.
+    codes = rng.uniform(0, 2, (2_000, 8)) * np.linspace(1.05, 0.95, 2_000)[:, None]
+    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
+    x = (codes @ frame.T).astype(np.float32)
+    exact, off = (np.quantile(each, 1 - 2 / 8) for each in (codes, codes[:400]))
+    assert off > exact + 0.05 and abs(coding.find_weight(sae, x, 2.0) - exact) < 0.5 * (off - exact)
+
+
+def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
+    """Signals of three orthonormal atoms each have no more codes than three, which a weight only
+    takes from.
+    """
+    rng = np.random.default_rng(0)
+    frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
+    codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
+    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
+    lam = coding.find_weight(sae, (codes @ frame.T).astype(np.float32), 4.0)
+    assert (codes > lam).sum(axis=1).mean() == pytest.approx(2, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("rows", "latents", "dead"),
+    [(9, [0], True), (39, [0, 1], False), (40, [0, 1], True), (40, [0, 1, 2, 3], False)],
+    ids=["less than one a row", "too few chances", "most never fire", "half fire"],
+)
+def test_an_encoder_is_dead_that_hardly_fires_or_has_most_latents_never_fire(rows, latents, dead):
+    """Of eight latents, whose 160 chances are 80 rows of two codes, or 40 of four."""
+    codes = np.zeros((2 * rows if len(latents) == 2 else rows, 8))
+    codes[: len(codes) - (len(latents) == 1), latents] = 1
+    found = coding.Coding(scipy.sparse.csr_array(codes), np.zeros((len(codes), 3)), None)
+    assert found.dead == dead
+    (part,) = {found.of(slice(0, 5)).codes.shape[0]}
+    assert part == 5 and found.fired == len(latents)
+
+
+def test_an_encoder_of_ones_own_is_told_by_its_codes(sae):
+    def with_encoder(encode):
+        model = Model(sae.model.decoder, jnp.ones(6), encode=encode)
+        return SAE.of_model(model, name="mine")
+
+    def own(threshold):
+        def encode(model, signals):
+            return jnp.maximum(signals @ model.decoder - threshold, 0)
+
+        return encode
+
+    told = [coding.identity(with_encoder(own(threshold)), X) for threshold in (0.1, 0.1, 0.2)]
+    assert told[0] == told[1] != told[2]
+    suite = with_encoder(ThresholdingPursuit(0.2))
+    assert coding.identity(suite, X) == coding.identity(suite, 2 * X) == suite.identity

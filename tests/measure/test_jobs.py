@@ -274,33 +274,6 @@ def test_the_weight_makes_the_best_codes_as_sparse_as_the_encoders(plan, tmp_pat
     assert abs(verdict.l0 - 2) < 0.05 and abs(verdict.reached_l0[0] - 1) < 0.05
 
 
-def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
-    """Codes of orthonormal atoms are those above the weight, so that the weight of an L0 is a
-    quantile of them.
-    """
-    monkeypatch.setattr(coding, "MATCHED", 40)
-    rng = np.random.default_rng(0)
-    frame = np.linalg.qr(rng.standard_normal((8, 8)))[0]
-    codes = rng.uniform(0, 2, (2_000, 8))
-    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
-    x = (codes @ frame.T).astype(np.float32)
-    few = codes[:: 2_000 // 40]
-    exact, off = np.quantile(codes, 1 - 2 / 8), np.quantile(few, 1 - 2 / 8)
-    assert abs(coding.find_weight(sae, x, 2.0) - exact) < 0.4 * abs(off - exact)
-
-
-def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
-    """Signals of three orthonormal atoms each have no more codes than three, which a weight only
-    takes from.
-    """
-    rng = np.random.default_rng(0)
-    frame = np.linalg.qr(rng.standard_normal((8, 6)))[0]
-    codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
-    sae = SAE.of_model(Model(jnp.asarray(frame, jnp.float32), jnp.zeros(8)), name="frame")
-    lam = coding.find_weight(sae, (codes @ frame.T).astype(np.float32), 4.0)
-    assert (codes > lam).sum(axis=1).mean() == pytest.approx(2, abs=0.03)
-
-
 def test_a_decoder_alone_and_its_controls(model, activations, tmp_path):
     alone = SAE.of_model(Model(model.dictionary, model.bias), name="atoms")
     plan = measure.Plan([alone], activations, l0=2.0, controls=("random", "samples"))
