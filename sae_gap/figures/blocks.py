@@ -1,5 +1,6 @@
 """What a dictionary that is given explains after each block of a model."""
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -19,7 +20,8 @@ _SPANS = {
 def captured_by_block(rows: style.Rows) -> Figure | None:
     """Left what the best non-negative codes of at most k atoms capture after each block, in bands
     of 95 % over documents; right what the span of the most atoms does that orthogonal pursuit
-    takes, and of as many of each control, in bands of the draws.
+    takes, and of as many of each control, in bands of the draws. What is above or below all lines
+    is cut off: where one row has most of the squared length, an interval tells nothing.
 
     Args:
       rows: of `decompose`; those without a block are left out.
@@ -31,24 +33,28 @@ def captured_by_block(rows: style.Rows) -> Figure | None:
     if len({row["block"] for row in rows}) < 2:
         return None
     best = grouped([row for row in rows if row["codes"] == "best"], ("k",))
-    most = max(size for (size,) in best)
-    spans = [row for row in rows if row["codes"] == "span" and row["k"] == most]
-    titles = ["the best codes, z ≥ 0", f"spans of {most} atoms, any signs"]
+    (top,) = max(best)
+    spans = [row for row in rows if row["codes"] == "span" and row["k"] == top]
+    titles = ["the best codes, z ≥ 0", f"spans of {top} atoms, any signs"]
     figure, (left, right) = style.panels(titles, 2.4, 2.8, "block", "captured variance, %")
-    looks, handles = style.looks((size for (size,) in best), "k"), []
-    drawn = [(left, f"at most {size} atoms", looks[size], lines) for (size,), lines in best.items()]
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0, len(best)))
+    drawn = [
+        (left, f"at most {size} atoms", shade, best[size,])
+        for shade, (size,) in zip(shades, sorted(best), strict=True)
+    ]
     for (kind,), lines in grouped(spans, ("control",)).items():
-        label, colour = _SPANS[kind]
-        drawn.append((right, label, {"color": colour, "marker": ""}, lines))
-    for axes, label, look, lines in drawn:
+        drawn.append((right, *_SPANS[kind], lines))
+    handles, most = [], 0.0
+    for axes, label, colour, lines in drawn:
         lines = sorted(lines, key=lambda row: row["block"])
         names = "block", "captured", "low", "high"
         blocks, *shares = (np.array([row[name] for row in lines]) for name in names)
         middle, low, high = (100 * share for share in shares)
-        axes.plot(blocks, middle, **look)
-        axes.fill_between(blocks, low, high, color=look["color"], alpha=0.18, linewidth=0)
-        handles.append(style.mark(label, **look | {"linestyle": "-"}))
-    left.set_ylim(bottom=0)
+        axes.plot(blocks, middle, color=colour, marker="")
+        axes.fill_between(blocks, low, high, color=colour, alpha=0.18, linewidth=0)
+        handles.append(style.mark(label, color=colour, linestyle="-"))
+        most = max(most, *middle)
+    left.set_ylim(0, 1.1 * most)
     more = "bands: left 95 % over documents, right the draws of controls"
     style.finish(figure, "Captured variance by block", spans, more=more, handles=handles)
     return figure

@@ -1,6 +1,7 @@
 """What is captured by block: its lines and bands, by ascending block."""
 
 import numpy as np
+import pytest
 
 from sae_gap import figures
 
@@ -31,6 +32,9 @@ def test_each_size_and_each_control_has_a_line_and_a_band():
             np.testing.assert_allclose(line.get_ydata(), values)
             edges = band.get_paths()[0].vertices[:, 1]
             np.testing.assert_allclose([edges.min(), edges.max()], [values[0] - 1, values[2] + 2])
+    # An interval beyond all lines is cut off.
+    wide = figures.captured_by_block([row | {"low": -3, "high": 5} for row in rows])
+    assert wide.axes[0].get_ylim() == figure.axes[0].get_ylim() == (0, pytest.approx(1.1 * 55))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "at most 5 atoms",
         "at most 25 atoms",
