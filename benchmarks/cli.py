@@ -130,7 +130,7 @@ def take(arguments: Sequence[str], flag_values: flags.FlagValues, alone: str | N
         ) from error
     for name in flag_values:
         if flag_values[name].present > 1:
-            logging.warning("--%s is given twice; the last one counts.", name)
+            logging.warning("--%s is given more than once; the last one counts.", name)
     if alone and len(rest) > 1:
         raise UsageError(
             f"--{alone} is given twice, as {flag_values[alone].value!r} and {rest[1]!r}; give one."

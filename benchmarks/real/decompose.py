@@ -13,11 +13,12 @@ non-negative multiples of its atoms, chosen by
 A row has the captured variance, `1 - Σ‖t - D z‖² / Σ‖t‖²` of the activations or, with --centred,
 of the activations less their mean; its interval over documents; what it loses beside the best; how
 many atoms are in use; which share of the best code's support it has; and a bound for codes of k
-atoms that are no larger. Orthogonal pursuit is held against dictionaries of the same mean and
-covariance and against random directions. A recording of a language model is measured block by
-block, on a file of atoms, on the unembedding or on each block's atoms of a Jacobian lens. Writes
-rows, summary.csv and, of several blocks, a figure under <results_dir>/decompose/. A run that was
-stopped goes on with the same command.
+atoms whose values are no larger than the best code's largest. Orthogonal pursuit is held against
+dictionaries of the same mean and covariance and against random directions. A recording of a
+language model is measured block by block, on the same tokens, with the atoms of a file, those of
+the unembedding or those of each block of a Jacobian lens. Outlier tokens are left out. Rows go
+to <results_dir>/decompose/; a folder in it, called after the dictionary, gets summary.csv and, of
+several blocks, a figure. A run that was stopped goes on with the same command.
 
   python -m sae_gap decompose --recording=results/record/NAME --dictionary=unembedding
   python -m sae_gap decompose --recording=results/record/NAME --dictionary=results/lens/NAME \
@@ -26,14 +27,15 @@ stopped goes on with the same command.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import LanguageModel
+from benchmarks.real.inputs import LanguageModel, names
 from benchmarks.real.page_tables import table
 from sae_gap import figures
 from sae_gap.data.activations import Activations, open_activations
@@ -45,6 +47,7 @@ from sae_gap.measure import decomposition
 from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.decomposition import control_atoms
 from sae_gap.measure.given import dictionary
+from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -57,9 +60,13 @@ COLUMNS = (
     "bound"
 )
 CONTROLLED = "block control k captured low high occupancy"
+# Columns of the file beside those of the tables.
+ABOUT, SPANS = "num_samples centred centred_atoms", ("control", "occupancy")
 # What is shown of several blocks, of the most atoms.
-BRIEF = ("orthogonal", "best")
+BRIEF = ("orthogonal", "best", "span")
 UNEMBEDDING = "unembedding"
+# A lens whose J has an error of more than this share of its length is warned of.
+ROUGH = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +90,8 @@ class DecomposeOptions(LanguageModel):
         False, "Take the mean atom off all atoms first, which changes no probability of a token."
     )
     k: tuple[int, ...] = option((10, 16, 25), "Atoms that a code may have.", least=1)
-    samples: int = option(500, "Rows to code, at most, evenly spread.", least=10)
-    centred: bool = option(False, "Take the mean of the activations off first.")
+    samples: int = option(500, "Rows to code of each block, at most, evenly spread.", least=10)
+    centred: bool = option(False, "Take the mean of the coded rows off first.")
     controls: int = option(32, "Control dictionaries of the same mean and covariance.", least=0)
     controlled: int = option(100, "Rows to code on controls, at most.", least=1)
     seed: int = option(0, "Of the controls.", least=0)
@@ -98,78 +105,99 @@ def measure(options: DecomposeOptions) -> list[Row]:
     """
     if not options.dictionary or bool(options.activations) == bool(options.recording):
         raise ValueError("give --dictionary, and either --activations or --recording.")
-    folder = cli.folder(options.results_dir) / NAME
+    if (options.layers and options.activations) or (options.key and options.recording):
+        raise ValueError("--layers goes with --recording, and --key with --activations; give one.")
+    folder, rows = cli.folder(options.results_dir) / NAME, []
     folder.require_writable()
-    rows = []
-    for block, activations, atoms in _given(options):
-        if options.centred_atoms:
-            atoms = atoms - atoms.mean(axis=1, keepdims=True)
-        found = _measure(options, activations.without_outliers(), atoms, results.Store(folder))
-        rows += [{"block": block, "centred_atoms": options.centred_atoms} | row for row in found]
-    tables.write_table(folder, "summary.csv", rows, [*COLUMNS.split(), "control", "occupancy"])
+    blocks, every, atoms_after = _given(options)
+    # The same tokens of each block, which are outliers after none.
+    outliers = np.unique(np.concatenate([each.outliers.rows for each in every]))
+    kept = np.delete(np.arange(every[0].num_samples), outliers)
+    logging.info("%d of %d rows are outliers and left out.", len(outliers), every[0].num_samples)
+    places = kept[evenly_spaced(len(kept), options.samples)]
+    store, steps = results.Store(folder), len(every) * (5 + options.controls)
+    with progress.bar(steps, NAME) as line:
+        for block, activations in zip(blocks, every, strict=True):
+            atoms, documents = atoms_after(block), activations.documents
+            if options.centred_atoms:
+                atoms = atoms - atoms.mean(axis=1, keepdims=True)
+            members = np.arange(len(places)) if documents is None else documents[places]
+
+            def once(settings, work):
+                found = store.once(settings, work)
+                line.update(1)
+                return found
+
+            found = _measure(options, activations.take(places), members, atoms, once)
+            about = {"block": block, "centred_atoms": options.centred_atoms}
+            rows += [about | row for row in found]
+    shown = folder / names([options.dictionary])[0]
+    tables.write_table(shown, "summary.csv", rows, [*ABOUT.split(), *COLUMNS.split(), *SPANS])
     drawn = figures.captured_by_block(rows)
     if drawn is not None:
-        figures.save(drawn, folder, "blocks")
+        figures.save(drawn, shown, "blocks")
     return rows
 
 
 def _given(
     options: DecomposeOptions,
-) -> Iterator[tuple[int | None, Activations, Float[np.ndarray, "input_dim num_latents"]]]:
-    """Each block, where there are any, its activations and its atoms."""
-    path, lens = str(options.dictionary), None
+) -> tuple[Sequence[int | None], list[Activations], Callable[[Any], np.ndarray]]:
+    """The blocks, where there are any, their activations, and what gives the atoms of one."""
+    path = str(options.dictionary)
     of_model = not path.endswith((".npy", ".safetensors"))
+    if options.activations and of_model:
+        raise ValueError(
+            f"--dictionary={path} is no .npy or .safetensors file; for the unembedding or a lens "
+            "give --recording."
+        )
+    atoms: Any = None if of_model else cli.read_matrix(path)
     if options.activations:
-        if of_model:
-            raise ValueError(
-                f"--dictionary={path} is no .npy or .safetensors file; for the unembedding or a "
-                "lens give --recording."
-            )
-        yield None, open_activations(options.activations, key=options.key), cli.read_matrix(path)
-        return
+        return [None], [open_activations(options.activations, key=options.key)], lambda _: atoms
     recorded = open_recording(str(options.recording))
     blocks = options.layers or recorded.layers
-    if of_model:
-        lm = load_lm(options.model, options.tokenizer)
-        recorded.require(lm)
-        if path == UNEMBEDDING:
-            atoms = np.asarray(lm.model.unembedding).T
-        else:
-            lens = open_lens(path, lm)
-            # One that is lacking is told before the others take their time.
-            for block in blocks:
-                lens.jacobian(block)
-    else:
-        atoms = cli.read_matrix(path)
+    every = [recorded.activations(block) for block in blocks]
+    if not of_model:
+        return blocks, every, lambda _: atoms
+    lm = load_lm(options.model, options.tokenizer)
+    recorded.require(lm)
+    if path == UNEMBEDDING:
+        return blocks, every, lambda _: np.asarray(lm.model.unembedding).T
+    lens = open_lens(path, lm)
     for block in blocks:
-        own = lens.atoms(block)[0].T if lens else atoms
-        yield block, recorded.activations(block), own
+        # One that is lacking is told before the others take their time.
+        lens.jacobian(block)
+        if lens.errors.get(block, 0) > ROUGH:
+            logging.warning(
+                "J after block %d has an error of %.2f of its length; give the lens more windows.",
+                block,
+                lens.errors[block],
+            )
+    return blocks, every, lambda block: lens.atoms(block)[0].T
 
 
-def _measure(options, activations, atoms, store) -> list[Row]:
+def _measure(options, x, members, atoms, once) -> list[Row]:
     """Of one block."""
-    if len(atoms) != activations.input_dim or max(options.k) > min(atoms.shape):
+    if len(atoms) != x.shape[1]:
         raise ValueError(
-            f"--dictionary has the shape {atoms.shape}, but it must be "
-            f"({activations.input_dim}, num_latents), of at least {max(options.k)} atoms and "
-            "dimensions; give one of that layer, or its transpose."
+            f"--dictionary has the shape {atoms.shape}, but it must be ({x.shape[1]}, "
+            "num_latents); give one of that layer, or its transpose."
         )
-    places = evenly_spaced(activations.num_samples, options.samples)
-    x, documents = activations.take(places), activations.documents
-    members = np.arange(len(x)) if documents is None else documents[places]
+    if max(options.k) > min(atoms.shape):
+        raise ValueError(
+            f"--k={max(options.k)} is more than the {min(atoms.shape)} atoms or dimensions that "
+            "there are; lower it."
+        )
     mean = x.mean(axis=0) if options.centred else np.zeros_like(x[0])
     sae = _on(atoms, mean)
     told: Row = {"study": NAME, "form": FORM, "rows": results.digest([x, members])}
     told |= {"sae": sae.identity, "k": options.k}
-    about: Row = {"study": NAME, "centred": options.centred, "samples": len(x)}
-    rows = store.once(
+    about: Row = {"study": NAME, "centred": options.centred, "num_samples": len(x)}
+    rows = once(
         told, lambda: (about | row for row in decomposition.decompose(sae, x, members, options.k))
     )
     few = x[evenly_spaced(len(x), options.controlled)]
     told |= {"few": len(few)}
-    rows += store.once(
-        told | {"codes": "ceiling"}, lambda: [about | decomposition.ceiling(sae, few)]
-    )
+    rows += once(told | {"codes": "ceiling"}, lambda: [about | decomposition.ceiling(sae, few)])
     steps, unit = max(options.k), np.asarray(sae.model.decoder)
 
     def pursue(kind, seed):
@@ -182,7 +210,7 @@ def _measure(options, activations, atoms, store) -> list[Row]:
     spans = []
     for kind, seed in runs:
         settings = told | {"control": kind, "seed": seed}
-        spans += store.once(settings, lambda kind=kind, seed=seed: pursue(kind, seed))
+        spans += once(settings, lambda kind=kind, seed=seed: pursue(kind, seed))
     return [*rows, *(about | row for row in _controlled(spans, options.k))]
 
 
@@ -213,11 +241,7 @@ def main(options: DecomposeOptions) -> None:
     with cli.usage():
         rows = measure(options)
     if len({row["block"] for row in rows}) > 1:
-        rows = [
-            row
-            for row in rows
-            if row.get("k") == max(options.k) and row["codes"] in (*BRIEF, "span")
-        ]
+        rows = [row for row in rows if row.get("k") == max(options.k) and row["codes"] in BRIEF]
     chosen, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))
     print(
         table("Captured variance of at most k atoms", COLUMNS, chosen),

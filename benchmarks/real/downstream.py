@@ -68,8 +68,8 @@ class DownstreamOptions(PutBack):
     )
     codes: tuple[str, ...] = option(
         tuple(codes for codes in CODES if codes != "weighted"),
-        "Codes to put back; a loss is split where own, own_refit and one of lasso_refit, omp and "
-        "screened are among them.",
+        "Codes to put back; a loss is split where own, own_refit and one of lasso_refit, omp, "
+        "screened and weighted are among them.",
         choices=CODES,
     )
 

@@ -14,22 +14,22 @@ _SPANS = {
     "shuffled": ("its coordinates dealt out anew", "#009E73"),
     "isotropic": ("random directions", "#7F7F7F"),
 }
+_NAMES = "block", "captured", "low", "high"
 
 
 @style.styled
-def captured_by_block(rows: style.Rows) -> Figure | None:
+def captured_by_block(rows: style.Lines) -> Figure | None:
     """Left what the best non-negative codes of at most k atoms capture after each block, in bands
     of 95 % over documents; right what the span of the most atoms does that orthogonal pursuit
     takes, and of as many of each control, in bands of the draws. What is above or below all lines
     is cut off: where one row has most of the squared length, an interval tells nothing.
 
     Args:
-      rows: of `decompose`; those without a block are left out.
+      rows: of `decompose`.
 
     Returns:
       The figure, or None for fewer than two blocks.
     """
-    rows = [row for row in rows if row.get("block") is not None]
     if len({row["block"] for row in rows}) < 2:
         return None
     best = grouped([row for row in rows if row["codes"] == "best"], ("k",))
@@ -46,11 +46,10 @@ def captured_by_block(rows: style.Rows) -> Figure | None:
         drawn.append((right, *_SPANS[kind], lines))
     handles, most = [], 0.0
     for axes, label, colour, lines in drawn:
-        lines = sorted(lines, key=lambda row: row["block"])
-        names = "block", "captured", "low", "high"
-        blocks, *shares = (np.array([row[name] for row in lines]) for name in names)
-        middle, low, high = (100 * share for share in shares)
-        axes.plot(blocks, middle, color=colour, marker="")
+        told = sorted([row[name] for name in _NAMES] for row in lines)
+        # An end that is not known is None.
+        blocks, middle, low, high = np.array(told, float).T * [[1], [100], [100], [100]]
+        axes.plot(blocks, middle, color=colour, marker=".", markersize=4)
         axes.fill_between(blocks, low, high, color=colour, alpha=0.18, linewidth=0)
         handles.append(style.mark(label, color=colour, linestyle="-"))
         most = max(most, *middle)

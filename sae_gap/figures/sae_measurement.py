@@ -28,6 +28,7 @@ _CODES: dict[str, tuple[str, dict[str, Any]]] = {
     "lasso": ("certified lasso", _THIN | {"marker": "s", "linestyle": style.DASHED}),
     "omp": ("orthogonal matching pursuit", _THIN | {"marker": "^", "linestyle": (0, (1, 1.5))}),
     "screened": ("screened pursuit, pruned", _THIN | {"marker": "v", "linestyle": "-."}),
+    "weighted": ("screened, by nats", _THIN | {"marker": "P", "linestyle": (0, (5, 1))}),
     "own": ("encoder", _OWN),
     "own_refit": ("encoder, values refitted", _OWN | {"markerfacecolor": "white"}),
 }

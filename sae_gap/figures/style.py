@@ -130,8 +130,8 @@ def finish(
       handles: of the legend below the figure.
     """
     note = describe(rows)
-    note += f"; {spread}: ± 1 sd" if spread and not note.endswith("1 seed") else ""
-    note += f"; {more}" if more else ""
+    spread = f"{spread}: ± 1 sd" if spread and note.endswith("seeds") else ""
+    note = "; ".join(part for part in (note, spread, more) if part)
     title = title[:1].upper() + title[1:]
     figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
     left, down, height = 6 / 72 / figure.get_figwidth(), 6.0, 72 * figure.get_figheight()
@@ -153,14 +153,16 @@ def finish(
 
 
 def describe(rows: Lines) -> str:
-    """The sizes that all rows share, and the number of seeds."""
+    """The sizes that all rows share, and the number of seeds, if any has one."""
     notes = []
     for name, noun in _SIZES.items():
         first, *others = {row.get(name) for row in rows}
         if first is not None and not others:
             notes.append(f"{first:,} {noun}")
-    seeds = len({row.get("seed") for row in rows})
-    return ", ".join([*notes, "1 seed" if seeds == 1 else f"{seeds} seeds"])
+    seeds = len({row.get("seed") for row in rows} - {None})
+    if seeds:
+        notes.append("1 seed" if seeds == 1 else f"{seeds} seeds")
+    return ", ".join(notes)
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:

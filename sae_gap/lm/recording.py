@@ -91,7 +91,7 @@ class Recorded(NamedTuple):
             or not {f"{file.stem}.digest" for file in found.files} <= {*names}
         ):
             raise ValueError(
-                f"the recording {self.folder} has not ended; run the same again to go on."
+                f"the recording {self.folder} has not ended; run the same `record` again to go on."
             )
         for file in found.files:
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):

@@ -233,11 +233,12 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     """At most so many indices below `count`, evenly spread, each once, in ascending order.
 
     Each of as many parts of equal length has one, at the multiples of the golden section modulo 1,
-    so that no period of the rows, such as that of windows of one length, is that of the indices.
+    so that no period of the rows, such as that of windows of one length, is that of the indices,
+    nor the first row of a text, which is often unlike others, always among them.
     """
     most = min(most, count)
     edges = np.arange(most + 1) * count // max(1, most)
-    return edges[:-1] + (np.arange(most) * GOLDEN % 1 * np.diff(edges)).astype(int)
+    return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(int)
 
 
 def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:

@@ -185,25 +185,12 @@ def gains(
     found = []
     for place in chunks(len(x), sae.num_latents):
         order = pursued(sae, x[place], steps)
-        along = np.einsum("nsm,nm->ns", _orthonormal(atoms.T[order]), target[place])
+        basis, upper = np.linalg.qr(atoms.T[order].transpose(0, 2, 1))
+        # One in the span of those before it adds nothing.
+        new = np.diagonal(upper, axis1=1, axis2=2) ** 2 > DEPENDENT
+        along = np.einsum("nms,nm->ns", basis, target[place]) * new
         found.append(along**2 / _positive(squares(target[place]))[:, None])
     return np.concatenate(found)
-
-
-def _orthonormal(atoms):
-    """What each atom of a row adds to the span of those before it, (n, steps, input_dim), at unit
-    length; zeros for one that they span.
-    """
-    basis = np.zeros_like(atoms)
-    for step in range(atoms.shape[1]):
-        rest = atoms[:, step]
-        # Once more for what rounding leaves.
-        for _ in range(2):
-            inner = np.einsum("nsm,nm->ns", basis, rest)
-            rest = rest - np.einsum("nsm,ns->nm", basis, inner)
-        energy = squares(rest)[:, None]
-        basis[:, step] = np.where(energy > DEPENDENT, rest / np.sqrt(_positive(energy)), 0)
-    return basis
 
 
 def occupancy(

@@ -12,8 +12,8 @@ dictionary:
                threshold leaves those out whose loss costs least (`coding.screened`), at that L0
   proposed     the same among the 4 ⌈L0⌉ latents that the encoder's pre-activations propose
   weighted     the screened pursuit of `‖A (x - b - D z)‖²`, `AᵀA = I + F / mean(diag F)`, F being
-               what an error costs in nats (`Downstream.sensitivity`). SAEs that whiten activations,
-               or normalise each, do not have it
+               what an error costs in nats (`Downstream.sensitivity`). Where one of the SAEs whitens
+               activations, or normalises each, none has it, as these cannot
 
 With L(·) the loss of each, an encoder's loss is the sum of
 
@@ -26,9 +26,10 @@ With L(·) the loss of each, an encoder's loss is the sum of
 
 where best is lasso_refit, omp, screened or weighted, whichever has the smallest divergence: better
 codes may exist. Where it is weighted, the screening part has what its norm is worth, and its values
-too. The support part stays whole for an encoder that is not one affine map and a rule of
-which values stay; screened and proposed are not measured of signed codes. The best dictionary is
-that whose best codes have the least divergence at the asked L0 nearest the encoder's. An encoder
+too; of the FVU that part may be negative. The support part stays whole for an encoder that is not
+one affine map and a rule of which values stay; screened and proposed are not measured of signed
+codes. The best dictionary is that whose best codes have the least divergence at the asked L0
+nearest the encoder's. An encoder
 whose L0 is above a quarter of the dimensions is not split. An encoder that is dead, as
 `Coding.dead` tells, is not split either. Intervals of 95 % are those of
 `sae_gap.measure.comparison`, over documents.
@@ -133,11 +134,9 @@ class Patching:
         rows = self._once({"kind": "clean"}, self._clean)
         signed = {sae.name: sae.signed for sae in saes}
         # Those that whiten, or normalise each activation, measure errors in other units.
-        reshaped = {
-            sae.name
-            for sae in saes
-            if sae.normalisation.per_sample or isinstance(sae.normalisation, Whitening)
-        }
+        reshaped = any(
+            sae.normalisation.per_sample or isinstance(sae.normalisation, Whitening) for sae in saes
+        )
         proposing = {sae.name for sae in saes if sae.affine is not None and not sae.signed}
         with progress.bar(len(saes) + len(made) * len(self.l0), STUDY, shown=show_progress) as line:
             sparse: list[Row] = []
@@ -167,7 +166,7 @@ class Patching:
                 # Controls have codes of the signs of the first.
                 if not signed.get(name, saes[0].signed):
                     kinds.append("screened")
-                    if self.metric is not None and name not in reshaped:
+                    if self.metric is not None and not reshaped:
                         kinds.append("weighted")
                 return [
                     row

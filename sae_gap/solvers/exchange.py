@@ -188,12 +188,11 @@ class _Block:
         used, least = np.flatnonzero(self.values[i]), self.least[i]
         chosen, values = self.places[i, used], self.values[i, used]
         size, left, inverse = self.places.shape[1], self._left(i), _inverse(self._gram(chosen))
-        promise = np.empty_like(left)
+        promise, room = np.empty_like(left), len(used) < size
         for begin in range(0, len(left), TILE):
             tile = slice(begin, begin + TILE)
-            inner, room = self.inner[i, used, tile], len(used) < size
+            inner = self.inner[i, used, tile]
             promise[tile] = _promise(inverse, inner, values, left[tile], room).max(axis=0)
-        promise[chosen] = 0
         if not promise.max() > least:
             return None
         best = np.argpartition(-promise, min(POOL, len(promise)) - 1)[:POOL]

@@ -99,7 +99,7 @@ def test_shards_are_read_and_refused(text):
         cli.parse_shard(text)
 
 
-def test_a_flag_that_is_given_twice_is_told(call, caplog):
+def test_a_flag_that_is_given_more_than_once_is_told(call, caplog):
     code, _, err = call("record", "--layers=1", "--layers=2", "--model=one", "--tokens=0")
     assert code == 2 and "tokens" in err.splitlines()[-1]
-    assert caplog.messages == ["--layers is given twice; the last one counts."]
+    assert caplog.messages == ["--layers is given more than once; the last one counts."]

@@ -41,6 +41,14 @@ def test_each_size_and_each_control_has_a_line_and_a_band():
         "this dictionary",
         "random directions",
     ]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "the best codes, z ≥ 0",
+        "spans of 25 atoms, any signs",
+    ]
+    colours = [str(line.get_color()) for axes in figure.axes for line in axes.get_lines()]
+    assert len(set(colours)) == 4
     assert figures.captured_by_block([row for row in rows if row["block"] < 7])
+    # Of one document no interval is known.
+    assert figures.captured_by_block([row | {"low": None, "high": None} for row in rows])
     assert figures.captured_by_block([row for row in rows if row["block"] == 7]) is None
     assert figures.captured_by_block([row | {"block": None} for row in rows]) is None

@@ -107,7 +107,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
         with pytest.raises(KeyboardInterrupt):
             record(lm, texts, tmp_path / str(many), **options)
         if many > 2:
-            with pytest.raises(ValueError, match=r"has not ended; run the same again to go on\.$"):
+            with pytest.raises(
+                ValueError, match=r"has not ended; run the same `record` again to go on\.$"
+            ):
                 open_recording(tmp_path / str(many)).activations(1)
         monkeypatch.setattr(Folder, "write", write)
         record(lm, texts, tmp_path / str(many), **options)

@@ -134,6 +134,7 @@ def test_what_is_spread_is_even_and_each_once():
     for count, most in ((1_000, 999), (1_000, 500), (999, 64), (7, 1)):
         chosen = evenly_spaced(count, most)
         assert len(set(chosen)) == most and chosen[0] >= 0 and chosen[-1] < count
+        assert (chosen[0] > 0) == (most <= count / 2)
         # No part of twice their distance is without one.
         assert np.diff(chosen, prepend=-1, append=count).max() <= 2 * -(-count // most)
 
