@@ -131,7 +131,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
             found = _measure(options, activations.take(places), members, atoms, once)
             about = {"block": block, "centred_atoms": options.centred_atoms}
             rows += [about | row for row in found]
-    shown = folder / names([options.dictionary])[0]
+    shown = folder / names([options.dictionary], {"rows"})[0]
     tables.write_table(shown, "summary.csv", rows, [*ABOUT.split(), *COLUMNS.split(), *SPANS])
     drawn = figures.captured_by_block(rows)
     if drawn is not None:
