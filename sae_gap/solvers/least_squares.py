@@ -66,8 +66,9 @@ def least_squares(
         width = jnp.searchsorted(jnp.asarray(slots), jnp.max(jnp.sum(part[1], axis=1)))
         return jax.lax.switch(width, [*gathered, beyond], *part)
 
-    # The work of a chunk follows its largest support, so that supports of like sizes share one.
-    order = jnp.argsort(jnp.sum(on, axis=1))
+    # The work of a chunk follows its largest support, so that supports of like sizes share one, and
+    # what fills the last one up is with the smallest.
+    order = jnp.argsort(-jnp.sum(on, axis=1))
     rows, size = [array[order] for array in (signals, on, pull)], CHUNK // (input_dim * num_latents)
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
 
