@@ -31,7 +31,7 @@ help:
 	@echo 'make real     SAEs of a real language model, SmolLM2-135M, from recording to a page (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
 	@echo 'make docs     the reference of the library, build/docs/index.html'
 	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
-	@echo 'make lint     ruff, mypy, and the order of imports'
+	@echo 'make lint     ruff, mypy, the budget of tokens, and the order of imports'
 	@echo 'make format   what ruff can mend by itself'
 	@echo 'make clean    removes .venv and caches, never results'
 	@echo 'sae-gap       in .venv/bin, lists every other binary'
@@ -60,6 +60,7 @@ lint: $(VENV)/.ready-test
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(VENV)/bin/python tests/budget.py
 	@report=$$($(LINT_IMPORTS)) || { echo "$$report"; exit 1; }
 
 format: $(VENV)/.ready-test
