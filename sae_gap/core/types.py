@@ -10,16 +10,22 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core.checks import check_integer
 from sae_gap.core.codes import SparseCodes
+from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.options import SEED, option, settle
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
+# Beside the class, where JAX is there: PyTorch normalises with these classes alone.
+for _kind in (Normalisation, Scale, Whitening, ConstantNorm, LayerNorm):
+    jax.tree_util.register_dataclass(_kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,16 +200,45 @@ class Task(eqx.Module):
 class Model(eqx.Module):
     """All that a learner learned.
 
-    `dictionary` is None for a method that has no decoder, such as a linear probe. `bias` is the
-    decoder's: a lasso on the dictionary fits `signals - bias`. `encoder` holds whatever parameters
-    an encoder reads, or None. `encode` is the encoder that the model was trained with, a function
-    `(model, signals) -> codes`, or None where inference is left to a solver.
+    Of an activation x it codes the signal `y = normalise(x)`, and `b + D z` is undone into the
+    units of x; a model without a normalisation takes activations for signals.
+
+    Attributes:
+      dictionary: D, atoms of any length, (input_dim, num_latents); None for a method that has no
+        decoder, such as a linear probe.
+      bias: b, what the decoder adds: a lasso on the dictionary fits `y - b`, (input_dim,).
+      encoder: the parameters that an encoder reads, or None.
+      encode: the encoder that the model was trained with, a function `(model, signals) -> codes`,
+        or None where inference is left to a solver.
+      normalisation: what is done to activations first; None is the identity.
     """
 
     dictionary: Float[Array, "input_dim num_latents"] | None
     bias: Float[Array, " input_dim"]
     encoder: PyTree = None
     encode: Callable[..., Array] | None = eqx.field(static=True, default=None)
+    normalisation: Normalisation | None = None
+
+    def signals(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+        """The normalised activations, which encoders code."""
+        kind = self.normalisation
+        return activations if kind is None else kind.apply(activations)
+
+    def reconstruct(
+        self, codes: Any, activations: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n input_dim"]:
+        """What codes in units of the model's atoms reconstruct of activations, in their units.
+
+        Args:
+          codes: dense, or a sparse array, (n, num_latents).
+          activations: that the codes are of; a normalisation of each sample by itself reads them.
+        """
+        if scipy.sparse.issparse(codes):
+            product = jnp.asarray(codes @ np.asarray(self.decoder).T)
+        else:
+            product = codes @ self.decoder.T
+        kind, decoded = self.normalisation, product + self.bias
+        return decoded if kind is None else kind.undo(decoded, activations)
 
     @property
     def decoder(self) -> Float[Array, "input_dim num_latents"]:

@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
+from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -22,7 +23,6 @@ from sae_gap.encoders.topk import TopK, keep_largest
 from sae_gap.runtime.cores import one_blas_thread
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest, Rescaled
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 
 # Rows and codes at a time, at most: blocks of memory above 32 MiB are not used again.
 _CHUNK, _CODES = 1_024, 2**22

@@ -31,6 +31,7 @@ from sae_gap.core.checks import (
     shown,
 )
 from sae_gap.core.identity import describe
+from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
@@ -56,7 +57,6 @@ from sae_gap.saes.foreign_encoders import (
     Rescaled,
     parameters_of,
 )
-from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import Tensors, printable
@@ -80,8 +80,6 @@ _ENCODERS: dict[str, Any] = {
     "matching_pursuit": RepeatingPursuit,
     PURSUIT: ScreenedPursuit,
 }
-for _kind in (Normalisation, Scale, Whitening, ConstantNorm, LayerNorm):
-    jax.tree_util.register_dataclass(_kind)
 
 
 class SAE(eqx.Module):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.saes.normalise import Normalisation
+from sae_gap.core.normalise import Normalisation
 
 # The most that any other number than k may be, in a dictionary of fewer latents.
 MOST = 64

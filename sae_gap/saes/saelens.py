@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.saes.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.saes.parts import MOST, Parts
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 

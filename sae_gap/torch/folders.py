@@ -14,11 +14,11 @@ from torch import Tensor
 
 import sae_gap
 from sae_gap.core.checks import check_path
+from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT
 from sae_gap.saes import saelens
 from sae_gap.saes.find import locate
 from sae_gap.saes.find import read as read_parts
-from sae_gap.saes.normalise import Normalisation
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors
 

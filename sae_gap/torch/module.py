@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_gap.core.checks import check_choice, check_size
+from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.saes.normalise import Normalisation
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     CHUNK_ACCELERATED,

@@ -13,9 +13,9 @@ from safetensors.numpy import load_file
 
 import sae_gap
 from sae_gap import catalogue
+from sae_gap.core.normalise import LayerNorm, Normalisation
 from sae_gap.core.types import Split, Task
 from sae_gap.saes.loaded_sae import SAE, of_parts
-from sae_gap.saes.normalise import LayerNorm, Normalisation
 from sae_gap.saes.parts import Parts
 
 FILES = Path(__file__).parents[1] / "saes/files"
