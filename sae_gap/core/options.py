@@ -27,6 +27,7 @@ def _option(
     kw_only: bool = False,
     choices: Sequence[str] = (),
     length: int | None = None,
+    rare: bool = False,
     **limits: Any,
 ) -> Any:
     """A field of an Equinox module or of a dataclass, which `check_options` checks.
@@ -41,6 +42,7 @@ def _option(
       kw_only: whether it is given by its name alone.
       choices: of a text.
       length: of a tuple; None allows any from one on.
+      rare: whether keys have it only where it differs from its default, so that earlier keys stay.
       **limits: of a number, those of `check_number`; of an integer `least`, without which it is
         positive.
     """
@@ -54,7 +56,9 @@ def _option(
     }
     check = checks.get(kind, functools.partial(check_integer, **{"least": 1} | limits))
     rule = check, optional or default is None
-    return eqx.field(default=default, static=static, kw_only=kw_only, metadata={"option": rule})
+    return eqx.field(
+        default=default, static=static, kw_only=kw_only, metadata={"option": rule, "rare": rare}
+    )
 
 
 if not TYPE_CHECKING:
