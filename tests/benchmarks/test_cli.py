@@ -86,10 +86,17 @@ def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
 
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_help_names_the_purpose_and_every_flag(call, word):
-    code, out, err = call("learn_stream", word)
-    assert (code, err) == (0, "") and out.startswith("How well, how fast") and "--width: " in out
+    code, out, err = call("train_real", word)
+    assert (code, err) == (0, "") and out.startswith("SAEs and dict") and "--width: " in out
     named = {*re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)}
-    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= named
+    assert {
+        "epochs",
+        "visits",
+        "distributed",
+        "coordinator",
+        "num_processes",
+        "process_id",
+    } <= named
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "one", "0/1/2", ""])
