@@ -19,7 +19,6 @@ def option(
     least: float | None = None,
     choices: Sequence[str] | None = None,
     flag: str | None = None,
-    repeats: bool = False,
     alone: bool = False,
 ) -> Any:
     """A field of `Options`.
@@ -30,11 +29,9 @@ def option(
       least: the least that a number, or each number of a tuple, may be.
       choices: what a text, or each text of a tuple, may be.
       flag: the name of its flag, where that is not the field's.
-      repeats: whether a tuple may hold a value twice.
       alone: whether a word without a flag is its value too.
     """
-    metadata = {"help": help, "flag": flag, "least": least, "choices": choices, "repeats": repeats}
-    metadata |= {"alone": alone}
+    metadata = {"help": help, "flag": flag, "least": least, "choices": choices, "alone": alone}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -193,7 +190,7 @@ def _check(kind: type[Options], field: dataclasses.Field, value: Any) -> None:
         fits &= entry is None or choices is None or entry in choices
         if not fits:
             faults.append(f"{entry} does not fit")
-        elif entry in listed[:place] and not field.metadata["repeats"]:
+        elif entry in listed[:place]:
             faults.append(f"{entry} comes twice")
     if faults:
         raise ValueError(_refusal(kind, field, listed, faults[0]))
@@ -207,7 +204,7 @@ def _refusal(kind: type[Options], field: dataclasses.Field, given: Sequence, fau
         entry, ("a", "names")
     )
     if listed:
-        one = many if field.metadata["repeats"] else f"different {many}"
+        one = f"different {many}"
     wanted = one if least is None else f"{one} of at least {least:g}"
     if choices is not None:
         wanted = f"{'some' if listed else 'one'} of {', '.join(choices)}{', each once' * listed}"
