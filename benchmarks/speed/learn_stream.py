@@ -60,8 +60,8 @@ class LearnStreamOptions(Distributed):
     num_steps: int = option(100, "Rounds of the whole fit.", least=1)
     rounds: int | None = option(None, "Rounds to stop after.  [all]", least=1)
     seed: int = option(0, "Of the dictionary, the samples and the learner.", least=0)
-    rates: tuple[float, ...] | None = option(
-        None, "η at the start, at 85 % and at the end.  [the learner's]", repeats=True
+    rates: tuple[float, float, float] | None = option(
+        None, "η at the start, at 85 % and at the end.  [the learner's]"
     )
     every: float = option(60.0, "Seconds between two saves.", least=0)
     results_dir: str = option("results", "Where its folder goes; gs:// and s3:// are buckets.")
@@ -123,7 +123,7 @@ def main(options: LearnStreamOptions) -> None:
             raise ValueError(
                 f"--num_samples={num_samples} are too few for --num_steps={num_steps} rounds."
             )
-        learner = OnlineDictionary(num_steps=num_steps, rates=rates)  # type: ignore[arg-type]
+        learner = OnlineDictionary(num_steps=num_steps, rates=rates)
         store.folder.require_writable()
     cell = {"study": NAME, **setting.asdict(), "passes": options.passes, "num_steps": num_steps}
     if rates is not None:
