@@ -9,12 +9,12 @@ import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from benchmarks.options import Distributed, Options, alone, define, given
+from benchmarks.options import Distributed, Options, define, parse
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
 
@@ -50,14 +50,10 @@ def run(
       about: what the help begins with; None takes the text of the module of `main`.
     """
     options = options or options_of(main)
-    flag_values = define(options)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        named = [
-            line
-            for line in flag_values.get_help(include_special_flags=False).splitlines()
-            if line.startswith(" ")
-        ]
+        text = define(options).get_help(include_special_flags=False)
+        named = [line for line in text.splitlines() if line.startswith(" ")]
         print(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named))
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
@@ -66,9 +62,8 @@ def run(
     python_logging.getLogger().setLevel(python_logging.WARNING)
     logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
-        take(sys.argv, flag_values, alone(options))
         with usage():
-            chosen = options(**given(options, flag_values))
+            chosen = parse(options, sys.argv)
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
             _join(chosen)
@@ -108,31 +103,6 @@ def run(
 def options_of(main: Callable[..., object]) -> type[Options]:
     """The class that annotates the options of a main."""
     return typing.get_type_hints(main)["options"]
-
-
-def take(arguments: Sequence[str], flag_values: flags.FlagValues, alone: str | None = None) -> None:
-    """Parses a command line, in which one word without a flag may be the value of the flag `alone`.
-
-    Raises:
-      UsageError: a flag is not known, or has a value that cannot be.
-    """
-    try:
-        rest = flag_values(arguments)
-        if alone and len(rest) > 1 and flag_values[alone].value is None:
-            flag_values[alone].parse(rest.pop(1))
-    except flags.Error as error:
-        raise UsageError(
-            " ".join(str(error).split()).removesuffix(".") + "; see --help."
-        ) from error
-    for name in flag_values:
-        if flag_values[name].present > 1:
-            logging.warning("--%s is given more than once; the last one counts.", name)
-    if alone and len(rest) > 1:
-        raise UsageError(
-            f"--{alone} is given twice, as {flag_values[alone].value!r} and {rest[1]!r}; give one."
-        )
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
 
 
 def _join(options: Distributed) -> None:

@@ -94,10 +94,11 @@ class Run:
 
 def options_of(bench: Bench) -> type[StudyOptions]:
     """The options of a study's command line: how to run, and changes to its preset."""
-    presets = list(bench.presets)
-    help = f"Sizes of a run, one of {', '.join(presets)}; other flags take precedence."
     fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
-    fields["preset"] = (str, option("quick", help, choices=presets))
+    fields["preset"] = (
+        str,
+        option("quick", "The sizes that no other flag gives.", choices=bench.presets),
+    )
     # A field that `option` has not made has no flag.
     fields |= {name: (Any, None) for name in bench.without}
     named = [(name, hint, field) for name, (hint, field) in fields.items()]

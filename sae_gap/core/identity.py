@@ -4,14 +4,14 @@ and its version.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from sae_gap.core.checks import check_static
-from sae_gap.core.options import check_options
+from sae_gap.core.options import check_options, option
 from sae_gap.core.registry import ClassName, Look
 
 # Part of the name of every row and every model: raise it when what is drawn, or the loop that fits,
@@ -19,6 +19,8 @@ from sae_gap.core.registry import ClassName, Look
 NUMERICS = 1
 
 
+# Type checkers take an `option` for a field.
+@dataclass_transform(field_specifiers=(option, eqx.field))
 class MethodPart(eqx.Module):
     """A learner or an encoder: frozen hyper-parameters, checked once, and how they are named and
     shown. In a file of its folder a class is found by its name.

@@ -63,11 +63,11 @@ class Setting:
     sparsity: int = option(default=10)
     num_samples: int = option(default=5_000, least=4)
     seed: int = option(default=0, **SEED)
-    input_dim: int | None = option(default=None, kind=int)
-    noise_db: float | int | None = option(default=None, kind=float, least=-200, most=200)
+    input_dim: int | None = option(default=None)
+    noise_db: float | int | None = option(default=None, least=-200, most=200)
     stream: bool = option(default=False)
-    padded_dim: int | None = option(default=None, kind=int)
-    width: int | None = option(default=None, kind=int)
+    padded_dim: int | None = option(default=None)
+    width: int | None = option(default=None)
 
     def __post_init__(self):
         settle(self)

@@ -40,10 +40,10 @@ class Recording:
     """
 
     path: pathlib.Path
-    width: int | None = option(default=None, kind=int)
+    width: int | None = option(default=None)
     sparsity: int = option(default=10)
     seed: int = option(default=0, **SEED)
-    held_out: float | None = option(default=None, kind=float, above=0, below=1)
+    held_out: float | None = option(default=None, above=0, below=1)
     key: str | None = None
     keep_outliers: bool = option(default=False)
 

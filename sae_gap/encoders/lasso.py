@@ -60,7 +60,7 @@ class Lasso(Encoder):
 
     lam: float = option(default=0.1, least=0)
     start: Encoder | None = None
-    tol: float | None = option(default=1e-6, optional=True, above=0)
+    tol: float | None = option(default=1e-6, above=0)
     max_iterations: int = option(default=20_000, static=False, least=0)
     unit_atoms: bool = option(default=True)
     nonneg: bool = option(default=True)

@@ -41,7 +41,7 @@ class Pruned(Encoder):
     l0: float = option(default=10.0, static=True, above=0)
     by: str = option(default="loss", choices=("loss", "magnitude"))
     nonneg: bool = option(default=True)
-    threshold: float | None = option(default=None, kind=float, static=True, rare=True)
+    threshold: float | None = option(default=None, static=True, rare=True)
 
     @property
     def name(self):  # type: ignore[override]

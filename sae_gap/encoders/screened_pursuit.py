@@ -141,9 +141,9 @@ class BatchPursuit(ScreenedPursuit):
     version = 3
 
     rate: float | Array = option(default=0.1, above=0, most=1)
-    l0: float | None = option(default=None, kind=float, static=True, above=0, rare=True)
+    l0: float | None = option(default=None, static=True, above=0, rare=True)
     proposer: Encoder | None = eqx.field(default=None, metadata={"rare": True})
-    threshold: float | None = option(default=None, kind=float, static=True, least=0, rare=True)
+    threshold: float | None = option(default=None, static=True, least=0, rare=True)
 
     @property
     def coordinates(self):

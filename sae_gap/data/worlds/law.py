@@ -78,7 +78,7 @@ class Law:
     correlation: float = option(default=0.1, least=0, most=10)
     loudest: float = option(default=5.0, least=1e-6, most=LOUDEST)
     softest: float = option(default=4.0, least=1e-6, most=LOUDEST)
-    spread: tuple[float, float] = option(default=(0.5, 0.5), length=2, least=-LOUDEST, most=LOUDEST)
+    spread: tuple[float, float] = option(default=(0.5, 0.5), least=-LOUDEST, most=LOUDEST)
     lognormal: float = option(default=0.0, least=0, most=3)
     dense: int = option(default=0, least=0)
     antipodal: int = option(default=0, least=0)

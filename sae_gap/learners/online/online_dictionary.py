@@ -146,19 +146,17 @@ class OnlineDictionary(Learner):
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
     num_steps: int = option(default=100, kw_only=True)
-    visits: int | float | None = option(
-        default=400, kind=float, static=True, optional=True, above=0, most=1e12
-    )
-    batch_size: int | None = option(default=None, kind=int)
-    rates: tuple[float, float, float] | None = option(default=None, kind=tuple, length=3, above=0)
+    visits: int | float | None = option(default=400, above=0, most=1e12)
+    batch_size: int | None = option(default=None, static=True)
+    rates: tuple[float, float, float] | None = option(default=None, above=0)
     settle: float = option(default=0.85, above=0, below=1)
     margin: float = option(default=2.5, above=0)
-    floors: tuple[float, float] = option(default=(0.18, 0.03), length=2, above=0)
+    floors: tuple[float, float] = option(default=(0.18, 0.03), above=0)
     damping: float = option(default=0.01, least=0)
     num_rounds: int = option(default=3)
-    num_slots: int | None = option(default=None, kind=int)
+    num_slots: int | None = option(default=None, static=True)
     replace: bool = option(default=True)
-    weak: float | None = option(default=None, kind=float, least=0, below=1)
+    weak: float | None = option(default=None, least=0, below=1)
     centred: bool = option(default=False)
     incoherent: bool = option(default=False)
     tol: float = option(default=1e-5, least=0)

@@ -206,7 +206,7 @@ BAD = {
         "--lam must be a finite number of at least",
     ),
     "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pca"], "but it is 'pca'"),
-    "twice": (["--sae={mine},{mine}", "--activations={x}"], "must list different names"),
+    "twice": (["--sae={mine},{mine}", "--activations={x}"], "must list different values"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "activations of another mean": (
         ["--sae={mine}", "--activations={moved}"],
