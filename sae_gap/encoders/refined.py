@@ -48,6 +48,10 @@ class Pruned(Encoder):
         return f"{self.encoder.name}_pruned"
 
     @property
+    def fitted(self):  # type: ignore[override]
+        return 2 if self.by == "loss" else 1
+
+    @property
     def origin(self):
         return self.encoder
 
@@ -134,6 +138,7 @@ class InNorm(Encoder):
 
     colour = "#009988"
     rank = 17
+    elsewhere = True
 
     encoder: Encoder
     norm: _Norm | None = eqx.field(default=None, static=True, metadata={"rare": True})

@@ -48,6 +48,7 @@ from jaxtyping import Float
 from sae_gap.core.normalise import Whitening
 from sae_gap.core.types import Model
 from sae_gap.encoders.screened_pursuit import BatchPursuit
+from sae_gap.lm.downstream import Downstream
 from sae_gap.measure.coding import (
     DENSEST,
     Coder,
@@ -63,7 +64,6 @@ from sae_gap.measure.coding import (
     screened,
 )
 from sae_gap.measure.comparison import FEW_DOCUMENTS, compare
-from sae_gap.measure.downstream import Downstream
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
