@@ -28,13 +28,15 @@ def execute(run: Run) -> None:
     began = time.perf_counter()
     if run.options.dry_run:
         if distributed.is_first():
-            print(plan(run.study, run.store, run.models))
+            print(plan(run.jobs, run.store, run.models))
         return
     with cli.usage():
-        check_writable(run.study, run.store, run.models)
+        check_writable(run.jobs, run.store, run.models)
         devices.compilations()
         whole = run.shard == (0, 1)
-        rows = runner.run(run.study, run.store, None if whole else run.shard, models=run.models)
+        rows = runner.run(
+            run.study, run.store, None if whole else run.shard, models=run.models, jobs=run.jobs
+        )
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and whole:
         names = ", ".join(run.names)

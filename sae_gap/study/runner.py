@@ -13,7 +13,8 @@ from sae_gap.core.checks import check_shard, check_type
 from sae_gap.data.recording import task_of
 from sae_gap.runtime import distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, jobs, seedless
+from sae_gap.study.job import Job, seedless
+from sae_gap.study.job import jobs as jobs_of
 from sae_gap.study.models import Models
 from sae_gap.study.scheduling import fit_together
 from sae_gap.study.scoring import score
@@ -26,6 +27,7 @@ def run(
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
+    jobs: Sequence[Job] | None = None,
     show_progress: bool = True,
 ) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
@@ -44,6 +46,7 @@ def run(
       shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
         another run's. None takes the index of this process and the count of all.
       models: where fitted models are kept; None keeps them in the store's folder.
+      jobs: of the study, where they are made already.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
@@ -61,7 +64,7 @@ def run(
         (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
     )
     models = Models(store.folder / "models") if models is None else models
-    every = list(jobs(study))
+    every = list(jobs_of(study)) if jobs is None else jobs
     present = _keys_of(study, store)
     mine = every[index::count]
     lacking = [job.without(present) for job in mine if not present.issuperset(job.keys)]
