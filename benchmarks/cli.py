@@ -5,7 +5,6 @@ whatever the user can mend.
 import contextlib
 import logging as python_logging
 import os
-import pathlib
 import re
 import sys
 import traceback
@@ -13,14 +12,11 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import numpy as np
 from absl import flags, logging
-from jaxtyping import Float
 
 from benchmarks.options import Distributed, Options, define, parse
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.tensor_files import Tensors, read_safetensors, reading
 
 # How a binary is called, on the pages that it writes.
 COMMAND = "python -m sae_gap "
@@ -147,19 +143,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= int(match[2]):
         raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
     return int(match[1]), int(match[2])
-
-
-def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:
-    """The finite matrix of floating-point numbers in a .npy file, or in a .safetensors file of one
-    tensor, as float32.
-
-    Raises:
-      UsageError: the file cannot be read, or holds anything else.
-    """
-    file = pathlib.Path(path).expanduser()
-    with usage():
-        if file.suffix == ".safetensors":
-            return read_safetensors(file).only().astype(np.float32)
-        with reading(file, "an .npy file"), file.open("rb") as stream:
-            array = np.lib.format.read_array(stream)
-        return Tensors(file, {"the array": array}).only().astype(np.float32)

@@ -4,7 +4,6 @@ needless word between them.
 Not collected by itself, since the number of devices is settled before JAX starts.
 """
 
-import math
 import re
 
 import jax
@@ -82,30 +81,6 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
         INPUT_DIM,
     )
     assert placed["odd"].sharding.is_fully_replicated
-    mesh = devices.mesh(latents=4)
-    dictionary = devices.place_dictionary(problem[1], mesh)
-    assert mesh.shape == {"samples": 2, "latents": 4} and devices.place(
-        problem[0], mesh
-    ).sharding.spec == PartitionSpec("samples")
-    assert {shard.data.shape for shard in dictionary.addressable_shards} == {
-        (INPUT_DIM, NUM_LATENTS // 4)
-    }
-
-
-@pytest.mark.parametrize("latents", [0, 3, 16, True, 2.0])
-def test_a_mesh_that_does_not_divide_is_refused(latents):
-    with pytest.raises(ValueError, match=r"must divide the number of devices, 8, but it is"):
-        devices.mesh(latents)
-
-
-def test_a_dictionary_that_does_not_divide_is_refused(problem):
-    with pytest.raises(
-        ValueError, match="1022 latents do not divide over 4 devices; add 2 atoms of zeros"
-    ):
-        devices.place_dictionary(problem[1][:, :1022], devices.mesh(4))
-    assert devices.place_dictionary(
-        problem[1][:, :1022], devices.mesh()
-    ).sharding.is_fully_replicated
 
 
 def test_an_explicit_mesh_is_refused(problem):
@@ -118,11 +93,9 @@ def test_an_explicit_mesh_is_refused(problem):
         )
 
 
-@pytest.mark.parametrize("latents", [1, 4])
-def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone, latents):
-    mesh = devices.mesh(latents)
-    signals = devices.place(problem[0], mesh)
-    dictionary = problem[1] if latents == 1 else devices.place_dictionary(problem[1], mesh)
+def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
+    mesh = devices.mesh()
+    signals, dictionary = devices.place(problem[0], mesh), problem[1]
     solution = sparse_code(signals, dictionary, LAM)
     jax.tree.map(np.testing.assert_array_equal, solution, alone)
     assert (
@@ -185,35 +158,6 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
 
 
-def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, traced, monkeypatch):
-    mesh = devices.mesh(latents=4)
-    signals, dictionary = (
-        devices.place(problem[0], mesh),
-        devices.place_dictionary(problem[1], mesh),
-    )
-    begun = devices.place(np.where(np.arange(NUM_LATENTS) % 2, 0, alone.codes), mesh)
-    programs = []
-
-    def solve(options, *arrays):
-        programs.append(
-            jax.jit(coding._differentiable, static_argnums=0).lower(options, *arrays).compile()
-        )
-        return programs[-1](*arrays)
-
-    monkeypatch.setattr(coding, "_solve", solve)
-    solution = sparse_code(signals, dictionary, LAM, init=begun)
-    assert_solved(solution, alone, problem)
-    assert solution.codes.sharding.spec == PartitionSpec("samples", "latents")
-    (program,) = programs
-    exchanged = collectives(program.as_text())
-    # Leaders of the blocks, and atoms in the slots of a few samples.
-    assert any(name == "all-reduce" and shapes[0][1:] == (256,) for name, shapes in exchanged)
-    for name, shapes in exchanged:
-        for shape in shapes:
-            large = math.prod(shape) > NUM_LATENTS and max(shape) >= NUM_LATENTS // 4
-            assert not large, f"{name} of {shape} is as large as the dictionary or the codes"
-
-
 def run(learner, data, num_latents=20):
     program = loop.Program(learner, data, jax.random.key(0), {}, num_latents, devices.mesh())
     end = program.run(data, jax.random.key(0), {}, None, watch=lambda *_: None)
@@ -267,23 +211,19 @@ def test_a_state_with_codes_lies_as_its_samples():
 def test_a_context_without_a_mesh_changes_nothing():
     batch = jnp.ones((4, 3))
     assert sharding.split_batch(batch) is batch and sharding.constrain(batch, batch) is batch
-    assert sharding.layout_of(batch, batch) is None and sharding.axis_size(None) == 1
+    assert sharding.mesh_of(batch, batch) is None and sharding.num_parts() == 1
 
 
 def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
-    found, layouts = [], []
+    found = []
 
     def look(array):
-        layouts.append(sharding.layout_of(array, array))
-        found.append([sharding.axis_size(name) for name in ("samples", "latents", "other")])
+        mesh = sharding.mesh_of(array, array)
+        found.append((None if mesh is None else mesh.size, sharding.num_parts()))
         return array
 
     rows = PartitionSpec("samples")
-    alone = jax.shard_map(
-        look, in_specs=rows, out_specs=rows, axis_names=frozenset(["samples"]), check_vma=False
-    )
-    with jax.set_mesh(devices.mesh(latents=4)):
-        for function in (look, alone):
+    with jax.set_mesh(devices.mesh()):
+        for function in (look, jax.shard_map(look, in_specs=rows, out_specs=rows)):
             jax.eval_shape(function, jnp.ones(8))
-    assert found == [[2, 4, 1], [1, 4, 1]]
-    assert layouts[0].num_parts == 2 and layouts[0].latents == "latents" and layouts[1] is None
+    assert found == [(8, 8), (None, 1)]

@@ -30,6 +30,7 @@ import jax
 import numpy as np
 import scipy.optimize
 
+from benchmarks import cli
 from benchmarks.checks import scores
 from benchmarks.checks.elsewhere import accelerated
 from benchmarks.options import Options, option

@@ -35,7 +35,7 @@ def execute(run: Run) -> None:
         devices.compilations()
         whole = run.shard == (0, 1)
         rows = runner.run(
-            run.study, run.store, None if whole else run.shard, models=run.models, jobs=run.jobs
+            run.study, run.store, None if whole else run.shard, models=run.models, every=run.jobs
         )
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and whole:

@@ -6,7 +6,6 @@ import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
@@ -15,7 +14,6 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import Options, Results, option
 from sae_gap import measure
-from sae_gap.core.types import Model
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
@@ -33,8 +31,6 @@ from sae_gap.storage.folder import Folder
 WRONG = 0.9
 # What --controls may name.
 CONTROLS = (*measure.CONTROLS, "none")
-# What `train_real` calls the atoms of a dictionary without an encoder.
-DICTIONARY = "dictionary.npy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,9 +68,11 @@ class OnText(LanguageModel):
 class Measured(Options):
     """SAEs and dictionaries."""
 
-    sae: tuple[str, ...] = option((), "Folders or files of weights of SAEs.")
+    sae: tuple[str, ...] = option((), "Folders or files of SAEs, which load_sae reads.")
     dictionary: tuple[str, ...] = option(
-        (), "Decoders alone: .npy or .safetensors files of (input_dim, num_latents)."
+        (),
+        "The same without their encoders, and decoders alone: what learn and train_real saved, "
+        ".npy, .safetensors or .pt files of (input_dim, num_latents).",
     )
     anyway: bool = option(False, "Measure an SAE even if it explains next to nothing.")
 
@@ -83,13 +81,17 @@ class Measured(Options):
         x: Float[np.ndarray, "n input_dim"],
         mean: Callable[[], Float[np.ndarray, " input_dim"]],
         controls: Collection[str],
+        model: LM | None = None,
+        block: int | None = None,
     ) -> tuple[list[SAE], dict[str, Check]]:
         """Reads them, SAEs first.
 
         Args:
           x: activations that SAEs are tried on, (n, input_dim).
-          mean: gives the bias of dictionaries, (input_dim,).
+          mean: gives the bias of dictionaries whose files have none, (input_dim,).
           controls: names that none of them takes.
+          model: the language model of a Jacobian lens or an unembedding.
+          block: of that lens.
 
         Returns:
           What to measure, and how each SAE was read, by name.
@@ -100,32 +102,24 @@ class Measured(Options):
         paths = [*self.sae, *self.dictionary]
         called = dict(zip(paths, names(paths, controls), strict=True))
         saes, reports = [], {}
-        for path in self.sae:
-            sae = load_sae(path)
+        for path in paths:
+            sae = load_sae(path, model=model, block=block, mean=mean)
             if sae.input_dim != x.shape[1]:
                 raise ValueError(
-                    f"{path} is an SAE of {sae.input_dim} dimensions, but the activations have "
-                    f"{x.shape[1]}; give those of the layer that it was trained on."
+                    f"{path} is of {sae.input_dim} dimensions, but the activations have "
+                    f"{x.shape[1]}; give what was trained on their layer, or transpose its atoms."
                 )
-            report = check(sae, x, better=False)
-            if not report.fvu <= WRONG and not self.anyway:
-                doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
-                raise ValueError(
-                    f"{path} leaves {report.fvu:.3g} of the variance of these activations "
-                    f"unexplained, where their mean alone leaves 1: {doubts}; "
-                    "--anyway measures it all the same."
-                )
-            saes.append(dataclasses.replace(sae, name=called[path]))
-            reports[called[path]] = report
-        for path in self.dictionary:
-            atoms = cli.read_matrix(path)
-            if len(atoms) != x.shape[1]:
-                raise ValueError(
-                    f"--dictionary {path} must be of shape ({x.shape[1]}, num_latents), but it is "
-                    f"{atoms.shape}; give one of that layer, or its transpose."
-                )
-            model = Model(jnp.asarray(atoms), jnp.asarray(mean()))
-            saes.append(SAE.of_model(model, name=called[path]))
+            sae = dataclasses.replace(sae, name=called[path])
+            if path in self.sae and sae.role == "sae":
+                reports[sae.name] = report = check(sae, x, better=False)
+                if not report.fvu <= WRONG and not self.anyway:
+                    doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
+                    raise ValueError(
+                        f"{path} leaves {report.fvu:.3g} of the variance of these activations "
+                        f"unexplained, where their mean alone leaves 1: {doubts}; "
+                        "--anyway measures it all the same."
+                    )
+            saes.append(sae if path in self.sae else sae.decoder_alone)
         return saes, reports
 
 
@@ -178,7 +172,7 @@ class PutBack(OfRecording):
         activations = recorded.activations(self.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
         plan = Plan((), activations, keep_outliers=self.outliers == "keep")
-        saes, reports = self.read(plan.scored, plan.parts[0].mean, controls)
+        saes, reports = self.read(plan.scored, plan.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
@@ -253,15 +247,13 @@ def npy(array: ArrayLike) -> bytes:
 def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """A name for each path: its last part, or as many as tell it from the others.
 
-    The file of an SAE's weights is called after its folder, and so is `dictionary.npy`. No name is
-    one that is taken, as by a control.
+    The file of an SAE's weights is called after its folder. No name is one that is taken, as by a
+    control.
     """
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
-        folder = holds(path.name) or path.name == DICTIONARY
-        parts.append(
-            path if not path.is_file() else path.parent if folder else path.with_suffix("")
-        )
+        named = path.parent if holds(path.name) else path.with_suffix("")
+        parts.append(named if path.is_file() else path)
     for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
         found = ["/".join(path.parts[-depth:]) for path in parts]
         if len(set(found)) == len(found) and not set(found) & {*taken}:

@@ -26,7 +26,7 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
-from benchmarks.real.inputs import DICTIONARY, LanguageModel
+from benchmarks.real.inputs import LanguageModel
 from benchmarks.real.page_tables import PROVED
 from benchmarks.report import pages
 from sae_gap import figures
@@ -160,7 +160,7 @@ def main(options: RealOptions) -> None:
             # What has been learned here is measured whatever it is worth.
             "anyway": True,
             "sae": tuple(trained[name] for name in methods if name not in bare),
-            "dictionary": tuple(f"{trained[name]}/{DICTIONARY}" for name in bare),
+            "dictionary": tuple(trained[name] for name in bare),
         }
         levels = {level for level in steps["downstream"].pop("l0") if level <= most}
         levels |= {options.sparsity}

@@ -60,11 +60,16 @@ def describe(thing: Any) -> Any:
     of its parts included.
 
     The class counts by its name and its top package, so that a file may move without a refit.
-    `version` is an attribute of the class, raised by hand when its numbers change.
+    `version` is an attribute of the class, raised by hand when its numbers change. A rare field
+    counts where it differs from its default. A thing with a method `described` tells itself.
     """
+    if hasattr(thing, "described"):
+        return thing.described()
     if isinstance(thing, eqx.Module):
         fields = {
-            field.name: describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)
+            field.name: describe(getattr(thing, field.name))
+            for field in dataclasses.fields(thing)
+            if not field.metadata.get("rare") or getattr(thing, field.name) != field.default
         }
         return {
             "class": class_name(type(thing)),

@@ -21,6 +21,7 @@ def option(
     kw_only: Any = dataclasses.MISSING,
     flag: str = "",
     alone: bool = False,
+    rare: bool = False,
     **limits: Any,
 ) -> Any:
     """A field of an Equinox module or of a dataclass, which `check_options` checks.
@@ -36,11 +37,13 @@ def option(
       kw_only: whether it is given by its name alone.
       flag: the name of its flag, where that is not the field's.
       alone: whether its flag takes a word without a flag.
+      rare: whether keys have it only where it differs from its default, so that earlier keys stay.
       **limits: those of `check_number`; of an integer `least` and `most`, without which it is
         positive and below 2**31; of a str the `choices`.
     """
     static = isinstance(default, int | str) if static is None else static
     metadata = {"static": static, "limits": limits, "help": help, "flag": flag, "alone": alone}
+    metadata["rare"] = rare
     return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
 
 

@@ -24,6 +24,7 @@ References:
   where V has outlier tokens too, `first` is 16 and windows have at most 128 tokens.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -34,6 +35,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
@@ -55,6 +57,8 @@ from sae_gap.storage.tensor_files import brief, reading
 CHUNK = 8
 # What derivatives are rounded to where a matrix of a block takes them back.
 ROUNDED = jnp.bfloat16
+# A J with an error of more than this share of its length is warned of.
+ROUGH = 0.5
 # Raised whenever the same lens comes to hold other numbers.
 FORM = 2
 _FILE = "lens.safetensors"
@@ -105,7 +109,14 @@ class Lens(NamedTuple):
           E J_l, a row for each token, not normalised; the gain g of the last norm is not in it. And
           `LM.labels`.
         """
-        found = product(self.lm.model.unembedding, jnp.asarray(self.jacobian(block)))
+        jacobian, error = jnp.asarray(self.jacobian(block)), self.errors.get(block, 0)
+        if error > ROUGH:
+            logging.warning(
+                "J after block %d has an error of %.2f of its length; give the lens more windows.",
+                block,
+                error,
+            )
+        found = product(self.lm.model.unembedding, jacobian)
         return np.asarray(found), self.lm.labels()
 
     def top_tokens(
@@ -242,6 +253,16 @@ def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
     true = np.maximum(lengths - left, np.finfo(float).tiny)
     errors = dict(enumerate(np.sqrt(left / true))) if count > 1 else {}
     return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
+
+
+def holds_lens(path: str | os.PathLike[str] | Folder) -> bool:
+    """Whether there is a lens for `open_lens` at a path."""
+    if not str(path).endswith(".pt"):
+        return Folder(path).exists(_FILE)
+    # Whatever else such a file holds, its own reader names its faults.
+    with contextlib.suppress(Exception):
+        return "J" in map_pt(pathlib.Path(os.path.expanduser(str(path))))
+    return False
 
 
 def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core.identity import class_name
 from sae_gap.core.lasso_problem import relative_gap
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Solution
 from sae_gap.encoders.screened_pursuit import BatchPursuit, least_gain
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
@@ -35,8 +36,6 @@ CHANCES = 20
 # A lasso code of more non-zeros than this share of the dimensions is no sparse code, and an encoder
 # that fires more has none to better.
 DENSEST = 1 / 4
-# The golden section.
-GOLDEN = (5**0.5 - 1) / 2
 # Samples on which a weight is found, before it is corrected on all.
 MATCHED = 500
 
@@ -227,18 +226,6 @@ def chunks(samples: int, num_latents: int) -> list[slice]:
     """The slices in which so many samples are coded."""
     size = max(LEAST, min(CHUNK, CODES // num_latents))
     return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
-
-
-def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
-    """At most so many indices below `count`, evenly spread, each once, in ascending order.
-
-    Each of as many parts of equal length has one, at the multiples of the golden section modulo 1,
-    so that no period of the rows, such as that of windows of one length, is that of the indices,
-    nor the first row of a text, which is often unlike others, always among them.
-    """
-    most = min(most, count)
-    edges = np.arange(most + 1) * count // max(1, most)
-    return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(int)
 
 
 def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> float:

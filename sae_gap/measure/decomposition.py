@@ -18,12 +18,12 @@ from jaxtyping import Float, Int
 
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.pursuit import DEPENDENT
+from sae_gap.core.rows import squares
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import GradientPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.measure.coding import chunks, code, pursued
 from sae_gap.measure.comparison import interval
-from sae_gap.metrics.explained import squares
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import exchange_pursuit, sparse_code
 from sae_gap.storage.results import Row

@@ -32,10 +32,10 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.matching import as_matrix
+from sae_gap.core.rows import squares
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm import llama
 from sae_gap.lm.llama import LanguageModel, Windows
-from sae_gap.metrics.explained import squares
 from sae_gap.saes.definitions import explained
 from sae_gap.storage.results import Row
 

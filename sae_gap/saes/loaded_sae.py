@@ -248,6 +248,13 @@ class SAE(eqx.Module):
         )
         return dataclasses.replace(of_parts(parts), name=name)
 
+    @property
+    def decoder_alone(self) -> "SAE":
+        """The same dictionary and normalisation without an encoder."""
+        sae = SAE.of_model(Model(self.model.decoder * self.scale, self.bias), name=self.name)
+        kept = {name: getattr(self, name) for name in ("normalisation", "heads", "entries")}
+        return dataclasses.replace(sae, **kept)
+
     @functools.cached_property
     def identity(self) -> str:
         """A digest of all its numbers, which tells what was measured of it from what was measured
@@ -428,8 +435,8 @@ def _rescaled(unit: Model, target: Float[Array, "n input_dim"]) -> Float[Array, 
     return codes * unit.encoder.scale
 
 
-def of_parts(parts: Parts) -> SAE:
-    """The SAE of what a file holds.
+def of_parts(parts: Parts, mean: Any = None) -> SAE:
+    """The SAE of what a file holds; `mean` is the bias of a decoder whose file has none.
 
     Raises:
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
@@ -437,6 +444,11 @@ def of_parts(parts: Parts) -> SAE:
     largest = np.abs(parts.atoms).max(axis=1)
     check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
     dictionary = jnp.asarray(parts.atoms).T
+    if parts.encoder is None:
+        bias = mean if parts.bias is None else parts.bias
+        bias = np.zeros(len(dictionary)) if bias is None else detached(bias)
+        sae = SAE.of_model(Model(dictionary, jnp.asarray(bias, dictionary.dtype)), name="sae")
+        return dataclasses.replace(sae, entries=tuple(parts.notes.items()))
     settled = parts.settled(dictionary.dtype)
     held = {name: jnp.asarray(value, dictionary.dtype) for name, value in settled.others.items()}
     encoder, parameters = _ENCODERS[parts.encoder], None

@@ -3,13 +3,15 @@ here.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sae_gap.core import identity
 from sae_gap.data.recording import Source
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.learner import Learner
+from sae_gap.metrics.metric import Metric
 from sae_gap.storage import results
 from sae_gap.study.study import Method, Study
 
@@ -22,35 +24,84 @@ class Line:
       source: of the data.
       method: what is measured.
       step: of its fit; None is the end.
-      reference: the lasso whose optimum the codes are held against.
+      reference: the lasso whose optimum the codes are held against; None for none.
       columns: what tells the row from all others, its key among them.
+      decides: all that decides the row but the metrics.
     """
 
     source: Source
     method: Method
     step: int | None
-    reference: Lasso
+    reference: Lasso | None
     columns: results.Row
+    decides: dict[str, Any]
 
     @property
     def key(self) -> str:
         """A hash of all that decides the row."""
         return self.columns["key"]
 
+    @functools.cached_property
+    def cell(self) -> str:
+        """A hash of all that decides the row but the metrics."""
+        return results.key(self.decides)
+
+    def row(self, metrics: Sequence[Metric]) -> results.Row:
+        """The columns of a row of some of the metrics, which is a job of the store."""
+        key = _key(self.decides, metrics)
+        return self.columns | {"key": key, "job": key, "cell": self.cell}
+
+
+class Stored:
+    """The rows of a store, by what decides them. Of a line it joins what several runs measured."""
+
+    def __init__(self, rows: Sequence[results.Row]):
+        self._by_key = {row["key"]: row for row in rows}
+        self._by_cell: dict[str, list[results.Row]] = {}
+        for row in sorted(rows, key=lambda row: row.get("date", "")):
+            self._by_cell.setdefault(row.get("cell", ""), []).append(row)
+
+    def lacking(self, line: Line, metrics: Sequence[Metric]) -> list[Metric] | None:
+        """The metrics that a line lacks; None where it is there as a whole."""
+        if line.key in self._by_key:
+            return None
+        rows = self._by_cell.get(line.cell, ())
+        if any("diverged" in row for row in rows):
+            return None
+        there = {name for row in rows for name in row["measured"]}
+        lacking = [metric for metric in metrics if _told(metric) not in there]
+        return lacking if lacking or not rows else None
+
+    def row(self, line: Line, metrics: Sequence[Metric]) -> results.Row | None:
+        """The row of a line with the columns of these metrics; None where it is not there."""
+        if self.lacking(line, metrics) is not None:
+            return None
+        rows = self._by_cell.get(line.cell) or [self._by_key[line.key]]
+        owned = {
+            name for row in rows for names in row.get("measured", {}).values() for name in names
+        }
+        found = {name: value for name, value in rows[-1].items() if name not in owned}
+        wanted = {_told(metric) for metric in metrics}
+        for row in rows:
+            for metric, names in row.get("measured", {}).items():
+                if metric in wanted:
+                    found |= {name: row[name] for name in names}
+        for name in ("measured", "cell"):
+            found.pop(name, None)
+        # A label is no part of what was stored.
+        return found | line.columns
+
+
+def _told(metric: Metric) -> str:
+    return f"{metric.name} {metric.version}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The rows that are stored at once: of methods that share a learner, on sources that differ
-    only in their seed.
-    """
+    """The rows of methods that share a learner, on sources that differ only in their seed."""
 
     learner: Learner
     lines: Sequence[Line]
-
-    @property
-    def name(self) -> str:
-        """A hash of its rows, the same in every process."""
-        return results.key({"rows": sorted(self.keys)})
 
     @property
     def keys(self) -> set[str]:
@@ -74,6 +125,13 @@ class Job:
 
     def __str__(self) -> str:
         return ", ".join(dict.fromkeys(line.method.name for line in self.lines))
+
+
+def present(study: Study, every: Iterable[Job], rows: Sequence[results.Row]) -> set[str]:
+    """The keys of the lines that are there as a whole, among the rows of a store."""
+    stored = Stored(rows)
+    lines = [line for job in every for line in job.lines]
+    return {line.key for line in lines if stored.lacking(line, study.metrics) is None}
 
 
 def jobs(study: Study) -> Iterator[Job]:
@@ -108,26 +166,36 @@ def _line(
     shared = {
         "study": study.name,
         "protocol": study.protocol,
-        "lam": reference.lam,
         "method": method.name,
         "learner": identity.describe(method.learner),
         "encoder": identity.describe(method.encoder),
         "precision": identity.precision(),
     }
-    metrics = sorted([metric.name, metric.version] for metric in study.metrics)
-    decides = {"source": description, "row": dict(method.row), "metrics": metrics, "step": step}
-    key = results.key(shared | decides | {"numerics": identity.NUMERICS})
+    if reference is not None:
+        shared["lam"] = reference.lam
+    decides = {"source": description, "row": dict(method.row), "step": step}
+    if study.calibrate_on != "scored":
+        decides["calibrate_on"] = study.calibrate_on
+    decides |= shared | {"numerics": identity.NUMERICS}
+    key = _key(decides, study.metrics)
     columns = {**method.coordinates, **shared, **description, "key": key, "family": method.family}
     if step is not None:
         columns["step"] = step
-    return Line(source, method, step, reference, columns)
+    return Line(source, method, step, reference, columns, decides)
 
 
-def reference_of(study: Study, method: Method) -> Lasso:
+def _key(decides: dict[str, Any], metrics: Sequence[Metric]) -> str:
+    measured = sorted([metric.name, metric.version] for metric in metrics)
+    return results.key(decides | {"metrics": measured})
+
+
+def reference_of(study: Study, method: Method) -> Lasso | None:
     """What a method's codes are held against: the optimum at the weight that they minimise at, or
-    else at the study's.
+    else at the study's, if it has one.
 
     Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
     """
     weight = method.encoder.weight
+    if study.lam is None:
+        return None
     return Lasso(study.lam if weight is None else weight, nonneg=not method.encoder.signed)

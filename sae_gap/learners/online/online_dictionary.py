@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core.options import option
@@ -20,9 +19,6 @@ from sae_gap.learners.learner import Learner, live_dims, live_share
 from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
-from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
-
-T = TypeVar("T")
 
 # Rates for samples that are visited again and again, and for those that are seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
@@ -275,19 +271,6 @@ class OnlineDictionary(Learner):
 
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
-
-
-def shard_state(state: T) -> T:
-    """The state on the devices of the context's mesh: split by latents where it has an axis for
-    them, else whole on each.
-    """
-    if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
-        return state
-    specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
-    if isinstance(state, OnlineState) and axis_size(LATENTS) > 1:
-        own = PartitionSpec(None, LATENTS), PartitionSpec(LATENTS)
-        specs = eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own)
-    return lax.with_sharding_constraint(state, specs)
 
 
 def _round(

@@ -161,7 +161,7 @@ def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_ref
         ),
         (["--dictionary={zero}", "--activations={x}", "--k=3"], "1 of the atoms have zero length"),
         (["--dictionary={D}", "--activations={x}", "--layers=1"], "--layers goes with --recording"),
-        (["--dictionary={x}", "--activations={x}"], "for the unembedding or a lens give --rec"),
+        (["--dictionary=unembedding", "--activations={x}"], "the block, which commands take from"),
     ],
 )
 def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):
