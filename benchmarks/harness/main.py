@@ -28,10 +28,10 @@ def execute(run: Run) -> None:
     began = time.perf_counter()
     if run.options.dry_run:
         if distributed.is_first():
-            print(plan(run.jobs, run.store, run.models))
+            print(plan(run))
         return
     with cli.usage():
-        check_writable(run.jobs, run.store, run.models)
+        check_writable(run)
         devices.compilations()
         whole = run.shard == (0, 1)
         rows = runner.run(
