@@ -9,7 +9,6 @@ from benchmarks import cli
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.command import Run, StudyOptions, options_of, read
 from benchmarks.harness.dry_run import check_writable, plan
-from benchmarks.harness.outcome import write_outcome
 from sae_gap.runtime import devices, distributed
 from sae_gap.study import runner
 
@@ -50,6 +49,9 @@ def execute(run: Run) -> None:
             "compilations": str(devices.compilations()),
             "models": str(run.models.directory),
         }
+        # Pages take a tenth of a second to load, which --help need not wait for.
+        from benchmarks.harness.outcome import write_outcome
+
         printed = write_outcome(run, rows, notes)
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
         print(printed)
