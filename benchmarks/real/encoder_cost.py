@@ -75,13 +75,14 @@ class CostOptions(PutBack):
         check_codes([name for name in self.codes if name not in FAMILIES])
 
 
-def ways(learner: Learner, k: int, lam: float, named: Sequence[str] = NAMED) -> Iterator[Method]:
+def ways(
+    learner: Learner, k: int, lam: float, denser: float, named: Sequence[str] = NAMED
+) -> Iterator[Method]:
     """All ways to code on a dictionary with k atoms a sample, over the signs that its codes have;
-    screened pursuits have non-negative codes alone. The λ of the lasso at an L0 of k is known, and
-    some encoders are named.
+    screened pursuits have non-negative codes alone. The λ of the lasso at an L0 of k and that at
+    twice as many are known, and some encoders are named.
     """
     nonneg = not learner.signed
-    twice = min(2 * k, learner.ready.decoder.shape[1])  # type: ignore[union-attr]
 
     def way(codes: str, family: str, encoder: Encoder, **varied: Any) -> Method:
         row = {"codes": codes, "level": k, "screens": None, "breadth": None, "iterations": None}
@@ -97,7 +98,9 @@ def ways(learner: Learner, k: int, lam: float, named: Sequence[str] = NAMED) -> 
         for one in (plain, pruned):
             yield way(f"{one.name}_{screens}x{breadth}", one.name, one, **varied)
     yield way("omp", "omp", refit(OMP(k, nonneg=nonneg)))
-    yield way("omp_pruned", "omp", Pruned(refit(OMP(twice, nonneg=nonneg)), k, nonneg=nonneg))
+    yield way(
+        "omp_pruned", "omp", Pruned(refit(OMP(twice(learner, k), nonneg=nonneg)), k, nonneg=nonneg)
+    )
     solved = Lasso(lam, nonneg=nonneg)
     for name in named:
         for method in methods_of(learner, (name,), k):
@@ -110,8 +113,13 @@ def ways(learner: Learner, k: int, lam: float, named: Sequence[str] = NAMED) -> 
         yield way(f"fista_{count}", "fista", kept, iterations=count)
     yield way("lasso", "lasso", solved)
     yield way("lasso_refit", "lasso", refit(solved))
-    more = refit(Lasso(l0=float(twice), nonneg=nonneg))
+    more = refit(Lasso(denser, nonneg=nonneg))
     yield way("lasso_pruned", "lasso", Pruned(more, k, nonneg=nonneg))
+
+
+def twice(learner: Learner, k: int) -> int:
+    """The atoms that are pruned to k."""
+    return min(2 * k, learner.ready.decoder.shape[1])  # type: ignore[union-attr]
 
 
 def measure(options: CostOptions) -> list[Row]:
@@ -127,23 +135,26 @@ def measure(options: CostOptions) -> list[Row]:
     store, rows = results.Store(folder), []
     about: dict[str, Any] = {"lam": None, "optimum": False, "seconds": False}
     for learner in (sae.given for sae in saes):
-        weight = Lasso(l0=float(options.l0), nonneg=not learner.signed)
-        first = Method("weight", learner.family, learner, weight)
-        study = Study(NAME, (source,), lambda _, first=first: [first], metrics=(), **about)
-        (found,) = run(study, store)
-        every = ways(learner, options.l0, found["lam"], named)
+        first = [
+            Method("weight", "", learner, Lasso(l0=l0, nonneg=not learner.signed), {"level": l0})
+            for l0 in (options.l0, twice(learner, options.l0))
+        ]
+        study = Study(NAME, (source,), lambda _, first=first: first, metrics=(), **about)
+        found = {row["level"]: row["lam"] for row in run(study, store)}
+        lam, denser = found[options.l0], found[twice(learner, options.l0)]
+        every = ways(learner, options.l0, lam, denser, named)
         chosen = [method for method in every if method.family in options.codes]
         metrics = (*catalogue.default_metrics(), reconstruction.METRIC, nats.METRIC)
         study = Study(
             NAME,
             (source,),
             lambda _, chosen=chosen: chosen,
-            metrics=(*metrics, cost_at(found["lam"], options.l0)),
+            metrics=(*metrics, cost_at(lam, options.l0)),
             calibrate_on="train",
             **about,
         )
         mine = run(study, store)
-        rows += [row | {"lam": found["lam"]} for row in mine]
+        rows += [row | {"lam": lam} for row in mine]
         drawn = figures.loss_by_cost(mine)
         if drawn is not None:
             figures.save(drawn, folder, learner.name.replace("/", "_"))

@@ -12,6 +12,7 @@ import sae_gap
 from sae_gap.core import matching
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
+from sae_gap.metrics import definitions
 from sae_gap.metrics.atoms import atom_scores
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes.loaded_sae import SAE
