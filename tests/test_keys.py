@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.measure.patching import Patching
 
 from benchmarks.real import downstream, measure_sae, probe_real, train_real
 from sae_gap import Store, measure, open_activations
@@ -19,7 +20,6 @@ from sae_gap.lm import recording
 from sae_gap.lm.downstream import Downstream
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
-from sae_gap.measure.patching import Patching
 from sae_gap.measure.probing import Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results

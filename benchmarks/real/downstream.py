@@ -147,7 +147,7 @@ def put_back(
         study = Study(
             NAME,
             (source,),
-            lambda _: listed,
+            listed,
             lam=None,
             optimum=False,
             seconds=False,

@@ -85,7 +85,13 @@ def ways(
     nonneg = not learner.signed
 
     def way(codes: str, family: str, encoder: Encoder, **varied: Any) -> Method:
-        row = {"codes": codes, "level": k, "screens": None, "breadth": None, "iterations": None}
+        row: dict[str, Any] = {
+            "codes": codes,
+            "level": k,
+            "screens": None,
+            "breadth": None,
+            "iterations": None,
+        }
         return Method(codes, family, learner, encoder, row | varied)
 
     for name in ("own", "own_refit"):
@@ -104,9 +110,10 @@ def ways(
     solved = Lasso(lam, nonneg=nonneg)
     for name in named:
         for method in methods_of(learner, (name,), k):
-            one = method.encoder
-            weighted = isinstance(one, AtWeight)
-            yield way(name, name, dataclasses.replace(one, lasso=solved) if weighted else one)
+            found = method.encoder
+            if isinstance(found, AtWeight):
+                found = dataclasses.replace(found, lasso=solved)
+            yield way(name, name, found)
     for count in ITERATIONS:
         few = Lasso(lam, tol=None, max_iterations=count, nonneg=nonneg)
         kept = Pruned(few, k, "magnitude", nonneg)
@@ -134,12 +141,13 @@ def measure(options: CostOptions) -> list[Row]:
     folder.require_writable()
     store, rows = results.Store(folder), []
     about: dict[str, Any] = {"lam": None, "optimum": False, "seconds": False}
+    about["sources"] = (source,)
     for learner in (sae.given for sae in saes):
         first = [
             Method("weight", "", learner, Lasso(l0=l0, nonneg=not learner.signed), {"level": l0})
             for l0 in (options.l0, twice(learner, options.l0))
         ]
-        study = Study(NAME, (source,), lambda _, first=first: first, metrics=(), **about)
+        study = Study(NAME, methods=first, metrics=(), **about)
         found = {row["level"]: row["lam"] for row in run(study, store)}
         lam, denser = found[options.l0], found[twice(learner, options.l0)]
         every = ways(learner, options.l0, lam, denser, named)
@@ -147,8 +155,7 @@ def measure(options: CostOptions) -> list[Row]:
         metrics = (*catalogue.default_metrics(), reconstruction.METRIC, nats.METRIC)
         study = Study(
             NAME,
-            (source,),
-            lambda _, chosen=chosen: chosen,
+            methods=chosen,
             metrics=(*metrics, cost_at(lam, options.l0)),
             calibrate_on="train",
             **about,

@@ -150,7 +150,7 @@ class Split(eqx.Module):
       counts: which samples metrics and calibration count; None counts all.
     """
 
-    signals: Float[Array, "n input_dim"]
+    signals: Float[Any, "n input_dim"]
     codes: Float[Array, "n num_latents"] | SparseCodes | None = None
     documents: Int[np.ndarray, " n"] | None = None
     counts: Bool[np.ndarray, " n"] | None = None

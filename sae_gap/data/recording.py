@@ -141,7 +141,7 @@ class Source(typing.Protocol):
         ...
 
     @property
-    def input_dim(self) -> int:
+    def input_dim(self) -> int | None:
         """Dimension of the signals."""
         ...
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Float
@@ -91,7 +92,7 @@ class OnNetwork:
     def network(self) -> Downstream:
         """The network on the held-out documents."""
         found = self.network_on(self.documents())
-        found.information = functools.cache(self.information)
+        found.information = functools.cache(self.information)  # type: ignore[attr-defined]
         return found
 
     def information(self) -> Float[np.ndarray, "dim dim"]:
@@ -101,7 +102,7 @@ class OnNetwork:
     def task(self) -> Task:
         """The rows that learners see, and those of the network that are put back."""
         net = self.network
-        held = Split(net.activations, documents=net.documents, counts=net.replaced)
+        held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
         train, width = Unread(self.rows.learned_from), self.rows.width
         return Task(train, held, held, width=width, seed=self.seed, network=net)
 

@@ -47,7 +47,7 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     size = encoder.fitted * np.mean(
         np.concatenate([(part != 0).sum(axis=1) for _, part in dense_chunks(codes)])[counts]
     )
-    kept = "optimum", lam
+    kept = f"cost at {lam}"
     if kept not in inferred.shared:
         best = inferred.infer(Lasso(lam, nonneg=nonneg)).codes
         pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes

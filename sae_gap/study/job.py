@@ -156,7 +156,7 @@ def jobs(study: Study) -> Iterator[Job]:
 
 def seedless(source: Source) -> Source:
     """A source with the seed 0, which sources have in common that differ only in their seed."""
-    return dataclasses.replace(source, seed=0)
+    return dataclasses.replace(source, seed=0)  # type: ignore[type-var]
 
 
 def _line(
@@ -173,7 +173,7 @@ def _line(
     }
     if reference is not None:
         shared["lam"] = reference.lam
-    decides = {"source": description, "row": dict(method.row), "step": step}
+    decides: dict[str, Any] = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}
