@@ -140,12 +140,12 @@ class Subject:
     def objective(self, coding: Coding) -> float:
         """The lasso's objective of codes, summed over the samples that count."""
         codes, target = coding.codes[self.scored], self.sae.target(self.x[self.scored])
-        rest = np.asarray(target, np.float64) - codes @ np.asarray(self.sae.model.decoder).T
+        rest = np.asarray(target, np.float64) - codes @ np.asarray(self.sae.unit_dictionary).T
         return float(np.sum(rest**2) / 2 + self.lam * abs(codes).sum(dtype=np.float64))
 
     def with_encoder(self, encoder: Encoder) -> Coder:
         """Codes by an encoder that needs no training."""
-        model = Model(self.sae.model.decoder, self.sae.model.bias, None, encoder)
+        model = dataclasses.replace(self.sae.unit_model, encode=encoder)
         if isinstance(encoder, BatchPursuit):
             model = encoder.calibrate(model, self.sae.target(self.learned))
         return lambda target, _: encoder.infer(model, target).codes
@@ -154,7 +154,7 @@ class Subject:
         """Least squares on the support of codes, less the atoms whose absence adds least to the
         squared error.
         """
-        worth = functools.partial(leave_one_out, self.sae.model.decoder)
+        worth = functools.partial(leave_one_out, self.sae.unit_dictionary)
         return self.above(least_squares(self.sae, coder), worth)
 
     def above(self, coder: Coder, worth: Callable[[np.ndarray], Any]) -> Coder:
@@ -203,7 +203,7 @@ def ways(sae: SAE, k: int, named: Sequence[str] = NAMED) -> Iterator[Way]:
     """
     nonneg, twice = not sae.signed, min(2 * k, sae.num_latents)
     if sae.model.encode is not None:
-        given = sae.given_encoder
+        given = sae.model.encode
         yield Way("own", "own", given, lambda on: by_encoder(on.sae))
         yield Way("own_refit", "own", given, lambda on: least_squares(sae, by_encoder(sae)), 1)
     for kind in (ScreenedPursuit, BatchPursuit) if nonneg else ():

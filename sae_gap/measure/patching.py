@@ -269,7 +269,7 @@ class Patching:
 
     def _weighted(self, sae: SAE, level: float) -> Coder:
         metric, counted = self._metric, self.downstream.replaced
-        atoms = metric @ np.asarray(sae.model.decoder)
+        atoms = metric @ np.asarray(sae.unit_dictionary)
         inside = SAE.of_model(Model(jnp.asarray(atoms), jnp.zeros(len(atoms))), name=sae.name)
         targets = np.asarray(sae.target(self.downstream.activations)) @ metric
         coder, norms = screened(inside, targets, level, counted), np.linalg.norm(atoms, axis=0)

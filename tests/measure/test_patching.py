@@ -11,6 +11,7 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
+from sae_gap.core import normalise
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -18,7 +19,6 @@ from sae_gap.lm.llama import Windows
 from sae_gap.measure import patching
 from sae_gap.measure.downstream import Downstream, Network
 from sae_gap.measure.patching import Patching, split_lines
-from sae_gap.saes import normalise
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
@@ -290,7 +290,8 @@ def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, t
     }
     saes = [plain]
     if kind:
-        saes.append(dataclasses.replace(plain, name=kind, normalisation=other[kind]))
+        model = dataclasses.replace(plain.model, normalisation=other[kind])
+        saes.append(dataclasses.replace(plain, name=kind, model=model))
     given = {"l0": (1,), "codes": ("screened", "weighted")}
     rows = run(patched, tmp_path, *saes, **given, metric=("eye", lambda: eye))
     found = [row["codes"] for row in rows if row["kind"] == "score"]
