@@ -47,6 +47,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners.given import Given, Held
 from sae_gap.saes.foreign_encoders import (
     AbsTopK,
     BatchLargest,
@@ -280,6 +281,20 @@ class SAE(eqx.Module):
     def unit_model(self) -> Model:
         """The unit atoms alone, on which solvers and pursuits code targets."""
         return Model(self.unit_dictionary, jnp.zeros_like(self.bias))
+
+    @property
+    def given(self) -> Given:
+        """A learner for studies, whose model is this one."""
+        inner, kind = self.model.encoder.model, self.normalisation
+        atoms = self.model.decoder * self.scale if inner.dictionary is None else inner.dictionary
+        plain = Model(
+            atoms,
+            self.bias,
+            inner.encoder,
+            inner.encode,
+            None if type(kind) is Normalisation else kind,
+        )
+        return Given(Held(plain), self.name, self.role, self.signed)
 
     @property
     def affine(self) -> Affine | None:
