@@ -196,12 +196,12 @@ def check(
         raise ValueError(f"{len(x)} activations are too few to judge by; give some hundreds.")
     check_varies(x)
     atoms = by_rows(loaded)
-    whole = read(loaded, x, atoms)
+    whole = read(loaded, x, atoms, loaded.encode_target)
     shares = explained(x, whole.guess)
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
         rest = every[outliers]
-        pairs = (x, rest), (whole.guess, read(loaded, rest, atoms).guess)
+        pairs = (x, rest), (whole.guess, read(loaded, rest, atoms, loaded.encode_target).guess)
         with_outliers = explained(*map(np.concatenate, pairs))
     suspect = Suspect(loaded, x, atoms, whole, shares["fvu"])
     sparse = 1 <= whole.l0 <= DENSEST * loaded.input_dim

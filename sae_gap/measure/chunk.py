@@ -51,7 +51,7 @@ def measure_chunk(
     Returns:
       Columns of a row of kind "gap", which `gap_lines` sums.
     """
-    target, dictionary = devices.place(sae.target(x), devices.own_mesh()), sae.model.decoder
+    target, dictionary = devices.place(sae.target(x), devices.own_mesh()), sae.unit_dictionary
     best = lasso(sae, lam)(target, slice(None))
     used = np.asarray(best.codes) != 0
 

@@ -255,7 +255,7 @@ def _control(plan: Plan, name: str, common: float) -> list[Row]:
 
 
 def _atoms(sae: SAE) -> Row:
-    return {"kind": "atoms", **describe_atoms(sae.model.decoder)._asdict(), **sae.columns}
+    return {"kind": "atoms", **describe_atoms(sae.unit_dictionary)._asdict(), **sae.columns}
 
 
 def _agreement(one: SAE, other: SAE) -> list[Row]:
