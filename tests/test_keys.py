@@ -224,7 +224,7 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
     lm = SimpleNamespace(
         name="lm",
         identity=model,
-        model=SimpleNamespace(num_blocks=3, shape=SimpleNamespace(context=64)),
+        model=SimpleNamespace(num_blocks=3, context=64),
         tokenise=lambda given, context: [np.array([*each.encode()], np.int32) for each in given],
     )
     with pytest.raises(StoppedError):
