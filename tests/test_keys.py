@@ -16,9 +16,9 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm import recording
+from sae_gap.lm.downstream import Downstream
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
-from sae_gap.measure.downstream import Downstream
 from sae_gap.measure.patching import Patching
 from sae_gap.measure.probing import Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE

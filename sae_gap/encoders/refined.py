@@ -48,6 +48,10 @@ class Pruned(Encoder):
         return f"{self.encoder.name}_pruned"
 
     @property
+    def fitted(self):  # type: ignore[override]
+        return 2 if self.by == "loss" else 1
+
+    @property
     def origin(self):
         return self.encoder
 
