@@ -188,7 +188,7 @@ def of_downstream(
     model="lm",
     width=WIDTH,
     context=8,
-    tokens=1_000,
+    tokens=15,
     given=USUAL,
     level=2.0,
     control="random",
@@ -197,7 +197,7 @@ def of_downstream(
     """The source, and the keys of codes of an SAE and of a control."""
     numbers, positions = np.arange(ROWS) % 50, np.arange(ROWS) % 10 % context
     if token is not None:
-        numbers[token] = 51
+        numbers[token::7] = 51
     about = (folder, "lm", model, context, (1,), "float32", numbers, DOCUMENTS, positions)
     recorded = Recorded(*about, tuple("d" * 40), None)
     lm = SimpleNamespace(identity=model)
@@ -273,7 +273,7 @@ CHANGES = {
     },
     of_downstream: {
         ("texts", "score", "control"): [
-            *({"token": 3}, {"model": "other"}, {"context": 6}, {"tokens": 10}, {"row": 137}),
+            *({"token": 3}, {"model": "other"}, {"context": 6}, {"tokens": 25}, {"row": 137}),
             *({"document": 5}, {"layer": 2}, {"first": 3}, {"keep": True}, {"width": 13}),
             *({"documents_seed": 1}, {"seed": 1}),
         ],
