@@ -14,7 +14,7 @@ from sae_gap.data.task_file import load as load
 from sae_gap.data.worlds import World as World
 from sae_gap.data.worlds import WorldStream as WorldStream
 from sae_gap.data.worlds import published_world as published_world
-from sae_gap.measure.atom_statistics import agreement as agreement
+from sae_gap.metrics.atom_statistics import agreement as agreement
 from sae_gap.measure.check import check as check
 from sae_gap.measure.curve import fvu as fvu
 from sae_gap.measure.downstream import Downstream as Downstream

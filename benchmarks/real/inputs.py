@@ -17,7 +17,7 @@ from sae_gap import measure
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
-from sae_gap.measure import Plan
+from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.measure.check import Check, check
 from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.saes.find import holds
@@ -171,7 +171,7 @@ class PutBack(OfRecording):
         recorded, lm = self.open()
         activations = recorded.activations(self.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        plan = Plan((), activations, keep_outliers=self.outliers == "keep")
+        plan = Plan(activations, keep_outliers=self.outliers == "keep")
         saes, reports = self.read(plan.scored, plan.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)

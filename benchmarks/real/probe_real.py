@@ -46,7 +46,8 @@ from sae_gap.figures import tables
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure import Plan, control_sae, evenly_spaced, find_weight, fvu, probing
+from sae_gap.data.held_out import HeldOut as Plan
+from sae_gap.measure import control_sae, evenly_spaced, find_weight, fvu, probing
 from sae_gap.measure.coding import Coding, by_encoder, code, code_lasso, least_squares, thresholded
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -255,7 +256,7 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     """
     folder = cli.folder(options.results_dir) / NAME
     recorded, lm = options.open()
-    plan = Plan((), recorded.activations(options.layer))
+    plan = Plan(recorded.activations(options.layer))
     held = plan.parts[1] if options.documents == "held_out" else plan.kept
     documents = np.unique(recorded.documents[held.numbers])
     topics = {recorded.topics[document] for document in documents} if recorded.topics else set()

@@ -44,7 +44,8 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure import Plan, describe_atoms, find_weight, measure_curve
+from sae_gap.data.held_out import HeldOut as Plan
+from sae_gap.measure import describe_atoms, find_weight, measure_curve
 from sae_gap.measure.structure import with_families
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes.decoders import ATOMS, BIAS
@@ -206,7 +207,7 @@ def train(options: TrainOptions) -> list[Row]:
         keep_outliers=options.outliers == "keep",
     )
     # The rows that `measure_sae` scores too.
-    plan = Plan((), source.activations(), samples=options.samples)
+    plan = Plan(source.activations(), samples=options.samples)
     task, rows = source.task(), plan.scored
     if options.sparsity >= min(options.width, task.input_dim):
         limits = f"the {options.width} atoms and the {task.input_dim} dimensions"

@@ -127,11 +127,15 @@ class HeldOut:
         extra = len(self.left_out)
         return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
 
+    @property
+    def num_train(self) -> int:
+        """How many rows learners see."""
+        return min(self.parts[0].num_samples, max(1, POOL // self.input_dim))
+
     def learned_from(self) -> Float[np.ndarray, "n input_dim"]:
         """The rows that learners see, evenly spaced, as many as memory holds."""
         train = self.parts[0]
-        most = max(1, POOL // train.input_dim)
-        return train.take(evenly_spaced(train.num_samples, most))
+        return train.take(evenly_spaced(train.num_samples, self.num_train))
 
     def task(self) -> Task:
         """What learners see, and what is scored, which is one split."""

@@ -41,7 +41,7 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
-      rows: of a measurement or of patching; those of kind "curve" and "score" are read.
+      rows: of a measurement or of patching; those of codes that have a look are read.
       published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and
         `kl`; drawn in grey.
       source: what the caption says of them.
@@ -49,22 +49,12 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     Returns:
       The figure, or None where there is nothing to draw.
     """
-    shown = [row for row in rows if row["kind"] in ("curve", "score")]
-    # A measurement has the scores before and after a refit in one row.
-    refits = [
-        {**row, "codes": f"{row['codes']}_refit", "l0": row["refit_l0"], "fvu": row["refit_fvu"]}
-        for row in shown
-        if row["kind"] == "curve"
-    ]
+    shown = [row for row in rows if row.get("codes") in _CODES and row.get("fvu") is not None]
     # A dead encoder is off the scale of all else.
-    points = [
-        row
-        for row in (*shown, *refits)
-        if row["codes"] in _CODES and row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
-    ]
+    points = [row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")]
     if not points:
         return None
-    aside = {row["dictionary"] for row in shown if row.get("dead") or row["role"] == "control"}
+    aside = {row["dictionary"] for row in shown if row.get("dead") or is_control(row)}
     metrics = [metric for metric in _METRICS if metric in points[0]]
     figure = Figure(figsize=(style.WIDTH, 5.0))
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
@@ -97,7 +87,7 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
         figure,
         "Variance unexplained by number of active latents",
         shown,
-        more=f"{shown[0]['samples']:,} held-out samples" if "samples" in shown[0] else "",
+        more=f"{shown[0]['num_scored']:,} held-out samples" if "num_scored" in shown[0] else "",
         caption=f"Grey is {source}, with {numbers} latents" if published else "",
         handles=handles,
     )
@@ -118,7 +108,12 @@ def _other(kind: str) -> dict[str, Any]:
 
 def name_of(row: Mapping[str, Any]) -> str:
     """Controls have the suite's labels; everything else keeps the user's name."""
-    return labels.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
+    return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
+
+
+def is_control(row: Mapping[str, Any]) -> bool:
+    """Whether the dictionary of a row is there to be compared with."""
+    return "control" in (row.get("family"), row.get("role"))
 
 
 @style.styled
@@ -162,13 +157,12 @@ def coherence(rows: style.Rows) -> Figure | None:
     from the least to the most.
 
     Args:
-      rows: rows of a measurement; those of kind "atoms" are read, whose `coherence` holds quantiles
-        at equal steps.
+      rows: of a measurement, whose `coherence` holds quantiles at equal steps.
 
     Returns:
       The figure, or None where no dictionary has two live atoms.
     """
-    shown = [row for row in rows if row["kind"] == "atoms" and row["coherence"]]
+    shown = [*{row["dictionary"]: row for row in rows if row.get("coherence")}.values()]
     if not shown:
         return None
     colours = colours_of(shown)
@@ -188,7 +182,7 @@ def coherence(rows: style.Rows) -> Figure | None:
 
 def colours_of(rows: style.Lines) -> dict[str, str]:
     """SAEs by their order, controls by their names."""
-    roles = {row["dictionary"]: row["role"] for row in rows}
-    mine = [name for name, role in roles.items() if role != "control"]
+    roles = {row["dictionary"]: is_control(row) for row in rows}
+    mine = [name for name, control in roles.items() if not control]
     own = dict(zip(mine, itertools.cycle(_COLOURS), strict=False))
     return {name: own.get(name) or labels.colour(name) for name in roles}

@@ -58,20 +58,21 @@ def check_codes(names: Sequence[str]) -> None:
             _check_bare(plain, encoder)
 
 
-def encoder_at(name: str, l0: float, learner: Learner) -> Encoder:
+def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = None) -> Encoder:
     """The encoder of a name for the dictionary of a learner.
 
     Args:
       name: see the module.
       l0: the mean L0 that is asked for.
       learner: whose dictionary it is.
+      signed: whether codes may be negative; None asks the learner.
 
     Raises:
       LeftOutError: the dictionary cannot have such codes.
     """
     if name.endswith(REFIT):
-        return refit(encoder_at(name.removesuffix(REFIT), l0, learner))
-    own, nonneg = learner.encode, not learner.signed
+        return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed))
+    own, nonneg = learner.encode, not (learner.signed if signed is None else signed)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
     if name in ("screened", "proposed", "weighted") and not nonneg:
@@ -104,7 +105,8 @@ def methods_of(
     l0: float,
     *,
     family: str = "",
-    level: float | None = None,
+    level: float | str | None = None,
+    signed: bool | None = None,
 ) -> Iterator[Method]:
     """A method for each of the codes that the dictionary of a learner can have; the log says why
     it has not the others.
@@ -115,10 +117,11 @@ def methods_of(
       l0: the mean L0 that is asked for.
       family: of the methods; by default the learner's.
       level: what the column `level` of their rows says; None takes l0.
+      signed: whether codes may be negative; None asks the learner.
     """
     for name in names:
         try:
-            encoder = encoder_at(name, l0, learner)
+            encoder = encoder_at(name, l0, learner, signed)
         except LeftOutError as reason:
             logging.info("left out %s of %s: %s", name, learner.name, reason)
             continue

@@ -113,7 +113,8 @@ def _measure(
     owned: dict[str, list[str]] = {}
     for metric in metrics:
         lacking = metric.needs(found)
-        if lacking is not None:
+        # A study need not have named those that are measured everywhere.
+        if lacking is not None and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
         columns = metric(found) if lacking is None else {}
         taken = sorted(measured.keys() & columns.keys())
