@@ -18,7 +18,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
-from sae_gap.solvers import coding, implicit, sparse_code, working_set
+from sae_gap.solvers import implicit, sparse_code, working_set
 from sae_gap.study import program as loop
 from tests.solvers.problems import draw, score
 
@@ -52,12 +52,6 @@ def problem():
 @pytest.fixture(scope="module")
 def alone(problem):
     return sparse_code(*problem, LAM)
-
-
-@pytest.fixture
-def traced(monkeypatch):
-    """An accelerator's path, without its threads on the host."""
-    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
 
 
 def assert_solved(solution, alone, problem):
@@ -142,7 +136,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
 
 
-def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
+def test_samples_that_do_not_divide_are_filled_up_with_zeros():
     """Thirty samples, copied to all eight devices, of which each works on four; with a weight for
     each sample and atom.
     """

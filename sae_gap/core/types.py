@@ -182,7 +182,7 @@ class Unread:
       read: gives the signals, (n, input_dim).
     """
 
-    codes = documents = counts = labels = None
+    codes = labels = documents = counts = None
 
     def __init__(self, read: Callable[[], Any]):
         self._read = read

@@ -59,6 +59,11 @@ class Encoder(MethodPart):
     how it is shown.
     """
 
+    # Atoms of which its least squares take the Gram matrix, for each that is left in a code.
+    fitted: ClassVar[int] = 0
+    # Whether its parts infer on another model than it does, and are prepared for that one alone.
+    elsewhere: ClassVar[bool] = False
+
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         if "__call__" in vars(cls):

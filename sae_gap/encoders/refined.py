@@ -134,6 +134,7 @@ class InNorm(Encoder):
 
     colour = "#009988"
     rank = 17
+    elsewhere = True
 
     encoder: Encoder
     norm: _Norm | None = eqx.field(default=None, static=True, metadata={"rare": True})

@@ -42,8 +42,7 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.lm import llama
-from sae_gap.lm.llama import LanguageModel, Windows
+from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.texts import Texts
 from sae_gap.runtime import progress
@@ -100,7 +99,7 @@ class Lens(NamedTuple):
     ) -> Float[Array, "*rows vocabulary"]:
         """What the lens reads in the residual stream after a block, in nats."""
         moved = product(jnp.asarray(hidden), jnp.asarray(self.jacobian(block)).T)
-        return llama.log_probabilities(self.lm.model, moved)
+        return self.lm.model.log_probabilities(moved)
 
     def atoms(self, block: int) -> tuple[Float[np.ndarray, "vocabulary dim"], list[str]]:
         """The atoms of a block, and the texts of their tokens.
@@ -188,7 +187,7 @@ def fit_lens(
     """
     check_integer("windows", windows, least=1)
     check_integer("first", first, least=0)
-    check_integer("context", context, least=first + 2, most=lm.model.shape.context)
+    check_integer("context", context, least=first + 2, most=lm.model.context)
     check_choice("outliers", outliers, ("drop", "keep"))
     folder = Folder(folder)
     about = {
@@ -325,13 +324,13 @@ def _of_window(model, tokens, first, drop, kind=ROUNDED) -> Float[np.ndarray, "b
 @eqx.filter_jit
 def _states(model: LanguageModel, windows: Windows) -> Float[Array, "blocks length dim"]:
     """The residual stream of one window after each block."""
-    step = llama.block_step(model, windows)
+    step = model.block_step(windows)
 
     def following(hidden, block):
         hidden = step(hidden, block)
         return hidden, hidden[0]
 
-    return jax.lax.scan(following, llama.embed(model, windows), model.blocks)[1]
+    return jax.lax.scan(following, model.embed(windows), model.blocks)[1]
 
 
 def _rounding(kind):
@@ -353,7 +352,7 @@ def _rows(
     model: LanguageModel, windows: Windows, counted: Float[Array, " length"], kind: DTypeLike
 ) -> Float[Array, "dim blocks dim"]:
     """Each row of J of every block, `counted` being 1 in V and 0 elsewhere."""
-    step = llama.block_step(model, windows, _rounding(kind))
+    step = model.block_step(windows, _rounding(kind))
     share = (counted / counted.sum())[:, None]
 
     def total(shifts):
@@ -361,9 +360,9 @@ def _rows(
             block, shift = block_and_shift
             return step(hidden, block) + share * shift, None
 
-        start = llama.embed(model, windows)
+        start = model.embed(windows)
         return counted @ jax.lax.scan(shifted, start, (model.blocks, shifts))[0][0]
 
-    own = model.norm.dtype
+    own = model.unembedding.dtype
     pull = jax.vjp(total, jnp.zeros((model.num_blocks, model.dim), own))[1]
     return jax.lax.map(lambda row: pull(row)[0], jnp.eye(model.dim, dtype=own), batch_size=CHUNK)

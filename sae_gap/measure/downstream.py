@@ -34,8 +34,7 @@ from sae_gap.core.lasso_problem import product
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import squares
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.lm import llama
-from sae_gap.lm.llama import LanguageModel, Windows
+from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.saes.definitions import explained
 from sae_gap.storage.results import Row
 
@@ -155,7 +154,7 @@ class Downstream:
     def of_model(
         cls, model: LanguageModel, batches: Sequence[Windows], layer: int, **options
     ) -> "Downstream":
-        """Of a model of this suite, cut open after the block `layer`, counted from 0; `options` are
+        """Of a model, cut open after the block `layer`, counted from 0; `options` are
         those of the class.
         """
         if not 0 <= layer < model.num_blocks:
@@ -165,12 +164,11 @@ class Downstream:
             )
 
         def after(hidden, windows):
-            return llama.features(
-                model, llama.run_blocks(model, hidden, windows, layer + 1, model.num_blocks)
-            )
+            end = model.run_blocks(hidden, windows, layer + 1, model.num_blocks)
+            return model.features(end)
 
         def before(windows):
-            return llama.run_blocks(model, llama.embed(model, windows), windows, 0, layer + 1)
+            return model.run_blocks(model.embed(windows), windows, 0, layer + 1)
 
         return cls(Network(before, after, model.unembedding), batches, **options)
 

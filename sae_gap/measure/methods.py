@@ -30,6 +30,8 @@ from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure.training import VISITS
 from sae_gap.study.study import Method, Scalar
 
 REFIT = "_refit"
@@ -105,7 +107,6 @@ def methods_of(
     l0: float,
     *,
     family: str = "",
-    level: float | str | None = None,
     signed: bool | None = None,
 ) -> Iterator[Method]:
     """A method for each of the codes that the dictionary of a learner can have; the log says why
@@ -116,7 +117,6 @@ def methods_of(
       names: of codes.
       l0: the mean L0 that is asked for.
       family: of the methods; by default the learner's.
-      level: what the column `level` of their rows says; None takes l0.
       signed: whether codes may be negative; None asks the learner.
     """
     for name in names:
@@ -128,8 +128,22 @@ def methods_of(
         row: dict[str, Scalar] = {"codes": name}
         if not name.startswith("own"):
             # Own codes are the same whatever is asked.
-            row["level"] = l0 if level is None else level
+            row["level"] = l0
         yield Method(name, family or learner.family, learner, encoder, row)
+
+
+def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
+    """The learner of a dictionary that others are held against: `online_dl` as `learn` has it,
+    `samples`, `random`, or any learner or SAE of the catalogue by its name.
+
+    Raises:
+      ValueError: there is none of the name.
+    """
+    if name == OnlineDictionary.name:
+        return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
+    if name in catalogue.saes():
+        return catalogue.sae_for_activations(name, sparsity=round(l0), input_dim=input_dim)
+    return catalogue.make_learner(name, sparsity=round(l0), input_dim=input_dim)
 
 
 def _check_bare(name: str, encoder: Encoder) -> None:

@@ -21,7 +21,7 @@ from sae_gap.solvers.problem import check_problem, on_host, scale_codes, scale_p
 from sae_gap.solvers.slots import Samples
 
 # The names that `sparse_code` takes.
-SOLVERS = ("auto", "working_set", "fista", "ista")
+SOLVERS = ("auto", "working_set", "working_set_xla", "fista", "ista")
 
 
 def sparse_code(
@@ -58,7 +58,9 @@ def sparse_code(
       max_iterations: iterations after which a sample is given up and reported as not converged.
         Those of `working_set` are products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
-      solver: one of `SOLVERS`.
+      solver: one of `SOLVERS`. `working_set` takes compiled loops where values lie in the memory of
+        a CPU, and a program of XLA elsewhere; `working_set_xla` takes that program on any device.
+        `auto` is `working_set`, or `fista` for `tol=None`.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
         codes of a million latents or of 100,000 samples fit in memory; not within a transformation
         of JAX.
@@ -92,6 +94,8 @@ def sparse_code(
     if tol is not None:
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
+    by_xla = solver == "working_set_xla"
+    solver = "working_set" if by_xla else solver
     if tol is None and solver == "working_set":
         raise ValueError(
             "tol=None asks for a fixed number of plain steps, but working_set has none; choose "
@@ -99,7 +103,8 @@ def sparse_code(
         )
     mesh = sharding.mesh_of(targets, atoms)
     arrays: Any = targets, atoms, weights, first, tol, max_iterations
-    traced, here = any(map(is_traced, (*arrays, support))), _on_the_host((*arrays, support))
+    traced = any(map(is_traced, (*arrays, support)))
+    here = not by_xla and _on_the_host((*arrays, support))
     own = None
     if support is not None:
         exact = solver in ("auto", "working_set") and tol is not None

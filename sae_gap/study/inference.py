@@ -81,6 +81,7 @@ class Inference:
                 field.name: self.prepare(part)
                 for field in dataclasses.fields(encoder)
                 if isinstance(part := getattr(encoder, field.name), Encoder)
+                and not encoder.elsewhere
             }
             whole = dataclasses.replace(encoder, **parts) if parts else encoder
             with jax.default_matmul_precision("highest"):

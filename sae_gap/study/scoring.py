@@ -84,7 +84,7 @@ def _measure(
     measured: dict[str, Any] = {}
     if study.seconds:
         measured["encode_seconds"] = inference.seconds(encoder)
-    if study.lam is None and encoder.weight is not None:
+    if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
         measured["lam"] = encoder.weight
     codes = {split: _on_host(coded.codes) for split, coded in inferred.items()}
     if not _finite(codes):
@@ -113,7 +113,6 @@ def _measure(
     owned: dict[str, list[str]] = {}
     for metric in metrics:
         lacking = metric.needs(found)
-        # A study need not have named those that are measured everywhere.
         if lacking is not None and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
         columns = metric(found) if lacking is None else {}

@@ -14,7 +14,7 @@ import sae_gap
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
-from sae_gap.lm.llama import Windows
+from sae_gap.lm.language_model import Windows
 from sae_gap.measure import patching
 from sae_gap.measure.downstream import Downstream, Network
 from sae_gap.measure.patching import Patching, split_lines

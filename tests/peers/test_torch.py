@@ -20,7 +20,7 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.on_support import LeastSquares
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
-from sae_gap.lm.llama import Windows
+from sae_gap.lm.language_model import Windows
 from sae_gap.saes import own
 from sae_gap.saes.parts import FIT
 from sae_gap.saes.saelens import CONFIG, WEIGHTS

@@ -10,7 +10,7 @@ import pytest
 
 import sae_gap
 from sae_gap.core import matching
-from sae_gap.lm.llama import Windows
+from sae_gap.lm.language_model import Windows
 from sae_gap.measure.downstream import Downstream, Network
 from sae_gap.metrics.atoms import atom_scores
 from sae_gap.saes import definitions
