@@ -32,8 +32,8 @@ from benchmarks.real.page_tables import table
 from benchmarks.report import pages
 from benchmarks.report.published import read_lines
 from sae_gap import figures
-from sae_gap.figures import tables
 from sae_gap.data.held_out import HeldOut as Plan
+from sae_gap.figures import tables
 from sae_gap.measure import control_sae
 from sae_gap.measure.controls import check_control
 from sae_gap.measure.patching import (

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import Options, Results, option
 from sae_gap import measure
+from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
-from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.measure.check import Check, check
 from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.saes.find import holds

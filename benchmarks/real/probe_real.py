@@ -42,11 +42,11 @@ from benchmarks.real.inputs import CONTROLS, OfRecording, npy
 from benchmarks.report.pages import Table
 from sae_gap import figures
 from sae_gap.data.activations import Activations
+from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.figures import tables
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.measure import control_sae, evenly_spaced, find_weight, fvu, probing
 from sae_gap.measure.coding import Coding, by_encoder, code, code_lasso, least_squares, thresholded
 from sae_gap.runtime import progress

@@ -39,12 +39,12 @@ from sae_gap import catalogue
 from sae_gap.core import identity
 from sae_gap.core.types import Model
 from sae_gap.data.activations import fetched
+from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.data.recording import Recording
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.data.held_out import HeldOut as Plan
 from sae_gap.measure import describe_atoms, find_weight, measure_curve
 from sae_gap.measure.structure import with_families
 from sae_gap.runtime import devices, distributed, progress

@@ -153,13 +153,14 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """What decides the data and what is learned from them."""
-        return {
+        found = {
             "activations": self.fingerprint,
             "samples": self.samples,
             "keep_outliers": self.keep_outliers,
             "split_seed": self._split_seed,
-            "width": self.width,
-            "sparsity": self.sparsity,
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
+        # What is given has neither.
+        sizes = {"width": self.width, "sparsity": self.sparsity}
+        return found | {name: size for name, size in sizes.items() if size != 1}

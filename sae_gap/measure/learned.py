@@ -30,7 +30,6 @@ from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.methods import refit as least_squares
 from sae_gap.measure.plan import Plan, run
@@ -40,6 +39,7 @@ from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
 from sae_gap.metrics import reconstruction
+from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.metrics.metric import Inferred
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE

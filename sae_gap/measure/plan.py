@@ -10,7 +10,6 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
-import numpy as np
 
 from sae_gap import catalogue
 from sae_gap.core import lasso_problem
@@ -20,8 +19,7 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.methods import check_codes, methods_of, refit
+from sae_gap.measure.methods import check_codes, control, methods_of, refit
 from sae_gap.metrics import atom_statistics, gap_parts, reconstruction
 from sae_gap.metrics.metric import Metric
 from sae_gap.saes.loaded_sae import SAE
@@ -127,21 +125,7 @@ class Plan:
             )
         check_codes(self.codes)
         for name in self.controls:
-            self.control(name, 1.0)
-
-    def control(self, name: str, l0: float) -> Learner:
-        """The learner of a control of the width of the first SAE, for codes of a mean L0.
-
-        Raises:
-          ValueError: no learner has the name.
-        """
-        check_choice("a control", name, {**catalogue.learners(), **catalogue.saes()})
-        input_dim, k = self.activations.input_dim, max(1, round(l0))
-        if name == "online_dl":
-            return OnlineDictionary.for_activations(self.saes[0].num_latents, l0, input_dim)
-        if name in catalogue.saes():
-            return catalogue.sae_for_activations(name, sparsity=k, input_dim=input_dim)
-        return catalogue.make_learner(name, sparsity=k, input_dim=input_dim)
+            check_choice("a control", name, {**catalogue.learners(), **catalogue.saes()})
 
 
 def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
@@ -209,7 +193,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     every = (*usual, gap_parts.METRIC, *of_dictionaries)
     rows += measure(plan.source, coded, every)
     train = dataclasses.replace(plan.source, width=plan.saes[0].num_latents)
-    learners = [plan.control(name, common) for name in plan.controls]
+    learners = [control(name, train.width, common, dim) for name in plan.controls]
     told = {"learned_from": train.num_train}
     controlled = [
         dataclasses.replace(method, row={**method.row, **told})
@@ -233,7 +217,8 @@ def _methods(
     for level, l0 in found.items():
         codes = (*CODES, *(["proposed"] if level == "own" else []), *plan.codes)
         names = [name for name in dict.fromkeys(codes) if not name.startswith("own")]
-        yield from methods_of(learner, names, l0, family=family, level=level, signed=signed)
+        for method in methods_of(learner, names, l0, family=family, signed=signed):
+            yield dataclasses.replace(method, row={**method.row, "level": level})
     middle = next(
         name for name in (("common", "own") if plan.l0 else ("own", "common")) if name in found
     )

@@ -12,7 +12,7 @@ BEST = ("lasso_refit", "screened")
 _GAP = (
     "gap scale relative_gap scale_share values_share support_share support_slack optimum_slack "
     "jaccard overlap_precision overlap_recall fired_only used_only"
-).split()
+)
 
 
 def by_dictionary(rows: Rows) -> dict[str, list[Row]]:
@@ -60,7 +60,7 @@ def gap_lines(rows: Rows) -> list[Row]:
         }
         if own is not None:
             line |= {column: own[column] for column in ("l0", "fvu")}
-            line |= {column: middle[column] for column in _GAP}
+            line |= {column: middle[column] for column in _GAP.split()}
         lines.append(line | {"unused": middle["unused"]})
     return lines
 
