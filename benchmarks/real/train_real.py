@@ -212,27 +212,32 @@ def show(line: tqdm, learner: Learner, fitted: Learner, place: int, steps: int) 
 
 def headings(options: TrainOptions) -> dict[str, str]:
     """Those of `METRICS`, of further codes, and of metrics that every study has."""
-    further = {"l0": "L0", "fvu": "FVU"}, options.codes
-    columns = {name: name for each in catalogue.default_metrics() for name in each.columns}
-    return METRICS | {
-        f"{name}_{codes}": f"{title} {codes}"
-        for titles, every in (further, (columns, (*CODES, *options.codes)))
-        for codes in every
-        for name, title in titles.items()
-        if f"{name}_{codes}" not in METRICS
+    further = {
+        f"{name}_{codes}": f"{name.upper()} {codes}"
+        for codes in options.codes
+        for name in ("l0", "fvu")
     }
+    return (
+        METRICS
+        | further
+        | {
+            f"{name}_{codes}": f"{name} {codes}"
+            for metric in catalogue.default_metrics()
+            for name in metric.columns
+            for codes in (*CODES, *options.codes)
+        }
+    )
 
 
 def by_method(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
     """A line for each method and seed, whose columns are named after codes."""
     lines: dict[Any, Row] = {}
     for row in rows:
-        codes, latents = row["codes"], row.get("num_latents", options.width)
-        line = lines.setdefault((row["dictionary"], row["seed"]), {"seed": row["seed"]})
-        line |= dict(zip(CELL, (row["dictionary"], latents, options.sparsity), strict=True))
-        named = {f"{name}_{codes}": value for name, value in row.items()}
-        named[f"fvu_{codes}_outliers"] = row.get("fvu_outliers")
-        line |= {name: named[name] for name in headings(options) if named.get(name) is not None}
+        name, codes, seed = row["dictionary"], row["codes"], row["seed"]
+        cell = name, row.get("num_latents", options.width), options.sparsity
+        line = lines.setdefault((name, seed), {"seed": seed, **dict(zip(CELL, cell, strict=True))})
+        line |= {f"{column}_{codes}": value for column, value in row.items()}
+        line[f"fvu_{codes}_outliers"] = row.get("fvu_outliers")
         line |= {"duplicates": row.get("duplicates"), "fit_seconds": row.get("total_seconds")}
     return [*lines.values()]
 
@@ -281,10 +286,11 @@ def train(options: TrainOptions) -> list[Row]:
     seeds = sorted({row["seed"] for row in there})
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
     every, stored = study_of(options, source, names, seeds, {}), Stored(there)
-    lines = (line for job in jobs(every) for line in job.lines)
-    rows = [row for line in lines if (row := stored.row(line, every.metrics)) is not None]
-    found = by_method(rows, options)
-    metrics = [name for name in headings(options) if any(name in line for line in found)]
+    rows = [stored.row(line, every.metrics) for job in jobs(every) for line in job.lines]
+    found = by_method([row for row in rows if row is not None], options)
+    metrics = [
+        name for name in headings(options) if any(line.get(name) is not None for line in found)
+    ]
     summary = tables.summarise(found, by=CELL, methods=list(learners), metrics=metrics)
     if distributed.is_first():
         tables.write_table(directory, "summary.csv", summary)

@@ -21,16 +21,16 @@ _CODES = {
     "own_refit": "least squares on own",
     "lasso": "lasso",
     "lasso_refit": "least squares on lasso",
+    "thresholded": "thresholding pursuit",
 }
 
 
 @style.styled
-def ood_drop(lines: style.Lines, rows: style.Lines, tasks: str = "pairs") -> Figure:
+def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
       lines: of `sae_gap.measure.probing.overall`.
-      rows: what they are of.
       tasks: what the tasks are called.
 
     Returns:
@@ -58,11 +58,14 @@ def ood_drop(lines: style.Lines, rows: style.Lines, tasks: str = "pairs") -> Fig
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("AUC lost out of distribution (0 is no loss)")
     handles = [style.mark(_PROBES[probe][0], **_PROBES[probe][1]) for probe in shown]
-    more = f"{lines[0]['pairs']} {tasks}, intervals of 95 % over {tasks}"
+    pairs, splits = (lines[0][name] for name in ("pairs", "splits"))
+    more = f"{pairs} {tasks}, {splits} splits of each, intervals of 95 % over {tasks}"
     title = "AUC that probes lose out of distribution"
-    style.finish(figure, title, rows, more=more, handles=handles)
+    style.finish(figure, title, lines, more=more, handles=handles)
     return figure
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    return f"{name_of(line)}: {_CODES[line['codes']]}" if line["codes"] in _CODES else line["codes"]
+    codes = line["codes"]
+    # Activations have no other name.
+    return codes if codes == line["role"] else f"{name_of(line)}: {_CODES.get(codes, codes)}"
