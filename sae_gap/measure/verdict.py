@@ -15,44 +15,28 @@ Two dictionaries are compared by their best codes at an equal mean L0. Best code
 on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals
 are those of `sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean
 stay as they are.
+
+Codes of more latents are the better ones only by more than those latents can explain: what codes
+explain grows ever slower with their L0, so that a hundredth more latents explain at most a
+hundredth more.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from sae_gap.measure.comparison import FEW_DOCUMENTS, Comparison, compare
-from sae_gap.measure.summary import by_subject, gap_lines, matched
-from sae_gap.measure.training import ROWS_AN_ATOM
+from sae_gap.measure.comparison import Comparison, compare
+from sae_gap.measure.summary import BEST, Rows, at, by_dictionary
+from sae_gap.storage.results import Row
 
 # The control that a dictionary is judged by.
 RIVAL = "online_dl"
-# Fewer samples than these make an interval wide.
-FEW = 500
-# An L0 that differs from the wanted one by more than this share is told.
-_OFF = 0.02
-# Names of the best codes.
-_BEST = {"lasso": "the lasso, refitted", "screened": "a screened pursuit"}
-
-
-class Loss(NamedTuple):
-    """What an encoder loses of the variance: `total` is the sum of `values` and `support`.
-
-    Attributes:
-      total: the best codes against its own as they are.
-      values: least squares on its own supports against its own codes.
-      support: the best codes against least squares on its own supports.
-      selection: a pursuit among what it proposes against the same; None where that is not known.
-      screening: the best codes against that pursuit.
-    """
-
-    total: Comparison
-    values: Comparison
-    support: Comparison
-    selection: Comparison | None = None
-    screening: Comparison | None = None
+# Rows for each atom without which a learned dictionary explains less than more rows would let it;
+# RESULTS.md has how much.
+ROWS_AN_ATOM = 20
+# L0s that differ by no more than this share are alike.
+_ALIKE = 0.02
+_BEST = {"lasso_refit": "the lasso, refitted", "screened": "a screened pursuit"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,58 +45,33 @@ class Verdict:
 
     Attributes:
       dictionary: its name.
-      samples: scored.
-      documents: that they are of or, where none are named, contiguous blocks.
-      named: whether documents are.
       suspicions: what looked wrong when it was loaded; None where nobody looked.
-      own_l0: mean L0 of the encoder; None where there is none.
-      fired: latents that it fires on any of the samples.
-      dead: whether it is off, as `Coding.dead` tells; then nothing else is judged.
-      l0: mean L0 of the best codes that it is held against.
-      encoder: what it loses to those; None where there is none, or no code.
-      gap: its line of `gap_lines`.
-      common_l0: L0 at which dictionaries are compared, that of the best codes of the first whose
-        encoder is not dead.
-      reached_l0: mean L0 of the best codes of this dictionary there, and of the learned one.
-      explained: by the best codes there.
-      learned: those against the same on the dictionary that `online_dl` learned; None where it was
-        left out.
-      learned_from: rows that it was learned from, and passes over them.
-      atoms: of this dictionary and of the learned one.
-      outliers: of all activations, in words; None where no row is an outlier.
-      with_outliers: FVU of least squares on the lasso's supports and on its own, without and with
-        outlier tokens of the held-out documents; empty where these hold none, or are kept.
-      best_codes: which the best codes that it is held against are, as `matched` tells.
+      own: the row of the encoder's codes; None where there is no encoder.
+      best: the row of the best codes at its L0.
+      common: the row of the best codes at the L0 at which dictionaries are compared.
+      rival: the same of the dictionary that `online_dl` learned; None where it was left out.
+      losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
+        "screening"; and what the "dictionary" explains less than the learned one. Empty where
+        nothing is judged.
     """
 
     dictionary: str
-    samples: int
-    documents: int
-    named: bool
     suspicions: Sequence[str] | None
-    own_l0: float | None
-    fired: int
-    dead: bool
-    l0: float | None
-    encoder: Loss | None
-    gap: Mapping[str, Any]
-    common_l0: float
-    reached_l0: tuple[float, ...]
-    explained: float
-    learned: Comparison | None
-    learned_from: tuple[int, float]
-    atoms: tuple[int, ...]
-    outliers: str | None = None
-    with_outliers: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
-    best_codes: str = "lasso"
+    own: Row | None
+    best: Row
+    common: Row
+    rival: Row | None
+    losses: Mapping[str, Comparison]
 
     @property
-    def judged(self) -> bool:
-        """Whether its encoder was held against codes of its own L0."""
-        if self.own_l0 is None or self.l0 is None:
-            return False
-        # The mean of few rows moves by whole latents.
-        return abs(self.l0 - self.own_l0) <= max(_OFF * self.own_l0, 1 / self.samples)
+    def dead(self) -> bool:
+        """Whether the encoder is off; then nothing else is judged."""
+        return self.own is not None and self.own["dead"]
+
+    @property
+    def explained(self) -> float:
+        """By the best codes at the common L0."""
+        return 1 - self.common["fvu"]
 
     @property
     def lines(self) -> dict[str, str]:
@@ -121,239 +80,170 @@ class Verdict:
         if self.suspicions is not None:
             doubts = [*self.suspicions, *(["its encoder is dead"] if self.dead else [])]
             more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
-            lines["Loading"] = (
-                f"suspicious, because {doubts[0].rstrip('.')}{more}" if doubts else "fine"
-            )
-        lines["Encoder"] = self._encoder()
-        if self.encoder is not None and not self.dead:
-            lines["Objective"] = self._objective()
-        lines["Dictionary"] = self._dictionary()
-        if self.outliers is not None:
-            fvus = [
-                f" of {codes} {without:.3g} without and {with_:.3g} with them"
-                for codes, (without, with_) in self.with_outliers.items()
-            ]
-            lines["Outlier tokens"] = (
-                f"{self.outliers}; FVU{','.join(fvus)}" if fvus else self.outliers
-            )
-        if self.samples < FEW or self.documents < FEW_DOCUMENTS:
-            kind = "document" if self.named else "contiguous block"
-            rows = f"{self.samples:,} rows of {self.documents} {kind}{'s'[: self.documents > 1]}"
-            lines["Samples"] = f"only {rows} were scored, so " + (
-                "intervals are wide"
-                if self.documents > 1
-                else "there are no intervals, and nothing is beyond doubt"
-            )
-        return lines
+            reason = doubts[0].rstrip(".") if doubts else ""
+            lines["Loading"] = f"suspicious, because {reason}{more}" if doubts else "fine"
+        return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
+
+    @property
+    def table(self) -> list[Row]:
+        """A line for each of the losses: its `points` of the variance with their interval, and
+        whether it is `judged` to be one.
+        """
+        return [
+            {
+                "dictionary": self.dictionary,
+                "loss": name,
+                "points": lost.points,
+                "judged": {1: "lost", 0: "not beyond doubt", -1: "gained"}[self._sign(name)],
+            }
+            for name, lost in self.losses.items()
+        ]
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
 
-    def _encoder(self) -> str:
-        if self.own_l0 is None:
-            return "there is none, only a decoder"
-        if self.encoder is None or self.l0 is None or self.dead:
-            fires = f"it fires {self.own_l0:.2g} latents a row"
-            if self.own_l0:
-                fires += f", and {self.fired:,} of its {self.atoms[0]:,} latents ever fire"
-            return f"dead, and not judged: {fires}; look at how it was loaded"
-        at = f"at its own L0 ({self.own_l0:.1f})"
-        if not self.judged:
-            beyond = "is beyond what sparse codes have"
-            why = beyond if self.l0 < self.own_l0 else "is not met by any weight"
-            at = f"at L0 {self.l0:.2f} (its own, {self.own_l0:.2f}, {why})"
-        # More that is explained by more latents says nothing.
-        loses = self.encoder.total.sign > 0 and (self.judged or self.l0 < self.own_l0)
-        unsure = "no loss beyond doubt" if self.judged else "not judged"
-        finding = "better codes exist" if loses else unsure
-        shares = (
-            f"its own explain {_share(self.encoder.total.other)} of the variance, the best {at} "
-            f"{_share(self.encoder.total.one)}"
-        )
-        total, values, support, selection, screening = self.encoder
-        parts = f"{values.points} in values and {support.points} in support"
-        if selection and screening:
-            parts += f", of it {selection.points} in selection and {screening.points} in screening"
-        return f"{finding}: {shares} ({_BEST[self.best_codes]}), {total}: {parts}"
+    def _sign(self, loss: str) -> int:
+        """1 for a loss beyond doubt and beyond what more latents explain, -1 for a gain."""
+        rows = (self.rival, self.common) if loss == "dictionary" else (self.best, self.own)
+        if loss not in ("encoder", "dictionary") or None in rows:
+            return self.losses[loss].sign
+        return fair_sign(self.losses[loss], *(row["l0"] for row in rows if row))
 
-    def _objective(self) -> str:
-        gap = self.gap
-        if gap["optimum_l0"] < 1:
-            return (
-                f"the best codes at the weight in use, {gap['lam']:.3g}, are nearly empty (L0 "
-                f"{gap['optimum_l0']:.2f}), so no share of a gap is told"
-            )
-        sentence = (
-            f"its codes' lasso objective is {_percent(gap['relative_gap'])} above the certified "
-            f"optimum (duality gap {gap['optimum_slack']:.0e} of it)"
+    def _encoder(self) -> str:
+        if self.own is None:
+            return "there is none, only a decoder"
+        l0 = self.own["l0"]
+        if self.dead:
+            ever = f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire"
+            fires = f"it fires {l0:.2g} latents a row, and {ever}"
+            return f"dead, and not judged: {fires}; look at how it was loaded"
+        # The mean of few rows moves by whole latents.
+        alike = _alike(self.best["l0"], l0) or (
+            abs(self.best["l0"] - l0) <= 1 / self.own["num_scored"]
         )
-        if gap["scale_share"] <= 0.0005:
-            return sentence
+        where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
+        lost = self.losses["encoder"]
+        unsure = "no loss beyond doubt" if alike else "not judged"
+        finding = "better codes exist" if self._sign("encoder") > 0 else unsure
+        parts = f"{self.losses['values'].points} in values and {self.losses['support'].points} in"
         return (
-            f"{sentence}; {_percent(gap['scale_share'])} go once all codes are multiplied by "
-            f"{gap['scale']:.2f}"
+            f"{finding}: its own explain {_share(lost.other)} of the variance, the best at {where} "
+            f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {parts} support"
         )
 
     def _dictionary(self) -> str:
-        shown, reached = _share(self.explained), self.reached_l0[0]
-        missed = (
-            "" if _alike(reached, self.common_l0) else f" ({self.common_l0:.1f} was not reached)"
-        )
-        if self.dead or self.learned is None:
-            why = (
-                "its encoder is dead"
-                if self.dead
-                else f"{RIVAL} was left out of the controls; name it there to have it"
-            )
-            return (
-                f"not judged, since {why}. Its best codes at L0 {reached:.1f}{missed} explain "
-                f"{shown} of the variance"
-            )
-        kinds = "neither better nor worse beyond doubt than", "better than", "worse than"
-        kind, at = kinds[self.learned.sign], f"the same L0 {reached:.1f}{missed}"
-        if not _alike(*self.reached_l0):
-            at = f"L0 {reached:.1f}{missed}, the learned one at {self.reached_l0[1]:.1f}"
-            # More latents explain more by themselves.
-            if self.learned.sign == np.sign(reached - self.reached_l0[1]):
-                kind = "not judged against"
-        rows, passes = self.learned_from
-        effort = f"learned from {rows:,} other rows, {_passes(passes)}"
+        explain = f"at L0 {self.common['l0']:.1f} its best codes explain {_share(self.explained)}"
+        if self.dead:
+            return f"not judged, since its encoder is dead; {explain} of the variance"
+        if self.rival is None:
+            mend = f"{RIVAL} was left out of the controls; name it there to have it"
+            return f"not judged, since {mend}. A{explain[1:]} of the variance"
+        rows, width = self.rival["learned_from"], self.rival["num_latents"]
+        lost, sign = self.losses["dictionary"], self._sign("dictionary")
+        kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
+        few, needed = "", ROWS_AN_ATOM * width
         # A rival that had too little to learn from is no less of one where it wins.
-        if self.learned.sign >= 0 and rows < ROWS_AN_ATOM * self.atoms[1]:
-            kind = "not judged against"
-            effort += f", too few: {self.atoms[1]:,} atoms need {ROWS_AN_ATOM * self.atoms[1]:,}"
-        rival = (
-            RIVAL
-            if self.atoms[0] == self.atoms[1]
-            else f"{RIVAL}, {self.atoms[1]:,} atoms to its {self.atoms[0]:,}"
+        if sign <= 0 and rows < needed:
+            few = f", too few: {width:,} atoms need {needed:,}"
+        finding = "not judged against" if few or sign != lost.sign else kind[sign]
+        width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
+        return (
+            f"{finding} one ({RIVAL}{width_told}) learned from {rows:,} other rows{few}; {explain} "
+            f"of the variance, the learned one's {_share(lost.one)} at L0 {self.rival['l0']:.1f}, "
+            f"{compare_rows(self.common, self.rival)}"
         )
-        values = f"its best codes explain {shown}, the learned one's {_share(self.learned.other)}"
-        return f"{kind} one ({rival}) {effort}; at {at}: {values}, {self.learned}"
 
 
-def verdict(rows: Iterable[Mapping[str, Any]]) -> list[Verdict]:
+def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -> list[Verdict]:
     """What a measurement says, from its rows alone.
 
     Args:
       rows: of `run`.
+      suspicions: what looked wrong of SAEs when they were loaded, by their names.
 
     Returns:
       A verdict for each SAE and dictionary, none for a control.
     """
-    rows = list(rows)
-    documents = next(row for row in rows if row["kind"] == "documents")
-    variance = documents["variance"]
-    curves, weights, loads, outliers = (
-        by_subject(rows, kind) for kind in ("curve", "weight", "load", "outliers")
-    )
-    gaps = {line["dictionary"]: line for line in gap_lines(rows)}
-    common = {name: matched(points, weights[name][0], "common") for name, points in curves.items()}
-    rivals = [common[RIVAL]] if RIVAL in common else []
-    policy = "kept" if documents["outliers_kept"] else "left out"
-    verdicts = []
-    for name, points in curves.items():
-        if points[0]["role"] == "control":
+    subjects, verdicts = by_dictionary(rows), []
+    rival = at(subjects[RIVAL], BEST, "common") if RIVAL in subjects else None
+    for name, found in subjects.items():
+        if found[0]["family"] == "control":
             continue
-        weight, here = weights[name][0], common[name]
-        own: Any = next((row for row in points if row["codes"] == "own"), None)
-        best: Any = matched(points, weight, "own") if own and own["l0"] > 0 else None
-        loss = None
-        if best:
-            proposed = [row["refit_errors"] for row in points if row["codes"] == "proposed"]
-            codes = [best["refit_errors"], own["refit_errors"], own["errors"], *proposed]
-            pairs = [(0, 2), (1, 2), (0, 1), *([(3, 1), (0, 3)] if proposed else [])]
-            loss = Loss(*(compare(codes[i], codes[j], variance) for i, j in pairs))
-        lasso = matched([row for row in points if row["codes"] == "lasso"], weight)
-        fvus = {}
-        for row in outliers.get(name, ()):
-            fvus["the lasso's supports"] = (lasso["refit_fvu"], row["lasso_fvu"])
-            if own:
-                fvus["its own supports"] = (own["refit_fvu"], row["own_fvu"])
-        answer = Verdict(
-            dictionary=name,
-            samples=sum(documents["samples"]),
-            documents=len(variance),
-            named=documents["named"],
-            suspicions=loads[name][0]["suspicions"] if name in loads else None,
-            own_l0=own and own["l0"],
-            fired=own["fired"] if own else 0,
-            dead=weight["dead"],
-            l0=best and best["l0"],
-            encoder=loss,
-            gap=gaps[name],
-            common_l0=weight["common_l0"],
-            reached_l0=tuple(row["l0"] for row in (here, *rivals)),
-            explained=1 - here["refit_fvu"],
-            learned=compare(here["refit_errors"], rivals[0]["refit_errors"], variance)
-            if rivals
-            else None,
-            learned_from=weights[RIVAL][0]["learned_from"] if rivals else (0, 0.0),
-            atoms=tuple(row["num_latents"] for row in (here, *rivals)),
-            outliers=documents["outliers"] and f"{documents['outliers']}; they are {policy}",
-            with_outliers=fvus,
-            best_codes=best["codes"] if best else "",
-        )
-        verdicts.append(answer)
+        kinds = ["own"], ["own_refit"], ["proposed"], BEST
+        own, again, proposed, best = (at(found, codes) for codes in kinds)
+        common = at(found, BEST, "common")
+        dead = own is not None and own["dead"]
+        pairs: dict[str, tuple[Any, Any]] = {}
+        if own is not None and not dead:
+            pairs = {"encoder": (best, own), "values": (again, own), "support": (best, again)}
+            if proposed is not None:
+                pairs |= {"selection": (proposed, again), "screening": (best, proposed)}
+        if rival is not None and not dead:
+            pairs["dictionary"] = rival, common
+        losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
+        said = None if suspicions is None else suspicions.get(name)
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses))
     return verdicts
 
 
-def compare_dictionaries(rows: Iterable[Mapping[str, Any]], one: str, other: str) -> Comparison:
+def compare_rows(one: Row, other: Row) -> Comparison:
+    """What the codes of two rows explain of the same samples."""
+    return compare(one["errors"], other["errors"], one["variance"])
+
+
+def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
     """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common
     L0.
     """
-    rows = list(rows)
-    curves, weights = by_subject(rows, "curve"), by_subject(rows, "weight")
-    best, rival = (
-        matched(curves[name], weights[name][0], "common")["refit_errors"] for name in (one, other)
-    )
-    return compare(best, rival, next(row["variance"] for row in rows if row["kind"] == "documents"))
+    subjects = by_dictionary(rows)
+    return compare_rows(*(at(subjects[name], BEST, "common") for name in (one, other)))
 
 
-def ranking(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Verdict], str]:
+def fair_sign(more: Comparison, one: float, other: float) -> int:
+    """1 where the first codes explain more beyond doubt, and by more than their latents beyond
+    those of the second can explain; -1 where the second do so; else 0.
+
+    Args:
+      more: the comparison.
+      one: L0 of the first.
+      other: of the second.
+    """
+    first = more.low > max(0, one / other - 1) * more.other
+    second = -more.high > max(0, other / one - 1) * more.one
+    return int(first) - int(second)
+
+
+def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
     """Several SAEs and dictionaries by what their best codes explain at one common L0, the best
     first.
 
     Args:
-      rows: of `run`, on two or more whose encoders are not dead.
+      verdicts: on two or more whose encoders are not dead.
 
     Returns:
-      The verdicts of those, in order, and a sentence that names the best and its lead over the
-      second.
+      The verdicts in order, dead ones last, and a sentence that names the best and its lead over
+      the second.
     """
-    rows = list(rows)
-    live = (each for each in verdict(rows) if not each.dead)
-    ordered = sorted(live, key=lambda each: (-each.explained, each.dictionary))
-    if len(ordered) < 2:
+    ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
+    if sum(not each.dead for each in verdicts) < 2:
         raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
     first, second = ordered[:2]
-    lead = compare_dictionaries(rows, first.dictionary, second.dictionary)
-    sure = lead.sign and first.reached_l0[0] <= (1 + _OFF) * second.reached_l0[0]
-    best = (
-        f"the dictionary of {first.dictionary} is the best"
-        if sure
-        else "no dictionary is the best beyond doubt"
-    )
-    led = f"those of {second.dictionary} (at L0 {second.reached_l0[0]:.1f}) {_share(lead.other)}"
-    leads = (
-        f"of {first.dictionary} (at L0 {first.reached_l0[0]:.1f}) explain {_share(lead.one)} of "
-        "the variance"
-    )
-    return ordered, f"At L0 {first.common_l0:.1f} {best}: the best codes {leads}, {led}: {lead}."
+    lead = compare_rows(first.common, second.common)
+    l0s = [each.common["l0"] for each in (first, second)]
+    sure = fair_sign(lead, *l0s) > 0
+    best = f"{first.dictionary} is the best" if sure else "none is the best beyond doubt"
+    told = [
+        f"of {each.dictionary} (at L0 {l0:.1f}) {_share(each.explained)}"
+        for each, l0 in zip((first, second), l0s, strict=True)
+    ]
+    explain = f"the best codes {told[0]} of the variance, those {told[1]}"
+    return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
 
 
 def _alike(one: float, other: float) -> bool:
     """Whether two L0 are near enough to be compared at."""
-    return abs(one - other) <= _OFF * other
-
-
-def _passes(count: float) -> str:
-    shown = f"{count:.2g}" if count < 10 else f"{count:,.0f}"
-    return f"{shown} pass" if shown == "1" else f"{shown} passes"
+    return abs(one - other) <= _ALIKE * other
 
 
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.0f} %" if value >= 0.095 else f"{100 * value:.1f} %"

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.measure.chunk import gap_parts, gap_sums, overlap, pack, unpack
 from scipy.optimize import minimize, minimize_scalar
 
-from sae_gap.measure.chunk import gap_parts, gap_sums, overlap, pack, unpack
 from sae_gap.solvers import sparse_code
 
 LAM = 0.2
