@@ -285,16 +285,7 @@ class SAE(eqx.Module):
     @property
     def given(self) -> Given:
         """A learner for studies, whose model is this one."""
-        inner, kind = self.model.encoder.model, self.normalisation
-        atoms = self.model.decoder * self.scale if inner.dictionary is None else inner.dictionary
-        plain = Model(
-            atoms,
-            self.bias,
-            inner.encoder,
-            inner.encode,
-            None if type(kind) is Normalisation else kind,
-        )
-        return Given(Held(plain), self.name, self.role, self.signed)
+        return Given(Held(self.model), self.name, self.role, self.signed)
 
     @property
     def affine(self) -> Affine | None:
@@ -478,7 +469,7 @@ def of_parts(parts: Parts, mean: Any = None) -> SAE:
         jnp.asarray(parts.bias),
         parameters,
         encoder(*parts.options.values()),
-        parts.normalisation,
+        None if type(parts.normalisation) is Normalisation else parts.normalisation,
     )
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
     return described(model, entries=noted(parts.notes), **about)
