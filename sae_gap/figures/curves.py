@@ -82,6 +82,7 @@ def curve(
         line=line,
         dash=dash,
         panel=panel,
+        ticks=True,
         logy=(y,) if logy else (),
         of=shown,
         title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",

@@ -40,6 +40,7 @@ def draw_lines(
     panel: str = "",
     looks: Mapping[str, Mapping[Any, Any]] | None = None,
     logx: bool = True,
+    ticks: bool = False,
     logy: Collection[str] = (),
     size: tuple[float, float] = (1.8, 0),
     of: style.Lines = (),
@@ -61,6 +62,7 @@ def draw_lines(
       looks: for each value of a column its `label` and what matplotlib takes, in the order of the
         legend. Other columns have those of `labels`.
       logx: whether x is on a log axis, where 0 has a place of its own.
+      ticks: whether values of x have a tick each on a log axis, where they are few.
       logy: those of y that are on a log axis.
       size: the least width of a panel and its height, in inches; a height of 0 takes less where
         there are more panels.
@@ -122,7 +124,7 @@ def draw_lines(
     for (group, value, code), path in paths.items():
         _draw(panels[group], path, {**dashes.get(code, {}), **colours[value], **bare}, is_band)
     if logx:
-        most = 8 if len(groups) == 1 else 4
+        most = (8 if len(groups) == 1 else 4) if ticks else 0
         style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
     for group, axes in panels.items():
         if group[0] in logy:
