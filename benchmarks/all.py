@@ -15,7 +15,8 @@ from absl import logging
 from benchmarks import cli, studies
 from benchmarks.harness.command import Run, RunOptions, options_of, read
 from benchmarks.harness.main import execute
-from benchmarks.options import option
+from benchmarks.options import fields, option
+from sae_gap.core.checks import SEED
 from sae_gap.runtime import distributed
 from sae_gap.study.study import PROTOCOLS
 
@@ -30,7 +31,7 @@ class AllOptions(RunOptions):
     width: tuple[int, ...] | None = option(None, "Numbers of atoms to learn.", least=1)
     sparsity: tuple[int, ...] | None = option(None, "Numbers of active latents a sample.", least=1)
     num_samples: tuple[int, ...] | None = option(None, "Numbers of ID samples.", least=1)
-    seeds: tuple[int, ...] | None = option(None, "Seeds.", least=0)
+    seeds: tuple[int, ...] | None = option(None, "Seeds.", **SEED)
 
 
 def runs(options: AllOptions) -> list[Run]:
@@ -47,7 +48,7 @@ def runs(options: AllOptions) -> list[Run]:
     found = []
     for name in names:
         kind = options_of(known[name])
-        flags = {field.name for field in dataclasses.fields(kind) if field.metadata}
+        flags = {field.name for field in fields(kind)}
         with cli.usage():
             chosen = kind(**{flag: value for flag, value in vars(options).items() if flag in flags})
             found.append(read(known[name], chosen))

@@ -5,22 +5,18 @@ whatever the user can mend.
 import contextlib
 import logging as python_logging
 import os
-import pathlib
 import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import numpy as np
 from absl import flags, logging
-from jaxtyping import Float
 
-from benchmarks.options import Distributed, Options, alone, define, given
+from benchmarks.options import Distributed, Options, define, parse
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.tensor_files import Tensors, read_safetensors, reading
 
 # How a binary is called, on the pages that it writes.
 COMMAND = "python -m sae_gap "
@@ -54,14 +50,10 @@ def run(
       about: what the help begins with; None takes the text of the module of `main`.
     """
     options = options or options_of(main)
-    flag_values = define(options)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        named = [
-            line
-            for line in flag_values.get_help(include_special_flags=False).splitlines()
-            if line.startswith(" ")
-        ]
+        text = define(options).get_help(include_special_flags=False)
+        named = [line for line in text.splitlines() if line.startswith(" ")]
         print(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named))
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
@@ -70,9 +62,8 @@ def run(
     python_logging.getLogger().setLevel(python_logging.WARNING)
     logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
-        take(sys.argv, flag_values, alone(options))
         with usage():
-            chosen = options(**given(options, flag_values))
+            chosen = parse(options, sys.argv)
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
             _join(chosen)
@@ -114,31 +105,6 @@ def options_of(main: Callable[..., object]) -> type[Options]:
     return typing.get_type_hints(main)["options"]
 
 
-def take(arguments: Sequence[str], flag_values: flags.FlagValues, alone: str | None = None) -> None:
-    """Parses a command line, in which one word without a flag may be the value of the flag `alone`.
-
-    Raises:
-      UsageError: a flag is not known, or has a value that cannot be.
-    """
-    try:
-        rest = flag_values(arguments)
-        if alone and len(rest) > 1 and flag_values[alone].value is None:
-            flag_values[alone].parse(rest.pop(1))
-    except flags.Error as error:
-        raise UsageError(
-            " ".join(str(error).split()).removesuffix(".") + "; see --help."
-        ) from error
-    for name in flag_values:
-        if flag_values[name].present > 1:
-            logging.warning("--%s is given more than once; the last one counts.", name)
-    if alone and len(rest) > 1:
-        raise UsageError(
-            f"--{alone} is given twice, as {flag_values[alone].value!r} and {rest[1]!r}; give one."
-        )
-    if len(rest) > 1:
-        raise UsageError(f"{rest[1]!r} is not a flag; see --help.")
-
-
 def _join(options: Distributed) -> None:
     place = {
         name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
@@ -177,19 +143,3 @@ def parse_shard(text: str) -> tuple[int, int]:
     if match is None or int(match[1]) >= int(match[2]):
         raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
     return int(match[1]), int(match[2])
-
-
-def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:
-    """The finite matrix of floating-point numbers in a .npy file, or in a .safetensors file of one
-    tensor, as float32.
-
-    Raises:
-      UsageError: the file cannot be read, or holds anything else.
-    """
-    file = pathlib.Path(path).expanduser()
-    with usage():
-        if file.suffix == ".safetensors":
-            return read_safetensors(file).only().astype(np.float32)
-        with reading(file, "an .npy file"), file.open("rb") as stream:
-            array = np.lib.format.read_array(stream)
-        return Tensors(file, {"the array": array}).only().astype(np.float32)

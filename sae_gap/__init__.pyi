@@ -30,7 +30,6 @@ from sae_gap.saes.loaded_sae import SAE as SAE
 from sae_gap.saes.save import save_sae as save_sae
 from sae_gap.solvers import match_l0 as match_l0
 from sae_gap.solvers import sparse_code as sparse_code
-from sae_gap.solvers import sparse_code_path as sparse_code_path
 from sae_gap.storage.results import Store as Store
 from sae_gap.study.fitting import fit as fit
 from sae_gap.study.models import Models as Models

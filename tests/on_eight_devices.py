@@ -4,7 +4,6 @@ needless word between them.
 Not collected by itself, since the number of devices is settled before JAX starts.
 """
 
-import math
 import re
 
 import jax
@@ -19,7 +18,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
-from sae_gap.solvers import coding, implicit, sparse_code, working_set
+from sae_gap.solvers import implicit, sparse_code, working_set
 from sae_gap.study import program as loop
 from tests.solvers.problems import draw, score
 
@@ -55,12 +54,6 @@ def alone(problem):
     return sparse_code(*problem, LAM)
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """An accelerator's path, without its threads on the host."""
-    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
-
-
 def assert_solved(solution, alone, problem):
     # Two certified codes of a sample explain it alike to the root of their gaps, and are as near as
     # its atoms are independent.
@@ -82,30 +75,6 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
         INPUT_DIM,
     )
     assert placed["odd"].sharding.is_fully_replicated
-    mesh = devices.mesh(latents=4)
-    dictionary = devices.place_dictionary(problem[1], mesh)
-    assert mesh.shape == {"samples": 2, "latents": 4} and devices.place(
-        problem[0], mesh
-    ).sharding.spec == PartitionSpec("samples")
-    assert {shard.data.shape for shard in dictionary.addressable_shards} == {
-        (INPUT_DIM, NUM_LATENTS // 4)
-    }
-
-
-@pytest.mark.parametrize("latents", [0, 3, 16, True, 2.0])
-def test_a_mesh_that_does_not_divide_is_refused(latents):
-    with pytest.raises(ValueError, match=r"must divide the number of devices, 8, but it is"):
-        devices.mesh(latents)
-
-
-def test_a_dictionary_that_does_not_divide_is_refused(problem):
-    with pytest.raises(
-        ValueError, match="1022 latents do not divide over 4 devices; add 2 atoms of zeros"
-    ):
-        devices.place_dictionary(problem[1][:, :1022], devices.mesh(4))
-    assert devices.place_dictionary(
-        problem[1][:, :1022], devices.mesh()
-    ).sharding.is_fully_replicated
 
 
 def test_an_explicit_mesh_is_refused(problem):
@@ -118,11 +87,9 @@ def test_an_explicit_mesh_is_refused(problem):
         )
 
 
-@pytest.mark.parametrize("latents", [1, 4])
-def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone, latents):
-    mesh = devices.mesh(latents)
-    signals = devices.place(problem[0], mesh)
-    dictionary = problem[1] if latents == 1 else devices.place_dictionary(problem[1], mesh)
+def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
+    mesh = devices.mesh()
+    signals, dictionary = devices.place(problem[0], mesh), problem[1]
     solution = sparse_code(signals, dictionary, LAM)
     jax.tree.map(np.testing.assert_array_equal, solution, alone)
     assert (
@@ -169,7 +136,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
 
 
-def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
+def test_samples_that_do_not_divide_are_filled_up_with_zeros():
     """Thirty samples, copied to all eight devices, of which each works on four; with a weight for
     each sample and atom.
     """
@@ -183,35 +150,6 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros(traced):
     assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
     np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)
     np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
-
-
-def test_a_dictionary_over_several_devices_is_nowhere_whole(problem, alone, traced, monkeypatch):
-    mesh = devices.mesh(latents=4)
-    signals, dictionary = (
-        devices.place(problem[0], mesh),
-        devices.place_dictionary(problem[1], mesh),
-    )
-    begun = devices.place(np.where(np.arange(NUM_LATENTS) % 2, 0, alone.codes), mesh)
-    programs = []
-
-    def solve(options, *arrays):
-        programs.append(
-            jax.jit(coding._differentiable, static_argnums=0).lower(options, *arrays).compile()
-        )
-        return programs[-1](*arrays)
-
-    monkeypatch.setattr(coding, "_solve", solve)
-    solution = sparse_code(signals, dictionary, LAM, init=begun)
-    assert_solved(solution, alone, problem)
-    assert solution.codes.sharding.spec == PartitionSpec("samples", "latents")
-    (program,) = programs
-    exchanged = collectives(program.as_text())
-    # Leaders of the blocks, and atoms in the slots of a few samples.
-    assert any(name == "all-reduce" and shapes[0][1:] == (256,) for name, shapes in exchanged)
-    for name, shapes in exchanged:
-        for shape in shapes:
-            large = math.prod(shape) > NUM_LATENTS and max(shape) >= NUM_LATENTS // 4
-            assert not large, f"{name} of {shape} is as large as the dictionary or the codes"
 
 
 def run(learner, data, num_latents=20):
@@ -267,23 +205,19 @@ def test_a_state_with_codes_lies_as_its_samples():
 def test_a_context_without_a_mesh_changes_nothing():
     batch = jnp.ones((4, 3))
     assert sharding.split_batch(batch) is batch and sharding.constrain(batch, batch) is batch
-    assert sharding.layout_of(batch, batch) is None and sharding.axis_size(None) == 1
+    assert sharding.mesh_of(batch, batch) is None and sharding.num_parts() == 1
 
 
 def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
-    found, layouts = [], []
+    found = []
 
     def look(array):
-        layouts.append(sharding.layout_of(array, array))
-        found.append([sharding.axis_size(name) for name in ("samples", "latents", "other")])
+        mesh = sharding.mesh_of(array, array)
+        found.append((None if mesh is None else mesh.size, sharding.num_parts()))
         return array
 
     rows = PartitionSpec("samples")
-    alone = jax.shard_map(
-        look, in_specs=rows, out_specs=rows, axis_names=frozenset(["samples"]), check_vma=False
-    )
-    with jax.set_mesh(devices.mesh(latents=4)):
-        for function in (look, alone):
+    with jax.set_mesh(devices.mesh()):
+        for function in (look, jax.shard_map(look, in_specs=rows, out_specs=rows)):
             jax.eval_shape(function, jnp.ones(8))
-    assert found == [[2, 4, 1], [1, 4, 1]]
-    assert layouts[0].num_parts == 2 and layouts[0].latents == "latents" and layouts[1] is None
+    assert found == [(8, 8), (None, 1)]

@@ -238,7 +238,6 @@ def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
         lambda: sae_gap.mcc_paper(Z, wrong(Z), "id"),
         lambda: sae_gap.sparse_code(wrong(Y), D, 0.1),
         lambda: sae_gap.sparse_code(Y, wrong(D), 0.1),
-        lambda: sae_gap.sparse_code_path(wrong(Y), D, [0.1]),
         lambda: sae_gap.amortisation_gap(MODEL, wrong(Y), 0.1),
         lambda: sae_gap.amortisation_gap(dataclasses.replace(MODEL, dictionary=wrong(D)), Y, 0.1),
         lambda: sae_gap.amortisation_gap(MODEL, Y, 0.1, encode=lambda model, signals: wrong(Z)),
@@ -355,7 +354,6 @@ DOORS = {
         lambda: SAE.of_model(Model(jnp.asarray(1e-42 * D), jnp.zeros(4)), name="mine"),
         "an atom",
     ),
-    "texts for weights": (lambda: sae_gap.sparse_code_path(Y, D, ["a"]), "lams must be"),
     "a target that is no number": (lambda: sae_gap.match_l0(Y, D, "two"), "target must be"),
     "a split that is none": (
         lambda: sae_gap.mcc_paper(Z, Z, "val"),

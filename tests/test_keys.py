@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sae_gap.measure.patching import Patching
 
 from benchmarks.real import downstream, measure_sae, probe_real, train_real
 from sae_gap import Store, measure, open_activations
@@ -16,10 +17,9 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm import recording
+from sae_gap.lm.downstream import Downstream
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
-from sae_gap.measure.downstream import Downstream
-from sae_gap.measure.patching import Patching
 from sae_gap.measure.probing import Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -224,7 +224,7 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
     lm = SimpleNamespace(
         name="lm",
         identity=model,
-        model=SimpleNamespace(num_blocks=3, shape=SimpleNamespace(context=64)),
+        model=SimpleNamespace(num_blocks=3, context=64),
         tokenise=lambda given, context: [np.array([*each.encode()], np.int32) for each in given],
     )
     with pytest.raises(StoppedError):

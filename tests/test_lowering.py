@@ -65,7 +65,7 @@ def test_the_largest_codes_are_found_without_a_sort(kind):
 def test_the_certified_coder(own):
     signals, dictionary = map(jnp.asarray, draw(0, SHAPE))
     lam = jnp.full(signals.shape[:1] + dictionary.shape[1:] if own else (1, 1), 0.1)
-    options = coding._Options(nonneg=not own, solver="working_set", fixed=False, layout=None)
+    options = coding._Options(nonneg=not own, solver="working_set", fixed=False, mesh=None)
     given = signals, dictionary, lam, None, jnp.float32(1e-6), jnp.int32(100)
 
     def solve(*given):

@@ -21,7 +21,6 @@ References:
   by NNLS).
 """
 
-import contextlib
 import dataclasses
 import sys
 from typing import NamedTuple
@@ -30,8 +29,8 @@ import jax
 import numpy as np
 import scipy.optimize
 
+from benchmarks import cli
 from benchmarks.checks import scores
-from benchmarks.checks.elsewhere import accelerated
 from benchmarks.options import Options, option
 from sae_gap.core.types import Solution
 from sae_gap.figures import tables
@@ -69,7 +68,6 @@ class Batch(NamedTuple):
       dictionary: `(input_dim, num_latents)`.
       lam: `(n, 1)` or `(n, num_latents)`.
       nonneg: whether codes are non-negative.
-      solver: of `sparse_code`.
     """
 
     kind: str
@@ -77,7 +75,6 @@ class Batch(NamedTuple):
     dictionary: np.ndarray
     lam: np.ndarray
     nonneg: bool
-    solver: str
 
 
 class Verdict(NamedTuple):
@@ -133,7 +130,6 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     kind = KINDS[rng.integers(len(KINDS))]
     num_samples, input_dim, num_latents = SHAPES[rng.integers(len(SHAPES))]
     nonneg = bool(rng.integers(2))
-    solver = ("working_set", "working_set", "auto")[rng.integers(3)]
     atoms, signals = (
         rng.normal(size=shape) for shape in ((input_dim, num_latents), (num_samples, input_dim))
     )
@@ -157,7 +153,7 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     given, dictionary, weight = (
         array.astype(dtype) for array in (signals * sizes, atoms * norms, lam)
     )
-    return Batch(kind, given, dictionary, weight, nonneg, solver)
+    return Batch(kind, given, dictionary, weight, nonneg)
 
 
 def project(
@@ -275,7 +271,7 @@ def _rounding(batch: Batch, codes: np.ndarray, value: np.ndarray) -> tuple[np.nd
     return error * rest + 0.5 * error**2 + unit * sum(dictionary.shape) * value, floor
 
 
-def solve(batch: Batch) -> Solution:
+def solve(batch: Batch, solver: str = "auto") -> Solution:
     """The claims of the coder."""
     claimed = sparse_code(
         batch.signals,
@@ -283,7 +279,7 @@ def solve(batch: Batch) -> Solution:
         batch.lam,
         nonneg=batch.nonneg,
         tol=TOL,
-        solver=batch.solver,
+        solver=solver,
         max_iterations=MAX_ITERATIONS,
     )
     return jax.tree.map(np.asarray, claimed)
@@ -294,13 +290,13 @@ def main(options: CertificatesOptions) -> None:
     dtype = np.dtype(np.float64 if options.float64 else np.float32)
     verdicts: list[tuple[str, Verdict]] = []
     faults = []
-    path = accelerated() if options.accelerated else contextlib.nullcontext()
-    with jax.enable_x64(options.float64), path:
+    solver = "working_set_xla" if options.accelerated else "auto"
+    with jax.enable_x64(options.float64):
         while count > 0:
             batch = draw(seed, dtype)
-            verdict = judge(batch, solve(batch))
+            verdict = judge(batch, solve(batch, solver))
             verdicts.append((batch.kind, verdict))
-            about = f"{batch.kind}, {'non-negative' if batch.nonneg else 'signed'}, {batch.solver}"
+            about = f"{batch.kind}, {'non-negative' if batch.nonneg else 'signed'}"
             faults += [f"seed {seed}, sample {i} ({about}) {words}" for i, words in verdict.faults]
             seed, count = seed + 1, count - len(batch.signals)
     drawn = {kind: [verdict for other, verdict in verdicts if other == kind] for kind in KINDS}

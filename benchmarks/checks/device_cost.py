@@ -29,7 +29,6 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import cli
-from benchmarks.checks.elsewhere import accelerated
 from benchmarks.options import Options, option
 from sae_gap.figures import tables
 from sae_gap.solvers import coding, pivoting, slots, sparse_code, working_set
@@ -94,8 +93,8 @@ def count(signals, dictionary, lam: float):
 
     # Programs from before count nothing, and those that count are for no one else.
     jax.clear_caches()
-    with accelerated(), mock.patch.object(lax, "while_loop", counted):
-        solution = sparse_code(signals, dictionary, lam, solver="working_set")
+    with mock.patch.object(lax, "while_loop", counted):
+        solution = sparse_code(signals, dictionary, lam, solver="working_set_xla")
         jax.effects_barrier()
     jax.clear_caches()
     return solution, turns

@@ -22,6 +22,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.peer import Peer
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
+from sae_gap.study.job import Job, jobs
 from sae_gap.study.models import Models
 from sae_gap.study.study import Method, Study
 
@@ -71,6 +72,7 @@ class Run:
       options: of the command line.
       preset: grid and lengths, other flags taken into account.
       study: what runs.
+      jobs: its jobs, in the order in which they run.
       names: the methods, in order.
       store: where rows go.
       models: where fitted models go.
@@ -84,6 +86,7 @@ class Run:
     options: StudyOptions
     preset: Preset
     study: Study
+    jobs: Sequence[Job]
     names: Sequence[str]
     store: results.Store
     models: Models
@@ -94,10 +97,9 @@ class Run:
 
 def options_of(bench: Bench) -> type[StudyOptions]:
     """The options of a study's command line: how to run, and changes to its preset."""
-    presets = list(bench.presets)
-    help = f"Sizes of a run, one of {', '.join(presets)}; other flags take precedence."
     fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
-    fields["preset"] = (str, option("quick", help, choices=presets))
+    sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
+    fields["preset"] = (str, sizes)
     # A field that `option` has not made has no flag.
     fields |= {name: (Any, None) for name in bench.without}
     named = [(name, hint, field) for name, (hint, field) in fields.items()]
@@ -138,7 +140,17 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     page = store.folder / _folder_of(flags) if flags else store.folder
     command = f"{cli.COMMAND}{shlex.join([bench.name, *written(options)])}"
     return Run(
-        bench, options, preset, study, names, store, Models(models_dir), shard, page, command
+        bench,
+        options,
+        preset,
+        study,
+        list(jobs(study)),
+        names,
+        store,
+        Models(models_dir),
+        shard,
+        page,
+        command,
     )
 
 

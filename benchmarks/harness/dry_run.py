@@ -1,49 +1,53 @@
 """What a run would do, and whether it could keep what it would fit."""
 
+from collections.abc import Iterator
+
+from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
-from sae_gap.storage import results
 from sae_gap.storage.results import CELL
-from sae_gap.study.job import Job, jobs
-from sae_gap.study.models import Models
-from sae_gap.study.study import Study
+from sae_gap.study.job import Job, Stored
 
 
-def plan(study: Study, store: results.Store, models: Models) -> str:
+def plan(run: Run) -> str:
     """A line for each job, with how many of its rows are there and how many models it would be the
     first to fit.
     """
-    present, planned, lines = store.keys(), set[tuple[str, int]](), []
-    for job in jobs(study):
+    lines, planned = [], 0
+    for job, there, fits in _ahead(run):
         size = job.sources[0].asdict()
         cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
-        fits = _fits(job.without(present), models) - planned
-        planned |= fits
-        there = len(present & job.keys)
         lines.append(
-            f"{cell}: {job}: {there}/{len(job.keys)} rows there, {len(fits) or 'nothing'} to fit"
+            f"{cell}: {job}: {there}/{len(job.keys)} rows there, {fits or 'nothing'} to fit"
         )
-    return "\n".join([*lines, f"{len(lines)} jobs, {len(planned)} models to fit"])
+        planned += fits
+    return "\n".join([*lines, f"{len(lines)} jobs, {planned} models to fit"])
 
 
-def check_writable(study: Study, store: results.Store, models: Models) -> None:
+def check_writable(run: Run) -> None:
     """Refuses a run whose rows or fits could not be kept; one that finds all of its models may read
     them from anywhere.
     """
-    store.folder.require_writable()
-    obstacle = None if models.directory is None else models.directory.obstacle()
-    if obstacle is not None:
-        present = store.keys()
-        if any(_fits(job.without(present), models) for job in jobs(study)):
-            raise ValueError(
-                f"models cannot be kept in {models.directory} ({obstacle}); choose another folder "
-                "with --models_dir."
-            )
+    run.store.folder.require_writable()
+    folder = run.models.directory
+    obstacle = None if folder is None else folder.obstacle()
+    if obstacle is not None and any(fits for _, _, fits in _ahead(run)):
+        raise ValueError(
+            f"models cannot be kept in {folder} ({obstacle}); choose another folder with "
+            "--models_dir."
+        )
 
 
-def _fits(job: Job, models: Models) -> set[tuple[str, int]]:
-    """The fits that are missing for what is left of a job, by their folders and seeds."""
-    return {
-        (str(models.folder(learner, source)), source.seed)
-        for source in job.sources
-        for learner in models.missing(job.learner, source, job.steps)
-    }
+def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
+    """Each job, with how many of its rows are there and how many models it would be the first to
+    fit, by their folders and seeds.
+    """
+    stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
+    for job in run.jobs:
+        there = stored.present(job)
+        fits = {
+            (str(run.models.folder(learner, source)), source.seed)
+            for source in job.without(there).sources
+            for learner in run.models.missing(job.learner, source, job.steps)
+        }
+        yield job, len(there), len(fits - planned)
+        planned |= fits

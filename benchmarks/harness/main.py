@@ -9,7 +9,6 @@ from benchmarks import cli
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.command import Run, StudyOptions, options_of, read
 from benchmarks.harness.dry_run import check_writable, plan
-from benchmarks.harness.outcome import write_outcome
 from sae_gap.runtime import devices, distributed
 from sae_gap.study import runner
 
@@ -28,13 +27,15 @@ def execute(run: Run) -> None:
     began = time.perf_counter()
     if run.options.dry_run:
         if distributed.is_first():
-            print(plan(run.study, run.store, run.models))
+            print(plan(run))
         return
     with cli.usage():
-        check_writable(run.study, run.store, run.models)
+        check_writable(run)
         devices.compilations()
         whole = run.shard == (0, 1)
-        rows = runner.run(run.study, run.store, None if whole else run.shard, models=run.models)
+        rows = runner.run(
+            run.study, run.store, None if whole else run.shard, models=run.models, every=run.jobs
+        )
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and whole:
         names = ", ".join(run.names)
@@ -48,6 +49,9 @@ def execute(run: Run) -> None:
             "compilations": str(devices.compilations()),
             "models": str(run.models.directory),
         }
+        # Pages take a tenth of a second to load, which --help need not wait for.
+        from benchmarks.harness.outcome import write_outcome
+
         printed = write_outcome(run, rows, notes)
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
         print(printed)

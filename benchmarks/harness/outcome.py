@@ -13,9 +13,9 @@ from benchmarks.harness.preset import HEADINGS
 from benchmarks.report import pages, published
 from sae_gap import catalogue
 from sae_gap.figures import decompose, labels, tables
-from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, Row, grouped
 
+_SPLIT = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
 _PARTS = (
     "encoder",
     "support",
@@ -48,12 +48,11 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
         rows = [{"width": row["num_latents"]} | row for row in rows]
     by = tuple(dict.fromkeys((*tables.BY, *bench.varies, *conditions)))
     summary = tables.summarise(rows, by=by, methods=run.names)
-    tables.write_table(folder, "summary.csv", summary)
     rows = _told_apart(
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     lines = published.published(bench.name) if is_comparable(run) else []
-    drawn = pages.saved(folder, _drawn(bench, rows, conditions, lines))
+    drawn = _drawn(bench, rows, conditions, lines)
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
     listed = {**bench.tables, "Further metrics": _unlisted(summary)}
@@ -62,19 +61,26 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
         for title, names in listed.items()
         if names
     ]
-    if bench.parts:
-        shown += _decompositions(rows, folder, heads, run.names, (*tables.BY, *conditions))
+    parts = _decompositions(rows, run.names, (*tables.BY, *conditions)) if bench.parts else []
+    recovered = [line for line in parts if line["metric"] == "mcc_ood"]
+    if recovered:
+        shown.append(pages.Table(_SPLIT, heads | _headings(_PARTS, recovered), recovered))
     comparison = published.compare(summary, bench.name) if lines else []
     if comparison:
-        tables.write_table(folder, "published.csv", comparison)
         shown.append(published.table(comparison))
     # A docstring without its command lines, which are indented.
     about = "\n".join(
         line for line in bench.about.splitlines() if not line.startswith("  ")
     ).strip()
-    made, answer = {**notes, **pages.provenance(rows[-1])}, bench.answer(summary)
+    answer = bench.answer(summary)
+    files = {"summary": summary, "decomposition": parts, "published": comparison}
+    for name, content in files.items():
+        if content:
+            tables.write_table(folder, f"{name}.csv", content)
+    figures, made = pages.saved(folder, drawn), {**notes, **pages.provenance(rows[-1])}
     pages.write(
-        folder, pages.Page(bench.name, bench.title, about, run.command, answer, drawn, shown, made)
+        folder,
+        pages.Page(bench.name, bench.title, about, run.command, answer, figures, shown, made),
     )
     return "\n\n".join(
         [*map(str, shown), *filter(None, [answer]), f"The page: {folder}/report.html"]
@@ -139,31 +145,18 @@ def _drawn(
             yield "_".join([stem, *named]), drawing.draw(group, lines)
 
 
-def _decompositions(
-    rows: Sequence[Row],
-    folder: Folder,
-    heads: Mapping[str, str],
-    names: Sequence[str],
-    by: Sequence[str],
-) -> list[pages.Table]:
-    """The parts of each score, all of them to a file and those of the MCC to a table."""
+def _decompositions(rows: Sequence[Row], names: Sequence[str], by: Sequence[str]) -> list[Row]:
+    """The parts of each score."""
     scores = [
         f"{stem}_{split}"
         for stem in ("mcc", "support_f1", "accuracy", "auc")
         for split in ("id", "ood")
     ]
-    split = {
-        score: tables.summarise(decompose.decompositions(rows, score), by=by, methods=names)
+    return [
+        {"metric": score} | line
         for score in scores
-    }
-    parts = [{"metric": score} | line for score, lines in split.items() for line in lines]
-    if parts:
-        tables.write_table(folder, "decomposition.csv", parts)
-    shown = split["mcc_ood"]
-    title = (
-        "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
-    )
-    return [pages.Table(title, {**heads, **_headings(_PARTS, shown)}, shown)] if shown else []
+        for line in tables.summarise(decompose.decompositions(rows, score), by=by, methods=names)
+    ]
 
 
 def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:

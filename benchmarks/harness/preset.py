@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.options import Options, option
+from sae_gap.core.checks import SEED
 from sae_gap.core.types import Setting
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import published_world
@@ -52,7 +53,7 @@ class Preset(Options):
     width: tuple[int | None, ...] = option(
         (None,), "Numbers of atoms to learn; by default as many as there are latents.", least=1
     )
-    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds.", least=0)
+    seeds: tuple[int, ...] = option((0, 1, 2), "Seeds.", **SEED)
     stream: bool = option(
         False, "Whether all samples are for training, with at most 2500 more to score on."
     )

@@ -40,7 +40,6 @@ from benchmarks.real.page_tables import table
 from sae_gap import figures
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.figures import tables
-from sae_gap.lm.lens import open_lens
 from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
@@ -48,6 +47,7 @@ from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.decomposition import control_atoms
 from sae_gap.measure.given import dictionary
 from sae_gap.runtime import progress
+from sae_gap.saes.load import load_sae, of_language_model
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -64,9 +64,6 @@ CONTROLLED = "block control k captured low high occupancy"
 ABOUT, SPANS = "num_samples centred centred_atoms", ("control", "occupancy")
 # What is shown of several blocks, of the most atoms.
 BRIEF = ("orthogonal", "best", "span")
-UNEMBEDDING = "unembedding"
-# A lens whose J has an error of more than this share of its length is warned of.
-ROUGH = 0.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +80,9 @@ class DecomposeOptions(LanguageModel):
     )
     dictionary: str | None = option(
         None,
-        "Atoms: a .npy or .safetensors file of (input_dim, num_latents); of a recording also "
-        "unembedding, or a Jacobian lens, a folder that lens wrote or a published .pt file.",
+        "Atoms: a .npy, .safetensors or .pt file of (input_dim, num_latents), an SAE, or what "
+        "learn or train_real saved; of a recording also unembedding, or a Jacobian lens, a folder "
+        "that lens wrote or a published .pt file.",
     )
     centred_atoms: bool = option(
         False, "Take the mean atom off all atoms first, which changes no probability of a token."
@@ -143,36 +141,25 @@ def _given(
     options: DecomposeOptions,
 ) -> tuple[Sequence[int | None], list[Activations], Callable[[Any], np.ndarray]]:
     """The blocks, where there are any, their activations, and what gives the atoms of one."""
-    path = str(options.dictionary)
-    of_model = not path.endswith((".npy", ".safetensors"))
-    if options.activations and of_model:
-        raise ValueError(
-            f"--dictionary={path} is no .npy or .safetensors file; for the unembedding or a lens "
-            "give --recording."
-        )
-    atoms: Any = None if of_model else cli.read_matrix(path)
+    path, lm = str(options.dictionary), None
+    blocks: Sequence[Any] = [None]
     if options.activations:
-        return [None], [open_activations(options.activations, key=options.key)], lambda _: atoms
-    recorded = open_recording(str(options.recording))
-    blocks = options.layers or recorded.layers
-    every = [recorded.activations(block) for block in blocks]
-    if not of_model:
-        return blocks, every, lambda _: atoms
-    lm = load_lm(options.model, options.tokenizer)
-    recorded.require(lm)
-    if path == UNEMBEDDING:
-        return blocks, every, lambda _: np.asarray(lm.model.unembedding).T
-    lens = open_lens(path, lm)
-    for block in blocks:
-        # One that is lacking is told before the others take their time.
-        lens.jacobian(block)
-        if lens.errors.get(block, 0) > ROUGH:
-            logging.warning(
-                "J after block %d has an error of %.2f of its length; give the lens more windows.",
-                block,
-                lens.errors[block],
-            )
-    return blocks, every, lambda block: lens.atoms(block)[0].T
+        every = [open_activations(options.activations, key=options.key)]
+    else:
+        recorded = open_recording(str(options.recording))
+        blocks = options.layers or recorded.layers
+        every = [recorded.activations(block) for block in blocks]
+        if of_language_model(path):
+            lm = load_lm(options.model, options.tokenizer)
+            recorded.require(lm)
+
+    def atoms(block):
+        sae = load_sae(path, model=lm, block=block)
+        return np.asarray(sae.model.decoder)
+
+    # What cannot be read is told before activations are.
+    atoms(blocks[0])
+    return blocks, every, atoms
 
 
 def _measure(options, x, members, atoms, once) -> list[Row]:
@@ -198,7 +185,7 @@ def _measure(options, x, members, atoms, once) -> list[Row]:
     few = x[evenly_spaced(len(x), options.controlled)]
     told |= {"few": len(few)}
     rows += once(told | {"codes": "ceiling"}, lambda: [about | decomposition.ceiling(sae, few)])
-    steps, unit = max(options.k), np.asarray(sae.model.decoder)
+    steps, unit = max(options.k), np.asarray(sae.unit_dictionary)
 
     def pursue(kind, seed):
         given = sae if kind == "given" else _on(control_atoms(kind, unit, seed), mean)

@@ -6,7 +6,6 @@ import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
@@ -15,17 +14,16 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import Options, Results, option
 from sae_gap import measure
-from sae_gap.core.types import Model
+from sae_gap.data.held_out import HeldOut
+from sae_gap.lm.downstream import FIRST
+from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
-from sae_gap.measure import Plan
 from sae_gap.measure.check import Check, check
-from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
@@ -33,8 +31,6 @@ from sae_gap.storage.folder import Folder
 WRONG = 0.9
 # What --controls may name.
 CONTROLS = (*measure.CONTROLS, "none")
-# What `train_real` calls the atoms of a dictionary without an encoder.
-DICTIONARY = "dictionary.npy"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,9 +68,11 @@ class OnText(LanguageModel):
 class Measured(Options):
     """SAEs and dictionaries."""
 
-    sae: tuple[str, ...] = option((), "Folders or files of weights of SAEs.")
+    sae: tuple[str, ...] = option((), "Folders or files of SAEs, which load_sae reads.")
     dictionary: tuple[str, ...] = option(
-        (), "Decoders alone: .npy or .safetensors files of (input_dim, num_latents)."
+        (),
+        "The same without their encoders, and decoders alone: what learn and train_real saved, "
+        ".npy, .safetensors or .pt files of (input_dim, num_latents).",
     )
     anyway: bool = option(False, "Measure an SAE even if it explains next to nothing.")
 
@@ -83,13 +81,17 @@ class Measured(Options):
         x: Float[np.ndarray, "n input_dim"],
         mean: Callable[[], Float[np.ndarray, " input_dim"]],
         controls: Collection[str],
+        model: LM | None = None,
+        block: int | None = None,
     ) -> tuple[list[SAE], dict[str, Check]]:
         """Reads them, SAEs first.
 
         Args:
           x: activations that SAEs are tried on, (n, input_dim).
-          mean: gives the bias of dictionaries, (input_dim,).
+          mean: gives the bias of dictionaries whose files have none, (input_dim,).
           controls: names that none of them takes.
+          model: the language model of a Jacobian lens or an unembedding.
+          block: of that lens.
 
         Returns:
           What to measure, and how each SAE was read, by name.
@@ -100,32 +102,24 @@ class Measured(Options):
         paths = [*self.sae, *self.dictionary]
         called = dict(zip(paths, names(paths, controls), strict=True))
         saes, reports = [], {}
-        for path in self.sae:
-            sae = load_sae(path)
+        for path in paths:
+            sae = load_sae(path, model=model, block=block, mean=mean)
             if sae.input_dim != x.shape[1]:
                 raise ValueError(
-                    f"{path} is an SAE of {sae.input_dim} dimensions, but the activations have "
-                    f"{x.shape[1]}; give those of the layer that it was trained on."
+                    f"{path} is of {sae.input_dim} dimensions, but the activations have "
+                    f"{x.shape[1]}; give what was trained on their layer, or transpose its atoms."
                 )
-            report = check(sae, x, better=False)
-            if not report.fvu <= WRONG and not self.anyway:
-                doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
-                raise ValueError(
-                    f"{path} leaves {report.fvu:.3g} of the variance of these activations "
-                    f"unexplained, where their mean alone leaves 1: {doubts}; "
-                    "--anyway measures it all the same."
-                )
-            saes.append(dataclasses.replace(sae, name=called[path]))
-            reports[called[path]] = report
-        for path in self.dictionary:
-            atoms = cli.read_matrix(path)
-            if len(atoms) != x.shape[1]:
-                raise ValueError(
-                    f"--dictionary {path} must be of shape ({x.shape[1]}, num_latents), but it is "
-                    f"{atoms.shape}; give one of that layer, or its transpose."
-                )
-            model = Model(jnp.asarray(atoms), jnp.asarray(mean()))
-            saes.append(SAE.of_model(model, name=called[path]))
+            sae = dataclasses.replace(sae, name=called[path])
+            if path in self.sae and sae.role == "sae":
+                reports[sae.name] = report = check(sae, x, better=False)
+                if not report.fvu <= WRONG and not self.anyway:
+                    doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
+                    raise ValueError(
+                        f"{path} leaves {report.fvu:.3g} of the variance of these activations "
+                        f"unexplained, where their mean alone leaves 1: {doubts}; "
+                        "--anyway measures it all the same."
+                    )
+            saes.append(sae if path in self.sae else sae.decoder_alone)
         return saes, reports
 
 
@@ -164,8 +158,8 @@ class PutBack(OfRecording):
 
     def begin(
         self, l0: Sequence[float], controls: Collection[str] = ()
-    ) -> tuple[Recorded, LM, Plan, list[SAE]]:
-        """The recording, the model, the rows to learn from and to score, and what to measure.
+    ) -> tuple[OnNetwork, list[SAE]]:
+        """The documents with the network, and what to measure on them.
 
         Args:
           l0: mean L0s at which dictionaries are compared.
@@ -177,8 +171,8 @@ class PutBack(OfRecording):
         recorded, lm = self.open()
         activations = recorded.activations(self.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        plan = Plan((), activations, keep_outliers=self.outliers == "keep")
-        saes, reports = self.read(plan.scored, plan.parts[0].mean, controls)
+        rows = HeldOut(activations, keep_outliers=self.outliers == "keep", split_seed=0)
+        saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
@@ -191,44 +185,11 @@ class PutBack(OfRecording):
             hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
             check_place(name, hook, self.layer)
         if len(activations.outliers.rows):
-            fate = "replaced" if plan.keep_outliers else "left as they are"
+            fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
-        return recorded, lm, plan, saes
-
-    def documents(self, recorded: Recorded, plan: Plan, part: int = 1) -> list[int]:
-        """Held-out documents, or with part 0 those to learn from, in random order, as many as make
-        the tokens that are asked for.
-        """
-        held = recorded.documents[plan.parts[part].numbers]
-        numbers, sizes = np.unique(held, return_counts=True)
-        order = np.random.default_rng(self.seed).permutation(len(numbers))
-        count = 1 + np.searchsorted(np.cumsum(sizes[order]), self.tokens)
-        return numbers[order[:count]].tolist()
-
-    def downstream(
-        self, lm: LM, recorded: Recorded, documents: Sequence[int]
-    ) -> tuple[Downstream, str]:
-        """The model on these documents, and what tells it from others."""
-        batches = [batch for batch, _ in recorded.batches(documents)]
-        members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
-        windows = [batch.windows for batch in batches]
-        parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
-        chosen = {"first": self.first, "outliers": self.outliers}
-        texts = results.digest([members, *parts])
-        identity = chosen | {"model": lm.identity, "layer": self.layer, "texts": texts}
-        added = lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
-        special = [number for number, token in added.items() if token.special]
-        downstream = Downstream.of_model(
-            lm.model, windows, self.layer, documents=members, special=special, **chosen
-        )
-        logging.info(
-            "%d tokens of %d documents run, %d averaged; clean loss %.3f nats",
-            len(downstream.activations),
-            len(documents),
-            downstream.scored.sum(),
-            downstream.clean.ce.mean(),
-        )
-        return downstream, results.key(identity)
+        rows = dataclasses.replace(rows, width=saes[0].num_latents)
+        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, self.first, self.seed)
+        return source, saes
 
 
 def check_place(name: str, hook: str, layer: int) -> None:
@@ -253,15 +214,13 @@ def npy(array: ArrayLike) -> bytes:
 def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
     """A name for each path: its last part, or as many as tell it from the others.
 
-    The file of an SAE's weights is called after its folder, and so is `dictionary.npy`. No name is
-    one that is taken, as by a control.
+    The file of an SAE's weights is called after its folder. No name is one that is taken, as by a
+    control.
     """
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
-        folder = holds(path.name) or path.name == DICTIONARY
-        parts.append(
-            path if not path.is_file() else path.parent if folder else path.with_suffix("")
-        )
+        named = path.parent if holds(path.name) else path.with_suffix("")
+        parts.append(named if path.is_file() else path)
     for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
         found = ["/".join(path.parts[-depth:]) for path in parts]
         if len(set(found)) == len(found) and not set(found) & {*taken}:

@@ -261,7 +261,8 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     topics = {recorded.topics[document] for document in documents} if recorded.topics else set()
     pairs = options.pairs or usual_pairs(sorted(topics))
     probed = of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)
-    saes, _ = options.read(plan.scored, plan.parts[0].mean, options.controls)
+    mean, layer = plan.parts[0].mean, options.layer
+    saes, _ = options.read(plan.scored, mean, options.controls, lm, layer)
     for name in options.controls:
         if name != "none":
             saes.append(control_sae(name, plan.parts[0], saes[0], options.l0, plan.seed))

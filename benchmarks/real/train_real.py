@@ -34,7 +34,7 @@ from tqdm import tqdm
 
 from benchmarks import cli
 from benchmarks.options import Distributed, Results, option
-from benchmarks.real.inputs import DICTIONARY, npy
+from benchmarks.real.inputs import npy
 from sae_gap import catalogue
 from sae_gap.core import identity
 from sae_gap.core.types import Model
@@ -47,6 +47,7 @@ from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure import Plan, describe_atoms, find_weight, measure_curve
 from sae_gap.measure.structure import with_families
 from sae_gap.runtime import devices, distributed, progress
+from sae_gap.saes.decoders import ATOMS, BIAS
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.save import files_of
 from sae_gap.storage import results
@@ -161,7 +162,7 @@ def save(model: Model, folder: Folder) -> None:
     if model.encode is not None:
         files = files_of(model)
     else:
-        arrays = {DICTIONARY: unit_atoms(model.decoder)[0], "bias.npy": model.bias}
+        arrays = {ATOMS: unit_atoms(model.decoder)[0], BIAS: model.bias}
         files = {name: npy(array) for name, array in arrays.items()}
     for name, content in files.items():
         folder.write(name, content)

@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks import cli
 from sae_gap.core.types import Setting
+from sae_gap.saes.decoders import read_matrix
 
 
 class Files(NamedTuple):
@@ -169,7 +170,8 @@ def load(activations: str, dictionary: str) -> Files:
     Raises:
       UsageError: a file cannot be read, does not fit the other, or has an atom of zeros.
     """
-    files = Files(cli.read_matrix(activations), cli.read_matrix(dictionary))
+    with cli.usage():
+        files = Files(read_matrix(activations), read_matrix(dictionary))
     if files.activations.shape[1] != files.dictionary.shape[0]:
         raise cli.UsageError(
             f"--activations has rows of {files.activations.shape[1]} numbers and --dictionary "

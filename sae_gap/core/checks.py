@@ -16,6 +16,8 @@ import numpy as np
 
 # A longer description of a value does not fit into a sentence.
 _LONGEST = 60
+# The limits of a seed, which every generator of random numbers takes.
+SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
 
 
 def shown(value: Any) -> str:
@@ -47,17 +49,17 @@ def is_traced(value: Any) -> bool:
 
 def check_size(name: str, value: Any) -> None:
     """Raises a ValueError unless the value is a positive integer below 2**31."""
-    check_integer(name, value, least=1)
+    check_integer(name, value)
 
 
 def check_seed(value: Any) -> None:
     """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of
     random numbers takes.
     """
-    check_integer("seed", value, least=0, most=2**32 - 1)
+    check_integer("seed", value, **SEED)
 
 
-def check_integer(name: str, value: Any, *, least: int, most: int = 2**31 - 1) -> None:
+def check_integer(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> None:
     """Raises a ValueError unless the value is an integer from `least` to `most`."""
     if not is_traced(value) and not (is_integer(value) and least <= int(value) <= most):
         limit = "below 2**31" if most == 2**31 - 1 else f"of at most {most}"
@@ -93,17 +95,6 @@ def check_number(
             f"{name} must be a finite number{f' {bounds}' if bounds else ''}, but it is "
             f"{shown(value)}."
         )
-
-
-def check_numbers(name: str, values: Any, count: int | None, **bounds: float) -> None:
-    """Raises a ValueError unless the values are a tuple of `count` numbers, or of at least one,
-    each within the bounds.
-    """
-    if not isinstance(values, tuple) or (len(values) != count if count is not None else not values):
-        wanted = "at least one number" if count is None else f"{count} numbers"
-        raise ValueError(f"{name} must be a tuple of {wanted}, but it is {shown(values)}.")
-    for place, value in enumerate(values):
-        check_number(f"{name}[{place}]", value, **bounds)
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -161,30 +161,37 @@ def join(pieces: Sequence[Codes]) -> Codes:
 
 
 def infer_in_chunks(
-    infer: Callable[[Any], Any],
+    infer: Callable[..., Any],
     signals: Float[ArrayLike, "n input_dim"],
     chunk_size: int = 100,
     *,
     sparse: bool = False,
+    begun: Any = None,
 ) -> Any:
     """What an encoder makes of signals, a chunk of them at a time, so that no more dense codes are
     ever held.
 
     Args:
-      infer: of signals, (chunk_size, input_dim): a dataclass of arrays with one row a sample,
-        `codes` among them, such as `Coded` or `Solution`.
+      infer: of signals, (chunk_size, input_dim), and of the codes that they begin with, if any: a
+        dataclass of arrays with one row a sample, `codes` among them, such as `Coded` or
+        `Solution`.
       signals: (n, input_dim). The last chunk is filled up with zeros, for all to have one shape.
       chunk_size: samples in a chunk.
+      begun: codes of the signals to begin with, in any form.
       sparse: whether to hold codes by their non-zeros, rather than by their active columns.
 
     Returns:
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
     """
     host = np.asarray(signals)
+    held = scipy.sparse.csr_array(begun) if scipy.sparse.issparse(begun) else begun
     parts: list[dict[str, Any]] = []
     for start in range(0, len(host), chunk_size):
         chunk = host[start : start + chunk_size]
-        inferred = infer(np.pad(chunk, ((0, chunk_size - len(chunk)), (0, 0))))
+        filled = (0, chunk_size - len(chunk)), (0, 0)
+        first = None if held is None else _dense(held[start : start + chunk_size])
+        first = None if first is None else np.pad(first, filled)
+        inferred = infer(np.pad(chunk, filled), *(() if first is None else (first,)))
         arrays = {
             field.name: np.asarray(getattr(inferred, field.name))[: len(chunk)]
             for field in dataclasses.fields(inferred)

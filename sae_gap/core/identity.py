@@ -4,14 +4,14 @@ and its version.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from sae_gap.core.checks import check_static
-from sae_gap.core.options import check_options
+from sae_gap.core.options import check_options, option
 from sae_gap.core.registry import ClassName, Look
 
 # Part of the name of every row and every model: raise it when what is drawn, or the loop that fits,
@@ -19,6 +19,8 @@ from sae_gap.core.registry import ClassName, Look
 NUMERICS = 1
 
 
+# Type checkers take an `option` for a field.
+@dataclass_transform(field_specifiers=(option, eqx.field))
 class MethodPart(eqx.Module):
     """A learner or an encoder: frozen hyper-parameters, checked once, and how they are named and
     shown. In a file of its folder a class is found by its name.
@@ -58,11 +60,16 @@ def describe(thing: Any) -> Any:
     of its parts included.
 
     The class counts by its name and its top package, so that a file may move without a refit.
-    `version` is an attribute of the class, raised by hand when its numbers change.
+    `version` is an attribute of the class, raised by hand when its numbers change. A rare field
+    counts where it differs from its default. A thing with a method `described` tells itself.
     """
+    if hasattr(thing, "described"):
+        return thing.described()
     if isinstance(thing, eqx.Module):
         fields = {
-            field.name: describe(getattr(thing, field.name)) for field in dataclasses.fields(thing)
+            field.name: describe(getattr(thing, field.name))
+            for field in dataclasses.fields(thing)
+            if not field.metadata.get("rare") or getattr(thing, field.name) != field.default
         }
         return {
             "class": class_name(type(thing)),

@@ -1,73 +1,104 @@
-"""Hyper-parameters as fields that carry what their values may be."""
+"""Fields that say what their values may be: hyper-parameters, settings and flags."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import types
+import typing
+from collections.abc import Callable
+from typing import Any
 
-import equinox as eqx
-
-from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, check_numbers
-
-if TYPE_CHECKING:
-    # Type checkers know how a dataclass is made from this alone.
-    from equinox import field as option
+from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, shown
 
 
-# The limits of a seed, which every generator of random numbers takes.
-SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
-
-
-def _option(
-    *,
+def option(
     default: Any,
-    kind: type | None = None,
-    optional: bool = False,
+    help: str = "",
+    *,
     static: bool | None = None,
-    kw_only: bool = False,
-    choices: Sequence[str] = (),
-    length: int | None = None,
+    kw_only: Any = dataclasses.MISSING,
+    flag: str = "",
+    alone: bool = False,
+    rare: bool = False,
     **limits: Any,
 ) -> Any:
     """A field of an Equinox module or of a dataclass, which `check_options` checks.
 
+    Its annotation gives the type: an int, a float, a bool, a str or a tuple of these, `| None`
+    where there may be none. A tuple of any length has entries, all different.
+
     Args:
-      default: its value unless another is given.
-      kind: of a value: int, float, bool, str, or tuple for a tuple of numbers; None takes that of
-        the default.
-      optional: whether it may be None, as it may where the default is.
-      static: whether it sets a shape or a loop length; None takes all as static but numbers that
-        may be fractions.
+      default: its value unless another is given, which may lie beyond the limits.
+      help: what the help of its flag says; without it there is no flag.
+      static: whether it sets a shape or a loop length; None takes a default that is an integer,
+        a bool or a str as static.
       kw_only: whether it is given by its name alone.
-      choices: of a text.
-      length: of a tuple; None allows any from one on.
-      **limits: of a number, those of `check_number`; of an integer `least`, without which it is
-        positive.
+      flag: the name of its flag, where that is not the field's.
+      alone: whether its flag takes a word without a flag.
+      rare: whether keys have it only where it differs from its default, so that earlier keys stay.
+      **limits: those of `check_number`; of an integer `least` and `most`, without which it is
+        positive and below 2**31; of a str the `choices`.
     """
-    kind = type(default) if kind is None else kind
-    static = kind in (int, bool, str) if static is None else static
-    checks: dict[type, Callable[[str, Any], None]] = {
-        bool: check_flag,
-        str: functools.partial(check_choice, choices=choices),
-        tuple: functools.partial(check_numbers, count=length, **limits),
-        float: functools.partial(check_number, **limits),
-    }
-    check = checks.get(kind, functools.partial(check_integer, **{"least": 1} | limits))
-    rule = check, optional or default is None
-    return eqx.field(default=default, static=static, kw_only=kw_only, metadata={"option": rule})
-
-
-if not TYPE_CHECKING:
-    option = _option
+    static = isinstance(default, int | str) if static is None else static
+    metadata = {"static": static, "limits": limits, "help": help, "flag": flag, "alone": alone}
+    metadata["rare"] = rare
+    return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
 
 
 def check_options(module: Any) -> None:
     """Raises a ValueError where an option of a module is not what its field allows."""
     for field in dataclasses.fields(module):
-        if "option" in field.metadata:
-            (check, optional), value = field.metadata["option"], getattr(module, field.name)
-            if value is not None or not optional:
-                check(field.name, value)
+        value = getattr(module, field.name)
+        if "limits" in field.metadata and value is not field.default:
+            name = f"--{flag_of(field)}" if field.metadata["help"] else field.name
+            _check(name, value, hints(type(module))[field.name], **field.metadata["limits"])
+
+
+def flag_of(field: dataclasses.Field) -> str:
+    """The name of an option's flag."""
+    return field.metadata["flag"] or field.name
+
+
+# The annotation of each field of a class.
+hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
+
+
+def kinds(hint: Any) -> tuple[Any, ...]:
+    """The types that an annotation allows."""
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def entries(hint: Any) -> tuple[Any, ...]:
+    """The types of the entries of a tuple, the second of them ... where it may have any length;
+    none where no tuple is allowed.
+    """
+    listed = (typing.get_args(kind) for kind in kinds(hint) if typing.get_origin(kind) is tuple)
+    return next(listed, ())
+
+
+def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
+    allowed, listed = kinds(hint), entries(hint)
+    if value is None and types.NoneType in allowed:
+        return
+    if listed:
+        count = None if ... in listed else len(listed)
+        if not isinstance(value, tuple) or (len(value) != count if count else not value):
+            wanted = f"a tuple of {count or 'one or more'} values"
+            raise ValueError(f"{name} must be {wanted}, but it is {shown(value)}.")
+        for place, entry in enumerate(value):
+            _check(f"an entry of {name}", entry, listed[0], **limits)
+            if not count and entry in value[:place]:
+                raise ValueError(
+                    f"{name} must list different values, but {shown(entry)} comes twice."
+                )
+    elif bool in allowed:
+        check_flag(name, value)
+    elif float in allowed:
+        check_number(name, value, **limits)
+    elif int in allowed:
+        check_integer(name, value, **limits)
+    elif limits:
+        check_choice(name, value, **limits)
 
 
 def settle(settings: Any) -> None:

@@ -5,6 +5,7 @@ signals are `(n, input_dim)` and codes `(n, num_latents)`, with samples as rows.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +17,10 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core.checks import check_integer
+from sae_gap.core.checks import SEED, check_integer
 from sae_gap.core.codes import SparseCodes
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.core.options import SEED, option, settle
+from sae_gap.core.options import option, settle
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
@@ -62,11 +63,11 @@ class Setting:
     sparsity: int = option(default=10)
     num_samples: int = option(default=5_000, least=4)
     seed: int = option(default=0, **SEED)
-    input_dim: int | None = option(default=None, kind=int)
-    noise_db: float | int | None = option(default=None, kind=float, least=-200, most=200)
+    input_dim: int | None = option(default=None)
+    noise_db: float | int | None = option(default=None, least=-200, most=200)
     stream: bool = option(default=False)
-    padded_dim: int | None = option(default=None, kind=int)
-    width: int | None = option(default=None, kind=int)
+    padded_dim: int | None = option(default=None)
+    width: int | None = option(default=None)
 
     def __post_init__(self):
         settle(self)
@@ -139,13 +140,26 @@ def check_width(sparsity: int, width: int | None) -> None:
 
 
 class Split(eqx.Module):
-    """Samples of one split. `codes` and `labels` are None where the truth is unknown.
+    """Samples of one split.
 
-    Codes of very many latents are `Codes`, and those of a world a sparse array.
+    Attributes:
+      signals: (n, input_dim).
+      codes: the true ones, (n, num_latents), or None. Codes of very many latents are `Codes`, and
+        those of a world a sparse array.
+      documents: of each sample, counted from 0; intervals are over these. None names none.
+      counts: which samples metrics and calibration count; None counts all.
     """
 
-    signals: Float[Array, "n input_dim"]
+    signals: Float[Any, "n input_dim"]
     codes: Float[Array, "n num_latents"] | SparseCodes | None = None
+    documents: Int[np.ndarray, " n"] | None = None
+    counts: Bool[np.ndarray, " n"] | None = None
+
+    @property
+    def counted(self) -> Float[np.ndarray, "m input_dim"]:
+        """The signals of the samples that count."""
+        signals = np.asarray(self.signals)
+        return signals if self.counts is None else signals[self.counts]
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:
@@ -159,6 +173,24 @@ class Split(eqx.Module):
             else self.codes
         )
         return codes[:, 0] > 0.5
+
+
+class Unread:
+    """A training split that is read when a learner asks for it, once.
+
+    Args:
+      read: gives the signals, (n, input_dim).
+    """
+
+    codes = labels = documents = counts = None
+
+    def __init__(self, read: Callable[[], Any]):
+        self._read = read
+
+    @functools.cached_property
+    def signals(self) -> Float[Array, "n input_dim"]:
+        """The rows to learn from."""
+        return self._read()
 
 
 class Tree(eqx.Module):
@@ -179,10 +211,11 @@ class Task(eqx.Module):
 
     `width` is the number of atoms to learn, which need not be that of the true ones. The last
     `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean
-    counts them. `tree` is that of a world whose features have a hierarchy.
+    counts them. `tree` is that of a world whose features have a hierarchy. `network` scores
+    reconstructions of the ID split, where a network stands behind it.
     """
 
-    train: Split
+    train: Split | Unread
     id: Split
     ood: Split
     dictionary: Float[Array, "input_dim num_latents"] | None = None
@@ -190,11 +223,12 @@ class Task(eqx.Module):
     seed: int = eqx.field(static=True, default=0)
     padding: int = eqx.field(static=True, default=0)
     tree: Tree | None = None
+    network: Any = eqx.field(static=True, default=None)
 
     @property
     def input_dim(self) -> int:
         """Dimension of the signals."""
-        return self.train.signals.shape[1]
+        return self.id.signals.shape[1]
 
 
 class Model(eqx.Module):

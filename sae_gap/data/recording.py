@@ -3,19 +3,19 @@
 import dataclasses
 import functools
 import pathlib
+import typing
 from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import check_path, check_type
-from sae_gap.core.options import SEED, option, settle
-from sae_gap.core.types import Setting, Split, Task
+from sae_gap.core.checks import SEED, check_path, check_sequence, check_type, shown
+from sae_gap.core.options import option, settle
+from sae_gap.core.types import Split, Task
 from sae_gap.data.activations import Activations, fetched, open_activations
 from sae_gap.data.activations.tables import DOCUMENTS
 from sae_gap.data.digest import file_digest
 from sae_gap.data.paper import draw
 from sae_gap.data.task_file import load
-from sae_gap.data.worlds import World
 from sae_gap.runtime import devices
 
 
@@ -40,10 +40,10 @@ class Recording:
     """
 
     path: pathlib.Path
-    width: int | None = option(default=None, kind=int)
+    width: int | None = option(default=None)
     sparsity: int = option(default=10)
     seed: int = option(default=0, **SEED)
-    held_out: float | None = option(default=None, kind=float, above=0, below=1)
+    held_out: float | None = option(default=None, above=0, below=1)
     key: str | None = None
     keep_outliers: bool = option(default=False)
 
@@ -130,10 +130,37 @@ def _true_latents(task: Task) -> int:
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
-# Where the data of a study comes from.
-Source = Setting | Recording | World
+class Source(typing.Protocol):
+    """Where the data of a study comes from: a `Setting`, a `World`, or whatever else has a seed, a
+    dimension, what tells it from others, and `task()`.
+    """
+
+    @property
+    def seed(self) -> int:
+        """Seeds the learners; sources that differ in it alone are fitted together."""
+        ...
+
+    @property
+    def input_dim(self) -> int | None:
+        """Dimension of the signals."""
+        ...
+
+    def asdict(self) -> dict[str, Any]:
+        """What decides the data, as rows and keys have it."""
+        ...
 
 
-def task_of(source: Source) -> Task:
+def check_sources(sources: Any) -> None:
+    """Raises a TypeError or a ValueError unless it is a list of sources, of which none is read."""
+    check_sequence("sources", sources, object, "give settings, worlds or recordings")
+    for place, source in enumerate(sources):
+        if not hasattr(type(source), "asdict"):
+            raise TypeError(
+                f"sources[{place}] must be a setting, a world or a recording, but it is "
+                f"{shown(source)}; give settings, worlds or recordings."
+            )
+
+
+def task_of(source: Any) -> Task:
     """The data of a source, drawn or read."""
-    return source.task() if isinstance(source, Recording) else draw(source)
+    return source.task() if hasattr(source, "task") else draw(source)

@@ -5,6 +5,7 @@ chunks, certificates) and the amortised encoders are a matrix product anyway.
 """
 
 import abc
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core import matching
 from sae_gap.core.checks import as_real, check_type, check_vanishing, shown
 from sae_gap.core.identity import MethodPart
-from sae_gap.core.types import Coded, Model
+from sae_gap.core.types import Coded, Model, Split, Task
 
 
 class Affine(eqx.Module):
@@ -57,6 +58,11 @@ class Encoder(MethodPart):
     A subclass defines `__call__`. In a file of this folder it is found by its name, and it may say
     how it is shown.
     """
+
+    # Atoms of which its least squares take the Gram matrix, for each that is left in a code.
+    fitted: ClassVar[int] = 0
+    # Whether its parts infer on another model than it does, and are prepared for that one alone.
+    elsewhere: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -111,6 +117,22 @@ class Encoder(MethodPart):
         matrices do not count.
         """
         return None
+
+    def prepared(self, model: Model, split: Split, task: Task) -> "Encoder":
+        """The same encoder with whatever a requested mean L0 decides filled in: a weight, a
+        threshold, a number of atoms. It never writes into the model.
+
+        Args:
+          model: on which it will infer, with its own encoder.
+          split: the rows on which it is found, as encoders see them; those that count, count.
+          task: all the data, and the network behind them where there is one.
+        """
+        parts = {
+            field.name: part.prepared(model, split, task)
+            for field in dataclasses.fields(self)
+            if isinstance(part := getattr(self, field.name), Encoder)
+        }
+        return dataclasses.replace(self, **parts) if parts else self
 
     def infer(
         self,

@@ -4,16 +4,33 @@ codes.
 
 import dataclasses
 import functools
-from typing import ClassVar
+import warnings
+from typing import Any, ClassVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
-from sae_gap.core.checks import check_type
+from sae_gap.core.checks import check_number, check_type
 from sae_gap.core.options import option
 from sae_gap.core.registry import Look
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
-from sae_gap.solvers import sparse_code
+from sae_gap.solvers import match_l0, sparse_code
+
+# The L0 of the model's own encoder, where one is asked for.
+OWN = "own"
+# A lasso code of more non-zeros than this share of the dimensions is no sparse code, and an encoder
+# that fires more has no sparse optimum to be compared with.
+DENSEST = 1 / 4
+# Samples on which a weight is found, before it is corrected on all.
+MATCHED = 500
+# Samples that are encoded at once for their L0.
+CHUNK = 2_000
 
 
 class Lasso(Encoder):
@@ -30,6 +47,10 @@ class Lasso(Encoder):
       nonneg: whether codes are constrained to be non-negative.
       momentum: whether the textbook iteration is FISTA; without, it is ISTA. A certified solve has
         no use for it.
+      l0: the mean L0 at which `prepared` finds λ: a number, or "own" for that of the model's own
+        encoder, at most a quarter of the dimensions. None keeps λ.
+      of: another lasso, whose λ `prepared` takes.
+      times: what that λ is multiplied by.
     """
 
     label = "certified lasso"
@@ -39,13 +60,19 @@ class Lasso(Encoder):
 
     lam: float = option(default=0.1, least=0)
     start: Encoder | None = None
-    tol: float | None = option(default=1e-6, optional=True, above=0)
+    tol: float | None = option(default=1e-6, above=0)
     max_iterations: int = option(default=20_000, static=False, least=0)
     unit_atoms: bool = option(default=True)
     nonneg: bool = option(default=True)
     momentum: bool = option(default=True)
+    l0: float | str | None = eqx.field(default=None, static=True, metadata={"rare": True})
+    of: Encoder | None = eqx.field(default=None, metadata={"rare": True})
+    times: float = option(default=1.0, above=0, rare=True)
 
     def __check_init__(self):
+        if self.l0 not in (None, OWN):
+            check_number("l0", self.l0, above=0)
+        check_type("of", self.of, (Lasso, type(None)), "give the lasso whose weight to take")
         check_type(
             "start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from"
         )
@@ -58,9 +85,10 @@ class Lasso(Encoder):
 
     @property
     def coordinates(self):
+        asked = self.l0 is not None or self.of is not None
         found = {
             "inference": self.name,
-            "lam": self.lam,
+            **({} if asked else {"lam": self.lam}),
             "start": "cold" if self.start is None else "warm",
         }
         return found | ({"iterations": self.max_iterations} if self.tol is None else {})
@@ -72,6 +100,20 @@ class Lasso(Encoder):
     @property
     def weight(self):
         return self.lam
+
+    def prepared(self, model, split, task):
+        whole: Any = super().prepared(model, split, task)
+        lam = self.lam
+        if self.of is not None:
+            lam = whole.of.lam
+        elif self.l0 is not None:
+            l0 = mean_l0(model, split) if self.l0 == OWN else float(self.l0)
+            target = split.counted - np.asarray(model.bias)
+            most = min(l0, DENSEST * target.shape[1])
+            lam = find_weight(target, jax.jit(unit_atoms)(model.decoder)[0], most, self.nonneg)
+        else:
+            return whole
+        return dataclasses.replace(whole, lam=lam * self.times, l0=None, of=None, times=1.0)
 
     @property
     def signed(self):
@@ -105,6 +147,66 @@ class Lasso(Encoder):
             solver="auto" if self.momentum else "ista",
         )
         return dataclasses.replace(solution, codes=solution.codes / norms)
+
+
+def mean_l0(model: Model, split: Split) -> float:
+    """The mean L0 of the codes of a model's own encoder on the rows that count.
+
+    Raises:
+      ValueError: the model is a decoder alone.
+    """
+    if model.encode is None:
+        raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
+    rows, count = split.counted, 0
+    for start in range(0, len(rows), CHUNK):
+        part, own = jnp.asarray(rows[start : start + CHUNK]), model.encode
+        codes = encode(own, model, part) if isinstance(own, Encoder) else own(model, part)
+        live = np.asarray(codes)[:, np.any(np.asarray(model.decoder) != 0, axis=0)]
+        count += int(np.count_nonzero(live))
+    return count / len(rows)
+
+
+def find_weight(
+    target: Float[np.ndarray, "n input_dim"],
+    atoms: Float[ArrayLike, "input_dim num_latents"],
+    l0: float,
+    nonneg: bool = True,
+) -> float:
+    """The λ at which the certified codes of all targets have about a mean L0, or half of it where
+    they never have as many.
+
+    It is found on `MATCHED` of the targets, and corrected by the mean L0 of all along the slope
+    that those have.
+
+    Args:
+      target: `y - b`, (n, input_dim).
+      atoms: of unit length, (input_dim, num_latents).
+      l0: the mean wanted.
+      nonneg: whether codes are non-negative.
+    """
+    few = target[evenly_spaced(len(target), MATCHED)]
+
+    def match(l0):
+        return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005)
+
+    with warnings.catch_warnings():
+        # The rows tell how far it is from what was wanted.
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            weight, best = match(l0)
+        except ValueError:
+            l0 = l0 / 2
+            weight, best = match(l0)
+    lam = float(weight)
+    if len(few) == len(target):
+        return lam
+    less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
+    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
+    slope = np.log(there / here) / -np.log(0.9)
+    found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
+    reached = np.count_nonzero(found.data) / len(target)
+    # Where codes hardly grow with less weight, no weight corrects them.
+    return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam
 
 
 @functools.partial(jax.jit, static_argnames=("unit", "nonneg"))

@@ -48,7 +48,7 @@ class LISTA(AmortisedEncoder):
     depth: int = option(default=16)
     lam: float | Array = option(default=0.1, least=0)
     factored: bool = option(default=True)
-    threshold: float | Array | None = option(default=None, kind=float, least=0)
+    threshold: float | Array | None = option(default=None, least=0)
 
     @property
     def coordinates(self):

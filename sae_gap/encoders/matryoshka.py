@@ -3,10 +3,9 @@
 import itertools
 import math
 
-import equinox as eqx
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_numbers
+from sae_gap.core.options import check_options, option
 from sae_gap.encoders.batchtopk import BatchTopK
 
 
@@ -35,12 +34,12 @@ class MatryoshkaBatchTopK(BatchTopK):
     # It infers as BatchTopK does.
     exported = BatchTopK.exported
 
-    prefixes: tuple[float, ...] = eqx.field(
-        static=True, default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)
+    prefixes: tuple[float, ...] = option(
+        default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1), static=True, above=0, most=1
     )
 
     def __check_init__(self):
-        check_numbers("prefixes", self.prefixes, None, above=0, most=1)
+        check_options(self)
         increasing = all(low < high for low, high in itertools.pairwise((0, *self.prefixes)))
         if self.prefixes[-1] != 1 or not increasing:
             raise ValueError(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
+from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
@@ -40,33 +40,48 @@ class OnSupport(_Refined):
 
     A latent with a negative code counts as on, and takes the best non-negative value. Between the
     encoder's own objective and that of the lasso, this one splits the amortisation gap: what the
-    magnitudes cost, and what the support does.
+    magnitudes cost, and what the support does. With λ = 0 it is least squares, which minimises no
+    objective of the lasso and has no certificate.
 
     Args:
       encoder: the encoder whose support it is.
       lam: weight of the l1 norm.
+      nonneg: whether codes are non-negative.
+      on: the magnitude above which a latent is on.
     """
 
+    fitted = 1
     name = "support"
     label = "best values on the own support"
     colour = "#56B4E9"
     rank = 10
 
     lam: float = option(default=0.1, least=0)
+    nonneg: bool = option(default=True, rare=True)
+    on: float = option(default=ON, least=0, rare=True)
 
     @property
     def weight(self):
-        return self.lam
+        return self.lam if self.lam else None
+
+    @property
+    def signed(self):
+        return not self.nonneg
+
+    def flops(self, input_dim, num_latents):
+        """Of the encoder whose support it is."""
+        return self.encoder.flops(input_dim, num_latents)
 
     def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms; objective and gap are those of the problem on
         the support.
         """
-        codes = encode(self.encoder, model, signals) if begun is None else begun
+        codes = self.encoder.infer(model, signals).codes if begun is None else begun
         dictionary, norms = jax.jit(unit_atoms)(model.decoder)
-        target, on = signals - model.bias, jnp.abs(codes) > ON
-        solution = sparse_code(target, dictionary, self.lam, support=on)
-        return dataclasses.replace(solution, codes=solution.codes / norms)
+        target, on = signals - model.bias, abs(codes) > self.on
+        found = sparse_code(target, dictionary, self.lam, nonneg=self.nonneg, support=on)
+        codes = found.codes / norms
+        return dataclasses.replace(found, codes=codes) if self.lam else Coded(codes)
 
 
 class LeastSquares(_Refined):
@@ -91,6 +106,6 @@ class LeastSquares(_Refined):
 
     def infer(self, model, signals, begun=None):
         """The codes, without a certificate."""
-        codes = encode(self.encoder, model, signals) if begun is None else begun
+        codes = self.encoder.infer(model, signals).codes if begun is None else begun
         on = jnp.abs(codes) > ON
         return Coded(least_squares(signals - model.bias, model.decoder, on).clip(0))

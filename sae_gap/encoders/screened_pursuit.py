@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,10 +14,12 @@ from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, PURSUIT, SLACK, WHOLE
-from sae_gap.core.types import Model
+from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 from sae_gap.solvers.working_set import in_batches
 
+# Samples whose gains are found at once, where a threshold is.
+ROWS = 2_000
 # Floats that the samples coded at once take.
 CHUNK = 2**24
 
@@ -118,6 +121,12 @@ class BatchPursuit(ScreenedPursuit):
     Args:
       k: atoms in a code, on average.
       rate: weight of the newest batch in τ; the first batch sets it.
+      l0: atoms that stay on average, where that is a fraction or `prepared` is to find τ on a
+        dictionary that is given; k is then this number, rounded up.
+      proposer: an encoder whose pre-activations the first screen takes the largest of; None takes
+        `d_jᵀ (y - b)`.
+      threshold: τ times the root mean square of the atoms' lengths, as `prepared` finds it; None
+        reads the model's.
 
     References:
       Reeves (1999), "An efficient implementation of the backward greedy algorithm for sparse signal
@@ -133,6 +142,40 @@ class BatchPursuit(ScreenedPursuit):
     version = 3
 
     rate: float | Array = option(default=0.1, above=0, most=1)
+    l0: float | None = option(default=None, static=True, above=0, rare=True)
+    proposer: Any = eqx.field(default=None, metadata={"rare": True})
+    threshold: float | None = option(default=None, static=True, least=0, rare=True)
+
+    @property
+    def coordinates(self):
+        return super().coordinates | ({} if self.l0 is None else {"proposed": bool(self.proposer)})
+
+    def prepared(self, model, split, task):
+        """The same pursuit with the threshold that leaves `l0` atoms on average on the rows that
+        count.
+        """
+        if self.l0 is None or self.threshold is not None:
+            return super().prepared(model, split, task)
+        rows, gains = split.counted, []
+        for start in range(0, len(rows), ROWS):
+            part = jnp.asarray(rows[start : start + ROWS])
+            gains.append(self.pursue(model, part, self._proposals(model, part))[1])
+        found = float(jnp.sqrt(least_gain(jnp.concatenate(gains), self.l0)))
+        return dataclasses.replace(self, threshold=found)
+
+    def infer(self, model, signals, begun=None):
+        if self.threshold is None:
+            return super().infer(model, signals, begun)
+        # The program of all thresholds is one.
+        plain, threshold = dataclasses.replace(self, threshold=None), jnp.asarray(self.threshold)
+        proposals = self._proposals(model, signals)
+        return Coded(_code(plain, model, signals, threshold, proposals)[0])
+
+    def _proposals(self, model, signals):
+        affine = None if self.proposer is None else self.proposer.affine(model)
+        if affine is None:
+            return None
+        return affine(signals - model.bias) * unit_atoms(model.decoder)[1]
 
     @property
     def pursued(self):

@@ -50,6 +50,28 @@ class PCA(Learner):
         return Model(components, mean, Affine.create(components))
 
 
+class Samples(Learner):
+    """Training signals less their mean as atoms, drawn at random, at unit length, with their mean
+    for bias.
+    """
+
+    label = "training samples"
+    colour = "#999999"
+    family = "baseline"
+
+    def needs(self, task):
+        found = len(task.train.signals)
+        return None if found >= task.width else f"{task.width} training samples for as many atoms"
+
+    def init(self, data, *, num_latents, key):
+        mean = jnp.mean(data.signals, axis=0)
+        chosen = jax.random.choice(key, len(data.signals), (num_latents,), replace=False)
+        return unit_atoms((data.signals[jnp.sort(chosen)] - mean).T)[0], mean
+
+    def model(self, state):
+        return Model(*state)
+
+
 class Random(Learner):
     """Unit atoms in random directions, with the mean of the training signals for bias."""
 

@@ -12,7 +12,7 @@ from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, live_dims
-from sae_gap.runtime.sharding import SAMPLES, axis_size
+from sae_gap.runtime.sharding import num_parts
 from sae_gap.solvers import fista, host_pursuits
 from sae_gap.solvers.host import wants_gram
 
@@ -94,7 +94,7 @@ class DLFista(Learner):
 
     def _code(self, signals, dictionary, codes):
         iterations = self.num_iterations
-        spread = jax.default_backend() != "cpu" or axis_size(SAMPLES) > 1
+        spread = jax.default_backend() != "cpu" or num_parts() > 1
         if spread or not wants_gram(codes.shape[1], len(signals)):
             return fista.fixed(signals, dictionary, self.lam, codes, iterations=iterations)
 

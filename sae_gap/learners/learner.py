@@ -56,6 +56,16 @@ class Learner(MethodPart):
         """The encoder that is trained along with the dictionary, if one is."""
         return None
 
+    @property
+    def ready(self) -> Model | None:
+        """The model, where it is at hand and nothing has to be read or learned; else None."""
+        return None
+
+    @property
+    def signed(self) -> bool:
+        """Whether codes on its dictionary may be negative."""
+        return self.encode is not None and self.encode.signed
+
     def needs(self, task: Task) -> str | None:
         """What the task lacks that the learner, or its base, cannot do without; or None."""
         return None if self.base is None else self.base.needs(task)

@@ -16,15 +16,8 @@ import numpy as np
 
 from sae_gap.core.checks import check_path
 from sae_gap.data.activations.tables import RefusedError
-from sae_gap.lm.llama import (
-    Block,
-    LanguageModel,
-    Shape,
-    Windows,
-    embed,
-    log_probabilities,
-    run_blocks,
-)
+from sae_gap.lm.language_model import LanguageModel, Windows
+from sae_gap.lm.llama import Block, Llama, Shape
 from sae_gap.storage.tensor_files import brief, reading
 
 # The tensor of a block that each of its parameters is.
@@ -163,7 +156,7 @@ def _assemble(
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
     frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
-    return LanguageModel(
+    return Llama(
         embedding=embedding,
         blocks=Block(
             **parts,
@@ -185,9 +178,8 @@ def _side_by_side(values: jax.Array, size: int) -> jax.Array:
 def _run(model: LanguageModel) -> jax.Array:
     """The model on one token: shapes that do not fit each other end here."""
     token = Windows(*np.zeros((3, 1, 1), np.int32))
-    return log_probabilities(
-        model, run_blocks(model, embed(model, token), token, 0, model.num_blocks)
-    )
+    end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
+    return model.log_probabilities(end)
 
 
 def _optional(read, name: str, default: Any = None) -> Any:

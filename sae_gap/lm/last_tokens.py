@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_gap.core.checks import check_integer
-from sae_gap.lm.llama import embed, run_blocks
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.windows import cut, pack
 
@@ -40,11 +39,10 @@ def last_tokens(
     lengths = np.array([len(tokens) for tokens in lists])
     if lengths.min(initial=start + 1) == start:
         raise ValueError(f"text {int(np.argmin(lengths))} has no token; leave it out.")
-    found = np.empty((len(lists), lm.model.dim), np.float32)
+    model, found = lm.model, np.empty((len(lists), lm.model.dim), np.float32)
     for batch in pack(cut(lists, context), context):
-        hidden = np.asarray(
-            run_blocks(lm.model, embed(lm.model, batch.windows), batch.windows, 0, layer + 1)
-        )
+        begun = model.embed(batch.windows)
+        hidden = np.asarray(model.run_blocks(begun, batch.windows, 0, layer + 1))
         ends = (batch.documents >= 0) & (batch.places == lengths[batch.documents] - 1)
         found[batch.documents[ends]] = hidden[ends]
     return found

@@ -24,6 +24,7 @@ References:
   where V has outlier tokens too, `first` is 16 and windows have at most 128 tokens.
 """
 
+import contextlib
 import itertools
 import os
 import pathlib
@@ -34,14 +35,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.lm import llama
-from sae_gap.lm.llama import LanguageModel, Windows
+from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.texts import Texts
 from sae_gap.runtime import progress
@@ -55,6 +56,8 @@ from sae_gap.storage.tensor_files import brief, reading
 CHUNK = 8
 # What derivatives are rounded to where a matrix of a block takes them back.
 ROUNDED = jnp.bfloat16
+# A J with an error of more than this share of its length is warned of.
+ROUGH = 0.5
 # Raised whenever the same lens comes to hold other numbers.
 FORM = 2
 _FILE = "lens.safetensors"
@@ -96,7 +99,7 @@ class Lens(NamedTuple):
     ) -> Float[Array, "*rows vocabulary"]:
         """What the lens reads in the residual stream after a block, in nats."""
         moved = product(jnp.asarray(hidden), jnp.asarray(self.jacobian(block)).T)
-        return llama.log_probabilities(self.lm.model, moved)
+        return self.lm.model.log_probabilities(moved)
 
     def atoms(self, block: int) -> tuple[Float[np.ndarray, "vocabulary dim"], list[str]]:
         """The atoms of a block, and the texts of their tokens.
@@ -105,7 +108,14 @@ class Lens(NamedTuple):
           E J_l, a row for each token, not normalised; the gain g of the last norm is not in it. And
           `LM.labels`.
         """
-        found = product(self.lm.model.unembedding, jnp.asarray(self.jacobian(block)))
+        jacobian, error = jnp.asarray(self.jacobian(block)), self.errors.get(block, 0)
+        if error > ROUGH:
+            logging.warning(
+                "J after block %d has an error of %.2f of its length; give the lens more windows.",
+                block,
+                error,
+            )
+        found = product(self.lm.model.unembedding, jacobian)
         return np.asarray(found), self.lm.labels()
 
     def top_tokens(
@@ -177,7 +187,7 @@ def fit_lens(
     """
     check_integer("windows", windows, least=1)
     check_integer("first", first, least=0)
-    check_integer("context", context, least=first + 2, most=lm.model.shape.context)
+    check_integer("context", context, least=first + 2, most=lm.model.context)
     check_choice("outliers", outliers, ("drop", "keep"))
     folder = Folder(folder)
     about = {
@@ -244,6 +254,16 @@ def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
     return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
 
 
+def holds_lens(path: str | os.PathLike[str] | Folder) -> bool:
+    """Whether there is a lens for `open_lens` at a path."""
+    if not str(path).endswith(".pt"):
+        return Folder(path).exists(_FILE)
+    # Whatever else such a file holds, its own reader names its faults.
+    with contextlib.suppress(Exception):
+        return "J" in map_pt(pathlib.Path(os.path.expanduser(str(path))))
+    return False
+
+
 def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     """The sums of J_l and of its squared length over windows, and how many these are."""
     try:
@@ -304,13 +324,13 @@ def _of_window(model, tokens, first, drop, kind=ROUNDED) -> Float[np.ndarray, "b
 @eqx.filter_jit
 def _states(model: LanguageModel, windows: Windows) -> Float[Array, "blocks length dim"]:
     """The residual stream of one window after each block."""
-    step = llama.block_step(model, windows)
+    step = model.block_step(windows)
 
     def following(hidden, block):
         hidden = step(hidden, block)
         return hidden, hidden[0]
 
-    return jax.lax.scan(following, llama.embed(model, windows), model.blocks)[1]
+    return jax.lax.scan(following, model.embed(windows), model.blocks)[1]
 
 
 def _rounding(kind):
@@ -332,7 +352,7 @@ def _rows(
     model: LanguageModel, windows: Windows, counted: Float[Array, " length"], kind: DTypeLike
 ) -> Float[Array, "dim blocks dim"]:
     """Each row of J of every block, `counted` being 1 in V and 0 elsewhere."""
-    step = llama.block_step(model, windows, _rounding(kind))
+    step = model.block_step(windows, _rounding(kind))
     share = (counted / counted.sum())[:, None]
 
     def total(shifts):
@@ -340,9 +360,9 @@ def _rows(
             block, shift = block_and_shift
             return step(hidden, block) + share * shift, None
 
-        start = llama.embed(model, windows)
+        start = model.embed(windows)
         return counted @ jax.lax.scan(shifted, start, (model.blocks, shifts))[0][0]
 
-    own = model.norm.dtype
+    own = model.unembedding.dtype
     pull = jax.vjp(total, jnp.zeros((model.num_blocks, model.dim), own))[1]
     return jax.lax.map(lambda row: pull(row)[0], jnp.eye(model.dim, dtype=own), batch_size=CHUNK)

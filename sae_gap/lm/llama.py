@@ -1,5 +1,4 @@
-"""A language model, Llama or Gemma 3, as a pure function of its parameters, cut open after any
-block.
+"""Llama and Gemma 3.
 
 With h the residual stream, a block is
 
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.lasso_problem import product
+from sae_gap.lm.language_model import LanguageModel, Windows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +77,7 @@ class Block(eqx.Module):
     mlp_output_norm: Float[Array, "*blocks dim"] | None = None
 
 
-class LanguageModel(eqx.Module):
+class Llama(LanguageModel):
     """The parameters of a model.
 
     Attributes:
@@ -95,105 +95,40 @@ class LanguageModel(eqx.Module):
     shape: Shape = eqx.field(static=True)
 
     @property
-    def num_blocks(self) -> int:
-        """Number of blocks."""
-        return len(self.blocks.attention_norm)
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the residual stream."""
-        return self.embedding.shape[1]
-
-    @property
     def unembedding(self) -> Float[Array, "vocabulary dim"]:
-        """E."""
         return self.embedding if self.head is None else self.head
 
+    @property
+    def context(self) -> int:
+        return self.shape.context
 
-class Windows(eqx.Module):
-    """Texts side by side, in rows of one length.
+    def embed(self, windows: Windows) -> Float[Array, "rows length dim"]:
+        return self.shape.scale * self.embedding[windows.tokens]
 
-    Attributes:
-      tokens: numbers of tokens, (rows, length).
-      segments: which text each token is of, (rows, length); a token sees those of its own text
-        alone. -1 is padding.
-      positions: place of each token within its text, (rows, length).
-    """
+    def block_step(
+        self, windows: Windows, product: Callable[[Array, Array], Array] = product
+    ) -> Callable[[Float[Array, "rows length dim"], Block], Float[Array, "rows length dim"]]:
+        shape, places = self.shape, jnp.arange(windows.tokens.shape[1])
+        distance = places[:, None] - places
+        before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
 
-    tokens: Int[Array, "rows length"]
-    segments: Int[Array, "rows length"]
-    positions: Int[Array, "rows length"]
+        def step(hidden, block):
+            angles = windows.positions[..., None] * block.frequencies
+            turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+            seen = before & (distance < block.reach)
+            normed = _norm(hidden, block.attention_norm, shape.epsilon)
+            added = product(_attend(normed, block, shape, turn, seen, product), block.output)
+            hidden = hidden + _norm(added, block.attention_output_norm, shape.epsilon)
+            normed = _norm(hidden, block.mlp_norm, shape.epsilon)
+            gate = shape.activation(product(normed, block.gate))
+            added = product(gate * product(normed, block.up), block.down)
+            return hidden + _norm(added, block.mlp_output_norm, shape.epsilon)
 
+        return step
 
-def embed(model: LanguageModel, windows: Windows) -> Float[Array, "rows length dim"]:
-    """The residual stream before the first block."""
-    return model.shape.scale * model.embedding[windows.tokens]
-
-
-def block_step(
-    model: LanguageModel, windows: Windows, product: Callable[[Array, Array], Array] = product
-) -> Callable[[Float[Array, "rows length dim"], Block], Float[Array, "rows length dim"]]:
-    """What one block of the model does to the residual stream of these texts, by a product of rows
-    with a matrix of the block.
-    """
-    shape, places = model.shape, jnp.arange(windows.tokens.shape[1])
-    distance = places[:, None] - places
-    before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
-
-    def step(hidden, block):
-        angles = windows.positions[..., None] * block.frequencies
-        turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
-        seen = before & (distance < block.reach)
-        normed = _norm(hidden, block.attention_norm, shape.epsilon)
-        added = product(_attend(normed, block, shape, turn, seen, product), block.output)
-        hidden = hidden + _norm(added, block.attention_output_norm, shape.epsilon)
-        normed = _norm(hidden, block.mlp_norm, shape.epsilon)
-        added = product(
-            shape.activation(product(normed, block.gate)) * product(normed, block.up), block.down
-        )
-        return hidden + _norm(added, block.mlp_output_norm, shape.epsilon)
-
-    return step
-
-
-@eqx.filter_jit
-def run_blocks(
-    model: LanguageModel,
-    hidden: Float[Array, "rows length dim"],
-    windows: Windows,
-    start: int,
-    stop: int,
-) -> Float[Array, "rows length dim"]:
-    """The residual stream after block `stop - 1`, given that before block `start`.
-
-    Args:
-      model: the model.
-      hidden: the residual stream before block `start`; `embed` gives that before block 0.
-      windows: the texts.
-      start: the first block to run, counted from 0.
-      stop: the block to end before.
-    """
-    step = block_step(model, windows)
-    part = jax.tree.map(lambda leaf: leaf[start:stop], model.blocks)
-    return jax.lax.scan(lambda hidden, block: (step(hidden, block), None), hidden, part)[0]
-
-
-@eqx.filter_jit
-def features(model: LanguageModel, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
-    """The last norm of the residual stream after the last block, which the unembedding takes to the
-    logits.
-    """
-    return _norm(hidden, model.norm, model.shape.epsilon)
-
-
-@eqx.filter_jit
-def log_probabilities(
-    model: LanguageModel, hidden: Float[Array, "*rows dim"]
-) -> Float[Array, "*rows vocabulary"]:
-    """The log-probabilities of the next token, in nats, from the residual stream after the last
-    block.
-    """
-    return jax.nn.log_softmax(product(features(model, hidden), model.unembedding.T), axis=-1)
+    @eqx.filter_jit
+    def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+        return _norm(hidden, self.norm, self.shape.epsilon)
 
 
 def _norm(hidden, gain, epsilon):

@@ -10,7 +10,7 @@ import numpy as np
 from sae_gap.core.checks import check_integer, check_path
 from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
-from sae_gap.lm.llama import LanguageModel
+from sae_gap.lm.language_model import LanguageModel
 from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import brief, reading
 
@@ -106,7 +106,7 @@ def load_lm(
         files.append(pathlib.Path(os.path.expanduser(tokenizer)))
         cutter = _of_json(files[1])
     # Numbers may have gaps.
-    most, size = len(model.embedding), 1 + max(cutter.get_vocab().values(), default=0)
+    most, size = len(model.unembedding), 1 + max(cutter.get_vocab().values(), default=0)
     if size > most:
         raise ValueError(
             f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the "

@@ -26,7 +26,6 @@ from jaxtyping import Int
 
 from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.lm.llama import embed, run_blocks
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.texts import Texts
 from sae_gap.lm.windows import Batch, Piece, batch_rows, cut, fill, pack
@@ -169,7 +168,7 @@ def record(
     for layer in layers:
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
     layers = sorted({*map(int, layers)})
-    check_integer("context", context, least=2, most=lm.model.shape.context)
+    check_integer("context", context, least=2, most=lm.model.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
     drawn = _draw(functools.partial(lm.tokenise, context=context), texts, tokens, seed)
@@ -339,10 +338,11 @@ def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.nd
     """
     found = {layer: np.empty((num_rows, lm.model.dim), dtype) for layer in layers}
     for batch in pack(shard, context):
-        hidden, start, real = embed(lm.model, batch.windows), 0, batch.documents >= 0
+        hidden, start, real = lm.model.embed(batch.windows), 0, batch.documents >= 0
         rows = (firsts[batch.documents] + batch.places)[real]
         for layer in layers:
-            hidden, start = run_blocks(lm.model, hidden, batch.windows, start, layer + 1), layer + 1
+            hidden = lm.model.run_blocks(hidden, batch.windows, start, layer + 1)
+            start = layer + 1
             values = np.asarray(hidden)[real]
             # A NaN is no smaller than anything.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:

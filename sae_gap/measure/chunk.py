@@ -18,9 +18,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
+from sae_gap.core.rows import squares
 from sae_gap.core.types import Solution
 from sae_gap.measure.coding import lasso
-from sae_gap.metrics.explained import squares
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
@@ -51,7 +51,7 @@ def measure_chunk(
     Returns:
       Columns of a row of kind "gap", which `gap_lines` sums.
     """
-    target, dictionary = devices.place(sae.target(x), devices.own_mesh()), sae.model.decoder
+    target, dictionary = devices.place(sae.target(x), devices.own_mesh()), sae.unit_dictionary
     best = lasso(sae, lam)(target, slice(None))
     used = np.asarray(best.codes) != 0
 

@@ -22,8 +22,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core.matching import as_matrix
+from sae_gap.core.rows import squares
 from sae_gap.measure.coding import Coding, by_encoder, code, lasso, least_squares
-from sae_gap.metrics.explained import squares
 from sae_gap.saes.loaded_sae import SAE
 
 

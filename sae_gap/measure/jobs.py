@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from sae_gap.core.identity import describe
+from sae_gap.core.rows import squares
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure.atom_statistics import agreement, describe_atoms
 from sae_gap.measure.chunk import measure_chunk
@@ -29,7 +30,6 @@ from sae_gap.measure.curve import measure_curve, measure_point
 from sae_gap.measure.plan import STUDY, Plan
 from sae_gap.measure.rows import pool_size
 from sae_gap.measure.training import default_learner
-from sae_gap.metrics.explained import squares
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
@@ -255,7 +255,7 @@ def _control(plan: Plan, name: str, common: float) -> list[Row]:
 
 
 def _atoms(sae: SAE) -> Row:
-    return {"kind": "atoms", **describe_atoms(sae.model.decoder)._asdict(), **sae.columns}
+    return {"kind": "atoms", **describe_atoms(sae.unit_dictionary)._asdict(), **sae.columns}
 
 
 def _agreement(one: SAE, other: SAE) -> list[Row]:

@@ -164,7 +164,7 @@ class Plan:
                 )
         if self.lam is not None:
             for sae in self.saes:
-                target, atoms = sae.target(self.scored), sae.model.decoder
+                target, atoms = sae.target(self.scored), sae.unit_dictionary
                 top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
                 if self.lam >= top:
                     raise ValueError(

@@ -9,9 +9,9 @@ strictly it is the training split.
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
-from scipy import optimize, special
 
 from sae_gap.core.codes import Codes, as_codes, by_columns
 from sae_gap.core.registry import Column
@@ -63,13 +63,13 @@ def fit_logistic(
     def loss(parameters):
         weights = parameters[:-1]
         margins = signs * (codes @ weights.astype(codes.dtype) + parameters[-1])
-        residuals = -signs * special.expit(-margins) / len(signs)
+        residuals = -signs * scipy.special.expit(-margins) / len(signs)
         gradient = np.append(
             residuals.astype(codes.dtype) @ codes + strength * weights, residuals.sum()
         )
         return np.logaddexp(0, -margins).mean() + 0.5 * strength * weights @ weights, gradient
 
-    fitted = optimize.minimize(
+    fitted = scipy.optimize.minimize(
         loss,
         np.zeros(codes.shape[1] + 1),
         jac=True,

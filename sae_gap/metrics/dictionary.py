@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.registry import Column
-from sae_gap.metrics.explained import squares
+from sae_gap.core.rows import squares
 from sae_gap.metrics.metric import Inferred, Metric
 
 # An atom is close, that is found, above this cosine.

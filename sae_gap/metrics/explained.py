@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.registry import Column
+from sae_gap.core.rows import squares
 from sae_gap.metrics.metric import Inferred, Metric
 
 # Signals shorter than this have no shrinkage.
@@ -53,11 +54,6 @@ def explained(
         "r2": 1 - lost / varied if varied > float(np.finfo(np.float32).eps) ** 2 * square else 0.0,
         "shrinkage": float(shares.mean()) if len(shares) else 0.0,
     }
-
-
-def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
-    """The squared length of each row, in double precision."""
-    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
 
 
 def measure(inferred: Inferred) -> dict[str, float]:

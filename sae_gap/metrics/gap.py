@@ -265,4 +265,7 @@ METRIC = Metric(
         "unconverged": Column("share of optima beyond their tolerance", 0.0, ""),
     },
     version=2,
+    needs=lambda inferred: (
+        None if inferred.optimum or inferred.model.dictionary is None else "no optimum is asked for"
+    ),
 )

@@ -9,13 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core.codes import SparseCodes
+from sae_gap.core.codes import SparseCodes, dense_chunks
 from sae_gap.core.matching import Match, match_atoms, nearest_atoms
 from sae_gap.core.registry import Column
-from sae_gap.core.types import Model, Solution, Split, Task
-from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.core.types import Coded, Model, Solution, Split, Task
+from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.metrics.cuts import cuts
 
 # The splits that metrics score.
@@ -38,6 +38,9 @@ class Inferred:
       lam: the weight of the l1 norm in `optimum`.
       protocol: "strict" or "paper".
       shared: what was found of the model before, for all that is inferred on it.
+      encoder: what inferred the codes, with whatever a requested L0 decided.
+      learner: where the model came from.
+      inference: what gives further codes on the model.
     """
 
     task: Task
@@ -47,13 +50,54 @@ class Inferred:
     lam: float
     protocol: str
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+    encoder: Encoder | None = None
+    learner: Any = None
+    inference: Any = None
+
+    def infer(self, encoder: Encoder, split: str = "id") -> Coded:
+        """The codes of another encoder on the same model, found once."""
+        return self.inference.infer(encoder, split)
+
+    @property
+    def activations(self) -> Float[np.ndarray, "n input_dim"]:
+        """The rows of the ID split in their own units, as the network has them."""
+        task = self.task if self.inference is None else self.inference.task
+        return np.asarray(task.id.signals)
+
+    def reconstruct(self, codes: Any) -> Float[np.ndarray, "n input_dim"]:
+        """What codes of the ID split reconstruct, in the units of the activations."""
+        x, parts = self.activations, []
+        for rows, part in dense_chunks(codes):
+            parts.append(np.asarray(self.model.reconstruct(part, x[rows])))
+        return np.concatenate(parts)
+
+    @functools.cached_property
+    def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
+        """`reconstruct` of the codes that are scored."""
+        return self.reconstruct(self.codes["id"])
+
+    @functools.cached_property
+    def counts(self) -> Bool[np.ndarray, " n"]:
+        """Which samples of the ID split count."""
+        held = self.task.id
+        return np.ones(len(held.signals), bool) if held.counts is None else held.counts
+
+    def by_document(self, values: Float[np.ndarray, " n"]) -> list[float]:
+        """The sums of values of the samples that count, over each document of the ID split."""
+        documents = self.task.id.documents
+        members = np.zeros(len(values), int) if documents is None else documents
+        return np.bincount(members, values * self.counts, members.max() + 1).tolist()
 
     def split(self, name: str) -> Split:
         """The task's split of that name."""
         return getattr(self.task, name)
 
     def by_split(self, score: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
-        """Scores of each scored split, given its name, under the names that they have for it."""
+        """Scores of each scored split, given its name, under the names that they have for it; under
+        their own where a task has one split.
+        """
+        if self.task.ood is self.task.id:
+            return dict(score("id"))
         return {f"{key}_{name}": value for name in SCORED for key, value in score(name).items()}
 
     def with_truth(self, score: Callable[[str, Any, Any], Mapping[str, float]]) -> dict[str, float]:
@@ -117,6 +161,7 @@ class Metric:
       columns: how they are shown, by name without the split.
       version: raise it by hand when a change to the code changes the numbers.
       everywhere: whether every study measures it, unless it names its own.
+      needs: what it lacks of what was inferred, in words; None where it can be measured.
     """
 
     name: str
@@ -124,6 +169,7 @@ class Metric:
     columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
     version: int = 1
     everywhere: bool = True
+    needs: Callable[[Inferred], str | None] = lambda inferred: None
 
     def __call__(self, inferred: Inferred) -> Mapping[str, float | list[float]]:
         return self.measure(inferred)

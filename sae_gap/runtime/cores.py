@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import scipy.linalg
+import scipy
 import threadpoolctl
 
 _LOCK = threading.Lock()

@@ -2,7 +2,7 @@
 between runs.
 
 Samples are sharded over all devices, since every cost that grows is a sum or a map over them. A
-dictionary lies whole on every device, unless `place_dictionary` shards its latents.
+dictionary lies whole on every device.
 """
 
 import contextlib
@@ -17,38 +17,16 @@ from typing import TypeVar
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
-from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from sae_gap.core.checks import as_real, is_integer
-from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
+from sae_gap.runtime.sharding import SAMPLES, check_mesh
 
 Tree = TypeVar("Tree")
 
 
-def mesh(latents: int = 1) -> Mesh:
-    """All devices of all processes, on an axis `samples` and, if asked for, one of `latents`.
-
-    Args:
-      latents: devices that share a dictionary, see `place_dictionary`; as many as have room for it
-        together.
-
-    Returns:
-      The mesh, of `device_count / latents` parts of the samples.
-
-    Raises:
-      ValueError: `latents` is not a positive divisor of the number of devices.
-    """
-    count = jax.device_count()
-    if not is_integer(latents) or latents < 1 or count % latents:
-        raise ValueError(
-            f"latents must divide the number of devices, {count}, but it is {latents!r}."
-        )
-    if latents == 1:
-        return _of_samples(jax.devices())
-    return jax.make_mesh(
-        (count // latents, latents), (SAMPLES, LATENTS), axis_types=(AxisType.Auto, AxisType.Auto)
-    )
+def mesh() -> Mesh:
+    """All devices of all processes, on an axis `samples`."""
+    return _of_samples(jax.devices())
 
 
 def has_devices() -> bool:
@@ -164,48 +142,6 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
         return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
 
     return jax.make_array_from_callback(shape, sharding, read)
-
-
-def place_dictionary(
-    dictionary: Float[ArrayLike, "input_dim num_latents"], mesh: Mesh
-) -> Float[Array, "input_dim num_latents"]:
-    """Shards a dictionary that no device has room for over the axis `latents` of a mesh;
-    `sparse_code` takes it as any other.
-
-    Each device correlates its own atoms, and only the leading ones cross between devices. On a CPU,
-    whose devices share their memory, `sparse_code` makes it whole again.
-
-    Args:
-      dictionary: (input_dim, num_latents).
-      mesh: the devices, from `mesh(latents=…)`; with one part each has the whole dictionary.
-
-    Returns:
-      The dictionary in place.
-
-    Raises:
-      TypeError: `mesh` is not a mesh.
-      ValueError: the axis does not divide the number of latents, the dictionary is no matrix, or
-        the mesh has explicit axes.
-    """
-    check_mesh(mesh)
-    if not isinstance(dictionary, jax.Array):
-        dictionary = as_real("dictionary", dictionary, "numbers of shape (input_dim, num_latents)")
-    if dictionary.ndim != 2:
-        raise ValueError(
-            f"dictionary must be of shape (input_dim, num_latents), but it is {dictionary.shape}."
-        )
-    parts, num_latents = mesh.shape.get(LATENTS, 1), dictionary.shape[1]
-    if num_latents % parts:
-        raise ValueError(
-            f"{num_latents} latents do not divide over {parts} devices; add {-num_latents % parts} "
-            "atoms of zeros, which no "
-            "code uses, or choose another number of devices."
-        )
-    if mesh.size == 1:
-        return jax.numpy.asarray(dictionary)
-    return jax.device_put(
-        dictionary, NamedSharding(mesh, PartitionSpec(None, LATENTS if parts > 1 else None))
-    )
 
 
 def enable_compilation_cache() -> Path | None:

@@ -1,13 +1,11 @@
 """Where arrays lie on a mesh, and work that every device does on its own samples.
 
-The mesh has an axis `SAMPLES` and, for a dictionary sharded over several devices, an axis
-`LATENTS`. Within `jax.jit` it is the mesh of `jax.set_mesh`.
+The mesh has an axis `SAMPLES`. Within `jax.jit` it is the mesh of `jax.set_mesh`.
 """
 
 import contextlib
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +15,8 @@ from jaxtyping import Array, PyTree
 
 from sae_gap.core.checks import check_type
 
-# The names of the axes.
-SAMPLES, LATENTS = "samples", "latents"
-
-
-class Layout(NamedTuple):
-    """The mesh axes that samples are sharded over, and the axis of the latents of the dictionary,
-    if they are sharded.
-    """
-
-    mesh: Mesh | AbstractMesh
-    samples: tuple[str, ...]
-    latents: str | None
-
-    @property
-    def num_parts(self) -> int:
-        """The number of parts that samples are split into."""
-        return math.prod(self.mesh.shape[axis] for axis in self.samples)
+# The name of the axis.
+SAMPLES = "samples"
 
 
 def check_mesh(mesh: Any, *axes: str) -> None:
@@ -57,86 +40,69 @@ def _check_auto(mesh: Mesh | AbstractMesh) -> None:
         )
 
 
-def layout_of(signals: Any, dictionary: Any) -> Layout | None:
-    """The layout of signals, `(n, input_dim)`, and of a dictionary, `(input_dim, num_latents)`.
+def mesh_of(*arrays: Any) -> Mesh | AbstractMesh | None:
+    """The mesh over whose devices the work on samples goes, whether these lie so already or are
+    copied to every device.
 
-    Samples go over all axes that the latents do not take, whether they lie so already or are copied
-    to every device. Traced arrays have no place yet; for them the mesh of the context counts.
+    Traced arrays have no place yet; for them the mesh of the context counts.
 
     Returns:
-      The layout, or None where there is one device, or an unknown number.
+      The mesh, or None where there is one device, or an unknown number.
 
     Raises:
-      ValueError: their mesh has axes that are not of type Auto.
+      ValueError: it has axes that are not of type Auto.
     """
-    if isinstance(signals, jax.core.Tracer) or isinstance(dictionary, jax.core.Tracer):
-        mesh: Any = jax.sharding.get_abstract_mesh()
-        if SAMPLES not in mesh.axis_names or mesh.manual_axes or mesh.size == 1:
-            return None
-        return _layout(mesh, LATENTS if mesh.shape.get(LATENTS, 1) > 1 else None)
-    shardings = [array.sharding for array in (signals, dictionary) if isinstance(array, jax.Array)]
-    meshes = [
-        lies.mesh for lies in shardings if isinstance(lies, NamedSharding) and lies.mesh.size > 1
-    ]
-    if not meshes:
+    mesh: Any = None
+    if any(isinstance(array, jax.core.Tracer) for array in arrays):
+        context: Any = jax.sharding.get_abstract_mesh()
+        if SAMPLES in context.axis_names and not context.manual_axes:
+            mesh = context
+    else:
+        for array in arrays:
+            sharding = getattr(array, "sharding", None)
+            if isinstance(sharding, NamedSharding) and sharding.mesh.size > 1:
+                mesh = sharding.mesh
+    if mesh is None or mesh.size == 1:
         return None
-    mesh = meshes[-1]
-    return _layout(mesh, _latents_of(dictionary))
-
-
-def _latents_of(dictionary) -> str | None:
-    """The axis that the columns of a dictionary are split over."""
-    sharding = getattr(dictionary, "sharding", None)
-    if (
-        not isinstance(sharding, NamedSharding)
-        or len(sharding.spec) < 2
-        or sharding.spec[1] is None
-    ):
-        return None
-    axis = sharding.spec[1][0] if isinstance(sharding.spec[1], tuple) else sharding.spec[1]
-    return axis if sharding.mesh.shape[axis] > 1 else None
-
-
-def _layout(mesh, latents: str | None) -> Layout:
     _check_auto(mesh)
-    return Layout(mesh, tuple(axis for axis in mesh.axis_names if axis != latents), latents)
+    return mesh
 
 
 def by_device(
-    function: Callable[..., PyTree], layout: Layout | None, per_sample: PyTree, *shared: PyTree
+    function: Callable[..., PyTree],
+    mesh: Mesh | AbstractMesh | None,
+    per_sample: PyTree,
+    *shared: PyTree,
 ) -> PyTree:
     """`function(per_sample, *shared)`, run by every device on its own samples, with no exchange
     between samples.
 
-    Within `function` the mesh has the axis of the latents alone; the compiler shards along it.
-
     Args:
       function: maps arrays with samples as rows, and what all samples share, to arrays with the
         same samples as rows.
-      layout: that of the samples; None calls the function as it is.
+      mesh: the devices; None calls the function as it is.
       per_sample: arrays of n rows. Where they do not divide, rows of zeros are added and their
         results dropped.
-      shared: arrays that every device has, but for sharded latents.
+      shared: arrays that every device has.
 
     Returns:
       What the function returns, of all samples.
     """
-    if layout is None:
+    if mesh is None:
         return function(per_sample, *shared)
     num_samples = jax.tree.leaves(per_sample)[0].shape[0]
-    spare = -num_samples % layout.num_parts
+    spare = -num_samples % mesh.size
     padded = (
         jax.tree.map(lambda a: jnp.pad(a, ((0, spare),) + ((0, 0),) * (a.ndim - 1)), per_sample)
         if spare
         else per_sample
     )
-    rows = PartitionSpec(layout.samples)
+    rows = PartitionSpec(mesh.axis_names)
     mapped = jax.shard_map(
         function,
-        mesh=layout.mesh,
+        mesh=mesh,
         in_specs=(rows, *(PartitionSpec() for _ in shared)),
         out_specs=rows,
-        axis_names=frozenset(layout.samples),
         # Loops begin with constants, which are the same on all devices, and end with values that
         # are not.
         check_vma=False,
@@ -156,31 +122,14 @@ def place_rows(tree: PyTree, like: Array) -> PyTree:
     )
 
 
-def shard(array: Array, axis_name: str | None, dim: int | None) -> Array:
-    """Shard dimension `dim` of an array over an axis of the mesh of the context; None copies the
-    array to every device.
+def num_parts() -> int:
+    """The parts that the compiler shards samples into, by the mesh of the context.
 
-    Without an axis name the array is left as it is.
-    """
-    if axis_name is None:
-        return array
-    return lax.with_sharding_constraint(
-        array, PartitionSpec(*(axis_name if i == dim else None for i in range(array.ndim)))
-    )
-
-
-def axis_size(axis_name: str | None) -> int:
-    """The parts that the compiler shards an axis of the mesh of the context into.
-
-    There is one part without a name, without that axis, and within `by_device`, where each device
-    has its own part already.
+    There is one part without a mesh, and within `by_device`, where each device has its own part
+    already.
     """
     mesh: Any = jax.sharding.get_abstract_mesh()
-    return (
-        1
-        if axis_name not in mesh.axis_names or axis_name in mesh.manual_axes
-        else mesh.shape[axis_name]
-    )
+    return 1 if SAMPLES in mesh.manual_axes else mesh.shape.get(SAMPLES, 1)
 
 
 def split_batch(batch: PyTree) -> PyTree:
@@ -189,10 +138,14 @@ def split_batch(batch: PyTree) -> PyTree:
     Every device then computes the gradients of its own samples, and one sum joins them. Without a
     mesh, or where the rows do not divide, the batch is left as it is.
     """
-    size = axis_size(SAMPLES)
-    return jax.tree.map(
-        lambda array: array if size == 1 or len(array) % size else shard(array, SAMPLES, 0), batch
-    )
+    size = num_parts()
+
+    def split(array):
+        if size == 1 or len(array) % size:
+            return array
+        return lax.with_sharding_constraint(array, PartitionSpec(SAMPLES))
+
+    return jax.tree.map(split, batch)
 
 
 def constrain(state: PyTree, data: PyTree) -> PyTree:
@@ -209,7 +162,7 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
     Returns:
       The state with its place constrained; without a mesh in the context, as it is.
     """
-    size = axis_size(SAMPLES)
+    size = num_parts()
     counts = {len(leaf) for leaf in jax.tree.leaves(data) if leaf.ndim and len(leaf) % size == 0}
 
     def put(leaf):
@@ -225,12 +178,5 @@ def within(tree: PyTree) -> contextlib.AbstractContextManager:
     """The context of the mesh that the arrays of a tree lie on, to trace in; on one device it sets
     no mesh.
     """
-    for leaf in jax.tree.leaves(tree):
-        sharding = getattr(leaf, "sharding", None)
-        if (
-            isinstance(sharding, NamedSharding)
-            and isinstance(sharding.mesh, Mesh)
-            and sharding.mesh.size > 1
-        ):
-            return jax.set_mesh(sharding.mesh)
-    return contextlib.nullcontext()
+    mesh = mesh_of(*jax.tree.leaves(tree))
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else contextlib.nullcontext()

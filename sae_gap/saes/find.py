@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core.checks import check_path
-from sae_gap.saes import dictionary_learning, gemma_scope, hub, saelens, sparsify
-from sae_gap.saes.parts import FIT, Parts
+from sae_gap.saes import decoders, dictionary_learning, gemma_scope, hub, saelens, sparsify
+from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.tensor_files import printable
 
 # The weights of an SAE by their file name, and how a folder of them is read.
@@ -17,8 +17,12 @@ _READERS: dict[str, Callable[[Path], Parts]] = {
     dictionary_learning.WEIGHTS: dictionary_learning.load,
     gemma_scope.WEIGHTS: gemma_scope.load,
     gemma_scope.WEIGHTS_2: gemma_scope.load,
+    DICTIONARY: decoders.load,
+    decoders.ATOMS: decoders.load,
 }
 _EXPECTED = f"which are called {', '.join((*_READERS, FIT))}"
+# What dictionary_learning calls weights amid its training.
+_AMID_TRAINING = r"ae_\d+\.pt"
 # How far below a folder its SAEs are looked for, and how many are named.
 _DEPTH, _NAMED = 5, 12
 
@@ -33,14 +37,19 @@ def locate(path: str | os.PathLike[str], sae_id: str | None = None) -> Path:
         raise ValueError(
             f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE."
         ) from None
-    if not holds(weights.name):
-        raise ValueError(f"{weights} is not the weights of an SAE, {_EXPECTED}.")
+    if not (holds(weights.name) or weights.suffix in decoders.ENDINGS):
+        raise ValueError(
+            f"{weights} is not the weights of an SAE, {_EXPECTED}, nor atoms in a "
+            f"{', '.join(decoders.ENDINGS)} file; give one of these."
+        )
     return weights
 
 
 def read(weights: Path) -> Parts:
     """What a file that was located holds, unless it is a fit of the suite, which `own` reads."""
-    return _READERS.get(weights.name, dictionary_learning.load)(weights)
+    amid_training = re.fullmatch(_AMID_TRAINING, weights.name)
+    other = dictionary_learning.load if amid_training else decoders.load
+    return _READERS.get(weights.name, other)(weights)
 
 
 def _weights(path: Path) -> Path:
@@ -66,8 +75,8 @@ def _weights(path: Path) -> Path:
 
 
 def holds(name: str) -> bool:
-    """Whether a file of this name holds weights."""
-    return name in (*_READERS, FIT) or re.fullmatch(r"ae_\d+\.pt", name) is not None
+    """Whether a file of this name holds weights, so that its folder names them."""
+    return name in (*_READERS, FIT) or re.fullmatch(_AMID_TRAINING, name) is not None
 
 
 def _found(folder: Path, depth: int) -> list[Path]:

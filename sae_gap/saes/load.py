@@ -1,34 +1,88 @@
-"""An SAE from the files of any library."""
+"""One opener for whatever holds atoms: an SAE of any library, and what any command wrote."""
 
 import os
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+from jax.typing import ArrayLike
+
+from sae_gap.core.checks import check_path
+from sae_gap.lm.lens import holds_lens, open_lens
+from sae_gap.lm.pretrained import LM
 from sae_gap.saes import own
 from sae_gap.saes.find import locate, read
 from sae_gap.saes.loaded_sae import SAE, of_parts
-from sae_gap.saes.parts import FIT
+from sae_gap.saes.parts import FIT, Parts
+
+# What is given in the place of a path for the atoms of a language model's vocabulary.
+UNEMBEDDING = "unembedding"
 
 
-def load_sae(path: str | os.PathLike[str], sae_id: str | None = None) -> SAE:
-    """A published SAE, with its own encode and decode and a model on unit atoms; nothing in its
-    files is executed.
+def load_sae(
+    path: str | os.PathLike[str],
+    sae_id: str | None = None,
+    *,
+    model: LM | None = None,
+    block: int | None = None,
+    mean: ArrayLike | Callable[[], ArrayLike] | None = None,
+) -> SAE:
+    """A published SAE with its own encode and decode, or a decoder alone; nothing in its files is
+    executed.
 
     Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify
     (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), what `save_sae` wrote,
-    and the suite's own fits (`fit.safetensors` under results/models/).
+    and the suite's own fits (`fit.safetensors` under results/models/). A decoder alone is what
+    `learn(...).save` and `train_real` wrote, one array of atoms, (input_dim, num_latents), in a
+    .npy, .safetensors or .pt file, a Jacobian lens, or the vocabulary of a model.
 
     Args:
-      path: the folder of one SAE, or the file of its weights with its configuration beside it; `~`
-        is your home. With `sae_id` the release of one in the local cache of the Hugging Face hub,
-        which `hub.cached` describes.
+      path: the folder of one SAE or dictionary, or the file of its weights with its configuration
+        beside it; `~` is your home. With `sae_id` the release of one in the local cache of the
+        Hugging Face hub, which `hub.cached` describes. "unembedding" takes the model's.
       sae_id: which SAE of a release; None for a path.
+      model: the language model of a lens or an unembedding.
+      block: of a lens, counted from 0.
+      mean: the bias of a decoder whose file has none, (input_dim,), or what gives it; None takes
+        zeros.
 
     Returns:
-      The SAE.
+      The SAE; a decoder alone has the role "dictionary".
 
     Raises:
       TypeError: `path` is not a path.
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the
         fault and the mend.
     """
-    weights = locate(path, sae_id)
-    return own.load_fit(weights) if weights.name == FIT else of_parts(read(weights))
+    check_path("path", path)
+    if sae_id is None and of_language_model(path):
+        parts = Parts(None, {}, _vocabulary(path, model, block), None, None, "sae_gap", "", {})
+    else:
+        weights = locate(path, sae_id)
+        if weights.name == FIT:
+            return own.load_fit(weights)
+        parts = read(weights)
+    bias: Any = mean() if callable(mean) else mean
+    if parts.bias is None and bias is not None and np.shape(bias) != parts.atoms.shape[1:]:
+        raise ValueError(
+            f"{path} must be of shape ({np.size(bias)}, num_latents), but it is "
+            f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
+        )
+    return of_parts(parts, bias)
+
+
+def of_language_model(path: str | os.PathLike[str]) -> bool:
+    """Whether the atoms of a path are those of a language model, which goes with it."""
+    return str(path) == UNEMBEDDING or holds_lens(path)
+
+
+def _vocabulary(path: Any, model: LM | None, block: int | None) -> np.ndarray:
+    lens = str(path) != UNEMBEDDING
+    if model is None or (lens and block is None):
+        raise ValueError(
+            f"the atoms of {path} are those of a language model; give the model and the block, "
+            "which commands take from --recording."
+        )
+    if not lens:
+        return np.asarray(model.model.unembedding)
+    return open_lens(path, model).atoms(block)[0]  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from sae_gap.core import identity, registry
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
-from sae_gap.saes import loaded_sae
+from sae_gap.saes import decoders, loaded_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import MOST
 from sae_gap.storage import trees
@@ -55,7 +55,7 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
 
 
 def load_fit(path: Path) -> SAE:
-    """The SAE that a finished fit of `SparseAutoencoder` ended with.
+    """The SAE, or the decoder alone, that a finished fit ended with.
 
     Args:
       path: of the file `fit.safetensors`, which `sae_gap.study.models` keeps and `save_sae` writes.
@@ -73,12 +73,8 @@ def load_fit(path: Path) -> SAE:
         learner = note.part("learner")
         described = learner.part("encoder")
         name = learner.text("class", "").rpartition(".")[2]
-        if not described.entries:
-            kind = name or "no learner that it names"
-            raise ValueError(
-                f"it is of {kind}, which learns no encoder; write its atoms by numpy.save as a "
-                "dictionary"
-            )
+        if name and not described.entries:
+            return loaded_sae.of_parts(decoders.load(path))
         shape = read_safetensors(path).shape(".dictionary")
         encoder = _trained(described, shape[1])
         model = trees.load(content, _blank(encoder, shape))
@@ -96,9 +92,7 @@ def load_fit(path: Path) -> SAE:
         ) from None
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
     fitted = dataclasses.replace(model, encode=encoder)
-    return loaded_sae.on_unit_atoms(
-        fitted, notes, library="sae_gap", architecture=encoder.name, centred=True
-    )
+    return loaded_sae.described(fitted, entries=loaded_sae.noted(notes))
 
 
 def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:

@@ -24,10 +24,10 @@ class Parts:
 
     Attributes:
       encoder: what is done to p: standard, topk, abstopk, jumprelu, gated, matching_pursuit and
-        sae_gap_pursuit as SAELens calls them, groupmax or batch_largest.
+        sae_gap_pursuit as SAELens calls them, groupmax or batch_largest; None for a decoder alone.
       options: of that encoder, by SAELens's names and in their order.
       atoms: A, of any lengths, (num_latents, input_dim).
-      bias: b, what the decoder adds, (input_dim,).
+      bias: b, what the decoder adds, (input_dim,); None where the file of a decoder has none.
       weight: W, (input_dim, num_latents); None for an encoder without one.
       encoder_bias: c, (num_latents,); None for zeros.
       centred: whether the encoder takes b from its input.
@@ -42,10 +42,10 @@ class Parts:
       metadata: what a configuration of SAELens says beside.
     """
 
-    encoder: str
+    encoder: str | None
     options: Mapping[str, Any]
     atoms: Float[np.ndarray, "num_latents input_dim"]
-    bias: Float[np.ndarray, " input_dim"]
+    bias: Float[np.ndarray, " input_dim"] | None
     weight: Float[np.ndarray, "input_dim num_latents"] | None
     library: str
     architecture: str
@@ -68,7 +68,7 @@ class Parts:
         Raises:
           ValueError: a bias overflows on the target.
         """
-        if self.weight is None:
+        if self.weight is None or self.bias is None:
             return self
         lengths, atoms = np.ones(len(self.atoms)), self.atoms
         if self.codes_of_unit_atoms:

@@ -3,7 +3,7 @@
 from sae_gap.solvers.coding import SOLVERS, sparse_code
 from sae_gap.solvers.exchange import exchange_pursuit
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit, pursuit_order
-from sae_gap.solvers.path import match_l0, sparse_code_path
+from sae_gap.solvers.path import match_l0
 
 __all__ = [
     "SOLVERS",
@@ -12,5 +12,4 @@ __all__ = [
     "orthogonal_matching_pursuit",
     "pursuit_order",
     "sparse_code",
-    "sparse_code_path",
 ]

@@ -9,19 +9,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax.sharding import AbstractMesh, Mesh
 from jax.typing import ArrayLike
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, is_traced
 from sae_gap.core.types import Solution
 from sae_gap.runtime import sharding
-from sae_gap.runtime.sharding import Layout
 from sae_gap.solvers import fista, host, implicit, working_set
 from sae_gap.solvers.problem import check_problem, on_host, scale_codes, scale_problem, unscale
 from sae_gap.solvers.slots import Samples
 
 # The names that `sparse_code` takes.
-SOLVERS = ("auto", "working_set", "fista", "ista")
+SOLVERS = ("auto", "working_set", "working_set_xla", "fista", "ista")
 
 
 def sparse_code(
@@ -43,9 +43,8 @@ def sparse_code(
     is at most `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values
     only where they are known.
 
-    Signals placed on a mesh by `sae_gap.runtime.devices.place` are coded each on its own device,
-    and a dictionary placed by `place_dictionary` stays in parts. Within `jit` the axes `samples`
-    and `latents` of the mesh of `jax.set_mesh` count.
+    Signals placed on a mesh by `sae_gap.runtime.devices.place` are coded each on its own device.
+    Within `jit` the mesh of `jax.set_mesh` counts.
 
     Args:
       signals: `(n, input_dim)`, float32 or float64.
@@ -59,7 +58,9 @@ def sparse_code(
       max_iterations: iterations after which a sample is given up and reported as not converged.
         Those of `working_set` are products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
-      solver: one of `SOLVERS`.
+      solver: one of `SOLVERS`. `working_set` takes compiled loops where values lie in the memory of
+        a CPU, and a program of XLA elsewhere; `working_set_xla` takes that program on any device.
+        `auto` is `working_set`, or `fista` for `tol=None`.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
         codes of a million latents or of 100,000 samples fit in memory; not within a transformation
         of JAX.
@@ -93,18 +94,21 @@ def sparse_code(
     if tol is not None:
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
+    by_xla = solver == "working_set_xla"
+    solver = "working_set" if by_xla else solver
     if tol is None and solver == "working_set":
         raise ValueError(
             "tol=None asks for a fixed number of plain steps, but working_set has none; choose "
             "fista or ista."
         )
-    layout = sharding.layout_of(targets, atoms)
+    mesh = sharding.mesh_of(targets, atoms)
     arrays: Any = targets, atoms, weights, first, tol, max_iterations
-    traced, here = any(map(is_traced, (*arrays, support))), _on_the_host((*arrays, support))
+    traced = any(map(is_traced, (*arrays, support)))
+    here = not by_xla and _on_the_host((*arrays, support))
     own = None
     if support is not None:
         exact = solver in ("auto", "working_set") and tol is not None
-        if exact and not traced and (here or layout is None):
+        if exact and not traced and (here or mesh is None):
             # On any device, since a tableau in float32 does not tell atoms apart that hardly differ
             # and at a weight of zero nothing would say so.
             own, solver, here = _stored(support), "working_set", True
@@ -135,11 +139,11 @@ def sparse_code(
         # more than one for one.
         placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
         return sharding.place_rows(Solution(*placed), targets)
-    options = _Options(bool(nonneg), solver, tol is None, layout, here and layout is None)
+    options = _Options(bool(nonneg), solver, tol is None, mesh, here and mesh is None)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     limit = jnp.asarray(max_iterations, jnp.int32)
     solve = _solve_sparse if sparse else _solve
-    if solver == "working_set" and not traced and layout is None:
+    if solver == "working_set" and not traced and mesh is None:
         solve = functools.partial(_solve_apart, sparse)
     return solve(options, targets, atoms, weights, first, accuracy, limit)
 
@@ -152,7 +156,7 @@ class _Options(NamedTuple):
     nonneg: bool
     solver: str
     fixed: bool
-    layout: Layout | None
+    mesh: Mesh | AbstractMesh | None
     host: bool = False
 
 
@@ -225,7 +229,7 @@ def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) ->
 
 def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
     """Solve chunk by chunk, so that no more dense codes are ever held."""
-    num_samples, parts = targets.shape[0], 1 if options.layout is None else options.layout.num_parts
+    num_samples, parts = targets.shape[0], 1 if options.mesh is None else options.mesh.size
     size = parts * max(1, working_set.ROOM // atoms.shape[1])
     codes, certificates = [], []
     for begin in range(0, num_samples, size):
@@ -252,7 +256,7 @@ def _differentiable(
         return _run(options, *per_sample, *shared)
 
     common = problem.dictionary, column, tol, max_iterations
-    found = unscale(sharding.by_device(run, options.layout, (samples, begun), *common), problem)
+    found = unscale(sharding.by_device(run, options.mesh, (samples, begun), *common), problem)
     return _checked(found, signals, dictionary, lam)
 
 
@@ -290,7 +294,7 @@ def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations)
 def _solve_backward(options, saved, bar):
     signals, dictionary, lam, codes = saved
     signals_bar, dictionary_bar, lam_bar = implicit.pull_back(
-        signals, dictionary, codes, bar.codes, bar.objective, options.layout
+        signals, dictionary, codes, bar.codes, bar.objective, options.mesh
     )
     spread = tuple(axis for axis in (0, 1) if lam.shape[axis] == 1)
     return (
@@ -324,8 +328,7 @@ def _call_back(options, *arrays) -> Solution:
 def _run(options, samples, init, dictionary, column, tol, max_iterations):
     nonneg = options.nonneg
     if options.solver == "working_set":
-        latents = None if options.layout is None else options.layout.latents
-        options = {"tol": tol, "limit": max_iterations, "nonneg": nonneg, "latents": latents}
+        options = {"tol": tol, "limit": max_iterations, "nonneg": nonneg}
         return working_set.solve(samples, dictionary, column, init, **options)
     signals, lam = samples.signals, samples.row * (samples.column if column is None else column)
     arrays, momentum = (signals, dictionary, lam, init), options.solver == "fista"

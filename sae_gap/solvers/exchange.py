@@ -22,15 +22,12 @@ dictionary.
 from typing import Any
 
 import numpy as np
-import scipy.linalg
-import scipy.optimize
-import scipy.sparse
+import scipy
 from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import unit_columns
 from sae_gap.runtime.cores import on_cores, one_blas_thread
-from sae_gap.solvers.loops.exchanging import promise_all
 from sae_gap.solvers.problem import check_problem, power_of_two
 
 # Inner products of atoms held at once: of more samples, products with the dictionary wait less for
@@ -230,6 +227,9 @@ def _promise(inverse, inner, values, left, room):
       left: correlations with the residual, (n,).
       room: whether a place is free.
     """
+    # Numba takes half a second to load.
+    from sae_gap.solvers.loops.exchanging import promise_all
+
     inverse, values = inverse.astype(inner.dtype), values.astype(inner.dtype)
     found = np.empty((len(inner) + 1, len(left)), inner.dtype)
     promise_all(inverse @ inner, inner, np.diagonal(inverse).copy(), values, left, room, found)

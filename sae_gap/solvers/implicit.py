@@ -1,11 +1,11 @@
 """Derivatives of a lasso solution by the implicit function theorem, through its support."""
 
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.runtime import sharding
-from sae_gap.runtime.sharding import Layout
 from sae_gap.solvers.least_squares import least_squares
 
 
@@ -15,7 +15,7 @@ def pull_back(
     codes: Float[Array, "n num_latents"],
     code_bar: Float[Array, "n num_latents"],
     objective_bar: Float[Array, " n"],
-    layout: Layout | None = None,
+    mesh: Mesh | AbstractMesh | None = None,
 ) -> tuple[
     Float[Array, "n input_dim"],
     Float[Array, "input_dim num_latents"],
@@ -36,7 +36,7 @@ def pull_back(
       codes: `(n, num_latents)` minimisers.
       code_bar: `(n, num_latents)` cotangents of the codes.
       objective_bar: `(n,)` cotangents of the objective.
-      layout: of the samples over several devices, each of which solves for its own.
+      mesh: the devices, each of which solves for its own samples.
 
     Returns:
       Cotangents of signals, dictionary, and weights per sample and coefficient.
@@ -51,9 +51,7 @@ def pull_back(
         signals, support, pull = own
         return least_squares(signals, atoms, support, pull)
 
-    u = sharding.by_device(
-        solve, layout, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary
-    )
+    u = sharding.by_device(solve, mesh, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary)
     image = lasso_problem.product(u, dictionary.T)
     weight = objective_bar[:, None]
     dictionary_bar = lasso_problem.product(rest.T, u - weight * codes) - lasso_problem.product(

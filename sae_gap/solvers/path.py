@@ -1,6 +1,4 @@
-"""Many weights at once: a warm-started path, and the weight at which codes are as sparse as
-asked.
-"""
+"""The weight at which codes are as sparse as asked."""
 
 import itertools
 import math
@@ -9,48 +7,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import as_real, check_number
+from sae_gap.core.checks import check_number
 from sae_gap.core.types import Solution
 from sae_gap.solvers.coding import sparse_code
 from sae_gap.solvers.problem import check_problem
-
-
-def sparse_code_path(
-    signals: ArrayLike, dictionary: ArrayLike, lams: ArrayLike, **options
-) -> Solution:
-    """Code the signals at each of several weights, from the largest to the smallest, each from the
-    codes of the last.
-
-    Args:
-      signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`.
-      lams: `(num_lams,)` weights, in any order.
-      **options: further options of `sparse_code`, other than `init` and `sparse`.
-
-    Returns:
-      A `Solution` whose arrays have a leading axis of length `num_lams`, in the order of `lams`.
-
-    Raises:
-      ValueError: `lams` is not a non-empty vector of non-negative numbers, or `sparse_code` refuses
-        an argument.
-    """
-    weights = as_real("lams", lams, "a vector of at least one weight")
-    if weights.ndim != 1 or not weights.size:
-        raise ValueError(
-            f"lams has shape {weights.shape}, but it must be a vector of at least one weight."
-        )
-    path, codes = {}, None
-    for place in np.argsort(-weights):
-        path[place] = sparse_code(signals, dictionary, weights[place], init=codes, **options)
-        codes = path[place].codes
-    return jax.tree.map(
-        lambda *arrays: jnp.stack(arrays), *(path[place] for place in range(weights.size))
-    )
 
 
 def match_l0(

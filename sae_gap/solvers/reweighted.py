@@ -24,30 +24,20 @@ class Pursuit(NamedTuple):
 
 
 def atom_rows(
-    dictionary: Float[Array, "input_dim num_latents"], num_slots: int, num_parts: int = 1
+    dictionary: Float[Array, "input_dim num_latents"], num_slots: int
 ) -> Float[Array, "num_padded input_dim"]:
     """The atoms as rows, padded with rows of zeros to whole blocks, as `pursue` takes them.
 
     Args:
       dictionary: `(input_dim, num_latents)`.
       num_slots: that of `pursue`.
-      num_parts: equal parts of the dictionary, as they lie on devices; each is padded by itself.
 
     Returns:
       `(num_padded, input_dim)`.
     """
-    parts = dictionary.T.reshape(num_parts, -1, dictionary.shape[0])
-    padded = jnp.pad(parts, ((0, 0), (0, -parts.shape[1] % num_blocks(num_slots)), (0, 0)))
+    padded = jnp.pad(dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0)))
     # Without the barrier a loop of pursuits would transpose at every turn.
-    return lax.optimization_barrier(padded.reshape(-1, dictionary.shape[0]))
-
-
-def unpadded(
-    places: Int[Array, "..."], num_latents: int, num_padded: int, num_parts: int = 1
-) -> Int[Array, "..."]:
-    """The latents that some rows of `atom_rows` stand for."""
-    own = num_padded // num_parts
-    return places if num_parts == 1 else places // own * (num_latents // num_parts) + places % own
+    return lax.optimization_barrier(padded)
 
 
 def pursue(

@@ -6,8 +6,6 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core import lasso_problem
-from sae_gap.runtime import sharding
 from sae_gap.solvers import pivoting
 from sae_gap.solvers.compensated import dot, two_sum
 
@@ -35,8 +33,6 @@ class Problem(eqx.Module):
     """What all samples share: atoms as rows, padded to whole blocks for `leaders`.
 
     The weight of sample i and atom j is `row_i column_j`, unless samples have columns of their own.
-    `latents` names the mesh axis that the atoms are sharded over: each device then correlates its
-    own, and only leaders and the atoms in slots cross between devices. None has all on each.
     """
 
     atoms: Float[Array, "num_padded input_dim"]
@@ -46,11 +42,6 @@ class Problem(eqx.Module):
     limit: Int[Array, ""]
     num_blocks: int = eqx.field(static=True)
     nonneg: bool = eqx.field(static=True)
-    latents: str | None = eqx.field(static=True)
-
-    def correlate(self, theta: Float[Array, "n input_dim"]) -> Float[Array, "n num_padded"]:
-        """The products of theta with all atoms."""
-        return sharding.shard(lasso_problem.product(theta, self.atoms.T), self.latents, 1)
 
 
 def pose(
@@ -61,31 +52,22 @@ def pose(
     tol: Float[Array, ""] | float,
     limit: Int[Array, ""] | int,
     nonneg: bool,
-    latents: str | None = None,
 ) -> tuple[Problem, Samples]:
     """The problem, and the samples with columns of its width; see `working_set.solve`."""
     num_latents = dictionary.shape[1]
     num_blocks = min(NUM_BLOCKS, LANES * -(-num_latents // LANES))
-    # Every device has the same number of whole blocks.
-    spare = (0, -num_latents % (num_blocks * sharding.axis_size(latents)))
-    atoms = sharding.shard(jnp.pad(dictionary.T, (spare, (0, 0))), latents, 0)
-    wide = [
-        sharding.shard(jnp.pad(each, ((0, 0), spare)), latents, dim)
-        for each, dim in (
-            (jnp.ones((1, num_latents), dictionary.dtype) if column is None else column, None),
-            (samples.column, 1),
-        )
-        if each is not None
-    ]
+    spare = (0, -num_latents % num_blocks)
+    atoms = jnp.pad(dictionary.T, (spare, (0, 0)))
+    column = jnp.ones((1, num_latents), dictionary.dtype) if column is None else column
+    wide = [jnp.pad(each, ((0, 0), spare)) for each in (column, samples.column) if each is not None]
     problem = Problem(
         atoms=atoms,
         column=wide[0],
-        norms=sharding.shard(jnp.linalg.norm(atoms, axis=1), latents, None),
+        norms=jnp.linalg.norm(atoms, axis=1),
         tol=jnp.asarray(tol, dictionary.dtype),
         limit=jnp.asarray(limit, jnp.int32),
         num_blocks=num_blocks,
         nonneg=nonneg,
-        latents=latents,
     )
     return problem, samples if len(wide) == 1 else samples._replace(column=wide[1])
 

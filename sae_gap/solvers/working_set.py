@@ -17,7 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
-from sae_gap.runtime import sharding
 from sae_gap.solvers import compensated, fista, slots
 from sae_gap.solvers.leaders import GROUPS, leaders
 from sae_gap.solvers.slots import LANES, MOST_CANDIDATES, Problem, Samples, State
@@ -101,8 +100,7 @@ def solve(
       init: `(n, num_latents)` codes whose largest entries open the working sets; None starts from
         zero.
       **options: `tol`, the duality gap to reach, relative to the objective; `limit`, the products
-        with the dictionary before a sample is given up; `nonneg`; `latents`, the mesh axis over
-        which the latents of the dictionary are sharded, None where every device has all.
+        with the dictionary before a sample is given up; `nonneg`.
 
     Returns:
       A `Solution`; its `iterations` count products with the dictionary.
@@ -116,7 +114,7 @@ def solve(
     first, last = next(widths(*shape)), most_slots(*shape)
 
     def dense(found):
-        start = empty(len(found.code), shape[1], dictionary.dtype, problem.latents)
+        start = empty(len(found.code), shape[1], dictionary.dtype)
         return put(start, jnp.arange(len(found.code)), found)
 
     def narrow(part):
@@ -199,8 +197,7 @@ def begin(
     n, dtype = len(samples.signals), samples.signals.dtype
     places, code = jnp.zeros((n, 0), jnp.int32), jnp.zeros((n, 0), dtype)
     if init is not None:
-        spare = ((0, 0), (0, len(problem.atoms) - init.shape[1]))
-        init = sharding.shard(jnp.pad(init, spare), problem.latents, 1)
+        init = jnp.pad(init, ((0, 0), (0, len(problem.atoms) - init.shape[1])))
         count = min(width * 3 // 4, problem.num_blocks)
         places = leaders(jnp.abs(init), problem.num_blocks, count)
         code = jnp.take_along_axis(init, places, axis=1)
@@ -208,11 +205,12 @@ def begin(
     return Found(places, code, none, none, none.astype(jnp.int32), none > 0, none == 0)
 
 
-def empty(number: int, num_latents: int, dtype: Any, latents: str | None = None) -> Solution:
+def empty(number: int, num_latents: int, dtype: Any) -> Solution:
     """A solution of zeros."""
-    codes = sharding.shard(jnp.zeros((number, num_latents), dtype), latents, 1)
     kinds = dtype, dtype, jnp.int32, bool
-    return Solution(codes, *(jnp.zeros(number, kind) for kind in kinds))
+    return Solution(
+        jnp.zeros((number, num_latents), dtype), *(jnp.zeros(number, kind) for kind in kinds)
+    )
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -285,7 +283,7 @@ def measure(problem: Problem, samples: Samples, state: State) -> State:
     """
     theta, rows, count = state.theta, jnp.arange(len(state.theta))[:, None], state.lead.shape[1]
     bound = jnp.finfo(theta.dtype).eps * (theta.shape[1] + 4) * jnp.linalg.norm(theta, axis=1)
-    pull = problem.correlate(theta)
+    pull = lasso_problem.product(theta, problem.atoms.T)
     pull = (pull if problem.nonneg else jnp.abs(pull)) + bound[:, None] * problem.norms
     held = jnp.where(state.code == 0, pull.shape[1], state.places)
     ratio = slots.ratio(problem, samples, pull).at[rows, held].set(0, mode="drop")

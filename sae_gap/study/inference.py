@@ -11,12 +11,16 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from sae_gap.core.codes import DENSE_LATENTS, DENSE_NUMBERS, infer_in_chunks
-from sae_gap.core.types import Coded, Model, Task
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.core.types import Coded, Model, Split, Task
 from sae_gap.encoders.encoder import Encoder
+from sae_gap.metrics.metric import SCORED
 from sae_gap.runtime import devices
 
 # Numbers of a chunk of dense codes, where their non-zeros are kept.
 _CHUNK = 2**24
+# Training rows on which encoders find what a requested L0 decides, where a study asks for these.
+CALIBRATED = 2_000
 
 
 class Inference:
@@ -25,13 +29,18 @@ class Inference:
     Args:
       task: the data, in the memory of this process, as is the model.
       model: the dictionary and the parameters of its encoder.
+      calibrate_on: "scored" or "train", see `Study`.
+      timed: whether a run that compiles is repeated for its seconds.
     """
 
-    def __init__(self, task: Task, model: Model):
+    def __init__(self, task: Task, model: Model, calibrate_on: str = "scored", timed: bool = True):
         self.task = task
         # What trained the model is no part of what is inferred on it, and would compile anew for
         # each kind.
         self.model = dataclasses.replace(model, encode=None)
+        self._given, self._calibrate_on, self._timed = model, calibrate_on, timed
+        self._signals: dict[str, Any] = {}
+        self._prepared: dict[Encoder, Encoder] = {}
         self._coded: dict[tuple[Encoder, str], tuple[Coded, float]] = {}
         # An oracle or a probe has as many latents as the truth, whatever the width to learn.
         maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
@@ -42,14 +51,71 @@ class Inference:
         self._sparse = self._width <= DENSE_LATENTS and samples * self._width > DENSE_NUMBERS
         self._in_chunks = self._width > DENSE_LATENTS or self._sparse
 
+    def signals(self, split: str) -> Float[Array, "n input_dim"]:
+        """The signals of a split as encoders see them, normalised as the model asks for."""
+        if split not in self._signals:
+            with jax.default_matmul_precision("highest"):
+                self._signals[split] = self.model.signals(getattr(self.task, split).signals)
+        return self._signals[split]
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The splits that are scored: "id" alone where both are the same rows."""
+        return SCORED[:1] if self.task.ood is self.task.id else SCORED
+
+    @property
+    def normalised(self) -> Task:
+        """The task with signals as encoders see them."""
+        if self.model.normalisation is None:
+            return self.task
+        held = dataclasses.replace(self.task.id, signals=self.signals("id"))
+        ood = held
+        if len(self.scored) > 1:
+            ood = dataclasses.replace(self.task.ood, signals=self.signals("ood"))
+        return dataclasses.replace(self.task, id=held, ood=ood)
+
+    def prepare(self, encoder: Encoder) -> Encoder:
+        """An encoder with whatever its requested L0 decides filled in, found once."""
+        if encoder not in self._prepared:
+            parts = {
+                field.name: self.prepare(part)
+                for field in dataclasses.fields(encoder)
+                if isinstance(part := getattr(encoder, field.name), Encoder)
+                and not encoder.elsewhere
+            }
+            whole = dataclasses.replace(encoder, **parts) if parts else encoder
+            with jax.default_matmul_precision("highest"):
+                ready = whole.prepared(self._given, self._calibration, self.task)
+            self._prepared[encoder] = self._prepared[ready] = ready
+        return self._prepared[encoder]
+
+    @property
+    def _calibration(self) -> Split:
+        if self._calibrate_on == "scored":
+            return dataclasses.replace(self.task.id, signals=self.signals("id"))
+        rows = np.asarray(self.task.train.signals)
+        return Split(self.model.signals(rows[evenly_spaced(len(rows), CALIBRATED)]))
+
     def infer(self, encoder: Encoder, split: str) -> Coded:
         """The codes on a split, with their certificate where the encoder has one."""
-        return self._run(encoder, split)[0]
+        return self._run(self.prepare(encoder), split)[0]
 
     def seconds(self, encoder: Encoder) -> float:
         """What the ID split takes, compilation apart, from the signals on."""
+        encoder = self.prepare(encoder)
         before = 0.0 if encoder.origin is None or self._in_chunks else self.seconds(encoder.origin)
         return before + self._run(encoder, "id")[1]
+
+    def time(self, encoder: Encoder, samples: int) -> float:
+        """The seconds of 1,000 samples, of the first of the ID split, compilation apart."""
+        encoder, rows = self.prepare(encoder), jnp.asarray(self.signals("id")[:samples])
+        begun = encoder.origin and self.infer(encoder.origin, "id").codes[: len(rows)]
+        for _ in range(2):
+            began = time.perf_counter()
+            jax.block_until_ready(self._infer(encoder, rows, begun))
+            seconds = time.perf_counter() - began
+        before = self.time(encoder.origin, samples) if encoder.origin else 0.0
+        return before + seconds / len(rows) * 1_000
 
     def forget(self, kept: Container[Encoder | None]) -> None:
         """Drops the codes of all encoders but of some, which others still need."""
@@ -58,18 +124,18 @@ class Inference:
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
-            signals = jax.block_until_ready(devices.place(getattr(self.task, split).signals, mesh))
+            signals = jax.block_until_ready(devices.place(self.signals(split), mesh))
             start = None
-            if encoder.origin is not None and not self._in_chunks:
-                start = jax.block_until_ready(
-                    devices.place(self.infer(encoder.origin, split).codes, mesh)
-                )
+            if encoder.origin is not None:
+                start = self.infer(encoder.origin, split).codes
+                if not self._in_chunks:
+                    start = jax.block_until_ready(devices.place(start, mesh))
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, began = devices.compilations(), time.perf_counter()
                 coded = jax.block_until_ready(self._infer(encoder, signals, start))
                 seconds = time.perf_counter() - began
-                if split != "id" or devices.compilations() == compiled:
+                if not self._timed or split != "id" or devices.compilations() == compiled:
                     break
             self._coded[encoder, split] = coded, seconds
         return self._coded[encoder, split]
@@ -79,11 +145,12 @@ class Inference:
     def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], start: Any) -> Coded:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, start)
-        # No more dense codes than those of a chunk are ever held; a start is found anew for each.
+        # No more dense codes than those of a chunk are ever held.
         size = max(100, _CHUNK // self._width)
         return infer_in_chunks(
-            lambda chunk: encoder.infer(self.model, jnp.asarray(chunk)),
+            lambda chunk, *begun: encoder.infer(self.model, jnp.asarray(chunk), *begun),
             signals,
             size,
             sparse=self._sparse,
+            begun=start,
         )

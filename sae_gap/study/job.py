@@ -3,6 +3,7 @@ here.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from sae_gap.core import identity
 from sae_gap.data.recording import Source
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.learner import Learner
+from sae_gap.metrics.metric import Metric
 from sae_gap.storage import results
 from sae_gap.study.study import Method, Study
 
@@ -22,35 +24,100 @@ class Line:
       source: of the data.
       method: what is measured.
       step: of its fit; None is the end.
-      reference: the lasso whose optimum the codes are held against.
+      reference: the lasso whose optimum the codes are held against; None for none.
       columns: what tells the row from all others, its key among them.
+      decides: all that decides the row but the metrics.
     """
 
     source: Source
     method: Method
     step: int | None
-    reference: Lasso
+    reference: Lasso | None
     columns: results.Row
+    decides: dict[str, Any]
 
     @property
     def key(self) -> str:
         """A hash of all that decides the row."""
         return self.columns["key"]
 
+    @functools.cached_property
+    def cell(self) -> str:
+        """A hash of all that decides the row but the metrics."""
+        return results.key(self.decides)
+
+    def row(self, metrics: Sequence[Metric]) -> results.Row:
+        """The columns of a row of some of the metrics, which is a job of the store."""
+        key = _key(self.decides, metrics)
+        return self.columns | {"key": key, "job": key, "cell": self.cell}
+
+
+class Stored:
+    """The rows of a study that a store holds by now, by what decides them. Of a line it joins what
+    several runs measured.
+
+    Raises:
+      ValueError: the store holds rows of another study, or of another form.
+    """
+
+    def __init__(self, study: Study, store: results.Store):
+        rows, self._metrics = store.rows(), study.metrics
+        other = next((row for row in rows if row.get("study") != study.name), None)
+        if other is not None:
+            raise ValueError(
+                f"{store.folder} holds rows of the study {other.get('study')!r}, where "
+                f"{study.name!r} is to go; move that folder away or choose another."
+            )
+        self._by_key = {row["key"]: row for row in rows}
+        self._by_cell: dict[str, list[results.Row]] = {}
+        for row in sorted(rows, key=lambda row: row.get("date", "")):
+            self._by_cell.setdefault(row.get("cell", ""), []).append(row)
+
+    def lacking(self, line: Line) -> list[Metric] | None:
+        """The metrics that a line lacks; None where it is there as a whole."""
+        if line.key in self._by_key:
+            return None
+        rows = self._by_cell.get(line.cell, ())
+        if any("diverged" in row for row in rows):
+            return None
+        there = {name for row in rows for name in row["measured"]}
+        lacking = [metric for metric in self._metrics if _told(metric) not in there]
+        return lacking if lacking or not rows else None
+
+    def present(self, job: "Job") -> set[str]:
+        """The keys of the lines of a job that are there as a whole."""
+        return {line.key for line in job.lines if self.lacking(line) is None}
+
+    def row(self, line: Line) -> results.Row | None:
+        """The row of a line with the columns of the metrics; None where it is not there."""
+        if self.lacking(line) is not None:
+            return None
+        rows = self._by_cell.get(line.cell) or [self._by_key[line.key]]
+        owned = {
+            name for row in rows for names in row.get("measured", {}).values() for name in names
+        }
+        found = {name: value for name, value in rows[-1].items() if name not in owned}
+        wanted = {_told(metric) for metric in self._metrics}
+        for row in rows:
+            for metric, names in row.get("measured", {}).items():
+                if metric in wanted:
+                    found |= {name: row[name] for name in names}
+        for name in ("measured", "cell"):
+            found.pop(name, None)
+        # A label is no part of what was stored.
+        return found | line.columns
+
+
+def _told(metric: Metric) -> str:
+    return f"{metric.name} {metric.version}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The rows that are stored at once: of methods that share a learner, on sources that differ
-    only in their seed.
-    """
+    """The rows of methods that share a learner, on sources that differ only in their seed."""
 
     learner: Learner
     lines: Sequence[Line]
-
-    @property
-    def name(self) -> str:
-        """A hash of its rows, the same in every process."""
-        return results.key({"rows": sorted(self.keys)})
 
     @property
     def keys(self) -> set[str]:
@@ -98,7 +165,7 @@ def jobs(study: Study) -> Iterator[Job]:
 
 def seedless(source: Source) -> Source:
     """A source with the seed 0, which sources have in common that differ only in their seed."""
-    return dataclasses.replace(source, seed=0)
+    return dataclasses.replace(source, seed=0)  # type: ignore[type-var]
 
 
 def _line(
@@ -108,26 +175,36 @@ def _line(
     shared = {
         "study": study.name,
         "protocol": study.protocol,
-        "lam": reference.lam,
         "method": method.name,
         "learner": identity.describe(method.learner),
         "encoder": identity.describe(method.encoder),
         "precision": identity.precision(),
     }
-    metrics = sorted([metric.name, metric.version] for metric in study.metrics)
-    decides = {"source": description, "row": dict(method.row), "metrics": metrics, "step": step}
-    key = results.key(shared | decides | {"numerics": identity.NUMERICS})
+    if reference is not None:
+        shared["lam"] = reference.lam
+    decides: dict[str, Any] = {"source": description, "row": dict(method.row), "step": step}
+    if study.calibrate_on != "scored":
+        decides["calibrate_on"] = study.calibrate_on
+    decides |= shared | {"numerics": identity.NUMERICS}
+    key = _key(decides, study.metrics)
     columns = {**method.coordinates, **shared, **description, "key": key, "family": method.family}
     if step is not None:
         columns["step"] = step
-    return Line(source, method, step, reference, columns)
+    return Line(source, method, step, reference, columns, decides)
 
 
-def reference_of(study: Study, method: Method) -> Lasso:
+def _key(decides: dict[str, Any], metrics: Sequence[Metric]) -> str:
+    measured = sorted([metric.name, metric.version] for metric in metrics)
+    return results.key(decides | {"metrics": measured})
+
+
+def reference_of(study: Study, method: Method) -> Lasso | None:
     """What a method's codes are held against: the optimum at the weight that they minimise at, or
-    else at the study's.
+    else at the study's, if it has one.
 
     Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
     """
     weight = method.encoder.weight
+    if study.lam is None:
+        return None
     return Lasso(study.lam if weight is None else weight, nonneg=not method.encoder.signed)

@@ -14,7 +14,6 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import get_args
 
 import jax
 from absl import logging
@@ -22,9 +21,9 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import identity
-from sae_gap.core.checks import check_number, check_sequence, check_type
+from sae_gap.core.checks import check_number, check_type
 from sae_gap.core.types import Model, Task
-from sae_gap.data.recording import Source
+from sae_gap.data.recording import Source, check_sources
 from sae_gap.learners.learner import Learner
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results, trees
@@ -113,11 +112,14 @@ class Models:
           A fit for each source.
         """
         check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
-        check_sequence("sources", sources, get_args(Source), "give settings, worlds or recordings")
+        check_sources(sources)
         if len(sources) != len(tasks):
             raise ValueError(
                 f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}."
             )
+        if learner.ready is not None:
+            end = Fitted(0, learner.ready, 0.0)
+            return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
         bases: Sequence[Model | None] = [None] * len(tasks)
         if learner.base is not None:
             bases = [

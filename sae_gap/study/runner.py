@@ -1,5 +1,5 @@
-"""The one runner: what a study still lacks is fitted or read, then inferred, scored and stored, job
-by job.
+"""The one runner: what a study still lacks is fitted or read, then inferred, scored and stored, row
+by row.
 """
 
 import itertools
@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from sae_gap.core.checks import check_shard, check_type
 from sae_gap.data.recording import task_of
-from sae_gap.runtime import distributed, progress
+from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, jobs, seedless
+from sae_gap.study.job import Job, Stored, jobs, seedless
 from sae_gap.study.models import Models
 from sae_gap.study.scheduling import fit_together
 from sae_gap.study.scoring import score
@@ -26,14 +26,15 @@ def run(
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
+    every: Sequence[Job] | None = None,
     show_progress: bool = True,
 ) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
 
     Each job fits one learner for all seeds, or reads its models where they are, and infers with
-    every method that shares it; its rows are stored together. A method whose task lacks what it
-    needs is left out, with a line in the log. On a CPU the learners of all jobs on the same data
-    are fitted first, a seed on each core, unless the study asks for their seconds.
+    every method that shares it; each row is stored as soon as it is measured. A method whose task
+    lacks what it needs is left out, with a line in the log. On a CPU the learners of all jobs on
+    the same data are fitted first, a seed on each core, unless the study asks for their seconds.
 
     Of many processes, which `distributed.start` has joined, each runs its share of the jobs on its
     own devices; they share the folders of the store and of the models.
@@ -44,6 +45,7 @@ def run(
       shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
         another run's. None takes the index of this process and the count of all.
       models: where fitted models are kept; None keeps them in the store's folder.
+      every: what `jobs(study)` gives, where it is at hand.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
@@ -61,33 +63,42 @@ def run(
         (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
     )
     models = Models(store.folder / "models") if models is None else models
-    every = list(jobs(study))
-    present = _keys_of(study, store)
-    mine = every[index::count]
-    lacking = [job.without(present) for job in mine if not present.issuperset(job.keys)]
-    # A job counts once when its learner is fitted and once when it is scored.
-    with progress.bar(2 * len(mine), study.name, unit="job", shown=show_progress) as line:
-        line.update(2 * (len(mine) - len(lacking)))
+    every = list(jobs(study)) if every is None else every
+    stored = Stored(study, store)
+    together = study.spread == "rows"
+    mine = every if together else every[index::count]
+    lacking = [job for job in (job.without(stored.present(job)) for job in mine) if job.lines]
+    # A job counts once when its learner is fitted; each line counts once when it is scored.
+    total = sum(1 + len(job.keys) for job in mine)
+    with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
+        line.update(total - sum(1 + len(job.keys) for job in lacking))
         for _, cell in itertools.groupby(lacking, lambda job: seedless(job.sources[0])):
-            _run_cell(study, list(cell), store, models, line)
+            _run_cell(study, list(cell), store, stored, models, line)
     distributed.wait(study.name)
-    return _in_order(study, every, store.rows())
+    return _in_order(study, every, Stored(study, store))
 
 
 def _run_cell(
-    study: Study, cell: Sequence[Job], store: results.Store, models: Models, line: tqdm
+    study: Study,
+    cell: Sequence[Job],
+    store: results.Store,
+    stored: Stored,
+    models: Models,
+    line: tqdm,
 ) -> None:
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
     first = next(iter(tasks.values()))
+    together = study.spread == "rows"
     able = [job for job in cell if job.learner.needs(first) is None]
-    fits = {} if study.timed or not able else fit_together(able, tasks, models, line)
+    alone = study.timed or together or not able
+    fits = {} if alone else fit_together(able, tasks, models, line)
     for job in cell:
         line.set_postfix_str(str(job)[:60])
         lacking = job.learner.needs(first)
         if lacking is not None:
             logging.warning("left out %s: the data lack %s", job, lacking)
-            line.update(2)
+            line.update(1 + len(job.keys))
             continue
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
@@ -97,39 +108,24 @@ def _run_cell(
             if (job.learner, source.seed) in fits
         ]
         if not fitted:
-            fitted = models.fit(job.learner, job.sources, drawn, job.steps)
+            mesh = devices.mesh() if together else None
+            fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh)
             line.update()
-        store.append(score(study, job, drawn, fitted))
-        line.update()
+        if not together or distributed.is_first():
+            for row in score(study, job, drawn, fitted, stored):
+                store.append([row])
+                line.update()
 
 
-def _keys_of(study: Study, store: results.Store) -> set[str]:
-    """The keys of the rows that are there, all of which must be this study's."""
-    rows = store.rows()
-    for row in rows:
-        if row.get("study") != study.name:
-            raise ValueError(
-                f"{store.folder} holds rows of the study {row.get('study')!r}, where "
-                f"{study.name!r} is to go; move that folder "
-                "away or choose another."
-            )
-    return {row["key"] for row in rows}
-
-
-def _in_order(study: Study, every: Sequence[Job], rows: Sequence[results.Row]) -> list[results.Row]:
-    wanted = {key for job in every for key in job.keys}
+def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[results.Row]:
+    lines = (line for job in every for line in job.lines)
+    found = [row for line in lines if (row := stored.row(line)) is not None]
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 
     def place_of(row: results.Row) -> tuple[Any, ...]:
         cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
-        return (
-            *cell,
-            order[row["method"]],
-            row["lam"],
-            row.get("iterations", 0),
-            row.get("step", 0),
-            row["seed"],
-        )
+        varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
+        return (*cell, order[row["method"]], *varied, row["seed"])
 
-    return sorted((row for row in rows if row["key"] in wanted), key=place_of)
+    return sorted(found, key=place_of)

@@ -51,7 +51,9 @@ def fit_together(
     )
     for job in jobs:
         learners = _chain(job.learner)
-        if not any(isinstance(learner, HostLearner) for learner in learners):
+        if job.learner.ready is None and not any(
+            isinstance(learner, HostLearner) for learner in learners
+        ):
             for depth, learner in enumerate(learners):
                 levels[depth][learner].append(job)
 

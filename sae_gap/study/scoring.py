@@ -1,6 +1,6 @@
 """The rows of a job: its methods infer on the fitted models, and metrics score what they infer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import jax
@@ -10,32 +10,37 @@ from scipy.sparse import issparse
 
 from sae_gap.core.codes import Codes
 from sae_gap.core.types import SPLITS, Solution, Task
-from sae_gap.metrics.metric import SCORED, Inferred
+from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime import devices
 from sae_gap.storage import results
 from sae_gap.study.fitting import Fit
 from sae_gap.study.inference import Inference
-from sae_gap.study.job import Job, Line
+from sae_gap.study.job import Job, Line, Stored
 from sae_gap.study.study import Study
 
 
-def score(study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit]) -> list[results.Row]:
-    """The rows of a job whose learner is fitted to the data of each of its sources."""
-    provenance = results.provenance() | {"device": devices.describe(), "job": job.name}
-    rows = []
+def score(
+    study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit], stored: Stored
+) -> Iterator[results.Row]:
+    """The rows that a job lacks, one by one, whose learner is fitted to the data of each of its
+    sources.
+    """
+    provenance = results.provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
         # Steps at and beyond the end of a fit that stopped by itself have one model, on which
         # nothing is inferred twice.
-        by_model: dict[int, list[Line]] = {}
+        by_model: dict[int, list[tuple[Line, Sequence[Metric]]]] = {}
         for line in job.lines:
-            if line.source == source:
-                by_model.setdefault(fit.at(line.step).step, []).append(line)
+            lacking = stored.lacking(line)
+            if line.source == source and lacking is not None:
+                by_model.setdefault(fit.at(line.step).step, []).append((line, lacking))
         for lines in by_model.values():
-            fitted = fit.at(lines[0].step)
-            inference, shared = Inference(task, fitted.model), dict[Any, Any]()
+            fitted = fit.at(lines[0][0].step)
+            inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
+            shared: dict[Any, Any] = {}
             # Codes that others are held against, or start from, are kept until the last of them.
-            kept = {line.method.encoder.origin for line in lines} | {
-                line.reference for line in lines
+            needed = {inference.prepare(line.method.encoder).origin for line, _ in lines} | {
+                line.reference for line, _ in lines
             }
             made = {
                 "fit_steps": fitted.step,
@@ -44,47 +49,73 @@ def score(study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit]) ->
                 "fit_device": fit.device,
                 **provenance,
             }
-            for line in lines:
-                measured = _measure(study, line, inference, shared)
+            for line, metrics in lines:
+                measured, owned = _measure(study, line, inference, shared, metrics)
                 taken = sorted(line.columns.keys() & measured.keys())
                 if taken:
                     raise ValueError(
-                        f"a metric gives {taken[0]!r}, which tells rows apart; rename the metric's "
-                        "column."
+                        f"a metric gives {taken[0]!r}, which tells rows apart; rename the "
+                        "metric's column."
                     )
-                rows.append(line.columns | measured | made)
-                inference.forget(kept)
-    return rows
+                yield line.row(metrics) | measured | {"measured": owned} | made
+                inference.forget(needed)
 
 
 def _measure(
-    study: Study, line: Line, inference: Inference, shared: dict[Any, Any]
-) -> dict[str, Any]:
+    study: Study,
+    line: Line,
+    inference: Inference,
+    shared: dict[Any, Any],
+    metrics: Sequence[Metric],
+) -> tuple[dict[str, Any], dict[str, list[str]]]:
+    """The columns of a line, and the names of those that each metric gives."""
     method, reference, task = line.method, line.reference, inference.task
     if not _finite(inference.model):
         logging.warning(
             "%s diverged: its model is not finite, and its metrics are left out", method.name
         )
-        return {"diverged": True}
+        return {"diverged": True}, {}
+    scored = inference.scored
     # Without the truth there is nothing to fit a metric to on the training split, which may be too
     # large for codes.
-    splits = SPLITS if task.train.codes is not None else SCORED
-    inferred = {split: inference.infer(method.encoder, split) for split in splits}
-    measured: dict[str, Any] = {"encode_seconds": inference.seconds(method.encoder)}
+    splits = SPLITS if task.train.codes is not None else scored
+    encoder = inference.prepare(method.encoder)
+    inferred = {split: inference.infer(encoder, split) for split in splits}
+    measured: dict[str, Any] = {}
+    if study.seconds:
+        measured["encode_seconds"] = inference.seconds(encoder)
+    if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
+        measured["lam"] = encoder.weight
     codes = {split: _on_host(coded.codes) for split, coded in inferred.items()}
     if not _finite(codes):
         logging.warning(
             "%s diverged: its codes are not finite, and its metrics are left out", method.name
         )
-        return {"diverged": True} | measured
+        return {"diverged": True} | measured, {}
     optimum: dict[str, Solution] = {}
-    if inference.model.dictionary is not None and study.optimum:
+    if inference.model.dictionary is not None and study.optimum and reference is not None:
         optimum = {
-            split: cast(Solution, inference.infer(reference, split).certified) for split in SCORED
+            split: cast(Solution, inference.infer(reference, split).certified) for split in scored
         }
-    scored = Inferred(task, inference.model, codes, optimum, reference.lam, study.protocol, shared)
-    for metric in study.metrics:
-        columns = metric(scored)
+    lam = None if reference is None else reference.lam
+    found = Inferred(
+        inference.normalised,
+        inference.model,
+        codes,
+        optimum,
+        lam,  # type: ignore[arg-type]
+        study.protocol,
+        shared,
+        encoder,
+        method.learner,
+        inference,
+    )
+    owned: dict[str, list[str]] = {}
+    for metric in metrics:
+        lacking = metric.needs(found)
+        if lacking is not None and not metric.everywhere:
+            logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
+        columns = metric(found) if lacking is None else {}
         taken = sorted(measured.keys() & columns.keys())
         if taken:
             raise ValueError(
@@ -92,15 +123,17 @@ def _measure(
                 "one of the two."
             )
         measured |= columns
-    for split in SCORED:
+        owned[f"{metric.name} {metric.version}"] = [*columns]
+    for split in scored:
         certified = inferred[split].certified
         if certified is not None:
-            measured[f"own_certificate_{split}"] = float(
+            ending = "" if len(scored) == 1 else f"_{split}"
+            measured[f"own_certificate{ending}"] = float(
                 np.max(certified.gap / np.maximum(certified.objective, 1e-30))
             )
     if optimum:
-        measured["reference"] = "signed" if method.encoder.signed else "non-negative"
-    return measured
+        measured["reference"] = "signed" if encoder.signed else "non-negative"
+    return measured, owned
 
 
 def _on_host(codes: Any) -> Any:

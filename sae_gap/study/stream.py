@@ -19,10 +19,10 @@ from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
 from sae_gap.learners.online.families import Families, FamiliesState
-from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState, shard_state
+from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS
-from sae_gap.runtime.sharding import LATENTS, SAMPLES, check_mesh
+from sae_gap.runtime.sharding import SAMPLES, check_mesh, constrain
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.fitting import as_key
 from sae_gap.study.program import Stepped, run_loop
@@ -59,12 +59,6 @@ def fit_stream(
     source is asked for the rows of its own devices alone. The dictionary is that of one device up
     to rounding, which grows along a fit: a code that is barely on for one may be off for the other.
 
-    A dictionary too large for one device is split over the axis `latents` of the mesh, if it has
-    one: each device correlates and moves its own atoms, and devices exchange the leading atoms of
-    each block and the few that a sample uses. The pursuit then looks for leading atoms in other
-    blocks, which gives another dictionary, unless the latents of each device are a multiple of
-    eight times its `num_slots`.
-
     Args:
       learner: how to learn.
       source: `(num_samples, input_dim)` samples as rows, such as an `np.memmap`; or a function
@@ -78,8 +72,7 @@ def fit_stream(
       checkpoint: where to save the state now and then, and to go on from; like that of `fit` it
         stays until it is discarded. Its `fit` should tell the source, of which only the first round
         is looked at.
-      mesh: the devices, on an axis `samples` and perhaps one `latents`; None takes all,
-        `devices.mesh()`.
+      mesh: the devices, on an axis `samples`; None takes all, `devices.mesh()`.
       watch: called with the state after every round, which the next one uses up.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -108,11 +101,6 @@ def fit_stream(
         raise ValueError(
             f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or "
             "give more."
-        )
-    if num_latents % mesh.shape.get(LATENTS, 1):
-        raise ValueError(
-            f"num_latents is {num_latents}, which {mesh.shape[LATENTS]} devices cannot share "
-            "evenly; change it."
         )
     if isinstance(learner, OnlineDictionary):
         learner = dataclasses.replace(learner, visits=None)
@@ -315,7 +303,7 @@ def _start(
     base: dict[str, Model],
 ) -> OnlineState | FamiliesState:
     signals = outliers.to_median(_samples(block, size), median)
-    return shard_state(learner.init(Split(signals), num_latents=num_latents, key=key, **base))
+    return constrain(learner.init(Split(signals), num_latents=num_latents, key=key, **base), ())
 
 
 @eqx.filter_jit(donate="all-except-first")
@@ -327,4 +315,4 @@ def _round(fixed: tuple[OnlineDictionary | Families, jax.Array, int, jax.Array],
         state = eqx.tree_at(
             lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1)
         )
-    return shard_state(learner.round(minibatches, state, size))
+    return constrain(learner.round(minibatches, state, size), ())

@@ -1,11 +1,11 @@
 """A study as data: sources of data crossed with methods, each a learner crossed with an encoder."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sae_gap import catalogue
 from sae_gap.core.checks import (
-    check_callable,
     check_choice,
     check_number,
     check_sequence,
@@ -13,9 +13,7 @@ from sae_gap.core.checks import (
     is_integer,
     shown,
 )
-from sae_gap.core.types import Setting
-from sae_gap.data.recording import Recording, Source
-from sae_gap.data.worlds import World
+from sae_gap.data.recording import Source, check_sources
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.metrics.metric import Metric
@@ -84,39 +82,49 @@ class Study:
       name: names the study's rows.
       sources: settings, recordings or worlds; those that differ only in their seed are fitted
         together.
-      methods: the methods for a source, since some take its sparsity.
+      methods: those of every source, or a function of one, since some take its sparsity.
       lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of
-        their own.
+        their own; None holds no codes against an optimum.
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
       metrics: what to measure.
       optimum: whether to find the certified optimum that codes are held against, which metrics of
         the gap need.
       timed: whether the seconds of fits are among what it asks: then learners are fitted one after
         the other.
+      calibrate_on: the rows on which encoders find what a requested L0 decides, "scored" or
+        "train".
+      spread: what many processes share out: "jobs", or the "rows" that a learner sees, where each
+        reads its own and all fit one job together.
+      seconds: whether rows have the seconds that the codes of the ID split take.
     """
 
     name: str
     sources: Sequence[Source]
-    methods: Callable[[Source], Sequence[Method]]
-    lam: float = 0.1
+    methods: Any
+    lam: float | None = 0.1
     protocol: str = "strict"
     metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
     optimum: bool = True
     timed: bool = False
+    calibrate_on: str = "scored"
+    spread: str = "jobs"
+    seconds: bool = True
 
     def __post_init__(self):
         check_type("name", self.name, str, "give a name")
         check_choice("protocol", self.protocol, PROTOCOLS)
-        check_number("lam", self.lam, least=0)
-        check_callable("methods", self.methods, "source -> methods")
+        check_choice("calibrate_on", self.calibrate_on, ("scored", "train"))
+        check_choice("spread", self.spread, ("jobs", "rows"))
+        if self.lam is not None:
+            check_number("lam", self.lam, least=0)
+        if not callable(self.methods):
+            mend = "give some, or a function source -> methods"
+            check_sequence("methods", self.methods, Method, mend)
+            every = tuple(self.methods)
+            object.__setattr__(self, "methods", lambda source: every)
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
-        check_sequence(
-            "sources",
-            self.sources,
-            (Setting, Recording, World),
-            "give settings, worlds or recordings",
-        )
+        check_sources(self.sources)
         if len(set(self.sources)) < len(self.sources):
             raise ValueError(
                 "sources must be different settings or recordings, but some are given twice."

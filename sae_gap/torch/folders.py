@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,11 +15,11 @@ import sae_gap
 from sae_gap.core.checks import check_path
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.saes import saelens
+from sae_gap.saes import decoders, saelens
 from sae_gap.saes.find import locate
 from sae_gap.saes.find import read as read_parts
-from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors
+from sae_gap.saes.parts import FIT, Parts
+from sae_gap.storage.tensor_files import Config, Tensors
 
 # What SAELens has no form for.
 _FOREIGN = ("groupmax", "batch_largest")
@@ -31,11 +30,12 @@ _NOTED = ("model_name", "hook_name")
 def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dict[str, Any]:
     """The arguments of the SAE in a folder; see `SAE.from_folder`."""
     check_path("path", path)
-    learned = Path(path).expanduser() / DICTIONARY
-    if learned.is_file():
-        return _learned(learned, k)
     weights = locate(path, sae_id)
-    parts = _fitted(weights, k) if weights.name == FIT else read_parts(weights)
+    parts = _fitted(weights) if weights.name == FIT and k is None else read_parts(weights)
+    if parts.encoder is None and k is None:
+        if "l0" not in parts.notes:
+            raise ValueError(f"{path} is a decoder alone; give k, for a pursuit on its atoms.")
+        k = max(1, round(float(parts.notes["l0"])))
     dtype = parts.atoms.dtype
     parts = parts.settled(dtype)
     names = ("W_dec", "b_dec", "W_enc", "b_enc")
@@ -89,21 +89,17 @@ def write(
     (folder / saelens.CONFIG).write_text(f"{text}\n")
 
 
-def _fitted(path: Path, k: int | None) -> Parts:
+def _fitted(path: Path) -> Parts:
     """A fit of the suite, which its own encoders read, in SAELens's form."""
     import safetensors.numpy
 
-    from sae_gap.core.types import Model
-    from sae_gap.encoders.screened_pursuit import ScreenedPursuit
     from sae_gap.saes.own import load_fit
     from sae_gap.saes.save import files_of
 
     sae = load_fit(path)
-    if k is None:
-        files = files_of(sae)
-    else:
-        model = Model(sae.model.encoder.model.decoder, sae.bias)
-        files = files_of(model, encoder=ScreenedPursuit(k))
+    if sae.model.encode is None:
+        return decoders.load(path)
+    files = files_of(sae)
     if saelens.WEIGHTS not in files:
         raise ValueError(
             f"{path} has an encoder ({sae.architecture}) that has no form in PyTorch here; give k, "
@@ -111,14 +107,3 @@ def _fitted(path: Path, k: int | None) -> Parts:
         )
     tensors = Tensors(path, safetensors.numpy.load(files[saelens.WEIGHTS]))
     return saelens.assemble(Config(path, json.loads(files[saelens.CONFIG])), tensors)
-
-
-def _learned(path: Path, k: int | None) -> dict[str, Any]:
-    """The dictionary that `LearnedDictionary.save` wrote."""
-    tensors = read_safetensors(path)
-    dim, width = tensors.shape(".dictionary")
-    atoms, bias = tensors.take(".dictionary", dim, width), tensors.take(".bias", dim)
-    with safe_open(path, "pt") as file:
-        l0 = json.loads(file.metadata()["note"])["l0"]
-    k = max(1, round(l0)) if k is None else k
-    return {"W_dec": torch.from_numpy(atoms.T.copy()), "b_dec": torch.from_numpy(bias), "k": k}

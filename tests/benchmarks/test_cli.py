@@ -56,12 +56,12 @@ MEMORY = "there is not enough memory"
         (cli.UsageError("give more."), "give more"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(tmp_path, call, monkeypatch, error, sentence):
-    def prepare(*sizes):
+def test_what_a_user_can_mend_is_one_sentence(call, monkeypatch, error, sentence):
+    def draw(*sizes):
         raise error
 
-    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", prepare)
-    code, out, err = call("training_speed", f"--results_dir={tmp_path}")
+    monkeypatch.setattr("benchmarks.checks.device_cost.draw", draw)
+    code, out, err = call("device_cost")
     assert (code, out, err.count("\n")) == (2, "", 1) and re.match(sentence, err)
 
 
@@ -72,24 +72,31 @@ def test_a_device_that_is_not_there_is_one_sentence(call, monkeypatch, raised):
 
     # As JAX does it, the second for a platform without its plugin.
     monkeypatch.setattr("jax.local_devices", none)
-    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", lambda *sizes: none())
+    monkeypatch.setattr("benchmarks.checks.device_cost.draw", lambda *sizes: none())
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    code, out, err = call("training_speed")
+    code, out, err = call("device_cost")
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("JAX finds no device of")
 
 
 def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
-    monkeypatch.setattr("benchmarks.speed.training_speed.prepare", lambda *sizes: 1 / 0)
+    monkeypatch.setattr("benchmarks.checks.device_cost.draw", lambda *sizes: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        call("training_speed")
+        call("device_cost")
 
 
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_help_names_the_purpose_and_every_flag(call, word):
-    code, out, err = call("learn_stream", word)
-    assert (code, err) == (0, "") and out.startswith("How well, how fast") and "--width: " in out
+    code, out, err = call("train_real", word)
+    assert (code, err) == (0, "") and out.startswith("SAEs and dict") and "--width: " in out
     named = {*re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)}
-    assert {"every", "rates", "distributed", "coordinator", "num_processes", "process_id"} <= named
+    assert {
+        "epochs",
+        "visits",
+        "distributed",
+        "coordinator",
+        "num_processes",
+        "process_id",
+    } <= named
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "one", "0/1/2", ""])

@@ -28,10 +28,8 @@ def methods(name, preset="paper", **changes):
 def read(name, *arguments):
     """What a study reads from a command line."""
     kind = command.options_of(STUDIES[name])
-    flags = options.define(kind)
-    cli.take([name, *arguments], flags)
     with cli.usage():
-        given = kind(**options.given(kind, flags))
+        given = options.parse(kind, [name, *arguments])
     return command.read(STUDIES[name], given)
 
 
@@ -191,20 +189,20 @@ BAD_FLAGS = {
     "--preset=huge": "--preset must be one of",
     "--protocol=loose": "--protocol must be one of",
     "--methods=sae_relu,nope": "--methods has 'nope'",
-    "--methods=": "--methods must list",
+    "--methods=": "--methods must be a tuple",
     "--methods=sae_relu,sae_relu": "--methods must list",
-    "--num_latents=0": "--num_latents must list",
-    "--num_latents=many": "--num_latents must list",
+    "--num_latents=0": "an entry of --num_latents must be an integer",
+    "--num_latents=many": "an entry of --num_latents must be an integer",
     "--num_latents=20,20": "--num_latents must list",
     "--num_latents=3": "sparsity must be below num_latents",
     "--width=3": "sparsity must be below width",
-    "--width=": "--width must list",
+    "--width=": "--width must be a tuple",
     "--sparsity=11": "the ID pool has 9 latents",
     "--num_samples=3": "num_samples must be",
     "--input_dim=21": "input_dim 21 is above num_latents 20",
-    "--noise_db=loud": "--noise_db must list",
+    "--noise_db=loud": "an entry of --noise_db must be a finite number",
     "--noise_db=20,20.0": "--noise_db must list",
-    "--seeds=-1": "--seeds must list",
+    "--seeds=-1": "an entry of --seeds must be an integer",
     "--lam=0": "lam",
     "--lam=nan": "--lam must be a finite number",
     "--lam=0.1,0.2": "lam",

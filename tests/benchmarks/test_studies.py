@@ -227,7 +227,7 @@ def test_all_runs_the_studies_that_it_is_given(smokes, call, tmp_path):
     ("flags", "message"),
     [
         (["--studies=nope"], "--studies has nope"),
-        (["--studies="], "--studies must list different names"),
+        (["--studies="], "--studies must be a tuple"),
         (["--studies=vary_latents", "--methods=nope"], "methods"),
         # The first of them could run.
         (["--studies=vary_latents,large_latents"], "--preset must be one of quick, paper"),

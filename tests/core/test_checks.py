@@ -50,9 +50,6 @@ def test_nothing_strange_passes_for_a_number(value):
     assert said(checks.check_choice, "split", value, ("id", "ood")).startswith(
         "split must be one of id, ood, but it is "
     )
-    assert said(checks.check_numbers, "rates", value, 3).startswith(
-        "rates must be a tuple of 3 numbers, but it is "
-    )
 
 
 @pytest.mark.parametrize("kind", [int, np.int64, np.uint8, np.array, jnp.asarray])
@@ -103,8 +100,6 @@ def test_a_number_that_is_traced_passes():
 MASKED = np.ma.masked_array([0.0, 1, 2], [0, 1, 1])
 # A check, what passes, and what does not with the start of the sentence on it.
 KINDS = [
-    (checks.check_numbers, (None,), (0.5, 1), (), "a tuple of at least one number, but it is ()."),
-    (checks.check_numbers, (2,), (0.5, 1), (0.5, np.nan), "a finite number"),
     (
         checks.check_type,
         ((str, bytes), "give a name"),

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core.types import Model
 from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary, shard_state
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.runtime import devices
 from sae_gap.storage.trees import Checkpoint
 
@@ -89,42 +89,6 @@ def test_a_pool_is_learned_from_alike(task):
     # What is gathered are numbers that tell whose residuals are largest, and no samples.
     gathered = [shape for kind, shape, _ in found if kind != "all-reduce"]
     assert len(gathered) <= 1 and all("," not in shape for shape in gathered), found
-
-
-def test_a_dictionary_is_split_by_its_latents(task):
-    """Atoms that make whole blocks on every device, so that the leaders are those of one device."""
-    signals, shape = task.train.signals[:200], (2, 4)
-    learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
-    state = begin(learner, signals, 2_048)
-    state = eqx.tree_at(lambda s: s.round, state, state.round + 6)
-    blocks = signals[:200].reshape(4, 50, -1)
-    step = eqx.filter_jit(
-        lambda learner, blocks, state: shard_state(learner.round(blocks, state, blocks.shape[1]))
-    )
-    one = step(learner, blocks, state)
-    with jax.set_mesh(
-        jax.make_mesh(shape, ("samples", "latents"), axis_types=(AxisType.Auto,) * 2)
-    ):
-        state = jax.jit(shard_state)(state)
-        program = step.lower(learner, blocks, state).compile()
-        many = program(learner, blocks, state)
-    assert many.dictionary.addressable_shards[0].data.shape == (signals.shape[1], 2_048 // shape[1])
-    # One device of a CPU solves for the codes in double precision.
-    compare(one, many, 5e-5)
-    found = [
-        (kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())
-    ]
-    wide = [each for each in found if "2048" in each[1]]
-    # What each of all latents is worth is compared once a round, where atoms restart.
-    assert all("cond" in name and "," not in shape for _, shape, name in wide), wide
-    with pytest.raises(ValueError, match="which 8 devices cannot share evenly"):
-        fit_stream(
-            learner,
-            np.asarray(signals),
-            num_latents=60,
-            key=jax.random.key(0),
-            mesh=jax.make_mesh((1, 8), ("samples", "latents"), axis_types=(AxisType.Auto,) * 2),
-        )
 
 
 def test_a_stream_is_shared_and_goes_on_without_compiling_again(task, tmp_path, caplog):

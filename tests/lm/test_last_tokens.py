@@ -4,14 +4,14 @@ import equinox as eqx
 import numpy as np
 import pytest
 
+from sae_gap.lm.language_model import Windows
 from sae_gap.lm.last_tokens import last_tokens
-from sae_gap.lm.llama import Windows, embed, run_blocks
 from tests import tiny
 
 
 @eqx.filter_jit
 def alone(model, window):
-    return run_blocks(model, embed(model, window), window, 0, 2)[0, -1]
+    return model.run_blocks(model.embed(window), window, 0, 2)[0, -1]
 
 
 @pytest.mark.parametrize(("architecture", "start"), [("llama", []), ("gemma3", [1])])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_gap.core.lasso_problem import product
-from sae_gap.lm import llama
+from sae_gap.lm.language_model import Windows
 from sae_gap.lm.lens import ROUNDED, _of_window, _read, _rounding, fit_lens, open_lens
 from sae_gap.lm.texts import Texts
 from sae_gap.storage import trees
@@ -89,9 +89,9 @@ def test_a_block_multiplies_by_the_product_that_it_is_given(lm):
         return product(left, right)
 
     tokens = jnp.arange(CONTEXT)[None]
-    windows = llama.Windows(tokens, tokens * 0, tokens)
+    windows = Windows(tokens, tokens * 0, tokens)
     block = jax.tree.map(lambda leaf: leaf[0], lm.model.blocks)
-    llama.block_step(lm.model, windows, noted)(llama.embed(lm.model, windows), block)
+    lm.model.block_step(windows, noted)(lm.model.embed(windows), block)
     matrices = (block.query, block.key, block.value, block.output, block.gate, block.up, block.down)
     assert met == [each.shape for each in matrices]
 
@@ -167,15 +167,13 @@ def test_the_top_tokens_of_a_text(lm, lens):
     text = "the cat"
     tokens, labels = lm.tokenise([text])[0], lens.atoms(LAST)[1]
     row = jnp.asarray(tokens)[None]
-    windows = llama.Windows(row, row * 0, jnp.arange(row.size)[None])
+    windows = Windows(row, row * 0, jnp.arange(row.size)[None])
     for transport in (True, False):
         found = lens.top_tokens(text, (0, LAST), 2, transport)
         for block in (0, LAST):
-            hidden = llama.run_blocks(
-                lm.model, llama.embed(lm.model, windows), windows, 0, block + 1
-            )[0]
+            hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, block + 1)[0]
             moved = hidden @ lens.jacobian(block).T if transport else hidden
-            order = np.argsort(-llama.log_probabilities(lm.model, moved), axis=1)[:, :2]
+            order = np.argsort(-lm.model.log_probabilities(moved), axis=1)[:, :2]
             assert found[block] == [[labels[token] for token in two] for two in order]
 
 

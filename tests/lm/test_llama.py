@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_gap.lm import gguf_files
-from sae_gap.lm.llama import Windows, embed, log_probabilities, run_blocks
+from sae_gap.lm.language_model import Windows
 from tests import tiny
 from tests.tiny import LM
 
@@ -131,15 +131,15 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
     assert fields["general.architecture"] == KINDS[kind].get("architecture", "llama")
     expected, logits = states(tensors, TOKENS)
     batch = windows(TOKENS)
-    hidden = embed(model, batch)
+    hidden = model.embed(batch)
     # One block after the other is the same as all at once.
     for block in range(LM["blocks"]):
-        hidden = run_blocks(model, hidden, batch, block, block + 1)
+        hidden = model.run_blocks(hidden, batch, block, block + 1)
         np.testing.assert_allclose(hidden[0], expected[block + 1], atol=1e-4)
-    together = run_blocks(model, embed(model, batch), batch, 0, LM["blocks"])
+    together = model.run_blocks(model.embed(batch), batch, 0, LM["blocks"])
     np.testing.assert_allclose(together, hidden, atol=1e-5)
     wanted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(log_probabilities(model, hidden[0]), wanted, atol=1e-4)
+    np.testing.assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
 
 
 def test_a_token_sees_none_of_what_comes_later(tmp_path):
@@ -147,7 +147,7 @@ def test_a_token_sees_none_of_what_comes_later(tmp_path):
     model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
     other = np.where(np.arange(11) < 6, TOKENS, 3)
     batch = windows(TOKENS, other)
-    one, two = np.asarray(run_blocks(model, embed(model, batch), batch, 0, LM["blocks"]))
+    one, two = np.asarray(model.run_blocks(model.embed(batch), batch, 0, LM["blocks"]))
     np.testing.assert_array_equal(one[:6], two[:6])
     assert np.abs(one[6:] - two[6:]).max(axis=1).min() > 0.01
 
@@ -161,7 +161,7 @@ def test_texts_that_share_a_row_do_not_see_each_other(tmp_path):
     )
     batch, other = Windows(*parts), windows(TOKENS[6:])
     one, two = (
-        run_blocks(model, embed(model, each), each, 0, LM["blocks"])[0] for each in (batch, other)
+        model.run_blocks(model.embed(each), each, 0, LM["blocks"])[0] for each in (batch, other)
     )
     np.testing.assert_allclose(one[6:], two, atol=1e-4)
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sae_gap import open_activations
-from sae_gap.lm import llama, recording, windows
+from sae_gap.lm import recording, windows
+from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.recording import open_recording, record
 from sae_gap.lm.texts import Texts
 from sae_gap.storage.folder import Folder
@@ -49,12 +50,10 @@ def alone(lm, tokens, layer):
     """
     row, real = np.zeros((1, 16), np.int32), np.arange(16) >= 16 - len(tokens)
     row[0, real] = tokens
-    own = llama.Windows(
+    own = Windows(
         row, np.where(real, 0, -1)[None], np.maximum(np.arange(16) - 16 + len(tokens), 0)[None]
     )
-    return np.asarray(llama.run_blocks(lm.model, llama.embed(lm.model, own), own, 0, layer + 1))[
-        0, real
-    ]
+    return np.asarray(lm.model.run_blocks(lm.model.embed(own), own, 0, layer + 1))[0, real]
 
 
 def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, tmp_path):
@@ -85,13 +84,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
     record(lm, texts, tmp_path / "whole", **options)
     whole, write = content(tmp_path / "whole"), Folder.write
     assert sum(name.startswith("block0") for name in whole) >= 6
-    asked, run = [], recording.run_blocks
+    asked, run = [], LanguageModel.run_blocks
 
     def watched(*arguments):
         asked.append(arguments[3:])
         return run(*arguments)
 
-    monkeypatch.setattr(recording, "run_blocks", watched)
+    monkeypatch.setattr(LanguageModel, "run_blocks", watched)
     # Killed before each of its files in turn; what was written before stays, and is not written
     # again.
     for many in (1, 3, 4, 5, 8):
@@ -128,7 +127,7 @@ def test_what_is_there_is_not_run_again_and_layers_are_added(lm, texts, tmp_path
         for name, data in content(tmp_path).items()
         if name in before and name != "recording.json"
     } == {name: data for name, data in before.items() if name != "recording.json"}
-    monkeypatch.setattr(recording, "run_blocks", None)
+    monkeypatch.setattr(LanguageModel, "run_blocks", None)
     record(lm, texts, tmp_path, layers=(0, 1), context=16)
 
 

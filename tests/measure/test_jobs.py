@@ -168,10 +168,10 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept_and_said_to_be_there(
     )
     sae = plan.saes[0]
     target = sae.target(every)
-    best = sparse_code(target, sae.model.decoder, weight["own_lam"]).codes
+    best = sparse_code(target, sae.unit_dictionary, weight["own_lam"]).codes
     codes = {"its own supports": sae.encode_target(target), "the lasso's supports": best}
     for name, values in codes.items():
-        again = sparse_code(target, sae.model.decoder, 0.0, support=values).codes
+        again = sparse_code(target, sae.unit_dictionary, 0.0, support=values).codes
         assert verdict.with_outliers[name][1] == pytest.approx(
             measure.fvu(every, sae.decode_target(again, every)), rel=1e-3
         )

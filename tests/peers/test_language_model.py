@@ -11,8 +11,8 @@ import pytest
 import sae_gap
 from sae_gap.lm import lens, pretrained
 from sae_gap.lm.gguf_files import read_model
+from sae_gap.lm.language_model import Windows
 from sae_gap.lm.lens import fit_lens, open_lens
-from sae_gap.lm.llama import Windows, embed, log_probabilities, run_blocks
 from sae_gap.lm.texts import Texts, read_texts
 from sae_gap.lm.windows import cut, pack
 from tests import tiny
@@ -51,11 +51,11 @@ def test_log_probabilities_are_those_of_transformers(lm, theirs):
     chosen = np.unique(np.linspace(0, len(texts) - 1, 16).astype(int))
     losses = []
     for windows, *_ in pack(cut(lm.tokenise(texts[i] for i in chosen), 256), 256):
-        hidden = run_blocks(lm.model, embed(lm.model, windows), windows, 0, lm.model.num_blocks)
+        hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, lm.model.num_blocks)
         for row, tokens, segments in zip(
             hidden, np.asarray(windows.tokens), np.asarray(windows.segments), strict=True
         ):
-            ours = np.asarray(log_probabilities(lm.model, row))
+            ours = np.asarray(lm.model.log_probabilities(row))
             for segment in range(segments.max() + 1):
                 window = segments == segment
                 with torch.inference_mode():
@@ -91,10 +91,10 @@ def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sente
     )
     tokens = np.random.default_rng(0).integers(0, len(lm.model.embedding), (2, 40))
     windows = Windows(tokens, np.zeros_like(tokens), np.broadcast_to(np.arange(40), tokens.shape))
-    hidden = run_blocks(lm.model, embed(lm.model, windows), windows, 0, lm.model.num_blocks)
+    hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, lm.model.num_blocks)
     with torch.inference_mode():
         expected = torch.log_softmax(network.eval()(torch.from_numpy(tokens)).logits, dim=-1)
-    np.testing.assert_allclose(log_probabilities(lm.model, hidden), expected.numpy(), atol=1e-4)
+    np.testing.assert_allclose(lm.model.log_probabilities(hidden), expected.numpy(), atol=1e-4)
 
     fields = read_model(tmp_path / "tiny.gguf")[1]
     theirs = sentencepiece_model_pb2.ModelProto()

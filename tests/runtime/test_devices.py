@@ -84,7 +84,7 @@ def test_one_device_leaves_arrays_free_to_move():
 AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
 
 
-@pytest.mark.parametrize("door", [devices.place, devices.replicate, devices.place_dictionary])
+@pytest.mark.parametrize("door", [devices.place, devices.replicate])
 def test_what_is_no_mesh_to_place_on_is_refused(door):
     array = np.ones((4, 2), np.float32)
     for wrong in (None, "cpu", jax.devices()):
@@ -102,22 +102,6 @@ def test_samples_are_placed_along_an_axis_of_theirs():
         match=r"the mesh has no axis 'samples'; make it by sae_gap\.runtime\.devices\.mesh",
     ):
         devices.place(np.ones((4, 2)), jax.make_mesh((1,), ("rows",), axis_types=(AUTO,)))
-
-
-@pytest.mark.parametrize("dictionary", [np.ones(3), 1.0, [[[1.0]]], "atoms"])
-def test_a_dictionary_that_is_no_matrix_is_not_placed(dictionary):
-    with pytest.raises(
-        ValueError, match=r"^dictionary must be .*\(input_dim, num_latents\), but it is"
-    ):
-        devices.place_dictionary(dictionary, devices.mesh())
-
-
-def test_a_mesh_takes_any_kind_of_integer():
-    assert devices.mesh(np.int64(1)) == devices.mesh()
-    with pytest.raises(
-        ValueError, match="latents must divide the number of devices, 1, but it is True"
-    ):
-        devices.mesh(True)
 
 
 # Prints the folder, and after each call how many programs were compiled so far.

@@ -17,7 +17,6 @@ from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.storage import trees
 from sae_gap.study.models import Models
@@ -80,7 +79,7 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
     # On unit atoms the codes grow by the lengths, and the lasso of `measure_sae` is on those.
     lengths = np.linalg.norm(model.decoder, axis=0)
     close(sae.encode_target(sae.target(activations)), own * lengths)
-    close(sae.model.decoder, model.decoder / lengths)
+    close(sae.unit_dictionary, model.decoder / lengths)
     report = sae_gap.check(sae, activations)
     assert report.l0 == (own != 0).sum(axis=1).mean()
     for number, one in enumerate((model, sae)):
@@ -159,12 +158,6 @@ def thresholdless(folder):
 
 
 FAULTS = {
-    "a dictionary": (
-        lambda folder: written(
-            folder, sae_gap.Model(jnp.ones((6, 10)), jnp.zeros(6)), OnlineDictionary()
-        ),
-        "OnlineDictionary, which learns no encoder",
-    ),
     "another encoder": (
         lambda folder: written(folder, example("topk"), SparseAutoencoder(ENCODERS["jumprelu"])),
         "is expected",
@@ -179,7 +172,7 @@ FAULTS = {
     "a threshold of NaN": (thresholdless, "NaN"),
     "code": (topk(**{"class": "os.system"}), "'os.system'"),
     "cut short": (cut, "cannot be read"),
-    "no note": (noteless, "it is of no learner that it names, which learns no encoder"),
+    "no note": (noteless, "class in its note must be one of"),
     "metadata that are a list": (told_a_list, "metadata in its note must be an object"),
 }
 

@@ -214,7 +214,7 @@ def test_non_finite_values_inside_jit_do_not_converge():
     spoilt[3, 2] = broken[1, 1] = np.nan
     for name, here in (("fista", False), ("working_set", False), ("working_set", True)):
         # The solver of a concrete call, without its checks of values.
-        options = coding._Options(nonneg=True, solver=name, fixed=False, layout=None, host=here)
+        options = coding._Options(nonneg=True, solver=name, fixed=False, mesh=None, host=here)
 
         def solve(signals, atoms, lam, options=options):
             numbers = jnp.full((1, 1), lam), None, jnp.float32(1e-6), jnp.int32(20_000)
@@ -250,16 +250,16 @@ def test_non_finite_values_inside_jit_do_not_converge():
         assert not code(signals, lam).converged.any()
 
 
-def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device(monkeypatch):
+def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device():
     rng = np.random.default_rng(0)
     # 300 of 400 atoms that hardly meet are on.
     dictionary = (np.eye(400) + 1e-3 * rng.normal(size=(400, 400))).astype(np.float32)
     signals = (
         dictionary @ (rng.uniform(0.5, 1, size=(400, 2)) * (np.arange(400) < 300)[:, None])
     ).T
-    for here in (True, False):
-        monkeypatch.setattr(coding, "_on_the_host", lambda arrays, here=here: here)
-        solution = jax.jit(lambda y, atoms: sparse_code(y, atoms, 0.2))(signals, dictionary)
+    for solver in ("working_set", "working_set_xla"):
+        code = jax.jit(lambda y, atoms, solver=solver: sparse_code(y, atoms, 0.2, solver=solver))
+        solution = code(signals, dictionary)
         assert jnp.all(jnp.sum(solution.codes > 0, axis=1) == 300)
         # A gap by the residual feels the rounding of so many codes, which the certificate's own
         # dual point does not.
@@ -387,17 +387,16 @@ def test_a_weight_for_each_coefficient_beyond_the_largest_stays_there():
 
 
 @pytest.mark.parametrize(
-    ("options", "here", "nonneg"),
+    ("options", "nonneg"),
     [
-        ({"solver": "working_set"}, True, True),
-        ({"solver": "working_set"}, True, False),
-        ({"solver": "working_set"}, False, False),
-        ({"solver": "fista"}, True, False),
-        ({"tol": None}, True, True),
+        ({"solver": "working_set"}, True),
+        ({"solver": "working_set"}, False),
+        ({"solver": "working_set_xla"}, False),
+        ({"solver": "fista"}, False),
+        ({"tol": None}, True),
     ],
 )
-def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, here, nonneg, monkeypatch):
-    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: here)
+def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, nonneg, monkeypatch):
     # FISTA's codes come in two chunks of half of the samples each, those of an accelerator in three.
     monkeypatch.setattr(working_set, "ROOM", N // 2 * LATENTS)
     monkeypatch.setattr(working_set, "batch_size", lambda *shape: 10)

@@ -5,21 +5,9 @@ import numpy as np
 import pytest
 
 from sae_gap.core import lasso_problem
-from sae_gap.solvers import match_l0, path, sparse_code, sparse_code_path
+from sae_gap.solvers import match_l0, path, sparse_code
 
 from .problems import draw
-
-
-def test_path_equals_one_weight_at_a_time_in_any_order():
-    signals, dictionary = draw()
-    # Their descending order is a cycle, whose inverse is another order.
-    lams = [0.05, 0.3, 0.1]
-    found = sparse_code_path(signals, dictionary, lams)
-    assert found.codes.shape == (3, *signals.shape[:1], dictionary.shape[1]) and bool(
-        jnp.all(found.converged)
-    )
-    for codes, lam in zip(found.codes, lams, strict=True):
-        np.testing.assert_allclose(codes, sparse_code(signals, dictionary, lam).codes, atol=1e-4)
 
 
 @pytest.mark.parametrize(("target", "nonneg"), [(1.0, True), (2.0, False), (4.0, True)])
@@ -73,8 +61,6 @@ def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(tried)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda y, d: sparse_code_path(y, d, 0.1), "lams has shape"),
-        (lambda y, d: sparse_code_path(y, d, [0.1, -1.0]), "negative"),
         (lambda y, d: match_l0(y, d, 0.0), "target"),
         (lambda y, d: match_l0(y, d, 39.0), "have at most .*; lower the target"),
         (lambda y, d: match_l0(y, jnp.tile(d[:, :1], 9), 3.0), "only .* at the smallest; lower"),

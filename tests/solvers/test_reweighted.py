@@ -113,15 +113,11 @@ def test_it_finds_sparse_codes_with_little_bias(problem):
     assert np.abs(found - codes)[exact].max() < 0.03
 
 
-@pytest.mark.parametrize("num_parts", [1, 2, 5])
-def test_rows_of_atoms_are_padded_part_by_part(problem, num_parts):
+def test_rows_of_atoms_are_padded_to_whole_blocks(problem):
     _, dictionary, _ = problem
-    rows = np.asarray(reweighted.atom_rows(jnp.asarray(dictionary), 16, num_parts))
-    assert len(rows) == 128 * num_parts
-    filled = np.flatnonzero(rows.any(axis=1))
-    latents = reweighted.unpadded(filled, 40, len(rows), num_parts)
-    np.testing.assert_array_equal(latents, np.arange(40))
-    np.testing.assert_array_equal(rows[filled], dictionary.T)
+    rows = np.asarray(reweighted.atom_rows(jnp.asarray(dictionary), 16))
+    assert len(rows) == 128 and not rows[40:].any()
+    np.testing.assert_array_equal(rows[:40], dictionary.T)
 
 
 def test_the_loops_of_a_cpu_find_the_same_codes():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sae_gap.core import lasso_problem
-from sae_gap.solvers import coding, slots, sparse_code, working_set
+from sae_gap.solvers import slots, sparse_code, working_set
 
 from .problems import draw, score
 
@@ -12,11 +12,8 @@ SHAPE = (24, 40, 80)
 
 
 @pytest.fixture
-def elsewhere(monkeypatch):
-    """The coder of an accelerator, in batches of seven, on so few slots at first that some samples
-    need more.
-    """
-    monkeypatch.setattr(coding, "_on_the_host", lambda arrays: False)
+def few_slots(monkeypatch):
+    """Batches of seven, on so few slots at first that some samples need more."""
     monkeypatch.setattr(working_set, "batch_size", lambda *shape: 7)
     monkeypatch.setattr(working_set, "SLOTS", 16)
     monkeypatch.setattr(working_set, "MOST_CANDIDATES", 8)
@@ -44,7 +41,7 @@ def test_default_slots_hold_the_supports_of_compressed_sensing(input_dim, num_la
     ],
 )
 def test_supports_of_any_size_are_certified_apart_and_in_one_program(
-    elsewhere, way, shape, nonneg, begun
+    few_slots, way, shape, nonneg, begun
 ):
     """Sparse signals, and dense ones whose supports outgrow the first slots; from zero, and from
     codes of which some are right.
@@ -57,7 +54,8 @@ def test_supports_of_any_size_are_certified_apart_and_in_one_program(
     init = init.astype(np.float32) if begun else None
 
     def code(signals):
-        return sparse_code(signals, dictionary, lam, nonneg=nonneg, solver="working_set", init=init)
+        options = {"nonneg": nonneg, "solver": "working_set_xla", "init": init}
+        return sparse_code(signals, dictionary, lam, **options)
 
     solution = way(code)(signals)
     assert bool(jnp.all(solution.converged))
@@ -69,7 +67,7 @@ def test_supports_of_any_size_are_certified_apart_and_in_one_program(
 
 
 @pytest.mark.parametrize("bits", [10, 7])
-def test_products_of_fewer_bits_claim_nothing_that_is_false(elsewhere, monkeypatch, bits):
+def test_products_of_fewer_bits_claim_nothing_that_is_false(few_slots, monkeypatch, bits):
     """Factors rounded to 10 bits, as by TF32, and to 7, as by bfloat16, in every product of
     programs of a shape that no other test has.
     """
@@ -82,13 +80,11 @@ def test_products_of_fewer_bits_claim_nothing_that_is_false(elsewhere, monkeypat
         return jnp.matmul(rounded(left), rounded(right))
 
     signals, dictionary = draw(0, (24, 40 + bits, 80 + bits), sparsity=5)
-    with monkeypatch.context() as here:
-        here.setattr(coding, "_on_the_host", lambda arrays: True)
-        best = sparse_code(signals, dictionary, 0.05, tol=1e-10).objective
+    best = sparse_code(signals, dictionary, 0.05, tol=1e-10).objective
     einsum = jnp.einsum
     monkeypatch.setattr(lasso_problem, "product", product)
     monkeypatch.setattr(jnp, "einsum", lambda form, *a, **_: einsum(form, *map(rounded, a)))
-    solution = sparse_code(signals, dictionary, 0.05, solver="working_set")
+    solution = sparse_code(signals, dictionary, 0.05, solver="working_set_xla")
     value, _ = score(signals, dictionary, solution.codes, 0.05)
     np.testing.assert_allclose(solution.objective, value, rtol=1e-6)
     assert np.all(solution.objective - solution.gap <= best * (1 + 1e-6))

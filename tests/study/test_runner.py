@@ -55,7 +55,9 @@ def test_a_row_for_each_method_and_seed_in_order(finished):
     assert [(row["method"], row["seed"]) for row in rows] == [
         (name, seed) for name in NAMES for seed in (0, 1)
     ]
-    assert {row["key"]: row for row in store.rows()} == {row["key"]: row for row in rows}
+    stored = {row["key"]: row for row in store.rows()}
+    for row in rows:
+        assert {name: stored[row["key"]][name] for name in row} == row
     assert len({row["key"] for row in rows}) == 8
 
 
@@ -248,7 +250,7 @@ def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatc
     monkeypatch.setattr(models, "fit", counting)
     rows = run(make(), Store(tmp_path / "rows"), models=Models(tmp_path / "models"))
     assert sorted(fitted) == [("LinearProbe", 2), ("Oracle", 2), ("SparseAutoencoder", 2)]
-    assert len({row["job"] for row in rows}) == 3
+    assert len({row["job"] for row in rows}) == 8
     assert not (tmp_path / "rows" / "models").exists()
     assert len(list((tmp_path / "models").iterdir())) == 2
 
@@ -268,7 +270,7 @@ def test_a_second_run_adds_nothing_and_fits_nothing(finished, monkeypatch):
     monkeypatch.setattr(runner, "score", fail)
     monkeypatch.setattr(Models, "fit", fail)
     assert run(make(), Store(store.folder)) == rows
-    assert rows_of(store) == content and len(content) == 3
+    assert rows_of(store) == content and len(content) == 8
 
 
 def test_models_are_kept_beside_the_rows_unless_one_says_otherwise(finished):
@@ -496,4 +498,4 @@ def test_a_line_of_progress_ends_full(finished, tmp_path, monkeypatch):
     monkeypatch.setattr(progress, "bar", bar)
     for _ in range(2):
         run(make(), Store(tmp_path), models=Models(finished[1].folder / "models"))
-    assert [(line.total, round(line.n, 6)) for line in lines] == [(6, 6), (6, 6)]
+    assert [(line.total, round(line.n, 6)) for line in lines] == [(11, 11), (11, 11)]

@@ -70,6 +70,10 @@ class Activations:
 
     def fingerprint(self) -> str:
         """A digest of every row, and of the documents and the numbers by which `split` draws."""
+        return self._fingerprint
+
+    @functools.cached_property
+    def _fingerprint(self) -> str:
         whole = self if self._whole is None else self._whole
         named = "none" if whole.documents is None else whole.documents
 

@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from sae_gap.core.checks import check_number, shown
-from sae_gap.core.options import SEED, option, settle
+from sae_gap.core.checks import SEED, check_number, shown
+from sae_gap.core.options import option, settle
 
 # Magnitudes beyond this leave no room for sums of their squares.
 LOUDEST = 1e6
@@ -78,7 +78,7 @@ class Law:
     correlation: float = option(default=0.1, least=0, most=10)
     loudest: float = option(default=5.0, least=1e-6, most=LOUDEST)
     softest: float = option(default=4.0, least=1e-6, most=LOUDEST)
-    spread: tuple[float, float] = option(default=(0.5, 0.5), length=2, least=-LOUDEST, most=LOUDEST)
+    spread: tuple[float, float] = option(default=(0.5, 0.5), least=-LOUDEST, most=LOUDEST)
     lognormal: float = option(default=0.0, least=0, most=3)
     dense: int = option(default=0, least=0)
     antipodal: int = option(default=0, least=0)

@@ -58,10 +58,10 @@ class World(Law):
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687.
     """
 
-    width: int | None = option(default=None, kind=int)
+    width: int | None = option(default=None)
     num_samples: int = option(default=200_000, least=4)
-    scored: int | None = option(default=None, kind=int)
-    noise_db: float | None = option(default=None, kind=float, least=-200, most=200)
+    scored: int | None = option(default=None)
+    noise_db: float | None = option(default=None, least=-200, most=200)
 
     def __post_init__(self):
         super().__post_init__()

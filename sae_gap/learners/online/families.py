@@ -120,12 +120,12 @@ class Families(Learner):
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 
     num_steps: int = option(default=37, kw_only=True)
-    visits: int | float = option(default=3, kind=float, static=True, above=0, most=1e12)
+    visits: int | float = option(default=3, above=0, most=1e12)
     margin: float = option(default=4.0, above=0)
     floor: float = option(default=0.18, above=0)
     ridge: float = option(default=0.01, above=0)
     weight: float = option(default=0.5, least=0, most=1)
-    num_slots: int | None = option(default=None, kind=int)
+    num_slots: int | None = option(default=None, static=True)
 
     def __check_init__(self):
         base_of(self)

@@ -10,9 +10,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
+from sae_gap.runtime.sharding import SAMPLES, num_parts
 from sae_gap.solvers import host_pursuits
-from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue, unpadded
+from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue
 from sae_gap.solvers.working_set import batch_size, default_slots
 
 T = TypeVar("T")
@@ -65,16 +65,14 @@ def accumulate(
     num_samples, input_dim = signals.shape
     num_latents = dictionary.shape[1]
     slots = num_slots or default_slots(*dictionary.shape)
-    parts = axis_size(LATENTS)
-    atoms = atom_rows(dictionary, slots, parts)
-    if jax.default_backend() == "cpu" and parts * axis_size(SAMPLES) == 1:
+    atoms = atom_rows(dictionary, slots)
+    if jax.default_backend() == "cpu" and num_parts() == 1:
         # In little more than a third of the time of what XLA compiles, where all samples of a batch
         # take all steps together.
         return _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
 
     def code(sums, chunk):
         found = pursue(chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds)
-        found = found._replace(places=unpadded(found.places, num_latents, len(atoms), parts))
         return _add(sums, found), found
 
     chunks = -(-num_samples // batch_size(dictionary.shape, slots))
@@ -178,7 +176,7 @@ def by_samples(
       state: the same on all devices.
       dim: of the samples.
     """
-    size = axis_size(SAMPLES)
+    size = num_parts()
     if size == 1:
         return function(learner, samples, state, ())
     spare = [(0, -length % size if i == dim else 0) for i, length in enumerate(samples.shape)]

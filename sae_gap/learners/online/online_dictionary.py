@@ -3,13 +3,12 @@
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core.options import option
@@ -20,9 +19,6 @@ from sae_gap.learners.learner import Learner, live_dims, live_share
 from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
-from sae_gap.runtime.sharding import LATENTS, SAMPLES, axis_size
-
-T = TypeVar("T")
 
 # Rates for samples that are visited again and again, and for those that are seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
@@ -150,19 +146,17 @@ class OnlineDictionary(Learner):
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
     num_steps: int = option(default=100, kw_only=True)
-    visits: int | float | None = option(
-        default=400, kind=float, static=True, optional=True, above=0, most=1e12
-    )
-    batch_size: int | None = option(default=None, kind=int)
-    rates: tuple[float, float, float] | None = option(default=None, kind=tuple, length=3, above=0)
+    visits: int | float | None = option(default=400, above=0, most=1e12)
+    batch_size: int | None = option(default=None, static=True)
+    rates: tuple[float, float, float] | None = option(default=None, above=0)
     settle: float = option(default=0.85, above=0, below=1)
     margin: float = option(default=2.5, above=0)
-    floors: tuple[float, float] = option(default=(0.18, 0.03), length=2, above=0)
+    floors: tuple[float, float] = option(default=(0.18, 0.03), above=0)
     damping: float = option(default=0.01, least=0)
     num_rounds: int = option(default=3)
-    num_slots: int | None = option(default=None, kind=int)
+    num_slots: int | None = option(default=None, static=True)
     replace: bool = option(default=True)
-    weak: float | None = option(default=None, kind=float, least=0, below=1)
+    weak: float | None = option(default=None, least=0, below=1)
     centred: bool = option(default=False)
     incoherent: bool = option(default=False)
     tol: float = option(default=1e-5, least=0)
@@ -277,19 +271,6 @@ class OnlineDictionary(Learner):
 
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
-
-
-def shard_state(state: T) -> T:
-    """The state on the devices of the context's mesh: split by latents where it has an axis for
-    them, else whole on each.
-    """
-    if axis_size(SAMPLES) * axis_size(LATENTS) == 1:
-        return state
-    specs = jax.tree.map(lambda leaf: PartitionSpec(), state)
-    if isinstance(state, OnlineState) and axis_size(LATENTS) > 1:
-        own = PartitionSpec(None, LATENTS), PartitionSpec(LATENTS)
-        specs = eqx.tree_at(lambda s: (s.dictionary, s.energy), specs, own)
-    return lax.with_sharding_constraint(state, specs)
 
 
 def _round(

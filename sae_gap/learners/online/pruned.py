@@ -37,7 +37,7 @@ class Pruned(Learner):
     looks: ClassVar = {"online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")}
 
     share: float = option(default=0.25, static=True, above=0, most=1)
-    num_slots: int | None = option(default=None, kind=int)
+    num_slots: int | None = option(default=None, static=True)
 
     def __check_init__(self):
         base_of(self)

@@ -24,7 +24,7 @@ def seed_of(**wanted):
 @pytest.fixture(scope="module", params=[True, False], ids=["nonneg", "signed"])
 def sound(request):
     """A batch and the claims of the coder."""
-    batch = binary.draw(seed_of(kind="gaussian", nonneg=request.param, solver="auto"), FLOAT32)
+    batch = binary.draw(seed_of(kind="gaussian", nonneg=request.param), FLOAT32)
     return batch, binary.solve(batch)
 
 
@@ -147,7 +147,7 @@ def test_the_command_counts_and_passes(call, monkeypatch):
 
 
 def test_a_broken_coder_is_named_with_its_seed(call, monkeypatch):
-    seed, code_of = seed_of(kind="gaussian", solver="auto"), binary.sparse_code
+    seed, code_of = seed_of(kind="gaussian"), binary.sparse_code
 
     monkeypatch.setattr(
         binary, "sparse_code", lambda *a, **o: spoil(code_of(*a, **o), "objective", lambda v: v * 2)

@@ -1,5 +1,7 @@
 """What a dry run promises, and where models may lie."""
 
+import types
+
 import pytest
 
 from benchmarks.harness.dry_run import check_writable, plan
@@ -7,6 +9,7 @@ from sae_gap import Method
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.learner import HostLearner
 from sae_gap.storage.results import Store
+from sae_gap.study.job import jobs
 from sae_gap.study.models import Models
 from tests import tiny
 
@@ -18,12 +21,17 @@ class Some(HostLearner):
         raise NotImplementedError
 
 
+def run_of(study, rows, models):
+    there = {"store": Store(rows), "models": Models(models)}
+    return types.SimpleNamespace(study=study, jobs=list(jobs(study)), **there)
+
+
 def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     base = Some(1.0, num_steps=1)
     learners = [base, Some(2.0, num_steps=1, base=base), base, Some(3.0, num_steps=1)]
     methods = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(learners)]
     study = tiny.make(tiny.SETTING, methods=methods)
-    said = plan(study, Store(tmp_path), Models(tmp_path)).splitlines()
+    said = plan(run_of(study, tmp_path, tmp_path)).splitlines()
     # Methods of one learner are one job.
     counts = [line.rpartition(": ")[2] for line in said[:-1]]
     assert counts == [f"0/{number} rows there, 1 to fit" for number in (2, 1, 1)]
@@ -32,8 +40,8 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
 
 def test_models_that_are_all_there_may_lie_where_nothing_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
-    given = tiny.make(tiny.SETTING), Store(tmp_path / "results"), Models(tmp_path / "file")
+    given = run_of(tiny.make(tiny.SETTING), tmp_path / "results", tmp_path / "file")
     with pytest.raises(ValueError, match="models cannot be kept in"):
-        check_writable(*given)
+        check_writable(given)
     monkeypatch.setattr(Models, "missing", lambda *_: [])
-    check_writable(*given)
+    check_writable(given)

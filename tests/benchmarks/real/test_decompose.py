@@ -93,7 +93,7 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     seen = []
 
     def decompose(sae, x, documents, sizes):
-        seen.append((np.asarray(sae.model.decoder), x, documents, np.asarray(sae.target(x))))
+        seen.append((np.asarray(sae.unit_dictionary), x, documents, np.asarray(sae.target(x))))
         part = {"captured": 0.1 * len(seen), "low": 0.05, "high": 0.3}
         return [part | {"codes": codes, "k": k} for codes in ("orthogonal", "best") for k in sizes]
 
@@ -161,7 +161,7 @@ def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_ref
         ),
         (["--dictionary={zero}", "--activations={x}", "--k=3"], "1 of the atoms have zero length"),
         (["--dictionary={D}", "--activations={x}", "--layers=1"], "--layers goes with --recording"),
-        (["--dictionary={x}", "--activations={x}"], "for the unembedding or a lens give --rec"),
+        (["--dictionary=unembedding", "--activations={x}"], "the block, which commands take from"),
     ],
 )
 def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):

@@ -117,7 +117,7 @@ def test_codes_are_those_of_numpy(on, made):
     expected["lasso_pruned"] = pruned(lambda signal: chosen[signal.tobytes()])
     expected["screened_pursuit_1x16"] = expected["omp"]
     expected["batch_pursuit_1x16"] = expected["omp_pruned"]
-    by_name = ThresholdingPursuit(on.lam)(on.sae.model, on.sae.target(X))
+    by_name = ThresholdingPursuit(on.lam)(on.sae.unit_model, on.sae.target(X))
     expected["thresholding_pursuit"] = np.asarray(by_name)
     for name, codes in expected.items():
         np.testing.assert_allclose(found[name], codes, atol=1e-4, err_msg=name)

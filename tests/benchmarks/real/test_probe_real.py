@@ -97,7 +97,7 @@ FAULTS = {
     "pair": (["--pairs=capital"], "is no pair"),
     "concept": (["--pairs=capital+topic:z"], "choose from x, y"),
     "small": (["--pairs=capital+letters:z"], "no pair has cells that are large enough"),
-    "control": (["--controls=pca"], "--controls must list some of"),
+    "control": (["--controls=pca"], "an entry of --controls must be one of"),
 }
 
 

@@ -58,7 +58,7 @@ def test_it_fits_a_lens(tmp_path, options, call):
 
 FAULTS = {
     "layer": (["--layers=3"], "a layer must be an integer of at least 0 and of at most 2"),
-    "layers": (["--layers=x"], "--layers must list different integers"),
+    "layers": (["--layers=x"], "an entry of --layers must be an integer"),
     "model": (["--model=nowhere.gguf"], "nowhere.gguf is not a file"),
     "text": (["--text=nowhere"], "nowhere is neither a file nor a folder"),
     "context": (["--context=100"], "context must be an integer of at least 2 and of at most 64"),

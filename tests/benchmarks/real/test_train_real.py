@@ -70,7 +70,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
         else:
             sae = load_sae(directory / name)
             dictionary, bias = (
-                np.asarray(sae.model.dictionary),
+                np.asarray(sae.unit_dictionary),
                 np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
             )
             own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
@@ -196,7 +196,7 @@ def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
 FAULTS = {
     "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "no flag": ([], "--activations is needed"),
-    "method": (["--methods=topk,sae"], "--methods must list some of"),
+    "method": (["--methods=topk,sae"], "an entry of --methods must be one of"),
     "sparsity": (
         [f"--sparsity={DIM}"],
         f"--sparsity must be below the {LATENTS} atoms and the {DIM} dimensions",

@@ -7,7 +7,7 @@ formulas and an example of all of them.
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.metrics.explained import squares
+from sae_gap.core.rows import squares
 
 # Who calls which definition what.
 LIBRARIES = {

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import llama
-from sae_gap.lm.llama import Windows
-from sae_gap.measure import downstream
-from sae_gap.measure.downstream import Downstream, Network
-from sae_gap.saes.definitions import explained
+from sae_gap.lm import downstream, llama
+from sae_gap.lm.downstream import Downstream, Network
+from sae_gap.lm.language_model import Windows
+from sae_gap.metrics.definitions import explained
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -128,23 +127,22 @@ def tiny_model():
         **parts,
     )
     shape = llama.Shape(num_heads=2, num_kv_heads=1, epsilon=1e-5, context=16)
-    return llama.LanguageModel(draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, shape)
+    return llama.Llama(draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, shape)
 
 
 def test_a_model_of_the_suite_is_cut_open_after_the_block():
     model, batch = tiny_model(), windows()
     found = Downstream.of_model(model, [batch], 1, first=0)
-    hidden = np.array(llama.run_blocks(model, llama.embed(model, batch), batch, 0, 2))
+    hidden = np.array(model.run_blocks(model.embed(batch), batch, 0, 2))
     np.testing.assert_allclose(found.activations, hidden[REAL], rtol=1e-5)
     guess = found.activations + RNG.normal(size=found.activations.shape).astype(np.float32)
     hidden[REAL] = guess
     ends = [
-        llama.run_blocks(model, start, batch, first, 3)
-        for start, first in ((llama.embed(model, batch), 0), (hidden, 2))
+        model.run_blocks(start, batch, first, 3)
+        for start, first in ((model.embed(batch), 0), (hidden, 2))
     ]
     p, q = (
-        np.asarray(llama.log_probabilities(model, end), np.float64)[REAL][found.scored]
-        for end in ends
+        np.asarray(model.log_probabilities(end), np.float64)[REAL][found.scored] for end in ends
     )
     nats = found.nats(guess)
     np.testing.assert_allclose(nats.kl, np.sum(np.exp(p) * (p - q), axis=1), atol=1e-5)

@@ -1,0 +1,161 @@
+"""Activations of one's own as a source: rows to learn from, and rows of other documents to
+score.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.core.types import Split, Task, Unread
+from sae_gap.data.activations import Activations
+from sae_gap.data.activations.rows import BLOCKS
+from sae_gap.storage.results import digest, key
+
+# The fewest rows that tell anything.
+FEWEST = 2
+# Floats of the rows that are learned from, which lie in memory together.
+POOL = 2**29
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Rows of activations. Documents that are held out are scored, and learners see the rest.
+
+    Args:
+      activations: all of them or, with `held_out`, those that learners see.
+      width: atoms of the dictionaries to learn.
+      sparsity: mean L0 of the encoders that need one.
+      samples: held-out rows to score, at most, evenly spaced.
+      keep_outliers: whether rows beyond ten times the median norm are learned from and scored like
+        others. Else the share of them that is scored of the others is coded beside those, and does
+        not count.
+      seed: of the learners, and of the split unless `split_seed` is given.
+      held_out: what is scored; None holds a tenth of the activations out.
+      split_seed: of the documents that are held out.
+    """
+
+    activations: Activations
+    width: int = 1
+    sparsity: float = 1
+    samples: int = 5_000
+    keep_outliers: bool = False
+    seed: int = 0
+    held_out: Activations | None = None
+    split_seed: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HeldOut) and self.asdict() == other.asdict()
+
+    def __hash__(self) -> int:
+        return hash(key(self.asdict()))
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the rows."""
+        return self.activations.input_dim
+
+    @functools.cached_property
+    def kept(self) -> Activations:
+        """The activations without outlier tokens, unless these are kept."""
+        return self.activations if self.keep_outliers else self.activations.without_outliers()
+
+    @functools.cached_property
+    def parts(self) -> tuple[Activations, Activations]:
+        """The rows that learners see, and those held out."""
+        if self.held_out is None:
+            return self.kept.split(seed=self._split_seed)
+        return self.kept, self.held_out if self.keep_outliers else self.held_out.without_outliers()
+
+    @property
+    def _split_seed(self) -> int:
+        return self.seed if self.split_seed is None else self.split_seed
+
+    @functools.cached_property
+    def places(self) -> Int[np.ndarray, " n"]:
+        """The numbers, within the held-out part, of the rows that are scored."""
+        return evenly_spaced(self.parts[1].num_samples, self.samples)
+
+    @functools.cached_property
+    def scored(self) -> Float[np.ndarray, "n input_dim"]:
+        """The held-out rows that are scored.
+
+        Raises:
+          ValueError: they are too few, or do not vary.
+        """
+        rows = self.parts[1].take(self.places)
+        if len(rows) < FEWEST:
+            raise ValueError(
+                f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
+            )
+        if np.all(rows == rows[:1]):
+            raise ValueError(
+                "all activations are alike, so that there is no variance to explain; give some "
+                "hundreds that differ."
+            )
+        return rows
+
+    @functools.cached_property
+    def left_out(self) -> Float[np.ndarray, "m input_dim"]:
+        """Outlier tokens of what is held out: the share of them that is scored of the others, and
+        one at least.
+        """
+        if self.keep_outliers:
+            return np.zeros((0, self.input_dim), np.float32)
+        whole = self.activations if self.held_out is None else self.held_out
+        held = whole.split(seed=self._split_seed)[1] if self.held_out is None else whole
+        rows = np.flatnonzero(np.isin(held.numbers, whole.numbers[whole.outliers.rows]))
+        most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
+        return held.take(rows[evenly_spaced(len(rows), most)])
+
+    @functools.cached_property
+    def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
+        """The document of each scored row, counted from 0, and True; or contiguous blocks where
+        none are named.
+        """
+        documents, count = self.parts[1].documents, len(self.places)
+        if documents is not None:
+            return np.unique(documents[self.places], return_inverse=True)[1], True
+        return np.arange(count) * min(BLOCKS, count) // count, False
+
+    @property
+    def counts(self) -> Bool[np.ndarray, " n"] | None:
+        """Which of the coded rows count; None where all do."""
+        extra = len(self.left_out)
+        return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
+
+    def learned_from(self) -> Float[np.ndarray, "n input_dim"]:
+        """The rows that learners see, evenly spaced, as many as memory holds."""
+        train = self.parts[0]
+        most = max(1, POOL // train.input_dim)
+        return train.take(evenly_spaced(train.num_samples, most))
+
+    def task(self) -> Task:
+        """What learners see, and what is scored, which is one split."""
+        members = np.pad(self.members[0], (0, len(self.left_out)))
+        rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
+        held = Split(rows, documents=members, counts=self.counts)
+        train = Unread(self.learned_from)
+        return Task(train, held, held, width=self.width, seed=self.seed)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of every row of the activations and of their documents."""
+        parts = (self.activations, self.held_out)
+        return digest("none" if part is None else part.fingerprint() for part in parts)
+
+    def asdict(self) -> dict[str, Any]:
+        """What decides the data and what is learned from them."""
+        return {
+            "activations": self.fingerprint,
+            "samples": self.samples,
+            "keep_outliers": self.keep_outliers,
+            "split_seed": self._split_seed,
+            "width": self.width,
+            "sparsity": self.sparsity,
+            "input_dim": self.input_dim,
+            "seed": self.seed,
+        }

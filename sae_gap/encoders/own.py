@@ -1,0 +1,50 @@
+"""The encoder that a given model came with."""
+
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.core.types import Coded, Model
+from sae_gap.encoders.encoder import Affine, Encoder
+
+
+class Own(Encoder):
+    """The codes of a given model's own encoder. The code of an atom of zeros, which reconstructs
+    nothing, is zero.
+
+    Args:
+      encoder: the model's, or a function `(model, signals) -> codes`.
+    """
+
+    label = "own codes"
+    colour = "#000000"
+    rank = 0
+
+    encoder: Any = eqx.field(static=True)
+
+    @property
+    def signed(self):
+        return bool(getattr(self.encoder, "signed", False))
+
+    def affine(self, model: Model) -> Affine | None:
+        """The map of `y - b` whose largest outputs the codes are; None where none decides them."""
+        found = getattr(self.encoder, "affine", None)
+        return None if found is None else found(model)
+
+    def flops(self, input_dim, num_latents):
+        known = isinstance(self.encoder, Encoder)
+        return self.encoder.flops(input_dim, num_latents) if known else None
+
+    def __call__(self, model, signals):
+        codes = self.encoder(model, signals)
+        if model.dictionary is None:
+            return codes
+        return jnp.where(jnp.any(model.decoder != 0, axis=0), codes, 0)
+
+    def infer(self, model, signals, begun=None):
+        if isinstance(self.encoder, Encoder):
+            return super().infer(model, signals, begun)
+        # A function of one's own need not be one that JAX can compile.
+        return Coded(jnp.asarray(self(model, np.asarray(signals))))

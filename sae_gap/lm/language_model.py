@@ -1,0 +1,99 @@
+"""A language model of any kind, cut open after any block."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, Float, Int
+
+from sae_gap.core.lasso_problem import product
+
+
+class Windows(eqx.Module):
+    """Texts side by side, in rows of one length.
+
+    Attributes:
+      tokens: numbers of tokens, (rows, length).
+      segments: which text each token is of, (rows, length); a token sees those of its own text
+        alone. -1 is padding.
+      positions: place of each token within its text, (rows, length).
+    """
+
+    tokens: Int[Array, "rows length"]
+    segments: Int[Array, "rows length"]
+    positions: Int[Array, "rows length"]
+
+
+class LanguageModel(eqx.Module):
+    """A pure function of its parameters; what is abstract here is all that a class must give.
+
+    Attributes:
+      blocks: the parameters of all blocks, stacked along a leading axis of each leaf.
+    """
+
+    blocks: eqx.AbstractVar[Any]
+
+    @property
+    @abc.abstractmethod
+    def unembedding(self) -> Float[Array, "vocabulary dim"]:
+        """E; the logits are `E features(h)`."""
+
+    @property
+    @abc.abstractmethod
+    def context(self) -> int:
+        """Tokens that the model was made to read at once."""
+
+    @abc.abstractmethod
+    def embed(self, windows: Windows) -> Float[Array, "rows length dim"]:
+        """The residual stream before the first block."""
+
+    @abc.abstractmethod
+    def block_step(
+        self, windows: Windows, product: Callable[[Array, Array], Array] = product
+    ) -> Callable[[Float[Array, "rows length dim"], Any], Float[Array, "rows length dim"]]:
+        """The function of the residual stream and of one block's parameters that gives the stream
+        after it, by a product of rows with a matrix of the block.
+        """
+
+    @abc.abstractmethod
+    def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+        """Maps the residual stream after the last block to what the unembedding takes to the
+        logits.
+        """
+
+    @property
+    def num_blocks(self) -> int:
+        """Number of blocks."""
+        return len(jax.tree.leaves(self.blocks)[0])
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the residual stream."""
+        return self.unembedding.shape[1]
+
+    @eqx.filter_jit
+    def run_blocks(
+        self, hidden: Float[Array, "rows length dim"], windows: Windows, start: int, stop: int
+    ) -> Float[Array, "rows length dim"]:
+        """The residual stream after block `stop - 1`, given that before block `start`.
+
+        Args:
+          hidden: the residual stream before block `start`; `embed` gives that before block 0.
+          windows: the texts.
+          start: the first block to run, counted from 0.
+          stop: the block to end before.
+        """
+        step = self.block_step(windows)
+        part = jax.tree.map(lambda leaf: leaf[start:stop], self.blocks)
+        return jax.lax.scan(lambda hidden, block: (step(hidden, block), None), hidden, part)[0]
+
+    @eqx.filter_jit
+    def log_probabilities(
+        self, hidden: Float[Array, "*rows dim"]
+    ) -> Float[Array, "*rows vocabulary"]:
+        """The log-probabilities of the next token, in nats, from the residual stream after the last
+        block.
+        """
+        return jax.nn.log_softmax(product(self.features(hidden), self.unembedding.T), axis=-1)

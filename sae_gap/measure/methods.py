@@ -1,0 +1,158 @@
+"""Codes by their names: the one table of encoders that studies of real models cross with
+dictionaries.
+
+  own          the model's own encoder
+  lasso        the certified lasso, at the λ of a mean L0
+  omp          orthogonal matching pursuit of as many atoms
+  screened     a screened pursuit of twice as many, pruned to that L0 by one threshold
+  proposed     the same among the latents that the own encoder proposes
+  weighted     the screened pursuit in the norm of what an error costs in nats
+  NAME         any encoder of `sae_gap.encoders` without parameters, with k and with the λ at which
+               the lasso has the L0; its own may differ
+  ..._refit    least squares on the support of any of these
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from absl import logging
+
+from sae_gap import catalogue
+from sae_gap.core.checks import check_choice
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.on_support import OnSupport
+from sae_gap.encoders.own import Own
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.encoders.refined import AtWeight, InNorm
+from sae_gap.encoders.screened_pursuit import BatchPursuit
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure.training import VISITS
+from sae_gap.study.study import Method, Scalar
+
+REFIT = "_refit"
+# Names that are not those of an encoder's class.
+CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted")
+
+
+class LeftOutError(Exception):
+    """Codes that a dictionary cannot have; the message says why."""
+
+
+def refit(encoder: Encoder) -> OnSupport:
+    """Least squares on the support of an encoder, over the signs that its codes have."""
+    return OnSupport(encoder, 0.0, not encoder.signed, 0.0)
+
+
+def check_codes(names: Sequence[str]) -> None:
+    """Raises a ValueError where codes have no such name, or an encoder has parameters that no
+    dictionary alone gives.
+    """
+    for name in names:
+        plain = name.removesuffix(REFIT)
+        if plain not in CODES:
+            check_choice("codes", plain, (*CODES, *catalogue.encoders()))
+            encoder = catalogue.make_encoder(plain, sparsity=1, nonneg=True)
+            _check_bare(plain, encoder)
+
+
+def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = None) -> Encoder:
+    """The encoder of a name for the dictionary of a learner.
+
+    Args:
+      name: see the module.
+      l0: the mean L0 that is asked for.
+      learner: whose dictionary it is.
+      signed: whether codes may be negative; None asks the learner.
+
+    Raises:
+      LeftOutError: the dictionary cannot have such codes.
+    """
+    if name.endswith(REFIT):
+        return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed))
+    own: Any = learner.encode
+    nonneg = not (learner.signed if signed is None else signed)
+    if name in ("own", "proposed") and own is None:
+        raise LeftOutError("the dictionary has no encoder")
+    if name in ("screened", "proposed", "weighted") and not nonneg:
+        raise LeftOutError("a screened pursuit has no signed codes")
+    if name == "own":
+        return own
+    k = max(1, math.ceil(l0))
+    if name == "proposed":
+        affine = isinstance(own, Own) and isinstance(own.encoder, AmortisedEncoder)
+        if not affine or own.encoder.affine(learner.ready) is None:
+            raise LeftOutError("no single affine map decides what its encoder proposes")
+        return BatchPursuit(k, screens=1, l0=l0, proposer=own)
+    lasso = Lasso(l0=l0, nonneg=nonneg)
+    made: dict[str, Encoder] = {
+        "lasso": lasso,
+        "omp": refit(OMP(max(1, round(l0)), nonneg=nonneg)),
+        "screened": BatchPursuit(k, l0=l0),
+        "weighted": InNorm(BatchPursuit(k, l0=l0)),
+    }
+    if name in made:
+        return made[name]
+    encoder = catalogue.make_encoder(name, sparsity=max(1, round(l0)), nonneg=nonneg)
+    return AtWeight(encoder, lasso) if hasattr(encoder, "lam") else encoder
+
+
+def methods_of(
+    learner: Learner,
+    names: Sequence[str],
+    l0: float,
+    *,
+    family: str = "",
+    signed: bool | None = None,
+) -> Iterator[Method]:
+    """A method for each of the codes that the dictionary of a learner can have; the log says why
+    it has not the others.
+
+    Args:
+      learner: where the dictionary comes from.
+      names: of codes.
+      l0: the mean L0 that is asked for.
+      family: of the methods; by default the learner's.
+      signed: whether codes may be negative; None asks the learner.
+    """
+    for name in names:
+        try:
+            encoder = encoder_at(name, l0, learner, signed)
+        except LeftOutError as reason:
+            logging.info("left out %s of %s: %s", name, learner.name, reason)
+            continue
+        row: dict[str, Scalar] = {"codes": name}
+        if not name.startswith("own"):
+            # Own codes are the same whatever is asked.
+            row["level"] = l0
+        yield Method(name, family or learner.family, learner, encoder, row)
+
+
+def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
+    """The learner of a dictionary that others are held against: `online_dl` as `learn` has it,
+    `samples`, `random`, or any learner or SAE of the catalogue by its name.
+
+    Raises:
+      ValueError: there is none of the name.
+    """
+    if name == OnlineDictionary.name:
+        return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
+    if name in catalogue.saes():
+        return catalogue.sae_for_activations(name, sparsity=round(l0), input_dim=input_dim)
+    return catalogue.make_learner(name, sparsity=round(l0), input_dim=input_dim)
+
+
+def _check_bare(name: str, encoder: Encoder) -> None:
+    model = Model(jnp.ones((1, 2)), jnp.zeros(1), None, None)
+    try:
+        eqx.filter_eval_shape(encoder, model, jnp.ones((1, 1)))
+    except (AttributeError, TypeError):
+        raise ValueError(
+            f"{name} has parameters, which no dictionary alone gives; give an SAE that has it as "
+            "--sae, and own as --codes."
+        ) from None

@@ -1,0 +1,133 @@
+"""One opener reads whatever holds atoms: each kind gives its atoms, and a mistake is one sentence."""
+
+import dataclasses
+import shutil
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import sae_gap
+from benchmarks.real import train_real
+from sae_gap.core import identity
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.lm.lens import fit_lens
+from sae_gap.lm.texts import Texts
+from sae_gap.storage import trees
+from sae_gap.storage.folder import Folder
+from tests import tiny, torch_files
+from tests.lm.test_lens import published
+from tests.saes.test_bad_input import FILES
+
+ATOMS = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
+BIAS, MEAN = np.arange(6, dtype=np.float32), np.full(6, 2, np.float32)
+MODEL = sae_gap.Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return tiny.tiny_lm(tmp_path_factory.mktemp("lm"))
+
+
+def fit(folder):
+    folder.mkdir()
+    note = {"learner": identity.describe(OnlineDictionary()), "source": {"seed": 3}}
+    (folder / "fit.safetensors").write_bytes(trees.dump(MODEL, note))
+
+
+def trained(folder):
+    train_real.save(MODEL, Folder(folder))
+
+
+def learned(folder):
+    sae_gap.dictionary(ATOMS, BIAS, l0=2).save(folder)
+
+
+def in_pt(path):
+    content = b"\x80\x02" + torch_files.tensor(
+        0, ATOMS.shape, (10, 1), torch_files.storage("0", 60)
+    )
+    torch_files.archive(path, content + b".", numbers=ATOMS)
+
+
+def in_dict(path):
+    held = torch_files.tensor(0, ATOMS.shape, (10, 1), torch_files.storage("0", 60))
+    torch_files.archive(path, torch_files.state(atoms=held), numbers=ATOMS)
+
+
+KINDS = {
+    "fit": (fit, "", BIAS),
+    "learned": (learned, "", BIAS),
+    "learned file": (learned, "dictionary.safetensors", BIAS),
+    "trained": (trained, "", BIAS),
+    "trained file": (trained, "dictionary.npy", BIAS),
+    "x.npy": (lambda path: np.save(path, ATOMS), "", MEAN),
+    "x.safetensors": (lambda path: save_file({"any": ATOMS}, path), "", MEAN),
+    "x.pt": (in_pt, "", MEAN),
+    "y.pt": (in_dict, "", MEAN),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_path, kind):
+    write, name, bias = KINDS[kind]
+    write(tmp_path / kind)
+    sae = sae_gap.load_sae(tmp_path / kind / name, mean=lambda: MEAN)
+    unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
+    np.testing.assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
+    np.testing.assert_array_equal(sae.bias, bias)
+    assert (sae.role, sae.signed, sae.model.encode) == ("dictionary", False, None)
+    if bias is MEAN:
+        with pytest.raises(ValueError, match=r"must be of shape \(10, num_latents\).*transpose"):
+            sae_gap.load_sae(tmp_path / kind, mean=np.ones(10))
+        assert not sae_gap.load_sae(tmp_path / kind).bias.any()
+
+
+def test_the_vocabulary_and_a_lens_open_with_their_model_and_block(lm, tmp_path):
+    texts = Texts(("the cat in the hat " * 9,), ("a",), None)
+    lens = fit_lens(lm, texts, tmp_path / "lens", windows=1, context=16, first=4)
+    published(tmp_path / "one.pt", {1: lens.jacobian(1)})
+    shutil.copytree(tmp_path / "lens", tmp_path / "other")
+    for path, rows, tol in (
+        ("unembedding", lm.model.unembedding, 0),
+        (tmp_path / "lens", lens.atoms(1)[0], 0),
+        (tmp_path / "one.pt", lens.atoms(1)[0], 0.01),
+    ):
+        sae = sae_gap.load_sae(path, model=lm, block=1, mean=np.ones(lm.model.dim))
+        found, rows = np.asarray(sae.model.decoder).T, np.asarray(rows)
+        np.testing.assert_allclose(found, rows, atol=1e-6 + tol * np.abs(rows).max())
+        assert sae.bias.all()
+        with pytest.raises(ValueError, match=r"give the model and the block.*\.$"):
+            sae_gap.load_sae(path)
+    with pytest.raises(ValueError, match="no block 0, but 1"):
+        sae_gap.load_sae(tmp_path / "one.pt", model=lm, block=0)
+
+
+@pytest.mark.parametrize("case", ["saelens/layer_norm", "dictionary_learning/autoencoder"])
+def test_an_sae_without_its_encoder_keeps_what_is_done_to_activations(case):
+    sae = sae_gap.load_sae(FILES / case)
+    alone, x = sae.decoder_alone, np.random.default_rng(0).normal(size=(4, 6))
+    np.testing.assert_array_equal(alone.target(x), sae.target(x))
+    codes = sae.encode_target(sae.target(x))
+    np.testing.assert_allclose(
+        alone.decode_target(codes, x), sae.decode_target(codes, x), atol=1e-5
+    )
+    assert (alone.role, alone.model.encode) == ("dictionary", None)
+    assert dataclasses.replace(alone, name="x").columns["dictionary"] == "x"
+
+
+def test_a_file_that_holds_no_atoms_is_refused(tmp_path):
+    save_file({"a": ATOMS, "b": ATOMS}, tmp_path / "two.safetensors")
+    np.save(tmp_path / "row.npy", ATOMS[0])
+    np.save(tmp_path / "nan.npy", ATOMS * np.nan)
+    (tmp_path / "cut.npy").write_bytes(b"no array")
+    for name, words in (
+        ("two.safetensors", "must hold one tensor, but has a, b"),
+        ("row.npy", "must be a non-empty matrix"),
+        ("nan.npy", "has NaN"),
+        ("cut.npy", "cannot be read as an array"),
+        ("none.npy", "neither a folder nor a file"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            sae_gap.load_sae(tmp_path / name)
