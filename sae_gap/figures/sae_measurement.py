@@ -53,14 +53,12 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     points.sort(key=lambda row: row["l0"])
     if not points:
         return None
-    others = [
-        {**point, "dictionary": (point["dictionary"],), "codes": point["num_latents"]}
-        for point in published
-    ]
-    looks = _looks(shown)
+    looks, others = _looks(shown), []
     for point in published:
-        kind, dash = point["dictionary"], "-" if point["dictionary"] == "topk" else style.DASHED
+        kind, size = point["dictionary"], point["num_latents"]
+        dash = "-" if kind == "topk" else style.DASHED
         looks[(kind,)] = _OTHER | {"label": f"{labels.label(kind)} elsewhere", "linestyle": dash}
+        others.append({**point, "dictionary": (kind,), "codes": size})
     numbers = " and ".join(
         f"{size:,}" for size in sorted({row["num_latents"] for row in published})
     )
@@ -111,9 +109,9 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     figure = Figure(figsize=(style.WIDTH, 1.5 + 0.62 * len(shown)))
     axes = figure.add_subplot()
     left = np.zeros(len(shown))
-    for part, (label, colour) in _PARTS.items():
+    for part, (_, colour) in _PARTS.items():
         widths = np.array([max(0.0, 100 * line[part]) for line in shown])
-        bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour, label=label)
+        bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour)
         left += widths
     for bar, line in zip(bars, shown, strict=True):
         sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
