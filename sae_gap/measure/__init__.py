@@ -19,7 +19,7 @@ _HOME = {
     "sae_gap.measure.coding": "evenly_spaced find_weight",
     "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
     "sae_gap.measure.summary": "atom_lines curve_lines gap_lines worst_lines",
-    "sae_gap.measure.verdict": "Verdict ranking verdict",
+    "sae_gap.measure.verdicts": "Verdict ranking verdict",
     "sae_gap.metrics.atom_statistics": "Atoms agreement describe_atoms",
 }
 

@@ -19,7 +19,7 @@ from sae_gap.measure.learned import SCORED, LearnedDictionary, check_sparse
 from sae_gap.measure.rows import Rows, opened, pool, screened
 from sae_gap.measure.structure import Structure, compare_seeds, with_families
 from sae_gap.measure.training import VISITS, fit_rows
-from sae_gap.measure.verdict import ROWS_AN_ATOM
+from sae_gap.measure.verdicts import ROWS_AN_ATOM
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 
