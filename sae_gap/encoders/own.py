@@ -30,10 +30,10 @@ class Own(Encoder):
         return bool(getattr(self.encoder, "signed", False))
 
     def described(self) -> dict[str, Any]:
-        """What decides its codes; the digest of the model tells a function from others."""
+        """What decides its codes beside the model, whose digest tells functions apart."""
         known = isinstance(self.encoder, Encoder)
-        own = describe(self.encoder) if known else class_name(type(self.encoder))
-        return {"class": class_name(type(self)), "version": self.version, "encoder": own}
+        told = describe(self.encoder) if known else "a function"
+        return {"class": class_name(type(self)), "encoder": told}
 
     def affine(self, model: Model) -> Affine | None:
         """The map of `y - b` whose largest outputs the codes are; None where none decides them."""

@@ -21,7 +21,7 @@ from sae_gap.measure.faults import Suspect, find_faults
 from sae_gap.measure.pruned_pursuit import pruned_pursuit
 from sae_gap.measure.readings import affines, by_rows, read
 from sae_gap.measure.rows import opened
-from sae_gap.saes.definitions import LIBRARIES, explained
+from sae_gap.metrics.definitions import LIBRARIES, explained
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 
@@ -67,7 +67,7 @@ class Check(NamedTuple):
       rows: activations that were looked at, without outlier tokens.
       activation_norm: their mean norm, as they were given.
       explained: how much of them the reconstructions explain, by the definition of each library;
-        see `sae_gap.saes.definitions.explained`.
+        see `sae_gap.metrics.definitions.explained`.
       l0: mean number of latents in use.
       dead: latents that no row uses.
       wrong: what looks wrong, each a sentence with its figure and its mend; empty where all is
@@ -196,12 +196,12 @@ def check(
         raise ValueError(f"{len(x)} activations are too few to judge by; give some hundreds.")
     check_varies(x)
     atoms = by_rows(loaded)
-    whole = read(loaded, x, atoms)
+    whole = read(loaded, x, atoms, loaded.encode_target)
     shares = explained(x, whole.guess)
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
         rest = every[outliers]
-        pairs = (x, rest), (whole.guess, read(loaded, rest, atoms).guess)
+        pairs = (x, rest), (whole.guess, read(loaded, rest, atoms, loaded.encode_target).guess)
         with_outliers = explained(*map(np.concatenate, pairs))
     suspect = Suspect(loaded, x, atoms, whole, shares["fvu"])
     sparse = 1 <= whole.l0 <= DENSEST * loaded.input_dim
