@@ -165,7 +165,9 @@ def test_a_run_that_was_stopped_goes_on_and_what_is_asked_later_alone_is_measure
     with monkeypatch.context() as patched:
         patched.setattr(catalogue, "default_metrics", lambda: (*usual(), extra))
         found = changed(plan, tmp_path, codes=("omp", "thresholding_pursuit"), controls=("pca",))
-    assert {"omp", "thresholding_pursuit"} < {row["codes"] for row in found["mine"]} and "pca" in found
+    assert {"omp", "thresholding_pursuit"} < {
+        row["codes"] for row in found["mine"]
+    } and "pca" in found
     assert all(row["thrice"] == 3 * row["num_latents"] for row in found["mine"])
     monkeypatch.setattr(gap_parts, "measure", killed)
     again = measure.run(plan, store)
@@ -202,7 +204,9 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
     options = {"saes": [*plan.saes, alone, dense], "lam": None, "controls": ("random", "samples")}
     found = changed(plan, tmp_path, **options)
     assert [*found] == ["mine", "atoms", "dense", "random", "samples"]
-    levels = {name: {row["level"] for row in each if "level" in row} for name, each in found.items()}
+    levels = {
+        name: {row["level"] for row in each if "level" in row} for name, each in found.items()
+    }
     # The first sets the level of all.
     assert levels == {"mine": {"own"}, "dense": {"own", "common"}} | dict.fromkeys(
         ("atoms", "random", "samples"), {"common"}

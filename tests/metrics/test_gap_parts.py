@@ -112,6 +112,7 @@ def test_overlap_is_that_of_sets():
     for sample, shares in enumerate(found):
         mine, his = set(np.flatnonzero(fired[sample])), set(np.flatnonzero(used[sample]))
         wanted = [
-            len(mine & his) / len(size) if size else float(mine == his) for size in (mine | his, mine, his)
+            len(mine & his) / len(size) if size else float(mine == his)
+            for size in (mine | his, mine, his)
         ]
         assert shares == pytest.approx(wanted)

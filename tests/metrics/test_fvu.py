@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sae_gap.measure import fvu
+from sae_gap.metrics.definitions import fvu
 
 
 def test_fvu_is_one_for_the_mean():
