@@ -208,9 +208,9 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
         name: {row["level"] for row in each if "level" in row} for name, each in found.items()
     }
     # The first sets the level of all.
-    assert levels == {"mine": {"own"}, "dense": {"own", "common"}} | dict.fromkeys(
-        ("atoms", "random", "samples"), {"common"}
-    )
+    assert levels == {"mine": {"own"}, "dense": {"own", "common"}} | {
+        name: {"common"} for name in ("atoms", "random", "samples")
+    }
     every = [row for each in found.values() for row in each]
     lines = {line["dictionary"]: line for line in measure.curve_lines(every)}
     gaps = {line["dictionary"]: line for line in measure.gap_lines(every)}

@@ -13,7 +13,7 @@ from scipy.optimize import nnls
 
 from benchmarks.real import train_real
 from sae_gap import Store, catalogue, load_sae, open_activations, save_activations
-from sae_gap.measure.coding import evenly_spaced
+from sae_gap.core.rows import evenly_spaced
 
 DIM, LATENTS, K = 8, 16, 3
 
