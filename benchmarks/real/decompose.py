@@ -155,7 +155,7 @@ def _given(
 
     def atoms(block):
         sae = load_sae(path, model=lm, block=block)
-        return np.asarray(sae.model.decoder * sae.scale)
+        return np.asarray(sae.model.decoder)
 
     # What cannot be read is told before activations are.
     atoms(blocks[0])
@@ -185,7 +185,7 @@ def _measure(options, x, members, atoms, once) -> list[Row]:
     few = x[evenly_spaced(len(x), options.controlled)]
     told |= {"few": len(few)}
     rows += once(told | {"codes": "ceiling"}, lambda: [about | decomposition.ceiling(sae, few)])
-    steps, unit = max(options.k), np.asarray(sae.model.decoder)
+    steps, unit = max(options.k), np.asarray(sae.unit_dictionary)
 
     def pursue(kind, seed):
         given = sae if kind == "given" else _on(control_atoms(kind, unit, seed), mean)

@@ -17,10 +17,10 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core.checks import check_integer
+from sae_gap.core.checks import SEED, check_integer
 from sae_gap.core.codes import SparseCodes
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.core.options import SEED, option, settle
+from sae_gap.core.options import option, settle
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
@@ -150,7 +150,7 @@ class Split(eqx.Module):
       counts: which samples metrics and calibration count; None counts all.
     """
 
-    signals: Float[Array, "n input_dim"]
+    signals: Float[Any, "n input_dim"]
     codes: Float[Array, "n num_latents"] | SparseCodes | None = None
     documents: Int[np.ndarray, " n"] | None = None
     counts: Bool[np.ndarray, " n"] | None = None

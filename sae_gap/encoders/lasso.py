@@ -5,7 +5,7 @@ codes.
 import dataclasses
 import functools
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -102,7 +102,8 @@ class Lasso(Encoder):
         return self.lam
 
     def prepared(self, model, split, task):
-        whole, lam = super().prepared(model, split, task), self.lam
+        whole: Any = super().prepared(model, split, task)
+        lam = self.lam
         if self.of is not None:
             lam = whole.of.lam
         elif self.l0 is not None:
@@ -162,7 +163,7 @@ def mean_l0(model: Model, split: Split) -> float:
         part, own = jnp.asarray(rows[start : start + CHUNK]), model.encode
         codes = encode(own, model, part) if isinstance(own, Encoder) else own(model, part)
         live = np.asarray(codes)[:, np.any(np.asarray(model.decoder) != 0, axis=0)]
-        count += np.count_nonzero(live)
+        count += int(np.count_nonzero(live))
     return count / len(rows)
 
 
@@ -203,7 +204,7 @@ def find_weight(
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
     here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
     slope = np.log(there / here) / -np.log(0.9)
-    found = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
+    found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)
     # Where codes hardly grow with less weight, no weight corrects them.
     return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam

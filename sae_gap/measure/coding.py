@@ -92,7 +92,7 @@ def lasso(
 
     def solve(target, place):
         init = None if start is None else jnp.asarray(start[place].toarray())
-        return sparse_code(target, sae.model.decoder, lam, nonneg=not sae.signed, init=init)
+        return sparse_code(target, sae.unit_dictionary, lam, nonneg=not sae.signed, init=init)
 
     return solve
 
@@ -102,7 +102,7 @@ def thresholded(sae: SAE, lam: float, codes: scipy.sparse.csr_array) -> Coder:
 
     def pursue(target, place):
         begun = jnp.asarray(codes[place].toarray())
-        return ThresholdingPursuit(lam).infer(sae.model, target, begun).codes
+        return ThresholdingPursuit(lam).infer(sae.unit_model, target, begun).codes
 
     return pursue
 
@@ -115,7 +115,7 @@ def least_squares(sae: SAE, codes: scipy.sparse.csr_array | Coder) -> Coder:
     def fit(target, place):
         on = values_of(codes(target, place)) if callable(codes) else codes[place]
         options = {"nonneg": not sae.signed, "support": on, "sparse": True}
-        return sparse_code(target, sae.model.decoder, 0.0, **options).codes
+        return sparse_code(target, sae.unit_dictionary, 0.0, **options).codes
 
     return fit
 
@@ -160,8 +160,8 @@ def screened(
     propose, found = sae.affine if proposed else None, []
     for place in chunks(len(x), sae.num_latents):
         target = devices.place(sae.target(x[place]), devices.own_mesh())
-        proposals = None if propose is None else propose(target) * sae.scale
-        found.append(jax.device_get(pursuit.pursue(sae.model, target, proposals)))
+        proposals = None if propose is None else propose(target) * sae.lengths
+        found.append(jax.device_get(pursuit.pursue(sae.unit_model, target, proposals)))
     atoms, gains = (np.concatenate(parts) for parts in zip(*found, strict=True))
     least = np.asarray(least_gain(gains[counted], l0))
     return least_squares_on(sae, atoms, (gains >= least) & (gains > 0))
@@ -174,7 +174,7 @@ def pursued(
     targets = devices.place(sae.target(x), devices.own_mesh())
     return np.asarray(
         pursuit_order(
-            targets, sae.model.decoder, min(steps, sae.num_latents), nonneg=not sae.signed
+            targets, sae.unit_dictionary, min(steps, sae.num_latents), nonneg=not sae.signed
         )
     )
 
@@ -216,7 +216,7 @@ def identity(sae: SAE, *rows: Float[np.ndarray, "n input_dim"]) -> str:
     Its numbers do, with the versions of the suite's encoders. An encoder of one's own is told by
     the codes that it gives for these rows, since another function may have its name.
     """
-    if sae.model.encode is None or class_name(type(sae.given_encoder)).startswith("sae_gap."):
+    if sae.model.encode is None or class_name(type(sae.model.encode)).startswith("sae_gap."):
         return sae.identity
     codes = [code(sae, x, by_encoder(sae)).codes for x in rows if len(x)]
     return digest([sae.identity, *(part for z in codes for part in (z.data, z.indices, z.indptr))])
@@ -237,7 +237,7 @@ def find_weight(sae: SAE, x: Float[np.ndarray, "n input_dim"], l0: float) -> flo
     """
     few, atoms, nonneg = (
         sae.target(x[evenly_spaced(len(x), MATCHED)]),
-        sae.model.decoder,
+        sae.unit_dictionary,
         not sae.signed,
     )
 

@@ -73,7 +73,7 @@ def decompose(
       at most the largest of that sample's best code, by `boxed_bound`.
     """
     target = np.asarray(sae.target(x))
-    atoms = np.asarray(sae.model.decoder)
+    atoms = np.asarray(sae.unit_dictionary)
     supports, duals, certificate = _lasso_path(target, atoms, sizes)
     rows = []
     for k in sizes:
@@ -112,7 +112,7 @@ def ceiling(sae: SAE, x: Float[np.ndarray, "n input_dim"]) -> Row:
     lasso's residual r, `r - v max_j d_jᵀ r` then correlates with no atom above zero, so that
     `boxed_bound` holds for codes of any number and size. Else the bound is 1.
     """
-    target, atoms = np.asarray(sae.target(x)), np.asarray(sae.model.decoder)
+    target, atoms = np.asarray(sae.target(x)), np.asarray(sae.unit_dictionary)
     weight = CEILING * _largest(target, atoms)
     codes = scipy.sparse.csr_array(sparse_code(target, atoms, weight, sparse=True).codes)
     left, energy, side = target - codes @ atoms.T, squares(target), _side(atoms)
@@ -181,7 +181,7 @@ def gains(
     """What each step of orthogonal matching pursuit adds to the share of `‖t‖²` within the span of
     the atoms chosen, over values of any sign.
     """
-    target, atoms = np.asarray(sae.target(x), float), np.asarray(sae.model.decoder, float)
+    target, atoms = np.asarray(sae.target(x), float), np.asarray(sae.unit_dictionary, float)
     found = []
     for place in chunks(len(x), sae.num_latents):
         order = pursued(sae, x[place], steps)
@@ -232,7 +232,7 @@ def _positive(energy):
 
 
 def _by(sae, x, encoder):
-    return code(sae, x, lambda target, _: encoder.infer(sae.model, target).codes).codes
+    return code(sae, x, lambda target, _: encoder.infer(sae.unit_model, target).codes).codes
 
 
 def _lasso_path(target, atoms, sizes):

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from sae_gap.core.matching import unit_columns
 from sae_gap.encoders.relu import ReLU
 from sae_gap.measure.coding import CHANCES, evenly_spaced
-from sae_gap.measure.curve import fvu
 from sae_gap.measure.readings import (
     MISSING,
     Read,
@@ -32,6 +31,7 @@ from sae_gap.measure.readings import (
     rescaled,
     turned,
 )
+from sae_gap.metrics.definitions import fvu
 from sae_gap.saes.loaded_sae import SAE
 
 # Rows that other readings and other codes are tried on, and the most latents whose columns are
@@ -84,7 +84,7 @@ def _fit(sae: SAE, read: Read) -> _Fit:
     gain = float(np.vdot(signals, sums)) / power if varies else 1.0
     mean = errors.mean(axis=0)
     centred = bool(len(errors) * np.vdot(mean, mean) <= (1 - _VECTOR) * np.vdot(errors, errors))
-    most = _SHRUNK if isinstance(sae.given_encoder, ReLU) else _GAIN[1]
+    most = _SHRUNK if isinstance(sae.model.encode, ReLU) else _GAIN[1]
     return _Fit(gain, varies, centred, varies and centred and _GAIN[0] < gain < most)
 
 
@@ -301,7 +301,7 @@ def _of_columns(suspect: Suspect, trusted: bool) -> str | None:
     sae, energy = suspect.sae, suspect.read.energy
     if not affines(sae):
         return None
-    least = _NEAREST_RELU if isinstance(sae.given_encoder, ReLU) else _NEAREST
+    least = _NEAREST_RELU if isinstance(sae.model.encode, ReLU) else _NEAREST
     least = least if trusted and energy.any() else 0.5
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
     columns = unit_columns(np.asarray(affines(sae)[0].weight)[:, strong])
@@ -341,7 +341,7 @@ def _of_silent(suspect: Suspect, seen: Seen, factor: float) -> str | None:
     if not 0.2 < silent.mean() < 0.9:
         return None
     target, sums = (part[suspect.few] for part in (suspect.read.target, suspect.read.sums))
-    off = np.asarray(seen.encode(seen.sae, target)) == 0
+    off = np.asarray(seen.codes(seen.sae.model, target)) == 0
     gains = np.where(off, np.maximum((target - sums) @ suspect.atoms.T, 0), 0) ** 2
     wanted = float(
         gains[:, silent].max(axis=1).sum() / max(gains[:, ~silent].max(axis=1).sum(), 1e-30)
@@ -367,7 +367,7 @@ def _of_density(sae: SAE, l0: float) -> str | None:
 
 def _of_activity(sae: SAE, l0: float) -> str | None:
     """Whether as many latents are on as k says."""
-    k = getattr(sae.given_encoder, "k", None) or sae.notes.get("k")
+    k = getattr(sae.model.encode, "k", None) or sae.notes.get("k")
     if k is None or 1 / _FAR < l0 / float(k) < _FAR:
         return None
     return (

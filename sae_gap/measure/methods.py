@@ -15,6 +15,7 @@ dictionaries.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -76,13 +77,13 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
     """
     if name.endswith(REFIT):
         return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed))
-    own, nonneg = learner.encode, not (learner.signed if signed is None else signed)
+    own: Any = learner.encode
+    nonneg = not (learner.signed if signed is None else signed)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
     if name in ("screened", "proposed", "weighted", "thresholded") and not nonneg:
         raise LeftOutError("such a pursuit has no signed codes")
     if name == "own":
-        assert own is not None
         return own
     k = max(1, math.ceil(l0))
     if name == "proposed":

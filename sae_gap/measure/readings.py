@@ -5,7 +5,7 @@ is wrong, it names the cause.
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -16,13 +16,14 @@ import scipy.sparse
 from jaxtyping import Float, Int
 
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
+from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK
-from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.topk import TopK, keep_largest
 from sae_gap.runtime.cores import one_blas_thread
-from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest, Rescaled
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
+from sae_gap.saes.loaded_sae import SAE, own_codes
 
 # Rows and codes at a time, at most: blocks of memory above 32 MiB are not used again.
 _CHUNK, _CODES = 1_024, 2**22
@@ -66,8 +67,8 @@ class Read(NamedTuple):
 class Reading(NamedTuple):
     """The same SAE read in another way: a sentence on it says `how`, and ends with `mend`.
 
-    Activations are multiplied by `scale` first; with `keep`, only so many of a row's largest codes
-    stay.
+    Activations are multiplied by `scale` first, and codes by `gain`; the encoder takes `shift` from
+    its input; with `keep`, only so many of a row's largest codes stay.
     """
 
     how: str
@@ -75,6 +76,8 @@ class Reading(NamedTuple):
     sae: SAE
     scale: float = 1
     keep: int | None = None
+    shift: Any = 0
+    gain: float = 1
 
 
 class Seen(NamedTuple):
@@ -111,44 +114,44 @@ class Seen(NamedTuple):
             basis = np.linalg.qr(span.T)[0].T.astype(x.dtype)
         return cls(narrowed(sae, basis), x, atoms, basis)
 
-    def coordinates(self, rows: Any) -> Any:
-        """What the encoder takes in the place of targets."""
-        return rows if self.basis is None else rows @ self.basis.T
-
-    def encode(self, sae: SAE, target: Float[np.ndarray, "n input_dim"]) -> Any:
-        """Codes of targets by an SAE as the rows see it."""
-        if self.basis is None:
-            return sae.encode_target(jnp.asarray(target))
-        # Coordinates are not as many as the atoms have.
-        model = dataclasses.replace(sae.model, dictionary=None)
-        return dataclasses.replace(sae, model=model).encode_target(self.coordinates(target))
-
     def read(self, reading: Reading) -> Read:
         """What the rows are in a reading, in its units."""
-        same = reading.sae.model.dictionary is self.sae.model.dictionary
-        atoms = self.atoms if same else by_rows(reading.sae)
-        return read(reading.sae, self.x * reading.scale, atoms, self.encode, reading.keep)
+        sae = reading.sae
+        same = sae.model.dictionary is self.sae.model.dictionary
+        atoms, lengths = (self.atoms if same else by_rows(sae)), (self.sae if same else sae).lengths
+
+        def encode(target):
+            codes = self.codes(sae.model, target - reading.shift) * (lengths * reading.gain)
+            return codes if reading.keep is None else _largest(codes, reading.keep)
+
+        return read(sae, self.x * reading.scale, atoms, encode)
+
+    def codes(self, model: Model, target: Any) -> Any:
+        """Codes of targets, (n, input_dim), by a model as the rows see it, in its own units."""
+        bias: Any = model.bias
+        if self.basis is None:
+            target = jnp.asarray(target)
+        else:
+            # Coordinates are not as many as the atoms have.
+            target, bias = target @ self.basis.T, self.basis @ bias
+            model = dataclasses.replace(model, dictionary=None, bias=bias)
+        # Which does nothing to the target, and would be compiled for.
+        return own_codes(dataclasses.replace(model, normalisation=None), target + bias)
 
 
 def narrowed(sae: SAE, basis: Float[np.ndarray, "rank input_dim"] | None) -> SAE:
     """The SAE whose encoder takes the coordinates of targets in a basis."""
     if basis is None:
         return sae
-    parts = None, basis @ sae.model.encoder.model.bias
-    return eqx.tree_at(
-        lambda sae: (sae.model.encoder.model.dictionary, sae.model.encoder.model.bias),
-        _replaced(sae, lambda part: Affine(basis @ part.weight, part.bias)),
-        parts,
-        is_leaf=lambda leaf: leaf is None,
-    )
+    return _replaced(sae, lambda part: Affine(basis @ part.weight, part.bias))
 
 
 def by_rows(sae: SAE) -> Float[np.ndarray, "num_latents input_dim"]:
     """The atoms as sparse codes take them."""
-    return np.ascontiguousarray(np.asarray(sae.model.decoder).T)
+    return np.ascontiguousarray(np.asarray(sae.unit_dictionary).T)
 
 
-def read(sae: SAE, x, atoms, encode=SAE.encode_target, keep: int | None = None) -> Read:
+def read(sae: SAE, x, atoms, encode: Callable[[Any], Any]) -> Read:
     """Codes rows and decodes them, some at a time."""
     # By NumPy, which compiles nothing.
     bias = np.asarray(sae.bias)
@@ -158,10 +161,7 @@ def read(sae: SAE, x, atoms, encode=SAE.encode_target, keep: int | None = None) 
     most = min(_CHUNK, max(1, _CODES // len(atoms)))
     size = -(-len(x) // -(-len(x) // most))
     for start in range(0, len(x), size):
-        given = encode(sae, target[start : start + size])
-        if keep is not None:
-            given = _largest(given, keep)
-        codes: Any = np.asarray(given)
+        codes: Any = np.asarray(encode(target[start : start + size]))
         places = np.flatnonzero(codes != 0)
         row, latent = np.divmod(places, len(atoms))
         values = codes.ravel()[places]
@@ -184,15 +184,15 @@ def _largest(codes, keep: int):
 
 def turned(seen: Seen, whole: SAE) -> Iterator[Reading]:
     """Readings of square matrices the other way round, by the SAE with all its weights."""
-    atoms = whole.model.decoder * whole.scale
+    atoms = whole.model.decoder
     encoder = _replaced(whole, lambda part: Affine(part.weight.T, part.bias))
     for how, mend, sae in (
         ("the square encoder", "transpose it in the file", encoder),
-        ("the square decoder", "transpose it in the file", _on_atoms(whole, atoms.T)),
+        ("the square decoder", "transpose it in the file", _with(whole, dictionary=atoms.T)),
         (
             "both square matrices",
             "they are weights of torch.nn.Linear; give linear=True",
-            _on_atoms(encoder, atoms.T),
+            _with(encoder, dictionary=atoms.T),
         ),
     ):
         yield Reading(f"with {how} transposed", mend, narrowed(sae, seen.basis))
@@ -203,37 +203,38 @@ def configured(seen: Seen) -> Iterator[Reading]:
     sae = seen.sae
     mend = "correct that in the configuration"
     again = "it is subtracted twice, or should not be; " if sae.centred else ""
-    # The encoder takes its own bias, else of zeros, from the target, which lacks the decoder's
-    # already.
+    # The target lacks the decoder's bias already.
     shift = -sae.bias if sae.centred else sae.bias
     how = (
         f"with the decoder's bias {'not ' if sae.centred else ''}subtracted from the encoder's "
         "input"
     )
-    yield Reading(how, again + mend, _shifted(sae, seen.coordinates(shift)))
+    yield Reading(how, again + mend, sae, shift=shift)
     yield Reading(
         "with the decoder's bias added to activations first",
         "it is subtracted twice; give the activations as the model has them",
-        dataclasses.replace(sae, bias=0 * sae.bias),
+        _with(sae, bias=0 * sae.bias),
     )
     half = sae.bias / 2
     yield Reading(
         "with half the decoder's bias added to reconstructions",
         "it is added twice; add it once",
-        _shifted(dataclasses.replace(sae, bias=half), seen.coordinates(half)),
+        _with(sae, bias=half),
+        shift=half,
     )
-    if isinstance(sae.given_encoder, TopK | AbsTopK | BatchLargest):
-        times = _replaced(sae, lambda part: Affine(part.weight * sae.scale, part.bias * sae.scale))
+    if isinstance(sae.model.encode, TopK | AbsTopK | BatchLargest):
+        lengths = sae.lengths
+        times = _replaced(sae, lambda part: Affine(part.weight * lengths, part.bias * lengths))
         yield Reading(
             "with codes ranked times the lengths of their atoms",
             "the decoder is not of unit norm, and the k largest codes were chosen as if it were; "
             "set rescale_acts_by_decoder_norm",
-            _on_atoms(times, sae.model.decoder),
+            _with(times, dictionary=seen.atoms.T),
         )
     factor = sae.input_dim**0.5 / float(np.linalg.norm(seen.x, axis=1).mean())
     for other in (Normalisation(), LayerNorm(), ConstantNorm(), Scale(factor)):
         if other.name != sae.normalisation.name:
-            changed = dataclasses.replace(sae, normalisation=other)
+            changed = _with(sae, normalisation=other)
             yield Reading(f"with the normalisation {other.name}", mend, changed)
 
 
@@ -242,7 +243,7 @@ def rescaled(seen: Seen, own: Read, gain: float) -> Iterator[Reading]:
     best.
     """
     sae = seen.sae
-    encoder, inner = sae.given_encoder, sae.model.encoder.model
+    encoder: Any = sae.model.encode
     norm = float(np.linalg.norm(seen.x, axis=1).mean())
     mean = own.target.mean(axis=0) + sae.bias
     # By this much the mean is as long as the decoder's bias, which training brings near it.
@@ -261,37 +262,34 @@ def rescaled(seen: Seen, own: Read, gain: float) -> Iterator[Reading]:
         yield Reading(
             "with a decoder's bias near their mean",
             off(sae),
-            dataclasses.replace(sae, bias=share * sae.bias if along else mean),
+            _with(sae, bias=share * sae.bias if along else mean),
         )
-    # What the decoder's bias adds to that of an encoder that does not subtract it.
-    loose = not (sae.centred or np.any(inner.bias))
     wrong = "the scale of the encoder's or the decoder's weights is wrong; mend it in the file"
+    bias = sae.bias if seen.basis is None else seen.basis @ sae.bias
     for factor in _FACTORS:
 
         def scaled(part, factor=factor):
-            offset = seen.coordinates(sae.bias) @ part.weight if loose else 0
+            # What the decoder's bias adds to that of an encoder that does not subtract it.
+            offset = 0 if sae.centred else bias @ part.weight
             return Affine(factor * part.weight, part.bias + (factor - 1) * offset)
 
         how = f"with the encoder's weights times {factor:.3g}"
         yield Reading(how, wrong, _replaced(sae, scaled))
         if factor < 1 and isinstance(encoder, JumpReLU | BatchTopK):
-            lower = eqx.tree_at(
-                lambda sae: sae.model.encoder.model, sae, encoder.raised(inner, math.log(factor))
-            )
+            raised = encoder.raised(sae.model, math.log(factor))
             yield Reading(
                 f"with the thresholds times {factor:.3g}",
                 "the thresholds are too high; mend their scale in the file",
-                lower,
+                dataclasses.replace(sae, model=raised),
             )
         if factor > 1 and isinstance(encoder, TopK | AbsTopK | BatchLargest):
             k = min(sae.num_latents, round(factor * encoder.k))
             yield Reading(
                 f"with a k of {k}",
                 "the k of the configuration is too low; correct it",
-                _with_encoder(sae, dataclasses.replace(encoder, k=k)),
+                _with(sae, encode=dataclasses.replace(encoder, k=k)),
             )
-    longer = eqx.tree_at(lambda sae: sae.model.encoder.scale, sae, gain * sae.scale)
-    yield Reading(f"with the decoder's weights times {gain:.3g}", wrong, longer)
+    yield Reading(f"with the decoder's weights times {gain:.3g}", wrong, sae, gain=gain)
     for keep in {math.ceil(own.l0 * share) for share in (0.5, 0.25, 0.12, 0.06, 0.03, 0.015)}:
         yield Reading(
             f"with the {keep} largest codes of each row alone",
@@ -315,29 +313,13 @@ def off(sae: SAE) -> str:
     )
 
 
-def _shifted(sae: SAE, shift) -> SAE:
-    """The SAE whose encoder takes a vector from the target."""
-    return eqx.tree_at(lambda sae: sae.model.encoder.model.bias, sae, shift)
-
-
-def _on_atoms(sae: SAE, atoms) -> SAE:
-    """The SAE whose encoder's codes are those of these atoms."""
-    parts = atoms, np.ones_like(sae.scale)
-    return eqx.tree_at(lambda sae: (sae.model.dictionary, sae.model.encoder.scale), sae, parts)
+def _with(sae: SAE, **parts: Any) -> SAE:
+    """The SAE with other parts of its model."""
+    return dataclasses.replace(sae, model=dataclasses.replace(sae.model, **parts))
 
 
 def _replaced(sae: SAE, change) -> SAE:
     return eqx.tree_at(affines, sae, [change(part) for part in affines(sae)])
-
-
-def _with_encoder(sae: SAE, encoder: Encoder) -> SAE:
-    units = sae.model.encoder
-    inner = dataclasses.replace(units.model, encode=encoder)
-    outer = Rescaled(encoder) if isinstance(sae.model.encode, Rescaled) else sae.model.encode
-    model = dataclasses.replace(
-        sae.model, encoder=dataclasses.replace(units, model=inner), encode=outer
-    )
-    return dataclasses.replace(sae, model=model)
 
 
 def affines(sae: SAE) -> list[Affine]:

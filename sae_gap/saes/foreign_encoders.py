@@ -1,9 +1,4 @@
-"""What published SAEs infer with beside the suite's own encoders, and how any of them keeps its
-library's units.
-
-A library ranks and compares codes in units of its own atoms. So a loaded SAE infers on the atoms
-that are on disk, and its codes are then multiplied by their lengths.
-"""
+"""What published SAEs infer with beside the suite's own encoders."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,39 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Encoder
 from sae_gap.encoders.gated import Gated, GatedParameters
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
 from sae_gap.encoders.topk import keep_largest
-
-
-class LibraryUnits(eqx.Module):
-    """An SAE in the units of its library.
-
-    Attributes:
-      model: with a bias of zeros, since it fits the target; its atoms are those of the library, or
-        None where its encoder reads none.
-      scale: codes of that model, times this, are on unit atoms.
-    """
-
-    model: Model
-    scale: Float[Array, " num_latents"]
-
-
-class Rescaled(Encoder):
-    """The codes of an encoder in its library's units, times the scale: they are on unit atoms."""
-
-    encoder: Encoder
-
-    @property
-    def signed(self):
-        return self.encoder.signed
-
-    def __call__(self, model, signals):
-        return self.encoder(model.encoder.model, signals) * model.encoder.scale
 
 
 def parameters_of(encoder: type[Encoder], affine: Affine, others: Mapping[str, Array]) -> Any:

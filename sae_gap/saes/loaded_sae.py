@@ -1,5 +1,5 @@
-"""An SAE: its own encode and decode, and beside them the suite's model of it, on which a gap can be
-certified.
+"""An SAE: a model in the units of its library, with its own encode and decode, on which a gap can
+be certified.
 
 A published SAE comes from `sae_gap.load_sae`, arrays at hand from `SAE.from_arrays`, and a model of
 this suite or a decoder alone from `SAE.of_model`.
@@ -40,7 +40,6 @@ from sae_gap.encoders.encoder import (
     Encoder,
     as_floats,
     check_model,
-    encode,
     unit_atoms,
 )
 from sae_gap.encoders.gated import Gated
@@ -53,9 +52,7 @@ from sae_gap.saes.foreign_encoders import (
     AbsTopK,
     BatchLargest,
     GroupMax,
-    LibraryUnits,
     RepeatingPursuit,
-    Rescaled,
     parameters_of,
 )
 from sae_gap.saes.parts import Parts
@@ -69,6 +66,8 @@ _OPTIONS = {
     "batchtopk": ("threshold", "k"),
     "jumprelu": ("threshold",),
 }
+# Atoms whose lengths differ from 1 by no more are unit atoms.
+UNIT = 1e-6
 # By their names in `Parts`.
 _ENCODERS: dict[str, Any] = {
     "standard": ReLU,
@@ -84,19 +83,15 @@ _ENCODERS: dict[str, Any] = {
 
 
 class SAE(eqx.Module):
-    """A dictionary and, unless it is a decoder alone, its encoder, with what is done to activations
-    before.
+    """A model in the units of its library, with what its files say of it.
 
-    `sae_gap.amortisation_gap(sae.model, sae.target(activations), lam)` is the gap of its encoder on
-    its own dictionary.
+    `sae_gap.amortisation_gap(sae.model, sae.model.signals(activations), lam)` is the gap of its
+    encoder on its own dictionary. Measurements take codes on unit atoms, which are the library's
+    times `lengths`.
 
     Attributes:
-      model: on unit atoms, with a bias of zeros and the SAE's encoder, which gives the library's
-        codes rescaled to unit atoms. It fits `target(activations)`.
-      bias: what the decoder adds, in units of the normalised activations, (input_dim,).
-      scale: a code in the library's units, times this, is a code on unit atoms, (num_latents,).
-      lengths: of the atoms on disk, (num_latents,); zero for a dead one.
-      normalisation: what is done to activations before they are encoded.
+      model: the dictionary as it is on disk, what the decoder adds, the encoder, and what is done
+        to activations first.
       library: which wrote it.
       architecture: what that library calls it.
       centred: whether the encoder takes the decoder's bias from its input.
@@ -107,12 +102,8 @@ class SAE(eqx.Module):
     """
 
     model: Model
-    bias: Float[Array, " input_dim"]
-    scale: Float[Array, " num_latents"]
-    lengths: Float[Array, " num_latents"]
-    normalisation: Normalisation
-    library: str = eqx.field(static=True)
-    architecture: str = eqx.field(static=True)
+    library: str = eqx.field(static=True, default="sae_gap")
+    architecture: str = eqx.field(static=True, default="")
     centred: bool = eqx.field(static=True, default=False)
     heads: bool = eqx.field(static=True, default=False)
     # Pairs, since a mapping has no hash, and what is static must have one.
@@ -122,8 +113,8 @@ class SAE(eqx.Module):
     signed: bool = eqx.field(static=True, default=False)
 
     @classmethod
-    def of_model(cls, model: Model, *, name: str) -> "SAE":
-        """A model of the suite, with atoms of any length, which fits `x - bias`.
+    def of_model(cls, model: Model, *, name: str = "sae") -> "SAE":
+        """A model, with atoms of any length.
 
         Args:
           model: with a dictionary; without an `encode` it is a decoder alone.
@@ -133,17 +124,11 @@ class SAE(eqx.Module):
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
-        return _on_unit_atoms(
-            as_floats("the dictionary", model.decoder),
-            as_floats("bias", model.bias),
-            model,
-            None if model.encode is None else _rescaled,
-            library="sae_gap",
-            architecture=getattr(model.encode, "name", ""),
-            name=name,
-            role="dictionary" if model.encode is None else "sae",
-            signed=bool(getattr(model.encode, "signed", False)),
-        )
+        held: dict[str, Any] = {
+            "dictionary": as_floats("the dictionary", model.decoder),
+            "bias": as_floats("bias", model.bias),
+        }
+        return described(dataclasses.replace(model, **held), name=name)
 
     @classmethod
     def from_arrays(
@@ -252,48 +237,63 @@ class SAE(eqx.Module):
     @property
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
-        sae = SAE.of_model(Model(self.model.decoder * self.scale, self.bias), name=self.name)
-        kept = {name: getattr(self, name) for name in ("normalisation", "heads", "entries")}
-        return dataclasses.replace(sae, **kept)
+        model = dataclasses.replace(self.model, encoder=None, encode=None)
+        return dataclasses.replace(self, model=model, role="dictionary", signed=False)
 
     @functools.cached_property
     def identity(self) -> str:
         """A digest of all its numbers, which tells what was measured of it from what was measured
         of others.
         """
-        numbers = self.model, self.bias, self.scale, self.normalisation, self.signed
+        numbers = self.model, self.signed
         # What is static, such as the k of an encoder, stands in the structure; an address in memory
         # says nothing.
-        structure = f"{jax.tree.structure(numbers)} {describe(self.given_encoder)}"
+        structure = f"{jax.tree.structure(numbers)} {describe(self.model.encode)}"
         return digest([*jax.tree.leaves(numbers), re.sub(r" at 0x[0-9a-f]+", "", structure)])
 
     @property
-    def given_encoder(self) -> Any:
-        """The encoder or the function that the SAE was made with; None for a decoder alone."""
-        return self.model.encoder.model.encode
+    def bias(self) -> Float[Array, " input_dim"]:
+        """What the decoder adds, in units of the normalised activations."""
+        return self.model.bias
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """What is done to activations before they are encoded."""
+        return self.model.normalisation or Normalisation()
+
+    @functools.cached_property
+    def lengths(self) -> Float[Array, " num_latents"]:
+        """Of the atoms on disk; zero for a dead one. Codes in the library's units, times these, are
+        codes on unit atoms.
+        """
+        return _lengths(self.model.decoder)
+
+    @functools.cached_property
+    def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
+        """The atoms at unit length, and zeros for a dead one."""
+        atoms = self.model.decoder
+        lengths = np.asarray(self.lengths)
+        # A wide dictionary is not held twice.
+        whole = np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT
+        return atoms if whole else _unit(atoms)
+
+    @property
+    def unit_model(self) -> Model:
+        """The unit atoms alone, on which solvers and pursuits code targets."""
+        return Model(self.unit_dictionary, jnp.zeros_like(self.bias))
 
     @property
     def given(self) -> Given:
         """A learner for studies, whose model is this one."""
-        inner, kind = self.model.encoder.model, self.normalisation
-        atoms = self.model.decoder * self.scale if inner.dictionary is None else inner.dictionary
-        plain = Model(
-            atoms,
-            self.bias,
-            inner.encoder,
-            inner.encode,
-            None if type(kind) is Normalisation else kind,
-        )
-        return Given(Held(plain), self.name, self.role, self.signed)
+        return Given(Held(self.model), self.name, self.role, self.signed)
 
     @property
     def affine(self) -> Affine | None:
         """The map of the target whose largest outputs are the library's codes; None where no single
         one decides them.
         """
-        encoder = self.given_encoder
-        own = isinstance(encoder, AmortisedEncoder)
-        return encoder.affine(self.model.encoder.model) if own else None
+        encoder = self.model.encode
+        return encoder.affine(self.model) if isinstance(encoder, AmortisedEncoder) else None
 
     @property
     def columns(self) -> dict[str, Any]:
@@ -319,7 +319,7 @@ class SAE(eqx.Module):
         return self.model.decoder.shape[1]
 
     def target(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
-        """What the lasso on `model` fits: the normalised activations less what the decoder adds.
+        """What codes should add up to: the normalised activations less what the decoder adds.
 
         Args:
           activations: as the library's `encode` takes them, (n, input_dim), or (n, heads, head_dim)
@@ -332,7 +332,7 @@ class SAE(eqx.Module):
           ValueError: the activations have another width, or are not finite.
         """
         with jax.default_matmul_precision("highest"):
-            return self.normalisation.apply(self.as_rows(activations)) - self.bias
+            return self.model.signals(self.as_rows(activations)) - self.bias
 
     def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
         """The library's codes, in its own units.
@@ -346,24 +346,19 @@ class SAE(eqx.Module):
         Raises:
           ValueError: the activations have another width, or are not finite.
         """
-        return self._encode(self.target(activations)) / self.scale
+        with jax.default_matmul_precision("highest"):
+            return self._codes(self.model.signals(self.as_rows(activations)))
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of `target(activations)`, on unit atoms. The code of an atom of zeros, which
         says nothing, is zero.
         """
-        return jnp.where(self.lengths > 0, self._encode(target), 0)
+        return self._codes(target + self.bias) * self.lengths
 
-    def _encode(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        encoder: Any = self.model.encode
-        if encoder is None:
+    def _codes(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+        if self.model.encode is None:
             raise ValueError(f"{self.name} is a decoder alone; give a model with an encoder.")
-        with jax.default_matmul_precision("highest"):
-            return (
-                encode(encoder, self.model, target)
-                if isinstance(encoder, Encoder)
-                else encoder(self.model, target)
-            )
+        return own_codes(self.model, jnp.asarray(signals))
 
     def decode(
         self,
@@ -393,19 +388,20 @@ class SAE(eqx.Module):
         if self.normalisation.per_sample and (like is None or len(like) != len(codes)):  # type: ignore[arg-type]
             fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
             raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
-        return self.decode_target(jnp.asarray(codes) * self.scale, like)
+        return self._decoded(self.model, jnp.asarray(codes), like)
 
     def decode_target(
         self, codes: Any, like: Float[ArrayLike, "..."] | None = None
     ) -> Float[Array, "n input_dim"]:
         """What `decode` gives, of codes on unit atoms, (n, num_latents), dense or sparse."""
-        activations = (
-            self.as_rows(like) if self.normalisation.per_sample and like is not None else None
+        return self._decoded(
+            dataclasses.replace(self.model, dictionary=self.unit_dictionary), codes, like
         )
+
+    def _decoded(self, model: Model, codes: Any, like: Any) -> Float[Array, "n input_dim"]:
+        needed = self.normalisation.per_sample and like is not None
         with jax.default_matmul_precision("highest"):
-            sparse, atoms = issparse(codes), self.model.decoder.T
-            product = jnp.asarray(codes @ np.asarray(atoms)) if sparse else codes @ atoms
-            return self.normalisation.undo(product + self.bias, activations)
+            return model.reconstruct(codes, self.as_rows(like) if needed else None)  # type: ignore[arg-type]
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
@@ -437,17 +433,13 @@ class SAE(eqx.Module):
         return as_floats("activations", array)
 
 
-def _rescaled(unit: Model, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-    """The codes of a model that `of_model` was given, on unit atoms."""
-    own = unit.encoder.model
-    # An encoder of the suite subtracts the bias itself.
-    signals = jnp.asarray(target) + own.bias
-    codes = (
-        own.encode.infer(own, signals).codes
-        if isinstance(own.encode, Encoder)
-        else own.encode(own, signals)
-    )
-    return codes * unit.encoder.scale
+def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    """The codes of a model's own encoder, or function, in its own units."""
+    encode: Any = model.encode
+    with jax.default_matmul_precision("highest"):
+        if isinstance(encode, Encoder):
+            return encode.infer(model, signals).codes
+        return encode(model, signals)
 
 
 def of_parts(parts: Parts, mean: Any = None) -> SAE:
@@ -458,65 +450,58 @@ def of_parts(parts: Parts, mean: Any = None) -> SAE:
     """
     largest = np.abs(parts.atoms).max(axis=1)
     check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
-    dictionary = jnp.asarray(parts.atoms).T
+    dtype = jax.dtypes.canonicalize_dtype(parts.atoms.dtype)
     if parts.encoder is None:
         bias = mean if parts.bias is None else parts.bias
-        bias = np.zeros(len(dictionary)) if bias is None else detached(bias)
-        sae = SAE.of_model(Model(dictionary, jnp.asarray(bias, dictionary.dtype)), name="sae")
-        return dataclasses.replace(sae, entries=tuple(parts.notes.items()))
-    settled = parts.settled(dictionary.dtype)
-    held = {name: jnp.asarray(value, dictionary.dtype) for name, value in settled.others.items()}
+        bias = np.zeros(parts.atoms.shape[1]) if bias is None else detached(bias)
+        model = Model(jnp.asarray(parts.atoms, dtype).T, jnp.asarray(bias, dtype))
+        return dataclasses.replace(SAE.of_model(model), entries=noted(parts.notes))
+    settled = parts.settled(dtype)
+    held = {name: jnp.asarray(value, dtype) for name, value in settled.others.items()}
     encoder, parameters = _ENCODERS[parts.encoder], None
     if settled.weight is not None:
         affine = Affine(jnp.asarray(settled.weight), jnp.asarray(settled.encoder_bias))
         parameters = parameters_of(encoder, affine, held)
     elif held:
         encoder, parameters = BatchPursuit, Threshold(held["threshold"])
-    encoder = encoder(*parts.options.values())
-    model = Model(jnp.asarray(settled.atoms).T, jnp.asarray(parts.bias), parameters, encoder)
-    sae = on_unit_atoms(
-        model,
-        parts.notes,
-        normalisation=parts.normalisation,
-        library=parts.library,
-        architecture=parts.architecture,
-        centred=parts.centred,
-        heads=parts.heads,
+    model = Model(
+        jnp.asarray(settled.atoms).T,
+        jnp.asarray(parts.bias),
+        parameters,
+        encoder(*parts.options.values()),
+        None if type(parts.normalisation) is Normalisation else parts.normalisation,
     )
-    if parts.weight is not None:
-        # Such an encoder does not read the atoms: a wide SAE need not hold them twice.
-        sae = eqx.tree_at(lambda sae: sae.model.encoder.model.dictionary, sae, None)
-    lengths = _unit(dictionary)[1] if parts.codes_of_unit_atoms else sae.lengths
-    return dataclasses.replace(sae, lengths=lengths)
+    about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
+    return described(model, entries=noted(parts.notes), **about)
 
 
-def on_unit_atoms(model: Model, notes: Mapping[str, str], **about: Any) -> SAE:
-    """The SAE of a model in its library's units, which subtracts its bias and names its encoder;
-    `about` are other fields.
-    """
-    encoder: Any = model.encode
-    return _on_unit_atoms(
-        model.decoder,
-        model.bias,
-        dataclasses.replace(model, bias=jnp.zeros_like(model.bias)),
-        Rescaled(encoder),
-        entries=tuple((str(name), printable(str(value))) for name, value in notes.items()),
-        signed=encoder.signed,
-        **about,
-    )
+def described(model: Model, **about: Any) -> SAE:
+    """The SAE of a model that is known to be whole; `about` are further attributes."""
+    told: dict[str, Any] = {
+        "architecture": getattr(model.encode, "name", ""),
+        "centred": isinstance(model.encode, AmortisedEncoder),
+        "role": "dictionary" if model.encode is None else "sae",
+        "signed": bool(getattr(model.encode, "signed", False)),
+    }
+    return SAE(model, **told | about)
 
 
-def _on_unit_atoms(atoms: Array, bias: Array, inner: Model, encode: Any, **about: Any) -> SAE:
-    unit, lengths = _unit(atoms)
-    scale = jnp.where(lengths > 0, lengths, 1)
-    model = Model(unit, jnp.zeros_like(bias), LibraryUnits(inner, scale), encode)
-    return SAE(model, bias, scale, lengths, **{"normalisation": Normalisation(), **about})
+def noted(notes: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Notes as an SAE keeps them."""
+    return tuple((str(name), printable(str(value))) for name, value in notes.items())
 
 
 @jax.jit
 def _unit(
     atoms: Float[Array, "input_dim num_latents"],
-) -> tuple[Array, Float[Array, " num_latents"]]:
-    """The atoms at unit length, and their lengths, 0 for one of zeros."""
-    unit, lengths = unit_atoms(atoms)
-    return unit, jnp.where(jnp.any(unit != 0, axis=0), lengths, 0)
+) -> Float[Array, "input_dim num_latents"]:
+    """The atoms at unit length."""
+    return unit_atoms(atoms)[0]
+
+
+@jax.jit
+def _lengths(
+    atoms: Float[Array, "input_dim num_latents"],
+) -> Float[Array, " num_latents"]:
+    """The lengths of the atoms, 0 for one of zeros."""
+    return jnp.where(jnp.any(atoms != 0, axis=0), unit_atoms(atoms)[1], 0)

@@ -2,7 +2,6 @@
 form.
 """
 
-import dataclasses
 import json
 import os
 import tempfile
@@ -15,6 +14,7 @@ from absl import logging
 from safetensors.numpy import save
 
 from sae_gap.core.checks import check_path, check_type
+from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
@@ -81,29 +81,28 @@ def files_of(
                 "an SAE that was loaded has its encoder; leave encoder out, or give sae.model and "
                 "an encoder."
             )
-        if model.normalisation.saelens is None:
-            raise ValueError(
-                f"an SAE whose activations are normalised by {model.normalisation.name} cannot be "
-                "written as a whole; "
-                "normalise the activations yourself and give a model of those."
-            )
-        form["normalize_activations"] = model.normalisation.saelens
         form["reshape_activations"] = "hook_z" if model.heads else "none"
         said = {
             name: value
             for name, value in model.notes.items()
             if name in ("model_name", "hook_name")
         } | said
-        plain = dataclasses.replace(model.model.encoder.model, bias=model.bias)
-        if plain.dictionary is None:
-            plain = dataclasses.replace(plain, dictionary=model.model.decoder * model.scale)
+        plain = model.model
     assert isinstance(plain, Model)
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(
             f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder."
         )
-    if not has_form(type(chosen)):
+    normalises = type(plain.normalisation or Normalisation())
+    formless = not has_form(type(chosen))
+    if normalises.saelens is None or (formless and normalises is not Normalisation):
+        raise ValueError(
+            f"an SAE whose activations are normalised by {plain.normalisation.name} cannot be "  # type: ignore[union-attr]
+            "written as a whole; normalise the activations yourself and give a model of those."
+        )
+    form["normalize_activations"] = normalises.saelens
+    if formless:
         return {FIT: own.content_of(plain, chosen, said)}
     config, arrays = as_saelens(plain, chosen)
     # The versions come first, and no metadata replace them.

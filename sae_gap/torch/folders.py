@@ -97,7 +97,7 @@ def _fitted(path: Path) -> Parts:
     from sae_gap.saes.save import files_of
 
     sae = load_fit(path)
-    if sae.given_encoder is None:
+    if sae.model.encode is None:
         return decoders.load(path)
     files = files_of(sae)
     if saelens.WEIGHTS not in files:

@@ -179,7 +179,7 @@ def test_few_rows_are_read_by_their_coordinates(given):
     sae, x = loaded(arrays), x[:40]
     narrow, whole = Seen.of(sae, x, by_rows(sae)), Seen(sae, x, by_rows(sae), None)
     assert narrow.basis is not None and narrow.basis.shape == (42, DIM)
-    own = read(sae, x, narrow.atoms)
+    own = read(sae, x, narrow.atoms, sae.encode_target)
     for readings in (configured, lambda seen: other_sizes(seen, own, 1.3)):
         for one, other in zip(readings(narrow), readings(whole), strict=True):
             assert one.how == other.how

@@ -41,7 +41,7 @@ def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sae
     values[:, 1:][values[:, 1:] < 1] = 0
     coded = code(sae, X, lambda target, place: values[place])
     again = code(sae, X, least_squares(sae, coded.codes))
-    atoms = np.asarray(sae.model.dictionary)
+    atoms = np.asarray(sae.unit_dictionary)
     np.testing.assert_array_equal(coded.codes.toarray(), values)
     np.testing.assert_allclose(coded.guess, values @ atoms.T + 1, rtol=1e-5, atol=1e-5)
     assert coded.l0 == np.count_nonzero(values) / 20 and coded.certificate is None
@@ -56,7 +56,9 @@ def test_values_are_decoded_as_they_are_and_after_non_negative_least_squares(sae
 def test_thresholding_begins_with_the_lasso_of_its_own_rows(sae):
     begun = code(sae, X, lasso(sae, 0.2))
     found = code(sae, X, thresholded(sae, 0.2, begun.codes)).codes.toarray()
-    np.testing.assert_allclose(found, ThresholdingPursuit(0.2)(sae.model, sae.target(X)), atol=1e-4)
+    np.testing.assert_allclose(
+        found, ThresholdingPursuit(0.2)(sae.unit_model, sae.target(X)), atol=1e-4
+    )
     assert 0 < np.count_nonzero(found) < begun.codes.nnz
 
 
@@ -71,7 +73,7 @@ def test_the_certificate_is_the_largest_of_all_chunks(sae, monkeypatch):
 
 
 def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(sae):
-    order, atoms = pursued(sae, X, 3), np.asarray(sae.model.dictionary)
+    order, atoms = pursued(sae, X, 3), np.asarray(sae.unit_dictionary)
     assert order.shape == (20, 3)
     for steps in (2, 3):
         whole = np.asarray(
@@ -184,7 +186,7 @@ def test_an_encoder_is_dead_that_hardly_fires_or_has_most_latents_never_fire(row
 
 def test_an_encoder_of_ones_own_is_told_by_its_codes(sae):
     def with_encoder(encode):
-        model = Model(sae.model.decoder, jnp.ones(6), encode=encode)
+        model = Model(sae.unit_dictionary, jnp.ones(6), encode=encode)
         return SAE.of_model(model, name="mine")
 
     def own(threshold):

@@ -115,8 +115,8 @@ def test_codes_are_compared_with_the_best_ones(world, measured):
     top = (target @ unit).max(axis=1, keepdims=True).clip(1e-9)
     codes = {
         "orthogonal": exchange_pursuit(target, unit, K, exchanges=False).toarray(),
-        "gradient": GradientPursuit(K, nonneg=True).infer(sae.model, target).codes,
-        "screened": ScreenedPursuit(K).infer(sae.model, target).codes,
+        "gradient": GradientPursuit(K, nonneg=True).infer(sae.unit_model, target).codes,
+        "screened": ScreenedPursuit(K).infer(sae.unit_model, target).codes,
         "lasso": np.zeros((N, WIDTH)),
     }
     for step in range(1, 7):

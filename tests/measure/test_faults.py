@@ -105,9 +105,9 @@ def spoilt(sae, part, change):
     return eqx.tree_at(
         {
             "decoder": lambda sae: sae.model.dictionary,
-            "weight": lambda sae: sae.model.encoder.model.encoder.affine.weight,
-            "offset": lambda sae: sae.model.encoder.model.encoder.affine.bias,
-            "bias": lambda sae: sae.bias,
+            "weight": lambda sae: sae.model.encoder.affine.weight,
+            "offset": lambda sae: sae.model.encoder.affine.bias,
+            "bias": lambda sae: sae.model.bias,
         }[part],
         sae,
         replace_fn=change,
@@ -150,7 +150,7 @@ def test_both_square_matrices_of_the_other_layout():
 def test_a_bias_that_is_subtracted_or_not_against_the_configuration():
     atoms, centre, activations = data()
     sound = made(atoms, centre)
-    shift = sound.bias @ sound.model.encoder.model.encoder.affine.weight
+    shift = sound.bias @ sound.model.encoder.affine.weight
     # The same weights, said not to be centred, and the reverse.
     loose = spoilt(
         dataclasses.replace(sound, centred=False), "offset", lambda offset: offset + shift

@@ -263,12 +263,12 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
     )
     # On the target of JAX.
     loaded = sae_gap.load_sae(FILES / case)
-    dictionary = Model(loaded.model.decoder * loaded.scale, 0 * loaded.bias)
+    dictionary = Model(loaded.model.decoder, 0 * loaded.bias)
     expected = ScreenedPursuit(2)(dictionary, loaded.target(x))
     close(better.encode(given), expected)
     objective, gap = sae.certify(given, better.encode(given), 0.3)
-    on_unit = np.asarray(expected * loaded.scale)
-    wanted = lasso_problem.certificate(loaded.target(x), loaded.model.decoder, on_unit, 0.3)
+    on_unit = np.asarray(expected * loaded.lengths)
+    wanted = lasso_problem.certificate(loaded.target(x), loaded.unit_dictionary, on_unit, 0.3)
     close(objective, wanted[0])
     close(gap, wanted[1])
 

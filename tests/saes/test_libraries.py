@@ -55,16 +55,15 @@ def test_the_sae_is_the_librarys_own(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_model_has_unit_atoms_and_fits_the_target(case):
+def test_its_model_has_the_librarys_codes_and_those_on_unit_atoms_fit_the_target(case):
     activations, codes, reconstruction = expected(case)
     sae, flat = loaded(case), activations.reshape(len(activations), -1)
-    np.testing.assert_allclose(np.linalg.norm(sae.model.decoder, axis=0), 1, atol=1e-6)
-    assert not np.any(sae.model.bias)
+    np.testing.assert_allclose(np.linalg.norm(sae.unit_dictionary, axis=0), 1, atol=1e-6)
+    found = encode(sae.model.encode, sae.model, sae.model.signals(flat))
+    close(found, codes)
+    close(sae.model.reconstruct(found, flat), reconstruction)
     target = sae.target(activations)
-    own = encode(sae.model.encode, sae.model, target)
-    # Codes on unit atoms, at the ratios of lengths that the library's own have.
-    close(own, codes * np.asarray(sae.scale))
-    # The reconstruction of the model leaves of the target what the library leaves of its normalised
-    # input.
-    close(sae.normalisation.undo(own @ sae.model.decoder.T + sae.bias, flat), reconstruction)
+    own = sae.encode_target(target)
+    close(own, codes * np.asarray(sae.lengths))
+    close(sae.decode_target(own, activations), reconstruction)
     close(sae.normalisation.undo(target + sae.bias, flat), flat)

@@ -75,9 +75,9 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_pa
     write(tmp_path / kind)
     sae = sae_gap.load_sae(tmp_path / kind / name, mean=lambda: MEAN)
     unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
-    np.testing.assert_allclose(sae.model.decoder, unit, atol=1e-6)
+    np.testing.assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
     np.testing.assert_array_equal(sae.bias, bias)
-    assert (sae.role, sae.signed, sae.given_encoder) == ("dictionary", False, None)
+    assert (sae.role, sae.signed, sae.model.encode) == ("dictionary", False, None)
     if bias is MEAN:
         with pytest.raises(ValueError, match=r"must be of shape \(10, num_latents\).*transpose"):
             sae_gap.load_sae(tmp_path / kind, mean=np.ones(10))
@@ -95,7 +95,7 @@ def test_the_vocabulary_and_a_lens_open_with_their_model_and_block(lm, tmp_path)
         (tmp_path / "one.pt", lens.atoms(1)[0], 0.01),
     ):
         sae = sae_gap.load_sae(path, model=lm, block=1, mean=np.ones(lm.model.dim))
-        found, rows = np.asarray(sae.model.decoder * sae.lengths).T, np.asarray(rows)
+        found, rows = np.asarray(sae.model.decoder).T, np.asarray(rows)
         np.testing.assert_allclose(found, rows, atol=1e-6 + tol * np.abs(rows).max())
         assert sae.bias.all()
         with pytest.raises(ValueError, match=r"give the model and the block.*\.$"):
@@ -113,7 +113,7 @@ def test_an_sae_without_its_encoder_keeps_what_is_done_to_activations(case):
     np.testing.assert_allclose(
         alone.decode_target(codes, x), sae.decode_target(codes, x), atol=1e-5
     )
-    assert (alone.role, alone.given_encoder) == ("dictionary", None)
+    assert (alone.role, alone.model.encode) == ("dictionary", None)
     assert dataclasses.replace(alone, name="x").columns["dictionary"] == "x"
 
 

@@ -36,7 +36,7 @@ def test_codes_of_a_model_are_on_unit_atoms_and_those_of_a_dead_one_are_zero():
     np.testing.assert_allclose(
         sae.decode_target(codes, X), ATOMS.sum(axis=0) + BIAS + np.zeros_like(X)
     )
-    np.testing.assert_allclose(np.linalg.norm(sae.model.dictionary, axis=0), [1, 1, 0])
+    np.testing.assert_allclose(np.linalg.norm(sae.unit_dictionary, axis=0), [1, 1, 0])
     # In its own units, as the model has them.
     np.testing.assert_allclose(sae.encode(X), np.ones((2, 3)))
     np.testing.assert_allclose(sae.reconstruct(X), sae.decode_target(codes), rtol=1e-6)

@@ -79,7 +79,7 @@ def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path,
     # On unit atoms the codes grow by the lengths, and the lasso of `measure_sae` is on those.
     lengths = np.linalg.norm(model.decoder, axis=0)
     close(sae.encode_target(sae.target(activations)), own * lengths)
-    close(sae.model.decoder, model.decoder / lengths)
+    close(sae.unit_dictionary, model.decoder / lengths)
     report = sae_gap.check(sae, activations)
     assert report.l0 == (own != 0).sum(axis=1).mean()
     for number, one in enumerate((model, sae)):

@@ -87,7 +87,7 @@ def test_an_sae_of_any_library_becomes_one_of_saelens(tmp_path, case):
     again = sae_gap.load_sae(tmp_path / "sae")
     found = np.asarray(again.encode(activations))
     np.testing.assert_array_equal(found != 0, codes != 0)
-    close(found * np.asarray(again.scale), codes * np.asarray(sae.scale))
+    close(found * np.asarray(again.lengths), codes * np.asarray(sae.lengths))
     close(again.decode(found, like=activations), reconstruction)
     assert again.notes.get("hook_name") == sae.notes.get("hook_name")
 

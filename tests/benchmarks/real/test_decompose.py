@@ -93,7 +93,7 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     seen = []
 
     def decompose(sae, x, documents, sizes):
-        seen.append((np.asarray(sae.model.decoder), x, documents, np.asarray(sae.target(x))))
+        seen.append((np.asarray(sae.unit_dictionary), x, documents, np.asarray(sae.target(x))))
         part = {"captured": 0.1 * len(seen), "low": 0.05, "high": 0.3}
         return [part | {"codes": codes, "k": k} for codes in ("orthogonal", "best") for k in sizes]
 

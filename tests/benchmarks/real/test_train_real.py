@@ -70,7 +70,7 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
         else:
             sae = load_sae(directory / name)
             dictionary, bias = (
-                np.asarray(sae.model.dictionary),
+                np.asarray(sae.unit_dictionary),
                 np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
             )
             own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
