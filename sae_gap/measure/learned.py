@@ -46,9 +46,10 @@ from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdict import compare_dictionaries
 from sae_gap.runtime import progress
+from sae_gap.saes.exchange import has_form
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import DICTIONARY
-from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
+from sae_gap.saes.save import as_metadata, check_free, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
