@@ -16,7 +16,7 @@ from benchmarks import cli, studies
 from benchmarks.harness.command import Run, RunOptions, options_of, read
 from benchmarks.harness.main import execute
 from benchmarks.options import fields, option
-from sae_gap.core.options import SEED
+from sae_gap.core.checks import SEED
 from sae_gap.runtime import distributed
 from sae_gap.study.study import PROTOCOLS
 

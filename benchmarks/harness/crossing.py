@@ -7,6 +7,7 @@ study has itself is the study's.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
 
 
 def _learner(
-    name: str, study: Sequence[Method], common: Mapping[str, Method], source: Source, p: Preset
+    name: str, study: Sequence[Method], common: Mapping[str, Method], source: Any, p: Preset
 ) -> Learner:
     """The study's own learner of a name, or else a shared one, or else one that is made by
     convention.
@@ -89,7 +90,7 @@ def _depth(learner: Learner) -> int:
     return 0 if learner.base is None else 1 + _depth(learner.base)
 
 
-def _encoded(learner: Learner, name: str, source: Source, p: Preset) -> tuple[Learner, Encoder]:
+def _encoded(learner: Learner, name: str, source: Any, p: Preset) -> tuple[Learner, Encoder]:
     """The learner and the encoder of a crossing; an encoder with parameters is trained on the
     learner's dictionary, by its own loss where its batches leave something behind.
     """

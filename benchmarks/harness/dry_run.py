@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
 from sae_gap.storage.results import CELL
-from sae_gap.study.job import Job, present
+from sae_gap.study.job import Job, Stored
 
 
 def plan(run: Run) -> str:
@@ -41,13 +41,13 @@ def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
     """Each job, with how many of its rows are there and how many models it would be the first to
     fit, by their folders and seeds.
     """
-    there = present(run.study, run.jobs, run.store.rows())
-    planned = set[tuple[str, int]]()
+    stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
     for job in run.jobs:
+        there = stored.present(job)
         fits = {
             (str(run.models.folder(learner, source)), source.seed)
             for source in job.without(there).sources
             for learner in run.models.missing(job.learner, source, job.steps)
         }
-        yield job, len(there & job.keys), len(fits - planned)
+        yield job, len(there), len(fits - planned)
         planned |= fits

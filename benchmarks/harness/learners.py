@@ -8,7 +8,6 @@ from typing import Any
 from benchmarks.harness.preset import Preset
 from sae_gap import catalogue
 from sae_gap.core.checks import check_choice
-from sae_gap.data.recording import Source
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
@@ -22,12 +21,12 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 _RENORMALISE_EVERY = 2_000
 
 
-def sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+def sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
     """An SAE as the paper trains it."""
     return catalogue.paper_sae(name, sparsity=source.sparsity, num_steps=p.epochs)
 
 
-def tuned_sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+def tuned_sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
     """An SAE at its best, for a number of gradient steps rather than of epochs."""
     assert source.input_dim is not None  # A setting fills it in.
     steps_per_epoch = math.ceil(source.num_train / SparseAutoencoder.batch_size)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.options import Options, option
-from sae_gap.core.options import SEED
+from sae_gap.core.checks import SEED
 from sae_gap.core.types import Setting
 from sae_gap.data.recording import Source
 from sae_gap.data.worlds import published_world

@@ -19,59 +19,76 @@ that was stopped goes on with the same command.
 """
 
 import dataclasses
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import CONTROLS, PutBack
+from benchmarks.real.inputs import PutBack
 from benchmarks.real.page_tables import table
 from benchmarks.report import pages
 from benchmarks.report.published import read_lines
-from sae_gap import figures
+from sae_gap import catalogue, figures
+from sae_gap.core.normalise import Whitening
+from sae_gap.encoders.lasso import DENSEST
 from sae_gap.figures import tables
-from sae_gap.measure import Plan, control_sae
-from sae_gap.measure.controls import check_control
-from sae_gap.measure.patching import (
-    CODES,
+from sae_gap.learners.learner import Learner
+from sae_gap.lm.on_network import OnNetwork
+from sae_gap.measure.losses import (
+    BEST,
     PARTS,
-    STUDY,
     SUPPORT,
-    Patching,
+    best_at,
     over_documents,
+    placed,
     split_lines,
 )
+from sae_gap.measure.methods import REFIT, check_codes, control, methods_of
+from sae_gap.metrics import nats, reconstruction
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
+from sae_gap.study.models import Models
+from sae_gap.study.runner import run
+from sae_gap.study.study import Method, Study
 
-NAME = STUDY
+NAME = "downstream"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
+# The codes of a dictionary at an L0 that is asked for, and those of an encoder at its own.
+LEVELLED = ("omp", "lasso", "lasso_refit", "screened", "weighted")
+OWN = ("own", "own_refit")
+# The largest L0 of a full pursuit: its time grows with the square, and beyond takes longer than all
+# else.
+MOST_PURSUED = 64
 # The columns of the tables.
 SPLIT = (
     "dictionary loss l0 total values_part support_part selection_part screening_part "
     "dictionary_part rest best"
 )
-SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean certificate"
+SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownstreamOptions(PutBack):
     """What to put back into a model, and where results go."""
 
-    controls: tuple[str, ...] = option((), "Control dictionaries.  [none]", choices=CONTROLS)
+    controls: tuple[str, ...] = option(
+        (), "Control dictionaries: samples, random, or any learner by its name.  [none]"
+    )
     l0: tuple[int, ...] = option(
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
     codes: tuple[str, ...] = option(
-        tuple(codes for codes in CODES if codes != "weighted"),
-        "Codes to put back; a loss is split where own, own_refit and one of lasso_refit, omp, "
-        "screened and weighted are among them.",
-        choices=CODES,
+        (*OWN, *LEVELLED[:-1], "proposed"),
+        "Codes to put back, encoders by their names too; a loss is split where own, own_refit and "
+        "one of lasso_refit, omp, screened and weighted are among them.",
     )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_codes(self.codes)
 
 
 def measure(options: DownstreamOptions) -> list[Row]:
@@ -81,40 +98,93 @@ def measure(options: DownstreamOptions) -> list[Row]:
       ValueError: something does not fit; the message says how to mend it.
     """
     folder = cli.folder(options.results_dir) / NAME
-    recorded, lm, plan, saes = options.begin(options.l0, options.controls)
-    controls = _controls(options, plan, saes[0])
+    controls = [name for name in options.controls if name != "none"]
+    source, saes = options.begin(options.l0, controls)
     folder.require_writable()
-    downstream, identity = options.downstream(lm, recorded, options.documents(recorded, plan))
-    metric = None
-    if "weighted" in options.codes:
-        texts = options.documents(recorded, plan, part=0)
-        told = results.key({"rows": plan.fingerprint, "documents": texts, "of": identity})
-        metric = told, lambda: options.downstream(lm, recorded, texts)[0].sensitivity()
-    store = results.Store(folder)
-    patching = Patching(downstream, identity, store, options.l0, options.codes, metric)
-    rows = patching.run(saes, controls)
-    scored = [row for row in rows if row["kind"] == "score"]
-    for name, content in {"summary": scored, "splits": split_lines(rows)}.items():
+    rows = put_back(options, source, saes, controls, results.Store(folder))
+    for name, content in {"summary": rows, "splits": split_lines(rows)}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
-    drawn = figures.fvu_curve(rows, published(), SOURCE) if scored else None
+    drawn = figures.fvu_curve(rows, published(), SOURCE) if rows else None
     if drawn is not None:
         figures.save(drawn, folder, "curve")
     return rows
 
 
-def _controls(options: DownstreamOptions, plan: Plan, first: SAE) -> dict[str, Any]:
-    """What decides each control, and what makes it."""
-    train, l0 = plan.parts[0], options.l0[len(options.l0) // 2]
-    settings: Row = {"width": first.num_latents, "signed": first.signed, "l0": l0}
-    settings |= {"rows": plan.fingerprint, "keep_outliers": plan.keep_outliers, "seed": plan.seed}
-    made: dict[str, Any] = {}
-    for name in options.controls:
-        if name != "none":
-            check_control(name, train.num_samples, first.num_latents)
-            make = functools.partial(control_sae, name, train, first, l0, plan.seed)
-            made[name] = (settings | {"control": name}, functools.cache(make))
-    return made
+def put_back(
+    options: DownstreamOptions,
+    source: OnNetwork,
+    saes: Sequence[SAE],
+    controls: Sequence[str],
+    store: results.Store,
+) -> list[Row]:
+    """The rows of three studies, one after the other on one store: own codes tell the L0 at which
+    each encoder is split, and the codes at the asked L0s the best dictionary.
+    """
+    first, middle = saes[0], options.l0[len(options.l0) // 2]
+    learners: dict[str, Learner] = {sae.name: sae.given for sae in saes}
+    for name in controls:
+        learners[name] = control(name, first.num_latents, middle, source.input_dim)
+    unlike = any(
+        isinstance(sae.normalisation, Whitening) or sae.normalisation.per_sample for sae in saes
+    )
+    codes = [name for name in options.codes if not (unlike and name.startswith("weighted"))]
+    own = [name for name in codes if name.removesuffix(REFIT) == "own"]
+
+    def at(name: str, names: Iterable[str], l0: float) -> Iterator[Method]:
+        """Codes of a dictionary at an L0; controls have those of the signs of the first."""
+        long = l0 > MOST_PURSUED
+        kept = [each for each in names if not (long and each.startswith("omp"))]
+        about: dict[str, Any] = {}
+        if name in controls:
+            about = {"family": "control", "signed": first.signed}
+        return methods_of(learners[name], kept, l0, **about)
+
+    def rows_of(methods: Iterable[Method]) -> list[Row]:
+        listed = [*methods]
+        if not listed:
+            return []
+        study = Study(
+            NAME,
+            (source,),
+            listed,
+            lam=None,
+            optimum=False,
+            seconds=False,
+            metrics=(*catalogue.default_metrics(), reconstruction.METRIC, nats.METRIC),
+        )
+        found = run(study, store, models=Models(store.folder / "models"))
+        return [row | {"kind": "score", "role": row["family"]} for row in found]
+
+    levelled = [name for name in codes if name not in own and not name.startswith("proposed")]
+    rows = rows_of(method for name in learners for method in at(name, own, middle))
+    placing = {
+        row["dictionary"]: placed(row["l0"], options.l0) for row in rows if row["codes"] == "own"
+    }
+    rows = [row | placing.get(row["dictionary"], {}) for row in rows]
+    rows += rows_of(
+        method for name in learners for l0 in options.l0 for method in at(name, levelled, l0)
+    )
+    # Codes denser than that are not sparse.
+    sparse = [
+        row
+        for row in rows
+        if row["codes"] == "own" and not row["dead"] and row["level"] <= DENSEST * source.input_dim
+    ]
+    proposing = [name for name in codes if name.startswith("proposed")]
+    wanted: list[Method] = []
+    for row in sparse:
+        near = best_at(rows, row["near"]) or row
+        wanted += at(row["dictionary"], proposing, row["level"])
+        if row["level"] not in options.l0:
+            for name in dict.fromkeys((row["dictionary"], near["dictionary"])):
+                wanted += at(name, [each for each in levelled if _splits(each)], row["level"])
+    # Two encoders of one L0 share what is measured of the best dictionary.
+    return rows + rows_of({(each.learner, each.encoder): each for each in wanted}.values())
+
+
+def _splits(codes: str) -> bool:
+    return codes in (*BEST, "lasso")
 
 
 def published() -> list[Row]:
@@ -128,7 +198,7 @@ def published() -> list[Row]:
 
 def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
     """What the loss of each SAE is made of, and the scores of all codes."""
-    clean = next(row for row in rows if row["kind"] == "clean")
+    first = rows[0]
     splits = []
     for line in split_lines(rows):
         line = dict(line)
@@ -143,15 +213,15 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
             line["dictionary_part"] = None
         loss = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]
         splits.append(line | {"loss": loss})
-    scored = [row for row in rows if row["kind"] == "score"]
-    scored.sort(key=lambda row: (row["level"], row["kl"]))
-    dead = ", ".join(row["dictionary"] for row in scored if row["dead"])
-    losses = f"The loss of each SAE, 95 % intervals {over_documents(clean)}"
+    scored = sorted(rows, key=lambda row: (row["level"], row["kl"]))
+    dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
+    losses = f"The loss of each SAE, 95 % intervals {over_documents(first)}"
     losses += f"; left out, since their encoders are dead: {dead}" if dead else ""
-    references = f"zeros {clean['ce_zero']:.3f}, the mean {clean['ce_mean']:.3f}"
+    references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
+    clean = sum(first["ce_clean"]) / sum(first["tokens"])
     shown = [
         table(losses, SPLIT, splits),
-        table(f"Nats above a clean loss of {clean['ce']:.3f} ({references})", SCORES, scored),
+        table(f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored),
     ]
     return [each for each in shown if each.lines]
 

@@ -14,16 +14,16 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import Options, Results, option
 from sae_gap import measure
+from sae_gap.data.held_out import HeldOut
+from sae_gap.lm.downstream import FIRST
+from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
-from sae_gap.measure import Plan
 from sae_gap.measure.check import Check, check
-from sae_gap.measure.downstream import FIRST, Downstream
 from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
@@ -158,8 +158,8 @@ class PutBack(OfRecording):
 
     def begin(
         self, l0: Sequence[float], controls: Collection[str] = ()
-    ) -> tuple[Recorded, LM, Plan, list[SAE]]:
-        """The recording, the model, the rows to learn from and to score, and what to measure.
+    ) -> tuple[OnNetwork, list[SAE]]:
+        """The documents with the network, and what to measure on them.
 
         Args:
           l0: mean L0s at which dictionaries are compared.
@@ -171,8 +171,8 @@ class PutBack(OfRecording):
         recorded, lm = self.open()
         activations = recorded.activations(self.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        plan = Plan((), activations, keep_outliers=self.outliers == "keep")
-        saes, reports = self.read(plan.scored, plan.parts[0].mean, controls, lm, self.layer)
+        rows = HeldOut(activations, keep_outliers=self.outliers == "keep", split_seed=0)
+        saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
@@ -185,44 +185,11 @@ class PutBack(OfRecording):
             hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
             check_place(name, hook, self.layer)
         if len(activations.outliers.rows):
-            fate = "replaced" if plan.keep_outliers else "left as they are"
+            fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
-        return recorded, lm, plan, saes
-
-    def documents(self, recorded: Recorded, plan: Plan, part: int = 1) -> list[int]:
-        """Held-out documents, or with part 0 those to learn from, in random order, as many as make
-        the tokens that are asked for.
-        """
-        held = recorded.documents[plan.parts[part].numbers]
-        numbers, sizes = np.unique(held, return_counts=True)
-        order = np.random.default_rng(self.seed).permutation(len(numbers))
-        count = 1 + np.searchsorted(np.cumsum(sizes[order]), self.tokens)
-        return numbers[order[:count]].tolist()
-
-    def downstream(
-        self, lm: LM, recorded: Recorded, documents: Sequence[int]
-    ) -> tuple[Downstream, str]:
-        """The model on these documents, and what tells it from others."""
-        batches = [batch for batch, _ in recorded.batches(documents)]
-        members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
-        windows = [batch.windows for batch in batches]
-        parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
-        chosen = {"first": self.first, "outliers": self.outliers}
-        texts = results.digest([members, *parts])
-        identity = chosen | {"model": lm.identity, "layer": self.layer, "texts": texts}
-        added = lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
-        special = [number for number, token in added.items() if token.special]
-        downstream = Downstream.of_model(
-            lm.model, windows, self.layer, documents=members, special=special, **chosen
-        )
-        logging.info(
-            "%d tokens of %d documents run, %d averaged; clean loss %.3f nats",
-            len(downstream.activations),
-            len(documents),
-            downstream.scored.sum(),
-            downstream.clean.ce.mean(),
-        )
-        return downstream, results.key(identity)
+        rows = dataclasses.replace(rows, width=saes[0].num_latents)
+        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, self.first, self.seed)
+        return source, saes
 
 
 def check_place(name: str, hook: str, layer: int) -> None:

@@ -33,14 +33,14 @@ from sae_gap import figures
 from sae_gap.lm.recording import DTYPES
 from sae_gap.measure import probing
 from sae_gap.measure.comparison import compare
-from sae_gap.measure.patching import CODES, best_at, over_documents, split_lines
+from sae_gap.measure.losses import best_at, over_documents, split_lines
 from sae_gap.runtime import devices
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
 NAME = "real"
 # The bare lasso, which no sentence needs, takes minutes.
-BETTER = tuple(name for name in CODES if name != "lasso")
+BETTER = ("own", "own_refit", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # How large a run is: the options of each step that differ from what `real` is given.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
@@ -121,14 +121,14 @@ def main(options: RealOptions) -> None:
     given = {name: getattr(options, name) for name in ("width", "methods")}
     steps["train_real"] |= {name: value for name, value in given.items() if value is not None}
     methods = steps["train_real"].setdefault("methods", train_real.METHODS)
-    if set(methods) <= set(train_real.DICTIONARIES):
+    if not set(methods) & set(train_real.SAES):
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise cli.UsageError(f"{fault}; add one, such as topk.")
     if options.dry_run:
         print(plan(options, place, steps))
         return
     trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
-    bare = [name for name in methods if name in train_real.DICTIONARIES]
+    bare = [name for name in methods if name not in train_real.SAES]
     with cli.usage():
         recording = record.RecordOptions(
             layers=(options.layer,),
@@ -232,7 +232,7 @@ def write(
     if probed:
         lines = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(lines, best, sparsity))
-        drawn["pairs_drop"] = figures.ood_drop(lines, probed, "pairs")
+        drawn["pairs_drop"] = figures.ood_drop(lines, "pairs")
         shown += probe_real.tables_of(probed, "pairs", best["dictionary"])
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
@@ -261,8 +261,7 @@ def best_sae(splits: Sequence[Row], sparsity: float) -> Row | None:
 
 def encoder_share(rows: Sequence[Row], best: Row) -> str:
     """What share of the lost nats is the encoder's, of the SAE that loses least."""
-    clean = next(row for row in rows if row["kind"] == "clean")
-    mine = [row for row in rows if row.get("dictionary") == best["dictionary"]]
+    mine = [row for row in rows if row["dictionary"] == best["dictionary"]]
     sums = {row["codes"]: row["kl_sums"] for row in mine if row["level"] == best["level"]}
     own, refitted = sums["own"], sums[best["own_best_codes"]]
     # Of the loss of the very documents that are drawn.
@@ -274,7 +273,7 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
     def per_cent(part: str) -> str:
         return f"{100 * best[f'{part}_part'] / best['total']:.0f} %"
 
-    parts = f"{percent} % ({interval}{over_documents(clean)}) are its encoder's"
+    parts = f"{percent} % ({interval}{over_documents(rows[0])}) are its encoder's"
     parts += f" ({per_cent('values')} in values and {per_cent('support')} in support"
     if best["selection_part"] is not None:
         parts += f": {per_cent('selection')} in selection and {per_cent('screening')} in screening"
@@ -287,12 +286,11 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
 
 def best_dictionary(rows: Sequence[Row], sparsity: int) -> str:
     """Which dictionary loses least at the L0 of training, and how much less than the next."""
-    clean = next(row for row in rows if row["kind"] == "clean")
-    names = dict.fromkeys(row["dictionary"] for row in rows if row["kind"] == "score")
+    names = dict.fromkeys(row["dictionary"] for row in rows)
     refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
     best, second, *_ = sorted(refitted, key=lambda row: row["kl"])
-    less = compare(best["kl_sums"], second["kl_sums"], clean["tokens"])
-    interval = f"{less.low:.3f} to {less.high:.3f}, {over_documents(clean)}"
+    less = compare(best["kl_sums"], second["kl_sums"], rows[0]["tokens"])
+    interval = f"{less.low:.3f} to {less.high:.3f}, {over_documents(rows[0])}"
     lost = f"{best['kl']:.3f} nats of KL, {less.more:.3f} ({interval}) less"
     of = f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']}"
     return f"{of} lose least: {lost} than those of {second['dictionary']}."

@@ -16,6 +16,8 @@ import numpy as np
 
 # A longer description of a value does not fit into a sentence.
 _LONGEST = 60
+# The limits of a seed, which every generator of random numbers takes.
+SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
 
 
 def shown(value: Any) -> str:
@@ -54,7 +56,7 @@ def check_seed(value: Any) -> None:
     """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of
     random numbers takes.
     """
-    check_integer("seed", value, least=0, most=2**32 - 1)
+    check_integer("seed", value, **SEED)
 
 
 def check_integer(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> None:

@@ -9,9 +9,6 @@ from typing import Any
 
 from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, shown
 
-# The limits of a seed, which every generator of random numbers takes.
-SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
-
 
 def option(
     default: Any,

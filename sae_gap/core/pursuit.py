@@ -1,4 +1,16 @@
-"""What the screened pursuits in JAX, NumPy and PyTorch share: their name and their limits."""
+"""The screened pursuit and least squares on supports, for NumPy and PyTorch; imports no JAX.
+
+`sae_gap.encoders.screened_pursuit` describes the method, and compiles it. Here each operation runs
+at once on many rows, and exchanges go on for those rows alone that need them.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+
+from sae_gap.core.namespace import namespace
 
 # By this name configurations have it.
 PURSUIT = "sae_gap_pursuit"
@@ -12,3 +24,206 @@ EXCHANGES, MOST = 20, 200
 # What a value may lie below zero, and a correlation above, where the signal and the atoms have unit
 # norm.
 SLACK = 1e-6
+# Rows at once, which the cache of a CPU holds.
+CHUNK = 128
+
+
+def pursue(
+    target: Float[Any, "n input_dim"],
+    atoms: Float[Any, "num_latents input_dim"],
+    k: int,
+    *,
+    breadth: int = 2,
+    screens: int = 2,
+    chunk: int = CHUNK,
+) -> tuple[Int[Any, "n size"], Float[Any, "n size"], Float[Any, "n size"]]:
+    """A screened pursuit of k atoms, then least squares over `z ≥ 0`.
+
+    Args:
+      target: finite rows, (n, input_dim).
+      atoms: of unit length or zero, (num_latents, input_dim).
+      k: atoms that are pursued.
+      breadth: candidates of a screen for each of them.
+      screens: products with the dictionary that propose candidates.
+      chunk: rows at once.
+
+    Returns:
+      The numbers of the atoms chosen, their codes, zero where one is not used, and what the squared
+      error would grow by without each.
+    """
+    m, size = min(breadth * k, len(atoms)), min(k, *atoms.shape)
+    sizes = [-(-size * screen // screens) for screen in range(1, screens + 1)]
+    # Among many rows it pays to find the inner products of all atoms once.
+    paid = len(atoms) ** 2 <= min(WHOLE, len(target) * screens * m**2)
+    whole = atoms @ atoms.mT if paid else None
+    return by_chunk(lambda part: _pursue(part, atoms, whole, m, sizes), chunk, target)
+
+
+def prune(
+    target: Float[Any, "n input_dim"],
+    atoms: Float[Any, "num_latents input_dim"],
+    chosen: Int[Any, "n size"],
+    gains: Float[Any, "n size"],
+    least: Any,
+    *,
+    chunk: int = CHUNK,
+) -> Float[Any, "n size"]:
+    """Least squares over `z ≥ 0` on those atoms of a pursuit whose gain is not below the least."""
+
+    def fitted(target, chosen, gains):
+        return least_squares(target, atoms[chosen], (gains > 0) & (gains >= least))
+
+    return by_chunk(fitted, chunk, target, chosen, gains)[0]
+
+
+def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
+    """What those gains exceed of which a row has l0 on average: half way from the last to the next."""
+    flat, last = gains.reshape(1, -1), max(1, round(l0 * len(gains)))
+    ends = [_largest(flat, min(count, flat.shape[1]))[0] for count in (last, last + 1)]
+    return (flat[0, ends[0]].min() + flat[0, ends[1]].min()) / 2
+
+
+def least_squares(
+    target: Float[Any, "n input_dim"],
+    own: Float[Any, "n size input_dim"],
+    on: Bool[Any, "n size"],
+    exchanges: int = MOST,
+) -> tuple[Float[Any, "n size"], Float[Any, "n size"]]:
+    """Least squares over `z ≥ 0` by block principal pivoting.
+
+    Args:
+      target: (n, input_dim).
+      own: the atoms of each row, (n, size, input_dim).
+      on: which of them may be used; these must be independent.
+      exchanges: of atoms between zero and positive codes, at most; none leaves codes of any sign.
+
+    Returns:
+      The codes z, and what the squared error would grow by without each,
+      `z_j² / [(D_SᵀD_S)⁻¹]_jj` on the support S.
+    """
+    xp, allowed, on = namespace(target), on, on & True
+    gram, wanted = own @ own.mT, (own @ target[:, :, None])[:, :, 0]
+    codes, spread, slack = 0 * wanted, 0 * wanted, _slack(target)
+    rows, order = _rows(on)[:, 0], xp.arange(1, on.shape[1] + 1, device=on.device)
+    for exchange in range(exchanges + 1):
+        support = on[rows]
+        inverse = inverse_gram(gram[rows], support)
+        values = inverse @ (wanted[rows] * support)[:, :, None]
+        codes[rows], spread[rows] = values[:, :, 0], xp.linalg.diagonal(inverse)
+        excess = wanted[rows] - (gram[rows] @ values)[:, :, 0]
+        above = allowed[rows] & (excess > slack[rows])
+        wrong = xp.where(support, codes[rows] < -slack[rows], above)
+        rows, wrong = rows[wrong.any(1)], wrong[wrong.any(1)]
+        if exchange == exchanges or not len(rows):
+            break
+        if exchange >= EXCHANGES:
+            wrong = wrong & (order == order[(wrong * order).argmax(1)][:, None])
+        on[rows] ^= wrong
+    codes = xp.where(on, codes if exchanges == 0 else xp.clip(codes, 0, None), 0)
+    return codes, codes**2 / spread
+
+
+def inverse_gram(
+    gram: Float[Any, "n size size"], on: Bool[Any, "n size"], *, least_norm: bool = False
+) -> Float[Any, "n size size"]:
+    """The inverse of the Gram matrix of some atoms, in the place of one of all; of atoms that may
+    depend on each other the pseudoinverse, by which least squares have the least norm.
+    """
+    xp, size = namespace(gram), gram.shape[1]
+    one = xp.eye(size, dtype=gram.dtype, device=gram.device)
+    gram = xp.where(on[:, :, None] & on[:, None], gram, one)
+    if not least_norm:
+        return xp.linalg.inv(gram)
+    return xp.linalg.pinv(gram, rtol=size * xp.finfo(gram.dtype).eps, hermitian=True)
+
+
+def scatter(
+    chosen: Int[Any, "n size"], codes: Float[Any, "n size"], num_latents: int
+) -> Float[Any, "n num_latents"]:
+    """The codes of some atoms among those of all."""
+    xp, on = namespace(codes), codes != 0
+    dense = xp.zeros((len(codes), num_latents), dtype=codes.dtype, device=codes.device)
+    dense[_rows(chosen)[on], chosen[on]] = codes[on]
+    return dense
+
+
+def by_chunk(function: Callable[..., tuple[Any, ...]], chunk: int, *arrays: Any) -> Any:
+    """The arrays that a function gives of the rows of others, of so many rows at once."""
+    starts = range(0, len(arrays[0]) or 1, chunk)
+    parts = [function(*(array[start : start + chunk] for array in arrays)) for start in starts]
+    return tuple(namespace(part[0]).concat(part) for part in zip(*parts, strict=True))
+
+
+def _pursue(target, atoms, whole, m, sizes):
+    """Of each screen, orthogonal matching pursuit among its candidates."""
+    toward = score = target @ atoms.mT
+    chosen = own = on = None
+    for size in sizes:
+        if chosen is not None:
+            codes, _ = least_squares(target, own, on, exchanges=0)
+            score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
+            # Those chosen before are proposed, and taken, first.
+            score[_rows(chosen)[on], chosen[on]] = math.inf
+        near = _largest(score, m)
+        rows = _rows(near)
+        first = score[rows, near] == math.inf
+        inner = _inner_products(atoms, whole, near)
+        places, on = _match(inner, toward[rows, near], first, _slack(target), size)
+        chosen = near[rows[:, :size], places]
+        own = atoms[chosen]
+    codes, gains = least_squares(target, own, on)
+    return chosen, codes, gains
+
+
+def _inner_products(atoms, whole, near):
+    """A function from a place among the candidates of each row to the inner products of that atom
+    with all of them. A pursuit reads few off a large Gram matrix.
+    """
+    rows = _rows(near)
+    if whole is not None:
+        return lambda places: whole[near[rows[:, :1], places[:, None]], near]
+    own = atoms[near]
+    gram = own @ own.mT
+    return lambda places: gram[rows[:, 0], places]
+
+
+def _match(inner_products, pull, first, slack, size):
+    """Orthogonal matching pursuit by the inner products of the candidates: the places of the atoms
+    chosen, and whether each adds anything.
+
+    Row i of `basis` has the inner products of the candidates with the i-th vector of an orthonormal
+    basis of the atoms chosen.
+    """
+    xp, (n, m) = namespace(pull), pull.shape
+    rows, left = _rows(pull)[:, 0], 0 * pull + 1
+    basis = xp.zeros((n, size, m), dtype=pull.dtype, device=pull.device)
+    places, on = [], []
+    for i in range(size):
+        free = left > DEPENDENT
+        best = xp.where(free, xp.where(first, math.inf, pull), -math.inf).argmax(1)
+        gain = pull[rows, best]
+        fine = free[rows, best] & (first[rows, best] | (gain > slack[:, 0]))
+        before, length = basis[:, :i], xp.where(fine, left[rows, best], math.inf) ** 0.5
+        new = inner_products(best) - (before[rows, :, best][:, None] @ before)[:, 0]
+        new = new / length[:, None]
+        basis[:, i], pull, left = new, pull - new * (gain / length)[:, None], left - new**2
+        places.append(best)
+        on.append(fine)
+    return xp.stack(places, 1), xp.stack(on, 1)
+
+
+def _largest(values, count):
+    """The places of the largest of each row, in any order."""
+    if namespace(values).__name__ == "torch":
+        return values.topk(count, sorted=False).indices
+    return values.argpartition(-count, axis=1)[:, -count:]
+
+
+def _rows(like):
+    """For each entry of an array the number of its row."""
+    xp = namespace(like)
+    return xp.arange(len(like), device=like.device)[:, None] + xp.zeros_like(like, dtype=xp.int64)
+
+
+def _slack(target):
+    return SLACK * (target**2).sum(1)[:, None] ** 0.5

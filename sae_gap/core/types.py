@@ -17,10 +17,10 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core.checks import check_integer
+from sae_gap.core.checks import SEED, check_integer
 from sae_gap.core.codes import SparseCodes
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.core.options import SEED, option, settle
+from sae_gap.core.options import option, settle
 
 # The splits of a task: to learn from, to score in distribution, and to score out of it.
 SPLITS = ("train", "id", "ood")
@@ -150,7 +150,7 @@ class Split(eqx.Module):
       counts: which samples metrics and calibration count; None counts all.
     """
 
-    signals: Float[Array, "n input_dim"]
+    signals: Float[Any, "n input_dim"]
     codes: Float[Array, "n num_latents"] | SparseCodes | None = None
     documents: Int[np.ndarray, " n"] | None = None
     counts: Bool[np.ndarray, " n"] | None = None
@@ -212,7 +212,8 @@ class Task(eqx.Module):
     `width` is the number of atoms to learn, which need not be that of the true ones. The last
     `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean
     counts them. `tree` is that of a world whose features have a hierarchy. `network` scores
-    reconstructions of the ID split, where a network stands behind it.
+    reconstructions of the ID split, where a network stands behind it. `concepts` are what its rows
+    are probed for, by name, as `sae_gap.measure.probing` has them.
     """
 
     train: Split | Unread
@@ -224,6 +225,7 @@ class Task(eqx.Module):
     padding: int = eqx.field(static=True, default=0)
     tree: Tree | None = None
     network: Any = eqx.field(static=True, default=None)
+    concepts: Any = None
 
     @property
     def input_dim(self) -> int:

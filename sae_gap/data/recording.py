@@ -8,8 +8,8 @@ from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import check_path, check_sequence, check_type, shown
-from sae_gap.core.options import SEED, option, settle
+from sae_gap.core.checks import SEED, check_path, check_sequence, check_type, shown
+from sae_gap.core.options import option, settle
 from sae_gap.core.types import Split, Task
 from sae_gap.data.activations import Activations, fetched, open_activations
 from sae_gap.data.activations.tables import DOCUMENTS
@@ -141,7 +141,7 @@ class Source(typing.Protocol):
         ...
 
     @property
-    def input_dim(self) -> int:
+    def input_dim(self) -> int | None:
         """Dimension of the signals."""
         ...
 

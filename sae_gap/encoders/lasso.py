@@ -5,7 +5,7 @@ codes.
 import dataclasses
 import functools
 import warnings
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -102,14 +102,16 @@ class Lasso(Encoder):
         return self.lam
 
     def prepared(self, model, split, task):
-        whole, lam = super().prepared(model, split, task), self.lam
+        whole: Any = super().prepared(model, split, task)
+        lam = self.lam
         if self.of is not None:
             lam = whole.of.lam
         elif self.l0 is not None:
-            l0 = mean_l0(model, split) if self.l0 == OWN else float(self.l0)
-            target = split.counted - np.asarray(model.bias)
-            most = min(l0, DENSEST * target.shape[1])
-            lam = find_weight(target, jax.jit(unit_atoms)(model.decoder)[0], most, self.nonneg)
+            target, l0 = split.counted - np.asarray(model.bias), self.l0
+            if l0 == OWN:
+                l0 = min(mean_l0(model, split), DENSEST * target.shape[1])
+            atoms = jax.jit(unit_atoms)(model.decoder)[0]
+            lam = find_weight(target, atoms, float(l0), self.nonneg)
         else:
             return whole
         return dataclasses.replace(whole, lam=lam * self.times, l0=None, of=None, times=1.0)
@@ -161,7 +163,7 @@ def mean_l0(model: Model, split: Split) -> float:
         part, own = jnp.asarray(rows[start : start + CHUNK]), model.encode
         codes = encode(own, model, part) if isinstance(own, Encoder) else own(model, part)
         live = np.asarray(codes)[:, np.any(np.asarray(model.decoder) != 0, axis=0)]
-        count += np.count_nonzero(live)
+        count += int(np.count_nonzero(live))
     return count / len(rows)
 
 
@@ -202,7 +204,7 @@ def find_weight(
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
     here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
     slope = np.log(there / here) / -np.log(0.9)
-    found = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
+    found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)
     # Where codes hardly grow with less weight, no weight corrects them.
     return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam

@@ -50,6 +50,7 @@ class OnSupport(_Refined):
       on: the magnitude above which a latent is on.
     """
 
+    fitted = 1
     name = "support"
     label = "best values on the own support"
     colour = "#56B4E9"
@@ -66,6 +67,10 @@ class OnSupport(_Refined):
     @property
     def signed(self):
         return not self.nonneg
+
+    def flops(self, input_dim, num_latents):
+        """Of the encoder whose support it is."""
+        return self.encoder.flops(input_dim, num_latents)
 
     def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms; objective and gap are those of the problem on

@@ -48,6 +48,10 @@ class Pruned(Encoder):
         return f"{self.encoder.name}_pruned"
 
     @property
+    def fitted(self):  # type: ignore[override]
+        return 2 if self.by == "loss" else 1
+
+    @property
     def origin(self):
         return self.encoder
 
@@ -59,7 +63,7 @@ class Pruned(Encoder):
         return self.encoder.flops(input_dim, num_latents)
 
     def prepared(self, model, split, task):
-        whole = super().prepared(model, split, task)
+        whole: Any = super().prepared(model, split, task)
         if self.threshold is not None:
             return whole
         codes = whole.encoder.infer(model, jnp.asarray(split.counted)).codes
@@ -76,7 +80,8 @@ class Pruned(Encoder):
 
     def infer(self, model, signals, begun=None):
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
-        kept = jnp.where(self._worth(model, codes) > self.threshold, codes, 0)
+        least = jnp.asarray(self.threshold)
+        kept = jnp.where(self._worth(model, codes) > least, codes, 0)
         return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(model, signals, kept)
 
 
@@ -106,11 +111,12 @@ class AtWeight(Encoder):
         return self.encoder.flops(input_dim, num_latents)
 
     def prepared(self, model, split, task):
-        whole = super().prepared(model, split, task)
-        return dataclasses.replace(whole.encoder, lam=whole.lasso.lam)
+        encoder, lasso = (part.prepared(model, split, task) for part in (self.encoder, self.lasso))
+        return dataclasses.replace(encoder, lam=lasso.weight)  # type: ignore[call-arg]
 
     def __call__(self, model, signals):
-        return dataclasses.replace(self.encoder, lam=self.lasso.lam)(model, signals)
+        encoder = dataclasses.replace(self.encoder, lam=self.lasso.lam)  # type: ignore[call-arg]
+        return encoder(model, signals)
 
 
 class _Norm:
@@ -167,9 +173,10 @@ class InNorm(Encoder):
         return self.infer(model, signals).codes
 
     def infer(self, model, signals, begun=None):
-        rows = (signals - model.bias) @ self.norm.matrix
-        return Coded(self.encoder.infer(_inside(self.norm, model), rows).codes)
+        norm: Any = self.norm
+        rows = (signals - model.bias) @ norm.matrix
+        return Coded(self.encoder.infer(_inside(norm, model), rows).codes)
 
 
 def _inside(norm: _Norm, model: Model) -> Model:
-    return Model(norm.matrix @ model.decoder, jnp.zeros_like(model.bias))
+    return Model(jnp.asarray(norm.matrix) @ model.decoder, jnp.zeros_like(model.bias))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,7 +15,7 @@ from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, Recipe, as_floats, unit_atoms
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 from sae_gap.solvers.working_set import in_batches
 
 # Samples whose gains are found at once, where a threshold is.
@@ -138,7 +139,7 @@ class BatchPursuit(ScreenedPursuit):
 
     rate: float | Array = option(default=0.1, above=0, most=1)
     l0: float | None = option(default=None, static=True, above=0, rare=True)
-    proposer: Encoder | None = eqx.field(default=None, metadata={"rare": True})
+    proposer: Any = eqx.field(default=None, metadata={"rare": True})
     threshold: float | None = option(default=None, static=True, least=0, rare=True)
 
     @property

@@ -14,26 +14,19 @@ reading them.
 import importlib
 from typing import Any
 
-_HOME = {
-    "budget": "cost",
-    "captured_by_block": "blocks",
-    "coherence": "sae_measurement",
-    "counting_bound": "heat",
-    "curve": "curves",
-    "decomposition": "stairs",
-    "fvu_curve": "sae_measurement",
-    "gap_by_seconds": "seconds",
-    "gap_parts": "sae_measurement",
-    "heat_map": "heat",
-    "loss_by_cost": "cost",
-    "matched_cosines": "cosines",
-    "ood_drop": "probing",
-    "recovery": "scatter",
-    "recovery_by_level": "levels",
-    "recovery_by_samples": "heat",
-    "recovery_by_seconds": "seconds",
-    "save": "style",
+_NAMES = {
+    "blocks": "captured_by_block",
+    "cosines": "matched_cosines",
+    "cost": "budget gap_by_seconds loss_by_cost recovery_by_seconds",
+    "curves": "curve recovery_by_level",
+    "heat": "counting_bound heat_map recovery_by_samples",
+    "probing": "ood_drop",
+    "sae_measurement": "coherence fvu_curve gap_parts",
+    "scatter": "recovery",
+    "stairs": "decomposition",
+    "style": "save",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [*_HOME]
 

@@ -5,24 +5,23 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.figures import style
-from sae_gap.storage.results import grouped
+from sae_gap.figures.lines import draw_lines
 
 # By the column "control".
 _SPANS = {
-    "given": ("this dictionary", "#0072B2"),
-    "covariance": ("random, same mean and covariance", "#E69F00"),
-    "shuffled": ("its coordinates dealt out anew", "#009E73"),
-    "isotropic": ("random directions", "#7F7F7F"),
+    "given": {"label": "this dictionary", "color": "#0072B2"},
+    "covariance": {"label": "random, same mean and covariance", "color": "#E69F00"},
+    "shuffled": {"label": "its coordinates dealt out anew", "color": "#009E73"},
+    "isotropic": {"label": "random directions", "color": "#7F7F7F"},
 }
-_NAMES = "block", "captured", "low", "high"
 
 
-@style.styled
 def captured_by_block(rows: style.Lines) -> Figure | None:
-    """Left what the best non-negative codes of at most k atoms capture after each block, in bands
-    of 95 % over documents; right what the span of the most atoms does that orthogonal pursuit
-    takes, and of as many of each control, in bands of the draws. What is above or below all lines
-    is cut off: where one row has most of the squared length, an interval tells nothing.
+    """Left what the best non-negative codes of at most k atoms capture after each block, with
+    intervals of 95 % over documents; right what the span of the most atoms does that orthogonal
+    pursuit takes, and of as many of each control, with the range of the draws. What is above or
+    below all lines is cut off: where one row has most of the squared length, an interval tells
+    nothing.
 
     Args:
       rows: of `decompose`.
@@ -32,28 +31,29 @@ def captured_by_block(rows: style.Lines) -> Figure | None:
     """
     if len({row["block"] for row in rows}) < 2:
         return None
-    best = grouped([row for row in rows if row["codes"] == "best"], ("k",))
-    (top,) = max(best)
-    spans = [row for row in rows if row["codes"] == "span" and row["k"] == top]
-    titles = ["the best codes, z ≥ 0", f"spans of {top} atoms, any signs"]
-    figure, (left, right) = style.panels(titles, 2.4, 2.8, "block", "captured variance, %")
-    shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0, len(best)))
-    drawn = [
-        (left, f"at most {size} atoms", shade, best[size,])
-        for shade, (size,) in zip(shades, sorted(best), strict=True)
+    sizes = sorted({row["k"] for row in rows if row["codes"] == "best"})
+    kinds = {"best": "the best codes, z ≥ 0", "span": f"spans of {sizes[-1]} atoms, any signs"}
+    points = [
+        {**row, "kind": kinds[row["codes"]], "line": row.get("control") or row["k"]}
+        for row in sorted(rows, key=lambda row: row["block"])
+        if row["codes"] == "best" or (row["codes"] == "span" and row["k"] == sizes[-1])
     ]
-    for (kind,), lines in grouped(spans, ("control",)).items():
-        drawn.append((right, *_SPANS[kind], lines))
-    handles, most = [], 0.0
-    for axes, label, colour, lines in drawn:
-        told = sorted([row[name] for name in _NAMES] for row in lines)
-        # An end that is not known is None.
-        blocks, middle, low, high = np.array(told, float).T * [[1], [100], [100], [100]]
-        axes.plot(blocks, middle, color=colour, marker=".", markersize=4)
-        axes.fill_between(blocks, low, high, color=colour, alpha=0.18, linewidth=0)
-        handles.append(style.mark(label, color=colour, linestyle="-"))
-        most = max(most, *middle)
-    left.set_ylim(0, 1.1 * most)
-    more = "bands: left 95 % over documents, right the draws of controls"
-    style.finish(figure, "Captured variance by block", spans, more=more, handles=handles)
+    points.sort(key=lambda point: point["codes"])
+    shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0, len(sizes)))
+    looks = {
+        size: {"label": f"at most {size} atoms", "color": shade}
+        for size, shade in zip(sizes, shades, strict=True)
+    }
+    figure = draw_lines(
+        points,
+        "block",
+        ("captured",),
+        line="line",
+        panel="kind",
+        looks={"line": looks | _SPANS},
+        logx=False,
+        title="Captured variance by block",
+        more="intervals: left 95 % over documents, right the draws of controls",
+    )
+    figure.axes[0].set_ylim(0, 1.1 * max(point["captured"] for point in points))
     return figure

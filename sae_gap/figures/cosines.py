@@ -60,7 +60,8 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     axes.set_ylim(len(dictionaries) - 0.5, -0.75)
     axes.set_xlabel("|cosine| of a learned atom with its matched true atom (1 is perfect)")
     caption = f"Dot: median; bar: quartiles; at the right, the share of atoms above {_CLOSE}"
-    style.finish(figure, "Matched cosines of the atoms of each dictionary", rows, caption=caption)
+    title = "Matched cosines of the atoms of each dictionary"
+    style.finish(figure, rows, title=title, caption=caption)
     return figure
 
 

@@ -1,53 +1,33 @@
-"""What inference leaves of the gap and what it recovers, against what it costs."""
+"""What is bought with operations, products or seconds: accuracy, and what is recovered."""
 
-from typing import Any
-
-from matplotlib import patheffects
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style
+from sae_gap.figures import style
+from sae_gap.figures.lines import draw_lines
 
-_MARKERS = {
-    "relu": "o",
-    "topk": "^",
-    "jumprelu": "v",
-    "lista": "D",
-    "fista": "s",
-    "ista": "P",
-    "omp": "X",
-    "mp": "p",
+# Codes by name, or by family and screens.
+_CODES = {
+    "own": ("the SAE's encoder", "black", "D"),
+    "screened_pursuit 1": ("one screen", "#56B4E9", "o"),
+    "screened_pursuit 2": ("two screens", "#0072B2", "o"),
+    "batch_pursuit 2": ("two screens, pruned", "#EE3377", "o"),
+    "mp": ("matching pursuit", "#AA4499", "p"),
+    "gradient_pursuit": ("gradient pursuit", "#44AA99", "v"),
+    "omp": ("OMP", "#882255", "X"),
+    "omp_pruned": ("OMP, pruned", "#882255", "P"),
+    "fista None": ("FISTA", "#7F7F7F", "s"),
+    "lasso_refit": ("certified lasso", "black"),
+    "lasso_pruned": ("certified lasso, pruned", "#EE3377"),
 }
-# What a family of inferences varies, and so what stands beside each of its points.
-_VARIED = {"lista": ("depth", "layers"), "fista": ("iterations",) * 2, "ista": ("iterations",) * 2}
-_UNTRAINED = ("fista", "ista")
-# Of each line, by its family and screens or its codes: its label, look, and which of its points the
-# label stands beside, how far away in points.
-_LINES: dict[Any, tuple[str, dict[str, Any], int, tuple[int, int]]] = {
-    "own": ("the SAE's\nencoder", {"color": "black", "marker": "D"}, 0, (-7, 0)),
-    "mp": ("matching pursuit", {"color": "#AA4499", "marker": "p"}, 0, (0, 6)),
-    "gradient_pursuit": ("gradient pursuit", {"color": "#44AA99", "marker": "v"}, 0, (-6, 0)),
-    "omp": ("OMP", {"color": "#882255", "marker": "X"}, 0, (-6, 0)),
-    "omp_pruned": ("OMP, pruned", {"color": "#882255", "marker": "X"}, 0, (0, 6)),
-    ("fista", None): ("FISTA", {"color": "#7F7F7F", "marker": "s"}, -1, (0, 6)),
-    ("screened_pursuit", 1): ("one screen", {"color": "#56B4E9", "marker": "o"}, 1, (6, 2)),
-    ("screened_pursuit", 2): ("two screens", {"color": "#0072B2", "marker": "o"}, 1, (6, 0)),
-    ("batch_pursuit", 2): ("two screens, pruned", {"color": "#EE3377", "marker": "o"}, 1, (6, 0)),
-}
-# Of each level: its label, and the side of the axes where it stands, above or below.
-_LEVELS = {
-    "lasso_refit": ("certified lasso", (0.01, 2), {"ha": "left", "va": "bottom"}),
-    "lasso_pruned": ("certified lasso, pruned", (0.99, -2), {"ha": "right", "va": "top"}),
-}
+# The relative duality gap that the solvers are timed to, and the least that double precision tells.
+TARGET, _LEAST = 1e-6, 1e-16
 _CAPTION = (
     "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
     "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
     "codes, matching and gradient pursuit have values by least squares"
 )
-_TITLES = {"fvu": "variance unexplained, FVU", "kl": "KL(model ‖ patched), nats"}
 
 
-@style.styled
 def budget(rows: style.Rows) -> Figure | None:
     """What inference on one dictionary leaves of the gap, and what it recovers, out of distribution
     and against its cost.
@@ -65,45 +45,26 @@ def budget(rows: style.Rows) -> Figure | None:
         twice.
     """
     rows, metrics = list(rows), ("relative_gap_ood", "mcc_ood")
-    means = style.means(rows, ("inference", "depth", "iterations", "flops"), metrics)
-    lines = sorted((mean for mean in means if mean["flops"]), key=lambda mean: mean["flops"])
-    if not lines:
-        return None
-    figure = Figure(figsize=(style.WIDTH, 7.0))
-    panels = figure.subplots(2, 1, sharex=True)
-    families = {line["inference"] for line in lines}
-    for family in sorted(families, key=lambda name: labels.rank(name, "inference")):
-        mine = [line for line in lines if line["inference"] == family]
-        column, unit = _VARIED.get(family, ("", ""))
-        label = labels.label(family, "inference") + (f" ({unit})" if unit else "")
-        colour, marker = labels.colour(family, "inference"), _MARKERS.get(family, "*")
-        look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "linewidth": 1}
-        right = family in _UNTRAINED
-        for axes, metric in zip(panels, metrics, strict=True):
-            columns = "flops", f"{metric}_mean", f"{metric}_sd"
-            cost, y, sd = ([line[name] for line in mine] for name in columns)
-            axes.errorbar(cost, y, sd, elinewidth=0.8, label=label, zorder=3, **look)
-            # Numbers on the outer side: a trained network lies below in the gap, above in the MCC.
-            up = right == (metric == metrics[0])
-            offset = 4 if right else -4, 4 if up else -4
-            for line, *place in zip(mine if column else (), cost, y, strict=False):
-                _write(axes, line[column], place, offset, colour)
-    for axes, metric in zip(panels, metrics, strict=True):
-        axes.margins(0.1)
-        axes.set_ylabel(style.axis_label(metric))
-    style.log_axis(panels[1].xaxis, [line["flops"] for line in lines])
-    style.log_axis(panels[0].yaxis, [line[f"{metrics[0]}_mean"] for line in lines])
-    panels[1].set_xlabel(labels.metric_label("flops"))
-    for mean in means:
-        if mean["inference"] == "lasso" and not mean["flops"]:
-            style.level(panels[1], mean["mcc_ood_mean"], label=labels.label("lasso", "inference"))
-    title = "Amortisation gap and MCC by floating-point operations"
-    handles, _ = panels[1].get_legend_handles_labels()
-    style.finish(figure, title, rows, spread="whiskers", handles=handles)
-    return figure
+    points = style.means(rows, ("inference", "depth", "iterations", "flops"), metrics)
+    for point in points:
+        point["text"] = str(point["depth"] or point["iterations"] or "")
+        if not point["flops"]:
+            # Its gap is zero, which a log axis has no place for.
+            point["relative_gap_ood_mean"] = None
+    points.sort(key=lambda point: point["flops"] or 0)
+    return draw_lines(
+        points,
+        "flops",
+        metrics,
+        line="inference",
+        logy=metrics[:1],
+        size=(4, 2.6),
+        of=rows,
+        title="Amortisation gap and MCC by floating-point operations",
+        caption="Numbers are the layers of LISTA and the iterations of ISTA and FISTA",
+    )
 
 
-@style.styled
 def loss_by_cost(rows: style.Rows) -> Figure | None:
     """What codes on one dictionary leave of the variance and cost in nats, against their cost in
     products with the dictionary.
@@ -115,53 +76,90 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     Returns:
       The figure, or None where no codes have a cost.
     """
-    lines: dict[Any, list[Any]] = {}
-    rows = sorted(rows, key=lambda row: row["products"] or 0)
-    for row in rows:
-        line = row["codes"] if row["codes"] in _LINES else (row["family"], row["screens"])
-        if row["products"] and line in _LINES:
-            lines.setdefault(line, []).append(row)
-    if not lines:
+    metrics, points = ("fvu", "kl"), []
+    for row in sorted(rows, key=lambda row: row["products"] or 0):
+        line = row["codes"] if row["codes"] in _CODES else f"{row['family']} {row['screens']}"
+        if line in _CODES and (row["products"] or row["family"] == "lasso"):
+            points.append({**row, "line": line})
+    costly = [point for point in points if point["products"]]
+    if not costly:
         return None
-    figure = Figure(figsize=(style.WIDTH, 3.8))
-    for axes, metric in zip(figure.subplots(1, 2), _TITLES, strict=True):
-        for line, mine in lines.items():
-            label, look, at, offset = _LINES[line]
-            xy = [[row[column] for row in mine] for column in ("products", metric)]
-            axes.plot(*xy, label=label, zorder=3, **look)
-            _write(
-                axes,
-                label,
-                [values[min(at, len(mine) - 1)] for values in xy],
-                offset,
-                look["color"],
-            )
-        for row in rows:
-            if row["codes"] in _LEVELS:
-                label, (x, up), sides = _LEVELS[row["codes"]]
-                style.level(axes, row[metric], label=label)
-                options = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-                axes.annotate(label, (x, row[metric]), (0, up), fontsize=7, **options, **sides)
-        drawn = [row for mine in lines.values() for row in mine]
+    looks = {
+        name: dict(zip(("label", "color", "marker"), look, strict=False))
+        for name, look in _CODES.items()
+    }
+    least, most = (of(point["l0"] for point in costly) for of in (min, max))
+    figure = draw_lines(
+        points,
+        "products",
+        metrics,
+        line="line",
+        looks={"line": looks},
+        of=points[:1],
+        title=f"FVU and KL of codes on {points[0]['dictionary']} by their cost",
+        more=f"L0 {least:.0f} to {most:.0f}",
+        caption=_CAPTION,
+    )
+    for axes, metric in zip(figure.axes, metrics, strict=True):
         # A first iteration of FISTA is off the scale of all else.
-        others = [row[metric] for row in drawn if row["family"] != "fista"]
-        if others:
-            axes.set_ylim(0, 1.1 * max(others))
-        style.log_axis(axes.xaxis, [row["products"] for row in drawn])
-        axes.set_xlim(0.25, 2 * max(row["products"] for row in drawn))
-        axes.set_xlabel("cost, in products with the dictionary")
-        axes.set_title(_TITLES[metric])
-    least, most = (f"{of(row['l0'] for row in drawn):.0f}" for of in (min, max))
-    title = f"FVU and KL of codes on {rows[0]['dictionary']} by their cost, L0 {least} to {most}"
-    style.finish(figure, title, rows[:1], caption=_CAPTION)
+        heights = [point[metric] for point in costly if point["family"] != "fista"]
+        axes.set_ylim(0, 1.1 * max(heights) if heights else None)
+        axes.set_xlim(0.5, 2 * costly[-1]["products"])
     return figure
 
 
-def _write(axes: Axes, text: Any, point: Any, offset: tuple[int, int], colour: str) -> None:
-    """Text beside a point, so many points away, on a white rim."""
-    across, up = offset
-    sides = {"ha": "left" if across > 0 else "right" if across < 0 else "center"}
-    sides |= {"va": "bottom" if up > 0 else "top" if up < 0 else "center"}
-    rim = [patheffects.withStroke(linewidth=2, foreground="white")]
-    found = axes.annotate(text, point, offset, textcoords="offset points", zorder=4)
-    found.set(fontsize=7, color=colour, path_effects=rim, **sides)
+def recovery_by_seconds(rows: style.Rows) -> Figure | None:
+    """What each learner recovers, of the dictionary and of the codes out of distribution, against
+    the seconds that it takes.
+
+    Args:
+      rows: rows of one setting; `dictionary`, `fit_seconds`, `cosine` and `mcc_ood` are read, and
+        the scores of the oracle's dictionary drawn as levels.
+
+    Returns:
+      The figure, or None where no learner has a score.
+
+    Raises:
+      ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
+    """
+    rows, metrics = list(rows), ("cosine", "mcc_ood")
+    points = style.means(rows, ("method", "dictionary"), ("fit_seconds", *metrics))
+    for point in points:
+        if point["dictionary"] == "oracle":
+            point["fit_seconds_mean"] = None
+    title = "Recovery of dictionary and codes by seconds of learning"
+    return draw_lines(points, "fit_seconds", metrics, of=rows, title=title)
+
+
+def gap_by_seconds(rows: style.Rows) -> Figure | None:
+    """The worst relative duality gap that each solver leaves, against the seconds that it takes, a
+    line a solver.
+
+    Args:
+      rows: rows of one cell with `method`, `seconds` and `relative_gap_max`, one for each `effort`
+        of a solver; those without a gap, of coders that do not minimise the lasso, are left out.
+
+    Returns:
+      The figure, or None where no solver has a gap.
+    """
+    metric = "relative_gap_max"
+    points = [
+        {**row, "solver": row["method"], metric: max(row[metric], _LEAST)}
+        for row in rows
+        if row.get(metric) is not None
+    ]
+    if not points:
+        return None
+    # By accuracy: times are noisy, and a line ordered by them would run back and forth.
+    points.sort(key=lambda point: -point[metric])
+    of, level = points[:1], {"solver": "certified", metric: TARGET}
+    return draw_lines(
+        [*points, level],
+        "seconds",
+        (metric,),
+        line="solver",
+        logy=(metric,),
+        of=of,
+        title="Accuracy of each solver by seconds",
+        more=f"{of[0]['world']} atoms, λ = {of[0]['lam']:.3g}",
+    )

@@ -13,6 +13,8 @@ from matplotlib.ticker import EngFormatter
 from sae_gap.figures import labels, style
 from sae_gap.storage.results import grouped
 
+# The green part of a colour above which black is more legible than white.
+_LIGHT = 0.6
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
 
 
@@ -75,7 +77,7 @@ def heat_map(
     value: str,
     *,
     panel: Sequence[str],
-    bound: Callable[[Mapping[str, Any]], float | None] | None = None,
+    bound: Callable[[Mapping[str, Any]], float | None] = lambda row: None,
     bound_label: str = "bound",
 ) -> Figure | None:
     """A metric over two columns of numbers: each cell has its mean over seeds written in, each
@@ -88,7 +90,7 @@ def heat_map(
       value: the metric.
       panel: the columns of whose values each combination has a panel.
       bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel,
-        or None for no line. Rows that give different ones have a line each.
+        None for no line. Rows that give different ones have a line each.
       bound_label: what that line is.
 
     Returns:
@@ -107,7 +109,18 @@ def heat_map(
         by_size.setdefault(size, []).append(at)
     by_panel, by_column = grouped(means, panel), grouped(rows, (*panel, x))
     groups = sorted(by_panel, key=lambda key: style.ranks(key, panel))
-    titles = style.titles([dict(zip(panel, key, strict=True)) for key in groups])
+    # Panels are called by the columns in which they differ.
+    varied = [
+        name for name, *values in zip(panel, *groups, strict=True) if len({*values, None}) > 2
+    ]
+    titles = [
+        ", ".join(
+            labels.label(value, name)
+            for name, value in zip(panel, key, strict=True)
+            if name in varied and value is not None
+        )
+        for key in groups
+    ]
     wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
     sides = labels.metric_label(x), labels.metric_label(y)
     figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
@@ -132,19 +145,21 @@ def heat_map(
             axes.pcolormesh(across, _log_edges(levels), scores[:, None], **look)
             for level, score in zip(levels, scores, strict=True):
                 if np.isfinite(score):
-                    _write(axes, place, level, score, colours.to_rgba(score))
-            if bound is not None:
-                limits = {bound(row) for row in by_column.get((*key, size), ())}
-                for limit in limits:
-                    if limit is not None:
-                        axes.plot(across, [limit, limit], **_BOUND)
-                        handles = [style.mark(bound_label, **_BOUND)]
+                    text = axes.text(place, level, style.number(score), ha="center", va="center")
+                    # A bound may run behind it.
+                    shade: Any = colours.to_rgba(score)
+                    rim = patheffects.withStroke(linewidth=2, foreground=shade)
+                    ink = "black" if shade[1] > _LIGHT else "white"
+                    text.set(fontsize=7, color=ink, path_effects=[rim], zorder=5)
+            for limit in filter(None, {bound(row) for row in by_column.get((*key, size), ())}):
+                axes.plot(across, [limit, limit], **_BOUND)
+                handles = [style.mark(bound_label, **_BOUND)]
     style.log_axis(every[0].yaxis, [at for _, at in places], most=8)
     short = EngFormatter(sep="")
     every[0].set_xticks(range(len(by_size)), [short(size) for size in by_size])
     figure.colorbar(colours, ax=every, label=style.axis_label(value), aspect=40, pad=0.02)
     title = f"{labels.metric_label(value)} by {sides[0]} and {sides[1]}"
-    style.finish(figure, title, rows, more="cells: means over seeds", handles=handles)
+    style.finish(figure, rows, handles, title=title, more="cells: means over seeds")
     return figure
 
 
@@ -154,12 +169,3 @@ def _log_edges(centres: Sequence[float]) -> list[float]:
     if not middles:
         return [centres[0] / 2**0.5, centres[0] * 2**0.5]
     return [centres[0] ** 2 / middles[0], *middles, centres[-1] ** 2 / middles[-1]]
-
-
-def _write(axes: Any, place: float, level: float, score: float, shade: Any) -> None:
-    # Dark ink on light cells: the luminance that eyes see, which is not linear in the colour.
-    light = np.dot(np.array(shade[:3]) ** 2.2, (0.2126, 0.7152, 0.0722)) > 0.25
-    text = axes.text(place, level, style.number(score), ha="center", va="center", fontsize=7)
-    # A bound may run behind it.
-    halo = patheffects.withStroke(linewidth=2, foreground=shade)
-    text.set(color="black" if light else "white", path_effects=[halo], zorder=5)

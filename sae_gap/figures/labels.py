@@ -20,6 +20,7 @@ _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle"
 # deficiencies, and Tol's muted ones where those run out, which stand beside their labels or have a
 # marker of their own.
 _TABLES = {
+    "solver": {"certified": Look("certified below", "#555555")},
     "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
     "columns": {
         "learned": Look("atoms as learned", "#0072B2"),
@@ -34,7 +35,7 @@ _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 _OTHERS = {
     "own_certificate": Column("certificate of the codes"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
-    "fit_seconds": Column("seconds to fit", heading="fit s"),
+    "fit_seconds": Column("seconds to fit, compilation apart", heading="fit s"),
     "encode_seconds": Column("seconds to encode", heading="encode s"),
     "compile_seconds": Column("seconds to compile"),
     "fit_steps": Column("steps to fit"),
@@ -52,6 +53,18 @@ _OTHERS = {
     "ratio": Column("c, for c k ln(d / k) input dimensions"),
     "per_latent": Column("training samples for each latent"),
     "columns": Column("atoms"),
+    "fvu": Column("variance unexplained, FVU", 0.0),
+    "kl": Column("KL(model ‖ patched), nats"),
+    "l0": Column("mean number of active latents, L0"),
+    "products": Column("cost, in products with the dictionary"),
+    "seconds": Column("seconds, compilation apart"),
+    "relative_gap_max": Column("worst relative duality gap"),
+    "captured": Column("share of variance captured"),
+    "coherence": Column("largest |cosine| with another atom"),
+    "share": Column("% of atoms, least coherent first"),
+    "drop": Column("AUC lost out of distribution (0 is no loss)"),
+    "place": Column(""),
+    "group": Column(""),
 }
 # How a number of a column is said in a legend or above a panel.
 _COUNTED = {
@@ -115,12 +128,14 @@ def label(name: Any, column: str = "dictionary") -> str:
 
     A name that is not in the column's table is looked up in the others, where a start, say, may be
     a dictionary; one that is nowhere is written with spaces. A number is said with its unit:
-    `label(1_000, "num_latents")` is "1,000 latents".
+    `label(1_000, "num_latents")` is "1,000 latents". None is said with its column: "no start".
 
     Args:
       name: a value of the column.
       column: "dictionary", "inference", "start", "columns", or "solver", or a column of numbers.
     """
+    if name is None:
+        return f"no {metric_label(column)}"
     if isinstance(name, int | float) and not isinstance(name, bool):
         return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(f"{name:,.7g}")
     found = _find(name, column)

@@ -54,7 +54,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         return None
     lines.sort(key=lambda line: labels.rank(line["dictionary"]))
     across, down = style.layout(len(lines), _ACROSS)
-    figure = Figure(figsize=(style.WIDTH, 1.3 + 3.0 * down))
+    figure = Figure(figsize=(style.WIDTH, 1.0 + 3.0 * down))
     panels = figure.subplots(down, 1, sharey=True, squeeze=False)[:, 0]
     oracle = float(np.mean([line["oracle_mean"] for line in lines]))
     for panel, axes in enumerate(panels):
@@ -76,7 +76,8 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         hatched: dict[str, Any] = {"facecolor": "white", "edgecolor": style.QUIET, "hatch": "////"}
         handles.append(Patch(label="a step down", **hatched))
     title = f"{labels.metric_label(metric)}, from each encoder up to the oracle"
-    style.finish(figure, title, rows, spread="whiskers", handles=handles)
+    more = "whiskers: ± 1 sd" * (lines[0]["seeds"] > 1)
+    style.finish(figure, rows, handles, title=title, more=more)
     return figure
 
 

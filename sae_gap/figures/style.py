@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -24,38 +25,13 @@ Rows: TypeAlias = Iterable[Mapping[str, Any]]
 Lines: TypeAlias = Sequence[Mapping[str, Any]]
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8,
-    "figure.constrained_layout.use": True,
-    "figure.labelsize": 9,
-    "font.size": 8,
-    "hatch.linewidth": 1.5,
-    "legend.borderpad": 0,
-    "legend.columnspacing": 1.5,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.handletextpad": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    # Type 42 keeps the text of a PDF selectable, as journals ask.
-    "pdf.fonttype": 42,
-    "savefig.dpi": 200,
-    # Names are the user's, to the letter: a dollar sign in one begins no formula.
-    "text.parse_math": False,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
+STYLE: Any = matplotlib.rc_params_from_file(
+    pathlib.Path(__file__).with_suffix(".mplstyle"), use_default_template=False
+)
 # Width of a figure in inches, that of a page of text.
 WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
-MARKERS = "os^DvPXp<>h*"
 INK, QUIET = "#333333", "#555555"
 _SIZES = {
     "num_latents": "latents",
@@ -109,47 +85,36 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
 
 def finish(
     figure: Figure,
-    title: str,
     rows: Lines,
+    handles: Sequence[Any] = (),
     *,
-    spread: str = "",
+    title: str,
     more: str = "",
     caption: str = "",
-    handles: Sequence[Any] = (),
 ) -> None:
-    """Writes the title over the figure and, below it, what all rows share; sets the caption and the
-    legend.
+    """Writes the title over the figure and, below it, what all rows share and the legend; sets the
+    caption.
 
     Args:
-      figure: the figure; its layout leaves the room.
-      title: what is drawn.
+      figure: the figure; it grows by its legend, and its layout leaves room for the rest.
       rows: what it is drawn from.
-      spread: what shows ± 1 sd over seeds, where there are several.
+      handles: of the legend below the figure.
+      title: what is drawn.
       more: further conditions.
       caption: what a reader of the page should know beside the title and the conditions.
-      handles: of the legend below the figure.
     """
-    note = describe(rows)
-    spread = f"{spread}: ± 1 sd" if spread and note.endswith("seeds") else ""
-    note = "; ".join(part for part in (note, spread, more) if part)
+    note = "; ".join(part for part in (describe(rows), more) if part)
     title = title[:1].upper() + title[1:]
     figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
-    left, down, height = 6 / 72 / figure.get_figwidth(), 6.0, 72 * figure.get_figheight()
-    for text, characters, size, weight, colour in (
-        (title, 70, 10, "bold", "black"),
-        (note, 95, 8, "normal", QUIET),
-    ):
-        lines, look = textwrap.wrap(text, characters), {"fontsize": size, "fontweight": weight}
-        figure.text(
-            left, 1 - down / height, "\n".join(lines), va="top", color=colour, fontdict=look
-        )
-        down += 1.4 * size * len(lines) + 2
-    figure.set_layout_engine("constrained", rect=(0, 0, 1, 1 - down / height))
-    if handles:
-        widths = [inches + 0.45 for inches in text_widths(handle.get_label() for handle in handles)]
-        most = len(handles) if sum(widths) < WIDTH else int(WIDTH / max(widths))
-        ncols, _ = layout(len(handles), most)
-        figure.legend(handles=handles, loc="outside lower center", ncols=ncols)
+    # A name may be longer than the page is wide.
+    bold = {"fontsize": 10, "fontweight": "bold"}
+    figure.suptitle("\n".join(textwrap.wrap(title, 70)), x=0.01, ha="left", **bold)
+    widths = text_widths(handle.get_label() for handle in handles)
+    ncols, down = layout(len(handles), int(WIDTH / (0.45 + max(widths, default=0))))
+    figure.set_figheight(figure.get_figheight() + 0.18 * down)
+    note = "\n".join(textwrap.wrap(note, 95))
+    legend = figure.legend(handles=handles, title=note, loc="outside lower center", ncols=ncols)
+    legend.get_title().set_color(QUIET)
 
 
 def describe(rows: Lines) -> str:
@@ -166,12 +131,9 @@ def describe(rows: Lines) -> str:
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """The lines of `tables.summarise` that have all of the metrics; one seed deviates by 0."""
-    lines = tables.summarise(rows, by=tuple(dict.fromkeys(by)), metrics=metrics)
-    complete = [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
-    return [
-        line | {f"{name}_sd": line[f"{name}_sd"] or 0.0 for name in metrics} for line in complete
-    ]
+    """The lines of `tables.summarise` that have all of the metrics."""
+    lines = tables.summarise(rows, by=by, metrics=metrics)
+    return [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
 
 
 def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
@@ -201,7 +163,8 @@ def axis_label(metric: str) -> str:
 
 def level(axes: Axes, height: float, **options: Any) -> None:
     """A dashed line across, such as the oracle's score."""
-    axes.axhline(height, zorder=1, linewidth=1, linestyle=DASHED, **{"color": "black"} | options)
+    look: Any = {"color": "black", "linestyle": DASHED, "linewidth": 1, "zorder": 1}
+    axes.axhline(height, **{**look, **options, "marker": ""})
 
 
 def name_along(axis: Axis, names: Sequence[str]) -> None:
@@ -213,7 +176,7 @@ def name_along(axis: Axis, names: Sequence[str]) -> None:
 
 def layout(count: int, most: int) -> tuple[int, int]:
     """How many of a number of things stand side by side, at most so many, and in how many rows."""
-    down = -(-count // max(1, most))
+    down = -(-max(1, count) // max(1, most))
     return -(-count // down), down
 
 
@@ -223,14 +186,16 @@ def panels(
     tall: float,
     label: str,
     side: str,
+    **shares: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of axes of one scale, at least so wide and tall, with a label for each direction."""
+    """A figure of axes of one scale, unless `shares` says otherwise, at least so wide and tall,
+    with a label for each direction.
+    """
     count = len(titles)
     across, down = layout(count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
-    figure = Figure(figsize=(WIDTH, 1.6 + tall * down))
-    used, spare = np.split(
-        figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel(), [count]
-    )
+    figure = Figure(figsize=(WIDTH, 1.2 + tall * down))
+    shares = {"sharex": True, "sharey": True, **shares}
+    used, spare = np.split(figure.subplots(down, across, squeeze=False, **shares).ravel(), [count])
     for axes, title in zip(used, titles, strict=True):
         axes.set_title(title)
         axes.tick_params(labelbottom=True)
@@ -240,15 +205,6 @@ def panels(
         axes.set_xlabel(label)
     figure.supylabel(side)
     return figure, list(used)
-
-
-def looks(names: Iterable[Any], column: str = "dictionary") -> dict[Any, dict[str, Any]]:
-    """A colour and a marker for each value of a column, in their order."""
-    ordered = sorted(set(names), key=lambda name: labels.rank(name, column))
-    return {
-        name: {"color": labels.colour(name, column), "marker": MARKERS[place % len(MARKERS)]}
-        for place, name in enumerate(ordered)
-    }
 
 
 def mark(label: str, **look: Any) -> Line2D:
@@ -274,6 +230,8 @@ def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
     positive = [value for value in known if value > 0]
     if not positive:
         return
+    # Limits that were found on a linear scale may leave much room.
+    axis.axes.autoscale(axis=axis.axis_name)  # type: ignore[attr-defined]
     set_scale = getattr(axis.axes, f"set_{axis.axis_name}scale")  # type: ignore[attr-defined]
     if known[0] > 0:
         set_scale("log")
@@ -285,16 +243,3 @@ def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def titles(groups: Lines) -> list[str]:
-    """What panels are called, by the columns in which they differ; one alone needs no title."""
-    if len(groups) == 1:
-        return [""]
-    varied = [name for name in groups[0] if len({group[name] for group in groups} - {None}) > 1]
-    return [
-        ", ".join(
-            labels.label(group[name], name) for name in varied or group if group[name] is not None
-        )
-        for group in groups
-    ]

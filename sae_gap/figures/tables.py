@@ -145,13 +145,13 @@ def write_table(
       folder: where to.
       name: of the file, which is replaced whole.
       lines: at least one.
-      columns: what to write of them; None takes all columns but those of lists.
+      columns: what to write of them; None takes all columns but those of lists and of mappings.
 
     Raises:
       OSError: the folder cannot be written to.
     """
     if columns is None:
-        listed = {name for line in lines for name in line if isinstance(line[name], list)}
+        listed = {name for line in lines for name in line if isinstance(line[name], list | dict)}
         columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")

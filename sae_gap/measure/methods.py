@@ -7,6 +7,7 @@ dictionaries.
   screened     a screened pursuit of twice as many, pruned to that L0 by one threshold
   proposed     the same among the latents that the own encoder proposes
   weighted     the screened pursuit in the norm of what an error costs in nats
+  thresholded  thresholding pursuit from the lasso
   NAME         any encoder of `sae_gap.encoders` without parameters, with k and with the λ at which
                the lasso has the L0; its own may differ
   ..._refit    least squares on the support of any of these
@@ -14,6 +15,7 @@ dictionaries.
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -29,12 +31,15 @@ from sae_gap.encoders.own import Own
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
+from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.measure.training import VISITS
 from sae_gap.study.study import Method, Scalar
 
 REFIT = "_refit"
 # Names that are not those of an encoder's class.
-CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted")
+CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded")
 
 
 class LeftOutError(Exception):
@@ -58,26 +63,27 @@ def check_codes(names: Sequence[str]) -> None:
             _check_bare(plain, encoder)
 
 
-def encoder_at(name: str, l0: float, learner: Learner) -> Encoder:
+def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = None) -> Encoder:
     """The encoder of a name for the dictionary of a learner.
 
     Args:
       name: see the module.
       l0: the mean L0 that is asked for.
       learner: whose dictionary it is.
+      signed: whether codes may be negative; None asks the learner.
 
     Raises:
       LeftOutError: the dictionary cannot have such codes.
     """
     if name.endswith(REFIT):
-        return refit(encoder_at(name.removesuffix(REFIT), l0, learner))
-    own, nonneg = learner.encode, not learner.signed
+        return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed))
+    own: Any = learner.encode
+    nonneg = not (learner.signed if signed is None else signed)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
-    if name in ("screened", "proposed", "weighted") and not nonneg:
-        raise LeftOutError("a screened pursuit has no signed codes")
+    if name in ("screened", "proposed", "weighted", "thresholded") and not nonneg:
+        raise LeftOutError("such a pursuit has no signed codes")
     if name == "own":
-        assert own is not None
         return own
     k = max(1, math.ceil(l0))
     if name == "proposed":
@@ -91,6 +97,7 @@ def encoder_at(name: str, l0: float, learner: Learner) -> Encoder:
         "omp": refit(OMP(max(1, round(l0)), nonneg=nonneg)),
         "screened": BatchPursuit(k, l0=l0),
         "weighted": InNorm(BatchPursuit(k, l0=l0)),
+        "thresholded": AtWeight(ThresholdingPursuit(), lasso),
     }
     if name in made:
         return made[name]
@@ -104,7 +111,7 @@ def methods_of(
     l0: float,
     *,
     family: str = "",
-    level: float | None = None,
+    signed: bool | None = None,
 ) -> Iterator[Method]:
     """A method for each of the codes that the dictionary of a learner can have; the log says why
     it has not the others.
@@ -114,19 +121,33 @@ def methods_of(
       names: of codes.
       l0: the mean L0 that is asked for.
       family: of the methods; by default the learner's.
-      level: what the column `level` of their rows says; None takes l0.
+      signed: whether codes may be negative; None asks the learner.
     """
     for name in names:
         try:
-            encoder = encoder_at(name, l0, learner)
+            encoder = encoder_at(name, l0, learner, signed)
         except LeftOutError as reason:
             logging.info("left out %s of %s: %s", name, learner.name, reason)
             continue
         row: dict[str, Scalar] = {"codes": name}
         if not name.startswith("own"):
             # Own codes are the same whatever is asked.
-            row["level"] = l0 if level is None else level
+            row["level"] = l0
         yield Method(name, family or learner.family, learner, encoder, row)
+
+
+def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
+    """The learner of a dictionary that others are held against: `online_dl` as `learn` has it,
+    `samples`, `random`, or any learner or SAE of the catalogue by its name.
+
+    Raises:
+      ValueError: there is none of the name.
+    """
+    if name == OnlineDictionary.name:
+        return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
+    if name in catalogue.saes():
+        return catalogue.sae_for_activations(name, sparsity=round(l0), input_dim=input_dim)
+    return catalogue.make_learner(name, sparsity=round(l0), input_dim=input_dim)
 
 
 def _check_bare(name: str, encoder: Encoder) -> None:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from sae_gap.core.codes import dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.core.rows import squares
+from sae_gap.metrics.definitions import explained
 from sae_gap.metrics.metric import Inferred, Metric
 
 # Call a latent dead only if each had 20 chances to fire on average.
@@ -20,14 +21,15 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     """The `fvu` of the samples that count, `Σ‖x - x̂‖² / Σ‖x - x̄‖²` about their own mean x̄.
 
     Returns:
-      `fvu`; its numerator and denominator by document, `errors` and `variance`; `fvu_outliers`,
-      that of all samples, where some do not count; the mean `l0`; `fired`, the latents that are on
+      What `explained` says, `fvu` among it; its numerator and denominator by document, `errors`
+      and `variance`; `fvu_outliers`, where outlier tokens do not count and are scored beside the
+      others; the mean `l0`; `fired`, the latents that are on
       in any of the samples that count; whether an encoder is `dead`: it fires less than one latent
       a sample, or never fires most of its latents though each had `CHANCES` chances; `num_scored`
       and `num_latents`.
     """
-    x, counts = inferred.activations, inferred.counts
-    errors = squares(x - inferred.reconstruction)
+    x, counts, guess = inferred.activations, inferred.counts, inferred.reconstruction
+    errors = squares(x - guess)
     spread = squares(x - _mean(x[counts]))
     used, fired = 0, np.zeros(inferred.codes["id"].shape[1], bool)
     for rows, codes in dense_chunks(inferred.codes["id"]):
@@ -35,7 +37,6 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
         used, fired = used + int(on.sum()), fired | on.any(axis=0)
     samples, width = int(counts.sum()), len(fired)
     found: dict[str, float | list[float]] = {
-        "fvu": float(errors[counts].sum() / spread[counts].sum()),
         "errors": inferred.by_document(errors),
         "variance": inferred.by_document(spread),
         "l0": used / samples,
@@ -43,8 +44,12 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
         "num_scored": samples,
         "num_latents": width,
     }
-    if not counts.all():
-        found["fvu_outliers"] = float(errors.sum() / squares(x - _mean(x)).sum())
+    found |= explained(x[counts], guess[counts])
+    network = inferred.task.network
+    every = np.ones_like(counts) if network is None else network.ordinary
+    if (every > counts).any():
+        spread = squares(x[every] - _mean(x[every]))
+        found["fvu_outliers"] = float(errors[every].sum() / spread.sum())
     own = inferred.learner is not None and inferred.encoder == inferred.learner.encode
     silent = used >= CHANCES * width and 2 * fired.sum() < width
     return found | {"dead": bool(own and (used < samples or silent))}
@@ -62,4 +67,5 @@ METRIC = Metric(
         "l0": Column("mean L0", heading="L0"),
     },
     everywhere=False,
+    needs=lambda found: None if found.model.dictionary is not None else "there is no dictionary",
 )

@@ -178,12 +178,5 @@ def within(tree: PyTree) -> contextlib.AbstractContextManager:
     """The context of the mesh that the arrays of a tree lie on, to trace in; on one device it sets
     no mesh.
     """
-    for leaf in jax.tree.leaves(tree):
-        sharding = getattr(leaf, "sharding", None)
-        if (
-            isinstance(sharding, NamedSharding)
-            and isinstance(sharding.mesh, Mesh)
-            and sharding.mesh.size > 1
-        ):
-            return jax.set_mesh(sharding.mesh)
-    return contextlib.nullcontext()
+    mesh = mesh_of(*jax.tree.leaves(tree))
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else contextlib.nullcontext()

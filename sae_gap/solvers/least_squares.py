@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.lasso_problem import product
+from sae_gap.solvers import slots
 from sae_gap.solvers.working_set import in_batches
 
 # Floats of the dictionaries of the samples that are worked on at once.
@@ -53,17 +54,17 @@ def least_squares(
     pull = jnp.zeros(on.shape, signals.dtype) if pull is None else jnp.where(on, pull / scale, 0)
     most = min(input_dim, num_latents)
     # Half of them, a quarter, …, down to some 16.
-    slots = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
+    sizes = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
 
     def beyond(signals, on, pull):
         small = jnp.sum(on, axis=1, keepdims=True) <= most
-        few = _few(signals, on & small, pull, atoms=atoms, slots=most)
+        few = _few(signals, on & small, pull, atoms=atoms, most=most)
         return jnp.where(small, few, _many(signals, on & ~small, pull, atoms))
 
-    gathered = [functools.partial(_few, atoms=atoms, slots=count) for count in slots]
+    gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 
     def chunk(part):
-        width = jnp.searchsorted(jnp.asarray(slots), jnp.max(jnp.sum(part[1], axis=1)))
+        width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1)))
         return jax.lax.switch(width, [*gathered, beyond], *part)
 
     # The work of a chunk follows its largest support, so that supports of like sizes share one, and
@@ -73,17 +74,16 @@ def least_squares(
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
 
 
-def _few(signals, on, pull, atoms, slots):
+def _few(signals, on, pull, atoms, most):
     """Supports of at most so many atoms, gathered."""
-    chosen = jax.lax.top_k(on.astype(jnp.float32), slots)[1]
+    chosen = jax.lax.top_k(on.astype(jnp.float32), most)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
     own = jnp.where(filled[:, :, None], atoms.T[chosen], 0)
     gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
     factor, pull = _factor(gram), jnp.take_along_axis(pull, chosen, axis=1)
 
     def refine(_, codes):
-        rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision="highest")
-        left = pull + jnp.einsum("nm,nwm->nw", rest, own, precision="highest")
+        left = pull + slots.correlate(own, slots.residual(signals, own, codes))
         return codes + _solve(factor, jnp.where(filled, left, 0))
 
     codes = jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype))

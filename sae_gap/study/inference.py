@@ -106,6 +106,17 @@ class Inference:
         before = 0.0 if encoder.origin is None or self._in_chunks else self.seconds(encoder.origin)
         return before + self._run(encoder, "id")[1]
 
+    def time(self, encoder: Encoder, samples: int) -> float:
+        """The seconds of 1,000 samples, of the first of the ID split, compilation apart."""
+        encoder, rows = self.prepare(encoder), jnp.asarray(self.signals("id")[:samples])
+        begun = encoder.origin and self.infer(encoder.origin, "id").codes[: len(rows)]
+        for _ in range(2):
+            began = time.perf_counter()
+            jax.block_until_ready(self._infer(encoder, rows, begun))
+            seconds = time.perf_counter() - began
+        before = self.time(encoder.origin, samples) if encoder.origin else 0.0
+        return before + seconds / len(rows) * 1_000
+
     def forget(self, kept: Container[Encoder | None]) -> None:
         """Drops the codes of all encoders but of some, which others still need."""
         self._coded = {place: coded for place, coded in self._coded.items() if place[0] in kept}

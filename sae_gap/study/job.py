@@ -4,7 +4,7 @@ here.
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sae_gap.core import identity
@@ -53,15 +53,27 @@ class Line:
 
 
 class Stored:
-    """The rows of a store, by what decides them. Of a line it joins what several runs measured."""
+    """The rows of a study that a store holds by now, by what decides them. Of a line it joins what
+    several runs measured.
 
-    def __init__(self, rows: Sequence[results.Row]):
+    Raises:
+      ValueError: the store holds rows of another study, or of another form.
+    """
+
+    def __init__(self, study: Study, store: results.Store):
+        rows, self._metrics = store.rows(), study.metrics
+        other = next((row for row in rows if row.get("study") != study.name), None)
+        if other is not None:
+            raise ValueError(
+                f"{store.folder} holds rows of the study {other.get('study')!r}, where "
+                f"{study.name!r} is to go; move that folder away or choose another."
+            )
         self._by_key = {row["key"]: row for row in rows}
         self._by_cell: dict[str, list[results.Row]] = {}
         for row in sorted(rows, key=lambda row: row.get("date", "")):
             self._by_cell.setdefault(row.get("cell", ""), []).append(row)
 
-    def lacking(self, line: Line, metrics: Sequence[Metric]) -> list[Metric] | None:
+    def lacking(self, line: Line) -> list[Metric] | None:
         """The metrics that a line lacks; None where it is there as a whole."""
         if line.key in self._by_key:
             return None
@@ -69,19 +81,23 @@ class Stored:
         if any("diverged" in row for row in rows):
             return None
         there = {name for row in rows for name in row["measured"]}
-        lacking = [metric for metric in metrics if _told(metric) not in there]
+        lacking = [metric for metric in self._metrics if _told(metric) not in there]
         return lacking if lacking or not rows else None
 
-    def row(self, line: Line, metrics: Sequence[Metric]) -> results.Row | None:
-        """The row of a line with the columns of these metrics; None where it is not there."""
-        if self.lacking(line, metrics) is not None:
+    def present(self, job: "Job") -> set[str]:
+        """The keys of the lines of a job that are there as a whole."""
+        return {line.key for line in job.lines if self.lacking(line) is None}
+
+    def row(self, line: Line) -> results.Row | None:
+        """The row of a line with the columns of the metrics; None where it is not there."""
+        if self.lacking(line) is not None:
             return None
         rows = self._by_cell.get(line.cell) or [self._by_key[line.key]]
         owned = {
             name for row in rows for names in row.get("measured", {}).values() for name in names
         }
         found = {name: value for name, value in rows[-1].items() if name not in owned}
-        wanted = {_told(metric) for metric in metrics}
+        wanted = {_told(metric) for metric in self._metrics}
         for row in rows:
             for metric, names in row.get("measured", {}).items():
                 if metric in wanted:
@@ -127,13 +143,6 @@ class Job:
         return ", ".join(dict.fromkeys(line.method.name for line in self.lines))
 
 
-def present(study: Study, every: Iterable[Job], rows: Sequence[results.Row]) -> set[str]:
-    """The keys of the lines that are there as a whole, among the rows of a store."""
-    stored = Stored(rows)
-    lines = [line for job in every for line in job.lines]
-    return {line.key for line in lines if stored.lacking(line, study.metrics) is None}
-
-
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
     cells: dict[Source, list[Source]] = {}
@@ -156,7 +165,7 @@ def jobs(study: Study) -> Iterator[Job]:
 
 def seedless(source: Source) -> Source:
     """A source with the seed 0, which sources have in common that differ only in their seed."""
-    return dataclasses.replace(source, seed=0)
+    return dataclasses.replace(source, seed=0)  # type: ignore[type-var]
 
 
 def _line(
@@ -173,7 +182,7 @@ def _line(
     }
     if reference is not None:
         shared["lam"] = reference.lam
-    decides = {"source": description, "row": dict(method.row), "step": step}
+    decides: dict[str, Any] = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}

@@ -13,7 +13,7 @@ from sae_gap.core.checks import check_shard, check_type
 from sae_gap.data.recording import task_of
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, Stored, jobs, present, seedless
+from sae_gap.study.job import Job, Stored, jobs, seedless
 from sae_gap.study.models import Models
 from sae_gap.study.scheduling import fit_together
 from sae_gap.study.scoring import score
@@ -64,22 +64,27 @@ def run(
     )
     models = Models(store.folder / "models") if models is None else models
     every = list(jobs(study)) if every is None else every
-    there = present(study, every, _rows_of(study, store))
+    stored = Stored(study, store)
     together = study.spread == "rows"
     mine = every if together else every[index::count]
-    lacking = [job.without(there) for job in mine if not there.issuperset(job.keys)]
+    lacking = [job for job in (job.without(stored.present(job)) for job in mine) if job.lines]
     # A job counts once when its learner is fitted; each line counts once when it is scored.
     total = sum(1 + len(job.keys) for job in mine)
     with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
         line.update(total - sum(1 + len(job.keys) for job in lacking))
         for _, cell in itertools.groupby(lacking, lambda job: seedless(job.sources[0])):
-            _run_cell(study, list(cell), store, models, line)
+            _run_cell(study, list(cell), store, stored, models, line)
     distributed.wait(study.name)
-    return _in_order(study, every, _rows_of(study, store))
+    return _in_order(study, every, Stored(study, store))
 
 
 def _run_cell(
-    study: Study, cell: Sequence[Job], store: results.Store, models: Models, line: tqdm
+    study: Study,
+    cell: Sequence[Job],
+    store: results.Store,
+    stored: Stored,
+    models: Models,
+    line: tqdm,
 ) -> None:
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
@@ -107,28 +112,16 @@ def _run_cell(
             fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh)
             line.update()
         if not together or distributed.is_first():
-            for row in score(study, job, drawn, fitted, Stored(_rows_of(study, store))):
+            for row in score(study, job, drawn, fitted, stored):
                 store.append([row])
                 line.update()
 
 
-def _rows_of(study: Study, store: results.Store) -> list[results.Row]:
-    """The rows that are there, all of which must be this study's."""
-    rows = store.rows()
-    for row in rows:
-        if row.get("study") != study.name:
-            raise ValueError(
-                f"{store.folder} holds rows of the study {row.get('study')!r}, where "
-                f"{study.name!r} is to go; move that folder "
-                "away or choose another."
-            )
-    return rows
-
-
-def _in_order(study: Study, every: Sequence[Job], rows: Sequence[results.Row]) -> list[results.Row]:
-    stored = Stored(rows)
+def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[results.Row]:
     lines = (line for job in every for line in job.lines)
-    found = [row for line in lines if (row := stored.row(line, study.metrics)) is not None]
+    found = [row for line in lines if (row := stored.row(line)) is not None]
+    if study.lam is None:
+        return found
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 

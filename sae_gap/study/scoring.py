@@ -31,7 +31,7 @@ def score(
         # nothing is inferred twice.
         by_model: dict[int, list[tuple[Line, Sequence[Metric]]]] = {}
         for line in job.lines:
-            lacking = stored.lacking(line, study.metrics)
+            lacking = stored.lacking(line)
             if line.source == source and lacking is not None:
                 by_model.setdefault(fit.at(line.step).step, []).append((line, lacking))
         for lines in by_model.values():

@@ -1,11 +1,11 @@
 """A study as data: sources of data crossed with methods, each a learner crossed with an encoder."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sae_gap import catalogue
 from sae_gap.core.checks import (
-    check_callable,
     check_choice,
     check_number,
     check_sequence,
@@ -82,7 +82,7 @@ class Study:
       name: names the study's rows.
       sources: settings, recordings or worlds; those that differ only in their seed are fitted
         together.
-      methods: the methods for a source, since some take its sparsity.
+      methods: those of every source, or a function of one, since some take its sparsity.
       lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of
         their own; None holds no codes against an optimum.
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
@@ -100,7 +100,7 @@ class Study:
 
     name: str
     sources: Sequence[Source]
-    methods: Callable[[Source], Sequence[Method]]
+    methods: Any
     lam: float | None = 0.1
     protocol: str = "strict"
     metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
@@ -117,7 +117,11 @@ class Study:
         check_choice("spread", self.spread, ("jobs", "rows"))
         if self.lam is not None:
             check_number("lam", self.lam, least=0)
-        check_callable("methods", self.methods, "source -> methods")
+        if not callable(self.methods):
+            mend = "give some, or a function source -> methods"
+            check_sequence("methods", self.methods, Method, mend)
+            every = tuple(self.methods)
+            object.__setattr__(self, "methods", lambda source: every)
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sources(self.sources)

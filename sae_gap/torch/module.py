@@ -12,34 +12,34 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_gap.core.checks import check_choice, check_size
+from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT
+from sae_gap.core.pursuit import PURSUIT, by_chunk, least_gain, pursue
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
-    CHUNK_ACCELERATED,
-    REFINEMENTS,
     as_rows,
+    check_scalar,
+    check_tensor,
     floats,
-    in_chunks,
     least_squares,
     mean_length,
-    pursue,
     pursuit_codes,
+    rows_at_once,
     unit_atoms,
 )
 
-# What a module infers with, by SAELens's names where it has them, with the options of each.
 _PURSUED = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
+# What a module infers with, by SAELens's names where it has them: the tensors and options of each.
 ARCHITECTURES: dict[str, tuple[str, ...]] = {
     PURSUIT: ("k", "breadth", "screens"),
-    "standard": (),
-    "topk": ("k",),
-    "abstopk": ("k",),
-    "jumprelu": (),
-    "gated": (),
+    "standard": ("W_enc",),
+    "topk": ("W_enc", "k"),
+    "abstopk": ("W_enc", "k"),
+    "jumprelu": ("W_enc", "threshold"),
+    "gated": ("W_enc", "r_mag", "b_mag"),
     "matching_pursuit": _PURSUED,
-    "groupmax": ("k",),
-    "batch_largest": ("k",),
+    "groupmax": ("W_enc", "k"),
+    "batch_largest": ("W_enc", "k"),
 }
 
 
@@ -112,56 +112,48 @@ class SAE(nn.Module):
     ):
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
-        if W_dec.ndim != 2 or (b_dec is not None and b_dec.shape != W_dec.shape[1:]):
-            raise ValueError(
-                "W_dec must be (num_latents, input_dim) and b_dec (input_dim,), but W_dec is "
-                f"{tuple(W_dec.shape)}; transpose a weight of torch.nn.Linear."
-            )
+        check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         _check_finite("W_dec", W_dec)
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
-        given: dict[str, Any] = {"k": k, "breadth": breadth, "screens": screens}
-        for name in {*given} & {*ARCHITECTURES[architecture]}:
-            check_size(name, given[name])
-        again = (max_iterations or dim, residual_threshold, stop_on_duplicate_support)
-        given |= dict(zip(_PURSUED, again, strict=True))
-        options = {name: given[name] for name in ARCHITECTURES[architecture]}
-        if architecture == PURSUIT:
+        pursues, takes = architecture == PURSUIT, {*ARCHITECTURES[architecture]}
+        sizes = {"k": k, "breadth": breadth, "screens": screens}
+        sizes |= {"max_iterations": max_iterations or dim}
+        for name in takes & {*sizes}:
+            check_size(name, sizes[name])
+        again = {"residual_threshold": residual_threshold}
+        again |= {"stop_on_duplicate_support": stop_on_duplicate_support}
+        options = {name: value for name, value in (sizes | again).items() if name in takes}
+        if pursues:
             options["pruned"] = threshold is not None
-        elif architecture != "matching_pursuit" and (W_enc is None or W_enc.shape != (dim, width)):
-            raise ValueError(
-                f"{architecture} needs W_enc of shape {(dim, width)}; transpose a weight of "
-                "torch.nn.Linear, or give architecture='sae_gap_pursuit'."
-            )
-        elif (threshold is None) == (architecture == "jumprelu"):
-            raise ValueError("jumprelu needs a threshold, and no other encoder has one.")
-        elif (r_mag is None or b_mag is None) == (architecture == "gated"):
-            raise ValueError("gated needs r_mag and b_mag, and no other encoder has them.")
-        if architecture == "groupmax" and width % given["k"]:
+        if architecture == "groupmax" and width % options["k"]:
             raise ValueError(
                 f"k must divide the {width} latents into groups, but it is {k}; give a divisor."
             )
-        self.W_dec = _parameter(W_dec)
-        self.b_dec = _parameter(torch.zeros(dim, **like) if b_dec is None else b_dec)
+        if threshold is not None:
+            if pursues:
+                check_scalar("threshold", threshold)
+            threshold = torch.as_tensor(threshold, **like)
+            if threshold.isnan().any():
+                raise ValueError("threshold has NaN entries; give numbers.")
+            if not threshold.ndim and not pursues:
+                threshold = threshold.expand(width).clone()
+        b_dec = torch.zeros(dim, **like) if b_dec is None else b_dec
         if W_enc is not None and b_enc is None:
             b_enc = torch.zeros(width, **like)
-        for name, value in {"W_enc": W_enc, "b_enc": b_enc, "r_mag": r_mag, "b_mag": b_mag}.items():
-            if name != "W_enc" and value is not None and value.shape != (width,):
-                raise ValueError(
-                    f"{name} must have {width} entries, one for each latent, but it is of shape "
-                    f"{tuple(value.shape)}."
-                )
-            self.register_parameter(name, None if value is None else _parameter(value))
-        if threshold is not None:
-            threshold = limit = torch.as_tensor(threshold, **like)
-            fits = not limit.ndim and bool(0 <= limit < math.inf)
-            if architecture == "jumprelu":
-                fits = limit.shape in ((), (width,)) and not bool(limit.isnan().any())
-                threshold = limit.expand(width).clone() if fits else limit
-            if not fits:
-                raise ValueError(
-                    "threshold must be a finite number of at least 0, or of jumprelu one for each "
-                    f"of the {width} latents; give others."
-                )
+        tensors = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc}
+        tensors |= {"r_mag": r_mag, "b_mag": b_mag, "threshold": threshold}
+        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
+        free = takes | {"W_dec", "b_dec", "W_enc", "b_enc"} | ({"threshold"} if pursues else set())
+        for name, value in tensors.items():
+            if value is None and name in takes:
+                raise ValueError(f"{architecture} needs {name}; give it, or another architecture.")
+            if value is not None and name not in free:
+                raise ValueError(f"{architecture} has no {name}; leave it out.")
+            if value is not None and value.ndim:
+                mend = "transpose a weight of torch.nn.Linear"
+                check_tensor(name, value, shapes.get(name, (width,)), mend, W_dec)
+            if name != "threshold":
+                self.register_parameter(name, None if value is None else _parameter(value))
         self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
@@ -203,11 +195,14 @@ class SAE(nn.Module):
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit; k is its own where it has
-        one.
+        one, and so is the threshold of a pursuit of as many.
         """
+        own = getattr(self.cfg, "k", None)
+        k = own if k is None else k
         return type(self)(
             *(self.W_dec, self.b_dec, self.W_enc, self.b_enc),
-            k=getattr(self.cfg, "k", None) if k is None else k,
+            threshold=self.threshold if self.cfg.architecture == PURSUIT and k == own else None,
+            k=k,
             breadth=breadth,
             screens=screens,
             normalisation=self._normalisation(self.W_dec),
@@ -224,10 +219,10 @@ class SAE(nn.Module):
         whole = x.isfinite().all(-1, keepdim=True)
         x = x.where(whole, 0)
         if self.cfg.architecture == PURSUIT:
-            target, options = self._by_chunk(self._target, x), self._options
-            codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **options)
+            (target,) = self._by_chunk(self._target, x)
+            codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **self._options)
         else:
-            codes = self._by_chunk(self._encoder, x)
+            (codes,) = self._by_chunk(self._encoder, x)
         if self.cfg.architecture == "batch_largest":
             count = self.cfg.k * codes[..., 0].numel()
             codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
@@ -248,11 +243,7 @@ class SAE(nn.Module):
         Raises:
           ValueError: `like` is wanted and not given, or the codes are not of as many latents.
         """
-        if codes.shape[-1] != self.cfg.d_sae:
-            raise ValueError(
-                f"codes have {codes.shape[-1]} columns, but the SAE {self.cfg.d_sae} latents; give "
-                "its own codes."
-            )
+        check_tensor("codes", codes, ("...", self.cfg.d_sae), "give the SAE's own", self.W_dec)
         if self._normalises.per_sample and like is None:
             raise ValueError(
                 f"this SAE normalises each row by itself ({self._normalises.name}); give like=x, "
@@ -283,12 +274,13 @@ class SAE(nn.Module):
 
         def of_rows(x, codes):
             _, weights = floats(x, self.W_dec)
-            found = least_squares(self._target(x), weights, codes, REFINEMENTS)
+            found = least_squares(self._target(x), weights, codes, anew=True)
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
-            return torch.where(x.isfinite().all(1, keepdim=True), found, math.nan)
+            # NaN is on no support, and must show.
+            return found.where(torch.cat([x, codes], 1).isfinite().all(1, keepdim=True), math.nan)
 
-        return self._by_chunk(of_rows, x, codes).to(x.dtype)
+        return self._by_chunk(of_rows, x, codes)[0].to(x.dtype)
 
     @torch.no_grad()
     def certify(
@@ -314,22 +306,18 @@ class SAE(nn.Module):
         Raises:
           ValueError: a code or λ is negative, or there are not as many codes as activations.
         """
-        if (codes < 0).any() or not lam >= 0:
-            raise ValueError("codes and lam must be non-negative, as the lasso's are; give others.")
+        check_scalar("lam", lam)
 
         def of_rows(x, codes):
+            if (codes < 0).any():
+                raise ValueError("codes must be non-negative, as the lasso's are; give others.")
             atoms, lengths = unit_atoms(*floats(x, self.W_dec)[1:])
             codes = codes * lengths
             rest = self._target(x) - codes @ atoms
             pull = rest @ atoms.mT
-            scale = (lam / pull.clamp(min=lam)).nan_to_num(1).amin(1, keepdim=True)
-            objective = 0.5 * rest.square().sum(1) + lam * codes.sum(1)
-            slack = codes * (lam - scale * pull).clamp(min=0)
-            gap = 0.5 * ((1 - scale) * rest).square().sum(1) + slack.sum(1)
-            return torch.stack([objective, gap], 1)
+            return value_and_gap(rest, codes, pull, lam, dual_scale(pull, lam, nonneg=True))
 
-        objective, gap = self._by_chunk(of_rows, x, codes).unbind(-1)
-        return objective, gap
+        return self._by_chunk(of_rows, x, codes)
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
@@ -347,15 +335,14 @@ class SAE(nn.Module):
         _check_finite("x", x)
         if not x.numel():
             raise ValueError("x has no rows; give activations, such as training rows.")
-        (target,) = as_rows(self._by_chunk(self._target, x))
-        (weights,) = floats(target, self.W_dec)[1:]
-        options = self._options | {"k": 2 * self.cfg.k, "threshold": 0.0}
-        parts = in_chunks(CHUNK_ACCELERATED, target)
-        gains = torch.cat([pursue(part, weights, **options)[1] for (part,) in parts])
-        ordered = gains.flatten().sort(descending=True).values
-        last = min(max(1, round(self.cfg.k * len(gains))), len(ordered)) - 1
-        least = (ordered[last] + ordered[min(last + 1, len(ordered) - 1)]) / 2
-        self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
+        k, options = self.cfg.k, self._options
+        (target,) = as_rows(*self._by_chunk(self._target, x))
+        options["chunk"] = rows_at_once(self.chunk, target)
+        with torch.autocast(x.device.type, enabled=False):
+            (weights,) = floats(target, self.W_dec)[1:]
+            _, _, gains = pursue(target, unit_atoms(weights)[0], **options | {"k": 2 * k})
+            threshold = least_gain(gains, k).sqrt() / mean_length(weights)
+        self.threshold = threshold.to(self.W_dec)
         self.cfg.pruned = True
         return self
 
@@ -409,38 +396,27 @@ class SAE(nn.Module):
 
     def _flat(self, x):
         """Activations with their heads side by side."""
-        dim = self.cfg.d_in
-        if not (isinstance(x, Tensor) and x.is_floating_point()):
-            raise TypeError(
-                f"x is of {getattr(x, 'dtype', type(x).__name__)}; give a tensor of floating-point "
-                "numbers, such as torch.as_tensor(x).float()."
-            )
-        if self._heads and x.ndim > 1 and x.shape[-1] != dim:
+        dim, mend = self.cfg.d_in, "give activations of the layer that the SAE was trained on"
+        if self._heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
             x = x.flatten(-2)
-        if x.shape[-1] != dim:
-            raise ValueError(
-                f"x has {x.shape[-1]} columns, but the SAE has d_in {dim}; give "
-                "activations of the layer that it was trained on."
-            )
-        if x.device != self.W_dec.device:
-            raise ValueError(
-                f"x is on {x.device}, but the SAE on {self.W_dec.device}; move one by .to(device)."
-            )
+        check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
 
-    def _by_chunk(self, function: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-        """A function of rows in float32 at least, with the leading axes of x."""
+    def _by_chunk(self, function: Callable[..., Any], x: Tensor, *codes: Tensor) -> list[Tensor]:
+        """What a function gives of rows in float32 at least, with the leading axes of x."""
         x = self._flat(x)
-        for codes in others:
-            if codes.shape != (*x.shape[:-1], self.cfg.d_sae):
-                raise ValueError(
-                    f"codes must be {(*x.shape[:-1], self.cfg.d_sae)}, a row for each of x, but "
-                    f"they are {tuple(codes.shape)}."
-                )
+        shape = x.shape[:-1]
+        for values in codes:
+            mend = "give a row for each of x"
+            check_tensor("codes", values, (*shape, self.cfg.d_sae), mend, self.W_dec)
+
+        def found(*rows):
+            given = function(*rows)
+            return given if isinstance(given, tuple) else (given,)
+
         with torch.autocast(x.device.type, enabled=False):
-            parts = in_chunks(self.chunk, *as_rows(x, *others))
-            found = torch.cat([function(*part) for part in parts])
-        return found.reshape(*x.shape[:-1], found.shape[1])
+            parts = by_chunk(found, rows_at_once(self.chunk, x), *as_rows(x, *codes))
+        return [part.reshape(*shape, *part.shape[1:]) for part in parts]
 
 
 def _check_finite(name, values):

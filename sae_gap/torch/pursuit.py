@@ -1,19 +1,18 @@
-"""The codes of a screened pursuit and least squares on a support, batched, in PyTorch."""
+"""The codes of a screened pursuit and least squares on a support, with gradients, in PyTorch."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sae_gap.core.checks import check_size
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
+from sae_gap.core import pursuit
+from sae_gap.core.checks import check_number, check_size, shown
 
-# Rows that are coded at once, which a cache holds, and by accelerators, which many keep busy.
-CHUNK, CHUNK_ACCELERATED = 128, 2048
-# Refinements of least squares from a support alone.
-REFINEMENTS = 20
+# Rows at once that keep an accelerator busy.
+CHUNK_ACCELERATED = 2048
 
 
 def pursuit_codes(
@@ -50,198 +49,62 @@ def pursuit_codes(
       Codes in units of W_dec and the type of the target, (..., num_latents).
 
     Raises:
-      TypeError: the target holds no floating-point numbers.
+      TypeError: the target or W_dec is no tensor of floating-point numbers.
       ValueError: a size is no positive integer, the threshold is negative, or target and atoms
-        differ in their dimension.
+        differ in their dimension or lie on two devices.
     """
     for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
         check_size(name, size)
-    if not target.is_floating_point():
-        raise TypeError(f"the target is of {target.dtype}; give floating-point numbers.")
-    if threshold is not None and not threshold >= 0:
-        raise ValueError("threshold must be a number of at least 0, or None; give another.")
-    if target.shape[-1] != W_dec.shape[-1]:
-        raise ValueError(
-            f"the target has {target.shape[-1]} columns, but atoms {W_dec.shape[-1]} dimensions; "
-            "give W_dec as (num_latents, input_dim)."
-        )
+    if threshold is not None:
+        check_scalar("threshold", threshold)
+    check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
+    mend = "give W_dec as (num_latents, input_dim)"
+    check_tensor("target", target, ("...", W_dec.shape[1]), mend, W_dec)
+    size = rows_at_once(chunk, target)
     with torch.autocast(target.device.type, enabled=False):
         (rows,) = as_rows(target)
         weights = W_dec.to(rows.dtype)
         # A row that is no number would be an error of LAPACK; it must show.
         finite = rows.square().sum(1, keepdim=True).isfinite()
-        rows = torch.where(finite, rows, 0)
-        pursued, limit = k, 0.0
-        if threshold is not None:
-            pursued, limit = 2 * k, threshold * mean_length(weights)
-        options = {"k": pursued, "breadth": breadth, "screens": screens, "chunk": chunk}
-        codes, _ = pursue(rows, weights, threshold=limit, **options)
+        rows = rows.where(finite, 0)
+        with torch.no_grad():
+            atoms, lengths = unit_atoms(weights)
+            pursued = k if threshold is None else 2 * k
+            options = {"breadth": breadth, "screens": screens, "chunk": size}
+            chosen, codes, gains = pursuit.pursue(rows, atoms, pursued, **options)
+            if threshold is not None:
+                least = (threshold * mean_length(weights)) ** 2
+                codes = pursuit.prune(rows, atoms, chosen, gains, least, chunk=size)
+            codes = pursuit.scatter(chosen, codes, len(atoms)) / lengths
         if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
-            parts = in_chunks(chunk, rows, codes)
-            codes = [least_squares(part, weights, begun, 0).clamp(min=0) for part, begun in parts]
-            codes = torch.cat(codes)
-        codes = torch.where(finite, codes, math.nan)
+
+            def with_gradient(rows, codes):
+                return (least_squares(rows, weights, codes).clamp(min=0),)
+
+            (codes,) = pursuit.by_chunk(with_gradient, size, rows, codes)
+        codes = codes.where(finite, math.nan)
         return codes.reshape(*target.shape[:-1], codes.shape[1]).to(target.dtype)
 
 
-@torch.no_grad()
-def pursue(target, weights, *, k, breadth, screens, threshold, chunk):
-    """Codes of finite rows, and what the squared error would grow by without each atom chosen.
+def least_squares(target, weights, codes, *, anew=False):
+    """Least squares on the support of codes: these codes, or the solution of least norm found anew.
 
-    Among many rows it pays to find the Gram matrix of all atoms, and to read those of the
-    candidates off it.
-    """
-    atoms, lengths = unit_atoms(weights)
-    m, size = min(breadth * k, len(atoms)), min(k, *atoms.shape)
-    sizes = [-(-size * screen // screens) for screen in range(1, screens + 1)]
-    paid = len(atoms) ** 2 <= min(WHOLE, len(target) * screens * m**2)
-    whole = atoms @ atoms.mT if paid else None
-    rest = atoms, atoms.square().sum(1), whole, m, sizes, threshold
-    parts = [_pursue_rows(part, *rest) for (part,) in in_chunks(chunk, target)]
-    codes, gains = (torch.cat(part) for part in zip(*parts, strict=True))
-    return codes / lengths, gains
-
-
-def _pursue_rows(target, atoms, energies, whole, m, sizes, threshold):
-    toward = pull = target @ atoms.mT
-    chosen: Any = None
-    on: Any = None
-    codes: Any = None
-    slack = SLACK * target.square().sum(1, keepdim=True).sqrt()
-    for size in sizes:
-        if chosen is not None:
-            rest = target - nn.functional.embedding_bag(
-                chosen, atoms, mode="sum", per_sample_weights=codes
-            )
-            # Those chosen before are proposed first.
-            first = torch.where(on, math.inf, -math.inf)
-            pull = (rest @ atoms.mT).scatter_reduce(1, chosen, first.to(pull), "amax")
-        candidates = pull.topk(m, dim=1).indices
-        products, correlation = _products(atoms, whole, candidates), toward.gather(1, candidates)
-        begun = None if chosen is None else on.sum(1, keepdim=True)
-        places, on, codes = _match(products, energies[candidates], correlation, begun, size, slack)
-        chosen = candidates.gather(1, places)
-    gram, correlation = _columns(products(places), places), correlation.gather(1, places)
-    codes, on = _nonnegative(gram, correlation, on, slack)
-    half = torch.linalg.solve_triangular(
-        torch.linalg.cholesky_ex(_restricted(gram, on)).L,
-        _identity(gram),
-        upper=False,
-    )
-    gains = torch.where(on, codes**2 / half.square().sum(1), 0)
-    codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
-    return torch.zeros_like(toward).scatter_add_(1, chosen, codes), gains
-
-
-def _products(atoms, whole, candidates):
-    """A function from places among the candidates to the inner products of these atoms with all
-    candidates: what a pursuit reads off a large Gram matrix is a small part of it.
-    """
-    if whole is not None:
-
-        def products(places):
-            chosen = candidates.gather(1, places)
-            entries = chosen[:, :, None] * len(atoms) + candidates[:, None, :]
-            # Other ways of indexing take three times as long.
-            return whole.view(-1).index_select(0, entries.view(-1)).view(entries.shape)
-
-        return products
-    own = atoms[candidates]
-    gram = own @ own.mT
-    return lambda places: gram.gather(1, places[:, :, None].expand(-1, -1, gram.shape[2]))
-
-
-def _match(products, left, correlation, begun, size, slack):
-    """Orthogonal matching pursuit among the candidates, the first `begun` of which are taken first:
-    the places of the atoms chosen, whether each adds anything, and their least squares.
-    """
-    n, m = correlation.shape
-    basis, pull = correlation.new_zeros(n, size, m), correlation
-    steps: list[Any] = []
-    for i in range(size):
-        best = torch.where(left > DEPENDENT, pull, -math.inf).argmax(1, keepdim=True)
-        first = torch.zeros_like(best, dtype=torch.bool) if begun is None else i < begun
-        best = torch.where(first, i, best)
-        energy, toward = left.gather(1, best), pull.gather(1, best)
-        fine = (energy > DEPENDENT) & ((toward > slack) | first)
-        root, row = energy.sqrt(), products(best)
-        before = basis[:, :i]
-        row = row - _columns(before, best).mT @ before
-        new = torch.where(fine, row[:, 0] / root, 0)
-        value = torch.where(fine, toward / root, 0)
-        basis[:, i], pull, left = new, pull - value * new, left - new**2
-        steps.append((best, value, fine))
-    places, values, on = (torch.cat(parts, 1) for parts in zip(*steps, strict=True))
-    upper = _restricted(_columns(basis, places).triu(), on)
-    return places, on, torch.linalg.solve_triangular(upper, values[:, :, None], upper=True)[..., 0]
-
-
-def _columns(matrices, places):
-    """Of each matrix its own columns."""
-    return matrices.gather(2, places[:, None, :].expand(-1, matrices.shape[1], -1))
-
-
-def _nonnegative(gram, correlation, allowed, slack):
-    """Least squares over `z ≥ 0` on the atoms allowed, by block principal pivoting: the codes, and
-    which differ from zero. Each exchange works on the rows alone that need it.
-    """
-    on, codes = allowed.clone(), torch.zeros_like(correlation)
-    rows = torch.arange(len(on), device=on.device)
-    for exchange in range(MOST + 1):
-        inner, target, support = gram[rows], correlation[rows], on[rows]
-        factor = torch.linalg.cholesky_ex(_restricted(inner, support)).L
-        values = torch.cholesky_solve(torch.where(support, target, 0)[..., None], factor)
-        codes[rows] = values[..., 0]
-        excess = target - (inner @ values)[..., 0]
-        wrong = torch.where(
-            support, codes[rows] < -slack[rows], allowed[rows] & (excess > slack[rows])
-        )
-        some = wrong.any(1)
-        rows, wrong = rows[some], wrong[some]
-        if exchange == MOST or not len(rows):
-            break
-        if exchange >= EXCHANGES:
-            wrong &= wrong.flip(1).cumsum(1).flip(1) == 1
-        on[rows] ^= wrong
-    return torch.where(on, codes, 0).clamp(min=0), on & (codes > 0)
-
-
-def _restricted(gram, on):
-    """The matrix of some atoms, in the place of one of all."""
-    both = on[:, :, None] & on[:, None, :]
-    return torch.where(both, gram, _identity(gram))
-
-
-def _identity(gram):
-    return torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-
-
-def least_squares(target, weights, codes, refinements):
-    """Least squares on the support of codes, refined from zero or, with no refinements, from the
-    codes.
-
-    The factor L Lᵀ = G + μI is held fixed, and each step `z ← z + (L Lᵀ)⁻¹ Dᵀ (y - D z)` goes
-    nearer to the solution. At that Dᵀ (y - D z) vanishes, so that the last step has the gradient of
-    the solution, less a share μ / (μ + s²) along an eigenvector of G of the value s².
+    With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
+    Dᵀ (y - D z) vanishes, has the gradient of the solution.
     """
     with torch.no_grad():
         atoms, lengths = unit_atoms(weights)
-        support = (codes.abs() > 0) & (weights != 0).any(1)
+        support = (codes != 0) & (weights != 0).any(1)
         places = support.to(codes).topk(max([1, *support.sum(1).tolist()]), dim=1).indices
-        on = support.gather(1, places)
+        on, long = support.gather(1, places), lengths[places]
         own = atoms[places] * on[:, :, None]
-        gram = own @ own.mT
-        shift = 8 * torch.finfo(gram.dtype).eps * on.sum(1).clamp(min=1)
-        factor = torch.linalg.cholesky(gram + shift[:, None, None] * _identity(gram))
-        values = codes.gather(1, places) * lengths[places] * (refinements == 0)
-        for _ in range(refinements):
-            rest = target - (values[:, None] @ own)[:, 0]
-            values = values + torch.cholesky_solve(own @ rest[:, :, None], factor)[..., 0]
-        long = lengths[places]
-        codes = torch.zeros_like(codes).scatter(1, places, torch.where(on, values / long, 0))
+        inverse = pursuit.inverse_gram(own @ own.mT, on, least_norm=anew) * on[:, :, None]
+        if anew:
+            values = (inverse @ (own @ target[:, :, None]))[:, :, 0] / long
+            codes = torch.zeros_like(codes).scatter(1, places, values)
     pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
-    step = torch.cholesky_solve(torch.where(on, pull, 0)[..., None], factor)[..., 0]
-    return codes.scatter_add(1, places, torch.where(on, step / long, 0))
+    step = (inverse @ (pull * on)[:, :, None])[:, :, 0] / long
+    return codes.scatter_add(1, places, step)
 
 
 def unit_atoms(weights):
@@ -260,13 +123,6 @@ def mean_length(weights):
     return (squares.sum() / (squares > 0).sum().clamp(min=1)).sqrt()
 
 
-def in_chunks(chunk, *arrays):
-    """The arrays by so many rows at once."""
-    on_cpu = arrays[0].device.type == "cpu"
-    size = chunk or (CHUNK if on_cpu else CHUNK_ACCELERATED)
-    return zip(*(array.split(size) for array in arrays), strict=True)
-
-
 def floats(*arrays):
     """Arrays in the type of the first, or in float32 where that is narrower."""
     kind = torch.promote_types(arrays[0].dtype, torch.float32)
@@ -276,3 +132,49 @@ def floats(*arrays):
 def as_rows(*arrays):
     """The same with their leading axes in one."""
     return [array.reshape(-1, array.shape[-1]) for array in floats(*arrays)]
+
+
+def rows_at_once(chunk: int | None, like: Tensor) -> int:
+    """Rows that are coded at once: those asked for, or what suits the device."""
+    if chunk is None:
+        return pursuit.CHUNK if like.device.type == "cpu" else CHUNK_ACCELERATED
+    check_size("chunk", chunk)
+    return chunk
+
+
+def check_tensor(
+    name: str, values: Any, shape: Sequence[int | str], mend: str, like: Tensor | None = None
+) -> None:
+    """Raises a TypeError unless the values are a tensor of floating-point numbers, and a ValueError
+    unless they are of a shape and on the device of another.
+
+    Args:
+      name: what the message calls them.
+      values: to check.
+      shape: its axes; a name stands for any length, and "..." at the start for any axes.
+      mend: what to give.
+      like: a tensor on the device.
+    """
+    if not (isinstance(values, Tensor) and values.is_floating_point()):
+        raise TypeError(
+            f"{name} is {shown(values)}; give a tensor of floating-point numbers, such as "
+            "torch.as_tensor(values).float()."
+        )
+    last = shape[shape[0] == "..." :]
+    found = values.shape[-len(last) :] if len(last) < len(shape) else values.shape
+    if len(found) != len(last) or any(
+        axis not in (length, str(axis)) for axis, length in zip(last, found, strict=True)
+    ):
+        raise ValueError(
+            f"{name} must be ({', '.join(map(str, shape))}), but it is {tuple(values.shape)}; {mend}."
+        )
+    if like is not None and values.device != like.device:
+        raise ValueError(
+            f"{name} is on {values.device}, but W_dec on {like.device}; move one by .to(device)."
+        )
+
+
+def check_scalar(name: str, value: Any) -> None:
+    """Raises a ValueError unless the value, a number or a tensor of one, is finite and at least 0."""
+    is_tensor = isinstance(value, Tensor) and value.ndim == 0
+    check_number(name, value.item() if is_tensor else value, least=0)

@@ -77,9 +77,9 @@ def curves(axes):
     """x, y, lower and upper ends of the whiskers of each line of an axes with its colour."""
     found = []
     for container in (one for one in axes.containers if isinstance(one, ErrorbarContainer)):
-        line, _, (whiskers,) = container.lines
-        if line.get_linestyle() != "None":
-            ends = np.array(whiskers.get_segments())[:, :, 1]
+        line, _, whiskers = container.lines
+        if line.get_linestyle() != "None" and whiskers:
+            ends = np.array(whiskers[-1].get_segments())[:, :, 1]
             found.append((line.get_color(), *line.get_data(), ends[:, 0], ends[:, 1]))
     return found
 

@@ -5,13 +5,15 @@ import pytest
 
 from sae_gap import figures
 
+from .samples import curves
+
 
 def spread(codes, block, k, captured, **more):
     found = {"codes": codes, "block": block, "k": k, "captured": captured}
     return found | {"low": captured - 0.01, "high": captured + 0.02} | more
 
 
-def test_each_size_and_each_control_has_a_line_and_a_band():
+def test_each_size_and_each_control_has_a_line_and_its_intervals():
     rows = [
         spread("best", block, k, share + k / 100)
         for k in (5, 25)
@@ -25,16 +27,15 @@ def test_each_size_and_each_control_has_a_line_and_a_band():
         for control, share in (("given", 0.4), ("isotropic", 0.5))
     ]
     figure = figures.captured_by_block(rows)
-    expected = ((15, 25, 35), (35, 45, 55)), ((42.5,) * 3, (52.5,) * 3)
+    expected = ((0.15, 0.25, 0.35), (0.35, 0.45, 0.55)), ((0.425,) * 3, (0.525,) * 3)
     for axes, shares in zip(figure.axes, expected, strict=True):
-        for line, band, values in zip(axes.get_lines(), axes.collections, shares, strict=True):
-            assert line.get_xdata().tolist() == [0, 2, 7]
-            np.testing.assert_allclose(line.get_ydata(), values)
-            edges = band.get_paths()[0].vertices[:, 1]
-            np.testing.assert_allclose([edges.min(), edges.max()], [values[0] - 1, values[2] + 2])
+        for (_, blocks, drawn, low, high), values in zip(curves(axes), shares, strict=True):
+            assert list(blocks) == [0, 2, 7]
+            found = drawn, low + 0.01, high - 0.02
+            np.testing.assert_allclose(found, [values] * 3)
     # An interval beyond all lines is cut off.
     wide = figures.captured_by_block([row | {"low": -3, "high": 5} for row in rows])
-    assert wide.axes[0].get_ylim() == figure.axes[0].get_ylim() == (0, pytest.approx(1.1 * 55))
+    assert wide.axes[0].get_ylim() == figure.axes[0].get_ylim() == (0, pytest.approx(1.1 * 0.55))
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
         "at most 5 atoms",
         "at most 25 atoms",

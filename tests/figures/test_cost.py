@@ -21,13 +21,15 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
     figure = figures.loss_by_cost(ROWS)
     assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
     for axes, metric in zip(figure.axes, ("fvu", "kl"), strict=True):
-        drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.get_lines()}
+        drawn = {one.get_label(): one.lines[0].get_xydata().tolist() for one in axes.containers}
+        levels = {line.get_label(): line.get_ydata()[0] for line in axes.get_lines()}
         two, own, level = ROWS[1:3], ROWS[0], ROWS[-1]
         assert drawn["two screens"] == [[row["products"], row[metric]] for row in two[::-1]]
-        assert drawn["the SAE's\nencoder"] == [[1, own[metric]]]
-        assert {height for _, height in drawn["certified lasso"]} == {level[metric]}
+        assert drawn["the SAE's encoder"] == [[1, own[metric]]]
+        assert levels["certified lasso"] == level[metric]
         # A single iteration of FISTA does not set the scale.
         assert axes.get_ylim() == (0, pytest.approx(1.1 * own[metric]))
-        written = {text.get_text() for text in axes.texts}
-        assert {"two screens", "certified lasso", "FISTA"} <= written
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert legend == {"the SAE's encoder", "two screens", "FISTA", "certified lasso"}
+    assert figures.loss_by_cost([row for row in ROWS if row["family"] == "fista"])
     assert figures.loss_by_cost(ROWS[-1:]) is None

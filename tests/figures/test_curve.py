@@ -141,7 +141,7 @@ def test_many_points_have_a_band_and_no_markers():
     sd = np.std([0, 0.01, 0.04], ddof=1)
     low = 0.2 + 0.1 - 0.01 + 0.05 / 3 - sd
     np.testing.assert_allclose([bands[0].y0, bands[0].y1], [low, low + 2 * sd + 0.058])
-    assert any("bands: ± 1 sd" in text for text in words(figure))
+    assert any("intervals: ± 1 sd" in text for text in words(figure))
 
 
 def test_a_column_of_the_panel_leaves_the_colour_to_another():

@@ -27,14 +27,12 @@ def rows():
 def test_every_solver_is_a_line_through_its_points_in_its_colour():
     figure = figures.gap_by_seconds(rows())
     (axes,) = figure.axes
-    drawn = {
-        line.get_color(): line.get_xydata() for line in axes.lines if line.get_marker() != "None"
-    }
+    drawn = {line.get_color(): line.get_xydata() for line in axes.lines if line.get_marker()}
     for name, path in POINTS.items():
         expected = [(seconds, max(gap, 1e-16)) for seconds, gap in path]
         np.testing.assert_allclose(drawn.pop(labels.colour(name, "solver")), expected)
     assert drawn == {} and {axes.get_xscale(), axes.get_yscale()} == {"log"}
-    level = next(line for line in axes.lines if line.get_marker() == "None")
+    level = next(line for line in axes.lines if not line.get_marker())
     np.testing.assert_allclose(level.get_ydata(), 1e-6)
     assert {"working set", "SPAMS", "SPAMS in double"} <= {
         text.get_text() for text in figure.legends[0].get_texts()

@@ -121,8 +121,8 @@ def test_recovery_marks_every_method_and_names_every_dictionary():
         for line in single
         if line.get_marker() in "osD^"
     )
-    shapes = {("own", None): "o", ("support", None): "^"}
-    shapes |= {("lasso", "cold"): "s", ("lasso", "warm"): "D"}
+    shapes = {("own", None): "o", ("support", None): "s"}
+    shapes |= {("lasso", "cold"): "^", ("lasso", "warm"): "D"}
     expected = [
         (shapes[row["inference"], row["start"]], row["mcc_id"], row["mcc_ood"])
         for row in choose(rows, seed=0)

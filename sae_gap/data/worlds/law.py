@@ -7,8 +7,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from sae_gap.core.checks import check_number, shown
-from sae_gap.core.options import SEED, option, settle
+from sae_gap.core.checks import SEED, check_number, shown
+from sae_gap.core.options import option, settle
 
 # Magnitudes beyond this leave no room for sums of their squares.
 LOUDEST = 1e6

@@ -1,5 +1,5 @@
-"""The split of a loss: that its parts sum to it, what each is on cases whose truth is known, and
-that it goes on.
+"""The split of a loss: its parts sum to it, each is right where the truth is known, and a killed
+run goes on.
 """
 
 import dataclasses
@@ -11,18 +11,20 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
+from benchmarks.real.downstream import DownstreamOptions, put_back
 from sae_gap.core import normalise
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
+from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
-from sae_gap.measure import patching
-from sae_gap.measure.downstream import Downstream, Network
-from sae_gap.measure.patching import Patching, split_lines
+from sae_gap.measure import losses
+from sae_gap.measure.losses import split_lines
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit
+from sae_gap.study import scoring
 
 ROWS, LENGTH, DIM = 12, 16, 16
 # Less those of a screened pursuit, of which each number of atoms is a program.
@@ -49,7 +51,28 @@ def patched():
     )
     tokens, positions = rng.integers(0, 30, (ROWS, LENGTH)), np.tile(np.arange(LENGTH), (ROWS, 1))
     windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, 0 * tokens, positions)))
-    return SimpleNamespace(atoms=atoms, downstream=Downstream(network, [windows], first=2))
+    down = Downstream(network, [windows], first=2)
+    down.information = down.sensitivity
+    return SimpleNamespace(atoms=atoms, downstream=down)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """The network as a source; another name is another text."""
+
+    network: Downstream = dataclasses.field(compare=False)
+    name: str = "this"
+    seed: int = 0
+    input_dim: int = DIM
+
+    def asdict(self):
+        return {"name": self.name, "seed": self.seed}
+
+    def task(self):
+        net = self.network
+        rows = jnp.asarray(net.activations)
+        held = Split(rows, documents=net.documents, counts=net.replaced)
+        return Task(Split(rows), held, held, width=20, network=net)
 
 
 def candidate(name, atoms, encode=None):
@@ -66,9 +89,10 @@ class Shrunk:
         return sparse_code(signals, model.dictionary, self.lam).codes / 2
 
 
-def run(patched, folder, *saes, l0=(1, 2), controls=None, **options):
-    found = Patching(patched.downstream, "this", sae_gap.Store(folder), l0, **options)
-    return found.run(saes, controls or {}, show_progress=False)
+def run(patched, folder, *saes, l0=(1, 2), controls=(), codes=CODES, **source):
+    options = DownstreamOptions(l0=l0, codes=codes)
+    store = sae_gap.Store(folder)
+    return put_back(options, Source(patched.downstream, **source), saes, controls, store)
 
 
 def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monkeypatch):
@@ -79,15 +103,11 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     ]
     candidates += [candidate("true", patched.atoms), candidate("dense", random, Shrunk(0.01))]
     candidates += [candidate("dead", patched.atoms, Shrunk(1.7))]
-    rows = run(patched, tmp_path, *candidates, codes=CODES)
-    scored = {
-        (row["dictionary"], row["codes"], row["level"]): row
-        for row in rows
-        if row["kind"] == "score"
-    }
+    rows = run(patched, tmp_path, *candidates)
+    scored = {(row["dictionary"], row["codes"], row["level"]): row for row in rows}
     for row in scored.values():
-        if row["codes"].startswith("lasso"):
-            assert row["certificate"] < 1.1e-6
+        if row["codes"] == "lasso":
+            assert row["own_certificate"] < 1.1e-6
             assert row["l0"] == pytest.approx(row["level"], rel=0.05)
     down = patched.downstream
     dead = [row for row in rows if row.get("dead")]
@@ -98,14 +118,14 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
         (name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")
     }
     for (name, loss), line in lines.items():
-        parts = [line[f"{part}_part"] for part in patching.PARTS]
+        parts = [line[f"{part}_part"] for part in losses.PARTS]
         assert sum(parts) + line["rest"] == pytest.approx(line["total"])
         (own,) = (
             row for row in scored.values() if (row["dictionary"], row["codes"]) == (name, "own")
         )
         total = {"kl": own["kl"], "ce": own["ce"] - down.clean.ce.mean(), "fvu": own["fvu"]}[loss]
         assert line["total"] == pytest.approx(total)
-        for part in patching.PARTS:
+        for part in losses.PARTS:
             assert line[f"{part}_low"] <= line[f"{part}_part"] <= line[f"{part}_high"]
     # Its support is that of the lasso, on the true atoms: only values are lost.
     one, other = lines["values", "kl"], lines["atoms", "kl"]
@@ -115,14 +135,13 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
     # What is stored is not measured again.
-    monkeypatch.setattr(patching, "code", None)
-    again = run(patched, tmp_path, *candidates, codes=CODES)
+    monkeypatch.setattr(scoring, "Inference", None)
+    again = run(patched, tmp_path, *candidates)
     assert [row["key"] for row in again] == [row["key"] for row in rows]
-    assert len(run(patched, tmp_path, *candidates, l0=(2,), codes=CODES)) < len(rows)
     # A path that is named otherwise changes names alone.
     renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
     for line, other in zip(
-        split_lines(rows), split_lines(run(patched, tmp_path, *renamed, codes=CODES)), strict=True
+        split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True
     ):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
@@ -139,15 +158,15 @@ def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patche
         saes.append(SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name=name))
     chosen = ("own", "own_refit", "screened", "proposed")
     rows = run(patched, tmp_path, *saes, l0=(2,), codes=chosen)
-    measured = {row["dictionary"] for row in rows if row.get("codes") == "proposed"}
+    measured = {row["dictionary"] for row in rows if row["codes"] == "proposed"}
     assert measured == set(weights) and not any("lam" in row for row in rows)
     lines = {line["dictionary"]: line for line in split_lines(rows) if line["loss"] == "kl"}
     assert lines["function"]["selection_part"] is lines["function"]["screening_high"] is None
     for name in weights:
         line = lines[name]
-        selection, screening = (line[f"{part}_part"] for part in patching.SUPPORT)
+        selection, screening = (line[f"{part}_part"] for part in losses.SUPPORT)
         assert selection + screening == pytest.approx(line["support_part"])
-        for part in patching.SUPPORT:
+        for part in losses.SUPPORT:
             assert line[f"{part}_low"] <= line[f"{part}_part"] <= line[f"{part}_high"]
         assert line["own_best_codes"] == line["best_codes"] == "screened"
     unlike, turned = (lines[name] for name in weights)
@@ -156,14 +175,16 @@ def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patche
 
 
 def test_codes_with_signs_are_not_screened(patched, tmp_path):
+    """Those of a control neither, which have the signs of the first."""
     affine = Affine(jnp.asarray(patched.atoms), jnp.zeros(20))
     signed = SAE.of_model(
         Model(jnp.asarray(patched.atoms), jnp.zeros(DIM), affine, AbsTopK(2)), name="signed"
     )
-    alike = dataclasses.replace(candidate("true", patched.atoms), signed=True, role="control")
-    controls = {"true": ({"control": "true"}, lambda: alike)}
-    rows = run(patched, tmp_path, signed, controls=controls, l0=(2,), codes=("own", "screened"))
-    assert {row.get("codes") for row in rows} == {None, "own"}
+    chosen = ("own", "screened", "lasso")
+    rows = run(patched, tmp_path, signed, controls=("random",), l0=(2,), codes=chosen)
+    found = [(row["dictionary"], row["codes"]) for row in rows]
+    assert found == [("signed", "own"), ("signed", "lasso"), ("random", "lasso")]
+    assert [row["nonneg"] for row in rows if "nonneg" in row] == []
 
 
 def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
@@ -181,19 +202,19 @@ def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
         dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True))
         for place in places
     ]
-    assert patching.best_at(rows, 4) == rows[3] and patching.best_at(rows, 4, "a") == rows[1]
-    assert patching.best_at(rows, 3) is None and patching.best_at(rows, 2, "a") == rows[7]
-    assert patching.best_at(rows, 8) == rows[-1]
+    assert losses.best_at(rows, 4) == rows[3] and losses.best_at(rows, 4, "a") == rows[1]
+    assert losses.best_at(rows, 3) is None and losses.best_at(rows, 2, "a") == rows[7]
+    assert losses.best_at(rows, 8) == rows[-1]
 
 
+@pytest.mark.parametrize(
+    ("l0", "near", "level"),
+    [(34, 64, 34), (16.1, 16, 16), (34.3, 64, 34), (33.7, 64, 34), (1.4, 16, 1.4), (0, 16, 0)],
+)
 def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(
-    patched, tmp_path
+    l0, near, level
 ):
-    found = Patching(patched.downstream, "this", sae_gap.Store(tmp_path), (16, 64))
-    assert found._placed(34) == {"near": 64, "level": 34}
-    assert found._placed(16.1) == {"near": 16, "level": 16}
-    assert found._placed(34.3) == found._placed(33.7) == {"near": 64, "level": 34}
-    assert found._placed(1.4) == {"near": 16, "level": 1.4}
+    assert losses.placed(l0, (16, 64)) == {"near": near, "level": level}
 
 
 def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(
@@ -204,7 +225,7 @@ def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_square
     one, down = candidate("atoms", atoms), patched.downstream
     x = down.activations[down.replaced]
     found = run(patched, tmp_path, one, l0=(3, 6), codes=("omp",))
-    for row, steps in zip(found[1:], (3, 6), strict=True):
+    for row, steps in zip(found, (3, 6), strict=True):
         pursued = np.asarray(
             orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True)
         )
@@ -212,26 +233,8 @@ def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_square
             nnls(atoms[:, code != 0], signal)[1] ** 2
             for signal, code in zip(x, pursued, strict=True)
         ]
-        assert row["fvu"] == pytest.approx(sum(rests) / down.variance.sum(), rel=1e-4)
+        assert row["fvu"] == pytest.approx(sum(rests) / sum(row["variance"]), rel=1e-4)
     assert np.any(pursued < 0)
-
-
-def test_a_control_is_made_when_it_is_measured_and_not_again(patched, tmp_path):
-    """Its rows are those of the same atoms given as a dictionary."""
-    alike, made = candidate("given", patched.atoms), []
-
-    def make():
-        made.append(1)
-        return dataclasses.replace(alike, name="true", role="control")
-
-    made_by = {"controls": {"true": ({"control": "true"}, make)}, "codes": CODES}
-    rows = run(patched, tmp_path, alike, l0=(2,), **made_by)
-    kl = {(row["dictionary"], row["codes"]): row["kl"] for row in rows if row["kind"] == "score"}
-    assert made and all(
-        kl["true", codes] == kl["given", codes] for codes in ("lasso", "lasso_refit", "omp")
-    )
-    made.clear()
-    assert run(patched, tmp_path, alike, l0=(2,), **made_by) == rows and not made
 
 
 def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):
@@ -246,11 +249,11 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, m
 
     monkeypatch.setattr(Downstream, "score", killed)
     with pytest.raises(KeyboardInterrupt):
-        run(patched, tmp_path, one, codes=CODES)
+        run(patched, tmp_path, one)
     stored = sae_gap.Store(tmp_path).keys()
-    # The clean model, the encoder's codes, and the pursuit.
-    assert len(stored) == 4
-    assert stored < {row["key"] for row in run(patched, tmp_path, one, codes=CODES)}
+    # The encoder's codes as they are and refitted, and the first of the others.
+    assert len(stored) == 3
+    assert stored < {row["key"] for row in run(patched, tmp_path, one)}
     # Without those, there is nothing to split.
     assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
 
@@ -259,55 +262,48 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
     """Than those of least squares on half as many atoms as the rows have; where all errors cost
     alike, they are the same.
     """
-    true, kinds = candidate("true", patched.atoms), ("screened", "weighted")
-    for name, information in (("flat", np.eye(DIM)), ("nats", patched.downstream.sensitivity())):
-        rows = run(
-            patched,
-            tmp_path,
-            true,
-            l0=(1,),
-            codes=kinds,
-            metric=(name, lambda information=information: information),
-        )
-        plain, weighted = (row for row in rows if row["kind"] == "score")
+    true, kinds, down = (
+        candidate("true", patched.atoms),
+        ("screened", "weighted"),
+        patched.downstream,
+    )
+    for name, information in (("flat", lambda: np.eye(DIM)), ("nats", down.sensitivity)):
+        down.information = information
+        plain, weighted = run(patched, tmp_path, true, l0=(1,), codes=kinds, name=name)
         assert (plain["codes"], weighted["codes"]) == kinds
+        assert weighted["l0"] == pytest.approx(1, abs=0.05)
         if name == "flat":
             np.testing.assert_allclose(weighted["kl_sums"], plain["kl_sums"], rtol=1e-3)
         else:
-            assert weighted["kl"] < 0.97 * plain["kl"]
-            assert weighted["fvu"] > plain["fvu"]
-            assert weighted["l0"] == pytest.approx(1, abs=0.05)
-    assert not split_lines(rows)
+            assert weighted["kl"] < 0.97 * plain["kl"] and weighted["fvu"] > plain["fvu"]
 
 
 @pytest.mark.parametrize("kind", [None, "each", "white"])
 def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, tmp_path, kind):
-    """Dictionaries are compared by codes of the same kinds; nor has any without a metric."""
-    plain, eye = candidate("plain", patched.atoms), np.eye(DIM)
+    """Dictionaries are compared by codes of the same kinds."""
+    plain, eye = candidate("plain", patched.atoms), np.eye(DIM, dtype=np.float32)
     other = {
         "each": normalise.ConstantNorm(),
-        "white": normalise.Whitening(np.zeros(DIM), 2 * eye, eye / 2),
+        "white": normalise.Whitening(np.zeros(DIM, np.float32), 2 * eye, eye / 2),
     }
     saes = [plain]
     if kind:
         model = dataclasses.replace(plain.model, normalisation=other[kind])
         saes.append(dataclasses.replace(plain, name=kind, model=model))
-    given = {"l0": (1,), "codes": ("screened", "weighted")}
-    rows = run(patched, tmp_path, *saes, **given, metric=("eye", lambda: eye))
-    found = [row["codes"] for row in rows if row["kind"] == "score"]
+    rows = run(patched, tmp_path, *saes, l0=(1,), codes=("screened", "weighted"))
+    found = [row["codes"] for row in rows]
     assert found == (["screened"] * 2 if kind else ["screened", "weighted"])
-    rows = run(patched, tmp_path, plain, **given)
-    assert [row["codes"] for row in rows if row["kind"] == "score"] == ["screened"]
 
 
-def test_the_row_of_the_model_without_a_change(patched, tmp_path):
-    (row,) = run(patched, tmp_path, candidate("true", patched.atoms), l0=(1,), codes=("own",))
+def test_a_row_has_the_loss_of_the_model_without_a_change(patched, tmp_path):
+    affine = Affine(jnp.asarray(patched.atoms), jnp.zeros(20))
+    model = Model(jnp.asarray(patched.atoms), jnp.zeros(DIM), affine, TopK(2))
+    (row,) = run(patched, tmp_path, SAE.of_model(model, name="true"), l0=(1,), codes=("own",))
     down = patched.downstream
-    expected = {"ce": down.clean.ce.mean(), "ce_zero": down.zero.ce.mean()}
-    expected |= {"ce_mean": down.mean.ce.mean(), "kl_zero": down.zero.kl.mean()}
-    expected |= {"kl_mean": down.mean.kl.mean(), "outliers": ROWS, "rows": ROWS * LENGTH}
+    expected = {"ce_zero": down.zero.ce.mean(), "ce_mean": down.mean.ce.mean()}
     assert {name: row[name] for name in expected} == pytest.approx(expected)
-    assert sum(row["ce_sums"]) / sum(row["tokens"]) == pytest.approx(row["ce"])
+    assert sum(row["ce_clean"]) / sum(row["tokens"]) == pytest.approx(down.clean.ce.mean())
+    assert row["fvu_outliers"] != pytest.approx(row["fvu"], rel=0.1)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +311,8 @@ def test_the_row_of_the_model_without_a_change(patched, tmp_path):
     [
         ([0, 5, 0], "of a single document, so no interval"),
         ([1, 0, 2], "over only 2 documents"),
-        ([1] * patching.FEW_DOCUMENTS, f"over {patching.FEW_DOCUMENTS} documents"),
+        ([1] * losses.FEW_DOCUMENTS, f"over {losses.FEW_DOCUMENTS} documents"),
     ],
 )
 def test_what_intervals_are_over(tokens, told):
-    assert patching.over_documents({"tokens": tokens}) == told
+    assert losses.over_documents({"tokens": tokens}) == told

@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import llama
+from sae_gap.lm import downstream, llama
+from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
-from sae_gap.measure import downstream
-from sae_gap.measure.downstream import Downstream, Network
-from sae_gap.saes.definitions import explained
+from sae_gap.metrics.definitions import explained
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.

@@ -32,10 +32,8 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core.checks import check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.matching import as_matrix
-from sae_gap.core.rows import squares
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm.language_model import LanguageModel, Windows
-from sae_gap.saes.definitions import explained
 from sae_gap.storage.results import Row
 
 # Tokens whose logits lie in memory at once.
@@ -94,6 +92,7 @@ class Downstream:
     Attributes:
       activations: the clean residual stream, (rows, dim).
       documents: of each row, counted from 0, (rows,).
+      ordinary: which are no special tokens, (rows,).
       replaced: which rows a reconstruction replaces, (rows,).
       scored: which are averaged, (rows,).
       outliers: which are outliers, whether kept or not, (rows,).
@@ -138,8 +137,8 @@ class Downstream:
             )
         self.documents = np.unique(named, return_inverse=True)[1]
         self.outliers = np.isin(np.arange(len(tokens)), find_outliers(norms(self.activations)).rows)
-        self._ordinary = ~np.isin(tokens, list(special))
-        self.replaced = self._ordinary & ~(self.outliers & (outliers == "drop"))
+        self.ordinary = ~np.isin(tokens, list(special))
+        self.replaced = self.ordinary & ~(self.outliers & (outliers == "drop"))
         self.scored = self.replaced & (positions >= first) & (following >= 0)
         if not self.scored.any():
             raise ValueError(
@@ -197,13 +196,6 @@ class Downstream:
     def _centre(self) -> Float[np.ndarray, " dim"]:
         return self.activations[self.replaced].mean(axis=0, dtype=np.float64)
 
-    @property
-    def variance(self) -> Float[np.ndarray, " documents"]:
-        """The squared distance of the replaced rows of each document from the mean of all of
-        them.
-        """
-        return self._squares(self.activations - self._centre)
-
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
         """What each scored token costs with a reconstruction in the place of the replaced rows.
 
@@ -226,7 +218,7 @@ class Downstream:
         return self._nats(np.where(self.replaced[:, None], guess, self.activations))
 
     def score(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Row:
-        """All scores of a reconstruction.
+        """What a reconstruction costs.
 
         Args:
           reconstruction: as for `nats`.
@@ -234,27 +226,16 @@ class Downstream:
         Returns:
           Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1
           for a perfect reconstruction and 0 for an ablation: `ce_score` and `kl_score` by zeros, as
-          SAEBench and SAELens have them, `ce_score_mean` and `kl_score_mean` by the mean. What
-          `explained` says of the replaced rows and, with the ending `_outliers`, of all but special
-          tokens. Sums by document: `ce_sums`, `kl_sums`, `errors`.
+          SAEBench and SAELens have them, `ce_score_mean` and `kl_score_mean` by the mean. Sums by
+          document: `ce_sums`, `kl_sums`.
         """
-        nats, guess, clean = (
-            self.nats(reconstruction),
-            np.asarray(reconstruction),
-            self.clean.ce.mean(),
-        )
+        nats, clean = self.nats(reconstruction), self.clean.ce.mean()
         ce, kl = nats.ce.mean(), nats.kl.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
             row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
-        for ending, rows in {"": self.replaced, "_outliers": self._ordinary}.items():
-            row |= {
-                f"{name}{ending}": value
-                for name, value in explained(self.activations[rows], guess[rows]).items()
-            }
-        row |= {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
-        return row | {"errors": self._squares(self.activations - guess)}
+        return row | {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
 
     def sensitivity(self, seed: int = 0) -> Float[np.ndarray, "dim dim"]:
         """F, by which errors δ of the replaced rows that are small and independent of each other
@@ -320,10 +301,6 @@ class Downstream:
             self._network.unembedding, features, self._targets, expected=expected
         )
         return np.asarray(log_z, np.float64), np.asarray(logits, np.float64), np.asarray(means)
-
-    def _squares(self, rows) -> Float[np.ndarray, " documents"]:
-        """The sums of the squares of the replaced rows of each document."""
-        return np.bincount(self.documents, squares(rows) * self.replaced)
 
 
 @functools.partial(jax.jit, static_argnames="expected")

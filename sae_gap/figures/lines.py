@@ -1,0 +1,172 @@
+"""The one drawing of lines: columns along another, with intervals, levels, panels and a legend."""
+
+import itertools
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from sae_gap.figures import labels, style
+from sae_gap.storage.results import grouped
+
+MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
+_DASHES = [
+    {"linestyle": dash, "color": style.QUIET, "marker": marker}
+    for dash, marker in zip(
+        ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))), "os^Dv", strict=True
+    )
+]
+# Whiskers of more points to a line would run together, so that a band shows the intervals.
+_BANDED = 12
+PUBLISHED = "published (mean ± sd)"
+_HOLLOW: dict[str, Any] = {
+    "label": PUBLISHED,
+    "marker": "o",
+    "markersize": 6.5,
+    "fillstyle": "none",
+    "linestyle": "none",
+}
+
+
+@style.styled
+def draw_lines(
+    points: style.Lines,
+    x: str,
+    y: Collection[str],
+    *,
+    line: str = "dictionary",
+    dash: str = "",
+    panel: str = "",
+    looks: Mapping[str, Mapping[Any, Any]] | None = None,
+    logx: bool = True,
+    ticks: bool = False,
+    logy: Collection[str] = (),
+    size: tuple[float, float] = (1.8, 0),
+    of: style.Lines = (),
+    **about: str,
+) -> Any:
+    """Columns along another: a line for each value of some columns.
+
+    A number is `<column>_mean`, or else the column itself. Its interval is ± `<column>_sd`, or
+    `low` to `high` in y: whiskers, or a band where a line has many points. A point without x is a
+    level across its panel; `text` is written beside its point.
+
+    Args:
+      points: a line runs through its points in this order.
+      x: a column of numbers, or of names that stand side by side.
+      y: columns with a panel each. Points without one are left out of it; NaN breaks a line.
+      line: the column whose values have a colour each.
+      dash: a column whose values have a dash and a marker each; `PUBLISHED` is a hollow marker.
+      panel: a column whose values have a panel each, where there is one y.
+      looks: for each value of a column its `label` and what matplotlib takes, in the order of the
+        legend. Other columns have those of `labels`.
+      logx: whether x is on a log axis, where 0 has a place of its own.
+      ticks: whether values of x have a tick each on a log axis, where they are few.
+      logy: those of y that are on a log axis.
+      size: the least width of a panel and its height, in inches; a height of 0 takes less where
+        there are more panels.
+      of: the rows whose sizes and seeds the figure states; by default the points.
+      about: title, further conditions and caption, for `style.finish`.
+
+    Returns:
+      The figure, or None where no point has both x and y.
+    """
+    marks = [
+        {
+            "low": height - sd,
+            "high": height + sd,
+            **point,
+            "panel": (metric, point.get(panel)),
+            "line": point.get(line),
+            "dash": point.get(dash),
+            "x": _number(point, x),
+            "y": height,
+            "wide": point.get(f"{x}_sd") or 0.0,
+        }
+        for metric, point in itertools.product(y, points)
+        for height, sd in [(_number(point, metric), point.get(f"{metric}_sd") or 0.0)]
+        if height is not None
+    ]
+    moving = [mark for mark in marks if mark["x"] is not None]
+    if not moving:
+        return None
+    values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
+    looks, dashed = looks or {}, {mark["dash"] for mark in moving} - {PUBLISHED}
+    dashes = looks.get(dash) or (_looks(dashed, dash, _DASHES) if len(dashed) > 1 else {})
+    colours = looks.get(line) or _looks(values["line"], line, [{}] if dashes else MARKERS)
+    dashes = {**dashes, PUBLISHED: _HOLLOW}
+
+    groups = [group for (group,) in grouped(moving, ("panel",))]
+    several = len({value for _, value in groups}) > 1
+    figure, every = style.panels(
+        [
+            labels.label(value, panel) if several else style.axis_label(metric)
+            for metric, value in groups
+        ],
+        size[0],
+        size[1] or max(2.0, 3 - 0.2 * len(groups)),
+        labels.metric_label(x),
+        style.axis_label(groups[0][0]) if several else "",
+        sharex=not isinstance(moving[0]["x"], str),
+        sharey=several,
+    )
+    panels = dict(zip(groups, every, strict=True))
+    for mark in marks:
+        if mark["x"] is None and mark["panel"] in panels:
+            style.level(panels[mark["panel"]], mark["y"], **colours[mark["line"]])
+    paths = grouped(moving, ("panel", "line", "dash"))
+    is_band = any(
+        len(path) > _BANDED and any(mark["low"] != mark["high"] for mark in path)
+        for path in paths.values()
+    )
+    bare, flat = {"marker": ""} if is_band else {}, {"marker": "", "linestyle": style.DASHED}
+    for (group, value, code), path in paths.items():
+        _draw(panels[group], path, {**dashes.get(code, {}), **colours[value], **bare}, is_band)
+    if logx:
+        most = (8 if len(groups) == 1 else 4) if ticks else 0
+        style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
+    for group, axes in panels.items():
+        if group[0] in logy:
+            style.log_axis(
+                axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == group[0]]
+            )
+
+    lines = {(role, mark[role]) for mark in moving for role in values}
+    handles = [
+        style.mark(**{"linestyle": "-", **look, **(bare if (role, value) in lines else flat)})
+        for role, table in (("line", colours), ("dash", dashes))
+        for value, look in table.items()
+        if value in values[role]
+    ]
+    more = "intervals: ± 1 sd" if points[0].get("seeds", 1) > 1 else ""
+    style.finish(figure, of or points, handles, **{"more": more, **about})
+    return figure
+
+
+def _number(point: Mapping[str, Any], column: str) -> Any:
+    return point.get(f"{column}_mean", point.get(column))
+
+
+def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]]) -> Any:
+    ordered = sorted(values, key=lambda value: labels.rank(value, column))
+    return {
+        value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
+        for value, look in zip(ordered, itertools.cycle(looks), strict=False)
+    }
+
+
+def _draw(axes: Axes, path: style.Lines, look: Mapping[str, Any], is_band: bool) -> None:
+    names = "x", "y", "low", "high", "wide"
+    x, *numbers = ([mark[name] for mark in path] for name in names)
+    # A number that is not known is None.
+    y, low, high, wide = np.array(numbers, float)
+    if is_band:
+        axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    ends = None if is_band else [y - low, high - y], wide if any(wide) else None
+    axes.errorbar(x, y, *ends, elinewidth=0.8, **{"zorder": 3, **look})
+    beside = {"textcoords": "offset points", "fontsize": 7, "color": look["color"]}
+    up = 4 if y[0] > y[-1] else -9
+    for mark in path:
+        if mark.get("text"):
+            axes.annotate(mark["text"], (mark["x"], mark["y"]), (4, up), **beside)

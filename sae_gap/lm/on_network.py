@@ -1,0 +1,123 @@
+"""A recorded layer and the network behind it as a source: codes of held-out documents, whose
+reconstructions can be put back.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from jaxtyping import Float
+
+from sae_gap.core.types import Split, Task, Unread
+from sae_gap.data.held_out import HeldOut
+from sae_gap.lm.downstream import FIRST, Downstream
+from sae_gap.lm.pretrained import LM
+from sae_gap.lm.recording import Recorded
+from sae_gap.storage.results import digest, key
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class OnNetwork:
+    """Documents that are run through a network, cut open at a layer.
+
+    Args:
+      recorded: the recording.
+      lm: the network that was recorded.
+      layer: the block, counted from 0, after which it is cut open.
+      rows: what learners see, and what is held out from them.
+      tokens: held-out tokens to run, rounded up to whole documents.
+      first: the first place of a window that is averaged.
+      documents_seed: draws the order of the documents.
+      seed: of the learners.
+    """
+
+    recorded: Recorded
+    lm: LM
+    layer: int
+    rows: HeldOut
+    tokens: int = 8_192
+    first: int = FIRST
+    documents_seed: int = 0
+    seed: int = 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OnNetwork) and self.asdict() == other.asdict()
+
+    def __hash__(self) -> int:
+        return hash(key(self.asdict()))
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the layer."""
+        return self.rows.input_dim
+
+    def documents(self, part: int = 1) -> list[int]:
+        """Held-out documents, or with part 0 those to learn from, in random order, as many as make
+        the tokens that are asked for.
+        """
+        held = self.recorded.documents[self.rows.parts[part].numbers]
+        numbers, sizes = np.unique(held, return_counts=True)
+        order = np.random.default_rng(self.documents_seed).permutation(len(numbers))
+        count = 1 + np.searchsorted(np.cumsum(sizes[order]), self.tokens)
+        return numbers[order[:count]].tolist()
+
+    def network_on(self, documents: Sequence[int]) -> Downstream:
+        """The network on some documents, run once without a change."""
+        batches = [batch for batch, _ in self.recorded.batches(documents)]
+        members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
+        added = self.lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
+        found = Downstream.of_model(
+            self.lm.model,
+            [batch.windows for batch in batches],
+            self.layer,
+            documents=members,
+            special=[number for number, token in added.items() if token.special],
+            first=self.first,
+            outliers="keep" if self.rows.keep_outliers else "drop",
+        )
+        logging.info(
+            "%d tokens of %d documents run, %d averaged; clean loss %.3f nats",
+            len(found.activations),
+            len(documents),
+            found.scored.sum(),
+            found.clean.ce.mean(),
+        )
+        return found
+
+    @functools.cached_property
+    def network(self) -> Downstream:
+        """The network on the held-out documents."""
+        found = self.network_on(self.documents())
+        found.information = functools.cache(self.information)  # type: ignore[attr-defined]
+        return found
+
+    def information(self) -> Float[np.ndarray, "dim dim"]:
+        """F, what an error costs in nats, on as many tokens of documents that are learned from."""
+        return self.network_on(self.documents(part=0)).sensitivity()
+
+    def task(self) -> Task:
+        """The rows that learners see, and those of the network that are put back."""
+        net = self.network
+        held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
+        train, width = Unread(self.rows.learned_from), self.rows.width
+        return Task(train, held, held, width=width, seed=self.seed, network=net)
+
+    def _digest(self, documents: Sequence[int]) -> str:
+        """Tells documents by what the network reads of them."""
+        batches = [batch for batch, _ in self.recorded.batches(documents)]
+        windows = [batch.windows for batch in batches]
+        parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
+        return digest([*(batch.documents for batch in batches), *parts])
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        return [self._digest(self.documents(part)) for part in (1, 0)]
+
+    def asdict(self) -> dict[str, Any]:
+        """What decides the data."""
+        about = {"model": self.lm.identity, "layer": self.layer, "first": self.first}
+        return self.rows.asdict() | about | {"texts": self._texts, "seed": self.seed}

@@ -1,0 +1,80 @@
+"""What codes cost: products with the dictionary, seconds, and how far they are from the lasso."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from sae_gap.core.codes import dense_chunks
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.registry import Column
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.on_support import OnSupport
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.metrics.metric import Inferred, Metric
+
+# Samples that are timed.
+TIMED = 2_000
+
+
+def cost_at(lam: float, k: int) -> Metric:
+    """The cost of codes, held against the certified lasso at a weight and a full pursuit of k.
+
+    Its columns: `products`, multiply-adds of a sample relative to one product with the dictionary,
+    None where samples differ; `seconds` of 1,000 samples; `objective_gap`, by how much the lasso
+    objective is above the certified optimum, relative to it; `shared`, the share of the full
+    pursuit's support that the codes have.
+    """
+    return Metric(
+        "cost",
+        functools.partial(_measure, lam=lam, k=k),
+        {
+            "products": Column("products with the dictionary"),
+            "seconds": Column("seconds of 1,000 samples"),
+            "objective_gap": Column("lasso objective above the optimum"),
+            "shared": Column("share of the full pursuit's support", 1.0),
+        },
+        everywhere=False,
+    )
+
+
+def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
+    encoder, (dim, width) = inferred.encoder, inferred.model.decoder.shape
+    assert encoder is not None
+    counts, nonneg = inferred.counts, not inferred.learner.signed
+    codes = inferred.codes["id"]
+    flops = encoder.flops(dim, width)
+    size = encoder.fitted * np.mean(
+        np.concatenate([(part != 0).sum(axis=1) for _, part in dense_chunks(codes)])[counts]
+    )
+    kept = f"cost at {lam}"
+    if kept not in inferred.shared:
+        best = inferred.infer(Lasso(lam, nonneg=nonneg)).codes
+        pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
+        inferred.shared[kept] = _objective(inferred, best, lam), np.asarray(pursued) != 0
+    optimum, full = inferred.shared[kept]
+    shared = sum(
+        int(((part != 0) & full[rows])[counts[rows]].sum()) for rows, part in dense_chunks(codes)
+    )
+    return {
+        "products": None
+        if flops is None
+        else flops / (2 * dim * width) + size * (1 + size) / width,
+        "seconds": inferred.inference.time(encoder, TIMED),
+        "objective_gap": _objective(inferred, codes, lam) / optimum - 1,
+        "shared": shared / max(1, int(full[counts].sum())),
+    }
+
+
+def _objective(inferred: Inferred, codes: Any, lam: float) -> float:
+    """The lasso's objective of codes on unit atoms, summed over the samples that count."""
+    atoms, norms = inferred.unit_dictionary
+    signals, total = np.asarray(inferred.task.id.signals) - np.asarray(inferred.model.bias), 0.0
+    for rows, part in dense_chunks(codes):
+        scaled = part * np.asarray(norms)
+        rest = signals[rows] - np.asarray(product(scaled, atoms.T))
+        values = np.sum(rest**2, axis=1, dtype=float) / 2 + lam * abs(scaled).sum(
+            axis=1, dtype=float
+        )
+        total += float(values[inferred.counts[rows]].sum())
+    return total
