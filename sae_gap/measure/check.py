@@ -2,6 +2,7 @@
 give?
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,16 +13,17 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core.checks import check_flag, check_integer, check_type, detached
+from sae_gap.core.pursuit import CHUNK, by_chunk, least_gain, least_squares, pursue, scatter
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.measure.coding import CHANCES, DENSEST, code_lasso, evenly_spaced, find_weight
 from sae_gap.measure.curve import check_varies, fvu
 from sae_gap.measure.faults import Suspect, find_faults
-from sae_gap.measure.pruned_pursuit import pruned_pursuit
 from sae_gap.measure.readings import affines, by_rows, read
 from sae_gap.measure.rows import opened
 from sae_gap.metrics.definitions import LIBRARIES, explained
+from sae_gap.runtime.cores import one_blas_thread
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 
@@ -248,7 +250,7 @@ def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
     found = list[tuple[str, float, ArrayLike, float | None]]()
     # Few rows may use no latent at all.
     if not sae.signed and l0 >= 1:
-        codes = pruned_pursuit(suspect.atoms, read.target[few], l0)
+        codes = _pursued(suspect.atoms, read.target[few], l0)
         guess = sae.decode_target(jnp.asarray(codes), x)
         found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
     if certified and l0 >= 1:
@@ -258,3 +260,16 @@ def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
     return tuple(
         Better(how, len(x), used, fvu(x, guess), l0, own, gap) for how, used, guess, gap in found
     )
+
+
+def _pursued(atoms, target, l0: float):
+    """The codes of a `BatchPursuit` calibrated on these rows, which JAX would compile for longer.
+    Threads cost more than such small products.
+    """
+    with one_blas_thread():
+        chosen, _, gains = by_chunk(
+            lambda rows: pursue(rows, atoms, 2 * math.ceil(l0)), CHUNK, target
+        )
+        on = (gains > 0) & (gains >= least_gain(gains, l0))
+        codes, _ = least_squares(target, atoms[chosen], on)
+    return scatter(chosen, codes, len(atoms))
