@@ -9,21 +9,27 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sae_gap.measure.patching import Patching
 
-from benchmarks.real import downstream, measure_sae, probe_real, train_real
+from benchmarks.real import measure_sae, probe_real, train_real
 from sae_gap import Store, measure, open_activations
 from sae_gap.core.types import Model
+from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm import recording
-from sae_gap.lm.downstream import Downstream
+from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
+from sae_gap.measure.methods import control as make_control
+from sae_gap.measure.methods import methods_of
 from sae_gap.measure.probing import Tokens, concepts
+from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
+from sae_gap.study import runner
+from sae_gap.study.job import jobs
 from sae_gap.study.models import Models
+from sae_gap.study.study import Study
 
 ROWS, DIM, WIDTH = 400, 8, 12
 RNG = np.random.default_rng(0)
@@ -101,25 +107,41 @@ def class_of_ones_own(share):
     return Mine(2)
 
 
-def of_run(folder, row=None, document=None, held_out=None, given=USUAL, **options):
+def keys_of(plan, monkeypatch):
+    """The keys of a measurement: of the encoders' own codes, of others, and of controls."""
+    keys = {}
+
+    def run(study, *_, **__):
+        lines = [line for job in jobs(study) for line in job.lines]
+        for line in lines:
+            kind = "own" if line.method.name.startswith("own") else "coded"
+            kind = "control" if line.method.family == "control" else kind
+            kind = "curve" if "times" in line.method.row else kind
+            keys.setdefault(kind, []).append(line.key)
+        share = [int(line.key[:6], 16) / 2**24 for line in lines]
+        told = [{"l0": 1 + number, "dead": False} for number in share]
+        return [line.columns | row for line, row in zip(lines, told, strict=True)]
+
+    monkeypatch.setattr(runner, "run", run)
+    measure.run(plan, Store("nowhere"), show_progress=False)
+    return keys
+
+
+def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options):
     x, documents = data(row, document)
     held = None if held_out is None else open_activations(X[: 100 + held_out] + 1)
     plan = measure.Plan([sae(**given)], open_activations(x, documents=documents), held_out=held)
-    store = Asked()
-    measure.run(dataclasses.replace(plan, **options), store, show_progress=False)
-    return store.keys
+    return keys_of(dataclasses.replace(plan, **options), monkeypatch)
 
 
-def of_measure_sae(folder, row=None, document=None, atom=0, **flags):
+def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
     np.save(folder / "D.npy", ATOMS + 1e-3 * atom)
     given = {
         "activations": write(folder, row, document),
         "dictionary": (str(folder / "D.npy"),),
     }
     options = measure_sae.MeasureOptions(**given, **{"controls": ("random",)} | flags)
-    store = Asked()
-    measure.run(measure_sae.plan_of(options), store, show_progress=False)
-    return store.keys
+    return keys_of(measure_sae.plan_of(options)[0], monkeypatch)
 
 
 def of_train_real(folder, monkeypatch, row=None, document=None, **flags):
@@ -177,44 +199,44 @@ def of_probe_real(
 
 def of_downstream(
     folder,
-    monkeypatch,
     row=None,
     document=None,
     token=None,
     model="lm",
     width=WIDTH,
-    signed=False,
     context=8,
-    documents=(0, 1, 2),
+    tokens=15,
+    given=USUAL,
+    level=2.0,
+    control="random",
     **flags,
 ):
-    tokens, positions = np.arange(ROWS) % 50, np.arange(ROWS) % 10 % context
+    """The source, and the keys of codes of an SAE and of a control."""
+    numbers, positions = np.arange(ROWS) % 50, np.arange(ROWS) % 10 % context
     if token is not None:
-        tokens[token] = 51
-    about = (folder, "lm", model, context, (1,), "float32", tokens, DOCUMENTS, positions)
+        numbers[token::7] = 51
+    about = (folder, "lm", model, context, (1,), "float32", numbers, DOCUMENTS, positions)
     recorded = Recorded(*about, tuple("d" * 40), None)
-    cutter = SimpleNamespace(get_added_tokens_decoder=dict)
-    lm = SimpleNamespace(identity=model, model=None, tokenizer=cutter)
-    run = SimpleNamespace(activations=X, scored=X, clean=SimpleNamespace(ce=X))
-    monkeypatch.setattr(Downstream, "of_model", lambda *_, **__: run)
-    usual = {"layer": 1, "first": 2, "outliers": "drop", "l0": (1, 2, 4), "controls": ("random",)}
-    options = downstream.DownstreamOptions(**usual | flags)
+    lm = SimpleNamespace(identity=model)
     x, named = data(row, document)
-    keep = options.outliers == "keep"
-    plan = measure.Plan((), open_activations(x, documents=named), keep_outliers=keep)
-    first = SimpleNamespace(num_latents=width, signed=signed)
-    decides, _ = downstream._controls(options, plan, first)["random"]
-    _, texts = options.downstream(lm, recorded, documents)
-    return {"texts": texts, "control": results.key(decides)}
+    usual = {"layer": 1, "first": 2, "documents_seed": 0, "seed": 0, "keep": False}
+    chosen = usual | flags
+    rows = HeldOut(
+        open_activations(x, documents=named),
+        width,
+        keep_outliers=chosen.pop("keep"),
+        split_seed=0,
+    )
+    source = OnNetwork(recorded, lm, rows=rows, tokens=tokens, **chosen)
 
+    def keys(learner):
+        methods = [*methods_of(learner, ("own", "lasso", "weighted"), level)]
+        study = Study("downstream", (source,), methods, lam=None, metrics=(nats.METRIC,))
+        return [line.key for job in jobs(study) for line in job.lines]
 
-def of_patching(folder, given=USUAL, identity="this", level=2, control="this"):
-    run = SimpleNamespace(activations=X[20:40])
-    store = Asked()
-    patching = Patching(run, identity, store, (level,))
-    controls = {"random": ({"control": control}, stop)}
-    patching.run([sae(**given)], controls, show_progress=False)
-    return store.keys
+    learner = make_control(control, width, level, DIM)
+    texts = results.key(source.asdict())
+    return {"texts": texts, "score": keys(sae(**given).given), "control": keys(learner)}
 
 
 def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm", **options):
@@ -233,23 +255,22 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
 
 
 # Of each door: what is changed, and which keys change with it.
-MEASURED = ("documents", "curve", "gap")
 CHANGES = {
     of_run: {
-        MEASURED: [
+        ("own", "coded"): [
             *({"row": 137}, {"row": 399}, {"document": 5}, {"seed": 1}, {"samples": 20}),
-            *({"keep_outliers": True}, {"held_out": 0}),
+            *({"keep_outliers": True}, {"held_out": 0}, {"given": {"k": 1}}),
+            *({"given": {"scale": 2.0}}, {"given": {"encode": function(0.5)}}),
         ],
-        ("curve", "gap"): [
-            *({"lam": 0.1}, {"l0": 1.0}, {"given": {"k": 1}}, {"given": {"scale": 2.0}}),
-            *({"given": {"signed": True}}, {"given": {"encode": function(0.5)}}),
-        ],
+        ("coded",): [{"given": {"signed": True}}],
+        ("curve",): [{"lam": 0.1}, {"l0": 1.0}],
     },
     of_measure_sae: {
-        (*MEASURED, "control"): [
+        ("coded", "control"): [
             *({"row": 137}, {"document": 5}, {"seed": 1}, {"samples": 20}, {"outliers": "keep"}),
+            *({"atom": 1}, {"match_l0": 0.7}),
         ],
-        ("curve", "gap", "control"): [{"atom": 1}, {"lam": 0.1}, {"match_l0": 1.0}],
+        ("curve",): [{"lam": 0.1}],
         ("control",): [{"controls": ("samples",)}],
     },
     of_train_real: {
@@ -267,19 +288,13 @@ CHANGES = {
         ("dictionary",): [{"l0": 3.0}, {"given": {"k": 1}}],
     },
     of_downstream: {
-        ("texts",): [
-            *({"token": 3}, {"model": "other"}, {"context": 6}, {"documents": (0, 1)}),
-            *({"layer": 2}, {"first": 3}, {"outliers": "keep"}),
+        ("texts", "score", "control"): [
+            *({"token": 3}, {"model": "other"}, {"context": 6}, {"tokens": 25}, {"row": 137}),
+            *({"document": 5}, {"layer": 2}, {"first": 3}, {"keep": True}, {"width": 13}),
+            *({"documents_seed": 1}, {"seed": 1}),
         ],
-        ("control",): [
-            *({"row": 137}, {"document": 5}, {"width": 13}, {"signed": True}),
-            *({"l0": (1, 3, 4)}, {"controls": ("samples", "random"), "outliers": "keep"}),
-        ],
-    },
-    of_patching: {
-        ("clean", "score", "control"): [{"identity": "other"}],
-        ("control",): [{"level": 3}, {"control": "other"}],
-        ("score",): [{"given": {"k": 1}}],
+        ("control",): [{"control": "samples"}, {"control": "online_dl"}],
+        ("score",): [{"given": {"k": 1}}, {"given": {"scale": 2.0}}],
     },
     of_record: {
         ("recording",): [
@@ -299,11 +314,11 @@ CASES += [
     pytest.param(
         door,
         {"given": {"encode": make(1)}},
-        ("score" if door is of_patching else "curve",),
+        ("score" if door is of_downstream else "own",),
         {"given": {"encode": make(2)}},
         id=f"{door.__name__[3:]}-{make.__name__}",
     )
-    for door, make in itertools.product((of_run, of_patching), (function, class_of_ones_own))
+    for door, make in itertools.product((of_run, of_downstream), (function, class_of_ones_own))
 ]
 
 

@@ -141,12 +141,12 @@ def tiny_lm(folder, **options):
     return load_lm(folder / "tiny.gguf")
 
 
-def weight(subject, x, l0):
+def weight(target, atoms, l0, nonneg=True):
     """A λ that some latents of most rows exceed, in the place of `find_weight`, which takes
     seconds.
     """
-    correlations = np.asarray(subject.target(x)) @ np.asarray(subject.model.decoder)
-    return float(np.quantile(correlations, 1 - l0 / subject.num_latents))
+    correlations = np.asarray(target) @ np.asarray(atoms)
+    return float(np.quantile(correlations, 1 - l0 / correlations.shape[1]))
 
 
 def write_text_sets(folder):

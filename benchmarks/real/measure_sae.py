@@ -23,15 +23,18 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
-from benchmarks.real.inputs import CONTROLS, Measured
+from benchmarks.real.inputs import Measured
 from sae_gap import measure
-from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.activations import open_activations
+from sae_gap.learners.online.gradient_sums import total_visits
+from sae_gap.measure.check import Check
+from sae_gap.measure.training import VISITS
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 
-# Multiply-adds that a control may take to learn unless it is asked for by name: some ten minutes on
-# two cores.
+# Multiply-adds that learning `online_dl` may take unless it is asked for by name: some ten minutes
+# on two cores.
 AFFORDABLE = 1e13
 
 
@@ -48,7 +51,12 @@ class MeasureOptions(Results, Measured, Distributed):
         None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
     )
     controls: tuple[str, ...] | None = option(
-        None, "Control dictionaries, or none.  [all that take minutes]", choices=CONTROLS
+        None,
+        "Dictionaries of learners of the suite to compare with, or none.  [online_dl if it takes "
+        "minutes, samples, random]",
+    )
+    codes: tuple[str, ...] = option(
+        (), "Further codes: omp, or an encoder of the suite without parameters; _refit refits them."
     )
     samples: int = option(5_000, "Rows of held-out documents to score, at most.", least=2)
     outliers: str = option(
@@ -59,8 +67,8 @@ class MeasureOptions(Results, Measured, Distributed):
     seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
 
 
-def plan_of(options: MeasureOptions) -> measure.Plan:
-    """What to measure.
+def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
+    """What to measure, and how each SAE was read, by name.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -77,6 +85,7 @@ def plan_of(options: MeasureOptions) -> measure.Plan:
         activations,
         lam=options.lam,
         l0=options.match_l0,
+        codes=options.codes,
         samples=options.samples,
         keep_outliers=options.outliers == "keep",
         seed=options.seed,
@@ -84,48 +93,40 @@ def plan_of(options: MeasureOptions) -> measure.Plan:
     if len(activations.outliers.rows):
         fate = "kept" if plan.keep_outliers else "left out; --outliers=keep keeps them"
         logging.info("%s; they are %s.", activations.outliers, fate)
-    saes, reports = options.read(plan.scored, plan.kept.mean, measure.CONTROLS)
+    chosen = measure.CONTROLS if options.controls is None else options.controls
+    saes, reports = options.read(plan.source.scored, plan.source.kept.mean, chosen)
     for name, report in reports.items():
         logging.info("%s, as loaded\n%s", name, report)
-    controls = controls_of(options, saes[0], plan.kept)
-    return dataclasses.replace(plan, saes=saes, loaded=reports, controls=controls)
+    controls = tuple(name for name in chosen if name != "none")
+    if options.controls is None and not is_affordable(saes[0]):
+        logging.info("online_dl would take hours and is left out; --controls=online_dl runs it.")
+        controls = controls[1:]
+    return dataclasses.replace(plan, saes=saes, controls=controls), reports
 
 
-def controls_of(options: MeasureOptions, first: SAE, activations: Activations) -> tuple[str, ...]:
-    """The controls that are asked for, or those that can be had in minutes."""
-    if options.controls is not None:
-        return tuple(name for name in options.controls if name != "none")
-    chosen = []
-    for name, kind in measure.CONTROLS.items():
-        # Each of three rounds of the pursuit, and the step, is a product with the dictionary.
-        work = 4 * kind.visits(first.num_latents) * first.input_dim * first.num_latents
-        train = activations.split(seed=options.seed)[0]
-        if work > AFFORDABLE:
-            logging.info("%s would take hours and is left out; --controls=%s runs it.", name, name)
-        elif kind.fewest(first.num_latents) > train.num_samples:
-            logging.info("%s is left out: there are fewer activations than atoms.", name)
-        else:
-            chosen.append(name)
-    return tuple(chosen)
+def is_affordable(sae: SAE) -> bool:
+    """Whether `online_dl` learns a dictionary of the width of an SAE in minutes."""
+    # Each of three rounds of the pursuit, and the step, is a product with the dictionary.
+    products = 4 * total_visits(VISITS, sae.num_latents)
+    return products * sae.input_dim * sae.num_latents <= AFFORDABLE
 
 
 def main(options: MeasureOptions) -> None:
     began = time.perf_counter()
     folder = cli.folder(options.results_dir) / measure.STUDY
     with cli.usage():
-        plan = plan_of(options)
+        plan, reports = plan_of(options)
         folder.require_writable()
         rows = measure.run(plan, results.Store(folder))
     if distributed.is_first():
-        held = "documents" if plan.activations.documents is not None else "contiguous blocks"
         size = f"{plan.activations.num_samples:,} of {plan.activations.input_dim} dimensions"
         notes = {
-            "activations": f"{size}; {len(plan.places):,} rows of held-out {held} are scored",
+            "activations": f"{size}; {plan.activations.outliers}",
             "seconds": f"{time.perf_counter() - began:.0f}",
             "peak memory": f"{devices.peak_memory():.1f} GiB",
         }
         command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
-        print(measurement_page.write(folder, rows, command, notes))
+        print(measurement_page.write(folder, rows, plan.source, reports, command, notes))
         logging.info("read %s/report.html", folder)
 
 

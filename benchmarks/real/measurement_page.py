@@ -1,11 +1,13 @@
-"""What a measurement of one's own SAE leaves: summary.csv, figures, and its page."""
+"""What a measurement of one's own SAE leaves: summary.csv, codes.csv, figures, and its page."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from benchmarks.real.page_tables import PROVED, table
 from benchmarks.report import pages
 from sae_gap import figures, measure
 from sae_gap.figures import tables
+from sae_gap.measure.comparison import FEW_DOCUMENTS
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
@@ -32,30 +34,39 @@ better values on the encoder's own support remove, and what another support does
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """
-# The columns of each table, by the names that they have in summary.csv.
-RANKING = (
-    "dictionary at_l0 percent_explained own_l0 encoder_loses in_values in_support in_selection "
-    "in_screening over_online_dl"
-)
+# The columns of each table, by the names that they have in summary.csv and codes.csv.
+LOSSES = "dictionary loss points judged"
 CURVE = (
     "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
     "refit_fvu_ratio certificate"
 )
+CODES = "dictionary codes level l0 fvu fvu_outliers own_certificate"
 # Headings of the page, and the columns of summary.csv.
 OBJECTIVE = {"by_scale": "scale_share", "by_values": "values_share", "by_support": "support_share"}
 GAP = f"dictionary lam l0 optimum_l0 relative_gap {' '.join(OBJECTIVE)}"
-SUPPORT = "dictionary jaccard precision recall fired_only used_only unused"
-ATOMS = "dictionary num_latents dead duplicates coherence_median coherence_95 agreement"
+SUPPORT = "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused"
+ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
 LOADED = "dictionary library architecture normalisation fvu l0 dead"
+# Fewer samples than these make an interval wide.
+FEW = 500
 
 
-def write(folder: Folder, rows: Sequence[Row], command: str, notes: Mapping[str, str]) -> str:
+def write(
+    folder: Folder,
+    rows: Sequence[Row],
+    source: Any,
+    loaded: Mapping[str, Any],
+    command: str,
+    notes: Mapping[str, str],
+) -> str:
     """Writes all files of a measurement but its rows, in place of those of an earlier one.
 
     Args:
       folder: where to.
       rows: of the measurement.
+      source: the plan's.
+      loaded: how each SAE was read, by name.
       command: what was run.
       notes: what a reader should know of the run.
 
@@ -65,16 +76,18 @@ def write(folder: Folder, rows: Sequence[Row], command: str, notes: Mapping[str,
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
-    curves, gaps, atoms = (
-        measure.curve_lines(rows),
-        measure.gap_lines(rows),
-        measure.atom_lines(rows),
-    )
+    lines = measure.curve_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
+    curves, gaps, atoms = lines
     joined: dict[str, Row] = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
     tables.write_table(folder, "summary.csv", [*joined.values()])
-    dead = {row["dictionary"] for row in rows if row["kind"] == "weight" and row["dead"]}
+    plain = [
+        {name: value for name, value in row.items() if not isinstance(value, dict)} for row in rows
+    ]
+    tables.write_table(folder, "codes.csv", plain)
+    verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
+    dead = {each.dictionary for each in verdicts if each.dead}
     drawn = {
         "curve": figures.fvu_curve(rows),
         "gap_parts": figures.gap_parts([line for line in gaps if line["dictionary"] not in dead]),
@@ -85,66 +98,45 @@ def write(folder: Folder, rows: Sequence[Row], command: str, notes: Mapping[str,
         for line in gaps
         if "gap" in line
     ]
+    reports = [report.columns | {"dictionary": name} for name, report in loaded.items()]
     shown = [
         table("Reconstruction", CURVE, curves),
+        table("All codes", CODES, [row for row in rows if "times" not in row]),
         table(
             "The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded
         ),
         table("Supports: the encoder's beside the best", SUPPORT, encoded),
         table("Atoms", ATOMS, atoms),
-        table("Samples of the largest gaps", WORST, measure.worst_lines(rows)),
+        table("Samples of the largest gaps", WORST, measure.worst_lines(rows, source)),
+        table("As loaded", LOADED, reports),
     ]
-    shown = [table for table in shown if table.lines]
-    loaded = [row for row in rows if row["kind"] == "load"]
-    doubts = [f"{row['dictionary']}: {doubt}" for row in loaded for doubt in row["suspicions"]]
-    wrong = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
-    ranked, verdicts, sentence = _verdict(rows)
+    doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
+    said = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
+    lost = [line for each in verdicts for line in each.table]
+    answers = [table("What is lost, in points of 100 of the variance", LOSSES, lost)]
+    answers, shown = ([each for each in some if each.lines] for some in (answers, shown))
+    if len(verdicts) - len(dead) > 1:
+        verdicts, sentence = measure.ranking(verdicts)
+        said.append(sentence)
+    for each in verdicts:
+        said.append(f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}")
+    samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
+    counted = f"{samples:,} rows of {documents} held-out documents, or blocks of rows, are scored"
+    if samples < FEW or documents < FEW_DOCUMENTS:
+        said.append(f"Only {counted}, so intervals are wide.")
     page = pages.Page(
         measure.STUDY,
         "Your own SAE: is it the loading, the encoder or the dictionary?",
         ABOUT.strip(),
         command,
-        "\n\n".join([*wrong, *sentence, *verdicts]),
+        "\n\n".join(said),
         pages.saved(folder, drawn.items()),
-        [*shown, *([table("As loaded", LOADED, loaded)] if loaded else [])],
-        dict(notes) | pages.provenance(rows[-1]),
-        ranked,
+        shown,
+        {**notes, "scored": counted} | pages.provenance(rows[-1]),
+        answers,
     )
     pages.write(folder, page)
-    return "\n\n".join([*wrong, *map(str, shown), *verdicts, *map(str, ranked), *sentence])
-
-
-def _verdict(rows: Sequence[Row]) -> tuple[list[pages.Table], list[str], list[str]]:
-    """What the measurement says: of several SAEs a table, of each a list, and what sums it up."""
-    verdicts = measure.verdict(rows)
-    if len(verdicts) == 1:
-        return [], [_listed(str(verdicts[0]).splitlines())], []
-    dead = [each for each in verdicts if each.dead]
-    if len(verdicts) - len(dead) < 2:
-        return [], _lists(verdicts), []
-    ordered, sentence = measure.ranking(rows)
-    lines = [
-        {
-            "dictionary": verdict.dictionary,
-            "at_l0": verdict.reached_l0[0],
-            "percent_explained": 100 * verdict.explained,
-            "own_l0": verdict.own_l0,
-            "encoder_loses": loss and loss.total.points,
-            "in_values": loss and loss.values.points,
-            "in_support": loss and loss.support.points,
-            "in_selection": loss and loss.selection and loss.selection.points,
-            "in_screening": loss and loss.screening and loss.screening.points,
-            "over_online_dl": verdict.learned and verdict.learned.points,
-        }
-        for verdict in ordered
-        for loss in (verdict.encoder if verdict.judged else None,)
-    ]
-    title = f"What the best codes explain at L0 {ordered[0].common_l0:.1f}, in points of 100"
-    return [table(title, RANKING, lines)], _lists([*ordered, *dead]), [sentence]
-
-
-def _lists(verdicts: Sequence[measure.Verdict]) -> list[str]:
-    return [f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}" for each in verdicts]
+    return "\n\n".join([*map(str, [*shown, *answers]), *said])
 
 
 def _listed(lines: Sequence[str]) -> str:

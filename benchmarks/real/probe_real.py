@@ -7,7 +7,7 @@ how much it scores lower there than a probe that learned from as many rows, some
 
 Probes are logistic regressions. Dense ones read the activations, or what a dictionary reconstructs
 of them; sparse ones read the 1, 5 or 20 latents that tell the classes apart best. Each dictionary
-has these codes:
+has these codes, and those of whatever encoders --codes names:
 
   own           the SAE's own codes
   own_refit     least squares on their supports
@@ -27,40 +27,41 @@ scored on its shifted texts. Writes rows, pairs.csv, sets.csv and figures under
 """
 
 import dataclasses
-import functools
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import CONTROLS, OfRecording, npy
+from benchmarks.real.inputs import OfRecording, npy
 from benchmarks.report.pages import Table
-from sae_gap import figures
-from sae_gap.data.activations import Activations
+from sae_gap import catalogue, figures
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.held_out import HeldOut
+from sae_gap.encoders.linear import Linear
 from sae_gap.figures import tables
+from sae_gap.learners.baselines import Raw
+from sae_gap.learners.learner import Learner
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure import Plan, control_sae, evenly_spaced, find_weight, fvu, probing
-from sae_gap.measure.coding import Coding, by_encoder, code, code_lasso, least_squares, thresholded
+from sae_gap.measure import probing
+from sae_gap.measure.methods import check_codes, control, methods_of
+from sae_gap.metrics import probes, reconstruction
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
+from sae_gap.study.runner import run
+from sae_gap.study.study import Method, Study
 
 NAME = "probe_real"
-# Raised whenever a row comes to hold something else, so that earlier rows are made again.
-FORM = 5
-# Latents that a sparse probe reads.
-KS = (1, 5, 20)
-# Rows on which the weight of the lasso is found.
-MATCHED = 2_000
+CODES = ("own", "own_refit", "lasso", "lasso_refit", "thresholded")
 # Concepts of words: each meets a topic, and these meet each other.
 WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
 MEETINGS = (
@@ -76,6 +77,8 @@ SHOWN = {
     "drop": "AUC lost out of distribution",
     "more_drop": "AUC lost, less what own codes of {} lose",
 }
+# Activations, and what is probed of them by name.
+Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,8 +86,9 @@ class ProbeOptions(OfRecording):
     """What to probe, and where results go."""
 
     controls: tuple[str, ...] = option(
-        ("samples", "random"), "Control dictionaries, or none.", choices=CONTROLS
+        ("samples", "random"), "Control dictionaries, any learner by its name, or none."
     )
+    codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")
     l0: float = option(32.0, "Mean L0 of the lasso.", least=1)
     pairs: tuple[str, ...] | None = option(
         None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]"
@@ -104,19 +108,9 @@ class ProbeOptions(OfRecording):
     )
     rows: int = option(16_000, "Rows to code, at most.", least=1)
 
-
-class Task(NamedTuple):
-    """A concept to probe: which rows have it, (n,), and how each seed splits them."""
-
-    has: Bool[np.ndarray, " n"]
-    splits: Mapping[int, probing.Split]
-
-
-class Probed(NamedTuple):
-    """Activations, (n, input_dim), and what is probed of them, by name."""
-
-    x: Float[np.ndarray, "n input_dim"]
-    tasks: Mapping[str, Task]
+    def __post_init__(self):
+        super().__post_init__()
+        check_codes(self.codes)
 
 
 def usual_pairs(topics: Sequence[str]) -> list[str]:
@@ -141,7 +135,7 @@ def of_pairs(
     names: Sequence[str],
     seeds: Sequence[int],
     most: int,
-) -> Probed:
+) -> Concepts:
     """At most so many rows for pairs of concepts, less pairs whose cells are too small."""
     assert held.documents is not None
     # Outlier tokens are left out of what is probed, but end a word as others do.
@@ -153,7 +147,7 @@ def of_pairs(
         pairs[name] = a, b
     tokens = tokens.at(places)
     chosen = probing.choose_rows([*pairs.values()], tokens, most)
-    tokens, tasks = tokens.at(chosen), {}
+    tokens, labelled = tokens.at(chosen), {}
     for name, (a, b) in pairs.items():
         a, b = a.at(chosen), b.at(chosen)
         try:
@@ -161,15 +155,15 @@ def of_pairs(
         except ValueError as error:
             logging.warning("%s", error)
         else:
-            tasks[name] = Task(a.has, splits)
-    if not tasks:
+            labelled[name] = probing.Labelled(a.has, splits)
+    if not labelled:
         raise ValueError("no pair has cells that are large enough; give more documents.")
-    return Probed(held.take(chosen), tasks)
+    return held.take(chosen), labelled
 
 
-def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: bool) -> Probed:
+def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: bool) -> Concepts:
     """The last tokens of the texts of sae-probes; activations are kept in a folder."""
-    parts, tasks = [], {}
+    parts, labelled = [], {}
     sets = probing.read_sets(every=every)
     starts = np.cumsum([0, *(len(each.labels) for each in sets)])
     with progress.bar(len(sets), "texts") as line:
@@ -186,65 +180,32 @@ def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: 
                 sides = each.split(seed)
                 moved = ({kind: start + rows for kind, rows in side.items()} for side in sides)
                 splits[seed] = probing.Split(*moved)
-            tasks[each.name] = Task(has, splits)
+            labelled[each.name] = probing.Labelled(has, splits)
             line.update(1)
-    return Probed(np.concatenate(parts), tasks)
+    return np.concatenate(parts), labelled
 
 
-def probe(store: results.Store, probed: Probed, saes: Sequence[SAE], l0: float) -> list[Row]:
-    """Probes the activations and every dictionary, but for what the store has."""
-    rows: list[Row] = []
-    told = {"study": NAME, "form": FORM, "rows": results.digest([probed.x])}
-    count = sum(len(task.splits) for task in probed.tasks.values())
-    with progress.bar(count * (1 + len(saes)), NAME) as line:
-        for sae in (None, *saes):
-            settings = told if sae is None else told | {"sae": sae.identity, "l0": l0} | sae.columns
-            features = functools.cache(functools.partial(features_of, sae, probed.x, l0))
-            for name, task in probed.tasks.items():
-                for seed, split in task.splits.items():
-                    decides = [task.has, *split.train.values(), *split.test.values()]
-                    rows += store.once(
-                        settings | {"pair": name, "seed": seed, "labels": results.digest(decides)},
-                        functools.partial(_score, features, task.has, split, name, seed),
-                    )
-                    line.update(1)
-    return rows
-
-
-def _score(features: Any, has: np.ndarray, split: probing.Split, pair: str, seed: int) -> list[Row]:
-    """A row for each probe."""
-    sizes = {"train_rows": len(split.train["all"]), "test_rows": len(split.test["11"])}
-    about = {"study": NAME, "pair": pair, "seed": seed} | sizes
-    return [
-        about | columns | probing.score_pair(values, has, split, fit)
-        for columns, values, fit in features()
-    ]
-
-
-def features_of(sae: SAE | None, x: np.ndarray, l0: float) -> list[tuple[Row, Any, Any]]:
-    """What is probed: the columns that tell it, the features of all rows, and the fit."""
-    if sae is None:
-        named = dict.fromkeys(("dictionary", "role", "codes"), "activations")
-        return [(named | {"probe": "dense"}, x, probing.fit_dense)]
-    lam = find_weight(sae, x[evenly_spaced(len(x), MATCHED)], l0)
-    coded: dict[str, Coding] = {}
-    if sae.model.encode is not None:
-        coded["own"] = code(sae, x, by_encoder(sae))
-        coded["own_refit"] = code(sae, x, least_squares(sae, coded["own"].codes))
-    coded["lasso"], coded["lasso_refit"] = code_lasso(sae, x, lam)
-    if not sae.signed:
-        coded["thresholded"] = code(sae, x, thresholded(sae, lam, coded["lasso"].codes))
-    features: list[tuple[Row, Any, Any]] = []
-    for codes, (values, guess, _) in coded.items():
-        about = sae.columns | {"codes": codes, "lam": lam, "active": values.nnz / len(x)}
-        about["fvu"] = fvu(x, guess)
-        if codes.startswith("lasso"):
-            about["certificate"] = coded["lasso"].certificate
-        features.append((about | {"probe": "dense"}, guess, probing.fit_dense))
-        for k in KS:
-            fit = functools.partial(probing.fit_sparse, k=k)
-            features.append((about | {"probe": f"k={k}"}, values, fit))
-    return features
+def study_of(options: ProbeOptions, source: probing.Probed, saes: Sequence[SAE]) -> Study:
+    """Probes of the activations, and of all codes on each SAE and each control."""
+    first, dim, codes = saes[0], source.input_dim, dict.fromkeys((*CODES, *options.codes))
+    learners: list[tuple[Learner, dict[str, Any]]] = [(sae.given, {}) for sae in saes]
+    about = {"family": "control", "signed": first.signed}
+    for name in options.controls:
+        if name != "none":
+            learners.append((control(name, first.num_latents, options.l0, dim), about))
+    alone = dict.fromkeys(("dictionary", "codes"), "activations")
+    methods = [Method("activations", "activations", Raw(), Linear(), alone)]
+    for learner, told in learners:
+        methods += methods_of(learner, codes, options.l0, **told)
+    return Study(
+        NAME,
+        [source],
+        lambda _: methods,
+        lam=None,
+        optimum=False,
+        seconds=False,
+        metrics=(*catalogue.default_metrics(), reconstruction.METRIC, probes.METRIC),
+    )
 
 
 def measure(options: ProbeOptions) -> dict[str, list[Row]]:
@@ -255,29 +216,37 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     """
     folder = cli.folder(options.results_dir) / NAME
     recorded, lm = options.open()
-    plan = Plan((), recorded.activations(options.layer))
-    held = plan.parts[1] if options.documents == "held_out" else plan.kept
-    documents = np.unique(recorded.documents[held.numbers])
-    topics = {recorded.topics[document] for document in documents} if recorded.topics else set()
+    source = HeldOut(recorded.activations(options.layer), split_seed=0)
+    train, held = source.parts
+    held = held if options.documents == "held_out" else source.kept
+    topics = set()
+    if recorded.topics:
+        topics = {recorded.topics[number] for number in recorded.documents[held.numbers]}
     pairs = options.pairs or usual_pairs(sorted(topics))
-    probed = of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)
-    mean, layer = plan.parts[0].mean, options.layer
-    saes, _ = options.read(plan.scored, mean, options.controls, lm, layer)
-    for name in options.controls:
-        if name != "none":
-            saes.append(control_sae(name, plan.parts[0], saes[0], options.l0, plan.seed))
+    found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
+    saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
     folder.require_writable()
-    by_kind = {"pairs": probed}
     if options.sets != "none":
         texts, every = folder / "texts", options.sets == "all"
-        by_kind["sets"] = of_sets(lm, options.layer, texts, options.seeds, every=every)
+        found["sets"] = of_sets(lm, options.layer, texts, options.seeds, every=every)
     rows = {}
-    for kind, content in by_kind.items():
-        logging.info("%d rows of %d %s", len(content.x), len(content.tasks), kind)
-        rows[kind] = probe(results.Store(folder), content, saes, options.l0)
+    for kind, (x, concepts) in found.items():
+        logging.info("%d rows of %d %s", len(x), len(concepts), kind)
+        probed = probing.Probed(
+            train,
+            width=saes[0].num_latents,
+            samples=len(x),
+            keep_outliers=True,
+            held_out=open_activations(x),
+            concepts=concepts,
+        )
+        study = study_of(options, probed, saes)
+        order = [method.coordinates["dictionary"] for method in study.methods(probed)]
+        scored = [row | {"role": row["family"]} for row in run(study, results.Store(folder))]
+        rows[kind] = sorted(scored, key=lambda row: order.index(row["dictionary"]))
         lines = probing.overall(rows[kind], saes[0].name)
         tables.write_table(folder, f"{kind}.csv", lines)
-        figures.save(figures.ood_drop(lines, rows[kind], kind), folder, f"{kind}_drop")
+        figures.save(figures.ood_drop(lines, kind), folder, f"{kind}_drop")
     return rows
 
 

@@ -121,14 +121,14 @@ def main(options: RealOptions) -> None:
     given = {name: getattr(options, name) for name in ("width", "methods")}
     steps["train_real"] |= {name: value for name, value in given.items() if value is not None}
     methods = steps["train_real"].setdefault("methods", train_real.METHODS)
-    if set(methods) <= set(train_real.DICTIONARIES):
+    if not set(methods) & set(train_real.SAES):
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise cli.UsageError(f"{fault}; add one, such as topk.")
     if options.dry_run:
         print(plan(options, place, steps))
         return
     trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
-    bare = [name for name in methods if name in train_real.DICTIONARIES]
+    bare = [name for name in methods if name not in train_real.SAES]
     with cli.usage():
         recording = record.RecordOptions(
             layers=(options.layer,),
@@ -232,7 +232,7 @@ def write(
     if probed:
         lines = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(lines, best, sparsity))
-        drawn["pairs_drop"] = figures.ood_drop(lines, probed, "pairs")
+        drawn["pairs_drop"] = figures.ood_drop(lines, "pairs")
         shown += probe_real.tables_of(probed, "pairs", best["dictionary"])
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")

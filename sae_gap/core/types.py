@@ -212,7 +212,8 @@ class Task(eqx.Module):
     `width` is the number of atoms to learn, which need not be that of the true ones. The last
     `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean
     counts them. `tree` is that of a world whose features have a hierarchy. `network` scores
-    reconstructions of the ID split, where a network stands behind it.
+    reconstructions of the ID split, where a network stands behind it. `concepts` are what its rows
+    are probed for, by name, as `sae_gap.measure.probing` has them.
     """
 
     train: Split | Unread
@@ -224,6 +225,7 @@ class Task(eqx.Module):
     padding: int = eqx.field(static=True, default=0)
     tree: Tree | None = None
     network: Any = eqx.field(static=True, default=None)
+    concepts: Any = None
 
     @property
     def input_dim(self) -> int:

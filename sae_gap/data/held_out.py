@@ -7,12 +7,13 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Split, Task, Unread
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
+from sae_gap.runtime import devices
 from sae_gap.storage.results import digest, key
 
 # The fewest rows that tell anything.
@@ -36,6 +37,8 @@ class HeldOut:
       seed: of the learners, and of the split unless `split_seed` is given.
       held_out: what is scored; None holds a tenth of the activations out.
       split_seed: of the documents that are held out.
+      together: whether all processes fit one learner together. Each reads the rows of its own
+        devices, and of all together, rather than as many as one memory holds.
     """
 
     activations: Activations
@@ -46,6 +49,7 @@ class HeldOut:
     seed: int = 0
     held_out: Activations | None = None
     split_seed: int | None = None
+    together: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HeldOut) and self.asdict() == other.asdict()
@@ -127,19 +131,30 @@ class HeldOut:
         extra = len(self.left_out)
         return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
 
-    def learned_from(self) -> Float[np.ndarray, "n input_dim"]:
-        """The rows that learners see, evenly spaced, as many as memory holds."""
+    @property
+    def num_train(self) -> int:
+        """How many rows learners see."""
+        there = self.parts[0].num_samples
+        return there if self.together else min(there, max(1, POOL // self.input_dim))
+
+    def learned_from(self) -> Float[Array, "n input_dim"]:
+        """The rows that learners see, evenly spaced."""
         train = self.parts[0]
-        most = max(1, POOL // train.input_dim)
-        return train.take(evenly_spaced(train.num_samples, most))
+        if self.together:
+            return devices.read_rows(train.take, train.num_samples, train.input_dim)
+        return train.take(evenly_spaced(train.num_samples, self.num_train))
+
+    @functools.cached_property
+    def _train(self) -> Unread:
+        """Read once, whoever asks for the task."""
+        return Unread(self.learned_from)
 
     def task(self) -> Task:
         """What learners see, and what is scored, which is one split."""
         members = np.pad(self.members[0], (0, len(self.left_out)))
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
         held = Split(rows, documents=members, counts=self.counts)
-        train = Unread(self.learned_from)
-        return Task(train, held, held, width=self.width, seed=self.seed)
+        return Task(self._train, held, held, width=self.width, seed=self.seed)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -149,13 +164,16 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """What decides the data and what is learned from them."""
-        return {
+        found = {
             "activations": self.fingerprint,
             "samples": self.samples,
             "keep_outliers": self.keep_outliers,
             "split_seed": self._split_seed,
-            "width": self.width,
-            "sparsity": self.sparsity,
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
+        if self.together:
+            found["learned_from"] = self.num_train
+        # What is given has neither.
+        sizes = {"width": self.width, "sparsity": self.sparsity}
+        return found | {name: size for name, size in sizes.items() if size != 1}

@@ -107,10 +107,11 @@ class Lasso(Encoder):
         if self.of is not None:
             lam = whole.of.lam
         elif self.l0 is not None:
-            l0 = mean_l0(model, split) if self.l0 == OWN else float(self.l0)
-            target = split.counted - np.asarray(model.bias)
-            most = min(l0, DENSEST * target.shape[1])
-            lam = find_weight(target, jax.jit(unit_atoms)(model.decoder)[0], most, self.nonneg)
+            target, l0 = split.counted - np.asarray(model.bias), self.l0
+            if l0 == OWN:
+                l0 = min(mean_l0(model, split), DENSEST * target.shape[1])
+            atoms = jax.jit(unit_atoms)(model.decoder)[0]
+            lam = find_weight(target, atoms, float(l0), self.nonneg)
         else:
             return whole
         return dataclasses.replace(whole, lam=lam * self.times, l0=None, of=None, times=1.0)

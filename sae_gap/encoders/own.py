@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from sae_gap.core.identity import class_name, describe
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Affine, Encoder
 
@@ -27,6 +28,12 @@ class Own(Encoder):
     @property
     def signed(self):
         return bool(getattr(self.encoder, "signed", False))
+
+    def described(self) -> dict[str, Any]:
+        """What decides its codes beside the model, whose digest tells functions apart."""
+        known = isinstance(self.encoder, Encoder)
+        told = describe(self.encoder) if known else "a function"
+        return {"class": class_name(type(self)), "encoder": told}
 
     def affine(self, model: Model) -> Affine | None:
         """The map of `y - b` whose largest outputs the codes are; None where none decides them."""

@@ -104,6 +104,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         # A first iteration of FISTA is off the scale of all else.
         heights = [point[metric] for point in costly if point["family"] != "fista"]
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
+        axes.set_xlim(0.5, 2 * costly[-1]["products"])
     return figure
 
 

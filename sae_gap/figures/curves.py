@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style, tables
-from sae_gap.figures.lines import draw_lines
+from sae_gap.figures.lines import PUBLISHED, draw_lines
 from sae_gap.storage.results import CELL, grouped
 
 # Groups of features, in the order in which they are drawn.
@@ -69,7 +69,7 @@ def curve(
     means.sort(key=lambda mean: style.ranks([mean[name] for name in by], by))
     known = grouped(means, by)
     beside = [
-        {**point, **dict(zip(by, key, strict=True)), "published": True}
+        {**point, **dict(zip(by, key, strict=True)), dash: PUBLISHED}
         for point in published
         for key in _owners(point, shown, by, x, y)
         if key in known
@@ -82,6 +82,7 @@ def curve(
         line=line,
         dash=dash,
         panel=panel,
+        ticks=True,
         logy=(y,) if logy else (),
         of=shown,
         title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",

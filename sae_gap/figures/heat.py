@@ -13,7 +13,7 @@ from matplotlib.ticker import EngFormatter
 from sae_gap.figures import labels, style
 from sae_gap.storage.results import grouped
 
-# Black is legible on the upper part of the colours.
+# The green part of a colour above which black is more legible than white.
 _LIGHT = 0.6
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
 
@@ -147,10 +147,11 @@ def heat_map(
                 if np.isfinite(score):
                     text = axes.text(place, level, style.number(score), ha="center", va="center")
                     # A bound may run behind it.
-                    rim = patheffects.withStroke(linewidth=2, foreground=colours.to_rgba(score))
-                    ink = "black" if colours.norm(score) > _LIGHT else "white"
+                    shade: Any = colours.to_rgba(score)
+                    rim = patheffects.withStroke(linewidth=2, foreground=shade)
+                    ink = "black" if shade[1] > _LIGHT else "white"
                     text.set(fontsize=7, color=ink, path_effects=[rim], zorder=5)
-            for limit in {bound(row) for row in by_column.get((*key, size), ())} - {None}:
+            for limit in filter(None, {bound(row) for row in by_column.get((*key, size), ())}):
                 axes.plot(across, [limit, limit], **_BOUND)
                 handles = [style.mark(bound_label, **_BOUND)]
     style.log_axis(every[0].yaxis, [at for _, at in places], most=8)

@@ -1,19 +1,14 @@
 """The one drawing of lines: columns along another, with intervals, levels, panels and a legend."""
 
-import functools
 import itertools
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.storage.results import grouped
-
-# For each value of a column: its `label`, and how matplotlib draws its lines.
-Looks: TypeAlias = Mapping[Any, Mapping[str, Any]]
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
@@ -24,15 +19,13 @@ _DASHES = [
 ]
 # Whiskers of more points to a line would run together, so that a band shows the intervals.
 _BANDED = 12
-_PUBLISHED = "published (mean ± sd)"
+PUBLISHED = "published (mean ± sd)"
 _HOLLOW: dict[str, Any] = {
-    "label": _PUBLISHED,
-    "color": style.QUIET,
+    "label": PUBLISHED,
     "marker": "o",
     "markersize": 6.5,
     "fillstyle": "none",
     "linestyle": "none",
-    "alpha": 0.6,
 }
 
 
@@ -45,30 +38,31 @@ def draw_lines(
     line: str = "dictionary",
     dash: str = "",
     panel: str = "",
-    looks: Mapping[str, Looks] | None = None,
+    looks: Mapping[str, Mapping[Any, Any]] | None = None,
     logx: bool = True,
+    ticks: bool = False,
     logy: Collection[str] = (),
     size: tuple[float, float] = (1.8, 0),
     of: style.Lines = (),
     **about: str,
-) -> Figure | None:
+) -> Any:
     """Columns along another: a line for each value of some columns.
 
     A number is `<column>_mean`, or else the column itself. Its interval is ± `<column>_sd`, or
     `low` to `high` in y: whiskers, or a band where a line has many points. A point without x is a
-    level across its panel; a `published` one is a hollow marker in the colour of its line; `text`
-    is written beside its point.
+    level across its panel; `text` is written beside its point.
 
     Args:
       points: a line runs through its points in this order.
       x: a column of numbers, or of names that stand side by side.
       y: columns with a panel each. Points without one are left out of it; NaN breaks a line.
       line: the column whose values have a colour each.
-      dash: a column whose values have a dash and a marker each.
+      dash: a column whose values have a dash and a marker each; `PUBLISHED` is a hollow marker.
       panel: a column whose values have a panel each, where there is one y.
-      looks: for the values of a column, in the order of the legend. Other columns have those of
-        `labels`.
+      looks: for each value of a column its `label` and what matplotlib takes, in the order of the
+        legend. Other columns have those of `labels`.
       logx: whether x is on a log axis, where 0 has a place of its own.
+      ticks: whether values of x have a tick each on a log axis, where they are few.
       logy: those of y that are on a log axis.
       size: the least width of a panel and its height, in inches; a height of 0 takes less where
         there are more panels.
@@ -85,7 +79,7 @@ def draw_lines(
             **point,
             "panel": (metric, point.get(panel)),
             "line": point.get(line),
-            "dash": _PUBLISHED if point.get("published") else point.get(dash),
+            "dash": point.get(dash),
             "x": _number(point, x),
             "y": height,
             "wide": point.get(f"{x}_sd") or 0.0,
@@ -98,10 +92,10 @@ def draw_lines(
     if not moving:
         return None
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
-    looks, dashed = looks or {}, {mark["dash"] for mark in moving} - {_PUBLISHED}
+    looks, dashed = looks or {}, {mark["dash"] for mark in moving} - {PUBLISHED}
     dashes = looks.get(dash) or (_looks(dashed, dash, _DASHES) if len(dashed) > 1 else {})
     colours = looks.get(line) or _looks(values["line"], line, [{}] if dashes else MARKERS)
-    dashes = {**dashes, _PUBLISHED: _HOLLOW}
+    dashes = {**dashes, PUBLISHED: _HOLLOW}
 
     groups = [group for (group,) in grouped(moving, ("panel",))]
     several = len({value for _, value in groups}) > 1
@@ -126,10 +120,11 @@ def draw_lines(
         len(path) > _BANDED and any(mark["low"] != mark["high"] for mark in path)
         for path in paths.values()
     )
-    for (group, value, dashed), path in paths.items():
-        _draw(panels[group], path, {**dashes.get(dashed, {}), **colours[value]}, is_band)
+    bare, flat = {"marker": ""} if is_band else {}, {"marker": "", "linestyle": style.DASHED}
+    for (group, value, code), path in paths.items():
+        _draw(panels[group], path, {**dashes.get(code, {}), **colours[value], **bare}, is_band)
     if logx:
-        most = 8 if len(groups) == 1 else 4
+        most = (8 if len(groups) == 1 else 4) if ticks else 0
         style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
     for group, axes in panels.items():
         if group[0] in logy:
@@ -138,7 +133,6 @@ def draw_lines(
             )
 
     lines = {(role, mark[role]) for mark in moving for role in values}
-    flat, bare = {"linestyle": style.DASHED, "marker": ""}, {"marker": ""} if is_band else {}
     handles = [
         style.mark(**{"linestyle": "-", **look, **(bare if (role, value) in lines else flat)})
         for role, table in (("line", colours), ("dash", dashes))
@@ -154,8 +148,8 @@ def _number(point: Mapping[str, Any], column: str) -> Any:
     return point.get(f"{column}_mean", point.get(column))
 
 
-def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]]) -> Looks:
-    ordered = sorted(values, key=functools.partial(labels.rank, column=column))
+def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]]) -> Any:
+    ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
         value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
         for value, look in zip(ordered, itertools.cycle(looks), strict=False)
@@ -163,15 +157,14 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]
 
 
 def _draw(axes: Axes, path: style.Lines, look: Mapping[str, Any], is_band: bool) -> None:
-    x, wide = ([mark[name] for mark in path] for name in ("x", "wide"))
+    names = "x", "y", "low", "high", "wide"
+    x, *numbers = ([mark[name] for mark in path] for name in names)
     # A number that is not known is None.
-    y, low, high = (np.array([mark[name] for mark in path], float) for name in ("y", "low", "high"))
-    look = {"elinewidth": 0.8, "zorder": 3, **look}
+    y, low, high, wide = np.array(numbers, float)
     if is_band:
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
-        axes.errorbar(x, y, **look | {"marker": ""})
-    else:
-        axes.errorbar(x, y, [y - low, high - y], wide if any(wide) else None, **look)
+    ends = None if is_band else [y - low, high - y], wide if any(wide) else None
+    axes.errorbar(x, y, *ends, elinewidth=0.8, **{"zorder": 3, **look})
     beside = {"textcoords": "offset points", "fontsize": 7, "color": look["color"]}
     up = 4 if y[0] > y[-1] else -9
     for mark in path:

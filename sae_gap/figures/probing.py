@@ -22,16 +22,16 @@ _CODES = {
     "own_refit": "least squares on own",
     "lasso": "lasso",
     "lasso_refit": "least squares on lasso",
+    "thresholded": "thresholding pursuit",
 }
 
 
 @style.styled
-def ood_drop(lines: style.Lines, rows: style.Lines, tasks: str = "pairs") -> Figure:
+def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
       lines: of `sae_gap.measure.probing.overall`.
-      rows: what they are of.
       tasks: what the tasks are called.
 
     Returns:
@@ -60,9 +60,10 @@ def ood_drop(lines: style.Lines, rows: style.Lines, tasks: str = "pairs") -> Fig
         looks={"probe": _PROBES},
         logx=False,
         size=(1.8, 0.24 * len(names)),
-        of=rows,
+        of=lines,
         title="AUC that probes lose out of distribution",
-        more=f"{lines[0]['pairs']} {tasks}, intervals of 95 % over {tasks}",
+        more=f"{lines[0]['pairs']} {tasks}, {lines[0]['splits']} splits of each, intervals of 95 % "
+        f"over {tasks}",
     )
     (axes,) = figure.axes
     for place, (one, other) in enumerate(itertools.pairwise(order)):
@@ -76,4 +77,6 @@ def ood_drop(lines: style.Lines, rows: style.Lines, tasks: str = "pairs") -> Fig
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    return f"{name_of(line)}: {_CODES[line['codes']]}" if line["codes"] in _CODES else line["codes"]
+    codes = line["codes"]
+    # Activations have no other name.
+    return codes if codes == line["role"] else f"{name_of(line)}: {_CODES.get(codes, codes)}"

@@ -39,7 +39,7 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
-      rows: of a measurement or of patching; those of kind "curve" and "score" are read.
+      rows: of a measurement or of patching; those of codes that have a look are read.
       published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and
         `kl`; drawn in grey.
       source: what the caption says of them.
@@ -47,29 +47,18 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     Returns:
       The figure, or None where there is nothing to draw.
     """
-    shown = [row for row in rows if row["kind"] in ("curve", "score")]
-    # A measurement has the scores before and after a refit in one row.
-    refits = [
-        {**row, "codes": f"{row['codes']}_refit", "l0": row["refit_l0"], "fvu": row["refit_fvu"]}
-        for row in shown
-        if row["kind"] == "curve"
-    ]
+    shown = [row for row in rows if row.get("codes") in _CODES and row.get("fvu") is not None]
     # A dead encoder is off the scale of all else.
-    points = [
-        row
-        for row in sorted((*shown, *refits), key=lambda row: row["l0"])
-        if row["codes"] in _CODES and row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
-    ]
+    points = [row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")]
+    points.sort(key=lambda row: row["l0"])
     if not points:
         return None
-    others = [
-        {**point, "dictionary": (point["dictionary"],), "codes": point["num_latents"]}
-        for point in published
-    ]
-    looks = _looks(shown)
+    looks, others = _looks(shown), []
     for point in published:
-        kind, dash = point["dictionary"], "-" if point["dictionary"] == "topk" else style.DASHED
+        kind, size = point["dictionary"], point["num_latents"]
+        dash = "-" if kind == "topk" else style.DASHED
         looks[(kind,)] = _OTHER | {"label": f"{labels.label(kind)} elsewhere", "linestyle": dash}
+        others.append({**point, "dictionary": (kind,), "codes": size})
     numbers = " and ".join(
         f"{size:,}" for size in sorted({row["num_latents"] for row in published})
     )
@@ -83,11 +72,11 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
         logy=metrics,
         of=shown,
         title="Variance unexplained by number of active latents",
-        more=f"{shown[0]['samples']:,} held-out samples" if "samples" in shown[0] else "",
+        more=f"{shown[0]['num_scored']:,} held-out samples" if "num_scored" in shown[0] else "",
         caption=f"Grey is {source}, with {numbers} latents" if published else "",
     )
     # A curve of random atoms begins where hardly any is active, far left of what one looks at.
-    aside = {row["dictionary"] for row in shown if row.get("dead") or row["role"] == "control"}
+    aside = {row["dictionary"] for row in shown if row.get("dead") or is_control(row)}
     reach = [row["l0"] for row in (*points, *published) if row["dictionary"] not in aside]
     if figure is not None and reach:
         figure.axes[0].set_xlim(0.6 * min(reach), 1.7 * max(reach))
@@ -96,7 +85,12 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
 
 def name_of(row: Mapping[str, Any]) -> str:
     """Controls have the suite's labels; everything else keeps the user's name."""
-    return labels.label(row["dictionary"]) if row["role"] == "control" else row["dictionary"]
+    return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
+
+
+def is_control(row: Mapping[str, Any]) -> bool:
+    """Whether the dictionary of a row is there to be compared with."""
+    return "control" in (row.get("family"), row.get("role"))
 
 
 @style.styled
@@ -115,9 +109,9 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     figure = Figure(figsize=(style.WIDTH, 1.5 + 0.62 * len(shown)))
     axes = figure.add_subplot()
     left = np.zeros(len(shown))
-    for part, (label, colour) in _PARTS.items():
+    for part, (_, colour) in _PARTS.items():
         widths = np.array([max(0.0, 100 * line[part]) for line in shown])
-        bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour, label=label)
+        bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour)
         left += widths
     for bar, line in zip(bars, shown, strict=True):
         sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
@@ -139,13 +133,12 @@ def coherence(rows: style.Rows) -> Figure | None:
     from the least to the most.
 
     Args:
-      rows: rows of a measurement; those of kind "atoms" are read, whose `coherence` holds quantiles
-        at equal steps.
+      rows: of a measurement, whose `coherence` holds quantiles at equal steps.
 
     Returns:
       The figure, or None where no dictionary has two live atoms.
     """
-    shown = [row for row in rows if row["kind"] == "atoms" and row["coherence"]]
+    shown = [*{row["dictionary"]: row for row in rows if row.get("coherence")}.values()]
     if not shown:
         return None
     points = [
@@ -176,7 +169,7 @@ def _looks(rows: style.Lines) -> dict[Any, dict[str, Any]]:
     return {
         name: {
             "label": name_of(row),
-            "color": labels.colour(name) if row["role"] == "control" else next(spare),
+            "color": labels.colour(name) if is_control(row) else next(spare),
         }
         for name, row in {row["dictionary"]: row for row in rows}.items()
     }

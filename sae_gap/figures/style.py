@@ -2,6 +2,7 @@
 
 import io
 import os
+import pathlib
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -24,33 +25,9 @@ Rows: TypeAlias = Iterable[Mapping[str, Any]]
 Lines: TypeAlias = Sequence[Mapping[str, Any]]
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
-STYLE: dict[Any, Any] = {
-    "axes.axisbelow": True,
-    "axes.labelsize": 9,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 8,
-    "figure.constrained_layout.use": True,
-    "figure.labelsize": 9,
-    "font.size": 8,
-    "hatch.linewidth": 1.5,
-    "legend.borderpad": 0,
-    "legend.columnspacing": 1.5,
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "legend.handlelength": 1.8,
-    "legend.handletextpad": 0.6,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4,
-    # Type 42 keeps the text of a PDF selectable, as journals ask.
-    "pdf.fonttype": 42,
-    "savefig.dpi": 200,
-    # Names are the user's, to the letter: a dollar sign in one begins no formula.
-    "text.parse_math": False,
-    "xtick.labelsize": 8,
-    "ytick.labelsize": 8,
-}
+STYLE: Any = matplotlib.rc_params_from_file(
+    pathlib.Path(__file__).with_suffix(".mplstyle"), use_default_template=False
+)
 # Width of a figure in inches, that of a page of text.
 WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
@@ -135,8 +112,9 @@ def finish(
     widths = text_widths(handle.get_label() for handle in handles)
     ncols, down = layout(len(handles), int(WIDTH / (0.45 + max(widths, default=0))))
     figure.set_figheight(figure.get_figheight() + 0.18 * down)
-    below = {"title": "\n".join(textwrap.wrap(note, 95)), "loc": "outside lower center"}
-    figure.legend(handles=handles, ncols=ncols, **below).get_title().set_color(QUIET)
+    note = "\n".join(textwrap.wrap(note, 95))
+    legend = figure.legend(handles=handles, title=note, loc="outside lower center", ncols=ncols)
+    legend.get_title().set_color(QUIET)
 
 
 def describe(rows: Lines) -> str:
@@ -185,8 +163,8 @@ def axis_label(metric: str) -> str:
 
 def level(axes: Axes, height: float, **options: Any) -> None:
     """A dashed line across, such as the oracle's score."""
-    look = {"color": "black", "linestyle": DASHED, "linewidth": 1, "zorder": 1}
-    axes.axhline(height, **look | options | {"marker": ""})
+    look: Any = {"color": "black", "linestyle": DASHED, "linewidth": 1, "zorder": 1}
+    axes.axhline(height, **{**look, **options, "marker": ""})
 
 
 def name_along(axis: Axis, names: Sequence[str]) -> None:
@@ -208,7 +186,7 @@ def panels(
     tall: float,
     label: str,
     side: str,
-    **shares: bool,
+    **shares: Any,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of axes of one scale, unless `shares` says otherwise, at least so wide and tall,
     with a label for each direction.

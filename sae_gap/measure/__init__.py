@@ -5,14 +5,26 @@ proved, since least squares on the lasso's supports and matching pursuit carry n
 
 A better reconstruction is not better features: everything here is about how well few latents
 explain activations, and nothing about what the latents mean.
+
+The names are loaded when first used: rows are read without JAX.
 """
 
-from sae_gap.measure.atom_statistics import Atoms, agreement, describe_atoms
-from sae_gap.measure.coding import evenly_spaced, find_weight
-from sae_gap.measure.comparison import Comparison, compare
-from sae_gap.measure.controls import CONTROLS, control, control_sae
-from sae_gap.measure.curve import Curve, Point, check_varies, fvu, measure_curve
-from sae_gap.measure.jobs import run
-from sae_gap.measure.plan import STUDY, Plan
-from sae_gap.measure.summary import atom_lines, curve_lines, gap_lines, worst_lines
-from sae_gap.measure.verdict import Verdict, ranking, verdict
+import importlib
+from typing import Any
+
+_HOME = {
+    "sae_gap.measure.comparison": "Comparison compare",
+    "sae_gap.metrics.definitions": "fvu",
+    "sae_gap.measure.coding": "evenly_spaced find_weight",
+    "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
+    "sae_gap.measure.summary": "atom_lines curve_lines gap_lines worst_lines",
+    "sae_gap.measure.verdicts": "Verdict ranking verdict",
+    "sae_gap.metrics.atom_statistics": "Atoms agreement describe_atoms",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOME.items():
+        if name in names.split():
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'sae_gap.measure' has no attribute {name!r}")

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
@@ -17,34 +18,29 @@ from jaxtyping import Float
 
 from sae_gap import catalogue
 from sae_gap.core.checks import check_choice, check_number, check_size
+from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.matching import as_matrix
-from sae_gap.core.types import Model
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
-from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
+from sae_gap.encoders.own import Own
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.atom_statistics import agreement
-from sae_gap.measure.coding import (
-    DENSEST,
-    MATCHED,
-    by_encoder,
-    code,
-    evenly_spaced,
-    find_weight,
-    lasso,
-    least_squares,
-)
 from sae_gap.measure.comparison import Comparison
-from sae_gap.measure.curve import fvu, measure_curve
-from sae_gap.measure.jobs import run
-from sae_gap.measure.plan import Plan
+from sae_gap.measure.methods import refit as least_squares
+from sae_gap.measure.plan import Plan, run
 from sae_gap.measure.rows import Rows, opened, pool, screened
 from sae_gap.measure.structure import Structure
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
-from sae_gap.measure.verdict import compare_dictionaries
+from sae_gap.measure.verdicts import compare_dictionaries
+from sae_gap.metrics import reconstruction
+from sae_gap.metrics.atom_statistics import agreement
+from sae_gap.metrics.metric import Inferred
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import DICTIONARY
@@ -54,6 +50,7 @@ from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row, Store, digest
 from sae_gap.storage.tensor_files import brief
+from sae_gap.study.inference import Inference
 
 # What rows of a measurement call it.
 LEARNED, GIVEN = "learned", "given"
@@ -161,7 +158,6 @@ class LearnedDictionary:
         self._fingerprint: str | None = None
         self.certificate: float | None = None
         self.structure: Structure | None = None
-        self._sae = SAE.of_model(model, name=LEARNED)
         self._weights: dict[float, float] = {}
 
     @property
@@ -253,17 +249,16 @@ class LearnedDictionary:
           Codes, (n, width), a row for each of the activations, outliers too.
         """
         rows, parts = self._opened(activations), []
-        lam = self.lam(l0, rows if self._given else None)
+        lasso = Lasso(self.lam(l0, rows if self._given else None))
         self.certificate = 0.0
         with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
-                coding = code(self._sae, chunk, lasso(self._sae, lam))
-                self.certificate = max(self.certificate, coding.certificate or 0)
-                parts.append(
-                    code(self._sae, chunk, least_squares(self._sae, coding.codes)).codes
-                    if refit
-                    else coding.codes
-                )
+                signals = jnp.asarray(chunk)
+                found = lasso.infer(self.model, signals)
+                self.certificate = max(self.certificate, float(relative_gap(found).max()))
+                if refit:
+                    found = least_squares(lasso).infer(self.model, signals, found.codes)
+                parts.append(scipy.sparse.csr_array(np.asarray(found.codes)))
                 line.update(len(chunk))
         return scipy.sparse.vstack(parts, format="csr")
 
@@ -315,9 +310,9 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
         """
         x, l0 = self._scored(activations, outliers), self._sparsity(l0)
-        (point,), _ = measure_curve(self._sae, x, [find_weight(self._sae, x, l0)])
-        _require_reached(point.l0, l0, len(x))
-        return point.refit_fvu
+        lasso, refitted = _scores(self.model, x, Lasso(l0=l0), least_squares(Lasso(l0=l0)))
+        _require_reached(lasso["l0"], l0, len(x))
+        return refitted["fvu"]
 
     def report(
         self,
@@ -346,7 +341,7 @@ class LearnedDictionary:
         screened(rows, outliers)
         name = GIVEN if self._given else LEARNED
         plan = Plan(
-            [dataclasses.replace(self._sae, name=name)],
+            [SAE.of_model(self.model, name=name)],
             rows if self._given else self.train,
             l0=l0,
             controls=controls,
@@ -419,9 +414,8 @@ class LearnedDictionary:
             )
 
         def score(model):
-            made = SAE.of_model(model, name=encoder)
-            coding = code(made, held_out, by_encoder(made))
-            return coding.l0, fvu(held_out, coding.guess)
+            (found,) = _scores(model, held_out, Own(model.encode))
+            return found["l0"], found["fvu"]
 
         plain = None
         if frozen and isinstance(learner.encoder, ScreenedPursuit):
@@ -580,6 +574,29 @@ def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
         raise ValueError(
             f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
         )
+
+
+def _scores(
+    model: Model, x: Float[np.ndarray, "n input_dim"], *encoders: Encoder
+) -> list[dict[str, Any]]:
+    """The metric `reconstruction` of the codes of rows by each of some encoders."""
+    held = Split(x)
+    task = Task(held, held, held, width=model.decoder.shape[1])
+    inference = Inference(task, model, timed=False)
+    return [
+        reconstruction.measure(
+            Inferred(
+                task,
+                model,
+                {"id": inference.infer(encoder, "id").codes},
+                {},
+                0.0,
+                "strict",
+                inference=inference,
+            )
+        )
+        for encoder in encoders
+    ]
 
 
 def _require_reached(reached: float, l0: float, samples: int) -> None:

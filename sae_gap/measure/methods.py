@@ -7,6 +7,7 @@ dictionaries.
   screened     a screened pursuit of twice as many, pruned to that L0 by one threshold
   proposed     the same among the latents that the own encoder proposes
   weighted     the screened pursuit in the norm of what an error costs in nats
+  thresholded  thresholding pursuit from the lasso
   NAME         any encoder of `sae_gap.encoders` without parameters, with k and with the λ at which
                the lasso has the L0; its own may differ
   ..._refit    least squares on the support of any of these
@@ -30,6 +31,7 @@ from sae_gap.encoders.own import Own
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
+from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.training import VISITS
@@ -37,7 +39,7 @@ from sae_gap.study.study import Method, Scalar
 
 REFIT = "_refit"
 # Names that are not those of an encoder's class.
-CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted")
+CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded")
 
 
 class LeftOutError(Exception):
@@ -79,8 +81,8 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
     nonneg = not (learner.signed if signed is None else signed)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
-    if name in ("screened", "proposed", "weighted") and not nonneg:
-        raise LeftOutError("a screened pursuit has no signed codes")
+    if name in ("screened", "proposed", "weighted", "thresholded") and not nonneg:
+        raise LeftOutError("such a pursuit has no signed codes")
     if name == "own":
         return own
     k = max(1, math.ceil(l0))
@@ -95,6 +97,7 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
         "omp": refit(OMP(max(1, round(l0)), nonneg=nonneg)),
         "screened": BatchPursuit(k, l0=l0),
         "weighted": InNorm(BatchPursuit(k, l0=l0)),
+        "thresholded": AtWeight(ThresholdingPursuit(), lasso),
     }
     if name in made:
         return made[name]

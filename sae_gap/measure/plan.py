@@ -1,32 +1,45 @@
-"""What to measure: SAEs, dictionaries and controls, all on the same rows of held-out documents.
+"""One's own SAEs, dictionaries and controls as a study: all on the same rows of held-out documents,
+in two stages on one store.
 
-Curves, gaps and verdicts score at most `samples` rows of the held-out part of the activations;
-controls learn from the other part.
+The codes of the encoders come first, since their L0 decides at which level the rest is coded: each
+dictionary at the L0 of its own encoder, and all at a common one.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Float, Int
 
+from sae_gap import catalogue
 from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_number, check_sequence, check_type
+from sae_gap.core.checks import check_choice, check_number, check_sequence, check_type
 from sae_gap.data.activations import Activations
-from sae_gap.data.activations.rows import BLOCKS
-from sae_gap.measure.check import FEWEST, Check
-from sae_gap.measure.coding import DENSEST, evenly_spaced
-from sae_gap.measure.controls import check_control
-from sae_gap.measure.curve import check_varies
+from sae_gap.data.held_out import HeldOut
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders.lasso import DENSEST, Lasso
+from sae_gap.learners.learner import Learner
+from sae_gap.measure.methods import check_codes, control, methods_of, refit
+from sae_gap.metrics import atom_statistics, gap_parts, reconstruction
+from sae_gap.metrics.metric import Metric
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage.results import Row, digest
+from sae_gap.storage.results import Row, Store
+from sae_gap.study import runner
+from sae_gap.study.models import Models
+from sae_gap.study.study import Method, Study
 
 # The name of the study in its rows.
 STUDY = "measure_sae"
-# Raised whenever a row comes to hold something else, so that earlier rows are measured again.
-FORM = 8
+# Dictionaries that an SAE is held against unless others are named, the best first.
+CONTROLS = ("online_dl", "samples", "random")
+# Codes of each dictionary at each level.
+CODES = ("lasso", "lasso_refit", "screened")
+# Weights of the curve, in units of the one in its middle.
+SPREAD = (2.0, 1.4, 0.7)
+# Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
+USUAL = 1 / 12
+# Fewer rows say nothing of the rest.
+FEWEST = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +47,19 @@ class Plan:
     """What to measure, and how.
 
     Args:
-      saes: SAEs and dictionaries; the first sets the width of the controls and the L0 at which
-        dictionaries are compared.
+      saes: SAEs and dictionaries; the first sets the width of the controls, and the first whose
+        encoder is not dead the L0 at which dictionaries are compared.
       activations: all of them or, with `held_out`, those that controls learn from.
-      lam: the weight of the gap; None finds it.
-      l0: the mean L0 at which the gap's weight is sought and dictionaries are compared; None takes
-        the encoder's own.
-      controls: names of control dictionaries.
+      lam: the weight of the gap and in the middle of the curve; None finds it.
+      l0: the mean L0 of the gap, and at which dictionaries are compared; None takes the encoder's
+        own.
+      controls: names of control dictionaries: of any learner, or encoder of an SAE, of the suite.
+      codes: further codes, by their names; see `sae_gap.measure.methods`.
       samples: held-out samples to score, at most.
       keep_outliers: whether rows beyond ten times the median norm are looked at, learned from and
         scored like others.
       seed: of the split, and of whatever controls draw.
       held_out: what is scored; None holds a tenth of the activations out.
-      loaded: by name, what `check` says of SAEs on the scored samples.
     """
 
     saes: Sequence[SAE]
@@ -54,95 +67,22 @@ class Plan:
     lam: float | None = None
     l0: float | None = None
     controls: Sequence[str] = ()
+    codes: Sequence[str] = ()
     samples: int = 5_000
     keep_outliers: bool = False
     seed: int = 0
     held_out: Activations | None = None
-    loaded: Mapping[str, Check] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
-    def kept(self) -> Activations:
-        """The activations without outlier tokens, unless these are kept."""
-        return self.activations if self.keep_outliers else self.activations.without_outliers()
-
-    @functools.cached_property
-    def parts(self) -> tuple[Activations, Activations]:
-        """The activations that controls learn from, and those held out."""
-        if self.held_out is None:
-            return self.kept.split(seed=self.seed)
-        return self.kept, self.held_out if self.keep_outliers else self.held_out.without_outliers()
-
-    @property
-    def whole(self) -> Activations:
-        """What the scored samples are a part of, outlier tokens too."""
-        return self.activations if self.held_out is None else self.held_out
-
-    @functools.cached_property
-    def left_out(self) -> Float[np.ndarray, "n input_dim"]:
-        """Outlier tokens of what is held out: the share of them that is scored of the others, and
-        one at least.
-        """
-        if self.keep_outliers:
-            return np.zeros((0, self.activations.input_dim), np.float32)
-        whole = self.whole
-        held = whole.split(seed=self.seed)[1] if self.held_out is None else whole
-        rows = np.flatnonzero(np.isin(held.numbers, whole.numbers[whole.outliers.rows]))
-        most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
-        return held.take(rows[evenly_spaced(len(rows), most)])
-
-    @functools.cached_property
-    def places(self) -> Int[np.ndarray, " n"]:
-        """The numbers, within the held-out part, of the rows that are scored, evenly spread."""
-        return evenly_spaced(self.parts[1].num_samples, self.samples)
-
-    @functools.cached_property
-    def scored(self) -> Float[np.ndarray, "n input_dim"]:
-        """The held-out samples that are scored.
-
-        Raises:
-          ValueError: they do not vary.
-        """
-        held = self.parts[1]
-        rows = held.take(self.places)
-        if len(rows) < FEWEST:
-            raise ValueError(
-                f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
-            )
-        check_varies(rows)
-        return rows
-
-    @functools.cached_property
-    def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
-        """The document of each scored sample, counted from 0, and True; or contiguous blocks where
-        none are named.
-        """
-        documents, count = self.parts[1].documents, len(self.places)
-        if documents is not None:
-            return np.unique(documents[self.places], return_inverse=True)[1], True
-        return np.arange(count) * min(BLOCKS, count) // count, False
-
-    @functools.cached_property
-    def mean(self) -> Float[np.ndarray, " input_dim"]:
-        """Of the scored samples."""
-        return self.scored.mean(axis=0, dtype=np.float64)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A digest of every row of the activations and of their documents."""
-        parts = (self.activations, self.held_out)
-        return digest("none" if part is None else part.fingerprint() for part in parts)
-
-    @property
-    def settings(self) -> Row:
-        """What decides every row: the rows and which of them are scored."""
-        return {
-            "study": STUDY,
-            "form": FORM,
-            "activations": self.fingerprint,
-            "seed": self.seed,
-            "samples": self.samples,
-            "keep_outliers": self.keep_outliers,
-        }
+    def source(self) -> HeldOut:
+        """The rows, which of them are scored, and their documents."""
+        return HeldOut(
+            self.activations,
+            samples=self.samples,
+            keep_outliers=self.keep_outliers,
+            seed=self.seed,
+            held_out=self.held_out,
+        )
 
     def check(self) -> None:
         """Raises a ValueError or a TypeError where a fault would show only after minutes, or as
@@ -162,21 +102,122 @@ class Plan:
                     f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
                     "name of its own."
                 )
-        if self.lam is not None:
-            for sae in self.saes:
-                target, atoms = sae.target(self.scored), sae.unit_dictionary
-                top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
-                if self.lam >= top:
-                    raise ValueError(
-                        f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of "
-                        f"the samples on {sae.name!r}, and leaves no code; give less."
-                    )
-        densest = min(DENSEST * sae.input_dim for sae in self.saes)
+        if len(self.source.scored) < FEWEST:
+            raise ValueError(
+                f"{len(self.source.scored)} held-out activations are too few to judge by; give "
+                "some hundreds."
+            )
+        for sae in self.saes if self.lam is not None else ():
+            model = sae.given.ready
+            target = model.signals(jnp.asarray(self.source.scored)) - model.bias
+            atoms = unit_atoms(model.decoder)[0]
+            top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
+            if self.lam >= top:
+                raise ValueError(
+                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of "
+                    f"the samples on {sae.name!r}, and leaves no code; give less."
+                )
+        densest = DENSEST * self.activations.input_dim
         if self.l0 is not None and self.l0 > densest:
             raise ValueError(
                 f"a mean L0 of {self.l0:g} is more than a quarter of the dimensions, where codes "
-                "are no longer sparse; "
-                f"ask for at most {densest:g}."
+                f"are no longer sparse; ask for at most {densest:g}."
             )
+        check_codes(self.codes)
         for name in self.controls:
-            check_control(name, self.parts[0].num_samples, self.saes[0].num_latents)
+            check_choice("a control", name, {**catalogue.learners(), **catalogue.saes()})
+
+
+def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
+    """Measures all that a plan holds, or reads from the store what has been measured before.
+
+    Processes that `distributed.start` has joined all call this alike, share the store's folder, and
+    take dictionaries in turn.
+
+    Args:
+      plan: what to measure.
+      store: where rows go.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
+
+    Returns:
+      A row for each `dictionary` and `codes`, whether measured now or before, dictionaries in the
+      order of the plan. The codes of an encoder and of least squares on its supports are "own" and
+      "own_refit"; all others have a `level`: "own", the L0 of the encoder, or "common", that of all
+      dictionaries, where it is another, or "lam" of a weight that was given. The curve about one of
+      these has `times` its weight.
+
+    Raises:
+      ValueError: activations cannot be read, or something does not fit; the message says how to
+        mend it.
+    """
+    plan.check()
+    dim, givens = plan.activations.input_dim, {sae.name: sae.given for sae in plan.saes}
+    first = givens[plan.saes[0].name]
+    usual = (*catalogue.default_metrics(), reconstruction.METRIC)
+
+    def measure(source: HeldOut, methods: Sequence[Method], metrics: Sequence[Metric]) -> list[Row]:
+        if not methods:
+            return []
+        options = {"lam": None, "metrics": metrics, "optimum": False, "seconds": False}
+        study = Study(STUDY, [source], methods, **options)
+        return runner.run(study, store, models=Models(), show_progress=show_progress)
+
+    codes = ("own", "own_refit")
+    encoded = [each for given in givens.values() for each in methods_of(given, codes, 1.0)]
+    rows = measure(plan.source, encoded, usual)
+    own = {row["dictionary"]: row for row in rows if row["codes"] == "own"}
+    alive = {
+        name: min(row["l0"], DENSEST * dim)
+        for name, row in own.items()
+        if "l0" in row and not row["dead"]
+    }
+    # A dead encoder says nothing of where dictionaries are to be compared.
+    leader = next((name for name in givens if name in alive or name not in own), "")
+    common = plan.l0 or alive.get(leader) or USUAL * dim
+    coded = [
+        method
+        for name, given in givens.items()
+        for method in _methods(plan, given, {"own": alive.get(name), "common": common})
+    ]
+    of_dictionaries = atom_statistics.METRIC, atom_statistics.agreement_with(first)
+    every = (*usual, gap_parts.METRIC, *of_dictionaries)
+    rows += measure(plan.source, coded, every)
+    train = dataclasses.replace(plan.source, width=plan.saes[0].num_latents)
+    learners = [control(name, train.width, common, dim) for name in plan.controls]
+    told = {"learned_from": train.num_train}
+    controlled = [
+        dataclasses.replace(method, row={**method.row, **told})
+        for learner in learners
+        for method in _methods(plan, learner, {"common": common}, "control")
+    ]
+    rows += measure(train, controlled, every)
+    order = [*givens, *(learner.name for learner in learners)]
+    return sorted(rows, key=lambda row: order.index(row["dictionary"]))
+
+
+def _methods(
+    plan: Plan, learner: Learner, levels: Mapping[str, float | None], family: str = ""
+) -> Iterator[Method]:
+    """The codes of a dictionary at each level, and the curve about one of them."""
+    signed = plan.saes[0].signed if family else learner.signed
+    found = {name: l0 for name, l0 in levels.items() if l0}
+    if len({*found.values()}) == 1 and "own" in found:
+        # One level stands for both.
+        found.pop("common", None)
+    for level, l0 in found.items():
+        codes = (*CODES, *(["proposed"] if level == "own" else []), *plan.codes)
+        names = [name for name in dict.fromkeys(codes) if not name.startswith("own")]
+        for method in methods_of(learner, names, l0, family=family, signed=signed):
+            yield dataclasses.replace(method, row={**method.row, "level": level})
+    middle = next(
+        name for name in (("common", "own") if plan.l0 else ("own", "common")) if name in found
+    )
+    whole, shares = Lasso(l0=found[middle], nonneg=not signed), SPREAD
+    if plan.lam is not None:
+        middle, whole, shares = "lam", Lasso(plan.lam, nonneg=not signed), (1.0, *SPREAD)
+    for times in shares:
+        lasso = whole if times == 1 else Lasso(nonneg=not signed, of=whole, times=times)
+        row = {"level": middle} | ({} if times == 1 else {"times": times})
+        for codes, encoder in (("lasso", lasso), ("lasso_refit", refit(lasso))):
+            name = family or learner.family
+            yield Method(codes, name, learner, encoder, {"codes": codes, **row})

@@ -11,8 +11,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core.checks import check_choice, check_unmasked, detached
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.measure.coding import evenly_spaced
 from sae_gap.storage.tensor_files import brief
 
 Rows = Activations | ArrayLike | str | os.PathLike[str]

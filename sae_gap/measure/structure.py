@@ -11,8 +11,8 @@ from sae_gap.learners.learner import Learner, base_of
 from sae_gap.learners.online.families import LEAST_LATENTS, Families
 from sae_gap.learners.online.gradient_sums import LEAST_LATENTS as LEAST_OF_BASE
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.atom_statistics import agreement
 from sae_gap.measure.training import as_task
+from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.study.fitting import fit
 
 # Of a trial fit: rows coded for each atom, or for each of so many where there are fewer, as many

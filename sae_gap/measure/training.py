@@ -1,6 +1,4 @@
-"""Fits on activations alone, of which nothing is scored: what `learn` and the control `online_dl`
-share.
-"""
+"""Fits on activations alone, of which nothing is scored."""
 
 import dataclasses
 import math
@@ -22,9 +20,6 @@ from sae_gap.study.fitting import fit
 from sae_gap.study.program import Fitted
 from sae_gap.study.stream import fit_stream
 
-# Rows for each atom without which a learned dictionary explains less than more rows would let it;
-# RESULTS.md has how much.
-ROWS_AN_ATOM = 20
 # Rows that a dictionary is learned from for each of its atoms, each of them more than once where
 # there are fewer.
 VISITS = 150.0
@@ -94,23 +89,6 @@ def spread(rows: Activations, rounds: int, share: int) -> Any:
         return rows.take(number * rows.num_samples // (share * rounds))
 
     return source
-
-
-def default_learner(width: int, l0: float, input_dim: int) -> OnlineDictionary:
-    """How `learn` learns activations unless it is told otherwise."""
-    return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
-
-
-def learn_atoms(
-    signals: Float[np.ndarray, "n input_dim"], width: int, l0: float, seed: int | PRNGKeyArray
-) -> Fitted:
-    """The dictionary that `default_learner` learns."""
-    return fit_signals(default_learner(width, l0, signals.shape[1]), signals, width, seed)
-
-
-def visited(width: int) -> int:
-    """Rows that `learn_atoms` codes in the whole fit."""
-    return total_visits(VISITS, width)
 
 
 def fit_signals(

@@ -67,4 +67,5 @@ METRIC = Metric(
         "l0": Column("mean L0", heading="L0"),
     },
     everywhere=False,
+    needs=lambda found: None if found.model.dictionary is not None else "there is no dictionary",
 )

@@ -469,7 +469,7 @@ def of_parts(parts: Parts, mean: Any = None) -> SAE:
         jnp.asarray(parts.bias),
         parameters,
         encoder(*parts.options.values()),
-        parts.normalisation,
+        None if type(parts.normalisation) is Normalisation else parts.normalisation,
     )
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
     return described(model, entries=noted(parts.notes), **about)

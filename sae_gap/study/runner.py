@@ -120,6 +120,8 @@ def _run_cell(
 def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[results.Row]:
     lines = (line for job in every for line in job.lines)
     found = [row for line in lines if (row := stored.row(line)) is not None]
+    if study.lam is None:
+        return found
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = {name: place for place, name in enumerate(dict.fromkeys(names))}
 

@@ -8,6 +8,7 @@ them, and scored on the same rows.
 from sae_gap.measure.probing.concepts import (
     CELLS,
     Concept,
+    Labelled,
     Split,
     Tokens,
     choose_rows,
@@ -15,5 +16,7 @@ from sae_gap.measure.probing.concepts import (
     read_pair,
     split_cells,
 )
-from sae_gap.measure.probing.probes import fit_dense, fit_sparse, overall, score_pair
+from sae_gap.measure.probing.probed import Probed
+from sae_gap.measure.probing.summary import overall
 from sae_gap.measure.probing.text_sets import TextSet, read_sets
+from sae_gap.metrics.probes import fit_dense, fit_sparse, score_pair

@@ -88,6 +88,18 @@ class Split(NamedTuple):
     test: Mapping[str, Int[np.ndarray, " n"]]
 
 
+class Labelled(NamedTuple):
+    """A concept to probe.
+
+    Attributes:
+      has: which rows have it, (n,).
+      splits: of these rows, by seed.
+    """
+
+    has: Bool[np.ndarray, " n"]
+    splits: Mapping[int, Split]
+
+
 def concept(name: str, tokens: Tokens) -> Concept:
     """A concept by its name.
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +12,17 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import encoder_cost
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Split, Task
+from sae_gap.encoders import lasso
+from sae_gap.encoders.lasso import find_weight
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
-from sae_gap.measure.coding import code, find_weight, lasso
+from sae_gap.learners.given import Given
+from sae_gap.metrics.cost import cost_at
+from sae_gap.metrics.metric import Inferred
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.solvers import sparse_code
+from sae_gap.study import scoring
+from sae_gap.study.inference import Inference
 from tests import tiny
 
 DIM, WIDTH, K = 12, 40, 3
@@ -27,23 +35,36 @@ X += RNG.normal(size=X.shape) / 10
 LEARNED, X = X[20:].astype(np.float32), X[:20].astype(np.float32)
 
 
+COUNTS = np.arange(20) != 7
+
+
 @pytest.fixture(scope="module")
 def on():
-    model = Model(jnp.asarray(ATOMS, jnp.float32), jnp.zeros(DIM))
-    sae = SAE.of_model(model, name="atoms")
-    return encoder_cost.Subject(sae, X, np.arange(20) != 7, LEARNED, K)
+    """What gives codes on the dictionary, with thresholds of the rows learned from, and the λ of
+    an L0 of K and of twice as many.
+    """
+    given = SAE.of_model(Model(jnp.asarray(ATOMS, jnp.float32), jnp.zeros(DIM)), name="atoms").given
+    held, train = Split(jnp.asarray(X), counts=COUNTS), Split(jnp.asarray(LEARNED))
+    task = Task(train, held, held, width=WIDTH)
+    lams = [find_weight(X[COUNTS], np.float32(ATOMS), l0) for l0 in (K, 2 * K)]
+    inference = Inference(task, given.ready, "train", timed=False)
+    return SimpleNamespace(given=given, inference=inference, lam=lams[0], denser=lams[1], task=task)
+
+
+def ways(on, learner=None):
+    named = (*encoder_cost.NAMED, "thresholding_pursuit")
+    every = encoder_cost.ways(learner or on.given, K, on.lam, on.denser, named)
+    return {way.name: way.encoder for way in every}
 
 
 @pytest.fixture(scope="module")
 def made(on):
     """Each way to code, by its name, with its codes."""
-    ways = encoder_cost.ways(on.sae, K, (*encoder_cost.NAMED, "thresholding_pursuit"))
-    every = {way.codes: way for way in ways}
     names = ("thresholding_pursuit",)
     names += ("omp", "omp_pruned", "mp", "gradient_pursuit", "fista_10", "lasso", "lasso_refit")
     names += ("lasso_pruned", "screened_pursuit_1x16", "batch_pursuit_1x16")
-    assert set(names) < set(every)
-    return {name: (every[name], code(on.sae, X, every[name].coder(on))) for name in names}
+    every = ways(on)
+    return {name: (every[name], on.inference.infer(every[name], "id")) for name in names}
 
 
 def fitted(signal, support):
@@ -99,7 +120,7 @@ def pruned(support_of):
 
 
 def test_codes_are_those_of_numpy(on, made):
-    found = {name: coding.codes.toarray() for name, (_, coding) in made.items()}
+    found = {name: np.asarray(coded.codes) for name, (_, coded) in made.items()}
     supports = [greedy(signal, K)[0] for signal in X]
     expected = {
         "omp": [fitted(*each)[0] for each in zip(X, supports, strict=True)],
@@ -111,13 +132,13 @@ def test_codes_are_those_of_numpy(on, made):
             for signal, codes in zip(X, found["lasso"], strict=True)
         ],
     }
-    lam, every = find_weight(on.sae, X[on.scored], 2 * K), np.concatenate([X, LEARNED])
-    twice = code(on.sae, every, lasso(on.sae, lam)).codes.toarray()
+    every = np.concatenate([X, LEARNED])
+    twice = np.asarray(sparse_code(every, np.float32(ATOMS), on.denser).codes)
     chosen = {signal.tobytes(): np.flatnonzero(z) for signal, z in zip(every, twice, strict=True)}
     expected["lasso_pruned"] = pruned(lambda signal: chosen[signal.tobytes()])
     expected["screened_pursuit_1x16"] = expected["omp"]
     expected["batch_pursuit_1x16"] = expected["omp_pruned"]
-    by_name = ThresholdingPursuit(on.lam)(on.sae.unit_model, on.sae.target(X))
+    by_name = ThresholdingPursuit(on.lam)(on.given.ready, X)
     expected["thresholding_pursuit"] = np.asarray(by_name)
     for name, codes in expected.items():
         np.testing.assert_allclose(found[name], codes, atol=1e-4, err_msg=name)
@@ -136,16 +157,33 @@ def test_codes_are_those_of_numpy(on, made):
         )
 
 
+def scores(on, made, name):
+    encoder, coded = made[name]
+    model, prepared = on.inference.model, on.inference.prepare(encoder)
+    found = Inferred(on.task, model, {"id": np.asarray(coded.codes)}, {}, 0, "strict")
+    found = dataclasses.replace(
+        found, encoder=prepared, learner=on.given, inference=on.inference, shared={}
+    )
+    return cost_at(on.lam, K)(found)
+
+
 def test_products_are_counted_by_hand(on, made):
-    products = {name: way.products(on.sae, K) for name, (way, _) in made.items()}
+    products = {name: scores(on, made, name)["products"] for name in made}
     both = DIM * WIDTH
+    l0 = {
+        name: np.mean((np.asarray(found.codes) != 0).sum(axis=1)[COUNTS])
+        for name, (_, found) in made.items()
+    }
+
     # The Gram matrix of a support and its correlations, for least squares.
-    fit = DIM * K * (1 + K) / both
+    def fit(name):
+        return DIM * l0[name] * (1 + l0[name]) / both
+
     assert products["mp"] == K
     assert products["gradient_pursuit"] == pytest.approx(K + 2 * (1 + 2 + 3) / WIDTH)
-    assert products["fista_10"] == pytest.approx(19 + fit)
+    assert products["fista_10"] == pytest.approx(19 + fit("fista_10"))
     # Each step correlates all atoms, and makes one orthogonal to those before it, twice.
-    assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit)
+    assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit("omp"))
     assert products["lasso"] is products["lasso_refit"] is None
     # Dᵀr; the residual of K atoms; their basis among all.
     screen = (DIM * (WIDTH + K) + WIDTH * K**2 / 2) / both
@@ -153,43 +191,35 @@ def test_products_are_counted_by_hand(on, made):
 
 
 def test_scores_are_those_of_the_definitions(on, made):
-    class Asked:
-        def score(self, guess):
-            return {"guess": guess}
-
-    scored, z = on.scored, made["lasso"][1].codes.toarray()
-    row = encoder_cost.score(made["lasso"][0], on, Asked())
-    np.testing.assert_allclose(row["guess"], z @ ATOMS.T, atol=1e-5)
-    assert abs(row["objective_gap"]) < 1e-6 and row["certificate"] < 2e-6
-    row = encoder_cost.score(made["mp"][0], on, Asked())
-    worse = made["mp"][1].codes.toarray()
+    z, worse = (np.asarray(made[name][1].codes) for name in ("lasso", "mp"))
+    assert abs(scores(on, made, "lasso")["objective_gap"]) < 1e-6
+    row = scores(on, made, "mp")
 
     def objective(codes):
-        rest = (X - codes @ ATOMS.T)[scored]
-        return (rest**2).sum() / 2 + on.lam * np.abs(codes[scored]).sum()
+        rest = (X - codes @ ATOMS.T)[COUNTS]
+        return (rest**2).sum() / 2 + on.lam * np.abs(codes[COUNTS]).sum()
 
     assert row["objective_gap"] == pytest.approx(objective(worse) / objective(z) - 1, rel=1e-3)
-    pursued = [greedy(signal, K)[0] for signal in X[scored]]
+    pursued = [np.flatnonzero(fitted(signal, greedy(signal, K)[0])[0]) for signal in X[COUNTS]]
     both = sum(
         np.count_nonzero(codes[support])
-        for codes, support in zip(worse[scored], pursued, strict=True)
+        for codes, support in zip(worse[COUNTS], pursued, strict=True)
     )
-    assert row["shared"] == pytest.approx(both / (K * scored.sum())) and 0 < row["shared"] < 1
-    assert row["l0"] == K and row["seconds"] > 0
+    assert row["shared"] == pytest.approx(both / sum(map(len, pursued))) and 0 < row["shared"] < 1
+    assert row["seconds"] > 0
 
 
 def test_a_signed_dictionary_has_signed_codes(on):
-    signed = dataclasses.replace(on, sae=dataclasses.replace(on.sae, signed=True))
-    every = {way.codes: way for way in encoder_cost.ways(signed.sae, K)}
+    every = ways(on, Given(on.given.held, "signed", "sae", True))
     assert not any("screened" in name or "batch" in name for name in every)
     for name in ("omp_pruned", "mp", "gradient_pursuit", "fista_5", "lasso"):
-        assert code(signed.sae, X, every[name].coder(signed)).codes.min() < 0
+        assert on.inference.infer(every[name], "id").codes.min() < 0
 
 
 def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
     monkeypatch.setattr(encoder_cost, "SCREENS", ((1, 2),))
     monkeypatch.setattr(encoder_cost, "ITERATIONS", (5,))
-    monkeypatch.setattr(encoder_cost, "find_weight", tiny.weight)
+    monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     flags = (*recorded.flags, f"--sae={recorded.folder / 'mine'}")
     code, _, err = call("encoder_cost", *flags, "--codes=own,screened_pursuit")
     assert code == 0, err
@@ -199,7 +229,8 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
     code, out, err = call("encoder_cost", *flags)
     assert code == 0, err
     rows = sae_gap.Store(results).rows()
-    assert len(some) == 3 and some < {row["key"] for row in rows}
+    # Two weights, the encoder's codes as they are and refitted, and a pursuit.
+    assert len(some) == 5 and some < {row["key"] for row in rows}
     assert {path.name for path in results.iterdir()} == {
         "rows",
         "summary.csv",
@@ -210,9 +241,9 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
     with (results / "summary.csv").open(newline="") as file:
         lines = {line["codes"]: line for line in csv.DictReader(file)}
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
-    assert len(lines) == len(rows) and max(map(len, out.splitlines())) <= 120
+    assert len(lines) == len(rows) - 2 and max(map(len, out.splitlines())) <= 120
     # The same command codes nothing again.
-    monkeypatch.setattr(encoder_cost, "code", None)
+    monkeypatch.setattr(scoring, "Inference", None)
     code, again, err = call("encoder_cost", *flags)
     assert code == 0 and again == out, err
     for wrong, fault in (

@@ -12,7 +12,10 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
+from sae_gap.core.registry import Column
 from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.given import Given
+from sae_gap.metrics.metric import Inferred, Metric
 
 # Above this largest |cosine| an atom is nearly another one.
 DUPLICATE = 0.95
@@ -121,3 +124,39 @@ def agreement(left: Any, right: Any) -> float:
             f"{right.shape}."
         )
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())
+
+
+def measure(inferred: Inferred) -> dict[str, Any]:
+    """`describe_atoms` of the model, found once: `dead_atoms`, `duplicates` and `coherence`."""
+    if inferred.model.dictionary is None:
+        return {}
+    if "atoms" not in inferred.shared:
+        inferred.shared["atoms"] = describe_atoms(inferred.model.decoder)
+    found = inferred.shared["atoms"]
+    names = {"dead_atoms": "dead", "duplicates": "duplicates", "coherence": "coherence"}
+    return {column: getattr(found, name) for column, name in names.items()}
+
+
+def agreement_with(first: Given) -> Metric:
+    """A metric of the `agreement` with the dictionary of a given model, of others of its shape."""
+
+    def compare(inferred):
+        decoder, other = inferred.model.dictionary, first.ready.decoder
+        if inferred.learner == first or decoder is None or decoder.shape != other.shape:
+            return {}
+        if "agreement" not in inferred.shared:
+            inferred.shared["agreement"] = agreement(other, decoder)
+        return {"agreement": inferred.shared["agreement"]}
+
+    return Metric(f"agreement with {first.held.digest}", compare, everywhere=False)
+
+
+METRIC = Metric(
+    "atom_statistics",
+    measure,
+    {
+        "dead_atoms": Column("atoms of zero length"),
+        "duplicates": Column("atoms that nearly equal another"),
+    },
+    everywhere=False,
+)

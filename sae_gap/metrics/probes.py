@@ -10,24 +10,24 @@ References:
   ranking of the latents).
 """
 
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
-import scipy.special
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.measure.probing.concepts import Split
+from sae_gap.core.codes import Codes
 from sae_gap.metrics.classification import LogisticProbe, fit_logistic, roc_auc
-from sae_gap.storage.results import Row
+from sae_gap.metrics.metric import Inferred, Metric
 
 # What is scored out of distribution and in it: the cells with A and without.
 SIDES = {"ood": ("11", "01"), "id": ("10", "00")}
 DENSE_C, SPARSE_C = 0.01, 1.0
-# The columns that tell lines of `overall` apart, and the scores that these have.
-CELL = ("dictionary", "role", "codes", "probe")
+# Latents that a sparse probe reads.
+KS = (1, 5, 20)
+# The scores of a pair that rows have.
 SCORES = ("auc_id", "all_auc_ood", "auc_ood", "drop", "accuracy_drop")
 
 
@@ -105,7 +105,7 @@ def _columns(features: Any, latents: Int[np.ndarray, " some"] | slice) -> np.nda
 def score_pair(
     features: Any,
     has: Bool[np.ndarray, " n"],
-    split: Split,
+    split: Any,
     fit: Callable[[Any, Bool[np.ndarray, " n"]], Probe],
 ) -> dict[str, float]:
     """The probe trained without the cell and trained with it, both scored on the same rows.
@@ -116,7 +116,7 @@ def score_pair(
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
       has: which rows have the concept.
-      split: of these rows.
+      split: of these rows, with `train` and `test`; see `sae_gap.measure.probing`.
       fit: makes a probe from features and labels.
 
     Returns:
@@ -143,54 +143,40 @@ def score_pair(
     return scores
 
 
-def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
-    """Means over pairs, and paired differences from the baseline's own codes by the same probe.
-
-    A pair counts once, by its mean over seeds. Half an interval of 95 % is `t s / √n` with s the
-    deviation over n pairs and t of Student's law, and None where there is one pair. It takes pairs
-    for independent, so that where they share concepts it is somewhat narrow.
-
-    Args:
-      rows: of `score_pair`, with the columns `pair` and `seed` and those of `CELL`.
-      baseline: the SAE whose own codes the others are compared with.
+def measure(inferred: Inferred) -> dict[str, Any]:
+    """Scores of the task's concepts: of dense probes of reconstructions and sparse ones of codes,
+    or of dense ones of the activations where no dictionary was learned.
 
     Returns:
-      A line for each dictionary, codes and probe, in the order of the rows: the mean of each of
-      `SCORES` and `<score>_half`, half its interval; and `more_auc_ood`, `more_drop` and
-      `more_accuracy_drop`, the differences from the baseline, with theirs.
+      `probes`, their names, "dense" and "k=1", "k=5" and "k=20"; `pairs`, the names of the
+      concepts; `splits`, how many each has; and for each of `SCORES` and each probe, such as
+      `drop k=5`, its mean over splits for each concept, NaN where that has no such score.
     """
-    groups: dict[tuple[str, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[name] for name in CELL), []).append(row)
-    lines = []
-    for group, members in groups.items():
-        line: Row = dict(zip(CELL, group, strict=True))
-        line["pairs"] = len({row["pair"] for row in rows})
-        others = groups.get((baseline, "sae", "own", group[-1]), [])
-        for score in SCORES:
-            means = _by_pair(members, score)
-            line[score], line[f"{score}_half"] = interval([*means.values()])
-            if score in ("auc_ood", "drop", "accuracy_drop"):
-                base = _by_pair(others, score)
-                more = [mean - base[pair] for pair, mean in means.items() if pair in base]
-                line[f"more_{score}"], line[f"more_{score}_half"] = interval(more)
-        lines.append(line)
-    return lines
+    concepts, codes = inferred.task.concepts, inferred.codes["id"]
+    kinds: dict[str, tuple[Any, Any]] = {"dense": (inferred.activations, fit_dense)}
+    if inferred.model.dictionary is not None:
+        kinds["dense"] = inferred.reconstruction, fit_dense
+        # A latent that is never on tells no classes apart.
+        active = scipy.sparse.csr_array(codes.values if isinstance(codes, Codes) else codes)
+        kinds |= {f"k={k}": (active, functools.partial(fit_sparse, k=k)) for k in KS}
+    found: dict[str, Any] = {"probes": [*kinds], "pairs": [*concepts]}
+    for probe, (features, fit) in kinds.items():
+        scored = [
+            [score_pair(features, has, split, fit) for split in splits.values()]
+            for has, splits in concepts.values()
+        ]
+        found |= {
+            f"{score} {probe}": [
+                float(np.mean([each.get(score, np.nan) for each in splits])) for splits in scored
+            ]
+            for score in SCORES
+        }
+    return found | {"splits": len(scored[0])}
 
 
-def _by_pair(rows: Sequence[Row], score: str) -> dict[str, float]:
-    """The mean over seeds of each pair that has the score."""
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row.get(score) is not None:
-            values.setdefault(row["pair"], []).append(row[score])
-    return {pair: float(np.mean(scores)) for pair, scores in values.items()}
-
-
-def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The mean and half its interval of 95 % by Student's law; None for what is not known."""
-    count = len(values)
-    if count < 2:
-        return (float(values[0]) if values else None), None
-    half = scipy.special.stdtrit(count - 1, 0.975) * np.std(values, ddof=1) / math.sqrt(count)
-    return float(np.mean(values)), float(half)
+METRIC = Metric(
+    "probes",
+    measure,
+    everywhere=False,
+    needs=lambda found: None if found.task.concepts else "the rows have no concepts to probe",
+)

@@ -1,0 +1,55 @@
+"""What rows of probes say, a line for each of the codes and each probe of them."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from sae_gap.measure import comparison
+from sae_gap.metrics.probes import SCORES
+from sae_gap.storage.results import Row
+
+
+def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
+    """Means over pairs, and paired differences from the baseline's own codes by the same probe.
+
+    A pair counts once, by its mean over splits. Half an interval of 95 % is `t s / √n` with s the
+    deviation over n pairs and t of Student's law, and None where there is one pair. It takes pairs
+    for independent, so that where they share concepts it is somewhat narrow.
+
+    Args:
+      rows: with the metric `probes`.
+      baseline: the SAE whose own codes the others are compared with.
+
+    Returns:
+      A line for each dictionary, codes and probe, in the order of the rows: the mean of each of
+      `SCORES` and `<score>_half`, half its interval; and `more_auc_ood`, `more_drop` and
+      `more_accuracy_drop`, the differences from the baseline, with theirs.
+    """
+    own: Row = {}
+    for row in rows:
+        if (row["dictionary"], row["codes"]) == (baseline, "own"):
+            own = row
+    lines = []
+    for row in rows:
+        for probe in row["probes"]:
+            line = {name: row[name] for name in ("dictionary", "role", "codes")}
+            line |= {"probe": probe, "pairs": len(row["pairs"]), "splits": row["splits"]}
+            for score in SCORES:
+                values = np.array(row[f"{score} {probe}"], float)
+                line[score], line[f"{score}_half"] = interval(values)
+                if score in ("auc_ood", "drop", "accuracy_drop"):
+                    base = np.array(own.get(f"{score} {probe}", np.nan), float)
+                    line[f"more_{score}"], line[f"more_{score}_half"] = interval(values - base)
+            lines.append(line)
+    return lines
+
+
+def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+    """The mean and half its interval of 95 % by Student's law; None for what is not known."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return (float(known[0]) if len(known) else None), None
+    low, high = comparison.interval(known, np.ones(len(known)))
+    # Of equal weights, the jackknife's is wider than Student's by the root of n / (n - 1).
+    return float(known.mean()), float(high - low) / 2 * math.sqrt(1 - 1 / len(known))

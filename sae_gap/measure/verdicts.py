@@ -1,0 +1,249 @@
+"""The answer of a measurement: is it the loading, the encoder or the dictionary?
+
+What an encoder loses of the variance, beside the best codes on its own dictionary at its own mean
+L0, is the sum of two parts,
+
+  values part     what least squares on its own supports gains,
+  support part    what the best codes gain beyond that,
+
+and, where the encoder's pre-activations tell what it proposes, the support part that of
+
+  selection part  what a pursuit among the latents that it proposes gains,
+  screening part  what the best codes gain beyond that.
+
+Two dictionaries are compared by their best codes at an equal mean L0. Best codes are least squares
+on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals
+are those of `sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean
+stay as they are.
+
+Codes of more latents are the better ones only by more than those latents can explain: what codes
+explain grows ever slower with their L0, so that a hundredth more latents explain at most a
+hundredth more.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sae_gap.measure.comparison import Comparison, compare
+from sae_gap.measure.summary import BEST, Rows, at, by_dictionary
+from sae_gap.storage.results import Row
+
+# The control that a dictionary is judged by.
+RIVAL = "online_dl"
+# Rows for each atom without which a learned dictionary explains less than more rows would let it;
+# RESULTS.md has how much.
+ROWS_AN_ATOM = 20
+# L0s that differ by no more than this share are alike.
+_ALIKE = 0.02
+_BEST = {"lasso_refit": "the lasso, refitted", "screened": "a screened pursuit"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a measurement says of an SAE or a dictionary; as a text, lines to be quoted.
+
+    Attributes:
+      dictionary: its name.
+      suspicions: what looked wrong when it was loaded; None where nobody looked.
+      own: the row of the encoder's codes; None where there is no encoder.
+      best: the row of the best codes at its L0.
+      common: the row of the best codes at the L0 at which dictionaries are compared.
+      rival: the same of the dictionary that `online_dl` learned; None where it was left out.
+      losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
+        "screening"; and what the "dictionary" explains less than the learned one. Empty where
+        nothing is judged.
+    """
+
+    dictionary: str
+    suspicions: Sequence[str] | None
+    own: Row | None
+    best: Row
+    common: Row
+    rival: Row | None
+    losses: Mapping[str, Comparison]
+
+    @property
+    def dead(self) -> bool:
+        """Whether the encoder is off; then nothing else is judged."""
+        return self.own is not None and self.own["dead"]
+
+    @property
+    def explained(self) -> float:
+        """By the best codes at the common L0."""
+        return 1 - self.common["fvu"]
+
+    @property
+    def lines(self) -> dict[str, str]:
+        """The sentences, by what they judge."""
+        lines = {}
+        if self.suspicions is not None:
+            doubts = [*self.suspicions, *(["its encoder is dead"] if self.dead else [])]
+            more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
+            reason = doubts[0].rstrip(".") if doubts else ""
+            lines["Loading"] = f"suspicious, because {reason}{more}" if doubts else "fine"
+        return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
+
+    @property
+    def table(self) -> list[Row]:
+        """A line for each of the losses: its `points` of the variance with their interval, and
+        whether it is `judged` to be one.
+        """
+        return [
+            {
+                "dictionary": self.dictionary,
+                "loss": name,
+                "points": lost.points,
+                "judged": {1: "lost", 0: "not beyond doubt", -1: "gained"}[self._sign(name)],
+            }
+            for name, lost in self.losses.items()
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
+
+    def _sign(self, loss: str) -> int:
+        """1 for a loss beyond doubt and beyond what more latents explain, -1 for a gain."""
+        rows = (self.rival, self.common) if loss == "dictionary" else (self.best, self.own)
+        if loss not in ("encoder", "dictionary") or None in rows:
+            return self.losses[loss].sign
+        return fair_sign(self.losses[loss], *(row["l0"] for row in rows if row))
+
+    def _encoder(self) -> str:
+        if self.own is None:
+            return "there is none, only a decoder"
+        l0 = self.own["l0"]
+        if self.dead:
+            ever = f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire"
+            fires = f"it fires {l0:.2g} latents a row, and {ever}"
+            return f"dead, and not judged: {fires}; look at how it was loaded"
+        # The mean of few rows moves by whole latents.
+        alike = _alike(self.best["l0"], l0) or (
+            abs(self.best["l0"] - l0) <= 1 / self.own["num_scored"]
+        )
+        where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
+        lost = self.losses["encoder"]
+        unsure = "no loss beyond doubt" if alike else "not judged"
+        finding = "better codes exist" if self._sign("encoder") > 0 else unsure
+        parts = f"{self.losses['values'].points} in values and {self.losses['support'].points} in"
+        return (
+            f"{finding}: its own explain {_share(lost.other)} of the variance, the best at {where} "
+            f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {parts} support"
+        )
+
+    def _dictionary(self) -> str:
+        explain = f"at L0 {self.common['l0']:.1f} its best codes explain {_share(self.explained)}"
+        if self.dead:
+            return f"not judged, since its encoder is dead; {explain} of the variance"
+        if self.rival is None:
+            mend = f"{RIVAL} was left out of the controls; name it there to have it"
+            return f"not judged, since {mend}. A{explain[1:]} of the variance"
+        rows, width = self.rival["learned_from"], self.rival["num_latents"]
+        lost, sign = self.losses["dictionary"], self._sign("dictionary")
+        kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
+        few, needed = "", ROWS_AN_ATOM * width
+        # A rival that had too little to learn from is no less of one where it wins.
+        if sign <= 0 and rows < needed:
+            few = f", too few: {width:,} atoms need {needed:,}"
+        finding = "not judged against" if few or sign != lost.sign else kind[sign]
+        width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
+        return (
+            f"{finding} one ({RIVAL}{width_told}) learned from {rows:,} other rows{few}; {explain} "
+            f"of the variance, the learned one's {_share(lost.one)} at L0 {self.rival['l0']:.1f}, "
+            f"{compare_rows(self.common, self.rival)}"
+        )
+
+
+def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -> list[Verdict]:
+    """What a measurement says, from its rows alone.
+
+    Args:
+      rows: of `run`.
+      suspicions: what looked wrong of SAEs when they were loaded, by their names.
+
+    Returns:
+      A verdict for each SAE and dictionary, none for a control.
+    """
+    subjects, verdicts = by_dictionary(rows), []
+    rival = at(subjects[RIVAL], BEST, "common") if RIVAL in subjects else None
+    for name, found in subjects.items():
+        if found[0]["family"] == "control":
+            continue
+        kinds = ["own"], ["own_refit"], ["proposed"], BEST
+        own, again, proposed, best = (at(found, codes) for codes in kinds)
+        common = at(found, BEST, "common")
+        dead = own is not None and own["dead"]
+        pairs: dict[str, tuple[Any, Any]] = {}
+        if own is not None and not dead:
+            pairs = {"encoder": (best, own), "values": (again, own), "support": (best, again)}
+            if proposed is not None:
+                pairs |= {"selection": (proposed, again), "screening": (best, proposed)}
+        if rival is not None and not dead:
+            pairs["dictionary"] = rival, common
+        losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
+        said = None if suspicions is None else suspicions.get(name)
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses))
+    return verdicts
+
+
+def compare_rows(one: Row, other: Row) -> Comparison:
+    """What the codes of two rows explain of the same samples."""
+    return compare(one["errors"], other["errors"], one["variance"])
+
+
+def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
+    """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common
+    L0.
+    """
+    subjects = by_dictionary(rows)
+    return compare_rows(*(at(subjects[name], BEST, "common") for name in (one, other)))
+
+
+def fair_sign(more: Comparison, one: float, other: float) -> int:
+    """1 where the first codes explain more beyond doubt, and by more than their latents beyond
+    those of the second can explain; -1 where the second do so; else 0.
+
+    Args:
+      more: the comparison.
+      one: L0 of the first.
+      other: of the second.
+    """
+    first = more.low * other > max(0, one - other) * more.other
+    second = -more.high * one > max(0, other - one) * more.one
+    return int(first) - int(second)
+
+
+def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
+    """Several SAEs and dictionaries by what their best codes explain at one common L0, the best
+    first.
+
+    Args:
+      verdicts: on two or more whose encoders are not dead.
+
+    Returns:
+      The verdicts in order, dead ones last, and a sentence that names the best and its lead over
+      the second.
+    """
+    ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
+    if sum(not each.dead for each in verdicts) < 2:
+        raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
+    first, second = ordered[:2]
+    lead = compare_rows(first.common, second.common)
+    l0s = [each.common["l0"] for each in (first, second)]
+    sure = fair_sign(lead, *l0s) > 0
+    best = f"{first.dictionary} is the best" if sure else "none is the best beyond doubt"
+    told = [
+        f"of {each.dictionary} (at L0 {l0:.1f}) {_share(each.explained)}"
+        for each, l0 in zip((first, second), l0s, strict=True)
+    ]
+    explain = f"the best codes {told[0]} of the variance, those {told[1]}"
+    return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
+
+
+def _alike(one: float, other: float) -> bool:
+    """Whether two L0 are near enough to be compared at."""
+    return abs(one - other) <= _ALIKE * other
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
