@@ -8,15 +8,11 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.core.types import Split, Task
-from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.measure import evenly_spaced, fvu
 from sae_gap.measure.faults import FEW
-from sae_gap.measure.pruned_pursuit import pruned_pursuit
 from sae_gap.measure.readings import Seen, by_rows, configured, read
 from sae_gap.measure.readings import rescaled as other_sizes
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.study.inference import Inference
 from tests.measure.test_faults import loaded, trained
 from tests.saes.test_loaded_sae import Torch
 from tests.torch_files import save
@@ -165,17 +161,6 @@ def test_a_sound_sae_is_accused_of_nothing_and_better_codes_are_told(given):
     assert "compare times these" not in str(found)
     few = sae_gap.check(loaded(with_dead(arrays)), x, better=False)
     assert few.wrong == () and few.dead >= 300 and "(rare ones may on more rows)" in str(few)
-
-
-def test_the_pursuit_on_the_host_is_that_of_the_suite(given):
-    arrays, x, _ = given
-    sae, x = loaded(arrays), x[:60]
-    codes = pruned_pursuit(by_rows(sae), np.asarray(sae.target(x)), 6.5)
-    rows = Split(jnp.asarray(x))
-    inference = Inference(Task(rows, rows, rows, width=sae.num_latents), sae.model, timed=False)
-    other = np.asarray(inference.infer(BatchPursuit(7, l0=6.5), "id").codes * sae.lengths)
-    assert np.count_nonzero(codes) == pytest.approx(6.5 * 60, abs=2)
-    np.testing.assert_allclose(codes, other, atol=1e-3)
 
 
 def test_few_rows_are_read_by_their_coordinates(given):
