@@ -15,6 +15,7 @@ from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT, by_chunk, least_gain, pursue
+from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     as_rows,
@@ -27,20 +28,6 @@ from sae_gap.torch.pursuit import (
     rows_at_once,
     unit_atoms,
 )
-
-_PURSUED = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
-# What a module infers with, by SAELens's names where it has them: the tensors and options of each.
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    PURSUIT: ("k", "breadth", "screens"),
-    "standard": ("W_enc",),
-    "topk": ("W_enc", "k"),
-    "abstopk": ("W_enc", "k"),
-    "jumprelu": ("W_enc", "threshold"),
-    "gated": ("W_enc", "r_mag", "b_mag"),
-    "matching_pursuit": _PURSUED,
-    "groupmax": ("W_enc", "k"),
-    "batch_largest": ("W_enc", "k"),
-}
 
 
 class SAE(nn.Module):
@@ -115,7 +102,8 @@ class SAE(nn.Module):
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         _check_finite("W_dec", W_dec)
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
-        pursues, takes = architecture == PURSUIT, {*ARCHITECTURES[architecture]}
+        row, pursues = ARCHITECTURES[architecture], architecture == PURSUIT
+        takes = {*row.tensors, *row.options}
         sizes = {"k": k, "breadth": breadth, "screens": screens}
         sizes |= {"max_iterations": max_iterations or dim}
         for name in takes & {*sizes}:
@@ -180,8 +168,7 @@ class SAE(nn.Module):
         """The SAE in a folder, with the encoder that it was saved with.
 
         It reads what `sae_gap.load_sae` does, and what `learn(...).save` wrote, a dictionary whose
-        codes are a pursuit at the L0 that it was learned for. JAX is imported for fits under
-        `results/models` alone.
+        codes are a pursuit at the L0 that it was learned for.
 
         Args:
           path: of the folder, or a release in the local cache of the Hugging Face hub.
@@ -354,7 +341,7 @@ class SAE(nn.Module):
 
     @property
     def _options(self) -> dict[str, Any]:
-        names = ARCHITECTURES[PURSUIT]
+        names = ARCHITECTURES[PURSUIT].options
         return {name: getattr(self.cfg, name) for name in names} | {"chunk": self.chunk}
 
     @property
@@ -375,7 +362,7 @@ class SAE(nn.Module):
     def _encoder(self, x):
         architecture, target, k = self.cfg.architecture, self._target(x), getattr(self.cfg, "k", 0)
         if architecture == "matching_pursuit":
-            options = (getattr(self.cfg, name) for name in _PURSUED)
+            options = (getattr(self.cfg, name) for name in ARCHITECTURES[architecture].options)
             return _match_again(target, *floats(x, self.W_dec)[1:], *options)
         weights, shift = floats(x, self.W_enc, self.b_enc)[1:]
         hidden = target @ weights + shift
