@@ -205,7 +205,7 @@ def study_of(source: probing.Probed, chosen: Sequence[Method]) -> Study:
     return Study(
         NAME,
         [source],
-        lambda _: chosen,
+        chosen,
         lam=None,
         optimum=False,
         seconds=False,
