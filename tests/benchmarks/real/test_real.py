@@ -143,24 +143,14 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     )
 
     probed = sae_gap.Store(folder / "probe_real").rows()
-    pairs = sorted({row["pair"] for row in probed})
-    assert pairs == ["capital+topic:x", "topic:x+capital"]
+    assert all(row["pairs"] == ["topic:x+capital", "capital+topic:x"] for row in probed)
 
     def of(score, name, codes):
         """A score of probes of five latents, for each pair."""
-        chosen = {
-            row["pair"]: row
-            for row in probed
-            if (row["dictionary"], row["codes"], row["probe"]) == (name, codes, "k=5")
-        }
-        return np.array([score(chosen[pair]) for pair in pairs])
+        (row,) = (row for row in probed if (row["dictionary"], row["codes"]) == (name, codes))
+        return np.array(row[f"{score} k=5"])
 
-    def auc(row):
-        return row["auc_ood"]
-
-    def drop(row):
-        return row["all_auc_ood"] - row["auc_ood"]
-
+    auc, drop = "auc_ood", "drop"
     values = [of(auc, "topk", "own"), of(drop, "topk", "own")]
     for name in dict.fromkeys(("topk", least)):
         values += [
@@ -173,7 +163,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     assert numbers(probing) == pytest.approx([*told[:4], L0, *told[4:]], abs=0.001)
 
     # The same command fits, runs and codes nothing again.
-    for module, name in ((recording, "pack"), (scoring, "Inference"), (Models, "_fit")):
+    for module, name in ((recording, "_run"), (scoring, "Inference"), (Models, "_fit")):
         monkeypatch.setattr(module, name, None)
     assert call("real", *arguments)[:2] == (0, out)
     again = json.loads((folder / "page.json").read_text())
