@@ -24,6 +24,7 @@ from absl import logging
 from sae_gap import catalogue
 from sae_gap.core.checks import check_choice
 from sae_gap.core.types import Model
+from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
@@ -35,7 +36,9 @@ from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.training import VISITS
-from sae_gap.study.study import Method, Scalar
+from sae_gap.metrics import reconstruction
+from sae_gap.metrics.metric import Metric
+from sae_gap.study.study import Method, Scalar, Study
 
 REFIT = "_refit"
 # Names that are not those of an encoder's class.
@@ -123,6 +126,7 @@ def methods_of(
       family: of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
     """
+    check_codes(names)
     for name in names:
         try:
             encoder = encoder_at(name, l0, learner, signed)
@@ -136,6 +140,27 @@ def methods_of(
             # Own codes are the same whatever is asked.
             row["level"] = l0
         yield Method(name, family or learner.family, learner, encoder, row)
+
+
+def study(
+    name: str,
+    sources: Sequence[Source],
+    methods: Sequence[Method],
+    *metrics: Metric,
+    **options: Any,
+) -> Study:
+    """A study of activations: its codes are held against no optimum at one weight.
+
+    Args:
+      name: of the study.
+      sources: of the activations.
+      methods: of each source.
+      *metrics: beside the `reconstruction` and those that every study has.
+      **options: of `Study`.
+    """
+    every = (*catalogue.default_metrics(), reconstruction.METRIC, *metrics)
+    plain = {"lam": None, "optimum": False, "seconds": False, "metrics": every}
+    return Study(name, sources, methods, **plain | options)
 
 
 def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
