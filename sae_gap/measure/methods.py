@@ -125,6 +125,9 @@ def methods_of(
       l0: the mean L0 that is asked for.
       family: of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
+
+    Raises:
+      ValueError: there are no codes of a name; see `check_codes`.
     """
     check_codes(names)
     for name in names:
@@ -142,7 +145,7 @@ def methods_of(
         yield Method(name, family or learner.family, learner, encoder, row)
 
 
-def study(
+def study_of(
     name: str,
     sources: Sequence[Source],
     methods: Sequence[Method],
