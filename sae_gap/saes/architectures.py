@@ -48,10 +48,14 @@ ARCHITECTURES = {
     "groupmax": Architecture(_THEIRS, "GroupMax", options=_K, foreign=True),
     "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
 }
-# The encoders of the suite by their names: an architecture that infers alike, and the places of its
+# The encoders that SAELens has alike, by their names: the architecture, and the places of its
 # tensors.
 ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
-    **{f"sae_gap.{row.encoder}": (name, row.tensors) for name, row in ARCHITECTURES.items()},
+    **{
+        f"sae_gap.{row.encoder}": (name, row.tensors)
+        for name, row in ARCHITECTURES.items()
+        if not row.foreign
+    },
     "sae_gap.BatchTopK": ("jumprelu", _BATCH),
     "sae_gap.MatryoshkaBatchTopK": ("jumprelu", _BATCH),
     "sae_gap.BatchPursuit": (PURSUIT, {"threshold": "value"}),
@@ -66,16 +70,17 @@ def read_options(
     Raises:
       ValueError: one is missing, or out of range.
     """
-    small = max(num_latents, MOST)
-    read = {
-        "k": lambda: config.size("k", most=num_latents),
-        "breadth": lambda: config.size("breadth", most=small),
-        "screens": lambda: config.size("screens", most=small),
-        "max_iterations": lambda: config.size("max_iterations", input_dim),
-        "residual_threshold": lambda: config.number("residual_threshold", 1e-2),
-        "stop_on_duplicate_support": lambda: config.flag("stop_on_duplicate_support", True),
+    if architecture == "matching_pursuit":
+        return {
+            "max_iterations": config.size("max_iterations", input_dim),
+            "residual_threshold": config.number("residual_threshold", 1e-2),
+            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
+        }
+    # No k is above the width.
+    return {
+        name: config.size(name, most=num_latents if name == "k" else max(num_latents, MOST))
+        for name in ARCHITECTURES[architecture].options
     }
-    return {name: read[name]() for name in ARCHITECTURES[architecture].options}
 
 
 def take(

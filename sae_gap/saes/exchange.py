@@ -15,7 +15,7 @@ from sae_gap.core.identity import class_name
 from sae_gap.core.pursuit import PURSUIT
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.screened_pursuit import BatchPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit, Threshold
 from sae_gap.saes.architectures import ARCHITECTURES, ENCODERS, LOGARITHMS
 
 
@@ -30,31 +30,26 @@ def imported(
       tensors: what it has learned.
     """
     row = ARCHITECTURES[architecture]
-    kind = getattr(importlib.import_module(f"sae_gap.{row.module}"), row.encoder)
     if architecture == PURSUIT and tensors:
-        kind = BatchPursuit
+        return BatchPursuit(*options.values()), Threshold(tensors["threshold"])
+    kind = getattr(importlib.import_module(f"sae_gap.{row.module}"), row.encoder)
     encoder = kind(*options.values())
     if not tensors:
         return encoder, None
-    places = ENCODERS[class_name(kind)][1]
+    found = [attrgetter(place) for place in row.tensors.values()]
     # A code is positive, so that a threshold below zero is as good as zero.
     values = [
         jnp.log(jnp.maximum(tensors[name], 0)) if place == LOGARITHMS else tensors[name]
-        for name, place in places.items()
+        for name, place in row.tensors.items()
     ]
-    like = tensors.get("W_enc", jnp.zeros((1, 1)))
-    blank = eqx.filter_eval_shape(encoder.parameters, like, jax.random.key(0))
-    return encoder, eqx.tree_at(
-        lambda tree: [attrgetter(at)(tree) for at in places.values()], blank, values
-    )
+    blank = eqx.filter_eval_shape(encoder.parameters, tensors["W_enc"], jax.random.key(0))
+    return encoder, eqx.tree_at(lambda tree: [get(tree) for get in found], blank, values)
 
 
 def has_form(kind: type) -> bool:
     """Whether SAELens has an encoder like one of this class."""
     # A subclass may infer in its own way, so each class says itself how it is exported.
-    architecture, _ = ENCODERS.get(class_name(kind), (None, None))
-    known = architecture is not None and not ARCHITECTURES[architecture].foreign
-    return known or "exported" in vars(kind)
+    return class_name(kind) in ENCODERS or "exported" in vars(kind)
 
 
 def exported(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str, Any]]:

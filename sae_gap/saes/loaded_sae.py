@@ -7,7 +7,6 @@ this suite or a decoder alone from `SAE.of_model`.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,6 @@ from sae_gap.core.checks import (
     detached,
     shown,
 )
-from sae_gap.core.identity import describe
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
@@ -215,11 +213,7 @@ class SAE(eqx.Module):
         """A digest of all its numbers, which tells what was measured of it from what was measured
         of others.
         """
-        numbers = self.model, self.signed
-        # What is static, such as the k of an encoder, stands in the structure; an address in memory
-        # says nothing.
-        structure = f"{jax.tree.structure(numbers)} {describe(self.model.encode)}"
-        return digest([*jax.tree.leaves(numbers), re.sub(r" at 0x[0-9a-f]+", "", structure)])
+        return digest([self.given.held.digest, str(self.signed)])
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -252,7 +246,7 @@ class SAE(eqx.Module):
         """The unit atoms alone, on which solvers and pursuits code targets."""
         return Model(self.unit_dictionary, jnp.zeros_like(self.bias))
 
-    @property
+    @functools.cached_property
     def given(self) -> Given:
         """A learner for studies, whose model is this one."""
         return Given(Held(self.model), self.name, self.role, self.signed)
@@ -264,12 +258,6 @@ class SAE(eqx.Module):
         """
         encoder = self.model.encode
         return encoder.affine(self.model) if isinstance(encoder, AmortisedEncoder) else None
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The columns by which rows tell it."""
-        sizes = {"num_latents": self.num_latents, "input_dim": self.input_dim}
-        return {"dictionary": self.name, "role": self.role} | sizes
 
     @property
     def notes(self) -> dict[str, str]:
