@@ -187,7 +187,7 @@ def study_of(
     return Study(
         NAME,
         [dataclasses.replace(source, seed=seed) for seed in seeds],
-        lambda _: methods,
+        methods,
         lam=None,
         optimum=False,
         spread="rows",

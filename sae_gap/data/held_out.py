@@ -169,16 +169,16 @@ class HeldOut:
         parts = (self.activations, self.held_out)
         return digest("none" if part is None else part.fingerprint() for part in parts)
 
-    def asdict(self) -> dict[str, Any]:
-        """What decides the data and what is learned from them."""
+    def seen(self) -> dict[str, Any]:
+        """What decides what learners see, whatever is scored."""
         found = {
-            "activations": self.fingerprint,
-            "samples": self.samples,
+            "activations": self.activations.fingerprint(),
             "keep_outliers": self.keep_outliers,
-            "split_seed": self._split_seed,
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
+        if self.held_out is None:
+            found["split_seed"] = self._split_seed
         if self.learn_outliers:
             found["learn_outliers"] = True
         if self.together:
@@ -186,3 +186,7 @@ class HeldOut:
         # What is given has neither.
         sizes = {"width": self.width, "sparsity": self.sparsity}
         return found | {name: size for name, size in sizes.items() if size != 1}
+
+    def asdict(self) -> dict[str, Any]:
+        """What decides the data and what is learned from them."""
+        return self.seen() | {"activations": self.fingerprint, "samples": self.samples}
