@@ -214,20 +214,18 @@ class SAE(nn.Module):
         Those of a pursuit have gradients: values follow x and the dictionary while the choice of
         atoms stays.
         """
-        x = self._flat(x)
+        x, cfg = self._flat(x), self.cfg
         whole = x.isfinite().all(-1, keepdim=True)
-        clean = x.where(whole, 0)
+        clean, chunk = x.where(whole, 0), self.chunk
         if self._pursues:
-            (target,) = by_rows(lambda x: [self._target(x)], self.chunk, clean)
-            options = {name: getattr(self.cfg, name) for name in ("k", "breadth", "screens")}
-            codes = pursuit_codes(
-                target, self.W_dec, threshold=self.threshold, chunk=self.chunk, **options
-            )
+            (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
+            options = {"threshold": self.threshold, "chunk": chunk, "k": cfg.k}
+            options |= {"breadth": cfg.breadth, "screens": cfg.screens}
+            codes = pursuit_codes(target, self.W_dec, **options)
         else:
-            (codes,) = by_rows(lambda x: [self._encoder(x)], self.chunk, clean)
-        if self.cfg.architecture == "batch_largest":
-            count = self.cfg.k * codes[..., 0].numel()
-            codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
+            if cfg.architecture == "batch_largest":
+                chunk = max(1, whole.numel())
+            (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
@@ -256,8 +254,8 @@ class SAE(nn.Module):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
             return [self._normalisation(codes).undo(guess, *(like or (None,)))]
 
-        given = () if like is None else (self._flat(like),)
-        return by_rows(of_rows, self.chunk, codes, *given)[0].to(codes.dtype)
+        pair = (codes,) if like is None else self._pairs(like, codes)[::-1]
+        return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, of codes that are not rounded to the type of x."""
@@ -275,7 +273,8 @@ class SAE(nn.Module):
         """
 
         def of_rows(x, codes):
-            found = least_squares(self._target(x), self.W_dec.to(x), codes, anew=True)
+            atoms, lengths = unit_atoms(self.W_dec.to(x))
+            found = least_squares(self._target(x), atoms, codes, anew=True) / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
             whole = (x.sum(1) + codes.sum(1)).isfinite()
@@ -391,6 +390,8 @@ class SAE(nn.Module):
             hidden = hidden * ~(hidden <= self.threshold)
         elif architecture == "topk":
             hidden = _largest(hidden, k)
+        elif architecture == "batch_largest":
+            hidden = _largest(hidden.reshape(1, -1), k * len(hidden)).reshape(hidden.shape)
         elif architecture == "groupmax":
             groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
             hidden = _largest(groups, 1).reshape(hidden.shape)
