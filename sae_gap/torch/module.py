@@ -22,6 +22,7 @@ from sae_gap.torch.pursuit import (
     least_squares,
     mean_length,
     pursuit_codes,
+    pursuit_options,
     unit_atoms,
     widened,
 )
@@ -129,32 +130,28 @@ class SAE(nn.Module):
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
         if architecture == "groupmax" and width % given["k"]:
-            raise ValueError(
-                f"k must divide the {width} latents into groups, but it is {given['k']}; give a "
-                "divisor."
-            )
+            raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
+        threshold = given.pop("threshold", None)
         if architecture == PURSUIT:
-            given["pruned"] = given["threshold"] is not None
-            if given["pruned"]:
-                check_scalar("threshold", given["threshold"])
-        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
-        shapes |= {"r_mag": (width,), "b_mag": (width,)}
-        shapes["threshold"] = () if architecture == PURSUIT else (width,)
-        for name, shape in shapes.items():
-            value = given.pop(name, None)
-            if name == "threshold" and value is not None:
-                value = torch.as_tensor(value, **like)
-                value = value if value.ndim else value.expand(shape).clone()
+            given["pruned"] = threshold is not None
+        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
+        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):
+            value, shape = given.pop(name, None), shapes.get(name, (width,))
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
-                # A bias or a threshold may be infinite.
-                _check_finite(name, value if value.ndim == 2 else value.clamp(-1, 1))
-            if name == "threshold":
-                self.register_buffer(name, value)
-            elif isinstance(value, nn.Parameter | None):
-                self.register_parameter(name, value)
-            else:
-                self.register_parameter(name, nn.Parameter(value))
+                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+            self.register_parameter(name, value)
+        _check_finite("W_dec", W_dec)
+        if threshold is not None:
+            if architecture == PURSUIT:
+                check_scalar("threshold", threshold)
+            threshold = torch.as_tensor(threshold, **like)
+        if architecture == "jumprelu":
+            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
+            check_tensor("threshold", threshold, (width,), "give one for each latent")
+            # An infinite one is a latent that never fires, or always.
+            _check_finite("threshold", threshold.clamp(-1, 1))
+        self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
             value = torch.as_tensor(getattr(normalisation, field.name), **like)
@@ -214,16 +211,14 @@ class SAE(nn.Module):
         Those of a pursuit have gradients: values follow x and the dictionary while the choice of
         atoms stays.
         """
-        x, cfg = self._flat(x), self.cfg
+        x, chunk = self._flat(x), self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
-        clean, chunk = x.where(whole, 0), self.chunk
+        clean = x.where(whole, 0)
         if self._pursues:
             (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
-            options = {"threshold": self.threshold, "chunk": chunk, "k": cfg.k}
-            options |= {"breadth": cfg.breadth, "screens": cfg.screens}
-            codes = pursuit_codes(target, self.W_dec, **options)
+            codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            if cfg.architecture == "batch_largest":
+            if self.cfg.architecture == "batch_largest":
                 chunk = max(1, whole.numel())
             (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)

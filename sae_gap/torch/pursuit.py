@@ -81,6 +81,12 @@ def pursuit_codes(
     return by_rows(coded, chunk, target)[0].to(target.dtype)
 
 
+def pursuit_options(sae: Any) -> dict[str, Any]:
+    """The options of `pursuit_codes` in the configuration and the threshold of an SAE."""
+    options = {name: getattr(sae.cfg, name) for name in ("k", "breadth", "screens")}
+    return options | {"threshold": sae.threshold}
+
+
 def least_squares(target, atoms, codes, *, anew=False):
     """Least squares on the support of codes: these codes, or the solution of least norm found anew.
 
