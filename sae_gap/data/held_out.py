@@ -39,6 +39,7 @@ class HeldOut:
       split_seed: of the documents that are held out.
       together: whether all processes fit one learner together. Each reads the rows of its own
         devices, and of all together, rather than as many as one memory holds.
+      learn_outliers: whether learners see outlier tokens that are not kept.
     """
 
     activations: Activations
@@ -50,6 +51,7 @@ class HeldOut:
     held_out: Activations | None = None
     split_seed: int | None = None
     together: bool = False
+    learn_outliers: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HeldOut) and self.asdict() == other.asdict()
@@ -70,9 +72,14 @@ class HeldOut:
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and those held out."""
-        if self.held_out is None:
-            return self.kept.split(seed=self._split_seed)
-        return self.kept, self.held_out if self.keep_outliers else self.held_out.without_outliers()
+        train, held = self.kept, self.held_out
+        if held is None:
+            train, held = train.split(seed=self._split_seed)
+            if self.learn_outliers:
+                train = self.activations.split(seed=self._split_seed)[0]
+        elif not self.keep_outliers:
+            held = held.without_outliers()
+        return train, held
 
     @property
     def _split_seed(self) -> int:
@@ -172,6 +179,8 @@ class HeldOut:
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
+        if self.learn_outliers:
+            found["learn_outliers"] = True
         if self.together:
             found["learned_from"] = self.num_train
         # What is given has neither.

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, PURSUIT, SLACK, WHOLE
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 from sae_gap.solvers.working_set import in_batches
@@ -82,10 +82,6 @@ class ScreenedPursuit(AmortisedEncoder):
     def flops(self, input_dim, num_latents):
         m, sizes = self.sizes(input_dim, num_latents)
         return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
-
-    def exported(self, model):
-        options = {"k": min(self.k, model.decoder.shape[1]), "breadth": self.breadth}
-        return PURSUIT, options | {"screens": self.screens, "pruned": False}, {}
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
         """The candidates of a screen, and the atoms after each."""
@@ -183,10 +179,6 @@ class BatchPursuit(ScreenedPursuit):
 
     def parameters(self, weight, key):
         return Threshold(jnp.zeros((), weight.dtype))
-
-    def exported(self, model):
-        architecture, options, _ = super().exported(model)
-        return architecture, options | {"pruned": True}, {"threshold": model.encoder.value}
 
     def observe(self, model, seen):
         """The model with τ moved towards that of a batch of these gains."""

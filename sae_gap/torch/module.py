@@ -177,8 +177,7 @@ class SAE(nn.Module):
         """The SAE in a folder, with the encoder that it was saved with.
 
         It reads what `sae_gap.load_sae` does, and what `learn(...).save` wrote, a dictionary whose
-        codes are a pursuit at the L0 that it was learned for. JAX is imported for fits under
-        `results/models` alone.
+        codes are a pursuit at the L0 that it was learned for.
 
         Args:
           path: of the folder, or a release in the local cache of the Hugging Face hub.

@@ -323,12 +323,15 @@ def without_architecture(case, folder):
 @torch.no_grad()
 def test_a_fit_of_the_suite_has_its_codes_or_those_of_a_pursuit(tmp_path):
     """One is of an encoder that SAELens has, the other is not."""
-    x, model, file = arrays(dim=6)[2], example("jumprelu"), tmp_path / FIT
-    file.write_bytes(own.content_of(model, model.encode, {}))
-    equal(SAE.from_folder(tmp_path).encode(torch.from_numpy(x)), model.encode(model, x))
+    x, file = arrays(dim=6)[2], tmp_path / FIT
+    for model in map(example, ("topk", "jumprelu", "batchtopk", "gated")):
+        file.write_bytes(own.content_of(model, model.encode, {}))
+        equal(SAE.from_folder(tmp_path).encode(torch.from_numpy(x)), model.encode(model, x))
     model = Model(model.decoder, model.bias)
     file.write_bytes(own.content_of(model, MatchingPursuit(3), {}))
-    with pytest.raises(ValueError, match=r"mp.* no form in PyTorch"):
+    with pytest.raises(
+        ValueError, match=r"no encoder that PyTorch has here \(sae_gap.MatchingPursuit\)"
+    ):
         SAE.from_folder(tmp_path)
     found = SAE.from_folder(tmp_path, k=2).encode(torch.from_numpy(x))
     equal(found, jax_codes(ScreenedPursuit(2), model.decoder.T, model.bias, x))
