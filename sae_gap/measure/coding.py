@@ -25,7 +25,7 @@ from sae_gap.encoders.screened_pursuit import BatchPursuit, least_gain
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.runtime import devices
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.solvers import match_l0, pursuit_order, sparse_code
+from sae_gap.solvers import match_l0, sparse_code
 from sae_gap.storage.results import digest
 
 # Samples coded at once, at least and at most, and their codes in floats.
@@ -165,18 +165,6 @@ def screened(
     atoms, gains = (np.concatenate(parts) for parts in zip(*found, strict=True))
     least = np.asarray(least_gain(gains[counted], l0))
     return least_squares_on(sae, atoms, (gains >= least) & (gains > 0))
-
-
-def pursued(
-    sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int
-) -> Int[np.ndarray, "n steps"]:
-    """The atoms that orthogonal matching pursuit chooses for activations, in order; each once."""
-    targets = devices.place(sae.target(x), devices.own_mesh())
-    return np.asarray(
-        pursuit_order(
-            targets, sae.unit_dictionary, min(steps, sae.num_latents), nonneg=not sae.signed
-        )
-    )
 
 
 def code(sae: SAE, x: Float[np.ndarray, "n input_dim"], coder: Coder) -> Coding:

@@ -39,7 +39,8 @@ class Inferred:
       protocol: "strict" or "paper".
       shared: what was found of the model before, for all that is inferred on it.
       encoder: what inferred the codes, with whatever a requested L0 decided.
-      learner: where the model came from.
+      method: what is measured: its learner, its encoder as it was asked for, and the columns that
+        tell its rows.
       inference: what gives further codes on the model.
     """
 
@@ -51,8 +52,13 @@ class Inferred:
     protocol: str
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoder: Encoder | None = None
-    learner: Any = None
+    method: Any = None
     inference: Any = None
+
+    @property
+    def learner(self) -> Any:
+        """Where the model came from."""
+        return self.method and self.method.learner
 
     def infer(self, encoder: Encoder, split: str = "id") -> Coded:
         """The codes of another encoder on the same model, found once."""

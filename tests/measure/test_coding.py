@@ -72,21 +72,6 @@ def test_the_certificate_is_the_largest_of_all_chunks(sae, monkeypatch):
     assert code(sae, X, lasso(sae, 0.1)).certificate > 1e-4
 
 
-def test_the_first_atoms_of_a_pursuit_are_those_of_a_shorter_one(sae):
-    order, atoms = pursued(sae, X, 3), np.asarray(sae.unit_dictionary)
-    assert order.shape == (20, 3)
-    for steps in (2, 3):
-        whole = np.asarray(
-            orthogonal_matching_pursuit(jnp.asarray(X - 1), atoms, steps, nonneg=True)
-        )
-        assert [{*row[:steps]} for row in order] == [{*np.flatnonzero(each)} for each in whole]
-        guesses = code(sae, X, least_squares_on(sae, order[:, :steps])).guess
-        for row, on, guess in zip(X - 1, order[:, :steps], guesses, strict=True):
-            np.testing.assert_allclose(
-                guess, atoms[:, on] @ nnls(atoms[:, on], row)[0] + 1, atol=1e-5
-            )
-
-
 @pytest.mark.parametrize("proposed", [False, True])
 def test_a_pursuit_leaves_out_what_adds_least(monkeypatch, proposed):
     """Against loops: of twice two atoms a row those stay without which the error grows most, 1.5 on
