@@ -15,13 +15,13 @@ from sae_gap.data.worlds import World as World
 from sae_gap.data.worlds import WorldStream as WorldStream
 from sae_gap.data.worlds import published_world as published_world
 from sae_gap.measure.check import check as check
-from sae_gap.measure.curve import fvu as fvu
 from sae_gap.measure.downstream import Downstream as Downstream
 from sae_gap.measure.downstream import Network as Network
 from sae_gap.measure.given import dictionary as dictionary
 from sae_gap.measure.learn import learn as learn
 from sae_gap.measure.learned import LearnedDictionary as LearnedDictionary
 from sae_gap.metrics.atom_statistics import agreement as agreement
+from sae_gap.metrics.definitions import fvu as fvu
 from sae_gap.metrics.gap import amortisation_gap as amortisation_gap
 from sae_gap.metrics.recovery import mcc as mcc
 from sae_gap.metrics.recovery import mcc_paper as mcc_paper

@@ -26,6 +26,7 @@ from sae_gap.measure.probing import Tokens, concepts
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
+from sae_gap.study import runner
 from sae_gap.study.job import jobs
 from sae_gap.study.models import Models
 from sae_gap.study.study import Study
@@ -106,25 +107,41 @@ def class_of_ones_own(share):
     return Mine(2)
 
 
-def of_run(folder, row=None, document=None, held_out=None, given=USUAL, **options):
+def keys_of(plan, monkeypatch):
+    """The keys of a measurement: of the encoders' own codes, of others, and of controls."""
+    keys = {}
+
+    def run(study, *_, **__):
+        lines = [line for job in jobs(study) for line in job.lines]
+        for line in lines:
+            kind = "own" if line.method.name.startswith("own") else "coded"
+            kind = "control" if line.method.family == "control" else kind
+            kind = "curve" if "times" in line.method.row else kind
+            keys.setdefault(kind, []).append(line.key)
+        share = [int(line.key[:6], 16) / 2**24 for line in lines]
+        told = [{"l0": 1 + number, "dead": False} for number in share]
+        return [line.columns | row for line, row in zip(lines, told, strict=True)]
+
+    monkeypatch.setattr(runner, "run", run)
+    measure.run(plan, Store("nowhere"), show_progress=False)
+    return keys
+
+
+def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options):
     x, documents = data(row, document)
     held = None if held_out is None else open_activations(X[: 100 + held_out] + 1)
     plan = measure.Plan([sae(**given)], open_activations(x, documents=documents), held_out=held)
-    store = Asked()
-    measure.run(dataclasses.replace(plan, **options), store, show_progress=False)
-    return store.keys
+    return keys_of(dataclasses.replace(plan, **options), monkeypatch)
 
 
-def of_measure_sae(folder, row=None, document=None, atom=0, **flags):
+def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
     np.save(folder / "D.npy", ATOMS + 1e-3 * atom)
     given = {
         "activations": write(folder, row, document),
         "dictionary": (str(folder / "D.npy"),),
     }
     options = measure_sae.MeasureOptions(**given, **{"controls": ("random",)} | flags)
-    store = Asked()
-    measure.run(measure_sae.plan_of(options), store, show_progress=False)
-    return store.keys
+    return keys_of(measure_sae.plan_of(options)[0], monkeypatch)
 
 
 def of_train_real(folder, monkeypatch, row=None, document=None, **flags):
@@ -238,23 +255,22 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
 
 
 # Of each door: what is changed, and which keys change with it.
-MEASURED = ("documents", "curve", "gap")
 CHANGES = {
     of_run: {
-        MEASURED: [
+        ("own", "coded"): [
             *({"row": 137}, {"row": 399}, {"document": 5}, {"seed": 1}, {"samples": 20}),
-            *({"keep_outliers": True}, {"held_out": 0}),
+            *({"keep_outliers": True}, {"held_out": 0}, {"given": {"k": 1}}),
+            *({"given": {"scale": 2.0}}, {"given": {"encode": function(0.5)}}),
         ],
-        ("curve", "gap"): [
-            *({"lam": 0.1}, {"l0": 1.0}, {"given": {"k": 1}}, {"given": {"scale": 2.0}}),
-            *({"given": {"signed": True}}, {"given": {"encode": function(0.5)}}),
-        ],
+        ("coded",): [{"given": {"signed": True}}],
+        ("curve",): [{"lam": 0.1}, {"l0": 1.0}],
     },
     of_measure_sae: {
-        (*MEASURED, "control"): [
+        ("coded", "control"): [
             *({"row": 137}, {"document": 5}, {"seed": 1}, {"samples": 20}, {"outliers": "keep"}),
+            *({"atom": 1}, {"match_l0": 0.7}),
         ],
-        ("curve", "gap", "control"): [{"atom": 1}, {"lam": 0.1}, {"match_l0": 1.0}],
+        ("curve",): [{"lam": 0.1}],
         ("control",): [{"controls": ("samples",)}],
     },
     of_train_real: {
@@ -298,7 +314,7 @@ CASES += [
     pytest.param(
         door,
         {"given": {"encode": make(1)}},
-        ("score" if door is of_downstream else "curve",),
+        ("score" if door is of_downstream else "own",),
         {"given": {"encode": make(2)}},
         id=f"{door.__name__[3:]}-{make.__name__}",
     )

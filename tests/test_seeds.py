@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import Models, Recording, Setting, Store, World, open_activations
+from sae_gap import Models, Recording, Setting, World, open_activations
+from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners.baselines import Random, Samples
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure import CONTROLS, Plan, control, jobs, probing
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.measure import probing
 from tests.measure.test_probing import drawn
 
 LEARNERS = {
@@ -52,8 +53,13 @@ def learned(seed=0):
     return sae_gap.learn(activations(), 12, 2, seed=seed, visits=3)
 
 
-def plan(seed):
-    return Plan([SAE.of_model(learned().model, name="x")], activations(), seed=seed)
+def held_out(seed):
+    return HeldOut(activations(), width=12, seed=seed)
+
+
+def of_control(learner, seed):
+    source = held_out(seed)
+    return Models().fit(learner, [source], [source.task()])[0].end.model.dictionary
 
 
 def parts_of(task):
@@ -76,7 +82,9 @@ SEEDED = {
     ),
     "recording": of_recording,
     "split": lambda _, seed: activations().split(0.2, seed)[1].numbers,
-    "plan": lambda _, seed: plan(seed).parts[1].numbers,
+    "held out": lambda _, seed: held_out(seed).parts[1].numbers,
+    "random": lambda _, seed: of_control(Random(), seed),
+    "samples": lambda _, seed: of_control(Samples(), seed),
     "learn": lambda _, seed: learned(seed).atoms,
     "export": lambda _, seed: learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight,
     "mcc_paper": lambda _, seed: sae_gap.mcc_paper(np.eye(9), np.eye(9)[:, :4], "id", seed=seed),
@@ -88,12 +96,6 @@ SEEDED = {
             sae_gap.fit(learner, [task()], [seed])[0].end.model.dictionary
         )
         for name, learner in LEARNERS.items()
-    },
-    # The dictionary that is learned is that of `learn`.
-    **{
-        name: lambda _, seed, name=name: control(name, X[8:], 12, 2, seed).dictionary
-        for name in CONTROLS
-        if name != "online_dl"
     },
 }
 
@@ -110,16 +112,6 @@ def signals_of(task):
     return [task.train.signals, task.id.signals, task.ood.signals]
 
 
-def learned_from_and_scored(tmp_path, monkeypatch):
-    """What a control of a measurement learns from, and what it is scored on."""
-    seen = []
-    monkeypatch.setattr(jobs, "control_sae", lambda name, train, *rest: seen.append(train) or 1 / 0)
-    own = Plan([SAE.of_model(learned().model, name="x")], activations(), controls=["samples"], l0=2)
-    with pytest.raises(ZeroDivisionError):
-        jobs.run(own, Store(tmp_path))
-    return [seen[0].take(np.arange(seen[0].num_samples)), own.scored]
-
-
 APART = {
     "draw": lambda *_: signals_of(task()),
     "stream": lambda *_: signals_of(sae_gap.draw(Setting(**SETTING, stream=True))),
@@ -129,7 +121,7 @@ APART = {
     "learn": lambda *_: [
         part.take(np.arange(part.num_samples)) for part in (learned().train, learned().held_out)
     ],
-    "measure": learned_from_and_scored,
+    "held out": lambda *_: signals_of(held_out(0).task())[:2],
     "texts": lambda *_: [
         TEXTS.split(0).train["all"][:, None],
         np.concatenate([*TEXTS.split(0).test.values()])[:, None],

@@ -285,8 +285,9 @@ def train(options: TrainOptions) -> list[Row]:
     there = store.rows()
     seeds = sorted({row["seed"] for row in there})
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
-    every, stored = study_of(options, source, names, seeds, {}), Stored(there)
-    rows = [stored.row(line, every.metrics) for job in jobs(every) for line in job.lines]
+    every = study_of(options, source, names, seeds, {})
+    stored = Stored(every, store)
+    rows = [stored.row(line) for job in jobs(every) for line in job.lines]
     found = by_method([row for row in rows if row is not None], options)
     metrics = [
         name for name in headings(options) if any(line.get(name) is not None for line in found)

@@ -14,12 +14,11 @@ from typing import Any
 
 _HOME = {
     "sae_gap.measure.comparison": "Comparison compare",
-    "sae_gap.measure.controls": "control_sae",
-    "sae_gap.measure.curve": "Curve Point check_varies fvu measure_curve",
+    "sae_gap.metrics.definitions": "fvu",
     "sae_gap.measure.coding": "evenly_spaced find_weight",
     "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
     "sae_gap.measure.summary": "atom_lines curve_lines gap_lines worst_lines",
-    "sae_gap.measure.verdict": "Verdict ranking verdict",
+    "sae_gap.measure.verdicts": "Verdict ranking verdict",
     "sae_gap.metrics.atom_statistics": "Atoms agreement describe_atoms",
 }
 

@@ -16,12 +16,11 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.measure.coding import CHANCES, DENSEST, code_lasso, evenly_spaced, find_weight
-from sae_gap.measure.curve import check_varies, fvu
 from sae_gap.measure.faults import Suspect, find_faults
 from sae_gap.measure.pruned_pursuit import pruned_pursuit
 from sae_gap.measure.readings import affines, by_rows, read
 from sae_gap.measure.rows import opened
-from sae_gap.metrics.definitions import LIBRARIES, explained
+from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 
@@ -72,7 +71,8 @@ class Check(NamedTuple):
       dead: latents that no row uses.
       wrong: what looks wrong, each a sentence with its figure and its mend; empty where all is
         fine.
-      better: other codes on its dictionary; empty for an encoder without sparse codes.
+      better: other codes on its dictionary; empty for an encoder without sparse codes, and None
+        where nobody asked.
       outliers: activations that were left out, being of more than ten times the median norm.
       with_outliers: `explained` of all, these too; empty where there are none.
     """
@@ -84,7 +84,7 @@ class Check(NamedTuple):
     l0: float
     dead: int
     wrong: tuple[str, ...]
-    better: tuple[Better, ...]
+    better: tuple[Better, ...] | None
     outliers: int
     with_outliers: Mapping[str, float]
 
@@ -142,11 +142,8 @@ class Check(NamedTuple):
                 if of
             ]
             lines.append("".join(f"{share:10.4f}" for share in shares) + f"  {calls}")
-        better = (
-            map(str, self.better)
-            if self.better
-            else ["better codes: not looked for, since its own are signed, dense or hardly any"]
-        )
+        none = ["better codes: not looked for, since its own are signed, dense or hardly any"]
+        better = map(str, self.better) if self.better else none * (self.better is not None)
         wrong = [f"wrong: {said}" for said in self.wrong] or ["loading: fine"]
         return "\n".join([*lines, *better, *wrong])
 
@@ -213,7 +210,7 @@ def check(
         whole.l0,
         int((whole.used == 0).sum()),
         tuple(find_faults(suspect)),
-        _better(suspect, certified) if better and sparse else (),
+        (_better(suspect, certified) if sparse else ()) if better else None,
         len(outliers),
         with_outliers,
     )

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 from sae_gap.core.checks import detached
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders.encoder import check_model, unit_atoms
 from sae_gap.measure.learned import LearnedDictionary
 
 
@@ -54,4 +54,5 @@ def dictionary(
         )
     offset = np.zeros(dim) if bias is None else detached(bias)
     model = Model(decoder, jnp.asarray(offset, decoder.dtype))
+    check_model(model)
     return LearnedDictionary(model, l0, None, None, 0.0, None if labels is None else [*labels])

@@ -37,7 +37,7 @@ from sae_gap.measure.rows import Rows, opened, pool, screened
 from sae_gap.measure.structure import Structure
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.training import fit_signals
-from sae_gap.measure.verdict import compare_dictionaries
+from sae_gap.measure.verdicts import compare_dictionaries
 from sae_gap.metrics import reconstruction
 from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.metrics.metric import Inferred

@@ -158,22 +158,12 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     def measure(source: HeldOut, methods: Sequence[Method], metrics: Sequence[Metric]) -> list[Row]:
         if not methods:
             return []
-        study = Study(
-            STUDY,
-            [source],
-            lambda _: methods,
-            lam=None,
-            metrics=metrics,
-            optimum=False,
-            seconds=False,
-        )
+        options = {"lam": None, "metrics": metrics, "optimum": False, "seconds": False}
+        study = Study(STUDY, [source], methods, **options)
         return runner.run(study, store, models=Models(), show_progress=show_progress)
 
-    encoded = [
-        method
-        for given in givens.values()
-        for method in methods_of(given, ("own", "own_refit"), 1.0)
-    ]
+    codes = ("own", "own_refit")
+    encoded = [each for given in givens.values() for each in methods_of(given, codes, 1.0)]
     rows = measure(plan.source, encoded, usual)
     own = {row["dictionary"]: row for row in rows if row["codes"] == "own"}
     alive = {

@@ -5,8 +5,10 @@ formulas and an example of all of them.
 """
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
+from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import squares
 
 # Who calls which definition what.
@@ -49,3 +51,40 @@ def explained(
             1 - squares(error - error.mean(axis=0, dtype=np.float64)).sum() / centred.sum()
         ),
     }
+
+
+def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
+    """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean
+    would hide it.
+    """
+    if np.all(activations == activations[:1]):
+        raise ValueError(
+            "all activations are alike, so that there is no variance to explain; give some "
+            "hundreds that differ."
+        )
+
+
+def fvu(
+    activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]
+) -> float:
+    """The fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`.
+
+    Args:
+      activations: x, (n, input_dim).
+      reconstruction: x̂, (n, input_dim), in the same units.
+
+    Returns:
+      0 for a perfect reconstruction, 1 for that of the mean; it has no upper end.
+
+    Raises:
+      ValueError: the shapes differ, or the activations do not vary.
+    """
+    x = as_matrix("activations", activations).astype(np.float64)
+    approximation = as_matrix("reconstruction", reconstruction).astype(np.float64)
+    if x.shape != approximation.shape:
+        raise ValueError(
+            f"activations and reconstruction must have one shape, but have {x.shape} and "
+            f"{approximation.shape}."
+        )
+    check_varies(x)
+    return explained(x, approximation)["fvu"]

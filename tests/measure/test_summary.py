@@ -1,93 +1,56 @@
 """The lines of a measurement, of rows written by hand."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from sae_gap.measure import atom_lines, curve_lines, worst_lines
 
 
-def point(name, l0, fvu, codes="lasso", **others):
-    row = {
-        "kind": "curve",
-        "dictionary": name,
-        "codes": codes,
-        "role": "sae",
-        "samples": 9,
-        "l0": l0,
-        "fvu": fvu,
-    }
-    return (
-        row
-        | {"refit_l0": l0, "refit_fvu": fvu / 2, "certificate": 1e-7 * l0, "lam": 1 / l0}
-        | others
-    )
+def row(codes, l0, fvu, name="mine", **others):
+    about = {"dictionary": name, "codes": codes, "family": "sae", "num_scored": 9, "num_latents": 3}
+    proof = {"own_certificate": 1e-7 * l0} if codes == "lasso" else {}
+    return about | {"l0": l0, "fvu": fvu} | proof | others
 
 
-@pytest.mark.parametrize(("fvu", "best"), [(0.3, "screened"), (0.5, "lasso")])
-def test_the_best_codes_are_those_that_explain_more_and_the_curve_stays_the_lassos(fvu, best):
-    rows = [point("mine", 2.0, 0.4), point("mine", 4.0, 0.2)]
-    rows += [point("mine", 2.0, fvu, "screened"), point("mine", 2.0, 0.1, "proposed")]
-    rows += [point("mine", 2.0, 0.6, "own", lam=None)]
-    rows += [{"kind": "weight", "dictionary": "mine", "own_lam": 0.5, "common_lam": 0.5}]
-    for row in rows:
-        # Of a pursuit they are one.
-        if row.get("codes") in ("screened", "proposed"):
-            row |= {"refit_fvu": row["fvu"] / 2, "certificate": None}
-    (line,) = curve_lines(rows)
-    assert (line["best_codes"], line["best_fvu"]) == (best, min(fvu, 0.4) / 2)
-    assert (line["curve_fvu"], line["curve_refit_fvu"]) == (0.4, 0.2)
-    assert line["refit_fvu_ratio"] == pytest.approx(0.3 / line["best_fvu"])
+OWN = [row("own", 2.0, 0.5), row("own_refit", 2.0, 0.3)]
+COMMON = [row("lasso", 4.0, 0.2, level="common"), row("lasso_refit", 4.0, 0.1, level="common")]
+COMMON += [row("screened", 4.0, 0.15, level="common")]
 
 
-def test_a_curve_is_read_at_the_encoders_l0_or_at_the_common_one():
-    # FVU is 0.8 / L0 here, a line in logarithms, and half of that after least squares.
-    rows = [
-        *(point("mine", l0, 0.8 / l0) for l0 in (1.0, 2.0, 4.0)),
-        point("mine", 2.0, 0.3, "own", refit_fvu=0.25, lam=None),
-    ]
-    rows += [point("random", l0, 0.9) for l0 in (1.0, 4.0)]
-    weights = {"mine": {"own_lam": 0.5, "common_lam": 0.25}, "random": {"common_lam": 0.25}}
-    rows += [{"kind": "weight", "dictionary": name, **weight} for name, weight in weights.items()]
-    mine, random = curve_lines(rows)
-    assert (mine["at_l0"], mine["curve_fvu"], mine["curve_refit_fvu"]) == (2, 0.4, 0.2)
-    assert mine["fvu_ratio"] == pytest.approx(0.3 / 0.2) and mine[
-        "refit_fvu_ratio"
-    ] == pytest.approx(0.25 / 0.2)
-    # Least squares on the curve have an FVU of 0.25 at an L0 of 1.6.
-    assert mine["l0_ratio"] == pytest.approx(2 / 1.6) and mine["certificate"] == pytest.approx(4e-7)
-    assert random["at_l0"] == 4 and random["curve_fvu"] == 0.9 and "fvu_ratio" not in random
+@pytest.mark.parametrize(("fvu", "best"), [(0.2, "screened"), (0.3, "lasso_refit")])
+def test_the_best_codes_are_those_that_explain_more_at_the_encoders_l0_or_the_common_one(fvu, best):
+    rows = [*OWN, *COMMON, row("lasso", 2.0, 0.4, level="own"), row("proposed", 2, 0, level="own")]
+    rows += [row("lasso_refit", 2.0, 0.25, level="own"), row("screened", 2.0, fvu, level="own")]
+    # Neither a point of the curve, nor the weight that was given, nor what has no score counts.
+    rows += [row("lasso_refit", 9.0, 0.0, level="own", times=0.7), row("own", 1, None)]
+    rows += [row("lasso_refit", 9.0, 0.0, level="lam")]
+    rows += [each | {"dictionary": "atoms"} for each in COMMON]
+    mine, atoms = curve_lines(rows)
+    assert (mine["best_codes"], mine["best_fvu"]) == (best, min(fvu, 0.25))
+    assert [mine[f"curve_{kind}"] for kind in ("fvu", "refit_fvu")] == [0.4, 0.25]
+    assert mine["fvu_ratio"] == pytest.approx(0.5 / mine["best_fvu"])
+    assert mine["refit_fvu_ratio"] == pytest.approx(0.3 / mine["best_fvu"])
+    assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-7))
+    assert (atoms["best_codes"], atoms["best_fvu"]) == ("lasso_refit", 0.1)
+    assert "fvu_ratio" not in atoms
 
 
-def test_the_worst_samples_are_the_largest_gaps_of_all_chunks():
-    worst = [
-        {
-            "worst_index": [4, 7],
-            "worst_gap": [3.0, 1.0],
-            "worst_relative_gap": [0.3, 0.1],
-            "worst_document": [1, 2],
-        },
-        {
-            "worst_index": [9, 8],
-            "worst_gap": [5.0, 3.0],
-            "worst_relative_gap": [0.5, 0.2],
-            "worst_document": None,
-        },
-    ]
-    lines = worst_lines([{"kind": "gap", "dictionary": "D", **one} for one in worst], most=3)
-    assert [(line["index"], line["gap"], line["document"]) for line in lines] == [
-        (9, 5, None),
-        (4, 3, 1),
-        (8, 3, None),
-    ]
+def test_the_worst_samples_are_told_by_their_places_in_the_file():
+    worst = {"worst": [1, 0], "worst_gap": [5.0, 3.0], "worst_relative_gap": [0.5, 0.2]}
+    rows = [row("lasso", 2.0, 0.5, level="own", **worst), row("lasso", 1, 1, level="own", times=2)]
+    held = SimpleNamespace(numbers=np.arange(10, 20), documents=np.arange(10) // 3)
+    source = SimpleNamespace(parts=(None, held), places=np.array([4, 8]))
+    (line,) = worst_lines(rows, source, most=1)
+    wanted = {"index": 18, "document": 2, "gap": 5.0, "relative_gap": 0.5}
+    assert line == {"dictionary": "mine"} | wanted
 
 
-def test_atoms_are_agreed_on_with_the_first():
-    def atoms(name, coherence):
-        row = {"kind": "atoms", "dictionary": name, "num_latents": 3, "dead": 0, "duplicates": 1}
-        return row | {"coherence": coherence}
-
-    agreed = {"kind": "agreement", "dictionary": "one", "other": "two", "cosine": 0.7}
-    one, two = atom_lines(
-        [atoms("one", [place / 100 for place in range(101)]), atoms("two", []), agreed]
-    )
+def test_atoms_of_fewer_than_two_have_no_coherence():
+    columns = {"dead_atoms": 0, "duplicates": 1, "coherence": [share / 100 for share in range(101)]}
+    rows = [row("lasso", 1, 1, **columns), row("own", 1, 1)]
+    rows += [row("lasso", 1, 1, "other", agreement=0.7, **columns | {"coherence": []})]
+    one, two = atom_lines(rows)
     assert (one["coherence_median"], one["coherence_95"], one["agreement"]) == (0.5, 0.95, None)
     assert (two["coherence_median"], two["agreement"]) == (None, 0.7)

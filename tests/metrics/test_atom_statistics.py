@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from sae_gap.measure import agreement, atom_statistics, describe_atoms
+from sae_gap.metrics import atom_statistics
+from sae_gap.metrics.atom_statistics import agreement, describe_atoms
 
 
 def cosines(dictionary):

@@ -208,8 +208,8 @@ def fair_sign(more: Comparison, one: float, other: float) -> int:
       one: L0 of the first.
       other: of the second.
     """
-    first = more.low > max(0, one / other - 1) * more.other
-    second = -more.high > max(0, other / one - 1) * more.one
+    first = more.low * other > max(0, one - other) * more.other
+    second = -more.high * one > max(0, other - one) * more.one
     return int(first) - int(second)
 
 

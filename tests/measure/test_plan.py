@@ -1,0 +1,251 @@
+"""The whole measurement on a small world: its rows against an independent computation, and that it
+goes on where it was.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import lsq_linear
+from sklearn.linear_model import Lasso as SklearnLasso
+
+from sae_gap import Store, catalogue, measure
+from sae_gap.core.types import Model
+from sae_gap.data.activations import open_activations
+from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.topk import TopK
+from sae_gap.measure.summary import at, by_dictionary
+from sae_gap.metrics import gap_parts
+from sae_gap.metrics.metric import Metric
+from sae_gap.saes.loaded_sae import SAE
+
+LAM = 0.25
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    rng = np.random.default_rng(0)
+    atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
+    bias = jnp.asarray(0.3 * rng.normal(size=len(atoms)), jnp.float32)
+    weight = Affine(jnp.asarray(0.13 * atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
+    return Model(jnp.asarray(2 * atoms, jnp.float32), bias, weight, TopK(2))
+
+
+@pytest.fixture(scope="module")
+def activations(task, model):
+    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
+    return open_activations(
+        (x + np.asarray(model.bias)).astype(np.float32), documents=np.repeat(np.arange(30), 10)
+    )
+
+
+@pytest.fixture(scope="module")
+def plan(model, activations):
+    return measure.Plan([SAE.of_model(model, name="mine")], activations, lam=LAM)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("rows"))
+
+
+@pytest.fixture(scope="module")
+def rows(plan, store):
+    return measure.run(plan, store)
+
+
+def changed(plan, folder, **options):
+    """The rows of a plan that is another, by the names of dictionaries."""
+    return by_dictionary(measure.run(dataclasses.replace(plan, **options), Store(folder)))
+
+
+def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, model, activations):
+    held = activations.split(seed=0)[1]
+    x = np.asarray(held.take(np.arange(held.num_samples)), float)
+    dictionary, target = np.asarray(model.dictionary, float), x - np.asarray(model.bias, float)
+    norms = np.linalg.norm(dictionary, axis=0)
+    unit = dictionary / norms
+    codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
+    options = {"positive": True, "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000}
+    peer = SklearnLasso(alpha=LAM / len(unit), **options)
+    best = np.array([peer.fit(unit, y).coef_ for y in target])
+
+    def objective(z):
+        return 0.5 * np.square(target - z @ unit.T).sum(axis=1) + LAM * z.sum(axis=1)
+
+    def errors(z):
+        return np.square(target - z @ unit.T).sum(axis=1).reshape(3, 10).sum(axis=1)
+
+    def refitted(z):
+        again = np.zeros_like(z)
+        for row, y, on in zip(again, target, z > 0, strict=True):
+            row[on] = lsq_linear(unit[:, on], y, (0, np.inf), tol=1e-12).x if on.any() else 0
+        return again
+
+    (line,) = measure.gap_lines(rows)
+    gaps, variance = objective(codes) - objective(best), np.square(x - x.mean(axis=0)).sum()
+    assert line["samples"] == len(x) == 30 and line["lam"] == LAM
+    assert line["gap"] == pytest.approx(gaps.mean(), rel=1e-4)
+    assert line["relative_gap"] == pytest.approx(gaps.mean() / objective(best).mean(), rel=1e-4)
+    assert line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
+    fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
+    wanted = (fired & ~used, used & ~fired, ~fired & ~used)
+    columns = ("fired_only", "used_only", "unused")
+    assert [line[column] for column in columns] == [flags.sum() for flags in wanted]
+    kinds = {"own": codes, "own_refit": refitted(codes)}
+    kinds |= {"lasso": best, "lasso_refit": refitted(best)}
+    for name, values in kinds.items():
+        level = None if name.startswith("own") else "lam"
+        place = name, level, None
+        columns = ("codes", "level", "times")
+        row = next(row for row in rows if (*map(row.get, columns),) == place)
+        assert row["errors"] == pytest.approx(errors(values), rel=1e-3)
+        assert row["fvu"] == pytest.approx(errors(values).sum() / variance, rel=1e-3)
+        assert row["l0"] == pytest.approx((values > 1e-6).sum() / len(x))
+    source = measure.Plan((), activations).source
+    worst, order = measure.worst_lines(rows, source, most=4), np.argsort(-gaps)[:4]
+    # By their numbers among all.
+    assert [one["index"] for one in worst] == held.numbers[order].tolist()
+    assert [one["document"] for one in worst] == held.documents[order].tolist()
+    assert [one["gap"] for one in worst] == pytest.approx(gaps[order], rel=1e-4)
+    assert [one["relative_gap"] for one in worst] == pytest.approx(
+        (gaps / objective(best))[order], rel=1e-4
+    )
+
+
+def test_the_encoder_is_held_to_the_best_codes_of_its_own_l0(rows, plan):
+    (line,), (verdict,) = measure.curve_lines(rows), measure.verdict(rows)
+    lost = verdict.losses
+    assert 1 - lost["encoder"].other == pytest.approx(line["fvu"])
+    assert lost["encoder"].one == pytest.approx(1 - line["best_fvu"]) and line["fvu_ratio"] > 1
+    for part in ("support", "selection"):
+        assert lost[part].other == pytest.approx(1 - line["refit_fvu"])
+    for whole, *parts in (("encoder", "values", "support"), ("support", "selection", "screening")):
+        assert lost[whole].more == pytest.approx(sum(lost[part].more for part in parts))
+    scores = {codes: at(rows, [codes]) for codes in ("lasso_refit", "screened", "proposed")}
+    assert verdict.best["fvu"] == min(scores[codes]["fvu"] for codes in ("lasso_refit", "screened"))
+    assert all(row["l0"] == pytest.approx(2, abs=0.07) for row in scores.values())
+    assert sorted({row["times"] for row in rows if "times" in row}) == [0.7, 1.4, 2.0]
+
+
+def test_outlier_tokens_are_left_out_unless_they_are_kept(plan, activations, tmp_path):
+    x = activations.take(np.arange(300))
+    held = np.unique(activations.split(seed=0)[1].documents)
+    outliers = np.array([50, held[0] * 10, held[1] * 10 + 3])
+    x[outliers] = 300 * x[outliers] + 5
+    loud = open_activations(x, documents=activations.documents)
+    (found,) = changed(plan, tmp_path, activations=loud).values()
+    own, sae = at(found, ["own"]), plan.saes[0]
+    # Of the scored rows, and of those of the held-out part.
+    every = x.reshape(30, 10, -1)[held].reshape(30, -1)
+    ordinary = np.delete(every, [0, 13], axis=0)
+    assert own["num_scored"] == 28
+    for column, part in (("fvu", ordinary), ("fvu_outliers", every)):
+        assert own[column] == pytest.approx(measure.fvu(part, sae.reconstruct(part)), rel=1e-3)
+    (kept,) = changed(plan, tmp_path, activations=loud, keep_outliers=True).values()
+    assert kept[0]["num_scored"] == 30 and "fvu_outliers" not in kept[0]
+
+
+def test_a_run_that_was_stopped_goes_on_and_what_is_asked_later_alone_is_measured(
+    plan, rows, store, tmp_path, monkeypatch
+):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gap_parts, "overlap", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure.run(plan, Store(tmp_path))
+    assert {row["codes"] for row in Store(tmp_path).rows()} == {"own", "own_refit"}
+    monkeypatch.undo()
+    before = store.keys()
+    # An encoder, a learner and a metric take part by their names.
+    extra = Metric("thrice", lambda inferred: {"thrice": 3 * inferred.codes["id"].shape[1]})
+    usual = catalogue.default_metrics
+    with monkeypatch.context() as patched:
+        patched.setattr(catalogue, "default_metrics", lambda: (*usual(), extra))
+        found = changed(plan, tmp_path, codes=("omp", "thresholding_pursuit"), controls=("pca",))
+    assert {"omp", "thresholding_pursuit"} < {
+        row["codes"] for row in found["mine"]
+    } and "pca" in found
+    assert all(row["thrice"] == 3 * row["num_latents"] for row in found["mine"])
+    monkeypatch.setattr(gap_parts, "measure", killed)
+    again = measure.run(plan, store)
+    assert store.keys() == before and again == rows
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"names": ("one", "one")}, "called 'one'"),
+        ({"names": ("random",), "controls": ["random"]}, "called 'random'"),
+        ({"controls": ["pcb"]}, "a control must be one of"),
+        ({"codes": ["pcb"]}, "codes must be one of"),
+        ({"names": ()}, "at least one entry"),
+        ({"l0": 4.0}, "at most 3"),
+        ({"l0": -1}, "l0 must be a finite number above 0"),
+        *(({"lam": lam}, "lam must be a finite number above 0") for lam in (0, float("nan"))),
+        ({"lam": 1e3}, "lam is 1000, which is not below .* λ_max of the samples on 'mine'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is(
+    plan, model, tmp_path, change, message
+):
+    names = change.pop("names", ("mine",))
+    saes = [SAE.of_model(model, name=name) for name in names]
+    with pytest.raises(ValueError, match=message):
+        measure.run(dataclasses.replace(plan, saes=saes, **change), Store(tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
+    alone = SAE.of_model(Model(model.dictionary, model.bias), name="atoms")
+    dense = SAE.of_model(dataclasses.replace(model, encode=TopK(19)), name="dense")
+    options = {"saes": [*plan.saes, alone, dense], "lam": None, "controls": ("random", "samples")}
+    found = changed(plan, tmp_path, **options)
+    assert [*found] == ["mine", "atoms", "dense", "random", "samples"]
+    levels = {
+        name: {row["level"] for row in each if "level" in row} for name, each in found.items()
+    }
+    # The first sets the level of all.
+    assert levels == {"mine": {"own"}, "dense": {"own", "common"}} | dict.fromkeys(
+        ("atoms", "random", "samples"), {"common"}
+    )
+    every = [row for each in found.values() for row in each]
+    lines = {line["dictionary"]: line for line in measure.curve_lines(every)}
+    gaps = {line["dictionary"]: line for line in measure.gap_lines(every)}
+    atoms = {line["dictionary"]: line for line in measure.atom_lines(every)}
+    for name in ("mine", "atoms", "random", "samples"):
+        assert lines[name]["at_l0"] == pytest.approx(2, abs=0.05)
+    assert [*gaps] == ["mine", "atoms", "dense"] and "gap" not in gaps["atoms"]
+    assert lines["random"]["role"] == "control" and "fvu_ratio" not in lines["atoms"]
+    assert lines["atoms"]["curve_refit_fvu"] < lines["random"]["curve_refit_fvu"]
+    assert atoms["mine"]["agreement"] is None and atoms["atoms"]["agreement"] > 1 - 1e-5
+    assert atoms["random"]["agreement"] < 0.9
+    # An encoder that fires nearly everything is held to what a sparse code can be.
+    assert lines["dense"]["at_l0"] == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05)
+    (dense,) = (each for each in measure.verdict(every) if each.dictionary == "dense")
+    assert "(not 11.37)" in str(dense) and dense.common["l0"] == pytest.approx(2, abs=0.1)
+    # An L0 that is given is that of the gap and of dictionaries, and not of the encoder.
+    (found,) = changed(plan, tmp_path, lam=None, l0=1.0).values()
+    assert measure.gap_lines(found)[0]["optimum_l0"] == pytest.approx(1, abs=0.05)
+    assert [at(found, ["lasso"], level)["l0"] for level in ("own", "common")] == pytest.approx(
+        [2, 1], abs=0.05
+    )
+
+
+def test_signed_codes_are_held_against_signed_controls(plan, tmp_path):
+    signed = [dataclasses.replace(plan.saes[0], signed=True)]
+    found = changed(plan, tmp_path, saes=signed, controls=("random",))
+    assert not {"screened", "proposed"} & {row["codes"] for each in found.values() for row in each}
+    assert not at(found["random"], ["lasso"])["encoder"]["nonneg"]
+
+
+def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path):
+    train, held = activations.split()
+    x = held.take(np.arange(held.num_samples))
+    first, second = (
+        changed(plan, tmp_path, activations=train, held_out=open_activations(part))["mine"][0]
+        for part in (x, 0.1 * x)
+    )
+    assert first["fvu"] != pytest.approx(second["fvu"], rel=0.01)

@@ -1,0 +1,170 @@
+"""Verdicts: the answer on drawn tasks whose truth is known, and their words."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sae_gap
+from sae_gap import measure
+from sae_gap.core.types import Model
+from sae_gap.learners.given import Given, Held
+from sae_gap.measure import plan
+from sae_gap.measure.comparison import Comparison
+from sae_gap.measure.verdicts import RIVAL, Verdict, compare_dictionaries, fair_sign
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.solvers import sparse_code
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Two encoders on the true dictionary, one that chooses at random and one that only shrinks;
+    best codes on random atoms.
+    """
+    task = sae_gap.draw(sae_gap.Setting(num_latents=20, sparsity=3, num_samples=2_000))
+    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
+    activations = sae_gap.open_activations(x, documents=np.arange(len(x)) // 20)
+    rng, bias = np.random.default_rng(1), jnp.asarray(x.mean(axis=0))
+
+    def best(model, signals):
+        return sparse_code(signals - model.bias, model.dictionary, 0.2).codes
+
+    def random(model, signals):
+        order = np.random.default_rng(0).random((len(signals), 20)).argsort(axis=1).argsort(axis=1)
+        return jnp.asarray(np.where(order < 3, 0.3, 0.0), jnp.float32)
+
+    atoms = rng.normal(size=task.dictionary.shape)
+    atoms = jnp.asarray(atoms / np.linalg.norm(atoms, axis=0), jnp.float32)
+
+    def rarely(model, signals):
+        codes = best(model, signals)
+        return jnp.where(codes > 0.8 * codes.max(), 1.0, 0.0)
+
+    encoders = {
+        "dead": (task.dictionary, rarely),
+        "bad_encoder": (task.dictionary, random),
+        "shrunk": (task.dictionary, lambda model, signals: 0.5 * best(model, signals)),
+        "bad_dictionary": (atoms, best),
+    }
+    saes = [
+        SAE.of_model(Model(atoms, bias, encode=encode), name=name)
+        for name, (atoms, encode) in encoders.items()
+    ]
+    store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
+    # A learner that finds the truth.
+    truth = Given(Held(Model(task.dictionary, bias)), RIVAL)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(plan, "control", lambda *_: truth)
+        found = measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
+    return found
+
+
+def test_the_culprit_is_found(rows):
+    found = {each.dictionary: each for each in measure.verdict(rows)}
+    shrunk, encoder, dictionary = (
+        found[name] for name in ("shrunk", "bad_encoder", "bad_dictionary")
+    )
+    assert encoder.losses["support"].low > 0.3 and encoder.losses["dictionary"].sign == 0
+    assert "Dictionary: neither better nor worse beyond doubt than one" in str(encoder)
+    assert "Encoder: better codes exist" in str(encoder)
+    # It has the supports of the lasso, beyond which a pursuit finds a little on random atoms.
+    assert abs(dictionary.losses["support"].more) < 0.05
+    assert dictionary.losses["dictionary"].low > 0.1 and "Dictionary: worse than" in str(dictionary)
+    # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
+    assert shrunk.losses["support"].more == pytest.approx(0, abs=1e-2)
+    assert shrunk.losses["values"].low > 0.1
+    gaps = {line["dictionary"]: line for line in measure.gap_lines(rows)}
+    shares = gaps["shrunk"]["scale_share"], gaps["shrunk"]["relative_gap"]
+    assert shares[0] == pytest.approx(shares[1], rel=0.05)
+    judged = {line["loss"]: line["judged"] for line in encoder.table}
+    assert judged["support"] == "lost" and judged["dictionary"] == "not beyond doubt"
+    # All dictionaries are compared at the L0 of the first that is not dead.
+    for each in found.values():
+        assert each.common["l0"] == pytest.approx(3, rel=0.02)
+
+
+def test_a_dead_encoder_is_named_and_judges_nothing(rows):
+    """It is the first, and all others are compared as if it were not there."""
+    found = {each.dictionary: each for each in measure.verdict(rows, {"dead": ()})}
+    dead = found["dead"]
+    assert [name for name, each in found.items() if each.dead] == ["dead"] and not dead.losses
+    assert "its encoder is dead" in dead.lines["Dictionary"]
+    assert f"and {dead.own['fired']} of its 20 latents ever fire" in dead.lines["Encoder"]
+    assert dead.lines["Loading"] == "suspicious, because its encoder is dead"
+
+
+def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
+    verdicts = measure.verdict(rows)
+    ordered, sentence = measure.ranking(verdicts)
+    # The dead one is no part of it, and the first two have one dictionary.
+    assert [each.dictionary for each in ordered][2:] == ["bad_dictionary", "dead"]
+    assert "none is the best beyond doubt" in sentence
+    _, sentence = measure.ranking([each for each in verdicts if each.dictionary != "shrunk"])
+    assert "bad_encoder is the best." in sentence and "those of bad_dictionary (at L0 3" in sentence
+    assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "sign"), [(32, 32, 1), (32.1, 32, 1), (34.2, 32, 0), (20, 32, 1), (0, 1, 1)]
+)
+def test_more_latents_are_better_only_beyond_what_they_can_explain(one, other, sign):
+    """Of 6 % more latents, 0.8 times 6 % may be theirs."""
+    assert fair_sign(POINTS, one, other) == sign
+    turned = Comparison(POINTS.other, POINTS.one, -POINTS.high, -POINTS.low)
+    assert fair_sign(turned, other, one) == -sign
+
+
+def coded(l0, codes="own", learned_from=8_000, **others):
+    scores = {"fired": 60, "num_latents": 64, "num_scored": 300, "dead": False, "fvu": 0.2}
+    errors = {"errors": [1.0, 1.1, 0.9], "variance": [5.0, 5.0, 5.0]}
+    about = {"codes": codes, "l0": l0, "learned_from": learned_from}
+    return about | scores | errors | others
+
+
+POINTS = Comparison(0.9, 0.8, 0.05, 0.15)
+LOST = dict.fromkeys(("encoder", "values", "support"), POINTS)
+BEST = coded(144.0, "screened")
+TOLD = Verdict("mine", ("no scale.", "turned."), coded(200.0), BEST, BEST, None, LOST)
+LEARNED = {"rival": coded(144.0), "losses": {**LOST, "dictionary": POINTS}}
+WON = LEARNED | {"losses": {**LOST, "dictionary": Comparison(0.8, 0.9, -0.15, -0.05)}}
+
+
+@pytest.mark.parametrize(
+    ("line", "part", "change"),
+    [
+        ("Loading", "suspicious, because no scale (and 1 more)", {}),
+        ("Loading", "fine", {"suspicions": ()}),
+        # More is explained with fewer latents, but less of it would say nothing.
+        ("Encoder", "better codes exist: its own explain 80.0 % of the variance, the best", {}),
+        ("Encoder", "the best at L0 144.00 (not 200.00) 90.0 % (a screened pursuit)", {}),
+        ("Encoder", "not judged: ", {"losses": LOST | {"encoder": Comparison(0, 0, -1, 1)}}),
+        # The mean of 300 rows is no finer than a 300th.
+        ("Encoder", "its own L0 (0.1) 90", {"own": coded(0.1), "best": coded(0.103, "screened")}),
+        ("Encoder", "L0 0.10 (not 0.10)", {"own": coded(0.1), "best": coded(0.105, "screened")}),
+        ("Encoder", "there is none, only a decoder", {"own": None}),
+        ("Encoder", "dead, and not judged: it fires 0 latents", {"own": coded(0.0, dead=True)}),
+        ("Dictionary", "not judged, since online_dl was left out", {}),
+        ("Dictionary", "worse than one (online_dl) learned from 8,000 other rows; at L0", LEARNED),
+        ("Dictionary", "better than one (online_dl) learned from 8,000 other rows; at L0", WON),
+        ("Dictionary", "not judged against one", WON | {"rival": coded(100.0)}),
+        ("Dictionary", "(online_dl, 32 atoms)", WON | {"rival": coded(144.0, num_latents=32)}),
+        (
+            "Dictionary",
+            "not judged against one (online_dl) learned from 1,279 other rows, too few: 64 atoms "
+            "need 1,280; at",
+            WON | {"rival": coded(144.0, learned_from=1_279)},
+        ),
+        # With more to learn from, it would be better still.
+        ("Dictionary", "worse than", LEARNED | {"rival": coded(144.0, learned_from=1_279)}),
+    ],
+)
+def test_what_is_said(line, part, change):
+    assert part in dataclasses.replace(TOLD, **change).lines[line]
+
+
+def test_rows_are_read_without_jax():
+    code = "import sys, sae_gap.measure as m; m.verdict, m.curve_lines; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
