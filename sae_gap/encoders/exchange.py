@@ -17,6 +17,10 @@ from sae_gap.encoders.pursuit import on_unit_atoms
 from sae_gap.solvers import exchange_pursuit, sparse_code
 
 
+# The weights of the lasso's path, from λ_max down, as powers of this.
+RATIO, STEPS = 0.85, 30
+
+
 class _Search(Encoder):
     def __call__(self, model, signals):
         return self.infer(model, signals).codes
@@ -72,8 +76,8 @@ class LassoPath(_Search):
     rank = 14
 
     k: int = option(default=10)
-    ratio: float = option(default=0.85, above=0, below=1)
-    steps: int = option(default=30)
+    ratio: float = option(default=RATIO, above=0, below=1)
+    steps: int = option(default=STEPS)
 
     def infer(self, model, signals, begun=None):
         target, atoms, norms = on_unit_atoms(model, signals)
