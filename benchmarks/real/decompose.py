@@ -27,7 +27,6 @@ several blocks, a figure. A run that was stopped goes on with the same command.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,7 @@ from benchmarks.options import option
 from benchmarks.real.inputs import LanguageModel, names
 from benchmarks.real.page_tables import table
 from sae_gap import catalogue, figures
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.figures import tables
@@ -46,14 +46,13 @@ from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
 from sae_gap.measure.decomposition import CODES, COLUMNS
-from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.given import dictionary
 from sae_gap.measure.methods import check_codes
 from sae_gap.saes.load import load_sae, of_language_model
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 from sae_gap.study.runner import run
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Study
 
 NAME = "decompose"
 CONTROLLED = "block control k captured low high occupancy"
@@ -107,23 +106,23 @@ def measure(options: DecomposeOptions) -> list[Row]:
         raise ValueError("give --dictionary, and either --activations or --recording.")
     if (options.layers and options.activations) or (options.key and options.recording):
         raise ValueError("--layers goes with --recording, and --key with --activations; give one.")
-    folder, lines = cli.folder(options.results_dir) / NAME, []
+    folder = cli.folder(options.results_dir) / NAME
     folder.require_writable()
     blocks, every, atoms_after = _given(options)
     # The same tokens of each block, which are outliers after none.
     outliers = np.unique(np.concatenate([each.outliers.rows for each in every]))
     kept = np.delete(np.arange(every[0].num_samples), outliers)
     logging.info("%d of %d rows are outliers and left out.", len(outliers), every[0].num_samples)
-    places, store = kept[evenly_spaced(len(kept), options.samples)], results.Store(folder)
+    places = kept[evenly_spaced(len(kept), options.samples)]
+    store, lines = results.Store(folder), []
     for block, activations in zip(blocks, every, strict=True):
         chosen = dataclasses.replace(activations, numbers=activations.numbers[places])
-        rows = run(study_of(options, chosen, atoms_after(block)), store)
-        about = {"num_samples": len(places), "centred": options.centred}
-        about |= {"centred_atoms": options.centred_atoms, "block": block}
-        lines += [about | line for line in decomposition.captured_lines(rows)]
-        lines += [about | line for line in decomposition.span_lines(rows, options.k)]
-    paths = [options.recording or options.activations, options.dictionary]
-    shown = folder / "-".join(names(paths))
+        rows = run(_study(options, chosen, atoms_after(block)), store)
+        about = {"num_samples": len(places), "block": block}
+        about |= {name: getattr(options, name) for name in ("centred", "centred_atoms")}
+        lines += [about | line for line in decomposition.lines(rows, options.k)]
+    paths = options.recording or options.activations, options.dictionary
+    shown = folder / "-".join(names([*map(str, paths)]))
     tables.write_table(shown, "summary.csv", lines)
     drawn = figures.captured_by_block(lines)
     if drawn is not None:
@@ -131,16 +130,14 @@ def measure(options: DecomposeOptions) -> list[Row]:
     return lines
 
 
-def _given(
-    options: DecomposeOptions,
-) -> tuple[Sequence[int | None], list[Activations], Callable[[Any], np.ndarray]]:
+def _given(options: Any) -> Any:
     """The blocks, where there are any, their activations, and what gives the atoms of one."""
-    path, lm = str(options.dictionary), None
-    blocks: Sequence[Any] = [None]
+    path, lm = options.dictionary, None
+    blocks: Any = [None]
     if options.activations:
         every = [open_activations(options.activations, key=options.key)]
     else:
-        recorded = open_recording(str(options.recording))
+        recorded = open_recording(options.recording)
         blocks = options.layers or recorded.layers
         every = [recorded.activations(block) for block in blocks]
         if of_language_model(path):
@@ -148,20 +145,15 @@ def _given(
             recorded.require(lm)
 
     def atoms(block):
-        sae = load_sae(path, model=lm, block=block)
-        return np.asarray(sae.model.decoder)
+        return np.asarray(load_sae(path, model=lm, block=block).model.decoder)
 
     # What cannot be read is told before activations are.
     atoms(blocks[0])
     return blocks, every, atoms
 
 
-def study_of(options: DecomposeOptions, chosen: Activations, atoms: np.ndarray) -> Study:
-    """Codes of rows, all of which are scored, on a dictionary, and of fewer on its controls.
-
-    Raises:
-      ValueError: the atoms do not fit the rows or --k; the message says how to mend it.
-    """
+def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
+    """Codes of rows on a dictionary, and of fewer on its controls."""
     (dim, width), most = atoms.shape, max(options.k)
     if dim != chosen.input_dim:
         raise ValueError(
@@ -170,8 +162,8 @@ def study_of(options: DecomposeOptions, chosen: Activations, atoms: np.ndarray) 
         )
     if most > min(dim, width):
         raise ValueError(
-            f"--k={most} is more than the {min(dim, width)} atoms or dimensions that "
-            "there are; lower it."
+            f"--k={most} is more than the {min(dim, width)} atoms or dimensions that there are; "
+            "lower it."
         )
     counts = chosen.num_samples, min(chosen.num_samples, options.controlled)
     rows, few = (HeldOut(chosen, 1, 1, count, True, held_out=chosen) for count in counts)
@@ -179,11 +171,11 @@ def study_of(options: DecomposeOptions, chosen: Activations, atoms: np.ndarray) 
         atoms = atoms - atoms.mean(axis=1, keepdims=True)
     mean = rows.scored.mean(axis=0) if options.centred else np.zeros(dim)
     held = Held(dictionary(atoms, mean).model)
-    given = Given(held, names([str(options.dictionary)])[0], "dictionary")
+    given = Given(held, names([options.dictionary])[0], "dictionary")
     # The others are told by what they lose beside the best.
     codes = dict.fromkeys((*options.codes, "best"))
-    methods: dict[Any, list[Method]] = {rows: [*decomposition.coded(given, [*codes], options.k)]}
-    bounds = decomposition.bounding(given, width, most, options.seed, options.controls)
+    methods = {rows: [*decomposition.coded(given, codes, options.k)]}
+    bounds = decomposition.bounding(given, most, options.seed, options.controls)
     methods[few] = [*methods.get(few, ()), *bounds]
     measured = (*catalogue.default_metrics(), *decomposition.metrics(most))
     return Study(

@@ -16,7 +16,6 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.pursuit import on_unit_atoms
 from sae_gap.solvers import exchange_pursuit, sparse_code
 
-
 # The weights of the lasso's path, from λ_max down, as powers of this.
 RATIO, STEPS = 0.85, 30
 
@@ -114,12 +113,11 @@ class BestOf(_Search):
         return self.one, self.other
 
     def infer(self, model, signals, begun=None, beside=None):
-        pair = [begun, beside]
         if beside is None:
-            pair = [each.infer(model, signals).codes for each in self.origins]
-        rest = [signals - model.bias - product(z, model.decoder.T) for z in pair]
+            begun, beside = (each.infer(model, signals).codes for each in self.origins)
+        rest = [signals - model.bias - product(z, model.decoder.T) for z in (begun, beside)]
         one, other = (jnp.sum(each**2, axis=1, keepdims=True) for each in rest)
-        return Coded(jnp.where(one <= other, *pair))
+        return Coded(jnp.where(one <= other, begun, beside))
 
 
 def largest(target, atoms):

@@ -13,25 +13,26 @@ least what they have less.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from sae_gap.core.codes import as_columns, dense_chunks
+from sae_gap.core.codes import as_codes
 from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.core.rows import squares
-from sae_gap.core.types import Model, Split, Task
+from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.encoders.exchange import RATIO, STEPS, BestOf, Exchange, LassoPath, largest
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import OMP, GradientPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.learners.learner import HostLearner, Learner
+from sae_gap.learners.given import Given
+from sae_gap.learners.learner import HostLearner
 from sae_gap.measure.comparison import compare
 from sae_gap.measure.methods import methods_of, refit
 from sae_gap.metrics import reconstruction
@@ -87,91 +88,80 @@ class Lookalike(HostLearner):
     kind: str = option(default="covariance", choices=KINDS)
     number: int = option(default=0, least=0)
 
-    @property
-    def name(self):  # type: ignore[override]
-        return self.kind
-
-    def select(self, task):
-        return None
-
     def learn(self, data, *, num_latents, key, base=None):
         unit = np.asarray(unit_atoms(base.decoder)[0])
         return Model(jnp.asarray(control_atoms(self.kind, unit, self.number)), base.bias)
 
 
-def coded(given: Learner, names: Sequence[str], sizes: Sequence[int]) -> Iterator[Method]:
+def coded(given: Given, names: Collection[str], sizes: Sequence[int]) -> Iterator[Method]:
     """Codes of at most k atoms by their names, those of `ways` or of `measure.methods`, for each
     k.
     """
     for k in sizes:
-        known = ways(k)
-        for name in names:
-            row = {"codes": name, "k": k}
-            if name in known:
-                yield Method(name, given.family, given, known[name], row)
-            else:
-                for method in methods_of(given, [name], k):
-                    yield dataclasses.replace(method, row=row)
+        encoders = ways(k)
+        own = [Method(name, "", given, encoders[name]) for name in names if name in encoders]
+        others = methods_of(given, [name for name in names if name not in encoders], k)
+        for method in (*own, *others):
+            yield dataclasses.replace(method, row={"codes": method.name, "k": k})
 
 
-def bounding(given: Learner, width: int, steps: int, seed: int, controls: int) -> Iterator[Method]:
+def bounding(given: Given, steps: int, seed: int, controls: int) -> Iterator[Method]:
     """The ceiling, and orthogonal pursuit of some steps on a dictionary and on its controls."""
-    yield Method("ceiling", given.family, given, LassoPath(width, CEILING, 1), {"codes": "ceiling"})
-    drawn = [("isotropic", seed), ("shuffled", seed)]
-    drawn += [("covariance", seed + place) for place in range(controls)]
-    learners = [Lookalike(kind, number, base=given) for kind, number in drawn]
+    width = given.ready.decoder.shape[1]
+    yield Method("ceiling", "", given, LassoPath(width, CEILING, 1), {"codes": "ceiling"})
     pursuit = OMP(steps, nonneg=True)
-    for (kind, number), learner in zip([("given", 0), *drawn], [given, *learners], strict=True):
-        row = {"codes": "span", "control": kind, "number": number}
-        yield Method("span", "control", learner, pursuit, row)
+    yield Method("span", "", given, pursuit, {"codes": "span", "control": "given"})
+    drawn = [("isotropic", seed), ("shuffled", seed)]
+    drawn += [("covariance", number) for number in range(seed, seed + controls)]
+    for kind, number in drawn:
+        row: Row = {"codes": "span", "control": kind, "number": number}
+        yield Method("span", "control", Lookalike(kind, number, base=given), pursuit, row)
 
 
 def metrics(most: int) -> tuple[Metric, ...]:
-    """What is measured of the codes of at most so many atoms."""
-    bound = functools.partial(_bound, most=most)
-    return (
-        reconstruction.METRIC,
-        Metric("captured", _captured, everywhere=False),
-        Metric("overlap with the best", _overlap, everywhere=False),
-        # The residuals that bound codes of fewer atoms go on to that many.
-        Metric(f"bound by {most}", bound, everywhere=False),
-        Metric("gains", _gains, everywhere=False),
-    )
+    """What is measured of codes of at most so many atoms."""
+    named: dict[str, Any] = {"captured": _captured, "gains": _gains}
+    # What bounds codes of fewer atoms is found on the way to that many.
+    named[f"bound by {most}"] = functools.partial(_bound, most=most)
+    every = (Metric(name, measure, everywhere=False) for name, measure in named.items())
+    return reconstruction.METRIC, *every
 
 
 def _problem(inferred: Inferred):
-    """The targets, their squared lengths and the unit atoms."""
-    target = inferred.activations - np.asarray(inferred.model.bias)
-    return target, squares(target), np.asarray(inferred.unit_dictionary[0])
+    """The targets, their squared lengths, what is left of them, and the unit atoms."""
+    x = inferred.activations
+    target = x - np.asarray(inferred.model.bias)
+    rest, atoms = x - inferred.reconstruction, np.asarray(inferred.unit_dictionary[0])
+    return target, squares(target), rest, atoms
 
 
 def _captured(inferred: Inferred) -> dict[str, Any]:
-    """`energy`, Σ‖t‖² by document, and the `median` of what is captured of a sample."""
-    _, energy, _ = _problem(inferred)
-    errors = squares(inferred.activations - inferred.reconstruction)
-    captured = 1 - errors / _positive(energy)
-    return {"energy": inferred.by_document(energy), "median": float(np.median(captured))}
-
-
-def _overlap(inferred: Inferred) -> dict[str, float]:
-    """`common` is the share of samples that use the most common atom, `shared` the share of the
-    best code's support that codes have, and `top` that of samples whose largest code is on the same
-    atom.
+    """`energy` is Σ‖t‖² by document. Of codes of k atoms, `median` is what is captured of a sample;
+    `atoms` are in use in some sample, and `common` is the share of samples that use the most common
+    one; `shared` is the share of the best code's support that they have, and `top` that of samples
+    whose largest code is on the same atom.
     """
-    k = inferred.method.row.get("k")
+    _, energy, rest, _ = _problem(inferred)
+    found, k = {"energy": inferred.by_document(energy)}, inferred.method.row.get("k")
     if k is None:
-        return {}
-    kept = f"best {k}"
-    if kept not in inferred.shared:
-        inferred.shared[kept] = inferred.infer(ways(k)["best"]).codes
-    uses, both, wanted, same = 0, 0, 0, 0
-    for _, codes, best in dense_chunks(inferred.codes["id"], inferred.shared[kept]):
-        on, needed = codes > 0, best > 0
-        uses, wanted, both = uses + on.sum(axis=0), wanted + needed.sum(), both + (on & needed).sum()
-        same += (codes.argmax(axis=1) == best.argmax(axis=1)).sum()
-    count = len(inferred.activations)
-    found = {"common": np.max(uses) / count, "shared": both / max(1, wanted), "top": same / count}
-    return {name: float(value) for name, value in found.items()}
+        return found
+    best = inferred.once(f"best {k}", lambda: inferred.infer(ways(k)["best"]).codes)
+    codes, best = as_codes(inferred.codes["id"]), as_codes(best)
+    on = codes.values > 0
+    # No latent is the largest of a sample without codes.
+    one, other = (
+        np.where(each.values.any(axis=1), each.latents[each.values.argmax(axis=1)], -1)
+        for each in (codes, best)
+    )
+    return found | {
+        "median": float(np.median(1 - squares(rest) / _positive(energy))),
+        "atoms": int(on.any(axis=0).sum()),
+        "common": float(on.mean(axis=0).max()),
+        "shared": float(
+            (on & (best.at(codes.latents) > 0)).sum() / max(1, (best.values > 0).sum())
+        ),
+        "top": float((one == other).mean()),
+    }
 
 
 def _bound(inferred: Inferred, most: int) -> dict[str, float]:
@@ -181,15 +171,14 @@ def _bound(inferred: Inferred, most: int) -> dict[str, float]:
     row = inferred.method.row
     if row["codes"] not in ("best", "ceiling"):
         return {}
-    target, energy, atoms = _problem(inferred)
+    target, energy, rest, atoms = _problem(inferred)
     if row["codes"] == "ceiling":
-        bound = cone_bound(target, atoms, inferred.activations - inferred.reconstruction)
+        bound = cone_bound(target, atoms, rest)
     else:
-        if "residuals" not in inferred.shared:
-            inferred.shared["residuals"] = [*_residuals(target, atoms, most)]
-        values = as_columns(inferred.codes["id"]).max(axis=1)
-        duals = inferred.shared["residuals"]
-        bound = np.min([boxed_bound(target, atoms, dual, row["k"], values) for dual in duals], axis=0)
+        duals = inferred.once("residuals", lambda: [*_residuals(target, atoms, most)])
+        values: Any = as_codes(inferred.codes["id"]).values.max(axis=1)
+        bounds = [boxed_bound(target, atoms, dual, row["k"], values) for dual in duals]
+        bound = np.min(bounds, axis=0)
     return {"bound": float(bound @ energy / energy.sum())}
 
 
@@ -212,53 +201,45 @@ def _gains(inferred: Inferred) -> dict[str, list]:
     """
     if "control" not in inferred.method.row:
         return {}
-    target, energy, atoms = _problem(inferred)
-    order = np.asarray(inferred.infer(inferred.encoder).order)
-    basis, upper = np.linalg.qr(atoms.T[order].transpose(0, 2, 1).astype(float))
+    target, energy, _, atoms = _problem(inferred)
+    found: Any = inferred.infer(inferred.method.encoder)
+    basis, upper = np.linalg.qr(atoms.T[np.asarray(found.order)].transpose(0, 2, 1).astype(float))
     # One in the span of those before it adds nothing.
     new = np.diagonal(upper, axis1=1, axis2=2) ** 2 > DEPENDENT
     along = np.einsum("nms,nm->ns", basis, target) * new
     return {"gains": (along**2 / _positive(energy)[:, None]).tolist()}
 
 
-def captured_lines(rows: Sequence[Row]) -> Iterator[Row]:
-    """The row of each k and codes with what is told of it, and that of the ceiling.
+def lines(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Row]:
+    """What is told of codes of at most k atoms, of the ceiling, and of spans.
 
-    `captured` has its 95 % interval over documents, `low` to `high`, and `median` is of samples.
-    `lost` is how much less that is than the best codes capture, with its interval: they lose at
-    least as much. `atoms` are in use in some sample.
+    `captured` has its 95 % interval over documents, `low` to `high`. `lost` is how much less that
+    is than the best codes capture, with its interval: they lose at least as much. For each k, a
+    span has what lies in it of each kind of dictionary, with the spread of its draws; `occupancy`
+    is the mean step at which the one that is given is furthest ahead of them, after which further
+    atoms add no more than those of a control.
     """
-    held = [row for row in rows if "control" not in row]
-    for (k,), mine in results.grouped(held, ("k",)).items():
-        best = next((row for row in mine if row["codes"] == "best"), None)
-        for row in mine:
-            whole = compare(row["errors"], row["energy"], row["energy"])
-            line = dict.fromkeys(COLUMNS.split()) | {"captured": whole.one, "k": k}
-            if best is not None:
-                lost = compare(best["errors"], row["errors"], row["energy"])
-                line |= {"low": whole.low, "high": whole.high, "atoms": row["fired"]}
-                line |= {"lost": lost.more, "lost_low": lost.low, "lost_high": lost.high}
-                line |= {name: row[name] for name in ("median", "shared", "top", "common")}
-            line |= {name: row.get(name) for name in ("codes", "l0", "bound")}
-            yield line | {name: value for name, value in row.items() if name not in line}
-
-
-def span_lines(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Row]:
-    """For each k what lies in the span of k atoms of each kind of dictionary, with the spread of
-    its draws, and the mean `occupancy` of the one that is given, held against each.
-    """
-    held = [row for row in rows if "control" in row]
+    coded, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))
+    best = {row["k"]: row["errors"] for row in coded if row["codes"] == "best"}
+    for row in sorted(coded, key=lambda row: row.get("k", np.inf)):
+        whole = compare(row["errors"], row["energy"], row["energy"])
+        line = {name: row.get(name) for name in COLUMNS.split()} | {"captured": whole.one}
+        if row["codes"] != "ceiling":
+            lost = compare(best[row["k"]], row["errors"], row["energy"])
+            line |= {"low": whole.low, "high": whole.high, "lost": lost.more}
+            line |= {"lost_low": lost.low, "lost_high": lost.high}
+        yield line | row | line
     kinds = {
-        kind: [np.array(row["gains"]) for row in drawn]
-        for (kind,), drawn in results.grouped(held, ("control",)).items()
+        kind: np.array([row["gains"] for row in drawn])
+        for (kind,), drawn in results.grouped(spans, ("control",)).items()
     }
-    for kind, draws in kinds.items():
-        ahead = occupancy(kinds["given"][0], np.mean(draws, axis=0)).mean()
+    for kind, gains in kinds.items():
+        ahead = np.cumsum(kinds["given"][0] - gains.mean(axis=0), axis=1).argmax(axis=1) + 1
         for k in sizes:
-            captured = [gains[:, :k].sum(axis=1).mean() for gains in draws]
-            line = {"codes": "span", "control": kind, "k": k, "captured": float(np.mean(captured))}
-            line |= {"low": float(min(captured)), "high": float(max(captured))}
-            yield line | {"occupancy": None if kind == "given" else float(ahead)}
+            captured = gains[:, :, :k].sum(axis=2).mean(axis=1)
+            line = {"codes": "span", "control": kind, "k": k, "captured": captured.mean()}
+            line |= {"low": captured.min(), "high": captured.max()}
+            yield line | {"occupancy": None if kind == "given" else ahead.mean()}
 
 
 def cone_bound(
@@ -329,15 +310,6 @@ def boxed_bound(
     along = np.einsum("nm,nm->n", duals, target, dtype=np.float64) - most * largest
     scale = squares(duals) * squares(target)
     return 1 - along.clip(0) ** 2 / _positive(scale)
-
-
-def occupancy(
-    real: Float[np.ndarray, "n steps"], control: Float[np.ndarray, "n steps"]
-) -> Int[np.ndarray, " n"]:
-    """The step at which a dictionary is furthest ahead of its controls in captured variance, from
-    the `gains` of both: after it, further atoms add no more than those of a control.
-    """
-    return np.argmax(np.cumsum(real - control, axis=1), axis=1) + 1
 
 
 def control_atoms(

@@ -15,12 +15,10 @@ from sae_gap.measure.coding import (
     code,
     lasso,
     least_squares,
-    least_squares_on,
-    pursued,
     thresholded,
 )
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
+from sae_gap.solvers import sparse_code
 from tests.encoders.test_screened_pursuit import by_loop
 
 
