@@ -14,7 +14,7 @@ dictionaries.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -107,7 +107,7 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
 
 def methods_of(
     learner: Learner,
-    names: Sequence[str],
+    names: Iterable[str],
     l0: float,
     *,
     family: str = "",
