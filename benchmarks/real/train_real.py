@@ -276,7 +276,7 @@ def train(options: TrainOptions) -> list[Row]:
     seconds = {}
     for name, learner in learners.items():
         with progress.bar(learner.num_steps, name, unit="step") as line:
-            watch = functools.partial(show, line, learner)
+            watch: Any = functools.partial(show, line, learner)
             # All processes pause alike to be watched. The base has been fitted on the way.
             watch = None if distributed.from_first(line.disable) else watch
             end, *bases = (

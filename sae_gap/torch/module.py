@@ -22,6 +22,7 @@ from sae_gap.torch.pursuit import (
     least_squares,
     mean_length,
     pursuit_codes,
+    pursuit_options,
     unit_atoms,
     widened,
 )
@@ -129,32 +130,28 @@ class SAE(nn.Module):
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
         if architecture == "groupmax" and width % given["k"]:
-            raise ValueError(
-                f"k must divide the {width} latents into groups, but it is {given['k']}; give a "
-                "divisor."
-            )
+            raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
+        threshold = given.pop("threshold", None)
         if architecture == PURSUIT:
-            given["pruned"] = given["threshold"] is not None
-            if given["pruned"]:
-                check_scalar("threshold", given["threshold"])
-        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
-        shapes |= {"r_mag": (width,), "b_mag": (width,)}
-        shapes["threshold"] = () if architecture == PURSUIT else (width,)
-        for name, shape in shapes.items():
-            value = given.pop(name, None)
-            if name == "threshold" and value is not None:
-                value = torch.as_tensor(value, **like)
-                value = value if value.ndim else value.expand(shape).clone()
+            given["pruned"] = threshold is not None
+        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
+        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):
+            value, shape = given.pop(name, None), shapes.get(name, (width,))
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
-                # A bias or a threshold may be infinite.
-                _check_finite(name, value if value.ndim == 2 else value.clamp(-1, 1))
-            if name == "threshold":
-                self.register_buffer(name, value)
-            elif isinstance(value, nn.Parameter | None):
-                self.register_parameter(name, value)
-            else:
-                self.register_parameter(name, nn.Parameter(value))
+                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+            self.register_parameter(name, value)
+        _check_finite("W_dec", W_dec)
+        if threshold is not None:
+            if architecture == PURSUIT:
+                check_scalar("threshold", threshold)
+            threshold = torch.as_tensor(threshold, **like)
+        if architecture == "jumprelu":
+            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
+            check_tensor("threshold", threshold, (width,), "give one for each latent")
+            # An infinite one is a latent that never fires, or always.
+            _check_finite("threshold", threshold.clamp(-1, 1))
+        self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
             value = torch.as_tensor(getattr(normalisation, field.name), **like)
@@ -213,20 +210,16 @@ class SAE(nn.Module):
         Those of a pursuit have gradients: values follow x and the dictionary while the choice of
         atoms stays.
         """
-        x = self._flat(x)
+        x, chunk = self._flat(x), self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
         if self._pursues:
-            (target,) = by_rows(lambda x: [self._target(x)], self.chunk, clean)
-            options = {name: getattr(self.cfg, name) for name in ("k", "breadth", "screens")}
-            codes = pursuit_codes(
-                target, self.W_dec, threshold=self.threshold, chunk=self.chunk, **options
-            )
+            (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
+            codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            (codes,) = by_rows(lambda x: [self._encoder(x)], self.chunk, clean)
-        if self.cfg.architecture == "batch_largest":
-            count = self.cfg.k * codes[..., 0].numel()
-            codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
+            if self.cfg.architecture == "batch_largest":
+                chunk = max(1, whole.numel())
+            (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
@@ -255,8 +248,8 @@ class SAE(nn.Module):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
             return [self._normalisation(codes).undo(guess, *(like or (None,)))]
 
-        given = () if like is None else (self._flat(like),)
-        return by_rows(of_rows, self.chunk, codes, *given)[0].to(codes.dtype)
+        pair = (codes,) if like is None else self._pairs(like, codes)[::-1]
+        return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, of codes that are not rounded to the type of x."""
@@ -274,7 +267,8 @@ class SAE(nn.Module):
         """
 
         def of_rows(x, codes):
-            found = least_squares(self._target(x), self.W_dec.to(x), codes, anew=True)
+            atoms, lengths = unit_atoms(self.W_dec.to(x))
+            found = least_squares(self._target(x), atoms, codes, anew=True) / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
             whole = (x.sum(1) + codes.sum(1)).isfinite()
@@ -390,6 +384,8 @@ class SAE(nn.Module):
             hidden = hidden * ~(hidden <= self.threshold)
         elif architecture == "topk":
             hidden = _largest(hidden, k)
+        elif architecture == "batch_largest":
+            hidden = _largest(hidden.reshape(1, -1), k * len(hidden)).reshape(hidden.shape)
         elif architecture == "groupmax":
             groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
             hidden = _largest(groups, 1).reshape(hidden.shape)
