@@ -85,10 +85,10 @@ def write(
     tables.write_table(folder, "codes.csv", plain)
     verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
     dead = {each.dictionary for each in verdicts if each.dead}
-    encoded = [line for line in gaps if "gap" in line]
+    encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]
     drawn = {
         "curve": figures.fvu_curve(rows),
-        "gap_parts": figures.gap_parts([line for line in gaps if line["dictionary"] not in dead]),
+        "gap_parts": figures.gap_parts(encoded),
         "coherence": figures.coherence(rows),
     }
     reports = [report.columns | {"dictionary": name} for name, report in loaded.items()]

@@ -40,6 +40,8 @@ CODES = ("lasso", "lasso_refit", "screened")
 SPREAD = (2.0, 1.4, 0.7)
 # Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
 USUAL = 1 / 12
+# L0s that differ by no more than this share are measured once.
+ALIKE = 0.01
 # Fewer rows say nothing of the rest.
 FEWEST = 10
 
@@ -197,8 +199,8 @@ def _methods(
 ) -> Iterator[Method]:
     """The codes of a dictionary at each level, and the curve about one of them."""
     signed = plan.saes[0].signed if family else learner.signed
-    if levels["common"] == levels.get("own"):
-        # One level stands for both.
+    if abs(levels["common"] - levels.get("own", 0)) <= ALIKE * levels["common"]:
+        # One level stands for both; verdicts allow for the difference.
         del levels["common"]
     for level, l0 in levels.items():
         names = (*CODES, *(["proposed"] if level == "own" else []), *plan.codes)
