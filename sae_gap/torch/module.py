@@ -14,6 +14,7 @@ from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT, least_gain, pursue
+from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     by_rows,
@@ -27,21 +28,12 @@ from sae_gap.torch.pursuit import (
     widened,
 )
 
-# What a module infers with, by SAELens's names where it has them, and what each takes with its
-# default, which is ... where it must be given.
-_AFFINE: dict[str, Any] = {"W_enc": ..., "b_enc": None}
-_PURSUIT = {"W_enc": None, "b_enc": None}
-_AGAIN = {"max_iterations": None, "residual_threshold": 0.01, "stop_on_duplicate_support": True}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    PURSUIT: _PURSUIT | {"k": ..., "breadth": 2, "screens": 2, "threshold": None},
-    "standard": _AFFINE,
-    "topk": _AFFINE | {"k": ...},
-    "abstopk": _AFFINE | {"k": ...},
-    "jumprelu": _AFFINE | {"threshold": ...},
-    "gated": _AFFINE | {"r_mag": ..., "b_mag": ...},
-    "matching_pursuit": _PURSUIT | _AGAIN,
-    "groupmax": _AFFINE | {"k": ...},
-    "batch_largest": _AFFINE | {"k": ...},
+# What an option is unless it is given.
+_DEFAULTS = {
+    "breadth": 2,
+    "screens": 2,
+    "residual_threshold": 0.01,
+    "stop_on_duplicate_support": True,
 }
 
 
@@ -115,18 +107,18 @@ class SAE(nn.Module):
         check_choice("architecture", architecture, ARCHITECTURES)
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
+        row, defaults = ARCHITECTURES[architecture], _DEFAULTS | {"max_iterations": dim}
+        needed = {"W_dec", *row.tensors, *row.options} - {"b_enc", "b_gate"}
         given = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc, **options}
         given = {name: value for name, value in given.items() if value is not None}
-        takes = {"W_dec": ..., "b_dec": torch.zeros(dim, **like), **ARCHITECTURES[architecture]}
-        if foreign := sorted(given.keys() - takes.keys()):
+        given = {name: defaults[name] for name in needed & defaults.keys()} | given
+        free = {"b_dec", "W_enc", "b_enc"} | ({"threshold"} if architecture == PURSUIT else set())
+        if foreign := sorted(given.keys() - needed - free):
             raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
-        given = takes | given
-        if missing := [name for name, value in given.items() if value is ...]:
+        if missing := sorted(needed - given.keys()):
             raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
-        if W_enc is not None and b_enc is None:
-            given["b_enc"] = torch.zeros(width, **like)
-        if "max_iterations" in given:
-            given["max_iterations"] = given["max_iterations"] or dim
+        zeros = {"b_dec": dim} | ({} if W_enc is None else {"b_enc": width})
+        given = {name: torch.zeros(size, **like) for name, size in zeros.items()} | given
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
         if architecture == "groupmax" and width % given["k"]:
@@ -201,7 +193,7 @@ class SAE(nn.Module):
             screens=screens,
             threshold=self.threshold if self._pursues and k in (None, pursued) else None,
             normalisation=self._normalisation(self.W_dec),
-            heads=self._heads,
+            heads=self.cfg.reshape_activations == "hook_z",
             metadata=self.cfg.metadata,
         )
 
@@ -353,10 +345,6 @@ class SAE(nn.Module):
     def _pursues(self) -> bool:
         return self.cfg.architecture == PURSUIT
 
-    @property
-    def _heads(self) -> bool:
-        return self.cfg.reshape_activations == "hook_z"
-
     def _normalisation(self, like):
         """What is done to activations, in the type of some rows."""
         names = (field.name for field in dataclasses.fields(self._normalises))
@@ -371,7 +359,7 @@ class SAE(nn.Module):
     def _encoder(self, x):
         architecture, target, k = self.cfg.architecture, self._target(x), getattr(self.cfg, "k", 0)
         if architecture == "matching_pursuit":
-            options = (getattr(self.cfg, name) for name in _AGAIN)
+            options = (getattr(self.cfg, name) for name in ARCHITECTURES[architecture].options)
             return _match_again(target, self.W_dec.to(x), *options)
         pull = target @ self.W_enc.to(x)
         hidden = pull + self.b_enc.to(x)
@@ -394,7 +382,8 @@ class SAE(nn.Module):
     def _flat(self, x):
         """Activations with their heads side by side."""
         dim, mend = self.cfg.d_in, "give activations of the layer that the SAE was trained on"
-        if self._heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
+        heads = self.cfg.reshape_activations == "hook_z"
+        if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
             x = x.flatten(-2)
         check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
