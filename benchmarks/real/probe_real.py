@@ -230,7 +230,6 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     pairs = options.pairs or usual_pairs(sorted(topics))
     saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
     chosen = methods(options, saes, source.input_dim)
-    order = [method.coordinates["dictionary"] for method in chosen]
     found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
     folder.require_writable()
     if options.sets != "none":
@@ -248,8 +247,7 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
             concepts=concepts,
         )
         scored = run(study_of(probed, chosen), results.Store(folder))
-        scored = [row | {"role": row["family"]} for row in scored]
-        rows[kind] = sorted(scored, key=lambda row: order.index(row["dictionary"]))
+        rows[kind] = [row | {"role": row["family"]} for row in scored]
         lines = probing.overall(rows[kind], saes[0].name)
         tables.write_table(folder, f"{kind}.csv", lines)
         figures.save(figures.ood_drop(lines, kind), folder, f"{kind}_drop")

@@ -166,9 +166,8 @@ def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
 
 def study_of(
     options: TrainOptions,
-    source: HeldOut,
+    sources: Sequence[HeldOut],
     names: Collection[str],
-    seeds: Collection[int],
     seconds: Mapping[Learner, float],
 ) -> Study:
     """All codes on the dictionaries of methods of these names. A fit takes the seconds of its base
@@ -178,7 +177,7 @@ def study_of(
         dataclasses.replace(method, row={**method.row, "dictionary": name})
         for name in names
         for method in methods_of(
-            learner_of(name, options, source.input_dim),
+            learner_of(name, options, sources[0].input_dim),
             dict.fromkeys((*CODES, *options.codes)),
             options.sparsity,
         )
@@ -186,7 +185,7 @@ def study_of(
     total = Metric("total_seconds", lambda found: {"total_seconds": seconds[found.learner]})
     return Study(
         NAME,
-        [dataclasses.replace(source, seed=seed) for seed in seeds],
+        sources,
         methods,
         lam=None,
         optimum=False,
@@ -288,12 +287,16 @@ def train(options: TrainOptions) -> list[Row]:
         logging.info("%s fitted in %.0f s", name, seconds[learner])
         if distributed.is_first():
             save(end.model, directory / name)
+        # Until it is there, others would fit again what the first one reads.
+        distributed.wait(name)
     store = results.Store(directory)
-    run(study_of(options, source, learners, (options.seed,), seconds), store, models=models)
-    there = store.rows()
-    seeds = sorted({row["seed"] for row in there})
+    run(study_of(options, [source], learners, seconds), store, models=models)
+    # Neither rows of an earlier form nor those of a learner that is no longer here.
+    there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
-    every = study_of(options, source, names, seeds, {})
+    seeds = sorted({row["seed"] for row in there})
+    sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
+    every = study_of(options, sources, names, {})
     stored = Stored(every, store)
     rows = [stored.row(line) for job in jobs(every) for line in job.lines]
     found = by_method([row for row in rows if row is not None], options)
