@@ -22,7 +22,7 @@ from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
 from sae_gap.measure.methods import control as make_control
 from sae_gap.measure.methods import methods_of
-from sae_gap.measure.probing import Tokens, concepts
+from sae_gap.measure.probing import Probed, Tokens, concepts
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -37,22 +37,6 @@ X = RNG.normal(size=(ROWS, DIM)).astype(np.float32)
 X[3] *= 100
 ATOMS = RNG.normal(size=(DIM, WIDTH)).astype(np.float32)
 DOCUMENTS = np.arange(ROWS) // 10
-
-
-class Asked(Store):
-    """Tells no rows but made-up ones, which differ where the keys do, and keeps the keys."""
-
-    def __init__(self):
-        super().__init__("nowhere")
-        self.keys = {}
-
-    def once(self, settings, measure, parts=({},)):
-        key = results.key({"settings": settings, "parts": parts})
-        kind = "control" if "control" in settings else settings.get("kind", "row")
-        self.keys.setdefault(kind, []).append(key)
-        number = 1 + int(key[:6], 16) / 2**24
-        row = {"kind": "clean", "lam": number, "common_l0": number, "level": 0, "dead": False}
-        return [row]
 
 
 class StoppedError(Exception):
@@ -144,22 +128,15 @@ def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags
     return keys_of(measure_sae.plan_of(options)[0], monkeypatch)
 
 
-def of_train_real(folder, monkeypatch, row=None, document=None, **flags):
-    asked = {}
-
-    def once(self, settings, *_):
-        asked.update(row=results.key(settings), fit=settings["fit"])
-        raise StoppedError
-
-    end = SimpleNamespace(seconds=0.0, model=None)
-    monkeypatch.setattr(Models, "fit", lambda *_, **__: [SimpleNamespace(end=end)])
-    monkeypatch.setattr(train_real, "save", lambda *_: None)
-    monkeypatch.setattr(Store, "once", once)
+def of_train_real(folder, row=None, document=None, **flags):
     given = {"activations": write(folder, row, document), "results_dir": str(folder)}
     usual = {"methods": ("topk",), "width": WIDTH, "sparsity": 2}
-    with pytest.raises(StoppedError):
-        train_real.train(train_real.TrainOptions(**given, **usual | flags))
-    return asked
+    options = train_real.TrainOptions(**given, **usual | flags)
+    source = train_real.source_of(options)
+    study = train_real.study_of(options, source, options.methods, (options.seed,), {})
+    (job,) = jobs(study)
+    fit = Models(folder).folder(job.learner, job.sources[0])
+    return {"row": [line.key for line in job.lines], "fit": fit.name}
 
 
 def of_probe_real(
@@ -183,18 +160,22 @@ def of_probe_real(
     if topic is not None:
         topics[np.isin(DOCUMENTS, topic)] = "x"
     held = open_activations(data(row)[0], documents=DOCUMENTS)
-    tokens, store = Tokens(texts, DOCUMENTS, topics), Asked()
-    probed = probe_real.of_pairs(tokens, held, ["topic:x+space"], (seed,), rows)
-    ((name, task),) = probed.tasks.items()
-    split = task.splits[seed]
+    tokens = Tokens(texts, DOCUMENTS, topics)
+    x, concepts_of = probe_real.of_pairs(tokens, held, ["topic:x+space"], (seed,), rows)
+    ((name, labelled),) = concepts_of.items()
+    split = labelled.splits[seed]
     if other in split._fields:
         part = {side: numbers[::-1] for side, numbers in getattr(split, other).items()}
-        task = task._replace(splits={seed: split._replace(**{other: part})})
-    task = task._replace(has=task.has ^ (other == "labels"))
-    probed.tasks[name] = task
-    probe_real.probe(store, probed, [sae(**given)], l0)
-    activations, dictionary = store.keys["row"]
-    return {"activations": activations, "dictionary": dictionary}
+        labelled = labelled._replace(splits={seed: split._replace(**{other: part})})
+    labelled = labelled._replace(has=labelled.has ^ (other == "labels"))
+    options = probe_real.ProbeOptions(l0=l0, controls=("none",))
+    source = Probed(held, held_out=open_activations(x), concepts={name: labelled})
+    study = probe_real.study_of(source, probe_real.methods(options, [sae(**given)], DIM))
+    keys = {}
+    for line in (line for job in jobs(study) for line in job.lines):
+        kind = line.method.name if line.method.name[:3] in ("own", "act") else "coded"
+        keys.setdefault(kind, []).append(line.key)
+    return keys
 
 
 def of_downstream(
@@ -281,11 +262,12 @@ CHANGES = {
         ("row",): [{"samples": 20}],
     },
     of_probe_real: {
-        ("activations", "dictionary"): [
+        ("activations", "own", "coded"): [
             *({"row": 137}, {"topic": 4}, {"word": 51}, {"seed": 1}, {"rows": 150}),
             *({"other": "train"}, {"other": "test"}, {"other": "labels"}),
         ],
-        ("dictionary",): [{"l0": 3.0}, {"given": {"k": 1}}],
+        ("coded",): [{"l0": 3.0}],
+        ("own", "own_refit"): [{"given": {"k": 1}}],
     },
     of_downstream: {
         ("texts", "score", "control"): [
@@ -326,6 +308,6 @@ CASES += [
 def test_another_input_is_another_key(door, usual, parts, change, tmp_path, monkeypatch):
     patch = {"monkeypatch": monkeypatch} if "monkeypatch" in door.__code__.co_varnames else {}
     before, again, after = (door(tmp_path, **patch, **each) for each in (usual, usual, change))
-    assert before == again
+    assert before == again and ("fit" in parts or before.get("fit") == after.get("fit"))
     for part in parts:
         assert not {*map(str, np.ravel(before[part]))} & {*map(str, np.ravel(after[part]))}

@@ -94,7 +94,8 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         fate = "kept" if plan.keep_outliers else "left out; --outliers=keep keeps them"
         logging.info("%s; they are %s.", activations.outliers, fate)
     chosen = measure.CONTROLS if options.controls is None else options.controls
-    saes, reports = options.read(plan.source.scored, plan.source.kept.mean, chosen)
+    taken = (*measure.CONTROLS, *chosen)
+    saes, reports = options.read(plan.source.scored, plan.source.kept.mean, taken)
     for name, report in reports.items():
         logging.info("%s, as loaded\n%s", name, report)
     controls = tuple(name for name in chosen if name != "none")

@@ -185,22 +185,27 @@ def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: 
     return np.concatenate(parts), labelled
 
 
-def study_of(options: ProbeOptions, source: probing.Probed, saes: Sequence[SAE]) -> Study:
-    """Probes of the activations, and of all codes on each SAE and each control."""
-    first, dim, codes = saes[0], source.input_dim, dict.fromkeys((*CODES, *options.codes))
+def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
+    """The activations, and all codes on each SAE and each control."""
+    codes, latents = dict.fromkeys((*CODES, *options.codes)), saes[0].num_latents
     learners: list[tuple[Learner, dict[str, Any]]] = [(sae.given, {}) for sae in saes]
-    about = {"family": "control", "signed": first.signed}
+    about = {"family": "control", "signed": saes[0].signed}
     for name in options.controls:
         if name != "none":
-            learners.append((control(name, first.num_latents, options.l0, dim), about))
+            learners.append((control(name, latents, options.l0, input_dim), about))
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
-    methods = [Method("activations", "activations", Raw(), Linear(), alone)]
+    found = [Method("activations", "activations", Raw(), Linear(), alone)]
     for learner, told in learners:
-        methods += methods_of(learner, codes, options.l0, **told)
+        found += methods_of(learner, codes, options.l0, **told)
+    return found
+
+
+def study_of(source: probing.Probed, chosen: Sequence[Method]) -> Study:
+    """Probes of what methods code."""
     return Study(
         NAME,
         [source],
-        lambda _: methods,
+        chosen,
         lam=None,
         optimum=False,
         seconds=False,
@@ -223,8 +228,10 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     if recorded.topics:
         topics = {recorded.topics[number] for number in recorded.documents[held.numbers]}
     pairs = options.pairs or usual_pairs(sorted(topics))
-    found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
     saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
+    chosen = methods(options, saes, source.input_dim)
+    order = [method.coordinates["dictionary"] for method in chosen]
+    found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
     folder.require_writable()
     if options.sets != "none":
         texts, every = folder / "texts", options.sets == "all"
@@ -240,9 +247,8 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
             held_out=open_activations(x),
             concepts=concepts,
         )
-        study = study_of(options, probed, saes)
-        order = [method.coordinates["dictionary"] for method in study.methods(probed)]
-        scored = [row | {"role": row["family"]} for row in run(study, results.Store(folder))]
+        scored = run(study_of(probed, chosen), results.Store(folder))
+        scored = [row | {"role": row["family"]} for row in scored]
         rows[kind] = sorted(scored, key=lambda row: order.index(row["dictionary"]))
         lines = probing.overall(rows[kind], saes[0].name)
         tables.write_table(folder, f"{kind}.csv", lines)

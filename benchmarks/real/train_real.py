@@ -127,11 +127,19 @@ def source_of(options: TrainOptions) -> HeldOut:
     if options.activations is None:
         raise ValueError("--activations is needed: a file or a folder, such as make real writes.")
     activations = open_activations(options.activations, key=options.key)
-    keep = options.outliers == "keep"
-    if not keep and len(activations.outliers.rows):
+    learn = options.outliers == "keep"
+    if not learn and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
-    sizes = options.width, options.sparsity, options.samples
-    source = HeldOut(activations, *sizes, keep, options.seed, split_seed=0, together=True)
+    source = HeldOut(
+        activations,
+        options.width,
+        options.sparsity,
+        options.samples,
+        seed=options.seed,
+        split_seed=0,
+        together=True,
+        learn_outliers=learn,
+    )
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
         raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")
@@ -179,7 +187,7 @@ def study_of(
     return Study(
         NAME,
         [dataclasses.replace(source, seed=seed) for seed in seeds],
-        lambda _: methods,
+        methods,
         lam=None,
         optimum=False,
         spread="rows",
@@ -268,7 +276,7 @@ def train(options: TrainOptions) -> list[Row]:
     seconds = {}
     for name, learner in learners.items():
         with progress.bar(learner.num_steps, name, unit="step") as line:
-            watch = functools.partial(show, line, learner)
+            watch: Any = functools.partial(show, line, learner)
             # All processes pause alike to be watched. The base has been fitted on the way.
             watch = None if distributed.from_first(line.disable) else watch
             end, *bases = (

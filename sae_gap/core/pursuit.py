@@ -1,7 +1,7 @@
 """The screened pursuit and least squares on supports, for NumPy and PyTorch; imports no JAX.
 
 `sae_gap.encoders.screened_pursuit` describes the method, and compiles it. Here each operation runs
-at once on many rows, and exchanges go on for those rows alone that need them.
+at once on all rows given, and exchanges go on for those rows alone that need them.
 """
 
 import math
@@ -24,7 +24,7 @@ EXCHANGES, MOST = 20, 200
 # What a value may lie below zero, and a correlation above, where the signal and the atoms have unit
 # norm.
 SLACK = 1e-6
-# Rows at once, which the cache of a CPU holds.
+# Rows at once that the cache of a CPU holds.
 CHUNK = 128
 
 
@@ -32,10 +32,8 @@ def pursue(
     target: Float[Any, "n input_dim"],
     atoms: Float[Any, "num_latents input_dim"],
     k: int,
-    *,
     breadth: int = 2,
     screens: int = 2,
-    chunk: int = CHUNK,
 ) -> tuple[Int[Any, "n size"], Float[Any, "n size"], Float[Any, "n size"]]:
     """A screened pursuit of k atoms, then least squares over `z ≥ 0`.
 
@@ -45,42 +43,35 @@ def pursue(
       k: atoms that are pursued.
       breadth: candidates of a screen for each of them.
       screens: products with the dictionary that propose candidates.
-      chunk: rows at once.
 
     Returns:
       The numbers of the atoms chosen, their codes, zero where one is not used, and what the squared
       error would grow by without each.
     """
     m, size = min(breadth * k, len(atoms)), min(k, *atoms.shape)
-    sizes = [-(-size * screen // screens) for screen in range(1, screens + 1)]
-    # Among many rows it pays to find the inner products of all atoms once.
-    paid = len(atoms) ** 2 <= min(WHOLE, len(target) * screens * m**2)
-    whole = atoms @ atoms.mT if paid else None
-    return by_chunk(lambda part: _pursue(part, atoms, whole, m, sizes), chunk, target)
-
-
-def prune(
-    target: Float[Any, "n input_dim"],
-    atoms: Float[Any, "num_latents input_dim"],
-    chosen: Int[Any, "n size"],
-    gains: Float[Any, "n size"],
-    least: Any,
-    *,
-    chunk: int = CHUNK,
-) -> Float[Any, "n size"]:
-    """Least squares over `z ≥ 0` on those atoms of a pursuit whose gain is not below the least."""
-
-    def fitted(target, chosen, gains):
-        return least_squares(target, atoms[chosen], (gains > 0) & (gains >= least))
-
-    return by_chunk(fitted, chunk, target, chosen, gains)[0]
+    toward = score = target @ atoms.mT
+    chosen = own = on = None
+    for screen in range(1, screens + 1):
+        if chosen is not None:
+            codes, _ = least_squares(target, own, on, exchanges=0)
+            score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
+            # Those chosen before are proposed, and taken, first.
+            score[_rows(chosen)[on], chosen[on]] = math.inf
+        near = _largest(score, m)
+        rows, own = _rows(near), atoms[near]
+        first = score[rows, near] == math.inf
+        steps = -(-size * screen // screens)
+        places, on = _match(own @ own.mT, toward[rows, near], first, _slack(target), steps)
+        chosen = near[rows[:, :steps], places]
+        own = atoms[chosen]
+    return chosen, *least_squares(target, own, on)
 
 
 def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
-    """What those gains exceed of which a row has l0 on average: half way from the last to the next."""
-    flat, last = gains.reshape(1, -1), max(1, round(l0 * len(gains)))
-    ends = [_largest(flat, min(count, flat.shape[1]))[0] for count in (last, last + 1)]
-    return (flat[0, ends[0]].min() + flat[0, ends[1]].min()) / 2
+    """What the gains of l0 atoms a row exceed, on average: half way from the last to the next."""
+    flat = gains.reshape(-1)
+    ordered, first = flat[flat.argsort()], max(0, len(flat) - max(1, round(l0 * len(gains))))
+    return (ordered[first] + ordered[max(0, first - 1)]) / 2
 
 
 def least_squares(
@@ -119,7 +110,7 @@ def least_squares(
         if exchange >= EXCHANGES:
             wrong = wrong & (order == order[(wrong * order).argmax(1)][:, None])
         on[rows] ^= wrong
-    codes = xp.where(on, codes if exchanges == 0 else xp.clip(codes, 0, None), 0)
+    codes = xp.where(on, xp.clip(codes, 0, None) if exchanges else codes, 0)
     return codes, codes**2 / spread
 
 
@@ -147,64 +138,29 @@ def scatter(
     return dense
 
 
-def by_chunk(function: Callable[..., tuple[Any, ...]], chunk: int, *arrays: Any) -> Any:
+def by_chunk(function: Callable[..., Any], chunk: int, *arrays: Any) -> list[Any]:
     """The arrays that a function gives of the rows of others, of so many rows at once."""
     starts = range(0, len(arrays[0]) or 1, chunk)
     parts = [function(*(array[start : start + chunk] for array in arrays)) for start in starts]
-    return tuple(namespace(part[0]).concat(part) for part in zip(*parts, strict=True))
+    return [namespace(part[0]).concat(part) for part in zip(*parts, strict=True)]
 
 
-def _pursue(target, atoms, whole, m, sizes):
-    """Of each screen, orthogonal matching pursuit among its candidates."""
-    toward = score = target @ atoms.mT
-    chosen = own = on = None
-    for size in sizes:
-        if chosen is not None:
-            codes, _ = least_squares(target, own, on, exchanges=0)
-            score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
-            # Those chosen before are proposed, and taken, first.
-            score[_rows(chosen)[on], chosen[on]] = math.inf
-        near = _largest(score, m)
-        rows = _rows(near)
-        first = score[rows, near] == math.inf
-        inner = _inner_products(atoms, whole, near)
-        places, on = _match(inner, toward[rows, near], first, _slack(target), size)
-        chosen = near[rows[:, :size], places]
-        own = atoms[chosen]
-    codes, gains = least_squares(target, own, on)
-    return chosen, codes, gains
-
-
-def _inner_products(atoms, whole, near):
-    """A function from a place among the candidates of each row to the inner products of that atom
-    with all of them. A pursuit reads few off a large Gram matrix.
-    """
-    rows = _rows(near)
-    if whole is not None:
-        return lambda places: whole[near[rows[:, :1], places[:, None]], near]
-    own = atoms[near]
-    gram = own @ own.mT
-    return lambda places: gram[rows[:, 0], places]
-
-
-def _match(inner_products, pull, first, slack, size):
-    """Orthogonal matching pursuit by the inner products of the candidates: the places of the atoms
+def _match(gram, pull, first, slack, size):
+    """Orthogonal matching pursuit by the Gram matrix of the candidates: the places of the atoms
     chosen, and whether each adds anything.
 
     Row i of `basis` has the inner products of the candidates with the i-th vector of an orthonormal
     basis of the atoms chosen.
     """
-    xp, (n, m) = namespace(pull), pull.shape
-    rows, left = _rows(pull)[:, 0], 0 * pull + 1
-    basis = xp.zeros((n, size, m), dtype=pull.dtype, device=pull.device)
-    places, on = [], []
+    xp, rows, left = namespace(pull), _rows(pull)[:, 0], 0 * pull + 1
+    basis, places, on = 0 * gram[:, :size], [], []
     for i in range(size):
         free = left > DEPENDENT
         best = xp.where(free, xp.where(first, math.inf, pull), -math.inf).argmax(1)
         gain = pull[rows, best]
         fine = free[rows, best] & (first[rows, best] | (gain > slack[:, 0]))
         before, length = basis[:, :i], xp.where(fine, left[rows, best], math.inf) ** 0.5
-        new = inner_products(best) - (before[rows, :, best][:, None] @ before)[:, 0]
+        new = gram[rows, best] - (before[rows, :, best][:, None] @ before)[:, 0]
         new = new / length[:, None]
         basis[:, i], pull, left = new, pull - new * (gain / length)[:, None], left - new**2
         places.append(best)
@@ -214,7 +170,7 @@ def _match(inner_products, pull, first, slack, size):
 
 def _largest(values, count):
     """The places of the largest of each row, in any order."""
-    if namespace(values).__name__ == "torch":
+    if hasattr(values, "topk"):
         return values.topk(count, sorted=False).indices
     return values.argpartition(-count, axis=1)[:, -count:]
 

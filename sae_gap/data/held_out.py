@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Split, Task, Unread
@@ -39,6 +39,7 @@ class HeldOut:
       split_seed: of the documents that are held out.
       together: whether all processes fit one learner together. Each reads the rows of its own
         devices, and of all together, rather than as many as one memory holds.
+      learn_outliers: whether learners see outlier tokens that are not kept.
     """
 
     activations: Activations
@@ -50,6 +51,7 @@ class HeldOut:
     held_out: Activations | None = None
     split_seed: int | None = None
     together: bool = False
+    learn_outliers: bool = False
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HeldOut) and self.asdict() == other.asdict()
@@ -70,9 +72,14 @@ class HeldOut:
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and those held out."""
-        if self.held_out is None:
-            return self.kept.split(seed=self._split_seed)
-        return self.kept, self.held_out if self.keep_outliers else self.held_out.without_outliers()
+        train, held = self.kept, self.held_out
+        if held is None:
+            train, held = train.split(seed=self._split_seed)
+            if self.learn_outliers:
+                train = self.activations.split(seed=self._split_seed)[0]
+        elif not self.keep_outliers:
+            held = held.without_outliers()
+        return train, held
 
     @property
     def _split_seed(self) -> int:
@@ -137,7 +144,7 @@ class HeldOut:
         there = self.parts[0].num_samples
         return there if self.together else min(there, max(1, POOL // self.input_dim))
 
-    def learned_from(self) -> Float[Array, "n input_dim"]:
+    def learned_from(self) -> Float[Any, "n input_dim"]:
         """The rows that learners see, evenly spaced."""
         train = self.parts[0]
         if self.together:
@@ -162,18 +169,24 @@ class HeldOut:
         parts = (self.activations, self.held_out)
         return digest("none" if part is None else part.fingerprint() for part in parts)
 
-    def asdict(self) -> dict[str, Any]:
-        """What decides the data and what is learned from them."""
+    def seen(self) -> dict[str, Any]:
+        """What decides what learners see, whatever is scored."""
         found = {
-            "activations": self.fingerprint,
-            "samples": self.samples,
+            "activations": self.activations.fingerprint(),
             "keep_outliers": self.keep_outliers,
-            "split_seed": self._split_seed,
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
+        if self.held_out is None:
+            found["split_seed"] = self._split_seed
+        if self.learn_outliers:
+            found["learn_outliers"] = True
         if self.together:
             found["learned_from"] = self.num_train
         # What is given has neither.
         sizes = {"width": self.width, "sparsity": self.sparsity}
         return found | {name: size for name, size in sizes.items() if size != 1}
+
+    def asdict(self) -> dict[str, Any]:
+        """What decides the data and what is learned from them."""
+        return self.seen() | {"activations": self.fingerprint, "samples": self.samples}

@@ -52,10 +52,6 @@ class BatchTopK(AmortisedEncoder):
         hidden = self._hidden(model, signals)
         return above(hidden, model.encoder.threshold, hidden)
 
-    def exported(self, model):
-        threshold = jnp.full(model.decoder.shape[1], model.encoder.threshold)
-        return "jumprelu", {}, model.encoder.affine.exported() | {"threshold": threshold}
-
     def loss_after(self, done, model, signals, penalty):
         # A `loss` that a subclass defines need not know of `done`.
         told = (done,) if self.initial_factor > 1 else ()

@@ -42,10 +42,6 @@ class Affine(eqx.Module):
     def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         return signals @ self.weight + self.bias
 
-    def exported(self) -> dict[str, Array]:
-        """As SAELens names it."""
-        return {"W_enc": self.weight, "b_enc": self.bias}
-
     @classmethod
     def create(cls, weight: Float[Array, "input_dim num_latents"]) -> "Affine":
         """The initial encoder of the paper: the given weights, no bias."""
@@ -110,7 +106,8 @@ class Encoder(MethodPart):
         """How SAELens has this encoder: its architecture, options, and tensors but the decoder's;
         None if it has none.
 
-        `save_sae` asks the class itself: a subclass may infer in another way, and inherits no form.
+        `save_sae` knows the suite's own, and asks the class itself: a subclass may infer in another
+        way, and inherits no form.
         """
         return None
 

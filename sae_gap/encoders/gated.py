@@ -44,11 +44,6 @@ class Gated(AmortisedEncoder):
     def __call__(self, model, signals):
         return self._infer(model, signals)[0]
 
-    def exported(self, model):
-        parameters = model.encoder
-        gate = {"W_enc": parameters.gate.weight, "b_gate": parameters.gate.bias}
-        return "gated", {}, gate | {"r_mag": parameters.log_scale, "b_mag": parameters.bias}
-
     def with_penalty(self, model, signals):
         codes, gate = self._infer(model, signals)
         return codes, jnp.sum(gate, axis=1)

@@ -56,14 +56,6 @@ class JumpReLU(AmortisedEncoder):
             lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change
         )
 
-    def exported(self, model):
-        parameters = model.encoder
-        return (
-            "jumprelu",
-            {},
-            parameters.affine.exported() | {"threshold": jnp.exp(parameters.log_threshold)},
-        )
-
 
 @jax.custom_vjp
 def _jump(hidden, threshold, bandwidth):

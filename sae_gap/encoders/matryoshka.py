@@ -31,8 +31,6 @@ class MatryoshkaBatchTopK(BatchTopK):
     label = "Matryoshka"
     colour = "#AA4499"
     rank = 6
-    # It infers as BatchTopK does.
-    exported = BatchTopK.exported
 
     prefixes: tuple[float, ...] = option(
         default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1), static=True, above=0, most=1

@@ -21,9 +21,6 @@ class ReLU(AmortisedEncoder):
     def __call__(self, model, signals):
         return jax.nn.relu(self.preactivations(model, signals))
 
-    def exported(self, model):
-        return "standard", {}, model.encoder.exported()
-
     def with_penalty(self, model, signals):
         codes = self(model, signals)
         return codes, jnp.sum(codes, axis=1)

@@ -27,10 +27,6 @@ class TopK(AmortisedEncoder):
     def __call__(self, model, signals):
         return keep_largest(jax.nn.relu(self.preactivations(model, signals)), self.k)
 
-    def exported(self, model):
-        options = {"k": min(self.k, model.decoder.shape[1]), "rescale_acts_by_decoder_norm": False}
-        return "topk", options, model.encoder.exported()
-
 
 @eqx.filter_jit
 def keep_largest(

@@ -117,6 +117,10 @@ class OnNetwork:
     def _texts(self) -> list[str]:
         return [self._digest(self.documents(part)) for part in (1, 0)]
 
+    def seen(self) -> dict[str, Any]:
+        """What decides what learners see."""
+        return self.rows.seen() | {"seed": self.seed}
+
     def asdict(self) -> dict[str, Any]:
         """What decides the data."""
         about = {"model": self.lm.identity, "layer": self.layer, "first": self.first}

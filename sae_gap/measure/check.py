@@ -2,9 +2,10 @@
 give?
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +13,23 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core.checks import check_flag, check_integer, check_type, detached
-from sae_gap.core.types import Model
+from sae_gap.core.lasso_problem import relative_gap
+from sae_gap.core.pursuit import CHUNK, by_chunk, least_gain, least_squares, pursue, scatter
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.measure.coding import CHANCES, DENSEST, code_lasso, evenly_spaced, find_weight
+from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.measure.faults import Suspect, find_faults
-from sae_gap.measure.pruned_pursuit import pruned_pursuit
+from sae_gap.measure.methods import refit
 from sae_gap.measure.readings import affines, by_rows, read
 from sae_gap.measure.rows import opened
 from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
+from sae_gap.metrics.reconstruction import CHANCES
+from sae_gap.runtime.cores import one_blas_thread
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.study.inference import Inference
 
 # Fewer rows say nothing of the rest.
 FEWEST = 10
@@ -245,13 +252,35 @@ def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
     found = list[tuple[str, float, ArrayLike, float | None]]()
     # Few rows may use no latent at all.
     if not sae.signed and l0 >= 1:
-        codes = pruned_pursuit(suspect.atoms, read.target[few], l0)
+        codes = _pursued(suspect.atoms, read.target[few], l0)
         guess = sae.decode_target(jnp.asarray(codes), x)
         found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
     if certified and l0 >= 1:
-        lasso, refit = code_lasso(sae, x, find_weight(sae, x, l0))
-        found.append(("the certified lasso, refitted", refit.l0, refit.guess, lasso.certificate))
+        rows = Split(jnp.asarray(x))
+        task = Task(rows, rows, rows, width=sae.num_latents)
+        inference, lasso = (
+            Inference(task, sae.model, timed=False),
+            Lasso(l0=l0, nonneg=not sae.signed),
+        )
+        solved, refitted = (inference.infer(each, "id") for each in (lasso, refit(lasso)))
+        gap = float(relative_gap(cast(Solution, solved)).max())
+        guess = sae.model.reconstruct(refitted.codes, x)
+        used = np.count_nonzero(refitted.codes) / len(x)
+        found.append(("the certified lasso, refitted", used, guess, gap))
     own = fvu(x, read.guess[few])
     return tuple(
         Better(how, len(x), used, fvu(x, guess), l0, own, gap) for how, used, guess, gap in found
     )
+
+
+def _pursued(atoms, target, l0: float):
+    """The codes of a `BatchPursuit` calibrated on these rows, which JAX would compile for longer.
+    Threads cost more than such small products.
+    """
+    with one_blas_thread():
+        chosen, _, gains = by_chunk(
+            lambda rows: pursue(rows, atoms, 2 * math.ceil(l0)), CHUNK, target
+        )
+        on = (gains > 0) & (gains >= least_gain(gains, l0))
+        codes, _ = least_squares(target, atoms[chosen], on)
+    return scatter(chosen, codes, len(atoms))

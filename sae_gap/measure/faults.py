@@ -17,8 +17,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.core.matching import unit_columns
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.encoders.relu import ReLU
-from sae_gap.measure.coding import CHANCES, evenly_spaced
 from sae_gap.measure.readings import (
     MISSING,
     Read,
@@ -32,6 +32,7 @@ from sae_gap.measure.readings import (
     turned,
 )
 from sae_gap.metrics.definitions import fvu
+from sae_gap.metrics.reconstruction import CHANCES
 from sae_gap.saes.loaded_sae import SAE
 
 # Rows that other readings and other codes are tried on, and the most latents whose columns are

@@ -42,9 +42,10 @@ from sae_gap.metrics import reconstruction
 from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.metrics.metric import Inferred
 from sae_gap.runtime import progress
+from sae_gap.saes.exchange import has_form
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import DICTIONARY
-from sae_gap.saes.save import as_metadata, check_free, has_form, save_sae
+from sae_gap.saes.save import as_metadata, check_free, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder

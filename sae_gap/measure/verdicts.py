@@ -165,7 +165,8 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
       A verdict for each SAE and dictionary, none for a control.
     """
     subjects, verdicts = by_dictionary(rows), []
-    rival = at(subjects[RIVAL], BEST, "common") if RIVAL in subjects else None
+    rivals = [row for row in subjects.get(RIVAL, ()) if row["family"] == "control"]
+    rival = at(rivals, BEST, "common")
     for name, found in subjects.items():
         if found[0]["family"] == "control":
             continue

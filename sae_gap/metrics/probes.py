@@ -49,7 +49,9 @@ class Probe(NamedTuple):
     def decide(self, features: Any) -> Float[np.ndarray, " n"]:
         """The log-odds of the concept, of dense or sparse features, (n, columns)."""
         scaled = (_columns(features, self.latents) - self.centre) * self.scale
-        return scaled @ self.logistic.weights + self.logistic.intercept
+        # Rows that are alike tie: a product of matrices rounds each by its place.
+        odds = np.einsum("ij,j->i", scaled, self.logistic.weights)
+        return odds + self.logistic.intercept
 
 
 def fit_dense(features: Any, labels: Bool[np.ndarray, " n"], c: float = DENSE_C) -> Probe:
@@ -72,9 +74,12 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SP
       The probe; its `latents` begin with the first in rank.
     """
     codes = scipy.sparse.csr_array(codes)
-    size, used = abs(codes).sum(axis=0), (codes != 0).sum(axis=0)
-    means = [codes[side].sum(axis=0) / max(1, side.sum()) for side in (labels, ~labels)]
-    ranks = np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1)
+    size, used = abs(codes).sum(axis=0, dtype=float), (codes != 0).sum(axis=0)
+    means = [
+        codes[side].sum(axis=0, dtype=float) / max(1, side.sum()) for side in (labels, ~labels)
+    ]
+    # Latents that are on in one class alone tie, however large they are.
+    ranks = np.round(np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1), 9)
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, c)
 
 

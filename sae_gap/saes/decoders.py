@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from sae_gap.saes.parts import DICTIONARY, Parts
 from sae_gap.storage.pickles import map_pt, tensors_of
-from sae_gap.storage.tensor_files import Tensors, read_safetensors, reading
+from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors, reading
 
 # The files that `train_real` writes: atoms as columns, and what is added to their sums.
 ATOMS, BIAS = "dictionary.npy", "bias.npy"
@@ -30,19 +30,24 @@ def load(path: Path) -> Parts:
     Raises:
       ValueError: the file cannot be read, or holds anything else.
     """
-    tensors, bias, notes = _tensors(path), None, {}
+    tensors, held, notes = _tensors(path), {}, {}
     if ".dictionary" in tensors:
         atoms = tensors.take(".dictionary", *tensors.shape(".dictionary"))
-        bias = tensors.take(".bias", len(atoms))
+        held["b_dec"] = tensors.take(".bias", len(atoms))
         if path.name == DICTIONARY:
-            with reading(path, "a learned dictionary"), safe_open(path, "numpy") as file:
-                notes["l0"] = f"{float(json.loads(file.metadata()['note'])['l0']):g}"
+            notes["l0"] = f"{read_note(path).number('l0'):g}"
     else:
         atoms = tensors.only()
         beside = path.with_name(BIAS)
         if path.name == ATOMS and beside.is_file():
-            bias = _tensors(beside).take("the array", len(atoms))
-    return Parts(None, {}, atoms.T, bias, None, "sae_gap", "", notes)
+            held["b_dec"] = _tensors(beside).take("the array", len(atoms))
+    return Parts(None, {}, held | {"W_dec": atoms.T}, "sae_gap", "", notes)
+
+
+def read_note(path: Path) -> Config:
+    """What a file of the suite says of its tensors."""
+    with reading(path, "a file of the suite"), safe_open(path, "numpy") as file:
+        return Config(path, json.loads(file.metadata()["note"]))
 
 
 def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core.checks import check_path
-from sae_gap.saes import decoders, dictionary_learning, gemma_scope, hub, saelens, sparsify
+from sae_gap.saes import decoders, dictionary_learning, fits, gemma_scope, hub, saelens, sparsify
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.tensor_files import printable
 
@@ -17,10 +17,11 @@ _READERS: dict[str, Callable[[Path], Parts]] = {
     dictionary_learning.WEIGHTS: dictionary_learning.load,
     gemma_scope.WEIGHTS: gemma_scope.load,
     gemma_scope.WEIGHTS_2: gemma_scope.load,
+    FIT: fits.load,
     DICTIONARY: decoders.load,
     decoders.ATOMS: decoders.load,
 }
-_EXPECTED = f"which are called {', '.join((*_READERS, FIT))}"
+_EXPECTED = f"which are called {', '.join(_READERS)}"
 # What dictionary_learning calls weights amid its training.
 _AMID_TRAINING = r"ae_\d+\.pt"
 # How far below a folder its SAEs are looked for, and how many are named.
@@ -46,7 +47,7 @@ def locate(path: str | os.PathLike[str], sae_id: str | None = None) -> Path:
 
 
 def read(weights: Path) -> Parts:
-    """What a file that was located holds, unless it is a fit of the suite, which `own` reads."""
+    """What a file that was located holds."""
     amid_training = re.fullmatch(_AMID_TRAINING, weights.name)
     other = dictionary_learning.load if amid_training else decoders.load
     return _READERS.get(weights.name, other)(weights)
@@ -76,7 +77,7 @@ def _weights(path: Path) -> Path:
 
 def holds(name: str) -> bool:
     """Whether a file of this name holds weights, so that its folder names them."""
-    return name in (*_READERS, FIT) or re.fullmatch(_AMID_TRAINING, name) is not None
+    return name in _READERS or re.fullmatch(_AMID_TRAINING, name) is not None
 
 
 def _found(folder: Path, depth: int) -> list[Path]:

@@ -1,29 +1,11 @@
 """What published SAEs infer with beside the suite's own encoders."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
 
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Encoder
-from sae_gap.encoders.gated import Gated, GatedParameters
-from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.encoders.topk import keep_largest
-
-
-def parameters_of(encoder: type[Encoder], affine: Affine, others: Mapping[str, Array]) -> Any:
-    """What an encoder of a class reads, from the affine map of the target and what else SAELens has
-    by name.
-    """
-    if encoder is JumpReLU:
-        # A code is positive, so that a threshold below zero is as good as zero.
-        return JumpReLUParameters(affine, jnp.log(jnp.maximum(others["threshold"], 0)))
-    if encoder is Gated:
-        return GatedParameters(affine, others["r_mag"], others["b_mag"])
-    return affine
 
 
 class AbsTopK(AmortisedEncoder):
@@ -43,10 +25,6 @@ class AbsTopK(AmortisedEncoder):
     def __call__(self, model, signals):
         hidden = self.preactivations(model, signals)
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
-
-    def exported(self, model):
-        options = {"k": self.k, "rescale_acts_by_decoder_norm": False}
-        return "abstopk", options, model.encoder.exported()
 
 
 class GroupMax(AmortisedEncoder):
@@ -120,11 +98,3 @@ class RepeatingPursuit(Encoder):
         codes = jnp.zeros((len(signals), len(atoms)), signals.dtype)
         start = (0, signals - model.bias, codes, jnp.zeros(len(signals), bool))
         return jax.lax.while_loop(unfinished, step, start)[2]
-
-    def exported(self, model):
-        options = {
-            "max_iterations": self.rounds,
-            "residual_threshold": self.residual,
-            "stop_on_duplicate_support": self.stop_on_repeat,
-        }
-        return "matching_pursuit", options, {}

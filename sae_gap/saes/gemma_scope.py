@@ -5,6 +5,7 @@ second.
 import re
 from pathlib import Path
 
+from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, read_json, read_npz, read_safetensors
 
@@ -43,27 +44,11 @@ def load(path: Path) -> Parts:
     notes = {"dtype on disk": tensors.dtypes(), "release": "2" if second else "1"} | (
         _notes(path.parent) if second else {}
     )
-    encoder, decoder = ("w_enc", "w_dec") if second else ("W_enc", "W_dec")
-    input_dim, num_latents = tensors.shape(encoder)
-    weight, atoms = (
-        tensors.take(encoder, input_dim, num_latents),
-        tensors.take(decoder, num_latents, input_dim),
-    )
-    encoder_bias, bias = tensors.take("b_enc", num_latents), tensors.take("b_dec", input_dim)
-    threshold = tensors.take("threshold", num_latents)
+    names = {"W_enc": "w_enc", "W_dec": "w_dec"} if second else {"W_enc": "W_enc"}
+    input_dim, num_latents = tensors.shape(names["W_enc"])
+    held = take("jumprelu", tensors, num_latents, input_dim, names)
     tensors.finish("JumpReLU")
-    return Parts(
-        "jumprelu",
-        {},
-        atoms=atoms,
-        bias=bias,
-        weight=weight,
-        encoder_bias=encoder_bias,
-        others={"threshold": threshold},
-        library="Gemma Scope",
-        architecture="jumprelu",
-        notes=notes,
-    )
+    return Parts("jumprelu", {}, held, library="Gemma Scope", architecture="jumprelu", notes=notes)
 
 
 def _notes(folder: Path) -> dict[str, str]:

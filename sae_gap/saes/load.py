@@ -1,5 +1,6 @@
 """One opener for whatever holds atoms: an SAE of any library, and what any command wrote."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import check_path
+from sae_gap.core.checks import check_path, detached
 from sae_gap.lm.lens import holds_lens, open_lens
 from sae_gap.lm.pretrained import LM
 from sae_gap.saes import own
@@ -56,19 +57,23 @@ def load_sae(
     """
     check_path("path", path)
     if sae_id is None and of_language_model(path):
-        parts = Parts(None, {}, _vocabulary(path, model, block), None, None, "sae_gap", "", {})
+        held = {"W_dec": _vocabulary(path, model, block)}
+        parts = Parts(None, {}, held, "sae_gap", "", {})
     else:
         weights = locate(path, sae_id)
         if weights.name == FIT:
             return own.load_fit(weights)
         parts = read(weights)
-    bias: Any = mean() if callable(mean) else mean
-    if parts.bias is None and bias is not None and np.shape(bias) != parts.atoms.shape[1:]:
-        raise ValueError(
-            f"{path} must be of shape ({np.size(bias)}, num_latents), but it is "
-            f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
-        )
-    return of_parts(parts, bias)
+    if "b_dec" not in parts.tensors:
+        dim: int = parts.atoms.shape[1]
+        given: Any = mean() if callable(mean) else np.zeros(dim) if mean is None else mean
+        if np.shape(given) != (dim,):
+            raise ValueError(
+                f"{path} must be of shape ({np.size(given)}, num_latents), but it is "
+                f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
+            )
+        parts = dataclasses.replace(parts, tensors={**parts.tensors, "b_dec": detached(given)})
+    return of_parts(parts)
 
 
 def of_language_model(path: str | os.PathLike[str]) -> bool:

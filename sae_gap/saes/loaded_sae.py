@@ -7,7 +7,6 @@ this suite or a decoder alone from `SAE.of_model`.
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +29,7 @@ from sae_gap.core.checks import (
     detached,
     shown,
 )
-from sae_gap.core.identity import describe
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
     Affine,
@@ -42,19 +39,9 @@ from sae_gap.encoders.encoder import (
     check_model,
     unit_atoms,
 )
-from sae_gap.encoders.gated import Gated
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
-from sae_gap.encoders.topk import TopK
 from sae_gap.learners.given import Given, Held
-from sae_gap.saes.foreign_encoders import (
-    AbsTopK,
-    BatchLargest,
-    GroupMax,
-    RepeatingPursuit,
-    parameters_of,
-)
+from sae_gap.saes.architectures import ARCHITECTURES, take
+from sae_gap.saes.exchange import imported
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import Tensors, printable
@@ -68,18 +55,6 @@ _OPTIONS = {
 }
 # Atoms whose lengths differ from 1 by no more are unit atoms.
 UNIT = 1e-6
-# By their names in `Parts`.
-_ENCODERS: dict[str, Any] = {
-    "standard": ReLU,
-    "topk": TopK,
-    "abstopk": AbsTopK,
-    "jumprelu": JumpReLU,
-    "gated": Gated,
-    "groupmax": GroupMax,
-    "batch_largest": BatchLargest,
-    "matching_pursuit": RepeatingPursuit,
-    PURSUIT: ScreenedPursuit,
-}
 
 
 class SAE(eqx.Module):
@@ -202,14 +177,11 @@ class SAE(eqx.Module):
         ):
             if linear if square else held[word].shape == shape:
                 held[word] = held[word].T
-        tensors = Tensors(Path("the arrays"), held)
-        others: dict[str, Any] = {}
+        tensors, known = Tensors(Path("the arrays"), held), {}
         if threshold is not None:
-            one = held["threshold"].size == 1
-            others["threshold"] = (
-                tensors.scalar("threshold") if one else tensors.take("threshold", num_latents)
-            )
             encoder = "jumprelu"
+            if held["threshold"].size == 1:
+                known["threshold"] = tensors.scalar("threshold")
         elif k is not None:
             encoder = "topk" if architecture == "topk" else "batch_largest"
         else:
@@ -221,16 +193,12 @@ class SAE(eqx.Module):
             )
         parts = Parts(
             encoder,
-            {} if k is None or threshold is not None else {"k": k},
-            atoms=tensors.take("W_dec", num_latents, input_dim),
-            bias=tensors.take("b_dec", input_dim),
-            weight=tensors.take("W_enc", input_dim, num_latents),
-            encoder_bias=tensors.take("b_enc", num_latents),
-            centred=centred,
-            others=others,
+            {name: k for name in ARCHITECTURES[encoder].options},
+            take(encoder, tensors, num_latents, input_dim, known=known),
             library="given",
             architecture=architecture,
             notes=notes,
+            centred=centred,
         )
         return dataclasses.replace(of_parts(parts), name=name)
 
@@ -245,11 +213,7 @@ class SAE(eqx.Module):
         """A digest of all its numbers, which tells what was measured of it from what was measured
         of others.
         """
-        numbers = self.model, self.signed
-        # What is static, such as the k of an encoder, stands in the structure; an address in memory
-        # says nothing.
-        structure = f"{jax.tree.structure(numbers)} {describe(self.model.encode)}"
-        return digest([*jax.tree.leaves(numbers), re.sub(r" at 0x[0-9a-f]+", "", structure)])
+        return digest([self.given.held.digest, str(self.signed)])
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -282,7 +246,7 @@ class SAE(eqx.Module):
         """The unit atoms alone, on which solvers and pursuits code targets."""
         return Model(self.unit_dictionary, jnp.zeros_like(self.bias))
 
-    @property
+    @functools.cached_property
     def given(self) -> Given:
         """A learner for studies, whose model is this one."""
         return Given(Held(self.model), self.name, self.role, self.signed)
@@ -294,12 +258,6 @@ class SAE(eqx.Module):
         """
         encoder = self.model.encode
         return encoder.affine(self.model) if isinstance(encoder, AmortisedEncoder) else None
-
-    @property
-    def columns(self) -> dict[str, Any]:
-        """The columns by which rows tell it."""
-        sizes = {"num_latents": self.num_latents, "input_dim": self.input_dim}
-        return {"dictionary": self.name, "role": self.role} | sizes
 
     @property
     def notes(self) -> dict[str, str]:
@@ -442,35 +400,23 @@ def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array
         return encode(model, signals)
 
 
-def of_parts(parts: Parts, mean: Any = None) -> SAE:
-    """The SAE of what a file holds; `mean` is the bias of a decoder whose file has none.
+def of_parts(parts: Parts) -> SAE:
+    """The SAE of what a file holds.
 
     Raises:
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
     """
     largest = np.abs(parts.atoms).max(axis=1)
     check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
-    dtype = jax.dtypes.canonicalize_dtype(parts.atoms.dtype)
+    settled = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
+    held = {name: jnp.asarray(value) for name, value in settled.items()}
+    dictionary, bias = held.pop("W_dec").T, held.pop("b_dec")
     if parts.encoder is None:
-        bias = mean if parts.bias is None else parts.bias
-        bias = np.zeros(parts.atoms.shape[1]) if bias is None else detached(bias)
-        model = Model(jnp.asarray(parts.atoms, dtype).T, jnp.asarray(bias, dtype))
-        return dataclasses.replace(SAE.of_model(model), entries=noted(parts.notes))
-    settled = parts.settled(dtype)
-    held = {name: jnp.asarray(value, dtype) for name, value in settled.others.items()}
-    encoder, parameters = _ENCODERS[parts.encoder], None
-    if settled.weight is not None:
-        affine = Affine(jnp.asarray(settled.weight), jnp.asarray(settled.encoder_bias))
-        parameters = parameters_of(encoder, affine, held)
-    elif held:
-        encoder, parameters = BatchPursuit, Threshold(held["threshold"])
-    model = Model(
-        jnp.asarray(settled.atoms).T,
-        jnp.asarray(parts.bias),
-        parameters,
-        encoder(*parts.options.values()),
-        None if type(parts.normalisation) is Normalisation else parts.normalisation,
-    )
+        model = Model(dictionary, bias)
+    else:
+        kind, same = parts.normalisation, type(parts.normalisation) is Normalisation
+        encoder, parameters = imported(parts.encoder, parts.options, held)
+        model = Model(dictionary, bias, parameters, encoder, None if same else kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
     return described(model, entries=noted(parts.notes), **about)
 

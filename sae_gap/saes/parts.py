@@ -23,83 +23,70 @@ class Parts:
     `x̂ W + c` elsewhere, and the decoder `z A + b`.
 
     Attributes:
-      encoder: what is done to p: standard, topk, abstopk, jumprelu, gated, matching_pursuit and
-        sae_gap_pursuit as SAELens calls them, groupmax or batch_largest; None for a decoder alone.
-      options: of that encoder, by SAELens's names and in their order.
-      atoms: A, of any lengths, (num_latents, input_dim).
-      bias: b, what the decoder adds, (input_dim,); None where the file of a decoder has none.
-      weight: W, (input_dim, num_latents); None for an encoder without one.
-      encoder_bias: c, (num_latents,); None for zeros.
+      encoder: its row in `ARCHITECTURES`, which says what is done to p; None for a decoder alone.
+      options: of that encoder, in their order.
+      tensors: A, b and what the encoder has learned, by the names of that table. A decoder alone
+        may have no b, and a threshold may be one for all latents.
+      library: which wrote it.
+      architecture: what that library calls it.
+      notes: what a report shows of the file.
       centred: whether the encoder takes b from its input.
-      others: what else the encoder has learned, a number for each latent or one for all.
       codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has
         codes of unit atoms then.
       normalisation: of the activations.
-      library: which wrote it.
-      architecture: what that library calls it.
       heads: whether activations may come by heads.
-      notes: what a report shows of the file.
       metadata: what a configuration of SAELens says beside.
     """
 
     encoder: str | None
     options: Mapping[str, Any]
-    atoms: Float[np.ndarray, "num_latents input_dim"]
-    bias: Float[np.ndarray, " input_dim"] | None
-    weight: Float[np.ndarray, "input_dim num_latents"] | None
+    tensors: Mapping[str, Any]
     library: str
     architecture: str
     notes: Mapping[str, str]
-    encoder_bias: Float[np.ndarray, " num_latents"] | None = None
     centred: bool = False
-    others: Mapping[str, Float[np.ndarray, "..."] | float] = dataclasses.field(default_factory=dict)
     codes_of_unit_atoms: bool = False
     normalisation: Normalisation = dataclasses.field(default_factory=Normalisation)
     heads: bool = False
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def settled(self, dtype: Any) -> "Parts":
-        """The same SAE with an encoder that is centred, `p = y W + c` on the target `y = x̂ - b`,
-        whose codes are of its atoms as they are.
+    @property
+    def atoms(self) -> Float[np.ndarray, "num_latents input_dim"]:
+        """A, of any lengths."""
+        return self.tensors["W_dec"]
+
+    def settled(self, dtype: Any) -> dict[str, Float[np.ndarray, "..."]]:
+        """The tensors of the same SAE with an encoder that is centred, `p = y W + c` on the target
+        `y = x̂ - b`, whose codes are of its atoms as they are.
 
         Args:
-          dtype: what it is computed in.
+          dtype: what they are computed in.
 
         Raises:
-          ValueError: a bias overflows on the target.
+          ValueError: a weight overflows on the target.
         """
-        if self.weight is None or self.bias is None:
-            return self
-        lengths, atoms = np.ones(len(self.atoms)), self.atoms
-        if self.codes_of_unit_atoms:
-            lengths = np.linalg.norm(atoms.astype(np.float64), axis=1)
-            atoms = (atoms / np.where(lengths > 0, lengths, 1)[:, None]).astype(dtype)
-        # In double precision, since a bias may be much longer than the codes that it leaves.
-        shift = 0 if self.centred else np.einsum("i,ij->j", self.bias, self.weight, dtype=float)
-        bias = (shift + (0 if self.encoder_bias is None else self.encoder_bias)) * lengths
-        others: dict[str, Any] = dict(self.others)
-        if self.encoder == "gated":
-            others["b_mag"] = others["b_mag"] + bias * np.exp(others["r_mag"])
-            bias = bias + others.pop("b_gate")
-        held = {"W": self.weight * lengths, "c": bias} | others
-        shape = {"c": lengths.shape, "threshold": lengths.shape}
+        held = dict(self.tensors)
+        if "W_enc" in held:
+            lengths: Any = 1
+            if self.codes_of_unit_atoms:
+                lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
+                held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
+            # In double precision, since a bias may be much longer than the codes that it leaves.
+            shift: Any = 0
+            if not self.centred:
+                shift = np.einsum("i,ij->j", held["b_dec"], held["W_enc"], dtype=float)
+            gains = {"b_enc": 1, "b_gate": 1, "b_mag": np.exp(held.get("r_mag", 0))}
+            for name in gains.keys() & held.keys():
+                held[name] = (held[name] + shift * gains[name]) * lengths
+            held["W_enc"] = held["W_enc"] * lengths
+            if "threshold" in held:
+                held["threshold"] = np.broadcast_to(held["threshold"], len(self.atoms))
         with np.errstate(over="ignore", invalid="ignore"):
-            held = {
-                name: np.broadcast_to(value, shape.get(name, np.shape(value))).astype(dtype)
-                for name, value in held.items()
-            }
+            held = {name: np.asarray(value).astype(dtype) for name, value in held.items()}
         if not all(np.isfinite(value).all() for value in held.values()):
             # A NaN would be held below every threshold, and read as a latent that is off.
             raise ValueError(
                 f"the {self.library} SAE has weights whose products overflow {np.dtype(dtype)}; "
                 "train it again."
             )
-        return dataclasses.replace(
-            self,
-            atoms=atoms,
-            weight=held.pop("W"),
-            encoder_bias=held.pop("c"),
-            centred=True,
-            others=held,
-            codes_of_unit_atoms=False,
-        )
+        return held

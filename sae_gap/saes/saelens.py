@@ -2,19 +2,26 @@
 those before it.
 """
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import save
 
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.saes.parts import MOST, Parts
+from sae_gap.saes.architectures import ARCHITECTURES, read_options, take
+from sae_gap.saes.parts import Parts
+from sae_gap.storage.results import version
 from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
+# The first version of SAELens whose configuration has this form.
+_VERSION = "6.0.0"
 # What older configurations call the entries of today.
 _RENAMED = {
     "hook_point": "hook_name",
@@ -22,16 +29,7 @@ _RENAMED = {
     "activation_fn_str": "activation_fn",
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_ARCHITECTURES = (
-    "standard",
-    "gated",
-    "topk",
-    "abstopk",
-    "jumprelu",
-    "matching_pursuit",
-    PURSUIT,
-    *_BATCH_TOPK,
-)
+_KNOWN = (*(name for name, row in ARCHITECTURES.items() if not row.foreign), *_BATCH_TOPK)
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
 _NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
@@ -66,7 +64,7 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
     if "transcoder" in architecture or "d_out" in config or "hook_name_out" in metadata:
         fault = f"{config.path} describes a transcoder ({printable(architecture)})"
         raise ValueError(f"{fault}, which reconstructs another layer; give an SAE.")
-    config.choice("architecture", "standard", _ARCHITECTURES)
+    config.choice("architecture", "standard", _KNOWN)
     if architecture == "standard" and config.entries.get("k") is not None:
         fault = f"{config.path} has a k, but its architecture is standard, a ReLU without one"
         raise ValueError(f"{fault}; set architecture to topk, or remove k.")
@@ -85,40 +83,67 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
     }
     notes["apply_b_dec_to_input"] = str(centred)
 
-    bias = tensors.take("b_dec", input_dim)
-    atoms = tensors.take("W_dec", num_latents, input_dim) * _finetuning(
-        config, tensors, num_latents
-    )
-    pursuit = architecture in ("matching_pursuit", PURSUIT)
     rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
     if "topk" in architecture:
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
-    encoder, options, others = _encoder(
-        architecture, config, tensors, input_dim, num_latents, notes
-    )
-    weight = None if pursuit else tensors.take("W_enc", input_dim, num_latents)
-    encoder_bias = (
-        None if pursuit or architecture == "gated" else tensors.take("b_enc", num_latents)
-    )
+    encoder = "jumprelu" if architecture in _BATCH_TOPK else architecture
+    options = read_options(encoder, config, num_latents, input_dim)
+    known = dict[str, Any]()
+    if architecture in _BATCH_TOPK:
+        known["threshold"] = tensors.scalar("topk_threshold")
+        if known["threshold"] == 0:
+            notes["caution"] = (
+                "the threshold was never estimated, so that codes are those of a ReLU"
+            )
+    elif architecture == "jumprelu" and "log_threshold" in tensors:
+        known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
+    elif architecture == PURSUIT and config.flag("pruned", False):
+        known["threshold"] = tensors.scalar("threshold")
+    held = take(encoder, tensors, num_latents, input_dim, known=known)
+    held["W_dec"] = held["W_dec"] * _finetuning(config, tensors, num_latents)
+    if "W_enc" not in held and not centred:
+        # Matching pursuit adds its bias only where it subtracted it.
+        held["b_dec"] = np.zeros(input_dim, np.float32)
     tensors.finish(architecture)
     return Parts(
         encoder,
         options,
-        atoms=atoms,
-        # Matching pursuit adds its bias only where it subtracted it.
-        bias=np.zeros_like(bias) if pursuit and not centred else bias,
-        weight=weight,
-        encoder_bias=encoder_bias,
-        centred=centred,
-        others=others,
-        codes_of_unit_atoms=rescaled,
-        normalisation=_normalisation(config, folder, input_dim, notes),
+        held,
         library="SAELens",
         architecture=architecture,
-        heads=heads,
         notes=notes,
+        centred=centred,
+        codes_of_unit_atoms=rescaled,
+        normalisation=_normalisation(config, folder, input_dim, notes),
+        heads=heads,
         metadata=metadata.entries,
     )
+
+
+def written(
+    entries: Mapping[str, Any], tensors: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """The files of an SAE by their names; the configuration comes last, and without it nothing is
+    read.
+
+    Args:
+      entries: of the configuration.
+      tensors: by SAELens's names.
+      metadata: what the configuration says beside; no entry of theirs replaces a version.
+
+    Raises:
+      ValueError: a weight is not finite.
+    """
+    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{name} has NaN or infinite entries; train the model again before it is saved."
+            )
+    versions = {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")}
+    config = {**entries, "metadata": versions | dict(metadata) | versions}
+    text = json.dumps(config, indent=1, allow_nan=False)
+    return {WEIGHTS: save(arrays), CONFIG: f"{text}\n".encode()}
 
 
 def _current(config: Config) -> Config:
@@ -153,47 +178,6 @@ def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarra
         fault = f"{tensors.path} has a scaling_factor that {config.path} does not use"
         raise ValueError(f"{fault}; set finetuning_scaling_factor to true, or remove the tensor.")
     return factors[:, None]
-
-
-def _encoder(
-    architecture: str,
-    config: Config,
-    tensors: Tensors,
-    input_dim: int,
-    num_latents: int,
-    notes: dict[str, str],
-) -> tuple[str, dict[str, Any], dict[str, np.ndarray | float]]:
-    """What an architecture does to its pre-activations, its options, and what else it learned."""
-    if architecture == "standard":
-        return architecture, {}, {}
-    if architecture == "gated":
-        names = "b_gate", "b_mag", "r_mag"
-        return architecture, {}, {name: tensors.take(name, num_latents) for name in names}
-    if architecture == "jumprelu":
-        logarithms = "log_threshold" in tensors
-        kept = tensors.take("log_threshold" if logarithms else "threshold", num_latents)
-        return architecture, {}, {"threshold": np.exp(kept) if logarithms else kept}
-    if architecture == "matching_pursuit":
-        options: dict[str, Any] = {
-            "max_iterations": config.size("max_iterations", input_dim),
-            "residual_threshold": config.number("residual_threshold", 1e-2),
-            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
-        }
-        return architecture, options, {}
-    if architecture in _BATCH_TOPK:
-        threshold = tensors.scalar("topk_threshold")
-        if threshold == 0:
-            notes["caution"] = (
-                "the threshold was never estimated, so that codes are those of a ReLU"
-            )
-        return "jumprelu", {}, {"threshold": threshold}
-    options = {"k": config.size("k", most=num_latents)}
-    if architecture == PURSUIT:
-        most = max(num_latents, MOST)
-        options |= {name: config.size(name, most=most) for name in ("breadth", "screens")}
-        if config.flag("pruned", False):
-            return architecture, options, {"threshold": tensors.scalar("threshold")}
-    return architecture, options, {}
 
 
 def _normalisation(

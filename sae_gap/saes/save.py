@@ -9,23 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import logging
-from safetensors.numpy import save
 
 from sae_gap.core.checks import check_path, check_type
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
+from sae_gap.saes.exchange import exported, has_form
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import FITTED
 from sae_gap.saes.parts import FIT
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import version
-
-# The first version of SAELens whose configuration has this form.
-_VERSION = "6.0.0"
 
 
 def save_sae(
@@ -74,14 +69,14 @@ def files_of(
             f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give "
             "one of them."
         )
-    form, said, plain = {}, as_metadata(metadata), model
+    heads, said, plain = False, as_metadata(metadata), model
     if isinstance(model, SAE):
         if encoder is not None:
             raise ValueError(
                 "an SAE that was loaded has its encoder; leave encoder out, or give sae.model and "
                 "an encoder."
             )
-        form["reshape_activations"] = "hook_z" if model.heads else "none"
+        heads = model.heads
         said = {
             name: value
             for name, value in model.notes.items()
@@ -101,56 +96,24 @@ def files_of(
             f"an SAE whose activations are normalised by {plain.normalisation.name} cannot be "  # type: ignore[union-attr]
             "written as a whole; normalise the activations yourself and give a model of those."
         )
-    form["normalize_activations"] = normalises.saelens
     if formless:
         return {FIT: own.content_of(plain, chosen, said)}
-    config, arrays = as_saelens(plain, chosen)
-    # The versions come first, and no metadata replace them.
-    versions = config["metadata"]
-    config |= form | {"metadata": versions | said | versions}
-    text = json.dumps(config, indent=1, allow_nan=False)
-    return {saelens.WEIGHTS: save(arrays), saelens.CONFIG: f"{text}\n".encode()}
-
-
-def has_form(kind: type) -> bool:
-    """Whether SAELens has an encoder like one of this class."""
-    # A subclass may infer in its own way, so each class says itself how it is exported.
-    return "exported" in vars(kind)
-
-
-def as_saelens(model: Model, encoder: Encoder) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The configuration and the tensors by which SAELens infers as a model does.
-
-    Args:
-      model: with a dictionary; the bias is what the decoder adds.
-      encoder: how to infer, one that SAELens has.
-
-    Raises:
-      ValueError: the parts of the model do not fit, the encoder has no parameters, or a weight is
-        not finite.
-    """
-    check_model(model, encoder)
-    architecture, options, tensors = encoder.exported(model)  # type: ignore[misc]
-    tensors |= {"W_dec": model.decoder.T, "b_dec": model.bias}
-    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"{name} has NaN or infinite entries; train the model again before it is saved."
-            )
-    config = {
+    check_model(plain, chosen)
+    architecture, options, tensors = exported(chosen, plain)
+    entries = {
         "architecture": architecture,
-        "d_in": model.decoder.shape[0],
-        "d_sae": model.decoder.shape[1],
+        "d_in": plain.decoder.shape[0],
+        "d_sae": plain.decoder.shape[1],
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")},
+        "normalize_activations": normalises.saelens,
+        "reshape_activations": "hook_z" if heads else "none",
+        "metadata": {},
         **options,
     }
-    return config, arrays
+    tensors |= {"W_dec": plain.decoder.T, "b_dec": plain.bias}
+    return saelens.written(entries, tensors, said)
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ hookpoint.
 
 from pathlib import Path
 
+from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
 
@@ -49,20 +50,16 @@ def load(folder: Path) -> Parts:
             f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
             "correct k or signed."
         )
-    bias = tensors.take("b_dec", input_dim)
-    weight = tensors.take("encoder.weight", num_latents, input_dim).T
-    encoder_bias = tensors.take("encoder.bias", num_latents)
-    atoms = tensors.take("W_dec", num_latents, input_dim)
+    encoder = "abstopk" if signed else activation
+    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
+    held = take(encoder, tensors, num_latents, input_dim, names, linear=("W_enc",))
     tensors.finish(activation)
     return Parts(
-        "abstopk" if signed else activation,
+        encoder,
         {"k": k},
-        atoms=atoms,
-        bias=bias,
-        weight=weight,
-        encoder_bias=encoder_bias,
-        centred=True,
+        held,
         library="sparsify",
         architecture="signed topk" if signed else activation,
         notes={"dtype on disk": tensors.dtypes(), "hookpoint": folder.resolve().name, "k": str(k)},
+        centred=True,
     )

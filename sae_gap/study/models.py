@@ -61,7 +61,8 @@ class Models:
             return None
         decides = {
             "learner": identity.describe(learner),
-            "source": source.asdict(),
+            # What is scored decides no fit.
+            "source": getattr(source, "seen", source.asdict)(),
             "numerics": identity.NUMERICS,
         }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())

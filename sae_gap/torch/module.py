@@ -4,7 +4,6 @@ import dataclasses
 import math
 import os
 import types
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,32 +13,27 @@ from torch import Tensor, nn
 from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT, by_chunk, least_gain, pursue
+from sae_gap.core.pursuit import PURSUIT, least_gain, pursue
+from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
-    as_rows,
+    by_rows,
     check_scalar,
     check_tensor,
-    floats,
     least_squares,
     mean_length,
     pursuit_codes,
-    rows_at_once,
+    pursuit_options,
     unit_atoms,
+    widened,
 )
 
-_PURSUED = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
-# What a module infers with, by SAELens's names where it has them: the tensors and options of each.
-ARCHITECTURES: dict[str, tuple[str, ...]] = {
-    PURSUIT: ("k", "breadth", "screens"),
-    "standard": ("W_enc",),
-    "topk": ("W_enc", "k"),
-    "abstopk": ("W_enc", "k"),
-    "jumprelu": ("W_enc", "threshold"),
-    "gated": ("W_enc", "r_mag", "b_mag"),
-    "matching_pursuit": _PURSUED,
-    "groupmax": ("W_enc", "k"),
-    "batch_largest": ("W_enc", "k"),
+# What an option is unless it is given.
+_DEFAULTS = {
+    "breadth": 2,
+    "screens": 2,
+    "residual_threshold": 0.01,
+    "stop_on_duplicate_support": True,
 }
 
 
@@ -67,20 +61,27 @@ class SAE(nn.Module):
       W_enc: (input_dim, num_latents), which only pursuits go without.
       b_enc: (num_latents,); None for zeros.
       architecture: see above.
+      normalisation: what is done to x before it is coded, whose decoder undoes it; None for none.
+      heads: whether x may come as (..., heads, head_dim), which are then laid side by side.
+      metadata: what the configuration says beside, such as `hook_name`.
+      k: latents in a code, or of groupmax the groups.
+      breadth: candidates of a screen for each atom that is pursued; 2 unless it is given.
+      screens: of a pursuit; 2 unless it is given.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
         that of each latent of jumprelu. A pursuit without one has exactly k atoms in a code, if as
         many correlate; `calibrate` finds one.
       r_mag: of gated, as b_mag, (num_latents,).
       b_mag: of gated.
-      k: latents in a code, of a pursuit and of topk.
-      breadth: candidates of a screen for each atom that is pursued.
-      screens: of a pursuit.
-      normalisation: what is done to x before it is coded, whose decoder undoes it; None for none.
-      heads: whether x may come as (..., heads, head_dim), which are then laid side by side.
-      metadata: what the configuration says beside, such as `hook_name`.
-      max_iterations: atoms that matching_pursuit adds up at most; None for input_dim.
-      residual_threshold: of matching_pursuit, which stops once less of a row is left.
-      stop_on_duplicate_support: whether matching_pursuit stops once it chooses an atom again.
+      max_iterations: atoms that matching_pursuit adds up at most; input_dim unless it is given.
+      residual_threshold: of matching_pursuit, which stops once less of a row is left, 0.01 unless
+        it is given.
+      stop_on_duplicate_support: whether matching_pursuit stops once it chooses an atom again, as it
+        does unless it is given.
+
+    Raises:
+      TypeError: an option that the architecture has not, or what is no tensor of floating-point
+        numbers.
+      ValueError: an option is missing or out of range, or a tensor is of another shape.
 
     Attributes:
       cfg: the configuration, whose entries are those of SAELens's.
@@ -97,63 +98,51 @@ class SAE(nn.Module):
         b_enc: Float[Tensor, " num_latents"] | None = None,
         *,
         architecture: str = PURSUIT,
-        threshold: Float[Tensor, "..."] | float | None = None,
-        r_mag: Float[Tensor, " num_latents"] | None = None,
-        b_mag: Float[Tensor, " num_latents"] | None = None,
-        k: int | None = None,
-        breadth: int = 2,
-        screens: int = 2,
         normalisation: Normalisation | None = None,
         heads: bool = False,
         metadata: dict[str, Any] | None = None,
-        max_iterations: int | None = None,
-        residual_threshold: float = 0.01,
-        stop_on_duplicate_support: bool = True,
+        **options: Any,
     ):
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
-        _check_finite("W_dec", W_dec)
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
-        pursues, takes = architecture == PURSUIT, {*ARCHITECTURES[architecture]}
-        sizes = {"k": k, "breadth": breadth, "screens": screens}
-        sizes |= {"max_iterations": max_iterations or dim}
-        for name in takes & {*sizes}:
-            check_size(name, sizes[name])
-        again = {"residual_threshold": residual_threshold}
-        again |= {"stop_on_duplicate_support": stop_on_duplicate_support}
-        options = {name: value for name, value in (sizes | again).items() if name in takes}
-        if pursues:
-            options["pruned"] = threshold is not None
-        if architecture == "groupmax" and width % options["k"]:
-            raise ValueError(
-                f"k must divide the {width} latents into groups, but it is {k}; give a divisor."
-            )
+        row, defaults = ARCHITECTURES[architecture], _DEFAULTS | {"max_iterations": dim}
+        needed = {"W_dec", *row.tensors, *row.options} - {"b_enc", "b_gate"}
+        given = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc, **options}
+        given = {name: value for name, value in given.items() if value is not None}
+        given = {name: defaults[name] for name in needed & defaults.keys()} | given
+        free = {"b_dec", "W_enc", "b_enc"} | ({"threshold"} if architecture == PURSUIT else set())
+        if foreign := sorted(given.keys() - needed - free):
+            raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
+        if missing := sorted(needed - given.keys()):
+            raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
+        zeros = {"b_dec": dim} | ({} if W_enc is None else {"b_enc": width})
+        given = {name: torch.zeros(size, **like) for name, size in zeros.items()} | given
+        for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
+            check_size(name, given[name])
+        if architecture == "groupmax" and width % given["k"]:
+            raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
+        threshold = given.pop("threshold", None)
+        if architecture == PURSUIT:
+            given["pruned"] = threshold is not None
+        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
+        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):
+            value, shape = given.pop(name, None), shapes.get(name, (width,))
+            if value is not None:
+                check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
+                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+            self.register_parameter(name, value)
+        _check_finite("W_dec", W_dec)
         if threshold is not None:
-            if pursues:
+            if architecture == PURSUIT:
                 check_scalar("threshold", threshold)
             threshold = torch.as_tensor(threshold, **like)
-            if threshold.isnan().any():
-                raise ValueError("threshold has NaN entries; give numbers.")
-            if not threshold.ndim and not pursues:
-                threshold = threshold.expand(width).clone()
-        b_dec = torch.zeros(dim, **like) if b_dec is None else b_dec
-        if W_enc is not None and b_enc is None:
-            b_enc = torch.zeros(width, **like)
-        tensors = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc}
-        tensors |= {"r_mag": r_mag, "b_mag": b_mag, "threshold": threshold}
-        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
-        free = takes | {"W_dec", "b_dec", "W_enc", "b_enc"} | ({"threshold"} if pursues else set())
-        for name, value in tensors.items():
-            if value is None and name in takes:
-                raise ValueError(f"{architecture} needs {name}; give it, or another architecture.")
-            if value is not None and name not in free:
-                raise ValueError(f"{architecture} has no {name}; leave it out.")
-            if value is not None and value.ndim:
-                mend = "transpose a weight of torch.nn.Linear"
-                check_tensor(name, value, shapes.get(name, (width,)), mend, W_dec)
-            if name != "threshold":
-                self.register_parameter(name, None if value is None else _parameter(value))
+        if architecture == "jumprelu":
+            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
+            check_tensor("threshold", threshold, (width,), "give one for each latent")
+            # An infinite one is a latent that never fires, or always.
+            _check_finite("threshold", threshold.clamp(-1, 1))
         self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
@@ -169,7 +158,7 @@ class SAE(nn.Module):
             apply_b_dec_to_input=True,
             normalize_activations=self._normalises.saelens,
             reshape_activations="hook_z" if heads else "none",
-            **options,
+            **given,
             metadata=dict(metadata or {}),
         )
 
@@ -180,8 +169,7 @@ class SAE(nn.Module):
         """The SAE in a folder, with the encoder that it was saved with.
 
         It reads what `sae_gap.load_sae` does, and what `learn(...).save` wrote, a dictionary whose
-        codes are a pursuit at the L0 that it was learned for. JAX is imported for fits under
-        `results/models` alone.
+        codes are a pursuit at the L0 that it was learned for.
 
         Args:
           path: of the folder, or a release in the local cache of the Hugging Face hub.
@@ -197,16 +185,15 @@ class SAE(nn.Module):
         """An SAE with the same parameters, coded by a screened pursuit; k is its own where it has
         one, and so is the threshold of a pursuit of as many.
         """
-        own = getattr(self.cfg, "k", None)
-        k = own if k is None else k
+        pursued = getattr(self.cfg, "k", None)
         return type(self)(
             *(self.W_dec, self.b_dec, self.W_enc, self.b_enc),
-            threshold=self.threshold if self.cfg.architecture == PURSUIT and k == own else None,
-            k=k,
+            k=pursued if k is None else k,
             breadth=breadth,
             screens=screens,
+            threshold=self.threshold if self._pursues and k in (None, pursued) else None,
             normalisation=self._normalisation(self.W_dec),
-            heads=self._heads,
+            heads=self.cfg.reshape_activations == "hook_z",
             metadata=self.cfg.metadata,
         )
 
@@ -215,18 +202,17 @@ class SAE(nn.Module):
         Those of a pursuit have gradients: values follow x and the dictionary while the choice of
         atoms stays.
         """
-        x = self._flat(x)
+        x, chunk = self._flat(x), self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
-        x = x.where(whole, 0)
-        if self.cfg.architecture == PURSUIT:
-            (target,) = self._by_chunk(self._target, x)
-            codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **self._options)
+        clean = x.where(whole, 0)
+        if self._pursues:
+            (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
+            codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            (codes,) = self._by_chunk(self._encoder, x)
-        if self.cfg.architecture == "batch_largest":
-            count = self.cfg.k * codes[..., 0].numel()
-            codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
-        return codes.where(whole, torch.nan).to(x.dtype)
+            if self.cfg.architecture == "batch_largest":
+                chunk = max(1, whole.numel())
+            (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
+        return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
         self,
@@ -249,17 +235,17 @@ class SAE(nn.Module):
                 f"this SAE normalises each row by itself ({self._normalises.name}); give like=x, "
                 "the activations that the codes are of."
             )
-        with torch.autocast(codes.device.type, enabled=False):
-            wide, weights, bias = floats(codes, self.W_dec, self.b_dec)
-            guess = wide @ weights + bias
-            (rows,) = as_rows(guess)
-            (beside,) = (None,) if like is None else as_rows(self._flat(like))
-            undone = self._normalisation(rows).undo(rows, beside)
-            return undone.reshape(guess.shape).to(codes.dtype)
+
+        def of_rows(codes, *like):
+            guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
+            return [self._normalisation(codes).undo(guess, *(like or (None,)))]
+
+        pair = (codes,) if like is None else self._pairs(like, codes)[::-1]
+        return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, of codes that are not rounded to the type of x."""
-        (wide,) = floats(x)
+        wide = widened(self._flat(x), x)
         return self.decode(self.encode(wide), wide).reshape(x.shape).to(x.dtype)
 
     def refit(
@@ -273,14 +259,14 @@ class SAE(nn.Module):
         """
 
         def of_rows(x, codes):
-            _, weights = floats(x, self.W_dec)
-            found = least_squares(self._target(x), weights, codes, anew=True)
+            atoms, lengths = unit_atoms(self.W_dec.to(x))
+            found = least_squares(self._target(x), atoms, codes, anew=True) / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
-            # NaN is on no support, and must show.
-            return found.where(torch.cat([x, codes], 1).isfinite().all(1, keepdim=True), math.nan)
+            whole = (x.sum(1) + codes.sum(1)).isfinite()
+            return [found.where(whole[:, None], math.nan)]
 
-        return self._by_chunk(of_rows, x, codes)[0].to(x.dtype)
+        return by_rows(of_rows, self.chunk, *self._pairs(x, codes))[0].to(x.dtype)
 
     @torch.no_grad()
     def certify(
@@ -311,13 +297,14 @@ class SAE(nn.Module):
         def of_rows(x, codes):
             if (codes < 0).any():
                 raise ValueError("codes must be non-negative, as the lasso's are; give others.")
-            atoms, lengths = unit_atoms(*floats(x, self.W_dec)[1:])
+            atoms, lengths = unit_atoms(self.W_dec.to(x))
             codes = codes * lengths
             rest = self._target(x) - codes @ atoms
             pull = rest @ atoms.mT
             return value_and_gap(rest, codes, pull, lam, dual_scale(pull, lam, nonneg=True))
 
-        return self._by_chunk(of_rows, x, codes)
+        objective, gap = by_rows(of_rows, self.chunk, *self._pairs(x, codes))
+        return objective, gap
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
@@ -330,19 +317,21 @@ class SAE(nn.Module):
         Returns:
           The same module, whose threshold is set.
         """
-        if self.cfg.architecture != PURSUIT:
+        if not self._pursues:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
+        x = self._flat(x)
         _check_finite("x", x)
         if not x.numel():
             raise ValueError("x has no rows; give activations, such as training rows.")
-        k, options = self.cfg.k, self._options
-        (target,) = as_rows(*self._by_chunk(self._target, x))
-        options["chunk"] = rows_at_once(self.chunk, target)
-        with torch.autocast(x.device.type, enabled=False):
-            (weights,) = floats(target, self.W_dec)[1:]
-            _, _, gains = pursue(target, unit_atoms(weights)[0], **options | {"k": 2 * k})
-            threshold = least_gain(gains, k).sqrt() / mean_length(weights)
-        self.threshold = threshold.to(self.W_dec)
+        cfg, weights = self.cfg, widened(self.W_dec, x)
+        atoms, _ = unit_atoms(weights)
+
+        def of_rows(x):
+            return pursue(self._target(x), atoms, 2 * cfg.k, cfg.breadth, cfg.screens)[2:]
+
+        (gains,) = by_rows(of_rows, self.chunk, x)
+        least = least_gain(gains.flatten(0, -2), cfg.k)
+        self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
         self.cfg.pruned = True
         return self
 
@@ -353,42 +342,38 @@ class SAE(nn.Module):
         folders.write(folder, self.cfg, self.state_dict(), self._normalises)
 
     @property
-    def _options(self) -> dict[str, Any]:
-        names = ARCHITECTURES[PURSUIT]
-        return {name: getattr(self.cfg, name) for name in names} | {"chunk": self.chunk}
-
-    @property
-    def _heads(self) -> bool:
-        return self.cfg.reshape_activations == "hook_z"
+    def _pursues(self) -> bool:
+        return self.cfg.architecture == PURSUIT
 
     def _normalisation(self, like):
         """What is done to activations, in the type of some rows."""
         names = (field.name for field in dataclasses.fields(self._normalises))
-        buffers = (getattr(self, f"normalisation_{name}") for name in names)
-        return self._normalises(*floats(like, *buffers)[1:])
+        return self._normalises(
+            *(getattr(self, f"normalisation_{name}").to(like) for name in names)
+        )
 
     def _target(self, x):
         """What the codes of rows add up to."""
-        (bias,) = floats(x, self.b_dec)[1:]
-        return self._normalisation(x).apply(x) - bias
+        return self._normalisation(x).apply(x) - self.b_dec.to(x)
 
     def _encoder(self, x):
         architecture, target, k = self.cfg.architecture, self._target(x), getattr(self.cfg, "k", 0)
         if architecture == "matching_pursuit":
-            options = (getattr(self.cfg, name) for name in _PURSUED)
-            return _match_again(target, *floats(x, self.W_dec)[1:], *options)
-        weights, shift = floats(x, self.W_enc, self.b_enc)[1:]
-        hidden = target @ weights + shift
+            options = (getattr(self.cfg, name) for name in ARCHITECTURES[architecture].options)
+            return _match_again(target, self.W_dec.to(x), *options)
+        pull = target @ self.W_enc.to(x)
+        hidden = pull + self.b_enc.to(x)
         if architecture == "gated":
-            scale, bias = floats(x, self.r_mag, self.b_mag)[1:]
-            return ((hidden - shift) * scale.exp() + bias).relu() * (hidden > 0)
+            shrunk = pull * self.r_mag.to(x).exp() + self.b_mag.to(x)
+            return shrunk.relu() * (hidden > 0)
         if architecture == "abstopk":
-            places = hidden.abs().topk(min(k, hidden.shape[1]), dim=1).indices
-            return torch.zeros_like(hidden).scatter(1, places, hidden.gather(1, places))
+            return hidden * (_largest(hidden.abs(), k) > 0)
         if architecture == "jumprelu":
             hidden = hidden * ~(hidden <= self.threshold)
         elif architecture == "topk":
             hidden = _largest(hidden, k)
+        elif architecture == "batch_largest":
+            hidden = _largest(hidden.reshape(1, -1), k * len(hidden)).reshape(hidden.shape)
         elif architecture == "groupmax":
             groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
             hidden = _largest(groups, 1).reshape(hidden.shape)
@@ -397,26 +382,18 @@ class SAE(nn.Module):
     def _flat(self, x):
         """Activations with their heads side by side."""
         dim, mend = self.cfg.d_in, "give activations of the layer that the SAE was trained on"
-        if self._heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
+        heads = self.cfg.reshape_activations == "hook_z"
+        if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
             x = x.flatten(-2)
         check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
 
-    def _by_chunk(self, function: Callable[..., Any], x: Tensor, *codes: Tensor) -> list[Tensor]:
-        """What a function gives of rows in float32 at least, with the leading axes of x."""
+    def _pairs(self, x, codes):
+        """Activations and codes of the same rows."""
         x = self._flat(x)
-        shape = x.shape[:-1]
-        for values in codes:
-            mend = "give a row for each of x"
-            check_tensor("codes", values, (*shape, self.cfg.d_sae), mend, self.W_dec)
-
-        def found(*rows):
-            given = function(*rows)
-            return given if isinstance(given, tuple) else (given,)
-
-        with torch.autocast(x.device.type, enabled=False):
-            parts = by_chunk(found, rows_at_once(self.chunk, x), *as_rows(x, *codes))
-        return [part.reshape(*shape, *part.shape[1:]) for part in parts]
+        shape = (*x.shape[:-1], self.cfg.d_sae)
+        check_tensor("codes", codes, shape, "give a row for each of x", self.W_dec)
+        return x, codes
 
 
 def _check_finite(name, values):
@@ -424,10 +401,6 @@ def _check_finite(name, values):
         raise ValueError(
             f"{name} must be finite, but has NaN or infinite entries, as float16 has beyond 65,504."
         )
-
-
-def _parameter(values):
-    return values if isinstance(values, nn.Parameter) else nn.Parameter(torch.as_tensor(values))
 
 
 def _largest(values, k):
@@ -441,17 +414,14 @@ def _largest(values, k):
 def _match_again(target, atoms, rounds, residual, stop_on_repeat):
     """The codes of `sae_gap.saes.foreign_encoders.RepeatingPursuit`."""
     codes, rest = target.new_zeros(len(target), len(atoms)), target
-    done = torch.zeros(len(target), 1, dtype=torch.bool, device=target.device)
+    done = codes[:, :1] > 0
     for _ in range(rounds):
-        best = (rest @ atoms.mT).argmax(1, keepdim=True)
-        atom = atoms[best[:, 0]]
-        value = (rest * atom).sum(1, keepdim=True).relu().masked_fill(done, 0)
-        before = codes.gather(1, best)
-        codes, rest = codes.scatter_add(1, best, value), rest - value * atom
-        if stop_on_repeat:
-            # The support grows by the chosen atom or not at all.
-            done = done | ((before != 0) == (before + value != 0))
-        done = done | (rest.norm(dim=1, keepdim=True) < residual)
+        value, best = (rest @ atoms.mT).max(1, keepdim=True)
+        value, before = value.relu().masked_fill(done, 0), codes.gather(1, best)
+        codes, rest = codes.scatter_add(1, best, value), rest - value * atoms[best[:, 0]]
+        # The support grows by the chosen atom or not at all.
+        again = (before != 0) == (before + value != 0)
+        done = done | again & stop_on_repeat | (rest.norm(dim=1, keepdim=True) < residual)
         if done.all():
             break
     return codes

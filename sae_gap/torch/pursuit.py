@@ -1,7 +1,7 @@
 """The codes of a screened pursuit and least squares on a support, with gradients, in PyTorch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -51,95 +51,91 @@ def pursuit_codes(
     Raises:
       TypeError: the target or W_dec is no tensor of floating-point numbers.
       ValueError: a size is no positive integer, the threshold is negative, or target and atoms
-        differ in their dimension or lie on two devices.
+        differ in their dimension or their device.
     """
     for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
         check_size(name, size)
-    if threshold is not None:
-        check_scalar("threshold", threshold)
     check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
     mend = "give W_dec as (num_latents, input_dim)"
     check_tensor("target", target, ("...", W_dec.shape[1]), mend, W_dec)
-    size = rows_at_once(chunk, target)
-    with torch.autocast(target.device.type, enabled=False):
-        (rows,) = as_rows(target)
-        weights = W_dec.to(rows.dtype)
-        # A row that is no number would be an error of LAPACK; it must show.
-        finite = rows.square().sum(1, keepdim=True).isfinite()
+    weights, pursued = widened(W_dec, target), k
+    atoms, lengths = unit_atoms(weights)
+    if threshold is not None:
+        check_scalar("threshold", threshold)
+        pursued, least = 2 * k, (threshold * mean_length(weights)) ** 2
+
+    def coded(rows):
+        # A row or an atom that is no number would be an error of LAPACK, or choose no atom.
+        finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
         with torch.no_grad():
-            atoms, lengths = unit_atoms(weights)
-            pursued = k if threshold is None else 2 * k
-            options = {"breadth": breadth, "screens": screens, "chunk": size}
-            chosen, codes, gains = pursuit.pursue(rows, atoms, pursued, **options)
+            chosen, codes, gains = pursuit.pursue(rows, atoms, pursued, breadth, screens)
             if threshold is not None:
-                least = (threshold * mean_length(weights)) ** 2
-                codes = pursuit.prune(rows, atoms, chosen, gains, least, chunk=size)
-            codes = pursuit.scatter(chosen, codes, len(atoms)) / lengths
+                on = (gains > 0) & (gains >= least)
+                codes, _ = pursuit.least_squares(rows, atoms[chosen], on)
+            codes = pursuit.scatter(chosen, codes, len(atoms))
         if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
+            codes = least_squares(rows, atoms, codes).clamp(min=0)
+        return [(codes / lengths).where(finite, math.nan)]
 
-            def with_gradient(rows, codes):
-                return (least_squares(rows, weights, codes).clamp(min=0),)
-
-            (codes,) = pursuit.by_chunk(with_gradient, size, rows, codes)
-        codes = codes.where(finite, math.nan)
-        return codes.reshape(*target.shape[:-1], codes.shape[1]).to(target.dtype)
+    return by_rows(coded, chunk, target)[0].to(target.dtype)
 
 
-def least_squares(target, weights, codes, *, anew=False):
+def pursuit_options(sae: Any) -> dict[str, Any]:
+    """The options of `pursuit_codes` in the configuration and the threshold of an SAE."""
+    options = {name: getattr(sae.cfg, name) for name in ("k", "breadth", "screens")}
+    return options | {"threshold": sae.threshold}
+
+
+def least_squares(target, atoms, codes, *, anew=False):
     """Least squares on the support of codes: these codes, or the solution of least norm found anew.
 
     With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
     Dᵀ (y - D z) vanishes, has the gradient of the solution.
     """
     with torch.no_grad():
-        atoms, lengths = unit_atoms(weights)
-        support = (codes != 0) & (weights != 0).any(1)
-        places = support.to(codes).topk(max([1, *support.sum(1).tolist()]), dim=1).indices
-        on, long = support.gather(1, places), lengths[places]
+        support = codes != 0
+        places = support.float().topk(max([1, *support.sum(1).tolist()]), dim=1).indices
+        on = support.gather(1, places)
         own = atoms[places] * on[:, :, None]
-        inverse = pursuit.inverse_gram(own @ own.mT, on, least_norm=anew) * on[:, :, None]
+        inverse = pursuit.inverse_gram(own @ own.mT, on, least_norm=anew)
         if anew:
-            values = (inverse @ (own @ target[:, :, None]))[:, :, 0] / long
-            codes = torch.zeros_like(codes).scatter(1, places, values)
-    pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
-    step = (inverse @ (pull * on)[:, :, None])[:, :, 0] / long
-    return codes.scatter_add(1, places, step)
+            values = inverse @ (own @ target[:, :, None])
+            codes = torch.zeros_like(codes).scatter(1, places, values[:, :, 0])
+    pull = ((target - codes @ atoms) @ atoms.mT).gather(1, places) * on
+    return codes.scatter_add(1, places, (inverse @ pull[:, :, None])[:, :, 0])
 
 
 def unit_atoms(weights):
     """Atoms at unit length and their lengths; an atom of zeros stays, with length 1."""
-    largest = weights.abs().amax(1, keepdim=True)
-    largest = torch.where(largest != 0, largest, 1)
-    scaled = weights / largest
-    lengths = scaled.square().sum(1, keepdim=True).sqrt()
-    lengths = torch.where(lengths != 0, lengths, 1)
-    return scaled / lengths, (largest * lengths)[:, 0]
+    lengths = weights.norm(dim=1)
+    lengths = lengths.where(lengths != 0, 1)
+    return weights / lengths[:, None], lengths
 
 
 def mean_length(weights):
     """The root mean square of the lengths of the atoms that are not zero."""
     squares = weights.detach().square().sum(1)
-    return (squares.sum() / (squares > 0).sum().clamp(min=1)).sqrt()
+    return squares[squares > 0].mean().sqrt()
 
 
-def floats(*arrays):
-    """Arrays in the type of the first, or in float32 where that is narrower."""
-    kind = torch.promote_types(arrays[0].dtype, torch.float32)
-    return [array.to(kind) for array in arrays]
+def widened(values, like):
+    """Values in the type of others, or in float32 where that is narrower."""
+    return values.to(torch.promote_types(like.dtype, torch.float32))
 
 
-def as_rows(*arrays):
-    """The same with their leading axes in one."""
-    return [array.reshape(-1, array.shape[-1]) for array in floats(*arrays)]
-
-
-def rows_at_once(chunk: int | None, like: Tensor) -> int:
-    """Rows that are coded at once: those asked for, or what suits the device."""
-    if chunk is None:
-        return pursuit.CHUNK if like.device.type == "cpu" else CHUNK_ACCELERATED
-    check_size("chunk", chunk)
-    return chunk
+def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) -> list[Tensor]:
+    """What a function gives of rows in float32 at least, outside of any autocast, so many at once,
+    with the leading axes of the arrays.
+    """
+    like = arrays[0]
+    on_cpu = like.device.type == "cpu"
+    size = (pursuit.CHUNK if on_cpu else CHUNK_ACCELERATED) if chunk is None else chunk
+    check_size("chunk", size)
+    rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
+    with torch.autocast(like.device.type, enabled=False):
+        parts = pursuit.by_chunk(function, size, *rows)
+    return [part.reshape(*like.shape[:-1], *part.shape[1:]) for part in parts]
 
 
 def check_tensor(
@@ -160,14 +156,14 @@ def check_tensor(
             f"{name} is {shown(values)}; give a tensor of floating-point numbers, such as "
             "torch.as_tensor(values).float()."
         )
-    last = shape[shape[0] == "..." :]
+    last = shape[shape[:1] == ("...",) :]
     found = values.shape[-len(last) :] if len(last) < len(shape) else values.shape
-    if len(found) != len(last) or any(
-        axis not in (length, str(axis)) for axis, length in zip(last, found, strict=True)
-    ):
-        raise ValueError(
-            f"{name} must be ({', '.join(map(str, shape))}), but it is {tuple(values.shape)}; {mend}."
-        )
+    wanted = [
+        axis if isinstance(axis, int) else length for axis, length in zip(last, found, strict=False)
+    ]
+    if len(found) != len(last) or [*found] != wanted:
+        axes = ", ".join(map(str, shape))
+        raise ValueError(f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}.")
     if like is not None and values.device != like.device:
         raise ValueError(
             f"{name} is on {values.device}, but W_dec on {like.device}; move one by .to(device)."
@@ -175,6 +171,6 @@ def check_tensor(
 
 
 def check_scalar(name: str, value: Any) -> None:
-    """Raises a ValueError unless the value, a number or a tensor of one, is finite and at least 0."""
+    """Raises a ValueError unless a number, or a tensor of one, is finite and at least 0."""
     is_tensor = isinstance(value, Tensor) and value.ndim == 0
     check_number(name, value.item() if is_tensor else value, least=0)

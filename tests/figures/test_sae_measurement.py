@@ -10,19 +10,20 @@ from sae_gap import figures
 SIZES = {"num_latents": 64, "input_dim": 16, "seed": 0}
 
 
-def points(name, role, shift=1.0, own=None):
-    told = {"kind": "curve", "dictionary": name, "role": role, "samples": 500, **SIZES}
-    scores = [(4.0, 1.0), (8.0, 0.5), (16.0, 0.25)]
-    found = [
-        told
-        | {"codes": "lasso", "l0": l0, "fvu": shift * part / 2, "lam": 1 / l0}
-        | {"refit_l0": l0, "refit_fvu": shift * part / 4}
-        for l0, part in scores
+def points(name, family, shift=1.0, own=()):
+    told = {"dictionary": name, "family": family, "num_scored": 500, **SIZES}
+    scores = [
+        (codes, l0, shift * part / size)
+        for codes, size in (("lasso", 2), ("lasso_refit", 4))
+        for l0, part in ((4.0, 1.0), (8.0, 0.5), (16.0, 0.25))
     ]
-    return found + ([] if own is None else [told | {"codes": "own", "lam": None, **own}])
+    return [
+        told | {"codes": codes, "l0": l0, "fvu": fvu, "dead": codes == "own" and l0 < 1}
+        for codes, l0, fvu in (*scores, *own)
+    ]
 
 
-OWN = {"l0": 8.0, "fvu": 0.2, "refit_l0": 7.9, "refit_fvu": 0.15}
+OWN = ("own", 8.0, 0.2), ("own_refit", 7.9, 0.15)
 
 
 def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
@@ -61,14 +62,14 @@ def test_two_saes_have_two_colours_and_a_decoder_alone_has_no_encoder():
 
 def test_a_dead_encoder_does_not_set_the_axis():
     rows = [*points("one", "sae", own=OWN)]
-    dead = [*points("two", "sae", own=OWN | {"l0": 0.01, "refit_l0": 0.01, "dead": True})]
+    dead = points("two", "sae", own=[("own", 0.01, 0.2)])
     assert dead[-1]["dead"]
     axes, alone = (figures.fvu_curve(shown).axes[0] for shown in ([*rows, *dead], rows))
     assert axes.get_xlim() == alone.get_xlim()
 
 
 def test_patching_has_a_panel_for_the_divergence_and_other_models_in_grey():
-    told = {"kind": "score", "dictionary": "my_sae", "role": "sae", **SIZES}
+    told = {"dictionary": "my_sae", "family": "sae", **SIZES}
     scores = {("lasso_refit", 4.0): (0.3, 0.9), ("lasso_refit", 8.0): (0.2, 0.5)}
     scores |= {("own", 8.0): (0.4, 0.7)}
     rows = [
@@ -97,7 +98,7 @@ def test_the_parts_are_bars_that_end_at_the_gap():
 
 
 def test_coherence_is_drawn_from_the_least_to_the_most():
-    told = {"kind": "atoms", "role": "sae", "duplicates": 3, **SIZES}
+    told = {"family": "sae", **SIZES}
     rows = [
         told | {"dictionary": "my_sae", "coherence": [0.1, 0.2, 0.4]},
         told | {"dictionary": "empty", "coherence": []},

@@ -9,9 +9,7 @@ import pytest
 
 import sae_gap
 from sae_gap.measure import evenly_spaced, fvu
-from sae_gap.measure.coding import code, screened
 from sae_gap.measure.faults import FEW
-from sae_gap.measure.pruned_pursuit import pruned_pursuit
 from sae_gap.measure.readings import Seen, by_rows, configured, read
 from sae_gap.measure.readings import rescaled as other_sizes
 from sae_gap.saes.loaded_sae import SAE
@@ -163,15 +161,6 @@ def test_a_sound_sae_is_accused_of_nothing_and_better_codes_are_told(given):
     assert "compare times these" not in str(found)
     few = sae_gap.check(loaded(with_dead(arrays)), x, better=False)
     assert few.wrong == () and few.dead >= 300 and "(rare ones may on more rows)" in str(few)
-
-
-def test_the_pursuit_on_the_host_is_that_of_the_suite(given):
-    arrays, x, _ = given
-    sae, x = loaded(arrays), x[:60]
-    codes = pruned_pursuit(by_rows(sae), np.asarray(sae.target(x)), 6.5)
-    other = code(sae, x, screened(sae, x, 6.5)).codes
-    assert np.count_nonzero(codes) == pytest.approx(6.5 * 60, abs=2)
-    np.testing.assert_allclose(codes, other.toarray(), atol=1e-3)
 
 
 def test_few_rows_are_read_by_their_coordinates(given):

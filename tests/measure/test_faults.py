@@ -37,14 +37,17 @@ def made(atoms, centre, *, lengths=1.0, threshold=0.5, notes=None, normalisation
     """An SAE with a threshold, whose codes are 1.2 z - 0.3 for those of `data`; its atoms may have
     any lengths.
     """
+    arrays = {
+        "threshold": np.float32(threshold),
+        "W_dec": atoms * lengths,
+        "b_dec": centre,
+        "W_enc": 1.2 * atoms.T / np.ravel(lengths),
+        "b_enc": (-0.3 / lengths * np.ones((len(atoms), 1)))[:, 0],
+    }
     parts = Parts(
         "jumprelu",
         {},
-        others={"threshold": threshold},
-        atoms=np.asarray(atoms * lengths, np.float32),
-        bias=np.asarray(centre, np.float32),
-        weight=np.asarray(1.2 * atoms.T / np.ravel(lengths), np.float32),
-        encoder_bias=np.asarray(-0.3 / lengths * np.ones((len(atoms), 1)), np.float32)[:, 0],
+        {name: np.asarray(array, np.float32) for name, array in arrays.items()},
         centred=True,
         normalisation=normalisation or Normalisation(),
         library="test",
@@ -238,8 +241,11 @@ def trained(kind, signals, width, k):
 
 
 def loaded(arrays, **changes):
-    options = {"centred": True, "library": "test", "architecture": "test", "notes": {}}
-    return of_parts(Parts(**(options | arrays | changes)))
+    given = {"centred": True, "library": "test", "architecture": "test", "notes": {}}
+    given |= arrays | changes
+    names = {"atoms": "W_dec", "bias": "b_dec", "weight": "W_enc", "encoder_bias": "b_enc"}
+    tensors = {theirs: given.pop(name) for name, theirs in names.items()} | given.pop("others")
+    return of_parts(Parts(tensors=tensors, **given))
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ import scipy.optimize
 
 import sae_gap
 from sae_gap import Setting
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure import learned as curve
 from sae_gap.measure import rows, training
-from sae_gap.measure.coding import evenly_spaced
 from sae_gap.measure.training import fit_signals
 from sae_gap.storage.trees import Checkpoint
 

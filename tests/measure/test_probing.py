@@ -7,13 +7,10 @@ import sys
 
 import numpy as np
 import pytest
-import scipy.sparse
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from sae_gap.measure import probing
-from sae_gap.measure.probing import concepts, probes
+from sae_gap.measure.probing import concepts
+from sae_gap.metrics.probes import SCORES
 from tests import tiny
 
 
@@ -97,32 +94,6 @@ def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
     assert np.unique(tokens.words[every], return_counts=True)[1].tolist() == [10] * 200
 
 
-def test_dense_probe_against_scikit_learn():
-    rng = np.random.default_rng(0)
-    x, labels = rng.normal(size=(300, 20)) * np.arange(1, 21), rng.random(300) < 0.5
-    x[:, 0] += labels
-    # So many rows of float32 that their sum in that type would be far from it.
-    constant = np.full((200_000, 2), 0.1, np.float32)
-    assert not probing.fit_dense(constant, np.arange(200_000) < 10).scale.any()
-    probe = probing.fit_dense(x, labels, c=0.1)
-    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-8)).fit(x, labels)
-    np.testing.assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
-
-
-def test_latents_are_ranked_as_sae_probes_ranks_them():
-    rng = np.random.default_rng(1)
-    codes, labels = (
-        rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30),
-        rng.random(200) < 0.5,
-    )
-    scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
-    ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
-    sparse = scipy.sparse.csr_array(codes)
-    probe = probing.fit_sparse(sparse, labels, 5)
-    assert probe.latents.tolist() == ranked[:5].tolist()
-    np.testing.assert_allclose(probe.decide(sparse), probe.decide(codes))
-
-
 def test_drops_are_those_of_the_dictionary():
     """With atoms of A and of B nothing drops; an atom of A without B says nothing where B is."""
     tokens, a, b = drawn()
@@ -153,34 +124,18 @@ def test_drops_are_those_of_the_dictionary():
 
 
 def test_differences_are_paired_over_pairs():
-    def row(dictionary, pair, seed, drop):
-        scores = dict.fromkeys(probes.SCORES, 0.5) | {"drop": drop}
-        return scores | {
-            "dictionary": dictionary,
-            "role": "sae",
-            "codes": "own",
-            "probe": "dense",
-            "pair": pair,
-            "seed": seed,
-        }
+    def row(dictionary, *drops):
+        scores = {f"{name} dense": [0.5] * 3 for name in SCORES} | {"drop dense": [*drops]}
+        told = {"dictionary": dictionary, "role": "sae", "codes": "own", "probes": ["dense"]}
+        return told | scores | {"pairs": ["p", "q", "r"], "splits": 2}
 
-    rows = [
-        row("mine", pair, seed, drop)
-        for pair, drop in {"p": 0.1, "q": 0.5, "r": 0.3}.items()
-        for seed in (0, 1)
-    ]
-    rows += [
-        row("other", each["pair"], each["seed"], each["drop"] + 0.2 + 0.1 * each["seed"])
-        for each in rows
-    ]
-    mine, other = probing.overall(rows, "mine")
-    assert mine["drop"] == pytest.approx(0.3) and mine["more_drop"] == 0
+    rows = [row("mine", 0.1, 0.5, 0.3), row("other", 0.35, 0.75, 0.55), row("one", 0.2, None, None)]
+    mine, other, one = probing.overall(rows, "mine")
+    assert mine["drop"] == pytest.approx(0.3) and mine["more_drop"] == 0 and mine["pairs"] == 3
     # Student's t of two degrees of freedom, and a deviation of 0.2.
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
-    assert other["more_drop"] == pytest.approx(0.25) and other["more_drop_half"] == pytest.approx(
-        0, abs=1e-9
-    )
-    assert probes.interval([0.5]) == (0.5, None)
+    assert (other["more_drop"], other["more_drop_half"]) == pytest.approx((0.25, 0), abs=1e-9)
+    assert (one["drop"], one["drop_half"], one["more_drop"]) == (0.2, None, pytest.approx(0.1))
 
 
 @pytest.fixture

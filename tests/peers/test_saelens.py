@@ -5,10 +5,11 @@ import pytest
 
 import sae_gap
 from sae_gap import catalogue
+from sae_gap.saes.exchange import has_form
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 WIDTH, SPARSITY = 160, 8
-EXPORTED = [name for name, kind in catalogue.saes().items() if "exported" in vars(kind)]
+EXPORTED = [name for name, kind in catalogue.saes().items() if has_form(kind)]
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
-from sae_gap.encoders.encoder import Affine, encode
-from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.encoder import encode
 from sae_gap.saes import foreign_encoders
+from sae_gap.saes.exchange import imported
 from sae_gap.saes.loaded_sae import of_parts
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, Tensors, read_npz
@@ -123,20 +123,19 @@ def test_signed_codes_are_held_against_a_signed_optimum():
 
 
 def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
-    affine = Affine(jnp.eye(3), jnp.zeros(3))
-    thresholds = {"threshold": jnp.array([1.0, 0.0, -2.0])}
-    parameters = foreign_encoders.parameters_of(JumpReLU, affine, thresholds)
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, JumpReLU())
+    tensors = {"W_enc": jnp.eye(3), "b_enc": jnp.zeros(3)}
+    tensors["threshold"] = jnp.array([1.0, 0.0, -2.0])
+    encoder, parameters = imported("jumprelu", {}, tensors)
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, encoder)
     signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
     np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
 
 
 def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
-    eye, others = np.eye(2, dtype=np.float32), {"threshold": 0.5}
-    names = {"library": "ours", "architecture": "jumprelu", "notes": {}}
-    atoms = np.diag([2, 0]).astype(np.float32)
-    arrays = {"atoms": atoms, "bias": eye[0], "weight": eye, "others": others}
-    sae = of_parts(Parts("jumprelu", {}, **arrays, codes_of_unit_atoms=True, **names))
+    eye, names = np.eye(2, dtype=np.float32), ("ours", "jumprelu", {})
+    tensors = {"W_dec": np.diag([2, 0]).astype(np.float32), "b_dec": eye[0], "W_enc": eye}
+    tensors |= {"b_enc": np.zeros(2, np.float32), "threshold": 0.5}
+    sae = of_parts(Parts("jumprelu", {}, tensors, *names, codes_of_unit_atoms=True))
     np.testing.assert_array_equal(
         sae.encode_target(jnp.array([[0.0, 1.0], [-0.8, 1.0]])), [[2, 0], [0, 0]]
     )
@@ -144,14 +143,9 @@ def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():
 
 def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
     long, weight = np.array([2.0**24, 1.0], np.float32), np.ones((2, 3), np.float32)
-    arrays = {
-        "atoms": weight.T,
-        "bias": long,
-        "weight": weight,
-        "encoder_bias": np.full(3, -(2.0**24), np.float32),
-    }
-    names = {"library": "ours", "architecture": "standard", "notes": {}}
-    sae = of_parts(Parts("standard", {}, **arrays, **names))
+    arrays = {"W_dec": weight.T, "b_dec": long, "W_enc": weight}
+    arrays["b_enc"] = np.full(3, -(2.0**24), np.float32)
+    sae = of_parts(Parts("standard", {}, arrays, "ours", "standard", {}))
     np.testing.assert_array_equal(sae.model.encoder.bias, [1, 1, 1])
 
 

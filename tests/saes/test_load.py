@@ -1,6 +1,5 @@
 """One opener reads whatever holds atoms: each kind gives its atoms, and a mistake is one sentence."""
 
-import dataclasses
 import shutil
 
 import jax.numpy as jnp
@@ -114,7 +113,6 @@ def test_an_sae_without_its_encoder_keeps_what_is_done_to_activations(case):
         alone.decode_target(codes, x), sae.decode_target(codes, x), atol=1e-5
     )
     assert (alone.role, alone.model.encode) == ("dictionary", None)
-    assert dataclasses.replace(alone, name="x").columns["dictionary"] == "x"
 
 
 def test_a_file_that_holds_no_atoms_is_refused(tmp_path):

@@ -43,18 +43,9 @@ def test_codes_of_a_model_are_on_unit_atoms_and_those_of_a_dead_one_are_zero():
 
 
 def test_a_dead_latent_of_an_sae_has_no_code_to_be_penalised():
-    parts = Parts(
-        "standard",
-        {},
-        atoms=ATOMS,
-        bias=BIAS,
-        weight=np.eye(3, dtype=np.float32),
-        encoder_bias=np.full(3, 5, np.float32),
-        library="ours",
-        architecture="standard",
-        notes={},
-    )
-    sae = of_parts(parts)
+    tensors = {"W_dec": ATOMS, "b_dec": BIAS, "W_enc": np.eye(3, dtype=np.float32)}
+    tensors["b_enc"] = np.full(3, 5, np.float32)
+    sae = of_parts(Parts("standard", {}, tensors, "ours", "standard", {}))
     assert np.all(np.asarray(sae.encode(X))[:, 2] > 0)
     codes = np.asarray(sae.encode_target(sae.target(X)))
     np.testing.assert_allclose(codes, np.asarray(sae.encode(X)) * [3, 0.5, 0], rtol=1e-6)

@@ -10,12 +10,14 @@ from matplotlib import image
 import sae_gap
 from benchmarks.real import probe_real
 from sae_gap.core.types import Model
+from sae_gap.encoders import lasso
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
 from sae_gap.measure import probing
 from sae_gap.measure.probing import concepts
+from sae_gap.study import runner
 from tests import tiny
 
 
@@ -61,18 +63,23 @@ def options(tmp_path_factory):
 def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch, caplog):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(concepts, "FEWEST", 5)
-    monkeypatch.setattr(probe_real, "find_weight", tiny.weight)
+    monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     tiny.write_text_sets(tmp_path)
-    options += ("--sets=shifts",)
+    options += ("--sets=shifts", "--codes=omp")
     code, out, err = call("probe_real", *options, f"--results_dir={tmp_path}")
     assert code == 0, err
     # What cannot be probed is said, and the rest goes on.
     assert "the cells of letters:x+space are too small" in caplog.text
     folder = tmp_path / "probe_real"
     rows = sae_gap.Store(folder).rows()
-    assert {row["pair"] for row in rows} == {"topic:x+capital", "capital+topic:x", "1_old"}
-    codes = 4 * (5 + 3)
-    assert len(rows) == 3 * 2 * (1 + codes)
+    found = {(row["dictionary"], row["codes"], *row["pairs"]): row for row in rows}
+    pairs, sets, codes = ("topic:x+capital", "capital+topic:x"), ("1_old",), 4 * (6 + 4)
+    assert {key[2:] for key in found} == {pairs, sets} and len(found) == 2 * (1 + 6 + 4)
+    for (name, each, *named), row in found.items():
+        if name == "activations":
+            assert row["probes"] == ["dense"] and "fvu" not in row
+        else:
+            assert row["fvu"] > 0 and len(row["drop k=5"]) == len(named), (name, each)
     for name in ("pairs", "sets"):
         with open(folder / f"{name}.csv", newline="") as file:
             lines = [*csv.DictReader(file)]
@@ -87,7 +94,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
     monkeypatch.setattr(
         probe_real, "last_tokens", lambda *_: pytest.fail("the texts were run before")
     )
-    monkeypatch.setattr(probe_real, "code", lambda *_: pytest.fail("it was coded before"))
+    monkeypatch.setattr(runner, "score", lambda *_: pytest.fail("it was coded before"))
     assert call("probe_real", *options, f"--results_dir={tmp_path}")[:2] == (0, out)
 
 
@@ -97,7 +104,8 @@ FAULTS = {
     "pair": (["--pairs=capital"], "is no pair"),
     "concept": (["--pairs=capital+topic:z"], "choose from x, y"),
     "small": (["--pairs=capital+letters:z"], "no pair has cells that are large enough"),
-    "control": (["--controls=pca"], "an entry of --controls must be one of"),
+    "control": (["--controls=sparse"], "sae must be one of"),
+    "codes": (["--codes=topk"], "topk has parameters"),
 }
 
 

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 import sae_gap
-from benchmarks.real import probe_real, real, record, train_real
+from benchmarks.real import real, record
+from sae_gap.encoders import lasso
 from sae_gap.lm import recording
-from sae_gap.measure import patching
+from sae_gap.measure import losses
 from sae_gap.measure.comparison import interval
-from sae_gap.measure.patching import split_lines
+from sae_gap.measure.losses import split_lines
 from sae_gap.measure.probing import concepts
+from sae_gap.study import scoring
 from sae_gap.study.models import Models
 from tests import tiny
 
@@ -62,8 +64,7 @@ def small(monkeypatch):
     }
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
     # The search for λ has tests of its own.
-    for module in (train_real, probe_real, patching):
-        monkeypatch.setattr(module, "find_weight", tiny.weight)
+    monkeypatch.setattr(lasso, "find_weight", tiny.weight)
 
 
 def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
@@ -81,13 +82,12 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     assert recording.open_recording(recorded).dtype == "float32"
     assert real.RealOptions().dtype == record.RecordOptions().dtype == "float16"
     rows = sae_gap.Store(folder / "downstream").rows()
-    (clean,) = (row for row in rows if row["kind"] == "clean")
-    tokens = np.array(clean["tokens"])
+    tokens = np.array(rows[0]["tokens"])
     # Of the rows at the L0 that was trained at, the sums of KL over documents.
     sums = {
         (row["dictionary"], row["codes"]): np.array(row["kl_sums"])
         for row in rows
-        if row.get("level") == L0
+        if row.get("level", L0) == L0
     }
 
     def mean(nats, over=tokens):
@@ -96,7 +96,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
         return [np.sum(nats) / over.sum(), *ends]
 
     best = {
-        name: min((sums[name, codes] for codes in patching.BEST), key=np.sum)
+        name: min((sums[name, codes] for codes in losses.BEST), key=np.sum)
         for name in ("topk", "online_dl", "samples", "random")
     }
     least, second, *_ = sorted(best, key=lambda name: best[name].sum())
@@ -143,24 +143,14 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     )
 
     probed = sae_gap.Store(folder / "probe_real").rows()
-    pairs = sorted({row["pair"] for row in probed})
-    assert pairs == ["capital+topic:x", "topic:x+capital"]
+    assert all(row["pairs"] == ["topic:x+capital", "capital+topic:x"] for row in probed)
 
     def of(score, name, codes):
         """A score of probes of five latents, for each pair."""
-        chosen = {
-            row["pair"]: row
-            for row in probed
-            if (row["dictionary"], row["codes"], row["probe"]) == (name, codes, "k=5")
-        }
-        return np.array([score(chosen[pair]) for pair in pairs])
+        (row,) = (row for row in probed if (row["dictionary"], row["codes"]) == (name, codes))
+        return np.array(row[f"{score} k=5"])
 
-    def auc(row):
-        return row["auc_ood"]
-
-    def drop(row):
-        return row["all_auc_ood"] - row["auc_ood"]
-
+    auc, drop = "auc_ood", "drop"
     values = [of(auc, "topk", "own"), of(drop, "topk", "own")]
     for name in dict.fromkeys(("topk", least)):
         values += [
@@ -173,12 +163,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     assert numbers(probing) == pytest.approx([*told[:4], L0, *told[4:]], abs=0.001)
 
     # The same command fits, runs and codes nothing again.
-    for module, name in (
-        (recording, "run_blocks"),
-        (patching, "code"),
-        (probe_real, "code"),
-        (Models, "_fit"),
-    ):
+    for module, name in ((recording, "_run"), (scoring, "Inference"), (Models, "_fit")):
         monkeypatch.setattr(module, name, None)
     assert call("real", *arguments)[:2] == (0, out)
     again = json.loads((folder / "page.json").read_text())
@@ -220,17 +205,10 @@ def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
     """
     tokens, sums = np.array(tokens), np.array(tokens) * shares
     sums = sums / sums.sum() * tokens.sum()
-    clean = {
-        "kind": "clean",
-        "ce": 3.0,
-        "tokens": tokens,
-        "variance": tokens * 1.0,
-        "ce_sums": tokens * 3.0,
-    }
-    rows = [clean]
+    clean = {"tokens": tokens, "variance": tokens * 1.0, "ce_clean": tokens * 3.0}
+    rows = []
     for (name, codes), value in kl.items():
         row = {
-            "kind": "score",
             "dictionary": name,
             "codes": codes,
             "dead": False,
@@ -243,8 +221,8 @@ def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
             "fvu": value,
             "kl_sums": value * sums,
             "errors": value * sums,
-            "ce_sums": clean["ce_sums"] + value * sums,
-        }
+            "ce_sums": clean["ce_clean"] + value * sums,
+        } | clean
         rows.append(row)
     return rows
 
@@ -300,7 +278,7 @@ def test_a_dry_run_says_how_much_would_run_and_writes_nothing(
     call, tmp_path, monkeypatch, preset, record, train
 ):
     for name in ("record", "train_real", "downstream", "probe_real"):
-        monkeypatch.setattr(real, name, types.SimpleNamespace(METHODS=("topk",), DICTIONARIES=()))
+        monkeypatch.setattr(real, name, types.SimpleNamespace(METHODS=("topk",), SAES=("topk",)))
     place = tmp_path / "results"
     flags = (f"--preset={preset}", "--sparsity=16", f"--results_dir={place}")
     code, out, err = call("real", "--dry_run", "--layer=7", *flags)

@@ -4,6 +4,7 @@ fit has seen.
 
 import csv
 import dataclasses
+import itertools
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from scipy.optimize import nnls
 
 from benchmarks.real import train_real
 from sae_gap import Store, catalogue, load_sae, open_activations, save_activations
-from sae_gap.measure.coding import evenly_spaced
+from sae_gap.core.rows import evenly_spaced
 
 DIM, LATENTS, K = 8, 16, 3
 
@@ -33,12 +34,13 @@ OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", 
 
 @pytest.fixture(scope="module")
 def done(file, call, tmp_path_factory):
-    methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl,batch_pursuit"
+    methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl,batch_pursuit,samples"
     options = (
         f"--activations={file}",
         f"--results_dir={tmp_path_factory.mktemp('results')}",
         *OPTIONS,
         methods,
+        "--codes=omp",
     )
     code, out, err = call("train_real", *options)
     assert code == 0, err
@@ -46,7 +48,8 @@ def done(file, call, tmp_path_factory):
 
 
 def rows_in(results):
-    return {row["method"]: row for row in Store(results / "train_real").rows()}
+    rows = Store(results / "train_real").rows()
+    return {(row["dictionary"], row["codes"]): row for row in rows}
 
 
 def test_every_method_is_trained_stored_and_scored(done, file, call):
@@ -54,64 +57,71 @@ def test_every_method_is_trained_stored_and_scored(done, file, call):
     results = Path(options[1].partition("=")[2])
     directory = results / "train_real"
     train, held = open_activations(file).split()
-    rows = rows_in(results)
+    rows, saes = rows_in(results), ["topk", "jumprelu", "topk_from_online_dl", "batch_pursuit"]
     # SAELens has no form for `batch_pursuit`.
-    bare = {"online_dl"}
-    assert set(rows) == {"topk", "jumprelu", "topk_from_online_dl", "batch_pursuit", *bare} and all(
-        name in out for name in rows
-    )
+    names, codes = [*saes, "online_dl", "samples"], ("lasso", "lasso_refit", "omp")
+    assert set(rows) == {
+        *itertools.product(names, codes),
+        *itertools.product(saes, ("own", "own_refit")),
+    }
+    assert "FVU omp" in out and all(name in out for name in names)
     scored = held.take(evenly_spaced(60, 50)).astype(float)
     variance = ((scored - scored.mean(axis=0)) ** 2).sum()
-    for name, row in rows.items():
-        if name in bare:
+    for name in names:
+        fvu = {each: row["fvu"] for (of, each), row in rows.items() if of == name}
+        if name not in saes:
             dictionary, bias = (
                 np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias")
             )
         else:
             sae = load_sae(directory / name)
             dictionary, bias = (
-                np.asarray(sae.unit_dictionary),
+                np.asarray(sae.model.dictionary),
                 np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
             )
             own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
-            assert row["fvu_own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
-        np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+            assert fvu["own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
+            assert fvu["own_refit"] <= fvu["own"] * (1 + 1e-6)
+        dictionary = dictionary / np.linalg.norm(dictionary, axis=0)
+        lasso = rows[name, "lasso"]
         # The lasso by non-negative least squares on a system that holds the penalty in one more
         # row.
         squares = 0.0
         for target in scored - bias:
             matrix = np.vstack([dictionary, np.full(LATENTS, 1e-3)])
-            best = nnls(matrix, np.append(target, -row["lam"] / 1e-3))[0]
+            best = nnls(matrix, np.append(target, -lasso["lam"] / 1e-3))[0]
             squares += ((target - dictionary @ best) ** 2).sum()
-        assert row["fvu_lasso"] == pytest.approx(squares / variance, rel=2e-2)
-        assert row["fvu_lasso_refit"] <= row["fvu_lasso"] and row["certificate"] < 1e-5
-        assert abs(row["l0_lasso"] - K) <= 0.01 * K and "fvu_lasso_outliers" not in row
-        assert (
-            ("fvu_own" in row)
-            == (name != "online_dl")
-            == (row.get("fvu_own_refit", 2) <= row.get("fvu_own", 1) * (1 + 1e-6))
-        )
+        assert fvu["lasso"] == pytest.approx(squares / variance, rel=2e-2)
+        assert fvu["lasso_refit"] <= fvu["lasso"] and lasso["own_certificate"] < 1e-5
+        assert abs(lasso["l0"] - K) <= 0.01 * K and "fvu_outliers" not in lasso
     np.testing.assert_allclose(
         np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5
     )
+    # A fit takes the seconds of its base too.
+    assert (
+        rows["topk_from_online_dl", "own"]["total_seconds"]
+        > (rows["online_dl", "lasso"]["total_seconds"])
+    )
     again = call("train_real", *options)
-    assert again[:2] == (0, out) and len(Store(directory).rows()) == len(rows)
+    assert again[:2] == (0, out) and rows_in(results) == rows
     # Each model has taken the place of the one before it, and left nothing of that or of its draft.
-    assert {path.name for path in directory.iterdir()} == {*rows, "rows", "summary.csv"}
+    assert {path.name for path in directory.iterdir()} == {*names, "rows", "summary.csv"}
 
 
-def test_a_run_with_other_options_takes_the_place_of_an_earlier_one(file, call, tmp_path):
-    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS, "--methods=topk")
+def test_a_summary_has_the_seeds_and_methods_of_its_options(file, call, tmp_path):
+    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS)
     told = []
-    for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1"), ()):
-        code, _, err = call("train_real", *options, *other)
+    for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1"), ("--methods=samples",)):
+        code, _, err = call("train_real", *options, "--methods=topk", *other)
         assert code == 0, err
         with (tmp_path / "train_real" / "summary.csv").open() as lines:
-            (line,) = csv.DictReader(lines)
-        told.append(float(line["fvu_own_mean"]))
-    found = sorted(Store(tmp_path / "train_real").rows(), key=lambda row: row["date"])
-    first, second, third = (row["fvu_own"] for row in found)
-    assert first != second and told == [first, second, pytest.approx((second + third) / 2), first]
+            told.append({line["method"]: line for line in csv.DictReader(lines)})
+    own = [row for row in Store(tmp_path / "train_real").rows() if row["codes"] == "own"]
+    own.sort(key=lambda row: (-row["learner"]["num_steps"], row["seed"]))
+    first, second, third = (row["fvu"] for row in own)
+    means = [float(lines["topk"]["fvu_own_mean"]) for lines in told]
+    assert first != second and means == [first, second, pytest.approx((second + third) / 2), first]
+    assert [*told[3]] == ["samples", "topk"] and told[2]["topk"]["seeds"] == "2"
 
 
 def test_atoms_that_are_copies_are_counted(tmp_path, call):
@@ -119,17 +129,12 @@ def test_atoms_that_are_copies_are_counted(tmp_path, call):
     # Next to all that there is to learn is one direction.
     rows = np.outer(rng.random(300), rng.normal(size=DIM)) + 0.02 * rng.normal(size=(300, DIM))
     save_activations(tmp_path / "x.npz", rows.astype(np.float32), np.arange(300) // 30)
-    flags = (
-        f"--activations={tmp_path / 'x.npz'}",
-        f"--results_dir={tmp_path}",
-        *OPTIONS,
-        "--methods=online_dl",
-    )
-    code, out, _ = call("train_real", *flags)
+    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", *OPTIONS)
+    code, out, _ = call("train_real", *flags, "--methods=online_dl")
     assert code == 0 and "copied atoms" in out
     atoms = np.load(tmp_path / "train_real" / "online_dl" / "dictionary.npy")
     cosines = np.abs(atoms.T @ atoms) - np.eye(LATENTS)
-    copies = rows_in(tmp_path)["online_dl"]["duplicates"]
+    copies = rows_in(tmp_path)["online_dl", "lasso"]["duplicates"]
     assert copies == (cosines.max(axis=0) > 0.95).sum() >= 2
 
 
@@ -146,27 +151,22 @@ def test_outlier_tokens_stand_beside_the_figures(file, call, tmp_path, outliers)
         *OPTIONS,
     )
     code, out, _ = call("train_real", *flags, "--methods=topk")
-    row = rows_in(tmp_path)["topk"]
+    found = rows_in(tmp_path)["topk", "own"]
     assert code == 0 and "FVU own with outlier tokens" in out
-    assert row["num_samples"] == {"drop": 590, "keep": 600}[outliers]
-    held = (
-        open_activations(rows, documents=np.arange(600) // 30)
-        .split()[1]
-        .take(np.arange(60))
-        .astype(float)
-    )
+    assert found["learned_from"] == {"drop": 531, "keep": 540}[outliers]
+    held = open_activations(rows, documents=np.arange(600) // 30).split()[1]
+    held = held.take(np.arange(60)).astype(float)
     large = np.linalg.norm(held, axis=1) > 10 * np.median(np.linalg.norm(usual, axis=1))
     lean = held[~large]
     # As large a share of outlier tokens as of others.
     most = -(-large.sum() * 50 // len(lean))
-    chosen = np.concatenate(
-        [lean[np.arange(50) * len(lean) // 50], held[large][np.arange(most) * large.sum() // most]]
-    )
+    beside = held[large][np.arange(most) * large.sum() // most]
+    chosen = np.concatenate([lean[np.arange(50) * len(lean) // 50], beside])
     sae = load_sae(tmp_path / "train_real" / "topk")
     errors = (chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2
     spread = (chosen - chosen.mean(axis=0)) ** 2
-    assert row["fvu_own_outliers"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
-    assert large.any() and row["fvu_lasso_outliers"] > 0
+    assert found["fvu_outliers"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
+    assert large.any() and rows_in(tmp_path)["topk", "lasso"]["fvu_outliers"] > 0
 
 
 LEARNERS = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0)
@@ -203,6 +203,9 @@ FAULTS = {
     ),
     "key": (["--key=other"], "has no array 'other'"),
     "seed": (["--seed=-1"], "--seed must be"),
+    "codes": (["--codes=topk"], "topk has parameters"),
+    "learner": (["--methods=pruned"], "Pruned needs a base"),
+    "truth": (["--methods=oracle"], "--methods: oracle cannot be learned"),
 }
 
 

@@ -1,0 +1,121 @@
+"""The architectures of SAEs, a row each, under SAELens's names where it has them. Readers make them
+of files, JAX and PyTorch infer with them, and writers keep them.
+"""
+
+import types
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from sae_gap.core.pursuit import PURSUIT
+from sae_gap.saes.parts import MOST
+from sae_gap.storage.tensor_files import Config, Tensors
+
+
+class Architecture(NamedTuple):
+    """What an SAE is beside its decoder `z W_dec + b_dec`.
+
+    Attributes:
+      module: of the encoder in JAX, below sae_gap.
+      encoder: the name of its class, whose first fields are the options.
+      tensors: what it has learned, each a number for each latent but W_enc, with its place in
+        `Model.encoder`.
+      options: what its configuration says.
+      foreign: whether SAELens has no such architecture.
+    """
+
+    module: str
+    encoder: str
+    tensors: Mapping[str, str] = types.MappingProxyType({"W_enc": "weight", "b_enc": "bias"})
+    options: tuple[str, ...] = ()
+    foreign: bool = False
+
+
+_K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_pursuit"
+_INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
+_BATCH = _INNER | {"threshold": "threshold"}
+_GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
+_STOPS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
+# What a place is called that has the logarithms of thresholds.
+LOGARITHMS = "log_threshold"
+ARCHITECTURES = {
+    "standard": Architecture("encoders.relu", "ReLU"),
+    "topk": Architecture("encoders.topk", "TopK", options=_K),
+    "abstopk": Architecture(_THEIRS, "AbsTopK", options=_K),
+    "jumprelu": Architecture("encoders.jumprelu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
+    "gated": Architecture("encoders.gated", "Gated", _GATED),
+    "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
+    PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
+    "groupmax": Architecture(_THEIRS, "GroupMax", options=_K, foreign=True),
+    "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
+}
+# The encoders that SAELens has alike, by their names: the architecture, and the places of its
+# tensors.
+ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
+    **{
+        f"sae_gap.{row.encoder}": (name, row.tensors)
+        for name, row in ARCHITECTURES.items()
+        if not row.foreign
+    },
+    "sae_gap.BatchTopK": ("jumprelu", _BATCH),
+    "sae_gap.MatryoshkaBatchTopK": ("jumprelu", _BATCH),
+    "sae_gap.BatchPursuit": (PURSUIT, {"threshold": "value"}),
+}
+
+
+def read_options(
+    architecture: str, config: Config, num_latents: int, input_dim: int
+) -> dict[str, Any]:
+    """The options of an architecture, as a configuration has them.
+
+    Raises:
+      ValueError: one is missing, or out of range.
+    """
+    if architecture == "matching_pursuit":
+        return {
+            "max_iterations": config.size("max_iterations", input_dim),
+            "residual_threshold": config.number("residual_threshold", 1e-2),
+            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
+        }
+    # No k is above the width.
+    return {
+        name: config.size(name, most=num_latents if name == "k" else max(num_latents, MOST))
+        for name in ARCHITECTURES[architecture].options
+    }
+
+
+def take(
+    architecture: str,
+    tensors: Tensors,
+    num_latents: int,
+    input_dim: int,
+    names: Mapping[str, str] | None = None,
+    linear: tuple[str, ...] = (),
+    known: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The tensors of an architecture and of its decoder.
+
+    Args:
+      architecture: a name in the table.
+      tensors: of a file.
+      num_latents: of the SAE.
+      input_dim: of the activations.
+      names: what the file calls those that it calls otherwise.
+      linear: those of ours that it has transposed, as `torch.nn.Linear` keeps its weight.
+      known: tensors that are not to be taken.
+
+    Raises:
+      ValueError: one is missing, has another shape or type, or is not finite.
+    """
+    sizes: dict[str, tuple[int, ...]] = {
+        "b_dec": (input_dim,),
+        "W_dec": (num_latents, input_dim),
+        "W_enc": (input_dim, num_latents),
+    }
+    held = dict(known or {})
+    for name in ("b_dec", "W_dec", *ARCHITECTURES[architecture].tensors):
+        theirs, size = (names or {}).get(name, name), sizes.get(name, (num_latents,))
+        if name in linear:
+            held[name] = tensors.take(theirs, *size[::-1]).T
+        elif name not in held:
+            held[name] = tensors.take(theirs, *size)
+    return held

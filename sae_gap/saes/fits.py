@@ -1,0 +1,44 @@
+"""Finished fits of the suite without JAX, for which `own.load_fit` has every encoder."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from sae_gap.saes import decoders
+from sae_gap.saes.architectures import ENCODERS, LOGARITHMS, read_options, take
+from sae_gap.saes.parts import Parts
+from sae_gap.storage.tensor_files import read_safetensors
+
+# What a fit calls the tensors of the decoder.
+_MODEL = {"W_dec": ".dictionary", "b_dec": ".bias"}
+
+
+def load(path: Path) -> Parts:
+    """The SAE that a finished fit ended with; a decoder alone where SAELens has no such encoder.
+
+    Raises:
+      ValueError: the file cannot be read, or its parts do not fit.
+    """
+    note = decoders.read_note(path)
+    described = note.part("learner").part("encoder")
+    kind = described.text("class", "")
+    if kind not in ENCODERS:
+        return dataclasses.replace(decoders.load(path), architecture=kind)
+    (encoder, places), tensors = ENCODERS[kind], read_safetensors(path)
+    input_dim, num_latents = tensors.shape(".dictionary")
+    names, known = {name: f".encoder.{place}" for name, place in places.items()}, {}
+    if places.get("threshold") == LOGARITHMS:
+        known["threshold"] = np.exp(tensors.take(names["threshold"], num_latents))
+    elif "threshold" in places:
+        known["threshold"] = tensors.scalar(names["threshold"])
+    return Parts(
+        encoder,
+        read_options(encoder, described, num_latents, input_dim),
+        take(encoder, tensors, num_latents, input_dim, names | _MODEL, ("W_dec",), known),
+        library="sae_gap",
+        architecture=kind,
+        notes={},
+        centred=True,
+        metadata=note.part("metadata").entries,
+    )

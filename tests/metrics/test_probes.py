@@ -1,0 +1,50 @@
+"""Probes against scikit-learn and sae-probes, on data whose answer is known."""
+
+import numpy as np
+import scipy.sparse
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from sae_gap.measure import probing
+
+
+def test_dense_probe_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(300, 20)) * np.arange(1, 21), rng.random(300) < 0.5
+    x[:, 0] += labels
+    # So many rows of float32 that their sum in that type would be far from it.
+    constant = np.full((200_000, 2), 0.1, np.float32)
+    assert not probing.fit_dense(constant, np.arange(200_000) < 10).scale.any()
+    probe = probing.fit_dense(x, labels, c=0.1)
+    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, tol=1e-8)).fit(x, labels)
+    np.testing.assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
+
+
+def test_latents_are_ranked_as_sae_probes_ranks_them():
+    rng = np.random.default_rng(1)
+    codes, labels = (
+        rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30),
+        rng.random(200) < 0.5,
+    )
+    scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
+    ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
+    sparse = scipy.sparse.csr_array(codes)
+    probe = probing.fit_sparse(sparse, labels, 5)
+    assert probe.latents.tolist() == ranked[:5].tolist()
+    np.testing.assert_allclose(probe.decide(sparse), probe.decide(codes))
+
+
+def test_what_is_alike_ties():
+    rng = np.random.default_rng(2)
+    labels = np.arange(90) % 2 < 1
+    codes = np.where(rng.random((90, 40)) < 0.3, rng.random((90, 40)), 0).astype(np.float32)
+    # Each but the last two is on in one row, all of one class.
+    codes[:, :38] = 0
+    codes[2 * np.arange(38), np.arange(38)] = 10.0 ** rng.uniform(-3, 3, 38)
+    probe = probing.fit_sparse(codes, labels, 40)
+    chosen = [latent for latent in probe.latents.tolist() if latent < 38]
+    assert chosen == sorted(chosen) and len(chosen) == 38
+    dense = rng.normal(size=(500, 37)).astype(np.float32)
+    odds = probing.fit_dense(dense, dense[:, 0] > 0).decide(np.repeat(dense[:1], 333, axis=0))
+    assert len({*odds.tolist()}) == 1
