@@ -39,12 +39,12 @@ from sae_gap import catalogue
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.structure import with_families
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.methods import check_codes, methods_of
-from sae_gap.measure.structure import with_families
 from sae_gap.metrics import atom_statistics, reconstruction
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import devices, distributed, progress

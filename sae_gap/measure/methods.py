@@ -33,8 +33,7 @@ from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.training import VISITS
+from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.study.study import Method, Scalar
 
 REFIT = "_refit"

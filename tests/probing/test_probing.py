@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from sae_gap.measure import probing
-from sae_gap.measure.probing import concepts
+from sae_gap import probing
 from sae_gap.metrics.probes import SCORES
+from sae_gap.probing import concepts
 from tests import tiny
 
 
