@@ -160,7 +160,9 @@ class InNorm(Encoder):
         if self.norm is not None:
             return self
         if task.network is None:
-            fault = "weighted codes ask a network what errors cost, and there is none behind these rows"
+            fault = (
+                "weighted codes ask a network what errors cost, and there is none behind these rows"
+            )
             raise ValueError(f"{fault}; leave them out, or take downstream.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())

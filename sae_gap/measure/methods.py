@@ -129,7 +129,7 @@ def methods_of(
     Raises:
       ValueError: there are no codes of a name; see `check_codes`.
     """
-    check_codes(names)
+    check_codes(names := [*names])
     for name in names:
         try:
             encoder = encoder_at(name, l0, learner, signed)
