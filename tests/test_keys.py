@@ -22,8 +22,8 @@ from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
 from sae_gap.measure.methods import control as make_control
 from sae_gap.measure.methods import methods_of, study_of
-from sae_gap.measure.probing import Probed, Tokens, concepts
 from sae_gap.metrics import nats
+from sae_gap.probing import Probed, Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.study import runner

@@ -15,7 +15,7 @@ from sae_gap import catalogue
 from sae_gap.figures import decompose, labels, tables
 from sae_gap.storage.results import CELL, Row, grouped
 
-_SPLIT = "Decomposition of MCC OOD: oracle - encoder = values part + support part + dictionary part"
+_SPLIT = "Distance to the oracle in MCC OOD: values part at λ + support part + dictionary part"
 _PARTS = (
     "encoder",
     "support",

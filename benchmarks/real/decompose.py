@@ -8,17 +8,19 @@ non-negative multiples of its atoms, chosen by
   lasso             the certified lasso's supports
   exchange          from orthogonal pursuit on, swaps and additions of atoms while one gains
   exchange_lasso    the same from the lasso's supports
-  best              the better of the two, row by row
+  best              the better of the two, row by row; always measured
+  omp, mp, ...      encoders of `sae_gap.encoders` without parameters, as in `downstream`
 
 A row has the captured variance, `1 - Σ‖t - D z‖² / Σ‖t‖²` of the activations or, with --centred,
-of the activations less their mean; its interval over documents; what it loses beside the best; how
-many atoms are in use; which share of the best code's support it has; and a bound for codes of k
-atoms whose values are no larger than the best code's largest. Orthogonal pursuit is held against
-dictionaries of the same mean and covariance and against random directions. A recording of a
-language model is measured block by block, on the same tokens, with the atoms of a file, those of
-the unembedding or those of each block of a Jacobian lens. Outlier tokens are left out. Rows go
-to <results_dir>/decompose/; a folder in it, called after the dictionary, gets summary.csv and, of
-several blocks, a figure. A run that was stopped goes on with the same command.
+of the activations less their mean; its interval over documents; what it loses, at least, since the
+best codes are a local optimum; how many atoms are in use; which share of the best code's support it
+has; and a bound for codes of k atoms whose values are no larger than the best code's largest.
+Orthogonal pursuit is held against dictionaries of the same mean and covariance and against random
+directions. A recording of a language model is measured block by block, on the same tokens, with the
+atoms of a file, those of the unembedding or those of each block of a Jacobian lens. Outlier tokens
+are left out. Rows go to <results_dir>/decompose/; a folder in it, called after the activations and
+the dictionary, gets summary.csv and, of several blocks, a figure. A run that was stopped goes on
+with the same command.
 
   python -m sae_gap decompose --recording=results/record/NAME --dictionary=unembedding
   python -m sae_gap decompose --recording=results/record/NAME --dictionary=results/lens/NAME \
@@ -27,7 +29,6 @@ several blocks, a figure. A run that was stopped goes on with the same command.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,31 +38,26 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import LanguageModel, names
 from benchmarks.real.page_tables import table
-from sae_gap import figures
+from sae_gap import catalogue, figures
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.given import dictionary
 from sae_gap.figures import tables
+from sae_gap.learners.given import Given, Held
 from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
-from sae_gap.measure.coding import evenly_spaced
-from sae_gap.measure.decomposition import control_atoms
-from sae_gap.measure.given import dictionary
-from sae_gap.runtime import progress
+from sae_gap.measure.decomposition import CODES, COLUMNS
+from sae_gap.measure.methods import check_codes
 from sae_gap.saes.load import load_sae, of_language_model
-from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
+from sae_gap.study.runner import run
+from sae_gap.study.study import Study
 
 NAME = "decompose"
-# Raised whenever a row comes to hold something else.
-FORM = 2
-COLUMNS = (
-    "block codes k captured low high median lost lost_low lost_high l0 shared top atoms common "
-    "bound"
-)
 CONTROLLED = "block control k captured low high occupancy"
-# Columns of the file beside those of the tables.
-ABOUT, SPANS = "num_samples centred centred_atoms", ("control", "occupancy")
 # What is shown of several blocks, of the most atoms.
 BRIEF = ("orthogonal", "best", "span")
 
@@ -93,6 +89,13 @@ class DecomposeOptions(LanguageModel):
     controls: int = option(32, "Control dictionaries of the same mean and covariance.", least=0)
     controlled: int = option(100, "Rows to code on controls, at most.", least=1)
     seed: int = option(0, "Of the controls.", least=0)
+    codes: tuple[str, ...] = option(
+        CODES, "How atoms are chosen, and encoders by their names at a mean L0 of k."
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_codes([name for name in self.codes if name not in CODES])
 
 
 def measure(options: DecomposeOptions) -> list[Row]:
@@ -105,7 +108,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
         raise ValueError("give --dictionary, and either --activations or --recording.")
     if (options.layers and options.activations) or (options.key and options.recording):
         raise ValueError("--layers goes with --recording, and --key with --activations; give one.")
-    folder, rows = cli.folder(options.results_dir) / NAME, []
+    folder = cli.folder(options.results_dir) / NAME
     folder.require_writable()
     blocks, every, atoms_after = _given(options)
     # The same tokens of each block, which are outliers after none.
@@ -113,40 +116,30 @@ def measure(options: DecomposeOptions) -> list[Row]:
     kept = np.delete(np.arange(every[0].num_samples), outliers)
     logging.info("%d of %d rows are outliers and left out.", len(outliers), every[0].num_samples)
     places = kept[evenly_spaced(len(kept), options.samples)]
-    store, steps = results.Store(folder), len(every) * (5 + options.controls)
-    with progress.bar(steps, NAME) as line:
-        for block, activations in zip(blocks, every, strict=True):
-            atoms, documents = atoms_after(block), activations.documents
-            if options.centred_atoms:
-                atoms = atoms - atoms.mean(axis=1, keepdims=True)
-            members = np.arange(len(places)) if documents is None else documents[places]
-
-            def once(settings, work):
-                found = store.once(settings, work)
-                line.update(1)
-                return found
-
-            found = _measure(options, activations.take(places), members, atoms, once)
-            about = {"block": block, "centred_atoms": options.centred_atoms}
-            rows += [about | row for row in found]
-    shown = folder / names([options.dictionary], {"rows"})[0]
-    tables.write_table(shown, "summary.csv", rows, [*ABOUT.split(), *COLUMNS.split(), *SPANS])
-    drawn = figures.captured_by_block(rows)
+    store, lines = results.Store(folder), []
+    for block, activations in zip(blocks, every, strict=True):
+        chosen = dataclasses.replace(activations, numbers=activations.numbers[places])
+        rows = run(_study(options, chosen, atoms_after(block)), store)
+        about = {"num_samples": len(places), "block": block}
+        about |= {name: getattr(options, name) for name in ("centred", "centred_atoms")}
+        lines += [about | line for line in decomposition.lines(rows, options.k)]
+    paths = options.recording or options.activations, options.dictionary
+    shown = folder / "-".join(names([*map(str, paths)]))
+    tables.write_table(shown, "summary.csv", lines)
+    drawn = figures.captured_by_block(lines)
     if drawn is not None:
         figures.save(drawn, shown, "blocks")
-    return rows
+    return lines
 
 
-def _given(
-    options: DecomposeOptions,
-) -> tuple[Sequence[int | None], list[Activations], Callable[[Any], np.ndarray]]:
+def _given(options: Any) -> Any:
     """The blocks, where there are any, their activations, and what gives the atoms of one."""
-    path, lm = str(options.dictionary), None
-    blocks: Sequence[Any] = [None]
+    path, lm = options.dictionary, None
+    blocks: Any = [None]
     if options.activations:
         every = [open_activations(options.activations, key=options.key)]
     else:
-        recorded = open_recording(str(options.recording))
+        recorded = open_recording(options.recording)
         blocks = options.layers or recorded.layers
         every = [recorded.activations(block) for block in blocks]
         if of_language_model(path):
@@ -154,74 +147,48 @@ def _given(
             recorded.require(lm)
 
     def atoms(block):
-        sae = load_sae(path, model=lm, block=block)
-        return np.asarray(sae.model.decoder)
+        return np.asarray(load_sae(path, model=lm, block=block).model.decoder)
 
     # What cannot be read is told before activations are.
     atoms(blocks[0])
     return blocks, every, atoms
 
 
-def _measure(options, x, members, atoms, once) -> list[Row]:
-    """Of one block."""
-    if len(atoms) != x.shape[1]:
+def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
+    """Codes of rows on a dictionary, and of fewer on its controls."""
+    (dim, width), most = atoms.shape, max(options.k)
+    if dim != chosen.input_dim:
         raise ValueError(
-            f"--dictionary has the shape {atoms.shape}, but it must be ({x.shape[1]}, "
+            f"--dictionary has the shape {atoms.shape}, but it must be ({chosen.input_dim}, "
             "num_latents); give one of that layer, or its transpose."
         )
-    if max(options.k) > min(atoms.shape):
+    if most > min(dim, width):
         raise ValueError(
-            f"--k={max(options.k)} is more than the {min(atoms.shape)} atoms or dimensions that "
-            "there are; lower it."
+            f"--k={most} is more than the {min(dim, width)} atoms or dimensions that there are; "
+            "lower it."
         )
-    mean = x.mean(axis=0) if options.centred else np.zeros_like(x[0])
-    sae = _on(atoms, mean)
-    told: Row = {"study": NAME, "form": FORM, "rows": results.digest([x, members])}
-    told |= {"sae": sae.identity, "k": options.k}
-    about: Row = {"study": NAME, "centred": options.centred, "num_samples": len(x)}
-    rows = once(
-        told, lambda: (about | row for row in decomposition.decompose(sae, x, members, options.k))
+    counts = chosen.num_samples, min(chosen.num_samples, options.controlled)
+    rows, few = (HeldOut(chosen, 1, 1, count, True, held_out=chosen) for count in counts)
+    if options.centred_atoms:
+        atoms = atoms - atoms.mean(axis=1, keepdims=True)
+    mean = rows.scored.mean(axis=0) if options.centred else np.zeros(dim)
+    held = Held(dictionary(atoms, mean).model)
+    given = Given(held, names([options.dictionary])[0], "dictionary")
+    # The others are told by what they lose beside the best.
+    codes = dict.fromkeys((*options.codes, "best"))
+    methods = {rows: [*decomposition.coded(given, codes, options.k)]}
+    bounds = decomposition.bounding(given, most, options.seed, options.controls)
+    methods[few] = [*methods.get(few, ()), *bounds]
+    measured = (*catalogue.default_metrics(), *decomposition.metrics(most))
+    return Study(
+        NAME,
+        tuple(methods),
+        methods.__getitem__,
+        lam=None,
+        metrics=measured,
+        optimum=False,
+        seconds=False,
     )
-    few = x[evenly_spaced(len(x), options.controlled)]
-    told |= {"few": len(few)}
-    rows += once(told | {"codes": "ceiling"}, lambda: [about | decomposition.ceiling(sae, few)])
-    steps, unit = max(options.k), np.asarray(sae.unit_dictionary)
-
-    def pursue(kind, seed):
-        given = sae if kind == "given" else _on(control_atoms(kind, unit, seed), mean)
-        gains = decomposition.gains(given, few, steps)
-        return [about | {"codes": "span", "control": kind, "seed": seed, "gains": gains.tolist()}]
-
-    runs = [("given", 0), ("isotropic", options.seed), ("shuffled", options.seed)]
-    runs += [("covariance", options.seed + place) for place in range(options.controls)]
-    spans = []
-    for kind, seed in runs:
-        settings = told | {"control": kind, "seed": seed}
-        spans += once(settings, lambda kind=kind, seed=seed: pursue(kind, seed))
-    return [*rows, *(about | row for row in _controlled(spans, options.k))]
-
-
-def _on(atoms, mean) -> SAE:
-    return SAE.of_model(dictionary(atoms, mean).model, name=NAME)
-
-
-def _controlled(spans, sizes) -> list[Row]:
-    """For each k what lies in the span of k atoms of each kind of dictionary, with the spread of
-    its draws, and the mean occupancy of the one that is given, held against each.
-    """
-    kinds = {
-        kind: [np.array(row["gains"]) for row in drawn]
-        for (kind,), drawn in results.grouped(spans, ("control",)).items()
-    }
-    given, found = kinds["given"][0], []
-    for kind, draws in kinds.items():
-        held = decomposition.occupancy(given, np.mean(draws, axis=0)).mean()
-        for k in sizes:
-            captured = [gains[:, :k].sum(axis=1).mean() for gains in draws]
-            row = {"codes": "span", "control": kind, "k": k, "captured": float(np.mean(captured))}
-            row |= {"low": float(min(captured)), "high": float(max(captured))}
-            found.append(row | {"occupancy": None if kind == "given" else float(held)})
-    return found
 
 
 def main(options: DecomposeOptions) -> None:
@@ -231,7 +198,7 @@ def main(options: DecomposeOptions) -> None:
         rows = [row for row in rows if row.get("k") == max(options.k) and row["codes"] in BRIEF]
     chosen, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))
     print(
-        table("Captured variance of at most k atoms", COLUMNS, chosen),
+        table("Captured variance of at most k atoms", f"block {COLUMNS}", chosen),
         table("In the span of k atoms, and of controls", CONTROLLED, spans),
         sep="\n\n",
     )

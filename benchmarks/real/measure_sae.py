@@ -26,9 +26,9 @@ from benchmarks.real import measurement_page
 from benchmarks.real.inputs import Measured
 from sae_gap import measure
 from sae_gap.data.activations import open_activations
+from sae_gap.health.check import Check
 from sae_gap.learners.online.gradient_sums import total_visits
-from sae_gap.measure.check import Check
-from sae_gap.measure.training import VISITS
+from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -94,7 +94,8 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         fate = "kept" if plan.keep_outliers else "left out; --outliers=keep keeps them"
         logging.info("%s; they are %s.", activations.outliers, fate)
     chosen = measure.CONTROLS if options.controls is None else options.controls
-    saes, reports = options.read(plan.source.scored, plan.source.kept.mean, chosen)
+    taken = (*measure.CONTROLS, *chosen)
+    saes, reports = options.read(plan.source.scored, plan.source.kept.mean, taken)
     for name, report in reports.items():
         logging.info("%s, as loaded\n%s", name, report)
     controls = tuple(name for name in chosen if name != "none")

@@ -41,9 +41,7 @@ CURVE = (
     "refit_fvu_ratio certificate"
 )
 CODES = "dictionary codes level l0 fvu fvu_outliers own_certificate"
-# Headings of the page, and the columns of summary.csv.
-OBJECTIVE = {"by_scale": "scale_share", "by_values": "values_share", "by_support": "support_share"}
-GAP = f"dictionary lam l0 optimum_l0 relative_gap {' '.join(OBJECTIVE)}"
+GAP = "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share"
 SUPPORT = "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused"
 ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
@@ -76,45 +74,38 @@ def write(
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
-    lines = measure.curve_lines(rows), measure.gap_lines(rows), measure.atom_lines(rows)
-    curves, gaps, atoms = lines
+    curves, gaps, atoms = (
+        read(rows) for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
+    )
     joined: dict[str, Row] = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
     tables.write_table(folder, "summary.csv", [*joined.values()])
-    plain = [
-        {name: value for name, value in row.items() if not isinstance(value, dict)} for row in rows
-    ]
+    plain = [{**row, "learner": None, "encoder": None} for row in rows]
     tables.write_table(folder, "codes.csv", plain)
     verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
     dead = {each.dictionary for each in verdicts if each.dead}
+    encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]
     drawn = {
         "curve": figures.fvu_curve(rows),
-        "gap_parts": figures.gap_parts([line for line in gaps if line["dictionary"] not in dead]),
+        "gap_parts": figures.gap_parts(encoded),
         "coherence": figures.coherence(rows),
     }
-    encoded = [
-        line | {name: line[column] for name, column in OBJECTIVE.items()}
-        for line in gaps
-        if "gap" in line
-    ]
     reports = [report.columns | {"dictionary": name} for name, report in loaded.items()]
-    shown = [
-        table("Reconstruction", CURVE, curves),
-        table("All codes", CODES, [row for row in rows if "times" not in row]),
-        table(
-            "The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded
-        ),
-        table("Supports: the encoder's beside the best", SUPPORT, encoded),
-        table("Atoms", ATOMS, atoms),
-        table("Samples of the largest gaps", WORST, measure.worst_lines(rows, source)),
-        table("As loaded", LOADED, reports),
+    lost = [line for each in verdicts for line in each.table]
+    told = [
+        ("What is lost, in points of 100 of the variance", LOSSES, lost),
+        ("Reconstruction", CURVE, curves),
+        ("All codes", CODES, [row for row in rows if "times" not in row]),
+        ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
+        ("Supports: the encoder's beside the best", SUPPORT, encoded),
+        ("Atoms", ATOMS, atoms),
+        ("Samples of the largest gaps", WORST, measure.worst_lines(rows, source)),
+        ("As loaded", LOADED, reports),
     ]
+    shown = [table(*each) for each in told if each[-1]]
     doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
     said = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
-    lost = [line for each in verdicts for line in each.table]
-    answers = [table("What is lost, in points of 100 of the variance", LOSSES, lost)]
-    answers, shown = ([each for each in some if each.lines] for some in (answers, shown))
     if len(verdicts) - len(dead) > 1:
         verdicts, sentence = measure.ranking(verdicts)
         said.append(sentence)
@@ -131,12 +122,12 @@ def write(
         command,
         "\n\n".join(said),
         pages.saved(folder, drawn.items()),
-        shown,
+        shown[1:] if lost else shown,
         {**notes, "scored": counted} | pages.provenance(rows[-1]),
-        answers,
+        shown[:1] if lost else (),
     )
     pages.write(folder, page)
-    return "\n\n".join([*map(str, [*shown, *answers]), *said])
+    return "\n\n".join([*map(str, shown), *said])
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OfRecording, npy
 from benchmarks.report.pages import Table
-from sae_gap import figures
+from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.linear import Linear
@@ -49,7 +49,6 @@ from sae_gap.learners.learner import Learner
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure import probing
 from sae_gap.measure.methods import control, methods_of, study_of
 from sae_gap.metrics import probes
 from sae_gap.runtime import progress

@@ -39,12 +39,12 @@ from sae_gap import catalogue
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.structure import with_families
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.methods import methods_of, study_of
-from sae_gap.measure.structure import with_families
 from sae_gap.metrics import atom_statistics
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import devices, distributed, progress
@@ -258,7 +258,7 @@ def train(options: TrainOptions) -> list[Row]:
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
     for name, learner in learners.items():
         with progress.bar(learner.num_steps, name, unit="step") as line:
-            watch = functools.partial(show, line, learner)
+            watch: Any = functools.partial(show, line, learner)
             # All processes pause alike to be watched. The base has been fitted on the way.
             watch = None if distributed.from_first(line.disable) else watch
             end, *bases = (

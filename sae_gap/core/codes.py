@@ -136,12 +136,16 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
     Yields:
       Which samples, a slice, and the codes of these.
     """
-    # Of a sparse array in this format rows can be sliced.
-    held = [scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form for form in codes]
+    held = _sliceable(codes)
     size = max(1, _AT_ONCE // max(1, *(form.shape[1] for form in held)))
     for start in range(0, held[0].shape[0], size):
         rows = slice(start, start + size)
         yield rows, *(_dense(form[rows]) for form in held)
+
+
+def _sliceable(codes: Sequence[Any]) -> list[Any]:
+    """Codes in forms of which rows can be sliced."""
+    return [scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form for form in codes]
 
 
 def _dense(part: Any) -> np.ndarray:
@@ -166,7 +170,7 @@ def infer_in_chunks(
     chunk_size: int = 100,
     *,
     sparse: bool = False,
-    begun: Any = None,
+    begun: Sequence[Any] = (),
 ) -> Any:
     """What an encoder makes of signals, a chunk of them at a time, so that no more dense codes are
     ever held.
@@ -176,22 +180,23 @@ def infer_in_chunks(
         dataclass of arrays with one row a sample, `codes` among them, such as `Coded` or
         `Solution`.
       signals: (n, input_dim). The last chunk is filled up with zeros, for all to have one shape.
-      chunk_size: samples in a chunk.
-      begun: codes of the signals to begin with, in any form.
+      chunk_size: samples in a chunk, at most.
+      begun: codes of the signals to begin with, in any form, those of each encoder that is gone on
+        from.
       sparse: whether to hold codes by their non-zeros, rather than by their active columns.
 
     Returns:
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
     """
     host = np.asarray(signals)
-    held = scipy.sparse.csr_array(begun) if scipy.sparse.issparse(begun) else begun
+    chunk_size, held = min(chunk_size, len(host)), _sliceable(begun)
     parts: list[dict[str, Any]] = []
     for start in range(0, len(host), chunk_size):
-        chunk = host[start : start + chunk_size]
+        rows = slice(start, start + chunk_size)
+        chunk = host[rows]
+        given = [chunk, *(_dense(form[rows]) for form in held)]
         filled = (0, chunk_size - len(chunk)), (0, 0)
-        first = None if held is None else _dense(held[start : start + chunk_size])
-        first = None if first is None else np.pad(first, filled)
-        inferred = infer(np.pad(chunk, filled), *(() if first is None else (first,)))
+        inferred = infer(*(np.pad(part, filled) for part in given))
         arrays = {
             field.name: np.asarray(getattr(inferred, field.name))[: len(chunk)]
             for field in dataclasses.fields(inferred)

@@ -7,7 +7,7 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Split, Task, Unread
@@ -144,7 +144,7 @@ class HeldOut:
         there = self.parts[0].num_samples
         return there if self.together else min(there, max(1, POOL // self.input_dim))
 
-    def learned_from(self) -> Float[Array, "n input_dim"]:
+    def learned_from(self) -> Float[Any, "n input_dim"]:
         """The rows that learners see, evenly spaced."""
         train = self.parts[0]
         if self.together:

@@ -76,6 +76,11 @@ class Encoder(MethodPart):
         return None
 
     @property
+    def origins(self) -> tuple["Encoder", ...]:
+        """The encoders whose codes `infer` takes, in this order: `origin`, if it is not several."""
+        return () if self.origin is None else (self.origin,)
+
+    @property
     def weight(self) -> float | None:
         """The weight λ of the l1 norm that its codes minimise, which the gap is then taken at; None
         takes the study's.

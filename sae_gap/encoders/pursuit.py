@@ -3,12 +3,23 @@ pursuit, which approximates it.
 """
 
 import jax
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core.options import option
-from sae_gap.core.types import Coded
+from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.solvers import orthogonal_matching_pursuit
-from sae_gap.solvers.greedy import gradient_pursuit
+from sae_gap.solvers import pursuit_order
+from sae_gap.solvers.greedy import gradient_pursuit, spread
+
+
+class Ordered(Coded):
+    """Codes with the atoms that a pursuit chose for each signal, in their order.
+
+    Attributes:
+      order: numbers of atoms, (n, k).
+    """
+
+    order: Int[Array, "n k"]
 
 
 class OMP(Encoder):
@@ -42,13 +53,14 @@ class OMP(Encoder):
         return sum(2 * input_dim * (num_latents + 4 * i) for i in range(self.k))
 
     def __call__(self, model, signals):
-        target, atoms, norms = _prepare(signals, model.bias, model.decoder)
-        codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
-        return (codes.clip(0) if self.nonneg else codes) / norms
+        return self.infer(model, signals).codes
 
     def infer(self, model, signals, begun=None):
         """The codes, outside of `jit`, so that a CPU takes its own path."""
-        return Coded(self(model, signals))
+        target, atoms, norms = on_unit_atoms(model, signals)
+        order, values = pursuit_order(target, atoms, self.k, nonneg=self.nonneg)
+        codes = spread(order, values, num_latents=len(norms))
+        return Ordered((codes.clip(0) if self.nonneg else codes) / norms, order)
 
 
 class GradientPursuit(OMP):
@@ -76,11 +88,22 @@ class GradientPursuit(OMP):
         return sum(2 * input_dim * (num_latents + 2 * i) for i in range(1, self.k + 1))
 
     def __call__(self, model, signals):
-        target, atoms, norms = _prepare(signals, model.bias, model.decoder)
+        target, atoms, norms = on_unit_atoms(model, signals)
         return gradient_pursuit(target, atoms.T, self.k, nonneg=self.nonneg) / norms
+
+    def infer(self, model, signals, begun=None):
+        return Coded(self(model, signals))
+
+
+def on_unit_atoms(
+    model: Model, signals: Float[Array, "n input_dim"]
+) -> tuple[
+    Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]
+]:
+    """The target, the atoms at unit length, and the lengths that they had."""
+    return _prepare(signals, model.bias, model.decoder)
 
 
 @jax.jit
 def _prepare(signals, bias, dictionary):
-    """The target, the atoms at unit length, and the lengths that they had."""
     return signals - bias, *unit_atoms(dictionary)

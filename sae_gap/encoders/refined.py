@@ -159,6 +159,11 @@ class InNorm(Encoder):
     def prepared(self, model, split, task):
         if self.norm is not None:
             return self
+        if task.network is None:
+            fault = (
+                "weighted codes ask a network what errors cost, and there is none behind these rows"
+            )
+            raise ValueError(f"{fault}; leave them out, or take downstream.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         norm = _Norm(((vectors * root) @ vectors.T).astype(np.float32))

@@ -16,6 +16,7 @@ from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
+from sae_gap.runtime import devices
 from sae_gap.solvers.working_set import in_batches
 
 # Samples whose gains are found at once, where a threshold is.
@@ -152,20 +153,24 @@ class BatchPursuit(ScreenedPursuit):
         """
         if self.l0 is None or self.threshold is not None:
             return super().prepared(model, split, task)
-        rows, gains = split.counted, []
-        for start in range(0, len(rows), ROWS):
-            part = jnp.asarray(rows[start : start + ROWS])
-            gains.append(self.pursue(model, part, self._proposals(model, part))[1])
-        found = float(jnp.sqrt(least_gain(jnp.concatenate(gains), self.l0)))
-        return dataclasses.replace(self, threshold=found)
+        gains = self._coded(model, split.signals, 0.0)[1]
+        gains = gains if split.counts is None else gains[split.counts]
+        return dataclasses.replace(self, threshold=float(jnp.sqrt(least_gain(gains, self.l0))))
 
     def infer(self, model, signals, begun=None):
         if self.threshold is None:
             return super().infer(model, signals, begun)
-        # The program of all thresholds is one.
-        plain, threshold = dataclasses.replace(self, threshold=None), jnp.asarray(self.threshold)
-        proposals = self._proposals(model, signals)
-        return Coded(_code(plain, model, signals, threshold, proposals)[0])
+        return Coded(self._coded(model, signals, self.threshold)[0])
+
+    def _coded(self, model, signals, threshold):
+        """The codes and the gains, by one program whatever the threshold, some rows at a time."""
+        plain, found = dataclasses.replace(self, threshold=None, l0=None), []
+        bare = Model(model.decoder, model.bias)
+        for start in range(0, len(signals), ROWS):
+            part = devices.place(jnp.asarray(signals[start : start + ROWS]), devices.own_mesh())
+            proposals = self._proposals(model, part)
+            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals)[:2])
+        return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _proposals(self, model, signals):
         affine = None if self.proposer is None else self.proposer.affine(model)

@@ -34,6 +34,7 @@ _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metric.
 _OTHERS = {
     "own_certificate": Column("certificate of the codes"),
+    "values_part": Column("values part at λ", heading="values part at λ"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
     "fit_seconds": Column("seconds to fit, compilation apart", heading="fit s"),
     "encode_seconds": Column("seconds to encode", heading="encode s"),

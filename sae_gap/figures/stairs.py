@@ -15,7 +15,7 @@ from sae_gap.storage.results import Row
 # The two parts of the amortisation part are its blue, lighter and darker.
 _STEPS = {
     "encoder": ("the encoder's own codes", "#BDBDBD"),
-    "values_part": ("values part", "#56B4E9"),
+    "values_part": ("values part at λ", "#56B4E9"),
     "support_part": ("support part", "#0072B2"),
     "amortisation_part": ("amortisation part", "#0072B2"),
     "dictionary_part": ("dictionary part", "#E69F00"),

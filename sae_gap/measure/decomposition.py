@@ -7,125 +7,262 @@ With targets t, activations less a bias, the captured variance of codes is
 
 sums over samples: a bias of zeros takes activations as they are, and their mean counts as variance;
 a bias of their mean leaves it out. Greedy pursuits, a screened one and the supports of the
-certified lasso are held against `exchange_pursuit`.
+certified lasso are held against the best codes that exchanges find, a local optimum: they lose at
+least what they have less.
 """
 
-from collections.abc import Sequence
+import dataclasses
+import functools
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from sae_gap.core.lasso_problem import relative_gap
+from sae_gap.core.codes import as_codes
+from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.core.rows import squares
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.exchange import RATIO, STEPS, BestOf, Exchange, LassoPath, largest
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.pursuit import GradientPursuit
+from sae_gap.encoders.pursuit import OMP, GradientPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.measure.coding import chunks, code, pursued
-from sae_gap.measure.comparison import interval
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.solvers import exchange_pursuit, sparse_code
+from sae_gap.learners.given import Given
+from sae_gap.learners.learner import HostLearner
+from sae_gap.measure.comparison import compare
+from sae_gap.measure.methods import methods_of, refit
+from sae_gap.metrics import reconstruction
+from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.solvers import sparse_code
+from sae_gap.storage import results
 from sae_gap.storage.results import Row
+from sae_gap.study.study import Method
 
-# The weights of the lasso's path, from λ_max down, as powers of this.
-RATIO, STEPS = 0.85, 30
 # The weight of the ceiling, as a share of λ_max: a weight of zero has no certificate.
 CEILING = 1e-3
 # Steps to a plane with all atoms on one side.
 SIDES = 300
-CODES = (
-    "matching",
-    "gradient",
-    "orthogonal",
-    "screened",
-    "lasso",
-    "exchange",
-    "exchange_lasso",
-    "best",
+KINDS = ("isotropic", "shuffled", "covariance")
+# The columns of a line.
+COLUMNS = (
+    "codes k captured low high median lost lost_low lost_high l0 shared top atoms common bound"
 )
 
 
-def decompose(
-    sae: SAE,
-    x: Float[np.ndarray, "n input_dim"],
-    documents: Int[np.ndarray, " n"],
-    sizes: Sequence[int],
-) -> list[Row]:
-    """The captured variance of at most k atoms by each way to choose them, and what bounds it.
+def ways(k: int) -> dict[str, Encoder]:
+    """The encoders of at most k atoms, by name: matching pursuit; gradient pursuit; orthogonal
+    pursuit, which refits by non-negative least squares after each step; screened pursuit; least
+    squares on the lasso's largest support of at most k atoms; exchanges from the supports of
+    orthogonal pursuit and of the lasso; and the better of the two, sample by sample.
+    """
+    pursuit, lasso = Exchange(k, exchanges=False), refit(LassoPath(k))
+    one, other = Exchange(k, pursuit), Exchange(k, lasso)
+    return {
+        "matching": MatchingPursuit(k, nonneg=True),
+        "gradient": GradientPursuit(k, nonneg=True),
+        "orthogonal": pursuit,
+        "screened": ScreenedPursuit(k),
+        "lasso": lasso,
+        "exchange": one,
+        "exchange_lasso": other,
+        "best": BestOf(one, other),
+    }
+
+
+CODES = (*ways(1),)
+
+
+class Lookalike(HostLearner):
+    """As many atoms as its base has, by `control_atoms`, with the bias of the base.
 
     Args:
-      sae: a dictionary, whose bias is taken off first.
-      x: activations, (n, input_dim).
-      documents: the document of each, which the intervals are over.
-      sizes: the numbers of atoms, k.
-
-    Returns:
-      A row for each k and each of `CODES`: matching pursuit; gradient pursuit; orthogonal pursuit,
-      which refits by non-negative least squares after each step; screened pursuit; least squares on
-      the lasso's support, the largest of at most k atoms on a path of weights; exchanges from the
-      supports of orthogonal pursuit and of the lasso; and the better of the two, sample by sample.
-      `captured` has its 95 % interval over documents, `low` to `high`, and `median` is of samples.
-      `lost` is what it has less than the best, with its interval. `atoms` are in use in some
-      sample, `common` is the share of samples that use the most common one; `shared` is the share
-      of the best code's support that it has, `top` of samples whose largest code is on the same
-      atom. `bound`, of the best, is what no non-negative codes on k atoms exceed whose values are
-      at most the largest of that sample's best code, by `boxed_bound`.
+      kind: see there.
+      number: of the draw.
+      base: the dictionary that they are held against.
     """
-    target = np.asarray(sae.target(x))
-    atoms = np.asarray(sae.unit_dictionary)
-    supports, duals, certificate = _lasso_path(target, atoms, sizes)
-    rows = []
+
+    kind: str = option(default="covariance", choices=KINDS)
+    number: int = option(default=0, least=0)
+
+    def learn(self, data, *, num_latents, key, base=None):
+        unit = np.asarray(unit_atoms(base.decoder)[0])
+        return Model(jnp.asarray(control_atoms(self.kind, unit, self.number)), base.bias)
+
+
+def coded(given: Given, names: Collection[str], sizes: Sequence[int]) -> Iterator[Method]:
+    """Codes of at most k atoms by their names, those of `ways` or of `measure.methods`, for each
+    k.
+    """
     for k in sizes:
-        found = {
-            "matching": _by(sae, x, MatchingPursuit(k, nonneg=True)),
-            "gradient": _by(sae, x, GradientPursuit(k, nonneg=True)),
-            "orthogonal": exchange_pursuit(target, atoms, k, exchanges=False),
-            "screened": _by(sae, x, ScreenedPursuit(k)),
-            "lasso": sparse_code(target, atoms, 0.0, support=supports[k], sparse=True).codes,
-        }
-        found["exchange"] = exchange_pursuit(target, atoms, k, start=found["orthogonal"])
-        found["exchange_lasso"] = exchange_pursuit(target, atoms, k, start=found["lasso"])
-        errors = {name: squares(target - codes @ atoms.T) for name, codes in found.items()}
-        first = errors["exchange"] <= errors["exchange_lasso"]
-        found["best"] = _choose(first, found["exchange"], found["exchange_lasso"])
-        errors["best"] = np.minimum(errors["exchange"], errors["exchange_lasso"])
-        most = found["best"].max(axis=1).toarray().ravel()
-        bound = np.min([boxed_bound(target, atoms, dual, k, most) for dual in duals], axis=0)
-        energy = squares(target)
-        for name in CODES:
-            told: Row = {"codes": name, "k": k} | _captured(errors[name], energy, documents)
-            told |= _compared(found[name], found["best"])
-            lost = _shares(errors[name] - errors["best"], energy, documents)
-            told |= dict(zip(("lost", "lost_low", "lost_high"), lost, strict=True))
-            told["bound"] = float(bound @ energy / energy.sum()) if name == "best" else None
-            told["certificate"] = certificate if name == "lasso" else None
-            rows.append(told)
-    return rows
+        encoders = ways(k)
+        own = [Method(name, "", given, encoders[name]) for name in names if name in encoders]
+        others = methods_of(given, [name for name in names if name not in encoders], k)
+        for method in (*own, *others):
+            yield dataclasses.replace(method, row={"codes": method.name, "k": k})
 
 
-def ceiling(sae: SAE, x: Float[np.ndarray, "n input_dim"]) -> Row:
-    """What any number of atoms captures: at least `captured`, by the lasso's codes at a thousandth
-    of λ_max, and at most `bound`.
+def bounding(given: Given, steps: int, seed: int, controls: int) -> Iterator[Method]:
+    """The ceiling, and orthogonal pursuit of some steps on a dictionary and on its controls."""
+    width = given.ready.decoder.shape[1]
+    yield Method("ceiling", "", given, LassoPath(width, CEILING, 1), {"codes": "ceiling"})
+    pursuit = OMP(steps, nonneg=True)
+    yield Method("span", "", given, pursuit, {"codes": "span", "control": "given"})
+    drawn = [("isotropic", seed), ("shuffled", seed)]
+    drawn += [("covariance", number) for number in range(seed, seed + controls)]
+    for kind, number in drawn:
+        row: Row = {"codes": "span", "control": kind, "number": number}
+        yield Method("span", "control", Lookalike(kind, number, base=given), pursuit, row)
 
-    Where all atoms lie on one side of a plane, a vector v has `d_jᵀ v ≥ 1` for each. Of the
-    lasso's residual r, `r - v max_j d_jᵀ r` then correlates with no atom above zero, so that
-    `boxed_bound` holds for codes of any number and size. Else the bound is 1.
+
+def metrics(most: int) -> tuple[Metric, ...]:
+    """What is measured of codes of at most so many atoms."""
+    named: dict[str, Any] = {"captured": _captured, "gains": _gains}
+    # What bounds codes of fewer atoms is found on the way to that many.
+    named[f"bound by {most}"] = functools.partial(_bound, most=most)
+    every = (Metric(name, measure, everywhere=False) for name, measure in named.items())
+    return reconstruction.METRIC, *every
+
+
+def _problem(inferred: Inferred):
+    """The targets, their squared lengths, what is left of them, and the unit atoms."""
+    x = inferred.activations
+    target = x - np.asarray(inferred.model.bias)
+    rest, atoms = x - inferred.reconstruction, np.asarray(inferred.unit_dictionary[0])
+    return target, squares(target), rest, atoms
+
+
+def _captured(inferred: Inferred) -> dict[str, Any]:
+    """`energy` is Σ‖t‖² by document. Of codes of k atoms, `median` is what is captured of a sample;
+    `atoms` are in use in some sample, and `common` is the share of samples that use the most common
+    one; `shared` is the share of the best code's support that they have, and `top` that of samples
+    whose largest code is on the same atom.
     """
-    target, atoms = np.asarray(sae.target(x)), np.asarray(sae.unit_dictionary)
-    weight = CEILING * _largest(target, atoms)
-    codes = scipy.sparse.csr_array(sparse_code(target, atoms, weight, sparse=True).codes)
-    left, energy, side = target - codes @ atoms.T, squares(target), _side(atoms)
-    bound = np.ones(len(x))
-    if side is not None:
-        dual = left - (left @ atoms).max(axis=1, keepdims=True).clip(0) * side
-        bound = boxed_bound(target, atoms, dual, 1, np.zeros(len(x)))
-    return {
-        "codes": "ceiling",
-        "captured": float(1 - squares(left).sum() / energy.sum()),
-        "bound": float(bound @ energy / energy.sum()),
-        "l0": codes.nnz / len(x),
+    _, energy, rest, _ = _problem(inferred)
+    found, k = {"energy": inferred.by_document(energy)}, inferred.method.row.get("k")
+    if k is None:
+        return found
+    best = inferred.once(f"best {k}", lambda: inferred.infer(ways(k)["best"]).codes)
+    codes, best = as_codes(inferred.codes["id"]), as_codes(best)
+    on = codes.values > 0
+    # No latent is the largest of a sample without codes.
+    one, other = (
+        np.where(each.values.any(axis=1), each.latents[each.values.argmax(axis=1)], -1)
+        for each in (codes, best)
+    )
+    return found | {
+        "median": float(np.median(1 - squares(rest) / _positive(energy))),
+        "atoms": int(on.any(axis=0).sum()),
+        "common": float(on.mean(axis=0).max()),
+        "shared": float(
+            (on & (best.at(codes.latents) > 0)).sum() / max(1, (best.values > 0).sum())
+        ),
+        "top": float((one == other).mean()),
     }
+
+
+def _bound(inferred: Inferred, most: int) -> dict[str, float]:
+    """Of the best codes what no non-negative codes on k atoms exceed whose values are at most the
+    largest of that sample's best code, by `boxed_bound`; of the ceiling `cone_bound`.
+    """
+    row = inferred.method.row
+    if row["codes"] not in ("best", "ceiling"):
+        return {}
+    target, energy, rest, atoms = _problem(inferred)
+    if row["codes"] == "ceiling":
+        bound = cone_bound(target, atoms, rest)
+    else:
+        duals = inferred.once("residuals", lambda: [*_residuals(target, atoms, most)])
+        values: Any = as_codes(inferred.codes["id"]).values.max(axis=1)
+        bounds = [boxed_bound(target, atoms, dual, row["k"], values) for dual in duals]
+        bound = np.min(bounds, axis=0)
+    return {"bound": float(bound @ energy / energy.sum())}
+
+
+def _residuals(target, atoms, most):
+    """Those of the lasso along its path, until each sample has more atoms than that."""
+    yield target
+    top, codes = np.asarray(largest(target, atoms)), None
+    for step in range(1, STEPS + 1):
+        begun = None if codes is None else codes.toarray()
+        solved = sparse_code(target, atoms, top * RATIO**step, init=begun, sparse=True)
+        codes = scipy.sparse.csr_array(solved.codes)
+        yield target - codes @ atoms.T
+        if np.diff(codes.indptr).min() > most:
+            return
+
+
+def _gains(inferred: Inferred) -> dict[str, list]:
+    """What each step of orthogonal matching pursuit adds to the share of `‖t‖²` within the span of
+    the atoms chosen, over values of any sign, `gains`, (n, steps).
+    """
+    if "control" not in inferred.method.row:
+        return {}
+    target, energy, _, atoms = _problem(inferred)
+    found: Any = inferred.infer(inferred.method.encoder)
+    basis, upper = np.linalg.qr(atoms.T[np.asarray(found.order)].transpose(0, 2, 1).astype(float))
+    # One in the span of those before it adds nothing.
+    new = np.diagonal(upper, axis1=1, axis2=2) ** 2 > DEPENDENT
+    along = np.einsum("nms,nm->ns", basis, target) * new
+    return {"gains": (along**2 / _positive(energy)[:, None]).tolist()}
+
+
+def lines(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Row]:
+    """What is told of codes of at most k atoms, of the ceiling, and of spans.
+
+    `captured` has its 95 % interval over documents, `low` to `high`. `lost` is how much less that
+    is than the best codes capture, with its interval: they lose at least as much. For each k, a
+    span has what lies in it of each kind of dictionary, with the spread of its draws; `occupancy`
+    is the mean step at which the one that is given is furthest ahead of them, after which further
+    atoms add no more than those of a control.
+    """
+    coded, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))
+    best = {row["k"]: row["errors"] for row in coded if row["codes"] == "best"}
+    for row in sorted(coded, key=lambda row: row.get("k", np.inf)):
+        whole = compare(row["errors"], row["energy"], row["energy"])
+        line = {name: row.get(name) for name in COLUMNS.split()} | {"captured": whole.one}
+        if row["codes"] != "ceiling":
+            lost = compare(best[row["k"]], row["errors"], row["energy"])
+            line |= {"low": whole.low, "high": whole.high, "lost": lost.more}
+            line |= {"lost_low": lost.low, "lost_high": lost.high}
+        yield line | row | line
+    kinds = {
+        kind: np.array([row["gains"] for row in drawn])
+        for (kind,), drawn in results.grouped(spans, ("control",)).items()
+    }
+    for kind, gains in kinds.items():
+        ahead = np.cumsum(kinds["given"][0] - gains.mean(axis=0), axis=1).argmax(axis=1) + 1
+        for k in sizes:
+            captured = gains[:, :, :k].sum(axis=2).mean(axis=1)
+            line = {"codes": "span", "control": kind, "k": k, "captured": captured.mean()}
+            line |= {"low": captured.min(), "high": captured.max()}
+            yield line | {"occupancy": None if kind == "given" else ahead.mean()}
+
+
+def cone_bound(
+    target: Float[np.ndarray, "n input_dim"],
+    atoms: Float[np.ndarray, "input_dim num_latents"],
+    rest: Float[np.ndarray, "n input_dim"],
+) -> Float[np.ndarray, " n"]:
+    """A share of `‖t‖²` that no non-negative code captures, of any number of atoms and any size.
+
+    Where all atoms lie on one side of a plane, a vector v has `d_jᵀ v ≥ 1` for each. Of a residual
+    r, `r - v max_j d_jᵀ r` then correlates with no atom above zero, so that `boxed_bound` holds for
+    values of any size. Else the bound is 1.
+
+    Args:
+      target: t.
+      atoms: D, of unit length.
+      rest: r, such as that of the lasso at a small weight.
+    """
+    side = _side(atoms)
+    if side is None:
+        return np.ones(len(target))
+    dual = rest - (rest @ atoms).max(axis=1, keepdims=True).clip(0) * side
+    return boxed_bound(target, atoms, dual, 1, np.zeros(len(target)))
 
 
 def _side(atoms):
@@ -175,33 +312,6 @@ def boxed_bound(
     return 1 - along.clip(0) ** 2 / _positive(scale)
 
 
-def gains(
-    sae: SAE, x: Float[np.ndarray, "n input_dim"], steps: int
-) -> Float[np.ndarray, "n steps"]:
-    """What each step of orthogonal matching pursuit adds to the share of `‖t‖²` within the span of
-    the atoms chosen, over values of any sign.
-    """
-    target, atoms = np.asarray(sae.target(x), float), np.asarray(sae.unit_dictionary, float)
-    found = []
-    for place in chunks(len(x), sae.num_latents):
-        order = pursued(sae, x[place], steps)
-        basis, upper = np.linalg.qr(atoms.T[order].transpose(0, 2, 1))
-        # One in the span of those before it adds nothing.
-        new = np.diagonal(upper, axis1=1, axis2=2) ** 2 > DEPENDENT
-        along = np.einsum("nms,nm->ns", basis, target[place]) * new
-        found.append(along**2 / _positive(squares(target[place]))[:, None])
-    return np.concatenate(found)
-
-
-def occupancy(
-    real: Float[np.ndarray, "n steps"], control: Float[np.ndarray, "n steps"]
-) -> Int[np.ndarray, " n"]:
-    """The step at which a dictionary is furthest ahead of its controls in captured variance, from
-    the `gains` of both: after it, further atoms add no more than those of a control.
-    """
-    return np.argmax(np.cumsum(real - control, axis=1), axis=1) + 1
-
-
 def control_atoms(
     kind: str, atoms: Float[np.ndarray, "input_dim num_latents"], seed: int
 ) -> Float[np.ndarray, "input_dim num_latents"]:
@@ -229,76 +339,3 @@ def control_atoms(
 def _positive(energy):
     """With ones for zeros, to divide by."""
     return np.where(energy > 0, energy, 1)
-
-
-def _by(sae, x, encoder):
-    return code(sae, x, lambda target, _: encoder.infer(sae.unit_model, target).codes).codes
-
-
-def _lasso_path(target, atoms, sizes):
-    """The largest supports of at most so many atoms on a path of weights, the residuals along it,
-    and the largest relative duality gap.
-    """
-    top = _largest(target, atoms)
-    supports = {k: scipy.sparse.csr_array((len(target), atoms.shape[1])) for k in sizes}
-    codes, duals, worst = None, [target], 0.0
-    for step in range(1, STEPS + 1):
-        solved = sparse_code(
-            target,
-            atoms,
-            top * RATIO**step,
-            init=None if codes is None else codes.toarray(),
-            sparse=True,
-        )
-        codes = scipy.sparse.csr_array(solved.codes)
-        worst = max(worst, float(relative_gap(solved).max()))
-        counts = np.diff(codes.indptr)
-        for k in sizes:
-            supports[k] = _choose(counts <= k, codes, supports[k])
-        duals.append(target - codes @ atoms.T)
-        if counts.min() > max(sizes):
-            break
-    return supports, duals, worst
-
-
-def _largest(target, atoms):
-    """λ_max of each sample; of one that correlates with no atom, some number above zero."""
-    return np.maximum((target @ atoms).max(axis=1, keepdims=True), 1e-9)
-
-
-def _choose(first, one, other):
-    """Rows of one or of the other."""
-    return scipy.sparse.csr_array(
-        scipy.sparse.diags_array(first.astype(one.dtype)) @ one
-        + scipy.sparse.diags_array((~first).astype(one.dtype)) @ other
-    )
-
-
-def _captured(errors, energy, documents) -> Row:
-    lost, low, high = _shares(errors, energy, documents)
-    return {
-        "captured": 1 - lost,
-        "low": 1 - high,
-        "high": 1 - low,
-        "median": float(np.median(1 - errors / _positive(energy))),
-    }
-
-
-def _shares(errors, energy, documents) -> tuple[float, float, float]:
-    """Their share of the energy, and its interval."""
-    members = np.unique(documents, return_inverse=True)[1]
-    sums = [np.bincount(members, values) for values in (errors, energy)]
-    low, high = interval(*sums)
-    return float(sums[0].sum() / sums[1].sum()), float(low), float(high)
-
-
-def _compared(codes, best) -> Row:
-    uses = np.bincount(codes.indices[codes.data > 0], minlength=codes.shape[1]) / codes.shape[0]
-    both = (codes > 0).multiply(best > 0).sum()
-    return {
-        "l0": float(uses.sum()),
-        "atoms": int(np.count_nonzero(uses)),
-        "common": float(uses.max()),
-        "shared": float(both / max(1, (best > 0).sum())),
-        "top": float(np.mean(codes.argmax(axis=1) == best.argmax(axis=1))),
-    }

@@ -14,10 +14,11 @@ dictionaries.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from absl import logging
 
@@ -34,8 +35,7 @@ from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.training import VISITS
+from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.metrics import reconstruction
 from sae_gap.metrics.metric import Metric
 from sae_gap.study.study import Method, Scalar, Study
@@ -54,7 +54,7 @@ def refit(encoder: Encoder) -> OnSupport:
     return OnSupport(encoder, 0.0, not encoder.signed, 0.0)
 
 
-def check_codes(names: Sequence[str]) -> None:
+def check_codes(names: Iterable[str]) -> None:
     """Raises a ValueError where codes have no such name, or an encoder has parameters that no
     dictionary alone gives.
     """
@@ -110,7 +110,7 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
 
 def methods_of(
     learner: Learner,
-    names: Sequence[str],
+    names: Iterable[str],
     l0: float,
     *,
     family: str = "",
@@ -129,7 +129,7 @@ def methods_of(
     Raises:
       ValueError: there are no codes of a name; see `check_codes`.
     """
-    check_codes(names)
+    check_codes(names := [*names])
     for name in names:
         try:
             encoder = encoder_at(name, l0, learner, signed)
@@ -184,6 +184,9 @@ def _check_bare(name: str, encoder: Encoder) -> None:
     model = Model(jnp.ones((1, 2)), jnp.zeros(1), None, None)
     try:
         eqx.filter_eval_shape(encoder, model, jnp.ones((1, 1)))
+    except jax.errors.TracerArrayConversionError:
+        # It runs on the host.
+        return
     except (AttributeError, TypeError):
         raise ValueError(
             f"{name} has parameters, which no dictionary alone gives; give an SAE that has it as "

@@ -7,7 +7,9 @@ dictionary at the L0 of its own encoder, and all at a common one.
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -38,6 +40,8 @@ CODES = ("lasso", "lasso_refit", "screened")
 SPREAD = (2.0, 1.4, 0.7)
 # Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
 USUAL = 1 / 12
+# L0s that differ by no more than this share are measured once.
+ALIKE = 0.01
 # Fewer rows say nothing of the rest.
 FEWEST = 10
 
@@ -107,14 +111,15 @@ class Plan:
                 f"{len(self.source.scored)} held-out activations are too few to judge by; give "
                 "some hundreds."
             )
-        for sae in self.saes if self.lam is not None else ():
+        weight = self.lam or 0.0
+        for sae in self.saes if weight else ():
             model = sae.given.ready
             target = model.signals(jnp.asarray(self.source.scored)) - model.bias
             atoms = unit_atoms(model.decoder)[0]
             top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
-            if self.lam >= top:
+            if weight >= top:
                 raise ValueError(
-                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of "
+                    f"lam is {weight:g}, which is not below {top:.3g}, the largest λ_max of "
                     f"the samples on {sae.name!r}, and leaves no code; give less."
                 )
         densest = DENSEST * self.activations.input_dim
@@ -152,72 +157,67 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     """
     plan.check()
     dim, givens = plan.activations.input_dim, {sae.name: sae.given for sae in plan.saes}
-    first = givens[plan.saes[0].name]
     usual = (*catalogue.default_metrics(), reconstruction.METRIC)
+    agreed = atom_statistics.agreement_with(givens[plan.saes[0].name])
+    every = (*usual, gap_parts.METRIC, atom_statistics.METRIC, agreed)
 
-    def measure(source: HeldOut, methods: Sequence[Method], metrics: Sequence[Metric]) -> list[Row]:
-        if not methods:
+    def measure(source: HeldOut, methods: Iterable[Method], metrics: Sequence[Metric]) -> list[Row]:
+        if not (asked := list(methods)):
             return []
-        options = {"lam": None, "metrics": metrics, "optimum": False, "seconds": False}
-        study = Study(STUDY, [source], methods, **options)
+        study = Study(
+            STUDY, [source], asked, lam=None, metrics=metrics, optimum=False, seconds=False
+        )
         return runner.run(study, store, models=Models(), show_progress=show_progress)
 
-    codes = ("own", "own_refit")
-    encoded = [each for given in givens.values() for each in methods_of(given, codes, 1.0)]
-    rows = measure(plan.source, encoded, usual)
+    encoded = (methods_of(given, ("own", "own_refit"), 1.0) for given in givens.values())
+    rows = measure(plan.source, chain(*encoded), usual)
     own = {row["dictionary"]: row for row in rows if row["codes"] == "own"}
-    alive = {
-        name: min(row["l0"], DENSEST * dim)
+    levels = {
+        name: {"own": min(row["l0"], DENSEST * dim)}
         for name, row in own.items()
         if "l0" in row and not row["dead"]
     }
     # A dead encoder says nothing of where dictionaries are to be compared.
-    leader = next((name for name in givens if name in alive or name not in own), "")
-    common = plan.l0 or alive.get(leader) or USUAL * dim
-    coded = [
-        method
+    leader = next((name for name in givens if name in levels or name not in own), None)
+    common = plan.l0 or levels.get(leader, {}).get("own") or USUAL * dim
+    coded = (
+        _methods(plan, given, {"common": common} | levels.get(name, {}))
         for name, given in givens.items()
-        for method in _methods(plan, given, {"own": alive.get(name), "common": common})
-    ]
-    of_dictionaries = atom_statistics.METRIC, atom_statistics.agreement_with(first)
-    every = (*usual, gap_parts.METRIC, *of_dictionaries)
-    rows += measure(plan.source, coded, every)
+    )
+    rows += measure(plan.source, chain(*coded), every)
     train = dataclasses.replace(plan.source, width=plan.saes[0].num_latents)
     learners = [control(name, train.width, common, dim) for name in plan.controls]
+    controlled = (_methods(plan, learner, {"common": common}, "control") for learner in learners)
     told = {"learned_from": train.num_train}
-    controlled = [
-        dataclasses.replace(method, row={**method.row, **told})
-        for learner in learners
-        for method in _methods(plan, learner, {"common": common}, "control")
-    ]
-    rows += measure(train, controlled, every)
+    rows += measure(train, (_with(told, method) for method in chain(*controlled)), every)
     order = [*givens, *(learner.name for learner in learners)]
     return sorted(rows, key=lambda row: order.index(row["dictionary"]))
 
 
 def _methods(
-    plan: Plan, learner: Learner, levels: Mapping[str, float | None], family: str = ""
+    plan: Plan, learner: Learner, levels: dict[str, float], family: str = ""
 ) -> Iterator[Method]:
     """The codes of a dictionary at each level, and the curve about one of them."""
     signed = plan.saes[0].signed if family else learner.signed
-    found = {name: l0 for name, l0 in levels.items() if l0}
-    if len({*found.values()}) == 1 and "own" in found:
-        # One level stands for both.
-        found.pop("common", None)
-    for level, l0 in found.items():
-        codes = (*CODES, *(["proposed"] if level == "own" else []), *plan.codes)
-        names = [name for name in dict.fromkeys(codes) if not name.startswith("own")]
-        for method in methods_of(learner, names, l0, family=family, signed=signed):
-            yield dataclasses.replace(method, row={**method.row, "level": level})
-    middle = next(
-        name for name in (("common", "own") if plan.l0 else ("own", "common")) if name in found
-    )
-    whole, shares = Lasso(l0=found[middle], nonneg=not signed), SPREAD
+    if abs(levels["common"] - levels.get("own", 0)) <= ALIKE * levels["common"]:
+        # One level stands for both; verdicts allow for the difference.
+        del levels["common"]
+    for level, l0 in levels.items():
+        names = (*CODES, *(["proposed"] if level == "own" else []), *plan.codes)
+        asked = [name for name in dict.fromkeys(names) if not name.startswith("own")]
+        for method in methods_of(learner, asked, l0, family=family, signed=signed):
+            yield _with({"level": level}, method)
+    middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
+    whole, shares = Lasso(l0=levels[middle], nonneg=not signed), list(SPREAD)
     if plan.lam is not None:
-        middle, whole, shares = "lam", Lasso(plan.lam, nonneg=not signed), (1.0, *SPREAD)
+        middle, whole, shares = "lam", Lasso(plan.lam, nonneg=not signed), [1.0, *SPREAD]
     for times in shares:
         lasso = whole if times == 1 else Lasso(nonneg=not signed, of=whole, times=times)
-        row = {"level": middle} | ({} if times == 1 else {"times": times})
-        for codes, encoder in (("lasso", lasso), ("lasso_refit", refit(lasso))):
-            name = family or learner.family
-            yield Method(codes, name, learner, encoder, {"codes": codes, **row})
+        told = {"level": middle} | ({} if times == 1 else {"times": times})
+        for name, encoder in (("lasso", lasso), ("lasso_refit", refit(lasso))):
+            row = {"codes": name, **told}
+            yield Method(name, family or learner.family, learner, encoder, row)
+
+
+def _with(told: Mapping[str, Any], method: Method) -> Method:
+    return dataclasses.replace(method, row={**method.row, **told})

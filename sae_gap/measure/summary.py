@@ -132,7 +132,7 @@ def atom_lines(rows: Rows) -> list[Row]:
     for name, found in by_dictionary(rows).items():
         row = next(row for row in found if "coherence" in row)
         median, high = (row["coherence"][place] if row["coherence"] else None for place in (50, 95))
-        line = {"dictionary": name}
+        line: Row = {"dictionary": name}
         line |= {column: row[column] for column in ("num_latents", "dead_atoms", "duplicates")}
         line |= {"coherence_median": median, "coherence_95": high}
         lines.append(line | {"agreement": row.get("agreement")})

@@ -47,12 +47,13 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     size = encoder.fitted * np.mean(
         np.concatenate([(part != 0).sum(axis=1) for _, part in dense_chunks(codes)])[counts]
     )
-    kept = f"cost at {lam}"
-    if kept not in inferred.shared:
+
+    def find():
         best = inferred.infer(Lasso(lam, nonneg=nonneg)).codes
         pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
-        inferred.shared[kept] = _objective(inferred, best, lam), np.asarray(pursued) != 0
-    optimum, full = inferred.shared[kept]
+        return _objective(inferred, best, lam), np.asarray(pursued) != 0
+
+    optimum, full = inferred.once(f"cost at {lam}", find)
     shared = sum(
         int(((part != 0) & full[rows])[counts[rows]].sum()) for rows, part in dense_chunks(codes)
     )

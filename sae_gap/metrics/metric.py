@@ -39,7 +39,8 @@ class Inferred:
       protocol: "strict" or "paper".
       shared: what was found of the model before, for all that is inferred on it.
       encoder: what inferred the codes, with whatever a requested L0 decided.
-      learner: where the model came from.
+      method: what is measured: its learner, its encoder as it was asked for, and the columns that
+        tell its rows.
       inference: what gives further codes on the model.
     """
 
@@ -51,8 +52,13 @@ class Inferred:
     protocol: str
     shared: dict[str, Any] = dataclasses.field(default_factory=dict)
     encoder: Encoder | None = None
-    learner: Any = None
+    method: Any = None
     inference: Any = None
+
+    @property
+    def learner(self) -> Any:
+        """Where the model came from."""
+        return self.method and self.method.learner
 
     def infer(self, encoder: Encoder, split: str = "id") -> Coded:
         """The codes of another encoder on the same model, found once."""
@@ -118,7 +124,7 @@ class Inferred:
         self,
     ) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
         """The dictionary with unit atoms, and the lengths that they had."""
-        return self._once("unit_dictionary", lambda: jax.jit(unit_atoms)(self.model.decoder))
+        return self.once("unit_dictionary", lambda: jax.jit(unit_atoms)(self.model.decoder))
 
     @functools.cached_property
     def cuts(self) -> Float[np.ndarray, " num_latents"]:
@@ -133,18 +139,19 @@ class Inferred:
         learned, truth = self.model.dictionary, self.task.dictionary
         if learned is None or truth is None:
             return None
-        return self._once("match", lambda: match_atoms(learned, truth))
+        return self.once("match", lambda: match_atoms(learned, truth))
 
     @property
     def nearest(self) -> Int[np.ndarray, " num_latents"]:
         """The true atom that each latent is taken to detect, of a model and a task that have
         dictionaries.
         """
-        return self._once(
+        return self.once(
             "nearest", lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary))
         )
 
-    def _once(self, name: str, find: Callable[[], Any]) -> Any:
+    def once(self, name: str, find: Callable[[], Any]) -> Any:
+        """What was found of the model before under that name, or else is found now."""
         if name not in self.shared:
             self.shared[name] = find()
         return self.shared[name]

@@ -126,7 +126,7 @@ def gradient_pursuit(
         return lax.fori_loop(0, num_atoms, step, (none, jnp.zeros(num_atoms, kind)))
 
     found = lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * atoms.shape[1])))
-    return _spread(*found, num_latents=len(atoms))
+    return spread(*found, num_latents=len(atoms))
 
 
 def orthogonal_matching_pursuit(
@@ -162,8 +162,8 @@ def orthogonal_matching_pursuit(
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
-    chosen, values = _pursue(signals, dictionary, num_atoms, nonneg)
-    return _spread(chosen, values, num_latents=dictionary.shape[1])
+    found = pursuit_order(signals, dictionary, num_atoms, nonneg=nonneg)
+    return spread(*found, num_latents=dictionary.shape[1])
 
 
 def pursuit_order(
@@ -172,8 +172,9 @@ def pursuit_order(
     num_atoms: int,
     *,
     nonneg: bool = False,
-) -> Int[Array, "n num_atoms"]:
-    """The atoms of `orthogonal_matching_pursuit` in the order in which it chooses them.
+) -> tuple[Int[Array, "n num_atoms"], Float[Array, "n num_atoms"]]:
+    """The atoms of `orthogonal_matching_pursuit` in the order in which it chooses them, and their
+    codes.
 
     The first k of each row are the choice of a pursuit of k atoms, so that one pursuit serves every
     smaller k.
@@ -185,16 +186,12 @@ def pursuit_order(
       nonneg: as there.
 
     Returns:
-      `(n, num_atoms)` numbers of atoms, each once in its row.
+      `(n, num_atoms)` numbers of atoms, each once in its row; and the coefficients of the unit
+      atoms.
 
     Raises:
       ValueError: as there.
     """
-    return _pursue(signals, dictionary, num_atoms, nonneg)[0]
-
-
-def _pursue(signals, dictionary, num_atoms, nonneg):
-    """The atoms that a pursuit chooses and their codes, both (n, num_atoms)."""
     num_samples, num_latents = len(signals), dictionary.shape[1]
     check_integer("num_atoms", num_atoms, least=1, most=min(dictionary.shape))
     dtype, num_atoms = jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
@@ -213,7 +210,10 @@ def _pursue(signals, dictionary, num_atoms, nonneg):
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")
-def _spread(chosen, values, *, num_latents):
+def spread(
+    chosen: Int[Array, "n k"], values: Float[Array, "n k"], *, num_latents: int
+) -> Float[Array, "n num_latents"]:
+    """Dense codes of these values of the latents chosen, each once in its row."""
     return (
         jnp.zeros((len(chosen), num_latents), values.dtype)
         .at[jnp.arange(len(chosen))[:, None], chosen]

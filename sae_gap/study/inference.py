@@ -103,18 +103,18 @@ class Inference:
     def seconds(self, encoder: Encoder) -> float:
         """What the ID split takes, compilation apart, from the signals on."""
         encoder = self.prepare(encoder)
-        before = 0.0 if encoder.origin is None or self._in_chunks else self.seconds(encoder.origin)
-        return before + self._run(encoder, "id")[1]
+        before = () if self._in_chunks else map(self.seconds, encoder.origins)
+        return sum(before) + self._run(encoder, "id")[1]
 
     def time(self, encoder: Encoder, samples: int) -> float:
         """The seconds of 1,000 samples, of the first of the ID split, compilation apart."""
         encoder, rows = self.prepare(encoder), jnp.asarray(self.signals("id")[:samples])
-        begun = encoder.origin and self.infer(encoder.origin, "id").codes[: len(rows)]
+        begun = [self.infer(each, "id").codes[: len(rows)] for each in encoder.origins]
         for _ in range(2):
             began = time.perf_counter()
             jax.block_until_ready(self._infer(encoder, rows, begun))
             seconds = time.perf_counter() - began
-        before = self.time(encoder.origin, samples) if encoder.origin else 0.0
+        before = sum(self.time(each, samples) for each in encoder.origins)
         return before + seconds / len(rows) * 1_000
 
     def forget(self, kept: Container[Encoder | None]) -> None:
@@ -125,15 +125,13 @@ class Inference:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
             signals = jax.block_until_ready(devices.place(self.signals(split), mesh))
-            start = None
-            if encoder.origin is not None:
-                start = self.infer(encoder.origin, split).codes
-                if not self._in_chunks:
-                    start = jax.block_until_ready(devices.place(start, mesh))
+            begun = [self.infer(each, split).codes for each in encoder.origins]
+            if not self._in_chunks:
+                begun = jax.block_until_ready(devices.place(begun, mesh))
             # A run that compiles is repeated, once, for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, began = devices.compilations(), time.perf_counter()
-                coded = jax.block_until_ready(self._infer(encoder, signals, start))
+                coded = jax.block_until_ready(self._infer(encoder, signals, begun))
                 seconds = time.perf_counter() - began
                 if not self._timed or split != "id" or devices.compilations() == compiled:
                     break
@@ -142,9 +140,9 @@ class Inference:
 
     # Whatever a model was trained at, it has one set of codes.
     @jax.default_matmul_precision("highest")
-    def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], start: Any) -> Coded:
+    def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
         if not self._in_chunks:
-            return encoder.infer(self.model, signals, start)
+            return encoder.infer(self.model, signals, *begun)
         # No more dense codes than those of a chunk are ever held.
         size = max(100, _CHUNK // self._width)
         return infer_in_chunks(
@@ -152,5 +150,5 @@ class Inference:
             signals,
             size,
             sparse=self._sparse,
-            begun=start,
+            begun=begun,
         )

@@ -39,9 +39,9 @@ def score(
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
             shared: dict[Any, Any] = {}
             # Codes that others are held against, or start from, are kept until the last of them.
-            needed = {inference.prepare(line.method.encoder).origin for line, _ in lines} | {
-                line.reference for line, _ in lines
-            }
+            needed = {line.reference for line, _ in lines}.union(
+                *(inference.prepare(line.method.encoder).origins for line, _ in lines)
+            )
             made = {
                 "fit_steps": fitted.step,
                 "fit_seconds": fitted.seconds,
@@ -107,7 +107,7 @@ def _measure(
         study.protocol,
         shared,
         encoder,
-        method.learner,
+        method,
         inference,
     )
     owned: dict[str, list[str]] = {}

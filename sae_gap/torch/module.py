@@ -14,6 +14,7 @@ from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT, least_gain, pursue
+from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     by_rows,
@@ -22,25 +23,17 @@ from sae_gap.torch.pursuit import (
     least_squares,
     mean_length,
     pursuit_codes,
+    pursuit_options,
     unit_atoms,
     widened,
 )
 
-# What a module infers with, by SAELens's names where it has them, and what each takes with its
-# default, which is ... where it must be given.
-_AFFINE: dict[str, Any] = {"W_enc": ..., "b_enc": None}
-_PURSUIT = {"W_enc": None, "b_enc": None}
-_AGAIN = {"max_iterations": None, "residual_threshold": 0.01, "stop_on_duplicate_support": True}
-ARCHITECTURES: dict[str, dict[str, Any]] = {
-    PURSUIT: _PURSUIT | {"k": ..., "breadth": 2, "screens": 2, "threshold": None},
-    "standard": _AFFINE,
-    "topk": _AFFINE | {"k": ...},
-    "abstopk": _AFFINE | {"k": ...},
-    "jumprelu": _AFFINE | {"threshold": ...},
-    "gated": _AFFINE | {"r_mag": ..., "b_mag": ...},
-    "matching_pursuit": _PURSUIT | _AGAIN,
-    "groupmax": _AFFINE | {"k": ...},
-    "batch_largest": _AFFINE | {"k": ...},
+# What an option is unless it is given.
+_DEFAULTS = {
+    "breadth": 2,
+    "screens": 2,
+    "residual_threshold": 0.01,
+    "stop_on_duplicate_support": True,
 }
 
 
@@ -114,47 +107,43 @@ class SAE(nn.Module):
         check_choice("architecture", architecture, ARCHITECTURES)
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
+        row, defaults = ARCHITECTURES[architecture], _DEFAULTS | {"max_iterations": dim}
+        needed = {"W_dec", *row.tensors, *row.options} - {"b_enc", "b_gate"}
         given = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc, **options}
         given = {name: value for name, value in given.items() if value is not None}
-        takes = {"W_dec": ..., "b_dec": torch.zeros(dim, **like), **ARCHITECTURES[architecture]}
-        if foreign := sorted(given.keys() - takes.keys()):
+        given = {name: defaults[name] for name in needed & defaults.keys()} | given
+        free = {"b_dec", "W_enc", "b_enc"} | ({"threshold"} if architecture == PURSUIT else set())
+        if foreign := sorted(given.keys() - needed - free):
             raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
-        given = takes | given
-        if missing := [name for name, value in given.items() if value is ...]:
+        if missing := sorted(needed - given.keys()):
             raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
-        if W_enc is not None and b_enc is None:
-            given["b_enc"] = torch.zeros(width, **like)
-        if "max_iterations" in given:
-            given["max_iterations"] = given["max_iterations"] or dim
+        zeros = {"b_dec": dim} | ({} if W_enc is None else {"b_enc": width})
+        given = {name: torch.zeros(size, **like) for name, size in zeros.items()} | given
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
         if architecture == "groupmax" and width % given["k"]:
-            raise ValueError(
-                f"k must divide the {width} latents into groups, but it is {given['k']}; give a "
-                "divisor."
-            )
+            raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
+        threshold = given.pop("threshold", None)
         if architecture == PURSUIT:
-            given["pruned"] = given["threshold"] is not None
-            if given["pruned"]:
-                check_scalar("threshold", given["threshold"])
-        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width), "b_enc": (width,)}
-        shapes |= {"r_mag": (width,), "b_mag": (width,)}
-        shapes["threshold"] = () if architecture == PURSUIT else (width,)
-        for name, shape in shapes.items():
-            value = given.pop(name, None)
-            if name == "threshold" and value is not None:
-                value = torch.as_tensor(value, **like)
-                value = value if value.ndim else value.expand(shape).clone()
+            given["pruned"] = threshold is not None
+        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
+        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):
+            value, shape = given.pop(name, None), shapes.get(name, (width,))
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
-                # A bias or a threshold may be infinite.
-                _check_finite(name, value if value.ndim == 2 else value.clamp(-1, 1))
-            if name == "threshold":
-                self.register_buffer(name, value)
-            elif isinstance(value, nn.Parameter | None):
-                self.register_parameter(name, value)
-            else:
-                self.register_parameter(name, nn.Parameter(value))
+                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+            self.register_parameter(name, value)
+        _check_finite("W_dec", W_dec)
+        if threshold is not None:
+            if architecture == PURSUIT:
+                check_scalar("threshold", threshold)
+            threshold = torch.as_tensor(threshold, **like)
+        if architecture == "jumprelu":
+            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
+            check_tensor("threshold", threshold, (width,), "give one for each latent")
+            # An infinite one is a latent that never fires, or always.
+            _check_finite("threshold", threshold.clamp(-1, 1))
+        self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
             value = torch.as_tensor(getattr(normalisation, field.name), **like)
@@ -204,7 +193,7 @@ class SAE(nn.Module):
             screens=screens,
             threshold=self.threshold if self._pursues and k in (None, pursued) else None,
             normalisation=self._normalisation(self.W_dec),
-            heads=self._heads,
+            heads=self.cfg.reshape_activations == "hook_z",
             metadata=self.cfg.metadata,
         )
 
@@ -213,20 +202,16 @@ class SAE(nn.Module):
         Those of a pursuit have gradients: values follow x and the dictionary while the choice of
         atoms stays.
         """
-        x = self._flat(x)
+        x, chunk = self._flat(x), self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
         if self._pursues:
-            (target,) = by_rows(lambda x: [self._target(x)], self.chunk, clean)
-            options = {name: getattr(self.cfg, name) for name in ("k", "breadth", "screens")}
-            codes = pursuit_codes(
-                target, self.W_dec, threshold=self.threshold, chunk=self.chunk, **options
-            )
+            (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
+            codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            (codes,) = by_rows(lambda x: [self._encoder(x)], self.chunk, clean)
-        if self.cfg.architecture == "batch_largest":
-            count = self.cfg.k * codes[..., 0].numel()
-            codes = _largest(codes.reshape(1, -1), count).reshape(codes.shape)
+            if self.cfg.architecture == "batch_largest":
+                chunk = max(1, whole.numel())
+            (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
@@ -255,8 +240,8 @@ class SAE(nn.Module):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
             return [self._normalisation(codes).undo(guess, *(like or (None,)))]
 
-        given = () if like is None else (self._flat(like),)
-        return by_rows(of_rows, self.chunk, codes, *given)[0].to(codes.dtype)
+        pair = (codes,) if like is None else self._pairs(like, codes)[::-1]
+        return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, of codes that are not rounded to the type of x."""
@@ -274,7 +259,8 @@ class SAE(nn.Module):
         """
 
         def of_rows(x, codes):
-            found = least_squares(self._target(x), self.W_dec.to(x), codes, anew=True)
+            atoms, lengths = unit_atoms(self.W_dec.to(x))
+            found = least_squares(self._target(x), atoms, codes, anew=True) / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
             whole = (x.sum(1) + codes.sum(1)).isfinite()
@@ -359,10 +345,6 @@ class SAE(nn.Module):
     def _pursues(self) -> bool:
         return self.cfg.architecture == PURSUIT
 
-    @property
-    def _heads(self) -> bool:
-        return self.cfg.reshape_activations == "hook_z"
-
     def _normalisation(self, like):
         """What is done to activations, in the type of some rows."""
         names = (field.name for field in dataclasses.fields(self._normalises))
@@ -377,7 +359,7 @@ class SAE(nn.Module):
     def _encoder(self, x):
         architecture, target, k = self.cfg.architecture, self._target(x), getattr(self.cfg, "k", 0)
         if architecture == "matching_pursuit":
-            options = (getattr(self.cfg, name) for name in _AGAIN)
+            options = (getattr(self.cfg, name) for name in ARCHITECTURES[architecture].options)
             return _match_again(target, self.W_dec.to(x), *options)
         pull = target @ self.W_enc.to(x)
         hidden = pull + self.b_enc.to(x)
@@ -390,6 +372,8 @@ class SAE(nn.Module):
             hidden = hidden * ~(hidden <= self.threshold)
         elif architecture == "topk":
             hidden = _largest(hidden, k)
+        elif architecture == "batch_largest":
+            hidden = _largest(hidden.reshape(1, -1), k * len(hidden)).reshape(hidden.shape)
         elif architecture == "groupmax":
             groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
             hidden = _largest(groups, 1).reshape(hidden.shape)
@@ -398,7 +382,8 @@ class SAE(nn.Module):
     def _flat(self, x):
         """Activations with their heads side by side."""
         dim, mend = self.cfg.d_in, "give activations of the layer that the SAE was trained on"
-        if self._heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
+        heads = self.cfg.reshape_activations == "hook_z"
+        if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
             x = x.flatten(-2)
         check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x

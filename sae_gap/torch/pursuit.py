@@ -65,48 +65,51 @@ def pursuit_codes(
         pursued, least = 2 * k, (threshold * mean_length(weights)) ** 2
 
     def coded(rows):
-        # A row that is no number would be an error of LAPACK; it must show.
-        finite = rows.square().sum(1, keepdim=True).isfinite()
+        # A row or an atom that is no number would be an error of LAPACK, or choose no atom.
+        finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
         with torch.no_grad():
             chosen, codes, gains = pursuit.pursue(rows, atoms, pursued, breadth, screens)
             if threshold is not None:
                 on = (gains > 0) & (gains >= least)
                 codes, _ = pursuit.least_squares(rows, atoms[chosen], on)
-            codes = pursuit.scatter(chosen, codes, len(atoms)) / lengths
+            codes = pursuit.scatter(chosen, codes, len(atoms))
         if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
-            codes = least_squares(rows, weights, codes).clamp(min=0)
-        return [codes.where(finite, math.nan)]
+            codes = least_squares(rows, atoms, codes).clamp(min=0)
+        return [(codes / lengths).where(finite, math.nan)]
 
     return by_rows(coded, chunk, target)[0].to(target.dtype)
 
 
-def least_squares(target, weights, codes, *, anew=False):
+def pursuit_options(sae: Any) -> dict[str, Any]:
+    """The options of `pursuit_codes` in the configuration and the threshold of an SAE."""
+    options = {name: getattr(sae.cfg, name) for name in ("k", "breadth", "screens")}
+    return options | {"threshold": sae.threshold}
+
+
+def least_squares(target, atoms, codes, *, anew=False):
     """Least squares on the support of codes: these codes, or the solution of least norm found anew.
 
     With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
     Dᵀ (y - D z) vanishes, has the gradient of the solution.
     """
     with torch.no_grad():
-        atoms, lengths = unit_atoms(weights)
-        support = (codes != 0) & (weights != 0).any(1)
-        places = support.to(codes).topk(max([1, *support.sum(1).tolist()]), dim=1).indices
-        on, long = support.gather(1, places), lengths[places]
+        support = codes != 0
+        places = support.float().topk(max([1, *support.sum(1).tolist()]), dim=1).indices
+        on = support.gather(1, places)
         own = atoms[places] * on[:, :, None]
-        inverse = pursuit.inverse_gram(own @ own.mT, on, least_norm=anew) * on[:, :, None]
+        inverse = pursuit.inverse_gram(own @ own.mT, on, least_norm=anew)
         if anew:
-            values = (inverse @ (own @ target[:, :, None]))[:, :, 0] / long
-            codes = torch.zeros_like(codes).scatter(1, places, values)
-    pull = ((target - codes @ weights) @ weights.mT).gather(1, places) / long
-    step = (inverse @ (pull * on)[:, :, None])[:, :, 0] / long
-    return codes.scatter_add(1, places, step)
+            values = inverse @ (own @ target[:, :, None])
+            codes = torch.zeros_like(codes).scatter(1, places, values[:, :, 0])
+    pull = ((target - codes @ atoms) @ atoms.mT).gather(1, places) * on
+    return codes.scatter_add(1, places, (inverse @ pull[:, :, None])[:, :, 0])
 
 
-@torch.no_grad()
 def unit_atoms(weights):
     """Atoms at unit length and their lengths; an atom of zeros stays, with length 1."""
     lengths = weights.norm(dim=1)
-    lengths = lengths.where(lengths > 0, 1)
+    lengths = lengths.where(lengths != 0, 1)
     return weights / lengths[:, None], lengths
 
 

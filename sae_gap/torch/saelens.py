@@ -11,7 +11,7 @@ from sae_lens.saes.sae import SAE, SAEConfig
 from torch import nn
 
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.torch.pursuit import mean_length, pursuit_codes
+from sae_gap.torch.pursuit import mean_length, pursuit_codes, pursuit_options
 
 
 @dataclass
@@ -46,11 +46,8 @@ class PursuitSAE(SAE[PursuitConfig]):
 
     def encode(self, x: torch.Tensor) -> torch.Tensor:
         """The codes, in units of W_dec."""
-        cfg = self.cfg
-        options = {"k": cfg.k, "breadth": cfg.breadth, "screens": cfg.screens}
-        target = self.process_sae_in(x)
-        codes = pursuit_codes(target, self.W_dec, threshold=self.threshold, **options)
-        return self.hook_sae_acts_post(codes)
+        target, options = self.process_sae_in(x), pursuit_options(self)
+        return self.hook_sae_acts_post(pursuit_codes(target, self.W_dec, **options))
 
     def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
         """`z W_dec + b_dec`, in units of the activations."""

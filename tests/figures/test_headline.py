@@ -49,7 +49,9 @@ def test_the_stairs_climb_from_the_encoder_to_the_oracle():
     hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
     assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches]
     assert any(hatched)
-    assert {"a step down", "values part", "support part", "dictionary part"} <= set(words(figure))
+    assert {"a step down", "values part at λ", "support part", "dictionary part"} <= set(
+        words(figure)
+    )
     assert "amortisation part" not in words(figure)
 
 
@@ -61,7 +63,7 @@ def test_without_the_support_two_steps_are_drawn():
     own = mean(rows, dictionary="topk", inference="own")
     frozen = mean(rows, dictionary="topk", start="cold")
     np.testing.assert_allclose(found[3:6], [(0, own), (own, frozen), (frozen, 0.985)], atol=1e-12)
-    assert "amortisation part" in words(figure) and "values part" not in words(figure)
+    assert "amortisation part" in words(figure) and "values part at λ" not in words(figure)
 
 
 def test_whiskers_are_of_the_paired_differences():

@@ -55,7 +55,7 @@ def rows(tmp_path_factory):
     ]
     store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
     # A learner that finds the truth.
-    truth = Given(Held(Model(task.dictionary, bias)), RIVAL)
+    truth = Given(Held(Model(task.dictionary, bias)), RIVAL, "control")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(plan, "control", lambda *_: truth)
         found = measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)

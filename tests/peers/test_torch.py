@@ -34,11 +34,11 @@ pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 WIDTH, DIM, COUNT = 60, 24, 50
 
 
-def arrays(width=WIDTH, dim=DIM, count=COUNT, lengths=(0.3, 3.0)):
+def arrays(width=WIDTH, dim=DIM, count=COUNT):
     """Coherent atoms of many lengths, a bias, and noisy signals of few of them, one of zeros."""
     rng = np.random.default_rng(3)
     atoms = rng.normal(size=(width, dim)) + 0.5 * rng.normal(size=dim)
-    atoms *= rng.uniform(*lengths, (width, 1)) / np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms *= rng.uniform(0.3, 3, (width, 1)) / np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.normal(size=dim)
     codes = rng.uniform(0.5, 2, (count, width)) * (rng.uniform(size=(count, width)) < 0.08)
     x = codes @ atoms + bias + 0.3 * rng.normal(size=(count, dim))
@@ -61,10 +61,9 @@ def equal(found, expected, tolerance=1e-5):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("lengths", [(0.3, 3), (1, 1)])
 @pytest.mark.parametrize("threshold", [None, 0.3])
-def test_codes_are_those_of_jax(lengths, threshold):
-    atoms, bias, x = arrays(lengths=lengths)
+def test_codes_are_those_of_jax(threshold):
+    atoms, bias, x = arrays()
     pursuit = BatchPursuit if threshold else ScreenedPursuit
     expected = jax_codes(pursuit(6, 3, 2), atoms, bias, x, threshold)
     sae = SAE(*tensors(atoms, bias), k=6, breadth=3, threshold=threshold)
@@ -352,10 +351,9 @@ REFUSED = {
         sae.W_dec, W_enc=sae.W_dec, architecture="standard"
     ),
     "needs W_enc, threshold": lambda sae, x, _: SAE(sae.W_dec, architecture="jumprelu"),
-    "needs r_mag, b_mag": lambda sae, x, _: SAE(
+    "needs b_mag, r_mag": lambda sae, x, _: SAE(
         sae.W_dec, W_enc=sae.W_dec.mT, architecture="gated"
     ),
-    "needs k": lambda sae, x, _: SAE(sae.W_dec),
     "k must be an integer": lambda sae, x, _: SAE(sae.W_dec, k=0),
     "topk has no breadth": lambda sae, x, _: SAE(sae.W_dec, architecture="topk", breadth=2),
     "architecture must be one of": lambda sae, x, _: SAE(sae.W_dec, architecture="relu"),
@@ -368,7 +366,6 @@ REFUSED = {
     "x must be (..., 24), but it is (50, 23)": lambda sae, x, _: sae.encode(x[:, 1:]),
     "x must be (..., 24), but it is ()": lambda sae, x, _: sae.encode(x[0, 0]),
     "x is an array of float32": lambda sae, x, _: sae.encode(x.numpy()),
-    "x is an array of torch.int32": lambda sae, x, _: sae(x.int()),
     "codes is an array of torch.int64": lambda sae, x, _: sae.refit(x, sae.encode(x).long()),
     "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
     "target is an array of float32": lambda sae, x, _: pursuit_codes(x.numpy(), sae.W_dec, k=3),

@@ -23,6 +23,7 @@ from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 from sae_gap.study import scoring
 from sae_gap.study.inference import Inference
+from sae_gap.study.study import Method
 from tests import tiny
 
 DIM, WIDTH, K = 12, 40, 3
@@ -162,7 +163,7 @@ def scores(on, made, name):
     model, prepared = on.inference.model, on.inference.prepare(encoder)
     found = Inferred(on.task, model, {"id": np.asarray(coded.codes)}, {}, 0, "strict")
     found = dataclasses.replace(
-        found, encoder=prepared, learner=on.given, inference=on.inference, shared={}
+        found, encoder=prepared, method=Method("a", "", on.given, encoder), inference=on.inference
     )
     return cost_at(on.lam, K)(found)
 

@@ -139,10 +139,6 @@ BAD = {
     "nothing": ([], "nothing to measure"),
     "no activations": (["--sae={mine}"], "nothing to measure"),
     "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
-    "a sparsity that is none": (
-        ["--sae={mine}", "--activations={x}", "--match_l0=100"],
-        "ask for at most 3",
-    ),
     "too few activations": (
         ["--dictionary={D}", "--activations={few}", "--lam=1"],
         "too few to judge by",
@@ -151,23 +147,13 @@ BAD = {
         ["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"],
         "each set the weight; give one of them",
     ),
-    "negative weight": (
-        ["--sae={mine}", "--activations={x}", "--lam=-1"],
-        "--lam must be a finite number of at least",
-    ),
     "unknown control": (["--sae={mine}", "--activations={x}", "--controls=pcb"], "but it is 'pcb'"),
-    "unknown codes": (["--sae={mine}", "--activations={x}", "--codes=pcb"], "but it is 'pcb'"),
-    "twice": (["--sae={mine},{mine}", "--activations={x}"], "must list different values"),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "activations of another mean": (
         ["--sae={mine}", "--activations={moved}"],
         "--anyway measures it all the same",
     ),
     "turned": (["--dictionary={turned}", "--activations={x}"], "its transpose"),
-    "not a matrix": (
-        ["--dictionary={x}", "--activations={x}"],
-        "is not the weights of an SAE, which",
-    ),
     "NaN": (["--dictionary={nan}", "--activations={x}"], "NaN or infinite"),
 }
 

@@ -106,7 +106,7 @@ def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
         assert all(labels.heading(name).removesuffix(" ID") in headings for name in columns)
         # A column that is empty for every method names a metric that nothing measures.
         assert all(any(line.get(f"{name}_mean") for line in summary) for name in columns)
-    _, _, table = smoke.printed.partition("Decomposition of MCC OOD")
+    _, _, table = smoke.printed.partition("Distance to the oracle in MCC OOD")
     table = table.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table[3:]] == [f"sae_{name}" for name in SAES]
     assert all(len(line) < 250 for line in smoke.printed.splitlines())

@@ -8,11 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from sae_gap import open_activations
+from sae_gap import open_activations, probing
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.measure import probing
-from sae_gap.measure.probing import concepts, probed
 from sae_gap.metrics.probes import SCORES
+from sae_gap.probing import concepts, probed
 from tests import tiny
 
 

@@ -60,9 +60,4 @@ def fits(rows: Activations) -> bool:
 
 def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
     """The rows that are learned from, evenly spaced."""
-    return train.take(evenly_spaced(train.num_samples, pool_size(train)))
-
-
-def pool_size(train: Activations) -> int:
-    """How many they are."""
-    return min(train.num_samples, max(1, POOL // train.input_dim))
+    return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))
