@@ -389,7 +389,7 @@ DOORS = {
     ),
     "models of no source": (
         lambda: Models().fit(ONLINE, ["x"], [task()]),
-        r"sources\[0\] must be of class Setting",
+        r"sources\[0\] must be a setting",
     ),
     "models of too many tasks": (
         lambda: Models().fit(ONLINE, [Setting()], [task(), task()]),
