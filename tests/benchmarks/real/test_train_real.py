@@ -114,7 +114,7 @@ def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers
     held = open_activations(tmp_path / "x.npz").split()[1].take(np.arange(60)).astype(float)
     large = np.linalg.norm(held, axis=1) > 100
     # As large a share of outlier tokens as of others: one of one.
-    lean = held[~large][np.arange(50) * 59 // 50]
+    lean = held[~large][evenly_spaced(59, 50)]
     chosen = np.concatenate([lean, held[large]])
     sae = load_sae(tmp_path / "train_real" / "topk")
     errors = (chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2
