@@ -42,13 +42,13 @@ from sae_gap import catalogue, figures
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.given import dictionary
 from sae_gap.figures import tables
 from sae_gap.learners.given import Given, Held
 from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
 from sae_gap.measure.decomposition import CODES, COLUMNS
-from sae_gap.measure.given import dictionary
 from sae_gap.measure.methods import check_codes
 from sae_gap.saes.load import load_sae, of_language_model
 from sae_gap.storage import results
