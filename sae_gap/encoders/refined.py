@@ -34,6 +34,7 @@ class Pruned(Encoder):
       threshold: what worths must exceed, as `prepared` finds it.
     """
 
+    listed = False
     colour = "#EE7733"
     rank = 16
 
@@ -93,6 +94,8 @@ class AtWeight(Encoder):
       lasso: whose λ it takes, such as the one of a requested L0.
     """
 
+    listed = False
+
     encoder: Encoder
     lasso: Lasso
 
@@ -140,6 +143,7 @@ class InNorm(Encoder):
 
     colour = "#009988"
     rank = 17
+    listed = False
     elsewhere = True
 
     encoder: Encoder
