@@ -406,9 +406,9 @@ DOORS = {
     ),
     "a study's source": (
         lambda: study(sources=[3]),
-        r"sources\[0\] must be of class Setting or Recording",
+        r"sources\[0\] must be a setting",
     ),
-    "a study's methods": (lambda: study(methods=3), "methods must be a function"),
+    "a study's methods": (lambda: study(methods=3), "methods must be a list"),
     "a study's method": (
         lambda: study(methods=lambda source: [3]),
         r"methods\(source\)\[0\] must be of class Method",
