@@ -14,12 +14,12 @@ from sae_gap.data.task_file import load as load
 from sae_gap.data.worlds import World as World
 from sae_gap.data.worlds import WorldStream as WorldStream
 from sae_gap.data.worlds import published_world as published_world
+from sae_gap.dictionaries.given import dictionary as dictionary
+from sae_gap.dictionaries.learn import learn as learn
+from sae_gap.dictionaries.learned import LearnedDictionary as LearnedDictionary
+from sae_gap.health.check import check as check
 from sae_gap.lm.downstream import Downstream as Downstream
 from sae_gap.lm.downstream import Network as Network
-from sae_gap.measure.check import check as check
-from sae_gap.measure.given import dictionary as dictionary
-from sae_gap.measure.learn import learn as learn
-from sae_gap.measure.learned import LearnedDictionary as LearnedDictionary
 from sae_gap.metrics.atom_statistics import agreement as agreement
 from sae_gap.metrics.definitions import fvu as fvu
 from sae_gap.metrics.gap import amortisation_gap as amortisation_gap

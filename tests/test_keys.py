@@ -21,9 +21,9 @@ from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
 from sae_gap.measure.methods import control as make_control
-from sae_gap.measure.methods import methods_of
-from sae_gap.measure.probing import Probed, Tokens, concepts
+from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.metrics import nats
+from sae_gap.probing import Probed, Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.study import runner
@@ -133,7 +133,7 @@ def of_train_real(folder, row=None, document=None, **flags):
     usual = {"methods": ("topk",), "width": WIDTH, "sparsity": 2}
     options = train_real.TrainOptions(**given, **usual | flags)
     source = train_real.source_of(options)
-    study = train_real.study_of(options, source, options.methods, (options.seed,), {})
+    study = train_real.study_for(options, [source], options.methods, {})
     (job,) = jobs(study)
     fit = Models(folder).folder(job.learner, job.sources[0])
     return {"row": [line.key for line in job.lines], "fit": fit.name}
@@ -170,9 +170,9 @@ def of_probe_real(
     labelled = labelled._replace(has=labelled.has ^ (other == "labels"))
     options = probe_real.ProbeOptions(l0=l0, controls=("none",))
     source = Probed(held, held_out=open_activations(x), concepts={name: labelled})
-    study = probe_real.study_of(source, probe_real.methods(options, [sae(**given)], DIM))
+    chosen = study_of("probe_real", [source], probe_real.methods(options, [sae(**given)], DIM))
     keys = {}
-    for line in (line for job in jobs(study) for line in job.lines):
+    for line in (line for job in jobs(chosen) for line in job.lines):
         kind = line.method.name if line.method.name[:3] in ("own", "act") else "coded"
         keys.setdefault(kind, []).append(line.key)
     return keys

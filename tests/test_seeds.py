@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import Models, Recording, Setting, World, open_activations
+from sae_gap import Models, Recording, Setting, World, open_activations, probing
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.baselines import Random, Samples
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure import probing
-from tests.measure.test_probing import drawn
+from tests.probing.test_probing import drawn
 
 LEARNERS = {
     "online": OnlineDictionary(num_steps=2, visits=5),

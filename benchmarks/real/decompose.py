@@ -8,17 +8,19 @@ non-negative multiples of its atoms, chosen by
   lasso             the certified lasso's supports
   exchange          from orthogonal pursuit on, swaps and additions of atoms while one gains
   exchange_lasso    the same from the lasso's supports
-  best              the better of the two, row by row
+  best              the better of the two, row by row; always measured
+  omp, mp, ...      encoders of `sae_gap.encoders` without parameters, as in `downstream`
 
 A row has the captured variance, `1 - Σ‖t - D z‖² / Σ‖t‖²` of the activations or, with --centred,
-of the activations less their mean; its interval over documents; what it loses beside the best; how
-many atoms are in use; which share of the best code's support it has; and a bound for codes of k
-atoms whose values are no larger than the best code's largest. Orthogonal pursuit is held against
-dictionaries of the same mean and covariance and against random directions. A recording of a
-language model is measured block by block, on the same tokens, with the atoms of a file, those of
-the unembedding or those of each block of a Jacobian lens. Outlier tokens are left out. Rows go
-to <results_dir>/decompose/; a folder in it, called after the dictionary, gets summary.csv and, of
-several blocks, a figure. A run that was stopped goes on with the same command.
+of the activations less their mean; its interval over documents; what it loses, at least, since the
+best codes are a local optimum; how many atoms are in use; which share of the best code's support it
+has; and a bound for codes of k atoms whose values are no larger than the best code's largest.
+Orthogonal pursuit is held against dictionaries of the same mean and covariance and against random
+directions. A recording of a language model is measured block by block, on the same tokens, with the
+atoms of a file, those of the unembedding or those of each block of a Jacobian lens. Outlier tokens
+are left out. Rows go to <results_dir>/decompose/; a folder in it, called after the activations and
+the dictionary, gets summary.csv and, of several blocks, a figure. A run that was stopped goes on
+with the same command.
 
   python -m sae_gap decompose --recording=results/record/NAME --dictionary=unembedding
   python -m sae_gap decompose --recording=results/record/NAME --dictionary=results/lens/NAME \
@@ -40,13 +42,13 @@ from sae_gap import catalogue, figures
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.given import dictionary
 from sae_gap.figures import tables
 from sae_gap.learners.given import Given, Held
 from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
 from sae_gap.measure.decomposition import CODES, COLUMNS
-from sae_gap.measure.given import dictionary
 from sae_gap.measure.methods import check_codes
 from sae_gap.saes.load import load_sae, of_language_model
 from sae_gap.storage import results
@@ -88,7 +90,7 @@ class DecomposeOptions(LanguageModel):
     controlled: int = option(100, "Rows to code on controls, at most.", least=1)
     seed: int = option(0, "Of the controls.", least=0)
     codes: tuple[str, ...] = option(
-        CODES, "Who chooses the atoms: these, and encoders of the suite by their names."
+        CODES, "How atoms are chosen, and encoders by their names at a mean L0 of k."
     )
 
     def __post_init__(self):

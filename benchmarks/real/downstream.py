@@ -30,7 +30,7 @@ from benchmarks.real.inputs import PutBack
 from benchmarks.real.page_tables import table
 from benchmarks.report import pages
 from benchmarks.report.published import read_lines
-from sae_gap import catalogue, figures
+from sae_gap import figures
 from sae_gap.core.normalise import Whitening
 from sae_gap.encoders.lasso import DENSEST
 from sae_gap.figures import tables
@@ -45,14 +45,14 @@ from sae_gap.measure.losses import (
     placed,
     split_lines,
 )
-from sae_gap.measure.methods import REFIT, check_codes, control, methods_of
-from sae_gap.metrics import nats, reconstruction
+from sae_gap.measure.methods import REFIT, check_codes, control, methods_of, study_of
+from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 from sae_gap.study.models import Models
 from sae_gap.study.runner import run
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Method
 
 NAME = "downstream"
 SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
@@ -144,17 +144,10 @@ def put_back(
         listed = [*methods]
         if not listed:
             return []
-        study = Study(
-            NAME,
-            (source,),
-            listed,
-            lam=None,
-            optimum=False,
-            seconds=False,
-            metrics=(*catalogue.default_metrics(), reconstruction.METRIC, nats.METRIC),
-        )
+        study = study_of(NAME, (source,), listed, nats.METRIC)
         found = run(study, store, models=Models(store.folder / "models"))
-        return [row | {"kind": "score", "role": row["family"]} for row in found]
+        # The log tells whose codes are not finite.
+        return [row for row in found if "diverged" not in row]
 
     levelled = [name for name in codes if name not in own and not name.startswith("proposed")]
     rows = rows_of(method for name in learners for method in at(name, own, middle))

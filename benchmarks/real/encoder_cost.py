@@ -35,7 +35,7 @@ from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
 from benchmarks.real.page_tables import table
 from benchmarks.report import pages
-from sae_gap import catalogue, figures
+from sae_gap import figures
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.pursuit import OMP
@@ -43,13 +43,13 @@ from sae_gap.encoders.refined import AtWeight, Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
-from sae_gap.measure.methods import check_codes, methods_of, refit
-from sae_gap.metrics import nats, reconstruction
+from sae_gap.measure.methods import check_codes, methods_of, refit, study_of
+from sae_gap.metrics import nats
 from sae_gap.metrics.cost import cost_at
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 from sae_gap.study.runner import run
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Method
 
 NAME = "encoder_cost"
 FAMILIES = ("own", "screened_pursuit", "batch_pursuit", "omp", "fista", "lasso")
@@ -140,26 +140,18 @@ def measure(options: CostOptions) -> list[Row]:
     source, saes = options.begin((options.l0,))
     folder.require_writable()
     store, rows = results.Store(folder), []
-    about: dict[str, Any] = {"lam": None, "optimum": False, "seconds": False}
-    about["sources"] = (source,)
     for learner in (sae.given for sae in saes):
         first = [
             Method("weight", "", learner, Lasso(l0=l0, nonneg=not learner.signed), {"level": l0})
             for l0 in (options.l0, twice(learner, options.l0))
         ]
-        study = Study(NAME, methods=first, metrics=(), **about)
+        study = study_of(NAME, (source,), first, metrics=())
         found = {row["level"]: row["lam"] for row in run(study, store)}
         lam, denser = found[options.l0], found[twice(learner, options.l0)]
         every = ways(learner, options.l0, lam, denser, named)
         chosen = [method for method in every if method.family in options.codes]
-        metrics = (*catalogue.default_metrics(), reconstruction.METRIC, nats.METRIC)
-        study = Study(
-            NAME,
-            methods=chosen,
-            metrics=(*metrics, cost_at(lam, options.l0)),
-            calibrate_on="train",
-            **about,
-        )
+        metrics = nats.METRIC, cost_at(lam, options.l0)
+        study = study_of(NAME, (source,), chosen, *metrics, calibrate_on="train")
         mine = run(study, store)
         rows += [row | {"lam": lam} for row in mine]
         drawn = figures.loss_by_cost(mine)

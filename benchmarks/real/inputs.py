@@ -15,12 +15,12 @@ from benchmarks import cli
 from benchmarks.options import Options, Results, option
 from sae_gap import measure
 from sae_gap.data.held_out import HeldOut
+from sae_gap.health.check import Check, check
 from sae_gap.lm.downstream import FIRST
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
-from sae_gap.measure.check import Check, check
 from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE

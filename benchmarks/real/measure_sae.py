@@ -26,9 +26,9 @@ from benchmarks.real import measurement_page
 from benchmarks.real.inputs import Measured
 from sae_gap import measure
 from sae_gap.data.activations import open_activations
+from sae_gap.health.check import Check
 from sae_gap.learners.online.gradient_sums import total_visits
-from sae_gap.measure.check import Check
-from sae_gap.measure.training import VISITS
+from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results

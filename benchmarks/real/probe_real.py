@@ -39,7 +39,7 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OfRecording, npy
 from benchmarks.report.pages import Table
-from sae_gap import catalogue, figures
+from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.linear import Linear
@@ -49,16 +49,15 @@ from sae_gap.learners.learner import Learner
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure import probing
-from sae_gap.measure.methods import check_codes, control, methods_of
-from sae_gap.metrics import probes, reconstruction
+from sae_gap.measure.methods import control, methods_of, study_of
+from sae_gap.metrics import probes
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 from sae_gap.study.runner import run
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Method
 
 NAME = "probe_real"
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "thresholded")
@@ -107,10 +106,6 @@ class ProbeOptions(OfRecording):
         choices=("none", "shifts", "all"),
     )
     rows: int = option(16_000, "Rows to code, at most.", least=1)
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_codes(self.codes)
 
 
 def usual_pairs(topics: Sequence[str]) -> list[str]:
@@ -200,19 +195,6 @@ def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[
     return found
 
 
-def study_of(source: probing.Probed, chosen: Sequence[Method]) -> Study:
-    """Probes of what methods code."""
-    return Study(
-        NAME,
-        [source],
-        chosen,
-        lam=None,
-        optimum=False,
-        seconds=False,
-        metrics=(*catalogue.default_metrics(), reconstruction.METRIC, probes.METRIC),
-    )
-
-
 def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     """Probes pairs and, if asked for, sets; writes their means and figures.
 
@@ -230,7 +212,6 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     pairs = options.pairs or usual_pairs(sorted(topics))
     saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
     chosen = methods(options, saes, source.input_dim)
-    order = [method.coordinates["dictionary"] for method in chosen]
     found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
     folder.require_writable()
     if options.sets != "none":
@@ -247,9 +228,8 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
             held_out=open_activations(x),
             concepts=concepts,
         )
-        scored = run(study_of(probed, chosen), results.Store(folder))
-        scored = [row | {"role": row["family"]} for row in scored]
-        rows[kind] = sorted(scored, key=lambda row: order.index(row["dictionary"]))
+        scored = run(study_of(NAME, [probed], chosen, probes.METRIC), results.Store(folder))
+        rows[kind] = [row | {"role": row["family"]} for row in scored]
         lines = probing.overall(rows[kind], saes[0].name)
         tables.write_table(folder, f"{kind}.csv", lines)
         figures.save(figures.ood_drop(lines, kind), folder, f"{kind}_drop")

@@ -29,9 +29,8 @@ from benchmarks.real import downstream, probe_real, record, train_real
 from benchmarks.real.inputs import LanguageModel
 from benchmarks.real.page_tables import PROVED
 from benchmarks.report import pages
-from sae_gap import figures
+from sae_gap import figures, probing
 from sae_gap.lm.recording import DTYPES
-from sae_gap.measure import probing
 from sae_gap.measure.comparison import compare
 from sae_gap.measure.losses import best_at, over_documents, split_lines
 from sae_gap.runtime import devices

@@ -39,13 +39,13 @@ from sae_gap import catalogue
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.structure import with_families
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.methods import check_codes, methods_of
-from sae_gap.measure.structure import with_families
-from sae_gap.metrics import atom_statistics, reconstruction
+from sae_gap.measure.methods import methods_of, study_of
+from sae_gap.metrics import atom_statistics
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes.decoders import ATOMS, BIAS
@@ -113,10 +113,6 @@ class TrainOptions(Results, Distributed):
         None, "Where fitted models are kept.  [models, beside this folder]"
     )
 
-    def __post_init__(self):
-        super().__post_init__()
-        check_codes(self.codes)
-
 
 def source_of(options: TrainOptions) -> HeldOut:
     """The rows to learn from, and those that `measure_sae` scores too.
@@ -164,11 +160,10 @@ def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
     )
 
 
-def study_of(
+def study_for(
     options: TrainOptions,
-    source: HeldOut,
+    sources: Sequence[HeldOut],
     names: Collection[str],
-    seeds: Collection[int],
     seconds: Mapping[Learner, float],
 ) -> Study:
     """All codes on the dictionaries of methods of these names. A fit takes the seconds of its base
@@ -178,27 +173,13 @@ def study_of(
         dataclasses.replace(method, row={**method.row, "dictionary": name})
         for name in names
         for method in methods_of(
-            learner_of(name, options, source.input_dim),
+            learner_of(name, options, sources[0].input_dim),
             dict.fromkeys((*CODES, *options.codes)),
             options.sparsity,
         )
     ]
     total = Metric("total_seconds", lambda found: {"total_seconds": seconds[found.learner]})
-    return Study(
-        NAME,
-        [dataclasses.replace(source, seed=seed) for seed in seeds],
-        methods,
-        lam=None,
-        optimum=False,
-        spread="rows",
-        seconds=False,
-        metrics=(
-            *catalogue.default_metrics(),
-            reconstruction.METRIC,
-            atom_statistics.METRIC,
-            total,
-        ),
-    )
+    return study_of(NAME, sources, methods, atom_statistics.METRIC, total, spread="rows")
 
 
 def save(model: Model, folder: Folder) -> None:
@@ -264,7 +245,9 @@ def train(options: TrainOptions) -> list[Row]:
     directory, models_dir = results_dir / NAME, results_dir / "models"
     models = Models(models_dir if options.models_dir is None else cli.folder(options.models_dir))
     task = source.task()
-    learners = {name: learner_of(name, options, task.input_dim) for name in options.methods}
+    seconds: dict[Learner, float] = {}
+    wanted = study_for(options, [source], options.methods, seconds)
+    learners = {str(method.row["dictionary"]): method.learner for method in wanted.methods(source)}
     for name, learner in learners.items():
         lacking = learner.needs(task)
         if lacking is not None:
@@ -273,7 +256,6 @@ def train(options: TrainOptions) -> list[Row]:
     directory.require_writable()
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
-    seconds = {}
     for name, learner in learners.items():
         with progress.bar(learner.num_steps, name, unit="step") as line:
             watch: Any = functools.partial(show, line, learner)
@@ -288,12 +270,16 @@ def train(options: TrainOptions) -> list[Row]:
         logging.info("%s fitted in %.0f s", name, seconds[learner])
         if distributed.is_first():
             save(end.model, directory / name)
+        # Until it is there, others would fit again what the first one reads.
+        distributed.wait(name)
     store = results.Store(directory)
-    run(study_of(options, source, learners, (options.seed,), seconds), store, models=models)
-    there = store.rows()
-    seeds = sorted({row["seed"] for row in there})
+    run(wanted, store, models=models)
+    # Neither rows of an earlier form nor those of a learner that is no longer here.
+    there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
-    every = study_of(options, source, names, seeds, {})
+    seeds = sorted({row["seed"] for row in there})
+    sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
+    every = study_for(options, sources, names, {})
     stored = Stored(every, store)
     rows = [stored.row(line) for job in jobs(every) for line in job.lines]
     found = by_method([row for row in rows if row is not None], options)

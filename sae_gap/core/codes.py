@@ -180,7 +180,7 @@ def infer_in_chunks(
         dataclass of arrays with one row a sample, `codes` among them, such as `Coded` or
         `Solution`.
       signals: (n, input_dim). The last chunk is filled up with zeros, for all to have one shape.
-      chunk_size: samples in a chunk.
+      chunk_size: samples in a chunk, at most.
       begun: codes of the signals to begin with, in any form, those of each encoder that is gone on
         from.
       sparse: whether to hold codes by their non-zeros, rather than by their active columns.
@@ -189,7 +189,7 @@ def infer_in_chunks(
       What `infer` returns, of all signals, its codes as `Codes` or as a sparse array.
     """
     host = np.asarray(signals)
-    held = _sliceable(begun)
+    chunk_size, held = min(chunk_size, len(host)), _sliceable(begun)
     parts: list[dict[str, Any]] = []
     for start in range(0, len(host), chunk_size):
         rows = slice(start, start + chunk_size)

@@ -33,6 +33,8 @@ class MethodPart(eqx.Module):
     colour: ClassVar[str]
     # Where it stands among its like in legends and tables.
     rank: ClassVar[int] = 99
+    # Whether it can be made from its name; what is made of other parts cannot.
+    listed: ClassVar[bool] = True
     # The same of other names that its instances may have.
     looks: ClassVar[Mapping[str, Look]] = {}
     # Raise it by hand when a change to the code changes what is learned, or the codes: rows and

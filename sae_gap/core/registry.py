@@ -87,11 +87,12 @@ def modules(package: str) -> Iterator[ModuleType]:
 
 def classes(package: str, base: type) -> dict[str, type]:
     """The classes in a package, by name and in the order of their ranks, that derive from `base`
-    and are not abstract.
+    and are neither abstract nor unlisted.
     """
 
     def is_listed(thing: Any, module: str) -> bool:
         derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
+        derived = derived and getattr(thing, "listed", True)
         return (
             derived
             and thing.__module__ == module

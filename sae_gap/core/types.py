@@ -213,7 +213,7 @@ class Task(eqx.Module):
     `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean
     counts them. `tree` is that of a world whose features have a hierarchy. `network` scores
     reconstructions of the ID split, where a network stands behind it. `concepts` are what its rows
-    are probed for, by name, as `sae_gap.measure.probing` has them.
+    are probed for, by name, as `sae_gap.probing` has them.
     """
 
     train: Split | Unread

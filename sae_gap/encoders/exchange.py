@@ -36,6 +36,7 @@ class Exchange(_Search):
       exchanges: False ends with what it begins with.
     """
 
+    listed = False
     label = "pursuit with exchanges"
     colour = "#CC3311"
     rank = 14
@@ -102,6 +103,7 @@ class BestOf(_Search):
     sample.
     """
 
+    listed = False
     label = "the better of two codes"
     rank = 14
 

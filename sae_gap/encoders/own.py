@@ -19,6 +19,7 @@ class Own(Encoder):
       encoder: the model's, or a function `(model, signals) -> codes`.
     """
 
+    listed = False
     label = "own codes"
     colour = "#000000"
     rank = 0

@@ -34,6 +34,7 @@ class Pruned(Encoder):
       threshold: what worths must exceed, as `prepared` finds it.
     """
 
+    listed = False
     colour = "#EE7733"
     rank = 16
 
@@ -93,6 +94,8 @@ class AtWeight(Encoder):
       lasso: whose λ it takes, such as the one of a requested L0.
     """
 
+    listed = False
+
     encoder: Encoder
     lasso: Lasso
 
@@ -140,6 +143,7 @@ class InNorm(Encoder):
 
     colour = "#009988"
     rank = 17
+    listed = False
     elsewhere = True
 
     encoder: Encoder
@@ -159,6 +163,11 @@ class InNorm(Encoder):
     def prepared(self, model, split, task):
         if self.norm is not None:
             return self
+        if task.network is None:
+            fault = (
+                "weighted codes ask a network what errors cost, and there is none behind these rows"
+            )
+            raise ValueError(f"{fault}; leave them out, or take downstream.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         norm = _Norm(((vectors * root) @ vectors.T).astype(np.float32))

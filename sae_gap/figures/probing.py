@@ -31,7 +31,7 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
-      lines: of `sae_gap.measure.probing.overall`.
+      lines: of `sae_gap.probing.overall`.
       tasks: what the tasks are called.
 
     Returns:

@@ -55,6 +55,7 @@ class Given(Learner):
       signs: whether codes on the dictionary may be negative.
     """
 
+    listed = False
     rank = 0
 
     held: Held = eqx.field(static=True)

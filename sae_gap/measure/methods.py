@@ -18,12 +18,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from absl import logging
 
 from sae_gap import catalogue
 from sae_gap.core.checks import check_choice
 from sae_gap.core.types import Model
+from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
@@ -33,9 +35,10 @@ from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.training import VISITS
-from sae_gap.study.study import Method, Scalar
+from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
+from sae_gap.metrics import reconstruction
+from sae_gap.metrics.metric import Metric
+from sae_gap.study.study import Method, Scalar, Study
 
 REFIT = "_refit"
 # Names that are not those of an encoder's class.
@@ -51,7 +54,7 @@ def refit(encoder: Encoder) -> OnSupport:
     return OnSupport(encoder, 0.0, not encoder.signed, 0.0)
 
 
-def check_codes(names: Sequence[str]) -> None:
+def check_codes(names: Iterable[str]) -> None:
     """Raises a ValueError where codes have no such name, or an encoder has parameters that no
     dictionary alone gives.
     """
@@ -122,7 +125,11 @@ def methods_of(
       l0: the mean L0 that is asked for.
       family: of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
+
+    Raises:
+      ValueError: there are no codes of a name; see `check_codes`.
     """
+    check_codes(names := [*names])
     for name in names:
         try:
             encoder = encoder_at(name, l0, learner, signed)
@@ -136,6 +143,27 @@ def methods_of(
             # Own codes are the same whatever is asked.
             row["level"] = l0
         yield Method(name, family or learner.family, learner, encoder, row)
+
+
+def study_of(
+    name: str,
+    sources: Sequence[Source],
+    methods: Sequence[Method],
+    *metrics: Metric,
+    **options: Any,
+) -> Study:
+    """A study of activations: its codes are held against no optimum at one weight.
+
+    Args:
+      name: of the study.
+      sources: of the activations.
+      methods: of each source.
+      *metrics: beside the `reconstruction` and those that every study has.
+      **options: of `Study`.
+    """
+    every = (*catalogue.default_metrics(), reconstruction.METRIC, *metrics)
+    plain = {"lam": None, "optimum": False, "seconds": False, "metrics": every}
+    return Study(name, sources, methods, **plain | options)
 
 
 def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
@@ -156,6 +184,9 @@ def _check_bare(name: str, encoder: Encoder) -> None:
     model = Model(jnp.ones((1, 2)), jnp.zeros(1), None, None)
     try:
         eqx.filter_eval_shape(encoder, model, jnp.ones((1, 1)))
+    except jax.errors.TracerArrayConversionError:
+        # It runs on the host.
+        return
     except (AttributeError, TypeError):
         raise ValueError(
             f"{name} has parameters, which no dictionary alone gives; give an SAE that has it as "

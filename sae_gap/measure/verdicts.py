@@ -118,9 +118,7 @@ class Verdict:
             fires = f"it fires {l0:.2g} latents a row, and {ever}"
             return f"dead, and not judged: {fires}; look at how it was loaded"
         # The mean of few rows moves by whole latents.
-        alike = _alike(self.best["l0"], l0) or (
-            abs(self.best["l0"] - l0) <= 1 / self.own["num_scored"]
-        )
+        alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
         lost = self.losses["encoder"]
         unsure = "no loss beyond doubt" if alike else "not judged"
@@ -239,11 +237,6 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
     ]
     explain = f"the best codes {told[0]} of the variance, those {told[1]}"
     return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
-
-
-def _alike(one: float, other: float) -> bool:
-    """Whether two L0 are near enough to be compared at."""
-    return abs(one - other) <= _ALIKE * other
 
 
 def _share(value: float) -> str:

@@ -102,7 +102,7 @@ class Inferred:
         """Scores of each scored split, given its name, under the names that they have for it; under
         their own where a task has one split.
         """
-        if self.task.ood is self.task.id:
+        if self.inference is not None and self.task.ood is self.task.id:
             return dict(score("id"))
         return {f"{key}_{name}": value for name in SCORED for key, value in score(name).items()}
 
@@ -179,4 +179,4 @@ class Metric:
     needs: Callable[[Inferred], str | None] = lambda inferred: None
 
     def __call__(self, inferred: Inferred) -> Mapping[str, float | list[float]]:
-        return self.measure(inferred)
+        return self.measure(inferred) if self.needs(inferred) is None else {}

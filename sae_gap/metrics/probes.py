@@ -121,7 +121,7 @@ def score_pair(
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
       has: which rows have the concept.
-      split: of these rows, with `train` and `test`; see `sae_gap.measure.probing`.
+      split: of these rows, with `train` and `test`; see `sae_gap.probing`.
       fit: makes a probe from features and labels.
 
     Returns:

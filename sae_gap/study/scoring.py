@@ -115,7 +115,7 @@ def _measure(
         lacking = metric.needs(found)
         if lacking is not None and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
-        columns = metric(found) if lacking is None else {}
+        columns = metric(found)
         taken = sorted(measured.keys() & columns.keys())
         if taken:
             raise ValueError(

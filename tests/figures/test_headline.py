@@ -49,7 +49,9 @@ def test_the_stairs_climb_from_the_encoder_to_the_oracle():
     hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
     assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches]
     assert any(hatched)
-    assert {"a step down", "values part at λ", "support part", "dictionary part"} <= set(words(figure))
+    assert {"a step down", "values part at λ", "support part", "dictionary part"} <= set(
+        words(figure)
+    )
     assert "amortisation part" not in words(figure)
 
 

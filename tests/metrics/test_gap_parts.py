@@ -12,6 +12,7 @@ from sae_gap.metrics import gap_parts
 from sae_gap.metrics.metric import Inferred
 from sae_gap.solvers import sparse_code
 from sae_gap.study.inference import Inference
+from sae_gap.study.study import Method
 
 LAM = 0.2
 
@@ -58,7 +59,8 @@ def parts(target, dictionary, codes, nonneg=True):
     inference = Inference(task, model, timed=False)
     found = {"id": inference.infer(lasso, "id").codes}
     learner = Given(Held(model), "mine", "sae", not nonneg)
-    given = (task, model, found, {}, None, "strict", {}, lasso, learner, inference)
+    method = Method("mine", "sae", learner, lasso)
+    given = (task, model, found, {}, None, "strict", {}, lasso, method, inference)
     return gap_parts.measure(Inferred(*given))
 
 

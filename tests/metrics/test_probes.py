@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from sae_gap.measure import probing
+from sae_gap import probing
 
 
 def test_dense_probe_against_scikit_learn():

@@ -65,6 +65,11 @@ class OnlineState(eqx.Module):
     key: PRNGKeyArray
 
 
+# Rows that a dictionary is learned from for each of its atoms, each of them more than once where
+# there are fewer.
+VISITS = 150.0
+
+
 class OnlineDictionary(Learner):
     r"""Learns a dictionary from minibatches, from large noisy steps to small ones, with a threshold
     that follows the residual.

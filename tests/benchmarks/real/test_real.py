@@ -17,7 +17,7 @@ from sae_gap.lm import recording
 from sae_gap.measure import losses
 from sae_gap.measure.comparison import interval
 from sae_gap.measure.losses import split_lines
-from sae_gap.measure.probing import concepts
+from sae_gap.probing import concepts
 from sae_gap.study import scoring
 from sae_gap.study.models import Models
 from tests import tiny

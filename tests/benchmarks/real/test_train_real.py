@@ -5,15 +5,13 @@ fit has seen.
 import csv
 import dataclasses
 import itertools
-from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import nnls
 
 from benchmarks.real import train_real
-from sae_gap import Store, catalogue, load_sae, open_activations, save_activations
+from sae_gap import Store, load_sae, open_activations, save_activations
 from sae_gap.core.rows import evenly_spaced
 
 DIM, LATENTS, K = 8, 16, 3
@@ -30,90 +28,59 @@ def file(tmp_path_factory):
 
 
 OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--samples=50")
+SAES = ("topk", "jumprelu", "topk_from_online_dl", "batch_pursuit")
 
 
-@pytest.fixture(scope="module")
-def done(file, call, tmp_path_factory):
-    methods = "--methods=topk,jumprelu,online_dl,topk_from_online_dl,batch_pursuit,samples"
-    options = (
-        f"--activations={file}",
-        f"--results_dir={tmp_path_factory.mktemp('results')}",
-        *OPTIONS,
-        methods,
-        "--codes=omp",
-    )
-    code, out, err = call("train_real", *options)
-    assert code == 0, err
-    return options, out
+@pytest.fixture
+def train(file, call, tmp_path):
+    """Trains with further flags: what it prints, and its rows by dictionary and codes."""
+
+    def run(*flags, data=file):
+        given = (f"--activations={data}", f"--results_dir={tmp_path}", *OPTIONS, *flags)
+        code, out, err = call("train_real", *given)
+        assert code == 0, err
+        rows = Store(tmp_path / "train_real").rows()
+        return out, {(row["dictionary"], row["codes"]): row for row in rows}
+
+    return run
 
 
-def rows_in(results):
-    rows = Store(results / "train_real").rows()
-    return {(row["dictionary"], row["codes"]): row for row in rows}
-
-
-def test_every_method_is_trained_stored_and_scored(done, file, call):
-    options, out = done
-    results = Path(options[1].partition("=")[2])
-    directory = results / "train_real"
-    train, held = open_activations(file).split()
-    rows, saes = rows_in(results), ["topk", "jumprelu", "topk_from_online_dl", "batch_pursuit"]
-    # SAELens has no form for `batch_pursuit`.
-    names, codes = [*saes, "online_dl", "samples"], ("lasso", "lasso_refit", "omp")
-    assert set(rows) == {
-        *itertools.product(names, codes),
-        *itertools.product(saes, ("own", "own_refit")),
-    }
+def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
+    directory, names = tmp_path / "train_real", [*SAES, "online_dl", "samples"]
+    flags = (f"--methods={','.join(names)}", "--codes=omp")
+    out, rows = train(*flags)
+    codes = itertools.product(names, ("lasso", "lasso_refit", "omp"))
+    assert set(rows) == {*codes, *itertools.product(SAES, ("own", "own_refit"))}
     assert "FVU omp" in out and all(name in out for name in names)
-    scored = held.take(evenly_spaced(60, 50)).astype(float)
-    variance = ((scored - scored.mean(axis=0)) ** 2).sum()
+    learned_from, held = open_activations(file).split()
+    scored = held.take(evenly_spaced(60, 50))
+    variance = ((scored - scored.mean(axis=0, dtype=float)) ** 2).sum()
     for name in names:
         fvu = {each: row["fvu"] for (of, each), row in rows.items() if of == name}
-        if name not in saes:
-            dictionary, bias = (
-                np.load(directory / name / f"{part}.npy") for part in ("dictionary", "bias")
-            )
-        else:
-            sae = load_sae(directory / name)
-            dictionary, bias = (
-                np.asarray(sae.model.dictionary),
-                np.asarray(scored - sae.target(jnp.asarray(scored, jnp.float32)))[0],
-            )
-            own = np.asarray(sae.reconstruct(jnp.asarray(scored, jnp.float32)))
-            assert fvu["own"] == pytest.approx(((scored - own) ** 2).sum() / variance, rel=1e-4)
+        # SAELens has no form for `batch_pursuit`.
+        if name in SAES:
+            own = np.asarray(load_sae(directory / name).reconstruct(jnp.asarray(scored)))
+            errors = (scored.astype(float) - own) ** 2
+            assert fvu["own"] == pytest.approx(errors.sum() / variance, rel=1e-4)
             assert fvu["own_refit"] <= fvu["own"] * (1 + 1e-6)
-        dictionary = dictionary / np.linalg.norm(dictionary, axis=0)
+        else:
+            bias = np.load(directory / name / "bias.npy")
+            np.testing.assert_allclose(bias, learned_from.mean(), rtol=1e-5)
         lasso = rows[name, "lasso"]
-        # The lasso by non-negative least squares on a system that holds the penalty in one more
-        # row.
-        squares = 0.0
-        for target in scored - bias:
-            matrix = np.vstack([dictionary, np.full(LATENTS, 1e-3)])
-            best = nnls(matrix, np.append(target, -lasso["lam"] / 1e-3))[0]
-            squares += ((target - dictionary @ best) ** 2).sum()
-        assert fvu["lasso"] == pytest.approx(squares / variance, rel=2e-2)
         assert fvu["lasso_refit"] <= fvu["lasso"] and lasso["own_certificate"] < 1e-5
         assert abs(lasso["l0"] - K) <= 0.01 * K and "fvu_outliers" not in lasso
-    np.testing.assert_allclose(
-        np.load(directory / "online_dl" / "bias.npy"), train.mean(), rtol=1e-5
-    )
     # A fit takes the seconds of its base too.
-    assert (
-        rows["topk_from_online_dl", "own"]["total_seconds"]
-        > (rows["online_dl", "lasso"]["total_seconds"])
-    )
-    again = call("train_real", *options)
-    assert again[:2] == (0, out) and rows_in(results) == rows
+    alone, later = (rows[name, "lasso"] for name in ("online_dl", "topk_from_online_dl"))
+    assert later["total_seconds"] > alone["total_seconds"] == alone["fit_seconds"]
+    assert train(*flags) == (out, rows)
     # Each model has taken the place of the one before it, and left nothing of that or of its draft.
     assert {path.name for path in directory.iterdir()} == {*names, "rows", "summary.csv"}
 
 
-def test_a_summary_has_the_seeds_and_methods_of_its_options(file, call, tmp_path):
-    options = (f"--activations={file}", f"--results_dir={tmp_path}", *OPTIONS)
+def test_a_summary_has_the_seeds_and_methods_of_its_options(train, tmp_path):
     told = []
     for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1"), ("--methods=samples",)):
-        code, _, err = call("train_real", *options, "--methods=topk", *other)
-        assert code == 0, err
+        train("--methods=topk", *other)
         with (tmp_path / "train_real" / "summary.csv").open() as lines:
             told.append({line["method"]: line for line in csv.DictReader(lines)})
     own = [row for row in Store(tmp_path / "train_real").rows() if row["codes"] == "own"]
@@ -124,73 +91,52 @@ def test_a_summary_has_the_seeds_and_methods_of_its_options(file, call, tmp_path
     assert [*told[3]] == ["samples", "topk"] and told[2]["topk"]["seeds"] == "2"
 
 
-def test_atoms_that_are_copies_are_counted(tmp_path, call):
+def test_atoms_that_are_copies_are_counted(train, tmp_path):
     rng = np.random.default_rng(0)
     # Next to all that there is to learn is one direction.
     rows = np.outer(rng.random(300), rng.normal(size=DIM)) + 0.02 * rng.normal(size=(300, DIM))
     save_activations(tmp_path / "x.npz", rows.astype(np.float32), np.arange(300) // 30)
-    flags = (f"--activations={tmp_path / 'x.npz'}", f"--results_dir={tmp_path}", *OPTIONS)
-    code, out, _ = call("train_real", *flags, "--methods=online_dl")
-    assert code == 0 and "copied atoms" in out
+    out, found = train("--methods=online_dl", data=tmp_path / "x.npz")
     atoms = np.load(tmp_path / "train_real" / "online_dl" / "dictionary.npy")
-    cosines = np.abs(atoms.T @ atoms) - np.eye(LATENTS)
-    copies = rows_in(tmp_path)["online_dl", "lasso"]["duplicates"]
-    assert copies == (cosines.max(axis=0) > 0.95).sum() >= 2
+    copies = ((np.abs(atoms.T @ atoms) - np.eye(LATENTS)).max(axis=0) > 0.95).sum()
+    assert found["online_dl", "lasso"]["duplicates"] == copies >= 2 and "copied atoms" in out
 
 
-@pytest.mark.parametrize("outliers", ["drop", "keep"])
-def test_outlier_tokens_stand_beside_the_figures(file, call, tmp_path, outliers):
+@pytest.mark.parametrize(("outliers", "seen"), [("drop", 531), ("keep", 540)])
+def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers, seen):
     rows = open_activations(file).take(np.arange(600))
-    usual = rows.copy()
     rows[::60] *= 300
     save_activations(tmp_path / "x.npz", rows, np.arange(600) // 30)
-    flags = (
-        f"--activations={tmp_path / 'x.npz'}",
-        f"--results_dir={tmp_path}",
-        f"--outliers={outliers}",
-        *OPTIONS,
-    )
-    code, out, _ = call("train_real", *flags, "--methods=topk")
-    found = rows_in(tmp_path)["topk", "own"]
-    assert code == 0 and "FVU own with outlier tokens" in out
-    assert found["learned_from"] == {"drop": 531, "keep": 540}[outliers]
-    held = open_activations(rows, documents=np.arange(600) // 30).split()[1]
-    held = held.take(np.arange(60)).astype(float)
-    large = np.linalg.norm(held, axis=1) > 10 * np.median(np.linalg.norm(usual, axis=1))
-    lean = held[~large]
-    # As large a share of outlier tokens as of others.
-    most = -(-large.sum() * 50 // len(lean))
-    beside = held[large][np.arange(most) * large.sum() // most]
-    chosen = np.concatenate([lean[np.arange(50) * len(lean) // 50], beside])
+    flags = ("--methods=topk", f"--outliers={outliers}")
+    out, found = train(*flags, data=tmp_path / "x.npz")
+    own = found["topk", "own"]
+    assert "FVU own with outlier tokens" in out and own["learned_from"] == seen
+    held = open_activations(tmp_path / "x.npz").split()[1].take(np.arange(60)).astype(float)
+    large = np.linalg.norm(held, axis=1) > 100
+    # As large a share of outlier tokens as of others: one of one.
+    lean = held[~large][evenly_spaced(59, 50)]
+    chosen = np.concatenate([lean, held[large]])
     sae = load_sae(tmp_path / "train_real" / "topk")
     errors = (chosen - np.asarray(sae.reconstruct(jnp.asarray(chosen, jnp.float32)))) ** 2
     spread = (chosen - chosen.mean(axis=0)) ** 2
-    assert found["fvu_outliers"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
-    assert large.any() and rows_in(tmp_path)["topk", "lasso"]["fvu_outliers"] > 0
+    assert own["fvu_outliers"] == pytest.approx(errors.sum() / spread.sum(), rel=1e-3)
+    assert large.sum() == 1 and own["num_scored"] == 50
 
 
 LEARNERS = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0)
 
 
-def test_families_go_on_from_online_dl_with_its_margin_and_its_slots():
-    alone, incoherent, families = (
-        train_real.learner_of(name, LEARNERS, 8) for name in train_real.DICTIONARIES
+def test_families_and_saes_go_on_from_online_dl_itself():
+    alone, incoherent, families, *saes = (
+        train_real.learner_of(name, LEARNERS, 8)
+        for name in (*train_real.DICTIONARIES, *train_real.SAES)
     )
-    assert (
-        families.base == incoherent == dataclasses.replace(alone, incoherent=True)
-        and not alone.incoherent
-    )
+    assert families.base == incoherent == dataclasses.replace(alone, incoherent=True)
     assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
-    assert (alone.visits, alone.centred) == (7, True)
-
-
-def test_an_sae_from_a_dictionary_goes_on_from_online_dl_itself():
-    for name in catalogue.saes():
-        found, alone = (
-            train_real.learner_of(each, LEARNERS, 8) for each in (name + train_real.FROM, name)
-        )
-        assert found.base == train_real.learner_of("online_dl", LEARNERS, 8) and alone.base is None
-        assert dataclasses.replace(found, base=None) == alone
+    assert (alone.visits, alone.centred, alone.incoherent) == (7, True, False)
+    half = len(saes) // 2
+    for started, fresh in zip(saes[half:], saes[:half], strict=True):
+        assert started == dataclasses.replace(fresh, base=alone)
 
 
 FAULTS = {

@@ -7,12 +7,12 @@ import pytest
 
 import sae_gap
 from sae_gap import World
+from sae_gap.dictionaries import learn as door
+from sae_gap.dictionaries import training
+from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
+from sae_gap.dictionaries.training import fit_signals
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure import learn as door
-from sae_gap.measure import training
-from sae_gap.measure.structure import Structure, compare_seeds, with_families
-from sae_gap.measure.training import fit_signals
 from sae_gap.storage.trees import Checkpoint
 
 WIDTH = 64

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import sae_gap
+from sae_gap.health.faults import FEW
+from sae_gap.health.readings import Seen, by_rows, configured, read
+from sae_gap.health.readings import rescaled as other_sizes
 from sae_gap.measure import evenly_spaced, fvu
-from sae_gap.measure.faults import FEW
-from sae_gap.measure.readings import Seen, by_rows, configured, read
-from sae_gap.measure.readings import rescaled as other_sizes
 from sae_gap.saes.loaded_sae import SAE
-from tests.measure.test_faults import loaded, trained
+from tests.health.test_faults import loaded, trained
 from tests.saes.test_loaded_sae import Torch
 from tests.torch_files import save
 

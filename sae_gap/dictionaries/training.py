@@ -10,19 +10,16 @@ from jaxtyping import Float, PRNGKeyArray
 
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
+from sae_gap.dictionaries.rows import fits, pool
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.gradient_sums import total_visits
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.rows import fits, pool
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.fitting import fit
 from sae_gap.study.program import Fitted
 from sae_gap.study.stream import fit_stream
 
-# Rows that a dictionary is learned from for each of its atoms, each of them more than once where
-# there are fewer.
-VISITS = 150.0
 # From the rows of one round of a stream to those of the next, in hundredths of the way between two
 # rows of a round: of few rows, rounds that follow each other have different ones.
 STRIDE = 61

@@ -9,8 +9,8 @@ from jax.typing import ArrayLike
 from sae_gap.core.checks import detached
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.types import Model
+from sae_gap.dictionaries.learned import LearnedDictionary
 from sae_gap.encoders.encoder import check_model, unit_atoms
-from sae_gap.measure.learned import LearnedDictionary
 
 
 def dictionary(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from sae_gap.measure.probing.concepts import TRAIN, Split
+from sae_gap.probing.concepts import TRAIN, Split
 
 # Texts of a set that are looked at, and those that train, as sae-probes has them.
 MOST, TRAINED = 1_500, 1_024

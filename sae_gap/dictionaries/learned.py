@@ -23,6 +23,9 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
+from sae_gap.dictionaries.rows import Rows, opened, pool, screened
+from sae_gap.dictionaries.structure import Structure
+from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
 from sae_gap.encoders.own import Own
@@ -33,10 +36,7 @@ from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.methods import refit as least_squares
 from sae_gap.measure.plan import Plan, run
-from sae_gap.measure.rows import Rows, opened, pool, screened
-from sae_gap.measure.structure import Structure
 from sae_gap.measure.summary import curve_lines
-from sae_gap.measure.training import fit_signals
 from sae_gap.measure.verdicts import compare_dictionaries
 from sae_gap.metrics import reconstruction
 from sae_gap.metrics.atom_statistics import agreement

@@ -12,12 +12,12 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
+from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
+from sae_gap.dictionaries.rows import Rows, opened, pool, screened
+from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
+from sae_gap.dictionaries.training import fit_rows
 from sae_gap.learners.learner import Learner, base_of
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.learned import SCORED, LearnedDictionary, check_sparse
-from sae_gap.measure.rows import Rows, opened, pool, screened
-from sae_gap.measure.structure import Structure, compare_seeds, with_families
-from sae_gap.measure.training import VISITS, fit_rows
+from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.measure.verdicts import ROWS_AN_ATOM
 from sae_gap.metrics.definitions import check_varies
 from sae_gap.storage import trees

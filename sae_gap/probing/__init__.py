@@ -5,7 +5,8 @@ B. What that costs is measured against the same probe trained on as many rows wi
 them, and scored on the same rows.
 """
 
-from sae_gap.measure.probing.concepts import (
+from sae_gap.metrics.probes import fit_dense, fit_sparse, score_pair
+from sae_gap.probing.concepts import (
     CELLS,
     Concept,
     Labelled,
@@ -16,7 +17,6 @@ from sae_gap.measure.probing.concepts import (
     read_pair,
     split_cells,
 )
-from sae_gap.measure.probing.probed import Probed
-from sae_gap.measure.probing.summary import overall
-from sae_gap.measure.probing.text_sets import TextSet, read_sets
-from sae_gap.metrics.probes import fit_dense, fit_sparse, score_pair
+from sae_gap.probing.probed import Probed
+from sae_gap.probing.summary import overall
+from sae_gap.probing.text_sets import TextSet, read_sets

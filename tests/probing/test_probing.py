@@ -8,9 +8,10 @@ import sys
 import numpy as np
 import pytest
 
-from sae_gap.measure import probing
-from sae_gap.measure.probing import concepts
+from sae_gap import open_activations, probing
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.metrics.probes import SCORES
+from sae_gap.probing import concepts, probed
 from tests import tiny
 
 
@@ -45,12 +46,8 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
-    for name, words in {
-        "suffix": "is no concept",
-        "letters:A": "is no concept",
-        "topic:z": "choose from x, y",
-    }.items():
-        with pytest.raises(ValueError, match=words):
+    for name in ("suffix", "letters:A", "topic:z"):
+        with pytest.raises(ValueError, match=r"is no concept|choose from x, y"):
             probing.concept(name, tokens)
     with pytest.raises(ValueError, match="write two different concepts as A\\+B"):
         probing.read_pair("capital+capital")
@@ -69,10 +66,8 @@ def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides
     for name, rows in split.test.items():
         assert np.all(a.has[rows] == (name[0] == "1")) and np.all(b.has[rows] == (name[1] == "1"))
     assert len({len(rows) for rows in split.test.values()}) == 1
-    counts = np.unique(
-        2 * a.has[split.train["all"]] + b.has[split.train["all"]], return_counts=True
-    )[1]
-    assert len({*counts}) == 1
+    rows = split.train["all"]
+    assert len({*np.bincount(2 * a.has[rows] + b.has[rows])}) == 1
 
 
 def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
@@ -99,28 +94,28 @@ def test_drops_are_those_of_the_dictionary():
     tokens, a, b = drawn()
     split, rng = probing.split_cells(a, b, tokens, 0), np.random.default_rng(0)
     noise = rng.random((len(a.has), 5)) * (rng.random((len(a.has), 5)) < 0.1)
-    size = 1 + rng.random((len(a.has), 3))
-    apart = np.column_stack([noise, a.has * size[:, 0], b.has * size[:, 1]])
-    merged = np.column_stack(
-        [noise, (a.has & ~b.has) * size[:, 0], (a.has & b.has) * size[:, 1], b.has * size[:, 2]]
-    )
+    one, two, three = 1 + rng.random((3, len(a.has)))
+    apart = np.column_stack([noise, a.has * one, b.has * two])
+    both = a.has & b.has
+    merged = np.column_stack([noise, (a.has & ~both) * one, both * two, b.has * three])
+    rows = split.train["withheld"]
+    for k, codes in enumerate((apart, merged), 1):
+        assert probing.fit_sparse(codes[rows], a.has[rows], 1).latents.tolist() == [5]
+        fit = functools.partial(probing.fit_sparse, k=k)
+        found = probing.score_pair(codes, a.has, split, fit)
+        assert found["auc_id"] == found["all_auc_ood"] == 1
+        expected = 0.0 if k == 1 else pytest.approx(0.5, abs=0.1)
+        assert found["drop"] == 1 - found["auc_ood"] == expected
+        assert found["accuracy_ood"] == 1.5 - 0.5 * k
 
-    found = probing.score_pair(apart, a.has, split, functools.partial(probing.fit_sparse, k=1))
-    assert probing.fit_sparse(
-        apart[split.train["withheld"]], a.has[split.train["withheld"]], 1
-    ).latents.tolist() == [5]
-    assert (
-        found["auc_ood"] == found["all_auc_ood"] == found["auc_id"] == 1
-        and found["accuracy_drop"] == 0
-    )
-    found = probing.score_pair(merged, a.has, split, functools.partial(probing.fit_sparse, k=2))
-    assert probing.fit_sparse(
-        merged[split.train["withheld"]], a.has[split.train["withheld"]], 1
-    ).latents.tolist() == [5]
-    assert found["auc_id"] == found["all_auc_ood"] == 1 and found["drop"] == pytest.approx(
-        0.5, abs=0.1
-    )
-    assert found["accuracy_ood"] == 0.5
+
+def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
+    monkeypatch.setattr(probed, "MATCHED", 3)
+    x = np.arange(24.0).reshape(8, 3)
+    held = {"a": probing.Labelled(x[:, 0] > 9, {})}
+    source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
+    assert source.task().id.counted.tolist() == x[evenly_spaced(8, 3)].tolist()
+    assert len(source.task().id.signals) == 8 and source.task().concepts == held
 
 
 def test_differences_are_paired_over_pairs():
@@ -150,32 +145,22 @@ def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(packag
     old, odd = probing.read_sets(every=True)
     assert (old.name, odd.name) == ("1_old", "2_odd")
     assert old.texts[:2] == ("0, then", "1, then") and old.texts[-3:] == ("x", "y", "z")
-    assert (
-        old.labels[:4].tolist() == [True, False, False, True]
-        and len(odd.texts) == 1_500
-        and not odd.shifted.any()
-    )
+    assert old.labels[:4].tolist() == [True, False, False, True]
+    assert len(odd.texts) == 1_500 and not odd.shifted.any()
     assert len({*old.texts}) == len(old.texts) == 90 + 3
     split = old.split(0)
-    assert {kind: len(rows) for kind, rows in split.train.items()} == {"all": 36}
-    assert {cell: len(rows) for cell, rows in split.test.items()} == {
-        "10": 12,
-        "00": 12,
-        "11": 1,
-        "01": 2,
-    }
-    assert old.labels[split.train["all"]].mean() == 0.5 and not {*split.train["all"]} & {
-        *split.test["10"]
-    }
+    sizes = {kind: len(rows) for kind, rows in (*split.train.items(), *split.test.items())}
+    assert sizes == {"all": 36, "10": 12, "00": 12, "11": 1, "01": 2}
+    assert old.labels[split.train["all"]].mean() == 0.5
+    assert not {*split.train["all"]} & {*split.test["10"]}
 
-    found = probing.score_pair(old.labels[:, None] * 1.0, old.labels, split, probing.fit_dense)
-    assert found["auc_id"] == found["auc_ood"] == 1 and found["drop"] == 0
-    assert {
-        *probing.score_pair(odd.labels[:, None] * 1.0, odd.labels, odd.split(0), probing.fit_dense)
-    } == {
-        "auc_id",
-        "accuracy_id",
-    }
+    def score(each):
+        return probing.score_pair(
+            each.labels[:, None] * 1.0, each.labels, each.split(0), probing.fit_dense
+        )
+
+    assert (score(old)["auc_id"], score(old)["auc_ood"], score(old)["drop"]) == (1, 1, 0)
+    assert {*score(odd)} == {"auc_id", "accuracy_id"}
 
 
 def test_a_package_that_is_missing_or_damaged_is_named(package, monkeypatch):

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Task
 from sae_gap.data.held_out import HeldOut
-from sae_gap.measure.probing.concepts import Labelled
+from sae_gap.probing.concepts import Labelled
 from sae_gap.storage.results import digest
 
 # Rows on which encoders find what a requested L0 decides.

@@ -17,12 +17,12 @@ import sae_gap
 from sae_gap import Setting
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations
+from sae_gap.dictionaries import learned as curve
+from sae_gap.dictionaries import rows, training
+from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure import learned as curve
-from sae_gap.measure import rows, training
-from sae_gap.measure.training import fit_signals
 from sae_gap.storage.trees import Checkpoint
 
 WIDTH, L0 = 40, 3
@@ -162,7 +162,7 @@ def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
 
 def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
     monkeypatch.setattr(rows, "POOL", 1_000)
-    monkeypatch.setattr("sae_gap.measure.training.pool", None)
+    monkeypatch.setattr("sae_gap.dictionaries.training.pool", None)
     np.save(tmp_path / "x.npy", activations)
     found = sae_gap.learn(tmp_path / "x.npy", WIDTH, L0, visits=40)
     assert found.agreement(np.asarray(task.dictionary)) > 0.85
@@ -255,7 +255,7 @@ def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
     def interrupted(*_, **__):
         raise InterruptedError
 
-    monkeypatch.setattr("sae_gap.measure.learn.fit_rows", interrupted)
+    monkeypatch.setattr("sae_gap.dictionaries.learn.fit_rows", interrupted)
     for width in (42, 48):
         with pytest.raises(InterruptedError):
             sae_gap.learn(activations, width, L0, outliers="keep")
@@ -341,7 +341,7 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
         raise InterruptedError
 
     few = sae_gap.open_activations(activations[:35])
-    monkeypatch.setattr("sae_gap.measure.learned.fit_signals", interrupted)
+    monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
     for dictionary in (
         learned,
         sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0),

@@ -19,11 +19,11 @@ from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.outliers import find_outliers, norms
+from sae_gap.dictionaries.rows import opened
 from sae_gap.encoders.lasso import DENSEST, Lasso
-from sae_gap.measure.faults import Suspect, find_faults
+from sae_gap.health.faults import Suspect, find_faults
+from sae_gap.health.readings import affines, by_rows, read
 from sae_gap.measure.methods import refit
-from sae_gap.measure.readings import affines, by_rows, read
-from sae_gap.measure.rows import opened
 from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
 from sae_gap.metrics.reconstruction import CHANCES
 from sae_gap.runtime.cores import one_blas_thread

@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_gap.core.types import Model
+from sae_gap.dictionaries.training import as_task
 from sae_gap.learners.learner import Learner, base_of
 from sae_gap.learners.online.families import LEAST_LATENTS, Families
 from sae_gap.learners.online.gradient_sums import LEAST_LATENTS as LEAST_OF_BASE
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.measure.training import as_task
 from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.study.fitting import fit
 

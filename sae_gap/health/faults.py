@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from sae_gap.core.matching import unit_columns
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.encoders.relu import ReLU
-from sae_gap.measure.readings import (
+from sae_gap.health.readings import (
     MISSING,
     Read,
     Reading,

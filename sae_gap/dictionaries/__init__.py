@@ -1,0 +1,1 @@
+"""A dictionary of one's own activations, learned or given."""

@@ -1,0 +1,1 @@
+"""Is an SAE broken, or was it loaded wrongly?"""
