@@ -16,7 +16,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.baselines import Random, Samples
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from tests.measure.test_probing import drawn
+from tests.probing.test_probing import drawn
 
 LEARNERS = {
     "online": OnlineDictionary(num_steps=2, visits=5),

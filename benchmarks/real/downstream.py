@@ -146,7 +146,8 @@ def put_back(
             return []
         study = study_of(NAME, (source,), listed, nats.METRIC)
         found = run(study, store, models=Models(store.folder / "models"))
-        return [row | {"kind": "score", "role": row["family"]} for row in found]
+        # The log tells whose codes are not finite.
+        return [row for row in found if "diverged" not in row]
 
     levelled = [name for name in codes if name not in own and not name.startswith("proposed")]
     rows = rows_of(method for name in learners for method in at(name, own, middle))

@@ -39,7 +39,7 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
-      rows: of a measurement or of patching; those of codes that have a look are read.
+      rows: of `dictionary` and `codes`, with `l0`, `fvu` and perhaps `kl`.
       published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and
         `kl`; drawn in grey.
       source: what the caption says of them.
@@ -47,28 +47,34 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     Returns:
       The figure, or None where there is nothing to draw.
     """
-    shown = [row for row in rows if row.get("codes") in _CODES and row.get("fvu") is not None]
+    shown = [row for row in rows if row.get("codes") and row.get("fvu") is not None]
+    hidden = {"proposed"} | {f"{name}_refit" for name in ("omp", "screened", "weighted")}
+    shown = [row for row in shown if row["codes"] not in hidden]
+    codes = {
+        name: _THIN | {"label": _label(name), "marker": "+" if name.endswith("_refit") else "x"}
+        for name in dict.fromkeys(row["codes"] for row in shown)
+    } | _CODES
     # A dead encoder is off the scale of all else.
     points = [row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")]
     points.sort(key=lambda row: row["l0"])
     if not points:
         return None
-    looks, others = _looks(shown), []
+    looks, elsewhere = _looks(shown), []
     for point in published:
         kind, size = point["dictionary"], point["num_latents"]
         dash = "-" if kind == "topk" else style.DASHED
         looks[(kind,)] = _OTHER | {"label": f"{labels.label(kind)} elsewhere", "linestyle": dash}
-        others.append({**point, "dictionary": (kind,), "codes": size})
+        elsewhere.append({**point, "dictionary": (kind,), "codes": size})
     numbers = " and ".join(
         f"{size:,}" for size in sorted({row["num_latents"] for row in published})
     )
     metrics = [metric for metric in ("fvu", "kl") if metric in points[0]]
     figure = draw_lines(
-        [*others, *points],
+        [*elsewhere, *points],
         "l0",
         metrics,
         dash="codes",
-        looks={"dictionary": looks, "codes": _CODES},
+        looks={"dictionary": looks, "codes": codes},
         logy=metrics,
         of=shown,
         title="Variance unexplained by number of active latents",
@@ -81,6 +87,13 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     if figure is not None and reach:
         figure.axes[0].set_xlim(0.6 * min(reach), 1.7 * max(reach))
     return figure
+
+
+def _label(codes: str) -> str:
+    """Of codes that are an encoder's of the suite or one's own."""
+    plain = codes.removesuffix("_refit")
+    label = labels.label(plain, "inference")
+    return label if plain == codes else f"{label}, values refitted"
 
 
 def name_of(row: Mapping[str, Any]) -> str:

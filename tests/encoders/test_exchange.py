@@ -8,6 +8,7 @@ from sae_gap.core.codes import as_codes
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders import exchange
 from sae_gap.encoders.exchange import BestOf, Exchange, LassoPath
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.solvers import exchange_pursuit, sparse_code
 from sae_gap.study import inference
 
@@ -40,35 +41,29 @@ def test_the_lasso_of_most_atoms_is_the_last_of_a_path_that_has_no_more():
     assert (found.gap <= 1e-6 * found.objective).all()
 
 
-def test_exchanges_go_on_from_the_supports_of_an_encoder():
-    path = LassoPath(K)
-    for encoder, options in (
-        (Exchange(K, exchanges=False), {"exchanges": False}),
-        (Exchange(K), {}),
-        (Exchange(K, path), {"start": on_unit_atoms(path)}),
-    ):
-        expected = exchange_pursuit(TARGET, UNIT, K, **options).toarray()
-        np.testing.assert_allclose(on_unit_atoms(encoder), expected, atol=1e-4)
-
-
 @pytest.mark.parametrize("most", [WIDTH, WIDTH - 1])
-def test_the_better_of_two_codes_is_handed_both_and_each_is_found_once(most, monkeypatch):
+def test_exchanges_go_on_from_supports_and_the_better_codes_are_found_once(most, monkeypatch):
     """Dense, and of more latents than are held so."""
-    calls, pair = [], (Exchange(K, exchanges=False), Exchange(K, LassoPath(K)))
+    greedy, path, calls = Exchange(K, exchanges=False), LassoPath(2), []
+    pair = MatchingPursuit(K, nonneg=True), Exchange(2, path)
+    start = on_unit_atoms(path)
+    ends = exchange_pursuit(TARGET, UNIT, 2, start=start).toarray()
     monkeypatch.setattr(inference, "DENSE_LATENTS", most)
     monkeypatch.setattr(
-        exchange,
-        "exchange_pursuit",
-        lambda *given, **options: calls.append(options) or exchange_pursuit(*given, **options),
+        exchange, "exchange_pursuit", lambda *a, **b: calls.append(a) or exchange_pursuit(*a, **b)
     )
     held = Split(jnp.asarray(X))
     found = inference.Inference(Task(held, held, held, width=WIDTH), MODEL, timed=False)
-    best, *both = (
-        as_codes(found.infer(each, "id").codes).dense() * NORMS for each in (BestOf(*pair), *pair)
+    best, one, other, plain = (
+        as_codes(found.infer(encoder, "id").codes).dense() * NORMS
+        for encoder in (BestOf(*pair), *pair, greedy)
     )
-    assert len(calls) == 2
-    errors = np.array([np.sum((TARGET - codes @ UNIT.T) ** 2, axis=1) for codes in both])
-    first = errors[0] <= errors[1] + 1e-6
-    np.testing.assert_array_equal(best, np.where(first[:, None], *both))
-    assert 0 < first[:-1].mean() < 1
-    np.testing.assert_allclose(on_unit_atoms(BestOf(*pair)), best, atol=1e-5)
+    np.testing.assert_allclose(other, ends, atol=1e-4)
+    np.testing.assert_allclose(
+        plain, exchange_pursuit(TARGET, UNIT, K, exchanges=False).toarray(), atol=1e-4
+    )
+    errors = [np.sum((TARGET - codes @ UNIT.T) ** 2, axis=1) for codes in (one, other)]
+    first = errors[0] <= errors[1]
+    np.testing.assert_array_equal(best, np.where(first[:, None], one, other))
+    assert len(calls) == 2 and 0 < first[:-1].mean() < 1
+    np.testing.assert_allclose(on_unit_atoms(BestOf(*pair)), best, atol=1e-4)

@@ -1,5 +1,5 @@
-"""The binary on a small dictionary: its tables, that it measures nothing again, the blocks of a
-recording, and bad input.
+"""The binary on a small dictionary: its tables, that it measures nothing again, what decides its
+rows, the blocks of a recording, and bad input.
 """
 
 import csv
@@ -8,67 +8,93 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from benchmarks.real import decompose
 from sae_gap.lm.lens import fit_lens
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
-from sae_gap.measure import decomposition, evenly_spaced
+from sae_gap.measure import evenly_spaced
+from sae_gap.study import runner
+from sae_gap.study.job import jobs
 from tests import tiny
 from tests.lm.test_lens import published
 
+ATOMS = np.random.default_rng(0).normal(size=(10, 30)).astype(np.float32)
+# Shapes are those of the tests of measure.decomposition, whose programs are then at hand.
+X = np.random.default_rng(1).normal(size=(24, 10)).astype(np.float32)
+X[7] *= 1000
+DOCUMENTS = np.arange(24) // 4
 
-@pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
-    atoms = rng.normal(size=(10, 30)).astype(np.float32)
-    # Shapes are those of the tests of measure.decomposition, whose programs are then at hand.
-    x = np.abs(rng.normal(size=(24, 30))) @ atoms.T * 0.1 + rng.normal(size=(24, 10)) + 1
+
+def write(folder, atoms=ATOMS, documents=DOCUMENTS):
     np.save(folder / "D.npy", atoms)
-    np.save(folder / "zero.npy", atoms * (np.arange(30) != 7))
-    np.savez(folder / "x.npz", activations=x.astype(np.float32), documents=np.arange(24) // 4)
-    return folder
+    np.savez(folder / "x.npz", mine=X, other=X[:3], documents=documents)
+    return [f"--dictionary={folder / 'D.npy'}", f"--activations={folder / 'x.npz'}", "--key=mine"]
 
 
-def test_it_prints_its_tables_and_measures_nothing_again(files, call, tmp_path, monkeypatch):
-    flags = [f"--dictionary={files / 'D.npy'}", f"--activations={files / 'x.npz'}", "--k=3"]
-    flags += ["--controls=2", "--controlled=24", "--centred", f"--results_dir={tmp_path}"]
+def lines_of(folder):
+    with (folder / "summary.csv").open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The studies that are asked for, whose rows are made up."""
+    studies = []
+
+    def run(study, store):
+        studies.append(study)
+        made = {"errors": [0.9, 1 - 0.1 * len(studies)], "energy": [1, 1], "l0": 3.0}
+        coded = [{"codes": codes, "k": k} for codes in ("orthogonal", "best") for k in (3, 5)]
+        return [made | each for each in coded] + [{"control": "given", "gains": [[0.1] * 5]}]
+
+    monkeypatch.setattr(decompose, "run", run)
+    return studies
+
+
+def test_it_prints_its_tables_and_measures_nothing_again(call, tmp_path, monkeypatch):
+    flags = [*write(tmp_path), "--k=3", "--controls=2", "--controlled=24", "--centred"]
+    flags += ["--codes=orthogonal,mp", f"--results_dir={tmp_path}"]
     code, out, err = call("decompose", *flags)
     assert code == 0 and "Captured variance of at most k atoms" in out, err
-    with (tmp_path / "decompose" / "D" / "summary.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert {line["codes"] for line in lines} == {*decomposition.CODES, "ceiling", "span"}
+    lines = lines_of(tmp_path / "decompose" / "x-D")
+    coded = ["orthogonal", "best", "mp", "ceiling"]
+    assert [line["codes"] for line in lines] == coded + ["span"] * 4
+    assert all(0 < float(line["captured"]) < 1 and line["num_samples"] == "23" for line in lines)
     spans = {line["control"]: line for line in lines if line["control"]}
-    assert len(spans) == 4 and all(
-        1 <= float(spans[kind]["occupancy"]) <= 3
-        for kind in ("isotropic", "shuffled", "covariance")
-    )
+    assert spans.pop("given")["occupancy"] == "" and len(spans) == 3
+    assert all(1 <= float(line["occupancy"]) <= 3 for line in spans.values())
     low, mid, high = (float(spans["covariance"][name]) for name in ("low", "captured", "high"))
-    assert 0 < low < mid < high < 1
-    monkeypatch.setattr(decomposition, "decompose", None)
-    monkeypatch.setattr(decomposition, "gains", None)
+    assert low < mid < high
+    monkeypatch.setattr(runner, "score", None)
     assert call("decompose", *flags)[:2] == (0, out)
 
 
-def test_rows_are_those_of_the_key_less_outliers_evenly_spread_with_their_documents(
-    files, call, tmp_path, monkeypatch
-):
-    """On controls as many as are asked for."""
-    x = np.random.default_rng(4).normal(size=(24, 10)).astype(np.float32)
-    x[7] *= 1000
-    np.savez(tmp_path / "two.npz", other=x[:3], mine=x, documents=np.arange(24) // 4)
-    seen, few = [], []
-    monkeypatch.setattr(decomposition, "decompose", lambda _, *given: seen.append(given) or [])
-    monkeypatch.setattr(decomposition, "ceiling", lambda _, x: few.append(x) or {"codes": "none"})
-    monkeypatch.setattr(decomposition, "gains", lambda _, x, steps: np.ones((len(x), steps)))
-    flags = [f"--dictionary={files / 'D.npy'}", f"--activations={tmp_path / 'two.npz'}", "--k=3"]
-    flags += ["--key=mine", "--samples=12", "--controlled=5", "--controls=0"]
-    code, _, err = call("decompose", *flags, f"--results_dir={tmp_path}")
+def test_rows_are_those_of_the_key_less_outliers_evenly_spread(call, tmp_path, asked):
+    """With their documents. On controls as many as are asked for."""
+    flags = ["--k=3", "--samples=12", "--controlled=5", f"--results_dir={tmp_path}"]
+    code, _, err = call("decompose", *write(tmp_path), *flags)
     assert code == 0, err
-    ((rows, documents, sizes),) = seen
+    rows, few = asked[0].sources
     places = np.delete(np.arange(24), 7)[evenly_spaced(23, 12)]
-    np.testing.assert_array_equal(rows, x[places])
-    np.testing.assert_array_equal(documents, places // 4)
-    assert sizes == (3,)
-    np.testing.assert_array_equal(few[0], rows[evenly_spaced(12, 5)])
+    np.testing.assert_array_equal(rows.task().id.signals, X[places])
+    np.testing.assert_array_equal(rows.task().id.documents, DOCUMENTS[places])
+    np.testing.assert_array_equal(few.scored, X[places][evenly_spaced(12, 5)])
+
+
+def test_another_input_is_another_key(call, tmp_path, asked):
+    document = np.append(DOCUMENTS[:-1], 6)
+    for changed, flag in (
+        *(({}, "--seed=0"), ({}, "--seed=0"), ({"documents": document}, "--seed=0")),
+        *(({"atoms": ATOMS**2}, "--seed=0"), ({}, "--centred"), ({}, "--seed=9")),
+    ):
+        flags = [*write(tmp_path, **changed), flag, "--k=3", f"--results_dir={tmp_path}"]
+        assert call("decompose", *flags)[0] == 0
+    keys, again, *others, seeded = (
+        {key for job in jobs(each) for key in job.keys} for each in asked
+    )
+    assert keys == again and len(keys) == 8 + 1 + 35
+    # Of another seed 23 draws of the covariance are there.
+    assert not any(keys & other for other in others) and len(keys - seeded) == 2 + 9
 
 
 @pytest.fixture(scope="module")
@@ -87,49 +113,37 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize("dictionary", ["unembedding", "lens"])
 def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
-    model, call, tmp_path, monkeypatch, dictionary
+    model, call, tmp_path, asked, dictionary
 ):
     folder, lm, found, lens = model
-    seen = []
-
-    def decompose(sae, x, documents, sizes):
-        seen.append((np.asarray(sae.unit_dictionary), x, documents, np.asarray(sae.target(x))))
-        part = {"captured": 0.1 * len(seen), "low": 0.05, "high": 0.3}
-        return [part | {"codes": codes, "k": k} for codes in ("orthogonal", "best") for k in sizes]
-
-    monkeypatch.setattr(decomposition, "decompose", decompose)
-    monkeypatch.setattr(decomposition, "ceiling", lambda sae, x: {"codes": "ceiling"})
-    monkeypatch.setattr(decomposition, "gains", lambda sae, x, steps: np.ones((len(x), steps)))
     path = dictionary if dictionary == "unembedding" else folder / "lens"
     flags = [f"--recording={folder / 'r'}", f"--model={folder / 'tiny.gguf'}", "--k=3,5"]
     flags += [f"--dictionary={path}", "--controls=1", f"--results_dir={tmp_path}"]
     code, out, err = call("decompose", *flags, "--centred_atoms")
     assert code == 0, err
-    for block, (atoms, x, documents, target) in zip((0, 2), seen, strict=True):
-        own = lm.model.unembedding if dictionary == "unembedding" else lens.atoms(block)[0]
-        own = np.asarray(own - own.mean(axis=0))
-        np.testing.assert_allclose(atoms.T, own / np.linalg.norm(own, axis=1)[:, None], atol=1e-5)
-        np.testing.assert_array_equal(x, found.activations(block).take(np.arange(len(x))))
-        np.testing.assert_array_equal(target, x)
-        np.testing.assert_array_equal(documents, found.documents)
-        assert len(x) == len(found.tokens)
-    shown = tmp_path / "decompose" / dictionary
-    with (shown / "summary.csv").open(newline="") as file:
-        lines = [line for line in csv.DictReader(file) if line["codes"] == "best"]
-    told = [(line["block"], line["k"], float(line["captured"])) for line in lines]
-    assert told == [("0", "3", 0.1), ("0", "5", 0.1), ("2", "3", 0.2), ("2", "5", 0.2)]
+    shown = tmp_path / "decompose" / f"r-{dictionary}"
+    best = [line for line in lines_of(shown) if line["codes"] == "best"]
+    told = [(line["block"], line["k"], round(float(line["captured"]), 6)) for line in best]
+    assert told == [("0", "3", 0.1), ("0", "5", 0.1), ("2", "3", 0.15), ("2", "5", 0.15)]
+    count = len(found.tokens)
+    assert {(line["num_samples"], line["centred_atoms"]) for line in best} == {(str(count), "True")}
     # Of the most atoms alone.
-    assert out.count("best") == out.count("orthogonal") == out.count("isotropic") == 2
-    assert {(line["num_samples"], line["centred_atoms"]) for line in lines} == {
-        (str(len(x)), "True")
-    }
+    assert out.count("best") == out.count("orthogonal") == 2
     assert image.imread(shown / "blocks.png").std() > 0.01
-    assert call("decompose", *flags, "--layers=2")[0] == 0
-    raw = np.asarray(lm.model.unembedding if dictionary == "unembedding" else lens.atoms(2)[0])
-    np.testing.assert_allclose(seen[2][0].T, raw / np.linalg.norm(raw, axis=1)[:, None], atol=1e-5)
-    np.testing.assert_array_equal(seen[2][1], seen[1][1])
-    assert call("decompose", *flags, "--layers=2", "--centred")[0] == 0
-    np.testing.assert_allclose(seen[3][3], seen[1][1] - seen[1][1].mean(axis=0), atol=1e-5)
+    for more in ([], ["--centred"]):
+        assert call("decompose", *flags, "--layers=2", *more)[0] == 0
+    for block, centred_atoms, centred, study in zip(
+        (0, 2, 2, 2), (1, 1, 0, 0), (0, 0, 0, 1), asked, strict=True
+    ):
+        rows, x = study.sources[0], found.activations(block).take(np.arange(count))
+        given = study.methods(rows)[0].learner.ready
+        own = lm.model.unembedding if dictionary == "unembedding" else lens.atoms(block)[0]
+        own = np.asarray(own - centred_atoms * own.mean(axis=0))
+        unit = own / np.linalg.norm(own, axis=1)[:, None]
+        np.testing.assert_allclose(given.dictionary.T, unit, atol=1e-5)
+        np.testing.assert_array_equal(rows.scored, x)
+        np.testing.assert_array_equal(rows.members[0], found.documents)
+        np.testing.assert_allclose(given.bias, centred * x.mean(axis=0), atol=1e-5)
 
 
 def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_refused(
@@ -137,7 +151,7 @@ def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_ref
 ):
     """Before anything is measured."""
     folder, *_ = model
-    monkeypatch.setattr(decomposition, "decompose", None)
+    monkeypatch.setattr(decompose, "run", None)
     tiny.write_lm(tmp_path / "other.gguf", seed=1)
     flags = [f"--recording={folder / 'r'}", f"--results_dir={tmp_path}"]
     for more, match in (
@@ -162,11 +176,14 @@ def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_ref
         (["--dictionary={zero}", "--activations={x}", "--k=3"], "1 of the atoms have zero length"),
         (["--dictionary={D}", "--activations={x}", "--layers=1"], "--layers goes with --recording"),
         (["--dictionary=unembedding", "--activations={x}"], "the block, which commands take from"),
+        (["--dictionary={D}", "--activations={x}", "--codes=best,nothing"], "codes must be one of"),
+        (["--dictionary={D}", "--activations={x}", "--k=3", "--codes=weighted"], "leave them out"),
     ],
 )
-def test_bad_input_is_one_sentence(files, call, tmp_path, flags, match):
-    given = [
-        flag.format(D=files / "D.npy", x=files / "x.npz", zero=files / "zero.npy") for flag in flags
-    ]
-    code, _, err = call("decompose", *given, f"--results_dir={tmp_path}")
+def test_bad_input_is_one_sentence(call, tmp_path, flags, match):
+    write(tmp_path)
+    np.save(tmp_path / "zero.npy", ATOMS * (np.arange(30) != 7))
+    paths = {"D": tmp_path / "D.npy", "zero": tmp_path / "zero.npy", "x": tmp_path / "x.npz"}
+    given = [*(flag.format(**paths) for flag in flags), "--key=mine", f"--results_dir={tmp_path}"]
+    code, _, err = call("decompose", *given)
     assert code == 2 and match in err.splitlines()[-1]
