@@ -110,7 +110,7 @@ class Measured(Options):
                     f"{x.shape[1]}; give what was trained on their layer, or transpose its atoms."
                 )
             sae = dataclasses.replace(sae, name=called[path])
-            if path in self.sae and sae.role == "sae":
+            if path in self.sae and sae.model.encode is not None:
                 reports[sae.name] = report = check(sae, x, better=False)
                 if not report.fvu <= WRONG and not self.anyway:
                     doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)

@@ -2,6 +2,7 @@
 give?
 """
 
+import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -253,7 +254,8 @@ def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
     # Few rows may use no latent at all.
     if not sae.signed and l0 >= 1:
         codes = _pursued(suspect.atoms, read.target[few], l0)
-        guess = sae.decode_target(jnp.asarray(codes), x)
+        unit = dataclasses.replace(sae.model, dictionary=sae.unit_dictionary)
+        guess = unit.reconstruct(jnp.asarray(codes), x)
         found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
     if certified and l0 >= 1:
         rows = Split(jnp.asarray(x))

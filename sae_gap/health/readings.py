@@ -20,6 +20,7 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.own import Own
 from sae_gap.encoders.topk import TopK, keep_largest
 from sae_gap.runtime.cores import one_blas_thread
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
@@ -103,7 +104,7 @@ class Seen(NamedTuple):
         # Other readings are arrays of NumPy, which compile nothing.
         sae = jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, sae)
         if (
-            sae.affine is None
+            Own(sae.model.encode).affine(sae.model) is None
             or isinstance(sae.normalisation, Whitening)
             or len(x) + 2 >= sae.input_dim
         ):

@@ -26,7 +26,7 @@ from sae_gap import catalogue
 from sae_gap.core.checks import check_choice
 from sae_gap.core.types import Model
 from sae_gap.data.recording import Source
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
+from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.own import Own
@@ -90,8 +90,7 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
         return own
     k = max(1, math.ceil(l0))
     if name == "proposed":
-        affine = isinstance(own, Own) and isinstance(own.encoder, AmortisedEncoder)
-        if not affine or own.encoder.affine(learner.ready) is None:
+        if not isinstance(own, Own) or own.affine(learner.ready) is None:  # type: ignore[arg-type]
             raise LeftOutError("no single affine map decides what its encoder proposes")
         return BatchPursuit(k, screens=1, l0=l0, proposer=own)
     lasso = Lasso(l0=l0, nonneg=nonneg)

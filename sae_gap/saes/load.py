@@ -48,7 +48,7 @@ def load_sae(
         zeros.
 
     Returns:
-      The SAE; a decoder alone has the role "dictionary".
+      The SAE; of a decoder alone `model.encode` is None.
 
     Raises:
       TypeError: `path` is not a path.

@@ -32,7 +32,6 @@ from sae_gap.core.checks import (
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
-    Affine,
     AmortisedEncoder,
     Encoder,
     as_floats,
@@ -43,7 +42,6 @@ from sae_gap.learners.given import Given, Held
 from sae_gap.saes.architectures import ARCHITECTURES, take
 from sae_gap.saes.exchange import imported
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import Tensors, printable
 
 # What `SAE.from_arrays` asks for beside the arrays, at least one of them, by architecture.
@@ -72,7 +70,6 @@ class SAE(eqx.Module):
       centred: whether the encoder takes the decoder's bias from its input.
       heads: whether activations may come as (n, heads, head_dim), which are then laid side by side.
       name: what rows and figures call it.
-      role: "sae", "dictionary" for a decoder alone, or "control".
       signed: whether codes may be negative, so that the optimum is over signed codes too.
     """
 
@@ -84,7 +81,6 @@ class SAE(eqx.Module):
     # Pairs, since a mapping has no hash, and what is static must have one.
     entries: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
     name: str = eqx.field(static=True, default="sae")
-    role: str = eqx.field(static=True, default="sae")
     signed: bool = eqx.field(static=True, default=False)
 
     @classmethod
@@ -206,14 +202,7 @@ class SAE(eqx.Module):
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
         model = dataclasses.replace(self.model, encoder=None, encode=None)
-        return dataclasses.replace(self, model=model, role="dictionary", signed=False)
-
-    @functools.cached_property
-    def identity(self) -> str:
-        """A digest of all its numbers, which tells what was measured of it from what was measured
-        of others.
-        """
-        return digest([self.given.held.digest, str(self.signed)])
+        return dataclasses.replace(self, model=model, signed=False)
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -241,23 +230,11 @@ class SAE(eqx.Module):
         whole = np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT
         return atoms if whole else _unit(atoms)
 
-    @property
-    def unit_model(self) -> Model:
-        """The unit atoms alone, on which solvers and pursuits code targets."""
-        return Model(self.unit_dictionary, jnp.zeros_like(self.bias))
-
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies, whose model is this one."""
-        return Given(Held(self.model), self.name, self.role, self.signed)
-
-    @property
-    def affine(self) -> Affine | None:
-        """The map of the target whose largest outputs are the library's codes; None where no single
-        one decides them.
-        """
-        encoder = self.model.encode
-        return encoder.affine(self.model) if isinstance(encoder, AmortisedEncoder) else None
+        kind = "dictionary" if self.model.encode is None else "sae"
+        return Given(Held(self.model), self.name, kind, self.signed)
 
     @property
     def notes(self) -> dict[str, str]:
@@ -346,20 +323,9 @@ class SAE(eqx.Module):
         if self.normalisation.per_sample and (like is None or len(like) != len(codes)):  # type: ignore[arg-type]
             fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
             raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
-        return self._decoded(self.model, jnp.asarray(codes), like)
-
-    def decode_target(
-        self, codes: Any, like: Float[ArrayLike, "..."] | None = None
-    ) -> Float[Array, "n input_dim"]:
-        """What `decode` gives, of codes on unit atoms, (n, num_latents), dense or sparse."""
-        return self._decoded(
-            dataclasses.replace(self.model, dictionary=self.unit_dictionary), codes, like
-        )
-
-    def _decoded(self, model: Model, codes: Any, like: Any) -> Float[Array, "n input_dim"]:
-        needed = self.normalisation.per_sample and like is not None
+        rows = self.as_rows(like) if self.normalisation.per_sample else None  # type: ignore[arg-type]
         with jax.default_matmul_precision("highest"):
-            return model.reconstruct(codes, self.as_rows(like) if needed else None)  # type: ignore[arg-type]
+            return self.model.reconstruct(jnp.asarray(codes), rows)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
@@ -426,7 +392,6 @@ def described(model: Model, **about: Any) -> SAE:
     told: dict[str, Any] = {
         "architecture": getattr(model.encode, "name", ""),
         "centred": isinstance(model.encode, AmortisedEncoder),
-        "role": "dictionary" if model.encode is None else "sae",
         "signed": bool(getattr(model.encode, "signed", False)),
     }
     return SAE(model, **told | about)

@@ -5,7 +5,6 @@ Reading rows needs no JAX.
 """
 
 import collections
-import datetime
 import functools
 import hashlib
 import importlib.metadata
@@ -14,7 +13,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,57 +92,6 @@ class Store:
     def __init__(self, directory: str | os.PathLike[str] | Folder):
         self.folder = Folder(directory)
         self._files: dict[str, list[Row]] = {}
-
-    def once(
-        self,
-        settings: Mapping[str, Any],
-        measure: Callable[..., Iterable[Mapping[str, Any]]],
-        parts: Sequence[Mapping[str, Any]] = ({},),
-    ) -> list[Row]:
-        """The rows of a job, measured unless they are stored; a job is known by its settings and
-        the precision alone.
-
-        Processes that `distributed.start` has joined all call this alike. They share out the parts
-        of the job, the only one goes to the first process, and all wait until every part is stored.
-
-        Args:
-          settings: everything that decides the rows.
-          measure: gives the rows; each also gets `key`, `job`, `date`, `device`, `precision` and
-            `provenance()`.
-          parts: further settings of each part, which `measure` takes as keyword arguments. A killed
-            run loses one part.
-
-        Returns:
-          The rows, in the order of the parts.
-        """
-        # Rows are read without JAX.
-        from sae_gap.core import identity
-        from sae_gap.runtime import devices, distributed
-
-        precision = identity.precision()
-        jobs = {key({**settings, **part, "precision": precision}): part for part in parts}
-        for job, part in list(jobs.items())[distributed.index() :: distributed.count()]:
-            if not self._of_job(job):
-                rows = list(measure(**part))
-                date = datetime.datetime.now(datetime.UTC).isoformat()
-                made = provenance() | {
-                    "date": date,
-                    "device": devices.describe(),
-                    "precision": precision,
-                }
-                self.append(
-                    {"key": f"{job}-{place}", "job": job} | made | dict(row)
-                    for place, row in enumerate(rows)
-                )
-        distributed.wait(" ".join(jobs))
-        return [row for job in jobs for row in self._of_job(job)]
-
-    def _of_job(self, job: str) -> list[Row]:
-        """The rows of a job, none where it is not stored."""
-        folder, name = self.folder / "rows", f"{job}.json"
-        if name not in self._files and folder.exists(name):
-            self._files[name] = _read(folder, name)
-        return self._files.get(name, [])
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes the rows of one job; a job that is there already is left as it is. NaN and

@@ -76,7 +76,7 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_pa
     unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
     np.testing.assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
     np.testing.assert_array_equal(sae.bias, bias)
-    assert (sae.role, sae.signed, sae.model.encode) == ("dictionary", False, None)
+    assert (sae.given.family, sae.signed, sae.model.encode) == ("dictionary", False, None)
     if bias is MEAN:
         with pytest.raises(ValueError, match=r"must be of shape \(10, num_latents\).*transpose"):
             sae_gap.load_sae(tmp_path / kind, mean=np.ones(10))
@@ -108,11 +108,8 @@ def test_an_sae_without_its_encoder_keeps_what_is_done_to_activations(case):
     sae = sae_gap.load_sae(FILES / case)
     alone, x = sae.decoder_alone, np.random.default_rng(0).normal(size=(4, 6))
     np.testing.assert_array_equal(alone.target(x), sae.target(x))
-    codes = sae.encode_target(sae.target(x))
-    np.testing.assert_allclose(
-        alone.decode_target(codes, x), sae.decode_target(codes, x), atol=1e-5
-    )
-    assert (alone.role, alone.model.encode) == ("dictionary", None)
+    np.testing.assert_allclose(alone.decode(sae.encode(x), x), sae.reconstruct(x), atol=1e-5)
+    assert (alone.given.family, alone.model.encode) == ("dictionary", None)
 
 
 def test_a_file_that_holds_no_atoms_is_refused(tmp_path):

@@ -7,7 +7,6 @@ import math
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given
@@ -179,56 +178,6 @@ def test_digests_tell_shapes_types_and_bytes_apart():
         results.digest([np.asfortranarray(turned)])
         == results.digest([turned])
         != results.digest([turned.T])
-    )
-
-
-def test_what_is_stored_is_not_measured_again(tmp_path):
-    calls = []
-
-    def measure(start):
-        calls.append(start)
-        return [{"kind": "a", "value": start}, {"kind": "b", "value": np.float32(start / 4)}]
-
-    store, parts = Store(tmp_path), [{"start": 0}, {"start": 1}, {"start": 2}]
-    # A killed run has left a part.
-    store.once({"lam": 0.1}, measure, parts[1:2])
-    rows = store.once({"lam": 0.1}, measure, parts)
-    assert calls == [1, 0, 2] and [row["value"] for row in rows] == [0, 0, 1, 0.25, 2, 0.5]
-    assert Store(tmp_path).once({"lam": 0.1}, measure, parts) == rows and len(calls) == 3
-    assert {"key", "job", "date", "device", "precision", "revision", "jax"} < set(rows[0])
-    assert len({row["key"] for row in rows}) == 6 and len({row["job"] for row in rows}) == 3
-    assert sorted(row["key"] for row in store.rows()) == sorted(row["key"] for row in rows)
-    with jax.enable_x64(True):
-        assert (
-            store.once({"lam": 0.1}, measure, parts[:1])[0]["precision"] == "float64"
-            and len(calls) == 4
-        )
-    assert store.once({"lam": 0.2}, measure, parts[:1]) and len(calls) == 5
-
-
-@pytest.mark.parametrize("index", range(3))
-def test_processes_share_out_the_parts_and_wait_for_all(tmp_path, monkeypatch, index):
-    calls, store = [], Store(tmp_path)
-
-    def measure(start):
-        calls.append(start)
-        return [{"value": start}]
-
-    def others(_):
-        assert len(calls) == 1
-        for other in (0, 1, 2):
-            monkeypatch.setattr("sae_gap.runtime.distributed.index", lambda other=other: other)
-            monkeypatch.setattr("sae_gap.runtime.distributed.wait", lambda _: None)
-            Store(tmp_path).once({}, measure, [{"start": part} for part in range(3)])
-
-    monkeypatch.setattr("sae_gap.runtime.distributed.count", lambda: 3)
-    monkeypatch.setattr("sae_gap.runtime.distributed.index", lambda: index)
-    monkeypatch.setattr("sae_gap.runtime.distributed.wait", others)
-    rows = store.once({}, measure, [{"start": part} for part in range(3)])
-    assert (
-        [row["value"] for row in rows] == [0, 1, 2]
-        and calls[0] == index
-        and sorted(calls) == [0, 1, 2]
     )
 
 
