@@ -46,7 +46,7 @@ def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
         there = stored.present(job)
         fits = {
             (str(run.models.folder(learner, source)), source.seed)
-            for source in job.without(there).sources
+            for source in stored.rest(job).sources
             for learner in run.models.missing(job.learner, source, job.steps)
         }
         yield job, len(there), len(fits - planned)

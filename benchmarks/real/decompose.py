@@ -38,7 +38,7 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import LanguageModel, names
 from benchmarks.real.page_tables import table
-from sae_gap import catalogue, figures
+from sae_gap import figures
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
@@ -49,7 +49,7 @@ from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
 from sae_gap.measure.decomposition import CODES, COLUMNS
-from sae_gap.measure.methods import check_codes
+from sae_gap.measure.methods import check_codes, study_of
 from sae_gap.saes.load import load_sae, of_language_model
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -179,16 +179,7 @@ def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
     methods = {rows: [*decomposition.coded(given, codes, options.k)]}
     bounds = decomposition.bounding(given, most, options.seed, options.controls)
     methods[few] = [*methods.get(few, ()), *bounds]
-    measured = (*catalogue.default_metrics(), *decomposition.metrics(most))
-    return Study(
-        NAME,
-        tuple(methods),
-        methods.__getitem__,
-        lam=None,
-        metrics=measured,
-        optimum=False,
-        seconds=False,
-    )
+    return study_of(NAME, tuple(methods), methods.__getitem__, *decomposition.metrics(most))
 
 
 def main(options: DecomposeOptions) -> None:

@@ -228,8 +228,7 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
             held_out=open_activations(x),
             concepts=concepts,
         )
-        scored = run(study_of(NAME, [probed], chosen, probes.METRIC), results.Store(folder))
-        rows[kind] = [row | {"role": row["family"]} for row in scored]
+        rows[kind] = run(study_of(NAME, [probed], chosen, probes.METRIC), results.Store(folder))
         lines = probing.overall(rows[kind], saes[0].name)
         tables.write_table(folder, f"{kind}.csv", lines)
         figures.save(figures.ood_drop(lines, kind), folder, f"{kind}_drop")
@@ -261,7 +260,7 @@ def main(options: ProbeOptions) -> None:
     with cli.usage():
         by_kind = measure(options)
     for kind, rows in by_kind.items():
-        baseline = next(row["dictionary"] for row in rows if row["role"] != "activations")
+        baseline = next(row["dictionary"] for row in rows if row["family"] != "activations")
         print(*tables_of(rows, kind, baseline), sep="\n\n", end="\n\n")
 
 

@@ -280,9 +280,7 @@ def train(options: TrainOptions) -> list[Row]:
     seeds = sorted({row["seed"] for row in there})
     sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
     every = study_for(options, sources, names, {})
-    stored = Stored(every, store)
-    rows = [stored.row(line) for job in jobs(every) for line in job.lines]
-    found = by_method([row for row in rows if row is not None], options)
+    found = by_method(Stored(every, store).rows(jobs(every)), options)
     metrics = [
         name for name in headings(options) if any(line.get(name) is not None for line in found)
     ]

@@ -79,4 +79,4 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
 def _name(line: Mapping[str, Any]) -> str:
     codes = line["codes"]
     # Activations have no other name.
-    return codes if codes == line["role"] else f"{name_of(line)}: {_CODES.get(codes, codes)}"
+    return codes if codes == line["family"] else f"{name_of(line)}: {_CODES.get(codes, codes)}"

@@ -103,7 +103,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 def is_control(row: Mapping[str, Any]) -> bool:
     """Whether the dictionary of a row is there to be compared with."""
-    return "control" in (row.get("family"), row.get("role"))
+    return row.get("family") == "control"
 
 
 @style.styled

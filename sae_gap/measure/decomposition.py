@@ -35,7 +35,6 @@ from sae_gap.learners.given import Given
 from sae_gap.learners.learner import HostLearner
 from sae_gap.measure.comparison import compare
 from sae_gap.measure.methods import methods_of, refit
-from sae_gap.metrics import reconstruction
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.solvers import sparse_code
 from sae_gap.storage import results
@@ -123,8 +122,7 @@ def metrics(most: int) -> tuple[Metric, ...]:
     named: dict[str, Any] = {"captured": _captured, "gains": _gains}
     # What bounds codes of fewer atoms is found on the way to that many.
     named[f"bound by {most}"] = functools.partial(_bound, most=most)
-    every = (Metric(name, measure, everywhere=False) for name, measure in named.items())
-    return reconstruction.METRIC, *every
+    return tuple(Metric(name, measure, everywhere=False) for name, measure in named.items())
 
 
 def _problem(inferred: Inferred):

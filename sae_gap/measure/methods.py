@@ -14,7 +14,7 @@ dictionaries.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -147,7 +147,7 @@ def methods_of(
 def study_of(
     name: str,
     sources: Sequence[Source],
-    methods: Sequence[Method],
+    methods: Sequence[Method] | Callable[[Any], Sequence[Method]],
     *metrics: Metric,
     **options: Any,
 ) -> Study:
@@ -156,7 +156,7 @@ def study_of(
     Args:
       name: of the study.
       sources: of the activations.
-      methods: of each source.
+      methods: of each source, or a function of one.
       *metrics: beside the `reconstruction` and those that every study has.
       **options: of `Study`.
     """

@@ -21,14 +21,14 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.learners.learner import Learner
-from sae_gap.measure.methods import check_codes, control, methods_of, refit
-from sae_gap.metrics import atom_statistics, gap_parts, reconstruction
+from sae_gap.measure.methods import check_codes, control, methods_of, refit, study_of
+from sae_gap.metrics import atom_statistics, gap_parts
 from sae_gap.metrics.metric import Metric
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
 from sae_gap.study import runner
 from sae_gap.study.models import Models
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Method
 
 # The name of the study in its rows.
 STUDY = "measure_sae"
@@ -157,20 +157,17 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     """
     plan.check()
     dim, givens = plan.activations.input_dim, {sae.name: sae.given for sae in plan.saes}
-    usual = (*catalogue.default_metrics(), reconstruction.METRIC)
     agreed = atom_statistics.agreement_with(givens[plan.saes[0].name])
-    every = (*usual, gap_parts.METRIC, atom_statistics.METRIC, agreed)
+    every = gap_parts.METRIC, atom_statistics.METRIC, agreed
 
-    def measure(source: HeldOut, methods: Iterable[Method], metrics: Sequence[Metric]) -> list[Row]:
+    def measure(source: HeldOut, methods: Iterable[Method], *metrics: Metric) -> list[Row]:
         if not (asked := list(methods)):
             return []
-        study = Study(
-            STUDY, [source], asked, lam=None, metrics=metrics, optimum=False, seconds=False
-        )
+        study = study_of(STUDY, [source], asked, *metrics)
         return runner.run(study, store, models=Models(), show_progress=show_progress)
 
     encoded = (methods_of(given, ("own", "own_refit"), 1.0) for given in givens.values())
-    rows = measure(plan.source, chain(*encoded), usual)
+    rows = measure(plan.source, chain(*encoded))
     own = {row["dictionary"]: row for row in rows if row["codes"] == "own"}
     levels = {
         name: {"own": min(row["l0"], DENSEST * dim)}
@@ -184,12 +181,12 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         _methods(plan, given, {"common": common} | levels.get(name, {}))
         for name, given in givens.items()
     )
-    rows += measure(plan.source, chain(*coded), every)
+    rows += measure(plan.source, chain(*coded), *every)
     train = dataclasses.replace(plan.source, width=plan.saes[0].num_latents)
     learners = [control(name, train.width, common, dim) for name in plan.controls]
     controlled = (_methods(plan, learner, {"common": common}, "control") for learner in learners)
     told = {"learned_from": train.num_train}
-    rows += measure(train, (_with(told, method) for method in chain(*controlled)), every)
+    rows += measure(train, (_with(told, method) for method in chain(*controlled)), *every)
     order = [*givens, *(learner.name for learner in learners)]
     return sorted(rows, key=lambda row: order.index(row["dictionary"]))
 

@@ -106,7 +106,7 @@ def curve_lines(rows: Rows) -> list[Row]:
         own, again, lasso, refitted, best = (at(found, codes) for codes in kinds)
         line: Row = {
             "dictionary": name,
-            "role": best["family"],
+            "family": best["family"],
             "samples": best["num_scored"],
             "at_l0": lasso["l0"],
             "curve_fvu": lasso["fvu"],

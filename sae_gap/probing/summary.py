@@ -33,7 +33,7 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     lines = []
     for row in rows:
         for probe in row["probes"]:
-            line = {name: row[name] for name in ("dictionary", "role", "codes")}
+            line = {name: row[name] for name in ("dictionary", "family", "codes")}
             line |= {"probe": probe, "pairs": len(row["pairs"]), "splits": row["splits"]}
             for score in SCORES:
                 values = np.array(row[f"{score} {probe}"], float)

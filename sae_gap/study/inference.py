@@ -68,11 +68,11 @@ class Inference:
         """The task with signals as encoders see them."""
         if self.model.normalisation is None:
             return self.task
-        held = dataclasses.replace(self.task.id, signals=self.signals("id"))
-        ood = held
-        if len(self.scored) > 1:
-            ood = dataclasses.replace(self.task.ood, signals=self.signals("ood"))
-        return dataclasses.replace(self.task, id=held, ood=ood)
+        held = {
+            split: dataclasses.replace(getattr(self.task, split), signals=self.signals(split))
+            for split in self.scored
+        }
+        return dataclasses.replace(self.task, **{"ood": held["id"]} | held)
 
     def prepare(self, encoder: Encoder) -> Encoder:
         """An encoder with whatever its requested L0 decides filled in, found once."""
@@ -92,7 +92,7 @@ class Inference:
     @property
     def _calibration(self) -> Split:
         if self._calibrate_on == "scored":
-            return dataclasses.replace(self.task.id, signals=self.signals("id"))
+            return self.normalised.id
         rows = np.asarray(self.task.train.signals)
         return Split(self.model.signals(rows[evenly_spaced(len(rows), CALIBRATED)]))
 

@@ -2,9 +2,10 @@
 here.
 """
 
+import collections
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sae_gap.core import identity
@@ -53,63 +54,59 @@ class Line:
 
 
 class Stored:
-    """The rows of a study that a store holds by now, by what decides them. Of a line it joins what
-    several runs measured.
+    """The rows of a study that a store holds by now, by what decides them. It joins what several
+    runs measured of a line.
 
     Raises:
       ValueError: the store holds rows of another study, or of another form.
     """
 
     def __init__(self, study: Study, store: results.Store):
-        rows, self._metrics = store.rows(), study.metrics
-        other = next((row for row in rows if row.get("study") != study.name), None)
-        if other is not None:
-            raise ValueError(
-                f"{store.folder} holds rows of the study {other.get('study')!r}, where "
-                f"{study.name!r} is to go; move that folder away or choose another."
-            )
-        self._by_key = {row["key"]: row for row in rows}
-        self._by_cell: dict[str, list[results.Row]] = {}
-        for row in sorted(rows, key=lambda row: row.get("date", "")):
-            self._by_cell.setdefault(row.get("cell", ""), []).append(row)
+        self._metrics = {f"{metric.name} {metric.version}": metric for metric in study.metrics}
+        # By key and by cell.
+        self._rows = collections.defaultdict[Any, list[results.Row]](list)
+        for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
+            if row.get("study") != study.name:
+                raise ValueError(
+                    f"{store.folder} holds rows of the study {row.get('study')!r}, where "
+                    f"{study.name!r} is to go; move that folder away or choose another."
+                )
+            for name in (row["key"], row.get("cell")):
+                self._rows[name].append(row)
 
     def lacking(self, line: Line) -> list[Metric] | None:
         """The metrics that a line lacks; None where it is there as a whole."""
-        if line.key in self._by_key:
-            return None
-        rows = self._by_cell.get(line.cell, ())
-        if any("diverged" in row for row in rows):
+        rows = self._rows.get(line.cell, ())
+        if line.key in self._rows or any("diverged" in row for row in rows):
             return None
         there = {name for row in rows for name in row["measured"]}
-        lacking = [metric for metric in self._metrics if _told(metric) not in there]
+        lacking = [metric for name, metric in self._metrics.items() if name not in there]
         return lacking if lacking or not rows else None
 
     def present(self, job: "Job") -> set[str]:
         """The keys of the lines of a job that are there as a whole."""
         return {line.key for line in job.lines if self.lacking(line) is None}
 
-    def row(self, line: Line) -> results.Row | None:
-        """The row of a line with the columns of the metrics; None where it is not there."""
-        if self.lacking(line) is not None:
-            return None
-        rows = self._by_cell.get(line.cell) or [self._by_key[line.key]]
-        owned = {
-            name for row in rows for names in row.get("measured", {}).values() for name in names
-        }
-        found = {name: value for name, value in rows[-1].items() if name not in owned}
-        wanted = {_told(metric) for metric in self._metrics}
-        for row in rows:
-            for metric, names in row.get("measured", {}).items():
-                if metric in wanted:
-                    found |= {name: row[name] for name in names}
-        for name in ("measured", "cell"):
-            found.pop(name, None)
+    def rest(self, job: "Job") -> "Job":
+        """The job of the seeds that lack a row."""
+        lacking = {line.source for line in job.lines if self.lacking(line) is not None}
+        return Job(job.learner, [line for line in job.lines if line.source in lacking])
+
+    def rows(self, every: Iterable["Job"]) -> list[results.Row]:
+        """The rows of jobs that are there as a whole, with the columns of the metrics."""
+        lines = (line for job in every for line in job.lines)
+        return [self._row(line) for line in lines if self.lacking(line) is None]
+
+    def _row(self, line: Line) -> results.Row:
+        rows = self._rows.get(line.cell) or self._rows[line.key]
+        measured = [(row, *pair) for row in rows for pair in row.get("measured", {}).items()]
+        others = {"measured", "cell"}.union(*(names for _, _, names in measured))
+        found = {name: value for name, value in rows[-1].items() if name not in others}
+        for row, metric, names in measured:
+            if metric in self._metrics:
+                found |= {name: row[name] for name in names}
         # A label is no part of what was stored.
         return found | line.columns
-
-
-def _told(metric: Metric) -> str:
-    return f"{metric.name} {metric.version}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +130,6 @@ class Job:
     def steps(self) -> list[int]:
         """The steps that its methods are scored at, beside the end."""
         return sorted({line.step for line in self.lines if line.step is not None})
-
-    def without(self, present: set[str]) -> "Job":
-        """The job of the seeds that lack a row."""
-        lacking = {line.source for line in self.lines if line.key not in present}
-        return Job(self.learner, [line for line in self.lines if line.source in lacking])
 
     def __str__(self) -> str:
         return ", ".join(dict.fromkeys(line.method.name for line in self.lines))
@@ -204,7 +196,7 @@ def reference_of(study: Study, method: Method) -> Lasso | None:
 
     Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
     """
-    weight = method.encoder.weight
     if study.lam is None:
         return None
-    return Lasso(study.lam if weight is None else weight, nonneg=not method.encoder.signed)
+    encoder = method.encoder
+    return Lasso(study.lam if encoder.weight is None else encoder.weight, nonneg=not encoder.signed)

@@ -67,7 +67,7 @@ def run(
     stored = Stored(study, store)
     together = study.spread == "rows"
     mine = every if together else every[index::count]
-    lacking = [job for job in (job.without(stored.present(job)) for job in mine) if job.lines]
+    lacking = [job for job in map(stored.rest, mine) if job.lines]
     # A job counts once when its learner is fitted; each line counts once when it is scored.
     total = sum(1 + len(job.keys) for job in mine)
     with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
@@ -118,8 +118,7 @@ def _run_cell(
 
 
 def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[results.Row]:
-    lines = (line for job in every for line in job.lines)
-    found = [row for line in lines if (row := stored.row(line)) is not None]
+    found = stored.rows(every)
     if study.lam is None:
         return found
     names = [method.name for source in study.sources for method in study.methods(source)]

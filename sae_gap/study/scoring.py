@@ -8,7 +8,6 @@ import numpy as np
 from absl import logging
 from scipy.sparse import issparse
 
-from sae_gap.core.codes import Codes
 from sae_gap.core.types import SPLITS, Solution, Task
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime import devices
@@ -51,12 +50,6 @@ def score(
             }
             for line, metrics in lines:
                 measured, owned = _measure(study, line, inference, shared, metrics)
-                taken = sorted(line.columns.keys() & measured.keys())
-                if taken:
-                    raise ValueError(
-                        f"a metric gives {taken[0]!r}, which tells rows apart; rename the "
-                        "metric's column."
-                    )
                 yield line.row(metrics) | measured | {"measured": owned} | made
                 inference.forget(needed)
 
@@ -86,7 +79,7 @@ def _measure(
         measured["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
         measured["lam"] = encoder.weight
-    codes = {split: _on_host(coded.codes) for split, coded in inferred.items()}
+    codes = jax.device_get({split: coded.codes for split, coded in inferred.items()})
     if not _finite(codes):
         logging.warning(
             "%s diverged: its codes are not finite, and its metrics are left out", method.name
@@ -116,11 +109,11 @@ def _measure(
         if lacking is not None and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
         columns = metric(found)
-        taken = sorted(measured.keys() & columns.keys())
+        taken = sorted((measured.keys() | line.columns.keys()) & columns.keys())
         if taken:
             raise ValueError(
-                f"the metric {metric.name!r} gives {taken[0]!r}, as another metric does; rename "
-                "one of the two."
+                f"the metric {metric.name!r} gives {taken[0]!r}, as another metric does or what "
+                "tells rows apart; rename its column."
             )
         measured |= columns
         owned[f"{metric.name} {metric.version}"] = [*columns]
@@ -134,10 +127,6 @@ def _measure(
     if optimum:
         measured["reference"] = "signed" if encoder.signed else "non-negative"
     return measured, owned
-
-
-def _on_host(codes: Any) -> Any:
-    return codes if isinstance(codes, Codes) or issparse(codes) else np.asarray(codes)
 
 
 def _finite(tree: Any) -> bool:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from sae_gap import Store, Study, open_activations
+from sae_gap import Store, open_activations
 from sae_gap.core.types import Model
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.exchange import LassoPath
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.learners.given import Given, Held
 from sae_gap.measure import decomposition
+from sae_gap.measure.methods import study_of
 from sae_gap.study.runner import run
 
 DIM, WIDTH, N, K = 10, 30, 24, 3
@@ -35,8 +36,8 @@ def rows_of(folder, unit=UNIT, names=decomposition.CODES):
     given = Given(Held(Model(jnp.asarray(unit), jnp.ones(DIM))), "given")
     methods = [*decomposition.coded(given, names, [K])]
     methods += decomposition.bounding(given, K, 0, 2)
-    asked = {"lam": None, "metrics": decomposition.metrics(K), "optimum": False, "seconds": False}
-    return run(Study("decompose", (source,), methods, **asked), Store(folder))
+    study = study_of("decompose", (source,), methods, *decomposition.metrics(K))
+    return run(study, Store(folder))
 
 
 def test_codes_are_held_against_the_best_ones_and_the_bound_is_above_them(tmp_path, monkeypatch):

@@ -217,7 +217,7 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
     for name in ("mine", "atoms", "random", "samples"):
         assert lines[name]["at_l0"] == pytest.approx(2, abs=0.05)
     assert [*gaps] == ["mine", "atoms", "dense"] and "gap" not in gaps["atoms"]
-    assert lines["random"]["role"] == "control" and "fvu_ratio" not in lines["atoms"]
+    assert lines["random"]["family"] == "control" and "fvu_ratio" not in lines["atoms"]
     assert lines["atoms"]["curve_refit_fvu"] < lines["random"]["curve_refit_fvu"]
     assert atoms["mine"]["agreement"] is None and atoms["atoms"]["agreement"] > 1 - 1e-5
     assert atoms["random"]["agreement"] < 0.9

@@ -121,7 +121,7 @@ def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
 def test_differences_are_paired_over_pairs():
     def row(dictionary, *drops):
         scores = {f"{name} dense": [0.5] * 3 for name in SCORES} | {"drop dense": [*drops]}
-        told = {"dictionary": dictionary, "role": "sae", "codes": "own", "probes": ["dense"]}
+        told = {"dictionary": dictionary, "family": "sae", "codes": "own", "probes": ["dense"]}
         return told | scores | {"pairs": ["p", "q", "r"], "splits": 2}
 
     rows = [row("mine", 0.1, 0.5, 0.3), row("other", 0.35, 0.75, 0.55), row("one", 0.2, None, None)]

@@ -213,7 +213,7 @@ def test_each_model_is_encoded_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("columns", "fault"),
-    [({"mse_id": 1.0}, "'mine' gives 'mse_id'"), ({"seed": 7.0}, "a metric gives 'seed'")],
+    [({"mse_id": 1.0}, "'mine' gives 'mse_id'"), ({"seed": 7.0}, "'mine' gives 'seed'")],
 )
 def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
     mine = Metric("mine", lambda inferred: columns, {})
