@@ -26,7 +26,7 @@ from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS, cores, one_blas_thread
 from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.program import Fitted, Program
+from sae_gap.study.program import Fitted, Program, given_base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +100,10 @@ def fit(
             fitted.end.model
             for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
         ]
-    # What trained the base is of no use to what goes on from its numbers, and would compile anew
-    # for each kind.
-    given = (
-        [{} for _ in tasks]
-        if bases is None
-        else [{"base": dataclasses.replace(model, encode=None)} for model in bases]
-    )
     num_latents = int(tasks[0].width)
     inputs = [
-        (learner.select(task), key, base)
-        for task, key, base in zip(tasks, keys, given, strict=True)
+        (learner.select(task), key, given_base(base))
+        for task, key, base in zip(tasks, keys, bases or [None] * len(tasks), strict=True)
     ]
     if isinstance(learner, HostLearner):
         return [_fit_on_host(learner, *each, num_latents) for each in inputs]
