@@ -45,7 +45,7 @@ from sae_gap.measure.losses import (
     placed,
     split_lines,
 )
-from sae_gap.measure.methods import REFIT, check_codes, control, methods_of, study_of
+from sae_gap.measure.methods import REFIT, check_codes, control, finite, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -145,7 +145,7 @@ def put_back(
         if not listed:
             return []
         study = study_of(NAME, (source,), listed, nats.METRIC)
-        found = run(study, store, models=Models(store.folder / "models"))
+        found = finite(run(study, store, models=Models(store.folder / "models")))
         return [row | {"kind": "score", "role": row["family"]} for row in found]
 
     levelled = [name for name in codes if name not in own and not name.startswith("proposed")]
