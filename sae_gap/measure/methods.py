@@ -39,6 +39,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.metrics import reconstruction
 from sae_gap.metrics.metric import Metric
+from sae_gap.storage.results import Row
 from sae_gap.study.study import Method, Scalar, Study
 
 REFIT = "_refit"
@@ -166,6 +167,19 @@ def study_of(
     every = (*catalogue.default_metrics(), reconstruction.METRIC, *metrics)
     plain = {"lam": None, "optimum": False, "seconds": False, "metrics": every}
     return Study(name, sources, methods, **plain | options)
+
+
+def finite(rows: Iterable[Row]) -> list[Row]:
+    """The rows of codes that are finite; the log names the others, of which nothing is measured."""
+    found = []
+    for row in rows:
+        if "diverged" in row:
+            logging.warning(
+                "left out %s of %s: they are not finite", row["codes"], row["dictionary"]
+            )
+        else:
+            found.append(row)
+    return found
 
 
 def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
