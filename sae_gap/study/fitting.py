@@ -103,7 +103,7 @@ def fit(
     num_latents = int(tasks[0].width)
     inputs = [
         (learner.select(task), key, given_base(base))
-        for task, key, base in zip(tasks, keys, bases or [None] * len(tasks), strict=True)
+        for task, key, base in zip(tasks, keys, bases or [None] * len(tasks), strict=True)  # type: ignore[list-item]
     ]
     if isinstance(learner, HostLearner):
         return [_fit_on_host(learner, *each, num_latents) for each in inputs]
