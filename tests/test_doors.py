@@ -389,7 +389,7 @@ DOORS = {
     ),
     "models of no source": (
         lambda: Models().fit(ONLINE, ["x"], [task()]),
-        r"sources\[0\] must be of class Setting",
+        r"sources\[0\] must be a setting",
     ),
     "models of too many tasks": (
         lambda: Models().fit(ONLINE, [Setting()], [task(), task()]),
@@ -406,9 +406,9 @@ DOORS = {
     ),
     "a study's source": (
         lambda: study(sources=[3]),
-        r"sources\[0\] must be of class Setting or Recording",
+        r"sources\[0\] must be a setting",
     ),
-    "a study's methods": (lambda: study(methods=3), "methods must be a function"),
+    "a study's methods": (lambda: study(methods=3), "methods must be a list"),
     "a study's method": (
         lambda: study(methods=lambda source: [3]),
         r"methods\(source\)\[0\] must be of class Method",

@@ -325,7 +325,7 @@ class SAE(eqx.Module):
             raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
         rows = self.as_rows(like) if self.normalisation.per_sample else None  # type: ignore[arg-type]
         with jax.default_matmul_precision("highest"):
-            return self.model.reconstruct(jnp.asarray(codes), rows)  # type: ignore[arg-type]
+            return self.model.reconstruct(jnp.asarray(codes), rows)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.

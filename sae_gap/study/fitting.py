@@ -101,9 +101,10 @@ def fit(
             for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
         ]
     num_latents = int(tasks[0].width)
+    given: Sequence[Model | None] = bases or [None] * len(tasks)
     inputs = [
         (learner.select(task), key, given_base(base))
-        for task, key, base in zip(tasks, keys, bases or [None] * len(tasks), strict=True)  # type: ignore[list-item]
+        for task, key, base in zip(tasks, keys, given, strict=True)
     ]
     if isinstance(learner, HostLearner):
         return [_fit_on_host(learner, *each, num_latents) for each in inputs]
