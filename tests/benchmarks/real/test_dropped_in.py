@@ -77,9 +77,9 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
         assert learners >= ({"mine"} if name in ("encoder_cost", "decompose") else {"kmeans"}), name
         for row in mine:
             assert 0 < row["effective"] <= row["l0"] and row["encoder"]["class"].endswith("Nearest")
-            assert row["l0"] == pytest.approx(
-                row["level"], rel=0.3 if name == "encoder_cost" else 0.02
-            )
+            # `encoder_cost` finds thresholds on other rows, and `measure_sae` names its levels.
+            if name in ("train_real", "downstream"):
+                assert row["l0"] == pytest.approx(row["level"], rel=0.02)
             assert len(row["errors"]) > 1 and np.isfinite(row["errors"]).all(), name
         assert len({row["key"] for row in found}) == len(found)
         assert "nearest" in out, name
