@@ -50,7 +50,6 @@ from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
-from sae_gap.study.models import Models
 from sae_gap.study.runner import run
 from sae_gap.study.study import Method
 
@@ -144,8 +143,7 @@ def put_back(
         listed = [*methods]
         if not listed:
             return []
-        study = study_of(NAME, (source,), listed, nats.METRIC)
-        found = run(study, store, models=Models(store.folder / "models"))
+        found = run(study_of(NAME, (source,), listed, nats.METRIC), store)
         # The log tells whose codes are not finite.
         return [row for row in found if "diverged" not in row]
 

@@ -69,7 +69,7 @@ class OnSupport(_Refined):
         return not self.nonneg
 
     def flops(self, input_dim, num_latents):
-        """Of the encoder whose support it is."""
+        """Those of the encoder whose support it is."""
         return self.encoder.flops(input_dim, num_latents)
 
     def infer(self, model, signals, begun=None):
@@ -88,8 +88,8 @@ class LeastSquares(_Refined):
     """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then
     clamped at zero.
 
-    Where many codes are best, as on a support larger than input_dim, it takes the one of least
-    norm, as `numpy.linalg.lstsq` does. The clamp comes last, as published, so that the codes are no
+    It takes the codes of least norm where many are best, as on a support larger than input_dim and
+    as `numpy.linalg.lstsq` does. The clamp comes last, as published, so that the codes are no
     optimum of anything.
 
     Args:
