@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_type
+from sae_gap.core.checks import check_type, is_traced
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
@@ -81,7 +81,8 @@ class OnSupport(_Refined):
         target, on = signals - model.bias, abs(codes) > self.on
         found = sparse_code(target, dictionary, self.lam, nonneg=self.nonneg, support=on)
         codes = found.codes / norms
-        return dataclasses.replace(found, codes=codes) if self.lam else Coded(codes)
+        certified = is_traced(self.lam) or self.lam
+        return dataclasses.replace(found, codes=codes) if certified else Coded(codes)
 
 
 class LeastSquares(_Refined):
