@@ -74,6 +74,7 @@ def make_encoder(
     lam: float = 0.1,
     base: "sae_gap.encoders.encoder.Encoder | None" = None,
     nonneg: bool | None = None,
+    l0: float | None = None,
 ) -> "sae_gap.encoders.encoder.Encoder":
     """An encoder of `sae_gap.encoders`.
 
@@ -83,13 +84,14 @@ def make_encoder(
       lam: of an encoder with a field `lam`.
       base: the encoder whose support it refits, of one with a field `encoder`.
       nonneg: of an encoder with a field `nonneg`; None leaves its own.
+      l0: of an encoder with a field `l0`, which `prepared` reads; None leaves its own.
 
     Raises:
       ValueError: no encoder has the name, or it needs more.
     """
     check_choice("encoder", name, encoders())
     offered = {"k": sparsity, "sparsity": sparsity, "lam": lam, "encoder": base, "nonneg": nonneg}
-    return _make(encoders()[name], name, **offered)
+    return _make(encoders()[name], name, l0=l0, **offered)
 
 
 def make_learner(

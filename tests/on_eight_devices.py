@@ -195,7 +195,8 @@ def test_a_state_with_codes_lies_as_its_samples():
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-5)
-    _, state = program.start(data, jax.random.key(0), {})
+    given = program._learner, data, jax.random.key(0), {}, 20
+    _, state = program._start(*given)
     assert (
         state.codes.sharding.spec == PartitionSpec("samples")
         and state.dictionary.sharding.is_fully_replicated

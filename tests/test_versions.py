@@ -45,8 +45,6 @@ WITH = {
     "support": {"encoder": TopK(2)},
     "surgery": {"base": Oracle()},
 }
-# Encoders that are made of others, or that run on the host alone.
-COMPOSED = {"atweight", "bestof", "exchange", "innorm", "own", "pruned"}
 # What other libraries learn is theirs.
 LEARNERS = {name: kind for name, kind in catalogue.learners().items() if not issubclass(kind, Peer)}
 THINGS = {"learners": LEARNERS, "encoders": catalogue.encoders(), "metrics": catalogue.metrics()}

@@ -29,7 +29,7 @@ def check_writable(run: Run) -> None:
     """
     run.store.folder.require_writable()
     folder = run.models.directory
-    obstacle = None if folder is None else folder.obstacle()
+    obstacle = folder and folder.obstacle()
     if obstacle is not None and any(fits for _, _, fits in _ahead(run)):
         raise ValueError(
             f"models cannot be kept in {folder} ({obstacle}); choose another folder with "
@@ -43,11 +43,11 @@ def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
     """
     stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
     for job in run.jobs:
-        there = stored.present(job)
+        there = len(stored.rows([job]))
         fits = {
             (str(run.models.folder(learner, source)), source.seed)
             for source in stored.rest(job).sources
             for learner in run.models.missing(job.learner, source, job.steps)
         }
-        yield job, len(there), len(fits - planned)
+        yield job, there, len(fits - planned)
         planned |= fits

@@ -49,7 +49,7 @@ from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.measure import decomposition
 from sae_gap.measure.decomposition import CODES, COLUMNS
-from sae_gap.measure.methods import check_codes, study_of
+from sae_gap.measure.methods import check_codes, finite, study_of
 from sae_gap.saes.load import load_sae, of_language_model
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
@@ -119,7 +119,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
     store, lines = results.Store(folder), []
     for block, activations in zip(blocks, every, strict=True):
         chosen = dataclasses.replace(activations, numbers=activations.numbers[places])
-        rows = run(_study(options, chosen, atoms_after(block)), store)
+        rows = finite(run(_study(options, chosen, atoms_after(block)), store))
         about = {"num_samples": len(places), "block": block}
         about |= {name: getattr(options, name) for name in ("centred", "centred_atoms")}
         lines += [about | line for line in decomposition.lines(rows, options.k)]

@@ -45,12 +45,11 @@ from sae_gap.measure.losses import (
     placed,
     split_lines,
 )
-from sae_gap.measure.methods import REFIT, check_codes, control, methods_of, study_of
+from sae_gap.measure.methods import REFIT, check_codes, control, finite, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
-from sae_gap.study.models import Models
 from sae_gap.study.runner import run
 from sae_gap.study.study import Method
 
@@ -144,10 +143,7 @@ def put_back(
         listed = [*methods]
         if not listed:
             return []
-        study = study_of(NAME, (source,), listed, nats.METRIC)
-        found = run(study, store, models=Models(store.folder / "models"))
-        # The log tells whose codes are not finite.
-        return [row for row in found if "diverged" not in row]
+        return finite(run(study_of(NAME, (source,), listed, nats.METRIC), store))
 
     levelled = [name for name in codes if name not in own and not name.startswith("proposed")]
     rows = rows_of(method for name in learners for method in at(name, own, middle))

@@ -43,7 +43,7 @@ from sae_gap.encoders.refined import AtWeight, Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
-from sae_gap.measure.methods import check_codes, methods_of, refit, study_of
+from sae_gap.measure.methods import check_codes, finite, methods_of, refit, study_of
 from sae_gap.metrics import nats
 from sae_gap.metrics.cost import cost_at
 from sae_gap.storage import results
@@ -152,7 +152,7 @@ def measure(options: CostOptions) -> list[Row]:
         chosen = [method for method in every if method.family in options.codes]
         metrics = nats.METRIC, cost_at(lam, options.l0)
         study = study_of(NAME, (source,), chosen, *metrics, calibrate_on="train")
-        mine = run(study, store)
+        mine = finite(run(study, store))
         rows += [row | {"lam": lam} for row in mine]
         drawn = figures.loss_by_cost(mine)
         if drawn is not None:

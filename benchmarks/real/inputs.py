@@ -100,6 +100,12 @@ class Measured(Options):
           ValueError: one cannot be read, is of another width, or explains next to nothing.
         """
         paths = [*self.sae, *self.dictionary]
+        for path in self.sae:
+            if path in self.dictionary:
+                raise ValueError(
+                    f"{path} is both a --sae and a --dictionary, which differ in its own codes "
+                    "alone; give it as --sae."
+                )
         called = dict(zip(paths, names(paths, controls), strict=True))
         saes, reports = [], {}
         for path in paths:

@@ -49,7 +49,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure.methods import control, methods_of, study_of
+from sae_gap.measure.methods import control, finite, methods_of, study_of
 from sae_gap.metrics import probes
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -228,7 +228,8 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
             held_out=open_activations(x),
             concepts=concepts,
         )
-        rows[kind] = run(study_of(NAME, [probed], chosen, probes.METRIC), results.Store(folder))
+        study = study_of(NAME, [probed], chosen, probes.METRIC)
+        rows[kind] = finite(run(study, results.Store(folder)))
         lines = probing.overall(rows[kind], saes[0].name)
         tables.write_table(folder, f"{kind}.csv", lines)
         figures.save(figures.ood_drop(lines, kind), folder, f"{kind}_drop")

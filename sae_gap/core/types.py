@@ -261,7 +261,7 @@ class Model(eqx.Module):
         return activations if kind is None else kind.apply(activations)
 
     def reconstruct(
-        self, codes: Any, activations: Float[Array, "n input_dim"]
+        self, codes: Any, activations: Float[Any, "n input_dim"] | None
     ) -> Float[Array, "n input_dim"]:
         """What codes in units of the model's atoms reconstruct of activations, in their units.
 

@@ -134,7 +134,7 @@ class HeldOut:
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"] | None:
-        """Which of the coded rows count; None where all do."""
+        """True for the coded rows that count; None where all do."""
         extra = len(self.left_out)
         return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
 
@@ -157,7 +157,7 @@ class HeldOut:
         return Unread(self.learned_from)
 
     def task(self) -> Task:
-        """What learners see, and what is scored, which is one split."""
+        """The rows that learners see, and those that are scored, as one split."""
         members = np.pad(self.members[0], (0, len(self.left_out)))
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
         held = Split(rows, documents=members, counts=self.counts)
@@ -170,7 +170,7 @@ class HeldOut:
         return digest("none" if part is None else part.fingerprint() for part in parts)
 
     def seen(self) -> dict[str, Any]:
-        """What decides what learners see, whatever is scored."""
+        """All that decides the rows that learners see, whatever is scored."""
         found = {
             "activations": self.activations.fingerprint(),
             "keep_outliers": self.keep_outliers,
@@ -188,5 +188,5 @@ class HeldOut:
         return found | {name: size for name, size in sizes.items() if size != 1}
 
     def asdict(self) -> dict[str, Any]:
-        """What decides the data and what is learned from them."""
+        """All that decides the data and what is learned from them."""
         return self.seen() | {"activations": self.fingerprint, "samples": self.samples}

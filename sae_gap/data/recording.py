@@ -130,6 +130,7 @@ def _true_latents(task: Task) -> int:
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
+@typing.runtime_checkable
 class Source(typing.Protocol):
     """Where the data of a study comes from: a `Setting`, a `World`, or whatever else has a seed, a
     dimension, what tells it from others, and `task()`.

@@ -37,9 +37,6 @@ class Exchange(_Search):
     """
 
     listed = False
-    label = "pursuit with exchanges"
-    colour = "#CC3311"
-    rank = 14
 
     k: int = option(default=10)
     of: Encoder | None = None
@@ -104,8 +101,6 @@ class BestOf(_Search):
     """
 
     listed = False
-    label = "the better of two codes"
-    rank = 14
 
     one: Encoder
     other: Encoder

@@ -121,7 +121,9 @@ class Lasso(Encoder):
         return not self.nonneg
 
     def flops(self, input_dim, num_latents):
-        """Of the textbook iteration from zero; a certified solve takes what a sample needs."""
+        """Those of the textbook iteration from zero; a certified solve takes as many as a sample
+        needs, and has None.
+        """
         textbook = self.tol is None and self.start is None
         return (2 * self.max_iterations - 1) * 2 * input_dim * num_latents if textbook else None
 

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_type
+from sae_gap.core.checks import check_type, is_traced
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, unit_atoms
@@ -69,7 +69,7 @@ class OnSupport(_Refined):
         return not self.nonneg
 
     def flops(self, input_dim, num_latents):
-        """Of the encoder whose support it is."""
+        """Those of the encoder whose support it is."""
         return self.encoder.flops(input_dim, num_latents)
 
     def infer(self, model, signals, begun=None):
@@ -81,15 +81,16 @@ class OnSupport(_Refined):
         target, on = signals - model.bias, abs(codes) > self.on
         found = sparse_code(target, dictionary, self.lam, nonneg=self.nonneg, support=on)
         codes = found.codes / norms
-        return dataclasses.replace(found, codes=codes) if self.lam else Coded(codes)
+        certified = is_traced(self.lam) or self.lam
+        return dataclasses.replace(found, codes=codes) if certified else Coded(codes)
 
 
 class LeastSquares(_Refined):
     """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then
     clamped at zero.
 
-    Where many codes are best, as on a support larger than input_dim, it takes the one of least
-    norm, as `numpy.linalg.lstsq` does. The clamp comes last, as published, so that the codes are no
+    It takes the codes of least norm where many are best, as on a support larger than input_dim and
+    as `numpy.linalg.lstsq` does. The clamp comes last, as published, so that the codes are no
     optimum of anything.
 
     Args:

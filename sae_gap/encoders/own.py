@@ -31,7 +31,9 @@ class Own(Encoder):
         return bool(getattr(self.encoder, "signed", False))
 
     def described(self) -> dict[str, Any]:
-        """What decides its codes beside the model, whose digest tells functions apart."""
+        """The encoder, which decides its codes beside the model; the model's digest tells functions
+        apart.
+        """
         known = isinstance(self.encoder, Encoder)
         told = describe(self.encoder) if known else "a function"
         return {"class": class_name(type(self)), "encoder": told}

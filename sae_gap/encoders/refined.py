@@ -1,6 +1,4 @@
-"""What is made of other encoders: fewer of their atoms, their codes at another weight, or in
-another norm.
-"""
+"""Encoders made of others: of fewer of their atoms, at another weight, or in another norm."""
 
 import dataclasses
 from typing import Any
@@ -27,7 +25,7 @@ class Pruned(Encoder):
     `leave_one_out` has it, or the magnitude of the code. D has unit atoms.
 
     Args:
-      encoder: whose codes they are: of least squares, for the first kind of worth.
+      encoder: whose codes they are; the first kind of worth takes those of least squares.
       l0: atoms that stay on average, on the rows on which `prepared` finds the threshold.
       by: "loss" or "magnitude".
       nonneg: whether codes are non-negative.

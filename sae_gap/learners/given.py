@@ -85,5 +85,5 @@ class Given(Learner):
         return self.held.model
 
     def described(self) -> dict[str, Any]:
-        """What decides its rows."""
+        """The class and the digest of the model, which decide its rows."""
         return {"class": class_name(type(self)), "model": self.held.digest}

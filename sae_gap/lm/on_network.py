@@ -118,10 +118,10 @@ class OnNetwork:
         return [self._digest(self.documents(part)) for part in (1, 0)]
 
     def seen(self) -> dict[str, Any]:
-        """What decides what learners see."""
+        """All that decides the rows that learners see."""
         return self.rows.seen() | {"seed": self.seed}
 
     def asdict(self) -> dict[str, Any]:
-        """What decides the data."""
+        """All that decides the data."""
         about = {"model": self.lm.identity, "layer": self.layer, "first": self.first}
         return self.rows.asdict() | about | {"texts": self._texts, "seed": self.seed}

@@ -13,13 +13,11 @@ import importlib
 from typing import Any
 
 _HOME = {
-    "sae_gap.measure.comparison": "Comparison compare",
     "sae_gap.metrics.definitions": "fvu",
     "sae_gap.core.rows": "evenly_spaced",
     "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
     "sae_gap.measure.summary": "atom_lines curve_lines gap_lines worst_lines",
-    "sae_gap.measure.verdicts": "Verdict ranking verdict",
-    "sae_gap.metrics.atom_statistics": "Atoms agreement describe_atoms",
+    "sae_gap.measure.verdicts": "ranking verdict",
 }
 
 

@@ -8,8 +8,9 @@ dictionaries.
   proposed     the same among the latents that the own encoder proposes
   weighted     the screened pursuit in the norm of what an error costs in nats
   thresholded  thresholding pursuit from the lasso
-  NAME         any encoder of `sae_gap.encoders` without parameters, with k and with the λ at which
-               the lasso has the L0; its own may differ
+  NAME         any encoder of `sae_gap.encoders` without parameters. Its field `l0` takes the mean
+               L0, `k` the nearest whole number, and `lam` the λ at which the lasso has that L0;
+               its own may differ
   ..._refit    least squares on the support of any of these
 """
 
@@ -24,7 +25,7 @@ from absl import logging
 
 from sae_gap import catalogue
 from sae_gap.core.checks import check_choice
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
@@ -38,6 +39,7 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.metrics import reconstruction
 from sae_gap.metrics.metric import Metric
+from sae_gap.storage.results import Row
 from sae_gap.study.study import Method, Scalar, Study
 
 REFIT = "_refit"
@@ -55,14 +57,16 @@ def refit(encoder: Encoder) -> OnSupport:
 
 
 def check_codes(names: Iterable[str]) -> None:
-    """Raises a ValueError where codes have no such name, or an encoder has parameters that no
-    dictionary alone gives.
+    """Refuses names that no codes have, and encoders whose parameters no dictionary alone gives.
+
+    Raises:
+      ValueError: a name is such a one; the message says which.
     """
     for name in names:
         plain = name.removesuffix(REFIT)
         if plain not in CODES:
             check_choice("codes", plain, (*CODES, *catalogue.encoders()))
-            encoder = catalogue.make_encoder(plain, sparsity=1, nonneg=True)
+            encoder = catalogue.make_encoder(plain, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(plain, encoder)
 
 
@@ -103,7 +107,7 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
     }
     if name in made:
         return made[name]
-    encoder = catalogue.make_encoder(name, sparsity=max(1, round(l0)), nonneg=nonneg)
+    encoder = catalogue.make_encoder(name, sparsity=max(1, round(l0)), nonneg=nonneg, l0=l0)
     return AtWeight(encoder, lasso) if hasattr(encoder, "lam") else encoder
 
 
@@ -165,6 +169,19 @@ def study_of(
     return Study(name, sources, methods, **plain | options)
 
 
+def finite(rows: Iterable[Row]) -> list[Row]:
+    """The rows of codes that are finite; the log names the others, of which nothing is measured."""
+    found = []
+    for row in rows:
+        if "diverged" in row:
+            logging.warning(
+                "left out %s of %s: they are not finite", row["codes"], row["dictionary"]
+            )
+        else:
+            found.append(row)
+    return found
+
+
 def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
     """The learner of a dictionary that others are held against: `online_dl` as `learn` has it,
     `samples`, `random`, or any learner or SAE of the catalogue by its name.
@@ -181,10 +198,15 @@ def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
 
 def _check_bare(name: str, encoder: Encoder) -> None:
     model = Model(jnp.ones((1, 2)), jnp.zeros(1), None, None)
+
+    def infer(rows):
+        split = Split(rows)
+        return encoder.prepared(model, split, Task(split, split, split, width=2))(model, rows)
+
     try:
-        eqx.filter_eval_shape(encoder, model, jnp.ones((1, 1)))
-    except jax.errors.TracerArrayConversionError:
-        # It runs on the host.
+        eqx.filter_eval_shape(infer, jnp.ones((1, 1)))
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
+        # It runs on the host, or finds a number there.
         return
     except (AttributeError, TypeError):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What codes cost: products with the dictionary, seconds, and how far they are from the lasso."""
+"""The cost of codes: products with the dictionary, seconds, and their distance from the lasso."""
 
 import functools
 from typing import Any

@@ -39,9 +39,9 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     below by `optimum_slack`.
 
     Returns:
-      Nothing for other codes. Of a lasso `unconverged`, its samples beyond the tolerance, and
-      `unused`, the latents that no code uses. Of a model that has an encoder also `gap`, the mean
-      of F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`, `scale_share`,
+      Nothing for other codes. A lasso has `unconverged`, its samples beyond the tolerance, and
+      `unused`, the latents that no code uses. A model with an encoder also has `gap`, the mean of
+      F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`, `scale_share`,
       `values_share`, `support_share`, and the duality gaps of z_s and z*, `support_slack` and
       `optimum_slack`; how far the supports agree, see `overlap`; the latents `fired_only` by the
       encoder and `used_only` by the optimum; and of the largest gaps the samples, `worst`, with

@@ -1,4 +1,4 @@
-"""What reconstructions of a layer cost the network that runs on from them, in nats."""
+"""Nats that reconstructions of a layer cost the network that runs on from them."""
 
 from typing import Any
 

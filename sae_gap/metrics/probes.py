@@ -62,7 +62,7 @@ def fit_dense(features: Any, labels: Bool[np.ndarray, " n"], c: float = DENSE_C)
 def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SPARSE_C) -> Probe:
     """Fits a probe on the k latents of the largest difference of class means.
 
-    Of latent j that is `|E[z_j | A] - E[z_j | not A]|` over the mean of `|z_j|` where it is not 0.
+    The difference is `|E[z_j | A] - E[z_j | not A]|` over the mean of `|z_j|` where that is not 0.
 
     Args:
       codes: (n, num_latents), a sparse or a dense array.
@@ -115,8 +115,8 @@ def score_pair(
 ) -> dict[str, float]:
     """The probe trained without the cell and trained with it, both scored on the same rows.
 
-    Where a split withholds nothing, as that of a `TextSet`, the one probe is scored on the rows
-    under "11" and "01", if there are any, and on the others.
+    A split that withholds nothing, as that of a `TextSet`, has one probe, which is scored on the
+    rows under "11" and "01", if there are any, and on the others.
 
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
@@ -127,8 +127,8 @@ def score_pair(
     Returns:
       `auc_ood` and `accuracy_ood` of the probe that never saw the cell, on rows with the other
       concept; `auc_id` and `accuracy_id` on rows without it; the same of the reference,
-      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`. Where
-      nothing is withheld the drop is `auc_id - auc_ood`.
+      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`. The
+      drop is `auc_id - auc_ood` where nothing is withheld.
     """
     scores: dict[str, float] = {}
     withheld = "withheld" in split.train

@@ -1,1 +1,1 @@
-"""What to run: studies, fits, codes, and the tables of what came out."""
+"""Studies: their jobs, fits, codes and scores, and the one runner of them."""

@@ -26,7 +26,7 @@ from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS, cores, one_blas_thread
 from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.program import Fitted, Program
+from sae_gap.study.program import Fitted, Program, given_base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +100,10 @@ def fit(
             fitted.end.model
             for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
         ]
-    # What trained the base is of no use to what goes on from its numbers, and would compile anew
-    # for each kind.
-    given = (
-        [{} for _ in tasks]
-        if bases is None
-        else [{"base": dataclasses.replace(model, encode=None)} for model in bases]
-    )
     num_latents = int(tasks[0].width)
+    given: Sequence[Model | None] = bases or [None] * len(tasks)
     inputs = [
-        (learner.select(task), key, base)
+        (learner.select(task), key, given_base(base))
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
     if isinstance(learner, HostLearner):

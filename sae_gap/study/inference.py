@@ -24,7 +24,7 @@ CALIBRATED = 2_000
 
 
 class Inference:
-    """What the encoders make of the splits of a task on one model, on the devices of this process.
+    """The codes that encoders give to the splits of a task on one model, on this process's devices.
 
     Args:
       task: the data, in the memory of this process, as is the model.
@@ -66,8 +66,6 @@ class Inference:
     @property
     def normalised(self) -> Task:
         """The task with signals as encoders see them."""
-        if self.model.normalisation is None:
-            return self.task
         held = {
             split: dataclasses.replace(getattr(self.task, split), signals=self.signals(split))
             for split in self.scored
@@ -101,13 +99,13 @@ class Inference:
         return self._run(self.prepare(encoder), split)[0]
 
     def seconds(self, encoder: Encoder) -> float:
-        """What the ID split takes, compilation apart, from the signals on."""
+        """The seconds that the ID split takes from the signals on, without compilation."""
         encoder = self.prepare(encoder)
         before = () if self._in_chunks else map(self.seconds, encoder.origins)
         return sum(before) + self._run(encoder, "id")[1]
 
     def time(self, encoder: Encoder, samples: int) -> float:
-        """The seconds of 1,000 samples, of the first of the ID split, compilation apart."""
+        """The seconds of 1,000 samples, as the first of the ID split take, without compilation."""
         encoder, rows = self.prepare(encoder), jnp.asarray(self.signals("id")[:samples])
         begun = [self.infer(each, "id").codes[: len(rows)] for each in encoder.origins]
         for _ in range(2):

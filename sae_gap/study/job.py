@@ -1,6 +1,4 @@
-"""What a study consists of: jobs of rows, and what each row is known by, all of which is decided
-here.
-"""
+"""The jobs of a study, their rows, and the key of each row."""
 
 import collections
 import dataclasses
@@ -83,10 +81,6 @@ class Stored:
         lacking = [metric for name, metric in self._metrics.items() if name not in there]
         return lacking if lacking or not rows else None
 
-    def present(self, job: "Job") -> set[str]:
-        """The keys of the lines of a job that are there as a whole."""
-        return {line.key for line in job.lines if self.lacking(line) is None}
-
     def rest(self, job: "Job") -> "Job":
         """The job of the seeds that lack a row."""
         lacking = {line.source for line in job.lines if self.lacking(line) is not None}
@@ -163,13 +157,18 @@ def seedless(source: Source) -> Source:
 def _line(
     study: Study, source: Source, description: dict[str, Any], method: Method, step: int | None
 ) -> Line:
-    reference = reference_of(study, method)
+    encoder, reference = method.encoder, None
+    if study.lam is not None:
+        # The optimum at the weight that codes minimise at, or else at the study's. Signed codes can
+        # beat the best non-negative ones, so they are held against the best signed ones.
+        weight = study.lam if encoder.weight is None else encoder.weight
+        reference = Lasso(weight, nonneg=not encoder.signed)
     shared = {
         "study": study.name,
         "protocol": study.protocol,
         "method": method.name,
         "learner": identity.describe(method.learner),
-        "encoder": identity.describe(method.encoder),
+        "encoder": identity.describe(encoder),
         "precision": identity.precision(),
     }
     if reference is not None:
@@ -188,15 +187,3 @@ def _line(
 def _key(decides: dict[str, Any], metrics: Sequence[Metric]) -> str:
     measured = sorted([metric.name, metric.version] for metric in metrics)
     return results.key(decides | {"metrics": measured})
-
-
-def reference_of(study: Study, method: Method) -> Lasso | None:
-    """What a method's codes are held against: the optimum at the weight that they minimise at, or
-    else at the study's, if it has one.
-
-    Signed codes can beat the best non-negative ones, so they are held against the best signed ones.
-    """
-    if study.lam is None:
-        return None
-    encoder = method.encoder
-    return Lasso(study.lam if encoder.weight is None else encoder.weight, nonneg=not encoder.signed)

@@ -4,8 +4,8 @@ A fit has a folder of its own, named after all that decides it: the learner with
 hyper-parameters, its version and its bases, the source with its seed, the precision and the kind of
 device. In it lie models along the fit, `<step>.safetensors`; the last one, `fit.safetensors`, and
 after it `fit.json`, which says that the fit has ended; and while it lasts the state that a killed
-fit goes on from, `state.safetensors`. What is damaged or belongs elsewhere is noticed and fitted
-again.
+fit goes on from, `state.safetensors`. A file that is damaged or of another fit is noticed, and
+fitted again.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 from absl import logging
@@ -54,9 +55,7 @@ class Models:
         self.every = every
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
-        """Where a fit lies or would lie; None for one that takes no step, which is as soon done as
-        read.
-        """
+        """The folder of a fit, there or not; None for a fit of no step, as soon done as read."""
         if self.directory is None or not learner.num_steps:
             return None
         decides = {
@@ -70,8 +69,8 @@ class Models:
         return self.directory / f"{name}-{results.key(decides | where)}"
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
-        """What has to be fitted before the models at these steps are there, bases first, by the
-        names of the files alone.
+        """The learners to fit before the models at these steps are there, bases first, by the names
+        of the files alone.
         """
         before = [] if learner.base is None else self.missing(learner.base, source)
         if not learner.num_steps:
@@ -160,19 +159,15 @@ class Models:
         watch: Callable[[int, int], None] | None,
     ) -> list[Fit]:
         """Fits one learner to what is wanted of it, and keeps what there is a folder for."""
-        learner, folders = (
-            wanted[0].learner,
-            [each.folder for each in wanted if each.folder is not None],
-        )
+        learner = wanted[0].learner
+        folders = [each.folder for each in wanted if each.folder is not None]
         saves = [Checkpoint(folder, every=self.every, fit=folder.name) for folder in folders]
         fits = fit(
             learner,
             [each.task for each in wanted],
             [each.key for each in wanted],
             at=sorted({*at, *(learner.snapshots if folders else ())}),
-            bases=None
-            if learner.base is None
-            else [each.base for each in wanted if each.base is not None],
+            bases=[each.base for each in wanted if each.base is not None] or None,
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
             watch=watch,
@@ -214,7 +209,13 @@ class _Wanted:
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
     @functools.cached_property
+    def about(self) -> dict[str, Any]:
+        """The learner and the source, as its files have them."""
+        return {"learner": identity.describe(self.learner), "source": self.source.asdict()}
+
+    @functools.cached_property
     def blank(self) -> Model:
+        """The shapes of its model."""
         return blank_model(self.learner, self.task, self.key, self.base)
 
     def load(self, at: Sequence[int]) -> Fit | None:
@@ -254,16 +255,14 @@ class _Wanted:
         if self.folder is not None and self.writes:
             note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
             # `load_sae` reads from them how the model encodes.
-            note |= {"learner": identity.describe(self.learner), "source": self.source.asdict()}
-            _write(self.folder, name, trees.dump(fitted.model, note))
+            _write(self.folder, name, trees.dump(fitted.model, note | self.about))
 
     def end(self, fit: Fit) -> None:
         """Writes the last model and, after it, what says that the fit has ended."""
         if self.folder is not None and self.writes:
             self.keep(fit.end, _LAST)
             note = {
-                "learner": identity.describe(self.learner),
-                "source": self.source.asdict(),
+                **self.about,
                 "step": fit.end.step,
                 "seconds": fit.end.seconds,
                 "compile_seconds": fit.compile_seconds,

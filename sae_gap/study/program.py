@@ -3,7 +3,6 @@ way, reports and saves.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -42,9 +41,7 @@ class Fitted(NamedTuple):
 
 
 class Program:
-    """What a fit runs, compiled: its start, its loop and its end, for all inputs that share the
-    shapes of the given ones.
-    """
+    """The start, the loop and the end of a fit, compiled for all inputs of the given shapes."""
 
     def __init__(
         self,
@@ -57,32 +54,17 @@ class Program:
     ):
         began = time.perf_counter()
         self._together = devices.spans_processes(mesh)
-        self._learner, self._num_steps = (
-            devices.replicate(_prepared(learner), mesh),
-            learner.num_steps,
-        )
-        self._num_latents = num_latents
+        self._learner = devices.replicate(_prepared(learner), mesh)
+        self._num_steps, self._num_latents = learner.num_steps, num_latents
         with sharding.within(data):
-            self._start = _compile(_start, self._learner, data, key, base, num_latents)
-            shapes = eqx.filter_eval_shape(_start, self._learner, data, key, base, num_latents)
+            given = self._learner, data, key, base, num_latents
+            self._start, shapes = _compile(_start, *given), eqx.filter_eval_shape(_start, *given)
             blank = devices.replicate(jax.tree.map(_blank, shapes), mesh)
             self._like = blank = sharding.constrain(blank, data)
             if self._num_steps:
                 self._advance = _compile(_advance, (self._learner, data, np.int32(0)), blank)
             self._end = _compile(_end, self._learner, blank[1])
         self.compile_seconds = time.perf_counter() - began
-
-    def start(self, data: PyTree, key: PyTree, base: dict[str, Model]) -> Stepped:
-        """The steps taken, none, and the state before the first."""
-        return self._start(self._learner, data, key, base, self._num_latents)
-
-    def advance(self, data: PyTree, stepped: Stepped, stop: int) -> Stepped:
-        """The steps taken and the state after at most `stop` steps; what is given is used up."""
-        return self._advance((self._learner, data, np.int32(stop)), stepped)
-
-    def end(self, stepped: Stepped) -> Model:
-        """The model that a fit has reached."""
-        return self._end(self._learner, stepped[1])
 
     def run(
         self,
@@ -93,12 +75,21 @@ class Program:
         **options: Any,
     ) -> Fitted:
         """The end of a fit; the options are those of `run_loop`."""
-        began = time.perf_counter()
-        stepped, spent = (save and save.load(self._like)) or (self.start(data, key, base), 0.0)
-        spent += time.perf_counter() - began
-        advance = functools.partial(self.advance, data)
-        options |= {"together": self._together, "save": save}
-        return run_loop(stepped, spent, advance, self.end, self._num_steps, **options)
+        began, learner = time.perf_counter(), self._learner
+        stepped, spent = (save and save.load(self._like)) or (
+            self._start(learner, data, key, base, self._num_latents),
+            0.0,
+        )
+        return run_loop(
+            stepped,
+            spent + time.perf_counter() - began,
+            lambda stepped, stop: self._advance((learner, data, np.int32(stop)), stepped),
+            lambda stepped: self._end(learner, stepped[1]),
+            self._num_steps,
+            together=self._together,
+            save=save,
+            **options,
+        )
 
 
 def run_loop(
@@ -182,8 +173,7 @@ def blank_model(
 
     One on the host has a dictionary of as many atoms as the task has latents, and nothing else.
     """
-    given = {} if base is None else {"base": dataclasses.replace(base, encode=None)}
-    inner = _prepared(learner)
+    inner, given = _prepared(learner), given_base(base)
     if isinstance(learner, HostLearner):
         dtype = task.train.signals.dtype
         dictionary = jax.ShapeDtypeStruct((task.input_dim, task.width), dtype)
@@ -195,17 +185,22 @@ def blank_model(
     return eqx.filter_eval_shape(end, learner.select(task), key, given)
 
 
+def given_base(base: Model | None) -> dict[str, Model]:
+    """The argument `base` of `init`. A learner that goes on from the numbers of a base has no use
+    for its encoder, and would compile anew for each kind.
+    """
+    return {} if base is None else {"base": dataclasses.replace(base, encode=None)}
+
+
 def _prepared(learner: Learner) -> Learner:
     """Without its base, whose model is all that it needs, and with its floats as arrays, so that a
     sweep compiles once.
     """
-    alone = learner
-    if learner.base is not None:
-        alone = jax.tree.map(
-            lambda part: None if part is learner.base else part,
-            learner,
-            is_leaf=lambda x: x is learner.base,
-        )
+    alone = jax.tree.map(
+        lambda part: None if part is learner.base else part,
+        learner,
+        is_leaf=lambda x: x is learner.base,
+    )
     return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone)
 
 
@@ -217,12 +212,9 @@ def _blank(leaf):
     """An array of a shape and type, since what is compiled for must have values."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return (
-        jnp.broadcast_to(jax.random.key(0), leaf.shape)
-        if is_key
-        else jax.device_put(np.zeros(leaf.shape, leaf.dtype))
-    )
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
+    return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
 
 
 @eqx.filter_jit

@@ -36,8 +36,8 @@ def run(
     lacks what it needs is left out, with a line in the log. On a CPU the learners of all jobs on
     the same data are fitted first, a seed on each core, unless the study asks for their seconds.
 
-    Of many processes, which `distributed.start` has joined, each runs its share of the jobs on its
-    own devices; they share the folders of the store and of the models.
+    Each of the processes that `distributed.start` has joined runs its share of the jobs on its own
+    devices; they share the folders of the store and of the models.
 
     Args:
       study: what to run.
@@ -103,9 +103,7 @@ def _run_cell(
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
         fitted = [
-            fits[job.learner, source.seed]
-            for source in job.sources
-            if (job.learner, source.seed) in fits
+            fits[place] for source in job.sources if (place := (job.learner, source.seed)) in fits
         ]
         if not fitted:
             mesh = devices.mesh() if together else None
@@ -122,11 +120,11 @@ def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[result
     if study.lam is None:
         return found
     names = [method.name for source in study.sources for method in study.methods(source)]
-    order = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    order = [*dict.fromkeys(names)]
 
     def place_of(row: results.Row) -> tuple[Any, ...]:
         cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
         varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
-        return (*cell, order[row["method"]], *varied, row["seed"])
+        return (*cell, order.index(row["method"]), *varied, row["seed"])
 
     return sorted(found, key=place_of)

@@ -1,14 +1,14 @@
 """The rows of a job: its methods infer on the fitted models, and metrics score what they infer."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 from scipy.sparse import issparse
 
-from sae_gap.core.types import SPLITS, Solution, Task
+from sae_gap.core.types import SPLITS, Task
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime import devices
 from sae_gap.storage import results
@@ -33,8 +33,8 @@ def score(
             lacking = stored.lacking(line)
             if line.source == source and lacking is not None:
                 by_model.setdefault(fit.at(line.step).step, []).append((line, lacking))
-        for lines in by_model.values():
-            fitted = fit.at(lines[0][0].step)
+        for step, lines in by_model.items():
+            fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
             shared: dict[Any, Any] = {}
             # Codes that others are held against, or start from, are kept until the last of them.
@@ -85,18 +85,15 @@ def _measure(
             "%s diverged: its codes are not finite, and its metrics are left out", method.name
         )
         return {"diverged": True} | measured, {}
-    optimum: dict[str, Solution] = {}
+    optimum: dict[str, Any] = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
-        optimum = {
-            split: cast(Solution, inference.infer(reference, split).certified) for split in scored
-        }
-    lam = None if reference is None else reference.lam
+        optimum = {split: inference.infer(reference, split).certified for split in scored}
     found = Inferred(
         inference.normalised,
         inference.model,
         codes,
         optimum,
-        lam,  # type: ignore[arg-type]
+        reference and reference.lam,  # type: ignore[arg-type]
         study.protocol,
         shared,
         encoder,
@@ -117,13 +114,13 @@ def _measure(
             )
         measured |= columns
         owned[f"{metric.name} {metric.version}"] = [*columns]
-    for split in scored:
-        certified = inferred[split].certified
-        if certified is not None:
-            ending = "" if len(scored) == 1 else f"_{split}"
-            measured[f"own_certificate{ending}"] = float(
-                np.max(certified.gap / np.maximum(certified.objective, 1e-30))
-            )
+
+    def certificate(split: str) -> dict[str, float]:
+        own: Any = inferred[split].certified
+        return {"own_certificate": float(np.max(own.gap / np.maximum(own.objective, 1e-30)))}
+
+    if inferred["id"].certified is not None:
+        measured |= found.by_split(certificate)
     if optimum:
         measured["reference"] = "signed" if encoder.signed else "non-negative"
     return measured, owned

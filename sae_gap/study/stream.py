@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core.checks import as_real, check_size, check_type, shown
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
+from sae_gap.encoders.encoder import check_model
 from sae_gap.learners.online.families import Families, FamiliesState
 from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState
 from sae_gap.runtime import devices, distributed, progress
@@ -25,10 +26,14 @@ from sae_gap.runtime.cores import LOOPS
 from sae_gap.runtime.sharding import SAMPLES, check_mesh, constrain
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.fitting import as_key
-from sae_gap.study.program import Stepped, run_loop
+from sae_gap.study.program import Stepped, given_base, run_loop
 
 # What gives the rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
+# The same, whose rows are sure to be samples.
+Take = Callable[[int, int], np.ndarray]
+# The minibatches of a round.
+Block = Float[Array, "count rows input_dim"]
 
 
 def fit_stream(
@@ -47,12 +52,11 @@ def fit_stream(
     """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
 
     A round's samples are fetched while those of the round before are learned from, and no more than
-    these two are held. Of `OnlineDictionary` each sample is seen once, up to a last few that fill
-    no minibatch, and `visits` has no say; more rounds (`num_steps`) make them smaller. Of
-    `Families` each round takes the samples that follow, as many as `visits` says, and after the
-    last ones the first again. Outlier samples,
-    of more than ten times the median norm, are scaled down to it, as `fit` does; the median is that
-    of the first round.
+    these two are held. `OnlineDictionary` sees each sample once, up to a last few that fill no
+    minibatch, and `visits` has no say; more rounds (`num_steps`) make them smaller. A round of
+    `Families` takes the samples that follow, as many as `visits` says, and the first again after
+    the last. Outlier samples, of more than ten times the median norm, are scaled down to it, as
+    `fit` does; the median is that of the first round.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up
     what they tell of the dictionary. With several processes each makes the same call, and its
@@ -97,12 +101,12 @@ def fit_stream(
     # A number of NumPy's would be traced.
     num_latents = int(num_latents)
     source, num_samples = _opened(source, num_samples)
-    if isinstance(learner, OnlineDictionary) and num_samples < learner.num_steps:
-        raise ValueError(
-            f"{num_samples} samples are too few for {learner.num_steps} rounds; lower num_steps or "
-            "give more."
-        )
     if isinstance(learner, OnlineDictionary):
+        if num_samples < learner.num_steps:
+            raise ValueError(
+                f"{num_samples} samples are too few for {learner.num_steps} rounds; lower "
+                "num_steps or give more."
+            )
         learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
     fetch = functools.partial(_fetch, _again(_checked(source), num_samples), count, size, mesh)
@@ -133,8 +137,7 @@ def fit_stream(
                     )
             return state.round, state
 
-        given = {} if base is None else {"base": base}
-        state = _start(learner, first, size, median, num_latents, key, given)
+        state = _start(learner, first, size, median, num_latents, key, given_base(base))
         stepped, spent = (state.round, state), 0.0
         if checkpoint is not None:
             data, seed = str(_fingerprint(first, size)), jax.random.key_data(key).tolist()
@@ -159,7 +162,7 @@ def fit_stream(
             report_every=0.0,
         ).model
     # On one device of this process, wherever its parts are.
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), distributed.whole(model))
+    return jax.tree.map(jnp.asarray, jax.device_get(distributed.whole(model)))
 
 
 def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Source, int]:
@@ -183,21 +186,16 @@ def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Sourc
 
 def _as_base(base: Model, shape: tuple[int, int], dtype) -> Model:
     """A model of this shape that is sure to be finite, without its encoder."""
-    check_type("base", base, Model, "give what a fit of the base gave")
-    atoms, bias = (jnp.asarray(each, dtype) for each in (base.decoder, base.bias))
-    if atoms.shape != shape or bias.shape != shape[:1]:
+    check_model(base)
+    if base.decoder.shape != shape:
         raise ValueError(
-            f"base has a decoder {atoms.shape} and a bias {bias.shape}, where {shape} and "
-            f"{shape[:1]} are expected: dimensions of a sample, and num_latents."
+            f"base has a decoder {base.decoder.shape}, where {shape} is expected: dimensions of a "
+            "sample, and num_latents."
         )
-    if not (jnp.isfinite(atoms).all() and jnp.isfinite(bias).all()):
-        raise ValueError("base has a NaN or an infinity; fit it again.")
-    return Model(atoms, bias)
+    return Model(jnp.asarray(base.decoder, dtype), jnp.asarray(base.bias, dtype))
 
 
-def _again(
-    source: Callable[[int, int], np.ndarray], num_samples: int
-) -> Callable[[int, int], np.ndarray]:
+def _again(source: Take, num_samples: int) -> Take:
     """The source, of which the first samples follow the last."""
 
     def take(start: int, count: int) -> np.ndarray:
@@ -210,8 +208,8 @@ def _again(
     return take
 
 
-def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
-    """What the source gives, in the default float type, once it is sure to be samples."""
+def _checked(source: Source) -> Take:
+    """The rows of the source in the default float type, once they are sure to be samples."""
 
     def take(start: int, count: int) -> np.ndarray:
         block = as_real(
@@ -237,9 +235,7 @@ def _checked(source: Source) -> Callable[[int, int], np.ndarray]:
     return take
 
 
-def _fetch(
-    take: Callable[[int, int], np.ndarray], count: int, size: int, mesh: Mesh, turn: int
-) -> jax.Array:
+def _fetch(take: Take, count: int, size: int, mesh: Mesh, turn: int) -> jax.Array:
     """A round's minibatches, (count, rows, input_dim), each split by rows over the devices; zeros
     fill the last of them.
     """
@@ -250,10 +246,7 @@ def _fetch(
         for index in sharding.addressable_devices_indices_map((count, rows)).values()
         if index
     ]
-    low, high = (
-        min(size - 1, *(first for first, _, _ in slices)),
-        min(size, max(last for _, last, _ in slices)),
-    )
+    low, high = min(min(slices)[0], size - 1), min(max(slices)[1], size)
     if high - low == size:
         block = take(begin, count * size).reshape(count, size, -1)
     else:
@@ -263,22 +256,18 @@ def _fetch(
     def of_device(index):
         first, last, _ = index[1].indices(rows)
         piece = block[:, first - low : last - low]
-        return (
-            piece
-            if last <= size
-            else np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
-        )
+        return np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
 
     return jax.make_array_from_callback((count, rows, block.shape[2]), sharding, of_device)
 
 
-def _samples(block: Float[Array, "count rows input_dim"], size: int) -> Float[Array, "n input_dim"]:
+def _samples(block: Block, size: int) -> Float[Array, "n input_dim"]:
     """The samples of a round, without the rows that fill minibatches up."""
     return block[:, :size].reshape(-1, block.shape[2])
 
 
 @eqx.filter_jit
-def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Array:
+def _fingerprint(block: Block, size: int) -> Array:
     """A sum of the samples' bits, weighted by place: of integers, so that it does not depend on the
     order of the additions.
     """
@@ -288,20 +277,20 @@ def _fingerprint(block: Float[Array, "count rows input_dim"], size: int) -> Arra
 
 
 @eqx.filter_jit
-def _median_norm(block: Float[Array, "count rows input_dim"], size: int) -> Float[Array, ""]:
+def _median_norm(block: Block, size: int) -> Float[Array, ""]:
     return outliers.median_norm(_samples(block, size))
 
 
 @eqx.filter_jit
 def _start(
     learner: OnlineDictionary | Families,
-    block: Float[Array, "count rows input_dim"],
+    block: Block,
     size: int,
     median: Float[Array, ""],
     num_latents: int,
     key: PRNGKeyArray,
     base: dict[str, Model],
-) -> OnlineState | FamiliesState:
+) -> Any:
     signals = outliers.to_median(_samples(block, size), median)
     return constrain(learner.init(Split(signals), num_latents=num_latents, key=key, **base), ())
 

@@ -25,7 +25,7 @@ Scalar = str | int | float | bool | None
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Where a dictionary comes from, crossed with how codes are inferred on it.
+    """A learner, which makes a dictionary, crossed with an encoder, which infers codes on it.
 
     Args:
       name: names its rows.
@@ -67,8 +67,8 @@ class Method:
 
     @property
     def coordinates(self) -> dict[str, Scalar]:
-        """What it varies, as columns: the learner's, the encoder's and its own. An SAE's own
-        encoder is "own".
+        """The columns that tell its rows apart: the learner's, the encoder's and its own. An SAE's
+        own encoder is "own".
         """
         own = {"inference": "own"} if self.encoder == self.learner.encode else {}
         return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
@@ -130,15 +130,12 @@ class Study:
                 "sources must be different settings or recordings, but some are given twice."
             )
         for source in self.sources:
-            check_sequence(
-                "methods(source)",
-                self.methods(source),
-                Method,
-                "give sae_gap.Method(name, family, learner, encoder)",
-            )
-            names = [(method.name, *method.coordinates.items()) for method in self.methods(source)]
+            methods = self.methods(source)
+            mend = "give sae_gap.Method(name, family, learner, encoder)"
+            check_sequence("methods(source)", methods, Method, mend)
+            names = [(method.name, *method.coordinates.items()) for method in methods]
             if len(set(names)) < len(names):
-                listed = ", ".join(method.name for method in self.methods(source))
+                listed = ", ".join(method.name for method in methods)
                 raise ValueError(
                     f"methods must have different names or coordinates, but they are {listed}."
                 )

@@ -49,7 +49,7 @@ def test_samples_of_all_sizes_of_support_in_any_order(monkeypatch):
     slots, few = [], module._few
 
     def seen(*args, **named):
-        jax.debug.callback(lambda: slots.append(named["slots"]))
+        jax.debug.callback(lambda: slots.append(named["most"]))
         return few(*args, **named)
 
     monkeypatch.setattr(module, "_few", seen)

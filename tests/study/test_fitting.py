@@ -269,7 +269,8 @@ def test_the_seconds_before_a_kill_count(tmp_path, tasks):
     save = Checkpoint(tmp_path, every=1e9)
     learner, data = loop._prepared(Walk()), Walk().select(tasks[0])
     program = loop.Program(learner, data, KEYS[0], {}, 20, devices.own_mesh())
-    begun = program.advance(data, program.start(data, KEYS[0], {}), 3)
+    begun = program._start(learner, data, KEYS[0], {}, 20)
+    begun = program._advance((learner, data, np.int32(3)), begun)
     save.store(begun, 1_000.0, step=3)
     (found,) = fit(Walk(), tasks[:1], KEYS[:1], at=(2, 4), checkpoints=[save])
     assert 1_000 < found.at(4).seconds < found.end.seconds < 1_010

@@ -130,9 +130,9 @@ def test_faults_are_named(source, options, words):
     ("base", "words"),
     [
         (None, "needs the model of its base"),
-        (Model(np.ones((5, 40)), np.zeros(4)), "a bias"),
+        (Model(np.ones((5, 40)), np.zeros(4)), "bias must be 5 finite numbers"),
         (Model(np.ones((5, 39)), np.zeros(5)), r"where \(5, 40\)"),
-        (Model(np.ones((5, 40)), np.full(5, np.nan)), "base has a NaN"),
+        (Model(np.ones((5, 40)), np.full(5, np.nan)), "bias must be 5 finite numbers"),
     ],
 )
 def test_a_base_that_does_not_fit_is_named(base, words):

@@ -45,7 +45,7 @@ def files(tmp_path_factory):
         ),
         (("mine", "--activations=x.pt", "--rows=9"), 2, "--rows must be an integer of at least 10"),
         (("mine", "--activations=y.pt"), 2, "y.pt is neither a file nor a folder"),
-        (("x.pt", "--activations=x.pt"), 2, "is not the weights of an SAE"),
+        (("x.pt", "--activations=x.pt"), 2, "activations have 12 columns, but the SAE has"),
     ],
 )
 def test_the_exit_code_says_what_was_found(files, call, monkeypatch, arguments, code, words):

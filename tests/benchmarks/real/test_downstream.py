@@ -5,13 +5,16 @@ whatever is wrong.
 import csv
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import image
 
 import sae_gap
 from benchmarks.real import inputs
+from sae_gap.core.types import Coded
 from sae_gap.encoders import lasso
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.study import scoring
 from tests import tiny
 
@@ -106,6 +109,20 @@ def test_no_seed_scores_what_train_real_learned_from(made, call):
     assert other == pytest.approx(one, rel=1e-6)
 
 
+def test_codes_that_are_not_finite_are_left_out(made, call, monkeypatch, caplog):
+    def nan(encoder, model, signals, *begun):
+        return Coded(jnp.full((len(signals), model.decoder.shape[1]), jnp.nan))
+
+    monkeypatch.setattr(MatchingPursuit, "infer", nan)
+    atoms = f"--dictionary={made.folder / 'D.npy'}"
+    for each in ("downstream", "encoder_cost"):
+        results = f"--results_dir={made.folder / 'nan'}"
+        code, out, err = call(each, *made.arguments, atoms, results, "--codes=omp,mp")
+        assert code == 0 and "left out mp of D" in caplog.text, err
+        assert "omp" in out and " mp " not in out, out
+        caplog.clear()
+
+
 def test_what_is_wrong_is_told_in_a_sentence(made, call):
     folder = made.folder
     tiny.write_lm(folder / "other.gguf", seed=1)
@@ -127,6 +144,7 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
         ((atoms, "--layer=2"), "block 2 is not in"),
         ((f"--dictionary={folder / 'few.npy'}", "--l0=8"), "8 atoms of few; ask for at most 7."),
         ((atoms, "--l0=17"), "ask for at most 16."),
+        ((atoms, atoms.replace("dictionary", "sae")), "is both a --sae and a --dictionary"),
         (
             (atoms, f"--model={folder / 'other.gguf'}"),
             "is of another model than other; give that of tiny as model.",

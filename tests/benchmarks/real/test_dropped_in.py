@@ -8,31 +8,37 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from sae_gap import Store
 from tests.conftest import IN_ONE
 from tests.test_project import ADDED, ROOT
 
 ENCODER = '''
-"""The k atoms of largest correlation."""
+"""The atoms of largest correlation, above one threshold for all samples."""
 
-import jax
-import jax.numpy as jnp
+import dataclasses
+
+import numpy as np
 
 from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Encoder, above, unit_atoms
 
 
 class Nearest(Encoder):
     label, colour = "nearest atoms", "#123456"
-    k: int = option(default=3)
+    l0: float = option(default=3.0, static=True, above=0)
+    threshold: float | None = option(default=None, static=True)
+
+    def prepared(self, model, split, task):
+        pull = np.asarray((split.counted - model.bias) @ unit_atoms(model.decoder)[0])
+        share = 1 - self.l0 / pull.shape[1]
+        return dataclasses.replace(self, threshold=float(np.quantile(pull, share)))
 
     def __call__(self, model, signals):
         atoms, norms = unit_atoms(model.decoder)
         pull = (signals - model.bias) @ atoms
-        values, chosen = jax.lax.top_k(pull, self.k)
-        rows = jnp.arange(len(pull))[:, None]
-        return jnp.zeros_like(pull).at[rows, chosen].set(values.clip(0) / self.k) / norms
+        return above(pull, self.threshold, pull) / self.l0 / norms
 '''
 
 
@@ -71,6 +77,9 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
         assert learners >= ({"mine"} if name in ("encoder_cost", "decompose") else {"kmeans"}), name
         for row in mine:
             assert 0 < row["effective"] <= row["l0"] and row["encoder"]["class"].endswith("Nearest")
+            # `encoder_cost` finds thresholds on other rows, and `measure_sae` names its levels.
+            if name in ("train_real", "downstream"):
+                assert row["l0"] == pytest.approx(row["level"], rel=0.02)
             assert len(row["errors"]) > 1 and np.isfinite(row["errors"]).all(), name
         assert len({row["key"] for row in found}) == len(found)
         assert "nearest" in out, name
