@@ -1,6 +1,7 @@
 """Fits on activations alone, of which nothing is scored."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -20,8 +21,8 @@ from sae_gap.study.fitting import fit
 from sae_gap.study.program import Fitted
 from sae_gap.study.stream import fit_stream
 
-# From the rows of one round of a stream to those of the next, in hundredths of the way between two
-# rows of a round: of few rows, rounds that follow each other have different ones.
+# The least distance from the rows of one round of a stream to those of the next, in hundredths of
+# the way between two rows of a round: of few rows, rounds that follow each other have others.
 STRIDE = 61
 
 
@@ -79,10 +80,12 @@ def spread(rows: Activations, rounds: int, share: int) -> Any:
     """A source of a stream whose rounds have `share` rows each, from all over, and all rows alike
     often.
     """
+    # Coprime to the rounds: else some rounds have the same rows.
+    stride = next(n for n in itertools.count(STRIDE) if math.gcd(n, rounds) == 1)
 
     def source(start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
         turn, place = np.divmod(np.arange(start, start + count), share)
-        number = place * rounds + turn * STRIDE % rounds
+        number = place * rounds + turn * stride % rounds
         return rows.take(number * rows.num_samples // (share * rounds))
 
     return source

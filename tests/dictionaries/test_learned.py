@@ -113,6 +113,8 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(learned,
 
 def test_the_codes_of_a_row_do_not_depend_on_its_company(learned, fresh):
     together = learned.encode(fresh).toarray()
+    # Nor on a weight that was asked for of other rows.
+    assert learned.lam(activations=5 * fresh) > learned.lam()
     np.testing.assert_allclose(learned.encode(fresh[7:8]).toarray()[0], together[7], atol=1e-4)
 
 
@@ -170,11 +172,11 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
     np.testing.assert_allclose(found.bias, kept.mean(axis=0), atol=0.05)
 
 
-@pytest.mark.parametrize("count", [40, 97, 1_000])
-def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count):
+@pytest.mark.parametrize(("count", "rounds"), [(40, 100), (97, 100), (1_000, 100), (1_000, 61)])
+def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds):
     numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
-    source = training.spread(numbered, 100, 8)
-    turns = np.concatenate([source(start, 80) for start in range(0, 800, 80)]).reshape(100, 8)
+    source = training.spread(numbered, rounds, 8)
+    turns = np.concatenate([source(turn * 8, 8) for turn in range(rounds)]).reshape(rounds, 8)
     uses = np.bincount(turns.ravel().astype(int), minlength=count)
     assert uses.max() - uses.min() <= 1
     gaps = np.diff(turns, append=turns[:, :1] + count)
