@@ -14,7 +14,7 @@ from sae_gap.core.types import Split, Task, Unread
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.runtime import devices
-from sae_gap.storage.results import digest, key
+from sae_gap.storage.results import digest
 
 # The fewest rows that tell anything.
 FEWEST = 2
@@ -52,12 +52,6 @@ class HeldOut:
     split_seed: int | None = None
     together: bool = False
     learn_outliers: bool = False
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HeldOut) and self.asdict() == other.asdict()
-
-    def __hash__(self) -> int:
-        return hash(key(self.asdict()))
 
     @property
     def input_dim(self) -> int:

@@ -17,7 +17,7 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.lm.downstream import FIRST, Downstream
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.storage.results import digest, key
+from sae_gap.storage.results import digest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,12 +43,6 @@ class OnNetwork:
     first: int = FIRST
     documents_seed: int = 0
     seed: int = 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OnNetwork) and self.asdict() == other.asdict()
-
-    def __hash__(self) -> int:
-        return hash(key(self.asdict()))
 
     @property
     def input_dim(self) -> int:

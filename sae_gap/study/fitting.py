@@ -59,7 +59,6 @@ def fit(
     bases: Sequence[Model] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
-    watch: Callable[[int, int], None] | None = None,
     show_progress: bool = True,
     mesh: Mesh | None = None,
 ) -> list[Fit]:
@@ -81,7 +80,6 @@ def fit(
       bases: the models of the learner's base, one for each task; None fits them here.
       checkpoints: one for each task. A learner on the host has no use for them.
       keep: called with the number of a task and each model that is kept, as soon as it is there.
-      watch: called now and then with the number of a task and the steps that it has taken.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
       mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans
         processes, all of them call this alike.
@@ -139,11 +137,9 @@ def fit(
             taken[place] = steps
             line.n = sum(taken)
             line.refresh()
-            if watch is not None:
-                watch(place, steps)
 
         save = None if checkpoints is None else checkpoints[place]
-        reported = watched if shows or watch is not None else None
+        reported = watched if shows else None
         # LAPACK's matrices are small, and further threads of it would take the cores from the loops
         # beside this one.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():

@@ -2,7 +2,6 @@
 goes on to the same bits.
 """
 
-import itertools
 import json
 import pathlib
 
@@ -314,14 +313,3 @@ def test_what_is_missing_is_told_by_names_alone(tmp_path, tasks, fits):
     fit_one(tmp_path, tasks, at=(2,))
     assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == []
     assert store.missing(Walk(), SETTING, (3,)) == [Walk()]
-
-
-def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks):
-    told = []
-
-    def watch(one, place, steps):
-        told.append((one.rate, place, steps))
-
-    Models(tmp_path).fit(Walk(base=Walk(0.5)), SOURCES, tasks, watch=watch)
-    assert {one[:2] for one in told} == {*itertools.product((0.1, 0.5), (0, 1))}
-    assert max(steps for *_, steps in told) == 6
