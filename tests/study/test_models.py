@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Models, Recording, Setting, draw
+from sae_gap import Models, Setting, draw
 from sae_gap.core import identity
 from sae_gap.core.types import Model
-from sae_gap.data.activations import save_activations
+from sae_gap.data.activations import open_activations, save_activations
+from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.learner import HostLearner
 from sae_gap.learners.oracle import Oracle
@@ -162,7 +163,7 @@ def test_activations_are_known_by_their_content(tmp_path):
     names = []
     for file, scale in (("a.npz", 1.0), ("b.npz", 1.0), ("c.npz", 2.0)):
         save_activations(tmp_path / file, scale * rows, np.repeat(np.arange(6), 10))
-        source = Recording(tmp_path / file, 8, 2, held_out=0.2)
+        source = HeldOut(open_activations(tmp_path / file), 8, 2)
         names.append(str(Models("x").folder(Walk(), source)))
     assert names[0] == names[1] != names[2]
 
