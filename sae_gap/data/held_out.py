@@ -18,8 +18,6 @@ from sae_gap.storage.results import digest
 
 # The fewest rows that tell anything.
 FEWEST = 2
-# Floats of the rows that are learned from, which lie in memory together.
-POOL = 2**29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,15 +133,15 @@ class HeldOut:
     @property
     def num_train(self) -> int:
         """How many rows learners see."""
-        there = self.parts[0].num_samples
-        return there if self.together else min(there, max(1, POOL // self.input_dim))
+        train = self.parts[0]
+        return train.num_samples if self.together else train.num_pooled
 
     def learned_from(self) -> Float[Any, "n input_dim"]:
         """The rows that learners see, evenly spaced."""
         train = self.parts[0]
         if self.together:
             return devices.read_rows(train.take, train.num_samples, train.input_dim)
-        return train.take(evenly_spaced(train.num_samples, self.num_train))
+        return train.pool()
 
     @functools.cached_property
     def _train(self) -> Unread:

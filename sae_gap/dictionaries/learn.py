@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
-from sae_gap.dictionaries.rows import Rows, opened, pool, screened
+from sae_gap.dictionaries.rows import Rows, opened, screened
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_rows
 from sae_gap.learners.learner import Learner, base_of
@@ -104,7 +104,7 @@ def learn(
     began = time.perf_counter()
     told: Structure | None = None
     if structure == "auto":
-        told = compare_seeds(pool(train), learner, width, seed, show_progress=show_progress)
+        told = compare_seeds(train.pool(), learner, width, seed, show_progress=show_progress)
         logging.info("%s", told)
         structure = "families" if told.has_families else "none"
     parts: list[Learner] = [learner]

@@ -1,5 +1,5 @@
-"""The activations that a dictionary is learned from and scored on: opened, without outlier tokens,
-as many as memory holds.
+"""The activations that a dictionary is learned from and scored on: opened, and without outlier
+tokens.
 """
 
 import os
@@ -8,17 +8,13 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
 from sae_gap.core.checks import check_choice, check_unmasked, detached
-from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.storage.tensor_files import brief
 
 Rows = Activations | ArrayLike | str | os.PathLike[str]
 """What a user gives as activations: rows, the path of a file or folder of them, or opened ones."""
-# Floats of the rows that are learned from, which lie in memory together.
-POOL = 2**29
 
 
 def opened(
@@ -51,13 +47,3 @@ def screened(activations: Activations, policy: str) -> Activations:
     if len(activations.outliers.rows):
         logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
     return activations.without_outliers() if policy == "drop" else activations
-
-
-def fits(rows: Activations) -> bool:
-    """Whether the rows lie in memory together."""
-    return rows.num_samples * rows.input_dim <= POOL
-
-
-def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
-    """The rows that are learned from, evenly spaced."""
-    return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))

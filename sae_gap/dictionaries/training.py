@@ -11,7 +11,6 @@ from jaxtyping import Float, PRNGKeyArray
 
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
-from sae_gap.dictionaries.rows import fits, pool
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.gradient_sums import total_visits
@@ -27,7 +26,7 @@ STRIDE = 61
 
 
 def fit_rows(
-    learner: Learner,
+    learner: OnlineDictionary | Families,
     rows: Activations,
     width: int,
     seed: int,
@@ -48,7 +47,7 @@ def fit_rows(
       show_progress: whether to show a line of progress.
       **options: of `fit`, such as the models of the base.
     """
-    if isinstance(learner, OnlineDictionary | Families) and not fits(rows):
+    if rows.num_pooled < rows.num_samples:
         if isinstance(learner, OnlineDictionary):
             total = total_visits(learner.visits, width)  # type: ignore[arg-type]
             learner, base = dataclasses.replace(learner, visits=None), None
@@ -72,7 +71,7 @@ def fit_rows(
     if checkpoint is not None:
         saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
     return fit_signals(
-        learner, pool(rows), width, seed, checkpoints=saves, show_progress=show_progress, **options
+        learner, rows.pool(), width, seed, checkpoints=saves, show_progress=show_progress, **options
     ).model
 
 

@@ -16,9 +16,9 @@ import scipy.optimize
 import sae_gap
 from sae_gap import Setting
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.activations import Activations
+from sae_gap.data.activations import Activations, rows
 from sae_gap.dictionaries import learned as curve
-from sae_gap.dictionaries import rows, training
+from sae_gap.dictionaries import training
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
@@ -159,12 +159,12 @@ def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
     monkeypatch.setattr(rows, "POOL", 30 * 100)
     train = learned.train
     chosen = evenly_spaced(train.num_samples, 100)
-    np.testing.assert_array_equal(rows.pool(train), train.take(chosen))
+    np.testing.assert_array_equal(train.pool(), train.take(chosen))
 
 
 def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
     monkeypatch.setattr(rows, "POOL", 1_000)
-    monkeypatch.setattr("sae_gap.dictionaries.training.pool", None)
+    monkeypatch.setattr(Activations, "pool", None)
     np.save(tmp_path / "x.npy", activations)
     found = sae_gap.learn(tmp_path / "x.npy", WIDTH, L0, visits=40)
     assert found.agreement(np.asarray(task.dictionary)) > 0.85

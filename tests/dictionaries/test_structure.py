@@ -91,7 +91,7 @@ def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
 
 
 def test_families_of_rows_beyond_memory_take_each_once_before_any_twice(signals, monkeypatch):
-    monkeypatch.setattr(training, "fits", lambda rows: False)
+    monkeypatch.setattr("sae_gap.data.activations.rows.POOL", 1_000)
     rows, asked = sae_gap.open_activations(signals), []
 
     def stream(learner, source, *, num_samples, base, **options):
