@@ -12,8 +12,9 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
+from sae_gap.data.activations import open_activations
 from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
-from sae_gap.dictionaries.rows import Rows, opened, screened
+from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_rows
 from sae_gap.learners.learner import Learner, base_of
@@ -84,7 +85,7 @@ def learn(
     check_choice("structure", structure, STRUCTURES)
     check_seed(seed)
     # What is asked of the dictionary later reads the rows again.
-    rows = screened(opened(activations, documents).copied(), outliers)
+    rows = screened(open_activations(activations, documents=documents).copied(), outliers)
     check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:

@@ -22,15 +22,13 @@ from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model
-from sae_gap.data.activations import Activations
+from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
-from sae_gap.dictionaries.rows import Rows, opened, screened
+from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure
 from sae_gap.dictionaries.training import fit_signals
-from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.comparison import Comparison
@@ -104,8 +102,6 @@ class Export(NamedTuple):
       fvu: of the encoder's codes.
       best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was
         learned.
-      plain_fvu: of a TopK with `W_enc = W_decᵀ`, the dictionary in SAELens's form without training;
-        None but for a pursuit on the frozen dictionary.
     """
 
     model: Model
@@ -114,15 +110,12 @@ class Export(NamedTuple):
     l0: float
     fvu: float
     best_fvu: float
-    plain_fvu: float | None = None
 
     def __repr__(self) -> str:
         scores = (
             f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
             f"{self.best_fvu:.3f} at L0 {self.k}"
         )
-        if self.plain_fvu is not None:
-            scores += f", of a plain TopK {self.plain_fvu:.3f}"
         if not has_form(type(self.model.encode)):
             return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
         ours = isinstance(self.model.encode, ScreenedPursuit)
@@ -428,14 +421,8 @@ class LearnedDictionary:
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
             )
 
-        def score(model):
-            return self._score(model, ["own"], k, self.held_out, True)["own"]
-
-        own, plain = score(model), None
-        if frozen and isinstance(learner.encoder, ScreenedPursuit):
-            affine = Affine.create(self.model.decoder)
-            plain = score(dataclasses.replace(self.model, encoder=affine, encode=TopK(k)))["fvu"]
-        return Export(model, k, seconds, own["l0"], own["fvu"], best, plain)
+        own = self._score(model, ["own"], k, self.held_out, True)["own"]
+        return Export(model, k, seconds, own["l0"], own["fvu"], best)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias, its labels and the weights λ found so far; no
@@ -479,8 +466,8 @@ class LearnedDictionary:
                 "folder that save wrote."
             ) from None
         if activations is not None:
-            rows = screened(opened(activations, documents).copied(), outliers)
-            learned._parts = rows.split()
+            opened = open_activations(activations, documents=documents).copied()
+            learned._parts = screened(opened, outliers).split()
             if learned._of_rows() != learned._fingerprint:
                 raise ValueError(
                     f"the dictionary in {place} was learned from other rows; give the activations, "
@@ -553,7 +540,7 @@ class LearnedDictionary:
         return rows
 
     def _opened(self, activations: Rows) -> Activations:
-        rows = opened(activations)
+        rows = open_activations(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
                 f"the activations have {rows.input_dim} dimensions, but the dictionary "

@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from sae_gap.core.types import Split, Task, Unread
+from sae_gap.core.types import Split, Task
 from sae_gap.data.held_out import HeldOut
 from sae_gap.lm.downstream import FIRST, Downstream
 from sae_gap.lm.pretrained import LM
@@ -97,8 +97,8 @@ class OnNetwork:
         """The rows that learners see, and those of the network that are put back."""
         net = self.network
         held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
-        train, width = Unread(self.rows.learned_from), self.rows.width
-        return Task(train, held, held, width=width, seed=self.seed, network=net)
+        of_rows = {"width": self.rows.width, "seed": self.seed}
+        return Task(self.rows.train, held, held, **of_rows, network=net)
 
     def _digest(self, documents: Sequence[int]) -> str:
         """Tells documents by what the network reads of them."""

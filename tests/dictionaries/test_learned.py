@@ -294,15 +294,8 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     assert not (frozen and trained) or made.fvu > made.best_fvu
     assert f"{made.fvu:.3f}" in repr(made)
     assert ("after import sae_gap.torch.saelens" in repr(made)) == pursuit
-    assert (made.plain_fvu is None) == trained
-    if trained:
-        return
-    # As many latents on average, and less error than a TopK whose encoder is the dictionary has.
-    assert made.l0 == pytest.approx(L0, rel=0.1)
-    hidden = np.maximum((held - learned.bias) @ learned.atoms, 0)
-    plain = np.where(hidden >= np.sort(hidden, axis=1)[:, [-L0]], hidden, 0)
-    assert made.plain_fvu == pytest.approx(sae_gap.fvu(held, learned.decode(plain)), rel=1e-4)
-    assert made.plain_fvu > made.fvu and f"{made.plain_fvu:.3f}" in repr(made)
+    # A pursuit has as many latents on average.
+    assert trained or made.l0 == pytest.approx(L0, rel=0.1)
 
 
 def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path, learned, fresh):
@@ -383,7 +376,7 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
         (
             lambda x, d: sae_gap.learn([x[:30], x[30:100]], WIDTH, L0),
-            "make no array .*; join documents",
+            "documents of unequal lengths joined, .* do not make one array",
         ),
         (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),
         (lambda x, d: d.encode(x[:, :29]), "29 dimensions, but the dictionary 30"),
