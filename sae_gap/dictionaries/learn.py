@@ -17,7 +17,7 @@ from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
 from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_rows
-from sae_gap.learners.learner import Learner, base_of
+from sae_gap.learners.learner import base_of
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.measure.verdicts import ROWS_AN_ATOM
 from sae_gap.metrics.definitions import check_varies
@@ -97,7 +97,7 @@ def learn(
             ROWS_AN_ATOM,
         )
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
-    saves = []
+    saves: list[Any] = [None] * len(_STATES)
     if checkpoint is not None:
         fit = train.fingerprint()
         saves = [trees.Checkpoint(Folder(checkpoint), name, fit=fit) for name in _STATES]
@@ -108,17 +108,16 @@ def learn(
         told = compare_seeds(train.pool(), learner, width, seed, show_progress=show_progress)
         logging.info("%s", told)
         structure = "families" if told.has_families else "none"
-    parts: list[Learner] = [learner]
+    parts: list[Any] = [learner]
     if structure == "families":
         families = with_families(learner)
         parts = [base_of(families), families]
-    options: dict[str, Any] = {}
-    for place, part in enumerate(parts):
-        save = saves[place] if saves else None
-        given = {"checkpoint": save, "show_progress": show_progress} | options
-        options = {"bases": [fit_rows(part, train, width, seed, **given)]}
-    (model,) = options["bases"]
-    for save in saves:
+    model = None
+    for part, save in zip(parts, saves, strict=False):
+        model = fit_rows(
+            part, train, width, seed, base=model, checkpoint=save, show_progress=show_progress
+        )
+    for save in filter(None, saves):
         save.discard()
     seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds)

@@ -31,9 +31,9 @@ def fit_rows(
     width: int,
     seed: int,
     *,
+    base: Model | None = None,
     checkpoint: Checkpoint | None,
     show_progress: bool,
-    **options: Any,
 ) -> Model:
     """A dictionary of activations: in memory where they fit there, and else, of `online_dl` and of
     families, out of their files.
@@ -43,19 +43,19 @@ def fit_rows(
       rows: to learn from.
       width: atoms to learn.
       seed: of the fit.
+      base: the model of the learner's base, of families.
       checkpoint: where its state is kept, and found after a kill; its `fit` tells the rows.
       show_progress: whether to show a line of progress.
-      **options: of `fit`, such as the models of the base.
     """
     if rows.num_pooled < rows.num_samples:
         if isinstance(learner, OnlineDictionary):
             total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-            learner, base = dataclasses.replace(learner, visits=None), None
+            learner = dataclasses.replace(learner, visits=None)
             share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
         else:
             # No row twice before all were there.
             _, share = learner.minibatches(rows.num_samples, width)
-            rounds, (base,) = math.ceil(rows.num_samples / share), options["bases"]
+            rounds = math.ceil(rows.num_samples / share)
             total = rounds * share
         return fit_stream(
             learner,
@@ -70,9 +70,8 @@ def fit_rows(
     saves = None
     if checkpoint is not None:
         saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
-    return fit_signals(
-        learner, rows.pool(), width, seed, checkpoints=saves, show_progress=show_progress, **options
-    ).model
+    options = {"bases": base and [base], "checkpoints": saves, "show_progress": show_progress}
+    return fit_signals(learner, rows.pool(), width, seed, **options).model
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:

@@ -97,8 +97,8 @@ class OnNetwork:
         """The rows that learners see, and those of the network that are put back."""
         net = self.network
         held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
-        of_rows = {"width": self.rows.width, "seed": self.seed}
-        return Task(self.rows.train, held, held, **of_rows, network=net)
+        train, width = self.rows.train, self.rows.width
+        return Task(train, held, held, width=width, seed=self.seed, network=net)
 
     def _digest(self, documents: Sequence[int]) -> str:
         """Tells documents by what the network reads of them."""

@@ -116,7 +116,7 @@ class Models:
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
         bases: Sequence[Model | None] = [None] * len(tasks)
         if learner.base is not None:
-            options = {"mesh": mesh, "show_progress": show_progress}
+            options: Any = {"mesh": mesh, "show_progress": show_progress}
             bases = [fit.end.model for fit in self.fit(learner.base, sources, tasks, **options)]
         together = mesh is not None and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()

@@ -99,7 +99,7 @@ def test_families_of_rows_beyond_memory_take_each_once_before_any_twice(signals,
         asked.append([source(turn * size, size) for turn in range(num_samples // size)])
 
     monkeypatch.setattr(training, "fit_stream", stream)
-    options = {"checkpoint": None, "show_progress": False, "bases": [None]}
+    options = {"checkpoint": None, "show_progress": False}
     for visits in (3.0, 0.06):
         families = dataclasses.replace(with_families(learner(signals)), visits=visits)
         training.fit_rows(families, rows, WIDTH, 0, **options)
