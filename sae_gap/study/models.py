@@ -22,7 +22,6 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import identity
-from sae_gap.core.checks import check_number
 from sae_gap.core.types import Model, Task
 from sae_gap.data.recording import Source
 from sae_gap.learners.learner import Learner
@@ -44,15 +43,10 @@ class Models:
     Args:
       directory: the folder, a path or the URL of one in a bucket, made when there is something to
         keep; None keeps nothing.
-      every: seconds between two saves of the state of a fit, about.
     """
 
-    def __init__(
-        self, directory: str | os.PathLike[str] | Folder | None = None, *, every: float = 60.0
-    ):
-        check_number("every", every, least=0)
+    def __init__(self, directory: str | os.PathLike[str] | Folder | None = None):
         self.directory = None if directory is None else Folder(directory)
-        self.every = every
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
         """The folder of a fit, there or not; None for a fit of no step, as soon done as read."""
@@ -144,7 +138,7 @@ class Models:
         """Fits one learner to what is wanted of it, and keeps what there is a folder for."""
         learner = wanted[0].learner
         folders = [each.folder for each in wanted if each.folder is not None]
-        saves = [Checkpoint(folder, every=self.every, fit=folder.name) for folder in folders]
+        saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
         fits = fit(
             learner,
             [each.task for each in wanted],

@@ -71,7 +71,8 @@ def run(
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
     distributed.wait(study.name)
-    return _in_order(study, every, Stored(study, store))
+    found = Stored(study, store).rows(every)
+    return found if study.lam is None else _in_order(study, found)
 
 
 def _run_cell(
@@ -106,10 +107,8 @@ def _run_cell(
                 line.update()
 
 
-def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[results.Row]:
-    found = stored.rows(every)
-    if study.lam is None:
-        return found
+def _in_order(study: Study, found: Sequence[results.Row]) -> list[results.Row]:
+    """Rows by their sizes, then by their methods, and by what these vary."""
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = [*dict.fromkeys(names)]
 

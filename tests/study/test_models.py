@@ -232,10 +232,11 @@ def killed_after(folder, tasks, monkeypatch, saves, at):
             if self.count == saves:
                 raise KilledError
 
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
     with monkeypatch.context() as patched:
         patched.setattr(models, "Checkpoint", Mortal)
         with pytest.raises(KilledError):
-            Models(folder, every=0).fit(Walk(), SOURCES[:1], tasks[:1], at)
+            Models(folder).fit(Walk(), SOURCES[:1], tasks[:1], at)
     return pathlib.Path(str(Models(folder).folder(Walk(), SETTING)))
 
 
@@ -252,7 +253,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, tasks, exp
         return found
 
     monkeypatch.setattr(Checkpoint, "load", told)
-    (outcome,) = Models(tmp_path, every=0).fit(Walk(), SOURCES[:1], tasks[:1], (0, 2, 3))
+    (outcome,) = Models(tmp_path).fit(Walk(), SOURCES[:1], tasks[:1], (0, 2, 3))
     assert loaded == [saves]
     assert all(same_bits(outcome.at(step).model, expected[step]) for step in (0, 2, 3, 6))
     assert files(folder) == along(0, 1, 2, 3, 4) + LAST
