@@ -154,7 +154,7 @@ class HeldOut:
     def seen(self) -> dict[str, Any]:
         """All that decides the rows that learners see, whatever is scored."""
         found = {
-            "activations": self.activations.fingerprint(),
+            "activations": self.activations.fingerprint,
             "keep_outliers": self.keep_outliers,
             "input_dim": self.input_dim,
             "seed": self.seed,
@@ -171,6 +171,6 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """All that decides the data and what is learned from them."""
-        held = "none" if self.held_out is None else self.held_out.fingerprint()
-        every = digest([self.activations.fingerprint(), held])
+        held = "none" if self.held_out is None else self.held_out.fingerprint
+        every = digest([self.activations.fingerprint, held])
         return self.seen() | {"activations": every, "samples": self.samples}

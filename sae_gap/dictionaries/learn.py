@@ -99,7 +99,7 @@ def learn(
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
     saves: list[Any] = [None] * len(_STATES)
     if checkpoint is not None:
-        fit = train.fingerprint()
+        fit = train.fingerprint
         saves = [trees.Checkpoint(Folder(checkpoint), name, fit=fit) for name in _STATES]
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
@@ -112,7 +112,7 @@ def learn(
     if structure == "families":
         families = with_families(learner)
         parts = [base_of(families), families]
-    model = None
+    model: Any = None
     for part, save in zip(parts, saves, strict=False):
         model = fit_rows(
             part, train, width, seed, base=model, checkpoint=save, show_progress=show_progress

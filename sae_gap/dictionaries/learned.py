@@ -480,7 +480,7 @@ class LearnedDictionary:
 
     def _of_rows(self) -> str:
         """A digest of the rows learned from and of those held out."""
-        return digest([self.train.fingerprint(), self.held_out.fingerprint()])
+        return digest([self.train.fingerprint, self.held_out.fingerprint])
 
     def _content(self) -> bytes:
         if not self._given:

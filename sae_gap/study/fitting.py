@@ -38,12 +38,20 @@ class Fit:
       along: the models at the requested steps before the end.
       compile_seconds: of the program, which all seeds of a call share.
       device: what it was fitted on, in words: its seconds are that device's.
+      base_seconds: that the fits of its bases took, which those of its models do not include.
     """
 
     end: Fitted
     along: Mapping[int, Fitted]
     compile_seconds: float
     device: str
+    base_seconds: float = 0.0
+
+    def on(self, base: "Fit | None") -> "Fit":
+        """The fit with the seconds of its base's fit; None stands for no base."""
+        if base is None:
+            return self
+        return dataclasses.replace(self, base_seconds=base.end.seconds + base.base_seconds)
 
     def at(self, step: int | None) -> Fitted:
         """The model at a step. The last model stands for every later step, and for None."""
@@ -94,10 +102,11 @@ def fit(
     """
     keys = _checked(learner, tasks, keys, at, bases)
     if learner.base is not None and bases is None:
-        bases = [
-            fitted.end.model
-            for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
-        ]
+        options: Any = {"show_progress": show_progress, "mesh": mesh}
+        before = fit(learner.base, tasks, keys, **options)
+        options |= {"at": at, "checkpoints": checkpoints, "keep": keep}
+        after = fit(learner, tasks, keys, bases=[base.end.model for base in before], **options)
+        return [fitted.on(base) for fitted, base in zip(after, before, strict=True)]
     num_latents = int(tasks[0].width)
     given: Sequence[Model | None] = bases or [None] * len(tasks)
     inputs = [

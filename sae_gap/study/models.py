@@ -108,14 +108,21 @@ class Models:
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        bases: Sequence[Model | None] = [None] * len(tasks)
+        bases: Sequence[Fit | None] = [None] * len(tasks)
         if learner.base is not None:
             options: Any = {"mesh": mesh, "show_progress": show_progress}
-            bases = [fit.end.model for fit in self.fit(learner.base, sources, tasks, **options)]
+            bases = self.fit(learner.base, sources, tasks, **options)
         together = mesh is not None and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
         wanted = [
-            _Wanted(learner, source, task, base, self.folder(learner, source), writes)
+            _Wanted(
+                learner,
+                source,
+                task,
+                None if base is None else base.end.model,
+                self.folder(learner, source),
+                writes,
+            )
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
         fits = [each.load(at) for each in wanted]
@@ -126,7 +133,7 @@ class Models:
             made = self._fit([wanted[place] for place in absent], at, mesh, show_progress)
             for place, fitted in zip(absent, made, strict=True):
                 fits[place] = fitted
-        return [fitted for fitted in fits if fitted is not None]
+        return [fitted.on(base) for fitted, base in zip(fits, bases, strict=True) if fitted]
 
     def _fit(
         self,

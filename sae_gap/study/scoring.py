@@ -47,7 +47,7 @@ def score(
             needed = {line.reference for line, _ in lines}.union(*(each.origins for each in ready))
             made = {
                 "fit_steps": fitted.step,
-                "fit_seconds": fitted.seconds,
+                "fit_seconds": fitted.seconds + fit.base_seconds,
                 "compile_seconds": fit.compile_seconds,
                 "fit_device": fit.device,
                 **provenance,

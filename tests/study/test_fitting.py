@@ -171,7 +171,10 @@ def test_what_is_kept_is_not_used_up(tasks):
 
 def test_a_base_is_fitted_where_none_is_given(tasks):
     given = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS, bases=ends(fit(Walk(), tasks, KEYS)))
-    assert all(map(same_bits, ends(fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)), ends(given)))
+    found = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)
+    assert all(map(same_bits, ends(found), ends(given)))
+    assert all(one.base_seconds > 0 for one in found)
+    assert not any(one.base_seconds for one in given)
 
 
 def test_an_integer_is_the_key_of_that_seed(tasks, along):

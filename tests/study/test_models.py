@@ -186,6 +186,7 @@ def test_a_learner_on_a_base_is_fitted_through_the_folder(tmp_path, fits, tasks)
     for rate, outcomes in zip((0.3, 0.4), found, strict=True):
         for outcome, begun in zip(outcomes, base, strict=True):
             # A walk of six steps from where the base ended.
+            assert outcome.base_seconds == begun.end.seconds > 0
             moved = np.std(outcome.end.model.dictionary - begun.end.model.dictionary)
             assert moved == pytest.approx(rate * 6**0.5, rel=0.2)
 

@@ -192,6 +192,14 @@ def test_a_fit_is_scored_along(tmp_path, tasks):
     assert [row["fit_seconds"] for row in along] == sorted(row["fit_seconds"] for row in along)
 
 
+def test_the_seconds_of_a_fit_include_those_of_its_base(tmp_path):
+    learners = SAE, dataclasses.replace(SAE, base=SAE)
+    methods = [Method(f"sae{i}", "sae", learner, TopK(3)) for i, learner in enumerate(learners)]
+    first, later = run(make(SETTING, methods=methods), Store(tmp_path))
+    (found,) = Models(tmp_path / "models").fit(learners[1], [SETTING], [draw(SETTING)])
+    assert later["fit_seconds"] == found.end.seconds + first["fit_seconds"]
+
+
 def test_each_model_is_encoded_once(tmp_path, monkeypatch):
     calls = collections.Counter()
     inner = Inference._run

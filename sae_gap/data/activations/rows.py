@@ -76,12 +76,9 @@ class Activations:
             np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents
         )
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of every row, and of the documents and the numbers by which `split` draws."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
         whole = self if self._whole is None else self._whole
         named = "none" if whole.documents is None else whole.documents
 
