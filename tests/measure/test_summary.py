@@ -10,7 +10,7 @@ from sae_gap.measure import atom_lines, curve_lines, worst_lines
 
 def row(codes, l0, fvu, name="mine", **others):
     about = {"dictionary": name, "codes": codes, "family": "sae", "num_scored": 9, "num_latents": 3}
-    proof = {"own_certificate": 1e-7 * l0} if codes == "lasso" else {}
+    proof = {"own_certificate": 1e-7 * fvu} if codes == "lasso" else {}
     return about | {"l0": l0, "fvu": fvu} | proof | others
 
 
@@ -32,7 +32,7 @@ def test_the_best_codes_are_those_that_explain_more_at_the_encoders_l0_or_the_co
     assert [mine[f"curve_{kind}"] for kind in ("fvu", "refit_fvu")] == [0.4, 0.25]
     assert mine["fvu_ratio"] == pytest.approx(0.5 / mine["best_fvu"])
     assert mine["refit_fvu_ratio"] == pytest.approx(0.3 / mine["best_fvu"])
-    assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-7))
+    assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-8))
     assert (atoms["best_codes"], atoms["best_fvu"]) == ("lasso_refit", 0.1)
     assert "fvu_ratio" not in atoms
 
