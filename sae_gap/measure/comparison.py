@@ -7,10 +7,9 @@ squared distance from the mean, or its tokens),
 
 where Δ_i leaves document i out. The interval of 95 % is Δ ± t s, with t of Student's law of n - 1
 degrees of freedom and of one at least: n counts documents, and fewer where some are much larger
-than the others. It holds the truth about as often as it says: 92 to 96 % of the time where the
-documents' lengths and losses are both log-normal, and 85 to 91 % where their losses are and all
-lengths are equal. Corrections for skew (Johnson's and Hall's transformed t) widen it by up to a half
-and leave 93 to 95 % of the one and 90 to 94 % of the other.
+than the others. It holds the truth about as often as it says: 92 to 96 % of the time where lengths
+and losses of documents are both log-normal, and 85 to 91 % where losses are and lengths are alike.
+Johnson's and Hall's corrections for skew bring no more than 2 and 5 points, and widen it by half.
 
 Codes of more latents explain more only where they explain more than those latents can: what codes
 explain grows ever slower with their L0, so that a hundredth more latents explain at most a
