@@ -21,7 +21,7 @@ References:
   methods for cluster-robust inference".
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -127,3 +127,13 @@ def interval(
     half = scipy.special.stdtrit(np.maximum(count - 1, 1), 0.975) * spread
     half = np.where(share.max(axis=-1) < 1, half, np.inf)
     return mean - half, mean + half
+
+
+def parts(own: Any, refit: Any, proposed: Any, best: Any) -> dict[str, tuple[Any, Any]]:
+    """The better and the worse codes of each part of what an encoder loses: "values", "support" and
+    the two that this is the sum of, "selection" and "screening", unless `proposed` is None.
+    """
+    pairs = {"values": (refit, own), "support": (best, refit)}
+    if proposed is not None:
+        pairs |= {"selection": (proposed, refit), "screening": (best, proposed)}
+    return pairs

@@ -21,7 +21,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_gap.measure.comparison import Comparison, compare
+from sae_gap.measure.comparison import Comparison, compare, parts
 from sae_gap.measure.summary import BEST, Rows, at, by_dictionary
 from sae_gap.storage.results import Row
 
@@ -165,9 +165,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         dead = own is not None and own["dead"]
         pairs: dict[str, tuple[Any, Any]] = {}
         if own is not None and not dead:
-            pairs = {"encoder": (best, own), "values": (again, own), "support": (best, again)}
-            if proposed is not None:
-                pairs |= {"selection": (proposed, again), "screening": (best, proposed)}
+            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best)
         if rival is not None and not dead:
             pairs["dictionary"] = rival, common
         losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
