@@ -1,18 +1,15 @@
 """From which magnitude on a latent counts as on, told from its own codes alone."""
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 
 # Below this share of what its codes are where they count, a latent is off by the cut.
 CUT = 1 / 3
 
 
-def cuts(
-    codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT
-) -> Float[np.ndarray, " latent"]:
+def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
     """For each latent the magnitude below which it counts as off, from its own codes alone.
 
     The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share
