@@ -3,13 +3,12 @@ form.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import check_path, check_type
+from sae_gap.core.checks import AnyPath, check_path, check_type
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, check_model
@@ -23,7 +22,7 @@ from sae_gap.storage.folder import Folder
 
 def save_sae(
     model: Model | SAE,
-    folder: str | os.PathLike[str],
+    folder: AnyPath,
     *,
     encoder: Encoder | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -133,7 +132,7 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return plain
 
 
-def check_free(folder: str | os.PathLike[str]) -> None:
+def check_free(folder: AnyPath) -> None:
     """Raises a ValueError where an SAE cannot be written to a folder, since files are in it
     already.
     """
@@ -145,7 +144,7 @@ def check_free(folder: str | os.PathLike[str]) -> None:
         raise _refused(folder, error) from None
 
 
-def _refused(folder: str | os.PathLike[str], error: OSError) -> ValueError:
+def _refused(folder: AnyPath, error: OSError) -> ValueError:
     return ValueError(
         f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
     )
