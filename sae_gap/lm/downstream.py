@@ -190,11 +190,8 @@ class Downstream:
     @functools.cached_property
     def mean(self) -> Nats:
         """What they cost where the replaced rows are the mean of all of them."""
-        return self.nats(np.broadcast_to(self._centre, self.activations.shape))
-
-    @functools.cached_property
-    def _centre(self) -> Float[np.ndarray, " dim"]:
-        return self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+        mean = self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+        return self.nats(np.broadcast_to(mean, self.activations.shape))
 
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
         """What each scored token costs with a reconstruction in the place of the replaced rows.

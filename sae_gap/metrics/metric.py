@@ -60,9 +60,9 @@ class Inferred:
         """Where the model came from."""
         return self.method and self.method.learner
 
-    def infer(self, encoder: Encoder, split: str = "id") -> Coded:
-        """The codes of another encoder on the same model, found once."""
-        return self.inference.infer(encoder, split)
+    def infer(self, encoder: Encoder) -> Coded:
+        """The codes of another encoder on the ID split, found once."""
+        return self.inference.infer(encoder, "id")
 
     @property
     def activations(self) -> Float[np.ndarray, "n input_dim"]:

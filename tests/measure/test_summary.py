@@ -42,7 +42,7 @@ def test_the_worst_samples_are_told_by_their_places_in_the_file():
     rows = [row("lasso", 2.0, 0.5, level="own", **worst), row("lasso", 1, 1, level="own", times=2)]
     held = SimpleNamespace(numbers=np.arange(10, 20), documents=np.arange(10) // 3)
     source = SimpleNamespace(parts=(None, held), places=np.array([4, 8]))
-    (line,) = worst_lines(rows, source, most=1)
+    line, _ = worst_lines(rows, source)
     wanted = {"index": 18, "document": 2, "gap": 5.0, "relative_gap": 0.5}
     assert line == {"dictionary": "mine"} | wanted
 
