@@ -107,9 +107,11 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             "level": level,
             "l0": own["l0"],
             "refit_l0": refit["l0"],
+            "own_best_codes": mine["codes"],
+            "own_best_l0": mine["l0"],
+            "best_codes": best["codes"],
+            "best_l0": best["l0"],
         }
-        about |= {"own_best_codes": mine["codes"], "own_best_l0": mine["l0"]}
-        about |= {"best_codes": best["codes"], "best_l0": best["l0"]}
         pairs: dict[str, Any] = {"dictionary": (best, mine)} | parts(own, refit, proposed, mine)
         for loss, (column, unit) in LOSSES.items():
             base = sum(own["ce_clean"]) if loss == "ce" else 0.0
@@ -119,10 +121,7 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             line |= {f"{part}_{end}": None for part in SUPPORT for end in ("part", "low", "high")}
             for part, (better, worse) in pairs.items():
                 lost = compare(better[column], worse[column], own[unit])
-                line |= {
-                    f"{part}_part": lost.more,
-                    f"{part}_low": lost.low,
-                    f"{part}_high": lost.high,
-                }
+                line[f"{part}_part"] = lost.more
+                line[f"{part}_low"], line[f"{part}_high"] = lost.low, lost.high
             lines.append(line)
     return lines
