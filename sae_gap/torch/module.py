@@ -49,7 +49,6 @@ class SAE(nn.Module):
       jumprelu          relu(p) above the threshold of each latent
       gated             relu((x - b_dec) W_enc exp(r_mag) + b_mag) where p > 0
       matching_pursuit  those of SAELens, which may choose an atom again
-      groupmax          the largest relu(p) in each of k consecutive groups
       batch_largest     the k n largest relu(p) of n rows: BatchTopK without a threshold
 
     Whatever the type of x and of the weights, codes are computed in float32 at least, outside of
@@ -64,7 +63,7 @@ class SAE(nn.Module):
       normalisation: what is done to x before it is coded, whose decoder undoes it; None for none.
       heads: whether x may come as (..., heads, head_dim), which are then laid side by side.
       metadata: what the configuration says beside, such as `hook_name`.
-      k: latents in a code, or of groupmax the groups.
+      k: latents in a code.
       breadth: candidates of a screen for each atom that is pursued; 2 unless it is given.
       screens: of a pursuit; 2 unless it is given.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
@@ -121,8 +120,6 @@ class SAE(nn.Module):
         given = {name: torch.zeros(size, **like) for name, size in zeros.items()} | given
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
-        if architecture == "groupmax" and width % given["k"]:
-            raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
         threshold = given.pop("threshold", None)
         if architecture == PURSUIT:
             given["pruned"] = threshold is not None
@@ -374,9 +371,6 @@ class SAE(nn.Module):
             hidden = _largest(hidden, k)
         elif architecture == "batch_largest":
             hidden = _largest(hidden.reshape(1, -1), k * len(hidden)).reshape(hidden.shape)
-        elif architecture == "groupmax":
-            groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
-            hidden = _largest(groups, 1).reshape(hidden.shape)
         return hidden.relu()
 
     def _flat(self, x):
