@@ -323,15 +323,11 @@ def _with(sae: SAE, **parts: Any) -> SAE:
 
 
 def _replaced(sae: SAE, change) -> SAE:
-    parts = [change(part) for part in affines(sae)]
-    return _with(sae, encoder=eqx.tree_at(_affines, sae.model.encoder, parts))
+    parts = [change(part) for part in affines(sae.model)]
+    return dataclasses.replace(sae, model=eqx.tree_at(affines, sae.model, parts))
 
 
-def affines(sae: SAE) -> list[Affine]:
+def affines(model: Model) -> list[Affine]:
     """The affine maps of the encoder; that of the target comes first."""
-    return _affines(sae.model.encoder)
-
-
-def _affines(encoder: Any) -> list[Affine]:
-    parts = jax.tree.leaves(encoder, is_leaf=lambda part: isinstance(part, Affine))
+    parts = jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine))
     return [part for part in parts if isinstance(part, Affine)]
