@@ -107,9 +107,10 @@ def compare(
       The comparison.
     """
     errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
-    low, high = interval(errors[1] - errors[0], far)
+    ends = interval(errors[1] - errors[0], far)
     explained = 1 - errors.sum(axis=1) / far.sum()
-    return Comparison(*map(float, (*explained, low, high)), l0s)
+    first, second, low, high = map(float, (*explained, *ends))
+    return Comparison(first, second, low, high, l0s)
 
 
 def interval(

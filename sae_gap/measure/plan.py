@@ -104,14 +104,14 @@ class Plan:
                     f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
                     "name of its own."
                 )
-        rows = jnp.asarray(self.source.scored)
-        for sae in self.saes if self.lam else ():
+        rows, weight = jnp.asarray(self.source.scored), self.lam or 0.0
+        for sae in self.saes if weight else ():
             target = sae.model.signals(rows) - sae.bias
             atoms = unit_atoms(sae.model.decoder)[0]
             top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
-            if self.lam >= top:
+            if weight >= top:
                 raise ValueError(
-                    f"lam is {self.lam:g}, which is not below {top:.3g}, the largest λ_max of "
+                    f"lam is {weight:g}, which is not below {top:.3g}, the largest λ_max of "
                     f"the samples on {sae.name!r}, and leaves no code; give less."
                 )
         densest = DENSEST * self.activations.input_dim
