@@ -120,7 +120,7 @@ class Check(NamedTuple):
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
         alike = greatest < 1.1 * least
         units = "" if alike else ": codes of two latents compare times these"
-        biases = [sae.bias, *(affine.bias for affine in affines(sae)[:1])]
+        biases = [sae.bias, *(affine.bias for affine in affines(sae.model)[:1])]
         lengths = ", ".join(f"{float(np.linalg.norm(bias)):.4g}" for bias in biases)
         few = self.l0 * self.rows < CHANCES * sae.num_latents and self.dead
         lines = [

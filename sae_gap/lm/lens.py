@@ -39,7 +39,7 @@ from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_choice, check_integer
+from sae_gap.core.checks import AnyPath, check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm.language_model import LanguageModel, Windows
@@ -61,7 +61,6 @@ ROUGH = 0.5
 # Raised whenever the same lens comes to hold other numbers.
 FORM = 2
 _FILE = "lens.safetensors"
-_DAMAGED = "the lens {} is damaged ({}); remove it and fit again."
 
 
 class Lens(NamedTuple):
@@ -153,7 +152,7 @@ class Lens(NamedTuple):
 def fit_lens(
     lm: LM,
     texts: Texts,
-    folder: str | os.PathLike[str] | Folder,
+    folder: AnyPath | Folder,
     windows: int = 16,
     context: int = 128,
     first: int = 16,
@@ -226,7 +225,7 @@ def fit_lens(
     return open_lens(folder, lm)
 
 
-def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
+def open_lens(path: AnyPath | Folder, lm: LM) -> Lens:
     """Opens a lens of a model.
 
     Args:
@@ -254,7 +253,7 @@ def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
     return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
 
 
-def holds_lens(path: str | os.PathLike[str] | Folder) -> bool:
+def holds_lens(path: AnyPath | Folder) -> bool:
     """Whether there is a lens for `open_lens` at a path."""
     if not str(path).endswith(".pt"):
         return Folder(path).exists(_FILE)
@@ -266,25 +265,21 @@ def holds_lens(path: str | os.PathLike[str] | Folder) -> bool:
 
 def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     """The sums of J_l and of its squared length over windows, and how many these are."""
+    blocks, dim = lm.model.num_blocks - 1, lm.model.dim
+    like = np.empty((blocks, dim, dim), np.float32), np.empty(blocks, np.float32)
     try:
         content = folder.read(_FILE)
         note = trees.read_note(content)
-        count = int(note["windows"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
-    for name, value in about.items():
-        if note.get(name) != value:
-            raise ValueError(
-                f"{folder} holds a lens of {name} {note.get(name)}, not {value}; give that, or "
-                "another folder, or remove it."
-            )
-    blocks, dim = lm.model.num_blocks - 1, lm.model.dim
-    try:
-        like = np.empty((blocks, dim, dim), np.float32), np.empty(blocks, np.float32)
-        sums, squares = map(np.asarray, trees.load(content, like))
+        other = [name for name, value in about.items() if note.get(name) != value]
+        sums, squares = like if other else map(np.asarray, trees.load(content, like))
     except ValueError as error:
-        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
-    return sums, squares, count
+        raise ValueError(f"the lens {folder} is damaged ({brief(error)}); fit it again.") from error
+    for name in other:
+        raise ValueError(
+            f"{folder} holds a lens of {name} {note.get(name)}, not {about[name]}; give that, or "
+            "another folder, or remove it."
+        )
+    return sums, squares, int(note["windows"])
 
 
 def _open_published(path: pathlib.Path, lm: LM) -> Lens:
@@ -315,8 +310,6 @@ def _of_window(model, tokens, first, drop, kind=ROUNDED) -> Float[np.ndarray, "b
     if drop:
         for state in np.asarray(_states(model, windows)):
             counted[find_outliers(norms(state)).rows] = False
-    if not counted.any():
-        raise ValueError("all tokens of a window are outliers; raise context, or keep outliers.")
     rows = _rows(model, windows, jnp.asarray(counted, jnp.float32), kind)
     return np.asarray(rows).transpose(1, 0, 2)[:-1]
 

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
@@ -100,16 +101,15 @@ class OnNetwork:
         train, width = self.rows.train, self.rows.width
         return Task(train, held, held, width=width, seed=self.seed, network=net)
 
-    def _digest(self, documents: Sequence[int]) -> str:
-        """Tells documents by what the network reads of them."""
-        batches = [batch for batch, _ in self.recorded.batches(documents)]
-        windows = [batch.windows for batch in batches]
-        parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
-        return digest([*(batch.documents for batch in batches), *parts])
-
     @functools.cached_property
     def _texts(self) -> list[str]:
-        return [self._digest(self.documents(part)) for part in (1, 0)]
+        """Tells documents by what the network reads of them."""
+        told = []
+        for part in (1, 0):
+            batches = [batch for batch, _ in self.recorded.batches(self.documents(part))]
+            documents = [batch.documents for batch in batches]
+            told.append(digest([*documents, *jax.tree.leaves([each.windows for each in batches])]))
+        return told
 
     def seen(self) -> dict[str, Any]:
         """All that decides the rows that learners see."""

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae_gap.core.checks import check_integer, check_path
+from sae_gap.core.checks import AnyPath, check_integer, check_path
 from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.language_model import LanguageModel
 from sae_gap.storage.packages import package_folders
-from sae_gap.storage.tensor_files import brief, reading
+from sae_gap.storage.tensor_files import reading
 
 # The package whose file is read where none is named, and what installs it: of the packages that it
 # asks for none is needed.
@@ -77,9 +77,7 @@ class LM(NamedTuple):
         ]
 
 
-def load_lm(
-    path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None
-) -> LM:
+def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM:
     """Reads a Llama or a Gemma 3 from a GGUF file.
 
     Args:
@@ -145,14 +143,8 @@ def _of_file(path: pathlib.Path, fields: dict[str, Any]):
             f"{' and '.join(_TOKENIZERS)} are known here; name the tokenizer.json of the model as "
             "tokenizer."
         )
-    library = _library()
-    try:
-        vocabulary = {token: number for number, token in enumerate(own["tokens"])}
-        return _TOKENIZERS[kind](library, vocabulary, own)
-    except Exception as error:
-        raise ValueError(
-            f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
-        ) from error
+    vocabulary = {token: number for number, token in enumerate(own["tokens"])}
+    return _TOKENIZERS[kind](_library(), vocabulary, own)
 
 
 def _smollm(library, vocabulary: dict[str, int], fields: dict[str, Any]):

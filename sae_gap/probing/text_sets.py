@@ -60,7 +60,7 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
     """The sets that have shifted texts, or every binary set.
 
     Raises:
-      ValueError: the package or `zstandard` is not installed, or a file cannot be read.
+      ValueError: the package or `zstandard` is not installed.
     """
     # An import of the package would import PyTorch.
     spec = importlib.util.find_spec("sae_probes")
@@ -81,21 +81,17 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
 
 def _read_set(name: str, files: Sequence[pathlib.Path]) -> TextSet:
     """The first texts of a file and, if there is a second, all of that, which are shifted."""
-    texts: list[str] = []
-    labels: list[bool] = []
-    shifted: list[bool] = []
+    found: list[tuple[str, bool, bool]] = []
     for path in files:
-        rows = _read(path)
-        last = max((row["target"] for row in rows), default="")
-        moved = path is not files[0]
+        rows, moved = _read(path), path is not files[0]
+        last = max(row["target"] for row in rows)
         # A text that came twice would both train and test.
         firsts: dict[str, bool] = {}
         for row in rows if moved else rows[:MOST]:
             firsts.setdefault(row["prompt"], row["target"] == last)
-        texts += firsts
-        labels += firsts.values()
-        shifted += [moved] * len(firsts)
-    return TextSet(name, tuple(texts), np.array(labels), np.array(shifted, bool))
+        found += [(text, label, moved) for text, label in firsts.items()]
+    texts, labels, shifted = zip(*found, strict=True)
+    return TextSet(name, texts, np.array(labels), np.array(shifted))
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:
@@ -106,9 +102,6 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
             "sets of sae-probes are read by the library zstandard; pip install "
             "'sae_gap[sae_probes]'."
         ) from None
-    try:
-        with path.open("rb") as file:
-            content = zstandard.ZstdDecompressor().stream_reader(file)
-            return list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))
-    except (OSError, ValueError, csv.Error, zstandard.ZstdError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); install sae_probes again.") from error
+    with path.open("rb") as file:
+        content = zstandard.ZstdDecompressor().stream_reader(file)
+        return list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))

@@ -3,15 +3,12 @@ form.
 """
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import check_path, check_type
+from sae_gap.core.checks import AnyPath, check_path, check_type
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, check_model
@@ -25,7 +22,7 @@ from sae_gap.storage.folder import Folder
 
 def save_sae(
     model: Model | SAE,
-    folder: str | os.PathLike[str],
+    folder: AnyPath,
     *,
     encoder: Encoder | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -51,7 +48,11 @@ def save_sae(
     """
     check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
-    _write(Folder(folder), files)
+    try:
+        for name, content in files.items():
+            Folder(folder).write(name, content)
+    except OSError as error:
+        raise _refused(folder, error) from None
     if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
@@ -131,7 +132,7 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return plain
 
 
-def check_free(folder: str | os.PathLike[str]) -> None:
+def check_free(folder: AnyPath) -> None:
     """Raises a ValueError where an SAE cannot be written to a folder, since files are in it
     already.
     """
@@ -140,26 +141,10 @@ def check_free(folder: str | os.PathLike[str]) -> None:
         if Folder(folder).names():
             raise FileExistsError(0, "it is there already")
     except OSError as error:
-        raise ValueError(
-            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
+        raise _refused(folder, error) from None
 
 
-def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
-    """Writes the files in their order into a folder without any; on disk all of them appear at
-    once.
-    """
-    try:
-        beside = folder.local and folder.local.absolute().parent
-        if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
-            draft = folder if folder.local is None else Folder(drafts) / "sae"
-            for name, content in files.items():
-                draft.write(name, content)
-            if folder.local is not None:
-                os.rename(Path(drafts) / "sae", folder.local)
-    except OSError as error:
-        raise ValueError(
-            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
+def _refused(folder: AnyPath, error: OSError) -> ValueError:
+    return ValueError(
+        f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+    )

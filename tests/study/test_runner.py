@@ -487,7 +487,8 @@ def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
     task = draw(dataclasses.replace(SETTING, seed=oracle["seed"]))
     codes = sparse_code(task.ood.signals, task.dictionary, oracle["lam"])
     worst = float(np.max(codes.gap / codes.objective))
-    assert worst > 0 and oracle["own_certificate_ood"] == pytest.approx(worst, rel=0.5)
+    # Of that of one sample alone it is twice as much or more.
+    assert oracle["own_certificate_ood"] == pytest.approx(worst, rel=0.5, abs=0)
 
 
 def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypatch):
