@@ -61,6 +61,7 @@ ROUGH = 0.5
 # Raised whenever the same lens comes to hold other numbers.
 FORM = 2
 _FILE = "lens.safetensors"
+_DAMAGED = "the lens {} is damaged ({}); remove it and fit again."
 
 
 class Lens(NamedTuple):
@@ -265,21 +266,25 @@ def holds_lens(path: AnyPath | Folder) -> bool:
 
 def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
     """The sums of J_l and of its squared length over windows, and how many these are."""
-    blocks, dim = lm.model.num_blocks - 1, lm.model.dim
-    like = np.empty((blocks, dim, dim), np.float32), np.empty(blocks, np.float32)
     try:
         content = folder.read(_FILE)
         note = trees.read_note(content)
-        other = [name for name, value in about.items() if note.get(name) != value]
-        sums, squares = like if other else map(np.asarray, trees.load(content, like))
+        count = int(note["windows"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
+    for name, value in about.items():
+        if note.get(name) != value:
+            raise ValueError(
+                f"{folder} holds a lens of {name} {note.get(name)}, not {value}; give that, or "
+                "another folder, or remove it."
+            )
+    blocks, dim = lm.model.num_blocks - 1, lm.model.dim
+    try:
+        like = np.empty((blocks, dim, dim), np.float32), np.empty(blocks, np.float32)
+        sums, squares = map(np.asarray, trees.load(content, like))
     except ValueError as error:
-        raise ValueError(f"the lens {folder} is damaged ({brief(error)}); fit it again.") from error
-    for name in other:
-        raise ValueError(
-            f"{folder} holds a lens of {name} {note.get(name)}, not {about[name]}; give that, or "
-            "another folder, or remove it."
-        )
-    return sums, squares, int(note["windows"])
+        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
+    return sums, squares, count
 
 
 def _open_published(path: pathlib.Path, lm: LM) -> Lens:
@@ -310,6 +315,8 @@ def _of_window(model, tokens, first, drop, kind=ROUNDED) -> Float[np.ndarray, "b
     if drop:
         for state in np.asarray(_states(model, windows)):
             counted[find_outliers(norms(state)).rows] = False
+    if not counted.any():
+        raise ValueError("all tokens of a window are outliers; raise context, or keep outliers.")
     rows = _rows(model, windows, jnp.asarray(counted, jnp.float32), kind)
     return np.asarray(rows).transpose(1, 0, 2)[:-1]
 

@@ -12,7 +12,7 @@ from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.language_model import LanguageModel
 from sae_gap.storage.packages import package_folders
-from sae_gap.storage.tensor_files import reading
+from sae_gap.storage.tensor_files import brief, reading
 
 # The package whose file is read where none is named, and what installs it: of the packages that it
 # asks for none is needed.
@@ -143,8 +143,14 @@ def _of_file(path: pathlib.Path, fields: dict[str, Any]):
             f"{' and '.join(_TOKENIZERS)} are known here; name the tokenizer.json of the model as "
             "tokenizer."
         )
-    vocabulary = {token: number for number, token in enumerate(own["tokens"])}
-    return _TOKENIZERS[kind](_library(), vocabulary, own)
+    library = _library()
+    try:
+        vocabulary = {token: number for number, token in enumerate(own["tokens"])}
+        return _TOKENIZERS[kind](library, vocabulary, own)
+    except Exception as error:
+        raise ValueError(
+            f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
+        ) from error
 
 
 def _smollm(library, vocabulary: dict[str, int], fields: dict[str, Any]):

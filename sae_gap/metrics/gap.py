@@ -119,6 +119,12 @@ def amortisation_gap(
         )
     weight = as_floats("lam", lam)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
+    if not jnp.all(jnp.isfinite(achieved)):
+        raise ValueError(
+            f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on "
+            "unit atoms, whose objective "
+            f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
+        )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
     gap, objective = _excess(achieved, optimum), _held(optimum.objective)
     relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)

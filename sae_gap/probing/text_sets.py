@@ -60,7 +60,7 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
     """The sets that have shifted texts, or every binary set.
 
     Raises:
-      ValueError: the package or `zstandard` is not installed.
+      ValueError: the package or `zstandard` is not installed, or a file cannot be read.
     """
     # An import of the package would import PyTorch.
     spec = importlib.util.find_spec("sae_probes")
@@ -102,6 +102,9 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
             "sets of sae-probes are read by the library zstandard; pip install "
             "'sae_gap[sae_probes]'."
         ) from None
-    with path.open("rb") as file:
-        content = zstandard.ZstdDecompressor().stream_reader(file)
-        return list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))
+    try:
+        with path.open("rb") as file:
+            content = zstandard.ZstdDecompressor().stream_reader(file)
+            return list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))
+    except (OSError, ValueError, csv.Error, zstandard.ZstdError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); install sae_probes again.") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from sae_gap.core.checks import AnyPath, check_path
 from sae_gap.saes import decoders, dictionary_learning, fits, gemma_scope, hub, saelens, sparsify
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
+from sae_gap.storage.tensor_files import printable
 
 # The weights of an SAE by their file name, and how a folder of them is read.
 _READERS: dict[str, Callable[[Path], Parts]] = {
@@ -31,7 +32,12 @@ def locate(path: AnyPath, sae_id: str | None = None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
     check_path("path", path)
     place = Path(os.path.expanduser(path)) if sae_id is None else hub.cached(str(path), sae_id)
-    weights = _weights(place)
+    try:
+        weights = _weights(place)
+    except OSError as error:
+        raise ValueError(
+            f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE."
+        ) from None
     if not (holds(weights.name) or weights.suffix in decoders.ENDINGS):
         raise ValueError(
             f"{weights} is not the weights of an SAE, {_EXPECTED}, nor atoms in a "

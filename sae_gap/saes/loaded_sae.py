@@ -24,6 +24,7 @@ from sae_gap.core.checks import (
     check_choice,
     check_flag,
     check_integer,
+    check_vanishing,
     detached,
     shown,
 )
@@ -360,7 +361,13 @@ def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array
 
 
 def of_parts(parts: Parts) -> SAE:
-    """The SAE of what a file holds."""
+    """The SAE of what a file holds.
+
+    Raises:
+      ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
+    """
+    largest = np.abs(parts.atoms).max(axis=1)
+    check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
     settled = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
     held = {name: jnp.asarray(value) for name, value in settled.items()}
     dictionary, bias = held.pop("W_dec").T, held.pop("b_dec")

@@ -61,6 +61,9 @@ class Parts:
 
         Args:
           dtype: what they are computed in.
+
+        Raises:
+          ValueError: a weight overflows on the target.
         """
         held = dict(self.tensors)
         if "W_enc" in held:
@@ -78,4 +81,12 @@ class Parts:
             held["W_enc"] = held["W_enc"] * lengths
             if "threshold" in held:
                 held["threshold"] = np.broadcast_to(held["threshold"], len(self.atoms))
-        return {name: np.asarray(value).astype(dtype) for name, value in held.items()}
+        with np.errstate(over="ignore", invalid="ignore"):
+            held = {name: np.asarray(value).astype(dtype) for name, value in held.items()}
+        if not all(np.isfinite(value).all() for value in held.values()):
+            # A NaN would be held below every threshold, and read as a latent that is off.
+            raise ValueError(
+                f"the {self.library} SAE has weights whose products overflow {np.dtype(dtype)}; "
+                "train it again."
+            )
+        return held

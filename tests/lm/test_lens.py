@@ -257,9 +257,11 @@ def test_lenses_of_other_models_and_blocks_are_refused(lm, lens, folder, tmp_pat
             lens.atoms(block)
         with pytest.raises(ValueError, match="a block must be an integer of at least 0"):
             lens.top_tokens("the", (block,))
+    with pytest.raises(ValueError, match="all tokens of a window are outliers; raise context, or"):
+        _of_window(loud(lm, 200), np.array([60, 61, 62, 200]), 3, True)
     with pytest.raises(ValueError, match="the text has no token; give one with letters"):
         lens.top_tokens("", (0,))
     content = (folder / "lens" / "lens.safetensors").read_bytes()
     (tmp_path / "lens.safetensors").write_bytes(content[:-9])
-    with pytest.raises(ValueError, match=r"lens .* is damaged .*; fit it again\.$"):
+    with pytest.raises(ValueError, match=r"lens .* is damaged .*; remove it and fit again\.$"):
         open_lens(tmp_path, lm)
