@@ -45,6 +45,7 @@ ARCHITECTURES = {
     "gated": Architecture("encoders.gated", "Gated", _GATED),
     "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
     PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
+    "groupmax": Architecture(_THEIRS, "GroupMax", options=_K, foreign=True),
     "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
 }
 # The encoders that SAELens has alike, by their names: the architecture, and the places of its

@@ -42,19 +42,24 @@ def load(folder: Path) -> Parts:
         "expansion_factor", 32
     )
     k = config.size("k", 32, most=num_latents)
-    config.choice("activation", "topk", ("topk",))
+    activation = config.choice("activation", "topk", ("topk", "groupmax"))
     # An older option, which ranks by magnitude.
     signed = config.flag("signed", False)
-    encoder = "abstopk" if signed else "topk"
+    if activation == "groupmax" and (signed or num_latents % k):
+        raise ValueError(
+            f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
+            "correct k or signed."
+        )
+    encoder = "abstopk" if signed else activation
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
     held = take(encoder, tensors, num_latents, input_dim, names, linear=("W_enc",))
-    tensors.finish("topk")
+    tensors.finish(activation)
     return Parts(
         encoder,
         {"k": k},
         held,
         library="sparsify",
-        architecture="signed topk" if signed else "topk",
+        architecture="signed topk" if signed else activation,
         notes={"dtype on disk": tensors.dtypes(), "hookpoint": folder.resolve().name, "k": str(k)},
         centred=True,
     )

@@ -111,6 +111,7 @@ def test_a_configuration_that_does_not_fit_is_named(tmp_path, case, entries, wor
         ("sparsify/layers.0", "cfg.json", {"transcode": True}, ("transcoder",)),
         ("sparsify/layers.0", "cfg.json", {"skip_connection": True}, ("skip",)),
         ("sparsify/layers.0", "cfg.json", {"activation": "softmax"}, ("softmax",)),
+        ("sparsify/groupmax", "cfg.json", {"k": 5}, ("12 latents", "5 groups")),
         (
             "gemma_scope/second",
             "config.json",
@@ -199,7 +200,7 @@ def test_a_path_without_an_sae(tmp_path):
 
 
 def test_a_folder_of_many_names_the_choices():
-    refused(FILES / "sparsify", "layers.0", "layers.1.mlp", "old_signed")
+    refused(FILES / "sparsify", "layers.0", "layers.1.mlp", "groupmax")
     refused(FILES, "dictionary_learning/autoencoder", "and more")
 
 

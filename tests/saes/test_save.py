@@ -109,9 +109,12 @@ def refused(call, *words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def test_what_neither_saelens_nor_the_suite_infers_is_refused(tmp_path):
-    older = loaded("dictionary_learning/batchtopk_older")
-    refused(lambda: sae_gap.save_sae(older, tmp_path / "sae"), "BatchLargest")
+@pytest.mark.parametrize(
+    ("case", "word"),
+    [("sparsify/groupmax", "GroupMax"), ("dictionary_learning/batchtopk_older", "BatchLargest")],
+)
+def test_what_neither_saelens_nor_the_suite_infers_is_refused(tmp_path, case, word):
+    refused(lambda: sae_gap.save_sae(loaded(case), tmp_path / "sae"), word)
     assert os.listdir(tmp_path) == []
 
 

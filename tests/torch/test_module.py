@@ -212,7 +212,7 @@ def test_the_certificate_is_that_of_jax(lam):
         sae.certify(torch.from_numpy(x), -codes, lam)
 
 
-@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
+@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "groupmax"])
 def test_no_rows_have_no_codes(architecture):
     atoms, bias, x = tensors(*arrays())
     sae = SAE(atoms, bias, atoms.mT, architecture=architecture, k=2)
@@ -222,7 +222,7 @@ def test_no_rows_have_no_codes(architecture):
 
 
 # What SAELens has no form for.
-UNSAVED = ("batchtopk_older", "saelens/scaled", "saelens/whitened")
+UNSAVED = ("sparsify/groupmax", "batchtopk_older", "saelens/scaled", "saelens/whitened")
 
 
 @torch.no_grad()
@@ -376,6 +376,9 @@ REFUSED = {
     ),
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
     "threshold must be a finite number": lambda sae, x, _: SAE(sae.W_dec, k=3, threshold=-1.0),
+    "k must divide": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, k=7, architecture="groupmax"
+    ),
     "x has no rows": lambda sae, x, _: sae.calibrate(x[:0]),
     "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
     "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
