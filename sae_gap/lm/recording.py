@@ -4,11 +4,12 @@ A recording is a folder of
 
   block<L>/NNNNN.npy   the residual stream after block L, counted from 0, a row for each token
   block<L>/NNNNN.documents.npy   the number of each row's document
+  block<L>/NNNNN.digest          what tells whether its rows are damaged
   tokens.npz           `tokens`, `documents` and `positions` of all rows, and the documents'
                        `names` and perhaps `topics`
   recording.json       what was recorded
 
-`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole, its rows
+`sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole, its digest
 last; a process that is killed loses the one that it was at, and the next goes on there and writes
 the same bytes.
 """
@@ -71,21 +72,30 @@ class Recorded(NamedTuple):
     topics: tuple[str, ...] | None
 
     def activations(self, layer: int) -> Activations:
-        """The residual stream after a block.
+        """The residual stream after a block, once all of it is read for its digests.
 
         Raises:
-          ValueError: the block was not recorded, or not to the end, or its documents are not those
-            of the tokens.
+          ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
         if layer not in self.layers:
             told = ", ".join(map(str, self.layers))
             raise ValueError(f"block {layer} is not in {self.folder}, but {told}; record it.")
         place = self.folder / f"block{layer}"
-        found = open_activations(str(place)) if place.exists("00000.npy") else None
-        if found is None or found.num_samples != len(self.tokens):
+        names = place.names()
+        found = open_activations(str(place)) if "00000.npy" in names else None
+        if (
+            found is None
+            or found.num_samples != len(self.tokens)
+            or not {f"{file.stem}.digest" for file in found.files} <= {*names}
+        ):
             raise ValueError(
                 f"the recording {self.folder} has not ended; run the same `record` again to go on."
             )
+        for file in found.files:
+            if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
+                raise ValueError(
+                    _DAMAGED.format(f"{place}/{file.name}", "its rows are not those of its digest")
+                )
         # By them rows are held out.
         if found.documents is None or not np.array_equal(found.documents, self.documents):
             raise ValueError(
@@ -198,11 +208,14 @@ def record(
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
                 folder.write("recording.json", json.dumps(about, indent=1).encode())
                 for layer in missing:
-                    # The rows come last: where they are, their documents are too.
-                    for name, array in zip(
-                        _files(number), (documents[start:stop], found[layer]), strict=True
-                    ):
-                        (folder / f"block{layer}").write(name, _bytes_of(np.save, array))
+                    # The digest comes last: where it is, the rows and their documents are too.
+                    contents = (
+                        _bytes_of(np.save, documents[start:stop]),
+                        _bytes_of(np.save, found[layer]),
+                        digest([found[layer]]).encode(),
+                    )
+                    for name, content in zip(_files(number), contents, strict=True):
+                        (folder / f"block{layer}").write(name, content)
             line.update((stop - start) / 1_000)
             start = stop
     return open_recording(folder)
@@ -275,9 +288,9 @@ def _text(arrays: dict[str, np.ndarray]) -> str:
     return digest(part for named in arrays.items() for part in named)
 
 
-def _files(number: int) -> tuple[str, str]:
+def _files(number: int) -> tuple[str, str, str]:
     """Of a shard in the folder of a block."""
-    return f"{number:05}.documents.npy", f"{number:05}.npy"
+    return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
 def _agreed(folder: Folder, about: dict[str, Any], layers: Sequence[int]) -> list[int]:

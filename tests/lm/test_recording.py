@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
     options = {"layers": (0, 1), "context": 16}
     record(lm, texts, tmp_path / "whole", **options)
     whole, write = content(tmp_path / "whole"), Folder.write
-    assert sum(name.startswith("block0") for name in whole) >= 4
+    assert sum(name.startswith("block0") for name in whole) >= 6
     asked, run = [], LanguageModel.run_blocks
 
     def watched(*arguments):
@@ -190,6 +190,16 @@ def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
 def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
     """By documents rows are held out, so none may be taken for another."""
     found = record(lm, texts, tmp_path, layers=(0,), context=16)
+    file = tmp_path / "block0" / "00001.npy"
+    rows = file.read_bytes()
+    file.write_bytes(rows[:-2] + bytes([rows[-2] ^ 1, rows[-1]]))
+    message = r"recording .*00001\.npy is damaged \(its rows are not .*; remove it and record again"
+    with pytest.raises(ValueError, match=message):
+        found.activations(0)
+    # As it says.
+    file.unlink()
+    record(lm, texts, tmp_path, layers=(0,), context=16).activations(0)
+    assert file.read_bytes() == rows
     for file in (tmp_path / "block0").glob("*.documents.npy"):
         file.unlink()
     with pytest.raises(
