@@ -146,6 +146,11 @@ def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str 
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise RefusedError(
+            f"document {number} of {path} has half of a surrogate pair, which is no letter; leave "
+            "it out."
+        )
     topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
     return str(number), text, topics[0] if topics else None
 

@@ -61,6 +61,12 @@ def test_each_window_starts_with_what_is_put_before_a_text(lm, gemma):
     assert [*map(list, lm.tokenise(texts, 4))] == [*map(list, lm.tokenise(texts))]
 
 
+def test_windows_without_a_token_are_refused(tmp_path):
+    tiny.write_lm(tmp_path / "tiny.gguf", architecture="gemma3", window=0)
+    with pytest.raises(ValueError, match="window"):
+        load_lm(tmp_path / "tiny.gguf")
+
+
 def test_gemma_is_the_file_that_its_package_puts_together(tmp_path, monkeypatch):
     package = types.SimpleNamespace(assemble=lambda: tmp_path / "tiny.gguf")
     tiny.write_lm(tmp_path / "tiny.gguf", architecture="gemma3")
