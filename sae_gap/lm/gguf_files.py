@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.core.checks import AnyPath, check_path
-from sae_gap.lm.language_model import LanguageModel
+from sae_gap.data.activations.tables import RefusedError
+from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.llama import Block, Llama, Shape
 from sae_gap.storage.tensor_files import brief, reading
 
@@ -91,18 +92,30 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
     def read(name: str) -> np.ndarray:
         tensor = tensors.pop(name)
         try:
-            return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            values = np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
             fault = (
                 f"{path} has {name} in {tensor.tensor_type.name}, which gguf cannot read "
                 f"({brief(error)})"
             )
-            raise ValueError(f"{fault}; quantise it as Q8_0.") from error
+            raise RefusedError(f"{fault}; quantise it as Q8_0.") from error
+        if not np.isfinite(values).all():
+            raise RefusedError(
+                f"{path} has values in {name} that are not finite; download it again."
+            )
+        return values
 
     try:
         model = _assemble(read, kind, own, **{name: own[key] for name, key in _KEYS.items()})
+        jax.eval_shape(_run, model)
+    except RefusedError:
+        raise
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}, which a {kind} has; download it again.") from error
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} has sizes that are not those of a {kind} ({brief(error)}); download it again."
+        ) from error
     if tensors:
         raise ValueError(
             f"{path} has tensors that a plain {kind} has not, such as {min(tensors)}; give another "
@@ -120,6 +133,8 @@ def _assemble(
             np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
         )
 
+    if not 0 < epsilon < np.inf:
+        raise ValueError(f"an epsilon of {epsilon}")
     embedding = jnp.asarray(read("token_embd.weight"))
     parts = {part: stacked(name) for part, name in KINDS[kind].items()}
     size = parts["query"].shape[2] // num_heads
@@ -134,6 +149,10 @@ def _assemble(
         for name in ("query", "key", "query_norm", "key_norm"):
             parts[name] = _side_by_side(parts[name], size)
         shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
+    if min(*reach, *base, context) <= 0:
+        raise ValueError(
+            f"a context of {context}, windows of {min(reach)}, rotations of {base.min()}"
+        )
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
     frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
@@ -154,6 +173,13 @@ def _side_by_side(values: jax.Array, size: int) -> jax.Array:
     """Heads of some size, whose coordinates i and i + size / 2, a pair, are put side by side."""
     halves = values.reshape(*values.shape[:-1], -1, 2, size // 2)
     return jnp.swapaxes(halves, -1, -2).reshape(values.shape)
+
+
+def _run(model: LanguageModel) -> jax.Array:
+    """The model on one token: shapes that do not fit each other end here."""
+    token = Windows(*np.zeros((3, 1, 1), np.int32))
+    end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
+    return model.log_probabilities(end)
 
 
 def _optional(read, name: str, default: Any = None) -> Any:

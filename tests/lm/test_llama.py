@@ -182,6 +182,19 @@ def of_a_kind_that_gguf_cannot_read(path):
     reader.data.flush()
 
 
+def of_other_heads(path):
+    """Three heads of keys, which four of queries cannot share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(tiny.LM, "kv_heads", 3)
+        tiny.write_lm(path)
+
+
+def without_a_number_for_epsilon(path):
+    reader = gguf.GGUFReader(path, "r+")
+    reader.fields["llama.attention.layer_norm_rms_epsilon"].parts[-1][0] = np.nan
+    reader.data.flush()
+
+
 FAULTS = {
     "another architecture": (
         lambda path: tiny.write_lm(path, architecture="gpt2"),
@@ -194,6 +207,11 @@ FAULTS = {
     "cut short": (cut_short, "cannot be read as GGUF"),
     "no GGUF": (lambda path: path.write_text("This is a poem."), "cannot be read as GGUF"),
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
+    "its heads": (
+        of_other_heads,
+        r"has sizes that are not those of a llama \(.*\); download it again",
+    ),
+    "its epsilon": (without_a_number_for_epsilon, r"\(an epsilon of nan\)"),
     "no file": (lambda path: path.unlink(), "is not a file; check the path"),
 }
 
