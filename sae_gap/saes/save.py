@@ -3,7 +3,10 @@ form.
 """
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import logging
@@ -48,11 +51,7 @@ def save_sae(
     """
     check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
-    try:
-        for name, content in files.items():
-            Folder(folder).write(name, content)
-    except OSError as error:
-        raise _refused(folder, error) from None
+    _write(Folder(folder), files)
     if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
@@ -141,10 +140,26 @@ def check_free(folder: AnyPath) -> None:
         if Folder(folder).names():
             raise FileExistsError(0, "it is there already")
     except OSError as error:
-        raise _refused(folder, error) from None
+        raise ValueError(
+            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
 
 
-def _refused(folder: AnyPath, error: OSError) -> ValueError:
-    return ValueError(
-        f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-    )
+def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
+    """Writes the files in their order into a folder without any; on disk all of them appear at
+    once.
+    """
+    try:
+        beside = folder.local and folder.local.absolute().parent
+        if beside is not None:
+            beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
+            draft = folder if folder.local is None else Folder(drafts) / "sae"
+            for name, content in files.items():
+                draft.write(name, content)
+            if folder.local is not None:
+                os.rename(Path(drafts) / "sae", folder.local)
+    except OSError as error:
+        raise ValueError(
+            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
