@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
+from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.encoders.lasso import Lasso
@@ -65,7 +66,8 @@ class Pruned(Encoder):
         whole: Any = super().prepared(model, split, task)
         if self.threshold is not None:
             return whole
-        codes = whole.encoder.infer(model, jnp.asarray(split.counted)).codes
+        rows = split.counted
+        codes = whole.encoder.infer(model, jnp.asarray(rows[counted(rows)])).codes
         least = float(least_gain(self._worth(model, codes), self.l0))
         return dataclasses.replace(whole, threshold=least)
 
@@ -169,7 +171,8 @@ class InNorm(Encoder):
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         norm = _Norm(((vectors * root) @ vectors.T).astype(np.float32))
-        rows = (split.signals - model.bias) @ norm.matrix
+        live = jnp.any(split.signals != 0, axis=1, keepdims=True)
+        rows = jnp.where(live, split.signals - model.bias, 0) @ norm.matrix
         held = dataclasses.replace(split, signals=rows)
         inside = _inside(norm, model)
         return dataclasses.replace(
