@@ -146,7 +146,7 @@ CODERS = {
     ),
     JITTED: Coder(Look("under jit", "#666666"), jitted, (TARGET,)),
     "on_support": Coder(Look("on given supports", "#AAAA00"), on_support, (TARGET,)),
-    "fista": Coder(Look("FISTA", "#56B4E9"), plain_steps, (30, 300, 10_000)),
+    "fista": Coder(Look("FISTA", "#56B4E9"), plain_steps, (30, 300, 3_000)),
     "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
     "spams_double": Coder(
         Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)
