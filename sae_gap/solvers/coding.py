@@ -2,6 +2,7 @@
 the result.
 """
 
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -62,8 +63,8 @@ def sparse_code(
         a CPU, and a program of XLA elsewhere; `working_set_xla` takes that program on any device.
         `auto` is `working_set`, or `fista` for `tol=None`.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
-        codes of a million latents or of 100,000 samples fit in memory; not within a transformation
-        of JAX.
+        codes of a million latents or of 100,000 samples fit in memory, but for plain steps and on
+        several accelerators, whose codes are dense at first; not within a transformation of JAX.
       support: the latents that may differ from zero in each sample, the entries that are not zero
         of an array or of a sparse array, `(n, num_latents)`; None for all. The gap is then that of
         the problem on the support. A CPU solves it, whatever the device, and the time goes with its
@@ -131,11 +132,15 @@ def sparse_code(
     options = _Options(bool(nonneg), certified, solver == "fista", mesh, by_host)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     limit = jnp.asarray(max_iterations, jnp.int32)
-    solve = _solve_sparse if sparse else _solve
+    given = options, targets, atoms, weights, first, accuracy, limit
     if certified and not traced and mesh is None:
-        solve = functools.partial(_solve_apart, sparse)
+        return _solve_apart(sparse, *given)
     dense = support.toarray() if scipy.sparse.issparse(support) else support
-    return solve(options, targets, atoms, weights, first, accuracy, limit, dense)
+    solved = _solve(*given, dense)
+    if sparse:
+        codes: Any = scipy.sparse.csr_array(np.asarray(solved.codes))
+        solved = dataclasses.replace(solved, codes=codes)
+    return solved
 
 
 class _Options(NamedTuple):
@@ -162,7 +167,7 @@ def _on_the_host(arrays) -> bool:
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
-def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit, _) -> Solution:
+def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
     """Solve in batches, each by the program for the slots that its samples need."""
     problem = _scaled(targets, atoms, weights, equalise=True)
     samples, column, init = _posed(problem, first)
@@ -188,28 +193,17 @@ def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit, _)
     return Solution(codes, *jax.device_put(certificates))
 
 
-def _solve_sparse(options, targets, atoms, weights, first, tol, limit, _) -> Solution:
-    """Solve chunk by chunk, so that no more dense codes are ever held."""
-    num_samples, parts = targets.shape[0], 1 if options.mesh is None else options.mesh.size
-    size = parts * max(1, working_set.ROOM // atoms.shape[1])
-    codes, certificates = [], []
-    for begin in range(0, num_samples, size):
-        chosen = slice(begin, begin + size)
-        own = weights[chosen] if weights.shape[0] == num_samples else weights
-        start = None if first is None else first[chosen]
-        solved = _solve(options, targets[chosen], atoms, own, start, tol, limit)
-        codes.append(scipy.sparse.csr_array(np.asarray(solved.codes)))
-        certificates.append((solved.objective, solved.gap, solved.iterations, solved.converged))
-    rest = jax.tree.map(lambda *parts: jnp.concatenate(parts), *certificates)
-    return Solution(scipy.sparse.vstack(codes, format="csr"), *rest)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(
     options: _Options, signals, dictionary, lam, init, tol, max_iterations, support=None
 ) -> Solution:
     if options.by_host:
-        return _call_back(options, signals, dictionary, lam, init, tol, max_iterations, support)
+        # Each device needs the weights of its own samples.
+        rows = 1 if options.mesh is None else len(signals)
+        lam = jnp.broadcast_to(lam, (max(rows, len(lam)), lam.shape[1]))
+        per_sample, shared = (signals, lam, init, support), (dictionary, tol, max_iterations)
+        code = functools.partial(_call_back, options)
+        return sharding.by_device(code, options.mesh, per_sample, *shared)
     problem = scale_problem(signals, dictionary, lam, equalise=options.certified)
     samples, column, begun = _posed(problem, init)
 
@@ -271,17 +265,17 @@ _solve = jax.jit(_differentiable, static_argnums=0)
 _scaled = jax.jit(scale_problem, static_argnames="equalise")
 
 
-def _call_back(options, *arrays) -> Solution:
+def _call_back(options, per_sample, dictionary, tol, max_iterations) -> Solution:
     """The solution of the host's coder in a program of XLA, which has the same bits."""
-    signals, dictionary = arrays[:2]
+    signals, lam, init, support = per_sample
     shape = len(signals), dictionary.shape[1], signals.dtype
     kinds = jax.eval_shape(lambda: working_set.empty(*shape))
 
-    def solve(*arrays):
-        given, support = arrays[:-1], arrays[-1]
-        found = Solution(*host.solve(*given, nonneg=options.nonneg, support=support))
+    def solve(support, *arrays):
+        found = Solution(*host.solve(*arrays, nonneg=options.nonneg, support=support))
         return _checked(found, *map(np.asarray, arrays[:3]))
 
+    arrays = support, signals, dictionary, lam, init, tol, max_iterations
     return jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential")
 
 

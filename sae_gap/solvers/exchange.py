@@ -27,7 +27,9 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import unit_columns
+from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.runtime.cores import on_cores, one_blas_thread
+from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import check_problem, power_of_two
 
 # Inner products of atoms held at once: of more samples, products with the dictionary wait less for
@@ -40,6 +42,8 @@ TILE = 2**13
 POOL, TRIED, MOST = 256, 32, 20
 # Share of a signal's energy that an exchange must gain.
 LEAST = 1e-6
+# What keeps the factor of atoms that are the same one finite.
+RIDGE = 1e-7
 
 
 @one_blas_thread()
@@ -79,7 +83,7 @@ def exchange_pursuit(
     targets = (targets / scale).astype(np.float32)
     atoms = np.ascontiguousarray(unit_columns(columns).T, np.float32)
     check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
-    given: Any = None if start is None else scipy.sparse.csr_array(start) != 0
+    given: Any = None if start is None else scipy.sparse.csr_array(start, copy=True) != 0
     if given is not None:
         shape, count = (len(targets), len(atoms)), np.diff(given.indptr).max(initial=0)
         if given.shape != shape or count > num_atoms:
@@ -129,7 +133,7 @@ class _Block:
         for i in np.unique(rows):
             used = np.flatnonzero(self.places[i] >= 0)
             chosen = self.places[i, used]
-            self.values[i, used] = _fit(self._gram(chosen), self.pull[i, chosen])
+            self.values[i, used] = by_gram(self._gram(chosen), self.pull[i, chosen], RIDGE)
 
     def open(self, start):
         rows, atoms = start.nonzero()
@@ -167,7 +171,7 @@ class _Block:
             rows = np.array([i for i, _ in changed])
 
     def _gram(self, chosen):
-        """In double precision: the ridge of `_fit` is less than the rounding of a single one."""
+        """In double precision: the ridge is less than the rounding of a single one."""
         atoms = self.atoms[chosen].astype(float)
         return atoms @ atoms.T
 
@@ -196,7 +200,7 @@ class _Block:
         pool = np.append(chosen, np.setdiff1d(best, chosen))
         gram, toward = self._gram(pool), self.pull[i, pool].astype(float)
         support = np.arange(len(used))
-        values = _fit(gram[np.ix_(support, support)], toward[support])
+        values = by_gram(gram[np.ix_(support, support)], toward[support], RIDGE)
         for _ in range(MOST * size):
             left = toward - values @ gram[support]
             room, inverse = len(support) < size, _inverse(gram[np.ix_(support, support)])
@@ -207,7 +211,7 @@ class _Block:
                 drop, atom = divmod(pair, len(pool))
                 # The last row is of a free place.
                 new = np.append(support[np.arange(len(support)) != drop], atom)
-                fitted = _fit(gram[np.ix_(new, new)], toward[new])
+                fitted = by_gram(gram[np.ix_(new, new)], toward[new], RIDGE)
                 if toward[new] @ fitted > toward[support] @ values + least:
                     support, values = new[fitted > 0], fitted[fitted > 0]
                     break
@@ -227,27 +231,17 @@ def _promise(inverse, inner, values, left, room):
       left: correlations with the residual, (n,).
       room: whether a place is free.
     """
-    # Numba takes half a second to load.
-    from sae_gap.solvers.loops.exchanging import promise_all
-
-    inverse, values = inverse.astype(inner.dtype), values.astype(inner.dtype)
-    found = np.empty((len(inner) + 1, len(left)), inner.dtype)
-    promise_all(inverse @ inner, inner, np.diagonal(inverse).copy(), values, left, room, found)
-    return found
+    kind = inner.dtype
+    shares = inverse.astype(kind) @ inner
+    spread, values = (each.astype(kind)[:, None] for each in (np.diagonal(inverse), values))
+    outside = 1 - np.einsum("sn,sn->n", shares, inner)
+    energy = outside + shares**2 / spread
+    gain = (left + values / spread * shares).clip(0) ** 2
+    # An atom in the span of the others takes nothing.
+    taken = np.where(energy > DEPENDENT, gain / energy.clip(DEPENDENT), 0) - values**2 / spread
+    free = room * (outside > DEPENDENT) * left.clip(0) ** 2 / outside.clip(DEPENDENT)
+    return np.vstack([taken, free], dtype=kind)
 
 
 def _inverse(gram):
-    return np.linalg.inv(_regular(gram))
-
-
-def _regular(gram):
-    """With what keeps the factor of atoms that are the same one finite."""
-    return gram + 1e-7 * np.eye(len(gram))
-
-
-def _fit(gram, toward):
-    """Least squares over `z ≥ 0` by the Gram matrix."""
-    factor = scipy.linalg.cholesky(_regular(gram), lower=True)
-    half = scipy.linalg.solve_triangular(factor, toward, lower=True)
-    values = scipy.linalg.solve_triangular(factor.T, half)
-    return values if (values > 0).all() else scipy.optimize.nnls(factor.T, half)[0]
+    return np.linalg.inv(gram + RIDGE * np.eye(len(gram)))

@@ -5,7 +5,6 @@ of the codes. XLA compiles and runs nothing here, so that its programs may call 
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
+from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import SLOTS, default_slots, doubled
 
@@ -142,7 +142,8 @@ def solve(
         float(tol),
         int(max_iterations),
     )
-    support = None if support is None else _stored(support)
+    # All of it is stored, and no more.
+    support = None if support is None else scipy.sparse.csr_array(support, copy=True) != 0
     used = None if support is None else np.flatnonzero(np.bincount(support.indices))
     problem = pose(signals, dictionary, lam, used)
     found = Found(len(signals), dictionary.shape[1], signals.dtype)
@@ -160,22 +161,6 @@ def solve(
         for begin in range(0, len(left), step):
             _certify(problem, found, left[begin : begin + step], tol, nonneg=nonneg)
     return found.unscaled(problem.signal_scale, problem.atom_scale, sparse=sparse)
-
-
-def _stored(support: Any) -> scipy.sparse.csr_array:
-    """A support as a sparse array that stores all of it, and no more."""
-    if scipy.sparse.issparse(support):
-        stored = scipy.sparse.csr_array(support)
-        if not (stored.has_canonical_format and stored.data.all()):
-            stored = stored.copy()
-            stored.sum_duplicates()
-            stored.eliminate_zeros()
-        return stored
-    on = np.asarray(support) != 0
-    # In one dimension NumPy finds them several times as fast.
-    places, ends = np.flatnonzero(on), np.cumsum(np.count_nonzero(on, axis=1))
-    parts = np.ones(len(places), bool), places % on.shape[1], np.append(0, ends)
-    return scipy.sparse.csr_array(parts, on.shape)
 
 
 class Found:
@@ -215,19 +200,9 @@ class Found:
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
             return self.sparse(), *rest
-        codes = _zeros(self.shape, dtype)
+        codes = np.zeros(self.shape, dtype)
         codes[rows, latents] = values
         return codes, *rest
-
-
-def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin at a line of the cache, since JAX takes such an array as it is and copies
-    any other.
-    """
-    size, line = math.prod(shape) * dtype.itemsize, 64
-    memory = np.zeros(size + line, np.uint8)
-    begin = -memory.ctypes.data % line
-    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
@@ -300,12 +275,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
 
 
 def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
-    """Solve a sample on a support whose inverse is lost to rounding: with `G = A Aᵀ + μI = L Lᵀ`,
-    μ a few roundings, half of `‖Lᵀ z - L⁻¹ (A y - λ)‖²` is the objective but for a constant.
+    """Solve a sample on a support whose inverse is lost to rounding, with a ridge of a few
+    roundings.
     """
-    # Not before they are wanted: they take a while to load.
-    from scipy import linalg, optimize
-
     latents = support.indices[slice(*support.indptr[row : row + 2])]
     (signal,), weight, column = problem.block(np.array([row]))
     own = problem.atoms[latents].astype(np.float64)
@@ -314,17 +286,11 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
     if signed:
         # The difference of two that are not negative.
         atoms, lam = np.concatenate([own, -own]), np.tile(lam, 2)
-    gram = atoms @ atoms.T
-    gram[np.diag_indices(len(gram))] += 64 * len(gram) * np.finfo(np.float64).eps
-    lower = np.linalg.cholesky(gram)
-    target = linalg.solve_triangular(lower, atoms @ signal - lam, lower=True)
-    if nonneg or signed:
-        values = optimize.nnls(lower.T, target)[0]
-    else:
-        values = linalg.solve_triangular(lower.T, target)
+    ridge, least = 64 * len(atoms) * np.finfo(np.float64).eps, nonneg or signed
+    values = by_gram(atoms @ atoms.T, atoms @ signal - lam, ridge, nonneg=least)
     rest = (signal - values @ atoms)[None]
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg or signed)
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=least)
     value, gap = lasso_problem.value_and_gap(rest, values[None], pull, lam[None], scale)
     if signed:
         values = values[: len(own)] - values[len(own) :]
