@@ -83,7 +83,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def loss(self, model, signals, penalty):
         held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
-        codes, gains, _ = _code(self, *held)
+        codes, gains = _code(self, *held)
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -175,7 +175,7 @@ class BatchPursuit(ScreenedPursuit):
         for start in range(0, len(signals), ROWS):
             part = devices.place(jnp.asarray(signals[start : start + ROWS]), devices.own_mesh())
             proposals = self._proposals(model, part)
-            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals)[:2])
+            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals))
         return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _proposals(self, model, signals):
@@ -227,27 +227,9 @@ class BatchPursuit(ScreenedPursuit):
     def calibrated(self, model, signals):
         """The model with the τ of all signals but those of zeros, within `jit` too."""
         live = jnp.any(signals != 0, axis=1)
-        gains = jnp.where(live[:, None], self.pursue(model, signals)[1], 0)
+        gains = jnp.where(live[:, None], _code(self, model, signals, 0.0)[1], 0)
         value = self._threshold_of(model, gains, jnp.sum(live)).astype(signals.dtype)
         return dataclasses.replace(model, encoder=Threshold(value))
-
-    def pursue(
-        self,
-        model: Model,
-        signals: Float[Array, "n input_dim"],
-        proposals: Float[Array, "n num_latents"] | None = None,
-    ) -> tuple[Int[Array, "n size"], Float[Array, "n size"]]:
-        """The atoms of each sample before any is left out, and what the squared error would grow by
-        without each; by zero for an atom that is not used.
-
-        Args:
-          model: whose dictionary it is.
-          signals: (n, input_dim).
-          proposals: what the first screen takes the largest of, such as the pre-activations of an
-            encoder; None takes `d_jᵀ (y - b)`.
-        """
-        _, gains, atoms = _code(self, model, signals, 0.0, proposals)
-        return atoms, gains
 
     def _threshold(self, model):
         if not isinstance(model.encoder, Threshold):
@@ -319,8 +301,8 @@ def _unit(decoder):
 
 @eqx.filter_jit
 def _code(encoder, model, signals, threshold, proposals=None):
-    """The codes, and what each atom of a support adds to the squared error if it goes, with the
-    numbers of these atoms.
+    """The codes, and what each atom of a support adds to the squared error if it goes; nothing for
+    an atom that is not used.
 
     Among many samples it pays to find the Gram matrix of all atoms, and to read those of the
     candidates off it.
@@ -335,8 +317,8 @@ def _code(encoder, model, signals, threshold, proposals=None):
     count = max(1, -(-len(signals) // max(1, most)))
     code = jax.vmap(functools.partial(_code_one, atoms.T, whole, m, sizes, threshold))
     given = jax.tree.map(lambda values: values.astype(kind), (signals - model.bias, proposals))
-    codes, gains, chosen = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
-    return codes / norms, gains, chosen
+    codes, gains = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
+    return codes / norms, gains
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
@@ -359,7 +341,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     codes, on = _nonnegative(gram, correlation, on, slack)
     gains = _gains(gram, codes, on)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
-    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains, chosen
+    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 
 
 def _pursue(gram, correlation, begun, size, slack):
