@@ -134,7 +134,7 @@ class Lasso(Inferring):
             begun = encode(self.start, model, signals)
         target, dictionary, norms = on_unit_atoms(model, signals)
         if not self.unit_atoms:
-            dictionary, norms = model.decoder, 1.0
+            dictionary, norms = model.decoder, jnp.ones(())
         init = None if begun is None else (begun * norms).clip(0 if self.nonneg else None)
         solution = sparse_code(
             target,

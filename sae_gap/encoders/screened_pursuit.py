@@ -244,7 +244,7 @@ class BatchPursuit(ScreenedPursuit):
 
 
 def least_gain(
-    gains: Float[Array, "n size"], l0: float, samples: Int[Array, ""] | None = None
+    gains: Float[Array, "n size"], l0: float, samples: Int[Array, ""] | int | None = None
 ) -> Float[Array, ""]:
     """What those gains exceed of which a sample has l0 on average: half way from the last to the
     next.
@@ -255,8 +255,8 @@ def least_gain(
       samples: how many of the n count; the gains of the others are zeros. None counts all.
     """
     ordered = jnp.sort(gains.ravel())[::-1]
-    samples = len(gains) if samples is None else samples
-    last = jnp.clip(round(l0 * samples), 1, gains.size) - 1
+    kept: Any = l0 * (len(gains) if samples is None else samples)
+    last = jnp.clip(round(kept), 1, gains.size) - 1
     return (ordered[last] + ordered[jnp.minimum(last + 1, gains.size - 1)]) / 2
 
 
