@@ -1,5 +1,5 @@
-"""Programs for a GPU and a TPU, made where there is neither: nothing calls back to the host but
-codes on a given support, and every operation has its rule.
+"""Programs for a GPU and a TPU, made where there is neither: nothing calls back to the host, and
+every operation has its rule.
 """
 
 import inspect
@@ -65,7 +65,7 @@ def test_the_largest_codes_are_found_without_a_sort(kind):
 def test_the_certified_coder(own):
     signals, dictionary = map(jnp.asarray, draw(0, SHAPE))
     lam = jnp.full(signals.shape[:1] + dictionary.shape[1:] if own else (1, 1), 0.1)
-    options = coding._Options(not own, certified=True, momentum=False, mesh=None)
+    options = coding._Options(nonneg=not own, solver="working_set", fixed=False, mesh=None)
     given = signals, dictionary, lam, None, jnp.float32(1e-6), jnp.int32(100)
 
     def solve(*given):
@@ -108,6 +108,6 @@ def test_a_fit(name):
     lowered(end, learner, stepped[1])
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.encoders().keys() - {"support"}))
+@pytest.mark.parametrize("name", catalogue.encoders())
 def test_an_encoder(name):
     lowered(seen, *crossed(name))

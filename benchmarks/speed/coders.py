@@ -54,15 +54,11 @@ def _arrays(problem: Problem):
     return devices.place(problem.signals, devices.mesh()), jnp.asarray(problem.dictionary)
 
 
-def ours(problem: Problem, effort: float) -> Run:
+def ours(problem: Problem, effort: float, *, solver: str) -> Run:
     """`sparse_code` to a tolerance."""
-    return _wait(functools.partial(sparse_code, tol=effort), *_arrays(problem), problem.lam)
-
-
-def plain_steps(problem: Problem, effort: float) -> Run:
-    """Textbook FISTA, so many iterations."""
-    steps = functools.partial(sparse_code, tol=None, max_iterations=int(effort))
-    return _wait(steps, *_arrays(problem), problem.lam)
+    return _wait(
+        functools.partial(sparse_code, solver=solver, tol=effort), *_arrays(problem), problem.lam
+    )
 
 
 def jitted(problem: Problem, effort: float) -> Run:
@@ -141,12 +137,12 @@ OURS, JITTED = "working_set", "jitted"
 CODERS = {
     OURS: Coder(
         Look("working set", "#000000"),
-        ours,
+        functools.partial(ours, solver="working_set"),
         TOLERANCES,
     ),
     JITTED: Coder(Look("under jit", "#666666"), jitted, (TARGET,)),
     "on_support": Coder(Look("on given supports", "#AAAA00"), on_support, (TARGET,)),
-    "fista": Coder(Look("FISTA", "#56B4E9"), plain_steps, (30, 300, 3_000)),
+    "fista": Coder(Look("FISTA", "#56B4E9"), functools.partial(ours, solver="fista"), TOLERANCES),
     "spams": Coder(Look("SPAMS", "#117733"), spams_lars, (0,)),
     "spams_double": Coder(
         Look("SPAMS in double", "#009E73"), functools.partial(spams_lars, dtype=np.float64), (0,)

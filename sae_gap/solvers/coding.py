@@ -2,7 +2,6 @@
 the result.
 """
 
-import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -55,7 +54,7 @@ def sparse_code(
       nonneg: whether codes are constrained to be non-negative.
       tol: duality gap to reach, relative to the objective. None runs the textbook iteration of
         `fista` or `ista` for exactly `max_iterations` steps from `init`, and `converged` then tells
-        whether the gap is below 1e-6; no other solver takes None, and these two take nothing else.
+        whether the gap is below 1e-6.
       max_iterations: iterations after which a sample is given up and reported as not converged.
         Those of `working_set` are products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
@@ -63,15 +62,14 @@ def sparse_code(
         a CPU, and a program of XLA elsewhere; `working_set_xla` takes that program on any device.
         `auto` is `working_set`, or `fista` for `tol=None`.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
-        codes of a million latents or of 100,000 samples fit in memory, but for plain steps and on
-        several accelerators, whose codes are dense at first; not within a transformation of JAX.
+        codes of a million latents or of 100,000 samples fit in memory; not within a transformation
+        of JAX.
       support: the latents that may differ from zero in each sample, the entries that are not zero
         of an array or of a sparse array, `(n, num_latents)`; None for all. The gap is then that of
-        the problem on the support. A CPU solves it, whatever the device, and the time goes with its
-        size: nothing is multiplied with the whole dictionary, and neither `init` nor
-        `max_iterations` is used. With `lam=0` the codes are the least squares on the support,
-        non-negative ones if `nonneg`, which nothing certifies: a weight of zero leaves no room for
-        rounding.
+        the problem on the support. Where values are known, the time goes with its size: nothing is
+        multiplied with the whole dictionary, and the coder of `auto` uses neither `init` nor
+        `max_iterations`. With `lam=0` the codes are the least squares on the support, non-negative
+        ones if `nonneg`, which nothing certifies: a weight of zero leaves no room for rounding.
 
     Returns:
       A `Solution`.
@@ -97,62 +95,69 @@ def sparse_code(
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
     by_xla = solver == "working_set_xla"
-    if solver == "auto":
-        solver = "fista" if tol is None else "working_set"
-    certified = by_xla or solver == "working_set"
-    if certified == (tol is None) or not (certified or support is None):
+    solver = "working_set" if by_xla else solver
+    if tol is None and solver == "working_set":
         raise ValueError(
-            "fista and ista run a fixed number of plain steps on all latents, and working_set "
-            "stops at a tolerance; choose fista or ista with tol=None and without a support, or "
-            "leave the solver out."
+            "tol=None asks for a fixed number of plain steps, but working_set has none; choose "
+            "fista or ista."
         )
     mesh = sharding.mesh_of(targets, atoms)
     arrays: Any = targets, atoms, weights, first, tol, max_iterations
     traced = any(map(is_traced, (*arrays, support)))
-    # A support is solved there on any device, since a tableau in float32 does not tell atoms apart
-    # that hardly differ and at a weight of zero nothing would say so.
-    here = support is not None or (not by_xla and _on_the_host(arrays))
-    if not here and not is_traced(max_iterations) and max_iterations == 0:
-        # XLA's working set certifies other codes on the support of those that it is given.
-        certified = False
+    here = not by_xla and _on_the_host((*arrays, support))
+    own = None
+    if support is not None:
+        exact = solver in ("auto", "working_set") and tol is not None
+        if exact and not traced and (here or mesh is None):
+            # On any device, since a tableau in float32 does not tell atoms apart that hardly differ
+            # and at a weight of zero nothing would say so.
+            own, solver, here = _stored(support), "working_set", True
+        else:
+            dense = support.toarray() if scipy.sparse.issparse(support) else support
+            if first is None and exact and (is_traced(max_iterations) or max_iterations):
+                # Codes that open the working sets.
+                first = (dense != 0).astype(targets.dtype)
+            weights, first = _forbid(targets, atoms, weights, first, dense)
+            arrays = targets, atoms, weights, first, tol, max_iterations
+    if solver == "auto":
+        solver = "fista" if tol is None else "working_set"
+    certifies = not is_traced(max_iterations) and max_iterations == 0 and own is None
+    if not here and certifies and solver == "working_set":
+        # XLA's working set certifies other codes on the support of those that it is given; FISTA
+        # those themselves.
+        solver = "fista"
     if sparse and traced:
         raise ValueError(
             "sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, "
             "vmap and grad."
         )
-    if certified and here and not traced:
+    if solver == "working_set" and here and not traced:
         # Threads share the memory, so that samples on several CPU devices have the bits that they
         # have on one.
-        solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse), support=support)
+        solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse), support=own)
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
         # more than one for one.
         placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
         return sharding.place_rows(Solution(*placed), targets)
-    by_host = certified and here and (mesh is None or support is not None)
-    options = _Options(bool(nonneg), certified, solver == "fista", mesh, by_host)
+    options = _Options(bool(nonneg), solver, tol is None, mesh, here and mesh is None)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     limit = jnp.asarray(max_iterations, jnp.int32)
-    given = options, targets, atoms, weights, first, accuracy, limit
-    if certified and not traced and mesh is None:
-        return _solve_apart(sparse, *given)
-    dense = support.toarray() if scipy.sparse.issparse(support) else support
-    solved = _solve(*given, dense)
-    if sparse:
-        codes: Any = scipy.sparse.csr_array(np.asarray(solved.codes))
-        solved = dataclasses.replace(solved, codes=codes)
-    return solved
+    solve = _solve_sparse if sparse else _solve
+    if solver == "working_set" and not traced and mesh is None:
+        solve = functools.partial(_solve_apart, sparse)
+    return solve(options, targets, atoms, weights, first, accuracy, limit)
 
 
 class _Options(NamedTuple):
-    """What a program is compiled for: the certified coder, which the host may be called back for,
-    or plain steps, with momentum or without.
+    """What a program is compiled for: `fixed` asks for a fixed number of plain steps, `host` for
+    calling back its coder.
     """
 
     nonneg: bool
-    certified: bool
-    momentum: bool
+    solver: str
+    fixed: bool
     mesh: Mesh | AbstractMesh | None
-    by_host: bool = False
+    host: bool = False
 
 
 def _on_the_host(arrays) -> bool:
@@ -165,6 +170,35 @@ def _on_the_host(arrays) -> bool:
     # A device, a platform or None.
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
+
+
+def _stored(support: Any) -> scipy.sparse.csr_array:
+    """A support as a sparse array that stores all of it, and no more."""
+    if scipy.sparse.issparse(support):
+        stored = scipy.sparse.csr_array(support)
+        if not (stored.has_canonical_format and stored.data.all()):
+            stored = stored.copy()
+            stored.sum_duplicates()
+            stored.eliminate_zeros()
+        return stored
+    on = np.asarray(support) != 0
+    # In one dimension NumPy finds them several times as fast.
+    places, ends = np.flatnonzero(on), np.cumsum(np.count_nonzero(on, axis=1))
+    parts = np.ones(len(places), bool), places % on.shape[1], np.append(0, ends)
+    return scipy.sparse.csr_array(parts, on.shape)
+
+
+@jax.jit
+def _forbid(targets, atoms, weights, first, support):
+    """The weights that keep codes to a support, beyond any correlation elsewhere, and the first
+    codes on it.
+    """
+    on = support != 0
+    most = 2 * len(atoms) * jnp.max(jnp.abs(atoms), axis=0)
+    most = jnp.max(jnp.abs(targets), axis=1, keepdims=True) * most
+    beyond = jax.lax.stop_gradient(jnp.clip(most, 1, jnp.finfo(most.dtype).max / 4))
+    begun = None if first is None else jnp.where(on, first, 0)
+    return jnp.where(on, weights, beyond), begun
 
 
 def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
@@ -193,18 +227,29 @@ def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) ->
     return Solution(codes, *jax.device_put(certificates))
 
 
+def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
+    """Solve chunk by chunk, so that no more dense codes are ever held."""
+    num_samples, parts = targets.shape[0], 1 if options.mesh is None else options.mesh.size
+    size = parts * max(1, working_set.ROOM // atoms.shape[1])
+    codes, certificates = [], []
+    for begin in range(0, num_samples, size):
+        chosen = slice(begin, begin + size)
+        own = weights[chosen] if weights.shape[0] == num_samples else weights
+        start = None if first is None else first[chosen]
+        solved = _solve(options, targets[chosen], atoms, own, start, tol, limit)
+        codes.append(scipy.sparse.csr_array(np.asarray(solved.codes)))
+        certificates.append((solved.objective, solved.gap, solved.iterations, solved.converged))
+    rest = jax.tree.map(lambda *parts: jnp.concatenate(parts), *certificates)
+    return Solution(scipy.sparse.vstack(codes, format="csr"), *rest)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(
-    options: _Options, signals, dictionary, lam, init, tol, max_iterations, support=None
+    options: _Options, signals, dictionary, lam, init, tol, max_iterations
 ) -> Solution:
-    if options.by_host:
-        # Each device needs the weights of its own samples.
-        rows = 1 if options.mesh is None else len(signals)
-        lam = jnp.broadcast_to(lam, (max(rows, len(lam)), lam.shape[1]))
-        per_sample, shared = (signals, lam, init, support), (dictionary, tol, max_iterations)
-        code = functools.partial(_call_back, options)
-        return sharding.by_device(code, options.mesh, per_sample, *shared)
-    problem = scale_problem(signals, dictionary, lam, equalise=options.certified)
+    if options.host and options.solver == "working_set":
+        return _call_back(options, signals, dictionary, lam, init, tol, max_iterations)
+    problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
     samples, column, begun = _posed(problem, init)
 
     def run(per_sample, *shared):
@@ -238,8 +283,8 @@ def _posed(problem, init) -> tuple[Samples, Any, Any]:
     return samples, problem.column if shared else None, begun
 
 
-def _solve_forward(options, signals, dictionary, lam, *rest):
-    solution = _differentiable(options, signals, dictionary, lam, *rest)
+def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
+    solution = _differentiable(options, signals, dictionary, lam, init, tol, max_iterations)
     # A sample that is left out of a loss spoils no gradient of the others.
     lost = jnp.isnan(solution.objective)[:, None]
     signals, codes = (jnp.where(lost, 0, each) for each in (signals, solution.codes))
@@ -256,7 +301,9 @@ def _solve_backward(options, saved, bar):
         signals_bar,
         dictionary_bar,
         jnp.sum(lam_bar, axis=spread, keepdims=True),
-        *(None,) * 4,
+        None,
+        None,
+        None,
     )
 
 
@@ -265,28 +312,31 @@ _solve = jax.jit(_differentiable, static_argnums=0)
 _scaled = jax.jit(scale_problem, static_argnames="equalise")
 
 
-def _call_back(options, per_sample, dictionary, tol, max_iterations) -> Solution:
+def _call_back(options, *arrays) -> Solution:
     """The solution of the host's coder in a program of XLA, which has the same bits."""
-    signals, lam, init, support = per_sample
+    signals, dictionary = arrays[:2]
     shape = len(signals), dictionary.shape[1], signals.dtype
     kinds = jax.eval_shape(lambda: working_set.empty(*shape))
 
-    def solve(support, *arrays):
-        found = Solution(*host.solve(*arrays, nonneg=options.nonneg, support=support))
+    def solve(*arrays):
+        found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
         return _checked(found, *map(np.asarray, arrays[:3]))
 
-    arrays = support, signals, dictionary, lam, init, tol, max_iterations
     return jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential")
 
 
 def _run(options, samples, init, dictionary, column, tol, max_iterations):
     nonneg = options.nonneg
-    if options.certified:
-        limits = {"tol": tol, "limit": max_iterations, "nonneg": nonneg}
-        return working_set.solve(samples, dictionary, column, init, **limits)
+    if options.solver == "working_set":
+        options = {"tol": tol, "limit": max_iterations, "nonneg": nonneg}
+        return working_set.solve(samples, dictionary, column, init, **options)
     signals, lam = samples.signals, samples.row * (samples.column if column is None else column)
-    steps = {"iterations": max_iterations, "nonneg": nonneg, "momentum": options.momentum}
-    codes = fista.fixed(signals, dictionary, lam, init, **steps)
+    arrays, momentum = (signals, dictionary, lam, init), options.solver == "fista"
+    if not options.fixed:
+        return fista.solve(
+            *arrays, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=momentum
+        )
+    codes = fista.fixed(*arrays, iterations=max_iterations, nonneg=nonneg, momentum=momentum)
     value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
     done = jnp.full(value.shape, max_iterations)
     return Solution(codes, value, gap, done, lasso_problem.is_converged(signals, value, gap, tol))

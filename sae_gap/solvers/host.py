@@ -114,7 +114,7 @@ def solve(
     *,
     nonneg: bool = True,
     sparse: bool = False,
-    support: Any = None,
+    support: scipy.sparse.csr_array | None = None,
 ) -> tuple[Any, ...]:
     """Solve the lasso of `sparse_code` on the host.
 
@@ -128,9 +128,8 @@ def solve(
         of `init` are certified as they are.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
-      support: the latents that may differ from zero, the entries that are not zero of an array or a
-        sparse array, `(n, num_latents)`; None for all. It leaves no use for `init` and
-        `max_iterations`.
+      support: the latents that may differ from zero, the stored entries of `(n, num_latents)`; None
+        for all. It leaves no use for `init` and `max_iterations`.
 
     Returns:
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
@@ -142,8 +141,6 @@ def solve(
         float(tol),
         int(max_iterations),
     )
-    # All of it is stored, and no more.
-    support = None if support is None else scipy.sparse.csr_array(support, copy=True) != 0
     used = None if support is None else np.flatnonzero(np.bincount(support.indices))
     problem = pose(signals, dictionary, lam, used)
     found = Found(len(signals), dictionary.shape[1], signals.dtype)

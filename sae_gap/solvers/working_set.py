@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
-from sae_gap.solvers import compensated, slots
+from sae_gap.solvers import compensated, fista, slots
 from sae_gap.solvers.leaders import GROUPS, leaders
 from sae_gap.solvers.slots import LANES, MOST_CANDIDATES, Problem, Samples, State
 
@@ -128,7 +128,7 @@ def solve(
         samples, found, solution = part
 
         def again():
-            return keep(~found.left, solution, dense(solve_on(problem, samples, found, last)))
+            return fista.keep(~found.left, solution, dense(solve_on(problem, samples, found, last)))
 
         return lax.cond(jnp.any(found.left), again, lambda: solution)
 
@@ -247,7 +247,7 @@ def solve_on(problem: Problem, samples: Samples, begun: Found, width: int) -> Fo
 
     def step(state):
         moved = measure(problem, samples, slots.proceed(problem, samples, state))
-        return keep(~pending(problem, samples, state), state, moved)
+        return fista.keep(~pending(problem, samples, state), state, moved)
 
     if not begun.places.shape[1]:
         state = measure(problem, samples, state)
@@ -256,13 +256,6 @@ def solve_on(problem: Problem, samples: Samples, begun: Found, width: int) -> Fo
     converged = lasso_problem.is_converged(samples.signals, value, gap, problem.tol)
     left = ~converged & jnp.isfinite(gap) & (state.rounds < problem.limit)
     return Found(state.places, state.code, value, gap, state.rounds, converged, left)
-
-
-def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
-    """The old rows where `kept`, and the new elsewhere."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new
-    )
 
 
 _solve_on = jax.jit(solve_on, static_argnames="width")

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import Lasso
 
-from sae_gap.solvers import coding, sparse_code, working_set
+from sae_gap.solvers import SOLVERS, coding, fista, sparse_code, working_set
 
 from .problems import SHAPE, draw, score
 
 N, M, LATENTS = SHAPE
-CERTIFIED = ("working_set", "working_set_xla")
+CERTIFIED = [s for s in SOLVERS if s not in ("auto", "ista")]
 
 
 def _assert_solved(solution, signals, dictionary, lam, nonneg=True, slack=2.0):
@@ -36,6 +36,15 @@ def test_reaches_the_optimum_of_scikit_learn(solver, nonneg):
         )
         peer.fit(dictionary.astype(float), signals[i].astype(float))
         np.testing.assert_allclose(solution.codes[i], peer.coef_, atol=3e-5)
+
+
+def test_ista_reaches_it_too():
+    signals, dictionary = draw()
+    ista, fista = (sparse_code(signals, dictionary, 0.1, solver=s) for s in ("ista", "fista"))
+    assert bool(jnp.all(ista.converged)) and float(jnp.mean(ista.iterations)) > float(
+        jnp.mean(fista.iterations)
+    )
+    np.testing.assert_allclose(ista.objective, fista.objective, rtol=2e-6)
 
 
 @pytest.mark.parametrize("solver", CERTIFIED)
@@ -100,17 +109,25 @@ def test_weights_beyond_lambda_max_give_zero():
         assert bool(jnp.all(solution.converged)) and not np.any(solution.codes)
 
 
-@pytest.mark.parametrize("shape", [(1, 16, 40), (24, 16, 1), (1, 1, 1), (8, 40, 16)])
-def test_small_and_tall_shapes(shape):
+@pytest.mark.parametrize(
+    ("solver", "shape"),
+    [("fista", s) for s in ((1, 16, 40), (24, 16, 1), (1, 1, 1), (8, 40, 16))]
+    + [("working_set", s) for s in ((1, 1, 1), (8, 40, 16))],
+)
+def test_small_and_tall_shapes(solver, shape):
     signals, dictionary = draw(3, shape)
-    _assert_solved(sparse_code(signals, dictionary, 0.05), signals, dictionary, 0.05)
+    _assert_solved(sparse_code(signals, dictionary, 0.05, solver=solver), signals, dictionary, 0.05)
 
 
-@pytest.mark.parametrize("shape", [(N,), (N, 1), (LATENTS,), (1, LATENTS), (N, LATENTS)])
-def test_weights_per_sample_and_per_coefficient(shape):
+@pytest.mark.parametrize(
+    ("solver", "shape"),
+    [("fista", s) for s in ((N,), (N, 1), (LATENTS,), (1, LATENTS), (N, LATENTS))]
+    + [("working_set", s) for s in ((LATENTS,), (N, LATENTS))],
+)
+def test_weights_per_sample_and_per_coefficient(solver, shape):
     signals, dictionary = draw(4)
     lam = np.random.default_rng(0).uniform(0.02, 0.3, size=shape).astype(np.float32)
-    solution = sparse_code(signals, dictionary, lam)
+    solution = sparse_code(signals, dictionary, lam, solver=solver)
     _assert_solved(solution, signals, dictionary, lam[:, None] if shape == (N,) else lam, slack=3.0)
 
 
@@ -180,20 +197,24 @@ def test_a_sweep_compiles_once():
 
 def test_giving_up_is_reported():
     signals, dictionary = draw(10)
-    solution = sparse_code(signals, dictionary, 1e-3, max_iterations=1)
-    _, gap = score(signals, dictionary, solution.codes, 1e-3)
-    assert not bool(jnp.all(solution.converged)) and np.all(solution.iterations == 1)
-    # What is reported unconverged really has that gap, up to the rounding of a float32.
-    np.testing.assert_allclose(solution.gap, gap, rtol=0.2, atol=1e-6)
+    for solver in ("fista", "working_set"):
+        solution = sparse_code(signals, dictionary, 1e-3, solver=solver, max_iterations=1)
+        _, gap = score(signals, dictionary, solution.codes, 1e-3)
+        assert not bool(jnp.all(solution.converged))
+        # The one product is all that there is, and FISTA is not begun; by itself it goes on to its
+        # next check.
+        assert np.all(solution.iterations == (1 if solver == "working_set" else fista.CHECK_EVERY))
+        # What is reported unconverged really has that gap, up to the rounding of a float32.
+        np.testing.assert_allclose(solution.gap, gap, rtol=0.2, atol=1e-6)
 
 
 def test_non_finite_values_inside_jit_do_not_converge():
     signals, dictionary = draw(11)
     spoilt, broken = signals.copy(), dictionary.copy()
     spoilt[3, 2] = broken[1, 1] = np.nan
-    for by_host in (False, True):
+    for name, here in (("fista", False), ("working_set", False), ("working_set", True)):
         # The solver of a concrete call, without its checks of values.
-        options = coding._Options(True, certified=True, momentum=False, mesh=None, by_host=by_host)
+        options = coding._Options(nonneg=True, solver=name, fixed=False, mesh=None, host=here)
 
         def solve(signals, atoms, lam, options=options):
             numbers = jnp.full((1, 1), lam), None, jnp.float32(1e-6), jnp.int32(20_000)
@@ -203,9 +224,10 @@ def test_non_finite_values_inside_jit_do_not_converge():
         assert (found.converged == sound).all()
         for each in (found.codes.sum(axis=1), found.objective, found.gap):
             assert (np.isfinite(each) == sound).all()
-        for atoms, lam in ((broken, 0.1), (dictionary, np.nan), (dictionary, -0.5)):
-            found = solve(signals, atoms, lam)
-            assert not found.converged.any() and np.isnan(found.gap).all()
+        if name == "working_set":
+            for atoms, lam in ((broken, 0.1), (dictionary, np.nan), (dictionary, -0.5)):
+                found = solve(signals, atoms, lam)
+                assert not found.converged.any() and np.isnan(found.gap).all()
     # Weights and supports of its own spoil no other sample, nor a gradient that leaves it out.
     own = jnp.full((N, 1), 0.1)
 
@@ -265,8 +287,6 @@ def test_a_support_of_any_size_is_certified_under_jit_and_on_any_device():
         ({"max_iterations": 1.5}, "max_iterations"),
         ({"solver": "lars"}, "solver must be one of auto, "),
         ({"solver": "working_set", "tol": None}, "choose fista or ista"),
-        ({"solver": "fista"}, "choose fista or ista"),
-        ({"tol": None, "support": np.ones((N, LATENTS))}, "without a support"),
         ({"init": np.zeros((N, 3), np.float32)}, "init has shape"),
         ({"init": -np.ones((N, LATENTS), np.float32)}, "negative code"),
         ({"sparse": 1}, "sparse must be True or False"),
@@ -372,6 +392,7 @@ def test_a_weight_for_each_coefficient_beyond_the_largest_stays_there():
         ({"solver": "working_set"}, True),
         ({"solver": "working_set"}, False),
         ({"solver": "working_set_xla"}, False),
+        ({"solver": "fista"}, False),
         ({"tol": None}, True),
     ],
 )

@@ -105,6 +105,18 @@ def test_nothing_to_fit_is_zero():
     assert not sparse_code(signals, dictionary, 1.0, support=np.zeros_like(on)).codes.any()
 
 
+def test_plain_steps_on_a_support_begin_where_they_are_told():
+    signals, dictionary, on = draw((3, 4))
+    begun, plain = np.full(on.shape, 0.25, np.float32), {"tol": None, "support": on}
+    for init, expected in ((begun, np.where(on, begun, 0)), (None, 0 * begun)):
+        found = sparse_code(signals, dictionary, 5.0, init=init, max_iterations=0, **plain)
+        np.testing.assert_array_equal(found.codes, expected)
+    found = sparse_code(signals, dictionary, 5.0, init=begun, max_iterations=2_000, **plain)
+    best = sparse_code(signals, dictionary, 5.0, support=on.tolist())
+    np.testing.assert_allclose(found.objective, best.objective, rtol=1e-3)
+    assert not np.asarray(found.codes)[~on].any()
+
+
 @pytest.mark.parametrize("lam", [0.0, 1e-6])
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_atoms_that_hardly_differ_are_fitted(nonneg, lam):
@@ -135,7 +147,9 @@ def test_a_support_holds_whatever_the_scale_and_the_weights_form():
         code = functools.partial(sparse_code, *map(np.float32, given))
         best = np.asarray(code(support=on).objective)
         traced = jax.jit(lambda on, code=code: code(support=on))
-        np.testing.assert_array_equal(traced(on).objective, best)
+        for found in (code(solver="fista", support=on), traced(on)):
+            assert not np.asarray(found.codes)[~on].any() and found.converged.all()
+            np.testing.assert_allclose(found.objective, best, rtol=3e-6)
     # Arrays of another device have the same codes.
     here = sparse_code(signals, dictionary, 5.0, support=on)
     there = sparse_code(signals, dictionary, 5.0, support=on, solver="working_set_xla")
