@@ -142,15 +142,12 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros():
     """
     problem = draw(1, (30, 8, 24), sparsity=2)
     signals = devices.place(problem[0], devices.mesh())
-    options = {"solver": "working_set_xla"}
+    options = {"solver": "fista"}
     lam = np.full((30, 24), LAM, np.float32)
     alone = sparse_code(signals, problem[1], lam, **options)
     assert_solved(alone, alone, problem)
     found = sparse_code(signals, problem[1], lam, **options, sparse=True)
     assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
-    with jax.set_mesh(devices.mesh()):
-        on = jax.jit(lambda y, on: sparse_code(y, problem[1], lam, support=on))
-        np.testing.assert_allclose(on(signals, alone.codes).objective, alone.objective, rtol=3e-6)
     np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)
     np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
 

@@ -27,7 +27,6 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import unit_columns
-from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import check_problem, power_of_two
@@ -231,16 +230,13 @@ def _promise(inverse, inner, values, left, room):
       left: correlations with the residual, (n,).
       room: whether a place is free.
     """
-    kind = inner.dtype
-    shares = inverse.astype(kind) @ inner
-    spread, values = (each.astype(kind)[:, None] for each in (np.diagonal(inverse), values))
-    outside = 1 - np.einsum("sn,sn->n", shares, inner)
-    energy = outside + shares**2 / spread
-    gain = (left + values / spread * shares).clip(0) ** 2
-    # An atom in the span of the others takes nothing.
-    taken = np.where(energy > DEPENDENT, gain / energy.clip(DEPENDENT), 0) - values**2 / spread
-    free = room * (outside > DEPENDENT) * left.clip(0) ** 2 / outside.clip(DEPENDENT)
-    return np.vstack([taken, free], dtype=kind)
+    # Numba takes half a second to load.
+    from sae_gap.solvers.loops.exchanging import promise_all
+
+    inverse, values = inverse.astype(inner.dtype), values.astype(inner.dtype)
+    found = np.empty((len(inner) + 1, len(left)), inner.dtype)
+    promise_all(inverse @ inner, inner, np.diagonal(inverse).copy(), values, left, room, found)
+    return found
 
 
 def _inverse(gram):

@@ -5,6 +5,7 @@ of the codes. XLA compiles and runs nothing here, so that its programs may call 
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -197,9 +198,19 @@ class Found:
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
             return self.sparse(), *rest
-        codes = np.zeros(self.shape, dtype)
+        codes = _zeros(self.shape, dtype)
         codes[rows, latents] = values
         return codes, *rest
+
+
+def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Zeros that begin at a line of the cache, since JAX takes such an array as it is and copies
+    any other.
+    """
+    size, line = math.prod(shape) * dtype.itemsize, 64
+    memory = np.zeros(size + line, np.uint8)
+    begin = -memory.ctypes.data % line
+    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:

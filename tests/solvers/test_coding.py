@@ -397,7 +397,8 @@ def test_a_weight_for_each_coefficient_beyond_the_largest_stays_there():
     ],
 )
 def test_sparse_codes_are_the_dense_ones_bit_by_bit(options, nonneg, monkeypatch):
-    # Those of an accelerator come in three batches.
+    # FISTA's codes come in two chunks of half of the samples each, those of an accelerator in three.
+    monkeypatch.setattr(working_set, "ROOM", N // 2 * LATENTS)
     monkeypatch.setattr(working_set, "batch_size", lambda *shape: 10)
     signals, dictionary = draw()
     # Scales that are powers of two must come back, of samples and of atoms.

@@ -373,6 +373,11 @@ def test_where_most_weights_are_zero_only_an_exact_fit_is_certified(share):
     np.testing.assert_allclose(found.objective, best, rtol=1e-6)
 
 
+def test_jax_takes_codes_as_they_are_without_a_copy():
+    codes = [host._zeros((3, width), np.dtype(np.float32)) for width in range(1, 9)]
+    assert all(map(np.shares_memory, jax.device_put(codes), codes))
+
+
 def test_nothing_is_compiled_for_a_call_of_a_new_size(monkeypatch):
     from jax._src import compiler
 
