@@ -170,6 +170,19 @@ def _of_rows(call):
     return checked
 
 
+class Inferring(Encoder):
+    """An encoder that defines `infer`: outside of `jit` its codes may be found by other programs,
+    or on the host.
+    """
+
+    @abc.abstractmethod
+    def infer(self, model, signals, begun=None):
+        """The codes, as `Encoder.infer` has them."""
+
+    def __call__(self, model, signals):
+        return self.infer(model, signals).codes
+
+
 @eqx.filter_jit
 def encode(
     encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]
@@ -373,6 +386,15 @@ def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]
             "mend or scale it."
         )
     return jnp.asarray(array)
+
+
+def on_unit_atoms(
+    model: Model, signals: Float[Array, "n input_dim"]
+) -> tuple[
+    Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]
+]:
+    """The target, the atoms at unit length, and the lengths that they had."""
+    return signals - model.bias, *jax.jit(unit_atoms)(model.decoder)
 
 
 def unit_atoms(

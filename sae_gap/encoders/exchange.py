@@ -12,20 +12,14 @@ import numpy as np
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.pursuit import on_unit_atoms
+from sae_gap.encoders.encoder import Encoder, Inferring, on_unit_atoms
 from sae_gap.solvers import exchange_pursuit, sparse_code
 
 # The weights of the lasso's path, from λ_max down, as powers of this.
 RATIO, STEPS = 0.85, 30
 
 
-class _Search(Encoder):
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
-
-
-class Exchange(_Search):
+class Exchange(Inferring):
     """Least squares over `z ≥ 0` on at most k atoms a sample, which exchanges choose until none
     gains, as `exchange_pursuit` has it: a local optimum. It runs on the host, not within `jit`.
 
@@ -55,7 +49,7 @@ class Exchange(_Search):
         return Coded(jnp.asarray(found.toarray()) / norms)
 
 
-class LassoPath(_Search):
+class LassoPath(Inferring):
     """The certified lasso's codes of at most k atoms at the smallest of the weights `λ_max qˢ`,
     with s up to a number of steps and the λ_max of each sample.
 
@@ -95,7 +89,7 @@ class LassoPath(_Search):
         return dataclasses.replace(best, codes=best.codes / norms)
 
 
-class BestOf(_Search):
+class BestOf(Inferring):
     """The codes of the one or the other encoder, whichever have the smaller squared error in a
     sample.
     """

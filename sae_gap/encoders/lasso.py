@@ -3,7 +3,6 @@ codes.
 """
 
 import dataclasses
-import functools
 import warnings
 from typing import Any, ClassVar
 
@@ -19,7 +18,7 @@ from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import Encoder, encode, unit_atoms
+from sae_gap.encoders.encoder import Encoder, Inferring, encode, on_unit_atoms, unit_atoms
 from sae_gap.solvers import match_l0, sparse_code
 
 # The L0 of the model's own encoder, where one is asked for.
@@ -33,7 +32,7 @@ MATCHED = 500
 CHUNK = 2_000
 
 
-class Lasso(Encoder):
+class Lasso(Inferring):
     """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with a certificate.
 
     Args:
@@ -127,18 +126,16 @@ class Lasso(Encoder):
         textbook = self.tol is None and self.start is None
         return (2 * self.max_iterations - 1) * 2 * input_dim * num_latents if textbook else None
 
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
-
     def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms; objective and gap are those of the problem
         solved.
         """
         if self.start is not None and begun is None:
             begun = encode(self.start, model, signals)
-        target, dictionary, norms, init = _prepare(
-            model.decoder, model.bias, signals, begun, unit=self.unit_atoms, nonneg=self.nonneg
-        )
+        target, dictionary, norms = on_unit_atoms(model, signals)
+        if not self.unit_atoms:
+            dictionary, norms = model.decoder, jnp.ones(())
+        init = None if begun is None else (begun * norms).clip(0 if self.nonneg else None)
         solution = sparse_code(
             target,
             dictionary,
@@ -210,13 +207,3 @@ def find_weight(
     reached = np.count_nonzero(found.data) / len(target)
     # Where codes hardly grow with less weight, no weight corrects them.
     return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam
-
-
-@functools.partial(jax.jit, static_argnames=("unit", "nonneg"))
-def _prepare(dictionary, bias, signals, begun, *, unit, nonneg):
-    """The target, the dictionary to solve on, the lengths that its atoms had, and where to
-    start.
-    """
-    dictionary, norms = unit_atoms(dictionary) if unit else (dictionary, jnp.ones(()))
-    init = None if begun is None else (begun * norms).clip(0 if nonneg else None)
-    return signals - bias, dictionary, norms, init

@@ -4,13 +4,12 @@ apart from its magnitudes.
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 
 from sae_gap.core.checks import check_type, is_traced
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Encoder, Inferring, on_unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
@@ -18,8 +17,8 @@ from sae_gap.solvers.least_squares import least_squares
 ON = 1e-4
 
 
-class _Refined(Encoder):
-    """Other values on the support of an encoder."""
+class Refined(Inferring):
+    """Other values on the support of an encoder, or on some of it."""
 
     encoder: Encoder
 
@@ -30,11 +29,8 @@ class _Refined(Encoder):
     def origin(self):
         return self.encoder
 
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
 
-
-class OnSupport(_Refined):
+class OnSupport(Refined):
     """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with `z_j = 0` wherever the encoder has
     `|z_j| ≤ 1e-4`; D has unit atoms.
 
@@ -77,15 +73,15 @@ class OnSupport(_Refined):
         the support.
         """
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
-        dictionary, norms = jax.jit(unit_atoms)(model.decoder)
-        target, on = signals - model.bias, abs(codes) > self.on
-        found = sparse_code(target, dictionary, self.lam, nonneg=self.nonneg, support=on)
+        target, atoms, norms = on_unit_atoms(model, signals)
+        on = abs(codes) > self.on
+        found = sparse_code(target, atoms, self.lam, nonneg=self.nonneg, support=on)
         codes = found.codes / norms
         certified = is_traced(self.lam) or self.lam
         return dataclasses.replace(found, codes=codes) if certified else Coded(codes)
 
 
-class LeastSquares(_Refined):
+class LeastSquares(Refined):
     """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then
     clamped at zero.
 

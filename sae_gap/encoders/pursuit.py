@@ -2,12 +2,11 @@
 pursuit, which approximates it.
 """
 
-import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from sae_gap.core.options import option
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.core.types import Coded
+from sae_gap.encoders.encoder import Inferring, on_unit_atoms
 from sae_gap.solvers import pursuit_order
 from sae_gap.solvers.greedy import gradient_pursuit, spread
 
@@ -22,7 +21,7 @@ class Ordered(Coded):
     order: Int[Array, "n k"]
 
 
-class OMP(Encoder):
+class OMP(Inferring):
     """k greedy steps, each with the atom of largest |correlation| and a least-squares fit of all
     atoms chosen so far.
 
@@ -51,9 +50,6 @@ class OMP(Encoder):
     def flops(self, input_dim, num_latents):
         """Step i correlates all atoms with the residual, and one twice with i before it."""
         return sum(2 * input_dim * (num_latents + 4 * i) for i in range(self.k))
-
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
 
     def infer(self, model, signals, begun=None):
         """The codes, outside of `jit`, so that a CPU takes its own path."""
@@ -93,17 +89,3 @@ class GradientPursuit(OMP):
 
     def infer(self, model, signals, begun=None):
         return Coded(self(model, signals))
-
-
-def on_unit_atoms(
-    model: Model, signals: Float[Array, "n input_dim"]
-) -> tuple[
-    Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]
-]:
-    """The target, the atoms at unit length, and the lengths that they had."""
-    return _prepare(signals, model.bias, model.decoder)
-
-
-@jax.jit
-def _prepare(signals, bias, dictionary):
-    return signals - bias, *unit_atoms(dictionary)

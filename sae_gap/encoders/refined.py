@@ -10,14 +10,15 @@ from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
+from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Encoder, Inferring, unit_atoms
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
+from sae_gap.encoders.on_support import OnSupport, Refined
 from sae_gap.encoders.screened_pursuit import least_gain, leave_one_out
 
 
-class Pruned(Encoder):
+class Pruned(Refined):
     """Least squares on the atoms of an encoder's codes whose worth is above one threshold for all
     samples.
 
@@ -36,7 +37,6 @@ class Pruned(Encoder):
     colour = "#EE7733"
     rank = 16
 
-    encoder: Encoder
     l0: float = option(default=10.0, static=True, above=0)
     by: str = option(default="loss", choices=("loss", "magnitude"))
     nonneg: bool = option(default=True)
@@ -51,10 +51,6 @@ class Pruned(Encoder):
         return 2 if self.by == "loss" else 1
 
     @property
-    def origin(self):
-        return self.encoder
-
-    @property
     def signed(self):
         return not self.nonneg
 
@@ -65,7 +61,8 @@ class Pruned(Encoder):
         whole: Any = super().prepared(model, split, task)
         if self.threshold is not None:
             return whole
-        codes = whole.encoder.infer(model, jnp.asarray(split.counted)).codes
+        rows = split.counted
+        codes = whole.encoder.infer(model, jnp.asarray(rows[counted(rows)])).codes
         least = float(least_gain(self._worth(model, codes), self.l0))
         return dataclasses.replace(whole, threshold=least)
 
@@ -74,9 +71,6 @@ class Pruned(Encoder):
         scaled = jnp.asarray(codes) * norms
         return jnp.abs(scaled) if self.by == "magnitude" else leave_one_out(atoms, scaled)
 
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
-
     def infer(self, model, signals, begun=None):
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         least = jnp.asarray(self.threshold)
@@ -84,7 +78,22 @@ class Pruned(Encoder):
         return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(model, signals, kept)
 
 
-class AtWeight(Encoder):
+class _Of(Encoder):
+    """An encoder that goes by another one, under other circumstances."""
+
+    listed = False
+
+    encoder: Encoder
+
+    @property
+    def signed(self):
+        return self.encoder.signed
+
+    def flops(self, input_dim, num_latents):
+        return self.encoder.flops(input_dim, num_latents)
+
+
+class AtWeight(_Of):
     """An encoder with a weight λ, at that of a lasso: `prepared` gives the encoder itself.
 
     Args:
@@ -92,9 +101,6 @@ class AtWeight(Encoder):
       lasso: whose λ it takes, such as the one of a requested L0.
     """
 
-    listed = False
-
-    encoder: Encoder
     lasso: Lasso
 
     def __check_init__(self):
@@ -103,13 +109,6 @@ class AtWeight(Encoder):
     @property
     def name(self):  # type: ignore[override]
         return self.encoder.name
-
-    @property
-    def signed(self):
-        return self.encoder.signed
-
-    def flops(self, input_dim, num_latents):
-        return self.encoder.flops(input_dim, num_latents)
 
     def prepared(self, model, split, task):
         encoder, lasso = (part.prepared(model, split, task) for part in (self.encoder, self.lasso))
@@ -127,7 +126,7 @@ class _Norm:
         self.matrix = matrix
 
 
-class InNorm(Encoder):
+class InNorm(Inferring, _Of):
     """An encoder of `A (y - b)` on the atoms `A D`: its codes leave small errors
     `‖A (y - b - D z)‖` in place of `‖y - b - D z‖`.
 
@@ -141,22 +140,13 @@ class InNorm(Encoder):
 
     colour = "#009988"
     rank = 17
-    listed = False
     elsewhere = True
 
-    encoder: Encoder
     norm: _Norm | None = eqx.field(default=None, static=True, metadata={"rare": True})
 
     @property
     def name(self):  # type: ignore[override]
         return f"weighted_{self.encoder.name}"
-
-    @property
-    def signed(self):
-        return self.encoder.signed
-
-    def flops(self, input_dim, num_latents):
-        return self.encoder.flops(input_dim, num_latents)
 
     def prepared(self, model, split, task):
         if self.norm is not None:
@@ -169,15 +159,13 @@ class InNorm(Encoder):
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         norm = _Norm(((vectors * root) @ vectors.T).astype(np.float32))
-        rows = (split.signals - model.bias) @ norm.matrix
+        live = jnp.any(split.signals != 0, axis=1, keepdims=True)
+        rows = jnp.where(live, split.signals - model.bias, 0) @ norm.matrix
         held = dataclasses.replace(split, signals=rows)
         inside = _inside(norm, model)
         return dataclasses.replace(
             self, encoder=self.encoder.prepared(inside, held, task), norm=norm
         )
-
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
 
     def infer(self, model, signals, begun=None):
         norm: Any = self.norm

@@ -14,6 +14,7 @@ from sae_gap.core import matching
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
+from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 from sae_gap.runtime import devices
@@ -35,14 +36,19 @@ class ScreenedPursuit(AmortisedEncoder):
     is what an encoder costs; the pursuit works on the Gram matrix of m atoms. With one screen of
     all atoms it is the pursuit itself.
 
+    On SAEs of a language model two screens of breadth 2 to 4 leave 1 to 3 % more squared error than
+    the pursuit among all atoms. On a coherent dictionary neighbours fill a screen: of 96 × 1,024
+    atoms, neighbours in eights of cosine 0.8 to 0.9, with 12 active, two screens of breadth 2 leave
+    2 to 2.4 times its error, four 1.15 times and six 1.01 times. There more screens help, and more
+    breadth helps less.
+
     A sparse autoencoder with it trains the dictionary alone, on the codes of each batch held fixed:
     at their least squares the gradient of the error is that of fixed codes.
 
     Args:
       k: atoms in each code, at most input_dim.
-      breadth: candidates for each atom that is pursued: m is so many times k. Neighbours fill a
-        screen of a coherent dictionary, which takes more.
-      screens: S.
+      breadth: candidates for each atom that is pursued: m is so many times k.
+      screens: S, four to six for a coherent dictionary.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit". Donoho et al. (2012),
@@ -77,7 +83,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def loss(self, model, signals, penalty):
         held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
-        codes, gains, _ = _code(self, *held)
+        codes, gains = _code(self, *held)
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -149,12 +155,12 @@ class BatchPursuit(ScreenedPursuit):
 
     def prepared(self, model, split, task):
         """The same pursuit with the threshold that leaves `l0` atoms on average on the rows that
-        count.
+        count and are not zeros.
         """
         if self.l0 is None or self.threshold is not None:
             return super().prepared(model, split, task)
-        gains = self._coded(model, split.signals, 0.0)[1]
-        gains = gains if split.counts is None else gains[split.counts]
+        rows = split.counted
+        gains = self._coded(model, rows[counted(rows)], 0.0)[1]
         return dataclasses.replace(self, threshold=float(jnp.sqrt(least_gain(gains, self.l0))))
 
     def infer(self, model, signals, begun=None):
@@ -169,7 +175,7 @@ class BatchPursuit(ScreenedPursuit):
         for start in range(0, len(signals), ROWS):
             part = devices.place(jnp.asarray(signals[start : start + ROWS]), devices.own_mesh())
             proposals = self._proposals(model, part)
-            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals)[:2])
+            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals))
         return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
 
     def _proposals(self, model, signals):
@@ -198,10 +204,11 @@ class BatchPursuit(ScreenedPursuit):
 
         Args:
           model: whose dictionary it is.
-          signals: (n, input_dim), such as training rows.
+          signals: (n, input_dim), such as training rows; those of zeros do not count.
 
         Raises:
-          ValueError: signals have another width, are not finite, or have fewer atoms than k.
+          ValueError: signals have another width, are not finite, are all zeros, or have fewer atoms
+            than k.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
         if signals.shape[1] != len(model.decoder):
@@ -209,7 +216,7 @@ class BatchPursuit(ScreenedPursuit):
                 f"signals have {signals.shape[1]} columns, but the dictionary has "
                 f"{len(model.decoder)} dimensions; give those of its layer."
             )
-        found = self.calibrated(model, signals)
+        found = self.calibrated(model, signals[counted(signals)])
         if not found.encoder.value > 0:
             raise ValueError(
                 "no threshold leaves so many atoms; give rows of which the dictionary explains "
@@ -218,27 +225,11 @@ class BatchPursuit(ScreenedPursuit):
         return Model(model.decoder, model.bias, found.encoder, self)
 
     def calibrated(self, model, signals):
-        """The model with the τ of all signals, within `jit` too."""
-        value = self._threshold_of(model, self.pursue(model, signals)[1]).astype(signals.dtype)
+        """The model with the τ of all signals but those of zeros, within `jit` too."""
+        live = jnp.any(signals != 0, axis=1)
+        gains = jnp.where(live[:, None], _code(self, model, signals, 0.0)[1], 0)
+        value = self._threshold_of(model, gains, jnp.sum(live)).astype(signals.dtype)
         return dataclasses.replace(model, encoder=Threshold(value))
-
-    def pursue(
-        self,
-        model: Model,
-        signals: Float[Array, "n input_dim"],
-        proposals: Float[Array, "n num_latents"] | None = None,
-    ) -> tuple[Int[Array, "n size"], Float[Array, "n size"]]:
-        """The atoms of each sample before any is left out, and what the squared error would grow by
-        without each; by zero for an atom that is not used.
-
-        Args:
-          model: whose dictionary it is.
-          signals: (n, input_dim).
-          proposals: what the first screen takes the largest of, such as the pre-activations of an
-            encoder; None takes `d_jᵀ (y - b)`.
-        """
-        _, gains, atoms = _code(self, model, signals, 0.0, proposals)
-        return atoms, gains
 
     def _threshold(self, model):
         if not isinstance(model.encoder, Threshold):
@@ -248,17 +239,25 @@ class BatchPursuit(ScreenedPursuit):
             )
         return model.encoder.value * _unit(model.decoder)
 
-    def _threshold_of(self, model, gains):
-        return jnp.sqrt(least_gain(gains, self.k)) / _unit(model.decoder)
+    def _threshold_of(self, model, gains, samples=None):
+        return jnp.sqrt(least_gain(gains, self.k, samples)) / _unit(model.decoder)
 
 
-def least_gain(gains: Float[Array, "n size"], l0: float) -> Float[Array, ""]:
+def least_gain(
+    gains: Float[Array, "n size"], l0: float, samples: Int[Array, ""] | int | None = None
+) -> Float[Array, ""]:
     """What those gains exceed of which a sample has l0 on average: half way from the last to the
     next.
+
+    Args:
+      gains: of n samples.
+      l0: how many stay.
+      samples: how many of the n count; the gains of the others are zeros. None counts all.
     """
     ordered = jnp.sort(gains.ravel())[::-1]
-    last = min(max(1, round(l0 * len(gains))), gains.size) - 1
-    return (ordered[last] + ordered[min(last + 1, gains.size - 1)]) / 2
+    kept: Any = l0 * (len(gains) if samples is None else samples)
+    last = jnp.clip(round(kept), 1, gains.size) - 1
+    return (ordered[last] + ordered[jnp.minimum(last + 1, gains.size - 1)]) / 2
 
 
 def leave_one_out(
@@ -302,8 +301,8 @@ def _unit(decoder):
 
 @eqx.filter_jit
 def _code(encoder, model, signals, threshold, proposals=None):
-    """The codes, and what each atom of a support adds to the squared error if it goes, with the
-    numbers of these atoms.
+    """The codes, and what each atom of a support adds to the squared error if it goes; nothing for
+    an atom that is not used.
 
     Among many samples it pays to find the Gram matrix of all atoms, and to read those of the
     candidates off it.
@@ -318,8 +317,8 @@ def _code(encoder, model, signals, threshold, proposals=None):
     count = max(1, -(-len(signals) // max(1, most)))
     code = jax.vmap(functools.partial(_code_one, atoms.T, whole, m, sizes, threshold))
     given = jax.tree.map(lambda values: values.astype(kind), (signals - model.bias, proposals))
-    codes, gains, chosen = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
-    return codes / norms, gains, chosen
+    codes, gains = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
+    return codes / norms, gains
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
@@ -342,7 +341,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     codes, on = _nonnegative(gram, correlation, on, slack)
     gains = _gains(gram, codes, on)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
-    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains, chosen
+    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 
 
 def _pursue(gram, correlation, begun, size, slack):

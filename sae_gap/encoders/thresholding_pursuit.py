@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Inferring, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.solvers.least_squares import least_squares
 
 
-class ThresholdingPursuit(Encoder):
+class ThresholdingPursuit(Inferring):
     r"""Hard thresholding pursuit from the certified lasso, at a threshold that each sample tells.
 
     A lasso explains what a dictionary lacks by many small codes. A round keeps the latents without
@@ -50,9 +50,6 @@ class ThresholdingPursuit(Encoder):
     @property
     def origin(self):
         return Lasso(self.lam)
-
-    def __call__(self, model, signals):
-        return self.infer(model, signals).codes
 
     def infer(self, model, signals, begun=None):
         """The codes in units of the model's atoms, without a certificate."""

@@ -195,7 +195,9 @@ class SparseAutoencoder(Learner):
             parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
         if self.frozen:
-            model = self.encoder.calibrated(model, (signals - mean) / unit)
+            # Rows of zeros, such as padding, stay zeros, which do not count.
+            live = jnp.any(signals != 0, axis=1, keepdims=True)
+            model = self.encoder.calibrated(model, jnp.where(live, (signals - mean) / unit, 0))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), num_latents).init(model)

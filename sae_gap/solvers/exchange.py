@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from sae_gap.core.checks import check_integer
 from sae_gap.core.matching import unit_columns
 from sae_gap.runtime.cores import on_cores, one_blas_thread
+from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import check_problem, power_of_two
 
 # Inner products of atoms held at once: of more samples, products with the dictionary wait less for
@@ -40,6 +41,8 @@ TILE = 2**13
 POOL, TRIED, MOST = 256, 32, 20
 # Share of a signal's energy that an exchange must gain.
 LEAST = 1e-6
+# What keeps the factor of atoms that are the same one finite.
+RIDGE = 1e-7
 
 
 @one_blas_thread()
@@ -79,7 +82,7 @@ def exchange_pursuit(
     targets = (targets / scale).astype(np.float32)
     atoms = np.ascontiguousarray(unit_columns(columns).T, np.float32)
     check_integer("num_atoms", num_atoms, least=1, most=min(atoms.shape))
-    given: Any = None if start is None else scipy.sparse.csr_array(start) != 0
+    given: Any = None if start is None else scipy.sparse.csr_array(start, copy=True) != 0
     if given is not None:
         shape, count = (len(targets), len(atoms)), np.diff(given.indptr).max(initial=0)
         if given.shape != shape or count > num_atoms:
@@ -129,7 +132,7 @@ class _Block:
         for i in np.unique(rows):
             used = np.flatnonzero(self.places[i] >= 0)
             chosen = self.places[i, used]
-            self.values[i, used] = _fit(self._gram(chosen), self.pull[i, chosen])
+            self.values[i, used] = by_gram(self._gram(chosen), self.pull[i, chosen], RIDGE)
 
     def open(self, start):
         rows, atoms = start.nonzero()
@@ -167,7 +170,7 @@ class _Block:
             rows = np.array([i for i, _ in changed])
 
     def _gram(self, chosen):
-        """In double precision: the ridge of `_fit` is less than the rounding of a single one."""
+        """In double precision: the ridge is less than the rounding of a single one."""
         atoms = self.atoms[chosen].astype(float)
         return atoms @ atoms.T
 
@@ -196,7 +199,7 @@ class _Block:
         pool = np.append(chosen, np.setdiff1d(best, chosen))
         gram, toward = self._gram(pool), self.pull[i, pool].astype(float)
         support = np.arange(len(used))
-        values = _fit(gram[np.ix_(support, support)], toward[support])
+        values = by_gram(gram[np.ix_(support, support)], toward[support], RIDGE)
         for _ in range(MOST * size):
             left = toward - values @ gram[support]
             room, inverse = len(support) < size, _inverse(gram[np.ix_(support, support)])
@@ -207,7 +210,7 @@ class _Block:
                 drop, atom = divmod(pair, len(pool))
                 # The last row is of a free place.
                 new = np.append(support[np.arange(len(support)) != drop], atom)
-                fitted = _fit(gram[np.ix_(new, new)], toward[new])
+                fitted = by_gram(gram[np.ix_(new, new)], toward[new], RIDGE)
                 if toward[new] @ fitted > toward[support] @ values + least:
                     support, values = new[fitted > 0], fitted[fitted > 0]
                     break
@@ -237,17 +240,4 @@ def _promise(inverse, inner, values, left, room):
 
 
 def _inverse(gram):
-    return np.linalg.inv(_regular(gram))
-
-
-def _regular(gram):
-    """With what keeps the factor of atoms that are the same one finite."""
-    return gram + 1e-7 * np.eye(len(gram))
-
-
-def _fit(gram, toward):
-    """Least squares over `z ≥ 0` by the Gram matrix."""
-    factor = scipy.linalg.cholesky(_regular(gram), lower=True)
-    half = scipy.linalg.solve_triangular(factor, toward, lower=True)
-    values = scipy.linalg.solve_triangular(factor.T, half)
-    return values if (values > 0).all() else scipy.optimize.nnls(factor.T, half)[0]
+    return np.linalg.inv(gram + RIDGE * np.eye(len(gram)))

@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
+from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import SLOTS, default_slots, doubled
 
@@ -282,12 +283,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
 
 
 def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
-    """Solve a sample on a support whose inverse is lost to rounding: with `G = A Aᵀ + μI = L Lᵀ`,
-    μ a few roundings, half of `‖Lᵀ z - L⁻¹ (A y - λ)‖²` is the objective but for a constant.
+    """Solve a sample on a support whose inverse is lost to rounding, with a ridge of a few
+    roundings.
     """
-    # Not before they are wanted: they take a while to load.
-    from scipy import linalg, optimize
-
     latents = support.indices[slice(*support.indptr[row : row + 2])]
     (signal,), weight, column = problem.block(np.array([row]))
     own = problem.atoms[latents].astype(np.float64)
@@ -296,17 +294,11 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
     if signed:
         # The difference of two that are not negative.
         atoms, lam = np.concatenate([own, -own]), np.tile(lam, 2)
-    gram = atoms @ atoms.T
-    gram[np.diag_indices(len(gram))] += 64 * len(gram) * np.finfo(np.float64).eps
-    lower = np.linalg.cholesky(gram)
-    target = linalg.solve_triangular(lower, atoms @ signal - lam, lower=True)
-    if nonneg or signed:
-        values = optimize.nnls(lower.T, target)[0]
-    else:
-        values = linalg.solve_triangular(lower.T, target)
+    ridge, least = 64 * len(atoms) * np.finfo(np.float64).eps, nonneg or signed
+    values = by_gram(atoms @ atoms.T, atoms @ signal - lam, ridge, nonneg=least)
     rest = (signal - values @ atoms)[None]
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg or signed)
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=least)
     value, gap = lasso_problem.value_and_gap(rest, values[None], pull, lam[None], scale)
     if signed:
         values = values[: len(own)] - values[len(own) :]

@@ -14,6 +14,7 @@ from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT, least_gain, pursue
+from sae_gap.core.rows import counted
 from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
@@ -66,7 +67,8 @@ class SAE(nn.Module):
       metadata: what the configuration says beside, such as `hook_name`.
       k: latents in a code, or of groupmax the groups.
       breadth: candidates of a screen for each atom that is pursued; 2 unless it is given.
-      screens: of a pursuit; 2 unless it is given.
+      screens: of a pursuit; 2 unless it is given. A coherent dictionary wants 4 to 6; see
+        `pursuit_codes`.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
         that of each latent of jumprelu. A pursuit without one has exactly k atoms in a code, if as
         many correlate; `calibrate` finds one.
@@ -320,17 +322,19 @@ class SAE(nn.Module):
         error, k on average over the rows of x.
 
         Args:
-          x: such as training rows.
+          x: such as training rows; those of zeros, such as padding, do not count.
 
         Returns:
           The same module, whose threshold is set.
+
+        Raises:
+          ValueError: the SAE is no pursuit, or x is not finite or all zeros.
         """
         if not self._pursues:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
-        x = self._flat(x)
+        x = self._flat(x).reshape(-1, self.cfg.d_in)
         _check_finite("x", x)
-        if not x.numel():
-            raise ValueError("x has no rows; give activations, such as training rows.")
+        x = x[counted(x)]
         cfg, weights = self.cfg, widened(self.W_dec, x)
         atoms, _ = unit_atoms(weights)
 
@@ -338,7 +342,7 @@ class SAE(nn.Module):
             return pursue(self._target(x), atoms, 2 * cfg.k, cfg.breadth, cfg.screens)[2:]
 
         (gains,) = by_rows(of_rows, self.chunk, x)
-        least = least_gain(gains.flatten(0, -2), cfg.k)
+        least = least_gain(gains, cfg.k)
         self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
         self.cfg.pruned = True
         return self

@@ -41,7 +41,8 @@ def pursuit_codes(
       W_dec: atoms of any length, (num_latents, input_dim).
       k: atoms in a code, with a threshold on average.
       breadth: candidates of a screen for each atom that is pursued.
-      screens: products with the dictionary that propose candidates.
+      screens: products with the dictionary that propose candidates; on a coherent dictionary two
+        leave up to 2.4 times the error of orthogonal matching pursuit, and six 1.01 times.
       threshold: τ, in units of the root mean square of the atoms' lengths; None leaves none out.
       chunk: rows at once; None takes 128 on a CPU and 2,048 elsewhere.
 
@@ -135,7 +136,7 @@ def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) ->
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):
         parts = pursuit.by_chunk(function, size, *rows)
-    return [part.reshape(*like.shape[:-1], *part.shape[1:]) for part in parts]
+    return [part.reshape((*like.shape[:-1], *part.shape[1:])) for part in parts]
 
 
 def check_tensor(

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from sae_gap.core.pursuit import by_chunk, least_gain, least_squares, pursue, scatter
+from sae_gap.core.rows import counted
 from sae_gap.core.types import Model
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 
@@ -45,7 +46,7 @@ def test_codes_are_those_of_jax(case, library):
         atoms, x = map(pytest.importorskip("torch").from_numpy, (atoms, x))
     chosen, codes, gains = by_chunk(lambda rows: pursue(rows, atoms, k, breadth, screens), 7, x)
     agree(scatter(chosen, codes, width), expected)
-    least = least_gain(gains, k // 2)
+    least = least_gain(gains[counted(x)], k // 2)
     assert float(least) == pytest.approx(float(pruned.encoder.value) ** 2, rel=1e-4)
     codes, _ = least_squares(x, atoms[chosen], (gains > 0) & (gains >= least))
     agree(scatter(chosen, codes, width), pruned.encode(pruned, np.asarray(x)))

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Split
 from sae_gap.encoders import screened_pursuit
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.encoders.refined import Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, leave_one_out
 from sae_gap.solvers import orthogonal_matching_pursuit, sparse_code
 
@@ -80,6 +82,21 @@ def test_one_screen_of_all_atoms_is_the_pursuit_with_least_squares(model, signal
     np.testing.assert_allclose(
         found, sparse_code(targets, atoms, 0.0, support=chosen).codes, atol=1e-4
     )
+
+
+@pytest.mark.parametrize(("screens", "least", "most"), [(2, 1.5, 2.5), (6, 0.95, 1.05)])
+def test_more_screens_make_up_for_neighbours(screens, least, most):
+    """What the docstring says of a coherent dictionary."""
+    rng = np.random.default_rng(0)
+    atoms = np.repeat(rng.normal(size=(96, 128)), 8, axis=1) + 0.5 * rng.normal(size=(96, 1_024))
+    codes = np.zeros((60, 1_024))
+    for row in codes:
+        row[rng.choice(1_024, 12, replace=False)] = rng.uniform(0.5, 1.5, 12)
+    atoms /= np.linalg.norm(atoms, axis=0)
+    model, given = Model(jnp.float32(atoms), jnp.zeros(96)), jnp.float32(codes @ atoms.T)
+    pursuits = ScreenedPursuit(12, screens=screens), OMP(12, nonneg=True)
+    rests = [given - pursuit(model, given) @ model.decoder.T for pursuit in pursuits]
+    assert least < jnp.sum(rests[0] ** 2) / jnp.sum(rests[1] ** 2) < most
 
 
 def test_the_threshold_leaves_out_what_adds_least(model, signals):
@@ -159,9 +176,9 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
 
 def test_where_nothing_is_left_nothing_is_pursued(model):
     """A signal of one atom has no use for more, which only rounding would choose."""
-    atoms, gains = BatchPursuit(4, 3).pursue(model, 2 * model.decoder.T + model.bias)
-    assert (np.count_nonzero(gains, axis=1) == 1).all()
-    assert (np.asarray(atoms)[:, 0] == np.arange(WIDTH)).all()
+    codes = np.asarray(ScreenedPursuit(8, 3)(model, 2 * model.decoder.T + model.bias))
+    np.testing.assert_allclose(codes, 2 * np.eye(WIDTH), atol=1e-5)
+    assert (np.count_nonzero(codes, axis=1) == 1).all()
 
 
 def test_atoms_that_depend_on_others_are_no_choice():
@@ -173,6 +190,22 @@ def test_atoms_that_depend_on_others_are_no_choice():
     codes = np.asarray(ScreenedPursuit(4)(Model(atoms, jnp.zeros(2)), signals))
     np.testing.assert_allclose(codes @ np.asarray(atoms).T, [[3, 1], [0, 0], [0, 4]], atol=1e-5)
     assert (np.count_nonzero(codes, axis=1) == [2, 0, 1]).all()
+
+
+def test_rows_of_zeros_do_not_count_where_a_threshold_is_found(model, signals, caplog):
+    encoder, bare = BatchPursuit(4), Model(model.decoder, model.bias)
+    split = Split(signals)
+    padded = dataclasses.replace(split, signals=jnp.pad(signals, ((0, 2 * len(signals)), (0, 0))))
+    wanted, found = (encoder.calibrate(bare, each.signals).encoder for each in (split, padded))
+    assert f"{2 * len(signals)} of {3 * len(signals)} rows are zeros" in caplog.text
+    np.testing.assert_allclose(found.value, wanted.value, rtol=1e-6)
+    traced = jax.jit(encoder.calibrated)(bare, padded.signals).encoder
+    np.testing.assert_allclose(traced.value, wanted.value, rtol=1e-6)
+    for asked in (BatchPursuit(4, l0=3.5), Pruned(ScreenedPursuit(8), 3.5)):
+        one, other = (asked.prepared(bare, each, None).threshold for each in (split, padded))
+        assert one == pytest.approx(other, rel=1e-6)
+    with pytest.raises(ValueError, match="all rows are zeros"):
+        encoder.calibrate(bare, 0 * signals)
 
 
 def test_what_cannot_be_calibrated_is_refused_and_half_precision_is_coded(model, signals):

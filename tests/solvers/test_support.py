@@ -89,6 +89,9 @@ def test_supports_of_any_form_and_codes_of_any_form_are_alike():
     thin = sparse_code(signals, dictionary, weights, support=stored, sparse=True)
     np.testing.assert_array_equal(thin.codes.toarray(), dense.codes)
     assert stored.nnz == on.size, "what is given stays as it is"
+    twice = scipy.sparse.csr_array(([1.0, -1.0, 2.0], [3, 3, 5], [0, 3]), shape=(1, 40))
+    sparse_code(signals[:1], dictionary, weights, support=twice)
+    np.testing.assert_array_equal(twice.data, [1, -1, 2])
     with pytest.raises(ValueError, match=r"support must be .* \(10, 40\).* has shape \(10, 39\)"):
         sparse_code(signals, dictionary, weights, support=on[:, 1:])
 

@@ -82,6 +82,9 @@ def test_a_pruned_pursuit_is_calibrated_as_in_jax():
     assert sae.threshold.item() == pytest.approx(float(fitted.encoder.value), rel=1e-5)
     codes = sae.encode(torch.from_numpy(x))
     assert (codes > 0).sum() == 4 * COUNT
+    padded = torch.from_numpy(np.pad(x, ((0, 2 * COUNT), (0, 0))))
+    again = SAE(*tensors(atoms, bias), k=4, breadth=3).calibrate(padded)
+    assert again.threshold.item() == pytest.approx(sae.threshold.item(), rel=1e-6)
     # A pursuit of as many atoms keeps the threshold, one of fewer has none.
     assert torch.equal(sae.pursuit(breadth=3).encode(torch.from_numpy(x)), codes)
     assert sae.pursuit(3).threshold is None
@@ -206,6 +209,8 @@ def test_the_certificate_is_that_of_jax(lam):
     # No codes beat the bound, those of the lasso itself among them.
     best = sae_gap.sparse_code(x - bias, unit, lam, tol=1e-6)
     assert (np.asarray(best.objective) >= (found[0] - found[1]).numpy() - 1e-3).all()
+    alone = sae.certify(torch.from_numpy(x[3]), codes[3], lam)
+    torch.testing.assert_close(alone, tuple(each[3] for each in found))
     optimum = sae.certify(*tensors(x, np.array(best.codes / lengths)), lam)
     assert (optimum[1] <= 1e-4 * optimum[0] + 1e-6).all()
     with pytest.raises(ValueError, match="non-negative"):
@@ -379,7 +384,8 @@ REFUSED = {
     "k must divide": lambda sae, x, _: SAE(
         sae.W_dec, W_enc=sae.W_dec.mT, k=7, architecture="groupmax"
     ),
-    "x has no rows": lambda sae, x, _: sae.calibrate(x[:0]),
+    "all rows are zeros": lambda sae, x, _: sae.calibrate(0 * x[:3]),
+    "zeros; give activations": lambda sae, x, _: sae.calibrate(x[:0]),
     "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
     "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
     "lam must be a finite number": lambda sae, x, _: sae.certify(x, sae.encode(x), x[:, 0]),

@@ -15,7 +15,9 @@ from benchmarks.speed import coders, problems
 
 # Worst relative gaps at the last effort.
 REACHED = {
-    **dict.fromkeys(("working_set", "jitted", "fista"), 1.1e-6),
+    **dict.fromkeys(("working_set", "jitted"), 1.1e-6),
+    # Where the rounding of its steps leaves it.
+    "fista": 2e-6,
     "spams": 1e-5,
     "spams_double": 1e-8,
     "sklearn_cd": 1e-4,
