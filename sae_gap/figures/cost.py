@@ -19,8 +19,6 @@ _CODES = {
     "lasso_refit": ("certified lasso", "black"),
     "lasso_pruned": ("certified lasso, pruned", "#EE3377"),
 }
-# The relative duality gap that the solvers are timed to, and the least that double precision tells.
-TARGET, _LEAST = 1e-6, 1e-16
 _CAPTION = (
     "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
     "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
@@ -129,37 +127,3 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
             point["fit_seconds_mean"] = None
     title = "Recovery of dictionary and codes by seconds of learning"
     return draw_lines(points, "fit_seconds", metrics, of=rows, title=title)
-
-
-def gap_by_seconds(rows: style.Rows) -> Figure | None:
-    """The worst relative duality gap that each solver leaves, against the seconds that it takes, a
-    line a solver.
-
-    Args:
-      rows: rows of one cell with `method`, `seconds` and `relative_gap_max`, one for each `effort`
-        of a solver; those without a gap, of coders that do not minimise the lasso, are left out.
-
-    Returns:
-      The figure, or None where no solver has a gap.
-    """
-    metric = "relative_gap_max"
-    points = [
-        {**row, "solver": row["method"], metric: max(row[metric], _LEAST)}
-        for row in rows
-        if row.get(metric) is not None
-    ]
-    if not points:
-        return None
-    # By accuracy: times are noisy, and a line ordered by them would run back and forth.
-    points.sort(key=lambda point: -point[metric])
-    of, level = points[:1], {"solver": "certified", metric: TARGET}
-    return draw_lines(
-        [*points, level],
-        "seconds",
-        (metric,),
-        line="solver",
-        logy=(metric,),
-        of=of,
-        title="Accuracy of each solver by seconds",
-        more=f"{of[0]['world']} atoms, λ = {of[0]['lam']:.3g}",
-    )

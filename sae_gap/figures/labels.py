@@ -7,7 +7,6 @@ asked for, which loads JAX.
 
 import functools
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 from sae_gap import catalogue
@@ -20,7 +19,6 @@ _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle"
 # deficiencies, and Tol's muted ones where those run out, which stand beside their labels or have a
 # marker of their own.
 _TABLES = {
-    "solver": {"certified": Look("certified below", "#555555")},
     "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
     "columns": {
         "learned": Look("atoms as learned", "#0072B2"),
@@ -78,13 +76,6 @@ _COUNTED = {
 }
 
 
-def add(column: str, looks: Mapping[str, Look]) -> None:
-    """Adds the names of a column that are no learner's or encoder's, such as those of solvers, in
-    their order.
-    """
-    _TABLES.setdefault(column, {}).update(looks)
-
-
 @functools.cache
 def _dictionaries() -> dict[str, Look]:
     found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
@@ -133,7 +124,7 @@ def label(name: Any, column: str = "dictionary") -> str:
 
     Args:
       name: a value of the column.
-      column: "dictionary", "inference", "start", "columns", or "solver", or a column of numbers.
+      column: "dictionary", "inference", "start", or "columns", or a column of numbers.
     """
     if name is None:
         return f"no {metric_label(column)}"
