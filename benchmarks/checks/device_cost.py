@@ -150,8 +150,7 @@ def compiled(here: NamedSharding, shape: tuple[int, int], samples: int) -> dict[
 
 def main(options: DeviceCostOptions) -> None:
     lines: list[dict[str, str | int]] = []
-    with cli.usage():
-        place = target(options.compile) if options.compile else None
+    place = target(options.compile) if options.compile else None
     for input_dim, num_latents, sparsity, lam in PROBLEMS:
         signals, dictionary = draw(options.seed, options.samples, input_dim, num_latents, sparsity)
         solution, turns = count(signals, dictionary, lam)

@@ -29,17 +29,16 @@ def execute(run: Run) -> None:
         if distributed.is_first():
             print(plan(run))
         return
-    with cli.usage():
-        check_writable(run)
-        devices.compilations()
-        whole = run.shard == (0, 1)
-        rows = runner.run(
-            run.study, run.store, None if whole else run.shard, models=run.models, every=run.jobs
-        )
+    check_writable(run)
+    devices.compilations()
+    whole = run.shard == (0, 1)
+    rows = runner.run(
+        run.study, run.store, None if whole else run.shard, models=run.models, every=run.jobs
+    )
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and whole:
         names = ", ".join(run.names)
-        raise cli.UsageError(
+        raise ValueError(
             f"none of {names} can run on these data; choose others or add the truth that they need."
         )
     if rows and distributed.is_first():

@@ -27,9 +27,8 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
-from benchmarks.real.page_tables import table
-from benchmarks.report import pages
 from benchmarks.report.published import read_lines
+from benchmarks.report.table import Table, table
 from sae_gap import figures
 from sae_gap.core.normalise import Whitening
 from sae_gap.encoders.lasso import DENSEST
@@ -96,10 +95,9 @@ def measure(options: DownstreamOptions) -> list[Row]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    folder = cli.folder(options.results_dir) / NAME
+    folder = options.folder(NAME)
     controls = [name for name in options.controls if name != "none"]
     source, saes = options.begin(options.l0, controls)
-    folder.require_writable()
     rows = put_back(options, source, saes, controls, results.Store(folder))
     for name, content in {"summary": rows, "splits": split_lines(rows)}.items():
         if content:
@@ -185,7 +183,7 @@ def published() -> list[Row]:
     ]
 
 
-def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
+def tables_of(rows: Sequence[Row]) -> list[Table]:
     """What the loss of each SAE is made of, and the scores of all codes."""
     first = rows[0]
     splits = []
@@ -216,8 +214,7 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
 
 
 def main(options: DownstreamOptions) -> None:
-    with cli.usage():
-        rows = measure(options)
+    rows = measure(options)
     print(*tables_of(rows), sep="\n\n")
 
 

@@ -33,8 +33,7 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
-from benchmarks.real.page_tables import table
-from benchmarks.report import pages
+from benchmarks.report.table import Table, table
 from sae_gap import figures
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
@@ -135,10 +134,9 @@ def measure(options: CostOptions) -> list[Row]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    folder = cli.folder(options.results_dir) / NAME
+    folder = options.folder(NAME)
     named = [name for name in options.codes if name not in FAMILIES]
     source, saes = options.begin((options.l0,))
-    folder.require_writable()
     store, rows = results.Store(folder), []
     for learner in (sae.given for sae in saes):
         first = [
@@ -161,7 +159,7 @@ def measure(options: CostOptions) -> list[Row]:
     return rows
 
 
-def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
+def tables_of(rows: Sequence[Row]) -> list[Table]:
     """A table for each dictionary, by what codes cost."""
     return [
         table(
@@ -174,8 +172,7 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
 
 
 def main(options: CostOptions) -> None:
-    with cli.usage():
-        rows = measure(options)
+    rows = measure(options)
     print(*tables_of(rows), sep="\n\n")
 
 

@@ -11,9 +11,8 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from benchmarks import cli
 from benchmarks.options import Options, Results, option
-from sae_gap import measure
+from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.health.check import Check, check
 from sae_gap.lm.downstream import FIRST
@@ -29,8 +28,42 @@ from sae_gap.storage.folder import Folder
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
 # the activations.
 WRONG = 0.9
-# What --controls may name.
-CONTROLS = (*measure.CONTROLS, "none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnActivations(Options):
+    """Activations that were recorded before."""
+
+    activations: str | None = option(
+        None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
+    )
+    key: str | None = option(None, "Name of the array of activations in a file of several.")
+
+    def read_activations(self) -> Activations:
+        """Opens them.
+
+        Raises:
+          ValueError: no flag names them, or they cannot be read.
+        """
+        if self.activations is None:
+            raise ValueError("--activations is needed: a file or a folder of activations.")
+        return open_activations(self.activations, key=self.key)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outliers(Options):
+    """What becomes of outlier tokens."""
+
+    outliers: str = option(
+        "drop",
+        "Whether tokens beyond ten times the median norm are left out, or taken like others.",
+        choices=("drop", "keep"),
+    )
+
+    @property
+    def keep_outliers(self) -> bool:
+        """Whether they are taken like others."""
+        return self.outliers == "keep"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,12 +89,11 @@ class OnText(LanguageModel):
 
     def begin(self, name: str) -> tuple[LM, Texts, Folder]:
         """The model, the documents, and the folder of a benchmark for both."""
-        results_dir = cli.folder(self.results_dir)
-        results_dir.require_writable()
+        home = self.folder(name)
         texts = read_texts(self.text)
         lm = load_lm(self.model, self.tokenizer)
         text = "bbc" if self.text is None else pathlib.Path(self.text).resolve().stem
-        return lm, texts, results_dir / name / f"{lm.name}-{text}"
+        return lm, texts, home / f"{lm.name}-{text}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,14 +184,10 @@ class OfRecording(Measured, LanguageModel):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PutBack(OfRecording):
+class PutBack(OfRecording, Outliers):
     """What is put back into the model, and on which held-out documents."""
 
     tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
-    first: int = option(FIRST, "Tokens at the start of a window that are not averaged.", least=0)
-    outliers: str = option(
-        "drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep")
-    )
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
     def begin(
@@ -177,7 +205,7 @@ class PutBack(OfRecording):
         recorded, lm = self.open()
         activations = recorded.activations(self.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        rows = HeldOut(activations, keep_outliers=self.outliers == "keep", split_seed=0)
+        rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0)
         saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
@@ -194,7 +222,7 @@ class PutBack(OfRecording):
             fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
-        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, self.first, self.seed)
+        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, FIRST, self.seed)
         return source, saes
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.real.page_tables import PROVED, table
 from benchmarks.report import pages
+from benchmarks.report.table import PROVED, table
 from sae_gap import figures, measure
 from sae_gap.figures import tables
 from sae_gap.measure.comparison import FEW_DOCUMENTS

@@ -38,7 +38,7 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OfRecording, npy
-from benchmarks.report.pages import Table
+from benchmarks.report.table import Table
 from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
@@ -201,7 +201,7 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    folder = cli.folder(options.results_dir) / NAME
+    folder = options.folder(NAME)
     recorded, lm = options.open()
     source = HeldOut(recorded.activations(options.layer), split_seed=0)
     train, held = source.parts
@@ -213,7 +213,6 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
     chosen = methods(options, saes, source.input_dim)
     found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
-    folder.require_writable()
     if options.sets != "none":
         texts, every = folder / "texts", options.sets == "all"
         found["sets"] = of_sets(lm, options.layer, texts, options.seeds, every=every)
@@ -258,8 +257,7 @@ def tables_of(rows: Sequence[Row], kind: str, baseline: str) -> list[Table]:
 
 
 def main(options: ProbeOptions) -> None:
-    with cli.usage():
-        by_kind = measure(options)
+    by_kind = measure(options)
     for kind, rows in by_kind.items():
         baseline = next(row["dictionary"] for row in rows if row["family"] != "activations")
         print(*tables_of(rows, kind, baseline), sep="\n\n", end="\n\n")

@@ -27,8 +27,8 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
 from benchmarks.real.inputs import LanguageModel
-from benchmarks.real.page_tables import PROVED
 from benchmarks.report import pages
+from benchmarks.report.table import PROVED
 from sae_gap import figures, probing
 from sae_gap.lm.recording import DTYPES
 from sae_gap.measure.comparison import compare
@@ -122,71 +122,70 @@ def main(options: RealOptions) -> None:
     methods = steps["train_real"].setdefault("methods", train_real.METHODS)
     if not set(methods) & set(train_real.SAES):
         fault = f"--methods={','.join(methods)} trains no SAE"
-        raise cli.UsageError(f"{fault}; add one, such as topk.")
+        raise ValueError(f"{fault}; add one, such as topk.")
     if options.dry_run:
         print(plan(options, place, steps))
         return
     trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
     bare = [name for name in methods if name not in train_real.SAES]
-    with cli.usage():
-        recording = record.RecordOptions(
-            layers=(options.layer,),
-            text=options.text,
-            dtype=options.dtype,
-            **lm,
-            **steps["record"],
-        )
-        recorded = record.main(recording)
-        # Beyond it `downstream` takes no codes for sparse.
-        input_dim = recorded.activations(options.layer).input_dim
-        most = min(steps["train_real"]["width"] - 1, input_dim // 4)
-        if options.sparsity > most:
-            fault = f"--sparsity {options.sparsity} is too much for this width and this model"
-            raise ValueError(f"{fault}; ask for at most {most}.")
-        training = train_real.TrainOptions(
-            activations=f"{recorded.folder}/block{options.layer}",
-            sparsity=options.sparsity,
-            samples=1_000,
-            seed=options.seed,
-            results_dir=place,
-            **steps["train_real"],
-        )
-        train_real.train(training)
-        measured = lm | {
-            "recording": str(recorded.folder),
-            "layer": options.layer,
-            "controls": ("samples", "random"),
-            # What has been learned here is measured whatever it is worth.
-            "anyway": True,
-            "sae": tuple(trained[name] for name in methods if name not in bare),
-            "dictionary": tuple(trained[name] for name in bare),
-        }
-        levels = {level for level in steps["downstream"].pop("l0") if level <= most}
-        levels |= {options.sparsity}
-        patched = downstream.measure(
-            downstream.DownstreamOptions(
-                l0=tuple(sorted(levels)),
-                **measured,
-                **steps["downstream"],
-            )
-        )
-        probing_options = probe_real.ProbeOptions(
-            l0=float(options.sparsity),
+    recording = record.RecordOptions(
+        layers=(options.layer,),
+        text=options.text,
+        dtype=options.dtype,
+        **lm,
+        **steps["record"],
+    )
+    recorded = record.main(recording)
+    # Beyond it `downstream` takes no codes for sparse.
+    input_dim = recorded.activations(options.layer).input_dim
+    most = min(steps["train_real"]["width"] - 1, input_dim // 4)
+    if options.sparsity > most:
+        fault = f"--sparsity {options.sparsity} is too much for this width and this model"
+        raise ValueError(f"{fault}; ask for at most {most}.")
+    training = train_real.TrainOptions(
+        activations=f"{recorded.folder}/block{options.layer}",
+        sparsity=options.sparsity,
+        samples=1_000,
+        seed=options.seed,
+        results_dir=place,
+        **steps["train_real"],
+    )
+    train_real.train(training)
+    measured = lm | {
+        "recording": str(recorded.folder),
+        "layer": options.layer,
+        "controls": ("samples", "random"),
+        # What has been learned here is measured whatever it is worth.
+        "anyway": True,
+        "sae": tuple(trained[name] for name in methods if name not in bare),
+        "dictionary": tuple(trained[name] for name in bare),
+    }
+    levels = {level for level in steps["downstream"].pop("l0") if level <= most}
+    levels |= {options.sparsity}
+    patched = downstream.measure(
+        downstream.DownstreamOptions(
+            l0=tuple(sorted(levels)),
             **measured,
-            **steps["probe_real"],
+            **steps["downstream"],
         )
-        try:
-            probed = probe_real.measure(probing_options)["pairs"]
-        except ValueError as error:
-            # Text may be too little for any pair of concepts, and what was measured before stands.
-            logging.warning("%s", error)
-            probed = []
+    )
+    probing_options = probe_real.ProbeOptions(
+        l0=float(options.sparsity),
+        **measured,
+        **steps["probe_real"],
+    )
+    try:
+        probed = probe_real.measure(probing_options)["pairs"]
+    except ValueError as error:
+        # Text may be too little for any pair of concepts, and what was measured before stands.
+        logging.warning("%s", error)
+        probed = []
     command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
     notes = {
         "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    folder = cli.folder(place)
+    folder = Folder(place)
     print(write(folder, patched, probed, options.sparsity, command, notes))
 
 
@@ -222,7 +221,7 @@ def write(
     best = best_sae(split_lines(patched), sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
-        raise cli.UsageError(f"{fault}; train other methods, or wider or longer.")
+        raise ValueError(f"{fault}; train other methods, or wider or longer.")
     sentences = [encoder_share(patched, best), best_dictionary(patched, sparsity)]
     drawn = {
         "curve": figures.fvu_curve(patched, downstream.published(), downstream.SOURCE),

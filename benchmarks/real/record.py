@@ -41,18 +41,17 @@ class RecordOptions(OnText):
 
 
 def main(options: RecordOptions) -> Recorded:
-    with cli.usage():
-        lm, texts, folder = options.begin(NAME)
-        found = record(
-            lm,
-            texts,
-            folder,
-            options.layers,
-            options.context,
-            options.dtype,
-            options.tokens,
-            options.seed,
-        )
+    lm, texts, folder = options.begin(NAME)
+    found = record(
+        lm,
+        texts,
+        folder,
+        options.layers,
+        options.context,
+        options.dtype,
+        options.tokens,
+        options.seed,
+    )
     told = (
         f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after "
         "blocks "

@@ -9,24 +9,16 @@ the paper's seeds and lengths leave there, and prints the table.
 
 import ast
 import csv
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import cli
-from benchmarks.options import Options, option
+from benchmarks.options import Results
 from benchmarks.report import pages, published
 from sae_gap.storage.folder import Folder
 
 _FILE = "published.csv"
 _SMALL = 1_000
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AgreementOptions(Options):
-    """Where to look."""
-
-    results_dir: str = option("results", "Where the folders of the studies are.")
 
 
 def read(folder: Folder) -> list[dict[str, Any]]:
@@ -72,11 +64,11 @@ def _describe(row: Mapping[str, Any]) -> str:
     return f"{place}: {row['ours']:{form}}, published {row['published']:{form}}{spread}"
 
 
-def main(options: AgreementOptions) -> None:
-    results = cli.folder(options.results_dir)
+def main(options: Results) -> None:
+    results = Folder(options.results_dir)
     compared = [(place, folder) for place, folder in pages.folders(results) if folder.exists(_FILE)]
     if not compared:
-        raise cli.UsageError(
+        raise ValueError(
             f"no study under {results} was held against the paper; run one with --protocol=paper."
         )
     table = [
@@ -88,7 +80,7 @@ def main(options: AgreementOptions) -> None:
         try:
             table.append(line(place, read(folder)))
         except (KeyError, TypeError, ValueError):
-            raise cli.UsageError(
+            raise ValueError(
                 f"{folder}/{_FILE} is not a comparison with the published numbers; run its study "
                 "again."
             ) from None

@@ -8,7 +8,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import pages
+from benchmarks.report.table import Table
 from sae_gap.storage import results
 
 HEADLINE = "amortisation_gap"
@@ -170,7 +170,7 @@ def _compared(ours: Mapping[str, Any], line: Mapping[str, Any], metric: str) -> 
     }
 
 
-def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
+def table(comparison: Sequence[Mapping[str, Any]]) -> Table:
     """The numbers that are not close, the furthest in units of its tolerance first.
 
     Args:
@@ -189,9 +189,7 @@ def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
     ]
     columns = {name: name.replace("_", " ") for name in (*varied, *measured)}
     title = f"Published numbers: {close:,} of {every:,} are within their tolerance"
-    return pages.Table(
-        f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines
-    )
+    return Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
 
 
 def distance(row: Mapping[str, Any]) -> float:

@@ -162,7 +162,7 @@ def cells_of(options: SolverSpeedOptions, names: Sequence[str]) -> dict[Cell, Se
         name: value for name, value in vars(options).items() if name in fields and value is not None
     }
     if {"lam", "lam_fraction"} <= asked.keys():
-        raise cli.UsageError(
+        raise ValueError(
             "--lam and --lam_fraction are two ways to give one weight; give one of them."
         )
     if not asked:
@@ -172,17 +172,15 @@ def cells_of(options: SolverSpeedOptions, names: Sequence[str]) -> dict[Cell, Se
 
 def main(options: SolverSpeedOptions) -> None:
     names = list(dict.fromkeys((OURS, *options.solvers)))
-    folder = cli.folder(options.results_dir) / NAME
+    folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
     rows, lines = [], []
     notes: dict[str, None] = {}
-    with cli.usage():
-        folder.require_writable()
-        for cell, chosen in cells_of(options, names).items():
-            timed, skipped = measure(cell, chosen, options.repeats)
-            rows += [row | made for row in timed]
-            lines.append(line(timed, names))
-            notes |= dict.fromkeys(skipped)
+    for cell, chosen in cells_of(options, names).items():
+        timed, skipped = measure(cell, chosen, options.repeats)
+        rows += [row | made for row in timed]
+        lines.append(line(timed, names))
+        notes |= dict.fromkeys(skipped)
     tables.write_table(folder, "summary.csv", rows)
     table = [[*lines[0]], ["---"] * len(lines[0]), *([*cells.values()] for cells in lines)]
     print(*(f"| {' | '.join(cells)} |" for cells in table), *notes, sep="\n")

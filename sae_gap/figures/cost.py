@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import style
+from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
 
 # Codes by name, or by family and screens.
@@ -68,23 +68,32 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     products with the dictionary.
 
     Args:
-      rows: with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. The certified lasso's,
-        without `products`, are drawn as levels.
+      rows: with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. Those without `products`,
+        as the certified lasso's are, are drawn as levels.
 
     Returns:
       The figure, or None where no codes have a cost.
     """
     metrics, points = ("fvu", "kl"), []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
-        line = row["codes"] if row["codes"] in _CODES else f"{row['family']} {row['screens']}"
-        if line in _CODES and (row["products"] or row["family"] == "lasso"):
+        # An encoder that is called by its name alone, and is none of the families here.
+        is_named = row["codes"] == row["family"] not in ("own", "omp", "lasso")
+        by_name = is_named or row["codes"] in _CODES
+        line = row["codes"] if by_name else f"{row['family']} {row['screens']}"
+        if is_named or (line in _CODES and (row["products"] or row["family"] == "lasso")):
             points.append({**row, "line": line})
     costly = [point for point in points if point["products"]]
     if not costly:
         return None
+    names = dict.fromkeys(point["line"] for point in points)
+    others = {
+        name: (labels.label(name, "inference"), labels.colour(name, "inference"), "*")
+        for name in names
+        if name not in _CODES
+    }
     looks = {
         name: dict(zip(("label", "color", "marker"), look, strict=False))
-        for name, look in _CODES.items()
+        for name, look in (_CODES | others).items()
     }
     least, most = (of(point["l0"] for point in costly) for of in (min, max))
     figure = draw_lines(

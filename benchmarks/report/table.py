@@ -1,9 +1,11 @@
-"""Tables of rows for a page, with headings made of the names of columns."""
+"""A table of a page or of a terminal, and one of rows whose headings are made of the names of
+columns.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.report.pages import Table
+from sae_gap.figures import tables
 
 # What is proved, on every page.
 PROVED = (
@@ -13,6 +15,26 @@ PROVED = (
 )
 # Words of the names of columns as headings have them.
 _TERMS = {"l0": "L0", "fvu": "FVU", "lam": "λ", "kl": "KL", "ce": "CE", "level": "asked L0"}
+
+
+class Table(NamedTuple):
+    """Lines of a summary.
+
+    Attributes:
+      title: what the lines are.
+      columns: the headings of metrics and of columns of the lines, in order.
+      lines: of `tables.summarise`; with none, the title is all that is shown.
+    """
+
+    title: str
+    columns: Mapping[str, str]
+    lines: Sequence[Mapping[str, Any]]
+
+    def __str__(self) -> str:
+        """The table as a terminal shows it."""
+        if not self.lines:
+            return self.title
+        return f"{self.title}\n{tables.format_table(self.lines, self.columns)}"
 
 
 def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> Table:
