@@ -38,7 +38,7 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OfRecording, npy
-from benchmarks.report.table import Table
+from benchmarks.report.table import Table, table
 from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
@@ -69,13 +69,8 @@ MEETINGS = (
     "suffix:s+letters:stu",
     "letters:stu+suffix:s",
 )
-# The scores of the tables, of those in the CSV files.
-SHOWN = {
-    "auc_id": "AUC in distribution",
-    "auc_ood": "AUC out of distribution",
-    "drop": "AUC lost out of distribution",
-    "more_drop": "AUC lost, less what own codes of {} lose",
-}
+# The columns of the tables, of those in the CSV files.
+SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
 # Activations, and what is probed of them by name.
 Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]
 
@@ -196,7 +191,7 @@ def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[
 
 
 def measure(options: ProbeOptions) -> dict[str, list[Row]]:
-    """Probes pairs and, if asked for, sets; writes their means and figures.
+    """Probes pairs and, if asked for, sets; writes their means and figures, and returns the rows.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -235,32 +230,18 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     return rows
 
 
-def tables_of(rows: Sequence[Row], kind: str, baseline: str) -> list[Table]:
-    """A table for each score: a line for each codes, and a column for each probe."""
-    lines = probing.overall(rows, baseline)
-    over = f"mean over {lines[0]['pairs']} {kind} ± half its 95 % interval"
-    probes = dict.fromkeys(line["probe"] for line in lines)
-    columns = {name: name for name in ("dictionary", "codes", *probes)}
-    shown = []
-    for score, title in SHOWN.items():
-        cells: dict[Any, Row] = {}
-        for line in lines:
-            if line[score] is not None:
-                place = {"dictionary": line["dictionary"], "codes": line["codes"]}
-                cell = cells.setdefault(tuple(place.values()), place)
-                cell[f"{line['probe']}_mean"] = line[score]
-                cell[f"{line['probe']}_sd"] = line[f"{score}_half"]
-        if cells:
-            title = f"{title.format(baseline)}, {over}"
-            shown.append(Table(title, columns, [*cells.values()]))
-    return shown
+def table_of(lines: Sequence[Row], kind: str, baseline: str) -> Table:
+    """The scores of each probe, of lines that `probing.overall` has held against a baseline."""
+    over = f"means over {lines[0]['pairs']} {kind} ± half their 95 % intervals"
+    return table(
+        f"AUC and its drop, {over}; more: less what own codes of {baseline} have", SHOWN, lines
+    )
 
 
 def main(options: ProbeOptions) -> None:
-    by_kind = measure(options)
-    for kind, rows in by_kind.items():
-        baseline = next(row["dictionary"] for row in rows if row["family"] != "activations")
-        print(*tables_of(rows, kind, baseline), sep="\n\n", end="\n\n")
+    for kind, rows in measure(options).items():
+        first = next(row["dictionary"] for row in rows if row["family"] != "activations")
+        print(table_of(probing.overall(rows, first), kind, first), end="\n\n")
 
 
 if __name__ == "__main__":

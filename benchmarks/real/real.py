@@ -8,7 +8,6 @@ was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
-  make real ARGS=--dry_run
   python -m sae_gap real --model=gemma3-270m --layer=9 --dtype=float32
   python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 \
     --results_dir=results/block20
@@ -66,8 +65,6 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "probe_real": {"rows": 24_000, "seeds": (0, 1, 2)},
     },
 }
-# How long presets took from nothing to the page, in minutes; RESULTS.md tells on what.
-MINUTES = {"smoke": 3, "quick": 34}
 ABOUT = f"""
 A reconstruction of the residual stream takes the place of the activations of held-out documents,
 and the rest of the model runs on it. KL is the divergence of the next token's distribution from the
@@ -105,7 +102,6 @@ class RealOptions(LanguageModel):
     seed: int = option(0, "Seed of what is learned.", least=0)
     text: str | None = option(None, "A folder or a file of text.  [BBC news]")
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)
-    dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
 
 def main(options: RealOptions) -> None:
@@ -123,9 +119,6 @@ def main(options: RealOptions) -> None:
     if not set(methods) & set(train_real.SAES):
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise ValueError(f"{fault}; add one, such as topk.")
-    if options.dry_run:
-        print(plan(options, place, steps))
-        return
     trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
     bare = [name for name in methods if name not in train_real.SAES]
     recording = record.RecordOptions(
@@ -189,26 +182,6 @@ def main(options: RealOptions) -> None:
     print(write(folder, patched, probed, options.sparsity, command, notes))
 
 
-def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each step with how much it does, and where the page would be."""
-    source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
-    aims: dict[str, dict[str, Any]] = {
-        "record": source | {"layer": options.layer, "dtype": options.dtype, "tokens": "all"},
-        "train_real": {"sparsity": options.sparsity, "seed": options.seed},
-    }
-    lines = []
-    for step, chosen in steps.items():
-        sizes = aims.get(step, {}) | dict(chosen)
-        listed = {
-            name: ",".join(map(str, value)) if isinstance(value, tuple) else value
-            for name, value in sizes.items()
-        }
-        lines.append(f"{step}: {', '.join(f'{name} {value}' for name, value in listed.items())}")
-    if options.preset in MINUTES:
-        lines.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
-    return "\n".join([*lines, f"The page: {place}/report.html"])
-
-
 def write(
     folder: Folder,
     patched: Sequence[Row],
@@ -231,7 +204,7 @@ def write(
         lines = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(lines, best, sparsity))
         drawn["pairs_drop"] = figures.ood_drop(lines, "pairs")
-        shown += probe_real.tables_of(probed, "pairs", best["dictionary"])
+        shown.append(probe_real.table_of(lines, "pairs", best["dictionary"]))
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
     finding = "\n\n".join(sentences)

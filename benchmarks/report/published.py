@@ -11,8 +11,6 @@ from typing import Any
 from benchmarks.report.table import Table
 from sae_gap.storage import results
 
-HEADLINE = "amortisation_gap"
-
 # What a line must agree in, where the published line says something.
 _NUMBERED = (*results.CELL, "lam", "iterations", "step")
 # The name of the method mostly says these already, so that a summary need not have them.
@@ -33,11 +31,6 @@ _MP_FACTOR = 2
 # The published numbers have five decimals, which is all that is left of a squared error of 1e-5.
 _ROUNDING = 5e-6
 
-_OF_DICTIONARY = ("cosine", "angle", "norm_ratio", "close")
-_OF_SUPPORT = tuple(
-    f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")
-)
-
 
 def published(study: str | None = None) -> list[results.Row]:
     """The published means and standard deviations over seeds, a line a method and setting.
@@ -47,19 +40,13 @@ def published(study: str | None = None) -> list[results.Row]:
     number a float, and what was not published None.
 
     Args:
-      study: its name; "amortisation_gap" for what the paper spread over three of them: the lines of
-        frozen_decoder, those of an encoder's own codes with the recovery of its dictionary and
-        support besides; None for all lines of the file.
+      study: its name; None for all lines of the file.
 
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
-    lines = [_parse(line) for line in read_lines("published.csv")]
-    return (
-        _headline(lines)
-        if study == HEADLINE
-        else [line for line in lines if study in (None, line["study"])]
-    )
+    lines = map(_parse, read_lines("published.csv"))
+    return [line for line in lines if study in (None, line["study"])]
 
 
 def read_lines(name: str) -> list[dict[str, str]]:
@@ -70,37 +57,11 @@ def read_lines(name: str) -> list[dict[str, str]]:
 
 def _parse(line: Mapping[str, str]) -> results.Row:
     def value(name: str, cell: str) -> Any:
-        if not cell:
-            return None
-        return (
-            int(cell)
-            if name in _INTEGERS
-            else float(cell)
-            if name == "lam" or name.endswith(_SUFFIXES)
-            else cell
-        )
+        if name in _INTEGERS:
+            return int(cell)
+        return float(cell) if name == "lam" or name.endswith(_SUFFIXES) else cell
 
-    return {name: value(name, cell) for name, cell in line.items()}
-
-
-def _headline(lines: Sequence[results.Row]) -> list[results.Row]:
-    own = {
-        (line["dictionary"], line["num_latents"]): line
-        for line in lines
-        if line["study"] == "frozen_decoder" and line["inference"] == "own"
-    }
-    for line in lines:
-        # Dictionaries were measured apart from any codes, and their numbers stand in the file with
-        # the columns as learned.
-        if line["study"] == "dict_quality" and line["columns"] == "learned":
-            metrics: tuple[str, ...] = _OF_DICTIONARY
-        elif line["study"] == "support_recovery" and line["inference"] == "own":
-            metrics = _OF_SUPPORT
-        else:
-            continue
-        names = [f"{metric}{suffix}" for metric in metrics for suffix in _SUFFIXES]
-        own[line["dictionary"], line["num_latents"]].update({name: line[name] for name in names})
-    return [line | {"study": HEADLINE} for line in lines if line["study"] == "frozen_decoder"]
+    return {name: value(name, cell) if cell else None for name, cell in line.items()}
 
 
 def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Row]:

@@ -14,7 +14,17 @@ PROVED = (
     "certificate."
 )
 # Words of the names of columns as headings have them.
-_TERMS = {"l0": "L0", "fvu": "FVU", "lam": "λ", "kl": "KL", "ce": "CE", "level": "asked L0"}
+_TERMS = {
+    "ood": "OOD",
+    "id": "ID",
+    "l0": "L0",
+    "fvu": "FVU",
+    "lam": "λ",
+    "kl": "KL",
+    "ce": "CE",
+    "auc": "AUC",
+    "level": "asked L0",
+}
 
 
 class Table(NamedTuple):
@@ -38,7 +48,9 @@ class Table(NamedTuple):
 
 
 def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> Table:
-    """The columns of these names that some line has; what is no count is written as means are."""
+    """The columns of these names that some line has; what is no count is written as means are, with
+    its `<name>_half` for a deviation.
+    """
     kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
     real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
     headings = {}
@@ -46,5 +58,6 @@ def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> Table:
         words = " ".join(_TERMS.get(word, word) for word in name.split("_"))
         headings[name] = words.replace("delta CE", "ΔCE")
     keys = {name: f"{name}_mean" if name in real else name for name in kept}
+    keys |= {f"{name}_half": f"{name}_sd" for name in real}
     shown = [{key: line.get(name) for name, key in keys.items()} for line in lines]
     return Table(title, headings, shown)

@@ -14,7 +14,7 @@ other solver, with its largest gap in brackets. Writes <results_dir>/solver_spee
 
   python -m sae_gap solver_speed                # all cores
   taskset -c 0 python -m sae_gap solver_speed   # one core
-  python -m sae_gap solver_speed --num_latents=1000000 --num_samples=100 --solvers=working_set
+  python -m sae_gap solver_speed --num_latents=1000000 --num_samples=10 --solvers=working_set
   python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 \
     --num_samples=200 --lam_fraction=.2
 """

@@ -23,21 +23,6 @@ _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", 
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
-_ORDER = (
-    *(
-        "mcc",
-        "mcc_paper",
-        "cosine",
-        "close",
-        "support_f1",
-        "support_precision",
-        "support_recall",
-        "accuracy",
-        "auc",
-    ),
-    *("l0_above", "mse", "objective", "gap", "relative_gap", "certificate"),
-)
-_LAST = ("fit_seconds", "encode_seconds")
 
 
 def summarise(
@@ -125,11 +110,7 @@ def _is_finite(value: Any) -> bool:
 
 def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
     found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
-    names = [name for name in found if name not in _NOT_METRICS and name not in by]
-    ordered = [f"{stem}{split}" for stem in _ORDER for split in ("", "_id", "_ood")]
-    # A metric that the order does not know keeps its place among its like.
-    ordered += [name for name in names if name not in (*ordered, *_LAST)]
-    return sorted(names, key=[*ordered, *_LAST].index)
+    return [name for name in found if name not in _NOT_METRICS and name not in by]
 
 
 def write_table(

@@ -63,7 +63,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
         with open(folder / f"{name}.csv", newline="") as file:
             lines = [line["dictionary"] for line in csv.DictReader(file)]
         assert lines == ["activations", *["mine"] * 24, *["random"] * 16]
-    assert max(map(len, out.splitlines())) <= 120 and "mean over 2 pairs" in out
+    assert max(map(len, out.splitlines())) <= 120 and "means over 2 pairs" in out
     assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
     # Nothing is coded again, and no text is run.
