@@ -27,7 +27,6 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
-from benchmarks.report.published import read_lines
 from benchmarks.report.table import Table, table
 from sae_gap import figures
 from sae_gap.core.normalise import Whitening
@@ -53,7 +52,6 @@ from sae_gap.study.runner import run
 from sae_gap.study.study import Method
 
 NAME = "downstream"
-SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
 # The codes of a dictionary at an L0 that is asked for, and those of an encoder at its own.
 LEVELLED = ("omp", "lasso", "lasso_refit", "screened", "weighted")
 OWN = ("own", "own_refit")
@@ -102,7 +100,7 @@ def measure(options: DownstreamOptions) -> list[Row]:
     for name, content in {"summary": rows, "splits": split_lines(rows)}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
-    drawn = figures.fvu_curve(rows, published(), SOURCE) if rows else None
+    drawn = figures.fvu_curve(rows) if rows else None
     if drawn is not None:
         figures.save(drawn, folder, "curve")
     return rows
@@ -174,35 +172,23 @@ def _splits(codes: str) -> bool:
     return codes in (*BEST, "lasso")
 
 
-def published() -> list[Row]:
-    """Another model's figures, a line for each dictionary and L0."""
-    numbers = {"num_latents": int, "l0": float, "fvu": float, "kl": float}
-    return [
-        {"dictionary": line["dictionary"]} | {name: of(line[name]) for name, of in numbers.items()}
-        for line in read_lines("published_downstream.csv")
-    ]
-
-
 def tables_of(rows: Sequence[Row]) -> list[Table]:
     """What the loss of each SAE is made of, and the scores of all codes."""
     first = rows[0]
     splits = []
     for line in split_lines(rows):
-        line = dict(line)
+        line = line | {"loss": {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]}
         for part in [*PARTS, *SUPPORT]:
-            if line[f"{part}_part"] is None:
-                continue
-            low, high = line[f"{part}_low"], line[f"{part}_high"]
-            interval = f" ({low:.3f} to {high:.3f})" if np.isfinite(low) else ""
-            line[f"{part}_part"] = f"{line[f'{part}_part']:.3f}{interval}"
+            if line[f"{part}_part"] is not None and np.isfinite(line[f"{part}_low"]):
+                half = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
+                line[f"{part}_part_half"] = half
         # Of the best dictionary it is zero by definition.
         if line["best"] == line["dictionary"]:
             line["dictionary_part"] = None
-        loss = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]
-        splits.append(line | {"loss": loss})
+        splits.append(line)
     scored = sorted(rows, key=lambda row: (row["level"], row["kl"]))
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
-    losses = f"The loss of each SAE, 95 % intervals {over_documents(first)}"
+    losses = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
     losses += f"; left out, since their encoders are dead: {dead}" if dead else ""
     references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
     clean = sum(first["ce_clean"]) / sum(first["tokens"])

@@ -15,7 +15,6 @@ from benchmarks.options import Options, Results, option
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.health.check import Check, check
-from sae_gap.lm.downstream import FIRST
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
@@ -222,7 +221,7 @@ class PutBack(OfRecording, Outliers):
             fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
-        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, FIRST, self.seed)
+        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed)
         return source, saes
 
 

@@ -197,7 +197,7 @@ def write(
         raise ValueError(f"{fault}; train other methods, or wider or longer.")
     sentences = [encoder_share(patched, best), best_dictionary(patched, sparsity)]
     drawn = {
-        "curve": figures.fvu_curve(patched, downstream.published(), downstream.SOURCE),
+        "curve": figures.fvu_curve(patched),
     }
     shown = downstream.tables_of(patched)
     if probed:

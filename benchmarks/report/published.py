@@ -45,14 +45,9 @@ def published(study: str | None = None) -> list[results.Row]:
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
-    lines = map(_parse, read_lines("published.csv"))
+    text = pathlib.Path(__file__).with_name("published.csv").read_text().splitlines()
+    lines = map(_parse, csv.DictReader(line for line in text if not line.startswith("#")))
     return [line for line in lines if study in (None, line["study"])]
-
-
-def read_lines(name: str) -> list[dict[str, str]]:
-    """The lines of a file of published numbers, less its comments."""
-    text = pathlib.Path(__file__).with_name(name).read_text().splitlines()
-    return [*csv.DictReader(line for line in text if not line.startswith("#"))]
 
 
 def _parse(line: Mapping[str, str]) -> results.Row:

@@ -73,13 +73,13 @@ def draw(cell: Cell) -> Problem:
     dictionary = np.ascontiguousarray(atoms.T)
     # The weight at which the code of each signal vanishes.
     tops = [(signal @ dictionary).max() for signal in signals]
-    lam, flag = cell.lam, "--lam"
+    lam = cell.lam
     if cell.lam_fraction is not None:
-        lam, flag = cell.lam_fraction * float(np.median(tops)), "--lam_fraction"
+        lam = cell.lam_fraction * float(np.median(tops))
     if lam >= max(tops):
         raise ValueError(
             f"λ = {lam:.3g} is not below {max(tops):.3g}, the largest λ_max of the samples, and "
-            f"leaves no code; lower {flag}."
+            f"leaves no code; lower it."
         )
     return Problem(signals, dictionary, lam)
 

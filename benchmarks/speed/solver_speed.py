@@ -15,8 +15,6 @@ other solver, with its largest gap in brackets. Writes <results_dir>/solver_spee
   python -m sae_gap solver_speed                # all cores
   taskset -c 0 python -m sae_gap solver_speed   # one core
   python -m sae_gap solver_speed --num_latents=1000000 --num_samples=10 --solvers=working_set
-  python -m sae_gap solver_speed --world=coherent --num_latents=6144 --sparsity=40 \
-    --num_samples=200 --lam_fraction=.2
 """
 
 import dataclasses
@@ -55,14 +53,6 @@ class SolverSpeedOptions(Results):
     )
     num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
     lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
-    lam_fraction: float | None = option(
-        None, "The weight as a share of the signals' median λ_max.", least=1e-30
-    )
-    world: str | None = option(
-        None,
-        "Of a cell of your own: atoms, independent or in clusters.",
-        choices=tuple(problems.WORLDS),
-    )
     solvers: tuple[str, ...] = option(
         (JITTED, "spams", "spams_double", "celer", "skglm"),
         f"What {OURS} is held against: some of {', '.join(CODERS)}.",
@@ -161,10 +151,6 @@ def cells_of(options: SolverSpeedOptions, names: Sequence[str]) -> dict[Cell, Se
     asked = {
         name: value for name, value in vars(options).items() if name in fields and value is not None
     }
-    if {"lam", "lam_fraction"} <= asked.keys():
-        raise ValueError(
-            "--lam and --lam_fraction are two ways to give one weight; give one of them."
-        )
     if not asked:
         return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     return {Cell(**asked): names}

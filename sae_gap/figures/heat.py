@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import cm, patheffects
+from matplotlib import cm
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -13,8 +13,8 @@ from matplotlib.ticker import EngFormatter
 from sae_gap.figures import labels, style
 from sae_gap.storage.results import grouped
 
-# The green part of a colour above which black is more legible than white.
-_LIGHT = 0.6
+# The score above whose colour black is more legible than white.
+_LIGHT = 0.65
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
 
 
@@ -77,17 +77,17 @@ def heat_map(
     value: str,
     *,
     panel: Sequence[str],
-    bound: Callable[[Mapping[str, Any]], float | None] = lambda row: None,
-    bound_label: str = "bound",
+    bound: Callable[[Mapping[str, Any]], float | None],
+    bound_label: str,
 ) -> Figure | None:
-    """A metric over two columns of numbers: each cell has its mean over seeds written in, each
-    panel is a value of others.
+    """A score from 0 to 1 over two columns of numbers: each cell has its mean over seeds written
+    in, each panel is a value of others.
 
     Args:
       rows: rows of a study.
       x: a column of numbers, its values side by side.
       y: a column of positive numbers, on a log axis.
-      value: the metric.
+      value: the score.
       panel: the columns of whose values each combination has a panel.
       bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel,
         None for no line. Rows that give different ones have a line each.
@@ -124,17 +124,9 @@ def heat_map(
     wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
     sides = labels.metric_label(x), labels.metric_label(y)
     figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
-    # Scores of which 1 is perfect share one scale, so that figures compare.
-    ends = [mean[f"{value}_mean"] for mean in means] + (
-        [0, 1] if labels.perfect(value) == 1 else []
-    )
-    colours = cm.ScalarMappable(Normalize(min(ends), max(ends)), "viridis")
-    look: dict[str, Any] = {
-        "norm": colours.norm,
-        "cmap": colours.cmap,
-        "edgecolor": "white",
-        "linewidth": 0.5,
-    }
+    # All figures share one scale, so that they compare.
+    colours = cm.ScalarMappable(Normalize(0, 1), "viridis")
+    look: dict[str, Any] = {"norm": colours.norm, "cmap": colours.cmap, "edgecolor": "white"}
     handles = []
     for axes, key in zip(every, groups, strict=True):
         axes.tick_params(length=0)
@@ -142,15 +134,12 @@ def heat_map(
         for place, (size, levels) in enumerate(by_size.items()):
             across = [place - 0.5, place + 0.5]
             scores = np.array([cells.get((size, level), np.nan) for level in levels])
-            axes.pcolormesh(across, _log_edges(levels), scores[:, None], **look)
+            axes.pcolormesh(across, _log_edges(levels), scores[:, None], linewidth=0.5, **look)
             for level, score in zip(levels, scores, strict=True):
                 if np.isfinite(score):
-                    text = axes.text(place, level, style.number(score), ha="center", va="center")
-                    # A bound may run behind it.
-                    shade: Any = colours.to_rgba(score)
-                    rim = patheffects.withStroke(linewidth=2, foreground=shade)
-                    ink = "black" if shade[1] > _LIGHT else "white"
-                    text.set(fontsize=7, color=ink, path_effects=[rim], zorder=5)
+                    ink = "black" if score > _LIGHT else "white"
+                    text = axes.text(place, level, f"{score:.2f}", ha="center", va="center")
+                    text.set(fontsize=7, color=ink, zorder=5)
             for limit in filter(None, {bound(row) for row in by_column.get((*key, size), ())}):
                 axes.plot(across, [limit, limit], **_BOUND)
                 handles = [style.mark(bound_label, **_BOUND)]

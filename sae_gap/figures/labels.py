@@ -56,8 +56,6 @@ _OTHERS = {
     "kl": Column("KL(model ‖ patched), nats"),
     "l0": Column("mean number of active latents, L0"),
     "products": Column("cost, in products with the dictionary"),
-    "seconds": Column("seconds, compilation apart"),
-    "relative_gap_max": Column("worst relative duality gap"),
     "captured": Column("share of variance captured"),
     "coherence": Column("largest |cosine| with another atom"),
     "matched": Column("|cosine| with the matched true atom", 1.0),

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import style
 from sae_gap.figures.lines import draw_lines
-from sae_gap.figures.sae_measurement import name_of
+from sae_gap.figures.sae_measurement import codes_label, name_of
 
 # By the columns that a probe reads.
 _PROBES = {
@@ -16,13 +16,6 @@ _PROBES = {
     "k=1": {"label": "1 latent", "color": "#D55E00", "marker": "s", "linestyle": "none"},
     "k=5": {"label": "5 latents", "color": "#E69F00", "marker": "^", "linestyle": "none"},
     "k=20": {"label": "20 latents", "color": "#009E73", "marker": "D", "linestyle": "none"},
-}
-_CODES = {
-    "own": "own codes",
-    "own_refit": "least squares on own",
-    "lasso": "lasso",
-    "lasso_refit": "least squares on lasso",
-    "thresholded": "thresholding pursuit",
 }
 
 
@@ -79,4 +72,4 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
 def _name(line: Mapping[str, Any]) -> str:
     codes = line["codes"]
     # Activations have no other name.
-    return codes if codes == line["family"] else f"{name_of(line)}: {_CODES.get(codes, codes)}"
+    return codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"

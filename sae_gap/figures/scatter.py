@@ -8,14 +8,13 @@ from sae_gap.storage.results import grouped
 
 
 @style.styled
-def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
+def recovery(rows: style.Rows) -> Figure | None:
     """Recovery in distribution against recovery out of it: a colour for each dictionary, a marker
     for each inference.
 
     Args:
-      rows: rows of one setting; `dictionary`, `inference`, `start`, `<metric>_id` and
-        `<metric>_ood` are read.
-      metric: the score without its split.
+      rows: rows of one setting; `dictionary`, `inference`, `start`, `mcc_id` and `mcc_ood` are
+        read.
 
     Returns:
       The figure, or None where no method has both scores.
@@ -23,7 +22,7 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    rows, metrics = list(rows), (f"{metric}_id", f"{metric}_ood")
+    rows, metrics = list(rows), ("mcc_id", "mcc_ood")
     points = style.means(rows, ("method", "dictionary", "inference", "start"), metrics)
     for point in points:
         point["codes"] = "warm" if point["start"] == "warm" else point["inference"]
@@ -44,7 +43,7 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
         logx=False,
         size=(1.8, 4.2),
         of=rows,
-        title=f"{labels.metric_label(metric)} out of distribution against in distribution",
+        title="MCC out of distribution against in distribution",
         caption="On the dashed line both are the same",
     )
     for axes in figure.axes if figure else ():

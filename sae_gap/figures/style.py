@@ -33,12 +33,7 @@ WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
 INK, QUIET = "#333333", "#555555"
-_SIZES = {
-    "num_latents": "latents",
-    "sparsity": "active",
-    "input_dim": "dimensions",
-    "num_samples": "samples",
-}
+_SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
 # A log axis of fewer decades has ticks at 2 and 5 too.
 _FEW_DECADES = 200
 
@@ -120,10 +115,10 @@ def finish(
 def describe(rows: Lines) -> str:
     """The sizes that all rows share, and the number of seeds, if any has one."""
     notes = []
-    for name, noun in _SIZES.items():
+    for name in _SIZES:
         first, *others = {row.get(name) for row in rows}
         if first is not None and not others:
-            notes.append(f"{first:,} {noun}")
+            notes.append(labels.label(first, name))
     seeds = len({row.get("seed") for row in rows} - {None})
     if seeds:
         notes.append("1 seed" if seeds == 1 else f"{seeds} seeds")
@@ -139,13 +134,6 @@ def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
 def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
     """A key to sort values of some columns by."""
     return [labels.rank(value, column) for value, column in zip(values, names, strict=True)]
-
-
-def number(value: float) -> str:
-    """Two decimals for what is of order one, two figures for what is far from it."""
-    size = abs(value)
-    form = ".2f" if size == 0 or 0.01 <= size < 10 else ",.0f" if 10 <= size < 1e6 else ".1e"
-    return f"{value:{form}}".replace("-", "−")
 
 
 def text_widths(texts: Iterable[str]) -> list[float]:

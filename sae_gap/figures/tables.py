@@ -7,7 +7,7 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sae_gap.storage.folder import Folder
@@ -117,23 +117,20 @@ def write_table(
     folder: str | os.PathLike[str] | Folder,
     name: str,
     lines: Sequence[Mapping[str, Any]],
-    columns: Collection[str] | None = None,
 ) -> None:
     """Writes lines as CSV, at full precision, with an empty cell for None and for a column that a
-    line lacks.
+    line lacks; columns of lists and of mappings are left out.
 
     Args:
       folder: where to.
       name: of the file, which is replaced whole.
       lines: at least one.
-      columns: what to write of them; None takes all columns but those of lists and of mappings.
 
     Raises:
       OSError: the folder cannot be written to.
     """
-    if columns is None:
-        listed = {name for line in lines for name in line if isinstance(line[name], list | dict)}
-        columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
+    listed = {name for line in lines for name in line if isinstance(line[name], list | dict)}
+    columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

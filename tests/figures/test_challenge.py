@@ -55,6 +55,7 @@ def make_phase():
 
 
 PANEL = ("dictionary", "inference", "sparsity")
+BOUND = {"bound": lambda row: 2.0, "bound_label": "the bound"}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,9 @@ PANEL = ("dictionary", "inference", "sparsity")
         ),
         lambda: figures.recovery_by_seconds(cell(seeds=(0,))),
         lambda: figures.recovery_by_seconds(cell("spams", fit_seconds=0.002)),
-        lambda: figures.heat_map(make_phase(), "num_latents", "ratio", "mcc_ood", panel=PANEL),
+        lambda: figures.heat_map(
+            make_phase(), "num_latents", "ratio", "mcc_ood", panel=PANEL, **BOUND
+        ),
         lambda: figures.budget(make_budget()),
     ],
     ids=["samples", "seconds", "one learner", "phase", "budget"],
@@ -125,7 +128,7 @@ def test_a_heat_map_needs_two_cells():
 
 def test_a_heat_map_has_a_panel_a_value_and_writes_its_means():
     rows = make_phase()
-    figure = figures.heat_map(rows, "num_latents", "ratio", "mcc_ood", panel=PANEL)
+    figure = figures.heat_map(rows, "num_latents", "ratio", "mcc_ood", panel=PANEL, **BOUND)
     panels = {axes.get_title("left"): axes for axes in figure.axes[:-1]}
     assert list(panels) == [
         f"{name}, k = {sparsity}"

@@ -80,8 +80,6 @@ def test_a_column_of_lists_is_left_out_and_a_line_may_lack_others(tmp_path):
     lines = [{"a": 1, "sums": None}, {"a": 2, "b": "x", "sums": [1.0, 2.0]}]
     tables.write_table(tmp_path, "rows.csv", lines)
     assert (tmp_path / "rows.csv").read_text() == "a,b\n1,\n2,x\n"
-    tables.write_table(tmp_path, "rows.csv", lines, ("b",))
-    assert (tmp_path / "rows.csv").read_text() == 'b\n""\nx\n'
 
 
 def test_the_table_lines_up():
