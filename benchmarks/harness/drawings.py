@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_gap import figures
-from sae_gap.storage.results import CELL, Row
-
-Rows = Sequence[Row]
+from sae_gap.figures.tables import Lines
+from sae_gap.storage.results import CELL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,10 +23,10 @@ class Drawing:
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rows: Callable[[Rows], Rows] | None = None
+    rows: Callable[[Lines], Lines] | None = None
     cells: tuple[str, ...] = ()
 
-    def draw(self, rows: Rows, published: Sequence[Mapping[str, Any]]) -> Any:
+    def draw(self, rows: Lines, published: Lines) -> Any:
         """The figure, or None where rows have nothing to show; curves have the published lines
         beside them.
         """
@@ -49,7 +48,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
     kind of inference.
     """
 
-    def compared(rows: Rows) -> Rows:
+    def compared(rows: Lines) -> Lines:
         cold = [row for row in rows if row.get("start") != "warm"]
         kinds = {(row["dictionary"], row.get(style)) for row in cold}
         names = [dictionary for dictionary, _ in kinds]
@@ -70,7 +69,7 @@ def along(
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
 
-    def chosen(rows: Rows) -> Rows:
+    def chosen(rows: Lines) -> Lines:
         return [row for row in rows if only in ("", row.get("inference"))]
 
     options = {"x": x, "line": line, "dash": dash, "panel": "num_latents"}
@@ -94,7 +93,7 @@ def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
 def phase_maps() -> dict[str, Drawing]:
     """MCC over the number of latents and the dimension, a panel a method, a figure a sparsity."""
 
-    def placed(rows: Rows) -> Rows:
+    def placed(rows: Lines) -> Lines:
         bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
         return [
             row | {"ratio": round(2 * row["input_dim"] / bound) / 2}

@@ -13,6 +13,7 @@ from benchmarks.harness.preset import HEADINGS
 from benchmarks.report import pages, published
 from sae_gap import catalogue
 from sae_gap.figures import decompose, labels, tables
+from sae_gap.figures.tables import Lines
 from sae_gap.storage.results import CELL, Row, grouped
 
 _SPLIT = "Distance to the oracle in MCC OOD: values part at λ + support part + dictionary part"
@@ -33,7 +34,7 @@ _AS_PUBLISHED = (
 )
 
 
-def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> str:
+def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     """Writes summary.csv, the figures and the page, and returns what to print: the tables, the
     answer and the path of the page.
 
@@ -96,7 +97,7 @@ def is_comparable(run: Run) -> bool:
     return alike and run.preset.protocol == "paper" and not run.options.data
 
 
-def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
+def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
     """The columns beside the cell and what methods vary that tell lines apart; a run without noise,
     say, has none for it.
     """
@@ -112,7 +113,7 @@ def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
     return [name for name in found if name not in varies]
 
 
-def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
+def _told_apart(rows: Lines, listed: set[str]) -> list[Row]:
     """The rows. A crossing of a dictionary that other methods have too is drawn as
     learner:encoder.
     """
@@ -129,9 +130,9 @@ def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
 
 def _drawn(
     bench: Bench,
-    rows: Sequence[Row],
+    rows: Lines,
     conditions: Sequence[str],
-    lines: Sequence[Mapping[str, Any]],
+    lines: Lines,
 ) -> Iterator[tuple[str, Any]]:
     """Each figure, one for each of its cells, by the name of its file."""
     for stem, drawing in bench.figures.items():
@@ -145,7 +146,7 @@ def _drawn(
             yield "_".join([stem, *named]), drawing.draw(group, lines)
 
 
-def _decompositions(rows: Sequence[Row], names: Sequence[str], by: Sequence[str]) -> list[Row]:
+def _decompositions(rows: Lines, names: Sequence[str], by: Sequence[str]) -> list[Row]:
     """The parts of each score."""
     scores = [
         f"{stem}_{split}"
@@ -159,7 +160,7 @@ def _decompositions(rows: Sequence[Row], names: Sequence[str], by: Sequence[str]
     ]
 
 
-def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
     """The headings of metrics that a line has; "ID" is said where the table has the other split
     beside it.
     """
@@ -174,7 +175,7 @@ def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unlisted(summary: Lines) -> list[str]:
     """What the tables of no study name: the columns of a metric that was dropped into its
     folder.
     """

@@ -17,7 +17,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -29,6 +29,7 @@ from benchmarks.real.inputs import LanguageModel
 from benchmarks.report import pages
 from benchmarks.report.table import PROVED
 from sae_gap import figures, probing
+from sae_gap.figures.tables import Lines
 from sae_gap.lm.recording import DTYPES
 from sae_gap.measure.comparison import compare
 from sae_gap.measure.losses import best_at, over_documents, split_lines
@@ -184,8 +185,8 @@ def main(options: RealOptions) -> None:
 
 def write(
     folder: Folder,
-    patched: Sequence[Row],
-    probed: Sequence[Row],
+    patched: Lines,
+    probed: Lines,
     sparsity: int,
     command: str,
     notes: Mapping[str, str],
@@ -222,7 +223,7 @@ def write(
     return finding
 
 
-def best_sae(splits: Sequence[Row], sparsity: float) -> Row | None:
+def best_sae(splits: Lines, sparsity: float) -> Row | None:
     """The split of KL of the SAE that loses least: of those near the L0 asked for, if any is."""
     divergences = [line for line in splits if line["loss"] == "kl"]
     # At an L0 much larger any SAE loses less.
@@ -230,7 +231,7 @@ def best_sae(splits: Sequence[Row], sparsity: float) -> Row | None:
     return min(alike or divergences, key=lambda line: line["total"], default=None)
 
 
-def encoder_share(rows: Sequence[Row], best: Row) -> str:
+def encoder_share(rows: Lines, best: Row) -> str:
     """What share of the lost nats is the encoder's, of the SAE that loses least."""
     mine = [row for row in rows if row["dictionary"] == best["dictionary"]]
     sums = {row["codes"]: row["kl_sums"] for row in mine if row["level"] == best["level"]}
@@ -255,7 +256,7 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
     return f"{lost} {best['l0']:.0f}, {parts}, and {rest:.0f} % no dictionary here saves."
 
 
-def best_dictionary(rows: Sequence[Row], sparsity: int) -> str:
+def best_dictionary(rows: Lines, sparsity: int) -> str:
     """Which dictionary loses least at the L0 of training, and how much less than the next."""
     names = dict.fromkeys(row["dictionary"] for row in rows)
     refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
@@ -267,7 +268,7 @@ def best_dictionary(rows: Sequence[Row], sparsity: int) -> str:
     return f"{of} lose least: {lost} than those of {second['dictionary']}."
 
 
-def probing_change(overall: Sequence[Row], best: Row, sparsity: int) -> str:
+def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
     """What certified codes, and the better dictionary, change for sparse probes."""
     lines = {
         (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE

@@ -9,13 +9,14 @@ the paper's seeds and lengths leave there, and prints the table.
 
 import ast
 import csv
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks import cli
 from benchmarks.options import Results
 from benchmarks.report import pages, published
+from sae_gap.figures.tables import Lines
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import Row
 
 _FILE = "published.csv"
 _SMALL = 1_000
@@ -36,7 +37,7 @@ def _value(text: str) -> Any:
         return text or None
 
 
-def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
+def line(study: str, comparison: Lines) -> str:
     """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and
     the one that is furthest.
     """
@@ -49,7 +50,7 @@ def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _describe(row: Mapping[str, Any]) -> str:
+def _describe(row: Row) -> str:
     """Where a number was compared, our number and the published one."""
     varied = [
         f"{name} {row[name]:,}"

@@ -5,18 +5,19 @@ whether that is close.
 import csv
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.report.table import Table
-from sae_gap.storage import results
+from sae_gap.figures.tables import Lines
+from sae_gap.storage.results import CELL, Row
 
 # What a line must agree in, where the published line says something.
-_NUMBERED = (*results.CELL, "lam", "iterations", "step")
+_NUMBERED = (*CELL, "lam", "iterations", "step")
 # The name of the method mostly says these already, so that a summary need not have them.
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
-_INTEGERS = (*results.CELL, "input_dim", "iterations", "step", "seeds")
+_INTEGERS = (*CELL, "input_dim", "iterations", "step", "seeds")
 _SUFFIXES = ("_mean", "_sd")
 
 # A difference is close within two published deviations or this much; matching-pursuit training is
@@ -32,7 +33,7 @@ _MP_FACTOR = 2
 _ROUNDING = 5e-6
 
 
-def published(study: str | None = None) -> list[results.Row]:
+def published(study: str | None = None) -> list[Row]:
     """The published means and standard deviations over seeds, a line a method and setting.
 
     A line has the columns of a row that tell methods and settings apart, `seeds`, and
@@ -50,7 +51,7 @@ def published(study: str | None = None) -> list[results.Row]:
     return [line for line in lines if study in (None, line["study"])]
 
 
-def _parse(line: Mapping[str, str]) -> results.Row:
+def _parse(line: Mapping[str, str]) -> Row:
     def value(name: str, cell: str) -> Any:
         if name in _INTEGERS:
             return int(cell)
@@ -59,7 +60,7 @@ def _parse(line: Mapping[str, str]) -> results.Row:
     return {name: value(name, cell) if cell else None for name, cell in line.items()}
 
 
-def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Row]:
+def compare(summary: Lines, study: str) -> list[Row]:
     """Holds a summary of the protocol "paper" against the published numbers.
 
     A line is held against a published one of the same method whose num_latents, sparsity,
@@ -96,7 +97,7 @@ def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Ro
     ]
 
 
-def _agrees(ours: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+def _agrees(ours: Row, line: Row) -> bool:
     cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
     if ours["method"] not in (line["method"], *(["cold_dl"] if cold else [])):
         return False
@@ -108,7 +109,7 @@ def _agrees(ours: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
     return numbered and implied and not late
 
 
-def _compared(ours: Mapping[str, Any], line: Mapping[str, Any], metric: str) -> results.Row:
+def _compared(ours: Row, line: Row, metric: str) -> Row:
     number, mean, sd = ours[f"{metric}_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"]
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
@@ -126,7 +127,7 @@ def _compared(ours: Mapping[str, Any], line: Mapping[str, Any], metric: str) -> 
     }
 
 
-def table(comparison: Sequence[Mapping[str, Any]]) -> Table:
+def table(comparison: Lines) -> Table:
     """The numbers that are not close, the furthest in units of its tolerance first.
 
     Args:
@@ -148,6 +149,6 @@ def table(comparison: Sequence[Mapping[str, Any]]) -> Table:
     return Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
 
 
-def distance(row: Mapping[str, Any]) -> float:
+def distance(row: Row) -> float:
     """How far a number is from the published one, in units of its tolerance."""
     return abs(row["difference"]) / row["tolerance"]

@@ -2,10 +2,11 @@
 columns.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from sae_gap.figures import tables
+from sae_gap.figures.tables import Lines
 
 # What is proved, on every page.
 PROVED = (
@@ -38,7 +39,7 @@ class Table(NamedTuple):
 
     title: str
     columns: Mapping[str, str]
-    lines: Sequence[Mapping[str, Any]]
+    lines: Lines
 
     def __str__(self) -> str:
         """The table as a terminal shows it."""
@@ -47,7 +48,7 @@ class Table(NamedTuple):
         return f"{self.title}\n{tables.format_table(self.lines, self.columns)}"
 
 
-def table(title: str, names: str, lines: Sequence[Mapping[str, Any]]) -> Table:
+def table(title: str, names: str, lines: Lines) -> Table:
     """The columns of these names that some line has; what is no count is written as means are, with
     its `<name>_half` for a deviation.
     """

@@ -1,14 +1,13 @@
 """A metric along whatever a study varies, and along the levels of a world: a line a dictionary."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style, tables
 from sae_gap.figures.lines import PUBLISHED, draw_lines
-from sae_gap.storage.results import CELL, grouped
+from sae_gap.storage.results import CELL, Row, grouped
 
 # Groups of features, in the order in which they are drawn.
 _PANELS = {
@@ -89,9 +88,7 @@ def curve(
     )
 
 
-def _owners(
-    point: Mapping[str, Any], rows: style.Lines, by: list[str], x: str, y: str
-) -> list[Any]:
+def _owners(point: Row, rows: style.Lines, by: list[str], x: str, y: str) -> list[Any]:
     """The one line whose coordinates a published mean shares, as far as it has them; or none."""
     place, reach = point.get(x), [row[x] for row in rows]
     if None in (place, point.get(f"{y}_mean")) or not min(reach) <= place <= max(reach):

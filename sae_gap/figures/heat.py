@@ -1,7 +1,7 @@
 """A metric over two columns at once, a panel a dictionary."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import grouped
+from sae_gap.storage.results import Row, grouped
 
 # The score above whose colour black is more legible than white.
 _LIGHT = 0.65
 _BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
 
 
-def counting_bound(row: Mapping[str, Any]) -> float | None:
+def counting_bound(row: Row) -> float | None:
     """The training samples for each latent below which a dictionary is not determined, even were
     the supports known.
 
@@ -77,7 +77,7 @@ def heat_map(
     value: str,
     *,
     panel: Sequence[str],
-    bound: Callable[[Mapping[str, Any]], float | None],
+    bound: Callable[[Row], float | None],
     bound_label: str,
 ) -> Figure | None:
     """A score from 0 to 1 over two columns of numbers: each cell has its mean over seeds written

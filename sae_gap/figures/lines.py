@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import grouped
+from sae_gap.storage.results import Row, grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
@@ -144,11 +144,11 @@ def draw_lines(
     return figure
 
 
-def _number(point: Mapping[str, Any], column: str) -> Any:
+def _number(point: Row, column: str) -> Any:
     return point.get(f"{column}_mean", point.get(column))
 
 
-def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]]) -> Any:
+def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) -> Any:
     ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
         value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
@@ -156,7 +156,7 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]
     }
 
 
-def _draw(axes: Axes, path: style.Lines, look: Mapping[str, Any], is_band: bool) -> None:
+def _draw(axes: Axes, path: style.Lines, look: dict[str, Any], is_band: bool) -> None:
     names = "x", "y", "low", "high", "wide"
     x, *numbers = ([mark[name] for mark in path] for name in names)
     # A number that is not known is None.

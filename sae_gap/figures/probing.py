@@ -1,14 +1,13 @@
 """What probes lose out of distribution, a line for each of the codes that they read."""
 
 import itertools
-from collections.abc import Mapping
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from sae_gap.figures import style
 from sae_gap.figures.lines import draw_lines
 from sae_gap.figures.sae_measurement import codes_label, name_of
+from sae_gap.storage.results import Row
 
 # By the columns that a probe reads.
 _PROBES = {
@@ -69,7 +68,7 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     return figure
 
 
-def _name(line: Mapping[str, Any]) -> str:
+def _name(line: Row) -> str:
     codes = line["codes"]
     # Activations have no other name.
     return codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"

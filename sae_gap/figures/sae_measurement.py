@@ -3,7 +3,6 @@ its atoms are.
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
+from sae_gap.storage.results import Row
 
 # SAEs in their order, then over again; controls and the like have colours of their own in
 # `sae_gap.figures.labels`.
@@ -85,12 +85,12 @@ def codes_label(codes: str) -> str:
     return label if plain == codes else f"{label}, values refitted"
 
 
-def name_of(row: Mapping[str, Any]) -> str:
+def name_of(row: Row) -> str:
     """Controls have the suite's labels; everything else keeps the user's name."""
     return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
 
 
-def is_control(row: Mapping[str, Any]) -> bool:
+def is_control(row: Row) -> bool:
     """Whether the dictionary of a row is there to be compared with."""
     return row.get("family") == "control"
 

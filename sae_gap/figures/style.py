@@ -4,8 +4,8 @@ import io
 import os
 import pathlib
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -17,12 +17,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from sae_gap.figures import labels, tables
+from sae_gap.figures.tables import Lines as Lines
+from sae_gap.figures.tables import Rows as Rows
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
-
-# What figures are drawn from.
-Rows: TypeAlias = Iterable[Mapping[str, Any]]
-Lines: TypeAlias = Sequence[Mapping[str, Any]]
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
 STYLE: Any = matplotlib.rc_params_from_file(

@@ -8,11 +8,13 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, SIZES, Row, grouped
 
+Rows: TypeAlias = Iterable[Row]
+Lines: TypeAlias = Sequence[Row]
 # Columns that tell the lines of a summary apart, beside those in which its rows differ.
 BY = ("method", *CELL)
 
@@ -26,7 +28,7 @@ _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
 
 
 def summarise(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Rows,
     by: Sequence[str] = BY,
     *,
     methods: Sequence[str] = (),
@@ -83,7 +85,7 @@ def summarise(
     return summary
 
 
-def _check_seeds(group: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
+def _check_seeds(group: Lines, by: Sequence[str]) -> None:
     name = ", ".join(f"{column}={group[0].get(column)}" for column in by)
     for column in _CONDITIONS:
         values = list(dict.fromkeys(row.get(column) for row in group))
@@ -108,7 +110,7 @@ def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
-def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
+def _metrics_of(rows: Rows, by: Sequence[str]) -> list[str]:
     found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
     return [name for name in found if name not in _NOT_METRICS and name not in by]
 
@@ -116,7 +118,7 @@ def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[st
 def write_table(
     folder: str | os.PathLike[str] | Folder,
     name: str,
-    lines: Sequence[Mapping[str, Any]],
+    lines: Lines,
 ) -> None:
     """Writes lines as CSV, at full precision, with an empty cell for None and for a column that a
     line lacks; columns of lists and of mappings are left out.
@@ -138,9 +140,7 @@ def write_table(
     Folder(folder).write(name, text.getvalue().encode())
 
 
-def grid(
-    lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
-) -> tuple[list[str], list[bool], list[list[str]]]:
+def grid(lines: Lines, columns: Mapping[str, str]) -> tuple[list[str], list[bool], list[list[str]]]:
     """The cells of a table: `mean ± sd` of a metric, the value of any other column, a dash for what
     is missing.
 
@@ -158,7 +158,7 @@ def grid(
     return [*columns.values()], [*numeric], [[*row] for row in zip(*cells, strict=True)]
 
 
-def _column(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[bool, list[str]]:
+def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
     """Whether a column is of numbers, and its cells."""
     mean, sd = f"{name}_mean", f"{name}_sd"
     if lines and not any(mean in line or name in line for line in lines):
@@ -194,9 +194,7 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
-def format_table(
-    lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str], width: int = 120
-) -> str:
+def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> str:
     """Lays a table out for a terminal; one that is too wide goes on below, behind its leading
     columns of names and sizes.
 
