@@ -22,7 +22,6 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.peer import Peer
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
-from sae_gap.study.job import Job, jobs
 from sae_gap.study.models import Models
 from sae_gap.study.study import Method, Study
 
@@ -66,7 +65,6 @@ class Run:
       options: of the command line.
       preset: grid and lengths, other flags taken into account.
       study: what runs.
-      jobs: its jobs, in the order in which they run.
       names: the methods, in order.
       store: where rows go.
       models: where fitted models go.
@@ -80,7 +78,6 @@ class Run:
     options: StudyOptions
     preset: Preset
     study: Study
-    jobs: Sequence[Job]
     names: Sequence[str]
     store: results.Store
     models: Models
@@ -133,7 +130,6 @@ def read(bench: Bench, options: StudyOptions) -> Run:
         options,
         preset,
         study,
-        list(jobs(study)),
         names,
         store,
         Models(options.models_folder),

@@ -26,19 +26,15 @@ class Drawing:
     rows: Callable[[Lines], Lines] | None = None
     cells: tuple[str, ...] = ()
 
-    def draw(self, rows: Lines, published: Lines) -> Any:
-        """The figure, or None where rows have nothing to show; curves have the published lines
-        beside them.
-        """
-        options = {**self.options, **({"published": published} if self.name == "curve" else {})}
-        return getattr(figures, self.name)(
-            rows if self.rows is None else self.rows(rows), **options
-        )
+    def draw(self, rows: Lines) -> Any:
+        """The figure, or None where rows have nothing to show."""
+        chosen = rows if self.rows is None else self.rows(rows)
+        return getattr(figures, self.name)(chosen, **self.options)
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
     """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
-    # Published lines have the published form of the MCC, which therefore has a figure of its own.
+    # The published form of the MCC has a figure of its own.
     scores = ("mcc_ood", "mcc_paper_ood", "cosine")
     return {score: Drawing("curve", {"x": x, "y": score}) for score in scores}
 

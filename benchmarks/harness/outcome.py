@@ -52,8 +52,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     rows = _told_apart(
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
-    lines = published.published(bench.name) if is_comparable(run) else []
-    drawn = _drawn(bench, rows, conditions, lines)
+    drawn = _drawn(bench, rows, conditions)
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
     listed = {**bench.tables, "Further metrics": _unlisted(summary)}
@@ -66,7 +65,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     recovered = [line for line in parts if line["metric"] == "mcc_ood"]
     if recovered:
         shown.append(pages.Table(_SPLIT, heads | _headings(_PARTS, recovered), recovered))
-    comparison = published.compare(summary, bench.name) if lines else []
+    known = is_comparable(run) and published.published(bench.name)
+    comparison = published.compare(summary, bench.name) if known else []
     if comparison:
         shown.append(published.table(comparison))
     # A docstring without its command lines, which are indented.
@@ -132,7 +132,6 @@ def _drawn(
     bench: Bench,
     rows: Lines,
     conditions: Sequence[str],
-    lines: Lines,
 ) -> Iterator[tuple[str, Any]]:
     """Each figure, one for each of its cells, by the name of its file."""
     for stem, drawing in bench.figures.items():
@@ -143,7 +142,7 @@ def _drawn(
                 for value in cell
                 if value is not None and len(groups) > 1
             ]
-            yield "_".join([stem, *named]), drawing.draw(group, lines)
+            yield "_".join([stem, *named]), drawing.draw(group)
 
 
 def _decompositions(rows: Lines, names: Sequence[str], by: Sequence[str]) -> list[Row]:

@@ -123,9 +123,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
     paths = options.recording or options.activations, options.dictionary
     shown = folder / "-".join(names([*map(str, paths)]))
     tables.write_table(shown, "summary.csv", lines)
-    drawn = figures.captured_by_block(lines)
-    if drawn is not None:
-        figures.save(drawn, shown, "blocks")
+    figures.save(figures.captured_by_block(lines), shown, "blocks")
     return lines
 
 

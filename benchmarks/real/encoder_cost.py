@@ -152,9 +152,7 @@ def measure(options: CostOptions) -> list[Row]:
         study = study_of(NAME, (source,), chosen, *metrics, calibrate_on="train")
         mine = finite(run(study, store))
         rows += [row | {"lam": lam} for row in mine]
-        drawn = figures.loss_by_cost(mine)
-        if drawn is not None:
-            figures.save(drawn, folder, learner.name.replace("/", "_"))
+        figures.save(figures.loss_by_cost(mine), folder, learner.name.replace("/", "_"))
     tables.write_table(folder, "summary.csv", rows)
     return rows
 

@@ -4,7 +4,8 @@ import dataclasses
 import io
 import pathlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -15,10 +16,12 @@ from benchmarks.options import Options, Results, option
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.health.check import Check, check
+from sae_gap.learners.learner import Learner
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
+from sae_gap.measure.methods import control
 from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
@@ -223,6 +226,21 @@ class PutBack(OfRecording, Outliers):
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
         source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed)
         return source, saes
+
+
+def learners_of(
+    saes: Sequence[SAE], controls: Iterable[str], l0: float, input_dim: int
+) -> dict[str, tuple[Learner, dict[str, Any]]]:
+    """The learners of SAEs and of controls for an L0, by name, and what rows tell of each; the
+    codes of controls have the signs of those of the first SAE.
+    """
+    first = saes[0]
+    about = {"family": "control", "signed": first.signed}
+    found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
+    for name in controls:
+        if name != "none":
+            found[name] = control(name, first.num_latents, l0, input_dim), about
+    return found
 
 
 def check_place(name: str, hook: str, layer: int) -> None:

@@ -29,7 +29,6 @@ scored on its shifted texts. Writes rows, pairs.csv, sets.csv and figures under
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -37,7 +36,7 @@ from jaxtyping import Float
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import OfRecording, npy
+from benchmarks.real.inputs import OfRecording, learners_of, npy
 from benchmarks.report.table import Table, table
 from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
@@ -45,11 +44,10 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.linear import Linear
 from sae_gap.figures import tables
 from sae_gap.learners.baselines import Raw
-from sae_gap.learners.learner import Learner
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure.methods import control, finite, methods_of, study_of
+from sae_gap.measure.methods import finite, methods_of, study_of
 from sae_gap.metrics import probes
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -177,16 +175,11 @@ def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: 
 
 def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
     """The activations, and all codes on each SAE and each control."""
-    codes, latents = dict.fromkeys((*CODES, *options.codes)), saes[0].num_latents
-    learners: list[tuple[Learner, dict[str, Any]]] = [(sae.given, {}) for sae in saes]
-    about = {"family": "control", "signed": saes[0].signed}
-    for name in options.controls:
-        if name != "none":
-            learners.append((control(name, latents, options.l0, input_dim), about))
+    codes = dict.fromkeys((*CODES, *options.codes))
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
     found = [Method("activations", "activations", Raw(), Linear(), alone)]
-    for learner, told in learners:
-        found += methods_of(learner, codes, options.l0, **told)
+    for learner, about in learners_of(saes, options.controls, options.l0, input_dim).values():
+        found += methods_of(learner, codes, options.l0, **about)
     return found
 
 

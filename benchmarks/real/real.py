@@ -108,68 +108,52 @@ class RealOptions(LanguageModel):
 def main(options: RealOptions) -> None:
     began = time.perf_counter()
     place = f"{options.results_dir}/{NAME}/{options.preset}"
-    steps = {name: dict(chosen) for name, chosen in PRESETS[options.preset].items()}
+    steps = PRESETS[options.preset]
     lm: dict[str, Any] = {
         "model": options.model,
         "tokenizer": options.tokenizer,
         "results_dir": place,
     }
-    given = {name: getattr(options, name) for name in ("width", "methods")}
-    steps["train_real"] |= {name: value for name, value in given.items() if value is not None}
-    methods = steps["train_real"].setdefault("methods", train_real.METHODS)
-    if not set(methods) & set(train_real.SAES):
+    training = {"methods": train_real.METHODS} | steps["train_real"]
+    training |= {"width": options.width or training["width"], "seed": options.seed}
+    methods = training["methods"] = options.methods or training["methods"]
+    # What has codes of its own stands first.
+    ordered = sorted(methods, key=lambda name: name not in train_real.SAES)
+    if ordered[0] not in train_real.SAES:
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise ValueError(f"{fault}; add one, such as topk.")
-    trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
-    bare = [name for name in methods if name not in train_real.SAES]
     recording = record.RecordOptions(
-        layers=(options.layer,),
-        text=options.text,
-        dtype=options.dtype,
-        **lm,
-        **steps["record"],
+        layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
     )
     recorded = record.main(recording)
     # Beyond it `downstream` takes no codes for sparse.
     input_dim = recorded.activations(options.layer).input_dim
-    most = min(steps["train_real"]["width"] - 1, input_dim // 4)
+    most = min(training["width"] - 1, input_dim // 4)
     if options.sparsity > most:
         fault = f"--sparsity {options.sparsity} is too much for this width and this model"
         raise ValueError(f"{fault}; ask for at most {most}.")
-    training = train_real.TrainOptions(
+    trained = train_real.TrainOptions(
         activations=f"{recorded.folder}/block{options.layer}",
         sparsity=options.sparsity,
         samples=1_000,
-        seed=options.seed,
         results_dir=place,
-        **steps["train_real"],
+        **training,
     )
-    train_real.train(training)
+    train_real.train(trained)
     measured = lm | {
         "recording": str(recorded.folder),
         "layer": options.layer,
         "controls": ("samples", "random"),
         # What has been learned here is measured whatever it is worth.
         "anyway": True,
-        "sae": tuple(trained[name] for name in methods if name not in bare),
-        "dictionary": tuple(trained[name] for name in bare),
+        "sae": tuple(f"{place}/{train_real.NAME}/{name}" for name in ordered),
     }
-    levels = {level for level in steps["downstream"].pop("l0") if level <= most}
-    levels |= {options.sparsity}
-    patched = downstream.measure(
-        downstream.DownstreamOptions(
-            l0=tuple(sorted(levels)),
-            **measured,
-            **steps["downstream"],
-        )
-    )
-    probing_options = probe_real.ProbeOptions(
-        l0=float(options.sparsity),
-        **measured,
-        **steps["probe_real"],
-    )
+    levels = {level for level in steps["downstream"]["l0"] if level <= most} | {options.sparsity}
+    put_back = measured | steps["downstream"] | {"l0": tuple(sorted(levels))}
+    patched = downstream.measure(downstream.DownstreamOptions(**put_back))
+    asked = probe_real.ProbeOptions(l0=float(options.sparsity), **measured, **steps["probe_real"])
     try:
-        probed = probe_real.measure(probing_options)["pairs"]
+        probed = probe_real.measure(asked)["pairs"]
     except ValueError as error:
         # Text may be too little for any pair of concepts, and what was measured before stands.
         logging.warning("%s", error)

@@ -7,10 +7,6 @@ the paper's seeds and lengths leave there, and prints the table.
   python -m sae_gap agreement --results_dir=results
 """
 
-import ast
-import csv
-from typing import Any
-
 from benchmarks import cli
 from benchmarks.options import Results
 from benchmarks.report import pages, published
@@ -20,21 +16,6 @@ from sae_gap.storage.results import Row
 
 _FILE = "published.csv"
 _SMALL = 1_000
-
-
-def read(folder: Folder) -> list[dict[str, Any]]:
-    """The comparison that a study has left, as `published.compare` made it."""
-    return [
-        {name: _value(cell) for name, cell in line.items()}
-        for line in csv.DictReader(folder.read(_FILE).decode().splitlines())
-    ]
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text or None
 
 
 def line(study: str, comparison: Lines) -> str:
@@ -79,7 +60,7 @@ def main(options: Results) -> None:
     ]
     for place, folder in compared:
         try:
-            table.append(line(place, read(folder)))
+            table.append(line(place, published.read(folder.read(_FILE).decode())))
         except (KeyError, TypeError, ValueError):
             raise ValueError(
                 f"{folder}/{_FILE} is not a comparison with the published numbers; run its study "

@@ -2,10 +2,10 @@
 whether that is close.
 """
 
+import ast
 import csv
 import itertools
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.report.table import Table
@@ -17,8 +17,6 @@ _NUMBERED = (*CELL, "lam", "iterations", "step")
 # The name of the method mostly says these already, so that a summary need not have them.
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
-_INTEGERS = (*CELL, "input_dim", "iterations", "step", "seeds")
-_SUFFIXES = ("_mean", "_sd")
 
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic, so that the authors' own code, run again on the same data, moves by half of its
@@ -46,18 +44,21 @@ def published(study: str | None = None) -> list[Row]:
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
-    text = pathlib.Path(__file__).with_name("published.csv").read_text().splitlines()
-    lines = map(_parse, csv.DictReader(line for line in text if not line.startswith("#")))
+    lines = read(pathlib.Path(__file__).with_name("published.csv").read_text())
     return [line for line in lines if study in (None, line["study"])]
 
 
-def _parse(line: Mapping[str, str]) -> Row:
-    def value(name: str, cell: str) -> Any:
-        if name in _INTEGERS:
-            return int(cell)
-        return float(cell) if name == "lam" or name.endswith(_SUFFIXES) else cell
+def read(text: str) -> list[Row]:
+    """The lines of a CSV file less its comments: a cell is a number or a text, or None if empty."""
+    lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
-    return {name: value(name, cell) if cell else None for name, cell in line.items()}
+
+def _value(cell: str) -> Any:
+    try:
+        return ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        return cell or None
 
 
 def compare(summary: Lines, study: str) -> list[Row]:

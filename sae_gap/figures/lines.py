@@ -19,14 +19,6 @@ _DASHES = [
 ]
 # Whiskers of more points to a line would run together, so that a band shows the intervals.
 _BANDED = 12
-PUBLISHED = "published (mean ± sd)"
-_HOLLOW: dict[str, Any] = {
-    "label": PUBLISHED,
-    "marker": "o",
-    "markersize": 6.5,
-    "fillstyle": "none",
-    "linestyle": "none",
-}
 
 
 @style.styled
@@ -57,7 +49,7 @@ def draw_lines(
       x: a column of numbers, or of names that stand side by side.
       y: columns with a panel each. Points without one are left out of it; NaN breaks a line.
       line: the column whose values have a colour each.
-      dash: a column whose values have a dash and a marker each; `PUBLISHED` is a hollow marker.
+      dash: a column whose values have a dash and a marker each.
       panel: a column whose values have a panel each, where there is one y.
       looks: for each value of a column its `label` and what matplotlib takes, in the order of the
         legend. Other columns have those of `labels`.
@@ -92,10 +84,9 @@ def draw_lines(
     if not moving:
         return None
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
-    looks, dashed = looks or {}, {mark["dash"] for mark in moving} - {PUBLISHED}
+    looks, dashed = looks or {}, {mark["dash"] for mark in moving}
     dashes = looks.get(dash) or (_looks(dashed, dash, _DASHES) if len(dashed) > 1 else {})
     colours = looks.get(line) or _looks(values["line"], line, [{}] if dashes else MARKERS)
-    dashes = {**dashes, PUBLISHED: _HOLLOW}
 
     groups = [group for (group,) in grouped(moving, ("panel",))]
     several = len({value for _, value in groups}) > 1

@@ -42,9 +42,11 @@ styled = matplotlib.style.context(STYLE, after_reset=True)
 
 
 @styled
-def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> tuple[str, str]:
+def save(
+    figure: Figure | None, folder: str | os.PathLike[str] | Folder, stem: str
+) -> tuple[str, ...]:
     """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give
-    equal bytes.
+    equal bytes. One that is None, since there is nothing to draw, is left out.
 
     Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF
     file.
@@ -55,11 +57,13 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
       stem: the name of the files without its ending.
 
     Returns:
-      The names of the two files.
+      The names of the files.
 
     Raises:
       OSError: the folder cannot be written to.
     """
+    if figure is None:
+        return ()
     caption = str(figure.get_label())
     described: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Description": caption},

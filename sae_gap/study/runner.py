@@ -26,7 +26,6 @@ def run(
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
-    every: Sequence[Job] | None = None,
     show_progress: bool = True,
 ) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
@@ -45,7 +44,6 @@ def run(
       shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
         another run's. None takes the index of this process and the count of all.
       models: where fitted models are kept; None keeps them in the store's folder.
-      every: what `jobs(study)` gives, where it is at hand.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
@@ -63,7 +61,7 @@ def run(
         (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
     )
     models = Models(store.folder / "models") if models is None else models
-    every = list(jobs(study)) if every is None else every
+    every = list(jobs(study))
     stored = Stored(study, store)
     together = study.spread == "rows"
     mine = every if together else every[index::count]
