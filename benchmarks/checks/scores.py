@@ -39,10 +39,7 @@ def score(
 
 def feasible(pull: np.ndarray, lam: np.ndarray | float, *, nonneg: bool) -> np.ndarray:
     """The largest s ≤ 1 with s Dᵀt ≤ λ, or s |Dᵀt| ≤ λ for signed codes, of every dual candidate t
-    with `pull` Dᵀt.
+    with `pull` Dᵀt; λ is positive.
     """
     bound = pull if nonneg else np.abs(pull)
-    broken = bound > lam
-    return np.where(broken, np.broadcast_to(lam, bound.shape) / np.where(broken, bound, 1), 1).min(
-        axis=1
-    )
+    return (lam / np.maximum(bound, lam)).min(axis=1)

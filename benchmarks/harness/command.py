@@ -38,7 +38,9 @@ class RunOptions(Fitted, Distributed):
     """How to run a study, or all of them."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
-    shard: str = option("0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
+    shard: str | None = option(
+        None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
+    )
     dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
 
 
@@ -68,7 +70,7 @@ class Run:
       names: the methods, in order.
       store: where rows go.
       models: where fitted models go.
-      shard: which part of the study to run.
+      shard: which part of the study to run; None is all of it.
       page: where tables, figures and the page go: a folder for each choice of flags that decide
         what they show.
       command: what gives all this again.
@@ -81,7 +83,7 @@ class Run:
     names: Sequence[str]
     store: results.Store
     models: Models
-    shard: tuple[int, int]
+    shard: tuple[int, int] | None
     page: Folder
     command: str
 
@@ -103,7 +105,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     Raises:
       ValueError: the study cannot run with them.
     """
-    shard = cli.parse_shard(options.shard)
+    shard = None if options.shard is None else cli.parse_shard(options.shard)
     preset = _changed(bench, options)
     own_sparsity = vars(options).get("sparsity") is not None
     sources: Sequence[Source] = (

@@ -31,10 +31,9 @@ def execute(run: Run) -> None:
         return
     check_writable(run)
     devices.compilations()
-    whole = run.shard == (0, 1)
-    rows = runner.run(run.study, run.store, None if whole else run.shard, models=run.models)
+    rows = runner.run(run.study, run.store, run.shard, models=run.models)
     logging.info("%d rows in %s", len(rows), run.store.folder)
-    if not rows and whole:
+    if not rows and run.shard is None:
         names = ", ".join(run.names)
         raise ValueError(
             f"none of {names} can run on these data; choose others or add the truth that they need."

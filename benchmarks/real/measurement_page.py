@@ -81,8 +81,7 @@ def write(
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
     tables.write_table(folder, "summary.csv", [*joined.values()])
-    plain = [{**row, "learner": None, "encoder": None} for row in rows]
-    tables.write_table(folder, "codes.csv", plain)
+    tables.write_table(folder, "codes.csv", rows)
     verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
     dead = {each.dictionary for each in verdicts if each.dead}
     encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]

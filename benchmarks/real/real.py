@@ -25,7 +25,7 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
-from benchmarks.real.inputs import LanguageModel
+from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
 from benchmarks.report.table import PROVED
 from sae_gap import figures, probing
@@ -90,7 +90,7 @@ ALIKE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RealOptions(LanguageModel):
+class RealOptions(OnText):
     """What to record and to train, and where results go."""
 
     preset: str = option("quick", "How much to record, learn and score.", choices=tuple(PRESETS))
@@ -101,7 +101,6 @@ class RealOptions(LanguageModel):
         None, "What to train, as in train_real.  [the preset's]", choices=train_real.EVERY
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
-    text: str | None = option(None, "A folder or a file of text.  [BBC news]")
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)
 
 

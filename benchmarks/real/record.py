@@ -52,13 +52,9 @@ def main(options: RecordOptions) -> Recorded:
         options.tokens,
         options.seed,
     )
-    told = (
-        f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after "
-        "blocks "
-    )
-    logging.info(
-        "%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory()
-    )
+    size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
+    logging.info("%s holds %s, after blocks %s", folder, size, found.layers)
+    logging.info("peak memory %.2f GiB", devices.peak_memory())
     return found
 
 

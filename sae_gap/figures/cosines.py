@@ -41,7 +41,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     looks: dict[Any, Any] = {}
     for pair in sorted(by_seed, key=lambda pair: [*map(labels.rank, pair)]):
         # A failed fit writes null for a cosine, which counts as 0: it must lower the curve.
-        found = np.nan_to_num(np.array([*by_seed[pair].values()], float)).clip(0, 1)
+        found = np.nan_to_num(np.array([*by_seed[pair].values()], float))
         shares = np.linspace(0, 100, 201)
         points += [
             {"atoms": pair, "share": share, "matched": cosine}

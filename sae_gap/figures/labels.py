@@ -31,13 +31,10 @@ _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metric.
 _OTHERS = {
-    "own_certificate": Column("certificate of the codes"),
     "values_part": Column("values part at λ", heading="values part at λ"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
     "fit_seconds": Column("seconds to fit, compilation apart", heading="fit s"),
     "encode_seconds": Column("seconds to encode", heading="encode s"),
-    "compile_seconds": Column("seconds to compile"),
-    "fit_steps": Column("steps to fit"),
     "flops": Column("floating-point operations a sample", heading="FLOPs"),
     "num_latents": Column("number of latents"),
     "width": Column("atoms learned"),
@@ -47,7 +44,6 @@ _OTHERS = {
     "noise_db": Column("signal-to-noise ratio (dB)"),
     "lam": Column("λ"),
     "iterations": Column("iterations of FISTA"),
-    "depth": Column("layers"),
     "step": Column("step of the fit"),
     "ratio": Column("c, for c k ln(d / k) input dimensions"),
     "per_latent": Column("training samples for each latent"),

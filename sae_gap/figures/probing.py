@@ -1,7 +1,5 @@
 """What probes lose out of distribution, a line for each of the codes that they read."""
 
-import itertools
-
 from matplotlib.figure import Figure
 
 from sae_gap.figures import style
@@ -31,16 +29,13 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     """
     lines = [line for line in lines if line["drop"] is not None]
     names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
-    order, shown = (
-        [*names],
-        [probe for probe in _PROBES if probe in {line["probe"] for line in lines}],
-    )
+    order, probes = [*names], [*_PROBES]
     points = [
         {
             **line,
             "drop_sd": line["drop_half"],
             "place": order.index((line["dictionary"], line["codes"]))
-            + 0.17 * (shown.index(line["probe"]) - (len(shown) - 1) / 2),
+            + 0.17 * (probes.index(line["probe"]) - (len(probes) - 1) / 2),
         }
         for line in lines
     ]
@@ -58,9 +53,6 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
         f"over {tasks}",
     )
     (axes,) = figure.axes
-    for place, (one, other) in enumerate(itertools.pairwise(order)):
-        if one[0] != other[0]:
-            axes.axhline(place + 0.5, color=style.QUIET, linewidth=0.5, zorder=1)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
     axes.set_yticks(range(len(names)), [*names.values()])
     axes.set_ylim(len(names) - 0.5, -0.5)

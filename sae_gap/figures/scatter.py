@@ -4,7 +4,6 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.figures.lines import MARKERS, draw_lines
-from sae_gap.storage.results import grouped
 
 
 @style.styled
@@ -47,9 +46,6 @@ def recovery(rows: style.Rows) -> Figure | None:
         caption="On the dashed line both are the same",
     )
     for axes in figure.axes if figure else ():
-        for (name,), mine in grouped(points, ("dictionary",)).items():
-            path = [[point[f"{each}_mean"] for point in mine] for each in metrics]
-            axes.plot(*path, color=labels.colour(name), linewidth=0.8, alpha=0.6, zorder=1)
         low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))
         axes.axline((low, low), slope=1, color="#999999", linewidth=0.8, linestyle=style.DASHED)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
