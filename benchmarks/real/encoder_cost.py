@@ -84,18 +84,16 @@ def ways(
     nonneg = not learner.signed
 
     def way(codes: str, family: str, encoder: Encoder, **varied: Any) -> Method:
-        row: dict[str, Any] = {
-            "codes": codes,
-            "level": k,
-            "screens": None,
-            "breadth": None,
-            "iterations": None,
-        }
+        row = {"codes": codes, "level": k, **dict.fromkeys(("screens", "breadth", "iterations"))}
         return Method(codes, family, learner, encoder, row | varied)
 
-    for name in ("own", "own_refit"):
+    solved = Lasso(lam, nonneg=nonneg)
+    for name in ("own", "own_refit", *named):
         for method in methods_of(learner, (name,), k):
-            yield way(name, "own", method.encoder)
+            found = method.encoder
+            if isinstance(found, AtWeight):
+                found = dataclasses.replace(found, lasso=solved)
+            yield way(name, name if name in named else "own", found)
     for screens, breadth in SCREENS if nonneg else ():
         varied = {"screens": screens, "breadth": breadth}
         plain = ScreenedPursuit(k, breadth, screens)
@@ -106,13 +104,6 @@ def ways(
     yield way(
         "omp_pruned", "omp", Pruned(refit(OMP(twice(learner, k), nonneg=nonneg)), k, nonneg=nonneg)
     )
-    solved = Lasso(lam, nonneg=nonneg)
-    for name in named:
-        for method in methods_of(learner, (name,), k):
-            found = method.encoder
-            if isinstance(found, AtWeight):
-                found = dataclasses.replace(found, lasso=solved)
-            yield way(name, name, found)
     for count in ITERATIONS:
         few = Lasso(lam, tol=None, max_iterations=count, nonneg=nonneg)
         kept = Pruned(few, k, "magnitude", nonneg)

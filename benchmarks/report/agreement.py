@@ -15,20 +15,13 @@ from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
 _FILE = "published.csv"
-_SMALL = 1_000
 
 
 def line(study: str, comparison: Lines) -> str:
-    """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and
-    the one that is furthest.
-    """
-    small = [row["close"] for row in comparison if row["num_latents"] <= _SMALL]
+    """The line of a study: how many of its numbers are close, and the one that is furthest."""
     close, count = sum(row["close"] for row in comparison), len(comparison)
     furthest = _describe(max(comparison, key=published.distance))
-    return (
-        f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {sum(small):,} of "
-        f"{len(small):,} | {furthest} |"
-    )
+    return f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {furthest} |"
 
 
 def _describe(row: Row) -> str:
@@ -54,9 +47,8 @@ def main(options: Results) -> None:
             f"no study under {results} was held against the paper; run one with --protocol=paper."
         )
     table = [
-        f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, "
-        "published) |",
-        "|---|---:|---:|---:|---:|---|",
+        "| study | compared | close | share | furthest (ours, published) |",
+        "|---|---:|---:|---:|---|",
     ]
     for place, folder in compared:
         try:
