@@ -102,23 +102,6 @@ KINDS = (
 )
 
 
-def _spoil(kind: str, rng, atoms: np.ndarray, signals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Atoms and signals as the kind has them; scales come later."""
-    input_dim, num_latents = atoms.shape
-    if kind == "coherent":
-        return atoms + 4 * rng.normal(size=(input_dim, 1)), signals
-    if kind == "duplicate":
-        return atoms[:, rng.integers(0, max(1, num_latents // 2), num_latents)], signals
-    if kind == "dependent":
-        basis = rng.normal(size=(input_dim, max(1, input_dim // 3)))
-        return basis @ rng.normal(size=(basis.shape[1], num_latents)), signals
-    if kind == "zeros":
-        return atoms * (rng.uniform(size=num_latents) < 0.8), signals * (
-            rng.uniform(size=(len(signals), 1)) < 0.8
-        )
-    return atoms, signals
-
-
 def draw(seed: int, dtype: np.dtype) -> Batch:
     """The batch of a seed.
 
@@ -133,7 +116,16 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     atoms, signals = (
         rng.normal(size=shape) for shape in ((input_dim, num_latents), (num_samples, input_dim))
     )
-    atoms, signals = _spoil(kind, rng, atoms, signals)
+    if kind == "coherent":
+        atoms = atoms + 4 * rng.normal(size=(input_dim, 1))
+    elif kind == "duplicate":
+        atoms = atoms[:, rng.integers(0, num_latents // 2, num_latents)]
+    elif kind == "dependent":
+        basis = rng.normal(size=(input_dim, input_dim // 3))
+        atoms = basis @ rng.normal(size=(basis.shape[1], num_latents))
+    elif kind == "zeros":
+        atoms = atoms * (rng.uniform(size=num_latents) < 0.8)
+        signals = signals * (rng.uniform(size=(num_samples, 1)) < 0.8)
     sparse = rng.normal(size=(num_samples, num_latents)) * (
         rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents
     )
@@ -182,24 +174,21 @@ def project(
         dictionary[:, used] / norms[used],
         lam[used] / norms[used] / size,
     )
-    sides = np.concatenate([atoms, atoms if nonneg else -atoms], axis=1)[
-        :, : len(used) * (2 - nonneg)
-    ]
-    excess = sides.T @ target - np.tile(weights, 2 - nonneg)
-    last = np.zeros(len(target) + 1)
-    last[-1] = 1
+    sides = atoms if nonneg else np.hstack([atoms, -atoms])
     # Beyond λ_max a constraint is so far from being met with equality that it may as well be a
     # little nearer.
-    found, _ = scipy.optimize.nnls(
-        np.vstack([-sides, np.maximum(excess, -10)]), last, maxiter=100 * sides.shape[1]
-    )
-    rest = 1 - np.maximum(excess, -10) @ found
-    found = found / rest
-    codes[used] = (found[: len(used)] - (0 if nonneg else found[len(used) :])) * size / norms[used]
+    excess = np.maximum(sides.T @ target - np.tile(weights, 2 - nonneg), -10)
+    last = np.zeros(len(target) + 1)
+    last[-1] = 1
+    found, _ = scipy.optimize.nnls(np.vstack([-sides, excess]), last, maxiter=100 * sides.shape[1])
+    found = found / (1 - excess @ found)
+    # Those of the second half, where there is one, are of the other sign.
+    first, *second = np.split(found, 2 - nonneg)
+    codes[used] = (first - sum(second)) * size / norms[used]
     return (target - sides @ found) * size, codes
 
 
-def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
+def judge(batch: Batch, claimed: Solution) -> Verdict:
     """Holds the claims of a solution against float64."""
     codes = np.asarray(claimed.codes)
     objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
@@ -214,7 +203,7 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
     value, true = scores.score(signals, dictionary, codes, lam, nonneg=batch.nonneg)
     allowed, floor = _rounding(batch, codes, value)
     # The residual is a dual point of its own; only what it does not settle goes on.
-    settled = ((true <= tol * value) | ~converged) & (gap >= true - allowed)
+    settled = ((true <= TOL * value) | ~converged) & (gap >= true - allowed)
     optimum = value.copy()
     for i in np.flatnonzero(~settled):
         point, best = project(signals[i], dictionary, lam[i], nonneg=batch.nonneg)
@@ -227,7 +216,7 @@ def judge(batch: Batch, claimed: Solution, tol: float = TOL) -> Verdict:
                 signals[i : i + 1], dictionary, best[None], lam[i : i + 1], nonneg=batch.nonneg
             )[0][0],
         )
-    far = (true > tol * value + allowed) & (value > floor)
+    far = (true > TOL * value + allowed) & (value > floor)
     tests = {
         "is not finite": ~finite,
         "has a negative code": batch.nonneg & (codes < 0).any(axis=1),

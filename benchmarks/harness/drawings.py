@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_gap import figures
 from sae_gap.figures.tables import Lines
-from sae_gap.storage.results import CELL
+from sae_gap.storage.results import CELL, Row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +89,18 @@ def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
 def phase_maps() -> dict[str, Drawing]:
     """MCC over the number of latents and the dimension, a panel a method, a figure a sparsity."""
 
+    def ratio(row: Row) -> float:
+        bound = row["sparsity"] * math.log(row["num_latents"] / row["sparsity"])
+        return round(2 * row["input_dim"] / bound) / 2
+
     def placed(rows: Lines) -> Lines:
-        bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
-        return [
-            row | {"ratio": round(2 * row["input_dim"] / bound) / 2}
-            for row, bound in zip(rows, bounds, strict=True)
-        ]
+        return [row | {"ratio": ratio(row)} for row in rows]
 
     options: dict[str, Any] = {
         "x": "num_latents",
         "y": "ratio",
         "value": "mcc_ood",
         "panel": ("dictionary",),
-    }
-    options |= {
         "bound": lambda row: 2.0,
         "bound_label": "c = 2, the dimension of the other studies",
     }

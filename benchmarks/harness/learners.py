@@ -26,7 +26,6 @@ def sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
 
 def tuned_sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
     """An SAE at its best, for a number of gradient steps rather than of epochs."""
-    assert source.input_dim is not None  # A setting fills it in.
     steps_per_epoch = math.ceil(source.num_train / SparseAutoencoder.batch_size)
     return catalogue.tuned_sae(
         name,

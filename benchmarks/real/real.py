@@ -62,8 +62,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "record": {},
         "train_real": {"width": 4_608, "epochs": 2, "visits": 75.0},
-        "downstream": {"l0": (16, 32, 64, 128), "tokens": 8_192},
-        "probe_real": {"rows": 24_000, "seeds": (0, 1, 2)},
+        "downstream": {"l0": (16, 32, 64, 128)},
+        "probe_real": {"rows": 24_000},
     },
 }
 ABOUT = f"""

@@ -53,8 +53,8 @@ def main(options: RecordOptions) -> Recorded:
         options.seed,
     )
     size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
-    logging.info("%s holds %s, after blocks %s", folder, size, found.layers)
-    logging.info("peak memory %.2f GiB", devices.peak_memory())
+    memory = f"peak memory {devices.peak_memory():.2f} GiB"
+    logging.info("%s holds %s, after blocks %s; %s", folder, size, found.layers, memory)
     return found
 
 

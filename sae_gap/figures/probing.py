@@ -16,7 +16,6 @@ _PROBES = {
 }
 
 
-@style.styled
 def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 

@@ -47,8 +47,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     hidden = {"proposed"} | {f"{name}_refit" for name in ("omp", "screened", "weighted")}
     shown = [row for row in shown if row["codes"] not in hidden]
     codes = {
-        name: _THIN
-        | {"label": codes_label(name), "marker": "+" if name.endswith("_refit") else "x"}
+        name: _THIN | {"label": codes_label(name), "marker": "x"}
         for name in dict.fromkeys(row["codes"] for row in shown)
     } | _CODES
     # A dead encoder is off the scale of all else.
@@ -57,7 +56,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     if not points:
         return None
     metrics = [metric for metric in ("fvu", "kl") if metric in points[0]]
-    figure = draw_lines(
+    return draw_lines(
         points,
         "l0",
         metrics,
@@ -68,12 +67,6 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
         title="Variance unexplained by number of active latents",
         more=f"{shown[0]['num_scored']:,} held-out samples" if "num_scored" in shown[0] else "",
     )
-    # A curve of random atoms begins where hardly any is active, far left of what one looks at.
-    aside = {row["dictionary"] for row in shown if row.get("dead") or is_control(row)}
-    reach = [row["l0"] for row in points if row["dictionary"] not in aside]
-    if figure is not None and reach:
-        figure.axes[0].set_xlim(0.6 * min(reach), 1.7 * max(reach))
-    return figure
 
 
 def codes_label(codes: str) -> str:

@@ -6,7 +6,6 @@ from sae_gap.figures import labels, style
 from sae_gap.figures.lines import MARKERS, draw_lines
 
 
-@style.styled
 def recovery(rows: style.Rows) -> Figure | None:
     """Recovery in distribution against recovery out of it: a colour for each dictionary, a marker
     for each inference.

@@ -55,12 +55,14 @@ def summarise(
       ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a
         spread over seeds.
     """
+    rows = list(rows)
     groups = grouped(rows, by)
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
-        metrics = _metrics_of([row for group in groups.values() for row in group], by)
-    seen = [row["method"] for group in groups.values() for row in group if "method" in row]
+        finite = {name: None for row in rows for name, value in row.items() if _is_finite(value)}
+        metrics = [name for name in finite if name not in (*by, *_NOT_METRICS)]
+    seen = [row["method"] for row in rows if "method" in row]
     rank = {method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))}
 
     def order(values: tuple[Any, ...]) -> list[Any]:
@@ -108,11 +110,6 @@ def _is_number(value: Any) -> bool:
 
 def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
-
-
-def _metrics_of(rows: Rows, by: Sequence[str]) -> list[str]:
-    found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
-    return [name for name in found if name not in _NOT_METRICS and name not in by]
 
 
 def write_table(
