@@ -28,7 +28,7 @@ class CheckOptions(OnActivations):
 
 
 def main(options: CheckOptions) -> None:
-    if not options.sae:
+    if not options.sae or not options.activations:
         raise ValueError("there is nothing to check; give FOLDER and --activations.")
     activations = options.read_activations()
     found = sae_gap.check(options.sae, activations, rows=options.rows, certified=options.certified)

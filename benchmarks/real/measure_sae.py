@@ -63,7 +63,7 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    if not (options.sae or options.dictionary):
+    if not (options.sae or options.dictionary) or not options.activations:
         raise ValueError(
             "there is nothing to measure; give --activations and --sae or --dictionary."
         )
