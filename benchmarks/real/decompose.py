@@ -117,8 +117,8 @@ def measure(options: DecomposeOptions) -> list[Row]:
     for block, activations in zip(blocks, every, strict=True):
         chosen = dataclasses.replace(activations, numbers=activations.numbers[places])
         rows = finite(run(_study(options, chosen, atoms_after(block)), store))
-        about = {"num_samples": len(places), "block": block, "centred": options.centred}
-        about["centred_atoms"] = options.centred_atoms
+        about = {"num_samples": len(places), "block": block}
+        about |= {"centred": options.centred, "centred_atoms": options.centred_atoms}
         lines += [about | line for line in decomposition.lines(rows, options.k)]
     paths = options.recording or options.activations, options.dictionary
     shown = folder / "-".join(names([*map(str, paths)]))

@@ -54,10 +54,12 @@ def table(title: str, names: str, lines: Lines) -> Table:
     """
     kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
     real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
-    headings = {}
-    for name in kept:
-        words = " ".join(_TERMS.get(word, word) for word in name.split("_"))
-        headings[name] = words.replace("delta CE", "ΔCE")
+    headings = {
+        name: " ".join(_TERMS.get(word, word) for word in name.split("_")).replace(
+            "delta CE", "ΔCE"
+        )
+        for name in kept
+    }
     keys = {name: f"{name}_mean" if name in real else name for name in kept}
     keys |= {f"{name}_half": f"{name}_sd" for name in real}
     shown = [{key: line.get(name) for name, key in keys.items()} for line in lines]

@@ -37,7 +37,6 @@ _OTHERS = {
     "encode_seconds": Column("seconds to encode", heading="encode s"),
     "flops": Column("floating-point operations a sample", heading="FLOPs"),
     "num_latents": Column("number of latents"),
-    "width": Column("atoms learned"),
     "sparsity": Column("active latents a sample, k"),
     "num_samples": Column("number of samples"),
     "input_dim": Column("input dimension, m"),

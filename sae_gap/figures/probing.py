@@ -16,7 +16,7 @@ _PROBES = {
 }
 
 
-def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
+def ood_drop(lines: style.Lines, tasks: str) -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
