@@ -8,6 +8,7 @@ was stopped goes on with the same command.
 
   make real
   make real ARGS=--preset=smoke
+  make real ARGS=--dry_run
   python -m sae_gap real --model=gemma3-270m --layer=9 --dtype=float32
   python -m sae_gap real --preset=paper --layer=20 --width=18432 --seed=1 \
     --results_dir=results/block20
@@ -66,6 +67,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "probe_real": {"rows": 24_000},
     },
 }
+# How long presets took from nothing to the page, in minutes; RESULTS.md tells on what.
+MINUTES = {"smoke": 3, "quick": 34}
 ABOUT = f"""
 A reconstruction of the residual stream takes the place of the activations of held-out documents,
 and the rest of the model runs on it. KL is the divergence of the next token's distribution from the
@@ -102,6 +105,7 @@ class RealOptions(OnText):
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)
+    dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
 
 def main(options: RealOptions) -> None:
@@ -121,6 +125,9 @@ def main(options: RealOptions) -> None:
     if ordered[0] not in train_real.SAES:
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise ValueError(f"{fault}; add one, such as topk.")
+    if options.dry_run:
+        print(plan(options, place, steps | {"train_real": training}))
+        return
     recording = record.RecordOptions(
         layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
     )
@@ -164,6 +171,26 @@ def main(options: RealOptions) -> None:
     }
     folder = Folder(place)
     print(write(folder, patched, probed, options.sparsity, command, notes))
+
+
+def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
+    """A line for each step with how much it does, and where the page would be."""
+    source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
+    aims: dict[str, dict[str, Any]] = {
+        "record": source | {"layer": options.layer, "dtype": options.dtype, "tokens": "all"},
+        "train_real": {"sparsity": options.sparsity},
+    }
+    lines = []
+    for step, chosen in steps.items():
+        sizes = (aims.get(step, {}) | dict(chosen)).items()
+        listed = [
+            f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for name, value in sizes
+        ]
+        lines.append(f"{step}: {', '.join(listed)}")
+    if options.preset in MINUTES:
+        lines.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
+    return "\n".join([*lines, f"The page: {place}/report.html"])
 
 
 def write(

@@ -5,6 +5,7 @@ rows whose answer is known.
 import json
 import re
 import string
+import types
 
 import numpy as np
 import pytest
@@ -276,6 +277,32 @@ def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():
     lines = [{"loss": "kl", "l0": l0, "total": total} for l0, total in totals]
     lines.append({"loss": "fvu", "l0": 32.0, "total": 0.1})
     assert real.best_sae(lines, 32) == lines[2] and real.best_sae(lines[:1], 32) == lines[0]
+
+
+@pytest.mark.parametrize(
+    ("preset", "record", "train"),
+    [
+        ("quick", "tokens 200000", "methods topk, width 3072, epochs 3, visits 75.0"),
+        ("paper", "tokens all", "methods topk, width 4608, epochs 2, visits 75.0"),
+    ],
+)
+def test_a_dry_run_says_how_much_would_run_and_writes_nothing(
+    call, tmp_path, monkeypatch, preset, record, train
+):
+    for name in ("record", "train_real", "downstream", "probe_real"):
+        monkeypatch.setattr(real, name, types.SimpleNamespace(METHODS=("topk",), SAES=("topk",)))
+    place = tmp_path / "results"
+    flags = (f"--preset={preset}", "--sparsity=16", f"--results_dir={place}")
+    code, out, err = call("real", "--dry_run", "--layer=7", *flags)
+    lines = out.splitlines()
+    assert (code, err) == (0, "")
+    assert (
+        lines[0] == f"record: model SmolLM2-135M, text BBC news, layer 7, dtype float16, {record}"
+    )
+    assert lines[1] == f"train_real: sparsity 16, {train}, seed 0"
+    assert lines[2].startswith("downstream: l0 ") and lines[3].startswith("probe_real: rows ")
+    assert ("34 minutes" in out) == (preset == "quick")
+    assert lines[-1] == f"The page: {place}/real/{preset}/report.html" and not place.exists()
 
 
 @pytest.mark.parametrize("methods", ["online_dl", "online_dl,online_dl_incoherent"])
