@@ -38,20 +38,19 @@ def runs(options: AllOptions) -> list[Run]:
     """What the options ask of every study, all of which is checked before the first study runs.
 
     Raises:
-      cli.UsageError: a study is not known, or cannot run with them.
+      ValueError: a study is not known, or cannot run with them.
     """
     known = studies.found()
     names = list(known) if options.studies is None else options.studies
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise cli.UsageError(f"--studies has {', '.join(unknown)}; choose from {', '.join(known)}.")
+        raise ValueError(f"--studies has {', '.join(unknown)}; choose from {', '.join(known)}.")
     found = []
     for name in names:
         kind = options_of(known[name])
         flags = {field.name for field in fields(kind)}
-        with cli.usage():
-            chosen = kind(**{flag: value for flag, value in vars(options).items() if flag in flags})
-            found.append(read(known[name], chosen))
+        chosen = kind(**{flag: value for flag, value in vars(options).items() if flag in flags})
+        found.append(read(known[name], chosen))
     return found
 
 

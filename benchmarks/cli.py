@@ -2,37 +2,22 @@
 whatever the user can mend.
 """
 
-import contextlib
 import logging as python_logging
 import os
 import re
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from absl import flags, logging
 
 from benchmarks.options import Distributed, Options, define, parse
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage.folder import Folder
 
 # How a binary is called, on the pages that it writes.
 COMMAND = "python -m sae_gap "
-
-
-class UsageError(Exception):
-    """Something the user can mend; its message is one sentence naming the fault and the mend."""
-
-
-@contextlib.contextmanager
-def usage() -> Iterator[None]:
-    """Around what checks a user's input: its `ValueError` is a `UsageError`."""
-    try:
-        yield
-    except ValueError as error:
-        raise UsageError(str(error)) from error
 
 
 def run(
@@ -41,7 +26,7 @@ def run(
     options: type[Options] | None = None,
     about: str | None = None,
 ) -> NoReturn:
-    """Runs a binary: `--help` exits with 0, a `UsageError` or a bad flag with one sentence and 2.
+    """Runs a binary: `--help` exits with 0, a `ValueError` with its sentence and 2.
 
     Args:
       main: what to run, given its options.
@@ -62,13 +47,12 @@ def run(
     python_logging.getLogger().setLevel(python_logging.WARNING)
     logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
-        with usage():
-            chosen = parse(options, sys.argv)
+        chosen = parse(options, sys.argv)
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
             _join(chosen)
         main(chosen)
-    except UsageError as error:
+    except ValueError as error:
         _stop(str(error))
     except OSError as error:
         # The suite's own errors are sentences.
@@ -112,7 +96,7 @@ def _join(options: Distributed) -> None:
     if not options.distributed:
         for name, value in place.items():
             if value is not None:
-                raise UsageError(f"--{name} goes with --distributed; give both or neither.")
+                raise ValueError(f"--{name} goes with --distributed; give both or neither.")
         return
     try:
         distributed.start(**place)
@@ -131,15 +115,9 @@ def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-def folder(value: str) -> Folder:
-    """The folder that a flag names, on disk or in a bucket."""
-    with usage():
-        return Folder(value)
-
-
 def parse_shard(text: str) -> tuple[int, int]:
     """Reads `i/N`, the i-th of N shards, counted from 0."""
     match = re.fullmatch("([0-9]+)/([0-9]+)", text)
     if match is None or int(match[1]) >= int(match[2]):
-        raise UsageError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
+        raise ValueError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
     return int(match[1]), int(match[2])

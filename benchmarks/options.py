@@ -10,6 +10,7 @@ from absl import flags, logging
 
 from sae_gap.core.options import check_options, entries, flag_of, hints, kinds
 from sae_gap.core.options import option as option
+from sae_gap.storage.folder import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,33 @@ class Options:
 class Results(Options):
     """Where results go."""
 
-    results_dir: str = option("results", "Where the folder of this benchmark goes.")
+    results_dir: str = option(
+        "results", "The folder of all results, on disk or in a bucket, gs:// or s3://."
+    )
+
+    def folder(self, name: str) -> Folder:
+        """The folder of a benchmark.
+
+        Raises:
+          ValueError: nothing can be written to it.
+        """
+        found = Folder(self.results_dir) / name
+        found.require_writable()
+        return found
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fitted(Results):
+    """Where results and what is fitted go."""
+
+    models_dir: str | None = option(
+        None, "Where fitted models are kept, for all benchmarks.  [<results_dir>/models]"
+    )
+
+    @property
+    def models_folder(self) -> Folder:
+        """The folder of fitted models."""
+        return Folder(f"{self.results_dir}/models" if self.models_dir is None else self.models_dir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

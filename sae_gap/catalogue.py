@@ -57,6 +57,11 @@ def default_metrics() -> tuple["sae_gap.metrics.metric.Metric", ...]:
     return tuple(metric for metric in metrics().values() if metric.everywhere)
 
 
+def default_columns() -> list[str]:
+    """The columns of what a study measures unless it names its own."""
+    return [name for metric in default_metrics() for name in metric.columns]
+
+
 def make(kind: Callable[..., Any], **offered: Any) -> Any:
     """An instance of a class, given those of the offered values that it has a field for; None
     leaves a default.

@@ -13,7 +13,7 @@ from benchmarks import cli
 from benchmarks.harness import crossing
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset
-from benchmarks.options import Distributed, changes, option, written
+from benchmarks.options import Distributed, Fitted, changes, option, written
 from sae_gap.core.types import check_width
 from sae_gap.data.activations import fetched
 from sae_gap.data.recording import Recording, Source
@@ -22,7 +22,6 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.peer import Peer
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
-from sae_gap.study.job import Job, jobs
 from sae_gap.study.models import Models
 from sae_gap.study.study import Method, Study
 
@@ -35,17 +34,13 @@ _EXCLUDED = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions(Distributed):
+class RunOptions(Fitted, Distributed):
     """How to run a study, or all of them."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
-    results_dir: str = option(
-        "results", "Where the folder of this study goes; gs:// and s3:// are buckets."
+    shard: str | None = option(
+        None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
     )
-    models_dir: str | None = option(
-        None, "Where fitted models are kept, for all studies.  [<results_dir>/models]"
-    )
-    shard: str = option("0/1", "i/N: run the i-th of N parts of the study, counted from 0.")
     dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
 
 
@@ -72,11 +67,10 @@ class Run:
       options: of the command line.
       preset: grid and lengths, other flags taken into account.
       study: what runs.
-      jobs: its jobs, in the order in which they run.
       names: the methods, in order.
       store: where rows go.
       models: where fitted models go.
-      shard: which part of the study to run.
+      shard: which part of the study to run; None is all of it.
       page: where tables, figures and the page go: a folder for each choice of flags that decide
         what they show.
       command: what gives all this again.
@@ -86,11 +80,10 @@ class Run:
     options: StudyOptions
     preset: Preset
     study: Study
-    jobs: Sequence[Job]
     names: Sequence[str]
     store: results.Store
     models: Models
-    shard: tuple[int, int]
+    shard: tuple[int, int] | None
     page: Folder
     command: str
 
@@ -110,33 +103,28 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     """The run that options ask for, checked as far as nothing has run.
 
     Raises:
-      cli.UsageError: the study cannot run with them.
+      ValueError: the study cannot run with them.
     """
-    results_dir = cli.folder(options.results_dir)
-    models_dir = (
-        cli.folder(options.models_dir) if options.models_dir is not None else results_dir / "models"
+    shard = None if options.shard is None else cli.parse_shard(options.shard)
+    preset = _changed(bench, options)
+    own_sparsity = vars(options).get("sparsity") is not None
+    sources: Sequence[Source] = (
+        bench.sources(preset)
+        if options.data is None
+        else _recordings(options.data, preset, own_sparsity)
     )
-    shard = cli.parse_shard(options.shard)
-    with cli.usage():
-        preset = _changed(bench, options)
-        own_sparsity = vars(options).get("sparsity") is not None
-        sources: Sequence[Source] = (
-            bench.sources(preset)
-            if options.data is None
-            else _recordings(options.data, preset, own_sparsity)
+    if not sources:
+        raise ValueError(
+            "no setting is left of these sizes; choose more latents or a lower sparsity."
         )
-        if not sources:
-            raise ValueError(
-                "no setting is left of these sizes; choose more latents or a lower sparsity."
-            )
-        names = _names(bench, preset, sources[0], options.methods)
-        study = study_of(bench, preset, sources, names)
-        # Whatever a method refuses is refused before anything runs.
-        for method in study.methods(sources[0]):
-            _check_library(method.name, method.learner)
+    names = _names(bench, preset, sources[0], options.methods)
+    study = study_of(bench, preset, sources, names)
+    # Whatever a method refuses is refused before anything runs.
+    for method in study.methods(sources[0]):
+        _check_library(method.name, method.learner)
     deciding = ("preset", "methods", "data", *(field.name for field in dataclasses.fields(preset)))
     flags = written(options, deciding)
-    store = results.Store(results_dir / bench.name)
+    store = results.Store(Folder(options.results_dir) / bench.name)
     page = store.folder / _folder_of(flags) if flags else store.folder
     command = f"{cli.COMMAND}{shlex.join([bench.name, *written(options)])}"
     return Run(
@@ -144,10 +132,9 @@ def read(bench: Bench, options: StudyOptions) -> Run:
         options,
         preset,
         study,
-        list(jobs(study)),
         names,
         store,
-        Models(models_dir),
+        Models(options.models_folder),
         shard,
         page,
         command,

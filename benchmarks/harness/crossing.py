@@ -80,7 +80,6 @@ def _learner(
         )
     # Steps on the host are minibatches, not epochs, and their number is the learner's own.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
-    assert source.input_dim is not None  # A setting fills it in.
     return catalogue.make_learner(
         name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps
     )

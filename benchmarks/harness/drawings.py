@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_gap import figures
+from sae_gap.figures.tables import Lines
 from sae_gap.storage.results import CELL, Row
-
-Rows = Sequence[Row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,22 +23,18 @@ class Drawing:
 
     name: str
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    rows: Callable[[Rows], Rows] | None = None
+    rows: Callable[[Lines], Lines] | None = None
     cells: tuple[str, ...] = ()
 
-    def draw(self, rows: Rows, published: Sequence[Mapping[str, Any]]) -> Any:
-        """The figure, or None where rows have nothing to show; curves have the published lines
-        beside them.
-        """
-        options = {**self.options, **({"published": published} if self.name == "curve" else {})}
-        return getattr(figures, self.name)(
-            rows if self.rows is None else self.rows(rows), **options
-        )
+    def draw(self, rows: Lines) -> Any:
+        """The figure, or None where rows have nothing to show."""
+        chosen = rows if self.rows is None else self.rows(rows)
+        return getattr(figures, self.name)(chosen, **self.options)
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
     """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
-    # Published lines have the published form of the MCC, which therefore has a figure of its own.
+    # The published form of the MCC has a figure of its own.
     scores = ("mcc_ood", "mcc_paper_ood", "cosine")
     return {score: Drawing("curve", {"x": x, "y": score}) for score in scores}
 
@@ -49,7 +44,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
     kind of inference.
     """
 
-    def compared(rows: Rows) -> Rows:
+    def compared(rows: Lines) -> Lines:
         cold = [row for row in rows if row.get("start") != "warm"]
         kinds = {(row["dictionary"], row.get(style)) for row in cold}
         names = [dictionary for dictionary, _ in kinds]
@@ -70,7 +65,7 @@ def along(
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
 
-    def chosen(rows: Rows) -> Rows:
+    def chosen(rows: Lines) -> Lines:
         return [row for row in rows if only in ("", row.get("inference"))]
 
     options = {"x": x, "line": line, "dash": dash, "panel": "num_latents"}
@@ -94,20 +89,18 @@ def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
 def phase_maps() -> dict[str, Drawing]:
     """MCC over the number of latents and the dimension, a panel a method, a figure a sparsity."""
 
-    def placed(rows: Rows) -> Rows:
-        bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
-        return [
-            row | {"ratio": round(2 * row["input_dim"] / bound) / 2}
-            for row, bound in zip(rows, bounds, strict=True)
-        ]
+    def ratio(row: Row) -> float:
+        bound = row["sparsity"] * math.log(row["num_latents"] / row["sparsity"])
+        return round(2 * row["input_dim"] / bound) / 2
+
+    def placed(rows: Lines) -> Lines:
+        return [row | {"ratio": ratio(row)} for row in rows]
 
     options: dict[str, Any] = {
         "x": "num_latents",
         "y": "ratio",
         "value": "mcc_ood",
         "panel": ("dictionary",),
-    }
-    options |= {
         "bound": lambda row: 2.0,
         "bound_label": "c = 2, the dimension of the other studies",
     }

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
 from sae_gap.storage.results import CELL
-from sae_gap.study.job import Job, Stored
+from sae_gap.study.job import Job, Stored, jobs
 
 
 def plan(run: Run) -> str:
@@ -42,7 +42,7 @@ def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
     fit, by their folders and seeds.
     """
     stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
-    for job in run.jobs:
+    for job in jobs(run.study):
         there = len(stored.rows([job]))
         fits = {
             (str(run.models.folder(learner, source)), source.seed)

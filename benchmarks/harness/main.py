@@ -29,16 +29,13 @@ def execute(run: Run) -> None:
         if distributed.is_first():
             print(plan(run))
         return
-    with cli.usage():
-        check_writable(run)
-        devices.compilations()
-        whole = run.shard == (0, 1)
-        shard = None if whole else run.shard
-        rows = runner.run(run.study, run.store, shard, models=run.models)
+    check_writable(run)
+    devices.compilations()
+    rows = runner.run(run.study, run.store, run.shard, models=run.models)
     logging.info("%d rows in %s", len(rows), run.store.folder)
-    if not rows and whole:
+    if not rows and run.shard is None:
         names = ", ".join(run.names)
-        raise cli.UsageError(
+        raise ValueError(
             f"none of {names} can run on these data; choose others or add the truth that they need."
         )
     if rows and distributed.is_first():

@@ -13,6 +13,7 @@ from benchmarks.harness.preset import HEADINGS
 from benchmarks.report import pages, published
 from sae_gap import catalogue
 from sae_gap.figures import decompose, labels, tables
+from sae_gap.figures.tables import Lines
 from sae_gap.storage.results import CELL, Row, grouped
 
 _SPLIT = "Distance to the oracle in MCC OOD: values part at λ + support part + dictionary part"
@@ -33,7 +34,7 @@ _AS_PUBLISHED = (
 )
 
 
-def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> str:
+def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     """Writes summary.csv, the figures and the page, and returns what to print: the tables, the
     answer and the path of the page.
 
@@ -51,8 +52,7 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     rows = _told_apart(
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
-    lines = published.published(bench.name) if is_comparable(run) else []
-    drawn = _drawn(bench, rows, conditions, lines)
+    drawn = _drawn(bench, rows, conditions)
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
     listed = {**bench.tables, "Further metrics": _unlisted(summary)}
@@ -65,7 +65,8 @@ def write_outcome(run: Run, rows: Sequence[Row], notes: Mapping[str, str]) -> st
     recovered = [line for line in parts if line["metric"] == "mcc_ood"]
     if recovered:
         shown.append(pages.Table(_SPLIT, heads | _headings(_PARTS, recovered), recovered))
-    comparison = published.compare(summary, bench.name) if lines else []
+    known = is_comparable(run) and published.published(bench.name)
+    comparison = published.compare(summary, bench.name) if known else []
     if comparison:
         shown.append(published.table(comparison))
     # A docstring without its command lines, which are indented.
@@ -96,7 +97,7 @@ def is_comparable(run: Run) -> bool:
     return alike and run.preset.protocol == "paper" and not run.options.data
 
 
-def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
+def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
     """The columns beside the cell and what methods vary that tell lines apart; a run without noise,
     say, has none for it.
     """
@@ -112,7 +113,7 @@ def _conditions(rows: Sequence[Row], varies: Sequence[str]) -> list[str]:
     return [name for name in found if name not in varies]
 
 
-def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
+def _told_apart(rows: Lines, listed: set[str]) -> list[Row]:
     """The rows. A crossing of a dictionary that other methods have too is drawn as
     learner:encoder.
     """
@@ -129,9 +130,8 @@ def _told_apart(rows: Sequence[Row], listed: set[str]) -> list[Row]:
 
 def _drawn(
     bench: Bench,
-    rows: Sequence[Row],
+    rows: Lines,
     conditions: Sequence[str],
-    lines: Sequence[Mapping[str, Any]],
 ) -> Iterator[tuple[str, Any]]:
     """Each figure, one for each of its cells, by the name of its file."""
     for stem, drawing in bench.figures.items():
@@ -142,10 +142,10 @@ def _drawn(
                 for value in cell
                 if value is not None and len(groups) > 1
             ]
-            yield "_".join([stem, *named]), drawing.draw(group, lines)
+            yield "_".join([stem, *named]), drawing.draw(group)
 
 
-def _decompositions(rows: Sequence[Row], names: Sequence[str], by: Sequence[str]) -> list[Row]:
+def _decompositions(rows: Lines, names: Sequence[str], by: Sequence[str]) -> list[Row]:
     """The parts of each score."""
     scores = [
         f"{stem}_{split}"
@@ -159,7 +159,7 @@ def _decompositions(rows: Sequence[Row], names: Sequence[str], by: Sequence[str]
     ]
 
 
-def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
     """The headings of metrics that a line has; "ID" is said where the table has the other split
     beside it.
     """
@@ -174,7 +174,7 @@ def _headings(names: Sequence[str], lines: Sequence[Mapping[str, Any]]) -> dict[
     }
 
 
-def _unlisted(summary: Sequence[Mapping[str, Any]]) -> list[str]:
+def _unlisted(summary: Lines) -> list[str]:
     """What the tables of no study name: the columns of a metric that was dropped into its
     folder.
     """

@@ -81,8 +81,9 @@ class Preset(Options):
     sae_steps: int = option(
         50_000, "Gradient steps of a tuned SAE, rounded up to whole epochs.", least=1
     )
-    online: str = option("", "Options of OnlineDictionary, such as num_slots=96.")
-    families: str = option("", "Options of Families, such as margin=2.5.")
+    # Options of OnlineDictionary and of Families, such as num_slots=96.
+    online: str = ""
+    families: str = ""
 
     def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
         """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA

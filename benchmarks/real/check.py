@@ -14,31 +14,24 @@ import sys
 
 import sae_gap
 from benchmarks import cli
-from benchmarks.options import Options, option
-from sae_gap.data.activations import open_activations
+from benchmarks.options import option
+from benchmarks.real.inputs import OnActivations
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckOptions(Options):
+class CheckOptions(OnActivations):
     """What to check, and on what."""
 
     sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)
-    activations: str | None = option(
-        None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
-    )
-    key: str | None = option(None, "Name of the array of activations in a file of several.")
     rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=10)
     certified: bool = option(False, "Look for codes by the certified lasso too; takes minutes.")
 
 
 def main(options: CheckOptions) -> None:
-    with cli.usage():
-        if not options.sae or not options.activations:
-            raise ValueError("there is nothing to check; give FOLDER and --activations.")
-        activations = open_activations(options.activations, key=options.key)
-        found = sae_gap.check(
-            options.sae, activations, rows=options.rows, certified=options.certified
-        )
+    if not options.sae or not options.activations:
+        raise ValueError("there is nothing to check; give FOLDER and --activations.")
+    activations = options.read_activations()
+    found = sae_gap.check(options.sae, activations, rows=options.rows, certified=options.certified)
     print(found)
     sys.exit(int(bool(found.wrong)))
 

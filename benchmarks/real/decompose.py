@@ -36,11 +36,11 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import LanguageModel, names
-from benchmarks.real.page_tables import table
+from benchmarks.real.inputs import LanguageModel, OnActivations, names
+from benchmarks.report.table import table
 from sae_gap import figures
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.activations import Activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.dictionaries.given import dictionary
 from sae_gap.figures import tables
@@ -63,11 +63,9 @@ BRIEF = ("orthogonal", "best", "span")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DecomposeOptions(LanguageModel):
+class DecomposeOptions(LanguageModel, OnActivations):
     """What to decompose, on what, and where results go."""
 
-    activations: str | None = option(None, "File or folder of activations.")
-    key: str | None = option(None, "Name of the array of activations in a file of several.")
     recording: str | None = option(
         None, "A folder that record wrote, in the place of --activations."
     )
@@ -108,8 +106,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
         raise ValueError("give --dictionary, and either --activations or --recording.")
     if (options.layers and options.activations) or (options.key and options.recording):
         raise ValueError("--layers goes with --recording, and --key with --activations; give one.")
-    folder = cli.folder(options.results_dir) / NAME
-    folder.require_writable()
+    folder = options.folder(NAME)
     blocks, every, atoms_after = _given(options)
     # The same tokens of each block, which are outliers after none.
     outliers = np.unique(np.concatenate([each.outliers.rows for each in every]))
@@ -121,14 +118,12 @@ def measure(options: DecomposeOptions) -> list[Row]:
         chosen = dataclasses.replace(activations, numbers=activations.numbers[places])
         rows = finite(run(_study(options, chosen, atoms_after(block)), store))
         about = {"num_samples": len(places), "block": block}
-        about |= {name: getattr(options, name) for name in ("centred", "centred_atoms")}
+        about |= {"centred": options.centred, "centred_atoms": options.centred_atoms}
         lines += [about | line for line in decomposition.lines(rows, options.k)]
     paths = options.recording or options.activations, options.dictionary
     shown = folder / "-".join(names([*map(str, paths)]))
     tables.write_table(shown, "summary.csv", lines)
-    drawn = figures.captured_by_block(lines)
-    if drawn is not None:
-        figures.save(drawn, shown, "blocks")
+    figures.save(figures.captured_by_block(lines), shown, "blocks")
     return lines
 
 
@@ -137,7 +132,7 @@ def _given(options: Any) -> Any:
     path, lm = options.dictionary, None
     blocks: Any = [None]
     if options.activations:
-        every = [open_activations(options.activations, key=options.key)]
+        every = [options.read_activations()]
     else:
         recorded = open_recording(options.recording)
         blocks = options.layers or recorded.layers
@@ -183,8 +178,7 @@ def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
 
 
 def main(options: DecomposeOptions) -> None:
-    with cli.usage():
-        rows = measure(options)
+    rows = measure(options)
     if len({row["block"] for row in rows}) > 1:
         rows = [row for row in rows if row.get("k") == max(options.k) and row["codes"] in BRIEF]
     chosen, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))

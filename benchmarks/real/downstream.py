@@ -20,21 +20,17 @@ that was stopped goes on with the same command.
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import PutBack
-from benchmarks.real.page_tables import table
-from benchmarks.report import pages
-from benchmarks.report.published import read_lines
+from benchmarks.real.inputs import PutBack, learners_of
+from benchmarks.report.table import Table, table
 from sae_gap import figures
 from sae_gap.core.normalise import Whitening
 from sae_gap.encoders.lasso import DENSEST
 from sae_gap.figures import tables
-from sae_gap.learners.learner import Learner
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.measure.losses import (
     BEST,
@@ -45,7 +41,7 @@ from sae_gap.measure.losses import (
     placed,
     split_lines,
 )
-from sae_gap.measure.methods import REFIT, check_codes, control, finite, methods_of, study_of
+from sae_gap.measure.methods import REFIT, check_codes, finite, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -54,7 +50,6 @@ from sae_gap.study.runner import run
 from sae_gap.study.study import Method
 
 NAME = "downstream"
-SOURCE = "another model: SmolLM2-135M base, bf16, by EleutherAI"
 # The codes of a dictionary at an L0 that is asked for, and those of an encoder at its own.
 LEVELLED = ("omp", "lasso", "lasso_refit", "screened", "weighted")
 OWN = ("own", "own_refit")
@@ -96,17 +91,13 @@ def measure(options: DownstreamOptions) -> list[Row]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    folder = cli.folder(options.results_dir) / NAME
-    controls = [name for name in options.controls if name != "none"]
-    source, saes = options.begin(options.l0, controls)
-    folder.require_writable()
-    rows = put_back(options, source, saes, controls, results.Store(folder))
+    folder = options.folder(NAME)
+    source, saes = options.begin(options.l0, options.controls)
+    rows = put_back(options, source, saes, results.Store(folder))
     for name, content in {"summary": rows, "splits": split_lines(rows)}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
-    drawn = figures.fvu_curve(rows, published(), SOURCE) if rows else None
-    if drawn is not None:
-        figures.save(drawn, folder, "curve")
+    figures.save(figures.fvu_curve(rows), folder, "curve")
     return rows
 
 
@@ -114,16 +105,13 @@ def put_back(
     options: DownstreamOptions,
     source: OnNetwork,
     saes: Sequence[SAE],
-    controls: Sequence[str],
     store: results.Store,
 ) -> list[Row]:
     """The rows of three studies, one after the other on one store: own codes tell the L0 at which
     each encoder is split, and the codes at the asked L0s the best dictionary.
     """
-    first, middle = saes[0], options.l0[len(options.l0) // 2]
-    learners: dict[str, Learner] = {sae.name: sae.given for sae in saes}
-    for name in controls:
-        learners[name] = control(name, first.num_latents, middle, source.input_dim)
+    middle = options.l0[len(options.l0) // 2]
+    learners = learners_of(saes, options.controls, middle, source.input_dim)
     unlike = any(
         isinstance(sae.normalisation, Whitening) or sae.normalisation.per_sample for sae in saes
     )
@@ -131,13 +119,11 @@ def put_back(
     own = [name for name in codes if name.removesuffix(REFIT) == "own"]
 
     def at(name: str, names: Iterable[str], l0: float) -> Iterator[Method]:
-        """Codes of a dictionary at an L0; controls have those of the signs of the first."""
+        """Codes of a dictionary at an L0."""
         long = l0 > MOST_PURSUED
         kept = [each for each in names if not (long and each.startswith("omp"))]
-        about: dict[str, Any] = {}
-        if name in controls:
-            about = {"family": "control", "signed": first.signed}
-        return methods_of(learners[name], kept, l0, **about)
+        learner, about = learners[name]
+        return methods_of(learner, kept, l0, **about)
 
     def rows_of(methods: Iterable[Method]) -> list[Row]:
         listed = [*methods]
@@ -161,50 +147,35 @@ def put_back(
         if row["codes"] == "own" and not row["dead"] and row["level"] <= DENSEST * source.input_dim
     ]
     proposing = [name for name in codes if name.startswith("proposed")]
+    splitting = [name for name in levelled if name in (*BEST, "lasso")]
     wanted: list[Method] = []
     for row in sparse:
         near = best_at(rows, row["near"]) or row
         wanted += at(row["dictionary"], proposing, row["level"])
         if row["level"] not in options.l0:
             for name in dict.fromkeys((row["dictionary"], near["dictionary"])):
-                wanted += at(name, [each for each in levelled if _splits(each)], row["level"])
+                wanted += at(name, splitting, row["level"])
     # Two encoders of one L0 share what is measured of the best dictionary.
     return rows + rows_of({(each.learner, each.encoder): each for each in wanted}.values())
 
 
-def _splits(codes: str) -> bool:
-    return codes in (*BEST, "lasso")
-
-
-def published() -> list[Row]:
-    """Another model's figures, a line for each dictionary and L0."""
-    numbers = {"num_latents": int, "l0": float, "fvu": float, "kl": float}
-    return [
-        {"dictionary": line["dictionary"]} | {name: of(line[name]) for name, of in numbers.items()}
-        for line in read_lines("published_downstream.csv")
-    ]
-
-
-def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
+def tables_of(rows: Sequence[Row]) -> list[Table]:
     """What the loss of each SAE is made of, and the scores of all codes."""
     first = rows[0]
     splits = []
     for line in split_lines(rows):
-        line = dict(line)
+        line = line | {"loss": {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]}
         for part in [*PARTS, *SUPPORT]:
-            if line[f"{part}_part"] is None:
-                continue
-            low, high = line[f"{part}_low"], line[f"{part}_high"]
-            interval = f" ({low:.3f} to {high:.3f})" if np.isfinite(low) else ""
-            line[f"{part}_part"] = f"{line[f'{part}_part']:.3f}{interval}"
+            if line[f"{part}_part"] is not None and np.isfinite(line[f"{part}_low"]):
+                half = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
+                line[f"{part}_part_half"] = half
         # Of the best dictionary it is zero by definition.
         if line["best"] == line["dictionary"]:
             line["dictionary_part"] = None
-        loss = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]
-        splits.append(line | {"loss": loss})
+        splits.append(line)
     scored = sorted(rows, key=lambda row: (row["level"], row["kl"]))
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
-    losses = f"The loss of each SAE, 95 % intervals {over_documents(first)}"
+    losses = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
     losses += f"; left out, since their encoders are dead: {dead}" if dead else ""
     references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
     clean = sum(first["ce_clean"]) / sum(first["tokens"])
@@ -216,8 +187,7 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
 
 
 def main(options: DownstreamOptions) -> None:
-    with cli.usage():
-        rows = measure(options)
+    rows = measure(options)
     print(*tables_of(rows), sep="\n\n")
 
 

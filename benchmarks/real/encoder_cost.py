@@ -33,8 +33,7 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
-from benchmarks.real.page_tables import table
-from benchmarks.report import pages
+from benchmarks.report.table import Table, table
 from sae_gap import figures
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
@@ -85,18 +84,16 @@ def ways(
     nonneg = not learner.signed
 
     def way(codes: str, family: str, encoder: Encoder, **varied: Any) -> Method:
-        row: dict[str, Any] = {
-            "codes": codes,
-            "level": k,
-            "screens": None,
-            "breadth": None,
-            "iterations": None,
-        }
+        row = {"codes": codes, "level": k, **dict.fromkeys(("screens", "breadth", "iterations"))}
         return Method(codes, family, learner, encoder, row | varied)
 
-    for name in ("own", "own_refit"):
+    solved = Lasso(lam, nonneg=nonneg)
+    for name in ("own", "own_refit", *named):
         for method in methods_of(learner, (name,), k):
-            yield way(name, "own", method.encoder)
+            found = method.encoder
+            if isinstance(found, AtWeight):
+                found = dataclasses.replace(found, lasso=solved)
+            yield way(name, name if name in named else "own", found)
     for screens, breadth in SCREENS if nonneg else ():
         varied = {"screens": screens, "breadth": breadth}
         plain = ScreenedPursuit(k, breadth, screens)
@@ -107,13 +104,6 @@ def ways(
     yield way(
         "omp_pruned", "omp", Pruned(refit(OMP(twice(learner, k), nonneg=nonneg)), k, nonneg=nonneg)
     )
-    solved = Lasso(lam, nonneg=nonneg)
-    for name in named:
-        for method in methods_of(learner, (name,), k):
-            found = method.encoder
-            if isinstance(found, AtWeight):
-                found = dataclasses.replace(found, lasso=solved)
-            yield way(name, name, found)
     for count in ITERATIONS:
         few = Lasso(lam, tol=None, max_iterations=count, nonneg=nonneg)
         kept = Pruned(few, k, "magnitude", nonneg)
@@ -135,10 +125,9 @@ def measure(options: CostOptions) -> list[Row]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    folder = cli.folder(options.results_dir) / NAME
+    folder = options.folder(NAME)
     named = [name for name in options.codes if name not in FAMILIES]
     source, saes = options.begin((options.l0,))
-    folder.require_writable()
     store, rows = results.Store(folder), []
     for learner in (sae.given for sae in saes):
         first = [
@@ -154,14 +143,12 @@ def measure(options: CostOptions) -> list[Row]:
         study = study_of(NAME, (source,), chosen, *metrics, calibrate_on="train")
         mine = finite(run(study, store))
         rows += [row | {"lam": lam} for row in mine]
-        drawn = figures.loss_by_cost(mine)
-        if drawn is not None:
-            figures.save(drawn, folder, learner.name.replace("/", "_"))
+        figures.save(figures.loss_by_cost(mine), folder, learner.name.replace("/", "_"))
     tables.write_table(folder, "summary.csv", rows)
     return rows
 
 
-def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
+def tables_of(rows: Sequence[Row]) -> list[Table]:
     """A table for each dictionary, by what codes cost."""
     return [
         table(
@@ -174,8 +161,7 @@ def tables_of(rows: Sequence[Row]) -> list[pages.Table]:
 
 
 def main(options: CostOptions) -> None:
-    with cli.usage():
-        rows = measure(options)
+    rows = measure(options)
     print(*tables_of(rows), sep="\n\n")
 
 

@@ -4,23 +4,24 @@ import dataclasses
 import io
 import pathlib
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from benchmarks import cli
 from benchmarks.options import Options, Results, option
-from sae_gap import measure
+from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.health.check import Check, check
-from sae_gap.lm.downstream import FIRST
+from sae_gap.learners.learner import Learner
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.pretrained import LM, load_lm
 from sae_gap.lm.recording import Recorded, open_recording
 from sae_gap.lm.texts import Texts, read_texts
+from sae_gap.measure.methods import control
 from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
@@ -29,8 +30,42 @@ from sae_gap.storage.folder import Folder
 # Above this FVU an SAE explains so little that something is wrong with how it was read, or with
 # the activations.
 WRONG = 0.9
-# What --controls may name.
-CONTROLS = (*measure.CONTROLS, "none")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OnActivations(Options):
+    """Activations that were recorded before."""
+
+    activations: str | None = option(
+        None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
+    )
+    key: str | None = option(None, "Name of the array of activations in a file of several.")
+
+    def read_activations(self) -> Activations:
+        """Opens them.
+
+        Raises:
+          ValueError: no flag names them, or they cannot be read.
+        """
+        if self.activations is None:
+            raise ValueError("--activations is needed: a file or a folder of activations.")
+        return open_activations(self.activations, key=self.key)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outliers(Options):
+    """What becomes of outlier tokens."""
+
+    outliers: str = option(
+        "drop",
+        "Whether tokens beyond ten times the median norm are left out, or taken like others.",
+        choices=("drop", "keep"),
+    )
+
+    @property
+    def keep_outliers(self) -> bool:
+        """Whether they are taken like others."""
+        return self.outliers == "keep"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,12 +91,11 @@ class OnText(LanguageModel):
 
     def begin(self, name: str) -> tuple[LM, Texts, Folder]:
         """The model, the documents, and the folder of a benchmark for both."""
-        results_dir = cli.folder(self.results_dir)
-        results_dir.require_writable()
+        home = self.folder(name)
         texts = read_texts(self.text)
         lm = load_lm(self.model, self.tokenizer)
         text = "bbc" if self.text is None else pathlib.Path(self.text).resolve().stem
-        return lm, texts, results_dir / name / f"{lm.name}-{text}"
+        return lm, texts, home / f"{lm.name}-{text}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,14 +186,10 @@ class OfRecording(Measured, LanguageModel):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PutBack(OfRecording):
+class PutBack(OfRecording, Outliers):
     """What is put back into the model, and on which held-out documents."""
 
     tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
-    first: int = option(FIRST, "Tokens at the start of a window that are not averaged.", least=0)
-    outliers: str = option(
-        "drop", "Whether to replace and average outlier tokens too.", choices=("drop", "keep")
-    )
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
     def begin(
@@ -177,7 +207,7 @@ class PutBack(OfRecording):
         recorded, lm = self.open()
         activations = recorded.activations(self.layer)
         # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
-        rows = HeldOut(activations, keep_outliers=self.outliers == "keep", split_seed=0)
+        rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0)
         saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
@@ -194,8 +224,23 @@ class PutBack(OfRecording):
             fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
-        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, self.first, self.seed)
+        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed)
         return source, saes
+
+
+def learners_of(
+    saes: Sequence[SAE], controls: Iterable[str], l0: float, input_dim: int
+) -> dict[str, tuple[Learner, dict[str, Any]]]:
+    """The learners of SAEs and of controls for an L0, by name, and what rows tell of each; the
+    codes of controls have the signs of those of the first SAE.
+    """
+    first = saes[0]
+    about = {"family": "control", "signed": first.signed}
+    found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
+    for name in controls:
+        if name != "none":
+            found[name] = control(name, first.num_latents, l0, input_dim), about
+    return found
 
 
 def check_place(name: str, hook: str, layer: int) -> None:

@@ -14,29 +14,25 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import OnText
+from benchmarks.real.inputs import OnText, Outliers
 from sae_gap.lm.lens import Lens, fit_lens
 
 NAME = "lens"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LensOptions(OnText):
+class LensOptions(OnText, Outliers):
     """What to average, and where the sums go."""
 
     windows: int = option(16, "Documents of which to average the start.", least=1)
     context: int = option(128, "Tokens of a window.", least=2)
     first: int = option(16, "Tokens at the start of a window that are not averaged.", least=0)
-    outliers: str = option(
-        "drop", "Whether to average outlier tokens too.", choices=("drop", "keep")
-    )
 
 
 def main(options: LensOptions) -> Lens:
-    with cli.usage():
-        lm, texts, folder = options.begin(NAME)
-        chosen = (options.windows, options.context, options.first, options.outliers, options.seed)
-        found = fit_lens(lm, texts, folder, *chosen)
+    lm, texts, folder = options.begin(NAME)
+    chosen = (options.windows, options.context, options.first, options.outliers, options.seed)
+    found = fit_lens(lm, texts, folder, *chosen)
     logging.info(
         "%s has %d windows; standard error over length of J by block: %s",
         folder,

@@ -23,9 +23,8 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
-from benchmarks.real.inputs import Measured
+from benchmarks.real.inputs import Measured, OnActivations, Outliers
 from sae_gap import measure
-from sae_gap.data.activations import open_activations
 from sae_gap.health.check import Check
 from sae_gap.learners.online.gradient_sums import total_visits
 from sae_gap.learners.online.online_dictionary import VISITS
@@ -39,13 +38,9 @@ AFFORDABLE = 1e13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasureOptions(Results, Measured, Distributed):
+class MeasureOptions(Results, OnActivations, Measured, Outliers, Distributed):
     """What to measure, on what, and where results go."""
 
-    activations: str | None = option(
-        None, "File or folder of activations that no SAE was trained on."
-    )
-    key: str | None = option(None, "Name of the array of activations in a file of several.")
     lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
     match_l0: float | None = option(
         None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
@@ -59,11 +54,6 @@ class MeasureOptions(Results, Measured, Distributed):
         (), "Further codes: omp, or an encoder of the suite without parameters; _refit refits them."
     )
     samples: int = option(5_000, "Rows of held-out documents to score, at most.", least=2)
-    outliers: str = option(
-        "drop",
-        "What becomes of rows beyond ten times the median norm.",
-        choices=("drop", "keep"),
-    )
     seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
 
 
@@ -79,7 +69,7 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         )
     if options.lam is not None and options.match_l0 is not None:
         raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
-    activations = open_activations(options.activations, key=options.key)
+    activations = options.read_activations()
     plan = measure.Plan(
         (),
         activations,
@@ -87,7 +77,7 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         l0=options.match_l0,
         codes=options.codes,
         samples=options.samples,
-        keep_outliers=options.outliers == "keep",
+        keep_outliers=options.keep_outliers,
         seed=options.seed,
     )
     if len(activations.outliers.rows):
@@ -114,11 +104,9 @@ def is_affordable(sae: SAE) -> bool:
 
 def main(options: MeasureOptions) -> None:
     began = time.perf_counter()
-    folder = cli.folder(options.results_dir) / measure.STUDY
-    with cli.usage():
-        plan, reports = plan_of(options)
-        folder.require_writable()
-        rows = measure.run(plan, results.Store(folder))
+    folder = options.folder(measure.STUDY)
+    plan, reports = plan_of(options)
+    rows = measure.run(plan, results.Store(folder))
     if distributed.is_first():
         size = f"{plan.activations.num_samples:,} of {plan.activations.input_dim} dimensions"
         notes = {

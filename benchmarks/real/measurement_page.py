@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.real.page_tables import PROVED, table
 from benchmarks.report import pages
+from benchmarks.report.table import PROVED, table
 from sae_gap import figures, measure
 from sae_gap.figures import tables
 from sae_gap.measure.comparison import FEW_DOCUMENTS
@@ -81,8 +81,7 @@ def write(
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
     tables.write_table(folder, "summary.csv", [*joined.values()])
-    plain = [{**row, "learner": None, "encoder": None} for row in rows]
-    tables.write_table(folder, "codes.csv", plain)
+    tables.write_table(folder, "codes.csv", rows)
     verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
     dead = {each.dictionary for each in verdicts if each.dead}
     encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]

@@ -29,7 +29,6 @@ scored on its shifted texts. Writes rows, pairs.csv, sets.csv and figures under
 import dataclasses
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from absl import logging
@@ -37,19 +36,18 @@ from jaxtyping import Float
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import OfRecording, npy
-from benchmarks.report.pages import Table
+from benchmarks.real.inputs import OfRecording, learners_of, npy
+from benchmarks.report.table import Table, table
 from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.linear import Linear
 from sae_gap.figures import tables
 from sae_gap.learners.baselines import Raw
-from sae_gap.learners.learner import Learner
 from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure.methods import control, finite, methods_of, study_of
+from sae_gap.measure.methods import finite, methods_of, study_of
 from sae_gap.metrics import probes
 from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
@@ -69,13 +67,8 @@ MEETINGS = (
     "suffix:s+letters:stu",
     "letters:stu+suffix:s",
 )
-# The scores of the tables, of those in the CSV files.
-SHOWN = {
-    "auc_id": "AUC in distribution",
-    "auc_ood": "AUC out of distribution",
-    "drop": "AUC lost out of distribution",
-    "more_drop": "AUC lost, less what own codes of {} lose",
-}
+# The columns of the tables, of those in the CSV files.
+SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
 # Activations, and what is probed of them by name.
 Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]
 
@@ -182,26 +175,21 @@ def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: 
 
 def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
     """The activations, and all codes on each SAE and each control."""
-    codes, latents = dict.fromkeys((*CODES, *options.codes)), saes[0].num_latents
-    learners: list[tuple[Learner, dict[str, Any]]] = [(sae.given, {}) for sae in saes]
-    about = {"family": "control", "signed": saes[0].signed}
-    for name in options.controls:
-        if name != "none":
-            learners.append((control(name, latents, options.l0, input_dim), about))
+    codes = dict.fromkeys((*CODES, *options.codes))
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
     found = [Method("activations", "activations", Raw(), Linear(), alone)]
-    for learner, told in learners:
-        found += methods_of(learner, codes, options.l0, **told)
+    for learner, about in learners_of(saes, options.controls, options.l0, input_dim).values():
+        found += methods_of(learner, codes, options.l0, **about)
     return found
 
 
 def measure(options: ProbeOptions) -> dict[str, list[Row]]:
-    """Probes pairs and, if asked for, sets; writes their means and figures.
+    """Probes pairs and, if asked for, sets; writes their means and figures, and returns the rows.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
-    folder = cli.folder(options.results_dir) / NAME
+    folder = options.folder(NAME)
     recorded, lm = options.open()
     source = HeldOut(recorded.activations(options.layer), split_seed=0)
     train, held = source.parts
@@ -213,7 +201,6 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
     chosen = methods(options, saes, source.input_dim)
     found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
-    folder.require_writable()
     if options.sets != "none":
         texts, every = folder / "texts", options.sets == "all"
         found["sets"] = of_sets(lm, options.layer, texts, options.seeds, every=every)
@@ -236,33 +223,18 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     return rows
 
 
-def tables_of(rows: Sequence[Row], kind: str, baseline: str) -> list[Table]:
-    """A table for each score: a line for each codes, and a column for each probe."""
-    lines = probing.overall(rows, baseline)
-    over = f"mean over {lines[0]['pairs']} {kind} ± half its 95 % interval"
-    probes = dict.fromkeys(line["probe"] for line in lines)
-    columns = {name: name for name in ("dictionary", "codes", *probes)}
-    shown = []
-    for score, title in SHOWN.items():
-        cells: dict[Any, Row] = {}
-        for line in lines:
-            if line[score] is not None:
-                place = {"dictionary": line["dictionary"], "codes": line["codes"]}
-                cell = cells.setdefault(tuple(place.values()), place)
-                cell[f"{line['probe']}_mean"] = line[score]
-                cell[f"{line['probe']}_sd"] = line[f"{score}_half"]
-        if cells:
-            title = f"{title.format(baseline)}, {over}"
-            shown.append(Table(title, columns, [*cells.values()]))
-    return shown
+def table_of(lines: Sequence[Row], kind: str, baseline: str) -> Table:
+    """The scores of each probe, of lines that `probing.overall` has held against a baseline."""
+    over = f"means over {lines[0]['pairs']} {kind} ± half their 95 % intervals"
+    return table(
+        f"AUC and its drop, {over}; more: less what own codes of {baseline} have", SHOWN, lines
+    )
 
 
 def main(options: ProbeOptions) -> None:
-    with cli.usage():
-        by_kind = measure(options)
-    for kind, rows in by_kind.items():
-        baseline = next(row["dictionary"] for row in rows if row["family"] != "activations")
-        print(*tables_of(rows, kind, baseline), sep="\n\n", end="\n\n")
+    for kind, rows in measure(options).items():
+        first = next(row["dictionary"] for row in rows if row["family"] != "activations")
+        print(table_of(probing.overall(rows, first), kind, first), end="\n\n")
 
 
 if __name__ == "__main__":

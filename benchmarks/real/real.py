@@ -18,7 +18,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
@@ -26,10 +26,11 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
-from benchmarks.real.inputs import LanguageModel
-from benchmarks.real.page_tables import PROVED
+from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
+from benchmarks.report.table import PROVED
 from sae_gap import figures, probing
+from sae_gap.figures.tables import Lines
 from sae_gap.lm.recording import DTYPES
 from sae_gap.measure.comparison import compare
 from sae_gap.measure.losses import best_at, over_documents, split_lines
@@ -62,8 +63,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "record": {},
         "train_real": {"width": 4_608, "epochs": 2, "visits": 75.0},
-        "downstream": {"l0": (16, 32, 64, 128), "tokens": 8_192},
-        "probe_real": {"rows": 24_000, "seeds": (0, 1, 2)},
+        "downstream": {"l0": (16, 32, 64, 128)},
+        "probe_real": {"rows": 24_000},
     },
 }
 # How long presets took from nothing to the page, in minutes; RESULTS.md tells on what.
@@ -92,7 +93,7 @@ ALIKE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RealOptions(LanguageModel):
+class RealOptions(OnText):
     """What to record and to train, and where results go."""
 
     preset: str = option("quick", "How much to record, learn and score.", choices=tuple(PRESETS))
@@ -103,7 +104,6 @@ class RealOptions(LanguageModel):
         None, "What to train, as in train_real.  [the preset's]", choices=train_real.EVERY
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
-    text: str | None = option(None, "A folder or a file of text.  [BBC news]")
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)
     dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
@@ -111,82 +111,65 @@ class RealOptions(LanguageModel):
 def main(options: RealOptions) -> None:
     began = time.perf_counter()
     place = f"{options.results_dir}/{NAME}/{options.preset}"
-    steps = {name: dict(chosen) for name, chosen in PRESETS[options.preset].items()}
+    steps = PRESETS[options.preset]
     lm: dict[str, Any] = {
         "model": options.model,
         "tokenizer": options.tokenizer,
         "results_dir": place,
     }
-    given = {name: getattr(options, name) for name in ("width", "methods")}
-    steps["train_real"] |= {name: value for name, value in given.items() if value is not None}
-    methods = steps["train_real"].setdefault("methods", train_real.METHODS)
-    if not set(methods) & set(train_real.SAES):
+    training = {"methods": train_real.METHODS} | steps["train_real"]
+    training |= {"width": options.width or training["width"], "seed": options.seed}
+    methods = training["methods"] = options.methods or training["methods"]
+    # What has codes of its own stands first.
+    ordered = sorted(methods, key=lambda name: name not in train_real.SAES)
+    if ordered[0] not in train_real.SAES:
         fault = f"--methods={','.join(methods)} trains no SAE"
-        raise cli.UsageError(f"{fault}; add one, such as topk.")
+        raise ValueError(f"{fault}; add one, such as topk.")
     if options.dry_run:
-        print(plan(options, place, steps))
+        print(plan(options, place, steps | {"train_real": training}))
         return
-    trained = {name: f"{place}/{train_real.NAME}/{name}" for name in methods}
-    bare = [name for name in methods if name not in train_real.SAES]
-    with cli.usage():
-        recording = record.RecordOptions(
-            layers=(options.layer,),
-            text=options.text,
-            dtype=options.dtype,
-            **lm,
-            **steps["record"],
-        )
-        recorded = record.main(recording)
-        # Beyond it `downstream` takes no codes for sparse.
-        input_dim = recorded.activations(options.layer).input_dim
-        most = min(steps["train_real"]["width"] - 1, input_dim // 4)
-        if options.sparsity > most:
-            fault = f"--sparsity {options.sparsity} is too much for this width and this model"
-            raise ValueError(f"{fault}; ask for at most {most}.")
-        training = train_real.TrainOptions(
-            activations=f"{recorded.folder}/block{options.layer}",
-            sparsity=options.sparsity,
-            samples=1_000,
-            seed=options.seed,
-            results_dir=place,
-            **steps["train_real"],
-        )
-        train_real.train(training)
-        measured = lm | {
-            "recording": str(recorded.folder),
-            "layer": options.layer,
-            "controls": ("samples", "random"),
-            # What has been learned here is measured whatever it is worth.
-            "anyway": True,
-            "sae": tuple(trained[name] for name in methods if name not in bare),
-            "dictionary": tuple(trained[name] for name in bare),
-        }
-        levels = {level for level in steps["downstream"].pop("l0") if level <= most}
-        levels |= {options.sparsity}
-        patched = downstream.measure(
-            downstream.DownstreamOptions(
-                l0=tuple(sorted(levels)),
-                **measured,
-                **steps["downstream"],
-            )
-        )
-        probing_options = probe_real.ProbeOptions(
-            l0=float(options.sparsity),
-            **measured,
-            **steps["probe_real"],
-        )
-        try:
-            probed = probe_real.measure(probing_options)["pairs"]
-        except ValueError as error:
-            # Text may be too little for any pair of concepts, and what was measured before stands.
-            logging.warning("%s", error)
-            probed = []
+    recording = record.RecordOptions(
+        layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
+    )
+    recorded = record.main(recording)
+    # Beyond it `downstream` takes no codes for sparse.
+    input_dim = recorded.activations(options.layer).input_dim
+    most = min(training["width"] - 1, input_dim // 4)
+    if options.sparsity > most:
+        fault = f"--sparsity {options.sparsity} is too much for this width and this model"
+        raise ValueError(f"{fault}; ask for at most {most}.")
+    trained = train_real.TrainOptions(
+        activations=f"{recorded.folder}/block{options.layer}",
+        sparsity=options.sparsity,
+        samples=1_000,
+        results_dir=place,
+        **training,
+    )
+    train_real.train(trained)
+    measured = lm | {
+        "recording": str(recorded.folder),
+        "layer": options.layer,
+        "controls": ("samples", "random"),
+        # What has been learned here is measured whatever it is worth.
+        "anyway": True,
+        "sae": tuple(f"{place}/{train_real.NAME}/{name}" for name in ordered),
+    }
+    levels = {level for level in steps["downstream"]["l0"] if level <= most} | {options.sparsity}
+    put_back = measured | steps["downstream"] | {"l0": tuple(sorted(levels))}
+    patched = downstream.measure(downstream.DownstreamOptions(**put_back))
+    asked = probe_real.ProbeOptions(l0=float(options.sparsity), **measured, **steps["probe_real"])
+    try:
+        probed = probe_real.measure(asked)["pairs"]
+    except ValueError as error:
+        # Text may be too little for any pair of concepts, and what was measured before stands.
+        logging.warning("%s", error)
+        probed = []
     command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
     notes = {
         "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    folder = cli.folder(place)
+    folder = Folder(place)
     print(write(folder, patched, probed, options.sparsity, command, notes))
 
 
@@ -195,16 +178,16 @@ def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]
     source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
     aims: dict[str, dict[str, Any]] = {
         "record": source | {"layer": options.layer, "dtype": options.dtype, "tokens": "all"},
-        "train_real": {"sparsity": options.sparsity, "seed": options.seed},
+        "train_real": {"sparsity": options.sparsity},
     }
     lines = []
     for step, chosen in steps.items():
-        sizes = aims.get(step, {}) | dict(chosen)
-        listed = {
-            name: ",".join(map(str, value)) if isinstance(value, tuple) else value
-            for name, value in sizes.items()
-        }
-        lines.append(f"{step}: {', '.join(f'{name} {value}' for name, value in listed.items())}")
+        sizes = (aims.get(step, {}) | dict(chosen)).items()
+        listed = [
+            f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
+            for name, value in sizes
+        ]
+        lines.append(f"{step}: {', '.join(listed)}")
     if options.preset in MINUTES:
         lines.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
     return "\n".join([*lines, f"The page: {place}/report.html"])
@@ -212,8 +195,8 @@ def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]
 
 def write(
     folder: Folder,
-    patched: Sequence[Row],
-    probed: Sequence[Row],
+    patched: Lines,
+    probed: Lines,
     sparsity: int,
     command: str,
     notes: Mapping[str, str],
@@ -222,17 +205,17 @@ def write(
     best = best_sae(split_lines(patched), sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
-        raise cli.UsageError(f"{fault}; train other methods, or wider or longer.")
+        raise ValueError(f"{fault}; train other methods, or wider or longer.")
     sentences = [encoder_share(patched, best), best_dictionary(patched, sparsity)]
     drawn = {
-        "curve": figures.fvu_curve(patched, downstream.published(), downstream.SOURCE),
+        "curve": figures.fvu_curve(patched),
     }
     shown = downstream.tables_of(patched)
     if probed:
         lines = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(lines, best, sparsity))
         drawn["pairs_drop"] = figures.ood_drop(lines, "pairs")
-        shown += probe_real.tables_of(probed, "pairs", best["dictionary"])
+        shown.append(probe_real.table_of(lines, "pairs", best["dictionary"]))
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
     finding = "\n\n".join(sentences)
@@ -250,7 +233,7 @@ def write(
     return finding
 
 
-def best_sae(splits: Sequence[Row], sparsity: float) -> Row | None:
+def best_sae(splits: Lines, sparsity: float) -> Row | None:
     """The split of KL of the SAE that loses least: of those near the L0 asked for, if any is."""
     divergences = [line for line in splits if line["loss"] == "kl"]
     # At an L0 much larger any SAE loses less.
@@ -258,7 +241,7 @@ def best_sae(splits: Sequence[Row], sparsity: float) -> Row | None:
     return min(alike or divergences, key=lambda line: line["total"], default=None)
 
 
-def encoder_share(rows: Sequence[Row], best: Row) -> str:
+def encoder_share(rows: Lines, best: Row) -> str:
     """What share of the lost nats is the encoder's, of the SAE that loses least."""
     mine = [row for row in rows if row["dictionary"] == best["dictionary"]]
     sums = {row["codes"]: row["kl_sums"] for row in mine if row["level"] == best["level"]}
@@ -283,7 +266,7 @@ def encoder_share(rows: Sequence[Row], best: Row) -> str:
     return f"{lost} {best['l0']:.0f}, {parts}, and {rest:.0f} % no dictionary here saves."
 
 
-def best_dictionary(rows: Sequence[Row], sparsity: int) -> str:
+def best_dictionary(rows: Lines, sparsity: int) -> str:
     """Which dictionary loses least at the L0 of training, and how much less than the next."""
     names = dict.fromkeys(row["dictionary"] for row in rows)
     refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
@@ -295,7 +278,7 @@ def best_dictionary(rows: Sequence[Row], sparsity: int) -> str:
     return f"{of} lose least: {lost} than those of {second['dictionary']}."
 
 
-def probing_change(overall: Sequence[Row], best: Row, sparsity: int) -> str:
+def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
     """What certified codes, and the better dictionary, change for sparse probes."""
     lines = {
         (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE

@@ -41,25 +41,20 @@ class RecordOptions(OnText):
 
 
 def main(options: RecordOptions) -> Recorded:
-    with cli.usage():
-        lm, texts, folder = options.begin(NAME)
-        found = record(
-            lm,
-            texts,
-            folder,
-            options.layers,
-            options.context,
-            options.dtype,
-            options.tokens,
-            options.seed,
-        )
-    told = (
-        f"{folder} holds {len(found.tokens):,} tokens of {len(found.names):,} documents, after "
-        "blocks "
+    lm, texts, folder = options.begin(NAME)
+    found = record(
+        lm,
+        texts,
+        folder,
+        options.layers,
+        options.context,
+        options.dtype,
+        options.tokens,
+        options.seed,
     )
-    logging.info(
-        "%s%s; peak memory %.2f GiB", told, ", ".join(map(str, found.layers)), devices.peak_memory()
-    )
+    size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
+    memory = f"peak memory {devices.peak_memory():.2f} GiB"
+    logging.info("%s holds %s, after blocks %s; %s", folder, size, found.layers, memory)
     return found
 
 

@@ -13,11 +13,12 @@ the variance about the mean of those rows) of
   lasso        the certified lasso on the same dictionary, at the λ whose codes are as sparse
   refit        the least squares on the lasso's supports
 
-and of whatever encoders --codes names. The summary has means over the seeds that are stored.
+and of whatever encoders --codes names. The summary has a line for each method and codes, of means
+over the seeds that are stored.
 
 Outlier tokens, of more than ten times the median norm, are left out of learning and of these
-figures; --outliers=keep learns from them as from rows of the median norm. Either way columns
-`with outlier tokens` hold the FVU where held-out ones count.
+figures; --outliers=keep learns from them as from rows of the median norm. Either way the column
+`fvu_outliers` holds the FVU where held-out ones count.
 
 Fitted models are kept under --models_dir, so that a run that was stopped goes on.
 
@@ -26,16 +27,14 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Results, option
-from benchmarks.real.inputs import npy
+from benchmarks.options import Distributed, Fitted, option
+from benchmarks.real.inputs import OnActivations, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.core.types import Model
-from sae_gap.data.activations import open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.dictionaries.structure import with_families
 from sae_gap.encoders.encoder import unit_atoms
@@ -72,29 +71,22 @@ FROM = "_from_online_dl"
 SAES = tuple(name + start for start in ("", FROM) for name in catalogue.saes())
 EVERY = tuple(dict.fromkeys((*SAES, *DICTIONARIES, *catalogue.learners())))
 CODES = ("own", "own_refit", "lasso", "lasso_refit")
-# What tells the lines of the summary apart, and what they hold.
-CELL = ("method", "num_latents", "sparsity")
-METRICS = {
-    "l0_own": "L0 own",
-    "fvu_own": "FVU own",
-    "fvu_own_refit": "refit",
-    "l0_lasso": "L0 lasso",
-    "fvu_lasso": "FVU lasso",
-    "fvu_lasso_refit": "lasso refit",
-    "duplicates": "copied atoms",
-    "fit_seconds": "fit s",
+# What tells the lines of the summary apart, and what they hold, by heading.
+CELL = {"method": "method", "codes": "codes", "num_latents": "latents", "sparsity": "k"}
+COLUMNS = {
+    "l0": "L0",
+    "fvu": "FVU",
     # Where a held-out row is an outlier.
-    "fvu_own_outliers": "FVU own with outlier tokens",
-    "fvu_lasso_outliers": "FVU lasso with outlier tokens",
+    "fvu_outliers": "FVU with outlier tokens",
+    "duplicates": "copied atoms",
+    "total_seconds": "fit s",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(Results, Distributed):
+class TrainOptions(Fitted, OnActivations, Outliers, Distributed):
     """What to train, on what, and where results go."""
 
-    activations: str | None = option(None, "File or folder of activations.")
-    key: str | None = option(None, "Name of the array, where there are several.")
     methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
     codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")
     width: int = option(3072, "Atoms to learn, the width of each dictionary.", least=1)
@@ -103,13 +95,7 @@ class TrainOptions(Results, Distributed):
     batch_size: int = option(256, "Rows to a step of an SAE.", least=1)
     visits: float = option(150.0, "Rows that online_dl sees for each latent.", least=1)
     samples: int = option(5_000, "Held-out rows to score, at most.", least=2)
-    outliers: str = option(
-        "drop", "Whether to learn from outlier tokens.", choices=("drop", "keep")
-    )
     seed: int = option(0, "Seed of what is learned.", least=0)
-    models_dir: str | None = option(
-        None, "Where fitted models are kept.  [models, beside this folder]"
-    )
 
 
 def source_of(options: TrainOptions) -> HeldOut:
@@ -118,11 +104,8 @@ def source_of(options: TrainOptions) -> HeldOut:
     Raises:
       ValueError: there are none, or none that vary, or the sparsity does not suit them.
     """
-    if options.activations is None:
-        raise ValueError("--activations is needed: a file or a folder, such as make real writes.")
-    activations = open_activations(options.activations, key=options.key)
-    learn = options.outliers == "keep"
-    if not learn and len(activations.outliers.rows):
+    activations = options.read_activations()
+    if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
     source = HeldOut(
         activations,
@@ -132,7 +115,7 @@ def source_of(options: TrainOptions) -> HeldOut:
         seed=options.seed,
         split_seed=0,
         together=True,
-        learn_outliers=learn,
+        learn_outliers=options.keep_outliers,
     )
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
@@ -191,51 +174,28 @@ def save(model: Model, folder: Folder) -> None:
         folder.write(name, content)
 
 
-def headings(options: TrainOptions) -> dict[str, str]:
-    """Those of `METRICS`, of further codes, and of metrics that every study has."""
-    further = {
-        f"{name}_{codes}": f"{name.upper()} {codes}"
-        for codes in options.codes
-        for name in ("l0", "fvu")
-    }
-    return (
-        METRICS
-        | further
-        | {
-            f"{name}_{codes}": f"{name} {codes}"
-            for metric in catalogue.default_metrics()
-            for name in metric.columns
-            for codes in (*CODES, *options.codes)
-        }
-    )
-
-
-def by_method(rows: Sequence[Row], options: TrainOptions) -> list[Row]:
-    """A line for each method and seed, whose columns are named after codes."""
-    lines: dict[Any, Row] = {}
+def summarise(rows: Sequence[Row], options: TrainOptions, names: Sequence[str]) -> list[Row]:
+    """Means over seeds, a line for each method and codes, the methods of some names first."""
+    kept, lines = ("codes", "seed", *COLUMNS, *catalogue.default_columns()), []
     for row in rows:
-        name, codes, seed = row["dictionary"], row["codes"], row["seed"]
-        cell = name, row.get("num_latents", options.width), options.sparsity
-        line = lines.setdefault((name, seed), {"seed": seed, **dict(zip(CELL, cell, strict=True))})
-        line |= {f"{column}_{codes}": value for column, value in row.items()}
-        line[f"fvu_{codes}_outliers"] = row.get("fvu_outliers")
-        line |= {"duplicates": row.get("duplicates"), "fit_seconds": row.get("total_seconds")}
-    return [*lines.values()]
+        line = {name: row[name] for name in kept if name in row}
+        line |= {"method": row["dictionary"], "sparsity": options.sparsity}
+        lines.append(line | {"num_latents": row.get("num_latents", options.width)})
+    return tables.summarise(lines, by=[*CELL], methods=names)
 
 
 def train(options: TrainOptions) -> list[Row]:
     """Trains, stores and scores each method, and writes the summary.
 
     Returns:
-      A line for each method that is stored with these options: means over its seeds.
+      A line for each method that is stored with these options, and for each codes: means over its
+      seeds.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
     source = source_of(options)
-    results_dir = cli.folder(options.results_dir)
-    directory, models_dir = results_dir / NAME, results_dir / "models"
-    models = Models(models_dir if options.models_dir is None else cli.folder(options.models_dir))
+    directory, models = options.folder(NAME), Models(options.models_folder)
     task = source.task()
     seconds: dict[Learner, float] = {}
     wanted = study_for(options, [source], options.methods, seconds)
@@ -245,7 +205,6 @@ def train(options: TrainOptions) -> list[Row]:
         if lacking is not None:
             fault = f"{name} cannot be learned, since the data lack {lacking}"
             raise ValueError(f"--methods: {fault}; leave it out.")
-    directory.require_writable()
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
     for name, learner in learners.items():
@@ -269,23 +228,18 @@ def train(options: TrainOptions) -> list[Row]:
     seeds = sorted({row["seed"] for row in there})
     sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
     every = study_for(options, sources, names, {})
-    found = by_method(Stored(every, store).rows(jobs(every)), options)
-    metrics = [
-        name for name in headings(options) if any(line.get(name) is not None for line in found)
-    ]
-    summary = tables.summarise(found, by=CELL, methods=list(learners), metrics=metrics)
+    found = Stored(every, store).rows(jobs(every))
+    summary = summarise(found, options, [*learners])
     if distributed.is_first():
         tables.write_table(directory, "summary.csv", summary)
     return summary
 
 
 def main(options: TrainOptions) -> None:
-    with cli.usage():
-        lines = train(options)
+    lines = train(options)
     if distributed.is_first():
-        columns = {"method": "method", "num_latents": "latents"} | headings(options)
-        shown = [name for name in columns if name in lines[0] or f"{name}_mean" in lines[0]]
-        print(tables.format_table(lines, {name: columns[name] for name in shown}))
+        found = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
+        print(tables.format_table(lines, CELL | {name: COLUMNS.get(name, name) for name in found}))
 
 
 if __name__ == "__main__":

@@ -7,57 +7,24 @@ the paper's seeds and lengths leave there, and prints the table.
   python -m sae_gap agreement --results_dir=results
 """
 
-import ast
-import csv
-import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from benchmarks import cli
-from benchmarks.options import Options, option
+from benchmarks.options import Results
 from benchmarks.report import pages, published
+from sae_gap.figures.tables import Lines
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import Row
 
 _FILE = "published.csv"
-_SMALL = 1_000
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AgreementOptions(Options):
-    """Where to look."""
-
-    results_dir: str = option("results", "Where the folders of the studies are.")
-
-
-def read(folder: Folder) -> list[dict[str, Any]]:
-    """The comparison that a study has left, as `published.compare` made it."""
-    return [
-        {name: _value(cell) for name, cell in line.items()}
-        for line in csv.DictReader(folder.read(_FILE).decode().splitlines())
-    ]
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text or None
-
-
-def line(study: str, comparison: Sequence[Mapping[str, Any]]) -> str:
-    """The line of a study: how many of its numbers are close, also at 1,000 latents at most, and
-    the one that is furthest.
-    """
-    small = [row["close"] for row in comparison if row["num_latents"] <= _SMALL]
+def line(study: str, comparison: Lines) -> str:
+    """The line of a study: how many of its numbers are close, and the one that is furthest."""
     close, count = sum(row["close"] for row in comparison), len(comparison)
     furthest = _describe(max(comparison, key=published.distance))
-    return (
-        f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {sum(small):,} of "
-        f"{len(small):,} | {furthest} |"
-    )
+    return f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {furthest} |"
 
 
-def _describe(row: Mapping[str, Any]) -> str:
+def _describe(row: Row) -> str:
     """Where a number was compared, our number and the published one."""
     varied = [
         f"{name} {row[name]:,}"
@@ -72,23 +39,22 @@ def _describe(row: Mapping[str, Any]) -> str:
     return f"{place}: {row['ours']:{form}}, published {row['published']:{form}}{spread}"
 
 
-def main(options: AgreementOptions) -> None:
-    results = cli.folder(options.results_dir)
+def main(options: Results) -> None:
+    results = Folder(options.results_dir)
     compared = [(place, folder) for place, folder in pages.folders(results) if folder.exists(_FILE)]
     if not compared:
-        raise cli.UsageError(
+        raise ValueError(
             f"no study under {results} was held against the paper; run one with --protocol=paper."
         )
     table = [
-        f"| study | compared | close | share | up to {_SMALL:,} latents | furthest (ours, "
-        "published) |",
-        "|---|---:|---:|---:|---:|---|",
+        "| study | compared | close | share | furthest (ours, published) |",
+        "|---|---:|---:|---:|---|",
     ]
     for place, folder in compared:
         try:
-            table.append(line(place, read(folder)))
+            table.append(line(place, published.read(folder.read(_FILE).decode())))
         except (KeyError, TypeError, ValueError):
-            raise cli.UsageError(
+            raise ValueError(
                 f"{folder}/{_FILE} is not a comparison with the published numbers; run its study "
                 "again."
             ) from None

@@ -18,6 +18,7 @@ import jinja2
 import markdown_it
 import markupsafe
 
+from benchmarks.report.table import Table as Table
 from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.storage.folder import Folder
@@ -34,26 +35,6 @@ class Figure(NamedTuple):
 
     file: str
     caption: str
-
-
-class Table(NamedTuple):
-    """Lines of a summary.
-
-    Attributes:
-      title: what the lines are.
-      columns: the headings of metrics and of columns of the lines, in order.
-      lines: of `tables.summarise`; with none, the title is all that is shown.
-    """
-
-    title: str
-    columns: Mapping[str, str]
-    lines: Sequence[Mapping[str, Any]]
-
-    def __str__(self) -> str:
-        """The table as a terminal shows it."""
-        if not self.lines:
-            return self.title
-        return f"{self.title}\n{tables.format_table(self.lines, self.columns)}"
 
 
 @dataclasses.dataclass(frozen=True)

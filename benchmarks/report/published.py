@@ -2,24 +2,21 @@
 whether that is close.
 """
 
+import ast
 import csv
 import itertools
 import pathlib
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.report import pages
-from sae_gap.storage import results
-
-HEADLINE = "amortisation_gap"
+from benchmarks.report.table import Table
+from sae_gap.figures.tables import Lines
+from sae_gap.storage.results import CELL, Row
 
 # What a line must agree in, where the published line says something.
-_NUMBERED = (*results.CELL, "lam", "iterations", "step")
+_NUMBERED = (*CELL, "lam", "iterations", "step")
 # The name of the method mostly says these already, so that a summary need not have them.
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
-_INTEGERS = (*results.CELL, "input_dim", "iterations", "step", "seeds")
-_SUFFIXES = ("_mean", "_sd")
 
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic, so that the authors' own code, run again on the same data, moves by half of its
@@ -33,13 +30,8 @@ _MP_FACTOR = 2
 # The published numbers have five decimals, which is all that is left of a squared error of 1e-5.
 _ROUNDING = 5e-6
 
-_OF_DICTIONARY = ("cosine", "angle", "norm_ratio", "close")
-_OF_SUPPORT = tuple(
-    f"support_{name}_{split}" for name in ("precision", "recall", "f1") for split in ("id", "ood")
-)
 
-
-def published(study: str | None = None) -> list[results.Row]:
+def published(study: str | None = None) -> list[Row]:
     """The published means and standard deviations over seeds, a line a method and setting.
 
     A line has the columns of a row that tell methods and settings apart, `seeds`, and
@@ -47,63 +39,29 @@ def published(study: str | None = None) -> list[results.Row]:
     number a float, and what was not published None.
 
     Args:
-      study: its name; "amortisation_gap" for what the paper spread over three of them: the lines of
-        frozen_decoder, those of an encoder's own codes with the recovery of its dictionary and
-        support besides; None for all lines of the file.
+      study: its name; None for all lines of the file.
 
     Returns:
       The lines, in the order of the file; none where nothing was published for the study.
     """
-    lines = [_parse(line) for line in read_lines("published.csv")]
-    return (
-        _headline(lines)
-        if study == HEADLINE
-        else [line for line in lines if study in (None, line["study"])]
-    )
+    lines = read(pathlib.Path(__file__).with_name("published.csv").read_text())
+    return [line for line in lines if study in (None, line["study"])]
 
 
-def read_lines(name: str) -> list[dict[str, str]]:
-    """The lines of a file of published numbers, less its comments."""
-    text = pathlib.Path(__file__).with_name(name).read_text().splitlines()
-    return [*csv.DictReader(line for line in text if not line.startswith("#"))]
+def read(text: str) -> list[Row]:
+    """The lines of a CSV file less its comments: a cell is a number or a text, or None if empty."""
+    lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
-def _parse(line: Mapping[str, str]) -> results.Row:
-    def value(name: str, cell: str) -> Any:
-        if not cell:
-            return None
-        return (
-            int(cell)
-            if name in _INTEGERS
-            else float(cell)
-            if name == "lam" or name.endswith(_SUFFIXES)
-            else cell
-        )
-
-    return {name: value(name, cell) for name, cell in line.items()}
+def _value(cell: str) -> Any:
+    try:
+        return ast.literal_eval(cell)
+    except (ValueError, SyntaxError):
+        return cell or None
 
 
-def _headline(lines: Sequence[results.Row]) -> list[results.Row]:
-    own = {
-        (line["dictionary"], line["num_latents"]): line
-        for line in lines
-        if line["study"] == "frozen_decoder" and line["inference"] == "own"
-    }
-    for line in lines:
-        # Dictionaries were measured apart from any codes, and their numbers stand in the file with
-        # the columns as learned.
-        if line["study"] == "dict_quality" and line["columns"] == "learned":
-            metrics: tuple[str, ...] = _OF_DICTIONARY
-        elif line["study"] == "support_recovery" and line["inference"] == "own":
-            metrics = _OF_SUPPORT
-        else:
-            continue
-        names = [f"{metric}{suffix}" for metric in metrics for suffix in _SUFFIXES]
-        own[line["dictionary"], line["num_latents"]].update({name: line[name] for name in names})
-    return [line | {"study": HEADLINE} for line in lines if line["study"] == "frozen_decoder"]
-
-
-def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Row]:
+def compare(summary: Lines, study: str) -> list[Row]:
     """Holds a summary of the protocol "paper" against the published numbers.
 
     A line is held against a published one of the same method whose num_latents, sparsity,
@@ -140,7 +98,7 @@ def compare(summary: Sequence[Mapping[str, Any]], study: str) -> list[results.Ro
     ]
 
 
-def _agrees(ours: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
+def _agrees(ours: Row, line: Row) -> bool:
     cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
     if ours["method"] not in (line["method"], *(["cold_dl"] if cold else [])):
         return False
@@ -152,7 +110,7 @@ def _agrees(ours: Mapping[str, Any], line: Mapping[str, Any]) -> bool:
     return numbered and implied and not late
 
 
-def _compared(ours: Mapping[str, Any], line: Mapping[str, Any], metric: str) -> results.Row:
+def _compared(ours: Row, line: Row, metric: str) -> Row:
     number, mean, sd = ours[f"{metric}_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"]
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
@@ -170,7 +128,7 @@ def _compared(ours: Mapping[str, Any], line: Mapping[str, Any], metric: str) -> 
     }
 
 
-def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
+def table(comparison: Lines) -> Table:
     """The numbers that are not close, the furthest in units of its tolerance first.
 
     Args:
@@ -189,11 +147,9 @@ def table(comparison: Sequence[Mapping[str, Any]]) -> pages.Table:
     ]
     columns = {name: name.replace("_", " ") for name in (*varied, *measured)}
     title = f"Published numbers: {close:,} of {every:,} are within their tolerance"
-    return pages.Table(
-        f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines
-    )
+    return Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
 
 
-def distance(row: Mapping[str, Any]) -> float:
+def distance(row: Row) -> float:
     """How far a number is from the published one, in units of its tolerance."""
     return abs(row["difference"]) / row["tolerance"]

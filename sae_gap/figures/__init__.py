@@ -17,7 +17,7 @@ from typing import Any
 _NAMES = {
     "blocks": "captured_by_block",
     "cosines": "matched_cosines",
-    "cost": "budget gap_by_seconds loss_by_cost recovery_by_seconds",
+    "cost": "budget loss_by_cost recovery_by_seconds",
     "curves": "curve recovery_by_level",
     "heat": "counting_bound heat_map recovery_by_samples",
     "probing": "ood_drop",

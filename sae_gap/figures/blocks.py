@@ -35,10 +35,9 @@ def captured_by_block(rows: style.Lines) -> Figure | None:
     kinds = {"best": "the best codes, z ≥ 0", "span": f"spans of {sizes[-1]} atoms, any signs"}
     points = [
         {**row, "kind": kinds[row["codes"]], "line": row.get("control") or row["k"]}
-        for row in sorted(rows, key=lambda row: row["block"])
+        for row in sorted(rows, key=lambda row: (row["codes"], row["block"]))
         if row["codes"] == "best" or (row["codes"] == "span" and row["k"] == sizes[-1])
     ]
-    points.sort(key=lambda point: point["codes"])
     shades = matplotlib.colormaps["viridis"](np.linspace(0.85, 0, len(sizes)))
     looks = {
         size: {"label": f"at most {size} atoms", "color": shade}

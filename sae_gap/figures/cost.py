@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import style
+from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
 
 # Codes by name, or by family and screens.
@@ -19,8 +19,6 @@ _CODES = {
     "lasso_refit": ("certified lasso", "black"),
     "lasso_pruned": ("certified lasso, pruned", "#EE3377"),
 }
-# The relative duality gap that the solvers are timed to, and the least that double precision tells.
-TARGET, _LEAST = 1e-6, 1e-16
 _CAPTION = (
     "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
     "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
@@ -70,23 +68,32 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     products with the dictionary.
 
     Args:
-      rows: with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. The certified lasso's,
-        without `products`, are drawn as levels.
+      rows: with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. Those without `products`,
+        as the certified lasso's are, are drawn as levels.
 
     Returns:
       The figure, or None where no codes have a cost.
     """
     metrics, points = ("fvu", "kl"), []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
-        line = row["codes"] if row["codes"] in _CODES else f"{row['family']} {row['screens']}"
-        if line in _CODES and (row["products"] or row["family"] == "lasso"):
+        # An encoder that is called by its name alone, and is none of the families here.
+        is_named = row["codes"] == row["family"] not in ("own", "omp", "lasso")
+        by_name = is_named or row["codes"] in _CODES
+        line = row["codes"] if by_name else f"{row['family']} {row['screens']}"
+        if is_named or (line in _CODES and (row["products"] or row["family"] == "lasso")):
             points.append({**row, "line": line})
     costly = [point for point in points if point["products"]]
     if not costly:
         return None
+    names = dict.fromkeys(point["line"] for point in points)
+    others = {
+        name: (labels.label(name, "inference"), labels.colour(name, "inference"), "*")
+        for name in names
+        if name not in _CODES
+    }
     looks = {
         name: dict(zip(("label", "color", "marker"), look, strict=False))
-        for name, look in _CODES.items()
+        for name, look in (_CODES | others).items()
     }
     least, most = (of(point["l0"] for point in costly) for of in (min, max))
     figure = draw_lines(
@@ -129,37 +136,3 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
             point["fit_seconds_mean"] = None
     title = "Recovery of dictionary and codes by seconds of learning"
     return draw_lines(points, "fit_seconds", metrics, of=rows, title=title)
-
-
-def gap_by_seconds(rows: style.Rows) -> Figure | None:
-    """The worst relative duality gap that each solver leaves, against the seconds that it takes, a
-    line a solver.
-
-    Args:
-      rows: rows of one cell with `method`, `seconds` and `relative_gap_max`, one for each `effort`
-        of a solver; those without a gap, of coders that do not minimise the lasso, are left out.
-
-    Returns:
-      The figure, or None where no solver has a gap.
-    """
-    metric = "relative_gap_max"
-    points = [
-        {**row, "solver": row["method"], metric: max(row[metric], _LEAST)}
-        for row in rows
-        if row.get(metric) is not None
-    ]
-    if not points:
-        return None
-    # By accuracy: times are noisy, and a line ordered by them would run back and forth.
-    points.sort(key=lambda point: -point[metric])
-    of, level = points[:1], {"solver": "certified", metric: TARGET}
-    return draw_lines(
-        [*points, level],
-        "seconds",
-        (metric,),
-        line="solver",
-        logy=(metric,),
-        of=of,
-        title="Accuracy of each solver by seconds",
-        more=f"{of[0]['world']} atoms, λ = {of[0]['lam']:.3g}",
-    )

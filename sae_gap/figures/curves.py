@@ -1,14 +1,11 @@
 """A metric along whatever a study varies, and along the levels of a world: a line a dictionary."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style, tables
-from sae_gap.figures.lines import PUBLISHED, draw_lines
-from sae_gap.storage.results import CELL, grouped
+from sae_gap.figures.lines import draw_lines
 
 # Groups of features, in the order in which they are drawn.
 _PANELS = {
@@ -18,7 +15,6 @@ _PANELS = {
     ),
     "frequency of the feature, by quartile": ("frequent", "common", "uncommon", "rare"),
 }
-_SIZES = (*CELL, "input_dim", "lam", "iterations")
 
 
 def curve(
@@ -30,7 +26,6 @@ def curve(
     dash: str = "",
     panel: str = "",
     logy: bool = False,
-    published: style.Lines = (),
 ) -> Figure | None:
     """A metric along a column: means over seeds with ± 1 sd.
 
@@ -45,9 +40,6 @@ def curve(
       dash: a column of whose values each has a line of its own dash and marker.
       panel: a column of whose values each has a panel.
       logy: whether y is on a log axis.
-      published: means to hold ours against, each with the coordinates of a row, `<y>_mean` and
-        `<y>_sd`; drawn as small hollow markers beside the line whose coordinates, sizes included,
-        they share, as far as x is ours too.
 
     Returns:
       The figure, or None where no line has a mean.
@@ -67,16 +59,8 @@ def curve(
     if not means:
         return None
     means.sort(key=lambda mean: style.ranks([mean[name] for name in by], by))
-    known = grouped(means, by)
-    beside = [
-        {**point, **dict(zip(by, key, strict=True)), dash: PUBLISHED}
-        for point in published
-        for key in _owners(point, shown, by, x, y)
-        if key in known
-    ]
-    points = [*means, *style.means(flat, by, (y,)), *beside]
     return draw_lines(
-        points,
+        [*means, *style.means(flat, by, (y,))],
         x,
         (y,),
         line=line,
@@ -87,19 +71,6 @@ def curve(
         of=shown,
         title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",
     )
-
-
-def _owners(
-    point: Mapping[str, Any], rows: style.Lines, by: list[str], x: str, y: str
-) -> list[Any]:
-    """The one line whose coordinates a published mean shares, as far as it has them; or none."""
-    place, reach = point.get(x), [row[x] for row in rows]
-    if None in (place, point.get(f"{y}_mean")) or not min(reach) <= place <= max(reach):
-        return []
-    given = [name for name in (*_SIZES, *by) if name != x and point.get(name) is not None]
-    alike = [row for row in rows if all(point[name] == row.get(name) for name in given)]
-    found = [*grouped(alike, by)]
-    return found if len(found) == 1 else []
 
 
 def recovery_by_level(rows: style.Rows) -> Figure | None:

@@ -2,16 +2,16 @@
 matplotlib.
 """
 
-from collections.abc import Iterable, Mapping
 from typing import Any
 
+from sae_gap.figures.tables import Rows
 from sae_gap.storage.results import SIZES, Row
 
 # Rows are paired only where all of these are equal.
 _CELL = ("study", "protocol", "lam", "data", "stream", *SIZES, "seed")
 
 
-def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -> list[Row]:
+def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
     """The distance of each encoder to the oracle on each seed, in parts that sum to it.
 
       S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)]
@@ -36,7 +36,7 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
     Raises:
       ValueError: two rows of one cell have the same place.
     """
-    placed: dict[tuple[Any, ...], dict[tuple[int, Any], Mapping[str, Any]]] = {}
+    placed: dict[tuple[Any, ...], dict[tuple[int, Any], Row]] = {}
     for row in rows:
         role, merit = _role(row)
         if role and row.get(metric) is not None:
@@ -86,7 +86,7 @@ def decompositions(rows: Iterable[Mapping[str, Any]], metric: str = "mcc_ood") -
     return parts
 
 
-def _role(row: Mapping[str, Any]) -> tuple[str, tuple[int, Any]]:
+def _role(row: Row) -> tuple[str, tuple[int, Any]]:
     """Which codes a row scores, with how well they stand for them; an empty string for any
     others.
     """

@@ -1,24 +1,27 @@
-"""A metric over two columns at once, a panel a dictionary."""
+"""A score over two columns at once, a panel a dictionary."""
 
-import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-from matplotlib import cm, patheffects
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import grouped
+from sae_gap.storage.results import Row, grouped
 
-# The green part of a colour above which black is more legible than white.
-_LIGHT = 0.6
-_BOUND: dict[str, Any] = {"color": "#D55E00", "linewidth": 1.8, "linestyle": (0, (3, 1))}
+# The score above whose colour black is more legible than white.
+_LIGHT = 0.65
+# All figures share one scale, so that they compare.
+_CELL: dict[str, Any] = {"marker": "s", "cmap": "viridis", "vmin": 0, "vmax": 1}
+_BOUND: dict[str, Any] = {
+    "color": "#D55E00",
+    "linewidth": 1.8,
+    "linestyle": (0, (3, 1)),
+    "zorder": 0,
+}
 
 
-def counting_bound(row: Mapping[str, Any]) -> float | None:
+def counting_bound(row: Row) -> float | None:
     """The training samples for each latent below which a dictionary is not determined, even were
     the supports known.
 
@@ -77,17 +80,17 @@ def heat_map(
     value: str,
     *,
     panel: Sequence[str],
-    bound: Callable[[Mapping[str, Any]], float | None] = lambda row: None,
-    bound_label: str = "bound",
+    bound: Callable[[Row], float | None],
+    bound_label: str,
 ) -> Figure | None:
-    """A metric over two columns of numbers: each cell has its mean over seeds written in, each
-    panel is a value of others.
+    """A score from 0 to 1 over two columns of numbers: each cell has its mean over seeds written
+    in, each panel is a value of others.
 
     Args:
       rows: rows of a study.
       x: a column of numbers, its values side by side.
       y: a column of positive numbers, on a log axis.
-      value: the metric.
+      value: the score.
       panel: the columns of whose values each combination has a panel.
       bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel,
         None for no line. Rows that give different ones have a line each.
@@ -101,71 +104,46 @@ def heat_map(
     """
     rows = [row for row in rows if row.get(x) is not None and row.get(y) is not None]
     means = style.means(rows, (*panel, x, y), (value,))
-    places = {(mean[x], mean[y]) for mean in means}
-    if len(places) < 2:
+    if len({(mean[x], mean[y]) for mean in means}) < 2:
         return None
-    by_size: dict[float, list[float]] = {}
-    for size, at in sorted(places):
-        by_size.setdefault(size, []).append(at)
+    sizes = sorted({mean[x] for mean in means})
     by_panel, by_column = grouped(means, panel), grouped(rows, (*panel, x))
     groups = sorted(by_panel, key=lambda key: style.ranks(key, panel))
-    # Panels are called by the columns in which they differ.
-    varied = [
-        name for name, *values in zip(panel, *groups, strict=True) if len({*values, None}) > 2
-    ]
     titles = [
         ", ".join(
             labels.label(value, name)
             for name, value in zip(panel, key, strict=True)
-            if name in varied and value is not None
+            if value is not None
         )
         for key in groups
     ]
-    wide, most = max(1.25, 0.36 * len(by_size)), max(map(len, by_size.values()))
+    most = max(map(len, grouped(means, (*panel, x)).values()))
     sides = labels.metric_label(x), labels.metric_label(y)
-    figure, every = style.panels(titles, wide, max(1.7, 0.5 + 0.25 * most), *sides)
-    # Scores of which 1 is perfect share one scale, so that figures compare.
-    ends = [mean[f"{value}_mean"] for mean in means] + (
-        [0, 1] if labels.perfect(value) == 1 else []
-    )
-    colours = cm.ScalarMappable(Normalize(min(ends), max(ends)), "viridis")
-    look: dict[str, Any] = {
-        "norm": colours.norm,
-        "cmap": colours.cmap,
-        "edgecolor": "white",
-        "linewidth": 0.5,
-    }
+    wide, tall = max(1.25, 0.36 * len(sizes)), max(1.7, 0.5 + 0.28 * most)
+    figure, every = style.panels(titles, wide, tall, *sides)
     handles = []
     for axes, key in zip(every, groups, strict=True):
         axes.tick_params(length=0)
-        cells = {(mean[x], mean[y]): mean[f"{value}_mean"] for mean in by_panel[key]}
-        for place, (size, levels) in enumerate(by_size.items()):
-            across = [place - 0.5, place + 0.5]
-            scores = np.array([cells.get((size, level), np.nan) for level in levels])
-            axes.pcolormesh(across, _log_edges(levels), scores[:, None], **look)
-            for level, score in zip(levels, scores, strict=True):
-                if np.isfinite(score):
-                    text = axes.text(place, level, style.number(score), ha="center", va="center")
-                    # A bound may run behind it.
-                    shade: Any = colours.to_rgba(score)
-                    rim = patheffects.withStroke(linewidth=2, foreground=shade)
-                    ink = "black" if shade[1] > _LIGHT else "white"
-                    text.set(fontsize=7, color=ink, path_effects=[rim], zorder=5)
+        columns = x, y, f"{value}_mean"
+        at, levels, scores = zip(
+            *([mean[name] for name in columns] for mean in by_panel[key]), strict=True
+        )
+        places = [sizes.index(size) for size in at]
+        shown = axes.scatter(places, levels, 330, scores, **_CELL)
+        for place, level, score in zip(places, levels, scores, strict=True):
+            ink = "black" if score > _LIGHT else "white"
+            text = axes.text(place, level, f"{score:.2f}", ha="center", va="center")
+            text.set(fontsize=7, color=ink, zorder=5)
+        for place, size in enumerate(sizes):
             for limit in filter(None, {bound(row) for row in by_column.get((*key, size), ())}):
-                axes.plot(across, [limit, limit], **_BOUND)
+                axes.plot([place - 0.5, place + 0.5], [limit, limit], **_BOUND)
                 handles = [style.mark(bound_label, **_BOUND)]
-    style.log_axis(every[0].yaxis, [at for _, at in places], most=8)
+    style.log_axis(every[0].yaxis, [mean[y] for mean in means], most=8)
     short = EngFormatter(sep="")
-    every[0].set_xticks(range(len(by_size)), [short(size) for size in by_size])
-    figure.colorbar(colours, ax=every, label=style.axis_label(value), aspect=40, pad=0.02)
+    every[0].set_xticks(range(len(sizes)), [short(size) for size in sizes])
+    every[0].set_xlim(-0.5, len(sizes) - 0.5)
+    every[0].margins(y=0.1)
+    figure.colorbar(shown, ax=every, label=style.axis_label(value), aspect=40, pad=0.02)
     title = f"{labels.metric_label(value)} by {sides[0]} and {sides[1]}"
     style.finish(figure, rows, handles, title=title, more="cells: means over seeds")
     return figure
-
-
-def _log_edges(centres: Sequence[float]) -> list[float]:
-    """Edges halfway between ascending centres on a log axis, and as far beyond the outer ones."""
-    middles = [(low * high) ** 0.5 for low, high in itertools.pairwise(centres)]
-    if not middles:
-        return [centres[0] / 2**0.5, centres[0] * 2**0.5]
-    return [centres[0] ** 2 / middles[0], *middles, centres[-1] ** 2 / middles[-1]]

@@ -7,7 +7,6 @@ asked for, which loads JAX.
 
 import functools
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 from sae_gap import catalogue
@@ -20,7 +19,6 @@ _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle"
 # deficiencies, and Tol's muted ones where those run out, which stand beside their labels or have a
 # marker of their own.
 _TABLES = {
-    "solver": {"certified": Look("certified below", "#555555")},
     "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
     "columns": {
         "learned": Look("atoms as learned", "#0072B2"),
@@ -33,36 +31,27 @@ _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metric.
 _OTHERS = {
-    "own_certificate": Column("certificate of the codes"),
     "values_part": Column("values part at λ", heading="values part at λ"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
     "fit_seconds": Column("seconds to fit, compilation apart", heading="fit s"),
     "encode_seconds": Column("seconds to encode", heading="encode s"),
-    "compile_seconds": Column("seconds to compile"),
-    "fit_steps": Column("steps to fit"),
     "flops": Column("floating-point operations a sample", heading="FLOPs"),
     "num_latents": Column("number of latents"),
-    "width": Column("atoms learned"),
     "sparsity": Column("active latents a sample, k"),
     "num_samples": Column("number of samples"),
     "input_dim": Column("input dimension, m"),
     "noise_db": Column("signal-to-noise ratio (dB)"),
     "lam": Column("λ"),
     "iterations": Column("iterations of FISTA"),
-    "depth": Column("layers"),
     "step": Column("step of the fit"),
     "ratio": Column("c, for c k ln(d / k) input dimensions"),
     "per_latent": Column("training samples for each latent"),
     "columns": Column("atoms"),
-    "fvu": Column("variance unexplained, FVU", 0.0),
-    "kl": Column("KL(model ‖ patched), nats"),
-    "l0": Column("mean number of active latents, L0"),
     "products": Column("cost, in products with the dictionary"),
-    "seconds": Column("seconds, compilation apart"),
-    "relative_gap_max": Column("worst relative duality gap"),
     "captured": Column("share of variance captured"),
     "coherence": Column("largest |cosine| with another atom"),
-    "share": Column("% of atoms, least coherent first"),
+    "matched": Column("|cosine| with the matched true atom", 1.0),
+    "share": Column("% of atoms, from the least value"),
     "drop": Column("AUC lost out of distribution (0 is no loss)"),
     "place": Column(""),
     "group": Column(""),
@@ -76,13 +65,6 @@ _COUNTED = {
     "lam": "λ = {}",
     "noise_db": "{} dB",
 }
-
-
-def add(column: str, looks: Mapping[str, Look]) -> None:
-    """Adds the names of a column that are no learner's or encoder's, such as those of solvers, in
-    their order.
-    """
-    _TABLES.setdefault(column, {}).update(looks)
 
 
 @functools.cache
@@ -133,7 +115,7 @@ def label(name: Any, column: str = "dictionary") -> str:
 
     Args:
       name: a value of the column.
-      column: "dictionary", "inference", "start", "columns", or "solver", or a column of numbers.
+      column: "dictionary", "inference", "start", or "columns", or a column of numbers.
     """
     if name is None:
         return f"no {metric_label(column)}"

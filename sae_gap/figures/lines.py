@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import grouped
+from sae_gap.storage.results import Row, grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
@@ -19,14 +19,6 @@ _DASHES = [
 ]
 # Whiskers of more points to a line would run together, so that a band shows the intervals.
 _BANDED = 12
-PUBLISHED = "published (mean ± sd)"
-_HOLLOW: dict[str, Any] = {
-    "label": PUBLISHED,
-    "marker": "o",
-    "markersize": 6.5,
-    "fillstyle": "none",
-    "linestyle": "none",
-}
 
 
 @style.styled
@@ -57,7 +49,7 @@ def draw_lines(
       x: a column of numbers, or of names that stand side by side.
       y: columns with a panel each. Points without one are left out of it; NaN breaks a line.
       line: the column whose values have a colour each.
-      dash: a column whose values have a dash and a marker each; `PUBLISHED` is a hollow marker.
+      dash: a column whose values have a dash and a marker each.
       panel: a column whose values have a panel each, where there is one y.
       looks: for each value of a column its `label` and what matplotlib takes, in the order of the
         legend. Other columns have those of `labels`.
@@ -92,10 +84,9 @@ def draw_lines(
     if not moving:
         return None
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
-    looks, dashed = looks or {}, {mark["dash"] for mark in moving} - {PUBLISHED}
+    looks, dashed = looks or {}, {mark["dash"] for mark in moving}
     dashes = looks.get(dash) or (_looks(dashed, dash, _DASHES) if len(dashed) > 1 else {})
     colours = looks.get(line) or _looks(values["line"], line, [{}] if dashes else MARKERS)
-    dashes = {**dashes, PUBLISHED: _HOLLOW}
 
     groups = [group for (group,) in grouped(moving, ("panel",))]
     several = len({value for _, value in groups}) > 1
@@ -144,11 +135,11 @@ def draw_lines(
     return figure
 
 
-def _number(point: Mapping[str, Any], column: str) -> Any:
+def _number(point: Row, column: str) -> Any:
     return point.get(f"{column}_mean", point.get(column))
 
 
-def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]]) -> Any:
+def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) -> Any:
     ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
         value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
@@ -156,7 +147,7 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[Mapping[str, Any]
     }
 
 
-def _draw(axes: Axes, path: style.Lines, look: Mapping[str, Any], is_band: bool) -> None:
+def _draw(axes: Axes, path: style.Lines, look: dict[str, Any], is_band: bool) -> None:
     names = "x", "y", "low", "high", "wide"
     x, *numbers = ([mark[name] for mark in path] for name in names)
     # A number that is not known is None.

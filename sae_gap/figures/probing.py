@@ -1,14 +1,11 @@
 """What probes lose out of distribution, a line for each of the codes that they read."""
 
-import itertools
-from collections.abc import Mapping
-from typing import Any
-
 from matplotlib.figure import Figure
 
 from sae_gap.figures import style
 from sae_gap.figures.lines import draw_lines
-from sae_gap.figures.sae_measurement import name_of
+from sae_gap.figures.sae_measurement import codes_label, name_of
+from sae_gap.storage.results import Row
 
 # By the columns that a probe reads.
 _PROBES = {
@@ -17,17 +14,9 @@ _PROBES = {
     "k=5": {"label": "5 latents", "color": "#E69F00", "marker": "^", "linestyle": "none"},
     "k=20": {"label": "20 latents", "color": "#009E73", "marker": "D", "linestyle": "none"},
 }
-_CODES = {
-    "own": "own codes",
-    "own_refit": "least squares on own",
-    "lasso": "lasso",
-    "lasso_refit": "least squares on lasso",
-    "thresholded": "thresholding pursuit",
-}
 
 
-@style.styled
-def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
+def ood_drop(lines: style.Lines, tasks: str) -> Figure:
     """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
 
     Args:
@@ -39,16 +28,13 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     """
     lines = [line for line in lines if line["drop"] is not None]
     names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
-    order, shown = (
-        [*names],
-        [probe for probe in _PROBES if probe in {line["probe"] for line in lines}],
-    )
+    order, probes = [*names], [*_PROBES]
     points = [
         {
             **line,
             "drop_sd": line["drop_half"],
             "place": order.index((line["dictionary"], line["codes"]))
-            + 0.17 * (shown.index(line["probe"]) - (len(shown) - 1) / 2),
+            + 0.17 * (probes.index(line["probe"]) - (len(probes) - 1) / 2),
         }
         for line in lines
     ]
@@ -66,9 +52,6 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
         f"over {tasks}",
     )
     (axes,) = figure.axes
-    for place, (one, other) in enumerate(itertools.pairwise(order)):
-        if one[0] != other[0]:
-            axes.axhline(place + 0.5, color=style.QUIET, linewidth=0.5, zorder=1)
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
     axes.set_yticks(range(len(names)), [*names.values()])
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -76,7 +59,7 @@ def ood_drop(lines: style.Lines, tasks: str = "pairs") -> Figure:
     return figure
 
 
-def _name(line: Mapping[str, Any]) -> str:
+def _name(line: Row) -> str:
     codes = line["codes"]
     # Activations have no other name.
-    return codes if codes == line["family"] else f"{name_of(line)}: {_CODES.get(codes, codes)}"
+    return codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"

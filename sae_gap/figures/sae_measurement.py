@@ -3,7 +3,6 @@ its atoms are.
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
+from sae_gap.storage.results import Row
 
 # SAEs in their order, then over again; controls and the like have colours of their own in
 # `sae_gap.figures.labels`.
@@ -32,17 +32,13 @@ _CODES = {
     "own": _OWN | {"label": "encoder"},
     "own_refit": _OWN | {"label": "encoder, values refitted", "markerfacecolor": "white"},
 }
-_OTHER: dict[str, Any] = {"color": "#9A9A9A", "linewidth": 0.8, "zorder": 1}
 
 
-def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -> Figure | None:
+def fvu_curve(rows: style.Rows) -> Figure | None:
     """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
 
     Args:
       rows: of `dictionary` and `codes`, with `l0`, `fvu` and perhaps `kl`.
-      published: of other models, each a `dictionary` of `num_latents` with its `l0`, `fvu` and
-        `kl`; drawn in grey.
-      source: what the caption says of them.
 
     Returns:
       The figure, or None where there is nothing to draw.
@@ -51,7 +47,7 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     hidden = {"proposed"} | {f"{name}_refit" for name in ("omp", "screened", "weighted")}
     shown = [row for row in shown if row["codes"] not in hidden]
     codes = {
-        name: _THIN | {"label": _label(name), "marker": "+" if name.endswith("_refit") else "x"}
+        name: _THIN | {"label": codes_label(name), "marker": "x"}
         for name in dict.fromkeys(row["codes"] for row in shown)
     } | _CODES
     # A dead encoder is off the scale of all else.
@@ -59,49 +55,35 @@ def fvu_curve(rows: style.Rows, published: style.Lines = (), source: str = "") -
     points.sort(key=lambda row: row["l0"])
     if not points:
         return None
-    looks, elsewhere = _looks(shown), []
-    for point in published:
-        kind, size = point["dictionary"], point["num_latents"]
-        dash = "-" if kind == "topk" else style.DASHED
-        looks[(kind,)] = _OTHER | {"label": f"{labels.label(kind)} elsewhere", "linestyle": dash}
-        elsewhere.append({**point, "dictionary": (kind,), "codes": size})
-    numbers = " and ".join(
-        f"{size:,}" for size in sorted({row["num_latents"] for row in published})
-    )
     metrics = [metric for metric in ("fvu", "kl") if metric in points[0]]
-    figure = draw_lines(
-        [*elsewhere, *points],
+    return draw_lines(
+        points,
         "l0",
         metrics,
         dash="codes",
-        looks={"dictionary": looks, "codes": codes},
+        looks={"dictionary": _looks(shown), "codes": codes},
         logy=metrics,
         of=shown,
         title="Variance unexplained by number of active latents",
         more=f"{shown[0]['num_scored']:,} held-out samples" if "num_scored" in shown[0] else "",
-        caption=f"Grey is {source}, with {numbers} latents" if published else "",
     )
-    # A curve of random atoms begins where hardly any is active, far left of what one looks at.
-    aside = {row["dictionary"] for row in shown if row.get("dead") or is_control(row)}
-    reach = [row["l0"] for row in (*points, *published) if row["dictionary"] not in aside]
-    if figure is not None and reach:
-        figure.axes[0].set_xlim(0.6 * min(reach), 1.7 * max(reach))
-    return figure
 
 
-def _label(codes: str) -> str:
-    """Of codes that are an encoder's of the suite or one's own."""
+def codes_label(codes: str) -> str:
+    """The label of codes, which may be those of an encoder of the suite or of one's own."""
+    if codes in _CODES:
+        return _CODES[codes]["label"]
     plain = codes.removesuffix("_refit")
     label = labels.label(plain, "inference")
     return label if plain == codes else f"{label}, values refitted"
 
 
-def name_of(row: Mapping[str, Any]) -> str:
+def name_of(row: Row) -> str:
     """Controls have the suite's labels; everything else keeps the user's name."""
     return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
 
 
-def is_control(row: Mapping[str, Any]) -> bool:
+def is_control(row: Row) -> bool:
     """Whether the dictionary of a row is there to be compared with."""
     return row.get("family") == "control"
 

@@ -4,18 +4,15 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.figures.lines import MARKERS, draw_lines
-from sae_gap.storage.results import grouped
 
 
-@style.styled
-def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
+def recovery(rows: style.Rows) -> Figure | None:
     """Recovery in distribution against recovery out of it: a colour for each dictionary, a marker
     for each inference.
 
     Args:
-      rows: rows of one setting; `dictionary`, `inference`, `start`, `<metric>_id` and
-        `<metric>_ood` are read.
-      metric: the score without its split.
+      rows: rows of one setting; `dictionary`, `inference`, `start`, `mcc_id` and `mcc_ood` are
+        read.
 
     Returns:
       The figure, or None where no method has both scores.
@@ -23,7 +20,7 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    rows, metrics = list(rows), (f"{metric}_id", f"{metric}_ood")
+    rows, metrics = list(rows), ("mcc_id", "mcc_ood")
     points = style.means(rows, ("method", "dictionary", "inference", "start"), metrics)
     for point in points:
         point["codes"] = "warm" if point["start"] == "warm" else point["inference"]
@@ -44,13 +41,10 @@ def recovery(rows: style.Rows, metric: str = "mcc") -> Figure | None:
         logx=False,
         size=(1.8, 4.2),
         of=rows,
-        title=f"{labels.metric_label(metric)} out of distribution against in distribution",
+        title="MCC out of distribution against in distribution",
         caption="On the dashed line both are the same",
     )
     for axes in figure.axes if figure else ():
-        for (name,), mine in grouped(points, ("dictionary",)).items():
-            path = [[point[f"{each}_mean"] for point in mine] for each in metrics]
-            axes.plot(*path, color=labels.colour(name), linewidth=0.8, alpha=0.6, zorder=1)
         low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))
         axes.axline((low, low), slope=1, color="#999999", linewidth=0.8, linestyle=style.DASHED)
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch
 
 from sae_gap.figures import labels, style, tables
 from sae_gap.figures.decompose import decompositions
@@ -72,12 +71,10 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     figure.supylabel(style.axis_label(metric))
     drawn = {step for line in lines for step in _steps(line)}
     handles = [style.swatch(*look) for step, look in _STEPS.items() if step in drawn]
-    if any(line[f"{step}_mean"] <= -_STEP for line in lines for step in _steps(line)):
-        hatched: dict[str, Any] = {"facecolor": "white", "edgecolor": style.QUIET, "hatch": "////"}
-        handles.append(Patch(label="a step down", **hatched))
     title = f"{labels.metric_label(metric)}, from each encoder up to the oracle"
     more = "whiskers: ± 1 sd" * (lines[0]["seeds"] > 1)
-    style.finish(figure, rows, handles, title=title, more=more)
+    caption = "A hatched part is a step down"
+    style.finish(figure, rows, handles, title=title, more=more, caption=caption)
     return figure
 
 

@@ -4,8 +4,8 @@ import io
 import os
 import pathlib
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -17,12 +17,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
 from sae_gap.figures import labels, tables
+from sae_gap.figures.tables import Lines as Lines
+from sae_gap.figures.tables import Rows as Rows
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
-
-# What figures are drawn from.
-Rows: TypeAlias = Iterable[Mapping[str, Any]]
-Lines: TypeAlias = Sequence[Mapping[str, Any]]
 
 # What matplotlib is told within a figure of the suite, and nowhere else.
 STYLE: Any = matplotlib.rc_params_from_file(
@@ -33,12 +31,7 @@ WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
 INK, QUIET = "#333333", "#555555"
-_SIZES = {
-    "num_latents": "latents",
-    "sparsity": "active",
-    "input_dim": "dimensions",
-    "num_samples": "samples",
-}
+_SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
 # A log axis of fewer decades has ticks at 2 and 5 too.
 _FEW_DECADES = 200
 
@@ -49,9 +42,11 @@ styled = matplotlib.style.context(STYLE, after_reset=True)
 
 
 @styled
-def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> tuple[str, str]:
+def save(
+    figure: Figure | None, folder: str | os.PathLike[str] | Folder, stem: str
+) -> tuple[str, ...]:
     """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give
-    equal bytes.
+    equal bytes. One that is None, since there is nothing to draw, is left out.
 
     Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF
     file.
@@ -62,11 +57,13 @@ def save(figure: Figure, folder: str | os.PathLike[str] | Folder, stem: str) -> 
       stem: the name of the files without its ending.
 
     Returns:
-      The names of the two files.
+      The names of the files.
 
     Raises:
       OSError: the folder cannot be written to.
     """
+    if figure is None:
+        return ()
     caption = str(figure.get_label())
     described: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Description": caption},
@@ -120,10 +117,10 @@ def finish(
 def describe(rows: Lines) -> str:
     """The sizes that all rows share, and the number of seeds, if any has one."""
     notes = []
-    for name, noun in _SIZES.items():
+    for name in _SIZES:
         first, *others = {row.get(name) for row in rows}
         if first is not None and not others:
-            notes.append(f"{first:,} {noun}")
+            notes.append(labels.label(first, name))
     seeds = len({row.get("seed") for row in rows} - {None})
     if seeds:
         notes.append("1 seed" if seeds == 1 else f"{seeds} seeds")
@@ -139,13 +136,6 @@ def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
 def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
     """A key to sort values of some columns by."""
     return [labels.rank(value, column) for value, column in zip(values, names, strict=True)]
-
-
-def number(value: float) -> str:
-    """Two decimals for what is of order one, two figures for what is far from it."""
-    size = abs(value)
-    form = ".2f" if size == 0 or 0.01 <= size < 10 else ",.0f" if 10 <= size < 1e6 else ".1e"
-    return f"{value:{form}}".replace("-", "−")
 
 
 def text_widths(texts: Iterable[str]) -> list[float]:

@@ -7,12 +7,14 @@ import io
 import math
 import os
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, SIZES, Row, grouped
 
+Rows: TypeAlias = Iterable[Row]
+Lines: TypeAlias = Sequence[Row]
 # Columns that tell the lines of a summary apart, beside those in which its rows differ.
 BY = ("method", *CELL)
 
@@ -23,25 +25,10 @@ _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", 
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
-_ORDER = (
-    *(
-        "mcc",
-        "mcc_paper",
-        "cosine",
-        "close",
-        "support_f1",
-        "support_precision",
-        "support_recall",
-        "accuracy",
-        "auc",
-    ),
-    *("l0_above", "mse", "objective", "gap", "relative_gap", "certificate"),
-)
-_LAST = ("fit_seconds", "encode_seconds")
 
 
 def summarise(
-    rows: Iterable[Mapping[str, Any]],
+    rows: Rows,
     by: Sequence[str] = BY,
     *,
     methods: Sequence[str] = (),
@@ -68,12 +55,14 @@ def summarise(
       ValueError: a group mixes conditions or holds a seed twice, so that its spread would not be a
         spread over seeds.
     """
+    rows = list(rows)
     groups = grouped(rows, by)
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
-        metrics = _metrics_of([row for group in groups.values() for row in group], by)
-    seen = [row["method"] for group in groups.values() for row in group if "method" in row]
+        finite = {name: None for row in rows for name, value in row.items() if _is_finite(value)}
+        metrics = [name for name in finite if name not in (*by, *_NOT_METRICS)]
+    seen = [row["method"] for row in rows if "method" in row]
     rank = {method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))}
 
     def order(values: tuple[Any, ...]) -> list[Any]:
@@ -98,7 +87,7 @@ def summarise(
     return summary
 
 
-def _check_seeds(group: Sequence[Mapping[str, Any]], by: Sequence[str]) -> None:
+def _check_seeds(group: Lines, by: Sequence[str]) -> None:
     name = ", ".join(f"{column}={group[0].get(column)}" for column in by)
     for column in _CONDITIONS:
         values = list(dict.fromkeys(row.get(column) for row in group))
@@ -123,36 +112,24 @@ def _is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
-def _metrics_of(rows: Iterable[Mapping[str, Any]], by: Sequence[str]) -> list[str]:
-    found = dict.fromkeys(name for row in rows for name, value in row.items() if _is_finite(value))
-    names = [name for name in found if name not in _NOT_METRICS and name not in by]
-    ordered = [f"{stem}{split}" for stem in _ORDER for split in ("", "_id", "_ood")]
-    # A metric that the order does not know keeps its place among its like.
-    ordered += [name for name in names if name not in (*ordered, *_LAST)]
-    return sorted(names, key=[*ordered, *_LAST].index)
-
-
 def write_table(
     folder: str | os.PathLike[str] | Folder,
     name: str,
-    lines: Sequence[Mapping[str, Any]],
-    columns: Collection[str] | None = None,
+    lines: Lines,
 ) -> None:
     """Writes lines as CSV, at full precision, with an empty cell for None and for a column that a
-    line lacks.
+    line lacks; columns of lists and of mappings are left out.
 
     Args:
       folder: where to.
       name: of the file, which is replaced whole.
       lines: at least one.
-      columns: what to write of them; None takes all columns but those of lists and of mappings.
 
     Raises:
       OSError: the folder cannot be written to.
     """
-    if columns is None:
-        listed = {name for line in lines for name in line if isinstance(line[name], list | dict)}
-        columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
+    listed = {name for line in lines for name in line if isinstance(line[name], list | dict)}
+    columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -160,9 +137,7 @@ def write_table(
     Folder(folder).write(name, text.getvalue().encode())
 
 
-def grid(
-    lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
-) -> tuple[list[str], list[bool], list[list[str]]]:
+def grid(lines: Lines, columns: Mapping[str, str]) -> tuple[list[str], list[bool], list[list[str]]]:
     """The cells of a table: `mean ± sd` of a metric, the value of any other column, a dash for what
     is missing.
 
@@ -180,7 +155,7 @@ def grid(
     return [*columns.values()], [*numeric], [[*row] for row in zip(*cells, strict=True)]
 
 
-def _column(lines: Sequence[Mapping[str, Any]], name: str) -> tuple[bool, list[str]]:
+def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
     """Whether a column is of numbers, and its cells."""
     mean, sd = f"{name}_mean", f"{name}_sd"
     if lines and not any(mean in line or name in line for line in lines):
@@ -216,9 +191,7 @@ def _value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
-def format_table(
-    lines: Sequence[Mapping[str, Any]], columns: Mapping[str, str], width: int = 120
-) -> str:
+def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> str:
     """Lays a table out for a terminal; one that is too wide goes on below, behind its leading
     columns of names and sizes.
 

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from sae_gap import catalogue
 from sae_gap.storage.results import Row, grouped
 
 Rows = Iterable[Mapping[str, Any]]
@@ -97,7 +98,7 @@ def curve_lines(rows: Rows) -> list[Row]:
       compared) their `at_l0`, `curve_fvu`, and `curve_refit_fvu` after least squares on their
       supports; which codes of `BEST` are the best there (`best_codes`) and their `best_fvu`.
       `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and refitted, against
-      `best_fvu`.
+      `best_fvu`. Metrics that every study has stand with the encoder's codes, or else the best.
     """
     lines = []
     for name, found in by_dictionary(rows).items():
@@ -119,7 +120,9 @@ def curve_lines(rows: Rows) -> list[Row]:
             for column, row in (("fvu", own), ("refit_fvu", again)):
                 line[column] = row["fvu"]
                 line[f"{column}_ratio"] = row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
-        lines.append(line)
+        scored = own or best
+        further = {name: scored[name] for name in catalogue.default_columns() if name in scored}
+        lines.append(further | line)
     return lines
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sae_gap import catalogue
 from sae_gap.measure import comparison
 from sae_gap.metrics.probes import SCORES
 from sae_gap.storage.results import Row
@@ -24,7 +25,8 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     Returns:
       A line for each dictionary, codes and probe, in the order of the rows: the mean of each of
       `SCORES` and `<score>_half`, half its interval; and `more_auc_ood`, `more_drop` and
-      `more_accuracy_drop`, the differences from the baseline, with theirs.
+      `more_accuracy_drop`, the differences from the baseline, with theirs. Metrics that every study
+      has stand beside them.
     """
     own: Row = {}
     for row in rows:
@@ -34,6 +36,7 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     for row in rows:
         for probe in row["probes"]:
             line = {name: row[name] for name in ("dictionary", "family", "codes")}
+            line |= {name: row[name] for name in catalogue.default_columns() if name in row}
             line |= {"probe": probe, "pairs": len(row["pairs"]), "splits": row["splits"]}
             for score in SCORES:
                 values = np.array(row[f"{score} {probe}"], float)

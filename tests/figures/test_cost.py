@@ -11,6 +11,7 @@ TABLE = [
     ("screened_pursuit_2x4", "screened_pursuit", 2, 4.0, 32.0, 0.14, 0.2),
     ("screened_pursuit_2x2", "screened_pursuit", 2, 3.0, 31.8, 0.15, 0.25),
     ("fista_1", "fista", None, 1.0, 33.0, 0.9, 3.0),
+    ("nearest_atoms", "nearest_atoms", None, 1.5, 32.5, 0.17, 0.3),
     ("lasso_refit", "lasso", None, None, 20.0, 0.16, 0.22),
 ]
 NAMES = ("codes", "family", "screens", "products", "l0", "fvu", "kl")
@@ -26,10 +27,13 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
         two, own, level = ROWS[1:3], ROWS[0], ROWS[-1]
         assert drawn["two screens"] == [[row["products"], row[metric]] for row in two[::-1]]
         assert drawn["the SAE's encoder"] == [[1, own[metric]]]
+        assert drawn["nearest atoms"] == [[1.5, ROWS[-2][metric]]]
         assert levels["certified lasso"] == level[metric]
         # A single iteration of FISTA does not set the scale.
         assert axes.get_ylim() == (0, pytest.approx(1.1 * own[metric]))
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
-    assert legend == {"the SAE's encoder", "two screens", "FISTA", "certified lasso"}
+    assert legend == {
+        *("the SAE's encoder", "two screens", "FISTA", "nearest atoms", "certified lasso")
+    }
     assert figures.loss_by_cost([row for row in ROWS if row["family"] == "fista"])
     assert figures.loss_by_cost(ROWS[-1:]) is None

@@ -1,6 +1,4 @@
-"""A curve draws the means of its rows, where they belong, and holds published ones against its own
-only where they match.
-"""
+"""A curve draws the means of its rows, where they belong."""
 
 import itertools
 
@@ -32,12 +30,6 @@ def make_warm(widths=(50, 100), seeds=(0, 1, 2), iterations=ITERATIONS):
         row |= {"start": "cold", "num_latents": width, "seed": seed}
         rows.append(row | {"mcc_ood": 0.98, "gap_ood": 1e-9})
     return rows
-
-
-def make_published(**values):
-    point = {"dictionary": "topk", "start": "warm", "iterations": 10, "num_latents": 100}
-    point |= {"sparsity": 10, "num_samples": 5_000, "lam": None}
-    return [point | {"mcc_ood_mean": 0.6, "mcc_ood_sd": 0.05} | values]
 
 
 WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
@@ -93,34 +85,6 @@ def test_zero_has_its_place_on_a_log_axis():
     # From 1 on it is a log axis: factors of ten have one length.
     one, ten, hundred = axes.transData.transform([(count, 0.5) for count in (1, 10, 100)])[:, 0]
     assert ten - one == pytest.approx(hundred - ten)
-
-
-def published_of(figure):
-    drawn = [line for axes in figure.axes for line in axes.lines if line.get_markersize() == 6.5]
-    return [(line.get_color(), *(data[0] for data in line.get_data())) for line in drawn]
-
-
-def test_published_means_lie_beside_their_own_line():
-    figure = figures.curve(make_warm(), **PANELS, published=make_published())
-    assert published_of(figure) == [(labels.colour("topk"), 10, 0.6)]
-    assert words(figure).count("published (mean ± sd)") == 1
-    ends = [
-        segments.get_segments()[0][:, 1]
-        for segments in figure.axes[1].collections
-        if len(segments.get_segments()) == 1
-    ]
-    np.testing.assert_allclose(ends, [(0.55, 0.65)])
-
-
-OTHER = {"dictionary": "gated", "start": None, "num_latents": 500, "num_samples": 100, "lam": 0.5}
-OTHER |= {"iterations": 500, "mcc_ood_mean": None}
-
-
-@pytest.mark.parametrize("name", OTHER)
-def test_published_means_of_something_else_are_not_drawn(name):
-    published = make_published(**{name: OTHER[name]})
-    figure = figures.curve(make_warm(), **PANELS, published=published)
-    assert published_of(figure) == [] and "published (mean ± sd)" not in words(figure)
 
 
 def test_what_the_rows_do_not_say_is_refused_or_left_out():

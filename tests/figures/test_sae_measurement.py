@@ -68,7 +68,7 @@ def test_a_dead_encoder_does_not_set_the_axis():
     assert axes.get_xlim() == alone.get_xlim()
 
 
-def test_patching_has_a_panel_for_the_divergence_and_other_models_in_grey():
+def test_patching_has_a_panel_for_the_divergence():
     told = {"dictionary": "my_sae", "family": "sae", **SIZES}
     scores = {("lasso_refit", 4.0): (0.3, 0.9), ("lasso_refit", 8.0): (0.2, 0.5)}
     scores |= {("own", 8.0): (0.4, 0.7)}
@@ -76,12 +76,9 @@ def test_patching_has_a_panel_for_the_divergence_and_other_models_in_grey():
         told | {"codes": codes, "l0": l0, "fvu": fvu, "kl": kl}
         for (codes, l0), (fvu, kl) in scores.items()
     ]
-    other = [{"dictionary": "topk", "num_latents": 512, "l0": 16.0, "fvu": 0.1, "kl": 0.3}]
-    figure = figures.fvu_curve(rows, other, "another model")
+    figure = figures.fvu_curve(rows)
     drawn = [[y for line in axes.get_lines() for y in line.get_ydata()] for axes in figure.axes]
-    assert drawn == [[0.1, 0.3, 0.2, 0.4], [0.3, 0.9, 0.5, 0.7]]
-    assert "Grey is another model, with 512 latents" in figure.get_label()
-    assert "TopK SAE elsewhere" in {text.get_text() for text in figure.legends[0].get_texts()}
+    assert drawn == [[0.3, 0.2, 0.4], [0.9, 0.5, 0.7]]
 
 
 SHARES = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}

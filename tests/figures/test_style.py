@@ -40,9 +40,3 @@ def test_a_callers_style_neither_changes_nor_is_changed(tmp_path):
     with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "figure.dpi": 30}):
         before = dict(matplotlib.rcParams)
         assert png("other") == plain and dict(matplotlib.rcParams) == before
-
-
-def test_numbers_are_written_for_people():
-    values = (0.705, -0.05, 12.4, 1_234.0, 2.5e7, 3e-8, 0)
-    written = "0.70 −0.05 12 1,234 2.5e+07 3.0e−08 0.00"
-    assert [*map(style.number, values)] == written.split()

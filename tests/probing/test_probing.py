@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from sae_gap import open_activations, probing
+from sae_gap import catalogue, open_activations, probing
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.metrics.probes import SCORES
 from sae_gap.probing import concepts, probed
@@ -116,6 +116,14 @@ def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
     source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
     assert source.task().id.counted.tolist() == x[evenly_spaced(8, 3)].tolist()
     assert len(source.task().id.signals) == 8 and source.task().concepts == held
+
+
+def test_metrics_that_every_study_has_stand_beside_the_scores(monkeypatch):
+    monkeypatch.setattr(catalogue, "default_columns", lambda: ["effective", "absent"])
+    scores = {f"{name} dense": [0.5] for name in SCORES} | {"effective": 2.0}
+    told = {"dictionary": "mine", "family": "sae", "codes": "own", "probes": ["dense"]}
+    (line,) = probing.overall([told | scores | {"pairs": ["p"], "splits": 1}], "mine")
+    assert line["effective"] == 2 and "absent" not in line
 
 
 def test_differences_are_paired_over_pairs():

@@ -12,7 +12,7 @@ from sae_gap.solvers import pivoting, working_set
 
 def test_turns_are_those_of_the_sample_that_takes_most():
     # Of a shape of its own. The programs of other tests are kept.
-    given = binary.draw(0, 21, 17, 41, 3)
+    given = binary.draw(21, 17, 41, 3)
     with mock.patch.object(jax, "clear_caches"):
         solution, turns = binary.count(*given, lam=0.05)
     rounds = sum(n for (name, _), n in turns.items() if name == working_set.__name__)

@@ -9,7 +9,6 @@ from sae_gap import Method
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.learner import HostLearner
 from sae_gap.storage.results import Store
-from sae_gap.study.job import jobs
 from sae_gap.study.models import Models
 from tests import tiny
 
@@ -22,8 +21,7 @@ class Some(HostLearner):
 
 
 def run_of(study, rows, models):
-    there = {"store": Store(rows), "models": Models(models)}
-    return types.SimpleNamespace(study=study, jobs=list(jobs(study)), **there)
+    return types.SimpleNamespace(study=study, store=Store(rows), models=Models(models))
 
 
 def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):

@@ -35,7 +35,7 @@ def test_a_metric_brings_its_label_to_tables_and_figures(dropped):
         (["effective_id"], "effective L0"),
     ):
         assert outcome._headings(names, summary) == {"effective_id": heading}
-    figure = Drawing("curve", {"x": "num_latents", "y": "effective_id"}).draw(rows, [])
+    figure = Drawing("curve", {"x": "num_latents", "y": "effective_id"}).draw(rows)
     words = [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
     assert any("effective number of latents" in text for text in words)
 

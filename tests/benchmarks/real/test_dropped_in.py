@@ -83,5 +83,7 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
             assert len(row["errors"]) > 1 and np.isfinite(row["errors"]).all(), name
         assert len({row["key"] for row in found}) == len(found)
         assert "nearest" in out, name
-        pages = (tmp_path / "results" / name).rglob("[Rs]*.[cm]*")
+        pages = [*(tmp_path / "results" / name).rglob("[Rs]*.[cm]*")]
         assert "nearest" in "".join(page.read_text() for page in pages), name
+        (summary,) = (page for page in pages if page.name == "summary.csv")
+        assert "effective" in summary.read_text().partition("\n")[0], name

@@ -13,6 +13,8 @@ from matplotlib import image
 import sae_gap
 from benchmarks.real import encoder_cost
 from sae_gap.core.types import Model, Split, Task
+from sae_gap.data.activations import open_activations
+from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders import lasso
 from sae_gap.encoders.lasso import find_weight
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
@@ -23,7 +25,8 @@ from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 from sae_gap.study import scoring
 from sae_gap.study.inference import Inference
-from sae_gap.study.study import Method
+from sae_gap.study.job import jobs
+from sae_gap.study.study import Method, Study
 from tests import tiny
 
 DIM, WIDTH, K = 12, 40, 3
@@ -215,6 +218,16 @@ def test_a_signed_dictionary_has_signed_codes(on):
     assert not any("screened" in name or "batch" in name for name in every)
     for name in ("omp_pruned", "mp", "gradient_pursuit", "fista_5", "lasso"):
         assert on.inference.infer(every[name], "id").codes.min() < 0
+
+
+def test_codes_at_another_l0_have_keys_of_their_own(on):
+    def keys(k):
+        methods = tuple(encoder_cost.ways(on.given, k, on.lam, on.denser))
+        sources = (HeldOut(open_activations(X), WIDTH, 1),)
+        every = jobs(Study("encoder_cost", sources, methods, lam=None, metrics=()))
+        return {line.key for job in every for line in job.lines}
+
+    assert keys(K) and not keys(K) & keys(K + 1)
 
 
 def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):

@@ -13,8 +13,9 @@ import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks.real import inputs, measurement_page, page_tables, real
+from benchmarks.real import inputs, measurement_page, real
 from benchmarks.real import measure_sae as binary
+from benchmarks.report import table
 from sae_gap import measure
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
@@ -184,7 +185,7 @@ def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, call,
 def test_what_is_proved_is_said_in_the_same_words_everywhere(page):
     texts = [(pathlib.Path(__file__).parents[3] / page).read_text(), str(measure.__doc__)]
     texts += [measurement_page.ABOUT, real.ABOUT]
-    assert all(page_tables.PROVED in " ".join(text.split()) for text in texts)
+    assert all(table.PROVED in " ".join(text.split()) for text in texts)
 
 
 def test_names_tell_paths_apart(tmp_path):

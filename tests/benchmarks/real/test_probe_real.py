@@ -63,7 +63,7 @@ def test_from_a_recording_to_a_table_and_on(options, call, tmp_path, monkeypatch
         with open(folder / f"{name}.csv", newline="") as file:
             lines = [line["dictionary"] for line in csv.DictReader(file)]
         assert lines == ["activations", *["mine"] * 24, *["random"] * 16]
-    assert max(map(len, out.splitlines())) <= 120 and "mean over 2 pairs" in out
+    assert max(map(len, out.splitlines())) <= 120 and "means over 2 pairs" in out
     assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
     # Nothing is coded again, and no text is run.
@@ -88,6 +88,19 @@ def test_what_is_wrong_is_said_in_a_sentence(options, call, tmp_path, case):
     arguments, words = FAULTS[case]
     code, out, err = call("probe_real", *options, *arguments, f"--results_dir={tmp_path}")
     assert (code, out) == (2, "") and words in err.splitlines()[-1]
+
+
+def test_documents_are_those_that_are_held_out_or_all(options, call, tmp_path, monkeypatch):
+    seen = []
+
+    def stop(tokens, held, *rest):
+        seen.append(held.num_samples)
+        raise ValueError("enough.")
+
+    monkeypatch.setattr(probe_real, "of_pairs", stop)
+    for documents in ("held_out", "all"):
+        call("probe_real", *options, f"--documents={documents}", f"--results_dir={tmp_path}")
+    assert 0 < 5 * seen[0] < seen[1]
 
 
 def test_usual_pairs_meet_each_topic_in_both_orders():

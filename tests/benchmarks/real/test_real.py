@@ -192,6 +192,18 @@ def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypa
     )
 
 
+def test_the_seed_is_that_of_what_is_learned(options, small, call, monkeypatch):
+    seen = []
+
+    def stop(given):
+        seen.append(given.seed)
+        raise ValueError("enough.")
+
+    monkeypatch.setattr(real.train_real, "train", stop)
+    call("real", *options[1], "--seed=7")
+    assert seen == [7]
+
+
 def numbers(sentence):
     return [
         float(number)
@@ -270,8 +282,8 @@ def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():
 @pytest.mark.parametrize(
     ("preset", "record", "train"),
     [
-        ("quick", "tokens 200000", "width 3072, epochs 3, visits 75.0"),
-        ("paper", "tokens all", "width 4608, epochs 2, visits 75.0"),
+        ("quick", "tokens 200000", "methods topk, width 3072, epochs 3, visits 75.0"),
+        ("paper", "tokens all", "methods topk, width 4608, epochs 2, visits 75.0"),
     ],
 )
 def test_a_dry_run_says_how_much_would_run_and_writes_nothing(
@@ -287,7 +299,7 @@ def test_a_dry_run_says_how_much_would_run_and_writes_nothing(
     assert (
         lines[0] == f"record: model SmolLM2-135M, text BBC news, layer 7, dtype float16, {record}"
     )
-    assert lines[1] == f"train_real: sparsity 16, seed 0, {train}, methods topk"
+    assert lines[1] == f"train_real: sparsity 16, {train}, seed 0"
     assert lines[2].startswith("downstream: l0 ") and lines[3].startswith("probe_real: rows ")
     assert ("34 minutes" in out) == (preset == "quick")
     assert lines[-1] == f"The page: {place}/real/{preset}/report.html" and not place.exists()

@@ -26,7 +26,7 @@ def test_it_counts_the_close_and_names_the_furthest(folder, call):
     assert (code, err) == (0, "")
     heading, _, line = out.splitlines()
     assert heading.startswith("| study | compared | close")
-    assert line.startswith("| vary_latents/protocol=paper | 2 | 1 | 50.0% | 1 of 2 |")
+    assert line.startswith("| vary_latents/protocol=paper | 2 | 1 | 50.0% |")
     assert "fista_oracle at 100 latents, num_samples 5,000, auc_ood: 0.790" in line
 
 

@@ -15,9 +15,6 @@ def test_the_binary_writes_one_file(tmp_path, call):
     assert (code, out) == (0, ""), err
     whole = pages.render([pages.read(tmp_path / "results" / "a", "a")])
     assert (tmp_path / "results" / "report.html").read_text() == whole
-    output = tmp_path / "new" / "page.html"
-    assert call("report", f"--results_dir={tmp_path / 'results'}", f"--output={output}")[0] == 0
-    assert output.read_text() == whole
 
 
 @pytest.mark.parametrize("name", ["", "absent", "file"])
@@ -37,7 +34,3 @@ def test_damage_is_one_sentence_and_nothing_is_written(tmp_path, call):
         r"the page in [^\n]+ cannot be read [^\n]+stairs\.png[^\n]+; run [^\n]+\.\n", err
     )
     assert not (tmp_path / "report.html").exists()
-    (tmp_path / "a" / "page.json").unlink()
-    write(tmp_path / "a")
-    code, _, err = call("report", f"--results_dir={tmp_path}", f"--output={tmp_path}")
-    assert code == 2 and "--output must name a file" in err
