@@ -26,7 +26,7 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from absl import logging
 
@@ -43,7 +43,6 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.metrics import atom_statistics
-from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.decoders import ATOMS, BIAS
 from sae_gap.saes.save import files_of
@@ -79,7 +78,7 @@ COLUMNS = {
     # Where a held-out row is an outlier.
     "fvu_outliers": "FVU with outlier tokens",
     "duplicates": "copied atoms",
-    "total_seconds": "fit s",
+    "fit_seconds": "fit s",
 }
 
 
@@ -145,11 +144,8 @@ def study_for(
     options: TrainOptions,
     sources: Sequence[HeldOut],
     names: Collection[str],
-    seconds: Mapping[Learner, float],
 ) -> Study:
-    """All codes on the dictionaries of methods of these names. A fit takes the seconds of its base
-    too.
-    """
+    """All codes on the dictionaries of methods of these names."""
     methods = [
         dataclasses.replace(method, row={**method.row, "dictionary": name})
         for name in names
@@ -159,8 +155,7 @@ def study_for(
             options.sparsity,
         )
     ]
-    total = Metric("total_seconds", lambda found: {"total_seconds": seconds[found.learner]})
-    return study_of(NAME, sources, methods, atom_statistics.METRIC, total, spread="rows")
+    return study_of(NAME, sources, methods, atom_statistics.METRIC, spread="rows")
 
 
 def save(model: Model, folder: Folder) -> None:
@@ -197,8 +192,7 @@ def train(options: TrainOptions) -> list[Row]:
     source = source_of(options)
     directory, models = options.folder(NAME), Models(options.models_folder)
     task = source.task()
-    seconds: dict[Learner, float] = {}
-    wanted = study_for(options, [source], options.methods, seconds)
+    wanted = study_for(options, [source], options.methods)
     learners = {str(method.row["dictionary"]): method.learner for method in wanted.methods(source)}
     for name, learner in learners.items():
         lacking = learner.needs(task)
@@ -208,16 +202,10 @@ def train(options: TrainOptions) -> list[Row]:
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
     for name, learner in learners.items():
-        # The base is fitted on the way, and read again for its seconds.
-        end, *bases = (
-            models.fit(part, [source], [task], mesh=devices.mesh(), show_progress=True)[0].end
-            for part in (learner, learner.base)
-            if part is not None
-        )
-        seconds[learner] = end.seconds + sum(base.seconds for base in bases)
-        logging.info("%s fitted in %.0f s", name, seconds[learner])
+        (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh(), show_progress=True)
+        logging.info("%s fitted in %.0f s", name, fit.end.seconds + fit.base_seconds)
         if distributed.is_first():
-            save(end.model, directory / name)
+            save(fit.end.model, directory / name)
         # Until it is there, others would fit again what the first one reads.
         distributed.wait(name)
     store = results.Store(directory)
@@ -227,7 +215,7 @@ def train(options: TrainOptions) -> list[Row]:
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
     seeds = sorted({row["seed"] for row in there})
     sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
-    every = study_for(options, sources, names, {})
+    every = study_for(options, sources, names)
     found = Stored(every, store).rows(jobs(every))
     summary = summarise(found, options, [*learners])
     if distributed.is_first():

@@ -71,7 +71,7 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
         assert abs(lasso["l0"] - K) <= 0.01 * K and "fvu_outliers" not in lasso
     # A fit takes the seconds of its base too.
     alone, later = (rows[name, "lasso"] for name in ("online_dl", "topk_from_online_dl"))
-    assert later["total_seconds"] > alone["total_seconds"] == alone["fit_seconds"]
+    assert later["fit_seconds"] > alone["fit_seconds"] > 0
     assert train(*flags) == (out, rows)
     # Each model has taken the place of the one before it, and left nothing of that or of its draft.
     assert {path.name for path in directory.iterdir()} == {*names, "rows", "summary.csv"}
