@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sae_gap.core.checks import check_type, is_traced
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Encoder, keep_nans, unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
@@ -109,4 +109,5 @@ class LeastSquares(_Refined):
         """The codes, without a certificate."""
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         on = jnp.abs(codes) > ON
-        return Coded(least_squares(signals - model.bias, model.decoder, on).clip(0))
+        found = least_squares(signals - model.bias, model.decoder, on).clip(0)
+        return Coded(keep_nans(signals, found))

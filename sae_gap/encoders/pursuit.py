@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders.encoder import Encoder, keep_nans, unit_atoms
 from sae_gap.solvers import pursuit_order
 from sae_gap.solvers.greedy import gradient_pursuit, spread
 
@@ -60,7 +60,8 @@ class OMP(Encoder):
         target, atoms, norms = on_unit_atoms(model, signals)
         order, values = pursuit_order(target, atoms, self.k, nonneg=self.nonneg)
         codes = spread(order, values, num_latents=len(norms))
-        return Ordered((codes.clip(0) if self.nonneg else codes) / norms, order)
+        codes = keep_nans(target, codes.clip(0) if self.nonneg else codes)
+        return Ordered(codes / norms, order)
 
 
 class GradientPursuit(OMP):
