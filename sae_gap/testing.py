@@ -72,6 +72,8 @@ def check_encoder(encoder: Encoder) -> None:
     )
     model = Model(atoms, rng.normal(size=DIM), parameters)
     model, y = _floats((model, rng.normal(size=(ROWS, DIM))), jnp.float32)
+    # The first signal leaves nothing to code.
+    y = y.at[0].set(model.bias)
     prepared, model = _prepared(encoder, model, y)
 
     def codes_of(y, model=model, encoder=prepared):
@@ -224,6 +226,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
     found = np.asarray(sae.encode(x))
     demand(np.array_equal(found != 0, codes != 0), "must have the same latents on")
     demand(close(found, codes), "must have the same codes")
+    demand(sae.signed or found.min() >= 0, "has codes below zero; let its encoder be `signed`")
     for held in (found, scipy.sparse.csr_array(found)):
         demand(close(sae.decode(held, x), reconstruction), "must decode them alike")
     model, target = sae.model, sae.target(x)

@@ -6,14 +6,12 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import catalogue
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
     Affine,
     AmortisedEncoder,
     Encoder,
     check_model,
-    encode,
     rectangle,
     unit_atoms,
 )
@@ -60,20 +58,6 @@ def test_the_rectangle_has_unit_width_and_open_ends():
 
 # The rest take another encoder, or what only a learner gives.
 GIVEN = {"support", "least_squares", "linear", "lookup"}
-
-
-@pytest.mark.parametrize("name", sorted(catalogue.encoders().keys() - GIVEN))
-def test_a_sample_that_is_no_number_shows_within_jit_and_spoils_no_other(name):
-    rng = np.random.default_rng(0)
-    signals, atoms = rng.normal(size=(5, 8)), jnp.asarray(rng.normal(size=(8, 20)))
-    encoder = catalogue.make_encoder(name, sparsity=2, lam=0.1)
-    trained = isinstance(encoder, AmortisedEncoder)
-    own = encoder.parameters(atoms, jax.random.key(0)) if trained else None
-    model = Model(atoms, jnp.zeros(8), own)
-    spoilt = np.where([[i == 2 and j == 3 for j in range(8)] for i in range(5)], np.nan, signals)
-    codes, found = (np.asarray(encode(encoder, model, jnp.asarray(x))) for x in (signals, spoilt))
-    assert np.isnan(found).any(axis=1).tolist() == [False, False, True, False, False]
-    np.testing.assert_array_equal(np.delete(found, 2, axis=0), np.delete(codes, 2, axis=0))
 
 
 class Halves(AmortisedEncoder):

@@ -155,24 +155,6 @@ def test_scores_of_atoms_of_any_length_by_hand():
     assert found["objective_ood"] == pytest.approx(value.mean(), rel=1e-4)
 
 
-def test_no_mean_counts_the_padding():
-    signals, dictionary, best, reference = problem()
-
-    def measured(spare):
-        def pad(array, axis):
-            return jnp.concatenate(
-                [array, jnp.zeros((len(array), spare) if axis else (spare, array.shape[1]))],
-                axis=axis,
-            )
-
-        task = Task(*[Split(pad(signals, 1))] * 3, width=dictionary.shape[1], padding=spare)
-        model = Model(pad(dictionary, 0), jnp.zeros(len(dictionary) + spare))
-        both = {"id": best, "ood": best}, {"id": reference, "ood": reference}
-        return gap.measure(Inferred(task, model, *both, LAM, "strict"))
-
-    assert measured(3) == pytest.approx(measured(0), rel=1e-5, abs=1e-9)
-
-
 def test_zero_signals():
     signals, dictionary, codes, _ = problem()
     nothing, reference = np.zeros_like(signals), solution(np.zeros(6))
