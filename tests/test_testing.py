@@ -3,10 +3,18 @@
 import pytest
 
 from sae_gap import catalogue, testing
+from sae_gap.encoders.exchange import Exchange
+from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.on_support import OnSupport
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.encoders.refined import Pruned
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.learner import takes_steps
+from sae_gap.saes.foreign_encoders import AbsTopK
 
 # Its codes are those of signals that it has seen: tests/encoders/test_lookup.py.
 ENCODERS = [name for name in catalogue.encoders() if name != "lookup"]
@@ -15,9 +23,24 @@ BASED = ("families", "pruned", "amortised", "surgery", "lista")
 SMALL = {"visits": 3, "block": 4, "num_iterations": 20, "batch_size": 64}
 
 
-@pytest.mark.parametrize("name", ENCODERS)
-def test_encoders(name):
-    testing.check_encoder(catalogue.make_encoder(name, sparsity=3, lam=0.1, base=TopK(3)))
+# Other forms of these, and what has no name.
+FORMS = [
+    MatchingPursuit(3, nonneg=True),
+    OMP(3, nonneg=True),
+    Lasso(0.1, TopK(3), nonneg=False),
+    BatchPursuit(3, l0=2.5),
+    LISTA(3, factored=False),
+    AbsTopK(3),
+    Exchange(3),
+    Pruned(OnSupport(TopK(3), 0.0), 2.0),
+]
+
+
+@pytest.mark.parametrize("encoder", [*ENCODERS, *FORMS], ids=str)
+def test_encoders(encoder):
+    if isinstance(encoder, str):
+        encoder = catalogue.make_encoder(encoder, sparsity=3, lam=0.1, base=TopK(3))
+    testing.check_encoder(encoder)
 
 
 @pytest.mark.parametrize("name", catalogue.learners())
