@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from sae_gap import catalogue
 from sae_gap.core.codes import Codes
-from sae_gap.core.identity import MethodPart, describe
+from sae_gap.core.identity import describe
 from sae_gap.core.registry import looks_of
 from sae_gap.core.types import SPLITS, Model, Setting, Split, Task
 from sae_gap.data.paper import draw
@@ -70,8 +70,9 @@ def check_encoder(encoder: Encoder) -> None:
         lambda leaf: leaf + rng.uniform(0, 0.2, leaf.shape),
         maker.parameters(jnp.asarray(atoms), jax.random.key(0)),
     )
-    model = Model(atoms, rng.normal(size=DIM), parameters)
-    model, y = _floats((model, rng.normal(size=(ROWS, DIM))), jnp.float32)
+    parts = atoms, rng.normal(size=DIM), parameters
+    parts, y = _floats((parts, rng.normal(size=(ROWS, DIM))), jnp.float32)
+    model = Model(*parts)
     # The first signal leaves nothing to code.
     y = y.at[0].set(model.bias)
     prepared, model = _prepared(encoder, model, y)
@@ -229,12 +230,13 @@ def _check_sae(demand, path, x, codes, reconstruction):
     demand(sae.signed or found.min() >= 0, "has codes below zero; let its encoder be `signed`")
     for held in (found, scipy.sparse.csr_array(found)):
         demand(close(sae.decode(held, x), reconstruction), "must decode them alike")
-    model, target = sae.model, sae.target(x)
+    model: Any = sae.model
     own = encode(model.encode, model, model.signals(rows))
     demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
     demand(
         close(model.reconstruct(own, rows), reconstruction), "must have a model that decodes alike"
     )
+    target = sae.target(x)
     on_unit = np.asarray(sae.encode_target(target))
     demand(close(on_unit, codes * np.asarray(sae.lengths)), "must have its codes on unit atoms")
     sums = on_unit @ np.asarray(sae.unit_dictionary).T
@@ -243,7 +245,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
     demand(close(undone, rows), "must undo its normalisation")
 
 
-def _part(part: MethodPart) -> Any:
+def _part(part: Any) -> Any:
     """What raises, of a part whose name, label and colour do for rows and figures."""
     demand = functools.partial(_demand, type(part).__name__)
     for name, look in looks_of(type(part)).items():
@@ -339,9 +341,9 @@ def _alike(found, other):
 def _inferred(protocol, used, form=np.asarray, padded=None, roll=0, missing=""):
     """A hundred samples of each split with codes of any sign, some latents of which are silent."""
     task, rng = draw(Setting(20, 3, 200, padded_dim=padded)), np.random.default_rng(1)
-    atoms = np.zeros((task.input_dim, WIDTH))
+    atoms: Any = np.zeros((task.input_dim, WIDTH))
     atoms[:12] = rng.normal(size=(12, WIDTH)) * (np.arange(WIDTH) != DEAD)
-    splits, codes = {}, {}
+    splits, codes = dict[str, Any](), {}
     for name, silent in zip(SPLITS, ([0, 1, 2], [0, 4], [5]), strict=True):
         z = rng.normal(size=(100, WIDTH)) * (rng.random((100, WIDTH)) < 0.3)
         z[:, silent if used or name == "ood" else slice(None)] = 0
@@ -354,7 +356,8 @@ def _inferred(protocol, used, form=np.asarray, padded=None, roll=0, missing=""):
     atoms = jnp.asarray(np.roll(atoms, roll, axis=1), jnp.float32)
     dictionary = None if missing == "dictionary" else atoms
     model = Model(dictionary, jnp.zeros(len(atoms)), Affine.create(atoms), ReLU())
-    inference, lasso, optimum = Inference(task, model, timed=False), Lasso(0.1), {}
+    inference, lasso = Inference(task, model, timed=False), Lasso(0.1)
+    optimum = dict[str, Any]()
     if missing not in ("dictionary", "optimum"):
         optimum = {name: inference.infer(lasso, name).certified for name in SCORED}
     encoder = lasso if optimum else None
