@@ -81,14 +81,26 @@ def check_encoder(encoder: Encoder) -> None:
         return np.asarray(encoder.infer(model, y).codes)
 
     codes = codes_of(y)
-    demand(codes.shape == (ROWS, WIDTH), "must give codes of shape (n, num_latents)")
-    demand(np.isfinite(codes).all() and codes.any(), "must give finite codes that are not all zero")
+    demand(codes.shape == (ROWS, WIDTH), "must give codes (n, num_latents); give each atom one")
+    demand(
+        np.isfinite(codes).all() and codes.any(),
+        "must give finite codes that are not all zero; lower its threshold",
+    )
     demand(encoder.signed or codes.min() >= 0, "gives codes below zero; let `signed` say so")
-    demand(_close(prepared(model, y), codes), "must give the same codes if called as by `infer`")
+    demand(
+        _close(prepared(model, y), codes),
+        "must give the same codes called as by `infer`; let one call the other",
+    )
     for rows in (y[0], y[:, 1:]):
-        demand(_refused(prepared, model, rows), "must refuse signals of another shape")
+        demand(
+            _refused(prepared, model, rows),
+            "must refuse signals of another shape; let `__call__` see them first",
+        )
     halves = np.concatenate([codes_of(y[6:]), codes_of(y[:6])])
-    demand(_close(halves, np.roll(codes, 6, axis=0)), "must code a row alike in every batch")
+    demand(
+        _close(halves, np.roll(codes, 6, axis=0)),
+        "must code a row alike in every batch; let no row see another",
+    )
     others = np.arange(ROWS) != 2
     for infer in (codes_of, lambda y: np.asarray(encode(prepared, model, y))):
         try:
@@ -98,10 +110,14 @@ def check_encoder(encoder: Encoder) -> None:
             continue
         demand(np.isnan(found[2]).any(), "must not lose a NaN of the signals; gate by `above`")
         demand(
-            _close(found[others], codes[others]), "must not let a NaN or `jit` change other rows"
+            _close(found[others], codes[others]),
+            "must not let a NaN or `jit` change other rows; keep rows apart",
         )
     wider = jax.tree.map(_padded, (y, model))
-    demand(_close(codes_of(*wider), codes), "must give the same codes beside dimensions of zeros")
+    demand(
+        _close(codes_of(*wider), codes),
+        "must not mind dimensions of zeros; count only those with an atom",
+    )
     if getattr(encoder, "recipe", ReLU.recipe) is not None:
         louder = ORIGIN + UNIT * y
         found, scaled = _prepared(_at_unit(encoder), _in_unit(model), louder)
@@ -109,24 +125,32 @@ def check_encoder(encoder: Encoder) -> None:
         demand(_close(found, codes), "must not mind the unit of signals; map them by an `Affine`")
     with jax.enable_x64(True):
         found = codes_of(*_floats((y, model), jnp.float64))
-    demand(found.dtype == np.float64, "must compute in the type of the signals, float64 too")
-    demand(_close(found, codes), "must give the same codes in double precision")
+    demand(
+        found.dtype == np.float64, "must compute in float64 if asked to; take types from the arrays"
+    )
+    demand(_close(found, codes), "must give the same codes in float64; avoid what rounding decides")
     dead = jax.tree.map(_without_latent, model)
     found = codes_of(y, dead)
     demand(
         np.isfinite(found).all(), "must give finite codes beside an atom of zeros; see `unit_atoms`"
     )
-    demand(not found[:, DEAD].any(), "must give an atom of zeros no code")
+    demand(
+        not found[:, DEAD].any(),
+        "must give an atom of zeros no code; set codes to zero where it is",
+    )
     cost = encoder.flops(DIM, WIDTH)
     demand(
-        cost is None or (type(cost) is int and cost > 0), "must cost an integer of `flops`, or None"
+        cost is None or (type(cost) is int and cost > 0),
+        "must count its `flops` in a positive integer, or give None",
     )
     if isinstance(encoder, AmortisedEncoder):
         slope, seen = jax.grad(lambda model: _loss(encoder, model, y), has_aux=True)(dead)
-        demand(_finite(slope), "must have a finite gradient beside an atom of zeros")
+        demand(
+            _finite(slope), "must have a finite gradient beside an atom of zeros; see `unit_atoms`"
+        )
         after = encoder.observe(model, seen)
         kept = jax.tree.map(np.shape, after) == jax.tree.map(np.shape, model)
-        demand(kept, "must keep the shapes of parameters in `observe`")
+        demand(kept, "must keep the shapes of parameters in `observe`; see `parameters`")
     if prepared == encoder and type(encoder) in catalogue.saes().values():
         saved, rows = dataclasses.replace(dead, encode=encoder), np.asarray(y)
         with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +168,7 @@ def check_learner(learner: Learner) -> None:
     demand = _part(learner)
     task, other = (draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1))
     model, unlike = (fitted.end.model for fitted in fit(learner, [task, other], [0, 1]))
-    demand(_finite(model), "must learn finite numbers")
+    demand(_finite(model), "must learn finite numbers; divide by nothing that may be zero")
     noise = Split(other.train.signals)
     blind = Task(Split(task.train.signals), noise, noise, width=20)
     lacks = learner.needs(blind)
@@ -167,7 +191,10 @@ def check_learner(learner: Learner) -> None:
     demand(_same(stored, model), "must come back from a file; let the task decide the shapes")
     wide = fit(learner, [draw(Setting(20, 3, 200, padded_dim=15))], [0])[0].end.model
     for part in (wide.bias, wide.dictionary):
-        demand(part is None or not np.any(part[12:]), "must leave dimensions of zeros at zero")
+        demand(
+            part is None or not np.any(part[12:]),
+            "must leave dimensions of zeros at zero; see `live_dims`",
+        )
 
 
 def check_metric(metric: Metric) -> None:
@@ -184,13 +211,21 @@ def check_metric(metric: Metric) -> None:
         values = np.concatenate([[0.0], *map(np.ravel, found.values())])
         demand(np.isfinite(values).all(), "must give finite numbers, or leave a column out")
         for form in (scipy.sparse.csr_array, Codes.from_dense):
-            demand(_alike(metric(inferred(form)), found), "must say the same of sparse codes")
+            demand(
+                _alike(metric(inferred(form)), found),
+                "must say the same of sparse codes; read `dense_chunks`",
+            )
         # Activations of a network are never padded.
         padded = metric(inferred(padded=15)) if metric.everywhere else found
-        demand(_alike(padded, found), "must not count dimensions of zeros")
+        demand(
+            _alike(padded, found),
+            "must not count dimensions of zeros; leave out `task.padding` of them",
+        )
         # Where none is used they tie.
         turned = metric(inferred(roll=4)) if used else found
-        demand(_alike(turned, found), "must not mind the order of latents")
+        demand(
+            _alike(turned, found), "must not mind the order of latents; choose none by its place"
+        )
         for missing in ("truth", "dictionary", "optimum"):
             left = metric(inferred(missing=missing))
             demand(
@@ -204,7 +239,7 @@ def check_sae_format(
     codes: Float[ArrayLike, "n num_latents"],
     reconstruction: Float[ArrayLike, "n input_dim"],
 ) -> None:
-    """Checks that a file is read as the SAE that its library has, and written as the same again.
+    """Checks that a file is read as the SAE that its library makes of it.
 
     Args:
       path: as for `load_sae`.
@@ -225,32 +260,45 @@ def _check_sae(demand, path, x, codes, reconstruction):
         functools.partial(_close, tol=1e-5),
     )
     found = np.asarray(sae.encode(x))
-    demand(np.array_equal(found != 0, codes != 0), "must have the same latents on")
-    demand(close(found, codes), "must have the same codes")
+    demand(
+        np.array_equal(found != 0, codes != 0),
+        "must have the same latents on; compare k and thresholds",
+    )
+    demand(close(found, codes), "must have the same codes; compare weights, biases and `centred`")
     demand(sae.signed or found.min() >= 0, "has codes below zero; let its encoder be `signed`")
     for held in (found, scipy.sparse.csr_array(found)):
-        demand(close(sae.decode(held, x), reconstruction), "must decode them alike")
+        demand(
+            close(sae.decode(held, x), reconstruction),
+            "must decode them alike; compare W_dec, b_dec and the normalisation",
+        )
     model: Any = sae.model
     own = encode(model.encode, model, model.signals(rows))
     demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
     demand(
-        close(model.reconstruct(own, rows), reconstruction), "must have a model that decodes alike"
+        close(model.reconstruct(own, rows), reconstruction),
+        "must have a model that decodes alike; see `Parts.settled`",
     )
     target = sae.target(x)
     on_unit = np.asarray(sae.encode_target(target))
-    demand(close(on_unit, codes * np.asarray(sae.lengths)), "must have its codes on unit atoms")
+    demand(
+        close(on_unit, codes * np.asarray(sae.lengths)),
+        "must have its codes on unit atoms; multiply them by `lengths`",
+    )
     sums = on_unit @ np.asarray(sae.unit_dictionary).T
-    demand(close(sums, own @ model.decoder.T), "must have atoms of unit length")
+    demand(
+        close(sums, own @ model.decoder.T),
+        "must have atoms of unit length; divide them by `lengths`",
+    )
     undone = sae.normalisation.undo(target + sae.bias, rows)
-    demand(close(undone, rows), "must undo its normalisation")
+    demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
 
 
 def _part(part: Any) -> Any:
     """What raises, of a part whose name, label and colour do for rows and figures."""
     demand = functools.partial(_demand, type(part).__name__)
     for name, look in looks_of(type(part)).items():
-        demand(re.fullmatch("[a-z0-9_]+", name), "must have a name of letters, digits and _")
-        demand(look.label, "must have a label, or none of its own")
+        demand(re.fullmatch("[a-z0-9_]+", name), "must have a name of a-z, 0-9 and _; set `name`")
+        demand(look.label, "must have a label that is not empty; leave it out, or fill it")
         demand(re.fullmatch("|#[0-9A-F]{6}", look.colour), "must have a colour such as #1B9E9E")
     try:
         json.dumps([describe(part), part.coordinates])

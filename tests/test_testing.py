@@ -12,17 +12,11 @@ from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.learner import takes_steps
 from sae_gap.saes.foreign_encoders import AbsTopK
+from tests.test_versions import encoder_of, learner_of
 
 # Its codes are those of signals that it has seen: tests/encoders/test_lookup.py.
 ENCODERS = [name for name in catalogue.encoders() if name != "lookup"]
-BASE = DLFista(num_steps=3, num_iterations=20)
-BASED = ("families", "pruned", "amortised", "surgery", "lista")
-SMALL = {"visits": 3, "block": 4, "num_iterations": 20, "batch_size": 64}
-
-
 # Other forms of these, and what has no name.
 FORMS = [
     MatchingPursuit(3, nonneg=True),
@@ -39,17 +33,13 @@ FORMS = [
 @pytest.mark.parametrize("encoder", [*ENCODERS, *FORMS], ids=str)
 def test_encoders(encoder):
     if isinstance(encoder, str):
-        encoder = catalogue.make_encoder(encoder, sparsity=3, lam=0.1, base=TopK(3))
+        encoder = encoder_of(encoder)
     testing.check_encoder(encoder)
 
 
 @pytest.mark.parametrize("name", catalogue.learners())
 def test_learners(name):
-    kind = catalogue.learners()[name]
-    options = SMALL | ({"num_steps": 2} if takes_steps(kind) else {})
-    options |= {"base": BASE} if name in BASED else {}
-    encoder = LISTA(2) if name == "lista" else TopK(3)
-    testing.check_learner(catalogue.make(kind, encoder=encoder, encoders=(encoder,), **options))
+    testing.check_learner(learner_of(name))
 
 
 @pytest.mark.parametrize("metric", catalogue.metrics().values(), ids=catalogue.metrics())

@@ -112,14 +112,6 @@ def test_a_batch_that_keeps_nothing_leaves_the_threshold():
     assert losses.tolist() == [1, 1] and float(threshold) == 0.5
 
 
-def test_inference_needs_no_batch():
-    model, signals, hidden = problem(threshold=0.7)
-    codes = BatchTopK(K)(model, signals)
-    np.testing.assert_allclose(codes, np.where(hidden > 0.7, hidden, 0), atol=1e-5)
-    np.testing.assert_allclose(BatchTopK(K)(model, signals[3:4]), codes[3:4], atol=1e-6)
-    assert ((hidden > 0) & (hidden < 0.7)).any()
-
-
 def test_gradients_reach_what_is_kept_and_no_threshold():
     model, signals, hidden = problem()
     gradient = jax.jit(jax.grad(lambda model: BatchTopK(K).loss(model, signals, 0)[0].sum()))(model)

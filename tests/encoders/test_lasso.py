@@ -58,16 +58,6 @@ def test_codes_are_optimal_on_unit_atoms_and_in_units_of_the_given_ones(model, s
     assert (optimum.gap <= 1e-6 * optimum.objective).all()
 
 
-def test_scaled_atoms_reconstruct_the_same(model, signals, optimum):
-    lengths = jnp.asarray(np.random.default_rng(1).uniform(0.2, 5, 20), jnp.float32)
-    longer = Model(model.dictionary * lengths, model.bias, model.encoder)
-    found = Lasso(LAM).infer(longer, signals)
-    np.testing.assert_allclose(found.codes * lengths, optimum.codes, atol=1e-4)
-    np.testing.assert_allclose(found.objective, optimum.objective, rtol=1e-5)
-    expected = np.asarray(optimum.codes @ model.dictionary.T)
-    np.testing.assert_allclose(found.codes @ longer.dictionary.T, expected, atol=1e-4)
-
-
 def test_without_unit_atoms_the_weight_is_that_of_the_given_ones(model, signals, optimum):
     found = Lasso(LAM, unit_atoms=False).infer(model, signals)
     achieved = lasso_problem.objective(signals - model.bias, model.dictionary, found.codes, LAM)
