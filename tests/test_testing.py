@@ -4,6 +4,7 @@ import pytest
 
 from sae_gap import catalogue, testing
 from sae_gap.encoders.exchange import Exchange
+from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
@@ -24,6 +25,7 @@ FORMS = [
     Lasso(0.1, TopK(3), nonneg=False),
     BatchPursuit(3, l0=2.5),
     LISTA(3, factored=False),
+    JumpReLU(threshold=0.5),
     AbsTopK(3),
     Exchange(3),
     Pruned(OnSupport(TopK(3), 0.0), 2.0),
