@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from benchmarks.speed import coders
 from sae_gap import figures
 from sae_gap.figures import labels
 
@@ -40,3 +41,7 @@ def test_every_solver_is_a_line_through_its_points_in_its_colour():
 
 def test_no_gap_is_no_figure():
     assert figures.gap_by_seconds([CELL | {"method": "spams_omp", "seconds": 0.01}]) is None
+
+
+def test_solvers_have_colours_of_their_own():
+    assert len({labels.colour(name, "solver") for name in coders.CODERS}) == len(coders.CODERS)
