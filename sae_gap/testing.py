@@ -299,7 +299,9 @@ def _part(part: Any) -> Any:
     for name, look in looks_of(type(part)).items():
         demand(re.fullmatch("[a-z0-9_]+", name), "must have a name of a-z, 0-9 and _; set `name`")
         demand(look.label, "must have a label that is not empty; leave it out, or fill it")
-        demand(re.fullmatch("|#[0-9A-F]{6}", look.colour), "must have a colour such as #1B9E9E")
+        demand(
+            re.fullmatch("|#[0-9A-F]{6}", str(look.colour)), "must have a colour such as #1B9E9E"
+        )
     try:
         json.dumps([describe(part), part.coordinates])
     except TypeError as error:
