@@ -33,9 +33,8 @@ def execute(run: Run) -> None:
         check_writable(run)
         devices.compilations()
         whole = run.shard == (0, 1)
-        rows = runner.run(
-            run.study, run.store, None if whole else run.shard, models=run.models, every=run.jobs
-        )
+        shard = None if whole else run.shard
+        rows = runner.run(run.study, run.store, shard, models=run.models)
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and whole:
         names = ", ".join(run.names)

@@ -25,12 +25,10 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from absl import logging
-from tqdm import tqdm
 
 from benchmarks import cli
 from benchmarks.options import Distributed, Results, option
@@ -47,7 +45,7 @@ from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.metrics import atom_statistics
 from sae_gap.metrics.metric import Metric
-from sae_gap.runtime import devices, distributed, progress
+from sae_gap.runtime import devices, distributed
 from sae_gap.saes.decoders import ATOMS, BIAS
 from sae_gap.saes.save import files_of
 from sae_gap.storage import results
@@ -193,12 +191,6 @@ def save(model: Model, folder: Folder) -> None:
         folder.write(name, content)
 
 
-def show(line: tqdm, learner: Learner, fitted: Learner, place: int, steps: int) -> None:
-    """Moves a line of progress to the steps of its learner; its bases go before."""
-    if fitted is learner:
-        line.update(steps - line.n)
-
-
 def headings(options: TrainOptions) -> dict[str, str]:
     """Those of `METRICS`, of further codes, and of metrics that every study has."""
     further = {
@@ -257,15 +249,12 @@ def train(options: TrainOptions) -> list[Row]:
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
     for name, learner in learners.items():
-        with progress.bar(learner.num_steps, name, unit="step") as line:
-            watch: Any = functools.partial(show, line, learner)
-            # All processes pause alike to be watched. The base has been fitted on the way.
-            watch = None if distributed.from_first(line.disable) else watch
-            end, *bases = (
-                models.fit(part, [source], [task], mesh=devices.mesh(), watch=watch)[0].end
-                for part in (learner, learner.base)
-                if part is not None
-            )
+        # The base is fitted on the way, and read again for its seconds.
+        end, *bases = (
+            models.fit(part, [source], [task], mesh=devices.mesh(), show_progress=True)[0].end
+            for part in (learner, learner.base)
+            if part is not None
+        )
         seconds[learner] = end.seconds + sum(base.seconds for base in bases)
         logging.info("%s fitted in %.0f s", name, seconds[learner])
         if distributed.is_first():

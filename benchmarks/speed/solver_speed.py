@@ -285,8 +285,8 @@ def main(options: SolverSpeedOptions) -> None:
         with cli.usage():
             timed, skipped = measure(cell, chosen, options.repeats, files, every=not parts)
         parts.append([row | provenance for row in timed])
-        job = results.key({"rows": parts[-1]})
-        store.append([row | {"key": results.key(row), "job": job} for row in parts[-1]])
+        for row in parts[-1]:
+            store.put(row | {"key": results.key(row)})
         notes |= dict.fromkeys(skipped)
     rows = [row for part in parts for row in part]
     tables.write_table(store.folder, "summary.csv", rows, COLUMNS)

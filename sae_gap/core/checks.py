@@ -18,6 +18,8 @@ import numpy as np
 _LONGEST = 60
 # The limits of a seed, which every generator of random numbers takes.
 SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
+# A path on disk; `check_path` refuses all else.
+AnyPath = str | os.PathLike[str]
 
 
 def shown(value: Any) -> str:

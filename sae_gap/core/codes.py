@@ -105,6 +105,8 @@ class Codes(eqx.Module):
 
 # What metrics take in the place of dense codes; `sparse_code(…, sparse=True)` gives the latter.
 SparseCodes = Codes | scipy.sparse.csr_array
+# Codes in any form, (n, num_latents).
+AnyCodes = Float[ArrayLike, "n _"] | SparseCodes
 
 
 def by_columns(codes: Any) -> Any:

@@ -14,12 +14,10 @@ from sae_gap.core.types import Split, Task, Unread
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.runtime import devices
-from sae_gap.storage.results import digest, key
+from sae_gap.storage.results import digest
 
 # The fewest rows that tell anything.
 FEWEST = 2
-# Floats of the rows that are learned from, which lie in memory together.
-POOL = 2**29
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,12 +50,6 @@ class HeldOut:
     split_seed: int | None = None
     together: bool = False
     learn_outliers: bool = False
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, HeldOut) and self.asdict() == other.asdict()
-
-    def __hash__(self) -> int:
-        return hash(key(self.asdict()))
 
     @property
     def input_dim(self) -> int:
@@ -123,14 +115,14 @@ class HeldOut:
         return held.take(rows[evenly_spaced(len(rows), most)])
 
     @functools.cached_property
-    def members(self) -> tuple[Int[np.ndarray, " n"], bool]:
-        """The document of each scored row, counted from 0, and True; or contiguous blocks where
-        none are named.
+    def members(self) -> Int[np.ndarray, " n"]:
+        """The document of each scored row, counted from 0; contiguous blocks where none are
+        named.
         """
         documents, count = self.parts[1].documents, len(self.places)
         if documents is not None:
-            return np.unique(documents[self.places], return_inverse=True)[1], True
-        return np.arange(count) * min(BLOCKS, count) // count, False
+            return np.unique(documents[self.places], return_inverse=True)[1]
+        return np.arange(count) * min(BLOCKS, count) // count
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"] | None:
@@ -141,38 +133,28 @@ class HeldOut:
     @property
     def num_train(self) -> int:
         """How many rows learners see."""
-        there = self.parts[0].num_samples
-        return there if self.together else min(there, max(1, POOL // self.input_dim))
-
-    def learned_from(self) -> Float[Any, "n input_dim"]:
-        """The rows that learners see, evenly spaced."""
         train = self.parts[0]
-        if self.together:
-            return devices.read_rows(train.take, train.num_samples, train.input_dim)
-        return train.take(evenly_spaced(train.num_samples, self.num_train))
+        return train.num_samples if self.together else train.num_pooled
 
     @functools.cached_property
-    def _train(self) -> Unread:
-        """Read once, whoever asks for the task."""
-        return Unread(self.learned_from)
+    def train(self) -> Unread:
+        """The rows that learners see, evenly spaced, read once, whoever asks for the task."""
+        train = self.parts[0]
+        if not self.together:
+            return Unread(train.pool)
+        return Unread(lambda: devices.read_rows(train.take, train.num_samples, train.input_dim))
 
     def task(self) -> Task:
         """The rows that learners see, and those that are scored, as one split."""
-        members = np.pad(self.members[0], (0, len(self.left_out)))
+        members = np.pad(self.members, (0, len(self.left_out)))
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
         held = Split(rows, documents=members, counts=self.counts)
-        return Task(self._train, held, held, width=self.width, seed=self.seed)
-
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """A digest of every row of the activations and of their documents."""
-        parts = (self.activations, self.held_out)
-        return digest("none" if part is None else part.fingerprint() for part in parts)
+        return Task(self.train, held, held, width=self.width, seed=self.seed)
 
     def seen(self) -> dict[str, Any]:
         """All that decides the rows that learners see, whatever is scored."""
         found = {
-            "activations": self.activations.fingerprint(),
+            "activations": self.activations.fingerprint,
             "keep_outliers": self.keep_outliers,
             "input_dim": self.input_dim,
             "seed": self.seed,
@@ -189,4 +171,6 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """All that decides the data and what is learned from them."""
-        return self.seen() | {"activations": self.fingerprint, "samples": self.samples}
+        held = "none" if self.held_out is None else self.held_out.fingerprint
+        every = digest([self.activations.fingerprint, held])
+        return self.seen() | {"activations": every, "samples": self.samples}

@@ -9,6 +9,7 @@ from sae_gap.core.codes import DENSE_LATENTS, Codes
 from sae_gap.core.types import Setting, Split, Task
 from sae_gap.data.paper_model import draw_dictionary, draw_id_supports, draw_ood_supports
 from sae_gap.data.paper_stream import Stream
+from sae_gap.data.pieces import noise_scale
 from sae_gap.data.worlds import World
 
 
@@ -96,7 +97,7 @@ def _draw_samples(
     for column in range(k):
         signals += values[:, column, None] * atoms[places[:, column]]
     if setting.noise_db is not None:
-        scale = np.sqrt(np.mean(signals**2)) * 10 ** (-setting.noise_db / 20)
+        scale = noise_scale(signals, setting.noise_db)
         signals += scale * noise_rng.standard_normal(signals.shape)
     sparse_codes = setting.num_latents > DENSE_LATENTS
     codes = np.zeros((n, len(active) if sparse_codes else setting.num_latents), values.dtype)

@@ -8,7 +8,7 @@ from scipy import sparse
 
 from sae_gap.core.types import Setting
 from sae_gap.data.paper_model import draw_dictionary, draw_id_supports
-from sae_gap.data.pieces import pieces_of
+from sae_gap.data.pieces import noise_scale, pieces_of
 
 # Few enough for the codes and signals of a piece to stay in cache.
 PIECE = 10_000
@@ -39,9 +39,7 @@ class Stream:
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
         self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
         if setting.noise_db is not None:
-            self._noise = float(np.sqrt(np.mean(self._draw(0) ** 2))) * 10 ** (
-                -setting.noise_db / 20
-            )
+            self._noise = noise_scale(self._draw(0), setting.noise_db)
 
     def __call__(self, start: int, count: int) -> np.ndarray:
         found = np.empty((count, self._atoms.shape[1]), self._atoms.dtype)

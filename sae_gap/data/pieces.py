@@ -1,8 +1,18 @@
 """Streams draw their samples in pieces, each by a random generator of its own, so that any part of
-them can be drawn alone.
+them can be drawn alone; and how loud their noise is.
 """
 
 from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Float
+
+
+def noise_scale(signals: Float[np.ndarray, "n input_dim"], decibels: float) -> float:
+    """The standard deviation of noise at a signal-to-noise ratio, the mean square of all signals
+    being their power.
+    """
+    return float(np.sqrt(np.mean(signals**2))) * 10 ** (-decibels / 20)
 
 
 def pieces_of(start: int, count: int, size: int) -> Iterator[tuple[int, slice, slice]]:

@@ -12,11 +12,12 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
+from sae_gap.data.activations import open_activations
 from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
-from sae_gap.dictionaries.rows import Rows, opened, pool, screened
+from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_rows
-from sae_gap.learners.learner import Learner, base_of
+from sae_gap.learners.learner import base_of
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.measure.verdicts import ROWS_AN_ATOM
 from sae_gap.metrics.definitions import check_varies
@@ -84,7 +85,7 @@ def learn(
     check_choice("structure", structure, STRUCTURES)
     check_seed(seed)
     # What is asked of the dictionary later reads the rows again.
-    rows = screened(opened(activations, documents).copied(), outliers)
+    rows = screened(open_activations(activations, documents=documents).copied(), outliers)
     check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:
@@ -96,28 +97,27 @@ def learn(
             ROWS_AN_ATOM,
         )
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
-    saves = []
+    saves: list[Any] = [None] * len(_STATES)
     if checkpoint is not None:
-        fit = train.fingerprint()
+        fit = train.fingerprint
         saves = [trees.Checkpoint(Folder(checkpoint), name, fit=fit) for name in _STATES]
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
     told: Structure | None = None
     if structure == "auto":
-        told = compare_seeds(pool(train), learner, width, seed, show_progress=show_progress)
+        told = compare_seeds(train.pool(), learner, width, seed, show_progress=show_progress)
         logging.info("%s", told)
         structure = "families" if told.has_families else "none"
-    parts: list[Learner] = [learner]
+    parts: list[Any] = [learner]
     if structure == "families":
         families = with_families(learner)
         parts = [base_of(families), families]
-    options: dict[str, Any] = {}
-    for place, part in enumerate(parts):
-        save = saves[place] if saves else None
-        given = {"checkpoint": save, "show_progress": show_progress} | options
-        options = {"bases": [fit_rows(part, train, width, seed, **given)]}
-    (model,) = options["bases"]
-    for save in saves:
+    model: Any = None
+    for part, save in zip(parts, saves, strict=False):
+        model = fit_rows(
+            part, train, width, seed, base=model, checkpoint=save, show_progress=show_progress
+        )
+    for save in filter(None, saves):
         save.discard()
     seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds)

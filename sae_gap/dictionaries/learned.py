@@ -21,26 +21,23 @@ from sae_gap.core.checks import check_choice, check_number, check_size
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.data.activations import Activations
-from sae_gap.dictionaries.rows import Rows, opened, pool, screened
+from sae_gap.core.types import Model
+from sae_gap.data.activations import Activations, open_activations
+from sae_gap.data.held_out import HeldOut
+from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure
 from sae_gap.dictionaries.training import fit_signals
-from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
-from sae_gap.encoders.own import Own
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.encoders.topk import TopK
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.comparison import Comparison
+from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.measure.methods import refit as least_squares
 from sae_gap.measure.plan import Plan, run
 from sae_gap.measure.summary import curve_lines
 from sae_gap.measure.verdicts import compare_dictionaries
-from sae_gap.metrics import reconstruction
 from sae_gap.metrics.atom_statistics import agreement
-from sae_gap.metrics.metric import Inferred
 from sae_gap.runtime import progress
 from sae_gap.saes.exchange import has_form
 from sae_gap.saes.loaded_sae import SAE
@@ -51,7 +48,8 @@ from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row, Store, digest
 from sae_gap.storage.tensor_files import brief
-from sae_gap.study.inference import Inference
+from sae_gap.study import runner
+from sae_gap.study.models import Models
 
 # What rows of a measurement call it.
 LEARNED, GIVEN = "learned", "given"
@@ -104,8 +102,6 @@ class Export(NamedTuple):
       fvu: of the encoder's codes.
       best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was
         learned.
-      plain_fvu: of a TopK with `W_enc = W_decᵀ`, the dictionary in SAELens's form without training;
-        None but for a pursuit on the frozen dictionary.
     """
 
     model: Model
@@ -114,15 +110,12 @@ class Export(NamedTuple):
     l0: float
     fvu: float
     best_fvu: float
-    plain_fvu: float | None = None
 
     def __repr__(self) -> str:
         scores = (
             f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
             f"{self.best_fvu:.3f} at L0 {self.k}"
         )
-        if self.plain_fvu is not None:
-            scores += f", of a plain TopK {self.plain_fvu:.3f}"
         if not has_form(type(self.model.encode)):
             return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
         ours = isinstance(self.model.encode, ScreenedPursuit)
@@ -310,10 +303,29 @@ class LearnedDictionary:
           l0: mean L0; None takes that of `learn`.
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
         """
-        x, l0 = self._scored(activations, outliers), self._sparsity(l0)
-        lasso, refitted = _scores(self.model, x, Lasso(l0=l0), least_squares(Lasso(l0=l0)))
-        _require_reached(lasso["l0"], l0, len(x))
-        return refitted["fvu"]
+        rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
+        found = self._score(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
+        _require_reached(found["lasso"]["l0"], l0, found["lasso"]["num_scored"])
+        return found["lasso_refit"]["fvu"]
+
+    def _score(
+        self, model: Model, codes: Sequence[str], l0: float, rows: Activations, keep: bool
+    ) -> dict[str, Row]:
+        """A row for each of some codes on the atoms of a model, by name.
+
+        Args:
+          model: the dictionary, and the encoder of "own".
+          codes: their names.
+          l0: mean L0 of those that take one.
+          rows: of which at most `SCORED` are scored.
+          keep: whether outlier tokens count.
+        """
+        given = SAE.of_model(model, name=LEARNED).given
+        source = HeldOut(rows, samples=SCORED, keep_outliers=keep, held_out=rows)
+        study = study_of("learned", [source], [*methods_of(given, codes, l0)])
+        with tempfile.TemporaryDirectory() as folder:
+            measured = runner.run(study, Store(folder), models=Models(), show_progress=False)
+        return {row["codes"]: row for row in measured}
 
     def report(
         self,
@@ -335,11 +347,7 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        rows, l0 = (
-            self.held_out if activations is None else self._opened(activations),
-            self._sparsity(l0),
-        )
-        screened(rows, outliers)
+        rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
         name = GIVEN if self._given else LEARNED
         plan = Plan(
             [SAE.of_model(self.model, name=name)],
@@ -394,8 +402,7 @@ class LearnedDictionary:
         if epochs is not None:
             check_size("epochs", epochs)
         # What cannot be reached is refused before an encoder is trained.
-        best = self.fvu(None, k, outliers="keep")
-        rows, held_out = pool(self.train), self._scored(None, "keep")
+        best, rows = self.fvu(None, k, outliers="keep"), self.train.pool()
         # Of its base only the model is asked for, which is this one.
         learner = catalogue.sae_for_activations(
             encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
@@ -414,16 +421,8 @@ class LearnedDictionary:
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
             )
 
-        def score(model):
-            (found,) = _scores(model, held_out, Own(model.encode))
-            return found["l0"], found["fvu"]
-
-        plain = None
-        if frozen and isinstance(learner.encoder, ScreenedPursuit):
-            affine = Affine.create(self.model.decoder)
-            plain = score(dataclasses.replace(self.model, encoder=affine, encode=TopK(k)))[1]
-        l0, left = score(model)
-        return Export(model, k, seconds, l0, left, best, plain)
+        own = self._score(model, ["own"], k, self.held_out, True)["own"]
+        return Export(model, k, seconds, own["l0"], own["fvu"], best)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias, its labels and the weights λ found so far; no
@@ -467,8 +466,8 @@ class LearnedDictionary:
                 "folder that save wrote."
             ) from None
         if activations is not None:
-            rows = screened(opened(activations, documents).copied(), outliers)
-            learned._parts = rows.split()
+            opened = open_activations(activations, documents=documents).copied()
+            learned._parts = screened(opened, outliers).split()
             if learned._of_rows() != learned._fingerprint:
                 raise ValueError(
                     f"the dictionary in {place} was learned from other rows; give the activations, "
@@ -481,7 +480,7 @@ class LearnedDictionary:
 
     def _of_rows(self) -> str:
         """A digest of the rows learned from and of those held out."""
-        return digest([self.train.fingerprint(), self.held_out.fingerprint()])
+        return digest([self.train.fingerprint, self.held_out.fingerprint])
 
     def _content(self) -> bytes:
         if not self._given:
@@ -532,14 +531,16 @@ class LearnedDictionary:
         check_sparse("l0", l0, *self.atoms.shape)
         return l0
 
-    def _scored(self, activations: Rows | None, outliers: str) -> Float[np.ndarray, "n input_dim"]:
-        rows = screened(
-            self.held_out if activations is None else self._opened(activations), outliers
-        )
-        return rows.take(evenly_spaced(rows.num_samples, SCORED))
+    def _rows(self, activations: Rows | None, outliers: str) -> Activations:
+        """What is scored: the rows that are given, or else those held out, once outliers are
+        named.
+        """
+        rows = self.held_out if activations is None else self._opened(activations)
+        screened(rows, outliers)
+        return rows
 
     def _opened(self, activations: Rows) -> Activations:
-        rows = opened(activations)
+        rows = open_activations(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
                 f"the activations have {rows.input_dim} dimensions, but the dictionary "
@@ -575,29 +576,6 @@ def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
         raise ValueError(
             f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
         )
-
-
-def _scores(
-    model: Model, x: Float[np.ndarray, "n input_dim"], *encoders: Encoder
-) -> list[dict[str, Any]]:
-    """The metric `reconstruction` of the codes of rows by each of some encoders."""
-    held = Split(x)
-    task = Task(held, held, held, width=model.decoder.shape[1])
-    inference = Inference(task, model, timed=False)
-    return [
-        reconstruction.measure(
-            Inferred(
-                task,
-                model,
-                {"id": inference.infer(encoder, "id").codes},
-                {},
-                0.0,
-                "strict",
-                inference=inference,
-            )
-        )
-        for encoder in encoders
-    ]
 
 
 def _require_reached(reached: float, l0: float, samples: int) -> None:

@@ -1,48 +1,15 @@
-"""The activations that a dictionary is learned from and scored on: opened, without outlier tokens,
-as many as memory holds.
-"""
+"""The activations that a dictionary is learned from and scored on."""
 
 import os
-from typing import Any
 
-import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
-from jaxtyping import Float
 
-from sae_gap.core.checks import check_choice, check_unmasked, detached
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.storage.tensor_files import brief
+from sae_gap.core.checks import check_choice
+from sae_gap.data.activations import Activations
 
 Rows = Activations | ArrayLike | str | os.PathLike[str]
 """What a user gives as activations: rows, the path of a file or folder of them, or opened ones."""
-# Floats of the rows that are learned from, which lie in memory together.
-POOL = 2**29
-
-
-def opened(
-    activations: Rows,
-    documents: ArrayLike | None = None,
-) -> Activations:
-    """What a user gives as activations, with the document of each row."""
-    if isinstance(activations, Activations):
-        if documents is not None:
-            raise ValueError("opened activations name their own documents; leave documents out.")
-        return activations
-    check_unmasked("activations", activations)
-    try:
-        source: Any = (
-            activations
-            if isinstance(activations, str | os.PathLike)
-            else np.asarray(detached(activations))
-        )
-        named = None if documents is None else np.asarray(detached(documents))
-    except (TypeError, ValueError) as error:
-        reason = brief(error).partition(". ")[0]
-        mend = "join documents of unequal lengths and name the document of each row by documents"
-        raise ValueError(f"activations make no array ({reason}); {mend}.") from None
-    return open_activations(source, documents=named)
 
 
 def screened(activations: Activations, policy: str) -> Activations:
@@ -51,13 +18,3 @@ def screened(activations: Activations, policy: str) -> Activations:
     if len(activations.outliers.rows):
         logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
     return activations.without_outliers() if policy == "drop" else activations
-
-
-def fits(rows: Activations) -> bool:
-    """Whether the rows lie in memory together."""
-    return rows.num_samples * rows.input_dim <= POOL
-
-
-def pool(train: Activations) -> Float[np.ndarray, "n input_dim"]:
-    """The rows that are learned from, evenly spaced."""
-    return train.take(evenly_spaced(train.num_samples, max(1, POOL // train.input_dim)))

@@ -1,6 +1,7 @@
 """Fits on activations alone, of which nothing is scored."""
 
 import dataclasses
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,6 @@ from jaxtyping import Float, PRNGKeyArray
 
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
-from sae_gap.dictionaries.rows import fits, pool
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.gradient_sums import total_visits
@@ -20,20 +20,20 @@ from sae_gap.study.fitting import fit
 from sae_gap.study.program import Fitted
 from sae_gap.study.stream import fit_stream
 
-# From the rows of one round of a stream to those of the next, in hundredths of the way between two
-# rows of a round: of few rows, rounds that follow each other have different ones.
+# The least distance from the rows of one round of a stream to those of the next, in hundredths of
+# the way between two rows of a round: of few rows, rounds that follow each other have others.
 STRIDE = 61
 
 
 def fit_rows(
-    learner: Learner,
+    learner: OnlineDictionary | Families,
     rows: Activations,
     width: int,
     seed: int,
     *,
+    base: Model | None = None,
     checkpoint: Checkpoint | None,
     show_progress: bool,
-    **options: Any,
 ) -> Model:
     """A dictionary of activations: in memory where they fit there, and else, of `online_dl` and of
     families, out of their files.
@@ -43,19 +43,19 @@ def fit_rows(
       rows: to learn from.
       width: atoms to learn.
       seed: of the fit.
+      base: the model of the learner's base, of families.
       checkpoint: where its state is kept, and found after a kill; its `fit` tells the rows.
       show_progress: whether to show a line of progress.
-      **options: of `fit`, such as the models of the base.
     """
-    if isinstance(learner, OnlineDictionary | Families) and not fits(rows):
+    if rows.num_pooled < rows.num_samples:
         if isinstance(learner, OnlineDictionary):
             total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-            learner, base = dataclasses.replace(learner, visits=None), None
+            learner = dataclasses.replace(learner, visits=None)
             share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
         else:
             # No row twice before all were there.
             _, share = learner.minibatches(rows.num_samples, width)
-            rounds, (base,) = math.ceil(rows.num_samples / share), options["bases"]
+            rounds = math.ceil(rows.num_samples / share)
             total = rounds * share
         return fit_stream(
             learner,
@@ -70,19 +70,20 @@ def fit_rows(
     saves = None
     if checkpoint is not None:
         saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
-    return fit_signals(
-        learner, pool(rows), width, seed, checkpoints=saves, show_progress=show_progress, **options
-    ).model
+    options = {"bases": base and [base], "checkpoints": saves, "show_progress": show_progress}
+    return fit_signals(learner, rows.pool(), width, seed, **options).model
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:
     """A source of a stream whose rounds have `share` rows each, from all over, and all rows alike
     often.
     """
+    # Coprime to the rounds: else some rounds have the same rows.
+    stride = next(n for n in itertools.count(STRIDE) if math.gcd(n, rounds) == 1)
 
     def source(start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
         turn, place = np.divmod(np.arange(start, start + count), share)
-        number = place * rounds + turn * STRIDE % rounds
+        number = place * rounds + turn * stride % rounds
         return rows.take(number * rows.num_samples // (share * rounds))
 
     return source

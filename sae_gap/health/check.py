@@ -18,9 +18,8 @@ from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.pursuit import CHUNK, by_chunk, least_gain, least_squares, pursue, scatter
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Solution, Split, Task
-from sae_gap.data.activations import Activations
+from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.dictionaries.rows import opened
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.health.faults import Suspect, find_faults
 from sae_gap.health.readings import affines, by_rows, read
@@ -121,7 +120,7 @@ class Check(NamedTuple):
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
         alike = greatest < 1.1 * least
         units = "" if alike else ": codes of two latents compare times these"
-        biases = [sae.bias, *(affine.bias for affine in affines(sae)[:1])]
+        biases = [sae.bias, *(affine.bias for affine in affines(sae.model)[:1])]
         lengths = ", ".join(f"{float(np.linalg.norm(bias)):.4g}" for bias in biases)
         few = self.l0 * self.rows < CHANCES * sae.num_latents and self.dead
         lines = [
@@ -193,7 +192,7 @@ def check(
         given: Any = np.asanyarray(detached(activations))
         if given.ndim == 3:
             activations = given.reshape(len(given), -1)
-    source = opened(activations)
+    source = open_activations(activations)
     every = np.asarray(loaded.as_rows(source.take(evenly_spaced(source.num_samples, rows))))
     outliers = find_outliers(norms(every)).rows
     x = np.delete(every, outliers, axis=0)

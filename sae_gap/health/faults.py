@@ -180,7 +180,7 @@ def _cause(suspect: Suspect) -> str | None:
         return not sound and not explains(lambda seen: Reading("", "", seen.sae), left)
 
     def causes() -> Iterator[str | None]:
-        if not sound and sae.input_dim == sae.num_latents and affines(sae):
+        if not sound and sae.input_dim == sae.num_latents and affines(sae.model):
             yield best(lambda seen: turned(seen, sae), mending=True)
         yield best(configured)
         yield _of_columns(suspect, fit.centred and not strange())
@@ -270,7 +270,7 @@ def _of_dead(suspect: Suspect) -> str | None:
 def _of_weights(sae: SAE, atoms) -> Iterator[str]:
     """What the weights alone show."""
     zero = np.asarray(sae.lengths) == 0
-    for affine in affines(sae)[:1]:
+    for affine in affines(sae.model)[:1]:
         zero = zero | ~np.asarray(affine.weight).any(axis=0)
         # What is left of a bias that the file lacks, where the decoder's was added to it.
         left = affine.bias if sae.centred else affine.bias - sae.bias @ affine.weight
@@ -300,12 +300,12 @@ def _of_columns(suspect: Suspect, trusted: bool) -> str | None:
     that training left, as silent latents do.
     """
     sae, energy = suspect.sae, suspect.read.energy
-    if not affines(sae):
+    if not affines(sae.model):
         return None
     least = _NEAREST_RELU if isinstance(sae.model.encode, ReLU) else _NEAREST
     least = least if trusted and energy.any() else 0.5
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
-    columns = unit_columns(np.asarray(affines(sae)[0].weight)[:, strong])
+    columns = unit_columns(np.asarray(affines(sae.model)[0].weight)[:, strong])
     cosines = columns.T @ suspect.atoms.T
     own, best, which = cosines[range(len(strong)), strong], cosines.max(1), cosines.argmax(1)
     # A copied atom counts as its original.

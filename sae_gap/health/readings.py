@@ -102,7 +102,10 @@ class Seen(NamedTuple):
     def of(cls, sae: SAE, x: Float[np.ndarray, "n input_dim"], atoms) -> "Seen":
         """An SAE as rows see it."""
         # Other readings are arrays of NumPy, which compile nothing.
-        sae = jax.tree.map(lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, sae)
+        plain = jax.tree.map(
+            lambda leaf: np.asarray(leaf) if eqx.is_array(leaf) else leaf, sae.model
+        )
+        sae = dataclasses.replace(sae, model=plain)
         if (
             Own(sae.model.encode).affine(sae.model) is None
             or isinstance(sae.normalisation, Whitening)
@@ -320,10 +323,11 @@ def _with(sae: SAE, **parts: Any) -> SAE:
 
 
 def _replaced(sae: SAE, change) -> SAE:
-    return eqx.tree_at(affines, sae, [change(part) for part in affines(sae)])
+    parts = [change(part) for part in affines(sae.model)]
+    return dataclasses.replace(sae, model=eqx.tree_at(affines, sae.model, parts))
 
 
-def affines(sae: SAE) -> list[Affine]:
+def affines(model: Model) -> list[Affine]:
     """The affine maps of the encoder; that of the target comes first."""
-    parts = jax.tree.leaves(sae.model.encoder, is_leaf=lambda part: isinstance(part, Affine))
+    parts = jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine))
     return [part for part in parts if isinstance(part, Affine)]

@@ -190,11 +190,8 @@ class Downstream:
     @functools.cached_property
     def mean(self) -> Nats:
         """What they cost where the replaced rows are the mean of all of them."""
-        return self.nats(np.broadcast_to(self._centre, self.activations.shape))
-
-    @functools.cached_property
-    def _centre(self) -> Float[np.ndarray, " dim"]:
-        return self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+        mean = self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+        return self.nats(np.broadcast_to(mean, self.activations.shape))
 
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
         """What each scored token costs with a reconstruction in the place of the replaced rows.
@@ -237,15 +234,12 @@ class Downstream:
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
         return row | {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
 
-    def sensitivity(self, seed: int = 0) -> Float[np.ndarray, "dim dim"]:
+    def sensitivity(self) -> Float[np.ndarray, "dim dim"]:
         """F, by which errors δ of the replaced rows that are small and independent of each other
         cost about `½ Σ δᵀ F δ` nats in all: the Fisher information of the next tokens.
 
         It is the mean over replaced rows of `g gᵀ`, with g the gradient of `Σ_t log q(v_t)` by the
         row, where v_t is drawn from the clean model's distribution at token t.
-
-        Args:
-          seed: of what is drawn.
         """
         total = np.zeros(2 * self.activations.shape[1:])
         replaced = np.split(self.replaced, self._ends)
@@ -256,7 +250,7 @@ class Downstream:
                 return jnp.asarray(self._network.after(hidden, windows))
 
             features, pull = jax.vjp(after, hidden)
-            key = jax.random.fold_in(jax.random.key(seed), number)
+            key = jax.random.fold_in(jax.random.key(0), number)
             scores = _drawn_scores(self._network.unembedding, features[real], key)
             (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
             gradients = np.asarray(gradients, np.float64)[real][rows]
@@ -279,12 +273,9 @@ class Downstream:
         """What each scored token costs with these rows in the place of all activations."""
         features = self._run(self._whole(rows))
         log_z, logits, _ = self._read_out(features)
-        kl = (
-            log_z
-            - self._log_z
-            - np.sum(self._expected * (features - self._features), axis=1, dtype=np.float64)
-        )
-        return Nats(log_z - logits, kl)
+        moved = features - self._features
+        pulled = np.einsum("td,td->t", self._expected, moved, dtype=np.float64)
+        return Nats(log_z - logits, log_z - self._log_z - pulled)
 
     def _run(self, hidden: Sequence[np.ndarray]) -> np.ndarray:
         """The features of the scored tokens, given the residual stream of each batch."""
@@ -313,11 +304,8 @@ def _log_normaliser(head, features, targets, *, expected):
         feature, target = token
         logits = product(feature, head.T)
         log_z = jax.nn.logsumexp(logits)
-        return (
-            log_z,
-            jnp.sum(feature * head[target]),
-            product(jnp.exp(logits - log_z), head) if expected else (),
-        )
+        mean = product(jnp.exp(logits - log_z), head) if expected else ()
+        return log_z, logits[target], mean
 
     return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.checks import check_path
+from sae_gap.core.checks import AnyPath, check_path
 from sae_gap.data.activations.tables import RefusedError
 from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.llama import Block, Llama, Shape
@@ -49,7 +49,7 @@ _KEYS = {
 }
 
 
-def read_model(path: str | os.PathLike[str]) -> tuple[LanguageModel, dict[str, Any]]:
+def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
     """A model of the architecture `llama` or `gemma3`, in float32 whatever its quantisation, and
     what else its file says.
 

@@ -10,6 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.core.lasso_problem import product
 
+# The residual stream.
+Stream = Float[Array, "rows length dim"]
+
 
 class Windows(eqx.Module):
     """Texts side by side, in rows of one length.
@@ -46,13 +49,13 @@ class LanguageModel(eqx.Module):
         """Tokens that the model was made to read at once."""
 
     @abc.abstractmethod
-    def embed(self, windows: Windows) -> Float[Array, "rows length dim"]:
+    def embed(self, windows: Windows) -> Stream:
         """The residual stream before the first block."""
 
     @abc.abstractmethod
     def block_step(
         self, windows: Windows, product: Callable[[Array, Array], Array] = product
-    ) -> Callable[[Float[Array, "rows length dim"], Any], Float[Array, "rows length dim"]]:
+    ) -> Callable[[Stream, Any], Stream]:
         """The function of the residual stream and of one block's parameters that gives the stream
         after it, by a product of rows with a matrix of the block.
         """
@@ -74,9 +77,7 @@ class LanguageModel(eqx.Module):
         return self.unembedding.shape[1]
 
     @eqx.filter_jit
-    def run_blocks(
-        self, hidden: Float[Array, "rows length dim"], windows: Windows, start: int, stop: int
-    ) -> Float[Array, "rows length dim"]:
+    def run_blocks(self, hidden: Stream, windows: Windows, start: int, stop: int) -> Stream:
         """The residual stream after block `stop - 1`, given that before block `start`.
 
         Args:

@@ -39,7 +39,7 @@ from absl import logging
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_choice, check_integer
+from sae_gap.core.checks import AnyPath, check_choice, check_integer
 from sae_gap.core.lasso_problem import product
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm.language_model import LanguageModel, Windows
@@ -153,7 +153,7 @@ class Lens(NamedTuple):
 def fit_lens(
     lm: LM,
     texts: Texts,
-    folder: str | os.PathLike[str] | Folder,
+    folder: AnyPath | Folder,
     windows: int = 16,
     context: int = 128,
     first: int = 16,
@@ -226,7 +226,7 @@ def fit_lens(
     return open_lens(folder, lm)
 
 
-def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
+def open_lens(path: AnyPath | Folder, lm: LM) -> Lens:
     """Opens a lens of a model.
 
     Args:
@@ -254,7 +254,7 @@ def open_lens(path: str | os.PathLike[str] | Folder, lm: LM) -> Lens:
     return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
 
 
-def holds_lens(path: str | os.PathLike[str] | Folder) -> bool:
+def holds_lens(path: AnyPath | Folder) -> bool:
     """Whether there is a lens for `open_lens` at a path."""
     if not str(path).endswith(".pt"):
         return Folder(path).exists(_FILE)

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core.lasso_problem import product
-from sae_gap.lm.language_model import LanguageModel, Windows
+from sae_gap.lm.language_model import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,19 +95,17 @@ class Llama(LanguageModel):
     shape: Shape = eqx.field(static=True)
 
     @property
-    def unembedding(self) -> Float[Array, "vocabulary dim"]:
+    def unembedding(self):
         return self.embedding if self.head is None else self.head
 
     @property
-    def context(self) -> int:
+    def context(self):
         return self.shape.context
 
-    def embed(self, windows: Windows) -> Float[Array, "rows length dim"]:
+    def embed(self, windows):
         return self.shape.scale * self.embedding[windows.tokens]
 
-    def block_step(
-        self, windows: Windows, product: Callable[[Array, Array], Array] = product
-    ) -> Callable[[Float[Array, "rows length dim"], Block], Float[Array, "rows length dim"]]:
+    def block_step(self, windows, product=product):
         shape, places = self.shape, jnp.arange(windows.tokens.shape[1])
         distance = places[:, None] - places
         before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
@@ -127,7 +125,7 @@ class Llama(LanguageModel):
         return step
 
     @eqx.filter_jit
-    def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
+    def features(self, hidden):
         return _norm(hidden, self.norm, self.shape.epsilon)
 
 

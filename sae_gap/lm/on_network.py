@@ -7,17 +7,18 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from sae_gap.core.types import Split, Task, Unread
+from sae_gap.core.types import Split, Task
 from sae_gap.data.held_out import HeldOut
 from sae_gap.lm.downstream import FIRST, Downstream
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.storage.results import digest, key
+from sae_gap.storage.results import digest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,12 +44,6 @@ class OnNetwork:
     first: int = FIRST
     documents_seed: int = 0
     seed: int = 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, OnNetwork) and self.asdict() == other.asdict()
-
-    def __hash__(self) -> int:
-        return hash(key(self.asdict()))
 
     @property
     def input_dim(self) -> int:
@@ -103,19 +98,18 @@ class OnNetwork:
         """The rows that learners see, and those of the network that are put back."""
         net = self.network
         held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
-        train, width = Unread(self.rows.learned_from), self.rows.width
+        train, width = self.rows.train, self.rows.width
         return Task(train, held, held, width=width, seed=self.seed, network=net)
-
-    def _digest(self, documents: Sequence[int]) -> str:
-        """Tells documents by what the network reads of them."""
-        batches = [batch for batch, _ in self.recorded.batches(documents)]
-        windows = [batch.windows for batch in batches]
-        parts = [part for each in windows for part in (each.tokens, each.segments, each.positions)]
-        return digest([*(batch.documents for batch in batches), *parts])
 
     @functools.cached_property
     def _texts(self) -> list[str]:
-        return [self._digest(self.documents(part)) for part in (1, 0)]
+        """Tells documents by what the network reads of them."""
+        told = []
+        for part in (1, 0):
+            batches = [batch for batch, _ in self.recorded.batches(self.documents(part))]
+            documents = [batch.documents for batch in batches]
+            told.append(digest([*documents, *jax.tree.leaves([each.windows for each in batches])]))
+        return told
 
     def seen(self) -> dict[str, Any]:
         """All that decides the rows that learners see."""

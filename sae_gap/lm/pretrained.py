@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sae_gap.core.checks import check_integer, check_path
+from sae_gap.core.checks import AnyPath, check_integer, check_path
 from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.language_model import LanguageModel
@@ -77,9 +77,7 @@ class LM(NamedTuple):
         ]
 
 
-def load_lm(
-    path: str | os.PathLike[str] | None = None, tokenizer: str | os.PathLike[str] | None = None
-) -> LM:
+def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM:
     """Reads a Llama or a Gemma 3 from a GGUF file.
 
     Args:

@@ -17,14 +17,13 @@ the same bytes.
 import functools
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core.checks import check_choice, check_integer
+from sae_gap.core.checks import AnyPath, check_choice, check_integer
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.texts import Texts
@@ -134,7 +133,7 @@ class Recorded(NamedTuple):
 def record(
     lm: LM,
     texts: Texts,
-    folder: str | os.PathLike[str] | Folder,
+    folder: AnyPath | Folder,
     layers: Sequence[int] = (10,),
     context: int = 256,
     dtype: str = "float16",
@@ -222,7 +221,7 @@ def record(
     return open_recording(folder)
 
 
-def open_recording(folder: str | os.PathLike[str] | Folder) -> Recorded:
+def open_recording(folder: AnyPath | Folder) -> Recorded:
     """Opens a recording, of which activations are read when they are asked for.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core.checks import check_path
+from sae_gap.core.checks import AnyPath, check_path
 from sae_gap.data.activations.arrow_files import read_arrow_table
 from sae_gap.data.activations.tables import RefusedError
 from sae_gap.storage.packages import package_folders
@@ -54,7 +54,7 @@ class Texts(NamedTuple):
             yield from zip(chunk, tokenise(self.texts[i] for i in chunk), strict=True)
 
 
-def read_texts(source: str | os.PathLike[str] | None = None) -> Texts:
+def read_texts(source: AnyPath | None = None) -> Texts:
     """Reads documents.
 
     Args:

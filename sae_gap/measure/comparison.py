@@ -7,7 +7,13 @@ squared distance from the mean, or its tokens),
 
 where Δ_i leaves document i out. The interval of 95 % is Δ ± t s, with t of Student's law of n - 1
 degrees of freedom and of one at least: n counts documents, and fewer where some are much larger
-than the others.
+than the others. It holds the truth about as often as it says: 92 to 96 % of the time where lengths
+and losses of documents are both log-normal, and 85 to 91 % where losses are and lengths are alike.
+Johnson's and Hall's corrections for skew bring no more than 2 and 5 points, and widen it by half.
+
+Codes of more latents explain more only where they explain more than those latents can: what codes
+explain grows ever slower with their L0, so that a hundredth more latents explain at most a
+hundredth more.
 
 References:
   Carter, Schnepel & Steigerwald (2017), "Asymptotic behavior of a t-test robust to cluster
@@ -15,7 +21,7 @@ References:
   methods for cluster-robust inference".
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -34,12 +40,14 @@ class Comparison(NamedTuple):
       other: explained by the second.
       low: of the interval of `one - other`; minus infinity where there is a single document.
       high: of the interval.
+      l0s: of both codes.
     """
 
     one: float
     other: float
     low: float
     high: float
+    l0s: tuple[float, float] = (1.0, 1.0)
 
     @property
     def more(self) -> float:
@@ -48,10 +56,13 @@ class Comparison(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where the first explains more beyond doubt, -1 where it explains less, 0 where the
-        interval holds zero.
+        """1 where the first explains more beyond doubt, and by more than its latents beyond those
+        of the second can explain; -1 where the second does so; else 0.
         """
-        return int(self.low > 0) - int(self.high < 0)
+        one, other = self.l0s
+        first = self.low * other > max(0, one - other) * self.other
+        second = -self.high * one > max(0, other - one) * self.one
+        return int(first) - int(second)
 
     @property
     def points(self) -> str:
@@ -78,21 +89,28 @@ class Comparison(NamedTuple):
         return f"{size} ({low} to {high})"
 
 
-def compare(one: ArrayLike, other: ArrayLike, variance: ArrayLike) -> Comparison:
+def compare(
+    one: ArrayLike,
+    other: ArrayLike,
+    variance: ArrayLike,
+    l0s: tuple[float, float] = (1.0, 1.0),
+) -> Comparison:
     """Compares two codes, document by document.
 
     Args:
       one: squared error, or another loss, of the first in each document, (documents,).
       other: that of the second.
       variance: what it is a share of in each document.
+      l0s: mean L0 of both codes.
 
     Returns:
       The comparison.
     """
     errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
-    low, high = interval(errors[1] - errors[0], far)
+    ends = interval(errors[1] - errors[0], far)
     explained = 1 - errors.sum(axis=1) / far.sum()
-    return Comparison(*map(float, (*explained, low, high)))
+    first, second, low, high = map(float, (*explained, *ends))
+    return Comparison(first, second, low, high, l0s)
 
 
 def interval(
@@ -110,3 +128,13 @@ def interval(
     half = scipy.special.stdtrit(np.maximum(count - 1, 1), 0.975) * spread
     half = np.where(share.max(axis=-1) < 1, half, np.inf)
     return mean - half, mean + half
+
+
+def parts(own: Any, refit: Any, proposed: Any, best: Any) -> dict[str, tuple[Any, Any]]:
+    """The better and the worse codes of each part of what an encoder loses: "values", "support" and
+    the two that this is the sum of, "selection" and "screening", unless `proposed` is None.
+    """
+    pairs = {"values": (refit, own), "support": (best, refit)}
+    if proposed is not None:
+        pairs |= {"selection": (proposed, refit), "screening": (best, proposed)}
+    return pairs

@@ -20,13 +20,12 @@ not split, nor is a dead one. Intervals of 95 % are those of `sae_gap.measure.co
 documents.
 """
 
-import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from sae_gap.measure.comparison import FEW_DOCUMENTS, compare
+from sae_gap.measure.comparison import FEW_DOCUMENTS, compare, parts
 from sae_gap.storage.results import Row
 
 # What is split: its name, the column of its sums by document, and that of what they are divided by.
@@ -108,26 +107,21 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             "level": level,
             "l0": own["l0"],
             "refit_l0": refit["l0"],
+            "own_best_codes": mine["codes"],
+            "own_best_l0": mine["l0"],
+            "best_codes": best["codes"],
+            "best_l0": best["l0"],
         }
-        about |= {"own_best_codes": mine["codes"], "own_best_l0": mine["l0"]}
-        about |= {"best_codes": best["codes"], "best_l0": best["l0"]}
-        steps: dict[str, Any] = dict(
-            zip(PARTS, itertools.pairwise((own, refit, mine, best)), strict=True)
-        )
-        if proposed is not None:
-            steps |= zip(SUPPORT, itertools.pairwise((refit, proposed, mine)), strict=True)
+        pairs: dict[str, Any] = {"dictionary": (best, mine)} | parts(own, refit, proposed, mine)
         for loss, (column, unit) in LOSSES.items():
             base = sum(own["ce_clean"]) if loss == "ce" else 0.0
             line = about | {"loss": loss}
             for total, row in {"total": own, "rest": best}.items():
                 line[total] = (sum(row[column]) - base) / sum(own[unit])
             line |= {f"{part}_{end}": None for part in SUPPORT for end in ("part", "low", "high")}
-            for part, (worse, better) in steps.items():
+            for part, (better, worse) in pairs.items():
                 lost = compare(better[column], worse[column], own[unit])
-                line |= {
-                    f"{part}_part": lost.more,
-                    f"{part}_low": lost.low,
-                    f"{part}_high": lost.high,
-                }
+                line[f"{part}_part"] = lost.more
+                line[f"{part}_low"], line[f"{part}_high"] = lost.low, lost.high
             lines.append(line)
     return lines

@@ -42,8 +42,6 @@ SPREAD = (2.0, 1.4, 0.7)
 USUAL = 1 / 12
 # L0s that differ by no more than this share are measured once.
 ALIKE = 0.01
-# Fewer rows say nothing of the rest.
-FEWEST = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,16 +104,10 @@ class Plan:
                     f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
                     "name of its own."
                 )
-        if len(self.source.scored) < FEWEST:
-            raise ValueError(
-                f"{len(self.source.scored)} held-out activations are too few to judge by; give "
-                "some hundreds."
-            )
-        weight = self.lam or 0.0
+        rows, weight = jnp.asarray(self.source.scored), self.lam or 0.0
         for sae in self.saes if weight else ():
-            model = sae.given.ready
-            target = model.signals(jnp.asarray(self.source.scored)) - model.bias
-            atoms = unit_atoms(model.decoder)[0]
+            target = sae.model.signals(rows) - sae.bias
+            atoms = unit_atoms(sae.model.decoder)[0]
             top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
             if weight >= top:
                 raise ValueError(

@@ -65,14 +65,13 @@ def gap_lines(rows: Rows) -> list[Row]:
     return lines
 
 
-def worst_lines(rows: Rows, source: Any, most: int = 10) -> list[Row]:
+def worst_lines(rows: Rows, source: Any) -> list[Row]:
     """The samples of the largest gaps of each encoder: `index`, `document`, `gap`, and
     `relative_gap` to their own optimum.
 
     Args:
       rows: of a measurement.
       source: the plan's, which tells the numbers of rows and documents in the files.
-      most: samples of an encoder.
     """
     lines = []
     held = source.parts[1]
@@ -81,7 +80,7 @@ def worst_lines(rows: Rows, source: Any, most: int = 10) -> list[Row]:
         if found[0]["family"] == "control" or "worst" not in middle:
             continue
         columns = (middle[column] for column in ("worst", "worst_gap", "worst_relative_gap"))
-        for sample, gap, relative in list(zip(*columns, strict=True))[:most]:
+        for sample, gap, relative in zip(*columns, strict=True):
             place = source.places[sample]
             document = None if held.documents is None else int(held.documents[place])
             line = {"dictionary": name, "index": int(held.numbers[place]), "document": document}

@@ -15,17 +15,13 @@ Two dictionaries are compared by their best codes at an equal mean L0. Best code
 on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals
 are those of `sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean
 stay as they are.
-
-Codes of more latents are the better ones only by more than those latents can explain: what codes
-explain grows ever slower with their L0, so that a hundredth more latents explain at most a
-hundredth more.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sae_gap.measure.comparison import Comparison, compare
+from sae_gap.measure.comparison import Comparison, compare, parts
 from sae_gap.measure.summary import BEST, Rows, at, by_dictionary
 from sae_gap.storage.results import Row
 
@@ -94,20 +90,13 @@ class Verdict:
                 "dictionary": self.dictionary,
                 "loss": name,
                 "points": lost.points,
-                "judged": {1: "lost", 0: "not beyond doubt", -1: "gained"}[self._sign(name)],
+                "judged": {1: "lost", 0: "not beyond doubt", -1: "gained"}[lost.sign],
             }
             for name, lost in self.losses.items()
         ]
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
-
-    def _sign(self, loss: str) -> int:
-        """1 for a loss beyond doubt and beyond what more latents explain, -1 for a gain."""
-        rows = (self.rival, self.common) if loss == "dictionary" else (self.best, self.own)
-        if loss not in ("encoder", "dictionary") or None in rows:
-            return self.losses[loss].sign
-        return fair_sign(self.losses[loss], *(row["l0"] for row in rows if row))
 
     def _encoder(self) -> str:
         if self.own is None:
@@ -122,7 +111,7 @@ class Verdict:
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
         lost = self.losses["encoder"]
         unsure = "no loss beyond doubt" if alike else "not judged"
-        finding = "better codes exist" if self._sign("encoder") > 0 else unsure
+        finding = "better codes exist" if lost.sign > 0 else unsure
         parts = f"{self.losses['values'].points} in values and {self.losses['support'].points} in"
         return (
             f"{finding}: its own explain {_share(lost.other)} of the variance, the best at {where} "
@@ -137,13 +126,15 @@ class Verdict:
             mend = f"{RIVAL} was left out of the controls; name it there to have it"
             return f"not judged, since {mend}. A{explain[1:]} of the variance"
         rows, width = self.rival["learned_from"], self.rival["num_latents"]
-        lost, sign = self.losses["dictionary"], self._sign("dictionary")
+        lost = self.losses["dictionary"]
         kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
         few, needed = "", ROWS_AN_ATOM * width
         # A rival that had too little to learn from is no less of one where it wins.
-        if sign <= 0 and rows < needed:
+        if lost.sign <= 0 and rows < needed:
             few = f", too few: {width:,} atoms need {needed:,}"
-        finding = "not judged against" if few or sign != lost.sign else kind[sign]
+        # An interval without zero says nothing where more latents may explain it.
+        unfair = not lost.sign and lost.low * lost.high > 0
+        finding = "not judged against" if few or unfair else kind[lost.sign]
         width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
         return (
             f"{finding} one ({RIVAL}{width_told}) learned from {rows:,} other rows{few}; {explain} "
@@ -174,9 +165,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         dead = own is not None and own["dead"]
         pairs: dict[str, tuple[Any, Any]] = {}
         if own is not None and not dead:
-            pairs = {"encoder": (best, own), "values": (again, own), "support": (best, again)}
-            if proposed is not None:
-                pairs |= {"selection": (proposed, again), "screening": (best, proposed)}
+            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best)
         if rival is not None and not dead:
             pairs["dictionary"] = rival, common
         losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
@@ -187,7 +176,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
 
 def compare_rows(one: Row, other: Row) -> Comparison:
     """What the codes of two rows explain of the same samples."""
-    return compare(one["errors"], other["errors"], one["variance"])
+    return compare(one["errors"], other["errors"], one["variance"], (one["l0"], other["l0"]))
 
 
 def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
@@ -196,20 +185,6 @@ def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
     """
     subjects = by_dictionary(rows)
     return compare_rows(*(at(subjects[name], BEST, "common") for name in (one, other)))
-
-
-def fair_sign(more: Comparison, one: float, other: float) -> int:
-    """1 where the first codes explain more beyond doubt, and by more than their latents beyond
-    those of the second can explain; -1 where the second do so; else 0.
-
-    Args:
-      more: the comparison.
-      one: L0 of the first.
-      other: of the second.
-    """
-    first = more.low * other > max(0, one - other) * more.other
-    second = -more.high * one > max(0, other - one) * more.one
-    return int(first) - int(second)
 
 
 def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
@@ -228,12 +203,10 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
         raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
     first, second = ordered[:2]
     lead = compare_rows(first.common, second.common)
-    l0s = [each.common["l0"] for each in (first, second)]
-    sure = fair_sign(lead, *l0s) > 0
-    best = f"{first.dictionary} is the best" if sure else "none is the best beyond doubt"
+    best = f"{first.dictionary} is the best" if lead.sign > 0 else "none is the best beyond doubt"
     told = [
-        f"of {each.dictionary} (at L0 {l0:.1f}) {_share(each.explained)}"
-        for each, l0 in zip((first, second), l0s, strict=True)
+        f"of {each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
+        for each in (first, second)
     ]
     explain = f"the best codes {told[0]} of the variance, those {told[1]}"
     return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."

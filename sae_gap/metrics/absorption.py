@@ -7,7 +7,7 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
@@ -19,8 +19,8 @@ _FEWEST = 10
 def absorption(
     parent: Int[np.ndarray, " true"],
     partner: Int[np.ndarray, " true"],
-    true_codes: Float[ArrayLike, "n latent"] | SparseCodes,
-    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    true_codes: AnyCodes,
+    codes: AnyCodes,
     least: Float[ArrayLike, " latent"] | float = 0.0,
 ) -> float | None:
     """What a parent's latent loses of its recall where a child is on: recall with no child on, less

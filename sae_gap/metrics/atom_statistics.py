@@ -2,7 +2,7 @@
 two learners agree.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,31 +25,14 @@ QUANTILES = tuple(range(101))
 _COSINES = 2**24
 
 
-class Atoms(NamedTuple):
-    """A dictionary in numbers.
-
-    Attributes:
-      num_latents: atoms, dead ones counted.
-      dead: atoms of zero norm.
-      duplicates: live atoms whose largest |cosine| with another is above `DUPLICATE`.
-      coherence: quantiles, at `QUANTILES` per cent, over live atoms of the largest |cosine| with
-        another; empty of fewer than two.
-    """
-
-    num_latents: int
-    dead: int
-    duplicates: int
-    coherence: tuple[float, ...]
-
-
 def largest_cosines(
     dictionary: Float[ArrayLike, "input_dim num_latents"],
 ) -> Float[np.ndarray, " num_latents"]:
     """For each atom, `max_{l ≠ j} |cos(d_j, d_l)|`; 0 for an atom of zeros.
 
     Args:
-      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held in blocks of
-        64 MiB.
+      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held 64 MiB at a
+        time.
 
     Returns:
       The largest of each.
@@ -58,30 +41,25 @@ def largest_cosines(
       ValueError: the dictionary is not a finite, non-empty matrix.
     """
     atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
-    size = max(1, _COSINES // atoms.shape[1])
-    starts = range(0, atoms.shape[1], size)
-    return np.minimum(
-        np.concatenate(
-            [_largest(atoms, atoms[:, start : start + size], start) for start in starts]
-        ),
-        1,
-    )
+    width = atoms.shape[1]
+
+    def largest(place):
+        return jnp.max(jnp.abs(product(atoms[:, place], atoms)).at[place].set(0))
+
+    size = max(1, _COSINES // width)
+    return np.minimum(jax.lax.map(largest, jnp.arange(width), batch_size=size), 1)
 
 
-@jax.jit
-def _largest(atoms, block, start):
-    places = jnp.arange(block.shape[1])
-    return jnp.max(jnp.abs(product(block.T, atoms)).at[places, start + places].set(0), axis=1)
-
-
-def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Atoms:
+def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dict[str, Any]:
     """Coherence, near-duplicates and dead atoms.
 
     Args:
       dictionary: atoms of any norm, (input_dim, num_latents).
 
     Returns:
-      The numbers.
+      `dead_atoms`, those of zero norm; `duplicates`, live atoms whose largest |cosine| with another
+      is above 0.95; and `coherence`, that cosine's percentiles from 0 to 100 over live atoms, empty
+      of fewer than two.
 
     Raises:
       ValueError: the dictionary is not a finite, non-empty matrix.
@@ -89,10 +67,11 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> Ato
     atoms = matching.as_matrix("dictionary", dictionary)
     live = atoms.any(axis=0)
     largest = largest_cosines(atoms)[live]
-    coherence = np.percentile(largest, QUANTILES).tolist() if live.sum() > 1 else ()
-    return Atoms(
-        atoms.shape[1], int((~live).sum()), int((largest > DUPLICATE).sum()), tuple(coherence)
-    )
+    return {
+        "dead_atoms": int((~live).sum()),
+        "duplicates": int((largest > DUPLICATE).sum()),
+        "coherence": np.percentile(largest, QUANTILES).tolist() if live.sum() > 1 else [],
+    }
 
 
 def agreement(left: Any, right: Any) -> float:
@@ -127,14 +106,10 @@ def agreement(left: Any, right: Any) -> float:
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:
-    """`describe_atoms` of the model, found once: `dead_atoms`, `duplicates` and `coherence`."""
+    """`describe_atoms` of the model, found once."""
     if inferred.model.dictionary is None:
         return {}
-    if "atoms" not in inferred.shared:
-        inferred.shared["atoms"] = describe_atoms(inferred.model.decoder)
-    found = inferred.shared["atoms"]
-    names = {"dead_atoms": "dead", "duplicates": "duplicates", "coherence": "coherence"}
-    return {column: getattr(found, name) for column, name in names.items()}
+    return inferred.once("atoms", lambda: describe_atoms(inferred.model.decoder))
 
 
 def agreement_with(first: Given) -> Metric:
@@ -144,9 +119,7 @@ def agreement_with(first: Given) -> Metric:
         decoder, other = inferred.model.dictionary, first.ready.decoder
         if inferred.learner == first or decoder is None or decoder.shape != other.shape:
             return {}
-        if "agreement" not in inferred.shared:
-            inferred.shared["agreement"] = agreement(other, decoder)
-        return {"agreement": inferred.shared["agreement"]}
+        return {"agreement": inferred.once("agreement", lambda: agreement(other, decoder))}
 
     return Metric(f"agreement with {first.held.digest}", compare, everywhere=False)
 

@@ -3,11 +3,10 @@ detect the same one.
 """
 
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from sae_gap.core import matching
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
@@ -52,7 +51,7 @@ def atom_scores(
 
 
 def groups_of(
-    true_codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    true_codes: AnyCodes,
     level: Int[np.ndarray, " true"] | None = None,
 ) -> dict[str, Int[np.ndarray, " some"]]:
     """Features by level of their tree and by quartile of the frequency at which they fire.

@@ -8,6 +8,7 @@ import numpy as np
 from sae_gap.core.codes import dense_chunks
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.registry import Column
+from sae_gap.core.rows import squares
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.pursuit import OMP
@@ -44,9 +45,6 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     counts, nonneg = inferred.counts, not inferred.learner.signed
     codes = inferred.codes["id"]
     flops = encoder.flops(dim, width)
-    size = encoder.fitted * np.mean(
-        np.concatenate([(part != 0).sum(axis=1) for _, part in dense_chunks(codes)])[counts]
-    )
 
     def find():
         best = inferred.infer(Lasso(lam, nonneg=nonneg)).codes
@@ -54,9 +52,11 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
         return _objective(inferred, best, lam), np.asarray(pursued) != 0
 
     optimum, full = inferred.once(f"cost at {lam}", find)
-    shared = sum(
-        int(((part != 0) & full[rows])[counts[rows]].sum()) for rows, part in dense_chunks(codes)
-    )
+    used, shared = 0, 0
+    for rows, part in dense_chunks(codes):
+        on = (part != 0) & counts[rows, None]
+        used, shared = used + int(on.sum()), shared + int((on & full[rows]).sum())
+    size = encoder.fitted * used / counts.sum()
     return {
         "products": None
         if flops is None
@@ -74,8 +74,6 @@ def _objective(inferred: Inferred, codes: Any, lam: float) -> float:
     for rows, part in dense_chunks(codes):
         scaled = part * np.asarray(norms)
         rest = signals[rows] - np.asarray(product(scaled, atoms.T))
-        values = np.sum(rest**2, axis=1, dtype=float) / 2 + lam * abs(scaled).sum(
-            axis=1, dtype=float
-        )
+        values = squares(rest) / 2 + lam * abs(scaled).sum(axis=1, dtype=float)
         total += float(values[inferred.counts[rows]].sum())
     return total

@@ -1,18 +1,15 @@
 """From which magnitude on a latent counts as on, told from its own codes alone."""
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 
 # Below this share of what its codes are where they count, a latent is off by the cut.
 CUT = 1 / 3
 
 
-def cuts(
-    codes: Float[ArrayLike, "n latent"] | SparseCodes, share: float = CUT
-) -> Float[np.ndarray, " latent"]:
+def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
     """For each latent the magnitude below which it counts as off, from its own codes alone.
 
     The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share
@@ -28,24 +25,14 @@ def cuts(
     Returns:
       (num_latents,), 0 for a latent that never fires.
     """
-    width = np.shape(codes)[1]
+    width, found = np.shape(codes)[1], [np.zeros((2, 0))]
+    for _, part in dense_chunks(codes):
+        found.append(np.stack([np.nonzero(part)[1], np.abs(part[part != 0])]))
+    place, size = np.concatenate(found, axis=1)
+    latent, unit, cut = place.astype(int), np.zeros(width), np.zeros(width)
     # In units of the latent's largest code, so that no square leaves the range of numbers.
-    largest = np.zeros(width)
-    for _, part in dense_chunks(codes):
-        largest = np.maximum(largest, np.abs(part).max(axis=0))
-    unit = np.where(largest > 0, largest, 1)
-    first, second = np.zeros(width), np.zeros(width)
-    for _, part in dense_chunks(codes):
-        size = np.abs(part) / unit
-        first += size.sum(axis=0)
-        second += np.einsum("ij,ij->j", size, size)
-    cut = share * ratio(second, first)
-    above = [np.zeros((2, 0))]
-    for _, part in dense_chunks(codes):
-        size = np.abs(part) / unit
-        above.append(np.stack([np.nonzero(size > cut)[1], size[size > cut]]))
-    place, size = np.concatenate(above, axis=1)
-    latent = place.astype(int)
+    np.maximum.at(unit, latent, size)
+    size = size / unit[latent]
     # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves
     # out no more.
     while len(size):

@@ -11,7 +11,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.cuts import ratio
 from sae_gap.metrics.metric import Inferred, Metric
@@ -28,8 +28,8 @@ class Firing(NamedTuple):
 
 def count(
     nearest: Int[np.ndarray, " latent"],
-    true_codes: Float[ArrayLike, "n latent"] | SparseCodes,
-    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    true_codes: AnyCodes,
+    codes: AnyCodes,
     least: Sequence[Float[ArrayLike, " latent"] | float] = (0.0,),
 ) -> list[Firing]:
     """Counts firings: of latent j where `|z_j| > least_j`, of its feature where that has a code

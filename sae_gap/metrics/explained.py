@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.core.rows import squares
 from sae_gap.metrics.metric import Inferred, Metric
@@ -19,7 +19,7 @@ def explained(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
     bias: Float[ArrayLike, " input_dim"],
-    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    codes: AnyCodes,
 ) -> dict[str, float]:
     """`r2 = 1 - E‖y - ŷ‖² / (E‖y‖² - ‖E y‖²)` with `ŷ = D z + b`, and `shrinkage = mean ‖ŷ‖ / ‖y‖`.
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem, matching
 from sae_gap.core.checks import check_callable, check_flag
-from sae_gap.core.codes import Codes, SparseCodes, as_columns, by_columns
+from sae_gap.core.codes import AnyCodes, Codes, as_columns, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
@@ -134,7 +134,7 @@ def amortisation_gap(
 def objective_gap(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    codes: AnyCodes,
     reference: Solution,
     lam: Float[ArrayLike, "..."],
 ) -> dict[str, float]:
@@ -189,7 +189,7 @@ def _held(values: Float[Array, " n"]) -> Float[np.ndarray, " n"]:
 def mse(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    codes: AnyCodes,
 ) -> float:
     """Mean squared error of the reconstruction, `mean_{i, d} (y - D z)²`.
 
@@ -207,7 +207,7 @@ def mse(
         return float(np.square(np.asarray(signals) - columns @ atoms.T, dtype=np.float64).mean())
 
 
-def l0_above(codes: Float[ArrayLike, "n latent"] | SparseCodes) -> float:
+def l0_above(codes: AnyCodes) -> float:
     """Mean over samples of the number of latents above 0.01 in magnitude, of codes (n,
     num_latents).
     """
@@ -216,7 +216,7 @@ def l0_above(codes: Float[ArrayLike, "n latent"] | SparseCodes) -> float:
 
 def _active_columns(
     dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: Float[ArrayLike, "n latent"] | SparseCodes,
+    codes: AnyCodes,
 ) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
     """The dictionary and the codes, of sparse ones in their active columns, without which no other
     makes a difference.

@@ -62,7 +62,12 @@ def measure(inferred: Inferred) -> dict[str, Any]:
         y, z, on = target[rows][kept], mine[kept] * norms, optimal[kept] != 0
         fit = z @ atoms.T
         fired, used = fired | (z != 0).any(axis=0), used | on.any(axis=0)
-        sums = 0.5 * squares(y), _inner(y, fit), squares(fit), np.abs(z).sum(1, dtype=float)
+        sums = (
+            0.5 * squares(y),
+            np.einsum("ij,ij->i", y, fit, dtype=float),
+            squares(fit),
+            np.abs(z).sum(1, dtype=float),
+        )
         parts.append([*sums, *overlap(z != 0, on)])
     converged, optimum, slack = (
         np.asarray(getattr(best, name), float)[counts] for name in ("converged", "objective", "gap")
@@ -115,10 +120,6 @@ def overlap(fired: Bool[np.ndarray, "n l"], used: Bool[np.ndarray, "n l"]) -> li
     both, either = (fired & used).sum(axis=1), (fired | used).sum(axis=1)
     sizes = either, fired.sum(axis=1), used.sum(axis=1)
     return [np.where(size > 0, both / np.maximum(size, 1), either == 0) for size in sizes]
-
-
-def _inner(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    return np.einsum("ij,ij->i", left, right, dtype=float)
 
 
 METRIC = Metric("gap_parts", measure, everywhere=False)

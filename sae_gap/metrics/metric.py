@@ -60,9 +60,9 @@ class Inferred:
         """Where the model came from."""
         return self.method and self.method.learner
 
-    def infer(self, encoder: Encoder, split: str = "id") -> Coded:
-        """The codes of another encoder on the same model, found once."""
-        return self.inference.infer(encoder, split)
+    def infer(self, encoder: Encoder) -> Coded:
+        """The codes of another encoder on the ID split, found once."""
+        return self.inference.infer(encoder, "id")
 
     @property
     def activations(self) -> Float[np.ndarray, "n input_dim"]:
@@ -70,17 +70,11 @@ class Inferred:
         task = self.task if self.inference is None else self.inference.task
         return np.asarray(task.id.signals)
 
-    def reconstruct(self, codes: Any) -> Float[np.ndarray, "n input_dim"]:
-        """What codes of the ID split reconstruct, in the units of the activations."""
-        x, parts = self.activations, []
-        for rows, part in dense_chunks(codes):
-            parts.append(np.asarray(self.model.reconstruct(part, x[rows])))
-        return np.concatenate(parts)
-
     @functools.cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
-        """`reconstruct` of the codes that are scored."""
-        return self.reconstruct(self.codes["id"])
+        """What the codes of the ID split reconstruct, in the units of the activations."""
+        x, chunks = self.activations, dense_chunks(self.codes["id"])
+        return np.concatenate([self.model.reconstruct(part, x[rows]) for rows, part in chunks])
 
     @functools.cached_property
     def counts(self) -> Bool[np.ndarray, " n"]:

@@ -24,6 +24,7 @@ from sae_gap.metrics.metric import Inferred, Metric
 
 # What is scored out of distribution and in it: the cells with A and without.
 SIDES = {"ood": ("11", "01"), "id": ("10", "00")}
+# C of scikit-learn, of probes of all features and of few latents.
 DENSE_C, SPARSE_C = 0.01, 1.0
 # Latents that a sparse probe reads.
 KS = (1, 5, 20)
@@ -54,12 +55,12 @@ class Probe(NamedTuple):
         return odds + self.logistic.intercept
 
 
-def fit_dense(features: Any, labels: Bool[np.ndarray, " n"], c: float = DENSE_C) -> Probe:
-    """Fits a probe on all features, (n, columns); `c` is scikit-learn's C."""
-    return _fit(features, slice(None), labels, c)
+def fit_dense(features: Any, labels: Bool[np.ndarray, " n"]) -> Probe:
+    """Fits a probe on all features, (n, columns)."""
+    return _fit(features, slice(None), labels, DENSE_C)
 
 
-def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SPARSE_C) -> Probe:
+def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     """Fits a probe on the k latents of the largest difference of class means.
 
     The difference is `|E[z_j | A] - E[z_j | not A]|` over the mean of `|z_j|` where that is not 0.
@@ -68,7 +69,6 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SP
       codes: (n, num_latents), a sparse or a dense array.
       labels: (n,), whether each has the concept.
       k: latents to read.
-      c: scikit-learn's C.
 
     Returns:
       The probe; its `latents` begin with the first in rank.
@@ -80,7 +80,7 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int, c: float = SP
     ]
     # Latents that are on in one class alone tie, however large they are.
     ranks = np.round(np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1), 9)
-    return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, c)
+    return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
 
 
 def _fit(

@@ -9,12 +9,11 @@ import contextlib
 
 import numpy as np
 import scipy
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_choice, check_seed
-from sae_gap.core.codes import SparseCodes, as_columns
+from sae_gap.core.codes import AnyCodes, as_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime.cores import one_blas_thread
@@ -29,8 +28,8 @@ _FEW_PRODUCTS = 2**28
 
 
 def mcc(
-    true_codes: Float[ArrayLike, "n true"] | SparseCodes,
-    codes: Float[ArrayLike, "n learned"] | SparseCodes,
+    true_codes: AnyCodes,
+    codes: AnyCodes,
 ) -> float:
     """Mean correlation coefficient over the true latents that are active in the split.
 
@@ -60,8 +59,8 @@ def mcc(
 
 
 def mcc_paper(
-    true_codes: Float[ArrayLike, "n true"] | SparseCodes,
-    codes: Float[ArrayLike, "n learned"] | SparseCodes,
+    true_codes: AnyCodes,
+    codes: AnyCodes,
     split: str,
     *,
     seed: int = 0,
@@ -117,7 +116,7 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
 
 
 def _check(
-    true_codes: Float[ArrayLike, "..."] | SparseCodes, codes: Float[ArrayLike, "..."] | SparseCodes
+    true_codes: AnyCodes, codes: AnyCodes
 ) -> tuple[Float[np.ndarray, "n active"], Float[np.ndarray, "n varying"], int]:
     """The active true columns, the code columns that vary, and how many code columns there are in
     all.

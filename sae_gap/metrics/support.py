@@ -3,10 +3,8 @@ dictionaries.
 """
 
 import numpy as np
-from jax.typing import ArrayLike
-from jaxtyping import Float
 
-from sae_gap.core.codes import SparseCodes, as_codes
+from sae_gap.core.codes import AnyCodes, as_codes
 from sae_gap.core.matching import Match
 from sae_gap.core.registry import Column
 from sae_gap.metrics.cuts import ratio
@@ -18,8 +16,8 @@ _ON = 1e-4
 
 def support_recovery(
     match: Match,
-    true_codes: Float[ArrayLike, "n true"] | SparseCodes,
-    codes: Float[ArrayLike, "n learned"] | SparseCodes,
+    true_codes: AnyCodes,
+    codes: AnyCodes,
 ) -> dict[str, float]:
     """Mean over samples of the precision, recall and F1 of the support, and the mean number of
     codes above 1e-4.

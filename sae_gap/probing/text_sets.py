@@ -81,21 +81,17 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
 
 def _read_set(name: str, files: Sequence[pathlib.Path]) -> TextSet:
     """The first texts of a file and, if there is a second, all of that, which are shifted."""
-    texts: list[str] = []
-    labels: list[bool] = []
-    shifted: list[bool] = []
+    found: list[tuple[str, bool, bool]] = []
     for path in files:
-        rows = _read(path)
-        last = max((row["target"] for row in rows), default="")
-        moved = path is not files[0]
+        rows, moved = _read(path), path is not files[0]
+        last = max(row["target"] for row in rows)
         # A text that came twice would both train and test.
         firsts: dict[str, bool] = {}
         for row in rows if moved else rows[:MOST]:
             firsts.setdefault(row["prompt"], row["target"] == last)
-        texts += firsts
-        labels += firsts.values()
-        shifted += [moved] * len(firsts)
-    return TextSet(name, tuple(texts), np.array(labels), np.array(shifted, bool))
+        found += [(text, label, moved) for text, label in firsts.items()]
+    texts, labels, shifted = zip(*found, strict=True)
+    return TextSet(name, texts, np.array(labels), np.array(shifted))
 
 
 def _read(path: pathlib.Path) -> list[dict[str, str]]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sae_gap.core.checks import check_path
+from sae_gap.core.checks import AnyPath, check_path
 from sae_gap.saes import decoders, dictionary_learning, fits, gemma_scope, hub, saelens, sparsify
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.tensor_files import printable
@@ -28,7 +28,7 @@ _AMID_TRAINING = r"ae_\d+\.pt"
 _DEPTH, _NAMED = 5, 12
 
 
-def locate(path: str | os.PathLike[str], sae_id: str | None = None) -> Path:
+def locate(path: AnyPath, sae_id: str | None = None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
     check_path("path", path)
     place = Path(os.path.expanduser(path)) if sae_id is None else hub.cached(str(path), sae_id)

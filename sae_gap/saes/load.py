@@ -1,14 +1,13 @@
 """One opener for whatever holds atoms: an SAE of any library, and what any command wrote."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import check_path, detached
+from sae_gap.core.checks import AnyPath, check_path, detached
 from sae_gap.lm.lens import holds_lens, open_lens
 from sae_gap.lm.pretrained import LM
 from sae_gap.saes import own
@@ -21,7 +20,7 @@ UNEMBEDDING = "unembedding"
 
 
 def load_sae(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     sae_id: str | None = None,
     *,
     model: LM | None = None,
@@ -76,7 +75,7 @@ def load_sae(
     return of_parts(parts)
 
 
-def of_language_model(path: str | os.PathLike[str]) -> bool:
+def of_language_model(path: AnyPath) -> bool:
     """Whether the atoms of a path are those of a language model, which goes with it."""
     return str(path) == UNEMBEDDING or holds_lens(path)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,7 +54,8 @@ _OPTIONS = {
 UNIT = 1e-6
 
 
-class SAE(eqx.Module):
+@dataclasses.dataclass(frozen=True, eq=False)
+class SAE:
     """A model in the units of its library, with what its files say of it.
 
     `sae_gap.amortisation_gap(sae.model, sae.model.signals(activations), lam)` is the gap of its
@@ -69,19 +69,20 @@ class SAE(eqx.Module):
       architecture: what that library calls it.
       centred: whether the encoder takes the decoder's bias from its input.
       heads: whether activations may come as (n, heads, head_dim), which are then laid side by side.
+      notes: what a report shows of the file: its types, its flags, the hook point it was trained
+        at.
       name: what rows and figures call it.
       signed: whether codes may be negative, so that the optimum is over signed codes too.
     """
 
     model: Model
-    library: str = eqx.field(static=True, default="sae_gap")
-    architecture: str = eqx.field(static=True, default="")
-    centred: bool = eqx.field(static=True, default=False)
-    heads: bool = eqx.field(static=True, default=False)
-    # Pairs, since a mapping has no hash, and what is static must have one.
-    entries: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
-    name: str = eqx.field(static=True, default="sae")
-    signed: bool = eqx.field(static=True, default=False)
+    library: str = "sae_gap"
+    architecture: str = ""
+    centred: bool = False
+    heads: bool = False
+    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    name: str = "sae"
+    signed: bool = False
 
     @classmethod
     def of_model(cls, model: Model, *, name: str = "sae") -> "SAE":
@@ -95,11 +96,9 @@ class SAE(eqx.Module):
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
-        held: dict[str, Any] = {
-            "dictionary": as_floats("the dictionary", model.decoder),
-            "bias": as_floats("bias", model.bias),
-        }
-        return described(dataclasses.replace(model, **held), name=name)
+        dictionary = as_floats("the dictionary", model.decoder)
+        bias = as_floats("bias", model.bias)
+        return described(dataclasses.replace(model, dictionary=dictionary, bias=bias), name=name)
 
     @classmethod
     def from_arrays(
@@ -173,15 +172,15 @@ class SAE(eqx.Module):
         ):
             if linear if square else held[word].shape == shape:
                 held[word] = held[word].T
-        tensors, known = Tensors(Path("the arrays"), held), {}
         if threshold is not None:
             encoder = "jumprelu"
             if held["threshold"].size == 1:
-                known["threshold"] = tensors.scalar("threshold")
+                held["threshold"] = np.resize(held["threshold"], num_latents)
         elif k is not None:
             encoder = "topk" if architecture == "topk" else "batch_largest"
         else:
             encoder = "standard"
+        tensors = Tensors(Path("the arrays"), held)
         notes = {"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)})
         if square and linear is None:
             notes["square matrices"] = (
@@ -190,7 +189,7 @@ class SAE(eqx.Module):
         parts = Parts(
             encoder,
             {name: k for name in ARCHITECTURES[encoder].options},
-            take(encoder, tensors, num_latents, input_dim, known=known),
+            take(encoder, tensors, num_latents, input_dim),
             library="given",
             architecture=architecture,
             notes=notes,
@@ -219,7 +218,9 @@ class SAE(eqx.Module):
         """Of the atoms on disk; zero for a dead one. Codes in the library's units, times these, are
         codes on unit atoms.
         """
-        return _lengths(self.model.decoder)
+        atoms = self.model.decoder
+        lengths = jax.jit(lambda atoms: unit_atoms(atoms)[1])(atoms)
+        return jnp.where(jnp.any(atoms != 0, axis=0), lengths, 0)
 
     @functools.cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
@@ -228,20 +229,13 @@ class SAE(eqx.Module):
         lengths = np.asarray(self.lengths)
         # A wide dictionary is not held twice.
         whole = np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT
-        return atoms if whole else _unit(atoms)
+        return atoms if whole else jax.jit(unit_atoms)(atoms)[0]
 
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies, whose model is this one."""
         kind = "dictionary" if self.model.encode is None else "sae"
         return Given(Held(self.model), self.name, kind, self.signed)
-
-    @property
-    def notes(self) -> dict[str, str]:
-        """What a report shows of the file: its types, its flags, the hook point it was trained
-        at.
-        """
-        return dict(self.entries)
 
     @property
     def input_dim(self) -> int:
@@ -384,35 +378,15 @@ def of_parts(parts: Parts) -> SAE:
         encoder, parameters = imported(parts.encoder, parts.options, held)
         model = Model(dictionary, bias, parameters, encoder, None if same else kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
-    return described(model, entries=noted(parts.notes), **about)
+    return described(model, parts.notes, **about)
 
 
-def described(model: Model, **about: Any) -> SAE:
+def described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any) -> SAE:
     """The SAE of a model that is known to be whole; `about` are further attributes."""
     told: dict[str, Any] = {
+        "notes": {name: printable(str(value)) for name, value in (notes or {}).items()},
         "architecture": getattr(model.encode, "name", ""),
         "centred": isinstance(model.encode, AmortisedEncoder),
         "signed": bool(getattr(model.encode, "signed", False)),
     }
     return SAE(model, **told | about)
-
-
-def noted(notes: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Notes as an SAE keeps them."""
-    return tuple((str(name), printable(str(value))) for name, value in notes.items())
-
-
-@jax.jit
-def _unit(
-    atoms: Float[Array, "input_dim num_latents"],
-) -> Float[Array, "input_dim num_latents"]:
-    """The atoms at unit length."""
-    return unit_atoms(atoms)[0]
-
-
-@jax.jit
-def _lengths(
-    atoms: Float[Array, "input_dim num_latents"],
-) -> Float[Array, " num_latents"]:
-    """The lengths of the atoms, 0 for one of zeros."""
-    return jnp.where(jnp.any(atoms != 0, axis=0), unit_atoms(atoms)[1], 0)

@@ -92,7 +92,7 @@ def load_fit(path: Path) -> SAE:
         ) from None
     notes = {"fit": path.parent.name} | {part: told[part] for part in _TOLD if part in told}
     fitted = dataclasses.replace(model, encode=encoder)
-    return loaded_sae.described(fitted, entries=loaded_sae.noted(notes))
+    return loaded_sae.described(fitted, notes)
 
 
 def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:

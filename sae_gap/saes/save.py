@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import check_path, check_type
+from sae_gap.core.checks import AnyPath, check_path, check_type
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, check_model
@@ -25,7 +25,7 @@ from sae_gap.storage.folder import Folder
 
 def save_sae(
     model: Model | SAE,
-    folder: str | os.PathLike[str],
+    folder: AnyPath,
     *,
     encoder: Encoder | None = None,
     metadata: Mapping[str, Any] | None = None,
@@ -131,7 +131,7 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     return plain
 
 
-def check_free(folder: str | os.PathLike[str]) -> None:
+def check_free(folder: AnyPath) -> None:
     """Raises a ValueError where an SAE cannot be written to a folder, since files are in it
     already.
     """

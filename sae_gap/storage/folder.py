@@ -49,7 +49,7 @@ class Folder:
         check_path("directory", path)
         text = os.fspath(path)
         self._url = text.rstrip("/")
-        self._bucket = _connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
+        self._bucket = connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
         self.local = None if self._bucket else Path(os.path.expanduser(text))
 
     def __str__(self) -> str:
@@ -204,8 +204,12 @@ class Folder:
             ) from error
 
 
-def _connect(url: str) -> Any:
-    """The file system of a URL."""
+def connect(url: str) -> Any:
+    """The file system of a URL, of which nothing is read yet.
+
+    Raises:
+      ValueError: the URL cannot be used; the message says why.
+    """
     if "://" not in url or ".." in url.split("/") or not url.partition("://")[2].strip("/"):
         raise ValueError(
             f"{url!r} is no bucket that can be used; write it as gs://bucket/folder or "

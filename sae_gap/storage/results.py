@@ -1,7 +1,6 @@
-"""Rows of results: one immutable file for each job, and what tells where a row came from.
+"""Rows of results: one immutable file for each, and what tells where a row came from.
 
-A row is a flat dictionary, one per result; a job is the work whose rows are written together.
-Reading rows needs no JAX.
+A row is a flat dictionary, one per result. Reading rows needs no JAX.
 """
 
 import collections
@@ -79,9 +78,9 @@ def _digest(value: Any) -> str:
 
 
 class Store:
-    """The rows of one study: a file `rows/<job>.json` for each job, written once and whole.
+    """The rows of one study: a file `rows/<key>.json` for each, written once and whole.
 
-    A killed process loses the job that it was at, and nothing else; processes that share the folder
+    A killed process loses the row that it was at, and nothing else; processes that share the folder
     write files of their own.
 
     Args:
@@ -93,31 +92,18 @@ class Store:
         self.folder = Folder(directory)
         self._files: dict[str, list[Row]] = {}
 
-    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Writes the rows of one job; a job that is there already is left as it is. NaN and
+    def put(self, row: Mapping[str, Any]) -> None:
+        """Writes a row, which has a `key`; one that is there already is left as it is. NaN and
         infinity become null.
 
-        Args:
-          rows: rows with a `key` each and one `job` between them.
-
         Raises:
-          ValueError: two rows share a key, or the rows belong to several jobs.
           OSError: the file cannot be written.
         """
-        block: list[Row] = [plain(row) for row in rows]
-        jobs, keys = {row["job"] for row in block}, {row["key"] for row in block}
-        if len(jobs) > 1 or len(keys) < len(block):
-            raise ValueError(
-                "the rows of one job must have one `job` and different keys, but they do not."
-            )
-        folder = self.folder / "rows"
-        for name in (f"{job}.json" for job in jobs):
-            if not folder.exists(name):
-                body = ",\n".join(json.dumps(row, allow_nan=False) for row in block)
-                text = (
-                    f'{{"form": "{_FORM}", "digest": "{_digest(block)}", "rows": [\n{body}\n]}}\n'
-                )
-                folder.write(name, text.encode())
+        folder, rows = self.folder / "rows", [plain(row)]
+        name = f"{row['key']}.json"
+        if not folder.exists(name):
+            whole = {"form": _FORM, "digest": _digest(rows), "rows": rows}
+            folder.write(name, json.dumps(whole, allow_nan=False).encode())
 
     def rows(self) -> list[Row]:
         """Every row that is there, this process's and others', in the order of their files; the
@@ -135,18 +121,12 @@ class Store:
                 found.setdefault(row["key"], row)
         return list(found.values())
 
-    def keys(self) -> set[str]:
-        """The keys of the rows that are there: what a resumed run may skip."""
-        return {row["key"] for row in self.rows()}
-
 
 def _read(folder: Folder, name: str) -> list[Row]:
     try:
         found = json.loads(folder.read(name))
         form, rows = found["form"], found["rows"]
-        if not isinstance(rows, list) or not all(
-            isinstance(row["key"], str) and isinstance(row["job"], str) for row in rows
-        ):
+        if not isinstance(rows, list) or not all(isinstance(row["key"], str) for row in rows):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(

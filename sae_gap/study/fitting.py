@@ -38,12 +38,20 @@ class Fit:
       along: the models at the requested steps before the end.
       compile_seconds: of the program, which all seeds of a call share.
       device: what it was fitted on, in words: its seconds are that device's.
+      base_seconds: that the fits of its bases took, which those of its models do not include.
     """
 
     end: Fitted
     along: Mapping[int, Fitted]
     compile_seconds: float
     device: str
+    base_seconds: float = 0.0
+
+    def on(self, base: "Fit | None") -> "Fit":
+        """The fit with the seconds of its base's fit; None stands for no base."""
+        if base is None:
+            return self
+        return dataclasses.replace(self, base_seconds=base.end.seconds + base.base_seconds)
 
     def at(self, step: int | None) -> Fitted:
         """The model at a step. The last model stands for every later step, and for None."""
@@ -59,7 +67,6 @@ def fit(
     bases: Sequence[Model] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
-    watch: Callable[[int, int], None] | None = None,
     show_progress: bool = True,
     mesh: Mesh | None = None,
 ) -> list[Fit]:
@@ -81,7 +88,6 @@ def fit(
       bases: the models of the learner's base, one for each task; None fits them here.
       checkpoints: one for each task. A learner on the host has no use for them.
       keep: called with the number of a task and each model that is kept, as soon as it is there.
-      watch: called now and then with the number of a task and the steps that it has taken.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
       mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans
         processes, all of them call this alike.
@@ -96,10 +102,11 @@ def fit(
     """
     keys = _checked(learner, tasks, keys, at, bases)
     if learner.base is not None and bases is None:
-        bases = [
-            fitted.end.model
-            for fitted in fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
-        ]
+        options: Any = {"show_progress": show_progress, "mesh": mesh}
+        before = fit(learner.base, tasks, keys, **options)
+        options |= {"at": at, "checkpoints": checkpoints, "keep": keep}
+        after = fit(learner, tasks, keys, bases=[base.end.model for base in before], **options)
+        return [fitted.on(base) for fitted, base in zip(after, before, strict=True)]
     num_latents = int(tasks[0].width)
     given: Sequence[Model | None] = bases or [None] * len(tasks)
     inputs = [
@@ -139,11 +146,9 @@ def fit(
             taken[place] = steps
             line.n = sum(taken)
             line.refresh()
-            if watch is not None:
-                watch(place, steps)
 
         save = None if checkpoints is None else checkpoints[place]
-        reported = watched if shows or watch is not None else None
+        reported = watched if shows else None
         # LAPACK's matrices are small, and further threads of it would take the cores from the loops
         # beside this one.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():

@@ -46,9 +46,8 @@ class Line:
         return results.key(self.decides)
 
     def row(self, metrics: Sequence[Metric]) -> results.Row:
-        """The columns of a row of some of the metrics, which is a job of the store."""
-        key = _key(self.decides, metrics)
-        return self.columns | {"key": key, "job": key, "cell": self.cell}
+        """The columns of a row of some of the metrics."""
+        return self.columns | {"key": _key(self.decides, metrics), "cell": self.cell}
 
 
 class Stored:
@@ -83,8 +82,9 @@ class Stored:
 
     def rest(self, job: "Job") -> "Job":
         """The job of the seeds that lack a row."""
-        lacking = {line.source for line in job.lines if self.lacking(line) is not None}
-        return Job(job.learner, [line for line in job.lines if line.source in lacking])
+        lacking = {line.source.seed for line in job.lines if self.lacking(line) is not None}
+        lines = [line for line in job.lines if line.source.seed in lacking]
+        return dataclasses.replace(job, lines=lines)
 
     def rows(self, every: Iterable["Job"]) -> list[results.Row]:
         """The rows of jobs that are there as a whole, with the columns of the metrics."""
@@ -105,8 +105,17 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """The rows of methods that share a learner, on sources that differ only in their seed."""
+    """The rows of methods that share a learner, on sources that differ only in their seed.
 
+    Attributes:
+      study: that asks for them.
+      data: a hash of the sources but for their seeds.
+      learner: of the methods.
+      lines: the rows.
+    """
+
+    study: Study
+    data: str
     learner: Learner
     lines: Sequence[Line]
 
@@ -118,7 +127,7 @@ class Job:
     @property
     def sources(self) -> list[Source]:
         """One for each seed."""
-        return list(dict.fromkeys(line.source for line in self.lines))
+        return [*{line.source.seed: line.source for line in self.lines}.values()]
 
     @property
     def steps(self) -> list[int]:
@@ -131,10 +140,12 @@ class Job:
 
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
-    cells: dict[Source, list[Source]] = {}
+    cells = collections.defaultdict[str, list[Source]](list)
     for source in study.sources:
-        cells.setdefault(seedless(source), []).append(source)
-    for sources in cells.values():
+        # Of one seed, so that those are together which differ in it alone.
+        alike: Any = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
+        cells[results.key(alike.asdict())].append(source)
+    for data, sources in cells.items():
         by_learner: dict[Learner, list[Method]] = {}
         for method in study.methods(sources[0]):
             by_learner.setdefault(method.learner, []).append(method)
@@ -146,12 +157,7 @@ def jobs(study: Study) -> Iterator[Job]:
                 for method in methods
                 for step in method.at or (None,)
             ]
-            yield Job(learner, lines)
-
-
-def seedless(source: Source) -> Source:
-    """A source with the seed 0, which sources have in common that differ only in their seed."""
-    return dataclasses.replace(source, seed=0)  # type: ignore[type-var]
+            yield Job(study, data, learner, lines)
 
 
 def _line(

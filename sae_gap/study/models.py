@@ -13,7 +13,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,9 +22,8 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import identity
-from sae_gap.core.checks import check_number, check_type
 from sae_gap.core.types import Model, Task
-from sae_gap.data.recording import Source, check_sources
+from sae_gap.data.recording import Source
 from sae_gap.learners.learner import Learner
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results, trees
@@ -44,15 +43,10 @@ class Models:
     Args:
       directory: the folder, a path or the URL of one in a bucket, made when there is something to
         keep; None keeps nothing.
-      every: seconds between two saves of the state of a fit, about.
     """
 
-    def __init__(
-        self, directory: str | os.PathLike[str] | Folder | None = None, *, every: float = 60.0
-    ):
-        check_number("every", every, least=0)
+    def __init__(self, directory: str | os.PathLike[str] | Folder | None = None):
         self.directory = None if directory is None else Folder(directory)
-        self.every = every
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
         """The folder of a fit, there or not; None for a fit of no step, as soon done as read."""
@@ -93,7 +87,7 @@ class Models:
         at: Sequence[int] = (),
         *,
         mesh: Mesh | None = None,
-        watch: Callable[[Learner, int, int], None] | None = None,
+        show_progress: bool = False,
     ) -> list[Fit]:
         """The fits of a learner to sources that differ in their seed, read where they are there and
         fitted where not.
@@ -105,36 +99,29 @@ class Models:
           at: steps whose models are wanted beside the last.
           mesh: the devices to fit on, as for `fit`; if it spans processes, all call this alike and
             the first one writes.
-          watch: called now and then with a learner that is fitted, the number of the source and the
-            steps taken.
+          show_progress: whether to show a line of progress of each fit on a terminal or in a
+            notebook.
 
         Returns:
           A fit for each source.
         """
-        check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
-        check_sources(sources)
-        if len(sources) != len(tasks):
-            raise ValueError(
-                f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}."
-            )
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        bases: Sequence[Model | None] = [None] * len(tasks)
+        bases: Sequence[Fit | None] = [None] * len(tasks)
         if learner.base is not None:
-            bases = [
-                fit.end.model
-                for fit in self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)
-            ]
+            options: Any = {"mesh": mesh, "show_progress": show_progress}
+            bases = self.fit(learner.base, sources, tasks, **options)
         together = mesh is not None and devices.spans_processes(mesh)
+        writes = not together or distributed.is_first()
         wanted = [
             _Wanted(
                 learner,
                 source,
                 task,
-                base,
+                None if base is None else base.end.model,
                 self.folder(learner, source),
-                not together or distributed.is_first(),
+                writes,
             )
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
@@ -143,25 +130,22 @@ class Models:
         if together:
             absent = sorted({place for places in distributed.gather(absent) for place in places})
         if absent:
-            report = (
-                None if watch is None else lambda place, steps: watch(learner, absent[place], steps)
-            )
-            made = self._fit([wanted[place] for place in absent], at, mesh, report)
+            made = self._fit([wanted[place] for place in absent], at, mesh, show_progress)
             for place, fitted in zip(absent, made, strict=True):
                 fits[place] = fitted
-        return [fitted for fitted in fits if fitted is not None]
+        return [fitted.on(base) for fitted, base in zip(fits, bases, strict=True) if fitted]
 
     def _fit(
         self,
         wanted: Sequence["_Wanted"],
         at: Sequence[int],
         mesh: Mesh | None,
-        watch: Callable[[int, int], None] | None,
+        show_progress: bool,
     ) -> list[Fit]:
         """Fits one learner to what is wanted of it, and keeps what there is a folder for."""
         learner = wanted[0].learner
         folders = [each.folder for each in wanted if each.folder is not None]
-        saves = [Checkpoint(folder, every=self.every, fit=folder.name) for folder in folders]
+        saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
         fits = fit(
             learner,
             [each.task for each in wanted],
@@ -170,8 +154,7 @@ class Models:
             bases=[each.base for each in wanted if each.base is not None] or None,
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
-            watch=watch,
-            show_progress=False,
+            show_progress=show_progress,
             mesh=mesh,
         )
         for each, fitted in zip(wanted, fits, strict=True):
@@ -184,7 +167,7 @@ class Models:
             return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
         except (FileNotFoundError, ValueError):
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
-            return self._fit(wanted, at, mesh, watch)
+            return self._fit(wanted, at, mesh, show_progress)
 
 
 @dataclasses.dataclass(frozen=True)

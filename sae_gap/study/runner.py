@@ -13,7 +13,7 @@ from sae_gap.core.checks import check_shard, check_type
 from sae_gap.data.recording import task_of
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, Stored, jobs, seedless
+from sae_gap.study.job import Job, Stored, jobs
 from sae_gap.study.models import Models
 from sae_gap.study.scheduling import fit_together
 from sae_gap.study.scoring import score
@@ -26,7 +26,6 @@ def run(
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
-    every: Sequence[Job] | None = None,
     show_progress: bool = True,
 ) -> list[results.Row]:
     """Runs what the store does not hold yet, and returns the study's rows.
@@ -45,7 +44,6 @@ def run(
       shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
         another run's. None takes the index of this process and the count of all.
       models: where fitted models are kept; None keeps them in the store's folder.
-      every: what `jobs(study)` gives, where it is at hand.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
@@ -63,32 +61,26 @@ def run(
         (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
     )
     models = Models(store.folder / "models") if models is None else models
-    every = list(jobs(study)) if every is None else every
-    stored = Stored(study, store)
-    together = study.spread == "rows"
-    mine = every if together else every[index::count]
+    every, stored = list(jobs(study)), Stored(study, store)
+    mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
     # A job counts once when its learner is fitted; each line counts once when it is scored.
     total = sum(1 + len(job.keys) for job in mine)
     with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
         line.update(total - sum(1 + len(job.keys) for job in lacking))
-        for _, cell in itertools.groupby(lacking, lambda job: seedless(job.sources[0])):
-            _run_cell(study, list(cell), store, stored, models, line)
+        for _, cell in itertools.groupby(lacking, lambda job: job.data):
+            _run_cell(list(cell), store, stored, models, line)
     distributed.wait(study.name)
-    return _in_order(study, every, Stored(study, store))
+    found = Stored(study, store).rows(every)
+    return found if study.lam is None else _in_order(study, found)
 
 
 def _run_cell(
-    study: Study,
-    cell: Sequence[Job],
-    store: results.Store,
-    stored: Stored,
-    models: Models,
-    line: tqdm,
+    cell: Sequence[Job], store: results.Store, stored: Stored, models: Models, line: tqdm
 ) -> None:
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
-    first = next(iter(tasks.values()))
+    first, study = next(iter(tasks.values())), cell[0].study
     together = study.spread == "rows"
     able = [job for job in cell if job.learner.needs(first) is None]
     alone = study.timed or together or not able
@@ -110,15 +102,13 @@ def _run_cell(
             fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh)
             line.update()
         if not together or distributed.is_first():
-            for row in score(study, job, drawn, fitted, stored):
-                store.append([row])
+            for row in score(job, drawn, fitted, stored):
+                store.put(row)
                 line.update()
 
 
-def _in_order(study: Study, every: Sequence[Job], stored: Stored) -> list[results.Row]:
-    found = stored.rows(every)
-    if study.lam is None:
-        return found
+def _in_order(study: Study, found: Sequence[results.Row]) -> list[results.Row]:
+    """Rows by their sizes, then by their methods, and by what these vary."""
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = [*dict.fromkeys(names)]
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -45,19 +46,18 @@ def fit_together(
     task, workers = next(iter(tasks.values())), fitting.at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
-    # The jobs that need a learner, by how many bases it has.
-    levels: dict[int, dict[Learner, list[Job]]] = collections.defaultdict(
-        lambda: collections.defaultdict(list)
-    )
+    needed: dict[Learner, list[Job]] = collections.defaultdict(list)
     for job in jobs:
-        learners = _chain(job.learner)
-        if job.learner.ready is None and not any(
-            isinstance(learner, HostLearner) for learner in learners
-        ):
-            for depth, learner in enumerate(learners):
-                levels[depth][learner].append(job)
+        chain = _chain(job.learner)
+        if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in chain):
+            for learner in chain:
+                needed[learner].append(job)
 
-    def fit(learner: Learner, needed_by: Sequence[Job]) -> Fits:
+    def depth(learner: Learner) -> int:
+        return len(_chain(learner))
+
+    def fit(learner: Learner) -> Fits:
+        needed_by = needed[learner]
         logging.info("fitting for %s", "; ".join(map(str, needed_by)))
         sources = {source.seed: source for job in needed_by for source in job.sources}
         scored = [job for job in needed_by if job.learner == learner]
@@ -71,10 +71,10 @@ def fit_together(
         # Thread-local JAX configuration is not inherited.
         if pool.submit(lambda: dict(jax.config.values)).result() != dict(jax.config.values):
             return {}
-        for _, level in sorted(levels.items()):
-            # Those of most steps first, lest a long fit that begins last has one core alone.
-            ordered = sorted(level, key=lambda learner: -learner.num_steps)
-            for fitted in pool.map(fit, ordered, [level[learner] for learner in ordered]):
+        # Those of most steps first, lest a long fit that begins last has one core alone.
+        ordered = sorted(needed, key=lambda learner: (depth(learner), -learner.num_steps))
+        for _, level in itertools.groupby(ordered, depth):
+            for fitted in pool.map(fit, level):
                 fits |= fitted
     return fits
 

@@ -19,11 +19,12 @@ from sae_gap.study.study import Study
 
 
 def score(
-    study: Study, job: Job, tasks: Sequence[Task], fits: Sequence[Fit], stored: Stored
+    job: Job, tasks: Sequence[Task], fits: Sequence[Fit], stored: Stored
 ) -> Iterator[results.Row]:
     """The rows that a job lacks, one by one, whose learner is fitted to the data of each of its
     sources.
     """
+    study = job.study
     provenance = results.provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
         # Steps at and beyond the end of a fit that stopped by itself have one model, on which
@@ -31,19 +32,22 @@ def score(
         by_model: dict[int, list[tuple[Line, Sequence[Metric]]]] = {}
         for line in job.lines:
             lacking = stored.lacking(line)
-            if line.source == source and lacking is not None:
+            if line.source.seed == source.seed and lacking is not None:
                 by_model.setdefault(fit.at(line.step).step, []).append((line, lacking))
         for step, lines in by_model.items():
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
             shared: dict[Any, Any] = {}
             # Codes that others are held against, or start from, are kept until the last of them.
-            needed = {line.reference for line, _ in lines}.union(
-                *(inference.prepare(line.method.encoder).origins for line, _ in lines)
-            )
+            try:
+                ready = [inference.prepare(line.method.encoder) for line, _ in lines]
+            except ValueError as error:
+                # The numbers of its dictionary are at fault, such as atoms that are all zero.
+                raise ValueError(f"{job.learner.name}: {error}") from error
+            needed = {line.reference for line, _ in lines}.union(*(each.origins for each in ready))
             made = {
                 "fit_steps": fitted.step,
-                "fit_seconds": fitted.seconds,
+                "fit_seconds": fitted.seconds + fit.base_seconds,
                 "compile_seconds": fit.compile_seconds,
                 "fit_device": fit.device,
                 **provenance,

@@ -124,13 +124,13 @@ def fit_stream(
         median = _median_norm(first, size)
 
         def advance(stepped: Stepped, stop: int) -> Stepped:
+            # One round, since each is reported.
             turn, state = int(stepped[0]), stepped[1]
-            while turn < stop and not bool(learner.done(state)):
+            if not bool(learner.done(state)):
                 fetched = upcoming.pop(turn, None) or pool.submit(fetch, turn)
                 upcoming.clear()
-                turn += 1
-                if turn < learner.num_steps:
-                    upcoming[turn] = pool.submit(fetch, turn)
+                if stop < learner.num_steps:
+                    upcoming[stop] = pool.submit(fetch, stop)
                 with LOOPS:
                     state = jax.block_until_ready(
                         _round((learner, fetched.result(), size, median), state)

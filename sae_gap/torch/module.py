@@ -90,6 +90,14 @@ class SAE(nn.Module):
         takes 128 on a CPU and 2,048 elsewhere. A gradient holds codes of all rows.
     """
 
+    W_dec: Tensor
+    b_dec: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+    r_mag: Tensor
+    b_mag: Tensor
+    threshold: Tensor
+
     def __init__(
         self,
         W_dec: Float[Tensor, "num_latents input_dim"],  # noqa: N803
@@ -106,11 +114,11 @@ class SAE(nn.Module):
         super().__init__()
         check_choice("architecture", architecture, ARCHITECTURES)
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
-        (width, dim), like = W_dec.shape, {"dtype": W_dec.dtype, "device": W_dec.device}
+        (width, dim), like = W_dec.shape, dict[str, Any](dtype=W_dec.dtype, device=W_dec.device)
         row, defaults = ARCHITECTURES[architecture], _DEFAULTS | {"max_iterations": dim}
         needed = {"W_dec", *row.tensors, *row.options} - {"b_enc", "b_gate"}
-        given = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc, **options}
-        given = {name: value for name, value in given.items() if value is not None}
+        given: dict[str, Any] = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc}
+        given = {name: value for name, value in (given | options).items() if value is not None}
         given = {name: defaults[name] for name in needed & defaults.keys()} | given
         free = {"b_dec", "W_enc", "b_enc"} | ({"threshold"} if architecture == PURSUIT else set())
         if foreign := sorted(given.keys() - needed - free):
@@ -118,12 +126,12 @@ class SAE(nn.Module):
         if missing := sorted(needed - given.keys()):
             raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
         zeros = {"b_dec": dim} | ({} if W_enc is None else {"b_enc": width})
-        given = {name: torch.zeros(size, **like) for name, size in zeros.items()} | given
+        given = {**{name: torch.zeros(size, **like) for name, size in zeros.items()}, **given}
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
         if architecture == "groupmax" and width % given["k"]:
             raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
-        threshold = given.pop("threshold", None)
+        threshold: Any = given.pop("threshold", None)
         if architecture == PURSUIT:
             given["pruned"] = threshold is not None
         shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}

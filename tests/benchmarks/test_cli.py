@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cli
+from sae_gap import __main__ as command
+from tests.conftest import flags_of
 
 ENDS = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 WORK = ("-m", "sae_gap", "learning_dynamics", "--num_latents=200", "--methods=sae_mp")
@@ -84,19 +86,15 @@ def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
         call("device_cost")
 
 
-@pytest.mark.parametrize("word", ["--help", "-h"])
-def test_help_names_the_purpose_and_every_flag(call, word):
-    code, out, err = call("train_real", word)
-    assert (code, err) == (0, "") and out.startswith("SAEs and dict") and "--width: " in out
-    named = {*re.findall(r"^  --(?:\[no\])?([a-z_]+):", out, flags=re.MULTILINE)}
-    assert {
-        "epochs",
-        "visits",
-        "distributed",
-        "coordinator",
-        "num_processes",
-        "process_id",
-    } <= named
+@pytest.mark.parametrize("name", command.binaries())
+def test_help_names_the_purpose_and_every_flag(call, name):
+    words = [call(name, word) for word in ("--help", "-h")]
+    assert words[0] == words[1] and words[0][::2] == (0, "")
+    out = words[0][1]
+    purpose, *_ = out.split("\n\n")
+    assert purpose[0].isupper() and purpose[-1] in ".?"
+    named = {*re.findall(r"^  --(?:\[no\])?([a-z_0-9]+):", out, flags=re.MULTILINE)}
+    assert {*flags_of(name)} - {"help"} == named
 
 
 @pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "one", "0/1/2", ""])

@@ -12,7 +12,7 @@ IN_TWO = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2"
 IN_TWO += ("--process_id={process}",)
 STUDY = ("--preset=smoke", "--seeds=0", "--methods=sae_topk")
 TRAIN = ("--methods=topk", "--width=16", "--sparsity=3", "--epochs=2", "--samples=50")
-VARY = ("device", "fit_device", "job")
+VARY = ("device", "fit_device")
 
 
 @pytest.fixture(scope="module")

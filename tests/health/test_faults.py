@@ -105,16 +105,14 @@ def suspected(sae, activations, *words):
 
 def spoilt(sae, part, change):
     """The SAE with one of its arrays changed."""
-    return eqx.tree_at(
-        {
-            "decoder": lambda sae: sae.model.dictionary,
-            "weight": lambda sae: sae.model.encoder.affine.weight,
-            "offset": lambda sae: sae.model.encoder.affine.bias,
-            "bias": lambda sae: sae.model.bias,
-        }[part],
-        sae,
-        replace_fn=change,
-    )
+    place = {
+        "decoder": lambda model: model.dictionary,
+        "weight": lambda model: model.encoder.affine.weight,
+        "offset": lambda model: model.encoder.affine.bias,
+        "bias": lambda model: model.bias,
+    }[part]
+    model = eqx.tree_at(place, sae.model, replace_fn=change)
+    return dataclasses.replace(sae, model=model)
 
 
 SPOILT = {

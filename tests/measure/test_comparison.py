@@ -42,9 +42,9 @@ def test_the_interval_is_of_student_by_leaving_each_document_out():
     # More of the same documents are sure of the same difference, and which is first is its sign.
     many = [np.tile(each, 10) for each in (best, own, far)]
     assert compare(*many).sign == 1 and compare(many[1], many[0], many[2]).sign == -1
-    assert compare(own, own, far) == (found.other, found.other, 0, 0)
+    assert compare(own, own, far)[:4] == (found.other, found.other, 0, 0)
     # A document that weighs nothing changes nothing.
-    assert compare(*([*each, 0] for each in (best, own, far))) == pytest.approx(found)
+    assert compare(*([*each, 0] for each in (best, own, far)))[:4] == pytest.approx(found[:4])
 
 
 def test_a_single_document_has_no_interval():

@@ -106,7 +106,8 @@ def test_gains_are_those_of_the_span(tmp_path):
 
 
 def test_the_occupancy_is_where_a_dictionary_is_furthest_ahead_of_the_mean_of_its_draws():
-    given, *drawn = [0.5, 0.2, 0.1, 0.1], [0.4, 0.1, 0.2, 0.2], [0.2, 0.1, 0.1, 0.2]
+    # The first draw alone would say 1, and the other 3.
+    given, *drawn = [0.5, 0.2, 0.1, 0.1], [0.15, 0.35, 0.3, 0.2], [0.3, 0.0, 0.0, 0.3]
     rows = [{"control": "given", "gains": [given]}]
     rows += [{"control": "other", "gains": [gains]} for gains in drawn]
     one, other = decomposition.lines(rows, [2])

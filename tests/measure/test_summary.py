@@ -10,7 +10,7 @@ from sae_gap.measure import atom_lines, curve_lines, worst_lines
 
 def row(codes, l0, fvu, name="mine", **others):
     about = {"dictionary": name, "codes": codes, "family": "sae", "num_scored": 9, "num_latents": 3}
-    proof = {"own_certificate": 1e-7 * l0} if codes == "lasso" else {}
+    proof = {"own_certificate": 1e-7 * fvu} if codes == "lasso" else {}
     return about | {"l0": l0, "fvu": fvu} | proof | others
 
 
@@ -32,7 +32,7 @@ def test_the_best_codes_are_those_that_explain_more_at_the_encoders_l0_or_the_co
     assert [mine[f"curve_{kind}"] for kind in ("fvu", "refit_fvu")] == [0.4, 0.25]
     assert mine["fvu_ratio"] == pytest.approx(0.5 / mine["best_fvu"])
     assert mine["refit_fvu_ratio"] == pytest.approx(0.3 / mine["best_fvu"])
-    assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-7))
+    assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-8))
     assert (atoms["best_codes"], atoms["best_fvu"]) == ("lasso_refit", 0.1)
     assert "fvu_ratio" not in atoms
 
@@ -42,7 +42,7 @@ def test_the_worst_samples_are_told_by_their_places_in_the_file():
     rows = [row("lasso", 2.0, 0.5, level="own", **worst), row("lasso", 1, 1, level="own", times=2)]
     held = SimpleNamespace(numbers=np.arange(10, 20), documents=np.arange(10) // 3)
     source = SimpleNamespace(parts=(None, held), places=np.array([4, 8]))
-    (line,) = worst_lines(rows, source, most=1)
+    line, _ = worst_lines(rows, source)
     wanted = {"index": 18, "document": 2, "gap": 5.0, "relative_gap": 0.5}
     assert line == {"dictionary": "mine"} | wanted
 

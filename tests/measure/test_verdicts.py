@@ -14,7 +14,7 @@ from sae_gap.core.types import Model
 from sae_gap.learners.given import Given, Held
 from sae_gap.measure import plan
 from sae_gap.measure.comparison import Comparison
-from sae_gap.measure.verdicts import RIVAL, Verdict, compare_dictionaries, fair_sign
+from sae_gap.measure.verdicts import RIVAL, Verdict, compare_dictionaries
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 
@@ -112,9 +112,25 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
 )
 def test_more_latents_are_better_only_beyond_what_they_can_explain(one, other, sign):
     """Of 6 % more latents, 0.8 times 6 % may be theirs."""
-    assert fair_sign(POINTS, one, other) == sign
-    turned = Comparison(POINTS.other, POINTS.one, -POINTS.high, -POINTS.low)
-    assert fair_sign(turned, other, one) == -sign
+    found = POINTS._replace(l0s=(one, other))
+    turned = Comparison(POINTS.other, POINTS.one, -POINTS.high, -POINTS.low, (other, one))
+    assert (found.sign, turned.sign) == (sign, -sign)
+    assert str(found).startswith("10.0 points more" if sign else "10.0 points (5.0")
+    assert str(turned).startswith("10.0 points less" if sign else "-10.0 points (-15.0")
+
+
+def test_denser_codes_are_no_better_in_any_line():
+    """Half as many latents more may explain the 40 % of the variance that they gain."""
+    scarce, dense = coded(2.0), coded(3.0, "screened", errors=[0.1] * 3)
+    about = {"dictionary": "mine", "family": "sae"}
+    rows = [each | about for each in (scarce, dense, scarce | {"codes": "own_refit"})]
+    (mine,) = measure.verdict(rows)
+    told = mine.lines["Encoder"]
+    assert told.startswith("not judged") and " points (" in told
+    assert {line["judged"] for line in mine.table} == {"not beyond doubt"}
+    best = rows[1] | {"dictionary": "other", "l0": 2.0, "errors": [1.0] * 3}
+    _, sentence = measure.ranking([mine, *measure.verdict([best])])
+    assert "none is the best beyond doubt" in sentence and " points (" in sentence
 
 
 def coded(l0, codes="own", learned_from=8_000, **others):
@@ -129,7 +145,9 @@ LOST = dict.fromkeys(("encoder", "values", "support"), POINTS)
 BEST = coded(144.0, "screened")
 TOLD = Verdict("mine", ("no scale.", "turned."), coded(200.0), BEST, BEST, None, LOST)
 LEARNED = {"rival": coded(144.0), "losses": {**LOST, "dictionary": POINTS}}
-WON = LEARNED | {"losses": {**LOST, "dictionary": Comparison(0.8, 0.9, -0.15, -0.05)}}
+LEAD = Comparison(0.8, 0.9, -0.15, -0.05)
+WON = LEARNED | {"losses": {**LOST, "dictionary": LEAD}}
+DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0))}}
 
 
 @pytest.mark.parametrize(
@@ -149,7 +167,7 @@ WON = LEARNED | {"losses": {**LOST, "dictionary": Comparison(0.8, 0.9, -0.15, -0
         ("Dictionary", "not judged, since online_dl was left out", {}),
         ("Dictionary", "worse than one (online_dl) learned from 8,000 other rows; at L0", LEARNED),
         ("Dictionary", "better than one (online_dl) learned from 8,000 other rows; at L0", WON),
-        ("Dictionary", "not judged against one", WON | {"rival": coded(100.0)}),
+        ("Dictionary", "not judged against one", DENSE),
         ("Dictionary", "(online_dl, 32 atoms)", WON | {"rival": coded(144.0, num_latents=32)}),
         (
             "Dictionary",

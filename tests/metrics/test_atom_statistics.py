@@ -30,12 +30,12 @@ def test_duplicates_and_dead_atoms_are_counted():
     dictionary[:, 3] = -2 * dictionary[:, 5]
     dictionary[:, 7] = 0
     found = describe_atoms(dictionary)
-    assert (found.num_latents, found.dead, found.duplicates) == (20, 1, 2)
+    assert (found["dead_atoms"], found["duplicates"]) == (1, 2)
     live = cosines(dictionary)[np.arange(20) != 7]
-    np.testing.assert_allclose(found.coherence, np.percentile(live, range(101)), atol=1e-5)
-    assert found.coherence[-1] == pytest.approx(1)
+    np.testing.assert_allclose(found["coherence"], np.percentile(live, range(101)), atol=1e-5)
+    assert found["coherence"][-1] == pytest.approx(1)
     alone = describe_atoms(dictionary[:, 6:8])
-    assert alone.coherence == () and alone.dead == 1
+    assert alone == {"dead_atoms": 1, "duplicates": 0, "coherence": []}
 
 
 def test_agreement_is_blind_to_order_sign_and_length():

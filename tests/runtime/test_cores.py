@@ -3,7 +3,7 @@
 import concurrent.futures
 import contextlib
 
-import threadpoolctl
+import pytest
 
 from sae_gap.runtime import cores
 from sae_gap.runtime.cores import one_blas_thread
@@ -20,12 +20,16 @@ def threads():
     ]
 
 
-def test_the_limit_ends_with_the_last_of_those_who_overlap():
-    with (
-        threadpoolctl.threadpool_limits(2, "blas"),
-        contextlib.ExitStack() as first,
-        contextlib.ExitStack() as second,
-    ):
+@pytest.fixture
+def two_threads():
+    """Of each BLAS, whoever set a limit last, and in whatever order tests load them."""
+    cores._take_control()
+    with cores._controller().limit(limits=2, user_api="blas"):
+        yield
+
+
+def test_the_limit_ends_with_the_last_of_those_who_overlap(two_threads):
+    with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
         before = threads()
         first.enter_context(one_blas_thread())
         second.enter_context(one_blas_thread())
@@ -35,15 +39,12 @@ def test_the_limit_ends_with_the_last_of_those_who_overlap():
         assert threads() == before and set(before) == {2}
 
 
-def test_any_thread_may_ask_for_it():
+def test_any_thread_may_ask_for_it(two_threads):
     def limited():
         with one_blas_thread():
             return threads()
 
-    with (
-        threadpoolctl.threadpool_limits(2, "blas"),
-        concurrent.futures.ThreadPoolExecutor(1) as pool,
-    ):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert (
             set(limited()) == {1}
             and set(pool.submit(limited).result()) == {1}

@@ -1,5 +1,5 @@
-"""A job's rows are one whole file; what is damaged, edited or foreign is named; and provenance
-never fails.
+"""A row is one whole file; what is damaged, edited or foreign is named; and provenance never
+fails.
 """
 
 import json
@@ -16,10 +16,8 @@ from sae_gap.storage import results
 from sae_gap.storage.results import Store
 
 
-def job(name, size=2, **values):
-    return [
-        {"key": f"{name}-{place}", "job": name, "mcc_id": 0.5, **values} for place in range(size)
-    ]
+def row(key, **values):
+    return {"key": key, "mcc_id": 0.5, **values}
 
 
 def names(store):
@@ -29,20 +27,16 @@ def names(store):
 def test_rows_come_back_as_they_went_in(tmp_path):
     store = Store(tmp_path / "study")
     assert store.rows() == [] and not (tmp_path / "study").exists()
-    rows = job(
-        "a",
-        nested={"list": [1, None]},
-        number=np.float32(0.1),
-        array=np.arange(2),
-        lost=math.inf,
-        nan=math.nan,
-    )
-    store.append(rows)
-    store.append(job("b", 1))
-    store.append([])
-    assert names(store) == ["a-0", "a-1", "b-0"] == names(
-        Store(tmp_path / "study")
-    ) and store.keys() == {"a-0", "a-1", "b-0"}
+    values = {
+        "nested": {"list": [1, None]},
+        "number": np.float32(0.1),
+        "array": np.arange(2),
+        "lost": math.inf,
+        "nan": math.nan,
+    }
+    store.put(row("b", **values))
+    store.put(row("a"))
+    assert names(store) == ["a", "b"] == names(Store(tmp_path / "study"))
     found = store.rows()[1]
     assert (
         found["nested"] == {"list": [1, None]}
@@ -50,11 +44,9 @@ def test_rows_come_back_as_they_went_in(tmp_path):
         and found["array"] == [0, 1]
     )
     assert found["lost"] is found["nan"] is None
-    assert sorted(path.name for path in (tmp_path / "study" / "rows").iterdir()) == [
-        "a.json",
-        "b.json",
-    ]
-    assert json.loads((tmp_path / "study" / "rows" / "a.json").read_text())["rows"][1] == found
+    folder = tmp_path / "study" / "rows"
+    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "b.json"]
+    assert json.loads((folder / "b.json").read_text())["rows"] == [found]
 
 
 def test_rows_are_grouped_in_order_and_may_lack_a_column():
@@ -69,31 +61,25 @@ def test_rows_are_grouped_in_order_and_may_lack_a_column():
         found[3, 3]
 
 
-def test_a_job_is_written_once(tmp_path):
-    store = Store(tmp_path)
-    store.append(job("a"))
-    content = (tmp_path / "rows" / "a.json").read_bytes()
-    Store(tmp_path).append(job("a", mcc_id=0.7))
-    assert (tmp_path / "rows" / "a.json").read_bytes() == content
-    # The first of a key counts, whichever job it is of.
-    store.append([row | {"job": "b", "mcc_id": 0.9} for row in job("a", 1)])
-    assert names(store) == ["a-0", "a-1"] and store.rows()[0]["mcc_id"] == 0.5
-
-
-def test_others_rows_are_seen(tmp_path):
+def test_a_row_is_written_once_and_others_see_it(tmp_path):
     store, other = Store(tmp_path), Store(tmp_path)
-    other.append(job("a"))
-    assert names(store) == ["a-0", "a-1"]
-    store.append(job("b", 1))
-    assert names(other) == names(store) == ["a-0", "a-1", "b-0"]
+    store.put(row("a"))
+    content = (tmp_path / "rows" / "a.json").read_bytes()
+    other.put(row("a", mcc_id=0.7))
+    assert (tmp_path / "rows" / "a.json").read_bytes() == content
+    other.put(row("b"))
+    assert names(store) == names(other) == ["a", "b"]
+    # Earlier versions wrote the rows of a job together, of which the first of a key counts.
+    old = content.replace(b'"a"', b'"b"').replace(b"0.5", b"0.9")
+    rows = [{"key": "b", "mcc_id": 0.9}, {"key": "c"}]
+    found = json.loads(old) | {"rows": rows, "digest": results._digest(rows)}
+    (tmp_path / "rows" / "job.json").write_text(json.dumps(found))
+    assert names(Store(tmp_path)) == ["a", "b", "c"] and store.rows()[1]["mcc_id"] == 0.5
 
 
 EDITS = {
     "a value": (lambda text: text.replace("0.5", "0.6", 1), "was edited after it was written"),
-    "a row less": (
-        lambda text: text[: text.index("[") + 1] + text[text.index(",\n") + 1 :],
-        "was edited",
-    ),
+    "a row less": (lambda text: text[: text.index("[") + 1] + "]}", "was edited"),
     "a digest": (lambda text: text.replace('"digest"', '"other"'), "was edited"),
     "cut short": (lambda text: text[:-20], "is damaged or holds no rows"),
     "empty": (lambda text: "", "is damaged or holds no rows"),
@@ -110,7 +96,7 @@ EDITS = {
 
 @pytest.mark.parametrize("name", EDITS)
 def test_what_is_damaged_or_edited_is_named(tmp_path, name):
-    Store(tmp_path).append(job("a"))
+    Store(tmp_path).put(row("a"))
     edit, fault = EDITS[name]
     path = tmp_path / "rows" / "a.json"
     path.write_text(edit(path.read_text()))
@@ -123,20 +109,13 @@ def test_what_is_damaged_or_edited_is_named(tmp_path, name):
     )
 
 
-@pytest.mark.parametrize("keys", [(("a", "a"), ("b", "b")), (("a", "a"), ("a", "a"))])
-def test_rows_that_are_not_one_job_are_refused(tmp_path, keys):
-    with pytest.raises(ValueError, match="one `job` and different keys"):
-        Store(tmp_path).append([{"key": key, "job": name} for key, name in keys])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_rows_are_read_without_jax(tmp_path):
-    Store(tmp_path).append(job("a"))
+    Store(tmp_path).put(row("a"))
     code = (
         "import sys; from sae_gap import Store; print(len(Store(sys.argv[1]).rows()), 'jax' in "
         "sys.modules)"
     )
-    assert subprocess.check_output([sys.executable, "-c", code, tmp_path], text=True) == "2 False\n"
+    assert subprocess.check_output([sys.executable, "-c", code, tmp_path], text=True) == "1 False\n"
 
 
 values = (

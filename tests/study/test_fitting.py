@@ -171,20 +171,10 @@ def test_what_is_kept_is_not_used_up(tasks):
 
 def test_a_base_is_fitted_where_none_is_given(tasks):
     given = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS, bases=ends(fit(Walk(), tasks, KEYS)))
-    assert all(map(same_bits, ends(fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)), ends(given)))
-
-
-def test_whoever_watches_sees_growing_steps(tasks, monkeypatch):
-    monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
-    seen = {0: [], 1: []}
-    options = {"at": (7,), "watch": lambda place, steps: seen[place].append(steps)}
-    found = fit(Walk(num_steps=20), tasks, KEYS, **options)
-    for place in (0, 1):
-        assert seen[place] == sorted(set(seen[place]))
-        assert seen[place][0] == 1
-        assert seen[place][-1] == 20
-        assert 7 in seen[place]
-    assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS))))
+    found = fit(Walk(rate=0.2, base=Walk()), tasks, KEYS)
+    assert all(map(same_bits, ends(found), ends(given)))
+    assert all(one.base_seconds > 0 for one in found)
+    assert not any(one.base_seconds for one in given)
 
 
 def test_an_integer_is_the_key_of_that_seed(tasks, along):
@@ -208,7 +198,8 @@ def test_a_fit_shows_its_steps_at_a_terminal_and_nowhere_else(tasks, monkeypatch
         found = fit(Walk(num_steps=20), tasks, KEYS, **options)
         assert ("walk" in stderr.getvalue() and "40.0/40" in stderr.getvalue()) == shown
         assert shown or not stderr.getvalue()
-    assert steps(found) == [20, 20]
+        # What is shown pauses the loop, and changes no bit.
+        assert all(map(same_bits, ends(found), ends(fit(Walk(num_steps=20), tasks, KEYS))))
 
 
 class KilledError(Exception):

@@ -2,7 +2,6 @@
 goes on to the same bits.
 """
 
-import itertools
 import json
 import pathlib
 
@@ -12,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Models, Recording, Setting, draw
+from sae_gap import Models, Setting, draw
 from sae_gap.core import identity
 from sae_gap.core.types import Model
-from sae_gap.data.activations import save_activations
+from sae_gap.data.activations import open_activations, save_activations
+from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.learner import HostLearner
 from sae_gap.learners.oracle import Oracle
@@ -163,7 +163,7 @@ def test_activations_are_known_by_their_content(tmp_path):
     names = []
     for file, scale in (("a.npz", 1.0), ("b.npz", 1.0), ("c.npz", 2.0)):
         save_activations(tmp_path / file, scale * rows, np.repeat(np.arange(6), 10))
-        source = Recording(tmp_path / file, 8, 2, held_out=0.2)
+        source = HeldOut(open_activations(tmp_path / file), 8, 2)
         names.append(str(Models("x").folder(Walk(), source)))
     assert names[0] == names[1] != names[2]
 
@@ -186,6 +186,7 @@ def test_a_learner_on_a_base_is_fitted_through_the_folder(tmp_path, fits, tasks)
     for rate, outcomes in zip((0.3, 0.4), found, strict=True):
         for outcome, begun in zip(outcomes, base, strict=True):
             # A walk of six steps from where the base ended.
+            assert outcome.base_seconds == begun.end.seconds > 0
             moved = np.std(outcome.end.model.dictionary - begun.end.model.dictionary)
             assert moved == pytest.approx(rate * 6**0.5, rel=0.2)
 
@@ -232,10 +233,11 @@ def killed_after(folder, tasks, monkeypatch, saves, at):
             if self.count == saves:
                 raise KilledError
 
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
     with monkeypatch.context() as patched:
         patched.setattr(models, "Checkpoint", Mortal)
         with pytest.raises(KilledError):
-            Models(folder, every=0).fit(Walk(), SOURCES[:1], tasks[:1], at)
+            Models(folder).fit(Walk(), SOURCES[:1], tasks[:1], at)
     return pathlib.Path(str(Models(folder).folder(Walk(), SETTING)))
 
 
@@ -252,7 +254,7 @@ def test_a_killed_fit_goes_on_to_the_same_bits(tmp_path, monkeypatch, tasks, exp
         return found
 
     monkeypatch.setattr(Checkpoint, "load", told)
-    (outcome,) = Models(tmp_path, every=0).fit(Walk(), SOURCES[:1], tasks[:1], (0, 2, 3))
+    (outcome,) = Models(tmp_path).fit(Walk(), SOURCES[:1], tasks[:1], (0, 2, 3))
     assert loaded == [saves]
     assert all(same_bits(outcome.at(step).model, expected[step]) for step in (0, 2, 3, 6))
     assert files(folder) == along(0, 1, 2, 3, 4) + LAST
@@ -314,14 +316,3 @@ def test_what_is_missing_is_told_by_names_alone(tmp_path, tasks, fits):
     fit_one(tmp_path, tasks, at=(2,))
     assert store.missing(Walk(), SETTING, (1, 2, 6, 9)) == []
     assert store.missing(Walk(), SETTING, (3,)) == [Walk()]
-
-
-def test_whoever_watches_is_told_of_bases_too(tmp_path, tasks):
-    told = []
-
-    def watch(one, place, steps):
-        told.append((one.rate, place, steps))
-
-    Models(tmp_path).fit(Walk(base=Walk(0.5)), SOURCES, tasks, watch=watch)
-    assert {one[:2] for one in told} == {*itertools.product((0.1, 0.5), (0, 1))}
-    assert max(steps for *_, steps in told) == 6

@@ -5,6 +5,7 @@ compressed.
 import math
 import pathlib
 import zipfile
+from collections.abc import Callable, Sequence
 
 import ml_dtypes
 import numpy as np
@@ -79,11 +80,20 @@ def read_npz(path: pathlib.Path, key: str | None) -> Table:
     """The rows of an array in an .npz file; an array `documents` may name the documents."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-    name = choose(path, list(members), key)
-    documents = (
-        _member(path, members[DOCUMENTS]) if DOCUMENTS in members and name != DOCUMENTS else None
-    )
-    return as_table(path, _member(path, members[name]), documents)
+    return _table(path, [*members], key, lambda name: _member(path, members[name]))
+
+
+def _table(
+    path: pathlib.Path,
+    names: Sequence[str],
+    key: str | None,
+    array: Callable[[str], Array],
+    companion: Array | None = None,
+) -> Table:
+    """The rows of one of several arrays. Another, or the companion, names their documents."""
+    name = choose(path, names, key)
+    documents = array(DOCUMENTS) if DOCUMENTS in names else companion
+    return as_table(path, array(name), documents if name != DOCUMENTS else None)
 
 
 def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
@@ -116,15 +126,12 @@ def read_pt(path: pathlib.Path, key: str | None) -> Table:
     """
     held = map_pt(path)
     tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
-    name = choose(path, list(tensors), key)
-    named = in_memory(tensors[DOCUMENTS]) if DOCUMENTS in tensors else _companion(path)
-    return as_table(path, in_memory(tensors[name]), named if name != DOCUMENTS else None)
+    return _table(path, [*tensors], key, lambda name: in_memory(tensors[name]), _companion(path))
 
 
 def read_safetensors(path: pathlib.Path, key: str | None) -> Table:
     """The rows of a tensor in a .safetensors file; a tensor `documents` may name the documents."""
     file = safe_open(path, framework="numpy")
-    names = list(file.keys())
 
     def tensor(name: str) -> Array:
         part = file.get_slice(name)
@@ -138,7 +145,4 @@ def read_safetensors(path: pathlib.Path, key: str | None) -> Table:
             lambda start, stop: part[start:stop],
         )
 
-    name = choose(path, names, key)
-    return as_table(
-        path, tensor(name), tensor(DOCUMENTS) if DOCUMENTS in names and name != DOCUMENTS else None
-    )
+    return _table(path, [*file.keys()], key, tensor)

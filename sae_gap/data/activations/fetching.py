@@ -10,6 +10,7 @@ from typing import Any
 
 from sae_gap.data.activations.tables import DOCUMENTS
 from sae_gap.runtime import devices
+from sae_gap.storage.folder import connect
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import brief
 
@@ -31,15 +32,9 @@ def fetched(path: str | os.PathLike[str]) -> Path:
     url = os.fspath(path)
     if "://" not in url:
         return Path(os.path.expanduser(url))
+    store, cache = connect(url), devices.cache_home() / "sae_gap" / "buckets"
+    remote = store._strip_protocol(url.rstrip("/"))
     try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise ValueError(
-            f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'."
-        ) from None
-    cache = devices.cache_home() / "sae_gap" / "buckets"
-    try:
-        store, remote = url_to_fs(url.rstrip("/"))
         store.invalidate_cache()
         companion = str(PurePosixPath(remote).with_suffix(f".{DOCUMENTS}.npy"))
         is_folder = store.isdir(remote)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked, shown
@@ -44,10 +45,10 @@ READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
 
 
 def open_activations(
-    source: str | pathlib.Path | Float[np.ndarray, "..."],
+    source: Activations | ArrayLike | str | os.PathLike[str],
     *,
     key: str | None = None,
-    documents: Int[np.ndarray, " n"] | None = None,
+    documents: Int[ArrayLike, " n"] | None = None,
 ) -> Activations:
     """Opens activations, rows of one vector each, without reading them.
 
@@ -67,6 +68,7 @@ def open_activations(
     Args:
       source: a file, a folder or, with the extra `buckets`, a URL such as gs:// or s3://, copied
         into the user's cache; or an array, (n, input_dim) or (documents, tokens, input_dim).
+        What is open already stays as it is.
       key: the name of the array or of the column in a file; None takes `activations`, or the only
         one there is.
       documents: of an array in memory, an integer for each row or for each of its documents.
@@ -78,7 +80,7 @@ def open_activations(
       ValueError: the file is not there, does not hold activations or is damaged, or its reader is
         not installed.
     """
-    if hasattr(source, "shape") and not isinstance(source, str):
+    if not isinstance(source, Activations | str | os.PathLike):
         if key is not None:
             raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
         names = (
@@ -86,15 +88,18 @@ def open_activations(
             if documents is None
             else in_memory(as_real("documents", documents, "a vector of integers"))
         )
-        array = in_memory(as_real("the array", source, "rows of floating-point numbers"))
+        form = "rows of floating-point numbers, documents of unequal lengths joined"
+        array = in_memory(as_real("the array", source, form))
         return _activations([as_table("the array", array, names)])
     if documents is not None:
         raise ValueError(
-            "a file names its own documents; leave them out, or give the array itself."
+            "a file names its own documents; leave documents out, or give the array itself."
         )
+    if isinstance(source, Activations):
+        return source
     check_path("path", source)
     check_type("key", key, (str, type(None)), "give the name of an array")
-    path = fetched(source)  # type: ignore[arg-type]
+    path = fetched(source)
     if os.path.isdir(path):
         return _activations(_read_folder(path, key))
     if not os.path.isfile(path):

@@ -12,12 +12,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.checks import check_number, check_seed, check_size
+from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
 from sae_gap.data.activations.tables import Table, in_memory
 from sae_gap.storage.results import digest
 
 # Contiguous blocks that stand for documents where the files name none.
 BLOCKS = 100
+# Numbers of rows that lie in memory together.
+POOL = 2**29
 # Rows that are read at once where rows are picked or averaged, and the widest gap between picked
 # rows that is read too.
 SPAN, NEAR = 4_096, 16
@@ -46,6 +49,11 @@ class Activations:
         return self._tables[0].width
 
     @property
+    def num_pooled(self) -> int:
+        """How many rows lie in memory together."""
+        return min(self.num_samples, max(1, POOL // self.input_dim))
+
+    @property
     def files(self) -> tuple[pathlib.Path, ...]:
         """The files that hold the rows, in order; none where they are an array in memory."""
         return tuple(table.path for table in self._tables if isinstance(table.path, pathlib.Path))
@@ -68,12 +76,9 @@ class Activations:
             np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents
         )
 
+    @functools.cached_property
     def fingerprint(self) -> str:
         """A digest of every row, and of the documents and the numbers by which `split` draws."""
-        return self._fingerprint
-
-    @functools.cached_property
-    def _fingerprint(self) -> str:
         whole = self if self._whole is None else self._whole
         named = "none" if whole.documents is None else whole.documents
 
@@ -127,6 +132,10 @@ class Activations:
             )
         places, back = np.unique(self.numbers[indices], return_inverse=True)
         return self._gather(places)[back]
+
+    def pool(self) -> Float[np.ndarray, "rows input_dim"]:
+        """As many rows as lie in memory together, evenly spaced."""
+        return self.take(evenly_spaced(self.num_samples, self.num_pooled))
 
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """The mean of all rows, summed in float64."""

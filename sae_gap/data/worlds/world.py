@@ -15,7 +15,7 @@ from sae_gap.core.checks import check_choice, check_integer, check_path, check_s
 from sae_gap.core.options import option
 from sae_gap.core.types import Split, Task, Tree
 from sae_gap.data.digest import file_digest
-from sae_gap.data.pieces import pieces_of
+from sae_gap.data.pieces import noise_scale, pieces_of
 from sae_gap.data.worlds import synthsae_files
 from sae_gap.data.worlds.feature_vectors import atoms_of
 from sae_gap.data.worlds.firing import firing_of, out_of_distribution
@@ -148,8 +148,8 @@ class WorldStream:
         self._drift = law.drift / max(1, number - 1) * way / np.linalg.norm(way)
         self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
         if world.noise_db is not None:
-            power = np.mean(WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE) ** 2)
-            self._noise = float(np.sqrt(power)) * 10 ** (-world.noise_db / 20)
+            first = WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE)
+            self._noise = noise_scale(first, world.noise_db)
 
     def __call__(self, start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
         return self.samples(start, count)[0]

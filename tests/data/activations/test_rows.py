@@ -84,8 +84,8 @@ def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, docu
     alone = rows(ROWS[left], None if documents is None else documents[left])
     np.testing.assert_array_equal(less.take(np.arange(59)), alone.take(np.arange(59)))
     again = rows(loud, documents, cut=30).without_outliers()
-    assert less.fingerprint() == again.fingerprint() != alone.fingerprint()
-    assert (documents is None) == (alone.fingerprint() == rows(ROWS[left], None).fingerprint())
+    assert less.fingerprint == again.fingerprint != alone.fingerprint
+    assert (documents is None) == (alone.fingerprint == rows(ROWS[left], None).fingerprint)
 
 
 def test_rows_of_unknown_documents_are_held_out_in_blocks():

@@ -1,0 +1,43 @@
+"""The programs that users run, with all of XLA's optimisations, which tests/conftest.py leaves out
+elsewhere.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from sae_gap import Store
+from tests.conftest import smoke_flags
+
+ROOT = pathlib.Path(__file__).parents[1]
+# What ties decide in a few of 100 samples, and what is kept to four digits.
+COARSE = {"accuracy_id": 0.021, "accuracy_ood": 0.021, "cosines": 1.1e-4}
+
+
+def run(*arguments):
+    """Ends a Python process with the flags that users have; told if it fails."""
+    users = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": "", "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | users, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]
+
+
+def test_the_headline_s_rows_are_those_of_plain_programs(smoke, tmp_path):
+    name = smoke.directory.name
+    folders = (f"--results_dir={tmp_path}", f"--models_dir={tmp_path / 'models'}")
+    run("sae_gap", name, *smoke_flags(name), *folders)
+    found = Store(tmp_path / name).rows()
+    assert len(found) == len(smoke.rows)
+    for row, plain in zip(found, smoke.rows, strict=True):
+        assert row.keys() == plain.keys()
+        for column, value in plain.items():
+            if isinstance(value, float | list):
+                value = pytest.approx(value, rel=1e-5, abs=COARSE.get(column, 1e-6))
+            assert "seconds" in column or row[column] == value, column
+
+
+def test_the_certified_coder_s_properties_hold():
+    run("pytest", "-n0", "tests/solvers/test_coding.py::test_degenerate_problems")
