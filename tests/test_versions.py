@@ -25,7 +25,7 @@ from sae_gap.encoders.encoder import Affine, AmortisedEncoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lookup import LookupParameters
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import takes_steps
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.peer import Peer
 from sae_gap.metrics.metric import Inferred
@@ -61,10 +61,14 @@ def fingerprint(*arrays):
     return [values.sum(), values @ np.linspace(1, 2, len(values))]
 
 
+def learner_of(name):
+    kind = catalogue.learners()[name]
+    steps = {"num_steps": 2} if takes_steps(kind) else {}
+    return catalogue.make(kind, **steps | WITH.get(name, {}))
+
+
 def learned(name):
-    kind = LEARNERS[name]
-    steps = {"num_steps": 2} if kind.step is not Learner.step else {}
-    learner = catalogue.make(kind, **steps | WITH.get(name, {}))
+    learner = learner_of(name)
     bases = (
         None
         if learner.base is None
@@ -80,9 +84,13 @@ def model():
     return Model(0.5 * atoms, jnp.full(len(atoms), 0.1)), task().id.signals[:20]
 
 
+def encoder_of(name):
+    return catalogue.make(catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
+
+
 def crossed(name):
     """An encoder, a model with parameters for it, and signals."""
-    encoder = catalogue.make(catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
+    encoder = encoder_of(name)
     bare, signals = model()
     parameters = Affine.create(bare.dictionary)
     if name == "lookup":

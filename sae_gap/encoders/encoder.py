@@ -202,6 +202,13 @@ def above(
     return jnp.where(gate > threshold, values, jnp.where(gate <= threshold, 0, jnp.nan))
 
 
+def keep_nans(
+    signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
+) -> Float[Array, "n num_latents"]:
+    """The codes, and NaN in each row whose signal is not finite, which a choice of atoms loses."""
+    return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
+
+
 class Recipe(NamedTuple):
     """How a sparse autoencoder with an encoder is trained, and how its dictionary is shown.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from sae_gap.core.checks import check_type, is_traced
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Encoder, Inferring, on_unit_atoms
+from sae_gap.encoders.encoder import Encoder, Inferring, keep_nans, on_unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
@@ -105,4 +105,5 @@ class LeastSquares(Refined):
         """The codes, without a certificate."""
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         on = jnp.abs(codes) > ON
-        return Coded(least_squares(signals - model.bias, model.decoder, on).clip(0))
+        found = least_squares(signals - model.bias, model.decoder, on).clip(0)
+        return Coded(keep_nans(signals, found))

@@ -6,7 +6,7 @@ from jaxtyping import Array, Int
 
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Inferring, on_unit_atoms
+from sae_gap.encoders.encoder import Inferring, keep_nans, on_unit_atoms
 from sae_gap.solvers import pursuit_order
 from sae_gap.solvers.greedy import gradient_pursuit, spread
 
@@ -56,7 +56,8 @@ class OMP(Inferring):
         target, atoms, norms = on_unit_atoms(model, signals)
         order, values = pursuit_order(target, atoms, self.k, nonneg=self.nonneg)
         codes = spread(order, values, num_latents=len(norms))
-        return Ordered((codes.clip(0) if self.nonneg else codes) / norms, order)
+        codes = keep_nans(target, codes.clip(0) if self.nonneg else codes)
+        return Ordered(codes / norms, order)
 
 
 class GradientPursuit(OMP):

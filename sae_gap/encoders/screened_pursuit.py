@@ -16,7 +16,7 @@ from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, keep_nans, unit_atoms
 from sae_gap.runtime import devices
 from sae_gap.solvers.working_set import in_batches
 
@@ -163,10 +163,15 @@ class BatchPursuit(ScreenedPursuit):
         gains = self._coded(model, rows[counted(rows)], 0.0)[1]
         return dataclasses.replace(self, threshold=float(jnp.sqrt(least_gain(gains, self.l0))))
 
+    def __call__(self, model, signals):
+        if self.threshold is None:
+            return super().__call__(model, signals)
+        return keep_nans(signals, self._coded(model, signals, self.threshold)[0])
+
     def infer(self, model, signals, begun=None):
         if self.threshold is None:
             return super().infer(model, signals, begun)
-        return Coded(self._coded(model, signals, self.threshold)[0])
+        return Coded(self(model, signals))
 
     def _coded(self, model, signals, threshold):
         """The codes and the gains, by one program whatever the threshold, some rows at a time."""

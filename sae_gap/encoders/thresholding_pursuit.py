@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Inferring, unit_atoms
+from sae_gap.encoders.encoder import Inferring, keep_nans, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.solvers.least_squares import least_squares
 
@@ -62,11 +62,12 @@ class ThresholdingPursuit(Inferring):
 def _pursue(model, signals, codes, lam, rounds):
     atoms, norms = unit_atoms(model.decoder)
     target, codes = signals - model.bias, codes * norms
-    share = jnp.sqrt(2 * jnp.log(atoms.shape[1]) / len(atoms))
+    # Padding adds dimensions that no atom has.
+    dims = jnp.maximum(1, jnp.sum(jnp.any(atoms != 0, axis=1)))
+    share = jnp.sqrt(2 * jnp.log(atoms.shape[1]) / dims)
     for _ in range(rounds):
         rest = target - product(codes, atoms.T)
         least = jnp.maximum(lam, share * jnp.linalg.norm(rest, axis=1, keepdims=True))
         on = product(rest, atoms) + codes > least
         codes = least_squares(target, atoms, on).clip(0)
-    # A NaN is above no threshold, and must show.
-    return jnp.where(jnp.isfinite(target).all(axis=1, keepdims=True), codes / norms, jnp.nan)
+    return keep_nans(target, codes / norms)

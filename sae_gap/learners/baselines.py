@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, unit_atoms
-from sae_gap.learners.learner import Learner
+from sae_gap.learners.learner import Learner, live_dims
 
 
 class Raw(Learner):
@@ -43,7 +43,8 @@ class PCA(Learner):
     def init(self, data, *, num_latents, key):
         mean = jnp.mean(data.signals, axis=0)
         components = jnp.linalg.svd(data.signals - mean, full_matrices=False)[2]
-        return mean, components[:num_latents].T
+        live = live_dims(data.signals)[:, None]
+        return mean, jnp.where(live, components[:num_latents].T, 0)
 
     def model(self, state):
         mean, components = state
@@ -81,6 +82,7 @@ class Random(Learner):
 
     def init(self, data, *, num_latents, key):
         atoms = jax.random.normal(key, (data.signals.shape[1], num_latents), data.signals.dtype)
+        atoms = jnp.where(live_dims(data.signals)[:, None], atoms, 0)
         return unit_atoms(atoms)[0], jnp.mean(data.signals, axis=0)
 
     def model(self, state):

@@ -126,4 +126,6 @@ def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
             numbers[field.name] = described.size(field.name, most=most)
         elif type(field.default) is float:
             numbers[field.name] = described.number(field.name)
+        elif type(field.default) is bool:
+            numbers[field.name] = described.flag(field.name, field.default)
     return kind(**numbers)

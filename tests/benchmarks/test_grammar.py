@@ -127,12 +127,6 @@ def test_a_study_may_have_options_of_its_own():
             read(name, f"--{flag}=1")
 
 
-def test_the_help_shows_what_stands_without_a_flag():
-    text = options.define(command.options_of(STUDIES["vary_latents"])).get_help()
-    shown = ("[50,100]", "[10]", "[0.1]", "[strict]", "[quick]", "smoke, quick, paper")
-    assert all(one in text for one in shown)
-
-
 def test_a_page_has_a_folder_for_each_choice_of_flags():
     def folder(*arguments):
         found = read("vary_latents", *arguments)

@@ -6,15 +6,12 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import catalogue
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import (
     Affine,
     AmortisedEncoder,
     Encoder,
     check_model,
-    encode,
-    rectangle,
     unit_atoms,
 )
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
@@ -23,80 +20,12 @@ from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 
-def test_affine_is_a_matrix_and_a_shift():
-    weight, bias, signals = (
-        np.arange(6.0).reshape(2, 3),
-        np.array([1.0, -1.0, 0.5]),
-        np.array([[1.0, 2.0], [0.0, -1.0]]),
-    )
-    found = Affine(jnp.asarray(weight), jnp.asarray(bias))(jnp.asarray(signals))
-    np.testing.assert_allclose(found, [[7, 8, 12.5], [-2, -5, -4.5]])
-    start = Affine.create(jnp.asarray(weight, jnp.float32))
-    np.testing.assert_array_equal(start.weight, weight)
-    assert start.bias.dtype == jnp.float32 and start.bias.tolist() == [0, 0, 0]
-
-
 def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
     dictionary = jnp.array([[3.0, 0.0, 1e-10], [4.0, 0.0, 0.0]])
     atoms, norms = unit_atoms(dictionary)
     np.testing.assert_allclose(atoms, [[0.6, 0, 1], [0.8, 0, 0]], rtol=1e-6)
     np.testing.assert_allclose(norms, [5, 1, 1e-10], rtol=1e-6)
     np.testing.assert_allclose(atoms * norms, dictionary, rtol=1e-6)
-
-
-def test_a_zero_atom_has_a_finite_gradient():
-    dictionary = jnp.array([[3.0, 0.0], [4.0, 0.0]])
-    gradient = jax.grad(
-        lambda dictionary: unit_atoms(dictionary)[0][0].sum() + unit_atoms(dictionary)[1].sum()
-    )(dictionary)
-    np.testing.assert_allclose(gradient[:, 0], [0.128 + 0.6, -0.096 + 0.8], rtol=1e-5)
-    assert np.isfinite(gradient).all()
-
-
-def test_the_rectangle_has_unit_width_and_open_ends():
-    x = jnp.array([-0.6, -0.5, -0.49, 0.0, 0.49, 0.5, 0.6])
-    assert rectangle(x).tolist() == [0, 0, 1, 1, 1, 0, 0] and rectangle(x).dtype == x.dtype
-
-
-# The rest take another encoder, or what only a learner gives.
-GIVEN = {"support", "least_squares", "linear", "lookup"}
-
-
-@pytest.mark.parametrize("name", sorted(catalogue.encoders().keys() - GIVEN))
-def test_a_sample_that_is_no_number_shows_within_jit_and_spoils_no_other(name):
-    rng = np.random.default_rng(0)
-    signals, atoms = rng.normal(size=(5, 8)), jnp.asarray(rng.normal(size=(8, 20)))
-    encoder = catalogue.make_encoder(name, sparsity=2, lam=0.1)
-    trained = isinstance(encoder, AmortisedEncoder)
-    own = encoder.parameters(atoms, jax.random.key(0)) if trained else None
-    model = Model(atoms, jnp.zeros(8), own)
-    spoilt = np.where([[i == 2 and j == 3 for j in range(8)] for i in range(5)], np.nan, signals)
-    codes, found = (np.asarray(encode(encoder, model, jnp.asarray(x))) for x in (signals, spoilt))
-    assert np.isnan(found).any(axis=1).tolist() == [False, False, True, False, False]
-    np.testing.assert_array_equal(np.delete(found, 2, axis=0), np.delete(codes, 2, axis=0))
-
-
-class Halves(AmortisedEncoder):
-    def __call__(self, model, signals):
-        return self.preactivations(model, signals) / 2
-
-
-def test_an_amortised_encoder_is_trained_on_the_error_of_its_own_codes_and_no_penalty():
-    rng = np.random.default_rng(0)
-    dictionary, weight = rng.normal(size=(3, 5)), rng.normal(size=(3, 5))
-    signals, bias, shift = rng.normal(size=(4, 3)), rng.normal(size=3), rng.normal(size=5)
-    model = Model(
-        jnp.asarray(dictionary), jnp.asarray(bias), Affine(jnp.asarray(weight), jnp.asarray(shift))
-    )
-    codes = ((signals - bias) @ weight + shift) / 2
-    loss, seen = Halves().loss(model, jnp.asarray(signals), 7.0)
-    np.testing.assert_allclose(
-        Halves().with_penalty(model, jnp.asarray(signals))[0], codes, rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        loss, np.mean((codes @ dictionary.T + bias - signals) ** 2, axis=1), rtol=1e-4
-    )
-    assert seen is None
 
 
 def test_an_encoder_without_a_call_says_so():

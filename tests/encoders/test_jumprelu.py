@@ -51,14 +51,6 @@ def test_codes_are_what_exceeds_the_threshold_and_the_penalty_counts_them():
     np.testing.assert_array_equal(penalty, active.sum(axis=1))
 
 
-def test_a_value_at_its_threshold_is_off():
-    parameters = JumpReLUParameters(Affine(jnp.eye(2), jnp.zeros(2)), jnp.zeros(2))
-    codes, penalty = JumpReLU().with_penalty(
-        Model(jnp.eye(2), jnp.zeros(2), parameters), jnp.array([[1.0, 1.5]])
-    )
-    assert codes.tolist() == [[0, 1.5]] and penalty.tolist() == [1]
-
-
 def pseudo_gradients(hidden, threshold, codes_bar, penalty_bar):
     """Rajamanoharan et al. (2024), eqs. 11 and 12: the derivative of JumpReLU in θ is -θ/ε K((z -
     θ)/ε), of the step -1/ε K.
@@ -103,19 +95,6 @@ def test_gradients_are_the_straight_through_estimator():
         gradient.bias, -(hidden_bar @ np.asarray(affine.weight).T).sum(axis=0), rtol=1e-4, atol=1e-4
     )
     assert not gradient.dictionary.any()
-
-
-def test_the_bandwidth_may_be_traced():
-    model, signals, hidden, threshold = problem()
-
-    def slope(bandwidth):
-        loss = lambda model: JumpReLU(bandwidth=bandwidth).with_penalty(model, signals)[1].sum()  # noqa: E731
-        return jax.grad(loss)(model).encoder.log_threshold
-
-    inside = np.abs(hidden - threshold) < BANDWIDTH / 2
-    np.testing.assert_allclose(
-        jax.jit(slope)(BANDWIDTH), -(inside * threshold).sum(axis=0) / BANDWIDTH, rtol=1e-5
-    )
 
 
 def test_the_initial_threshold_and_window_are_the_published_ones():

@@ -58,20 +58,6 @@ def test_codes_are_optimal_on_unit_atoms_and_in_units_of_the_given_ones(model, s
     assert (optimum.gap <= 1e-6 * optimum.objective).all()
 
 
-def test_calling_gives_the_codes_of_the_solution(model, signals, optimum):
-    np.testing.assert_array_equal(Lasso(LAM)(model, signals), optimum.codes)
-
-
-def test_scaled_atoms_reconstruct_the_same(model, signals, optimum):
-    lengths = jnp.asarray(np.random.default_rng(1).uniform(0.2, 5, 20), jnp.float32)
-    longer = Model(model.dictionary * lengths, model.bias, model.encoder)
-    found = Lasso(LAM).infer(longer, signals)
-    np.testing.assert_allclose(found.codes * lengths, optimum.codes, atol=1e-4)
-    np.testing.assert_allclose(found.objective, optimum.objective, rtol=1e-5)
-    expected = np.asarray(optimum.codes @ model.dictionary.T)
-    np.testing.assert_allclose(found.codes @ longer.dictionary.T, expected, atol=1e-4)
-
-
 def test_without_unit_atoms_the_weight_is_that_of_the_given_ones(model, signals, optimum):
     found = Lasso(LAM, unit_atoms=False).infer(model, signals)
     achieved = lasso_problem.objective(signals - model.bias, model.dictionary, found.codes, LAM)
@@ -132,12 +118,6 @@ def test_the_published_warm_start_may_be_scaled_to_unit_atoms(model, signals):
         np.asarray(signals - model.bias, np.float64), np.asarray(atoms, np.float64), init
     )
     np.testing.assert_allclose(found * norms, expected, atol=1e-4)
-
-
-def test_an_atom_of_zeros_has_no_code(model, signals):
-    dead = Model(model.dictionary.at[:, 5].set(0), model.bias, model.encoder)
-    found = Lasso(LAM).infer(dead, signals)
-    assert not found.codes[:, 5].any() and np.isfinite(found.codes).all() and found.converged.all()
 
 
 def test_without_momentum_it_is_ista_with_its_certificate(model, signals):

@@ -57,17 +57,3 @@ def test_layers_have_their_own_parameters(factored):
     np.testing.assert_allclose(
         encoder(Model(dictionary, bias, parameters), signals), codes, rtol=1e-4, atol=1e-5
     )
-
-
-def test_the_factored_form_has_no_square_matrix():
-    dictionary = problem()[0]
-    shapes = {
-        leaf.shape for leaf in jax.tree.leaves(LISTA(3).parameters(dictionary, jax.random.key(0)))
-    }
-    assert shapes == {(3, 5, 9), (3, 9)}
-    assert LISTA(3, factored=False).parameters(dictionary, jax.random.key(0)).recurrence.shape == (
-        2,
-        9,
-        9,
-    )
-    assert LISTA().depth == 16 and LISTA().factored

@@ -9,7 +9,6 @@ import pytest
 from jax.test_util import check_grads
 
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
-from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 
 from .test_batchtopk import K, kept, loss, problem
 
@@ -52,22 +51,6 @@ def test_training_keeps_the_largest_of_what_is_refined():
         errors.append((rest**2).mean(axis=1))
     np.testing.assert_allclose(losses, np.mean(errors, axis=0), rtol=1e-4)
     assert float(threshold) == pytest.approx(0.75 * 0.4 + 0.25 * codes[codes > 0].min(), rel=1e-5)
-
-
-def test_what_is_explained_leaves_no_second_latent_on():
-    """Two atoms at 60 degrees: the signal is the first, and without the step the second is on as
-    well.
-    """
-    model, _, _ = problem(input_dim=2, num_latents=2)
-    atoms = jnp.asarray([[1.0, 0.5], [0.0, 0.75**0.5]])
-    affine = type(model.encoder.affine)(atoms, jnp.zeros(2))
-    encoder = type(model.encoder)(affine, jnp.asarray(0.45))
-    model = type(model)(atoms, jnp.zeros(2), encoder)
-    signals = jnp.asarray([[1.0, 0.0]])
-    np.testing.assert_allclose(MatryoshkaBatchTopK(1)(model, signals), [[1.0, 0.5]], atol=1e-6)
-    # The codes (1, 1/2) explain (1.25, .43): the residual takes .25 and .5 times η = .3 from the
-    # two.
-    np.testing.assert_allclose(ListaMatryoshka(1)(model, signals), [[0.925, 0.0]], atol=1e-6)
 
 
 def test_training_goes_through_the_step():

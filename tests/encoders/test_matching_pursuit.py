@@ -93,17 +93,6 @@ def test_the_loss_is_the_error_of_the_codes_whatever_the_lengths_of_the_atoms(n)
         np.testing.assert_allclose(loss_of(3, same, signals), error, atol=1e-10)
 
 
-@pytest.mark.parametrize("n", [WITH_GRAM, 2])
-def test_zero_signals_and_zero_atoms(n):
-    model, signals = problem(n)
-    model = Model(model.dictionary.at[:, 4].set(0), model.bias)
-    signals = signals.at[0].set(model.bias)
-    codes = encode(3, model, signals)
-    assert not codes[0].any() and not codes[:, 4].any()
-    np.testing.assert_allclose(codes, pursue(model, signals, 3)[1], atol=1e-10)
-    assert loss_of(3, model, signals)[0] < 1e-24
-
-
 def replay(dictionary, bias, signals, supports, nonneg):
     """The reconstruction with the chosen atoms held fixed, written so that autodiff sees every
     step.

@@ -1,7 +1,6 @@
 """The Matryoshka loss against one reconstruction for each prefix, and its gradient."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.encoders.batchtopk import BatchTopK
@@ -44,23 +43,3 @@ def test_an_early_atom_learns_from_every_prefix_and_a_late_one_from_the_last():
         )
         expected[:, :end] += error_bar.T @ codes[:, :end]
     np.testing.assert_allclose(gradient.dictionary, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_inference_is_that_of_batchtopk():
-    model, signals, _ = problem(threshold=0.4)
-    np.testing.assert_array_equal(
-        MatryoshkaBatchTopK(K)(model, signals), BatchTopK(K)(model, signals)
-    )
-
-
-def test_the_published_prefixes_are_those_of_65536_latents():
-    assert [share * 65_536 for share in MatryoshkaBatchTopK().prefixes] == [
-        2_048,
-        6_144,
-        14_336,
-        30_720,
-        65_536,
-    ]
-    # Of few latents the first prefix has one at least.
-    model, signals, _ = problem()
-    assert np.isfinite(jnp.asarray(loss(MatryoshkaBatchTopK(K), model, signals, 0)[0])).all()

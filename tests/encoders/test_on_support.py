@@ -122,16 +122,6 @@ def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
     assert set(np.flatnonzero(codes.any(axis=0))) == {7, 8}
 
 
-@pytest.mark.parametrize("make", [OnSupport, LeastSquares])
-def test_calling_goes_on_from_the_encoders_codes(model, signals, make):
-    made = make(TopK(3))
-    assert made.origin == TopK(3) and not made.signed
-    begun = TopK(3)(model, signals)
-    np.testing.assert_allclose(
-        made(model, signals), made.infer(model, signals, begun).codes, atol=1e-6
-    )
-
-
 def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     begun = encoder(model, signals)
     found = LeastSquares(encoder).infer(model, signals, begun)

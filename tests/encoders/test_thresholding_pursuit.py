@@ -73,16 +73,3 @@ def test_without_the_truth_it_does_as_well_as_the_best_threshold_on_the_lasso(dr
     best = max(f1(lasso > least, codes > 0) for least in np.arange(0, 4, 0.05))
     found = f1(np.asarray(ThresholdingPursuit(LAM)(model, signals)) > 0, codes > 0)
     assert found > best - 0.01 and f1(lasso > 0, codes > 0) < best - 0.5
-
-
-def test_units_and_company_change_nothing(drawn):
-    model, signals, _, _ = drawn
-    codes = np.asarray(ThresholdingPursuit(LAM)(model, signals))
-    louder = Model(model.dictionary, 8 * model.bias)
-    np.testing.assert_allclose(
-        ThresholdingPursuit(8 * LAM)(louder, 8 * signals), 8 * codes, rtol=1e-3, atol=1e-4
-    )
-    others = signals.at[::2].set(100.0)
-    np.testing.assert_allclose(
-        ThresholdingPursuit(LAM)(model, others)[1::2], codes[1::2], rtol=1e-4, atol=1e-5
-    )

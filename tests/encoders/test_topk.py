@@ -2,7 +2,6 @@
 them.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK, _by_bits, keep_largest
+from sae_gap.encoders.topk import _by_bits, keep_largest
 
 # Compiled for each k; every example of a k has one shape.
 WAYS = [jax.jit(way, static_argnums=1) for way in (keep_largest, _by_bits)]
@@ -104,34 +101,6 @@ def test_a_batch_axis_may_be_mapped():
     values = np.random.default_rng(0).integers(0, 4, (3, 6, 8)).astype(np.float32)
     found = jax.vmap(lambda values: keep_largest(values, 3))(jnp.asarray(values))
     np.testing.assert_array_equal(found, [by_sorting(part, 3) for part in values])
-
-
-@pytest.mark.parametrize("k", [3, 10])
-def test_codes_are_the_largest_preactivations_rectified(k):
-    rng = np.random.default_rng(1)
-    weight, shift, bias, signals = (
-        rng.normal(size=shape).astype(np.float32) for shape in ((4, 6), 6, 4, (50, 4))
-    )
-    model = Model(
-        jnp.zeros((4, 6)), jnp.asarray(bias), Affine(jnp.asarray(weight), jnp.asarray(shift))
-    )
-    codes, penalty = eqx.filter_jit(TopK(k).with_penalty)(model, jnp.asarray(signals))
-    hidden = (signals - bias) @ weight + shift
-    largest = np.argsort(-hidden, axis=1)[:, :k]
-    expected = np.zeros_like(hidden)
-    np.put_along_axis(
-        expected, largest, np.maximum(np.take_along_axis(hidden, largest, axis=1), 0), axis=1
-    )
-    np.testing.assert_allclose(codes, expected, atol=1e-5)
-    assert not penalty.any()
-
-
-def test_training_sees_only_the_codes_kept():
-    model = Model(jnp.eye(3), jnp.zeros(3), Affine(jnp.eye(3), jnp.zeros(3)))
-    signals = jnp.array([[3.0, 2.0, -1.0], [-1.0, -2.0, -3.0]])
-    gradient = jax.jit(jax.grad(lambda model: TopK(1)(model, signals).sum()))(model)
-    assert gradient.encoder.bias.tolist() == [1, 0, 0]
-    assert gradient.encoder.weight.tolist() == [[3, 0, 0], [2, 0, 0], [-1, 0, 0]]
 
 
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])

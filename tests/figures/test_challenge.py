@@ -8,7 +8,7 @@ import pytest
 from sae_gap import figures
 from sae_gap.figures import labels
 
-from .samples import SCORES, SETTING, assert_legible, choose, words
+from .samples import SCORES, SETTING, choose, words
 
 CHALLENGE = ("online_dl", "dl_fista", "spams", "sklearn", *SCORES, "oracle")
 
@@ -55,25 +55,6 @@ def make_phase():
 
 PANEL = ("dictionary", "inference", "sparsity")
 BOUND = {"bound": lambda row: 2.0, "bound_label": "the bound"}
-
-
-@pytest.mark.parametrize(
-    "figure",
-    [
-        lambda: figures.recovery_by_samples(
-            make_challenge(CHALLENGE[:3], (50, 100, 500, 1_000, 5_000, 10_000), (5_000,))
-        ),
-        lambda: figures.recovery_by_seconds(cell(seeds=(0,))),
-        lambda: figures.recovery_by_seconds(cell("spams", fit_seconds=0.002)),
-        lambda: figures.heat_map(
-            make_phase(), "num_latents", "ratio", "mcc_ood", panel=PANEL, **BOUND
-        ),
-        lambda: figures.budget(make_budget()),
-    ],
-    ids=["samples", "seconds", "one learner", "phase", "budget"],
-)
-def test_the_figures_of_the_challenge_are_legible(figure):
-    assert_legible(figure())
 
 
 def cells(axes):

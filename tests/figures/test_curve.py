@@ -8,7 +8,7 @@ import pytest
 from sae_gap import figures
 from sae_gap.figures import labels
 
-from .samples import SETTING, assert_legible, choose, curves, words
+from .samples import SETTING, choose, curves, words
 
 ITERATIONS = (0, 1, 2, 5, 10, 100)
 DICTIONARIES = ("relu", "topk", "mp")
@@ -36,20 +36,6 @@ WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 
 
 PANELS = WARM | {"panel": "num_latents"}
-
-
-@pytest.mark.parametrize(
-    ("rows", "options"),
-    [
-        (make_warm((50, 100, 500, 1_000, 5_000, 10_000)), PANELS),
-        (make_warm((100,), seeds=(0,)), WARM | {"y": "gap_ood", "logy": True}),
-        (make_warm(iterations=range(40)), PANELS),
-        (make_warm((100,), iterations=(5,)), WARM),
-    ],
-    ids=["six panels", "both logarithmic", "bands", "one x"],
-)
-def test_no_text_of_a_curve_is_clipped_or_covers_another(rows, options):
-    assert_legible(figures.curve(rows, **options))
 
 
 @pytest.mark.parametrize("metric", ["mcc_ood", "gap_ood"])
@@ -116,7 +102,6 @@ def test_a_column_of_the_panel_leaves_the_colour_to_another():
     assert all([colour for colour, *_ in curves(axes)] == colours for axes in figure.axes)
     shown = [text for text in words(figure) if text in ("cold start", "warm start", "ReLU SAE")]
     assert sorted(shown) == ["ReLU SAE", "cold start", "warm start"]
-    assert_legible(figure)
 
 
 def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():

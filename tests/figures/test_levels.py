@@ -43,13 +43,6 @@ def test_a_group_that_a_dictionary_lacks_leaves_a_gap():
     np.testing.assert_equal(drawn[1], [0.9, np.nan, 0.4])
 
 
-def test_the_names_of_deep_levels_are_broken_so_that_they_do_not_touch():
-    deep = {"children": 0.9, "grandchildren": 0.8, "great_grandchildren": 0.7, "level_4": 0.6}
-    (levels,) = figures.recovery_by_level([row("topk", **deep)]).get_axes()
-    names = ["children", "grand-\nchildren", "great-\ngrand-\nchildren", "level\n4"]
-    assert [label.get_text() for label in levels.get_xticklabels()] == names
-
-
 def test_without_groups_there_is_no_figure():
     assert figures.recovery_by_level([]) is None
     assert figures.recovery_by_level([row("topk")]) is None

@@ -5,17 +5,11 @@ import numpy as np
 import pytest
 from sklearn import decomposition
 
-from sae_gap import Method, Models, Split, Store, Study, Task, fit, run
+from sae_gap import Split, Task, fit
 from sae_gap.encoders.linear import Linear
-from sae_gap.learners.baselines import PCA, Raw
+from sae_gap.learners.baselines import PCA
 
 KEY = jax.random.key(0)
-
-
-def test_raw_codes_are_the_signals(task):
-    model = fit(Raw(), [task], [KEY])[0].end.model
-    assert model.dictionary is None
-    np.testing.assert_array_equal(Linear()(model, task.ood.signals), task.ood.signals)
 
 
 def test_components_against_scikit_learn(task):
@@ -41,19 +35,3 @@ def test_there_are_no_more_components_than_latents_or_samples(
     atoms = np.asarray(fit(PCA(), [small], [KEY])[0].end.model.dictionary)
     assert atoms.shape == (12, width)
     np.testing.assert_allclose(atoms.T @ atoms, np.eye(width), atol=1e-5)
-
-
-def test_every_metric_copes_with_fewer_codes_than_latents(setting, tmp_path):
-    methods = [Method(learner.name, "baseline", learner, Linear()) for learner in (Raw(), PCA())]
-    study = Study("baselines", [setting], lambda source: methods)
-    rows = run(study, Store(tmp_path), models=Models())
-    raw, pca = sorted(rows, key=lambda row: -len(row["method"]) - (row["method"] == "raw"))
-    assert (raw["dictionary"], pca["dictionary"]) == ("raw", "pca")
-    for row in rows:
-        values = [value for value in row.values() if isinstance(value, float)]
-        assert np.isfinite(values).all() and 0 < row["mcc_id"] < 1 and 0 < row["mcc_ood"] < 1
-    assert raw["l0_above_id"] > 10
-    assert "cosine" not in raw
-    assert 0 < pca["cosine"] < 1
-    assert pca["mse_id"] < 1e-10
-    assert pca["reference"] == "signed" and pca["gap_id"] >= 0

@@ -9,16 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Method, Setting, Store, Study, draw, fit, run
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.linear import Linear
+from sae_gap import Setting, draw, fit
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
 from sae_gap.learners.amortised import Lista
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.probe import LinearProbe
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
@@ -81,27 +77,3 @@ def test_a_learner_learns_the_same(name, same_draws):
         ]
         assert np.mean(np.abs(codes[0])) > 1e-3
         np.testing.assert_allclose(codes[1], codes[0], atol=2e-3)
-
-
-def test_a_method_is_scored_the_same(tmp_path):
-    """Where nothing is drawn, so that whole rows can be compared."""
-    methods = [
-        Method("oracle", "oracle", Oracle(), Lasso(0.1)),
-        Method("probe", "probe", LinearProbe(), Linear()),
-    ]
-    bare, padded = (
-        run(Study("padding", [setting], lambda source: methods), Store(tmp_path / place))
-        for place, setting in (("bare", BARE), ("padded", PADDED))
-    )
-    for row, other in zip(bare, padded, strict=True):
-        compared = [
-            metric
-            for metric, value in row.items()
-            if metric.endswith(("_id", "_ood")) and isinstance(value, float)
-        ]
-        assert {"mcc_ood", "auc_id"} <= set(compared)
-        assert ("mse_ood" in compared) == (row["method"] == "oracle")
-        # The certificates are of the size of rounding.
-        for metric in compared:
-            if "certificate" not in metric and "gap" not in metric:
-                assert other[metric] == pytest.approx(row[metric], rel=1e-4), metric

@@ -48,19 +48,6 @@ def test_a_peer_recovers_a_small_dictionary(learner, tasks):
         assert one.end.step == 40 and one.compile_seconds == 0 and one.end.seconds > 0
 
 
-def test_a_seed_has_its_own_dictionary_and_has_it_again(learner, tasks):
-    first, second, again = (one.end.model for one in fit(learner, [tasks[0]] * 3, keys(0, 1, 0)))
-    np.testing.assert_array_equal(first.dictionary, again.dictionary)
-    assert not np.allclose(first.dictionary, second.dictionary, atol=1e-3)
-
-
-def test_a_peer_sees_the_training_signals_alone(learner, tasks):
-    bare = Split(tasks[0].train.signals)
-    alone = learner.learn(bare, num_latents=20, key=keys(0)[0])
-    (fitted,) = fit(learner, tasks[:1], keys(0))
-    np.testing.assert_array_equal(fitted.end.model.dictionary, alone.dictionary)
-
-
 def test_fewer_samples_than_latents_are_enough_to_start_from(learner):
     few = Split(draw(Setting(20, 3, 20)).train.signals)
     assert np.isfinite(learner.learn(few, num_latents=20, key=keys(0)[0]).dictionary).all()

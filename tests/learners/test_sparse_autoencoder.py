@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Model, Setting, Split, catalogue, draw, fit
-from sae_gap.encoders.encoder import Affine, encode
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit
@@ -175,30 +175,6 @@ def test_standardised_training_is_that_of_standardised_signals():
 
 
 # `batch_pursuit` has what a screened pursuit has.
-@pytest.mark.parametrize("name", [n for n in catalogue.saes() if n != "screened_pursuit"])
-def test_a_standardised_model_is_that_of_standardised_signals_in_their_own_unit(name):
-    rng = np.random.default_rng(0)
-    signals = 1e3 * rng.normal(size=(NUM_SAMPLES, INPUT_DIM)) + 5e3
-    mean = signals.mean(axis=0)
-    unit = np.sqrt(((signals - mean) ** 2).mean())
-    with jax.enable_x64(True):
-        learner = catalogue.paper_sae(name, sparsity=2, num_steps=2, standardised=True)
-        data = Split(jnp.asarray(signals))
-        state = begin(learner, data, num_latents=NUM_LATENTS, key=jax.random.key(0))
-        # As training moves every parameter.
-        plain = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), state.model)
-        model = learner.model(dataclasses.replace(state, model=plain))
-        codes = encode(learner.encoder, model, data.signals)
-        expected = encode(learner.encoder, plain, (data.signals - mean) / unit)
-        assert np.any(codes)
-        np.testing.assert_allclose(codes, expected, rtol=1e-9, atol=1e-9)
-        np.testing.assert_allclose(
-            codes @ model.decoder.T + model.bias,
-            unit * (expected @ plain.decoder.T + plain.bias) + mean,
-            rtol=1e-9,
-        )
-
-
 def test_a_base_gives_the_start():
     """Its dictionary on unit atoms, its bias, and its encoder, or where it has none that of its
     unit atoms.

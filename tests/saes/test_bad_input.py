@@ -29,120 +29,108 @@ def refused(path, *words):
     assert message.count(". ") == 0, message
 
 
-def edit(folder, tensors=None, drop=(), name="sae_weights.safetensors"):
-    held = load_file(folder / name) | (tensors or {})
-    save_file(
-        {key: np.ascontiguousarray(value) for key, value in held.items() if key not in drop},
-        folder / name,
-    )
+def edit(**tensors):
+    """A change of the tensors of a folder, of which None takes one out."""
+
+    def change(folder):
+        (path,) = folder.glob("*.safetensors")
+        held = {
+            key: value for key, value in (load_file(path) | tensors).items() if value is not None
+        }
+        save_file({key: np.ascontiguousarray(value) for key, value in held.items()}, path)
+
+    return change
 
 
-def configure(folder, name="cfg.json", **entries):
-    held = json.loads((folder / name).read_text()) | entries
-    (folder / name).write_text(
-        json.dumps({key: value for key, value in held.items() if value is not None})
-    )
+def configure(**entries):
+    """A change of the configuration of a folder, of which None takes an entry out."""
+
+    def change(folder):
+        (path,) = folder.glob("c*.json")
+        held = json.loads(path.read_text()) | entries
+        path.write_text(
+            json.dumps({key: value for key, value in held.items() if value is not None})
+        )
+
+    return change
 
 
-def weights(case):
-    return load_file(FILES / case / "sae_weights.safetensors")
+def told(content):
+    return lambda folder: (folder / "cfg.json").write_bytes(content)
 
 
-STANDARD = weights("saelens/standard")
-SPOILT = STANDARD["W_dec"].copy()
-SPOILT[3, 2] = np.nan
-ENDLESS = np.where(np.arange(10) == 4, np.inf, STANDARD["b_enc"]).astype(np.float32)
+HELD = load_file(FILES / "saelens/standard/sae_weights.safetensors")
+SPOILT, ENDLESS = HELD["W_dec"].copy(), HELD["b_enc"].copy()
+SPOILT[3, 2], ENDLESS[4] = np.nan, np.inf
+ZEROS, TWOS = np.zeros(10, np.float32), np.full(10, 2, np.float32)
+SKIP = np.zeros((6, 6), np.float32)
+# A file, what is done to it, and words of the sentence.
+FAULTS = [
+    ("saelens/standard", edit(W_enc=None), "no tensor W_enc", "W_dec"),
+    ("saelens/standard", edit(W_skip=SKIP), "holds W_skip", "standard"),
+    (
+        "saelens/standard",
+        edit(W_dec=HELD["W_dec"].T),
+        "W_dec",
+        "(6, 10)",
+        "(10, 6)",
+        "transpose it",
+    ),
+    ("saelens/standard", edit(b_enc=ZEROS[:9]), "b_enc", "(9,)", "(10,)", "belongs together"),
+    ("saelens/standard", edit(b_enc=ZEROS.astype(np.int32)), "b_enc", "int32", "float32"),
+    ("saelens/standard", edit(W_dec=SPOILT), "W_dec", "NaN"),
+    ("saelens/standard", edit(b_enc=ENDLESS), "b_enc", "infinite"),
+    ("saelens/standard", edit(**{"a\nb\x1b[31m": ZEROS}), "holds a\N{REPLACEMENT CHARACTER}b"),
+    ("saelens/standard", edit(scaling_factor=TWOS), "scaling_factor", "finetuning_scaling_factor"),
+    ("saelens/standard", configure(d_sae=11), "(10, 6)", "(11, 6)"),
+    ("saelens/standard", configure(d_in=7), "(6,)", "(7,)"),
+    ("saelens/standard", configure(d_in=None), "d_in", "None"),
+    ("saelens/standard", configure(apply_b_dec_to_input="yes"), "apply_b_dec_to", "true or false"),
+    ("saelens/standard", configure(architecture="sorcery"), "sorcery", "matching_pursuit"),
+    ("saelens/standard", configure(d_out=6), "transcoder"),
+    ("saelens/standard", configure(architecture=3), "architecture", "text"),
+    ("saelens/standard", configure(normalize_activations="sphere"), "sphere", "layer_norm"),
+    ("saelens/standard", configure(reshape_activations="hook_q"), "hook_q", "hook_z"),
+    ("saelens/standard", configure(metadata=[1]), "metadata", "object"),
+    ("saelens/topk", configure(k=0), "k ", "0"),
+    ("saelens/topk", configure(architecture="standard"), "has a k", "set architecture to topk"),
+    ("saelens/jumprelu", configure(architecture="standard"), "threshold", "standard"),
+    ("saelens/standard", configure(architecture="jumprelu"), "no tensor threshold"),
+    ("saelens/old", configure(activation_fn_str="tanh-relu"), "tanh-relu"),
+    ("saelens/pursuit", configure(residual_threshold="small"), "residual_threshold", "'small'"),
+    ("sparsify/layers.0", configure(transcode=True), "transcoder"),
+    ("sparsify/layers.0", configure(skip_connection=True), "skip"),
+    ("sparsify/layers.0", configure(activation="softmax"), "softmax"),
+    ("sparsify/layers.0", edit(W_skip=SKIP), "W_skip", "skip connection"),
+    ("sparsify/groupmax", configure(k=5), "12 latents", "5 groups"),
+    ("gemma_scope/second", configure(hf_hook_point_out="there"), "transcoder", "there"),
+    ("dictionary_learning/topk", configure(trainer={"dict_class": "CrossCoder"}), "CrossCoder"),
+    (
+        "dictionary_learning/topk",
+        configure(trainer={"dict_class": "AutoEncoder"}),
+        "no tensor bias",
+    ),
+    *(
+        ("saelens/standard", told(content), "cfg.json")
+        for content in (b"", b"{", b"[1, 2]", b"\xff\xfe", b"null", b'{"d_in": 1e999}')
+    ),
+    *(("saelens/standard", told(content * 100_000), "cfg.json") for content in (b'{"a":', b"[")),
+]
 
 
-@pytest.mark.parametrize(
-    ("tensors", "drop", "words"),
-    [
-        ({}, ("W_enc",), ("no tensor W_enc", "W_dec")),
-        ({"W_skip": np.zeros((6, 6), np.float32)}, (), ("holds W_skip", "standard")),
-        ({"W_dec": STANDARD["W_dec"].T}, (), ("W_dec", "(6, 10)", "(10, 6)", "transpose it")),
-        ({"b_enc": np.zeros(9, np.float32)}, (), ("b_enc", "(9,)", "(10,)", "belongs together")),
-        ({"b_enc": np.zeros(10, np.int32)}, (), ("b_enc", "int32", "float32")),
-        ({"W_dec": SPOILT}, (), ("W_dec", "NaN")),
-        ({"b_enc": ENDLESS}, (), ("b_enc", "infinite")),
-        ({"a\nb\x1b[31m": np.zeros(1, np.float32)}, (), ("holds a\N{REPLACEMENT CHARACTER}b",)),
-        (
-            {"scaling_factor": np.full(10, 2, np.float32)},
-            (),
-            ("scaling_factor", "finetuning_scaling_factor"),
-        ),
-    ],
-)
-def test_a_tensor_that_does_not_fit_is_named(tmp_path, tensors, drop, words):
-    folder = copy(tmp_path, "saelens/standard")
-    edit(folder, tensors, drop)
-    refused(folder, str(folder), *words)
-
-
-@pytest.mark.parametrize(
-    ("case", "entries", "words"),
-    [
-        ("standard", {"d_sae": 11}, ("(10, 6)", "(11, 6)")),
-        ("standard", {"d_in": 7}, ("(6,)", "(7,)")),
-        ("standard", {"d_in": None}, ("d_in", "None")),
-        ("standard", {"apply_b_dec_to_input": "yes"}, ("apply_b_dec_to_input", "true or false")),
-        ("standard", {"architecture": "sorcery"}, ("sorcery", "matching_pursuit")),
-        ("standard", {"d_out": 6}, ("transcoder",)),
-        ("standard", {"architecture": 3}, ("architecture", "text")),
-        ("standard", {"normalize_activations": "sphere"}, ("sphere", "layer_norm")),
-        ("standard", {"reshape_activations": "hook_q"}, ("hook_q", "hook_z")),
-        ("standard", {"metadata": [1]}, ("metadata", "object")),
-        ("topk", {"k": 0}, ("k ", "0")),
-        ("topk", {"architecture": "standard"}, ("has a k", "set architecture to topk")),
-        ("jumprelu", {"architecture": "standard"}, ("threshold", "standard")),
-        ("standard", {"architecture": "jumprelu"}, ("no tensor threshold",)),
-        ("old", {"activation_fn_str": "tanh-relu"}, ("tanh-relu",)),
-        ("pursuit", {"residual_threshold": "small"}, ("residual_threshold", "'small'")),
-    ],
-)
-def test_a_configuration_that_does_not_fit_is_named(tmp_path, case, entries, words):
-    folder = copy(tmp_path, f"saelens/{case}")
-    configure(folder, **entries)
-    refused(folder, str(folder), *words)
-
-
-@pytest.mark.parametrize(
-    ("case", "name", "entries", "words"),
-    [
-        ("sparsify/layers.0", "cfg.json", {"transcode": True}, ("transcoder",)),
-        ("sparsify/layers.0", "cfg.json", {"skip_connection": True}, ("skip",)),
-        ("sparsify/layers.0", "cfg.json", {"activation": "softmax"}, ("softmax",)),
-        ("sparsify/groupmax", "cfg.json", {"k": 5}, ("12 latents", "5 groups")),
-        (
-            "gemma_scope/second",
-            "config.json",
-            {"hf_hook_point_out": "elsewhere"},
-            ("transcoder", "elsewhere"),
-        ),
-        (
-            "dictionary_learning/topk",
-            "config.json",
-            {"trainer": {"dict_class": "CrossCoder"}},
-            ("CrossCoder",),
-        ),
-        (
-            "dictionary_learning/topk",
-            "config.json",
-            {"trainer": {"dict_class": "AutoEncoder"}},
-            ("no tensor bias",),
-        ),
-    ],
-)
-def test_other_libraries_configurations_too(tmp_path, case, name, entries, words):
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault[0]} {fault[2]}")
+def test_what_does_not_fit_is_named(tmp_path, fault):
+    case, change, *words = fault
     folder = copy(tmp_path, case)
-    configure(folder, name, **entries)
-    refused(folder, *words)
+    change(folder)
+    refused(folder, str(folder), *words)
 
 
 def test_what_a_file_says_of_itself_is_shown_on_one_line_and_a_strange_version_is_an_old_one(
     tmp_path,
 ):
     folder = copy(tmp_path, "saelens/old")
-    configure(folder, hook_point="blocks.0\n\x1b[31m" + "x" * 10_000, sae_lens_version="²")
+    configure(hook_point="blocks.0\n\x1b[31m" + "x" * 10_000, sae_lens_version="²")(folder)
     notes = sae_gap.load_sae(folder).notes
     assert notes["hook_name"].startswith("blocks.0\N{REPLACEMENT CHARACTER}") and all(
         map(str.isprintable, notes.values())
@@ -162,31 +150,6 @@ def test_folders_of_gemma_scope_that_hold_no_saes(tmp_path, place):
     folder = tmp_path / place
     shutil.copytree(FILES / "gemma_scope/first", folder)
     refused(folder, "another layer")
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"[1, 2]",
-        b"\xff\xfe",
-        b'{"a":' * 100_000,
-        b"[" * 100_000,
-        b"null",
-        b'{"d_in": 1e999}',
-    ],
-)
-def test_what_is_no_configuration(tmp_path, content):
-    folder = copy(tmp_path, "saelens/standard")
-    (folder / "cfg.json").write_bytes(content)
-    refused(folder, "cfg.json")
-
-
-def test_a_skip_connection_is_refused_by_its_tensor(tmp_path):
-    folder = copy(tmp_path, "sparsify/layers.0")
-    edit(folder, {"W_skip": np.zeros((6, 6), np.float32)}, name="sae.safetensors")
-    refused(folder, "W_skip", "skip connection")
 
 
 def test_a_path_without_an_sae(tmp_path):

@@ -61,24 +61,16 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
     np.testing.assert_array_equal(sae.model.encoder.weight, narrow["W_enc"].astype(np.float32))
 
 
-@pytest.mark.parametrize(
-    "case",
-    ["standard", "topk", "topk_rescaled", "abstopk_rescaled", "jumprelu", "gated", "pursuit"],
-)
-def test_a_dead_atom_changes_no_other_code(tmp_path, case):
+@pytest.mark.parametrize("case", ["topk_rescaled", "abstopk_rescaled", "pursuit"])
+def test_a_dead_atom_is_never_among_the_largest(tmp_path, case):
+    """Its code times its length is nothing."""
     atoms = load_file(FILES / "saelens" / case / "sae_weights.safetensors")["W_dec"].copy()
     atoms[4] = 0
     sae = sae_gap.load_sae(changed(tmp_path, case, {"W_dec": atoms})[0])
-    x = activations()
-    codes = np.asarray(sae.encode(x))
+    codes = np.asarray(sae.encode(activations()))
     assert np.isfinite(codes).all() and float(sae.lengths[4]) == 0
     assert not np.any(np.asarray(sae.unit_dictionary)[:, 4])
-    if case.endswith("rescaled") or case == "pursuit":
-        # Its code times its length is nothing, so it is never among the largest.
-        assert not codes[:, 4].any() and (codes != 0).sum(axis=1).max() > 1
-    if case == "standard":
-        gap = sae_gap.amortisation_gap(sae.model, sae.model.signals(x), 0.5)
-        assert np.isfinite(gap.gap).all() and gap.gap.min() >= 0
+    assert not codes[:, 4].any() and (codes != 0).sum(axis=1).max() > 1
 
 
 def test_an_activation_of_zeros_has_no_direction_and_stays():

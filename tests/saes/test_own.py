@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.sparse
 
 import sae_gap
+from sae_gap import catalogue
 from sae_gap.core import identity
 from sae_gap.encoders.encoder import encode
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
@@ -20,6 +20,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.storage import trees
 from sae_gap.study.models import Models
+from sae_gap.testing import check_sae_format
 from tests.saes.examples import ENCODERS, example
 from tests.saes.test_libraries import close
 
@@ -36,22 +37,30 @@ def written(folder, model, learner, **encoder):
     return folder / "fit.safetensors"
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+def fitted(encoder):
+    """A model with atoms of many lengths, a bias and parameters as training moves them."""
+    random = np.random.default_rng(1)
+    atoms, bias = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((6, 10), 6))
+    parameters = jax.tree.map(
+        lambda leaf: leaf + jnp.asarray(random.uniform(0, 0.3, leaf.shape), jnp.float32),
+        encoder.parameters(0.3 * atoms, jax.random.key(0)),
+    )
+    return sae_gap.Model(atoms, bias, parameters, encoder)
+
+
+SIGNALS = np.random.default_rng(0).normal(1, 1.5, size=(24, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", catalogue.saes())
 def test_a_fit_infers_as_its_model_does(tmp_path, name):
-    model = example(name)
-    activations = np.random.default_rng(0).normal(1, 1.5, size=(24, 6)).astype(np.float32)
-    own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
+    model = fitted(catalogue.make_encoder(name, sparsity=3))
+    own = np.asarray(encode(model.encode, model, jnp.asarray(SIGNALS)))
     path = written(tmp_path / "fit", model, SparseAutoencoder(model.encode))
     (tmp_path / "fit" / "000001.safetensors").write_bytes(b"a model along the fit")
+    check_sae_format(path.parent, SIGNALS, own, model.reconstruct(own, None))
     sae = sae_gap.load_sae(path.parent)
-    assert (sae.library, sae.architecture) == ("sae_gap", model.encode.name)
+    assert (sae.library, sae.architecture) == ("sae_gap", name)
     assert sae.notes == {"fit": "fit", "learner": "SparseAutoencoder", "seed": "3"}
-    found = np.asarray(sae.encode(activations))
-    np.testing.assert_array_equal(found != 0, own != 0)
-    close(found, own)
-    for held in (found, scipy.sparse.csr_array(found)):
-        close(sae.decode(held), own @ model.decoder.T + model.bias)
-    assert 0 < (own != 0).mean() < 1
 
 
 def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
@@ -61,65 +70,29 @@ def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
     close(sae.encode(task.id.signals), encode(learner.encode, model, task.id.signals))
 
 
-def fitted(encoder):
-    """A model with atoms of many lengths and a bias."""
-    random = np.random.default_rng(1)
-    atoms, bias = (jnp.asarray(random.normal(size=size), jnp.float32) for size in ((6, 10), 6))
-    return sae_gap.Model(atoms, bias, encoder.parameters(0.3 * atoms, jax.random.key(0)), encoder)
-
-
 @pytest.mark.parametrize("encoder", [BatchPursuit(2, 1, 3), ListaMatryoshka(3)])
-def test_a_fit_that_no_library_has_a_form_for_infers_as_its_model_does(tmp_path, caplog, encoder):
-    model = fitted(encoder)
-    sae = sae_gap.load_sae(written(tmp_path / "fit", model, SparseAutoencoder(model.encode)))
-    activations = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
-    own = np.asarray(encode(model.encode, model, jnp.asarray(activations)))
-    close(sae.encode(activations), own)
-    close(sae.reconstruct(activations), own @ model.decoder.T + model.bias)
-    # On unit atoms the codes grow by the lengths, and the lasso of `measure_sae` is on those.
-    lengths = np.linalg.norm(model.decoder, axis=0)
-    close(sae.encode_target(sae.target(activations)), own * lengths)
-    close(sae.unit_dictionary, model.decoder / lengths)
-    report = sae_gap.check(sae, activations)
-    assert report.l0 == (own != 0).sum(axis=1).mean()
-    for number, one in enumerate((model, sae)):
-        sae_gap.save_sae(
-            one, tmp_path / f"{number}", metadata={"hook_name": "blocks.2.hook_resid_post"}
-        )
-        alone = "sae_gap.load_sae alone reads it" in caplog.text
-        assert alone == isinstance(encoder, ListaMatryoshka)
-        again = sae_gap.load_sae(tmp_path / f"{number}")
-        np.testing.assert_array_equal(again.encode(activations), sae.encode(activations))
-        np.testing.assert_array_equal(again.reconstruct(activations), sae.reconstruct(activations))
-        assert again.notes["hook_name"] == "blocks.2.hook_resid_post"
-        assert again.library == ("sae_gap" if alone else "SAELens")
-        caplog.clear()
+def test_what_saelens_has_no_form_for_is_written_in_the_own_form_and_said(
+    tmp_path, caplog, encoder
+):
+    sae_gap.save_sae(fitted(encoder), tmp_path / "sae", metadata={"hook_name": "blocks.2"})
+    alone = isinstance(encoder, ListaMatryoshka)
+    assert alone == ("sae_gap.load_sae alone reads it" in caplog.text)
+    again = sae_gap.load_sae(tmp_path / "sae")
+    assert again.library == ("sae_gap" if alone else "SAELens")
+    assert again.notes["hook_name"] == "blocks.2"
+    sae_gap.save_sae(again, tmp_path / "other")
+    found, other = (one.encode(SIGNALS) for one in (again, sae_gap.load_sae(tmp_path / "other")))
+    np.testing.assert_array_equal(found, other)
 
 
 @pytest.mark.parametrize(
     "encoder", [ListaMatryoshka(3, step=0.9), BatchPursuit(50, 3), MatchingPursuit(50)]
 )
 def test_what_inference_asks_for_is_kept_and_a_k_beyond_the_width_is_all_latents(tmp_path, encoder):
-    model, signals = (
-        fitted(encoder),
-        np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32),
-    )
+    model = fitted(encoder)
     sae_gap.save_sae(model, tmp_path / "sae")
-    close(
-        sae_gap.load_sae(tmp_path / "sae").encode(signals),
-        encode(encoder, model, jnp.asarray(signals)),
-    )
-
-
-def test_a_signed_fit_stays_signed_and_a_dead_atom_dead(tmp_path):
-    model = fitted(MatchingPursuit(2))
-    dead = dataclasses.replace(model, dictionary=model.decoder.at[:, 3].set(0))
-    sae = sae_gap.load_sae(written(tmp_path / "fit", dead, SparseAutoencoder(model.encode)))
-    signals = np.random.default_rng(0).normal(size=(24, 6)).astype(np.float32)
-    codes = np.asarray(sae.encode_target(sae.target(signals)))
-    assert sae.signed and codes.min() < 0 < codes.max()
-    np.testing.assert_array_equal(np.flatnonzero(np.asarray(sae.lengths) == 0), [3])
-    close(sae.encode(signals), encode(model.encode, dead, jnp.asarray(signals)))
+    wanted = encode(encoder, model, jnp.asarray(SIGNALS))
+    close(sae_gap.load_sae(tmp_path / "sae").encode(SIGNALS), wanted)
 
 
 def cut(folder):

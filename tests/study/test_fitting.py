@@ -290,14 +290,3 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         assert len([*pool.map(lambda _: fit(Walk(), tasks, KEYS), range(4))]) == 4
     assert most[0] == cores
-
-
-def test_a_blank_model_has_the_shapes_of_the_end(tasks):
-    for learner in (SAE, Walk(), Walk(base=SAE)):
-        bases = ends(fit(SAE, tasks[:1], KEYS[:1])) if learner.base else None
-        blank = loop.blank_model(learner, tasks[0], KEYS[0], bases and bases[0])
-        (model,) = ends(fit(learner, tasks[:1], KEYS[:1], bases=bases))
-        blank = dataclasses.replace(blank, encode=learner.encode)
-        assert jax.tree.structure(blank) == jax.tree.structure(model)
-        for leaf, expected in zip(jax.tree.leaves(blank), jax.tree.leaves(model), strict=True):
-            assert (leaf.shape, leaf.dtype) == (expected.shape, expected.dtype)

@@ -1,14 +1,10 @@
-"""Pages hold everything, ask for nothing, take texts for texts, and fit a screen and a
-telephone.
-"""
+"""Pages hold everything, ask for nothing, and take texts for texts."""
 
 import base64
 import dataclasses
 import html.parser
 import itertools
 import re
-import shutil
-import subprocess
 
 import numpy as np
 import PIL.Image
@@ -33,9 +29,6 @@ METRICS = [
 ]
 SAES = ("relu", "topk", "jumprelu", "mp")
 METHODS = [f"{family}_{name}" for family in ("sae", "frozen", "refined") for name in SAES]
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 
 
 def page(**changed):
@@ -232,42 +225,6 @@ def test_the_report_holds_every_study(tmp_path):
     assert text.index("A deeper folder") < text.index("Where recovery")
     assert text.count("Nothing <code>much</code>.") == 2
     assert "Its files are in <code>a_first/oracle</code>." in text and len(document.all("img")) == 2
-
-
-def browse(text, folder, width):
-    """What a browser makes of a page in a frame of that width: windows are at least 500 pixels
-    wide.
-    """
-    probe = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
-      inner: innerWidth, page: document.documentElement.scrollWidth,
-      scrolling: [...document.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth).length,
-      images: [...document.images].filter(image => image.complete && image.naturalWidth > 0).length}), "*"))</script></body>"""
-    without = re.sub(r"<meta http-equiv.*?>", "", text)
-    (folder / "probed.html").write_text(without.replace("</body>", probe))
-    (folder / "wrapper.html").write_text(f"""<!DOCTYPE html><pre id="found"></pre><script>
-      addEventListener("message", event => document.getElementById("found").textContent = event.data)
-    </script><iframe src="probed.html" width="{width}" height="800" style="border:0"></iframe>""")
-    options = "headless no-sandbox disable-gpu disable-dev-shm-usage disable-background-networking"
-    options += " dump-dom hide-scrollbars window-size=1400,900 virtual-time-budget=20000"
-    options += f" user-data-dir={folder / 'profile'}"
-    flags = [f"--{option}" for option in options.split()]
-    command = [CHROMIUM, *flags, f"file://{folder / 'wrapper.html'}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return dict(re.findall(r'"(\w+)":(\d+)', done.stdout))
-
-
-def test_the_page_fits_a_telephone(tmp_path):
-    long = "a_word_" * 40
-    texts = {"title": long, "finding": long, "command": f"python -m {long} --{long}"}
-    texts |= {"notes": {long: long}, "figures": [pages.Figure("stairs.png", long)]}
-    write(tmp_path, **texts)
-    text = (tmp_path / "report.html").read_text()
-    style = check(text).texts["style"]
-    assert "max-width: 100%; height: auto" in style and "prefers-color-scheme: dark" in style
-    if CHROMIUM is not None:
-        found = {name: int(value) for name, value in browse(text, tmp_path, 390).items()}
-        # The wide table scrolls in its box, and the page does not.
-        assert found == {"inner": 390, "page": 390, "scrolling": 1, "images": 1}
 
 
 def test_what_made_a_row_is_told_where_it_is_known():

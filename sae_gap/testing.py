@@ -1,0 +1,417 @@
+"""Checks that every encoder, learner, metric and file of an SAE passes, for whoever adds one.
+
+    from sae_gap import testing
+
+    testing.check_encoder(SquaredReLU())
+
+A check that fails raises an AssertionError whose sentence names the property and the mend.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import tempfile
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from sae_gap import catalogue
+from sae_gap.core.codes import Codes
+from sae_gap.core.identity import describe
+from sae_gap.core.registry import looks_of
+from sae_gap.core.types import SPLITS, Model, Setting, Split, Task
+from sae_gap.data.paper import draw
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Encoder, encode
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.relu import ReLU
+from sae_gap.learners.given import Given, Held
+from sae_gap.learners.learner import Learner
+from sae_gap.metrics.metric import SCORED, Inferred, Metric
+from sae_gap.saes.load import load_sae
+from sae_gap.saes.save import save_sae
+from sae_gap.storage import trees
+from sae_gap.study.fitting import fit
+from sae_gap.study.inference import Inference
+from sae_gap.study.program import blank_model
+from sae_gap.study.study import Method
+
+# Sizes that differ, so that an axis is told by its length.
+DIM, WIDTH, ROWS = 7, 11, 12
+# Signals in another unit, which rounds nothing, and from another origin.
+UNIT, ORIGIN = 8.0, 4.0
+# The latent whose atom is zero.
+DEAD = 3
+
+
+@jax.default_matmul_precision("highest")
+def check_encoder(encoder: Encoder) -> None:
+    """Checks an encoder on 12 signals of 7 dimensions, with 11 atoms of many lengths.
+
+    Args:
+      encoder: of a sparsity that 11 latents allow, such as `TopK(3)`.
+
+    Raises:
+      AssertionError: its codes are not a function of each row alone, in units of the atoms.
+    """
+    demand = _part(encoder)
+    rng = np.random.default_rng(0)
+    atoms = rng.normal(size=(DIM, WIDTH)) * rng.uniform(0.5, 2, WIDTH)
+    maker = encoder if isinstance(encoder, AmortisedEncoder) else ReLU()
+    # As training moves them.
+    parameters = jax.tree.map(
+        lambda leaf: leaf + rng.uniform(0, 0.2, leaf.shape),
+        maker.parameters(jnp.asarray(atoms), jax.random.key(0)),
+    )
+    parts = atoms, rng.normal(size=DIM), parameters
+    parts, y = _floats((parts, rng.normal(size=(ROWS, DIM))), jnp.float32)
+    model = Model(*parts)
+    # The first signal leaves nothing to code.
+    y = y.at[0].set(model.bias)
+    prepared, model = _prepared(encoder, model, y)
+
+    def codes_of(y, model=model, encoder=prepared):
+        return np.asarray(encoder.infer(model, y).codes)
+
+    codes = codes_of(y)
+    demand(codes.shape == (ROWS, WIDTH), "must give codes (n, num_latents); give each atom one")
+    demand(
+        np.isfinite(codes).all() and codes.any(),
+        "must give finite codes that are not all zero; lower its threshold",
+    )
+    demand(encoder.signed or codes.min() >= 0, "gives codes below zero; let `signed` say so")
+    demand(
+        _close(prepared(model, y), codes),
+        "must give the same codes called as by `infer`; let one call the other",
+    )
+    for rows in (y[0], y[:, 1:]):
+        demand(
+            _refused(prepared, model, rows),
+            "must refuse signals of another shape; let `__call__` see them first",
+        )
+    halves = np.concatenate([codes_of(y[6:]), codes_of(y[:6])])
+    demand(
+        _close(halves, np.roll(codes, 6, axis=0)),
+        "must code a row alike in every batch; let no row see another",
+    )
+    others = np.arange(ROWS) != 2
+    for infer in (codes_of, lambda y: np.asarray(encode(prepared, model, y))):
+        try:
+            found = infer(y.at[2, 1].set(jnp.nan))
+        except (ValueError, jax.errors.JAXTypeError):
+            # A solver refuses such rows at its door, and what runs on the host has no `jit`.
+            continue
+        demand(np.isnan(found[2]).any(), "must not lose a NaN of the signals; gate by `above`")
+        demand(
+            _close(found[others], codes[others]),
+            "must not let a NaN or `jit` change other rows; keep rows apart",
+        )
+    wider = jax.tree.map(_padded, (y, model))
+    demand(
+        _close(codes_of(*wider), codes),
+        "must not mind dimensions of zeros; count only those with an atom",
+    )
+    if getattr(encoder, "recipe", ReLU.recipe) is not None:
+        louder = ORIGIN + UNIT * y
+        found, scaled = _prepared(_at_unit(encoder), _in_unit(model), louder)
+        found = codes_of(louder, scaled, found)
+        demand(_close(found, codes), "must not mind the unit of signals; map them by an `Affine`")
+    with jax.enable_x64(True):
+        found = codes_of(*_floats((y, model), jnp.float64))
+    demand(
+        found.dtype == np.float64, "must compute in float64 if asked to; take types from the arrays"
+    )
+    demand(_close(found, codes), "must give the same codes in float64; avoid what rounding decides")
+    dead = jax.tree.map(_without_latent, model)
+    found = codes_of(y, dead)
+    demand(
+        np.isfinite(found).all(), "must give finite codes beside an atom of zeros; see `unit_atoms`"
+    )
+    demand(
+        not found[:, DEAD].any(),
+        "must give an atom of zeros no code; set codes to zero where it is",
+    )
+    cost = encoder.flops(DIM, WIDTH)
+    demand(
+        cost is None or (type(cost) is int and cost > 0),
+        "must count its `flops` in a positive integer, or give None",
+    )
+    if isinstance(encoder, AmortisedEncoder):
+        slope, seen = jax.grad(lambda model: _loss(encoder, model, y), has_aux=True)(dead)
+        demand(
+            _finite(slope), "must have a finite gradient beside an atom of zeros; see `unit_atoms`"
+        )
+        after = encoder.observe(model, seen)
+        kept = jax.tree.map(np.shape, after) == jax.tree.map(np.shape, model)
+        demand(kept, "must keep the shapes of parameters in `observe`; see `parameters`")
+    if prepared == encoder and type(encoder) in catalogue.saes().values():
+        saved, rows = dataclasses.replace(dead, encode=encoder), np.asarray(y)
+        with tempfile.TemporaryDirectory() as folder:
+            save_sae(saved, f"{folder}/sae")
+            _check_sae(demand, f"{folder}/sae", rows, found, saved.reconstruct(found, rows))
+
+
+def check_learner(learner: Learner) -> None:
+    """Checks a learner on two small tasks of the paper's model.
+
+    Raises:
+      AssertionError: what it learns depends on more than its key and the data that it may see, or
+        cannot be kept.
+    """
+    demand = _part(learner)
+    task, other = (draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1))
+    model, unlike = (fitted.end.model for fitted in fit(learner, [task, other], [0, 1]))
+    demand(_finite(model), "must learn finite numbers; divide by nothing that may be zero")
+    noise = Split(other.train.signals)
+    blind = Task(Split(task.train.signals), noise, noise, width=20)
+    lacks = learner.needs(blind)
+    demand(
+        lacks is None or isinstance(lacks, str), "must say by `needs` in words what a task lacks"
+    )
+    if lacks is not None:
+        blind = dataclasses.replace(task, id=noise, ood=noise, seed=9)
+    alone = fit(learner, [blind], [0])[0].end.model
+    demand(
+        _same(alone, model),
+        "must learn the same bits from a key and training data, whatever is scored or fitted "
+        "beside them; draw by the key, and select no other split",
+    )
+    knows = learner.family == "baseline" or not _same(unlike, model)
+    demand(knows, "must learn from its data; `select` them")
+    base = None if learner.base is None else fit(learner.base, [task], [0])[0].end.model
+    like = blank_model(learner, task, jax.random.key(0), base)
+    stored = trees.load(trees.dump(model, {}), like)
+    demand(_same(stored, model), "must come back from a file; let the task decide the shapes")
+    wide = fit(learner, [draw(Setting(20, 3, 200, padded_dim=15))], [0])[0].end.model
+    for part in (wide.bias, wide.dictionary):
+        demand(
+            part is None or not np.any(part[12:]),
+            "must leave dimensions of zeros at zero; see `live_dims`",
+        )
+
+
+def check_metric(metric: Metric) -> None:
+    """Checks a metric on codes of 11 atoms, of which one is zero and not all are used.
+
+    Raises:
+      AssertionError: its numbers depend on how codes are held, on padding or on the order of
+        latents, or it says what it cannot tell.
+    """
+    demand = functools.partial(_demand, metric.name)
+    for protocol, used in (("strict", True), ("paper", True), ("strict", False)):
+        inferred = functools.partial(_inferred, protocol, used)
+        found = metric(inferred())
+        values = np.concatenate([[0.0], *map(np.ravel, found.values())])
+        demand(np.isfinite(values).all(), "must give finite numbers, or leave a column out")
+        for form in (scipy.sparse.csr_array, Codes.from_dense):
+            demand(
+                _alike(metric(inferred(form)), found),
+                "must say the same of sparse codes; read `dense_chunks`",
+            )
+        # Activations of a network are never padded.
+        padded = metric(inferred(padded=15)) if metric.everywhere else found
+        demand(
+            _alike(padded, found),
+            "must not count dimensions of zeros; leave out `task.padding` of them",
+        )
+        # Where none is used they tie.
+        turned = metric(inferred(roll=4)) if used else found
+        demand(
+            _alike(turned, found), "must not mind the order of latents; choose none by its place"
+        )
+        for missing in ("truth", "dictionary", "optimum"):
+            left = metric(inferred(missing=missing))
+            demand(
+                left.keys() <= found.keys(), f"must leave out what it cannot tell without {missing}"
+            )
+
+
+def check_sae_format(
+    path: str | os.PathLike[str],
+    activations: Float[ArrayLike, "..."],
+    codes: Float[ArrayLike, "n num_latents"],
+    reconstruction: Float[ArrayLike, "n input_dim"],
+) -> None:
+    """Checks that a file is read as the SAE that its library makes of it.
+
+    Args:
+      path: as for `load_sae`.
+      activations: as the library's `encode` takes them.
+      codes: the library's.
+      reconstruction: the library's.
+
+    Raises:
+      AssertionError: `load_sae` gives other codes, or another reconstruction.
+    """
+    _check_sae(functools.partial(_demand, path), path, activations, codes, reconstruction)
+
+
+def _check_sae(demand, path, x, codes, reconstruction):
+    sae, rows, close = (
+        load_sae(path),
+        np.reshape(x, (len(x), -1)),
+        functools.partial(_close, tol=1e-5),
+    )
+    found = np.asarray(sae.encode(x))
+    demand(
+        np.array_equal(found != 0, codes != 0),
+        "must have the same latents on; compare k and thresholds",
+    )
+    demand(close(found, codes), "must have the same codes; compare weights, biases and `centred`")
+    demand(sae.signed or found.min() >= 0, "has codes below zero; let its encoder be `signed`")
+    for held in (found, scipy.sparse.csr_array(found)):
+        demand(
+            close(sae.decode(held, x), reconstruction),
+            "must decode them alike; compare W_dec, b_dec and the normalisation",
+        )
+    model: Any = sae.model
+    own = encode(model.encode, model, model.signals(rows))
+    demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
+    demand(
+        close(model.reconstruct(own, rows), reconstruction),
+        "must have a model that decodes alike; see `Parts.settled`",
+    )
+    target = sae.target(x)
+    on_unit = np.asarray(sae.encode_target(target))
+    demand(
+        close(on_unit, codes * np.asarray(sae.lengths)),
+        "must have its codes on unit atoms; multiply them by `lengths`",
+    )
+    sums = on_unit @ np.asarray(sae.unit_dictionary).T
+    demand(
+        close(sums, own @ model.decoder.T),
+        "must have atoms of unit length; divide them by `lengths`",
+    )
+    undone = sae.normalisation.undo(target + sae.bias, rows)
+    demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
+
+
+def _part(part: Any) -> Any:
+    """What raises, of a part whose name, label and colour do for rows and figures."""
+    demand = functools.partial(_demand, type(part).__name__)
+    for name, look in looks_of(type(part)).items():
+        demand(re.fullmatch("[a-z0-9_]+", name), "must have a name of a-z, 0-9 and _; set `name`")
+        demand(look.label, "must have a label that is not empty; leave it out, or fill it")
+        demand(
+            re.fullmatch("|#[0-9A-F]{6}", str(look.colour)), "must have a colour such as #1B9E9E"
+        )
+    try:
+        json.dumps([describe(part), part.coordinates])
+    except TypeError as error:
+        demand(False, f"must have fields and columns of plain numbers and words ({error})")
+    return demand
+
+
+def _demand(subject: Any, holds: Any, says: str) -> None:
+    if not holds:
+        raise AssertionError(f"{subject} {says}.")
+
+
+def _refused(call, *arguments):
+    try:
+        call(*arguments)
+    except ValueError:
+        return True
+    return False
+
+
+def _prepared(encoder, model, y):
+    split = Split(y)
+    if isinstance(encoder, AmortisedEncoder):
+        model = encoder.calibrated(model, y)
+    return encoder.prepared(model, split, Task(split, split, split, width=WIDTH)), model
+
+
+def _loss(encoder, model, y):
+    losses, seen = encoder.loss(model, y, 0.1)
+    return jnp.sum(losses), seen
+
+
+def _at_unit(encoder):
+    """The encoder with all λ in the other unit."""
+    fields = {field.name: getattr(encoder, field.name) for field in dataclasses.fields(encoder)}
+    moved = {name: _at_unit(part) for name, part in fields.items() if isinstance(part, Encoder)}
+    if "lam" in fields:
+        moved["lam"] = UNIT * fields["lam"]
+    return dataclasses.replace(encoder, **moved)
+
+
+def _in_unit(model):
+    """The model whose codes of signals in the other unit are the same."""
+
+    def mapped(part):
+        return Affine(part.weight / UNIT, part.bias) if isinstance(part, Affine) else part
+
+    parameters = jax.tree.map(mapped, model.encoder, is_leaf=lambda part: isinstance(part, Affine))
+    return Model(UNIT * model.decoder, ORIGIN + UNIT * model.bias, parameters)
+
+
+def _floats(tree, dtype):
+    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
+
+
+def _padded(leaf):
+    return jnp.pad(leaf, [(0, 2 * (size == DIM)) for size in leaf.shape]) if leaf.ndim else leaf
+
+
+def _without_latent(leaf):
+    for axis, size in enumerate(leaf.shape):
+        if size == WIDTH:
+            leaf = jnp.moveaxis(jnp.moveaxis(leaf, axis, 0).at[DEAD].set(0), 0, axis)
+    return leaf
+
+
+def _close(found, wanted, tol=1e-3):
+    found, wanted = np.asarray(found), np.asarray(wanted)
+    atol = tol * max(1, np.abs(wanted).max())
+    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=tol, atol=atol)
+
+
+def _finite(tree):
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+
+
+def _same(tree, other):
+    return eqx.tree_equal(jax.tree.leaves(tree), jax.tree.leaves(other))
+
+
+def _alike(found, other):
+    return found.keys() == other.keys() and all(
+        np.allclose(found[name], other[name], rtol=1e-4, atol=1e-6) for name in found
+    )
+
+
+def _inferred(protocol, used, form=np.asarray, padded=None, roll=0, missing=""):
+    """A hundred samples of each split with codes of any sign, some latents of which are silent."""
+    task, rng = draw(Setting(20, 3, 200, padded_dim=padded)), np.random.default_rng(1)
+    atoms: Any = np.zeros((task.input_dim, WIDTH))
+    atoms[:12] = rng.normal(size=(12, WIDTH)) * (np.arange(WIDTH) != DEAD)
+    splits, codes = dict[str, Any](), {}
+    for name, silent in zip(SPLITS, ([0, 1, 2], [0, 4], [5]), strict=True):
+        z = rng.normal(size=(100, WIDTH)) * (rng.random((100, WIDTH)) < 0.3)
+        z[:, silent if used or name == "ood" else slice(None)] = 0
+        codes[name] = form(np.roll(z, roll, axis=1).astype(np.float32))
+        split = getattr(task, name)
+        truth = None if missing == "truth" else form(np.asarray(split.codes))
+        splits[name] = Split(split.signals, truth)
+    known = None if missing == "truth" else task.dictionary
+    task = dataclasses.replace(task, dictionary=known, **splits)
+    atoms = jnp.asarray(np.roll(atoms, roll, axis=1), jnp.float32)
+    dictionary = None if missing == "dictionary" else atoms
+    model = Model(dictionary, jnp.zeros(len(atoms)), Affine.create(atoms), ReLU())
+    inference, lasso = Inference(task, model, timed=False), Lasso(0.1)
+    optimum = dict[str, Any]()
+    if missing not in ("dictionary", "optimum"):
+        optimum = {name: inference.infer(lasso, name).certified for name in SCORED}
+    encoder = lasso if optimum else None
+    method = Method("own", "sae", Given(Held(model), "own"), lasso)
+    return Inferred(
+        task, model, codes, optimum, lasso.lam, protocol, {}, encoder, method, inference
+    )
