@@ -142,7 +142,7 @@ class Check(NamedTuple):
                 f"left out: {self.outliers} outlier tokens, of more than ten times the median norm"
             )
         told = self.evidence
-        k = "" if told.k is None else f" (k is {told.k:.4g})"
+        k = f" (k is {told.k:.4g})" if told.k else ""
         lines += [
             f"on {self.rows:,} rows: L0 {self.l0:.4g}{k}, {self.dead:,} of {sae.num_latents:,} "
             f"latents never fire{' (rare ones may on more rows)' if few else ''}",
@@ -220,8 +220,8 @@ def check(
         rest = every[outliers]
         pairs = (x, rest), (whole.guess, own.read(rest).guess)
         with_outliers = explained(*map(np.concatenate, pairs))
-    k = getattr(loaded.model.encode, "k", None) or loaded.notes.get("k")
-    evidence = Evidence.of(own, whole, loaded.lengths, None if k is None else float(k))
+    k = float(getattr(loaded.model.encode, "k", loaded.notes.get("k", 0)))
+    evidence = Evidence.of(own, whole, loaded.lengths, k)
     few = x[evenly_spaced(len(x), _TRIED)]
     wrong = [*find_faults(own, others(loaded, own, few), few, whole, evidence)]
     if caution := loaded.notes.get("caution"):
@@ -271,18 +271,17 @@ def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple
     few = evenly_spaced(len(x), FEW)
     x, l0 = x[few], float(read.on[few].mean())
     found = list[tuple[str, float, ArrayLike, float | None]]()
-    # Few rows may use no latent at all.
-    if not sae.signed and l0 >= 1:
+    if l0 < 1:
+        # Few rows may use no latent at all.
+        return ()
+    if not sae.signed:
         codes = _pursued(reading.atoms, read.target[few], l0)
         guess = reading.normalisation.undo(codes @ reading.atoms + reading.bias, x)
         found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
-    if certified and l0 >= 1:
+    if certified:
         rows = Split(jnp.asarray(x))
-        task = Task(rows, rows, rows, width=sae.num_latents)
-        inference, lasso = (
-            Inference(task, sae.model, timed=False),
-            Lasso(l0=l0, nonneg=not sae.signed),
-        )
+        inference = Inference(Task(rows, rows, rows, width=sae.num_latents), sae.model, timed=False)
+        lasso = Lasso(l0=l0, nonneg=not sae.signed)
         solved, refitted = (inference.infer(each, "id") for each in (lasso, refit(lasso)))
         gap = float(relative_gap(cast(Solution, solved)).max())
         guess = sae.model.reconstruct(refitted.codes, x)

@@ -14,21 +14,21 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.health.readings import GAIN, OFFSET, Read, Reading
+from sae_gap.health.readings import LEAST_GAIN, OFFSET, Read, Reading
 from sae_gap.metrics.reconstruction import CHANCES
 
 # The most latents whose columns are compared.
 _COMPARED = 256
-# Share of the codes' energy on latents whose column of the encoder is nearest to their own atom; a
-# ReLU SAE that was trained for a short time has less.
-_ALIGNED, _ALIGNED_SHRUNK = 0.98, 0.85
+# At least this share of the codes' energy is on latents whose column of the encoder is nearest to
+# their own atom.
+_ALIGNED = 0.85
+# A column in its place has at least this cosine with its atom.
+_NEAR = 0.25
 # An SAE of a greater FVU knows next to nothing of the activations; a healthy one has less than the
 # second on the text that it was trained on.
 _POOR, _USUAL = 0.9, 0.5
 # A reading tells where its score is below this share of the SAE's as it was loaded.
 _BETTER = 0.85
-# More latents on than this share of the dimensions are no sparse code.
-_DENSE = 0.5
 # L0 is within this factor of k.
 _FAR = 2.0
 
@@ -37,7 +37,7 @@ class Evidence(NamedTuple):
     """What the weights and the codes show.
 
     Attributes:
-      k: latents on in each row, as the configuration has it; None where it has none.
+      k: latents on in each row, as the configuration has it; 0 where it has none.
       alike: whether all atoms are about as long.
       aligned: the share of the codes' energy on latents whose encoder column is nearest to their
         own atom, of those of the most energy; None for an encoder without columns.
@@ -48,7 +48,7 @@ class Evidence(NamedTuple):
       copies: atoms or encoder columns that are copies of others.
     """
 
-    k: float | None
+    k: float
     alike: bool
     aligned: float | None
     negated: float
@@ -58,7 +58,7 @@ class Evidence(NamedTuple):
 
     @classmethod
     def of(
-        cls, own: Reading, read: Read, lengths: Float[ArrayLike, " num_latents"], k: float | None
+        cls, own: Reading, read: Read, lengths: Float[ArrayLike, " num_latents"], k: float
     ) -> "Evidence":
         """The evidence of an SAE whose atoms have these lengths, and of what it makes of rows."""
         parts = [own.atoms] if own.columns is None else [own.atoms, own.columns]
@@ -137,7 +137,7 @@ def _score(read: Read) -> float:
 
 def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
     """What is unlike an SAE after training, without a cause."""
-    width, dims = own.atoms.shape
+    width = len(own.atoms)
     if read.fvu >= _POOR:
         yield (
             f"FVU {read.fvu:.4g}: not read as it was trained; a normalisation, another layer or "
@@ -148,13 +148,12 @@ def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
             f"one vector for all reconstructions would mend {read.offset:.0%} of the error, where "
             "training leaves hardly any."
         )
-    if not GAIN[0] < read.gain < own.most_gain:
+    if not LEAST_GAIN < read.gain < own.most_gain:
         yield (
             f"reconstructions fit best when multiplied by {read.gain:.4g}, far from 1: a scale, "
             "noise on weights, or another layer."
         )
-    least = _ALIGNED_SHRUNK if own.shrinks else _ALIGNED
-    if evidence.aligned is not None and evidence.aligned < least:
+    if evidence.aligned is not None and evidence.aligned < _ALIGNED:
         yield (
             f"only {evidence.aligned:.0%} of the codes' energy is on latents whose encoder column "
             "is nearest to its own atom, where training leaves nearly all: encoder and decoder do "
@@ -162,8 +161,6 @@ def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
         )
     if evidence.k and not 1 / _FAR < read.l0 / evidence.k < _FAR:
         yield f"L0 is {read.l0:.4g}, but k is {evidence.k:.4g}."
-    if read.l0 >= _DENSE * dims:
-        yield f"L0 is {read.l0:.4g} in {dims} dimensions, which is no sparse code."
     uses, fired = int(read.used.sum()), np.count_nonzero(read.used)
     if uses >= CHANCES * width and 2 * fired < width:
         yield (
@@ -183,7 +180,8 @@ def _copies(vectors: Float[np.ndarray, "num_latents input_dim"], which) -> int:
 def _compare(own: Reading, energy) -> tuple[float, float, float]:
     """`aligned`, `negated` and `misplaced` of the `Evidence`."""
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
-    share = energy[strong] if energy.any() else np.ones(len(strong))
+    # All alike where no latent is on.
+    share = energy[strong] + np.finfo(float).tiny
     share = share / share.sum()
     columns: Any = own.columns[strong]  # type: ignore[index]
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
@@ -192,9 +190,8 @@ def _compare(own: Reading, energy) -> tuple[float, float, float]:
     # A copied atom counts as its original.
     nearest = mine >= best - 1e-5
     aligned, negated = share @ nearest, share @ (cosines.argmin(axis=1) == strong)
-    # Columns out of their place are as near to other atoms as the rest to their own, one to each.
-    usual = np.median(mine[nearest]) if nearest.any() else 0.5
-    astray = (mine < best / 2) & (best > usual / 2)
+    # Columns out of their place are near to other atoms, one to each.
+    astray = (mine < best / 2) & (best > _NEAR)
     apart = len(np.unique(which[astray])) > 0.9 * astray.sum()
     sure = apart and share @ astray > 0.8 * (1 - aligned)
     return float(aligned), float(negated), float(share @ astray) if sure else 0.0

@@ -1,6 +1,5 @@
 """What an SAE makes of rows, as it was loaded and in other readings of the same arrays."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,20 +9,22 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
+from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, own_codes
 
+# Below this share of the variance an error is nothing to mend.
+_LEAST = 1e-3
 # Rows that are coded at once, so that one program codes all.
 _BLOCK = 500
 # Codes of fewer than this share are decoded as sparse ones.
 _SPARSE = 0.05
 # The gain of reconstructions after training; the penalty of a ReLU SAE shrinks its codes by more.
-GAIN, _SHRUNK = (0.75, 1.12), 2.0
+LEAST_GAIN, _MOST_GAIN, _SHRUNK = 0.75, 1.12, 2.0
 # After training one vector for all would mend no more than this share of the error.
 OFFSET = 0.25
 
@@ -40,7 +41,8 @@ class Read(NamedTuple):
       explained: how much of the rows they explain; see `sae_gap.metrics.definitions.explained`.
       gain: by which the least squares `y - ȳ ≈ a (ŷ - mean)` multiply what codes add up to; 0 where
         all rows have the same codes.
-      offset: the share of the squared error that one vector for all rows would mend.
+      offset: the share of the squared error, or of a thousandth of the variance where that is more,
+        that one vector for all rows would mend.
     """
 
     on: Int[np.ndarray, " n"]
@@ -72,7 +74,7 @@ class Reading(NamedTuple):
       atoms: of unit length, (num_latents, input_dim).
       bias: what the decoder adds, (input_dim,).
       columns: of the encoder, (num_latents, input_dim); None where it has none.
-      shrinks: whether a penalty shrinks the codes.
+      most_gain: the largest gain that training leaves; a penalty shrinks the codes.
     """
 
     normalisation: Normalisation
@@ -80,7 +82,7 @@ class Reading(NamedTuple):
     atoms: Float[np.ndarray, "num_latents input_dim"]
     bias: Float[np.ndarray, " input_dim"]
     columns: Float[np.ndarray, "num_latents input_dim"] | None
-    shrinks: bool
+    most_gain: float
 
     @classmethod
     def of(cls, sae: SAE) -> "Reading":
@@ -92,7 +94,7 @@ class Reading(NamedTuple):
             np.ascontiguousarray(np.asarray(sae.unit_dictionary).T),
             bias,
             np.asarray(maps[0].weight).T if maps else None,
-            isinstance(sae.model.encode, ReLU),
+            _SHRUNK if isinstance(sae.model.encode, ReLU) else _MOST_GAIN,
         )
 
     def read(self, x: Float[np.ndarray, "n input_dim"]) -> Read:
@@ -114,6 +116,7 @@ class Reading(NamedTuple):
         guess = np.asarray(self.normalisation.undo(decoded + self.bias, x))
         error, spread = target - decoded, decoded - decoded.mean(axis=0)
         power, mean = float(np.vdot(spread, spread)), error.mean(axis=0)
+        left = max(float(np.vdot(error, error)), _LEAST * len(x) * target.var(axis=0).sum())
         return Read(
             np.concatenate(on),
             used,
@@ -122,17 +125,12 @@ class Reading(NamedTuple):
             guess,
             explained(x, guess),
             1 + float(np.vdot(error - mean, spread)) / power if power else 0.0,
-            float(len(x) * np.vdot(mean, mean) / max(np.vdot(error, error), 1e-30)),
+            float(len(x) * np.vdot(mean, mean) / left),
         )
-
-    @property
-    def most_gain(self) -> float:
-        """The most that training leaves."""
-        return _SHRUNK if self.shrinks else GAIN[1]
 
     def is_sound(self, read: Read) -> bool:
         """Whether neither a gain nor a vector would mend more than training leaves."""
-        return GAIN[0] < read.gain < self.most_gain and read.offset <= OFFSET
+        return LEAST_GAIN < read.gain < self.most_gain and read.offset <= OFFSET
 
 
 def others(
@@ -141,12 +139,13 @@ def others(
     """Other readings, each with its cause and mend in words."""
     bias, ways = own.bias, own.normalisation
     if bias.any():
-        flip = -1 if sae.centred else 1
-        again = "the decoder's bias is subtracted from the encoder's input and should not be"
-        lacking = "the decoder's bias should be subtracted from the encoder's input and is not"
+        shift = -bias if sae.centred else bias
+        fault = "is subtracted from the encoder's input and should not be"
+        if not sae.centred:
+            fault = "should be subtracted from the encoder's input and is not"
         yield (
-            f"{again if sae.centred else lacking}; correct that in the configuration",
-            own._replace(encode=lambda signals: own.encode(signals - flip * bias)),
+            f"the decoder's bias {fault}; correct that in the configuration",
+            own._replace(encode=lambda signals: own.encode(signals - shift)),
         )
         yield (
             "the decoder's bias is subtracted twice; give the activations as the model has them",
@@ -156,12 +155,10 @@ def others(
     if isinstance(sae.model.encode, TopK | AbsTopK | BatchLargest):
         lengths = sae.lengths
         times = _replaced(sae, lambda part: Affine(part.weight * lengths, part.bias * lengths))
-        model = dataclasses.replace(times.model, dictionary=own.atoms.T)
-        unit = dataclasses.replace(times, model=model)
         yield (
             "the k largest codes are chosen as if atoms had unit norm; set "
             "rescale_acts_by_decoder_norm",
-            own._replace(encode=lambda signals: unit.encode_target(signals - bias)),
+            own._replace(encode=lambda signals: own_codes(times.model, signals)),
         )
     if len(own.atoms) == sae.input_dim:
         encoder = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
@@ -183,18 +180,17 @@ def others(
                 "configuration, or give the activations as the model has them",
                 own._replace(normalisation=other),
             )
-    if not (ways.per_sample or isinstance(ways, Whitening)):
-        factor, norm = getattr(ways, "factor", 1.0), float(np.linalg.norm(x, axis=1).mean())
-        mean = x.mean(axis=0) * factor
-        # By the second the mean is as long as the bias, which training brings near it.
-        for scale in (x.shape[1] ** 0.5 / norm / factor, float(mean @ bias / (mean @ mean))):
-            if scale > 0:
-                yield (
-                    f"activations are {1 / scale:.3g} times as long as the decoder's bias or the "
-                    "codes want: a normalisation is missing, or that bias is wrong; for the first "
-                    f"scale them to a mean norm of about {norm * scale:.4g}",
-                    own._replace(normalisation=Scale(factor * scale)),
-                )
+    factor, norm = getattr(ways, "factor", 1.0), float(np.linalg.norm(x, axis=1).mean())
+    mean = x.mean(axis=0) * factor
+    # By the second the mean is as long as the bias, which training brings near it.
+    for scale in (x.shape[1] ** 0.5 / norm / factor, float(mean @ bias / (mean @ mean))):
+        if scale > 0:
+            yield (
+                f"activations are {1 / scale:.2g} times as long as the decoder's bias or the codes "
+                "want: a normalisation is missing, or that bias is wrong; for the first scale them "
+                f"to a mean norm of about {norm * scale:.4g}",
+                own._replace(normalisation=Scale(factor * scale)),
+            )
 
 
 def affines(sae: SAE) -> list[Affine]:
