@@ -218,14 +218,15 @@ def check(
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
         rest = every[outliers]
-        pairs = (x, rest), (whole.guess, own.read(rest).guess)
-        with_outliers = explained(*map(np.concatenate, pairs))
+        guess = np.concatenate([whole.guess, own.read(rest).guess])
+        with_outliers = explained(np.concatenate([x, rest]), guess)
     k = float(getattr(loaded.model.encode, "k", loaded.notes.get("k", 0)))
     evidence = Evidence.of(own, whole, loaded.lengths, k)
     few = x[evenly_spaced(len(x), _TRIED)]
     wrong = [*find_faults(own, others(loaded, own, few), few, whole, evidence)]
     if caution := loaded.notes.get("caution"):
-        wrong.insert(0, f"{caution}; see that the file is whole and the activations as it wants.")
+        mend = "see that the file is whole and the activations as it wants them."
+        wrong.insert(0, f"{caution}; {mend}")
     sparse = 1 <= whole.l0 <= DENSEST * loaded.input_dim
     return Check(
         loaded,

@@ -105,13 +105,13 @@ class Reading(NamedTuple):
         for start in range(0, len(x), _BLOCK):
             # The last block is as large as the others, so that nothing is compiled for it.
             first = max(0, min(start, len(x) - _BLOCK))
-            block = np.asarray(self.encode(signals[first : start + _BLOCK]))
-            codes = scipy.sparse.csr_array(block[start - first :])
+            block = np.asarray(self.encode(signals[first : start + _BLOCK]))[start - first :]
+            codes = scipy.sparse.csr_array(block)
             on.append(np.diff(codes.indptr))
             used += np.bincount(codes.indices, minlength=len(self.atoms))
             energy += np.bincount(codes.indices, codes.data.astype(float) ** 2, len(self.atoms))
             dense = codes.nnz > _SPARSE * block.size
-            sums.append((block[start - first :] if dense else codes) @ self.atoms)
+            sums.append((block if dense else codes) @ self.atoms)
         decoded, target = np.concatenate(sums), signals - self.bias
         guess = np.asarray(self.normalisation.undo(decoded + self.bias, x))
         error, spread = target - decoded, decoded - decoded.mean(axis=0)
