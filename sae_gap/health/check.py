@@ -202,10 +202,9 @@ def check(
     check_flag("better", better)
     check_flag("certified", certified)
     loaded = _sae(sae, options)
-    if loaded.heads and not isinstance(activations, Activations | str | os.PathLike):
-        given: Any = np.asanyarray(detached(activations))
-        if given.ndim == 3:
-            activations = given.reshape(len(given), -1)
+    given = detached(activations)
+    if loaded.heads and getattr(given, "ndim", 0) == 3:
+        activations = given.reshape(len(given), -1)
     source = opened(activations)
     every = np.asarray(loaded.as_rows(source.take(evenly_spaced(source.num_samples, rows))))
     outliers = find_outliers(norms(every)).rows
@@ -227,7 +226,6 @@ def check(
     if caution := loaded.notes.get("caution"):
         mend = "see that the file is whole and the activations as it wants them."
         wrong.insert(0, f"{caution}; {mend}")
-    sparse = 1 <= whole.l0 <= DENSEST * loaded.input_dim
     return Check(
         loaded,
         len(x),
@@ -239,7 +237,7 @@ def check(
         whole.offset,
         evidence,
         tuple(wrong),
-        (_better(loaded, own, x, whole, certified) if sparse else ()) if better else None,
+        _better(loaded, own, x, whole, certified) if better else None,
         len(outliers),
         with_outliers,
     )
@@ -272,8 +270,7 @@ def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple
     few = evenly_spaced(len(x), FEW)
     x, l0 = x[few], float(read.on[few].mean())
     found = list[tuple[str, float, ArrayLike, float | None]]()
-    if l0 < 1:
-        # Few rows may use no latent at all.
+    if not 1 <= l0 <= DENSEST * sae.input_dim:
         return ()
     if not sae.signed:
         codes = _pursued(reading.atoms, read.target[few], l0)

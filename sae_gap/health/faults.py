@@ -27,8 +27,9 @@ _NEAR = 0.25
 # An SAE of a greater FVU knows next to nothing of the activations; a healthy one has less than the
 # second on the text that it was trained on.
 _POOR, _USUAL = 0.9, 0.5
-# A reading tells where its score is below this share of the SAE's as it was loaded.
-_BETTER = 0.85
+# The first reading tells whose score is within a factor of the best, if that is below this share of
+# the SAE's as it was loaded.
+_ALIKE, _BETTER = 1.05, 0.85
 # L0 is within this factor of k.
 _FAR = 2.0
 
@@ -94,10 +95,9 @@ def find_faults(
             "never makes."
         )
     doubts = [*_doubts(own, read, evidence)]
-    cause = _of_columns(evidence)
     # Codes of atoms of several lengths may be ranked in either unit.
-    if cause is None and (doubts or not evidence.alike):
-        cause = _cause(own, others, x)
+    suspect = doubts or not evidence.alike
+    cause = _of_columns(evidence) or (suspect and _cause(own, others, x))
     yield from [cause] if cause else doubts
 
 
@@ -119,14 +119,16 @@ def _of_columns(evidence: Evidence) -> str | None:
 
 def _cause(own: Reading, others: Iterator[tuple[str, Reading]], x) -> str | None:
     """The reading that reconstructs as healthy SAEs do and much better than as it was loaded."""
-    before, found = own.read(x), list[tuple[float, int, str, float]]()
-    for place, (cause, reading) in enumerate(others):
+    before = own.read(x)
+    found = []
+    for cause, reading in others:
         read = reading.read(x)
         if read.fvu <= _USUAL and reading.is_sound(read):
-            found.append((_score(read), place, cause, read.fvu))
-    if not found or min(found)[0] > _BETTER * _score(before):
+            found.append((_score(read), cause, read.fvu))
+    best = min((score for score, _, _ in found), default=np.inf)
+    if best > _BETTER * _score(before):
         return None
-    _, _, cause, left = min(found)
+    cause, left = next((cause, left) for score, cause, left in found if score <= _ALIKE * best)
     return f"{cause}: so the FVU is {left:.4g} in the place of {before.fvu:.4g}."
 
 

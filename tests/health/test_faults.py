@@ -167,9 +167,10 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
     (said,) = sae_gap.check(plain, x, better=False).wrong
     assert "is not none but" in said
     # Without a bias only the usual scale is tried.
-    unit = x / np.linalg.norm(x, axis=1, keepdims=True)
-    (said,) = sae_gap.check(plain, 12**0.5 * 0.01 * unit, better=False).wrong
-    assert "0.01 times as long" in said and "mean norm of about 3.464" in said
+    *_, (cause, usual) = others(plain, Reading.of(plain), x)
+    scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
+    assert usual.normalisation.factor == pytest.approx(scale)
+    assert f"{1 / scale:.2g} times as long" in cause and "norm of about 3.464" in cause
 
 
 def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
