@@ -8,7 +8,7 @@ that leaves as little as healthy SAEs do names the cause.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -65,7 +65,7 @@ class Evidence(NamedTuple):
         parts = [own.atoms] if own.columns is None else [own.atoms, own.columns]
         zero = np.any([~part.any(axis=1) for part in parts], axis=0)
         copies = max(_copies(part, ~zero) for part in parts)
-        shares = (None, 0.0, 0.0) if own.columns is None else _compare(own, read.energy)
+        shares = _compare(own, read.energy)
         alike = bool(np.ptp(lengths) < 0.1 * np.min(lengths))
         return cls(k, alike, *shares, int(zero.sum()), copies)
 
@@ -179,13 +179,15 @@ def _copies(vectors: Float[np.ndarray, "num_latents input_dim"], which) -> int:
     return len(marks) - len(np.unique(marks.round(4) + 0, axis=0))
 
 
-def _compare(own: Reading, energy) -> tuple[float, float, float]:
+def _compare(own: Reading, energy) -> tuple[float | None, float, float]:
     """`aligned`, `negated` and `misplaced` of the `Evidence`."""
+    if own.columns is None:
+        return None, 0.0, 0.0
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
     # All alike where no latent is on.
     share = energy[strong] + np.finfo(float).tiny
     share = share / share.sum()
-    columns: Any = own.columns[strong]  # type: ignore[index]
+    columns = own.columns[strong]
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
     cosines = columns @ own.atoms.T
     mine, best, which = cosines[range(len(strong)), strong], cosines.max(1), cosines.argmax(1)

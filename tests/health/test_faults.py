@@ -157,7 +157,10 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
     arrays, x = exact()
     x, plain = 1e-3 * x, loaded(arrays)
     for kind in (LayerNorm(), ConstantNorm()):
-        sound = Reading.of(loaded(arrays, normalisation=kind)).read(x)
+        sae = loaded(arrays, normalisation=kind)
+        # An error of nearly nothing may be one vector.
+        assert sae_gap.check(sae, x, better=False).wrong == ()
+        sound = Reading.of(sae).read(x)
         (reading,) = (
             reading
             for cause, reading in others(plain, Reading.of(plain), x)
@@ -171,6 +174,14 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
     scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
     assert usual.normalisation.factor == pytest.approx(scale)
     assert f"{1 / scale:.2g} times as long" in cause and "norm of about 3.464" in cause
+
+
+def test_columns_of_noise_are_not_taken_for_permuted_ones():
+    atoms, weight = DRAWS.normal(size=(2, 2_048, 256)).astype("f")
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    sae = loaded(dict(W_dec=atoms, b_dec=atoms[0], W_enc=weight.T, b_enc=np.zeros(2_048, "f")))
+    wrong = sae_gap.check(sae, DRAWS.normal(size=(40, 256)), better=False).wrong
+    assert "energy" in " ".join(wrong) and "permuted" not in " ".join(wrong)
 
 
 def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
