@@ -1,9 +1,9 @@
-"""Is an SAE broken, or was it loaded wrongly? Its FVU by the definition of each library, and what
-better codes would give.
+"""Evidence that an SAE is broken or was loaded wrongly, its FVU by the definition of each library,
+and what better codes would give. A cause is named only where it is sure.
 
 Reads an SAE as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, and
-activations of its layer. Prints one screen and writes nothing. Exits with 0 where all is fine, with
-1 where something looks wrong, and with 2 where the input cannot be used.
+activations of its layer. Prints one screen and writes nothing. Exits with 0 where nothing was
+found, with 1 where something looks wrong, and with 2 where the input cannot be used.
 
   python -m sae_gap check FOLDER --activations=x.pt
   python -m sae_gap check FOLDER --activations=x.pt --certified

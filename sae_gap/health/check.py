@@ -2,7 +2,6 @@
 give?
 """
 
-import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -21,8 +20,8 @@ from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.encoders.lasso import DENSEST, Lasso
-from sae_gap.health.faults import Suspect, find_faults
-from sae_gap.health.readings import affines, by_rows, read
+from sae_gap.health.faults import Evidence, find_faults
+from sae_gap.health.readings import Read, Reading, affines, others
 from sae_gap.measure.methods import refit
 from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
 from sae_gap.metrics.reconstruction import CHANCES
@@ -31,8 +30,8 @@ from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.study.inference import Inference
 
-# Fewer rows say nothing of the rest.
-FEWEST = 10
+# Fewer rows say nothing of the rest; better codes are sought on so many, and other readings tried.
+FEWEST, FEW, _TRIED = 10, 250, 100
 
 
 class Better(NamedTuple):
@@ -76,8 +75,11 @@ class Check(NamedTuple):
         see `sae_gap.metrics.definitions.explained`.
       l0: mean number of latents in use.
       dead: latents that no row uses.
-      wrong: what looks wrong, each a sentence with its figure and its mend; empty where all is
-        fine.
+      gain: by which all reconstructions, less their mean, would fit best; about 1 after training.
+      offset: the share of the squared error that one vector for all rows would mend.
+      evidence: what the weights and the codes show beside.
+      wrong: what looks wrong, each a sentence with its figure, and with its cause and mend where
+        these are sure; empty where nothing was found.
       better: other codes on its dictionary; empty for an encoder without sparse codes, and None
         where nobody asked.
       outliers: activations that were left out, being of more than ten times the median norm.
@@ -90,6 +92,9 @@ class Check(NamedTuple):
     explained: Mapping[str, float]
     l0: float
     dead: int
+    gain: float
+    offset: float
+    evidence: Evidence
     wrong: tuple[str, ...]
     better: tuple[Better, ...] | None
     outliers: int
@@ -105,7 +110,7 @@ class Check(NamedTuple):
     @property
     def columns(self) -> dict[str, Any]:
         """What a row tells of it."""
-        names = ("activation_norm", "fvu", "l0", "dead", "outliers")
+        names = ("activation_norm", "fvu", "l0", "dead", "gain", "offset", "outliers")
         return {
             "library": self.sae.library,
             "architecture": self.sae.architecture,
@@ -118,8 +123,7 @@ class Check(NamedTuple):
     def __str__(self) -> str:
         sae = self.sae
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
-        alike = greatest < 1.1 * least
-        units = "" if alike else ": codes of two latents compare times these"
+        units = "" if self.evidence.alike else ": codes of two latents compare times these"
         biases = [sae.bias, *(affine.bias for affine in affines(sae.model)[:1])]
         lengths = ", ".join(f"{float(np.linalg.norm(bias)):.4g}" for bias in biases)
         few = self.l0 * self.rows < CHANCES * sae.num_latents and self.dead
@@ -136,9 +140,16 @@ class Check(NamedTuple):
             lines.append(
                 f"left out: {self.outliers} outlier tokens, of more than ten times the median norm"
             )
+        told = self.evidence
+        k = f" (k is {told.k:.4g})" if told.k else ""
         lines += [
-            f"on {self.rows:,} rows: L0 {self.l0:.4g}, {self.dead:,} of {sae.num_latents:,} "
+            f"on {self.rows:,} rows: L0 {self.l0:.4g}{k}, {self.dead:,} of {sae.num_latents:,} "
             f"latents never fire{' (rare ones may on more rows)' if few else ''}",
+            f"reconstructions fit best times {self.gain:.4g}; one vector for all would mend "
+            f"{self.offset:.1%} of the error",
+            "codes' energy on latents whose encoder column is nearest to their own atom: "
+            + ("unknown" if told.aligned is None else f"{told.aligned:.1%}")
+            + f"; copied latents: {told.copies}",
             "FVU (1 - explained variance) by the definition of each library"
             + (", and with outlier tokens:" if self.outliers else ":"),
         ]
@@ -151,7 +162,7 @@ class Check(NamedTuple):
             lines.append("".join(f"{share:10.4f}" for share in shares) + f"  {calls}")
         none = ["better codes: not looked for, since its own are signed, dense or hardly any"]
         better = map(str, self.better) if self.better else none * (self.better is not None)
-        wrong = [f"wrong: {said}" for said in self.wrong] or ["loading: fine"]
+        wrong = [f"wrong: {said}" for said in self.wrong] or ["nothing found"]
         return "\n".join([*lines, *better, *wrong])
 
 
@@ -164,7 +175,9 @@ def check(
     certified: bool = False,
     **options: Any,
 ) -> Check:
-    """Whether an SAE is broken or was loaded wrongly, and what better codes would give.
+    """Evidence that an SAE is broken or was loaded wrongly, and what better codes would give.
+
+    A cause is named only where reading the same arrays in that way reconstructs as healthy SAEs do.
 
     Args:
       sae: the folder of one that `load_sae` reads, what that returns, a model of this suite, or the
@@ -179,7 +192,7 @@ def check(
       options: of `SAE.from_arrays`.
 
     Returns:
-      The finding. `print` it; `wrong` is empty where all is fine.
+      The finding. `print` it; `wrong` is empty where nothing was found.
 
     Raises:
       ValueError: the SAE or the activations cannot be read, do not fit each other, or are too few.
@@ -188,10 +201,9 @@ def check(
     check_flag("better", better)
     check_flag("certified", certified)
     loaded = _sae(sae, options)
-    if loaded.heads and not isinstance(activations, Activations | str | os.PathLike):
-        given: Any = np.asanyarray(detached(activations))
-        if given.ndim == 3:
-            activations = given.reshape(len(given), -1)
+    given = detached(activations)
+    if loaded.heads and getattr(given, "ndim", 0) == 3:
+        activations = given.reshape(len(given), -1)
     source = open_activations(activations)
     every = np.asarray(loaded.as_rows(source.take(evenly_spaced(source.num_samples, rows))))
     outliers = find_outliers(norms(every)).rows
@@ -199,25 +211,32 @@ def check(
     if len(x) < FEWEST:
         raise ValueError(f"{len(x)} activations are too few to judge by; give some hundreds.")
     check_varies(x)
-    atoms = by_rows(loaded)
-    whole = read(loaded, x, atoms, loaded.encode_target)
-    shares = explained(x, whole.guess)
+    own = Reading.of(loaded)
+    whole = own.read(x)
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
         rest = every[outliers]
-        pairs = (x, rest), (whole.guess, read(loaded, rest, atoms, loaded.encode_target).guess)
-        with_outliers = explained(*map(np.concatenate, pairs))
-    suspect = Suspect(loaded, x, atoms, whole, shares["fvu"])
-    sparse = 1 <= whole.l0 <= DENSEST * loaded.input_dim
+        guess = np.concatenate([whole.guess, own.read(rest).guess])
+        with_outliers = explained(np.concatenate([x, rest]), guess)
+    k = float(getattr(loaded.model.encode, "k", loaded.notes.get("k", 0)))
+    evidence = Evidence.of(own, whole, loaded.lengths, k)
+    few = x[evenly_spaced(len(x), _TRIED)]
+    wrong = [*find_faults(own, others(loaded, own, few), few, whole, evidence)]
+    if caution := loaded.notes.get("caution"):
+        mend = "see that the file is whole and the activations as it wants them."
+        wrong.insert(0, f"{caution}; {mend}")
     return Check(
         loaded,
         len(x),
         float(norms(x).mean()),
-        shares,
+        whole.explained,
         whole.l0,
         int((whole.used == 0).sum()),
-        tuple(find_faults(suspect)),
-        (_better(suspect, certified) if sparse else ()) if better else None,
+        whole.gain,
+        whole.offset,
+        evidence,
+        tuple(wrong),
+        _better(loaded, own, x, whole, certified) if better else None,
         len(outliers),
         with_outliers,
     )
@@ -246,23 +265,20 @@ def _sae(sae, options: Mapping[str, Any]) -> SAE:
     return sae
 
 
-def _better(suspect: Suspect, certified: bool) -> tuple[Better, ...]:
-    sae, few, read = suspect.sae, suspect.few, suspect.read
-    x, l0 = suspect.x[few], float(read.on[few].mean())
+def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple[Better, ...]:
+    few = evenly_spaced(len(x), FEW)
+    x, l0 = x[few], float(read.on[few].mean())
     found = list[tuple[str, float, ArrayLike, float | None]]()
-    # Few rows may use no latent at all.
-    if not sae.signed and l0 >= 1:
-        codes = _pursued(suspect.atoms, read.target[few], l0)
-        unit = dataclasses.replace(sae.model, dictionary=sae.unit_dictionary)
-        guess = unit.reconstruct(jnp.asarray(codes), x)
+    if not 1 <= l0 <= DENSEST * sae.input_dim:
+        return ()
+    if not sae.signed:
+        codes = _pursued(reading.atoms, read.target[few], l0)
+        guess = reading.normalisation.undo(codes @ reading.atoms + reading.bias, x)
         found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
-    if certified and l0 >= 1:
+    if certified:
         rows = Split(jnp.asarray(x))
-        task = Task(rows, rows, rows, width=sae.num_latents)
-        inference, lasso = (
-            Inference(task, sae.model, timed=False),
-            Lasso(l0=l0, nonneg=not sae.signed),
-        )
+        inference = Inference(Task(rows, rows, rows, width=sae.num_latents), sae.model, timed=False)
+        lasso = Lasso(l0=l0, nonneg=not sae.signed)
         solved, refitted = (inference.infer(each, "id") for each in (lasso, refit(lasso)))
         gap = float(relative_gap(cast(Solution, solved)).max())
         guess = sae.model.reconstruct(refitted.codes, x)

@@ -34,7 +34,7 @@ def files(tmp_path_factory):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("mine", "--activations=x.pt"), 0, "loading: fine"),
+        (("mine", "--activations=x.pt"), 0, "nothing found"),
         (("--activations=x.pt", "mine"), 0, "sparsify fvu"),
         (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
         (("mine",), 2, "give FOLDER and --activations"),
