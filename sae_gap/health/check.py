@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from sae_gap.core.checks import check_flag, check_integer, check_type, detached
 from sae_gap.core.lasso_problem import relative_gap
-from sae_gap.core.pursuit import CHUNK, by_chunk, least_gain, least_squares, pursue, scatter
+from sae_gap.core.pursuit import CHUNK, by_chunk, least_gain, least_squares, pursue
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations, open_activations
@@ -272,9 +272,9 @@ def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple
     if not 1 <= l0 <= DENSEST * sae.input_dim:
         return ()
     if not sae.signed:
-        codes = _pursued(reading.atoms, read.target[few], l0)
-        guess = reading.normalisation.undo(codes @ reading.atoms + reading.bias, x)
-        found.append(("a screened pursuit", np.count_nonzero(codes) / len(x), guess, None))
+        sums, used = _pursued(reading.atoms, read.target[few], l0)
+        guess = reading.normalisation.undo(sums + reading.bias, x)
+        found.append(("a screened pursuit", used, guess, None))
     if certified:
         rows = Split(jnp.asarray(x))
         inference = Inference(Task(rows, rows, rows, width=sae.num_latents), sae.model, timed=False)
@@ -291,13 +291,13 @@ def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple
 
 
 def _pursued(atoms, target, l0: float):
-    """The codes of a `BatchPursuit` calibrated on these rows, which JAX would compile for longer.
-    Threads cost more than such small products.
+    """What the codes of a `BatchPursuit` calibrated on these rows add up to, and their mean L0; JAX
+    would compile it for longer. Threads cost more than such small products.
     """
     with one_blas_thread():
         chosen, _, gains = by_chunk(
             lambda rows: pursue(rows, atoms, 2 * math.ceil(l0)), CHUNK, target
         )
-        on = (gains > 0) & (gains >= least_gain(gains, l0))
-        codes, _ = least_squares(target, atoms[chosen], on)
-    return scatter(chosen, codes, len(atoms))
+        on, own = (gains > 0) & (gains >= least_gain(gains, l0)), atoms[chosen]
+        codes, _ = least_squares(target, own, on)
+        return (codes[:, None] @ own)[:, 0], np.count_nonzero(codes) / len(target)
