@@ -77,7 +77,7 @@ class Verdict:
             doubts = [*self.suspicions, *(["its encoder is dead"] if self.dead else [])]
             more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
             reason = doubts[0].rstrip(".") if doubts else ""
-            lines["Loading"] = f"suspicious, because {reason}{more}" if doubts else "fine"
+            lines["Loading"] = f"suspicious, because {reason}{more}" if doubts else "nothing found"
         return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
 
     @property

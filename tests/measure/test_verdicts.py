@@ -154,7 +154,7 @@ DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0)
     ("line", "part", "change"),
     [
         ("Loading", "suspicious, because no scale (and 1 more)", {}),
-        ("Loading", "fine", {"suspicions": ()}),
+        ("Loading", "nothing found", {"suspicions": ()}),
         # More is explained with fewer latents, but less of it would say nothing.
         ("Encoder", "better codes exist: its own explain 80.0 % of the variance, the best", {}),
         ("Encoder", "the best at L0 144.00 (not 200.00) 90.0 % (a screened pursuit)", {}),
