@@ -35,7 +35,7 @@ class AllOptions(RunOptions):
 
 
 def runs(options: AllOptions) -> list[Run]:
-    """What the options ask of every study, all of which is checked before the first study runs.
+    """The runs of every study that the options ask for, all checked before the first one starts.
 
     Raises:
       ValueError: a study is not known, or cannot run with them.
