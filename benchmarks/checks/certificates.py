@@ -50,7 +50,7 @@ SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CertificatesOptions(Options):
-    """Which problems to solve."""
+    """The options of `certificates`."""
 
     preset: str = option("quick", "How many problems.", choices=tuple(PRESETS))
     num_problems: int | None = option(None, "At least as many problems.", least=1)

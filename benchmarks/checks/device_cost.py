@@ -57,7 +57,7 @@ runtime_version { major: 13 } device_description_str: "NVIDIA H100 80GB HBM3"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceCostOptions(Options):
-    """How much to code."""
+    """The options of `device_cost`."""
 
     samples: int = option(500, "Samples that are coded together.", least=1)
     compile: str = option("", "For which device to compile.", choices=("", "h100", "v5e"))

@@ -35,7 +35,7 @@ _EXCLUDED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(Fitted, Distributed):
-    """How to run a study, or all of them."""
+    """The options of a run of a study, or of all."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
     shard: str | None = option(
@@ -46,7 +46,7 @@ class RunOptions(Fitted, Distributed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyOptions(RunOptions):
-    """How to run a study; `options_of` adds the changes to its preset."""
+    """The options of a study's run; `options_of` adds the changes to its preset."""
 
     methods: tuple[str, ...] | None = option(
         None,

@@ -64,7 +64,7 @@ BRIEF = ("orthogonal", "best", "span")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecomposeOptions(LanguageModel, OnActivations):
-    """What to decompose, on what, and where results go."""
+    """The options of `decompose`."""
 
     recording: str | None = option(
         None, "A folder that record wrote, in the place of --activations."

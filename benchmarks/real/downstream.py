@@ -65,7 +65,7 @@ SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_m
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownstreamOptions(PutBack):
-    """What to put back into a model, and where results go."""
+    """The options of `downstream`."""
 
     controls: tuple[str, ...] = option(
         (), "Control dictionaries: samples, random, or any learner by its name.  [none]"

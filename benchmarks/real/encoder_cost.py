@@ -63,7 +63,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CostOptions(PutBack):
-    """What to code and how, and where results go."""
+    """The options of `encoder_cost`."""
 
     l0: int = option(32, "Mean L0 of all codes but those of encoders.", least=1)
     codes: tuple[str, ...] = option((*FAMILIES, *NAMED), "Families of codes, and encoders.")

@@ -38,7 +38,7 @@ AFFORDABLE = 1e13
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Results, OnActivations, Measured, Outliers, Distributed):
-    """What to measure, on what, and where results go."""
+    """The options of `measure_sae`."""
 
     lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
     match_l0: float | None = option(

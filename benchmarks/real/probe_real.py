@@ -75,7 +75,7 @@ Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeOptions(OfRecording):
-    """What to probe, and where results go."""
+    """The options of `probe_real`."""
 
     controls: tuple[str, ...] = option(
         ("samples", "random"), "Control dictionaries, any learner by its name, or none."

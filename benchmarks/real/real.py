@@ -94,7 +94,7 @@ ALIKE = 0.1
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RealOptions(OnText):
-    """What to record and to train, and where results go."""
+    """The options of `real`."""
 
     preset: str = option("quick", "How much to record, learn and score.", choices=tuple(PRESETS))
     layer: int = option(10, "The block to record after, counted from 0.", least=0)
@@ -246,7 +246,7 @@ def encoder_share(rows: Lines, best: Row) -> str:
     mine = [row for row in rows if row["dictionary"] == best["dictionary"]]
     sums = {row["codes"]: row["kl_sums"] for row in mine if row["level"] == best["level"]}
     own, refitted = sums["own"], sums[best["own_best_codes"]]
-    # Of the loss on the documents that are drawn, not on all.
+    # As a share of the encoder's own loss on the same documents.
     share = compare(refitted, own, own)
     percent, low, high = (f"{100 * value:.0f}" for value in (share.more, share.low, share.high))
     interval = f"{low} to {high}, " if math.isfinite(share.low) else ""

@@ -84,7 +84,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(Fitted, OnActivations, Outliers, Distributed):
-    """What to train, on what, and where results go."""
+    """The options of `train_real`."""
 
     methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
     codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")

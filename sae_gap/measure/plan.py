@@ -46,7 +46,7 @@ ALIKE = 0.01
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to measure, and how.
+    """A plan of what to measure, and how.
 
     Args:
       saes: SAEs and dictionaries. The first sets the width of the controls, and the first whose

@@ -1,4 +1,4 @@
-"""How much recall parents of a hierarchy lose where a child's latent absorbs their direction."""
+"""Recall that parents of a hierarchy lose where a child's latent absorbs their direction."""
 
 import numpy as np
 import scipy.sparse
