@@ -27,7 +27,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results(Options):
-    """The place of results."""
+    """The folder of results."""
 
     results_dir: str = option(
         "results", "The folder of all results, on disk or in a bucket, gs:// or s3://."
@@ -46,7 +46,7 @@ class Results(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted(Results):
-    """The places of results and of fitted models."""
+    """The folders of results and of fitted models."""
 
     models_dir: str | None = option(
         None, "Where fitted models are kept, for all benchmarks.  [<results_dir>/models]"

@@ -108,7 +108,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
         raise ValueError("--layers goes with --recording, and --key with --activations; give one.")
     folder = options.folder(NAME)
     blocks, every, atoms_after = _given(options)
-    # The same tokens of each block: those that are outliers after none.
+    # Take the same tokens of each block: those that are outliers after no block.
     outliers = np.unique(np.concatenate([each.outliers.rows for each in every]))
     kept = np.delete(np.arange(every[0].num_samples), outliers)
     logging.info("%d of %d rows are outliers and left out.", len(outliers), every[0].num_samples)

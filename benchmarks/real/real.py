@@ -132,7 +132,7 @@ def main(options: RealOptions) -> None:
         layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
     )
     recorded = record.main(recording)
-    # `downstream` takes denser codes for not sparse.
+    # `downstream` does not split denser codes.
     input_dim = recorded.activations(options.layer).input_dim
     most = min(training["width"] - 1, input_dim // 4)
     if options.sparsity > most:

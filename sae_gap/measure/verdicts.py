@@ -1,4 +1,4 @@
-"""The verdict of a measurement: does the loading, the encoder or the dictionary lose the variance?
+"""The verdict of a measurement: is the loading, the encoder or the dictionary at fault?
 
 Compared with the best codes on its own dictionary at its own mean L0, an encoder loses the sum of
 

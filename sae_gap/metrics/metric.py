@@ -151,7 +151,7 @@ class Inferred:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """Numbers of one method's codes on a task; every file of this folder may define one.
+    """Numbers of one method's codes on a task; the catalogue finds metrics in this folder.
 
     Attributes:
       name: identifies the metric in rows, with the version.

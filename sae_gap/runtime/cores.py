@@ -39,8 +39,8 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(cores())
 
 
-# At most one fit per core holds one while it compiles or runs its loop, across calls and threads:
-# host callbacks of more loops, such as those of `online_dl`, would deadlock.
+# Limits fits that compile or run a loop to one per core, across calls and threads: host callbacks
+# of more loops, such as those of `online_dl`, may deadlock.
 LOOPS = threading.BoundedSemaphore(cores())
 
 
