@@ -2,6 +2,6 @@
 
 import os
 
-# Read when NumPy and SciPy load, hence before them. Threads pay for no host matrix of the suite but
-# the largest, and cost the tiny ones of L-BFGS, on a busy machine, forty times their worth.
+# NumPy and SciPy read it when they load, so set it before. Threads speed up only the suite's
+# largest host matrices, and on a busy machine slow down the tiny ones of L-BFGS forty times.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -23,7 +23,7 @@ from sae_gap.study.study import PROTOCOLS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AllOptions(RunOptions):
-    """What to run, and changes to the presets of all studies."""
+    """The options of a run of all studies, with changes to their presets."""
 
     studies: tuple[str, ...] | None = option(None, "Studies to run, in order; by default all.")
     protocol: str | None = option(None, "As of each study, strict or paper.", choices=PROTOCOLS)
@@ -35,7 +35,7 @@ class AllOptions(RunOptions):
 
 
 def runs(options: AllOptions) -> list[Run]:
-    """What the options ask of every study, all of which is checked before the first study runs.
+    """The runs of every study that the options ask for, all checked before the first one starts.
 
     Raises:
       ValueError: a study is not known, or cannot run with them.

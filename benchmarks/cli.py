@@ -1,5 +1,5 @@
-"""What the binaries share: flags that are checked at once, and one sentence with exit code 2 for
-whatever the user can mend.
+"""The common frame of the binaries: checked flags, and one sentence with exit code 2 for any fault
+that the user can mend.
 """
 
 import logging as python_logging
@@ -16,7 +16,7 @@ from absl import flags, logging
 from benchmarks.options import Distributed, Options, define, parse
 from sae_gap.runtime import devices, distributed
 
-# How a binary is called, on the pages that it writes.
+# The command in front of a binary's name, on the pages that it writes.
 COMMAND = "python -m sae_gap "
 
 
@@ -29,10 +29,10 @@ def run(
     """Runs a binary: `--help` exits with 0, a `ValueError` with its sentence and 2.
 
     Args:
-      main: what to run, given its options.
-      options: the class of the options, whose fields are the flags; None takes what annotates
-        `options` of `main`.
-      about: what the help begins with; None takes the text of the module of `main`.
+      main: the function to run on its options.
+      options: the class of the options, whose fields are the flags; None takes the annotation of
+        `options` in `main`.
+      about: the beginning of the help; None takes the docstring of `main`'s module.
     """
     options = options or options_of(main)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
@@ -43,7 +43,7 @@ def run(
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
     logging.use_absl_handler()
-    # The root logger would let every library's chatter through.
+    # The root logger would pass on every library's messages.
     python_logging.getLogger().setLevel(python_logging.WARNING)
     logging.get_absl_logger().setLevel(python_logging.INFO)
     try:
@@ -55,7 +55,7 @@ def run(
     except ValueError as error:
         _stop(str(error))
     except OSError as error:
-        # The suite's own errors are sentences.
+        # The suite's own errors are already sentences.
         if error.strerror is None:
             _stop(str(error))
         name = error.filename or "a file"
@@ -77,7 +77,7 @@ def run(
                 "cuda or tpu, or unset JAX_PLATFORMS."
             )
         if distributed.count() > 1:
-            # At its end Python would wait for the other processes, which wait for this one.
+            # Python would wait at its end for the other processes, which wait for this one.
             traceback.print_exc()
             distributed.leave(1)
         raise
@@ -101,11 +101,11 @@ def _join(options: Distributed) -> None:
     try:
         distributed.start(**place)
     except ValueError as error:
-        # Flags are the user's to mend; others that have not come yet may be there at the next
+        # The user can mend flags; other processes that have not come yet may be there at the next
         # start.
         _stop(str(error), 1 if isinstance(error.__cause__, RuntimeError) else 2)
     if not distributed.is_first():
-        # What all would say is said once.
+        # Only the first process logs what all would say.
         logging.get_absl_logger().setLevel(python_logging.ERROR)
 
 

@@ -15,10 +15,10 @@ from sae_gap.storage.folder import Folder
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options of a binary, in fields that `option` makes with a help.
+    """The options of a binary, whose fields `option` makes with a help text.
 
     Raises:
-      ValueError: a value is not what its field allows.
+      ValueError: a field does not allow its value.
     """
 
     def __post_init__(self):
@@ -27,7 +27,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Results(Options):
-    """Where results go."""
+    """The folder of results."""
 
     results_dir: str = option(
         "results", "The folder of all results, on disk or in a bucket, gs:// or s3://."
@@ -46,7 +46,7 @@ class Results(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fitted(Results):
-    """Where results and what is fitted go."""
+    """The folders of results and of fitted models."""
 
     models_dir: str | None = option(
         None, "Where fitted models are kept, for all benchmarks.  [<results_dir>/models]"
@@ -76,9 +76,9 @@ def fields(kind: type[Options] | Options) -> list[dataclasses.Field]:
 
 
 def define(kind: type[Options]) -> flags.FlagValues:
-    """The flags of options. A flag that is not given is None, whatever the default of its field."""
+    """The flags of options. A flag that is not given is None, whatever its field's default."""
     values = flags.FlagValues()
-    # A word without a flag may stand before others with one.
+    # Let positional arguments stand before flags.
     values.set_gnu_getopt()
     for field in fields(kind):
         hint = hints(kind)[field.name]
@@ -90,10 +90,10 @@ def define(kind: type[Options]) -> flags.FlagValues:
 
 
 def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
-    """The options that a command line gives, the name of the binary first.
+    """The options in a command line, which begins with the name of the binary.
 
     Raises:
-      ValueError: a flag is not known, has a value that cannot be, or a word has none.
+      ValueError: a flag is unknown or has an invalid value, or a positional argument has no flag.
     """
     values = define(kind)
     try:
@@ -120,7 +120,7 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
 
 
 def _read(text: Any, hint: Any) -> Any:
-    """The value of a text; one that is of another type stays a text, which the options refuse."""
+    """The value of a text; a text of another type stays a text, which the options refuse."""
     if listed := entries(hint):
         return tuple(_read(entry, listed[0]) for entry in text)
     first, *others = kinds(hint)
@@ -132,9 +132,7 @@ def _read(text: Any, hint: Any) -> Any:
 
 
 def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
-    """The flags that give these options, or those of some names, where they are not the
-    defaults.
-    """
+    """The flags that give these options, or the named ones, leaving out defaults."""
     found = []
     for field in fields(options):
         value = getattr(options, field.name)
@@ -144,9 +142,9 @@ def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
 
 
 def changes(options: Options) -> dict[str, tuple[Any, Any]]:
-    """The same options as changes to these, by name, each a type and a field: None changes nothing.
+    """The fields of the options again, all optional, each a type and a field: None keeps the value.
 
-    The help of a change shows what stands without it.
+    The help of a field shows the value that None keeps.
     """
     return {
         field.name: (
@@ -169,6 +167,6 @@ def _help(field: dataclasses.Field, default: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as a flag has it."""
+    """A value as a flag's text."""
     entries = value if isinstance(value, tuple) else (value,)
     return ",".join("none" if entry is None else str(entry) for entry in entries)

@@ -1,1 +1,1 @@
-"""The suite held against independent implementations."""
+"""Checks of the suite against independent implementations."""

@@ -38,19 +38,19 @@ from sae_gap.solvers import sparse_code
 
 TOL = 1e-6
 PRESETS = {"smoke": 200, "quick": 3_000, "paper": 100_000}
-# Samples, dimensions and latents: few, as each is compiled; the last is of more blocks than one.
+# Samples, dimensions and latents: small, since each is compiled; the last has several blocks.
 SHAPES = ((1, 6, 10), (7, 12, 30), (60, 16, 64), (600, 16, 48))
-# Beyond as many iterations a problem is given up, which is no false claim.
+# Give up a problem after so many iterations, which is no false claim.
 MAX_ITERATIONS = 2_000
-# Powers of ten over which atoms and signals are spread. The squares of signals, and gaps of a
-# millionth of them, must be held.
+# Powers of ten over which atoms and signals are spread. The type must hold the squares of signals,
+# and gaps of a millionth of them.
 ATOM_POWERS = 20
 SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CertificatesOptions(Options):
-    """Which problems to solve."""
+    """The options of `certificates`."""
 
     preset: str = option("quick", "How many problems.", choices=tuple(PRESETS))
     num_problems: int | None = option(None, "At least as many problems.", least=1)
@@ -78,7 +78,7 @@ class Batch(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What is true of a batch of claims.
+    """The verdict on a batch of claims.
 
     Attributes:
       certified: `(n,)` whether a code was called converged, and is.
@@ -89,7 +89,7 @@ class Verdict(NamedTuple):
     faults: list[tuple[int, str]]
 
 
-# What becomes of Gaussian atoms and signals.
+# Transformations of Gaussian atoms and signals.
 KINDS = (
     "gaussian",
     "coherent",
@@ -107,7 +107,7 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
 
     Every other signal is sparse on the atoms, the rest are Gaussian. `scaled atoms` have norms far
     apart under one weight a sample, and `weighted atoms` a weight in proportion to their norm, so
-    that each of them counts.
+    that each atom counts.
     """
     rng = np.random.default_rng(seed)
     kind = KINDS[rng.integers(len(KINDS))]
@@ -140,7 +140,7 @@ def draw(seed: int, dtype: np.dtype) -> Batch:
     weights = norms if kind == "weighted atoms" else np.ones((1, 1))
     pull = pull * norms / weights
     largest = (pull if nonneg else np.abs(pull)).max(axis=1, keepdims=True)
-    # A signal that no atom goes along with has no λ_max.
+    # A signal without a positive correlation has no λ_max.
     lam = share * np.where(largest > 0, largest, 1) * sizes * weights
     given, dictionary, weight = (
         array.astype(dtype) for array in (signals * sizes, atoms * norms, lam)
@@ -168,33 +168,32 @@ def project(
     codes = np.zeros(len(lam))
     if size == 0 or not len(used):
         return signal, codes
-    # In units where everything is of order one.
+    # In units in which everything is of order one.
     target, atoms, weights = (
         signal / size,
         dictionary[:, used] / norms[used],
         lam[used] / norms[used] / size,
     )
     sides = atoms if nonneg else np.hstack([atoms, -atoms])
-    # Beyond λ_max a constraint is so far from being met with equality that it may as well be a
-    # little nearer.
+    # A constraint far beyond λ_max is so far from equality that moving it nearer changes nothing.
     excess = np.maximum(sides.T @ target - np.tile(weights, 2 - nonneg), -10)
     last = np.zeros(len(target) + 1)
     last[-1] = 1
     found, _ = scipy.optimize.nnls(np.vstack([-sides, excess]), last, maxiter=100 * sides.shape[1])
     found = found / (1 - excess @ found)
-    # Those of the second half, where there is one, are of the other sign.
+    # The second half, if there is one, has the other sign.
     first, *second = np.split(found, 2 - nonneg)
     codes[used] = (first - sum(second)) * size / norms[used]
     return (target - sides @ found) * size, codes
 
 
 def judge(batch: Batch, claimed: Solution) -> Verdict:
-    """Holds the claims of a solution against float64."""
+    """Checks the claims of a solution in float64."""
     codes = np.asarray(claimed.codes)
     objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
     finite = np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap)
     converged = finite & np.asarray(claimed.converged)
-    # What is not finite is judged by that alone, as if its code were zero.
+    # A code that is not finite is faulted for that alone, and then counts as zero.
     codes = np.where(finite[:, None], codes, 0)
     objective, gap = (np.where(finite, values, 0) for values in (objective, gap))
     faults = []
@@ -202,7 +201,7 @@ def judge(batch: Batch, claimed: Solution) -> Verdict:
     lam = np.broadcast_to(batch.lam.astype(np.float64), codes.shape)
     value, true = scores.score(signals, dictionary, codes, lam, nonneg=batch.nonneg)
     allowed, floor = _rounding(batch, codes, value)
-    # The residual is a dual point of its own; only what it does not settle goes on.
+    # The residual is one dual point; only claims that it does not settle go on.
     settled = ((true <= TOL * value) | ~converged) & (gap >= true - allowed)
     optimum = value.copy()
     for i in np.flatnonzero(~settled):
@@ -236,11 +235,11 @@ def judge(batch: Batch, claimed: Solution) -> Verdict:
 
 
 def _rounding(batch: Batch, codes: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What rounding may do to an objective of the type, and the objective below which it cannot be
-    told from zero.
+    """How much rounding may change an objective in its type, and the objective below which it
+    cannot be told from zero.
 
-    An entry of the residual is off by at most u (s + 2) (|y| + |D| |z|), s active atoms, and the
-    sums by u (m + d) F.
+    An entry of the residual has an error of at most u (s + 2) (|y| + |D| |z|) with s active atoms,
+    and the sums one of u (m + d) F.
     """
     unit = np.finfo(codes.dtype).eps
     signals, dictionary = (
@@ -255,7 +254,7 @@ def _rounding(batch: Batch, codes: np.ndarray, value: np.ndarray) -> tuple[np.nd
 
 
 def solve(batch: Batch, solver: str = "auto") -> Solution:
-    """The claims of the coder."""
+    """The coder's solution, whose claims are checked."""
     claimed = sparse_code(
         batch.signals,
         batch.dictionary,
@@ -271,7 +270,7 @@ def solve(batch: Batch, solver: str = "auto") -> Solution:
 def main(options: CertificatesOptions) -> None:
     count, seed = options.num_problems or PRESETS[options.preset], options.first_seed
     dtype = np.dtype(np.float64 if options.float64 else np.float32)
-    # Of each kind, and of all: problems, those certified and false claims.
+    # For each kind and for all: problems, certified ones and false claims.
     counts = {kind: np.zeros(3, int) for kind in (*KINDS, "all")}
     faults = []
     solver = "working_set_xla" if options.accelerated else "auto"

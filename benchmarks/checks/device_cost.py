@@ -37,9 +37,9 @@ from sae_gap.solvers import coding, pivoting, slots, sparse_code, working_set
 PROBLEMS = ((93, 1_000, 10, 0.1), (221, 1_000, 32, 0.1), (768, 16_384, 32, 0.1))
 # Operations and bytes a second of an NVIDIA H100 SXM, by its data sheet.
 FLOPS, BYTES = 67e12, 3.35e12
-# What XLA launches in a compiled program.
+# Matches the kernels that XLA launches in a compiled program.
 KERNEL = r" = \S+ (?:fusion|custom-call|copy|sort|dot|scatter|reduce|convolution)\("
-# An H100 SXM as XLA is told of it (its `GpuTargetConfig`).
+# XLA's description of an H100 SXM (its `GpuTargetConfig`).
 H100 = """
 gpu_device_info { threads_per_block_limit: 1024
 threads_per_warp: 32 shared_memory_per_block: 49152
@@ -57,7 +57,7 @@ runtime_version { major: 13 } device_description_str: "NVIDIA H100 80GB HBM3"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DeviceCostOptions(Options):
-    """How much to code."""
+    """The options of `device_cost`."""
 
     samples: int = option(500, "Samples that are coded together.", least=1)
     compile: str = option("", "For which device to compile.", choices=("", "h100", "v5e"))
@@ -76,7 +76,7 @@ def draw(samples: int, input_dim: int, num_latents: int, sparsity: int):
 
 
 def count(signals, dictionary, lam: float):
-    """The solution, and the turns of each loop by the module that has it and its slots."""
+    """The solution, and the turns of each loop by its module and its number of slots."""
     turns: collections.Counter = collections.Counter()
     loop = lax.while_loop
 
@@ -90,7 +90,7 @@ def count(signals, dictionary, lam: float):
 
         return loop(cond, step, start)
 
-    # Programs from before count nothing, and those that count are for no one else.
+    # Programs compiled before count nothing, and nobody else may use those that count.
     jax.clear_caches()
     with mock.patch.object(lax, "while_loop", counted):
         solution = sparse_code(signals, dictionary, lam, solver="working_set_xla")
@@ -100,7 +100,7 @@ def count(signals, dictionary, lam: float):
 
 
 def target(device: str) -> NamedSharding:
-    """A place on a device that need not be there; to be asked for before JAX looks for devices."""
+    """A place on a device that need not be there; call it before JAX looks for devices."""
     try:
         if device == "h100":
             config = {"target_config": H100, "topology": "1x1x1"}
@@ -116,7 +116,7 @@ def target(device: str) -> NamedSharding:
 
 
 def compiled(here: NamedSharding, shape: tuple[int, int], samples: int) -> dict[str, str | int]:
-    """What the coder's program on the first slots is, once it is compiled for a place."""
+    """Facts on the coder's program for the first number of slots, compiled for a place."""
     width = next(working_set.widths(*shape))
 
     def solve(signals, dictionary, lam):

@@ -1,5 +1,5 @@
-"""What codes are worth, told in float64 by NumPy from signals, dictionary and codes alone, whatever
-solver found them.
+"""Objective and gap of codes, computed in float64 by NumPy from signals, dictionary and codes
+alone, whatever solver found them.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ def score(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Objective and duality gap of every code.
 
-    The dual point is the residual r = y − D z, shrunk to where it is feasible.
+    The dual point is the residual r = y − D z, scaled down until it is feasible.
 
     Args:
       signals: `(n, input_dim)`.
@@ -38,8 +38,8 @@ def score(
 
 
 def feasible(pull: np.ndarray, lam: np.ndarray | float, *, nonneg: bool) -> np.ndarray:
-    """The largest s ≤ 1 with s Dᵀt ≤ λ, or s |Dᵀt| ≤ λ for signed codes, of every dual candidate t
-    with `pull` Dᵀt; λ is positive.
+    """The largest s ≤ 1 with s Dᵀt ≤ λ (for signed codes s |Dᵀt| ≤ λ), for every dual candidate t
+    with `pull` = Dᵀt; λ must be positive.
     """
     bound = pull if nonneg else np.abs(pull)
     return (lam / np.maximum(bound, lam)).min(axis=1)

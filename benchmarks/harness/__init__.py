@@ -1,1 +1,1 @@
-"""What the studies share: presets, methods, figures and the command line."""
+"""The common parts of studies: presets, methods, figures and the command line."""

@@ -1,4 +1,4 @@
-"""A study as data: what runs, at which sizes, and what it draws and prints."""
+"""A study as data: what it runs, at which sizes, and what it draws and prints."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -25,22 +25,22 @@ class Bench:
     """A study; `harness.main.run` is its binary.
 
     Args:
-      name: of the study, its module and its folder.
-      title: of its page.
-      about: what it asks and what it leaves, the docstring of its module.
-      methods: for a source and a preset; `--methods` may name others, see `crossing`.
+      name: name of the study, its module and its folder.
+      title: title of its page.
+      about: its question and its outputs, the docstring of its module.
+      methods: methods for a source and a preset; `--methods` may name others, see `crossing`.
       presets: by name; "quick" is the default. Their class, `Preset` or one derived from it, has
         the study's flags.
-      options: of `Study`, beside its sources, methods, λ and protocol.
-      varies: columns that its methods vary beside their name, which stand in summary.csv next to
-        the sizes.
+      options: options of `Study`, beside its sources, methods, λ and protocol.
+      varies: columns beside the name that its methods vary; summary.csv shows them next to the
+        sizes.
       figures: by the stem of their file.
       tables: columns to print, by title; their headings are the metrics' own.
-      answer: gives the sentence that a run ends with, and its page begins with, of the lines of
-        summary.csv; empty where they do not hold its numbers.
+      answer: returns the sentence that ends a run and begins its page, from the lines of
+        summary.csv; empty if they lack its numbers.
       parts: whether to split each SAE's distance to the oracle.
       sources: the sources of a preset.
-      slow: methods that run only when they are named, or all are.
+      slow: methods that run only if they are named, or all are.
       without: options that make no sense here.
     """
 

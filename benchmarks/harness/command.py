@@ -25,7 +25,7 @@ from sae_gap.storage.folder import Folder
 from sae_gap.study.models import Models
 from sae_gap.study.study import Method, Study
 
-# Options that say what another does.
+# Options that conflict.
 _EXCLUDED = {
     "world": ("sparsity", "stream", "data"),
     "world_file": ("world", "law", "num_latents", "sparsity", "input_dim", "stream", "data"),
@@ -35,7 +35,7 @@ _EXCLUDED = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions(Fitted, Distributed):
-    """How to run a study, or all of them."""
+    """The options of a run of a study, or of all."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
     shard: str | None = option(
@@ -46,7 +46,7 @@ class RunOptions(Fitted, Distributed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyOptions(RunOptions):
-    """How to run a study; `options_of` adds the changes to its preset."""
+    """The options of a study's run; `options_of` adds the changes to its preset."""
 
     methods: tuple[str, ...] | None = option(
         None,
@@ -60,20 +60,20 @@ class StudyOptions(RunOptions):
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the options of a study ask for.
+    """The run that the options of a study ask for.
 
     Attributes:
       bench: the study.
-      options: of the command line.
-      preset: grid and lengths, other flags taken into account.
-      study: what runs.
+      options: options of the command line.
+      preset: grid and lengths, with the other flags applied.
+      study: the study to run.
       names: the methods, in order.
       store: where rows go.
       models: where fitted models go.
-      shard: which part of the study to run; None is all of it.
-      page: where tables, figures and the page go: a folder for each choice of flags that decide
-        what they show.
-      command: what gives all this again.
+      shard: the part of the study to run; None is all of it.
+      page: where tables, figures and the page go: one folder for each choice of flags that change
+        them.
+      command: the command that reproduces all this.
     """
 
     bench: Bench
@@ -93,14 +93,14 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
     sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
     fields["preset"] = (str, sizes)
-    # A field that `option` has not made has no flag.
+    # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.without}
     named = [(name, hint, field) for name, (hint, field) in fields.items()]
     return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
 
 
 def read(bench: Bench, options: StudyOptions) -> Run:
-    """The run that options ask for, checked as far as nothing has run.
+    """The run that options ask for, checked as far as possible before it.
 
     Raises:
       ValueError: the study cannot run with them.
@@ -119,7 +119,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
         )
     names = _names(bench, preset, sources[0], options.methods)
     study = study_of(bench, preset, sources, names)
-    # Whatever a method refuses is refused before anything runs.
+    # Let methods refuse before anything runs.
     for method in study.methods(sources[0]):
         _check_library(method.name, method.learner)
     deciding = ("preset", "methods", "data", *(field.name for field in dataclasses.fields(preset)))
@@ -142,14 +142,14 @@ def read(bench: Bench, options: StudyOptions) -> Run:
 
 
 def _folder_of(flags: Sequence[str]) -> str:
-    """A name that a file system takes, of the flags."""
+    """A valid file name made of the flags."""
     text = "_".join(flag.removeprefix("--") for flag in flags)
     name = re.sub(r"[^\w=.,+-]", "-", text)
     return name if len(name) <= 100 else f"{name[:80]}-{results.key({'flags': text})}"
 
 
 def _changed(bench: Bench, options: StudyOptions) -> Preset:
-    """The preset that options name, with what else they change."""
+    """The preset that options name, with their further changes."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
         for other in excluded:
@@ -172,8 +172,8 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
 
 
 def _recordings(data: str, preset: Preset, sparsity_given: bool) -> list[Recording]:
-    """A file in the place of settings, at each width, sparsity and seed; a sparsity not given is
-    that of its codes.
+    """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
+    sparsity is that of its codes.
     """
     path, sparsities = fetched(data), preset.sparsity
     codes = Recording(path, preset.width[0]).task().train.codes
@@ -188,7 +188,7 @@ def _recordings(data: str, preset: Preset, sparsity_given: bool) -> list[Recordi
 
 
 def _names(bench: Bench, preset: Preset, source: Source, given: Sequence[str] | None) -> list[str]:
-    """The methods to run: those of the study in its order, then crossings."""
+    """The methods to run: the study's in its order, then crossings."""
     known = list(dict.fromkeys(method.name for method in bench.methods(source, preset)))
     if given is None:
         return [name for name in known if name not in bench.slow]
@@ -222,7 +222,7 @@ def study_of(
 
 
 def _check_library(name: str, learner: Learner | None) -> None:
-    """Refuses a method that learns, itself or in a base, by another library that is not there."""
+    """Refuses a method that learns, itself or in a base, by a library that is not installed."""
     while learner is not None:
         if isinstance(learner, Peer):
             try:

@@ -1,9 +1,9 @@
-"""Any learner crossed with any encoder, by name: what is registered runs in every study, whether
-that lists it or not.
+"""Crosses any learner with any encoder by name: whatever is registered runs in every study, listed
+there or not.
 
-`LEARNER:ENCODER` has the codes of the encoder on the learner's dictionary, `LEARNER` alone the
-certified lasso, and `sae_ENCODER` is a sparse autoencoder with its own codes. A dictionary that the
-study has itself is the study's.
+`LEARNER:ENCODER` is the encoder on the learner's dictionary, `LEARNER` alone the certified lasso,
+and `sae_ENCODER` a sparse autoencoder with its own codes. A study's own dictionary takes
+precedence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +24,16 @@ from sae_gap.study.study import Method
 
 
 def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> Method:
-    """The method of a name that the study has not.
+    """The method of a name that the study does not list.
 
     Args:
       name: "LEARNER:ENCODER", "LEARNER" or "sae_ENCODER".
       study: all methods of the study.
-      source: what has the sparsity and the dimension.
-      p: what has the weight and the lengths.
+      source: gives the sparsity and the dimension.
+      p: gives the weight and the lengths.
 
     Raises:
-      ValueError: nothing of the name is registered, or it cannot be made of these.
+      ValueError: the name is not registered, or no method can be made of it.
     """
     left, colon, right = name.partition(":")
     common = {
@@ -52,7 +52,7 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     if colon:
         family = "frozen" if learner.family == "sae" else learner.family
         crossed, encoder = _encoded(learner, right, source, p)
-        # The lasso of both protocols has one name, and what is trained for a dictionary its own.
+        # The lasso has one name in both protocols; a learner trained for the crossing has its own.
         told = {"inference": right} if encoder == p.lasso() or crossed is not learner else {}
         return Method(name, family, crossed, encoder, told)
     if left.startswith("sae_") and own is not None:
@@ -63,13 +63,11 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
 def _learner(
     name: str, study: Sequence[Method], common: Mapping[str, Method], source: Any, p: Preset
 ) -> Learner:
-    """The study's own learner of a name, or else a shared one, or else one that is made by
-    convention.
-    """
+    """The learner of a name: the study's own, else a shared one, else one made by convention."""
     for known in (study, common.values()):
         found = [method.learner for method in known if method.learner.name == name]
         if found:
-            # What goes on from a dictionary has its name too.
+            # Learners that build on a dictionary share its name.
             return min(found, key=_depth)
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
@@ -78,7 +76,7 @@ def _learner(
             f"({', '.join(catalogue.learners())}) and no "
             f"SAE ({', '.join(catalogue.saes())})."
         )
-    # Steps on the host are minibatches, not epochs, and their number is the learner's own.
+    # On the host, steps are minibatches, not epochs, and the learner sets their number.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
     return catalogue.make_learner(
         name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps
@@ -90,8 +88,8 @@ def _depth(learner: Learner) -> int:
 
 
 def _encoded(learner: Learner, name: str, source: Any, p: Preset) -> tuple[Learner, Encoder]:
-    """The learner and the encoder of a crossing; an encoder with parameters is trained on the
-    learner's dictionary, by its own loss where its batches leave something behind.
+    """The learner and the encoder of a crossing. An encoder with parameters is trained on the
+    learner's dictionary, by its own loss if its batches leave state behind.
     """
     if name == "lasso":
         return learner, p.lasso()

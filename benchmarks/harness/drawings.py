@@ -15,10 +15,10 @@ class Drawing:
     """A figure of a study.
 
     Args:
-      name: of the function of `sae_gap.figures` that draws rows.
-      options: of it.
-      rows: what it draws of the rows; None takes all.
-      cells: columns whose every combination of values has a figure of its own.
+      name: name of the function of `sae_gap.figures` that draws rows.
+      options: its options.
+      rows: selects the rows to draw; None takes all.
+      cells: columns; each combination of their values has its own figure.
     """
 
     name: str
@@ -27,14 +27,14 @@ class Drawing:
     cells: tuple[str, ...] = ()
 
     def draw(self, rows: Lines) -> Any:
-        """The figure, or None where rows have nothing to show."""
+        """The figure, or None if the rows have nothing to show."""
         chosen = rows if self.rows is None else self.rows(rows)
         return getattr(figures, self.name)(chosen, **self.options)
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:
     """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
-    # The published form of the MCC has a figure of its own.
+    # The published form of the MCC has its own figure.
     scores = ("mcc_ood", "mcc_paper_ood", "cosine")
     return {score: Drawing("curve", {"x": x, "y": score}) for score in scores}
 
@@ -48,7 +48,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
         cold = [row for row in rows if row.get("start") != "warm"]
         kinds = {(row["dictionary"], row.get(style)) for row in cold}
         names = [dictionary for dictionary, _ in kinds]
-        # A dictionary of one kind has nothing to compare.
+        # A dictionary with one kind has nothing to compare.
         return [row for row in cold if names.count(row["dictionary"]) > 1]
 
     options = {"x": "num_latents", "y": metric, "line": style, "panel": "dictionary"}
@@ -77,12 +77,12 @@ def along(
 
 
 def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
-    """Where each SAE loses its distance to the oracle."""
+    """The parts of each SAE's distance to the oracle."""
     return {"decomposition": Drawing("decomposition", {"metric": metric}, cells=CELL)}
 
 
 def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
-    """A figure of `sae_gap.figures` that asks for rows alone, by its name."""
+    """A figure of `sae_gap.figures` that needs only rows, by its name."""
     return {name: Drawing(name, cells=cells)}
 
 

@@ -1,4 +1,4 @@
-"""What a run would do, and whether it could keep what it would fit."""
+"""The plan of a run, and a check that it could keep its fits."""
 
 from collections.abc import Iterator
 
@@ -9,8 +9,8 @@ from sae_gap.study.job import Job, Stored, jobs
 
 
 def plan(run: Run) -> str:
-    """A line for each job, with how many of its rows are there and how many models it would be the
-    first to fit.
+    """A line for each job: how many of its rows exist and how many models it would be the first to
+    fit.
     """
     lines, planned = [], 0
     for job, there, fits in _ahead(run):
@@ -24,8 +24,8 @@ def plan(run: Run) -> str:
 
 
 def check_writable(run: Run) -> None:
-    """Refuses a run whose rows or fits could not be kept; one that finds all of its models may read
-    them from anywhere.
+    """Refuses a run that could not keep its rows or fits; a run that finds all of its models may
+    read them from anywhere.
     """
     run.store.folder.require_writable()
     folder = run.models.directory
@@ -38,8 +38,8 @@ def check_writable(run: Run) -> None:
 
 
 def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
-    """Each job, with how many of its rows are there and how many models it would be the first to
-    fit, by their folders and seeds.
+    """Each job, with the number of its existing rows and the number of models that it would be the
+    first to fit, by their folders and seeds.
     """
     stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
     for job in jobs(run.study):

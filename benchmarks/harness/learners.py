@@ -1,4 +1,4 @@
-"""Learners at the lengths of a preset."""
+"""Learners with the training lengths of a preset."""
 
 import ast
 import math
@@ -14,18 +14,18 @@ from sae_gap.learners.online.pruned import Pruned
 from sae_gap.learners.softplus_adam import SoftplusAdam
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
-# The published SAEs are renormalised every 50 epochs of 40 batches; epochs here may be few and
+# The published SAEs are renormalised every 50 epochs of 40 batches; here epochs may be few and
 # long.
 _RENORMALISE_EVERY = 2_000
 
 
 def sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
-    """An SAE as the paper trains it."""
+    """An SAE trained as in the paper."""
     return catalogue.paper_sae(name, sparsity=source.sparsity, num_steps=p.epochs)
 
 
 def tuned_sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
-    """An SAE at its best, for a number of gradient steps rather than of epochs."""
+    """A tuned SAE, for a number of gradient steps instead of epochs."""
     steps_per_epoch = math.ceil(source.num_train / SparseAutoencoder.batch_size)
     return catalogue.tuned_sae(
         name,
@@ -37,7 +37,7 @@ def tuned_sae(name: str, source: Any, p: Preset) -> SparseAutoencoder:
 
 
 def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
-    """DL-FISTA, fitted in the paper's protocol on the very split that it is scored on."""
+    """DL-FISTA; the paper's protocol fits it on the very split that is scored."""
     return DLFista(p.lam, num_steps=p.rounds, split=_split(p), base=base)
 
 
@@ -47,12 +47,12 @@ def online(p: Preset, **options: Any) -> OnlineDictionary:
 
 
 def families(p: Preset) -> Families:
-    """The same with parents told from children."""
+    """Online dictionary learning that tells parents from children."""
     return Families(base=online(p, incoherent=True), **_options(p.families))
 
 
 def pruned(p: Preset) -> Pruned:
-    """The quarter of the atoms of that with most energy."""
+    """The quarter of the atoms of `families` with the most energy."""
     base = families(p)
     return Pruned(num_slots=base.num_slots, base=base)
 
@@ -66,6 +66,6 @@ def _split(p: Preset) -> str:
 
 
 def _options(text: str) -> dict[str, Any]:
-    """The options that a preset lists, such as `batch_size=1024, rates=(0.3, 0.03, 0.005)`."""
+    """The options in a preset's text, such as `batch_size=1024, rates=(0.3, 0.03, 0.005)`."""
     call: Any = ast.parse(f"dict({text})", mode="eval").body
     return {option.arg: ast.literal_eval(option.value) for option in call.keywords}

@@ -1,4 +1,4 @@
-"""The binary of a study: it reads the options, runs, and writes what the rows show."""
+"""Runs the binary of a study: reads the options, runs, and writes the outcome."""
 
 import functools
 import time
@@ -14,7 +14,7 @@ from sae_gap.study import runner
 
 
 def run(bench: Bench) -> None:
-    """The binary."""
+    """Runs the binary."""
     cli.run(functools.partial(main, bench), options=options_of(bench), about=bench.about)
 
 
@@ -23,7 +23,7 @@ def main(bench: Bench, options: StudyOptions) -> None:
 
 
 def execute(run: Run) -> None:
-    """Runs a study and prints its tables and its answer, or says what would run."""
+    """Runs a study and prints its tables and its answer; or prints the plan of a dry run."""
     began = time.perf_counter()
     if run.options.dry_run:
         if distributed.is_first():
@@ -45,7 +45,7 @@ def execute(run: Run) -> None:
             "compilations": str(devices.compilations()),
             "models": str(run.models.directory),
         }
-        # Pages take a tenth of a second to load, which --help need not wait for.
+        # Imported here: pages take a tenth of a second to load, which --help need not wait for.
         from benchmarks.harness.outcome import write_outcome
 
         printed = write_outcome(run, rows, notes)

@@ -1,5 +1,4 @@
-"""The methods that studies share: each function gives a list of them, every one a learner crossed
-with an encoder.
+"""The methods that studies share: each function returns a list of learners crossed with encoders.
 
 The SAEs are the paper's four unless others are named.
 """
@@ -33,16 +32,16 @@ def coded(
     family: str = "",
     **coordinates: str,
 ) -> Method:
-    """A learner's dictionary with the best codes on it, which rows call "lasso" by both protocols'
-    iterations.
+    """A learner's dictionary with its best codes; rows call them "lasso" whichever protocol's
+    iterations find them.
 
     Args:
-      name: the method's.
-      learner: where the dictionary comes from.
+      name: name of the method.
+      learner: source of the dictionary.
       p: the preset, whose lasso finds the codes.
-      encoder: what finds them in the place of that.
-      at: steps of the fit that have rows of their own.
-      family: the method's; by default its learner's, and of an SAE "frozen".
+      encoder: finds the codes instead.
+      at: steps of the fit that have their own rows.
+      family: family of the method; by default its learner's, or "frozen" for an SAE.
       **coordinates: further columns of its rows.
     """
     return Method(
@@ -60,12 +59,12 @@ def probe() -> list[Method]:
 
 
 def baselines() -> list[Method]:
-    """What anything must beat: the signals themselves as codes, and their principal components."""
+    """Baselines that anything must beat: the signals as codes, and their principal components."""
     return [Method(learner.name, "baseline", learner, Linear()) for learner in (Raw(), PCA())]
 
 
 def saes(source: Source, p: Preset, names: Sequence[str] = SAES) -> list[SparseAutoencoder]:
-    """SAEs as the paper trains them."""
+    """SAEs trained as in the paper."""
     return [learners.sae(name, source, p) for name in names]
 
 
@@ -84,7 +83,7 @@ def frozen(source: Source, p: Preset, *, weights: Sequence[float | None] = (None
 
 
 def refined(source: Source, p: Preset) -> list[Method]:
-    """The same, found from the SAEs' codes."""
+    """The dictionaries of SAEs with the best codes, found from the SAEs' codes."""
     return [
         coded(f"refined_{sae.name}", sae, p, p.lasso(sae.encoder), family="refined")
         for sae in saes(source, p)
@@ -92,7 +91,7 @@ def refined(source: Source, p: Preset) -> list[Method]:
 
 
 def support(source: Source, p: Preset) -> list[Method]:
-    """The dictionaries of SAEs with the best values on the support that their own codes have."""
+    """The dictionaries of SAEs with the best values on the support of their own codes."""
     return [
         Method(f"support_{sae.name}", "support", sae, OnSupport(sae.encoder, p.lam))
         for sae in saes(source, p)
@@ -118,8 +117,8 @@ def learned(p: Preset) -> list[Method]:
 
 
 def families(p: Preset, pruned: bool = False) -> list[Method]:
-    """Dictionary learning that tells parents from children; pruned, the quarter of its atoms with
-    most energy beside it.
+    """Dictionary learning that tells parents from children; with `pruned`, also the quarter of its
+    atoms with the most energy.
     """
     kinds = (learners.families, learners.pruned) if pruned else (learners.families,)
     return [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
@@ -133,7 +132,7 @@ def softplus_adam(p: Preset) -> list[Method]:
 
 
 def oracle(p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
-    """The true dictionary with the best codes: the ceiling for inference at each weight."""
+    """The true dictionary with the best codes: the upper bound for inference at each weight."""
     return [coded("fista_oracle", Oracle(), p, p.lasso(lam=lam)) for lam in weights]
 
 

@@ -1,4 +1,4 @@
-"""What a run of a study leaves beside its rows: summary.csv, the figures and the page, made from
+"""The outputs of a study's run beside its rows: summary.csv, the figures and the page, made from
 rows alone.
 """
 
@@ -27,7 +27,7 @@ _PARTS = (
     "amortisation_part",
     "dictionary_part",
 )
-# What a run must have as the paper had it to be held against its numbers.
+# A run is comparable with the paper's numbers only if these are as in the paper.
 _AS_PUBLISHED = (
     *("lam", "seeds", "epochs", "rounds", "blocks"),
     *("input_dim", "noise_db", "width", "stream", "world", "world_file"),
@@ -35,13 +35,13 @@ _AS_PUBLISHED = (
 
 
 def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
-    """Writes summary.csv, the figures and the page, and returns what to print: the tables, the
+    """Writes summary.csv, the figures and the page, and returns the text to print: the tables, the
     answer and the path of the page.
 
     Args:
       run: the run.
       rows: its rows.
-      notes: what it took.
+      notes: its time, memory and the like, by name.
     """
     bench, folder = run.bench, run.page
     conditions = _conditions(rows, bench.varies)
@@ -69,7 +69,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     comparison = published.compare(summary, bench.name) if known else []
     if comparison:
         shown.append(published.table(comparison))
-    # A docstring without its command lines, which are indented.
+    # Drop the command lines of the docstring, which are indented.
     about = "\n".join(
         line for line in bench.about.splitlines() if not line.startswith("  ")
     ).strip()
@@ -89,8 +89,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
 
 
 def is_comparable(run: Run) -> bool:
-    """Whether a run is one that the paper published: its protocol, seeds, weight and lengths of
-    training, on its own model.
+    """True if the paper published this run: its protocol, seeds, weight and lengths of training, on
+    its own model.
     """
     quick = run.bench.presets["quick"]
     alike = all(getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED)
@@ -98,8 +98,8 @@ def is_comparable(run: Run) -> bool:
 
 
 def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
-    """The columns beside the cell and what methods vary that tell lines apart; a run without noise,
-    say, has none for it.
+    """The columns that tell lines apart, beside the cell and the study's own; for example none for
+    noise in a run without any.
     """
     found = [
         name
@@ -114,9 +114,7 @@ def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
 
 
 def _told_apart(rows: Lines, listed: set[str]) -> list[Row]:
-    """The rows. A crossing of a dictionary that other methods have too is drawn as
-    learner:encoder.
-    """
+    """The rows; a crossing is renamed learner:encoder if other methods share its dictionary."""
     shared = collections.Counter(
         dictionary for dictionary, _ in {(row["dictionary"], row["method"]) for row in rows}
     )
@@ -160,8 +158,8 @@ def _decompositions(rows: Lines, names: Sequence[str], by: Sequence[str]) -> lis
 
 
 def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
-    """The headings of metrics that a line has; "ID" is said where the table has the other split
-    beside it.
+    """The headings of metrics that some line has; "ID" appears only if the table also has the other
+    split.
     """
     present = [
         name
@@ -175,9 +173,7 @@ def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
 
 
 def _unlisted(summary: Lines) -> list[str]:
-    """What the tables of no study name: the columns of a metric that was dropped into its
-    folder.
-    """
+    """Columns that no study's table names, from metrics that a user dropped into their folder."""
     listed = {
         _stem(name)
         for one in studies.found().values()

@@ -1,5 +1,5 @@
-"""What a run is made of: the grid and the lengths of a preset, each a flag, and the settings or
-worlds of a grid.
+"""The grid and the lengths of a run as a preset, each a flag, and the settings or worlds of a
+grid.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.study.study import PROTOCOLS
 
-# What columns that runs vary are called above tables.
+# Headings of tables for columns that runs vary.
 HEADINGS = {
     "num_latents": "latents",
     "sparsity": "k",
@@ -31,10 +31,10 @@ _AXES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "wid
 
 @dataclasses.dataclass(frozen=True)
 class Preset(Options):
-    """The grid of a run, the lengths of its training, and what every method is told.
+    """The grid of a run, the lengths of its training, and the settings that every method gets.
 
-    A study with options of its own derives a class with further fields. In a world all samples are
-    for training, and None of `num_latents` are as many as the world has of its own.
+    A study with its own options derives a class with further fields. In a world all samples are for
+    training, and None among `num_latents` means as many as the world has.
     """
 
     num_latents: tuple[int | None, ...] = option((100,), "Numbers of latents.", least=1)
@@ -81,13 +81,13 @@ class Preset(Options):
     sae_steps: int = option(
         50_000, "Gradient steps of a tuned SAE, rounded up to whole epochs.", least=1
     )
-    # Options of OnlineDictionary and of Families, such as num_slots=96.
+    # Options of OnlineDictionary and of Families, for example num_slots=96.
     online: str = ""
     families: str = ""
 
     def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
         """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA
-        iterations on it as it is.
+        iterations on the unscaled atoms.
         """
         weight = self.lam if lam is None else lam
         if self.protocol == "paper":
@@ -99,7 +99,7 @@ SMOKE = Preset(
     (20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100
 )
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
-# What most studies run at: one number of latents, or a few.
+# The presets of most studies: one number of latents, or a few.
 PRESETS = {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)}
 PRESETS_BY_LATENTS = PRESETS | {
     "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),

@@ -20,7 +20,7 @@ from benchmarks.real.inputs import OnActivations
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CheckOptions(OnActivations):
-    """What to check, and on what."""
+    """The options of `check`."""
 
     sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)
     rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=10)

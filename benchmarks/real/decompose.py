@@ -58,13 +58,13 @@ from sae_gap.study.study import Study
 
 NAME = "decompose"
 CONTROLLED = "block control k captured low high occupancy"
-# What is shown of several blocks, of the most atoms.
+# Codes shown for several blocks, at the largest k.
 BRIEF = ("orthogonal", "best", "span")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DecomposeOptions(LanguageModel, OnActivations):
-    """What to decompose, on what, and where results go."""
+    """The options of `decompose`."""
 
     recording: str | None = option(
         None, "A folder that record wrote, in the place of --activations."
@@ -108,7 +108,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
         raise ValueError("--layers goes with --recording, and --key with --activations; give one.")
     folder = options.folder(NAME)
     blocks, every, atoms_after = _given(options)
-    # The same tokens of each block, which are outliers after none.
+    # Take the same tokens of each block: those that are outliers after no block.
     outliers = np.unique(np.concatenate([each.outliers.rows for each in every]))
     kept = np.delete(np.arange(every[0].num_samples), outliers)
     logging.info("%d of %d rows are outliers and left out.", len(outliers), every[0].num_samples)
@@ -128,7 +128,7 @@ def measure(options: DecomposeOptions) -> list[Row]:
 
 
 def _given(options: Any) -> Any:
-    """The blocks, where there are any, their activations, and what gives the atoms of one."""
+    """The blocks, if any, their activations, and a function that returns the atoms of a block."""
     path, lm = options.dictionary, None
     blocks: Any = [None]
     if options.activations:
@@ -144,13 +144,13 @@ def _given(options: Any) -> Any:
     def atoms(block):
         return np.asarray(load_sae(path, model=lm, block=block).model.decoder)
 
-    # What cannot be read is told before activations are.
+    # Report unreadable atoms before reading activations.
     atoms(blocks[0])
     return blocks, every, atoms
 
 
 def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
-    """Codes of rows on a dictionary, and of fewer on its controls."""
+    """The study: codes of rows on a dictionary, and of fewer rows on its controls."""
     (dim, width), most = atoms.shape, max(options.k)
     if dim != chosen.input_dim:
         raise ValueError(
@@ -169,7 +169,7 @@ def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
     mean = rows.scored.mean(axis=0) if options.centred else np.zeros(dim)
     held = Held(dictionary(atoms, mean).model)
     given = Given(held, names([options.dictionary])[0], "dictionary")
-    # The others are told by what they lose beside the best.
+    # Losses of the others are relative to the best.
     codes = dict.fromkeys((*options.codes, "best"))
     methods = {rows: [*decomposition.coded(given, codes, options.k)]}
     bounds = decomposition.bounding(given, most, options.seed, options.controls)

@@ -50,13 +50,12 @@ from sae_gap.study.runner import run
 from sae_gap.study.study import Method
 
 NAME = "downstream"
-# The codes of a dictionary at an L0 that is asked for, and those of an encoder at its own.
+# Codes of a dictionary at a requested L0, and of an encoder at its own.
 LEVELLED = ("omp", "lasso", "lasso_refit", "screened", "weighted")
 OWN = ("own", "own_refit")
-# The largest L0 of a full pursuit: its time grows with the square, and beyond takes longer than all
-# else.
+# Largest L0 of a full pursuit: its time grows with the square, and would exceed all else.
 MOST_PURSUED = 64
-# The columns of the tables.
+# Columns of the tables.
 SPLIT = (
     "dictionary loss l0 total values_part support_part selection_part screening_part "
     "dictionary_part rest best"
@@ -66,7 +65,7 @@ SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_m
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DownstreamOptions(PutBack):
-    """What to put back into a model, and where results go."""
+    """The options of `downstream`."""
 
     controls: tuple[str, ...] = option(
         (), "Control dictionaries: samples, random, or any learner by its name.  [none]"
@@ -107,8 +106,8 @@ def put_back(
     saes: Sequence[SAE],
     store: results.Store,
 ) -> list[Row]:
-    """The rows of three studies, one after the other on one store: own codes tell the L0 at which
-    each encoder is split, and the codes at the asked L0s the best dictionary.
+    """The rows of three successive studies on one store: own codes set the L0 at which each encoder
+    is split, and codes at the requested L0s find the best dictionary.
     """
     middle = options.l0[len(options.l0) // 2]
     learners = learners_of(saes, options.controls, middle, source.input_dim)
@@ -119,7 +118,7 @@ def put_back(
     own = [name for name in codes if name.removesuffix(REFIT) == "own"]
 
     def at(name: str, names: Iterable[str], l0: float) -> Iterator[Method]:
-        """Codes of a dictionary at an L0."""
+        """Methods on a dictionary at an L0."""
         long = l0 > MOST_PURSUED
         kept = [each for each in names if not (long and each.startswith("omp"))]
         learner, about = learners[name]
@@ -140,7 +139,7 @@ def put_back(
     rows += rows_of(
         method for name in learners for l0 in options.l0 for method in at(name, levelled, l0)
     )
-    # Codes denser than that are not sparse.
+    # Do not split denser codes, which are not sparse.
     sparse = [
         row
         for row in rows
@@ -155,12 +154,12 @@ def put_back(
         if row["level"] not in options.l0:
             for name in dict.fromkeys((row["dictionary"], near["dictionary"])):
                 wanted += at(name, splitting, row["level"])
-    # Two encoders of one L0 share what is measured of the best dictionary.
+    # Encoders of equal L0 share the measurements of the best dictionary.
     return rows + rows_of({(each.learner, each.encoder): each for each in wanted}.values())
 
 
 def tables_of(rows: Sequence[Row]) -> list[Table]:
-    """What the loss of each SAE is made of, and the scores of all codes."""
+    """The parts of each SAE's loss, and the scores of all codes."""
     first = rows[0]
     splits = []
     for line in split_lines(rows):
@@ -169,7 +168,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
             if line[f"{part}_part"] is not None and np.isfinite(line[f"{part}_low"]):
                 half = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
                 line[f"{part}_part_half"] = half
-        # Of the best dictionary it is zero by definition.
+        # The best dictionary's own part is zero by definition.
         if line["best"] == line["dictionary"]:
             line["dictionary_part"] = None
         splits.append(line)

@@ -53,7 +53,7 @@ from sae_gap.study.study import Method
 NAME = "encoder_cost"
 FAMILIES = ("own", "screened_pursuit", "batch_pursuit", "omp", "fista", "lasso")
 NAMED = ("mp", "gradient_pursuit")
-# Screens, and the candidates for each atom that is pursued.
+# Screens, and the candidates of each for every atom of the pursuit.
 SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
 ITERATIONS = (1, 2, 5, 10, 20, 50)
 COLUMNS = (
@@ -63,7 +63,7 @@ COLUMNS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CostOptions(PutBack):
-    """What to code and how, and where results go."""
+    """The options of `encoder_cost`."""
 
     l0: int = option(32, "Mean L0 of all codes but those of encoders.", least=1)
     codes: tuple[str, ...] = option((*FAMILIES, *NAMED), "Families of codes, and encoders.")
@@ -77,9 +77,9 @@ class CostOptions(PutBack):
 def ways(
     learner: Learner, k: int, lam: float, denser: float, named: Sequence[str] = NAMED
 ) -> Iterator[Method]:
-    """All ways to code on a dictionary with k atoms a sample, over the signs that its codes have;
-    screened pursuits have non-negative codes alone. The λ of the lasso at an L0 of k and that at
-    twice as many are known, and some encoders are named.
+    """All ways to code on a dictionary with k atoms a sample, with the signs of its codes; screened
+    pursuits have only non-negative codes. `lam` and `denser` are the lasso's λ at an L0 of k and of
+    twice as many; `named` are further encoders.
     """
     nonneg = not learner.signed
 
@@ -115,12 +115,12 @@ def ways(
 
 
 def twice(learner: Learner, k: int) -> int:
-    """The atoms that are pruned to k."""
+    """Number of atoms before they are pruned to k."""
     return min(2 * k, learner.ready.decoder.shape[1])  # type: ignore[union-attr]
 
 
 def measure(options: CostOptions) -> list[Row]:
-    """Codes all, or reads what is stored; writes the table as a file, and the figures.
+    """Codes everything, or reads what is stored; writes the table as a file, and the figures.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -149,7 +149,7 @@ def measure(options: CostOptions) -> list[Row]:
 
 
 def tables_of(rows: Sequence[Row]) -> list[Table]:
-    """A table for each dictionary, by what codes cost."""
+    """A table for each dictionary, sorted by the cost of codes."""
     return [
         table(
             f"Codes on {name} at a mean L0 of {lines[0]['level']}",

@@ -1,4 +1,4 @@
-"""What is measured on a real model: its recording, and SAEs and dictionaries of its activations."""
+"""The inputs of measurements on a real model: its recording, and SAEs and dictionaries."""
 
 import dataclasses
 import io
@@ -27,14 +27,13 @@ from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.folder import Folder
 
-# Above this FVU an SAE explains so little that something is wrong with how it was read, or with
-# the activations.
+# Above this FVU an SAE explains so little that its reading or the activations must be wrong.
 WRONG = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OnActivations(Options):
-    """Activations that were recorded before."""
+    """Recorded activations."""
 
     activations: str | None = option(
         None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
@@ -42,7 +41,7 @@ class OnActivations(Options):
     key: str | None = option(None, "Name of the array of activations in a file of several.")
 
     def read_activations(self) -> Activations:
-        """Opens them.
+        """Opens the activations.
 
         Raises:
           ValueError: no flag names them, or they cannot be read.
@@ -54,7 +53,7 @@ class OnActivations(Options):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outliers(Options):
-    """What becomes of outlier tokens."""
+    """The treatment of outlier tokens."""
 
     outliers: str = option(
         "drop",
@@ -64,7 +63,7 @@ class Outliers(Options):
 
     @property
     def keep_outliers(self) -> bool:
-        """Whether they are taken like others."""
+        """True if they are taken like others."""
         return self.outliers == "keep"
 
 
@@ -118,17 +117,17 @@ class Measured(Options):
         model: LM | None = None,
         block: int | None = None,
     ) -> tuple[list[SAE], dict[str, Check]]:
-        """Reads them, SAEs first.
+        """Reads SAEs, then dictionaries.
 
         Args:
-          x: activations that SAEs are tried on, (n, input_dim).
-          mean: gives the bias of dictionaries whose files have none, (input_dim,).
-          controls: names that none of them takes.
+          x: activations on which to try SAEs, (n, input_dim).
+          mean: returns the bias of dictionaries whose files have none, (input_dim,).
+          controls: names that none of them may take.
           model: the language model of a Jacobian lens or an unembedding.
-          block: of that lens.
+          block: block of that lens.
 
         Returns:
-          What to measure, and how each SAE was read, by name.
+          The SAEs to measure, and a report on how each SAE was read, by name.
 
         Raises:
           ValueError: one cannot be read, is of another width, or explains next to nothing.
@@ -171,10 +170,10 @@ class OfRecording(Measured, LanguageModel):
     layer: int = option(10, "The block, counted from 0, after which it was recorded.", least=0)
 
     def open(self) -> tuple[Recorded, LM]:
-        """The recording, and the model that was recorded.
+        """The recording, and the recorded model.
 
         Raises:
-          ValueError: a flag is lacking, or the model is another one.
+          ValueError: a flag is missing, or the model is another one.
         """
         if not self.recording or not (self.sae or self.dictionary):
             raise ValueError(
@@ -187,7 +186,7 @@ class OfRecording(Measured, LanguageModel):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PutBack(OfRecording, Outliers):
-    """What is put back into the model, and on which held-out documents."""
+    """The reconstructions to put back into the model, and the held-out documents."""
 
     tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
@@ -195,18 +194,18 @@ class PutBack(OfRecording, Outliers):
     def begin(
         self, l0: Sequence[float], controls: Collection[str] = ()
     ) -> tuple[OnNetwork, list[SAE]]:
-        """The documents with the network, and what to measure on them.
+        """The documents with the network, and the SAEs to measure on them.
 
         Args:
           l0: mean L0s at which dictionaries are compared.
-          controls: names that no SAE takes.
+          controls: names that no SAE may take.
 
         Raises:
           ValueError: something does not fit; the message says how to mend it.
         """
         recorded, lm = self.open()
         activations = recorded.activations(self.layer)
-        # The split of `train_real`, whatever the seed: what its SAEs learned from is not scored.
+        # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
         rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0)
         saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, lm, self.layer)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
@@ -231,8 +230,8 @@ class PutBack(OfRecording, Outliers):
 def learners_of(
     saes: Sequence[SAE], controls: Iterable[str], l0: float, input_dim: int
 ) -> dict[str, tuple[Learner, dict[str, Any]]]:
-    """The learners of SAEs and of controls for an L0, by name, and what rows tell of each; the
-    codes of controls have the signs of those of the first SAE.
+    """The learners of SAEs and of controls for an L0, by name, with their row columns; controls
+    have signed codes if the first SAE does.
     """
     first = saes[0]
     about = {"family": "control", "signed": first.signed}
@@ -244,10 +243,10 @@ def learners_of(
 
 
 def check_place(name: str, hook: str, layer: int) -> None:
-    """Refuses an SAE that says that it is of another place than the one behind the block."""
+    """Refuses an SAE whose notes name another place than the one after the block."""
     pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)"
     place = re.fullmatch(pattern, hook)
-    # sparsify names the folder alone, which may be called anything.
+    # sparsify notes only the folder, whose name may be anything.
     if "." in hook and place is None:
         raise ValueError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
@@ -263,10 +262,10 @@ def npy(array: ArrayLike) -> bytes:
 
 
 def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """A name for each path: its last part, or as many as tell it from the others.
+    """A name for each path: its last part, or as many parts as tell it from the others.
 
-    The file of an SAE's weights is called after its folder. No name is one that is taken, as by a
-    control.
+    A file of an SAE's weights is named after its folder. No name is one that is taken, for example
+    by a control.
     """
     parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):

@@ -22,7 +22,7 @@ NAME = "lens"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LensOptions(OnText, Outliers):
-    """What to average, and where the sums go."""
+    """The options of `lens`."""
 
     windows: int = option(16, "Documents of which to average the start.", least=1)
     context: int = option(128, "Tokens of a window.", least=2)

@@ -32,14 +32,13 @@ from sae_gap.runtime import devices, distributed
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
 
-# Multiply-adds that learning `online_dl` may take unless it is asked for by name: some ten minutes
-# on two cores.
+# Most multiply-adds for learning `online_dl` unless it is named: about ten minutes on two cores.
 AFFORDABLE = 1e13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureOptions(Results, OnActivations, Measured, Outliers, Distributed):
-    """What to measure, on what, and where results go."""
+    """The options of `measure_sae`."""
 
     lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
     match_l0: float | None = option(
@@ -58,7 +57,7 @@ class MeasureOptions(Results, OnActivations, Measured, Outliers, Distributed):
 
 
 def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
-    """What to measure, and how each SAE was read, by name.
+    """The plan of the measurement, and a report on how each SAE was read, by name.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -96,8 +95,8 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
 
 
 def is_affordable(sae: SAE) -> bool:
-    """Whether `online_dl` learns a dictionary of the width of an SAE in minutes."""
-    # Each of three rounds of the pursuit, and the step, is a product with the dictionary.
+    """True if `online_dl` learns a dictionary of the SAE's width in minutes."""
+    # Each of three rounds of the pursuit costs a product with the dictionary, and so does the step.
     products = 4 * total_visits(VISITS, sae.num_latents)
     return products * sae.input_dim * sae.num_latents <= AFFORDABLE
 

@@ -1,4 +1,4 @@
-"""What a measurement of one's own SAE leaves: summary.csv, codes.csv, figures, and its page."""
+"""Writes the outputs of a measurement: summary.csv, codes.csv, figures, and its page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -34,7 +34,7 @@ better values on the encoder's own support remove, and what another support does
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """
-# The columns of each table, by the names that they have in summary.csv and codes.csv.
+# Columns of each table, by their names in summary.csv and codes.csv.
 LOSSES = "dictionary loss points judged"
 CURVE = (
     "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
@@ -46,7 +46,7 @@ SUPPORT = "dictionary jaccard overlap_precision overlap_recall fired_only used_o
 ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
 LOADED = "dictionary library architecture normalisation fvu l0 dead"
-# Fewer samples than these make an interval wide.
+# With fewer samples intervals are wide.
 FEW = 500
 
 
@@ -58,18 +58,18 @@ def write(
     command: str,
     notes: Mapping[str, str],
 ) -> str:
-    """Writes all files of a measurement but its rows, in place of those of an earlier one.
+    """Writes all files of a measurement except its rows, replacing those of an earlier one.
 
     Args:
-      folder: where to.
-      rows: of the measurement.
-      source: the plan's.
+      folder: the target.
+      rows: rows of the measurement.
+      source: source of the plan.
       loaded: how each SAE was read, by name.
-      command: what was run.
-      notes: what a reader should know of the run.
+      command: the command of the run.
+      notes: facts on the run for a reader.
 
     Returns:
-      What looks wrong, the tables and, last, the verdict, to print.
+      The text to print: what looks wrong, the tables and, last, the verdict.
     """
     for name in folder.names():
         if name.endswith((".png", ".pdf")):

@@ -59,7 +59,7 @@ from sae_gap.study.study import Method
 
 NAME = "probe_real"
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "thresholded")
-# Concepts of words: each meets a topic, and these meet each other.
+# Concepts of words: each is paired with a topic, and these with each other.
 WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
 MEETINGS = (
     "letters:abc+capital",
@@ -67,15 +67,15 @@ MEETINGS = (
     "suffix:s+letters:stu",
     "letters:stu+suffix:s",
 )
-# The columns of the tables, of those in the CSV files.
+# Columns of the printed tables, among those of the CSV files.
 SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
-# Activations, and what is probed of them by name.
+# Activations, and the concepts to probe by name.
 Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeOptions(OfRecording):
-    """What to probe, and where results go."""
+    """The options of `probe_real`."""
 
     controls: tuple[str, ...] = option(
         ("samples", "random"), "Control dictionaries, any learner by its name, or none."
@@ -102,15 +102,15 @@ class ProbeOptions(OfRecording):
 
 
 def usual_pairs(topics: Sequence[str]) -> list[str]:
-    """Each topic with a concept of words, in both orders, and such concepts with each other."""
-    # A pair is written with a plus.
+    """Pairs of each topic with a concept of words, in both orders, and of such concepts."""
+    # A plus joins the names of a pair.
     named = [f"topic:{topic}" for topic in topics if "+" not in topic]
     met = [f"{a}+{b}" for pair in zip(named, WORDS, strict=False) for a, b in (pair, pair[::-1])]
     return [*met, *MEETINGS]
 
 
 def tokens_of(recorded: Recorded, lm: LM) -> probing.Tokens:
-    """The tokens of a recording in letters."""
+    """The tokens of a recording as text."""
     numbers, place = np.unique(recorded.tokens, return_inverse=True)
     texts = np.array([lm.tokenizer.decode([int(number)]) for number in numbers])
     topics = None if recorded.topics is None else np.array(recorded.topics)[recorded.documents]
@@ -124,9 +124,9 @@ def of_pairs(
     seeds: Sequence[int],
     most: int,
 ) -> Concepts:
-    """At most so many rows for pairs of concepts, less pairs whose cells are too small."""
+    """At most `most` rows for pairs of concepts, without pairs whose cells are too small."""
     assert held.documents is not None
-    # Outlier tokens are left out of what is probed, but end a word as others do.
+    # Outlier tokens are not probed, but end a word like others.
     whole = np.flatnonzero(np.isin(tokens.documents, held.documents))
     tokens, places = tokens.at(whole), np.searchsorted(whole, held.numbers)
     pairs = {}
@@ -150,7 +150,7 @@ def of_pairs(
 
 
 def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: bool) -> Concepts:
-    """The last tokens of the texts of sae-probes; activations are kept in a folder."""
+    """The last tokens of the texts of sae-probes; a folder keeps their activations."""
     parts, labelled = [], {}
     sets = probing.read_sets(every=every)
     starts = np.cumsum([0, *(len(each.labels) for each in sets)])
@@ -224,7 +224,7 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
 
 
 def table_of(lines: Sequence[Row], kind: str, baseline: str) -> Table:
-    """The scores of each probe, of lines that `probing.overall` has held against a baseline."""
+    """The scores of each probe, from lines that `probing.overall` compared with a baseline."""
     over = f"means over {lines[0]['pairs']} {kind} ± half their 95 % intervals"
     return table(
         f"AUC and its drop, {over}; more: less what own codes of {baseline} have", SHOWN, lines

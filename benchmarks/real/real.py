@@ -39,9 +39,9 @@ from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
 NAME = "real"
-# The bare lasso, which no sentence needs, takes minutes.
+# The bare lasso takes minutes, and no sentence needs it.
 BETTER = ("own", "own_refit", "lasso_refit", "omp", "screened", "proposed", "weighted")
-# How large a run is: the options of each step that differ from what `real` is given.
+# The size of a run: options of each step that differ from the defaults.
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": {
         "record": {"tokens": 24_000},
@@ -67,7 +67,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "probe_real": {"rows": 24_000},
     },
 }
-# How long presets took from nothing to the page, in minutes; RESULTS.md tells on what.
+# Minutes that presets took from nothing to the page; RESULTS.md has the machine.
 MINUTES = {"smoke": 3, "quick": 34}
 ABOUT = f"""
 A reconstruction of the residual stream takes the place of the activations of held-out documents,
@@ -86,15 +86,15 @@ A probe out of distribution learns one concept from rows that never have it toge
 and is scored where that other concept is. The dictionaries themselves may have seen such rows. A
 better reconstruction is not better features: what latents mean is not measured here.
 """
-# Probes that read this many latents stand in the third sentence.
+# The third sentence is about probes that read this many latents.
 PROBE = "k=5"
-# SAEs within this share of the L0 that was asked for are compared.
+# SAEs are compared if their L0 is within this share of the requested one.
 ALIKE = 0.1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RealOptions(OnText):
-    """What to record and to train, and where results go."""
+    """The options of `real`."""
 
     preset: str = option("quick", "How much to record, learn and score.", choices=tuple(PRESETS))
     layer: int = option(10, "The block to record after, counted from 0.", least=0)
@@ -120,7 +120,7 @@ def main(options: RealOptions) -> None:
     training = {"methods": train_real.METHODS} | steps["train_real"]
     training |= {"width": options.width or training["width"], "seed": options.seed}
     methods = training["methods"] = options.methods or training["methods"]
-    # What has codes of its own stands first.
+    # Methods with their own codes come first.
     ordered = sorted(methods, key=lambda name: name not in train_real.SAES)
     if ordered[0] not in train_real.SAES:
         fault = f"--methods={','.join(methods)} trains no SAE"
@@ -132,7 +132,7 @@ def main(options: RealOptions) -> None:
         layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
     )
     recorded = record.main(recording)
-    # Beyond it `downstream` takes no codes for sparse.
+    # `downstream` does not split denser codes.
     input_dim = recorded.activations(options.layer).input_dim
     most = min(training["width"] - 1, input_dim // 4)
     if options.sparsity > most:
@@ -150,7 +150,7 @@ def main(options: RealOptions) -> None:
         "recording": str(recorded.folder),
         "layer": options.layer,
         "controls": ("samples", "random"),
-        # What has been learned here is measured whatever it is worth.
+        # Measure what was learned here, however good it is.
         "anyway": True,
         "sae": tuple(f"{place}/{train_real.NAME}/{name}" for name in ordered),
     }
@@ -161,7 +161,7 @@ def main(options: RealOptions) -> None:
     try:
         probed = probe_real.measure(asked)["pairs"]
     except ValueError as error:
-        # Text may be too little for any pair of concepts, and what was measured before stands.
+        # The text may be too short for any pair of concepts; earlier measurements stand.
         logging.warning("%s", error)
         probed = []
     command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
@@ -174,7 +174,7 @@ def main(options: RealOptions) -> None:
 
 
 def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each step with how much it does, and where the page would be."""
+    """A line for each step with its sizes, and the place of the page."""
     source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
     aims: dict[str, dict[str, Any]] = {
         "record": source | {"layer": options.layer, "dtype": options.dtype, "tokens": "all"},
@@ -201,7 +201,7 @@ def write(
     command: str,
     notes: Mapping[str, str],
 ) -> str:
-    """Writes the page, and returns the three sentences that answer."""
+    """Writes the page, and returns its three sentences."""
     best = best_sae(split_lines(patched), sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
@@ -234,19 +234,19 @@ def write(
 
 
 def best_sae(splits: Lines, sparsity: float) -> Row | None:
-    """The split of KL of the SAE that loses least: of those near the L0 asked for, if any is."""
+    """The KL split of the SAE that loses least, if possible among those near the requested L0."""
     divergences = [line for line in splits if line["loss"] == "kl"]
-    # At an L0 much larger any SAE loses less.
+    # At a much larger L0 any SAE loses less.
     alike = [line for line in divergences if abs(line["l0"] - sparsity) <= ALIKE * sparsity]
     return min(alike or divergences, key=lambda line: line["total"], default=None)
 
 
 def encoder_share(rows: Lines, best: Row) -> str:
-    """What share of the lost nats is the encoder's, of the SAE that loses least."""
+    """Says which share of the lost nats is the encoder's, for the SAE that loses least."""
     mine = [row for row in rows if row["dictionary"] == best["dictionary"]]
     sums = {row["codes"]: row["kl_sums"] for row in mine if row["level"] == best["level"]}
     own, refitted = sums["own"], sums[best["own_best_codes"]]
-    # Of the loss of the very documents that are drawn.
+    # As a share of the encoder's own loss on the same documents.
     share = compare(refitted, own, own)
     percent, low, high = (f"{100 * value:.0f}" for value in (share.more, share.low, share.high))
     interval = f"{low} to {high}, " if math.isfinite(share.low) else ""
@@ -267,7 +267,7 @@ def encoder_share(rows: Lines, best: Row) -> str:
 
 
 def best_dictionary(rows: Lines, sparsity: int) -> str:
-    """Which dictionary loses least at the L0 of training, and how much less than the next."""
+    """Says which dictionary loses least at the L0 of training, and by how much."""
     names = dict.fromkeys(row["dictionary"] for row in rows)
     refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
     best, second, *_ = sorted(refitted, key=lambda row: row["kl"])
@@ -279,7 +279,7 @@ def best_dictionary(rows: Lines, sparsity: int) -> str:
 
 
 def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
-    """What certified codes, and the better dictionary, change for sparse probes."""
+    """Says how certified codes, and the better dictionary, change sparse probes."""
     lines = {
         (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE
     }

@@ -28,7 +28,7 @@ DTYPE = "What activations are kept in, float16 or float32, which Gemma needs."
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RecordOptions(OnText):
-    """What to record, and where."""
+    """The options of `record`."""
 
     layers: tuple[int, ...] = option(
         (10,), "Blocks after which to record, counted from 0.", least=0

@@ -59,23 +59,23 @@ METHODS = (
     *("topk", "topk_from_online_dl", "batchtopk", "jumprelu"),
     *("matryoshka", "relu", "online_dl"),
 )
-# Dictionaries that are learned otherwise than by their default options, given `online_dl`.
+# Dictionaries with non-default options, given `online_dl`.
 DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
     "online_dl": lambda online: online,
     "online_dl_incoherent": lambda online: dataclasses.replace(online, incoherent=True),
     "online_dl_families": with_families,
 }
-# What an SAE is called that starts from the dictionary of `online_dl`.
+# Ending of the name of an SAE that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
 SAES = tuple(name + start for start in ("", FROM) for name in catalogue.saes())
 EVERY = tuple(dict.fromkeys((*SAES, *DICTIONARIES, *catalogue.learners())))
 CODES = ("own", "own_refit", "lasso", "lasso_refit")
-# What tells the lines of the summary apart, and what they hold, by heading.
+# The columns that tell the lines of the summary apart, and the others, with headings.
 CELL = {"method": "method", "codes": "codes", "num_latents": "latents", "sparsity": "k"}
 COLUMNS = {
     "l0": "L0",
     "fvu": "FVU",
-    # Where a held-out row is an outlier.
+    # For held-out rows that are outliers.
     "fvu_outliers": "FVU with outlier tokens",
     "duplicates": "copied atoms",
     "fit_seconds": "fit s",
@@ -84,7 +84,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(Fitted, OnActivations, Outliers, Distributed):
-    """What to train, on what, and where results go."""
+    """The options of `train_real`."""
 
     methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
     codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")
@@ -98,7 +98,7 @@ class TrainOptions(Fitted, OnActivations, Outliers, Distributed):
 
 
 def source_of(options: TrainOptions) -> HeldOut:
-    """The rows to learn from, and those that `measure_sae` scores too.
+    """The rows to learn from, and those that `measure_sae` also scores.
 
     Raises:
       ValueError: there are none, or none that vary, or the sparsity does not suit them.
@@ -123,7 +123,7 @@ def source_of(options: TrainOptions) -> HeldOut:
 
 
 def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
-    """How a method learns from activations of this many dimensions."""
+    """The learner of a method for activations of `input_dim` dimensions."""
     width, sparsity = options.width, options.sparsity
     online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=options.visits)
     if name in DICTIONARIES:
@@ -145,7 +145,7 @@ def study_for(
     sources: Sequence[HeldOut],
     names: Collection[str],
 ) -> Study:
-    """All codes on the dictionaries of methods of these names."""
+    """All codes on the dictionaries of the named methods."""
     methods = [
         dataclasses.replace(method, row={**method.row, "dictionary": name})
         for name in names
@@ -170,7 +170,7 @@ def save(model: Model, folder: Folder) -> None:
 
 
 def summarise(rows: Sequence[Row], options: TrainOptions, names: Sequence[str]) -> list[Row]:
-    """Means over seeds, a line for each method and codes, the methods of some names first."""
+    """Means over seeds, a line for each method and codes, the named methods first."""
     kept, lines = ("codes", "seed", *COLUMNS, *catalogue.default_columns()), []
     for row in rows:
         line = {name: row[name] for name in kept if name in row}
@@ -183,8 +183,7 @@ def train(options: TrainOptions) -> list[Row]:
     """Trains, stores and scores each method, and writes the summary.
 
     Returns:
-      A line for each method that is stored with these options, and for each codes: means over its
-      seeds.
+      A line for each stored method with these options, and for each codes: means over its seeds.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -206,11 +205,11 @@ def train(options: TrainOptions) -> list[Row]:
         logging.info("%s fitted in %.0f s", name, fit.end.seconds + fit.base_seconds)
         if distributed.is_first():
             save(fit.end.model, directory / name)
-        # Until it is there, others would fit again what the first one reads.
+        # Wait until the first process has it: the others would otherwise fit it again.
         distributed.wait(name)
     store = results.Store(directory)
     run(wanted, store, models=models)
-    # Neither rows of an earlier form nor those of a learner that is no longer here.
+    # Skip rows of an earlier form and of learners that no longer exist.
     there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
     seeds = sorted({row["seed"] for row in there})

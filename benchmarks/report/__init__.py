@@ -1,1 +1,1 @@
-"""Pages of results, and how they agree with the published ones."""
+"""Pages of results, and their agreement with the published ones."""

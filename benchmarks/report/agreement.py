@@ -18,14 +18,14 @@ _FILE = "published.csv"
 
 
 def line(study: str, comparison: Lines) -> str:
-    """The line of a study: how many of its numbers are close, and the one that is furthest."""
+    """A study's line: how many of its numbers are close, and the furthest one."""
     close, count = sum(row["close"] for row in comparison), len(comparison)
     furthest = _describe(max(comparison, key=published.distance))
     return f"| {study} | {count:,} | {close:,} | {close / count:.1%} | {furthest} |"
 
 
 def _describe(row: Row) -> str:
-    """Where a number was compared, our number and the published one."""
+    """The place of a comparison, our number and the published one."""
     varied = [
         f"{name} {row[name]:,}"
         for name in ("num_samples", "lam", "iterations", "step")

@@ -1,7 +1,7 @@
-"""The page of a study, what was asked and what was found: README.md, report.html, and page.json for
-the report of all.
+"""The page of a study, with its question and its findings: README.md, report.html, and page.json
+for the report of all.
 
-A text is paragraphs and lists; `words in backticks` are code, and all else stands as it is written.
+A text has paragraphs and lists; `words in backticks` are code, and everything else is literal.
 Nothing here needs JAX, and only `saved` needs matplotlib.
 """
 
@@ -39,18 +39,18 @@ class Figure(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """What a study shows.
+    """The page of a study.
 
     Attributes:
       study: its name.
       title: a line.
-      about: what was asked.
-      command: what was run, as a shell takes it.
-      finding: what came out, in a sentence or two.
+      about: its question.
+      command: the command, as a shell takes it.
+      finding: the result, in a sentence or two.
       figures: in order.
       tables: in order.
-      notes: what a reader should know of the run (time, memory, versions), by name.
-      answers: tables that stand before the figures.
+      notes: facts on the run (time, memory, versions), by name.
+      answers: tables in front of the figures.
     """
 
     study: str
@@ -65,12 +65,12 @@ class Page:
 
 
 class Entry(NamedTuple):
-    """A study on its way to a page.
+    """A study with its page and images.
 
     Attributes:
-      page: what it shows.
+      page: the page.
       images: the figures as data URLs, by file.
-      place: its folder, from the folder of all results; empty where the page stands alone.
+      place: its folder, relative to the folder of all results; empty for a page by itself.
     """
 
     page: Page
@@ -79,8 +79,8 @@ class Entry(NamedTuple):
 
 
 def saved(folder: Folder, drawn: Iterable[tuple[str, Any]]) -> list[Figure]:
-    """Figures with the names of their files, written to the folder of their page; one that is None
-    is left out.
+    """Writes figures to the folder of their page, and returns them with the names of their files;
+    None is skipped.
     """
     shown = []
     for stem, figure in drawn:
@@ -93,11 +93,11 @@ def saved(folder: Folder, drawn: Iterable[tuple[str, Any]]) -> list[Figure]:
 def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
     """Writes page.json, README.md and report.html into a folder, each replaced whole.
 
-    README.md links to the tables that are in the folder, so the page is written last.
+    README.md links to the tables in the folder, so write the page last.
 
     Args:
-      folder: where the figures are.
-      page: what it shows.
+      folder: folder of the figures.
+      page: the page.
 
     Raises:
       OSError: the folder lacks a figure, or cannot be written to.
@@ -115,11 +115,11 @@ def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
 
 
 def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
-    """Reads the page that a folder holds, with its figures.
+    """Reads the page in a folder, with its figures.
 
     Args:
-      folder: what `write` was given.
-      place: what the report calls the folder.
+      folder: as for `write`.
+      place: the report's name for the folder.
 
     Raises:
       ValueError: page.json, or a figure that it shows, cannot be read.
@@ -140,8 +140,8 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
 
 
 def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
-    """A folder of results and all within it, by their places from the first, in the order of their
-    names.
+    """A folder of results and all within it, by their paths relative to the first, in the order of
+    their names.
     """
     yield place, folder
     # Rows and models are thousands of files without a page.
@@ -158,8 +158,8 @@ def _images(folder: Folder, page: Page) -> dict[str, str]:
 
 
 def render(entries: Sequence[Entry]) -> str:
-    """One self-contained page of HTML, which asks for nothing from anywhere: of one study, or of
-    several with their contents.
+    """One self-contained page of HTML, which loads nothing from elsewhere: for one study, or for
+    several with a list of contents.
 
     Args:
       entries: the studies, in order.
@@ -171,7 +171,7 @@ def render(entries: Sequence[Entry]) -> str:
 
 
 def provenance(row: Mapping[str, Any]) -> dict[str, str]:
-    """What made a row (revision, machine, device, versions), as notes of a page."""
+    """A row's provenance (revision, machine, device, versions), as notes of a page."""
     made = {name: str(row[name]) for name in _MADE_BY if row.get(name) is not None}
     versions = ", ".join(f"{name} {row[name]}" for name in _PACKAGES if row.get(name) is not None)
     return made | ({"versions": versions} if versions else {})
@@ -183,14 +183,14 @@ def first_sentence(text: str) -> str:
 
 
 def _number(text: str) -> markupsafe.Markup:
-    """A number as it is printed: a true minus, and a power of ten for an exponent."""
+    """A number in print: a true minus, and a power of ten for an exponent."""
     safe = str(markupsafe.escape(text)).replace("-", "\N{MINUS SIGN}").replace("e+", "e")
     return markupsafe.Markup(re.sub(r"e(\N{MINUS SIGN}?)0*(\d+)", r"×10<sup>\1\2</sup>", safe))
 
 
 def _escaped(text: str) -> str:
-    """A text in which Markdown reads the code in backticks and nothing else."""
-    # An underscore within a word, as every name of a method has, is safe and stays legible.
+    """A text in which Markdown reads only the code in backticks."""
+    # An underscore within a word, as in every method's name, is safe and stays readable.
     marks = r"(`[^`\n]+`)|[\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w)"
     return re.sub(marks, lambda found: found[1] or f"\\{found[0]}", text)
 

@@ -1,5 +1,5 @@
-"""The paper's published numbers beside ours: what they were, how far ours are from them, and
-whether that is close.
+"""The paper's published numbers beside ours: their values, their distance from ours, and whether
+that is close.
 """
 
 import ast
@@ -12,44 +12,43 @@ from benchmarks.report.table import Table
 from sae_gap.figures.tables import Lines
 from sae_gap.storage.results import CELL, Row
 
-# What a line must agree in, where the published line says something.
+# Columns in which a line must agree, if the published line has them.
 _NUMBERED = (*CELL, "lam", "iterations", "step")
-# The name of the method mostly says these already, so that a summary need not have them.
+# The method's name mostly implies these, so a summary need not have them.
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
 
 # A difference is close within two published deviations or this much; matching-pursuit training is
-# chaotic, so that the authors' own code, run again on the same data, moves by half of its
-# allowance.
+# chaotic: the authors' own code, run again on the same data, moves by half of its allowance.
 _TOLERANCE = 0.04
-# Metrics whose order depends on the setting: within two published deviations or this part of the
+# Metrics whose size depends on the setting: within two published deviations or this share of the
 # published number.
 _RELATIVE = ("mse", "l0_above", "support_l0")
 _RELATIVE_TOLERANCE = 0.1
 _MP_FACTOR = 2
-# The published numbers have five decimals, which is all that is left of a squared error of 1e-5.
+# The published numbers have five decimals, as many as a squared error of 1e-5 fills.
 _ROUNDING = 5e-6
 
 
 def published(study: str | None = None) -> list[Row]:
     """The published means and standard deviations over seeds, a line a method and setting.
 
-    A line has the columns of a row that tell methods and settings apart, `seeds`, and
-    `<metric>_mean` and `<metric>_sd` of each metric; text is a string, a count an int, any other
-    number a float, and what was not published None.
+    A line has the columns that tell methods and settings apart, `seeds`, and `<metric>_mean` and
+    `<metric>_sd` of each metric; text is a string, a count an int, any other number a float, and an
+    unpublished value None.
 
     Args:
       study: its name; None for all lines of the file.
 
     Returns:
-      The lines, in the order of the file; none where nothing was published for the study.
+      The lines, in the order of the file; none if nothing was published for the study.
     """
     lines = read(pathlib.Path(__file__).with_name("published.csv").read_text())
     return [line for line in lines if study in (None, line["study"])]
 
 
 def read(text: str) -> list[Row]:
-    """The lines of a CSV file less its comments: a cell is a number or a text, or None if empty."""
+    """The lines of a CSV file without comments: a cell is a number, a text, or None if empty."""
     lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
@@ -62,27 +61,27 @@ def _value(cell: str) -> Any:
 
 
 def compare(summary: Lines, study: str) -> list[Row]:
-    """Holds a summary of the protocol "paper" against the published numbers.
+    """Compares a summary of the protocol "paper" with the published numbers.
 
-    A line is held against a published one of the same method whose num_latents, sparsity,
-    num_samples, lam, iterations and step, where the published line has them, are its own; base,
-    start and input_dim are compared where both have them. A dictionary that is learned from nothing
-    was drawn anew beside each encoder (cold_dl_relu, …): a single `cold_dl` is held against each of
-    them. A difference is close up to
+    A line is compared with a published one of the same method if num_latents, sparsity,
+    num_samples, lam, iterations and step agree wherever the published line has them, and base,
+    start and input_dim wherever both have them. The paper drew a dictionary learned from nothing
+    anew beside each encoder (cold_dl_relu, …): a single `cold_dl` is compared with each of them. A
+    difference is close up to
 
       max(2 sd, 0.04), or max(2 sd, 0.08) for what matching pursuit learned, for metrics of order
       one; max(2 sd, 0.1 |published|) + 5e-6, twice that share for matching pursuit, for mse,
       l0_above and support_l0 (`relative`).
 
-    Left out are the late rounds of DL-FISTA in learning_dynamics, which average only the seeds that
-    had not yet converged.
+    It leaves out the late rounds of DL-FISTA in learning_dynamics, which average only the seeds
+    that had not yet converged.
 
     Args:
       summary: lines of `tables.summarise`.
       study: as for `published`.
 
     Returns:
-      A row a line and metric that both have: the published coordinates, `metric`, `ours`,
+      A row for each line and metric that both have: the published coordinates, `metric`, `ours`,
       `published`, `published_sd`, `difference` (ours - published), `tolerance`, `relative` and
       `close`.
     """
@@ -151,5 +150,5 @@ def table(comparison: Lines) -> Table:
 
 
 def distance(row: Row) -> float:
-    """How far a number is from the published one, in units of its tolerance."""
+    """The distance of a number from the published one, in units of its tolerance."""
     return abs(row["difference"]) / row["tolerance"]

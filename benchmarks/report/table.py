@@ -1,6 +1,4 @@
-"""A table of a page or of a terminal, and one of rows whose headings are made of the names of
-columns.
-"""
+"""Tables for a page or a terminal, also of rows, with headings made of the columns' names."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -8,13 +6,13 @@ from typing import NamedTuple
 from sae_gap.figures import tables
 from sae_gap.figures.tables import Lines
 
-# What is proved, on every page.
+# What the suite proves, for every page.
 PROVED = (
     "A duality gap proves the optimum of the penalised objective, the lasso; a k-sparse optimum is "
     "not proved, since least squares on the lasso's supports and matching pursuit carry no "
     "certificate."
 )
-# Words of the names of columns as headings have them.
+# Words of column names, as written in headings.
 _TERMS = {
     "ood": "OOD",
     "id": "ID",
@@ -32,9 +30,9 @@ class Table(NamedTuple):
     """Lines of a summary.
 
     Attributes:
-      title: what the lines are.
+      title: title of the lines.
       columns: the headings of metrics and of columns of the lines, in order.
-      lines: of `tables.summarise`; with none, the title is all that is shown.
+      lines: lines of `tables.summarise`; without any, only the title is shown.
     """
 
     title: str
@@ -42,15 +40,15 @@ class Table(NamedTuple):
     lines: Lines
 
     def __str__(self) -> str:
-        """The table as a terminal shows it."""
+        """The table for a terminal."""
         if not self.lines:
             return self.title
         return f"{self.title}\n{tables.format_table(self.lines, self.columns)}"
 
 
 def table(title: str, names: str, lines: Lines) -> Table:
-    """The columns of these names that some line has; what is no count is written as means are, with
-    its `<name>_half` for a deviation.
+    """A table of the named columns that some line has; columns of non-integers are written as
+    means, with their `<name>_half` as deviation.
     """
     kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
     real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}

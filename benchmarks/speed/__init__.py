@@ -1,1 +1,1 @@
-"""How fast solvers and learners are, beside other libraries."""
+"""Speed of solvers and learners, beside other libraries."""

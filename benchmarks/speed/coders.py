@@ -1,9 +1,8 @@
-"""The coders that are timed beside one another, ours and other libraries'; a new one is a function
-and a line in `CODERS`.
+"""The coders that are timed beside each other, ours and other libraries'; add one as a function and
+a line in `CODERS`.
 
-A function prepares a problem, outside the time, and returns what is timed: a call that codes all
-signals once, to the last of its efforts, and waits for the result. An absent library is an
-`ImportError`.
+A function prepares a problem, untimed, and returns the call to time, which codes all signals once
+and waits for the result. A missing library raises an `ImportError`.
 """
 
 import functools
@@ -29,10 +28,10 @@ class Coder(NamedTuple):
     """A way to code.
 
     Attributes:
-      label: what tables call it.
+      label: its name in tables.
       prepare: a function of a problem that returns the call to time.
-      at_most: signals that are timed; None times all. Those of a coder that takes one at a time
-        tell the time of the rest.
+      at_most: number of signals to time; None times all. For a coder that takes one at a time, the
+        total is extrapolated from them.
     """
 
     label: str
@@ -48,7 +47,7 @@ def ours(problem: Problem, *, code: Callable[..., Any]) -> Run:
 
 
 def spams_lars(problem: Problem, *, dtype: type) -> Run:
-    """The LARS of SPAMS in single or double precision, its Gram matrix in the time."""
+    """The LARS of SPAMS in single or double precision, timed with its Gram matrix."""
     import spams
 
     columns: np.ndarray = np.asfortranarray(problem.signals.T, dtype)
@@ -59,9 +58,7 @@ def spams_lars(problem: Problem, *, dtype: type) -> Run:
 
 
 def one_by_one(problem: Problem, *, library: str) -> Run:
-    """Celer or skglm, one signal at a time, in double precision: in single they stop short of
-    1e-6.
-    """
+    """Celer or skglm, one signal at a time, in double precision: single does not reach 1e-6."""
     kind = importlib.import_module(library).Lasso
     atoms = np.asfortranarray(problem.dictionary, np.float64)
     signals = problem.signals.astype(np.float64)
@@ -69,7 +66,7 @@ def one_by_one(problem: Problem, *, library: str) -> Run:
     model = kind(alpha=problem.lam / len(atoms), tol=TARGET, **options)
 
     def run():
-        # They warn of the accuracy that they miss, which is in the table.
+        # They warn that they miss their accuracy, which the table shows.
         with warnings.catch_warnings(action="ignore"):
             return np.stack([np.ravel(model.fit(atoms, signal).coef_) for signal in signals])
 
@@ -77,7 +74,7 @@ def one_by_one(problem: Problem, *, library: str) -> Run:
 
 
 def codes_of(result: Any) -> np.ndarray:
-    """The codes in whatever a coder returns, as `(n, num_latents)`."""
+    """The codes in a coder's result, as `(n, num_latents)`."""
     if hasattr(result, "toarray"):
         return result.toarray().T
     return np.asarray(getattr(result, "codes", result))

@@ -1,4 +1,4 @@
-"""The problems that coders are timed on: signals and a dictionary of some world, and a weight."""
+"""The timed problems: signals and a dictionary of some world, and a weight."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class Cell:
 
     Args:
       num_latents: atoms.
-      sparsity: atoms that each signal is made of.
+      sparsity: atoms in each signal.
       num_samples: signals.
       lam: weight of the l1 norm.
       world: `paper`, independent Gaussian atoms; or `coherent`, see `coherent`.
@@ -33,7 +33,7 @@ class Cell:
 
 
 class Problem(NamedTuple):
-    """What a coder is given.
+    """The input of a coder.
 
     Attributes:
       signals: `(n, input_dim)`, float32.
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
     lam: float
 
 
-# What is timed unless someone asks for a cell of their own.
+# The cells timed by default.
 TABLE = (
     Cell(),
     Cell(num_latents=100),
@@ -85,7 +85,7 @@ def draw(cell: Cell) -> Problem:
 
 
 def paper(cell: Cell, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Signals and atoms of the paper's model; codes are drawn without storing a matrix of them."""
+    """Signals and atoms of the paper's model; codes are drawn without a matrix of them."""
     setting = Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
     input_dim = cell.input_dim or setting.input_dim
     assert input_dim is not None  # Setting fills it in.
@@ -95,11 +95,11 @@ def paper(cell: Cell, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]
 
 
 def coherent(cell: Cell, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Signals and atoms in the manner of a trained SAE: atoms in clusters of 16, two of a cluster
-    at a cosine of about .5.
+    """Signals and atoms like those of a trained SAE: atoms in clusters of 16, with a cosine of
+    about 0.5 within a cluster.
 
     An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity`
-    atoms at random with exponential codes, 5 % of noise, and unit norm.
+    random atoms with exponential codes, 5 % of noise, and unit norm.
     """
     input_dim = cell.input_dim or max(1, cell.num_latents // 8)
     centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
@@ -114,7 +114,7 @@ WORLDS = {"paper": paper, "coherent": coherent}
 
 
 def _mixed(cell: Cell, atoms: np.ndarray, rng: Any, codes: Callable[[int], Any]) -> np.ndarray:
-    """Signals of a number of atoms each, drawn before their codes are."""
+    """Signals with `sparsity` atoms each; all supports are drawn before any codes."""
     size = cell.sparsity
     active = [rng.choice(len(atoms), size, replace=False) for _ in range(cell.num_samples)]
     return np.stack([codes(size) @ atoms[on] for on in active])

@@ -64,8 +64,8 @@ class SolverSpeedOptions(Results):
 def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], list[str]]:
     """Times and scores every solver on one cell; also says what was skipped, and why.
 
-    Seconds of a solver that takes one signal at a time and was timed on `num_timed` of them are
-    those of all, in proportion.
+    For a solver that takes one signal at a time and was timed on `num_timed` of them, the seconds
+    are extrapolated to all.
     """
     problem = problems.draw(cell)
     runs: dict[str, Run] = {}
@@ -119,7 +119,7 @@ def _timed(run: Run) -> tuple[float, Any]:
 
 
 def line(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
-    """The line of a cell, by heading: our coder, and its seconds over those of the others."""
+    """The line of a cell, by heading: our coder, and its seconds divided by the others'."""
     found = {row["method"]: row for row in rows}
     ours = found[OURS]
     cells = {
@@ -138,7 +138,7 @@ def line(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
         cell = "-"
         if name in found:
             row = found[name]
-            # Under `jit` it is the same coder, of which the first call says more than the gap.
+            # Under `jit` the coder is the same; its first call says more than the gap.
             first, gap = f"first {row['seconds_first']:.2g} s", f"{row['relative_gap_max']:.0e}"
             cell = f"{ours['seconds'] / row['seconds']:.2g} ({first if name == JITTED else gap})"
         cells[f"/ {CODERS[name].label}"] = cell

@@ -1,4 +1,4 @@
-"""The studies, one file each: a file that is dropped in is found by its `BENCH`, and runs by
+"""The studies, one file each: the `BENCH` of a file in this folder makes it a study, which runs by
 `sae-gap NAME`.
 """
 

@@ -1,4 +1,4 @@
-"""One's own SAE, measured: what its encoder costs, and what its dictionary is worth beside others.
+"""Measures one's own SAE: what its encoder costs, and how its dictionary compares with others.
 
 A duality gap proves the optimum of the penalised objective, the lasso; a k-sparse optimum is not
 proved, since least squares on the lasso's supports and matching pursuit carry no certificate.

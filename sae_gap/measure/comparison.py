@@ -1,18 +1,18 @@
-"""How much two codes differ on the same documents, with an interval that holds for few of them.
+"""How much two codes differ on the same documents, with an interval that holds for few documents.
 
-With d_i what one loses more than the other in document i, and v_i what it is a share of (its
-squared distance from the mean, or its tokens),
+Let d_i be how much more one code loses than the other in document i, and v_i the quantity that the
+shares are taken of (squared distance from the mean, or tokens). Then
 
   Δ = Σ_i d_i / Σ_i v_i,   s² = Σ_i (Δ - Δ_i)²,   n = (Σ_i v_i²)² / Σ_i v_i⁴,
 
-where Δ_i leaves document i out. The interval of 95 % is Δ ± t s, with t of Student's law of n - 1
-degrees of freedom and of one at least: n counts documents, and fewer where some are much larger
-than the others. It holds the truth about as often as it says: 92 to 96 % of the time where lengths
-and losses of documents are both log-normal, and 85 to 91 % where losses are and lengths are alike.
-Johnson's and Hall's corrections for skew bring no more than 2 and 5 points, and widen it by half.
+where Δ_i leaves document i out. The 95 % interval is Δ ± t s, with t of Student's law with
+max(n - 1, 1) degrees of freedom: n counts documents, and is smaller where some are much larger than
+the others. It covers the truth 92 to 96 % of the time where lengths and losses of documents are
+both log-normal, and 85 to 91 % where losses are and lengths are alike. Johnson's and Hall's
+corrections for skew gain at most 2 and 5 points, and widen it by half.
 
-Codes of more latents explain more only where they explain more than those latents can: what codes
-explain grows ever slower with their L0, so that a hundredth more latents explain at most a
+A code with more latents counts as better only if it explains more than those latents can. What
+codes explain grows ever slower with their L0, so that 1 % more latents explain at most 1 % more.
 hundredth more.
 
 References:
@@ -28,19 +28,19 @@ import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-# Fewer documents than these say too little of how much documents differ.
+# Fewer documents hardly show how much documents differ.
 FEW_DOCUMENTS = 10
 
 
 class Comparison(NamedTuple):
-    """The shares that two codes explain, and their difference with its interval of 95 %.
+    """The shares that two codes explain, and their difference with its 95 % interval.
 
     Attributes:
-      one: explained by the first.
-      other: explained by the second.
-      low: of the interval of `one - other`; minus infinity where there is a single document.
-      high: of the interval.
-      l0s: of both codes.
+      one: share that the first explains.
+      other: share that the second explains.
+      low: lower end of the interval of `one - other`; minus infinity for a single document.
+      high: its upper end.
+      l0s: mean L0 of both codes.
     """
 
     one: float
@@ -56,8 +56,8 @@ class Comparison(NamedTuple):
 
     @property
     def sign(self) -> int:
-        """1 where the first explains more beyond doubt, and by more than its latents beyond those
-        of the second can explain; -1 where the second does so; else 0.
+        """1 if the first explains more beyond doubt, and more than its additional latents can; -1
+        if the second does; else 0.
         """
         one, other = self.l0s
         first = self.low * other > max(0, one - other) * self.other
@@ -77,7 +77,7 @@ class Comparison(NamedTuple):
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
         if not np.isfinite(self.low):
             return f"{numbers[0] + 0:.1f} (no interval)"
-        # An end that is not zero is not shown as one.
+        # Never round an end that is not zero to zero.
         decimals = (
             1
             if max(map(abs, numbers)) >= 0.1 and (not self.sign or min(map(abs, numbers)) >= 0.05)
@@ -99,8 +99,8 @@ def compare(
 
     Args:
       one: squared error, or another loss, of the first in each document, (documents,).
-      other: that of the second.
-      variance: what it is a share of in each document.
+      other: the same of the second.
+      variance: what the losses are a share of, in each document.
       l0s: mean L0 of both codes.
 
     Returns:
@@ -116,8 +116,8 @@ def compare(
 def interval(
     difference: Float[np.ndarray, "... documents"], variance: Float[np.ndarray, "... documents"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the interval of 95 % of `Σ difference / Σ variance`, as the module tells; they
-    are infinite where a single document has all of the variance.
+    """The ends of the 95 % interval of `Σ difference / Σ variance`, as the module defines it; they
+    are infinite if a single document has all of the variance.
     """
     share = variance / variance.sum(axis=-1, keepdims=True)
     mean = difference.sum(axis=-1) / variance.sum(axis=-1)
@@ -131,8 +131,8 @@ def interval(
 
 
 def parts(own: Any, refit: Any, proposed: Any, best: Any) -> dict[str, tuple[Any, Any]]:
-    """The better and the worse codes of each part of what an encoder loses: "values", "support" and
-    the two that this is the sum of, "selection" and "screening", unless `proposed` is None.
+    """The (better, worse) codes for each part of an encoder's loss: "values" and "support", and,
+    unless `proposed` is None, "selection" and "screening", whose sum is the support part.
     """
     pairs = {"values": (refit, own), "support": (best, refit)}
     if proposed is not None:

@@ -1,14 +1,14 @@
-"""How much of activations at most k atoms of a dictionary explain, over non-negative codes, by who
-chooses the atoms, and how much any choice could.
+"""How much of the activations at most k atoms of a dictionary explain, with non-negative codes: for
+several ways to choose the atoms, and at most for any choice.
 
 With targets t, activations less a bias, the captured variance of codes is
 
     1 - Σ‖t - D z‖² / Σ‖t‖²,
 
-sums over samples: a bias of zeros takes activations as they are, and their mean counts as variance;
-a bias of their mean leaves it out. Greedy pursuits, a screened one and the supports of the
-certified lasso are held against the best codes that exchanges find, a local optimum: they lose at
-least what they have less.
+summed over samples. With a bias of zeros the mean of the activations counts as variance; with
+their mean as the bias it does not. Greedy pursuits, a screened one and the supports of the
+certified lasso are compared with the best codes that exchanges find. These are a local optimum, so
+the true losses of the others are at least those shown.
 """
 
 import dataclasses
@@ -41,9 +41,9 @@ from sae_gap.storage import results
 from sae_gap.storage.results import Row
 from sae_gap.study.study import Method
 
-# The weight of the ceiling, as a share of λ_max: a weight of zero has no certificate.
+# Weight of the ceiling's lasso, as a share of λ_max: no certificate exists at a weight of zero.
 CEILING = 1e-3
-# Steps to a plane with all atoms on one side.
+# Frank-Wolfe steps in the search for a plane with all atoms on one side.
 SIDES = 300
 KINDS = ("isotropic", "shuffled", "covariance")
 # The columns of a line.
@@ -76,12 +76,12 @@ CODES = (*ways(1),)
 
 
 class Lookalike(HostLearner):
-    """As many atoms as its base has, by `control_atoms`, with the bias of the base.
+    """Draws as many atoms as its base has, by `control_atoms`, with the bias of the base.
 
     Args:
-      kind: see there.
-      number: of the draw.
-      base: the dictionary that they are held against.
+      kind: as `control_atoms` takes it.
+      number: seed of the draw.
+      base: the dictionary to compare them with.
     """
 
     kind: str = option(default="covariance", choices=KINDS)
@@ -93,9 +93,7 @@ class Lookalike(HostLearner):
 
 
 def coded(given: Given, names: Collection[str], sizes: Sequence[int]) -> Iterator[Method]:
-    """Codes of at most k atoms by their names, those of `ways` or of `measure.methods`, for each
-    k.
-    """
+    """Methods with at most k atoms for each k, by the names of `ways` or `measure.methods`."""
     for k in sizes:
         encoders = ways(k)
         own = [Method(name, "", given, encoders[name]) for name in names if name in encoders]
@@ -105,7 +103,7 @@ def coded(given: Given, names: Collection[str], sizes: Sequence[int]) -> Iterato
 
 
 def bounding(given: Given, steps: int, seed: int, controls: int) -> Iterator[Method]:
-    """The ceiling, and orthogonal pursuit of some steps on a dictionary and on its controls."""
+    """The ceiling, and orthogonal pursuit with `steps` steps on a dictionary and its controls."""
     width = given.ready.decoder.shape[1]
     yield Method("ceiling", "", given, LassoPath(width, CEILING, 1), {"codes": "ceiling"})
     pursuit = OMP(steps, nonneg=True)
@@ -118,15 +116,15 @@ def bounding(given: Given, steps: int, seed: int, controls: int) -> Iterator[Met
 
 
 def metrics(most: int) -> tuple[Metric, ...]:
-    """What is measured of codes of at most so many atoms."""
+    """The metrics of codes with at most `most` atoms."""
     named: dict[str, Any] = {"captured": _captured, "gains": _gains}
-    # What bounds codes of fewer atoms is found on the way to that many.
+    # One pass up to `most` atoms yields the bounds for fewer as well.
     named[f"bound by {most}"] = functools.partial(_bound, most=most)
     return tuple(Metric(name, measure, everywhere=False) for name, measure in named.items())
 
 
 def _problem(inferred: Inferred):
-    """The targets, their squared lengths, what is left of them, and the unit atoms."""
+    """The targets, their squared lengths, their residuals, and the unit atoms."""
     x = inferred.activations
     target = x - np.asarray(inferred.model.bias)
     rest, atoms = x - inferred.reconstruction, np.asarray(inferred.unit_dictionary[0])
@@ -134,10 +132,10 @@ def _problem(inferred: Inferred):
 
 
 def _captured(inferred: Inferred) -> dict[str, Any]:
-    """`energy` is Σ‖t‖² by document. Of codes of k atoms, `median` is what is captured of a sample;
-    `atoms` are in use in some sample, and `common` is the share of samples that use the most common
-    one; `shared` is the share of the best code's support that they have, and `top` that of samples
-    whose largest code is on the same atom.
+    """Scores of codes of k atoms. `energy` is Σ‖t‖² by document, `median` the median captured share
+    of a sample, `atoms` how many atoms any sample uses, and `common` the share of samples that use
+    the most common one. `shared` is the share of the best code's support that they contain, and
+    `top` the share of samples whose largest code is on the best code's atom.
     """
     _, energy, rest, _ = _problem(inferred)
     found, k = {"energy": inferred.by_document(energy)}, inferred.method.row.get("k")
@@ -146,7 +144,7 @@ def _captured(inferred: Inferred) -> dict[str, Any]:
     best = inferred.once(f"best {k}", lambda: inferred.infer(ways(k)["best"]).codes)
     codes, best = as_codes(inferred.codes["id"]), as_codes(best)
     on = codes.values > 0
-    # No latent is the largest of a sample without codes.
+    # A sample without codes has no largest latent.
     one, other = (
         np.where(each.values.any(axis=1), each.latents[each.values.argmax(axis=1)], -1)
         for each in (codes, best)
@@ -163,8 +161,8 @@ def _captured(inferred: Inferred) -> dict[str, Any]:
 
 
 def _bound(inferred: Inferred, most: int) -> dict[str, float]:
-    """Of the best codes what no non-negative codes on k atoms exceed whose values are at most the
-    largest of that sample's best code, by `boxed_bound`; of the ceiling `cone_bound`.
+    """For the best codes, `boxed_bound` with values up to each sample's largest best code; for the
+    ceiling, `cone_bound`.
     """
     row = inferred.method.row
     if row["codes"] not in ("best", "ceiling"):
@@ -181,7 +179,7 @@ def _bound(inferred: Inferred, most: int) -> dict[str, float]:
 
 
 def _residuals(target, atoms, most):
-    """Those of the lasso along its path, until each sample has more atoms than that."""
+    """Residuals of the lasso along its path, until each sample has more than `most` atoms."""
     yield target
     top, codes = np.asarray(largest(target, atoms)), None
     for step in range(1, STEPS + 1):
@@ -194,28 +192,28 @@ def _residuals(target, atoms, most):
 
 
 def _gains(inferred: Inferred) -> dict[str, list]:
-    """What each step of orthogonal matching pursuit adds to the share of `‖t‖²` within the span of
-    the atoms chosen, over values of any sign, `gains`, (n, steps).
+    """`gains`, (n, steps): how much each step of orthogonal matching pursuit adds to the share of
+    `‖t‖²` within the span of the chosen atoms, for values of any sign.
     """
     if "control" not in inferred.method.row:
         return {}
     target, energy, _, atoms = _problem(inferred)
     found: Any = inferred.infer(inferred.method.encoder)
     basis, upper = np.linalg.qr(atoms.T[np.asarray(found.order)].transpose(0, 2, 1).astype(float))
-    # One in the span of those before it adds nothing.
+    # An atom within the span of those before it adds nothing.
     new = np.diagonal(upper, axis1=1, axis2=2) ** 2 > DEPENDENT
     along = np.einsum("nms,nm->ns", basis, target) * new
     return {"gains": (along**2 / _positive(energy)[:, None]).tolist()}
 
 
 def lines(rows: Sequence[Row], sizes: Sequence[int]) -> Iterator[Row]:
-    """What is told of codes of at most k atoms, of the ceiling, and of spans.
+    """Lines for codes of at most k atoms, for the ceiling, and for spans.
 
     `captured` has its 95 % interval over documents, `low` to `high`. `lost` is how much less that
     is than the best codes capture, with its interval: they lose at least as much. For each k, a
-    span has what lies in it of each kind of dictionary, with the spread of its draws; `occupancy`
-    is the mean step at which the one that is given is furthest ahead of them, after which further
-    atoms add no more than those of a control.
+    span's line has the share within the span for each kind of dictionary, with the spread of its
+    draws; `occupancy` is the mean step at which the given dictionary is furthest ahead of the
+    controls, after which further atoms add no more than a control's.
     """
     coded, spans = ([row for row in rows if ("control" in row) == held] for held in (False, True))
     best = {row["k"]: row["errors"] for row in coded if row["codes"] == "best"}
@@ -245,16 +243,16 @@ def cone_bound(
     atoms: Float[np.ndarray, "input_dim num_latents"],
     rest: Float[np.ndarray, "n input_dim"],
 ) -> Float[np.ndarray, " n"]:
-    """A share of `‖t‖²` that no non-negative code captures, of any number of atoms and any size.
+    """A share of `‖t‖²` that no non-negative code exceeds, however many or large its values.
 
-    Where all atoms lie on one side of a plane, a vector v has `d_jᵀ v ≥ 1` for each. Of a residual
-    r, `r - v max_j d_jᵀ r` then correlates with no atom above zero, so that `boxed_bound` holds for
-    values of any size. Else the bound is 1.
+    If all atoms lie on one side of a plane, some vector v has `d_jᵀ v ≥ 1` for each j. For a
+    residual r, `r - v max_j d_jᵀ r` then correlates with no atom above zero, so that `boxed_bound`
+    holds for values of any size. Otherwise the bound is 1.
 
     Args:
       target: t.
       atoms: D, of unit length.
-      rest: r, such as that of the lasso at a small weight.
+      rest: r, for example the residual of the lasso at a small weight.
     """
     side = _side(atoms)
     if side is None:
@@ -264,8 +262,8 @@ def cone_bound(
 
 
 def _side(atoms):
-    """A vector whose product with each atom is at least 1, by Frank and Wolfe's steps to the point
-    of their hull that is nearest to zero; None where none was found.
+    """A vector whose product with each atom is at least 1, from Frank and Wolfe's steps to the
+    point of their hull nearest to zero; None if these find none.
     """
     point = atoms.mean(axis=1)
     for _ in range(SIDES):
@@ -283,10 +281,10 @@ def boxed_bound(
     k: int,
     most: Float[np.ndarray, " n"],
 ) -> Float[np.ndarray, " n"]:
-    """A share of `‖t‖²` that no code captures which has at most k atoms and values in [0, u].
+    """A share of `‖t‖²` that no code with at most k atoms and values in [0, u] exceeds.
 
     For any θ, `½‖t - D z‖² ≥ θᵀ t - ½‖θ‖² - Σ_j z_j d_jᵀ θ`, and the last sum is at most u times K,
-    the sum of the k largest positive `d_jᵀ θ`. Of all multiples of θ the best one gives
+    the sum of the k largest positive `d_jᵀ θ`. The best multiple of θ gives
 
         captured ≤ 1 - max(θᵀ t - u K, 0)² / (‖θ‖² ‖t‖²),
 
@@ -295,9 +293,9 @@ def boxed_bound(
     Args:
       target: t.
       atoms: D, of unit length.
-      duals: θ, such as residuals of the lasso; the nearer to the optimal residual, the tighter.
+      duals: θ, for example residuals of the lasso; the nearer to the optimal one, the tighter.
       k: atoms at most.
-      most: u, for each sample.
+      most: u of each sample.
 
     References:
       Liu, Lodi & Shafiee (2026), "GPU-friendly and Linearly Convergent First-order Methods for
@@ -313,14 +311,14 @@ def boxed_bound(
 def control_atoms(
     kind: str, atoms: Float[np.ndarray, "input_dim num_latents"], seed: int
 ) -> Float[np.ndarray, "input_dim num_latents"]:
-    """As many atoms that know nothing of the vocabulary.
+    """Draws as many atoms, without knowledge of the vocabulary.
 
     Args:
-      kind: "isotropic" draws directions alike, "covariance" has the mean and covariance of the unit
-        atoms, and "shuffled" moreover their coordinates along each principal axis, dealt out anew
-        among the atoms.
+      kind: "isotropic" draws all directions alike; "covariance" keeps the mean and covariance of
+        the unit atoms; "shuffled" permutes their coordinates along each principal axis among the
+        atoms, which keeps these distributions too.
       atoms: of unit length.
-      seed: of what is drawn.
+      seed: seed of the draw.
     """
     draw = np.random.default_rng(seed)
     if kind == "isotropic":
@@ -335,5 +333,5 @@ def control_atoms(
 
 
 def _positive(energy):
-    """With ones for zeros, to divide by."""
+    """The array with ones for zeros, to divide by."""
     return np.where(energy > 0, energy, 1)

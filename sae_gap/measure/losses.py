@@ -1,7 +1,7 @@
-"""How many nats are lost to an encoder's values, to its support and to the dictionary, read from
-rows of codes by their names (`sae_gap.measure.methods`).
+"""How many nats an encoder's values, its support and the dictionary lose, from rows of codes by
+their names (`sae_gap.measure.methods`).
 
-With L(·) the loss of the network with the reconstructions of each in the place of a layer, an
+With L(·) the loss of the network when the reconstructions of codes replace a layer's output, an
 encoder's loss is the sum of
 
   values part      L(own) - L(own_refit)
@@ -11,13 +11,13 @@ encoder's loss is the sum of
   dictionary part  L(best) - L(best on the best dictionary at hand)
   rest             L(best on the best dictionary at hand)
 
-where best is lasso_refit, omp, screened or weighted, whichever has the smallest divergence: better
-codes may exist. A weighted pursuit changes the norm too, which the screening part then includes;
-of the FVU that part may be negative. The support part stays whole where no pre-activations tell
-what an encoder proposes. The best dictionary is the one whose best codes have the least divergence
-at the asked L0 nearest the encoder's. An encoder whose L0 is above a quarter of the dimensions is
-not split, nor is a dead one. Intervals of 95 % are those of `sae_gap.measure.comparison`, over
-documents.
+Here best is lasso_refit, omp, screened or weighted, whichever has the smallest divergence; better
+codes may exist. A weighted pursuit also changes the norm, and the screening part then includes
+that; measured by the FVU, it may be negative. The support part stays whole where pre-activations
+do not show what an encoder proposes. The best dictionary has the best codes of least divergence at
+the requested L0 closest to the encoder's. We do not split the loss of an encoder that is dead or
+whose L0 is above a quarter of the dimensions. The 95 % intervals over documents are those of
+`sae_gap.measure.comparison`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,20 +28,20 @@ import numpy as np
 from sae_gap.measure.comparison import FEW_DOCUMENTS, compare, parts
 from sae_gap.storage.results import Row
 
-# What is split: its name, the column of its sums by document, and that of what they are divided by.
+# The losses to split: for each name, the columns of its sums by document and of their divisors.
 LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
 PARTS = ("values", "support", "dictionary")
-# What the support part is the sum of, where it is known.
+# The parts of the support part, where they are known.
 SUPPORT = ("selection", "screening")
-# Codes that are the best there are for a dictionary, of which the better ones count.
+# Candidates for the best codes of a dictionary.
 BEST = ("lasso_refit", "omp", "screened", "weighted")
-# An L0 within this share of one that is asked for, or else of a whole number, is taken for it: SAEs
-# of like L0s then share what is measured of the best dictionary.
+# Snap an L0 within 1 % of a requested or whole one to it, so that SAEs of similar L0 share the
+# measurements of the best dictionary.
 ALIKE = 0.01
 
 
 def placed(l0: float, asked: Sequence[float]) -> Row:
-    """The asked L0 nearest that of an encoder, by their ratio, and the one at which it is split."""
+    """The requested L0 closest by ratio to the encoder's, and the L0 used to split its loss."""
     near = min(asked, key=lambda each: max(each, l0) / min(each, l0)) if l0 else asked[0]
     taken = next((each for each in (near, round(l0)) if abs(l0 - each) <= ALIKE * each), l0)
     return {"near": near, "level": taken}
@@ -50,8 +50,8 @@ def placed(l0: float, asked: Sequence[float]) -> Row:
 def best_at(
     rows: Iterable[Mapping[str, Any]], level: float, dictionary: str | None = None
 ) -> Mapping[str, Any] | None:
-    """The row of the best codes at an L0, on one dictionary or on all, whose divergence is least;
-    None where there is none.
+    """The row of the best codes at an L0, by their divergence, on one dictionary or on all; None if
+    there is none.
     """
     there = (
         row
@@ -64,7 +64,7 @@ def best_at(
 
 
 def over_documents(row: Mapping[str, Any]) -> str:
-    """The documents that intervals of a row are over; few hardly tell how others differ."""
+    """Says how many documents the intervals of a row cover; few hardly show how others differ."""
     count = int(np.count_nonzero(row["tokens"]))
     if count == 1:
         return "of a single document, so no interval"
@@ -72,21 +72,21 @@ def over_documents(row: Mapping[str, Any]) -> str:
 
 
 def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """What each encoder's loss is made of, by the divergence's choice of the best codes and the
-    best dictionary.
+    """Splits each encoder's loss into its parts; the divergence decides which codes and which
+    dictionary are the best.
 
     Args:
       rows: of a study with the metric `nats`, one for each dictionary, codes and level.
 
     Returns:
-      A line for each encoder and each of `LOSSES`, where own, own_refit and one of `BEST` were
-      measured: the `loss`; the mean L0 of these codes (`l0`, `refit_l0`, `own_best_l0`) and of
-        those on the `best` dictionary (`best_l0`); which of `BEST`
-      they are, on its own dictionary (`own_best_codes`) and on the best (`best_codes`); `total`,
-      above the clean model; the parts that sum to it, `values_part`, `support_part`,
-      `dictionary_part` and `rest`; those that the support part is the sum of, `selection_part` and
-      `screening_part`, None where "proposed" was not measured; and the ends of the interval of
-      each but the rest, `<part>_low` and `<part>_high`.
+      A line for each encoder and each of `LOSSES`, if own, own_refit and one of `BEST` were
+      measured: the `loss`; the mean L0 of these codes (`l0`, `refit_l0`, `own_best_l0`) and of the
+      codes on the `best` dictionary (`best_l0`); the names of the best codes on its own dictionary
+      (`own_best_codes`) and on the best (`best_codes`); `total`, the loss above the clean model's;
+      the parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`;
+      `selection_part` and `screening_part`, which sum to the support part and are None without
+      "proposed"; and the ends of the interval of each but the rest, `<part>_low` and
+      `<part>_high`.
     """
     rows = list(rows)
     scored = {(row["dictionary"], row["level"], row["codes"]): row for row in rows}

@@ -1,16 +1,17 @@
-"""Codes by their names: the one table of encoders that studies of real models cross with
-dictionaries.
+"""Codes by their names: the one table of encoders.
+
+Studies of real models cross them with dictionaries.
 
   own          the model's own encoder
-  lasso        the certified lasso, at the λ of a mean L0
-  omp          orthogonal matching pursuit of as many atoms
+  lasso        the certified lasso, at the λ that gives the mean L0
+  omp          orthogonal matching pursuit with as many atoms
   screened     a screened pursuit of twice as many, pruned to that L0 by one threshold
   proposed     the same among the latents that the own encoder proposes
   weighted     the screened pursuit in the norm of what an error costs in nats
   thresholded  thresholding pursuit from the lasso
   NAME         any encoder of `sae_gap.encoders` without parameters. Its field `l0` takes the mean
                L0, `k` the nearest whole number, and `lam` the λ at which the lasso has that L0;
-               its own may differ
+               the encoder's own L0 may differ
   ..._refit    least squares on the support of any of these
 """
 
@@ -43,7 +44,7 @@ from sae_gap.storage.results import Row
 from sae_gap.study.study import Method, Scalar, Study
 
 REFIT = "_refit"
-# Names that are not those of an encoder's class.
+# Names that are not class names of encoders.
 CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded")
 
 
@@ -57,10 +58,10 @@ def refit(encoder: Encoder) -> OnSupport:
 
 
 def check_codes(names: Iterable[str]) -> None:
-    """Refuses names that no codes have, and encoders whose parameters no dictionary alone gives.
+    """Refuses unknown names, and encoders whose parameters a dictionary alone cannot give.
 
     Raises:
-      ValueError: a name is such a one; the message says which.
+      ValueError: a name is refused; the message says which and why.
     """
     for name in names:
         plain = name.removesuffix(REFIT)
@@ -71,12 +72,12 @@ def check_codes(names: Iterable[str]) -> None:
 
 
 def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = None) -> Encoder:
-    """The encoder of a name for the dictionary of a learner.
+    """The encoder of a name, for the dictionary of a learner.
 
     Args:
-      name: see the module.
-      l0: the mean L0 that is asked for.
-      learner: whose dictionary it is.
+      name: one of the module's table.
+      l0: requested mean L0.
+      learner: learner of the dictionary.
       signed: whether codes may be negative; None asks the learner.
 
     Raises:
@@ -119,31 +120,31 @@ def methods_of(
     family: str = "",
     signed: bool | None = None,
 ) -> Iterator[Method]:
-    """A method for each of the codes that the dictionary of a learner can have; the log says why
-    it has not the others.
+    """Yields a method for each of the codes that a learner's dictionary can have; the log says why
+    others are left out.
 
     Args:
-      learner: where the dictionary comes from.
-      names: of codes.
-      l0: the mean L0 that is asked for.
-      family: of the methods; by default the learner's.
+      learner: source of the dictionary.
+      names: names of codes.
+      l0: requested mean L0.
+      family: family of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
 
     Raises:
-      ValueError: there are no codes of a name; see `check_codes`.
+      ValueError: a name is unknown or cannot be used; see `check_codes`.
     """
     check_codes(names := [*names])
     for name in names:
         try:
             encoder = encoder_at(name, l0, learner, signed)
         except LeftOutError as reason:
-            # Of a decoder alone nobody expects own codes.
+            # Nobody expects own codes of a bare decoder.
             if learner.encode is not None or not name.startswith("own"):
                 logging.info("left out %s of %s: %s", name, learner.name, reason)
             continue
         row: dict[str, Scalar] = {"codes": name}
         if not name.startswith("own"):
-            # Own codes are the same whatever is asked.
+            # Own codes do not depend on the requested L0.
             row["level"] = l0
         yield Method(name, family or learner.family, learner, encoder, row)
 
@@ -155,13 +156,13 @@ def study_of(
     *metrics: Metric,
     **options: Any,
 ) -> Study:
-    """A study of activations: its codes are held against no optimum at one weight.
+    """A study of activations, whose codes are not compared with an optimum at one weight.
 
     Args:
-      name: of the study.
-      sources: of the activations.
-      methods: of each source, or a function of one.
-      *metrics: beside the `reconstruction` and those that every study has.
+      name: name of the study.
+      sources: sources of activations.
+      methods: methods of each source, or a function of one.
+      *metrics: further metrics, beside `reconstruction` and those that every study has.
       **options: of `Study`.
     """
     every = (*catalogue.default_metrics(), reconstruction.METRIC, *metrics)
@@ -170,7 +171,7 @@ def study_of(
 
 
 def finite(rows: Iterable[Row]) -> list[Row]:
-    """The rows of codes that are finite; the log names the others, of which nothing is measured."""
+    """The rows whose codes are finite; the log names the others, which have no measurements."""
     found = []
     for row in rows:
         if "diverged" in row:
@@ -183,11 +184,11 @@ def finite(rows: Iterable[Row]) -> list[Row]:
 
 
 def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
-    """The learner of a dictionary that others are held against: `online_dl` as `learn` has it,
-    `samples`, `random`, or any learner or SAE of the catalogue by its name.
+    """The learner of a control dictionary: `online_dl` with the settings of `learn`, `samples`,
+    `random`, or any learner or SAE of the catalogue by its name.
 
     Raises:
-      ValueError: there is none of the name.
+      ValueError: the catalogue has no such name.
     """
     if name == OnlineDictionary.name:
         return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
@@ -206,7 +207,7 @@ def _check_bare(name: str, encoder: Encoder) -> None:
     try:
         eqx.filter_eval_shape(infer, jnp.ones((1, 1)))
     except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError):
-        # It runs on the host, or finds a number there.
+        # It runs on the host or needs concrete numbers.
         return
     except (AttributeError, TypeError):
         raise ValueError(

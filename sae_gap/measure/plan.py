@@ -1,7 +1,7 @@
-"""One's own SAEs, dictionaries and controls as a study: all on the same rows of held-out documents,
+"""One's own SAEs, dictionaries and controls as a study, all on the same rows of held-out documents,
 in two stages on one store.
 
-The codes of the encoders come first, since their L0 decides at which level the rest is coded: each
+The encoders' own codes come first, since their L0 sets the levels of all other codes: each
 dictionary at the L0 of its own encoder, and all at a common one.
 """
 
@@ -30,38 +30,36 @@ from sae_gap.study import runner
 from sae_gap.study.models import Models
 from sae_gap.study.study import Method
 
-# The name of the study in its rows.
+# Name of the study in its rows.
 STUDY = "measure_sae"
-# Dictionaries that an SAE is held against unless others are named, the best first.
+# Default control dictionaries, the best first.
 CONTROLS = ("online_dl", "samples", "random")
-# Codes of each dictionary at each level.
+# Codes measured for each dictionary at each level.
 CODES = ("lasso", "lasso_refit", "screened")
-# Weights of the curve, in units of the one in its middle.
+# Weights of the curve, as multiples of the middle one.
 SPREAD = (2.0, 1.4, 0.7)
-# Mean L0, as a share of the dimensions, at which a dictionary without an encoder is measured.
+# Mean L0 for a dictionary without an encoder, as a share of the dimensions.
 USUAL = 1 / 12
-# L0s that differ by no more than this share are measured once.
+# Measure L0s that differ by no more than this share only once.
 ALIKE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to measure, and how.
+    """A plan of what to measure, and how.
 
     Args:
-      saes: SAEs and dictionaries; the first sets the width of the controls, and the first whose
-        encoder is not dead the L0 at which dictionaries are compared.
+      saes: SAEs and dictionaries. The first sets the width of the controls, and the first whose
+        encoder is not dead sets the L0 at which dictionaries are compared.
       activations: all of them or, with `held_out`, those that controls learn from.
-      lam: the weight of the gap and in the middle of the curve; None finds it.
-      l0: the mean L0 of the gap, and at which dictionaries are compared; None takes the encoder's
-        own.
-      controls: names of control dictionaries: of any learner, or encoder of an SAE, of the suite.
+      lam: weight λ of the gap and of the middle of the curve; None finds it.
+      l0: mean L0 of the gap and of the comparison of dictionaries; None takes the encoder's own.
+      controls: names of control dictionaries: learners of the suite, or encoders of its SAEs.
       codes: further codes, by their names; see `sae_gap.measure.methods`.
       samples: held-out samples to score, at most.
-      keep_outliers: whether rows beyond ten times the median norm are looked at, learned from and
-        scored like others.
-      seed: of the split, and of whatever controls draw.
-      held_out: what is scored; None holds a tenth of the activations out.
+      keep_outliers: whether rows beyond ten times the median norm are kept for all purposes.
+      seed: seed of the split, and of the controls.
+      held_out: activations to score; None holds a tenth of `activations` out.
     """
 
     saes: Sequence[SAE]
@@ -77,7 +75,7 @@ class Plan:
 
     @functools.cached_property
     def source(self) -> HeldOut:
-        """The rows, which of them are scored, and their documents."""
+        """The source: the rows, which of them are scored, and their documents."""
         return HeldOut(
             self.activations,
             samples=self.samples,
@@ -87,8 +85,8 @@ class Plan:
         )
 
     def check(self) -> None:
-        """Raises a ValueError or a TypeError where a fault would show only after minutes, or as
-        figures of another thing.
+        """Raises a ValueError or a TypeError for faults that would otherwise show only after
+        minutes, or as wrong figures.
         """
         mend = "open them by sae_gap.open_activations"
         check_type("activations", self.activations, Activations, mend)
@@ -126,10 +124,10 @@ class Plan:
 
 
 def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
-    """Measures all that a plan holds, or reads from the store what has been measured before.
+    """Measures all that a plan holds; reads what the store has already.
 
-    Processes that `distributed.start` has joined all call this alike, share the store's folder, and
-    take dictionaries in turn.
+    Processes that `distributed.start` has joined all call this with the same arguments, share the
+    store's folder, and take dictionaries in turn.
 
     Args:
       plan: what to measure.
@@ -137,11 +135,11 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
-      A row for each `dictionary` and `codes`, whether measured now or before, dictionaries in the
-      order of the plan. The codes of an encoder and of least squares on its supports are "own" and
-      "own_refit"; all others have a `level`: "own", the L0 of the encoder, or "common", that of all
-      dictionaries, where it is another, or "lam" of a weight that was given. The curve about one of
-      these has `times` its weight.
+      A row for each `dictionary` and `codes`, dictionaries in the order of the plan. "own" and
+      "own_refit" are the codes of an encoder and of least squares on its supports. All others have
+      a `level`: "own", the L0 of the encoder; "common", the L0 of all dictionaries, where it
+      differs; or "lam", a given weight. Rows of the curve have `times`, the multiple of the weight
+      of its middle.
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to
@@ -166,7 +164,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         for name, row in own.items()
         if "l0" in row and not row["dead"]
     }
-    # A dead encoder says nothing of where dictionaries are to be compared.
+    # A dead encoder's L0 is no level at which to compare dictionaries.
     leader = next((name for name in givens if name in levels or name not in own), None)
     common = plan.l0 or levels.get(leader, {}).get("own") or USUAL * dim
     coded = (

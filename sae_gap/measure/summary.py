@@ -1,4 +1,4 @@
-"""What the rows of a measurement say, a line for each SAE, dictionary and control."""
+"""Summaries of a measurement's rows, a line for each SAE, dictionary and control."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from sae_gap import catalogue
 from sae_gap.storage.results import Row, grouped
 
 Rows = Iterable[Mapping[str, Any]]
-# The best codes that are looked for; the ones that explain more count.
+# The candidates for the best codes; whichever explain more count.
 BEST = ("lasso_refit", "screened")
 # Columns of the metric `gap_parts`.
 _GAP = (
@@ -23,14 +23,14 @@ def by_dictionary(rows: Rows) -> dict[str, list[Row]]:
 
 
 def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
-    """The row of codes of a dictionary at a level, of several the one that explains more; None
-    where there is none.
+    """The row of a dictionary's codes at a level, of several the one that explains most; None if
+    there is none.
 
     Args:
-      rows: of the dictionary.
+      rows: rows of the dictionary.
       codes: names.
-      level: "own", the encoder's L0, or "common", that of all; one stands for both where the other
-        is not there.
+      level: "own", the encoder's L0, or "common", the L0 of all; if it was not measured, the other
+        stands for it.
     """
     there = [row for row in rows if row["codes"] in codes and "times" not in row]
     there = [row for row in there if row.get("level") != "lam"]
@@ -38,12 +38,12 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
 
 
 def gap_lines(rows: Rows) -> list[Row]:
-    """The gap of each encoder, at the weight about which its curve is.
+    """The gap of each encoder, at the weight in the middle of its curve.
 
     Returns:
       A line for each SAE and dictionary: `samples`, λ (`lam`), the `optimum_l0`, `optimum_fvu` and
-      largest relative duality gap (`certificate`) of the lasso, and the latents that are `unused`;
-      of an encoder also its `l0` and `fvu`, and what the metric `gap_parts` tells.
+      largest relative duality gap (`certificate`) of the lasso, and the number of `unused` latents;
+      for an encoder also its `l0` and `fvu`, and the columns of the metric `gap_parts`.
     """
     lines = []
     for name, found in by_dictionary(rows).items():
@@ -67,12 +67,12 @@ def gap_lines(rows: Rows) -> list[Row]:
 
 
 def worst_lines(rows: Rows, source: Any) -> list[Row]:
-    """The samples of the largest gaps of each encoder: `index`, `document`, `gap`, and
+    """The samples with the largest gaps of each encoder: `index`, `document`, `gap`, and
     `relative_gap` to their own optimum.
 
     Args:
       rows: of a measurement.
-      source: the plan's, which tells the numbers of rows and documents in the files.
+      source: the plan's source, which knows the row and document numbers in the files.
     """
     lines = []
     held = source.parts[1]
@@ -93,12 +93,12 @@ def curve_lines(rows: Rows) -> list[Row]:
     """Reconstruction of each subject, and how far each encoder is from the best codes.
 
     Returns:
-      A line for each subject: of an encoder its `l0`, `fvu` and `refit_fvu`; and of the lasso's
-      codes at that L0 (for a subject without an encoder, at the one at which dictionaries are
-      compared) their `at_l0`, `curve_fvu`, and `curve_refit_fvu` after least squares on their
-      supports; which codes of `BEST` are the best there (`best_codes`) and their `best_fvu`.
-      `fvu_ratio` and `refit_fvu_ratio` hold the encoder's codes, as they are and refitted, against
-      `best_fvu`. Metrics that every study has stand with the encoder's codes, or else the best.
+      A line for each subject: for an encoder its `l0`, `fvu` and `refit_fvu`; for the lasso's codes
+      at that L0 (without an encoder, at the L0 at which dictionaries are compared) their `at_l0`,
+      `curve_fvu`, and `curve_refit_fvu` after least squares on their supports; the name of the best
+      codes of `BEST` there (`best_codes`) and their `best_fvu`. `fvu_ratio` and `refit_fvu_ratio`
+      divide the FVU of the encoder's codes, plain and refitted, by `best_fvu`. The metrics that
+      every study has are those of the encoder's codes, or else of the best.
     """
     lines = []
     for name, found in by_dictionary(rows).items():
@@ -142,7 +142,7 @@ def atom_lines(rows: Rows) -> list[Row]:
 
 
 def _middle(rows: Sequence[Row]) -> Row:
-    """The lasso about which the curve of a dictionary is."""
+    """The row of the lasso in the middle of a dictionary's curve."""
     level = next(row["level"] for row in rows if "times" in row)
     lassos = (row for row in rows if row["codes"] == "lasso" and "times" not in row)
     return next(row for row in lassos if row["level"] == level)

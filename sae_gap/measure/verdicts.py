@@ -1,20 +1,19 @@
-"""The answer of a measurement: is it the loading, the encoder or the dictionary?
+"""The verdict of a measurement: is the loading, the encoder or the dictionary at fault?
 
-What an encoder loses of the variance, beside the best codes on its own dictionary at its own mean
-L0, is the sum of two parts,
+Compared with the best codes on its own dictionary at its own mean L0, an encoder loses the sum of
 
   values part     what least squares on its own supports gains,
-  support part    what the best codes gain beyond that,
+  support part    what the best codes gain beyond that.
 
-and, where the encoder's pre-activations tell what it proposes, the support part that of
+Where the encoder's pre-activations show what it proposes, the support part is in turn the sum of
 
   selection part  what a pursuit among the latents that it proposes gains,
   screening part  what the best codes gain beyond that.
 
-Two dictionaries are compared by their best codes at an equal mean L0. Best codes are least squares
-on the supports of the certified lasso, or a screened pursuit, whichever explain more. Intervals
-are those of `sae_gap.measure.comparison`, over documents; the weights of the lasso and the mean
-stay as they are.
+Two dictionaries are compared by their best codes at an equal mean L0. The best codes are least
+squares on the supports of the certified lasso, or a screened pursuit, whichever explain more. The
+intervals are those of `sae_gap.measure.comparison`, over documents; they take the lasso's weights
+and the mean as fixed.
 """
 
 import dataclasses
@@ -25,29 +24,28 @@ from sae_gap.measure.comparison import Comparison, compare, parts
 from sae_gap.measure.summary import BEST, Rows, at, by_dictionary
 from sae_gap.storage.results import Row
 
-# The control that a dictionary is judged by.
+# The control that judges a dictionary.
 RIVAL = "online_dl"
-# Rows for each atom without which a learned dictionary explains less than more rows would let it;
-# RESULTS.md has how much.
+# With fewer rows per atom, a learned dictionary would gain from more rows; RESULTS.md has how much.
 ROWS_AN_ATOM = 20
-# L0s that differ by no more than this share are alike.
+# Two L0s count as equal if they differ by no more than this share.
 _ALIKE = 0.02
 _BEST = {"lasso_refit": "the lasso, refitted", "screened": "a screened pursuit"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a measurement says of an SAE or a dictionary; as a text, lines to be quoted.
+    """The verdict on an SAE or a dictionary; as a text, lines to be quoted.
 
     Attributes:
       dictionary: its name.
-      suspicions: what looked wrong when it was loaded; None where nobody looked.
-      own: the row of the encoder's codes; None where there is no encoder.
+      suspicions: what looked wrong when it was loaded; None if nobody looked.
+      own: the row of the encoder's codes; None if there is no encoder.
       best: the row of the best codes at its L0.
       common: the row of the best codes at the L0 at which dictionaries are compared.
-      rival: the same of the dictionary that `online_dl` learned; None where it was left out.
+      rival: that row for the dictionary that `online_dl` learned; None if it was left out.
       losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
-        "screening"; and what the "dictionary" explains less than the learned one. Empty where
+        "screening"; and how much less the "dictionary" explains than the learned one. Empty if
         nothing is judged.
     """
 
@@ -61,17 +59,17 @@ class Verdict:
 
     @property
     def dead(self) -> bool:
-        """Whether the encoder is off; then nothing else is judged."""
+        """True if the encoder is dead; then nothing else is judged."""
         return self.own is not None and self.own["dead"]
 
     @property
     def explained(self) -> float:
-        """By the best codes at the common L0."""
+        """The share that the best codes explain at the common L0."""
         return 1 - self.common["fvu"]
 
     @property
     def lines(self) -> dict[str, str]:
-        """The sentences, by what they judge."""
+        """The sentences, by the subject that they judge."""
         lines = {}
         if self.suspicions is not None:
             doubts = [*self.suspicions, *(["its encoder is dead"] if self.dead else [])]
@@ -82,8 +80,8 @@ class Verdict:
 
     @property
     def table(self) -> list[Row]:
-        """A line for each of the losses: its `points` of the variance with their interval, and
-        whether it is `judged` to be one.
+        """A line for each loss: its `points` of the variance with their interval, and whether it is
+        `judged` a loss.
         """
         return [
             {
@@ -106,7 +104,7 @@ class Verdict:
             ever = f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire"
             fires = f"it fires {l0:.2g} latents a row, and {ever}"
             return f"dead, and not judged: {fires}; look at how it was loaded"
-        # The mean of few rows moves by whole latents.
+        # The mean over few rows moves by whole latents.
         alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
         lost = self.losses["encoder"]
@@ -129,10 +127,10 @@ class Verdict:
         lost = self.losses["dictionary"]
         kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
         few, needed = "", ROWS_AN_ATOM * width
-        # A rival that had too little to learn from is no less of one where it wins.
+        # A rival that learned from too few rows and still wins is a rival.
         if lost.sign <= 0 and rows < needed:
             few = f", too few: {width:,} atoms need {needed:,}"
-        # An interval without zero says nothing where more latents may explain it.
+        # More latents may explain an interval that excludes zero.
         unfair = not lost.sign and lost.low * lost.high > 0
         finding = "not judged against" if few or unfair else kind[lost.sign]
         width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
@@ -144,11 +142,11 @@ class Verdict:
 
 
 def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -> list[Verdict]:
-    """What a measurement says, from its rows alone.
+    """The verdicts of a measurement, from its rows alone.
 
     Args:
       rows: of `run`.
-      suspicions: what looked wrong of SAEs when they were loaded, by their names.
+      suspicions: what looked wrong when SAEs were loaded, by their names.
 
     Returns:
       A verdict for each SAE and dictionary, none for a control.
@@ -175,24 +173,24 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
 
 
 def compare_rows(one: Row, other: Row) -> Comparison:
-    """What the codes of two rows explain of the same samples."""
+    """Compares what the codes of two rows explain of the same samples."""
     return compare(one["errors"], other["errors"], one["variance"], (one["l0"], other["l0"]))
 
 
 def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
-    """What the best codes on two dictionaries, named as in the rows of `run`, explain at the common
-    L0.
+    """Compares what the best codes on two dictionaries, named as in the rows of `run`, explain at
+    the common L0.
     """
     subjects = by_dictionary(rows)
     return compare_rows(*(at(subjects[name], BEST, "common") for name in (one, other)))
 
 
 def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
-    """Several SAEs and dictionaries by what their best codes explain at one common L0, the best
+    """Ranks SAEs and dictionaries by what their best codes explain at one common L0, the best
     first.
 
     Args:
-      verdicts: on two or more whose encoders are not dead.
+      verdicts: at least two with encoders that are not dead.
 
     Returns:
       The verdicts in order, dead ones last, and a sentence that names the best and its lead over

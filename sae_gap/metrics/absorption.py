@@ -1,6 +1,4 @@
-"""What parents of a hierarchy lose to their children, whose latents may take in the parent's
-direction.
-"""
+"""Recall that parents of a hierarchy lose where a child's latent absorbs their direction."""
 
 import numpy as np
 import scipy.sparse
@@ -11,8 +9,7 @@ from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
-# A parent is judged by its recall where it has fired at least so often, with a child on and with
-# none.
+# Judge a parent only if it fired at least this often with a child on, and as often with none.
 _FEWEST = 10
 
 
@@ -23,35 +20,35 @@ def absorption(
     codes: AnyCodes,
     least: Float[ArrayLike, " latent"] | float = 0.0,
 ) -> float | None:
-    """What a parent's latent loses of its recall where a child is on: recall with no child on, less
+    """How much recall a parent's latent loses where a child is on: recall with no child on, less
     recall with one.
 
     The recall of a parent is the share of samples with the parent on in which its partner among the
-    latents fires. A latent of a child that has taken in its parent's direction makes the parent's
-    own latent needless wherever the child is on.
+    latents fires. If a child's latent has absorbed its parent's direction, the parent's own latent
+    is needless wherever the child is on.
 
     Args:
-      parent: of each feature, -1 for none.
+      parent: parent of each feature, -1 for none.
       partner: the latent matched with each feature, -1 for none.
       true_codes: (n, num_true).
       codes: (n, num_latents).
-      least: magnitudes not to count.
+      least: magnitudes up to which a code counts as off.
 
     Returns:
       The mean over parents that have a partner and at least 10 samples of either kind; None if
-      there is none. 0 is best, and 1 says that parents are never seen beside their children and
+      there is none. 0 is best; 1 means that parents are never detected beside their children and
       always without.
     """
     child = np.flatnonzero(parent >= 0)
     parents = np.unique(parent[child])
     parents = parents[partner[parents] >= 0]
-    # Which features are children of which parent.
+    # Column p marks the children of parent p.
     shape = (len(parent), len(parent))
     family = scipy.sparse.csr_array(
         (np.ones(len(child), np.float32), (child, parent[child])), shape
     )[:, parents]
-    # Of each parent with a child on and with none: how often it is on, and how often its latent
-    # then fires.
+    # Counts for each parent, with a child on and with none: how often it is on, and how often its
+    # latent then fires.
     on, seen = np.zeros((2, 2, len(parents)), np.int64)
     magnitude = np.broadcast_to(least, np.shape(codes)[1])[partner[parents]]
     for _, part, truth in dense_chunks(codes, true_codes):
@@ -68,8 +65,8 @@ def absorption(
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`absorption` above the cuts, of every scored split of a world with a hierarchy whose codes
-    are known.
+    """`absorption` above the cuts, for each scored split with known codes of a world with a
+    hierarchy.
     """
     tree, match = inferred.task.tree, inferred.match
     if tree is None or match is None:

@@ -1,5 +1,5 @@
-"""A dictionary by itself, without any truth: how alike its atoms are, which are dead, and whether
-two learners agree.
+"""Statistics of a dictionary without any truth: how similar its atoms are, which are dead, and
+whether two learners agree.
 """
 
 from typing import Any
@@ -17,11 +17,11 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.given import Given
 from sae_gap.metrics.metric import Inferred, Metric
 
-# Above this largest |cosine| an atom is nearly another one.
+# Two atoms with a |cosine| above this are duplicates.
 DUPLICATE = 0.95
-# Percentiles of each atom's largest |cosine| that a description keeps.
+# Percentiles of the atoms' largest |cosine| that a description keeps.
 QUANTILES = tuple(range(101))
-# Floats of the cosines that are held at once.
+# Cosines held in memory at once.
 _COSINES = 2**24
 
 
@@ -35,7 +35,7 @@ def largest_cosines(
         time.
 
     Returns:
-      The largest of each.
+      The largest cosine of each atom.
 
     Raises:
       ValueError: the dictionary is not a finite, non-empty matrix.
@@ -57,9 +57,9 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dic
       dictionary: atoms of any norm, (input_dim, num_latents).
 
     Returns:
-      `dead_atoms`, those of zero norm; `duplicates`, live atoms whose largest |cosine| with another
-      is above 0.95; and `coherence`, that cosine's percentiles from 0 to 100 over live atoms, empty
-      of fewer than two.
+      `dead_atoms`, how many have zero norm; `duplicates`, how many live atoms have a |cosine| above
+      0.95 with another; and `coherence`, the percentiles from 0 to 100 of the largest |cosine| of
+      each live atom, empty if fewer than two live.
 
     Raises:
       ValueError: the dictionary is not a finite, non-empty matrix.
@@ -78,12 +78,13 @@ def agreement(left: Any, right: Any) -> float:
     """Mean matched |cosine| of two dictionaries of one width,
     `max_π mean_j |cos(left_π(j), right_j)|`.
 
-    Two seeds of one learner that agree have found something in the data. On drawn worlds an atom
-    that both have is hardly ever wrong, and one that is not may be right all the same (RESULTS.md,
-    "Other laws"); `sae_gap.core.matching.match_atoms` tells the cosine of each atom.
+    If two seeds of one learner agree, they have found something in the data. On drawn worlds an
+    atom that both have is hardly ever wrong, and one that only one has may still be right
+    (RESULTS.md, "Other laws"); `sae_gap.core.matching.match_atoms` gives the cosine of each atom.
 
     Args:
-      left: atoms as columns, (input_dim, num_latents), or what has some: a `Model`, an `SAE`, or
+      left: atoms as columns, (input_dim, num_latents), or an object with a dictionary: a `Model`,
+        an `SAE`, or the result of `learn`.
         what `learn` returned.
       right: the same.
 
@@ -113,7 +114,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
 
 
 def agreement_with(first: Given) -> Metric:
-    """A metric of the `agreement` with the dictionary of a given model, of others of its shape."""
+    """A metric: the `agreement` of other models with a given one, if their shapes are equal."""
 
     def compare(inferred):
         decoder, other = inferred.model.dictionary, first.ready.decoder

@@ -1,5 +1,5 @@
-"""How well atoms are recovered, by the level and by the frequency of the true feature, and how many
-detect the same one.
+"""How well atoms are recovered, by the level and the frequency of the true feature, and how many
+detect the same feature.
 """
 
 import numpy as np
@@ -23,20 +23,19 @@ def atom_scores(
     """How well the atoms are recovered: `atom_mcc`, mean |cos| over the pairs of the best matching,
     and `uniqueness`.
 
-    There are as many pairs as the narrower dictionary has atoms, so that one too narrow for all
-    features can still score 1.
+    There are as many pairs as the narrower dictionary has atoms, so that a dictionary too narrow
+    for all features can still score 1.
 
     Args:
       match: of the learned with the true dictionary.
       num_learned: width of the learned one.
-      nearest: the feature of each latent; uniqueness is the number of different ones over the
+      nearest: the feature of each latent; uniqueness is the number of different features over the
         number of latents.
-      groups: indices of features by name; each has its own mean, over those of its features that
-        are in a pair.
+      groups: indices of features by name; each group has its own mean, over its features that are
+        in a pair.
 
     Returns:
-      `atom_mcc`, `uniqueness` and `atom_mcc_<group>`, but for groups of which no feature is in a
-      pair.
+      `atom_mcc`, `uniqueness` and `atom_mcc_<group>` for each group with a feature in a pair.
     """
     cosine = np.abs(match.cosine)
     scores = {
@@ -57,8 +56,8 @@ def groups_of(
     """Features by level of their tree and by quartile of the frequency at which they fire.
 
     Args:
-      true_codes: (n, num_true), which tell the frequencies.
-      level: of each feature, -1 for one in no tree; None where there are no trees.
+      true_codes: (n, num_true), from which the frequencies are counted.
+      level: level of each feature, -1 outside trees; None if there are no trees.
 
     Returns:
       Indices by name: "roots", "children" and so on, "free", and "frequent", "common", "uncommon",
@@ -77,7 +76,7 @@ def groups_of(
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`atom_scores`, where the truth is known and a dictionary was learned."""
+    """`atom_scores`, if the truth is known and a dictionary was learned."""
     true_codes, tree = inferred.split("id").codes, inferred.task.tree
     if inferred.match is None or true_codes is None:
         return {}

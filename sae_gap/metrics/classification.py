@@ -1,9 +1,9 @@
-"""Reading the label off the codes: a logistic probe, unregularised unless asked, and the best
-single latent.
+"""Predicts the label from the codes: by a logistic probe, unregularised unless asked, and by the
+best single latent.
 
-Fitting and scoring are apart, so that the two protocols differ only in the split that is fitted: as
-published it is the ID split that is also scored, which makes the ID score a training score;
-strictly it is the training split.
+Fitting and scoring are separate, so that the two protocols differ only in the split for the fit:
+the published one fits on the ID split, which makes the ID score a training score; the strict one
+fits on the training split.
 """
 
 from typing import NamedTuple
@@ -17,8 +17,8 @@ from sae_gap.core.codes import Codes, as_codes, by_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
-# On separable codes the likelihood has no maximum, and the probe is whatever L-BFGS has reached at
-# its tolerance. Hence scikit-learn's tolerances, which the published accuracies were made with.
+# On separable codes the likelihood has no maximum, so the probe depends on the tolerance at which
+# L-BFGS stops. We take scikit-learn's tolerances, as the published accuracies did.
 _GRADIENT_TOLERANCE = 1e-4
 _LOSS_TOLERANCE = 64 * np.finfo(np.float64).eps
 _MAX_ITERATIONS = 1_000
@@ -38,18 +38,18 @@ def fit_logistic(
     """Fits a logistic regression with an intercept.
 
     `min_{w, b} (1/n) Σ_i log(1 + exp(-s_i (w·z_i + b))) + ½ μ ‖w‖²` with s_i = ±1, by L-BFGS from
-    zero until the largest gradient entry is below 1e-4. Without a penalty and where the optimum is
-    flat or does not exist, the start, the tolerance and so the scale of the codes decide between
+    zero until the largest gradient entry is below 1e-4. Without a penalty, where the optimum is
+    flat or does not exist, the start, the tolerance and so the scale of the codes choose between
     probes that fit equally well. These can differ widely off the fitted distribution, on latents
     that say little within it; the AUC of `fit_latent` has no such freedom.
 
     Args:
       codes: (n, num_latents).
       labels: (n,), booleans.
-      strength: μ ≥ 0, of the l2 penalty; scikit-learn's `C` is 1 / (n μ).
+      strength: weight μ ≥ 0 of the l2 penalty; scikit-learn's `C` is 1 / (n μ).
 
     Returns:
-      The probe. If only one class is present it answers that class always.
+      The probe. If only one class is present, it always answers that class.
 
     References:
       Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12
@@ -87,7 +87,7 @@ def fit_logistic(
 def accuracy(
     probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
 ) -> float:
-    """Share of samples that a logistic probe gets right.
+    """The share of samples that a logistic probe classifies correctly.
 
     Args:
       probe: from `fit_logistic`.
@@ -118,7 +118,7 @@ def roc_auc(
       labels: (n,), booleans.
 
     Returns:
-      One AUC per latent; 0.5 for a constant latent, and for all where only one class is present.
+      One AUC per latent; 0.5 for a constant latent, and for all if only one class is present.
 
     References:
       Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
@@ -128,7 +128,7 @@ def roc_auc(
     pairs = num_positive * (len(labels) - num_positive)
     if pairs == 0:
         return np.full(codes.shape[1], 0.5)
-    # Loading scipy.stats takes longer than all else of a binary's --help.
+    # Loading scipy.stats takes longer than the rest of a binary's --help.
     from scipy.stats import rankdata
 
     areas = []
@@ -141,8 +141,8 @@ def roc_auc(
 def fit_latent(
     codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
 ) -> tuple[int, int]:
-    """Picks the latent that tells the classes apart best, `argmax_j max(AUC_j, 1 - AUC_j)`, the
-    first of equals.
+    """Picks the latent that separates the classes best, `argmax_j max(AUC_j, 1 - AUC_j)`, the first
+    on ties.
 
     Args:
       codes: (n, num_latents).
@@ -159,7 +159,7 @@ def fit_latent(
 def latent_auc(
     probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]
 ) -> float:
-    """ROC-AUC of the latent that was picked, in the direction that it was picked in.
+    """The ROC-AUC of the picked latent, in the direction in which it was picked.
 
     Args:
       probe: from `fit_latent`.
@@ -167,20 +167,20 @@ def latent_auc(
       labels: (n,), booleans.
 
     Returns:
-      The AUC, in [0, 1]. It is below 0.5 where the latent points the other way than on the split it
-      was picked on, which the published form, `max(AUC, 1 - AUC)` on every split, conceals.
+      The AUC, in [0, 1]. It is below 0.5 if the latent points the other way than on the split where
+      it was picked; the published form, `max(AUC, 1 - AUC)` on every split, conceals that.
     """
     latent, sign = probe
     return float(roc_auc(sign * codes[:, [latent]], labels)[0])
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`accuracy` and `auc` of every scored split, where the labels are known.
+    """`accuracy` and `auc` of every scored split, if the labels are known.
 
     The strict protocol fits the logistic probe and picks the latent on the training split, so that
     every score is held out. The published form uses the ID split, and takes `max(AUC, 1 - AUC)` on
-    each split. `base_rate` is what always answering the more frequent class would score. Where one
-    class is all there is, nothing can be told, and nothing is.
+    each split. `base_rate` is the accuracy of always answering the more frequent class. There are
+    no scores if the fitted split has only one class.
     """
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
@@ -188,7 +188,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     if labels is None or not 0 < np.mean(labels) < 1:
         return {}
     fitted = by_columns(inferred.codes[fitted_on])
-    # On latents that are inactive where it is fitted no fit puts a weight; latent 0 is picked where
+    # No fit puts weight on latents that are off on its whole split; `fit_latent` picks latent 0 if
     # all are constant.
     latents = (
         np.union1d([0], fitted.latents) if isinstance(fitted, Codes) else np.arange(fitted.shape[1])

@@ -14,17 +14,17 @@ from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.metrics.metric import Inferred, Metric
 
-# Samples that are timed.
+# Samples whose encoding is timed.
 TIMED = 2_000
 
 
 def cost_at(lam: float, k: int) -> Metric:
-    """The cost of codes, held against the certified lasso at a weight and a full pursuit of k.
+    """The cost of codes, compared with the certified lasso at a weight and a full pursuit of k.
 
-    Its columns: `products`, multiply-adds of a sample relative to one product with the dictionary,
-    None where samples differ; `seconds` of 1,000 samples; `objective_gap`, by how much the lasso
-    objective is above the certified optimum, relative to it; `shared`, the share of the full
-    pursuit's support that the codes have.
+    Its columns: `products`, multiply-adds per sample relative to one product with the dictionary,
+    None if samples differ; `seconds` for 1,000 samples; `objective_gap`, the lasso objective above
+    the certified optimum, relative to it; `shared`, the share of the full pursuit's support that
+    the codes contain.
     """
     return Metric(
         "cost",
@@ -68,7 +68,7 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
 
 
 def _objective(inferred: Inferred, codes: Any, lam: float) -> float:
-    """The lasso's objective of codes on unit atoms, summed over the samples that count."""
+    """The lasso's objective of codes on unit atoms, summed over the scored samples."""
     atoms, norms = inferred.unit_dictionary
     signals, total = np.asarray(inferred.task.id.signals) - np.asarray(inferred.model.bias), 0.0
     for rows, part in dense_chunks(codes):

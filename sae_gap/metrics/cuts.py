@@ -1,26 +1,27 @@
-"""From which magnitude on a latent counts as on, told from its own codes alone."""
+"""The magnitude from which a latent counts as on, from its own codes alone."""
 
 import numpy as np
 from jaxtyping import Float
 
 from sae_gap.core.codes import AnyCodes, dense_chunks
 
-# Below this share of what its codes are where they count, a latent is off by the cut.
+# A code below this share of the latent's usual magnitude counts as off.
 CUT = 1 / 3
 
 
 def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
     """For each latent the magnitude below which it counts as off, from its own codes alone.
 
-    The least c with `c = share · Σ z² / Σ |z|`, both sums over its codes with `|z| > c`: so a share
-    of the mean magnitude of those, each weighted by itself. It is found from 0 upwards. A lasso
-    explains what a dictionary lacks by small codes. At a third, those that are a tenth as large as
-    where the latent's feature is on fall below it up to 35 times as many. Codes without two sizes,
-    of a density that falls as `z^-3.5` or more slowly, are cut to the largest few.
+    It is the least c with `c = share · Σ z² / Σ |z|`, both sums over the latent's codes with
+    `|z| > c`: a share of their mean magnitude, each weighted by itself. It is found from 0 upwards.
+    A lasso explains what a dictionary lacks by small codes. With a share of a third, the cut
+    removes codes a tenth as large as those where the feature is on, even if they are up to 35 times
+    as many. A latent without two sizes of codes, whose density falls as `z^-3.5` or more slowly,
+    keeps only its few largest.
 
     Args:
-      codes: (n, num_latents), of samples that need no truth.
-      share: of that magnitude, above 0 and at most .99.
+      codes: (n, num_latents); no truth is needed.
+      share: the share of the mean magnitude, above 0 and at most 0.99.
 
     Returns:
       (num_latents,), 0 for a latent that never fires.
@@ -30,11 +31,11 @@ def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
         found.append(np.stack([np.nonzero(part)[1], np.abs(part[part != 0])]))
     place, size = np.concatenate(found, axis=1)
     latent, unit, cut = place.astype(int), np.zeros(width), np.zeros(width)
-    # In units of the latent's largest code, so that no square leaves the range of numbers.
+    # In units of the latent's largest code, so that no square overflows or underflows.
     np.maximum.at(unit, latent, size)
     size = size / unit[latent]
-    # What is left out is below the mean of the rest, which rises: so does the cut, until it leaves
-    # out no more.
+    # Each round drops codes below a share of the mean of the rest. That raises the mean and so the
+    # cut, until no code is dropped.
     while len(size):
         sums = [np.bincount(latent, power, width) for power in (size, size**2)]
         cut = np.where(sums[0] > 0, share * ratio(sums[1], sums[0]), cut)

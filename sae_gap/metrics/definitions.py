@@ -1,7 +1,7 @@
 """How well rows are reconstructed, by the definition of each library.
 
-The definitions differ, and so do their numbers for one SAE: DEFINITIONS.md beside this file has the
-formulas and an example of all of them.
+The definitions differ, and so do their numbers for one SAE: DEFINITIONS.md beside this file has
+the formulas and an example with all of them.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from jaxtyping import Float
 from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import squares
 
-# Who calls which definition what.
+# The libraries' names of each definition.
 LIBRARIES = {
     "fvu": "sae_gap and sparsify fvu, SAELens explained_variance",
     "ev_saelens_legacy": "SAELens, SAEBench explained_variance_legacy",
@@ -23,17 +23,17 @@ LIBRARIES = {
 def explained(
     x: Float[np.ndarray, "n input_dim"], guess: Float[np.ndarray, "n input_dim"]
 ) -> dict[str, float]:
-    """How well rows are reconstructed, all of them taken for one batch.
+    """How well rows are reconstructed, with all of them as one batch.
 
     Args:
-      x: the rows, of mean x̄, which differ.
+      x: the rows, of mean x̄, not all equal.
       guess: their reconstructions x̂.
 
     Returns:
-      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, which sparsify has too; 1 less it is the explained variance
-        of SAELens 6.54.
+      `fvu`: `Σ‖x - x̂‖² / Σ‖x - x̄‖²`, as in sparsify; `1 - fvu` is the explained variance of
+        SAELens 6.54.
       `ev_saelens_legacy`: the mean over rows of `1 - ‖x - x̂‖² / ‖x - x̄‖²`, in which rows near the
-        mean weigh most; also SAEBench's, and that of its paper.
+        mean weigh most; also SAEBench's, and its paper's.
       `ev_saebench`: `1 - E‖x - x̂‖² / (q - (q / d)²)` with `q = E‖x‖²` and d dimensions, as
         SAEBench 0.6.0 computes it; it changes with the scale of the rows.
       `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
@@ -54,8 +54,8 @@ def explained(
 
 
 def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
-    """Raises a ValueError where all activations are alike, bit for bit: rounding of their mean
-    would hide it.
+    """Raises a ValueError if all activations are equal, bit for bit: their mean, rounded, would
+    hide it.
     """
     if np.all(activations == activations[:1]):
         raise ValueError(
@@ -74,7 +74,7 @@ def fvu(
       reconstruction: x̂, (n, input_dim), in the same units.
 
     Returns:
-      0 for a perfect reconstruction, 1 for that of the mean; it has no upper end.
+      0 for a perfect reconstruction, 1 for the mean of the rows; it has no upper bound.
 
     Raises:
       ValueError: the shapes differ, or the activations do not vary.

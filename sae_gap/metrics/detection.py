@@ -1,7 +1,6 @@
 """Latents as detectors of features, as SynthSAEBench scores them.
 
-Codes are looked at a few samples at a time, so that no more of sparse ones is ever dense than
-those.
+Codes are made dense only a few samples at a time.
 """
 
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from sae_gap.metrics.metric import Inferred, Metric
 
 
 class Firing(NamedTuple):
-    """How often each latent fired, its feature did, and both; and over how many samples."""
+    """How often each latent fired, its feature was on, and both; and the number of samples."""
 
     fired: Int[np.ndarray, " latent"]
     true: Int[np.ndarray, " latent"]
@@ -32,14 +31,14 @@ def count(
     codes: AnyCodes,
     least: Sequence[Float[ArrayLike, " latent"] | float] = (0.0,),
 ) -> list[Firing]:
-    """Counts firings: of latent j where `|z_j| > least_j`, of its feature where that has a code
-    above zero.
+    """Counts firings: latent j fires where `|z_j| > least_j`, and its feature is on where its true
+    code is above zero.
 
     Args:
       nearest: the feature of each latent.
       true_codes: (n, num_true).
       codes: (n, num_latents), of the same samples.
-      least: magnitudes not to count, one rule after the other.
+      least: rules, each a magnitude up to which a latent counts as off.
 
     Returns:
       The counts by each rule.
@@ -88,10 +87,10 @@ def detection(firing: Firing) -> dict[str, float]:
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`detection` of every scored split, where the truth is known and a dictionary was learned.
+    """`detection` of every scored split, if the truth is known and a dictionary was learned.
 
-    A latent fires wherever its code is not 0, as SAELens counts; in `cut_f1` and the like, where
-    its code is above the cut that its own codes of the ID split give.
+    A latent fires where its code is not 0, as SAELens counts; for `cut_f1` and the like, where its
+    code is above the cut from its own codes of the ID split.
     """
 
     def score(_, truth, codes):

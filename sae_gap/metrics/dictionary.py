@@ -1,6 +1,4 @@
-"""Recovery of the dictionary: how close the learned atoms are to the true ones they are matched
-with.
-"""
+"""Recovery of the dictionary: how close the learned atoms are to the true atoms of their pairs."""
 
 import numpy as np
 from jax.typing import ArrayLike
@@ -11,9 +9,9 @@ from sae_gap.core.registry import Column
 from sae_gap.core.rows import squares
 from sae_gap.metrics.metric import Inferred, Metric
 
-# An atom is close, that is found, above this cosine.
+# An atom is found if its cosine is above this.
 _CLOSE = 0.9
-# The distribution of more cosines is told by so many of them.
+# Keep at most this many of the matched cosines.
 _MOST_COSINES = 10_000
 
 
@@ -25,8 +23,8 @@ def dictionary_recovery(
     """Means over the true atoms a_j of the cosine, angle and norm ratio with their partners d_j.
 
     `cosine = mean |cos(d_j, a_j)|`, `close = mean 1[|cos| > 0.9]`, `angle = mean arccos |cos|`,
-    `norm_ratio = mean ‖d_j‖ / ‖a_j‖`. A true atom without a partner, or with a zero atom for one,
-    has cosine 0, angle π/2 and norm ratio 0.
+    `norm_ratio = mean ‖d_j‖ / ‖a_j‖`. A true atom whose partner is missing or zero has cosine 0,
+    angle π/2 and norm ratio 0.
 
     Args:
       match: `match_atoms(learned, truth)`.
@@ -35,9 +33,8 @@ def dictionary_recovery(
 
     Returns:
       `cosine`, `close` in [0, 1], `angle` in radians, `norm_ratio` (over the true atoms that are
-      not zero), and `cosines`: every matched |cosine| to 4 decimals, in descending order, for their
-      distribution; of more than 10,000 as many, from the largest to the smallest at even distances
-      of rank.
+      not zero), and `cosines`: every matched |cosine| to 4 decimals, in descending order; if there
+      are more than 10,000, as many from the largest to the smallest at equal steps of rank.
     """
     cosines = np.abs(match.cosine)
     norms, true_norms = (np.sqrt(squares(np.asarray(atoms).T)) for atoms in (learned, truth))
@@ -54,7 +51,7 @@ def dictionary_recovery(
 
 
 def measure(inferred: Inferred) -> dict[str, float | list[float]]:
-    """`dictionary_recovery`, where the true dictionary is known and one was learned."""
+    """`dictionary_recovery`, if the true dictionary is known and one was learned."""
     truth = inferred.task.dictionary
     if inferred.match is None or truth is None:
         return {}

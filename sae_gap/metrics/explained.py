@@ -32,8 +32,8 @@ def explained(
       codes: (n, num_latents).
 
     Returns:
-      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 where
-      no signal is longer.
+      `r2`, at most 1, and 0 for signals that do not vary; and `shrinkage`, at least 0, and 0 if no
+      signal is longer than 1e-6.
     """
     every, atoms, offset = map(np.asarray, (signals, dictionary, bias))
     mean = every.mean(axis=0, dtype=np.float64)
@@ -41,8 +41,8 @@ def explained(
     ratios = []
     for rows, part in dense_chunks(codes):
         target, linear = every[rows], part @ atoms.T
-        # The offset is taken off first, and variances are about the mean, so that neither is lost
-        # in a large common part.
+        # Subtract the offset first, and take variances about the mean: a large common part would
+        # lose both to rounding.
         lost += float(squares(target - offset - linear).sum())
         square += float(squares(target).sum())
         varied += float(squares(target - mean).sum())
@@ -50,14 +50,14 @@ def explained(
         ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
     shares = np.concatenate(ratios)
     return {
-        # What is left of a constant by rounding is no variance.
+        # Rounding gives a constant a tiny variance, which counts as none.
         "r2": 1 - lost / varied if varied > float(np.finfo(np.float32).eps) ** 2 * square else 0.0,
         "shrinkage": float(shares.mean()) if len(shares) else 0.0,
     }
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`explained` of every scored split, where the truth is known and a dictionary was learned."""
+    """`explained` of every scored split, if the truth is known and a dictionary was learned."""
     model = inferred.model
     if model.dictionary is None or inferred.task.dictionary is None:
         return {}

@@ -1,10 +1,10 @@
 """The amortisation gap: how far an encoder's codes are from the best codes on the same dictionary,
 in the lasso objective.
 
-FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore one of
-objectives, with squared error and the number of latents above 0.01 beside it. Signals are given
-less the decoder's bias throughout. A weight λ means the same on two dictionaries only if both have
-unit atoms, so `encoders.encoder.unit_atoms` comes first.
+FISTA does not minimise the squared error, so a refinement may raise it; the gap is therefore a
+difference of objectives, with the squared error and the number of latents above 0.01 beside it.
+The decoder's bias is subtracted from the signals throughout. A weight λ means the same on two
+dictionaries only if both have unit atoms, so `encoders.encoder.unit_atoms` comes first.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.solvers import sparse_code
 
-# The published count of latents has those above this magnitude.
+# The published count of latents counts codes above this magnitude.
 _ABOVE = 1e-2
 
 
@@ -33,11 +33,10 @@ class AmortisationGap(NamedTuple):
 
     Attributes:
       gap: `F(z_e) - F(z*)`, (n,), not negative.
-      relative: the gap over F(z*), (n,). A row of norm below 4e-16, whose squares float32 cannot
-        hold, counts as a row of zeros.
+      relative: the gap over F(z*), (n,). A row of norm below 4e-16 counts as a row of zeros, since
+        float32 cannot hold its squares.
       codes: the encoder's codes z_e on unit atoms, (n, num_latents).
-      optimum: z* with its objective and its duality gap, which bounds by how much `gap` may be too
-        small.
+      optimum: z* with its objective and its duality gap; `gap` is too small by at most that.
     """
 
     gap: Float[np.ndarray, " n"]
@@ -55,8 +54,7 @@ def amortisation_gap(
     signed: bool | None = None,
     **options: Any,
 ) -> AmortisationGap:
-    """What amortised inference costs a model on each signal, `F(z_e) - F(z*)`, against a certified
-    optimum.
+    """The cost of amortised inference on each signal, `F(z_e) - F(z*)`, above a certified optimum.
 
     `F(z) = ½ ‖y - b - D z‖² + λ ‖z‖₁` on unit atoms, the codes rescaled to them. The optimum is
     over non-negative codes, or over signed ones if the encoder's are signed.
@@ -68,10 +66,10 @@ def amortisation_gap(
         encoder's, take the weight of `match_l0`.
       encode: the encoder, a function `(model, signals) -> codes` in units of the model's atoms;
         None takes `model.encode`.
-      signed: whether the optimum is over signed codes; None asks the encoder, and takes a plain
-        function for non-negative.
-      **options: of `sparse_code`, by which the optimum is found, such as `tol`; its certificate
-        says what they leave.
+      signed: whether the optimum is over signed codes; None asks the encoder, and assumes that a
+        plain function is non-negative.
+      **options: options of `sparse_code`, such as `tol`, for the optimum; its certificate shows
+        their effect.
 
     Returns:
       The gaps, with both codes and the certificate.
@@ -109,8 +107,8 @@ def amortisation_gap(
     codes = as_floats("the encoder's codes", own) * norms
     codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
-    # Rounding may leave a code slightly below zero, for its sample's codes and signal; more than
-    # that is an encoder with signs.
+    # Rounding may leave a code slightly below zero, relative to its sample's codes and signal;
+    # beyond that the encoder is signed.
     rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
     if not signed and jnp.any(codes < -rounding[:, None]):
         raise ValueError(
@@ -148,11 +146,11 @@ def objective_gap(
       lam: the weight, a scalar or one for each sample, (n,).
 
     Returns:
-      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, that over the
-      mean of F(z*); and `certificate`, the largest over samples of the duality gap of the reference
-      relative to its objective, which bounds how much of the gap is the solver's own. The gap is at
-      least minus the duality gap if the codes are feasible for the
-      reference: signed codes can beat a non-negative optimum, and want a signed reference.
+      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, the gap over
+      the mean of F(z*); and `certificate`, the largest relative duality gap of the reference over
+      samples, which bounds how much of the gap is the solver's own. The gap is at least minus the
+      duality gap if the codes are feasible for the reference: signed codes can beat a non-negative
+      optimum, and need a signed reference.
     """
     atoms, columns = _active_columns(dictionary, codes)
     live = jnp.asarray(columns * np.any(atoms != 0, axis=0), float)
@@ -164,16 +162,15 @@ def objective_gap(
     return {
         "objective": float(np.asarray(achieved, np.float64).mean()),
         "gap": gap,
-        # The optimum is zero only where the signals are, and any other code then costs infinitely
-        # more.
+        # The optimum is zero only if the signals are; any other code is then infinitely worse.
         "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
         "certificate": float(lasso_problem.relative_gap(reference).max()),
     }
 
 
 def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
-    """`F(z_e) - F(z*)` of each sample, where what the certificate and rounding allow below zero
-    counts as zero.
+    """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
+    rounding.
     """
     value, best, gap = map(_held, (achieved, optimum.objective, optimum.gap))
     slack = gap + 16 * np.finfo(achieved.dtype).eps * value
@@ -181,7 +178,7 @@ def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray
 
 
 def _held(values: Float[Array, " n"]) -> Float[np.ndarray, " n"]:
-    """Sums of squares in double precision, zero where their type does not hold the terms."""
+    """Sums of squares in double precision, zero where their type underflows."""
     limits = np.finfo(values.dtype)
     return np.where(values < limits.tiny / limits.eps, 0, np.asarray(values, np.float64))
 
@@ -202,13 +199,13 @@ def mse(
       The mean over samples and dimensions.
     """
     atoms, columns = _active_columns(dictionary, codes)
-    # Codes of a fit that diverged may have an error that no float holds.
+    # The error of a diverged fit may overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         return float(np.square(np.asarray(signals) - columns @ atoms.T, dtype=np.float64).mean())
 
 
 def l0_above(codes: AnyCodes) -> float:
-    """Mean over samples of the number of latents above 0.01 in magnitude, of codes (n,
+    """The mean over samples of the number of latents above 0.01 in magnitude, for codes (n,
     num_latents).
     """
     return float((np.abs(as_columns(codes)) > _ABOVE).sum(axis=1).mean())
@@ -218,8 +215,8 @@ def _active_columns(
     dictionary: Float[ArrayLike, "input_dim latent"],
     codes: AnyCodes,
 ) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
-    """The dictionary and the codes, of sparse ones in their active columns, without which no other
-    makes a difference.
+    """The dictionary and the codes; of sparse codes only the active columns, since the others
+    contribute nothing.
     """
     held, atoms = by_columns(codes), np.asarray(dictionary)
     return (atoms[:, np.asarray(held.latents)] if isinstance(held, Codes) else atoms), as_columns(
@@ -229,7 +226,7 @@ def _active_columns(
 
 def measure(inferred: Inferred) -> dict[str, float]:
     """`mse`, `l0_above`, the objective, the gap and the reference's certificate of every scored
-    split, for models that decode.
+    split, for models with a decoder.
 
     `unconverged` is the share of samples whose reference missed its tolerance; the certificate
     still bounds their gaps.

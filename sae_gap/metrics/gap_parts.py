@@ -1,12 +1,12 @@
 """The gap of a model's own encoder above the lasso's optimum, and its parts.
 
 An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the l1
-norm does, has a large gap for a trivial reason. So the gap `F(z_e) - F(z*)` is split along three
-codes that each improve on the one before,
+norm does, has a large gap for a trivial reason. So we split the gap `F(z_e) - F(z*)` along three
+codes, each better than the one before,
 
   F(z_e) - F(z*) = [F(z_e) - F(a z_e)] + [F(a z_e) - F(z_s)] + [F(z_s) - F(z*)],
 
-with `a ≥ 0` the one best scale of all codes, and `z_s` the best values on each sample's own
+with `a ≥ 0` the best common scale of all codes, and `z_s` the best values on each sample's own
 support.
 """
 
@@ -21,31 +21,31 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.metrics.metric import Inferred, Metric
 
-# The largest gaps that are told.
+# How many of the largest gaps a row lists.
 WORST = 10
 # The columns of `overlap`.
 _OVERLAP = "jaccard", "overlap_precision", "overlap_recall"
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:
-    """The gap at the weight of the lasso whose codes are scored, over the samples that count.
+    """The gap at the weight of the scored lasso codes, over the scored samples.
 
     The objective of scaled codes is
     `Σ F(a z_e) = Σ ½‖y‖² - a Σ⟨y, D z_e⟩ + ½ a² Σ‖D z_e‖² + a λ Σ‖z_e‖₁`, least at
     `a = max(0, (Σ⟨y, D z_e⟩ - λ Σ‖z_e‖₁) / Σ‖D z_e‖²)`.
 
-    A duality gap certifies both optima: `relative_gap` is below the true one by `optimum_slack` at
-    most, `values_share` by `support_slack`, and `support_share` may be above by `support_slack` or
-    below by `optimum_slack`.
+    A duality gap certifies both optima: the true `relative_gap` is larger by at most
+    `optimum_slack`, the true `values_share` by at most `support_slack`, and the true
+    `support_share` is smaller by at most `support_slack` or larger by at most `optimum_slack`.
 
     Returns:
-      Nothing for other codes. A lasso has `unconverged`, its samples beyond the tolerance, and
-      `unused`, the latents that no code uses. A model with an encoder also has `gap`, the mean of
-      F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`, `scale_share`,
-      `values_share`, `support_share`, and the duality gaps of z_s and z*, `support_slack` and
-      `optimum_slack`; how far the supports agree, see `overlap`; the latents `fired_only` by the
-      encoder and `used_only` by the optimum; and of the largest gaps the samples, `worst`, with
-      their `worst_gap` and `worst_relative_gap`.
+      Nothing for codes that are not a lasso's. For a lasso, `unconverged`, its samples beyond the
+      tolerance, and `unused`, the number of latents that no code uses. For a model with an encoder
+      also `gap`, the mean of F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`,
+      `scale_share`, `values_share`, `support_share`, and the duality gaps of z_s and z*,
+      `support_slack` and `optimum_slack`; how far the supports agree (see `overlap`); the latents
+      `fired_only` by the encoder and `used_only` by the optimum; and the samples with the largest
+      gaps, `worst`, with their `worst_gap` and `worst_relative_gap`.
     """
     lasso, learner, counts = inferred.encoder, inferred.learner, inferred.counts
     if not isinstance(lasso, Lasso):
@@ -106,9 +106,9 @@ def measure(inferred: Inferred) -> dict[str, Any]:
 
 
 def overlap(fired: Bool[np.ndarray, "n l"], used: Bool[np.ndarray, "n l"]) -> list[np.ndarray]:
-    """How far the encoder's support E and that of the optimum O agree in each sample.
+    """How far the encoder's support E and the optimum's support O agree in each sample.
 
-    Two empty supports agree fully; an empty one and another do not at all.
+    Two empty supports agree fully; an empty and a non-empty one do not agree at all.
 
     Args:
       fired: E, (n, num_latents).

@@ -1,6 +1,4 @@
-"""What a metric is, and what it may look at: one method's codes on one task, with the certified
-optimum beside them.
-"""
+"""A metric and its input: one method's codes on one task, beside the certified optimum."""
 
 import dataclasses
 import functools
@@ -28,20 +26,20 @@ class Inferred:
 
     Attributes:
       task: the task, its truth included where it is known.
-      model: what was learned.
-      codes: of the splits "id" and "ood", and of "train" where its true codes are known, in units
-        of the model's atoms; dense, as `Codes` if there are very many latents, or sparse if there
-        are very many samples.
+      model: the learned model.
+      codes: codes of the splits "id" and "ood", and of "train" if its true codes are known, in
+        units of the model's atoms; dense, as `Codes` if there are very many latents, or sparse if
+        there are very many samples.
       optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit
         atoms, over signed codes if `codes` are signed and over non-negative ones if not; empty
-        without a dictionary, and where the study does without.
+        without a dictionary, and in studies without an optimum.
       lam: the weight of the l1 norm in `optimum`.
       protocol: "strict" or "paper".
-      shared: what was found of the model before, for all that is inferred on it.
-      encoder: what inferred the codes, with whatever a requested L0 decided.
-      method: what is measured: its learner, its encoder as it was asked for, and the columns that
-        tell its rows.
-      inference: what gives further codes on the model.
+      shared: cached findings on the model, common to all codes inferred on it.
+      encoder: the encoder of the codes, with parameters found for a requested L0 filled in.
+      method: the measured method: its learner, its encoder as requested, and the columns that
+        identify its rows.
+      inference: infers further codes on the model.
     """
 
     task: Task
@@ -57,33 +55,33 @@ class Inferred:
 
     @property
     def learner(self) -> Any:
-        """Where the model came from."""
+        """The learner of the model."""
         return self.method and self.method.learner
 
     def infer(self, encoder: Encoder) -> Coded:
-        """The codes of another encoder on the ID split, found once."""
+        """The codes of another encoder on the ID split, inferred once."""
         return self.inference.infer(encoder, "id")
 
     @property
     def activations(self) -> Float[np.ndarray, "n input_dim"]:
-        """The rows of the ID split in their own units, as the network has them."""
+        """The rows of the ID split in their own units, as in the network."""
         task = self.task if self.inference is None else self.inference.task
         return np.asarray(task.id.signals)
 
     @functools.cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
-        """What the codes of the ID split reconstruct, in the units of the activations."""
+        """The reconstruction from the codes of the ID split, in the units of the activations."""
         x, chunks = self.activations, dense_chunks(self.codes["id"])
         return np.concatenate([self.model.reconstruct(part, x[rows]) for rows, part in chunks])
 
     @functools.cached_property
     def counts(self) -> Bool[np.ndarray, " n"]:
-        """Which samples of the ID split count."""
+        """True for the samples of the ID split that count, (n,)."""
         held = self.task.id
         return np.ones(len(held.signals), bool) if held.counts is None else held.counts
 
     def by_document(self, values: Float[np.ndarray, " n"]) -> list[float]:
-        """The sums of values of the samples that count, over each document of the ID split."""
+        """Sums values over the samples that count, for each document of the ID split."""
         documents = self.task.id.documents
         members = np.zeros(len(values), int) if documents is None else documents
         return np.bincount(members, values * self.counts, members.max() + 1).tolist()
@@ -93,18 +91,18 @@ class Inferred:
         return getattr(self.task, name)
 
     def by_split(self, score: Callable[[str], Mapping[str, float]]) -> dict[str, float]:
-        """Scores of each scored split, given its name, under the names that they have for it; under
-        their own where a task has one split.
+        """Scores each scored split by its name; columns end in the split's name, unless a task has
+        only one split.
         """
         if self.inference is not None and self.task.ood is self.task.id:
             return dict(score("id"))
         return {f"{key}_{name}": value for name in SCORED for key, value in score(name).items()}
 
     def with_truth(self, score: Callable[[str, Any, Any], Mapping[str, float]]) -> dict[str, float]:
-        """`by_split`, of those splits whose true codes are known.
+        """`by_split`, for the splits with known true codes.
 
         Args:
-          score: of the name of the split, its true codes and the inferred ones.
+          score: function of the name of the split, its true codes and the inferred ones.
         """
 
         def known(name):
@@ -117,7 +115,7 @@ class Inferred:
     def unit_dictionary(
         self,
     ) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
-        """The dictionary with unit atoms, and the lengths that they had."""
+        """The dictionary with unit atoms, and the original lengths of its atoms."""
         return self.once("unit_dictionary", lambda: jax.jit(unit_atoms)(self.model.decoder))
 
     @functools.cached_property
@@ -137,7 +135,7 @@ class Inferred:
 
     @property
     def nearest(self) -> Int[np.ndarray, " num_latents"]:
-        """The true atom that each latent is taken to detect, of a model and a task that have
+        """The true atom that each latent is taken to detect, if the model and the task have
         dictionaries.
         """
         return self.once(
@@ -145,7 +143,7 @@ class Inferred:
         )
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:
-        """What was found of the model before under that name, or else is found now."""
+        """The finding of that name on the model, computed on first use."""
         if name not in self.shared:
             self.shared[name] = find()
         return self.shared[name]
@@ -153,16 +151,16 @@ class Inferred:
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
-    """Numbers of what a method inferred on a task; in a file of this folder it is found.
+    """Numbers of one method's codes on a task; the catalogue finds metrics in this folder.
 
     Attributes:
-      name: what rows are told apart by, with the version.
-      measure: the numbers by their columns; those of a split end in "_id" or "_ood". It leaves out
-        what the task or the model cannot tell.
-      columns: how they are shown, by name without the split.
+      name: identifies the metric in rows, with the version.
+      measure: returns the numbers by their columns; a split's columns end in "_id" or "_ood". It
+        leaves out what the task or the model cannot tell.
+      columns: how to show the columns, by name without the split.
       version: raise it by hand when a change to the code changes the numbers.
-      everywhere: whether every study measures it, unless it names its own.
-      needs: what it lacks of what was inferred, in words; None where it can be measured.
+      everywhere: whether every study measures it, unless the study names its metrics.
+      needs: says in words what it lacks among what was inferred; None if it can be measured.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Nats that reconstructions of a layer cost the network that runs on from them."""
+"""Nats that reconstructions cost the network when they replace a layer's output."""
 
 from typing import Any
 
@@ -7,8 +7,8 @@ from sae_gap.metrics.metric import Inferred, Metric
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:
-    """`Downstream.score` of the reconstruction; `tokens`, that are averaged, and `ce_clean`, the
-    loss without a change, by document; and the loss with zeros and with the mean in the place of
+    """`Downstream.score` of the reconstruction; `tokens`, how many are averaged, and `ce_clean`,
+    the unchanged network's loss, by document; and its loss with zeros and with the mean in place of
     the layer, `ce_zero` and `ce_mean`.
     """
     network = inferred.task.network

@@ -1,9 +1,9 @@
-"""Probes of a concept, and what they lose where it meets another concept anew.
+"""Probes of a concept, and how much they lose where it meets another concept anew.
 
-A probe is a logistic regression on all features, or on the few latents that tell the classes apart.
+A probe is a logistic regression on all features, or on the few latents that separate the classes.
 Features are centred and scaled by their deviations in training. The penalty is that of
 scikit-learn's `C`, the same for all features of one kind: validation has no rows of the withheld
-cell to choose it by.
+cell by which to choose it.
 
 References:
   Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing" (the
@@ -22,13 +22,13 @@ from sae_gap.core.codes import Codes
 from sae_gap.metrics.classification import LogisticProbe, fit_logistic, roc_auc
 from sae_gap.metrics.metric import Inferred, Metric
 
-# What is scored out of distribution and in it: the cells with A and without.
+# Cells scored out of distribution and in distribution: with A and without.
 SIDES = {"ood": ("11", "01"), "id": ("10", "00")}
-# C of scikit-learn, of probes of all features and of few latents.
+# scikit-learn's C for probes of all features and of few latents.
 DENSE_C, SPARSE_C = 0.01, 1.0
-# Latents that a sparse probe reads.
+# How many latents a sparse probe reads.
 KS = (1, 5, 20)
-# The scores of a pair that rows have.
+# Scores of a pair in the rows.
 SCORES = ("auc_id", "all_auc_ood", "auc_ood", "drop", "accuracy_drop")
 
 
@@ -37,9 +37,9 @@ class Probe(NamedTuple):
 
     Attributes:
       latents: the columns that it reads.
-      centre: of each of these in training.
-      scale: by which each is multiplied, zero for one that is constant.
-      logistic: on the columns so scaled.
+      centre: their means in training.
+      scale: their factors, zero for a constant column.
+      logistic: the regression on the scaled columns.
     """
 
     latents: Int[np.ndarray, " some"] | slice
@@ -50,7 +50,7 @@ class Probe(NamedTuple):
     def decide(self, features: Any) -> Float[np.ndarray, " n"]:
         """The log-odds of the concept, of dense or sparse features, (n, columns)."""
         scaled = (_columns(features, self.latents) - self.centre) * self.scale
-        # Rows that are alike tie: a product of matrices rounds each by its place.
+        # Equal rows must tie: a matrix product rounds each by its place.
         odds = np.einsum("ij,j->i", scaled, self.logistic.weights)
         return odds + self.logistic.intercept
 
@@ -61,7 +61,7 @@ def fit_dense(features: Any, labels: Bool[np.ndarray, " n"]) -> Probe:
 
 
 def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
-    """Fits a probe on the k latents of the largest difference of class means.
+    """Fits a probe on the k latents with the largest difference of class means.
 
     The difference is `|E[z_j | A] - E[z_j | not A]|` over the mean of `|z_j|` where that is not 0.
 
@@ -71,14 +71,14 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
       k: latents to read.
 
     Returns:
-      The probe; its `latents` begin with the first in rank.
+      The probe; its `latents` are in order of rank.
     """
     codes = scipy.sparse.csr_array(codes)
     size, used = abs(codes).sum(axis=0, dtype=float), (codes != 0).sum(axis=0)
     means = [
         codes[side].sum(axis=0, dtype=float) / max(1, side.sum()) for side in (labels, ~labels)
     ]
-    # Latents that are on in one class alone tie, however large they are.
+    # Latents that are on in only one class tie, however large they are.
     ranks = np.round(np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1), 9)
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
 
@@ -90,12 +90,12 @@ def _fit(
     c: float,
 ) -> Probe:
     columns = _columns(features, latents)
-    # Sums in float32 over many rows would round a constant into one that varies.
+    # Summed in float32 over many rows, a constant would seem to vary.
     centre, spread = (
         moment(axis=0, dtype=np.float64).astype(columns.dtype)
         for moment in (columns.mean, columns.std)
     )
-    # A column that differs by rounding alone says nothing.
+    # A column that varies by rounding alone carries no information.
     varies = spread > 1e-6 * np.abs(columns).max(axis=0)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
     logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
@@ -113,10 +113,10 @@ def score_pair(
     split: Any,
     fit: Callable[[Any, Bool[np.ndarray, " n"]], Probe],
 ) -> dict[str, float]:
-    """The probe trained without the cell and trained with it, both scored on the same rows.
+    """Scores the probe trained without the cell and the one trained with it on the same rows.
 
-    A split that withholds nothing, as that of a `TextSet`, has one probe, which is scored on the
-    rows under "11" and "01", if there are any, and on the others.
+    A split that withholds nothing, such as a `TextSet`'s, has one probe, scored on the rows under
+    "11" and "01", if there are any, and on the others.
 
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
@@ -126,9 +126,9 @@ def score_pair(
 
     Returns:
       `auc_ood` and `accuracy_ood` of the probe that never saw the cell, on rows with the other
-      concept; `auc_id` and `accuracy_id` on rows without it; the same of the reference,
-      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`. The
-      drop is `auc_id - auc_ood` where nothing is withheld.
+      concept; `auc_id` and `accuracy_id` on rows without it; the same scores of the reference,
+      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`. If nothing
+      is withheld, the drop is `auc_id - auc_ood`.
     """
     scores: dict[str, float] = {}
     withheld = "withheld" in split.train
@@ -149,19 +149,19 @@ def score_pair(
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:
-    """Scores of the task's concepts: of dense probes of reconstructions and sparse ones of codes,
-    or of dense ones of the activations where no dictionary was learned.
+    """Scores of the task's concepts: dense probes of reconstructions and sparse ones of codes, or
+    dense ones of the activations if no dictionary was learned.
 
     Returns:
       `probes`, their names, "dense" and "k=1", "k=5" and "k=20"; `pairs`, the names of the
       concepts; `splits`, how many each has; and for each of `SCORES` and each probe, such as
-      `drop k=5`, its mean over splits for each concept, NaN where that has no such score.
+      `drop k=5`, the mean over splits for each concept, NaN if it has no such score.
     """
     concepts, codes = inferred.task.concepts, inferred.codes["id"]
     kinds: dict[str, tuple[Any, Any]] = {"dense": (inferred.activations, fit_dense)}
     if inferred.model.dictionary is not None:
         kinds["dense"] = inferred.reconstruction, fit_dense
-        # A latent that is never on tells no classes apart.
+        # A latent that is never on separates no classes.
         active = scipy.sparse.csr_array(codes.values if isinstance(codes, Codes) else codes)
         kinds |= {f"k={k}": (active, functools.partial(fit_sparse, k=k)) for k in KS}
     found: dict[str, Any] = {"probes": [*kinds], "pairs": [*concepts]}

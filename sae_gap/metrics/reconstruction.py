@@ -1,7 +1,7 @@
 """The fraction of the variance of activations that codes leave unexplained, with its sums by
 document, and how many latents they use.
 
-It is for activations of a network: of drawn data `explained` says the same.
+It is for activations of a network: for drawn data `explained` says the same.
 """
 
 import numpy as np
@@ -21,12 +21,11 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     """The `fvu` of the samples that count, `Σ‖x - x̂‖² / Σ‖x - x̄‖²` about their own mean x̄.
 
     Returns:
-      What `explained` says, `fvu` among it; its numerator and denominator by document, `errors`
-      and `variance`; `fvu_outliers`, where outlier tokens do not count and are scored beside the
-      others; the mean `l0`; `fired`, the latents that are on
-      in any of the samples that count; whether an encoder is `dead`: it fires less than one latent
-      a sample, or never fires most of its latents though each had `CHANCES` chances; `num_scored`
-      and `num_latents`.
+      The scores of `explained`, among them `fvu`; its numerator and denominator by document,
+      `errors` and `variance`; `fvu_outliers`, the FVU of outlier tokens if these do not count; the
+      mean `l0`; `fired`, the latents that are on in any sample that counts; whether an encoder is
+      `dead`: it fires less than one latent a sample, or most of its latents never fire though each
+      had `CHANCES` chances; `num_scored` and `num_latents`.
     """
     x, counts, guess = inferred.activations, inferred.counts, inferred.reconstruction
     errors = squares(x - guess)

@@ -1,8 +1,8 @@
 """Recovery of the latents: the mean correlation coefficient (MCC) of inferred with true codes.
 
-Two estimators. `mcc` is the suite's own, and the same on every split. `mcc_paper` is the published
-form, kept so that numbers can be compared with the paper's; it averages noise columns into the ID
-score and preselects columns on the OOD one.
+`mcc` is the suite's own estimator, the same on every split. `mcc_paper` is the published form, kept
+so that numbers can be compared with the paper's; it averages noise columns into the ID score and
+preselects columns for the OOD score.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime.cores import one_blas_thread
 
-# The paper's threshold for a true latent that takes part in a split.
+# The paper's variance above which a true latent takes part in a split.
 _ACTIVE_VARIANCE = 1e-8
-# The published form pads with noise up to the width of the codes. Of a million columns nearly all
-# are then noise against constants, which say nothing and fit in no memory.
+# The published form pads with noise up to the width of the codes. At a million columns nearly all
+# pairs would be noise against constants, which say nothing and fit in no memory.
 _WIDEST_PADDED = 20_000
-# A product of no more multiplications is done on one thread before others have begun.
+# A smaller product runs faster on one thread than it takes to start others.
 _FEW_PRODUCTS = 2**28
 
 
@@ -34,9 +34,9 @@ def mcc(
     """Mean correlation coefficient over the true latents that are active in the split.
 
     `MCC = (1/|S|) max_π Σ_{j in S} |corr(z_j, ẑ_π(j))|`, with S the true columns of variance above
-    1e-8 and π one-to-one into all code columns. Nothing is padded and nothing preselected. A
-    constant code column correlates 0, and if there are fewer code columns than active true ones,
-    those that stay without a partner count 0.
+    1e-8 and π one-to-one into all code columns. Nothing is padded or preselected. A constant code
+    column correlates 0, and so do active true columns without a partner, if there are fewer code
+    columns.
 
     Args:
       true_codes: true codes, (n, num_true), dense or sparse.
@@ -99,7 +99,7 @@ def mcc_paper(
         _pad(inferred, width - num_columns, rng),
         _pad(truth, width - truth.shape[1], rng),
     )
-    # The constant columns that were left out make pairs that count as 0.
+    # Pairs with the constant columns left out count as 0.
     return _matched(truth, inferred) / width
 
 
@@ -118,10 +118,10 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
 def _check(
     true_codes: AnyCodes, codes: AnyCodes
 ) -> tuple[Float[np.ndarray, "n active"], Float[np.ndarray, "n varying"], int]:
-    """The active true columns, the code columns that vary, and how many code columns there are in
-    all.
+    """The active true columns, the code columns that vary, and the number of all code columns.
 
-    A constant column would add 0 to whatever it is assigned to, so leaving it out is exact, and
+    A constant column would add 0 to its pair, so leaving it out is exact, and saves most of the
+    work on sparse codes.
     saves most of the work on sparse codes.
     """
     truth, inferred = (

@@ -1,6 +1,4 @@
-"""Recovery of the support: which latents are on in a sample, through the match of the
-dictionaries.
-"""
+"""Recovery of the support: which latents are on in a sample, after matching the dictionaries."""
 
 import numpy as np
 
@@ -22,7 +20,7 @@ def support_recovery(
     """Mean over samples of the precision, recall and F1 of the support, and the mean number of
     codes above 1e-4.
 
-    With T the true support `|z| > 1e-4` and P that of the matched code columns, per sample
+    With T the true support `|z| > 1e-4` and P the support of the matched code columns, per sample
     `precision = |P ∩ T| / |P|`, `recall = |P ∩ T| / |T|` and
     `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where
     undefined. Code columns that are no true atom's partner count in `support_l0` only.
@@ -37,7 +35,7 @@ def support_recovery(
       number of code columns above 1e-4.
     """
     truth, inferred = as_codes(true_codes), as_codes(codes)
-    # Columns that are zero on both sides are on nowhere, and so is a partner that there is not.
+    # Columns that are zero on both sides are never on, nor is a missing partner.
     partnered = np.flatnonzero(np.isin(match.learned, inferred.latents))
     either = np.union1d(partnered, truth.latents)
     true_on = np.abs(truth.at(either)) > _ON
@@ -53,9 +51,7 @@ def support_recovery(
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`support_recovery` of every scored split, where the truth is known and a dictionary was
-    learned.
-    """
+    """`support_recovery` of every scored split, with known truth and a learned dictionary."""
     match = inferred.match
     if match is None:
         return {}

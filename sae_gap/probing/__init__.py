@@ -1,8 +1,8 @@
-"""Probes out of distribution: the rows in which two concepts meet are withheld from training.
+"""Probes out of distribution: training never sees the rows in which two concepts meet.
 
-A probe is trained for concept A without any row that has A and B, and scored on rows that all have
-B. What that costs is measured against the same probe trained on as many rows with the cell among
-them, and scored on the same rows.
+A probe learns concept A without any row that has both A and B, and is scored on rows that all have
+B. The reference is the same probe trained on as many rows with that cell among them, and scored on
+the same rows.
 """
 
 from sae_gap.metrics.probes import fit_dense, fit_sparse, score_pair

@@ -1,4 +1,4 @@
-"""Concepts that a token has or has not, exactly, and the rows of two of them for training and test.
+"""Concepts that a token exactly has or has not, and training and test rows for pairs of them.
 
 A concept is read off the letters of a token or the topic of its document. The rows of two concepts
 A and B make four cells, named by whether they have A and whether they have B: "10" has A without
@@ -15,20 +15,20 @@ from jaxtyping import Bool, Int
 
 # Rows with both concepts, with the first or the second alone, and with neither.
 CELLS = ("11", "10", "01", "00")
-# Rows of each cell in a training set, where all cells are there and where one is withheld.
+# Rows of each cell in a training set, with all cells and with one withheld.
 SHARES = {
     "all": {"11": 1, "10": 1, "01": 1, "00": 1},
     "withheld": {"10": 2, "01": 1, "00": 1},
 }
-# Share of the documents, and of the word types, that train.
+# Share of the documents, and of the word types, for training.
 TRAIN = 0.6
-# Rows of one word type that are looked at, so that no frequent word makes up a cell.
+# Rows of one word type to consider, so that no frequent word dominates a cell.
 WORD_ROWS = 50
-# A cell of fewer rows in a training or test set says nothing.
+# A training or test cell with fewer rows says nothing.
 FEWEST = 20
 # A token of letters, with the space that begins a word or without.
 _LETTERS = re.compile(" ?[A-Za-z]+")
-# Letters of a word before its suffix, at least: "bed" is no past tense.
+# Least letters of a word before its suffix: "bed" is no past tense.
 _STEM = 2
 
 
@@ -36,9 +36,9 @@ class Tokens(NamedTuple):
     """The tokens of activations, a row each, in the order of documents and then of tokens.
 
     Attributes:
-      texts: of each token, with the space that it begins with, (n,) strings.
-      documents: of each, (n,).
-      topics: of each one's document, (n,) strings; None where documents have none.
+      texts: text of each token, with a leading space if it has one, (n,) strings.
+      documents: document of each token, (n,).
+      topics: topic of each token's document, (n,) strings; None if documents have none.
     """
 
     texts: np.ndarray
@@ -46,7 +46,7 @@ class Tokens(NamedTuple):
     topics: np.ndarray | None = None
 
     def at(self, rows: np.ndarray) -> "Tokens":
-        """Some of the rows, without the neighbours that tell whether a word ends."""
+        """Some of the rows; the neighbours that show whether a word ends are lost."""
         topics = None if self.topics is None else self.topics[rows]
         return Tokens(self.texts[rows], self.documents[rows], topics)
 
@@ -72,7 +72,7 @@ class Concept(NamedTuple):
     of_words: bool
 
     def at(self, rows: np.ndarray) -> "Concept":
-        """The same concept of some of the rows."""
+        """The same concept for some of the rows."""
         return self._replace(has=self.has[rows], defined=self.defined[rows])
 
 
@@ -93,7 +93,7 @@ class Labelled(NamedTuple):
 
     Attributes:
       has: which rows have it, (n,).
-      splits: of these rows, by seed.
+      splits: splits of these rows, by seed.
     """
 
     has: Bool[np.ndarray, " n"]
@@ -103,15 +103,15 @@ class Labelled(NamedTuple):
 def concept(name: str, tokens: Tokens) -> Concept:
     """A concept by its name.
 
-    - `letters:abc`: the word begins with one of these letters, of words that are one token.
-    - `suffix:ing`: the word ends so after two letters or more, of words that are one token.
-    - `capital`: the first letter is a capital, of tokens of letters.
-    - `space`: a space goes before, of tokens of letters: a word begins here.
-    - `topic:sport`: the document is of this topic, of tokens of letters.
+    - `letters:abc`: the word begins with one of these letters; for words of one token.
+    - `suffix:ing`: the word ends so after two letters or more; for words of one token.
+    - `capital`: the first letter is a capital; for tokens of letters.
+    - `space`: a space goes before, so that a word begins here; for tokens of letters.
+    - `topic:sport`: the document is of this topic; for tokens of letters.
 
     Args:
       name: one of these.
-      tokens: all tokens, none left out between two that stand side by side.
+      tokens: all tokens, without gaps between neighbours.
 
     Returns:
       The concept.
@@ -144,13 +144,13 @@ def concept(name: str, tokens: Tokens) -> Concept:
 
 
 def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
-    """Whether the next token of the document, if there is one, does not begin with a letter."""
+    """True for tokens that end a word: the document's next token does not begin with a letter."""
     goes_on = np.array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
     return ~np.append(goes_on & (np.diff(tokens.documents) == 0), False)
 
 
 def read_pair(text: str) -> tuple[str, str]:
-    """The names in a pair A+B, where A is probed and its meeting with B is withheld.
+    """The names in a pair A+B: A is probed, and rows with both are withheld.
 
     Raises:
       ValueError: it is not a pair.
@@ -165,7 +165,7 @@ def read_pair(text: str) -> tuple[str, str]:
 
 
 def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
-    """Which rows are in each cell; in none where one of the concepts is not defined."""
+    """The rows of each cell, as masks; rows where a concept is undefined are in none."""
     known = a.defined & b.defined
     return {
         "11": known & a.has & b.has,
@@ -178,15 +178,15 @@ def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
 def choose_rows(
     pairs: Sequence[tuple[Concept, Concept]], tokens: Tokens, most: int, seed: int = 0
 ) -> Int[np.ndarray, " chosen"]:
-    """At most so many rows, equally many of every cell of every pair where there are as many.
+    """At most `most` rows, as far as possible equally many of every cell of every pair.
 
-    Of each word type at most `WORD_ROWS` are looked at, drawn at random.
+    At most `WORD_ROWS` random rows of each word type are considered.
 
     Args:
-      pairs: of concepts of all tokens.
-      tokens: all of them.
+      pairs: pairs of concepts of all tokens.
+      tokens: all tokens.
       most: rows to choose.
-      seed: of the draw.
+      seed: seed of the draw.
 
     Returns:
       Their numbers, ascending.
@@ -206,7 +206,7 @@ def choose_rows(
 def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     """Draws training and test rows of a pair.
 
-    Both training sets have 2m rows of A and 2m without, of
+    Both training sets have 2m rows with A and 2m without:
 
     - "all": m each of 11, 10, 01 and 00;
     - "withheld": 2m of 10, m of 01 and m of 00, none of 11,
@@ -215,13 +215,13 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     cell.
 
     Args:
-      a: the concept that is probed, of these tokens.
-      b: the other, of these tokens.
+      a: the concept to probe, for these tokens.
+      b: the other, for these tokens.
       tokens: the rows to draw from.
-      seed: of the split and of the draw.
+      seed: seed of the split and of the draw.
 
     Returns:
-      The rows, by their numbers among `tokens`.
+      The numbers of the rows among `tokens`.
 
     Raises:
       ValueError: a cell is too small.
@@ -253,7 +253,7 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
 
 
 def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows have the names that train, and which have the others."""
+    """Masks of the rows whose names are drawn for training, and of the others."""
     every, member = np.unique(names, return_inverse=True)
     train = np.zeros(len(every), bool)
     train[rng.permutation(len(every))[: round(TRAIN * len(every))]] = True
@@ -261,7 +261,7 @@ def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
 
 
 def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """How many entries of its own group go before each entry."""
+    """For each entry, how many entries of its group come before it."""
     order = np.argsort(groups, kind="stable")
     ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
     return ranks[np.argsort(order)]

@@ -14,32 +14,32 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.probing.concepts import Labelled
 from sae_gap.storage.results import digest
 
-# Rows on which encoders find what a requested L0 decides.
+# Rows on which encoders find parameters for a requested L0.
 MATCHED = 2_000
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Probed(HeldOut):
-    """Rows that are coded and probed, as `held_out`, beside those that learners see.
+    """Rows to code and probe, as `held_out`, beside those for the learners.
 
     Args:
-      concepts: what is probed of all rows that are held out, by name. A requested L0 is a mean over
-        2,000 of them, which alone count where the variance is explained.
+      concepts: the concepts to probe on all held-out rows, by name. A requested L0 is a mean over
+        2,000 of these rows; only they count for the explained variance.
     """
 
     concepts: Mapping[str, Labelled] = dataclasses.field(default_factory=dict)
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"]:
-        """Which of the rows count."""
+        """True for the rows that count, (n,)."""
         every = np.arange(len(self.scored))
         return np.isin(every, evenly_spaced(len(every), MATCHED))
 
     def task(self) -> Task:
-        """What learners see, and what is probed."""
+        """The rows for the learners, and those to probe with their concepts."""
         return dataclasses.replace(super().task(), concepts=self.concepts)
 
     def asdict(self) -> dict[str, Any]:
-        """What decides the data and what is probed of them."""
+        """The settings that decide the data and what is probed."""
         leaves, structure = jax.tree.flatten(self.concepts)
         return super().asdict() | {"concepts": digest([*leaves, str(structure), *self.concepts])}

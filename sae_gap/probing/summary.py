@@ -1,4 +1,4 @@
-"""What rows of probes say, a line for each of the codes and each probe of them."""
+"""Summaries of rows of probes, a line for each of the codes and each of their probes."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from sae_gap.storage.results import Row
 def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     """Means over pairs, and paired differences from the baseline's own codes by the same probe.
 
-    A pair counts once, by its mean over splits. Half an interval of 95 % is `t s / √n` with s the
-    deviation over n pairs and t of Student's law, and None where there is one pair. It takes pairs
-    for independent, so that where they share concepts it is somewhat narrow.
+    A pair counts once, by its mean over splits. Half a 95 % interval is `t s / √n` with s the
+    deviation over n pairs and t of Student's law, and None if there is one pair. It treats pairs as
+    independent, so that it is somewhat narrow where they share concepts.
 
     Args:
       rows: with the metric `probes`.
-      baseline: the SAE whose own codes the others are compared with.
+      baseline: the SAE with whose own codes the others are compared.
 
     Returns:
       A line for each dictionary, codes and probe, in the order of the rows: the mean of each of
-      `SCORES` and `<score>_half`, half its interval; and `more_auc_ood`, `more_drop` and
-      `more_accuracy_drop`, the differences from the baseline, with theirs. Metrics that every study
-      has stand beside them.
+      `SCORES` and half its interval, `<score>_half`; the differences from the baseline,
+      `more_auc_ood`, `more_drop` and `more_accuracy_drop`, likewise; and the metrics that every
+      study has.
     """
     own: Row = {}
     for row in rows:
@@ -49,10 +49,10 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
 
 
 def interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """The mean and half its interval of 95 % by Student's law; None for what is not known."""
+    """The mean and half its 95 % interval by Student's law; None for what is not known."""
     known = values[np.isfinite(values)]
     if len(known) < 2:
         return (float(known[0]) if len(known) else None), None
     low, high = comparison.interval(known, np.ones(len(known)))
-    # Of equal weights, the jackknife's is wider than Student's by the root of n / (n - 1).
+    # For equal weights, the jackknife's interval is Student's times the root of n / (n - 1).
     return float(known.mean()), float(high - low) / 2 * math.sqrt(1 - 1 / len(known))

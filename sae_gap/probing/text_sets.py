@@ -1,8 +1,8 @@
 """Texts with a binary label from the package sae-probes: 113 sets, of which 8 have shifted texts.
 
 References:
-  Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing", whose
-  sets they are.
+  Kantamneni et al. (2025), "Are sparse autoencoders useful? A case study in sparse probing", the
+  source of the sets.
 """
 
 import csv
@@ -17,16 +17,16 @@ from jaxtyping import Bool
 
 from sae_gap.probing.concepts import TRAIN, Split
 
-# Texts of a set that are looked at, and those that train, as sae-probes has them.
+# Texts of a set to read, and to train on, as in sae-probes.
 MOST, TRAINED = 1_500, 1_024
 
 
 class TextSet(NamedTuple):
-    """A set.
+    """A set of texts with binary labels.
 
     Attributes:
-      name: of its file.
-      texts: of the set, and then the shifted ones, if there are any; each once.
+      name: name of its file.
+      texts: the texts, then the shifted ones, if there are any; each once.
       labels: whether each text is of the last class by name, as in sae-probes, (n,).
       shifted: which texts are shifted, (n,).
     """
@@ -37,7 +37,7 @@ class TextSet(NamedTuple):
     shifted: Bool[np.ndarray, " n"]
 
     def split(self, seed: int) -> Split:
-        """Training and test rows with as many of each class, and all shifted rows beside.
+        """Training and test rows with equal classes, and all shifted rows for the test.
 
         Returns:
           Training rows under "all"; test rows by class under "10" and "00", shifted ones under "11"
@@ -57,12 +57,12 @@ class TextSet(NamedTuple):
 
 
 def read_sets(*, every: bool = False) -> list[TextSet]:
-    """The sets that have shifted texts, or every binary set.
+    """Reads the sets that have shifted texts, or every binary set.
 
     Raises:
       ValueError: the package or `zstandard` is not installed, or a file cannot be read.
     """
-    # An import of the package would import PyTorch.
+    # Importing the package would import PyTorch.
     spec = importlib.util.find_spec("sae_probes")
     if spec is None or not spec.submodule_search_locations:
         raise ValueError(
@@ -80,12 +80,12 @@ def read_sets(*, every: bool = False) -> list[TextSet]:
 
 
 def _read_set(name: str, files: Sequence[pathlib.Path]) -> TextSet:
-    """The first texts of a file and, if there is a second, all of that, which are shifted."""
+    """The first texts of a file and, if there is a second, all of its shifted texts."""
     found: list[tuple[str, bool, bool]] = []
     for path in files:
         rows, moved = _read(path), path is not files[0]
         last = max(row["target"] for row in rows)
-        # A text that came twice would both train and test.
+        # A repeated text would both train and test.
         firsts: dict[str, bool] = {}
         for row in rows if moved else rows[:MOST]:
             firsts.setdefault(row["prompt"], row["target"] == last)

@@ -1,4 +1,4 @@
-"""How many cores there are, work shared among them, and BLAS kept to one of them."""
+"""The number of cores, work shared among them, and BLAS limited to one thread."""
 
 import concurrent.futures
 import contextlib
@@ -12,8 +12,8 @@ import scipy
 import threadpoolctl
 
 _LOCK = threading.Lock()
-# The limit, once for each caller who is within; the first one to enter sets it, and the last one to
-# leave takes it off.
+# One entry for each caller inside; the first to enter sets the limit, and the last to leave removes
+# it.
 _LIMITS: list[Any] = []
 
 
@@ -23,34 +23,33 @@ def cores() -> int:
 
 
 def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
-    """The results of some work on each piece, on a thread for each core. Work must not call this
+    """The results of `work` on each piece, on a thread for each core. `work` must not call this
     again.
 
-    A single piece is worked on here, as handing it over takes as long.
+    A single piece stays on this thread, since a handover takes as long.
     """
     return list(map(work, pieces) if len(pieces) == 1 else _pool().map(work, pieces))
 
 
 @functools.cache
 def _pool() -> concurrent.futures.ThreadPoolExecutor:
-    """Threads that all callers in a process share, so that several at once do not get in each
-    other's way.
+    """Threads that all callers in a process share, so that several at once do not slow each other
+    down.
     """
     return concurrent.futures.ThreadPoolExecutor(cores())
 
 
-# Whatever compiles or runs a loop of a fit holds one of them, across calls and threads: more loops
-# than cores that call back, as those of `online_dl` do, may wait for each other for ever.
+# Limits fits that compile or run a loop to one per core, across calls and threads: host callbacks
+# of more loops, such as those of `online_dl`, may deadlock.
 LOOPS = threading.BoundedSemaphore(cores())
 
 
 @contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keeps BLAS to one thread, for matrices so small that further ones wait for each other, and
-    for bits that do not vary.
+    """Limits BLAS to one thread, for matrices so small that further threads only wait for each
+    other, and for reproducible bits.
 
-    The setting is one for all threads of the process. So it stays until the last of those who asked
-    for it has left.
+    The setting holds for all threads of the process, so it stays until the last caller has left.
     """
     with _LOCK:
         if not _LIMITS:
@@ -68,8 +67,8 @@ def one_blas_thread() -> Iterator[None]:
 
 
 def _take_control() -> None:
-    """Lets this thread set limits: from version 3.8 on the first thread to set any keeps the others
-    from it, without a word.
+    """Lets this thread set limits: from version 3.8 on the first thread to set any silently blocks
+    the others.
     """
     for library in _controller().lib_controllers:
         if hasattr(library, "clear_controlling_thread"):
@@ -78,6 +77,6 @@ def _take_control() -> None:
 
 @functools.cache
 def _controller() -> threadpoolctl.ThreadpoolController:
-    """The BLAS of NumPy and that of SciPy, which must be loaded by now."""
+    """Controls the BLAS of NumPy and of SciPy, which must be loaded by now."""
     assert scipy.linalg
     return threadpoolctl.ThreadpoolController()

@@ -1,8 +1,7 @@
-"""Devices: the mesh over all of them, where data lies on it, and how compilations are shared
-between runs.
+"""Devices: the mesh over all of them, the place of data on it, and the cache of compiled programs.
 
-Samples are sharded over all devices, since every cost that grows is a sum or a map over them. A
-dictionary lies whole on every device.
+Samples are sharded over all devices, since every cost that grows is a sum or a map over them. Every
+device has the whole dictionary.
 """
 
 import contextlib
@@ -30,8 +29,8 @@ def mesh() -> Mesh:
 
 
 def has_devices() -> bool:
-    """Whether JAX finds a device of the platforms that it was asked for."""
-    # It raises the second where a plugin is missing.
+    """True if JAX finds a device of the platforms that it was asked for."""
+    # JAX raises an AssertionError if a plugin is missing.
     with contextlib.suppress(RuntimeError, AssertionError):
         return bool(jax.local_devices())
     return False
@@ -43,7 +42,7 @@ def own_mesh() -> Mesh:
 
 
 def spans_processes(mesh: Mesh) -> bool:
-    """Whether a mesh has devices of other processes."""
+    """True if a mesh has devices of other processes."""
     return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
@@ -56,8 +55,8 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
     divides evenly.
 
     Meant for a split, whose leading axis is its samples; any other array gives the same results,
-    perhaps more slowly. An array whose leading axis does not divide is copied to every device,
-    since dropping or adding samples would change what is learned. The work on it is still shared
+    perhaps more slowly. If the leading axis does not divide, every device gets a copy, since
+    dropping or adding samples would change what is learned. The devices still share the work on it
     where that changes nothing: the coder pads the samples with zeros, and training shards its
     batches. With several processes, each must pass the same whole arrays.
 
@@ -77,14 +76,14 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """The rows are sharded if they divide."""
+    """Shards the rows if they divide."""
     return (
         PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
     )
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """Puts the arrays of a tree whole on every device of a mesh: what all samples share."""
+    """Puts the arrays of a tree, which all samples share, whole on every device of a mesh."""
     check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
@@ -113,19 +112,19 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
         return jax.random.wrap_key_data(
             put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array)
         )
-    # Each process brings what its devices hold, and reads no more of a mapped file. `device_put`
-    # would send all of it around to check that it is the same.
+    # Each process brings its own devices' part, and reads no more of a mapped file. `device_put`
+    # would send the whole array around to check that it is the same.
     held = np.asarray(array)
     return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
 def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int) -> Array:
-    """Reads rows in the default float type; each of several processes reads those that `place`
-    gives to its own devices.
+    """Reads rows in the default float type; each of several processes reads those of its own
+    devices, as `place` shards them.
 
     Args:
-      take: gives the rows of some numbers, as `Activations.take` does.
-      num_samples: how many rows there are.
+      take: returns the rows of some numbers, as `Activations.take` does.
+      num_samples: number of rows.
       width: the width of a row.
 
     Returns:
@@ -148,11 +147,11 @@ def enable_compilation_cache() -> Path | None:
     """Keeps compiled programs in the user's cache folder, so that a second run of the same shapes
     compiles nothing.
 
-    A folder that the user chose by `JAX_COMPILATION_CACHE_DIR` is kept, as is the least time by
+    A folder that the user set by `JAX_COMPILATION_CACHE_DIR` is kept, and so is a least time set by
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS`.
 
     Returns:
-      The folder, or None where it cannot be written to and programs are compiled in every run.
+      The folder, or None if it cannot be written to, so that every run compiles its programs.
     """
     try:
         folder = Path(
@@ -172,7 +171,7 @@ def enable_compilation_cache() -> Path | None:
 
 
 def compilations() -> int:
-    """How many programs this process has compiled, or taken compiled from the cache."""
+    """Number of programs that this process has compiled, or taken from the cache."""
     return len(_compiled)
 
 
@@ -189,20 +188,20 @@ jax.monitoring.register_event_duration_secs_listener(_count)
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held so far, in GiB."""
+    """The peak memory of this process so far, in GiB."""
     with contextlib.suppress(OSError):
-        # On Linux the other way counts what started the process as well.
+        # On Linux `getrusage` also counts the process that started this one.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes, on Apple's systems bytes.
+    # In kilobytes, on Apple's systems in bytes.
     return most / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 def describe() -> str:
-    """The devices of all processes in words, for the rows: times from different devices are not to
-    be compared.
+    """Names the devices of all processes, for the rows: times compare only between equal devices.
+
 
     Returns:
       For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.
@@ -223,5 +222,5 @@ def _processor() -> str:
 def cache_home() -> Path:
     """The user's cache folder, by the XDG convention."""
     chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    # The convention has a relative path ignored: it would scatter caches over working folders.
+    # The convention ignores a relative path, which would scatter caches over working folders.
     return chosen if chosen.is_absolute() else Path.home() / ".cache"

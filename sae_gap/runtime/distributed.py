@@ -1,7 +1,7 @@
-"""Many processes, one program. JAX joins them; here is the little that the suite needs of it.
+"""Runs one program in many processes; JAX joins them.
 
-All processes run the same command and share a folder or a bucket for results. In a process by
-itself nothing here costs or changes anything.
+All processes run the same command and share a folder or a bucket for results. In a single process
+nothing here costs or changes anything.
 """
 
 import os
@@ -20,50 +20,48 @@ T = TypeVar("T")
 def start(
     coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
 ) -> None:
-    """Joins the other processes, see `jax.distributed.initialize`; to be called before anything
-    else of JAX.
+    """Joins the other processes (`jax.distributed.initialize`); call it before any other use of
+    JAX.
 
     Args:
       coordinator: `host:port` of process 0; None asks the cluster: TPU slices, Slurm's `srun`, Open
-        MPI and Kubernetes tell it.
-      num_processes: how many there are.
-      process_id: which one this is, from 0.
+        MPI or Kubernetes.
+      num_processes: number of processes.
+      process_id: number of this one, from 0.
 
     Raises:
-      ValueError: some arguments are given and others not, or nothing tells where the others are.
+      ValueError: some arguments are given and others not, or the cluster does not know the others.
     """
     given = (coordinator, num_processes, process_id)
     if None in given and given != (None, None, None):
         raise ValueError(
             "coordinator, num_processes and process_id go together; give all, or none in a cluster."
         )
-    # Its handler of signals would keep a process alive that is asked to end; what it would save is
-    # saved anyway.
+    # Its signal handler would keep a process alive that is asked to end; the suite saves its state
+    # anyway.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(coordinator, num_processes, process_id)
     except ValueError as error:
-        # A process that does not come in time is no fault of the user's: JAX's error stays, so that
-        # a cluster starts all again.
+        # If a process does not arrive in time, the user is not at fault: JAX's error stays, so that
+        # a cluster restarts all.
         raise ValueError(
             f"the processes cannot be joined ({' '.join(str(error).split())})."
         ) from error
 
 
 def count() -> int:
-    """How many processes run together; 1 unless `start` joined them."""
+    """Number of processes that run together; 1 unless `start` joined them."""
     return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def index() -> int:
-    """Which of them this process is, from 0."""
+    """Number of this process among them, from 0."""
     return jax.process_index() if count() > 1 else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what all have made together, and speaks to the
-    user.
-    """
+    """True if this process writes the joint results and speaks to the user."""
     return index() == 0
 
 
@@ -74,9 +72,7 @@ def wait(name: str) -> None:
 
 
 def gather(value: T) -> list[T]:
-    """The values of all processes, in their order, in each of them. They must have a pickled
-    form.
-    """
+    """The values of all processes, in their order, for each of them; values must be picklable."""
     if count() == 1:
         return [value]
     message = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -88,13 +84,13 @@ def gather(value: T) -> list[T]:
 
 
 def from_first(value: T) -> T:
-    """The value that the first process has."""
+    """The first process's value."""
     return gather(value)[0]
 
 
 def whole(tree: PyTree) -> PyTree:
-    """The arrays of a tree that span processes, each whole in the memory of this one; all processes
-    must ask. Others stay.
+    """A tree with its arrays that span processes fetched whole into this one's memory; all
+    processes must call it together. Other leaves stay.
     """
 
     def fetch(leaf: Any) -> Any:
@@ -112,9 +108,7 @@ def whole(tree: PyTree) -> PyTree:
 
 
 def leave(code: int) -> None:
-    """Ends this process at once, without waiting for the others; in a process by itself it does
-    nothing.
-    """
+    """Ends this process without waiting for the others; a single process goes on."""
     if count() > 1:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""A line of progress, by tqdm: on a terminal and in a notebook, and nowhere else."""
+"""A progress bar by tqdm, shown only on a terminal and in a notebook."""
 
 import sys
 
@@ -11,10 +11,10 @@ def bar(total: float, what: str = "", *, unit: str = "it", shown: bool = True) -
     """A bar that counts up to `total`, in fractions too.
 
     Args:
-      total: of what is to be done.
+      total: the full count.
       what: a word before the bar.
-      unit: of what is counted.
-      shown: whether to show it where somebody looks.
+      unit: unit of the count.
+      shown: whether to show it on a terminal or in a notebook.
     """
     form = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remaining}{postfix}]"
     somebody_looks = sys.stderr.isatty() or "ipykernel" in sys.modules

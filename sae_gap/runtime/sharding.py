@@ -1,4 +1,4 @@
-"""Where arrays lie on a mesh, and work that every device does on its own samples.
+"""The place of arrays on a mesh, and work that every device does on its own samples.
 
 The mesh has an axis `SAMPLES`. Within `jax.jit` it is the mesh of `jax.set_mesh`.
 """
@@ -20,8 +20,8 @@ SAMPLES = "samples"
 
 
 def check_mesh(mesh: Any, *axes: str) -> None:
-    """Raises a TypeError for what is no mesh, and a ValueError for a mesh that lacks an axis or has
-    explicit ones.
+    """Raises a TypeError if this is no mesh, and a ValueError if it lacks an axis or has explicit
+    ones.
     """
     check_type("mesh", mesh, Mesh, "make it by sae_gap.runtime.devices.mesh()")
     for axis in axes:
@@ -41,16 +41,16 @@ def _check_auto(mesh: Mesh | AbstractMesh) -> None:
 
 
 def mesh_of(*arrays: Any) -> Mesh | AbstractMesh | None:
-    """The mesh over whose devices the work on samples goes, whether these lie so already or are
-    copied to every device.
+    """The mesh whose devices share the work on samples, whether these are sharded or copied to
+    every device.
 
     Traced arrays have no place yet; for them the mesh of the context counts.
 
     Returns:
-      The mesh, or None where there is one device, or an unknown number.
+      The mesh, or None for one device or an unknown number.
 
     Raises:
-      ValueError: it has axes that are not of type Auto.
+      ValueError: the mesh has axes that are not of type Auto.
     """
     mesh: Any = None
     if any(isinstance(array, jax.core.Tracer) for array in arrays):
@@ -74,19 +74,19 @@ def by_device(
     per_sample: PyTree,
     *shared: PyTree,
 ) -> PyTree:
-    """`function(per_sample, *shared)`, run by every device on its own samples, with no exchange
-    between samples.
+    """`function(per_sample, *shared)`, where every device works on its own samples, without
+    exchange between samples.
 
     Args:
-      function: maps arrays with samples as rows, and what all samples share, to arrays with the
-        same samples as rows.
-      mesh: the devices; None calls the function as it is.
-      per_sample: arrays of n rows. Where they do not divide, rows of zeros are added and their
-        results dropped.
+      function: maps arrays with samples as rows, and those that all samples share, to arrays with
+        the same samples as rows.
+      mesh: the devices; None calls the function directly.
+      per_sample: arrays of n rows. If they do not divide, rows of zeros are added and their results
+        dropped.
       shared: arrays that every device has.
 
     Returns:
-      What the function returns, of all samples.
+      The function's results for all samples.
     """
     if mesh is None:
         return function(per_sample, *shared)
@@ -103,8 +103,7 @@ def by_device(
         mesh=mesh,
         in_specs=(rows, *(PartitionSpec() for _ in shared)),
         out_specs=rows,
-        # Loops begin with constants, which are the same on all devices, and end with values that
-        # are not.
+        # Loops start with constants, equal on all devices, and end with values that differ.
         check_vma=False,
     )
     results = mapped(padded, *shared)
@@ -112,7 +111,7 @@ def by_device(
 
 
 def place_rows(tree: PyTree, like: Array) -> PyTree:
-    """The arrays of a tree, their rows placed as the rows of `like`, if that lies on a mesh."""
+    """The arrays of a tree, their rows placed as the rows of `like`, if that is on a mesh."""
     sharding = getattr(like, "sharding", None)
     if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
         return tree
@@ -123,20 +122,19 @@ def place_rows(tree: PyTree, like: Array) -> PyTree:
 
 
 def num_parts() -> int:
-    """The parts that the compiler shards samples into, by the mesh of the context.
+    """Number of parts into which the compiler shards samples, by the mesh of the context.
 
-    There is one part without a mesh, and within `by_device`, where each device has its own part
-    already.
+    It is 1 without a mesh, and within `by_device`, where each device already has its own part.
     """
     mesh: Any = jax.sharding.get_abstract_mesh()
     return 1 if SAMPLES in mesh.manual_axes else mesh.shape.get(SAMPLES, 1)
 
 
 def split_batch(batch: PyTree) -> PyTree:
-    """Shard the rows of a batch, its samples, over the mesh of the context, for a training step.
+    """Shards the rows of a batch, its samples, over the mesh of the context, for a training step.
 
     Every device then computes the gradients of its own samples, and one sum joins them. Without a
-    mesh, or where the rows do not divide, the batch is left as it is.
+    mesh, or if the rows do not divide, the batch stays unchanged.
     """
     size = num_parts()
 
@@ -149,18 +147,18 @@ def split_batch(batch: PyTree) -> PyTree:
 
 
 def constrain(state: PyTree, data: PyTree) -> PyTree:
-    """Constrain a training state: arrays with a row for each sample lie as the samples do, all
+    """Constrains a training state: arrays with a row for each sample are placed as the samples, all
     others on every device.
 
-    Otherwise the compiler would choose a place, and another one in each program that the state
-    passes through.
+    Otherwise the compiler would choose a place, perhaps a different one in each program that the
+    state passes through.
 
     Args:
       state: arrays; one with as many rows as an array of the data has a row for each sample.
       data: arrays with samples as rows.
 
     Returns:
-      The state with its place constrained; without a mesh in the context, as it is.
+      The state with its place constrained; unchanged without a mesh in the context.
     """
     size = num_parts()
     counts = {len(leaf) for leaf in jax.tree.leaves(data) if leaf.ndim and len(leaf) % size == 0}
@@ -175,8 +173,6 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
 
 
 def within(tree: PyTree) -> contextlib.AbstractContextManager:
-    """The context of the mesh that the arrays of a tree lie on, to trace in; on one device it sets
-    no mesh.
-    """
+    """The context for tracing with the mesh of a tree's arrays; on one device it sets no mesh."""
     mesh = mesh_of(*jax.tree.leaves(tree))
     return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else contextlib.nullcontext()

@@ -1,3 +1,3 @@
-"""Sparse autoencoders as other libraries publish them, read without those libraries, and written
-for them.
+"""Reads sparse autoencoders that other libraries published, and writes theirs, without these
+libraries.
 """

@@ -1,5 +1,5 @@
-"""The architectures of SAEs, a row each, under SAELens's names where it has them. Readers make them
-of files, JAX and PyTorch infer with them, and writers keep them.
+"""The architectures of SAEs, a row each, under SAELens's names where it has them. Readers make SAEs
+of them from files, JAX and PyTorch infer with these, and writers save them.
 """
 
 import types
@@ -12,15 +12,15 @@ from sae_gap.storage.tensor_files import Config, Tensors
 
 
 class Architecture(NamedTuple):
-    """What an SAE is beside its decoder `z W_dec + b_dec`.
+    """All of an SAE beside its decoder `z W_dec + b_dec`.
 
     Attributes:
-      module: of the encoder in JAX, below sae_gap.
+      module: module of the encoder in JAX, below sae_gap.
       encoder: the name of its class, whose first fields are the options.
-      tensors: what it has learned, each a number for each latent but W_enc, with its place in
-        `Model.encoder`.
-      options: what its configuration says.
-      foreign: whether SAELens has no such architecture.
+      tensors: its learned tensors, each one number for each latent except W_enc, by name, with
+        their places in `Model.encoder`.
+      options: entries of its configuration.
+      foreign: whether SAELens lacks this architecture.
     """
 
     module: str
@@ -35,7 +35,7 @@ _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
 _GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
 _STOPS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
-# What a place is called that has the logarithms of thresholds.
+# The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
     "standard": Architecture("encoders.relu", "ReLU"),
@@ -48,7 +48,7 @@ ARCHITECTURES = {
     "groupmax": Architecture(_THEIRS, "GroupMax", options=_K, foreign=True),
     "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
 }
-# The encoders that SAELens has alike, by their names: the architecture, and the places of its
+# The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.
 ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
     **{
@@ -65,7 +65,7 @@ ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
 def read_options(
     architecture: str, config: Config, num_latents: int, input_dim: int
 ) -> dict[str, Any]:
-    """The options of an architecture, as a configuration has them.
+    """The options of an architecture, read from a configuration.
 
     Raises:
       ValueError: one is missing, or out of range.
@@ -76,7 +76,7 @@ def read_options(
             "residual_threshold": config.number("residual_threshold", 1e-2),
             "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
         }
-    # No k is above the width.
+    # No k exceeds the width.
     return {
         name: config.size(name, most=num_latents if name == "k" else max(num_latents, MOST))
         for name in ARCHITECTURES[architecture].options
@@ -96,12 +96,12 @@ def take(
 
     Args:
       architecture: a name in the table.
-      tensors: of a file.
-      num_latents: of the SAE.
-      input_dim: of the activations.
-      names: what the file calls those that it calls otherwise.
-      linear: those of ours that it has transposed, as `torch.nn.Linear` keeps its weight.
-      known: tensors that are not to be taken.
+      tensors: tensors of a file.
+      num_latents: number of latents of the SAE.
+      input_dim: dimension of the activations.
+      names: the file's names, where they differ from ours.
+      linear: our names of tensors that the file stores transposed, as `torch.nn.Linear` does.
+      known: tensors already at hand, which are not read.
 
     Raises:
       ValueError: one is missing, has another shape or type, or is not finite.

@@ -1,4 +1,4 @@
-"""Decoders alone: what `learn` and `train_real` wrote, and atoms in a file of one array."""
+"""Bare decoders: those that `learn` and `train_real` wrote, and atoms in a file of one array."""
 
 import json
 from pathlib import Path
@@ -11,9 +11,9 @@ from sae_gap.saes.parts import DICTIONARY, Parts
 from sae_gap.storage.pickles import map_pt, tensors_of
 from sae_gap.storage.tensor_files import Config, Tensors, read_safetensors, reading
 
-# The files that `train_real` writes: atoms as columns, and what is added to their sums.
+# The files that `train_real` writes: atoms as columns, and the bias.
 ATOMS, BIAS = "dictionary.npy", "bias.npy"
-# How a file of atoms may end.
+# Endings of files of atoms.
 ENDINGS = (".npy", ".safetensors", ".pt")
 
 
@@ -21,11 +21,11 @@ def load(path: Path) -> Parts:
     """The decoder in a file.
 
     Args:
-      path: of what `LearnedDictionary.save` wrote, of a fit without an encoder, of the atoms that
+      path: file that `LearnedDictionary.save` wrote, of a fit without an encoder, of the atoms that
         `train_real` wrote with their bias beside, or of one array, (input_dim, num_latents).
 
     Returns:
-      A dictionary; its bias is None where the file has none.
+      A dictionary; its bias is None if the file has none.
 
     Raises:
       ValueError: the file cannot be read, or holds anything else.
@@ -45,13 +45,13 @@ def load(path: Path) -> Parts:
 
 
 def read_note(path: Path) -> Config:
-    """What a file of the suite says of its tensors."""
+    """The note in a file of the suite."""
     with reading(path, "a file of the suite"), safe_open(path, "numpy") as file:
         return Config(path, json.loads(file.metadata()["note"]))
 
 
 def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:
-    """The finite matrix that a .npy, .safetensors or .pt file holds alone, in float32.
+    """The finite matrix in a .npy, .safetensors or .pt file that holds nothing else, in float32.
 
     Raises:
       ValueError: the file cannot be read, or holds anything else.

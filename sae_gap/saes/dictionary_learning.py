@@ -17,11 +17,11 @@ WEIGHTS, CONFIG = "ae.pt", "config.json"
 
 
 class _Layout(NamedTuple):
-    """How a class of the library infers, and what its tensors are called.
+    """The inference of a class of the library, and the names of its tensors.
 
     Attributes:
       encoder: its row in `ARCHITECTURES`.
-      names: by ours, where they differ; its weights are those of linear layers then.
+      names: its names by ours, where they differ; its weights are then those of linear layers.
       centred: whether its encoder subtracts the decoder's bias.
     """
 
@@ -44,13 +44,13 @@ _LAYOUTS = {
 
 
 def load(path: Path) -> Parts:
-    """The SAE in a file that dictionary_learning saved, final or amid its training.
+    """Reads the SAE in a file that dictionary_learning saved, final or during training.
 
-    An `AutoEncoder` comes with its atoms at unit length, as that library loads it; the others as
-    they are.
+    The atoms of an `AutoEncoder` get unit length, as in that library; those of the others stay
+    unchanged.
 
     Args:
-      path: of the weights. The configuration lies beside it, or beside its folder `checkpoints`.
+      path: file of the weights. The configuration is beside it, or beside its folder `checkpoints`.
 
     Returns:
       The SAE.
@@ -81,7 +81,7 @@ def load(path: Path) -> Parts:
         notes["k"] = str(k)
         tensors.ignore("group_sizes")
         if kind == "AutoEncoderTopK":
-            # The library uses it in another way of inferring, which is not its default.
+            # The library uses it in another, non-default mode of inference.
             tensors.ignore("threshold")
             options["k"] = k
         elif "threshold" in tensors:

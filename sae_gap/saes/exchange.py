@@ -22,12 +22,12 @@ from sae_gap.saes.architectures import ARCHITECTURES, ENCODERS, LOGARITHMS
 def imported(
     architecture: str, options: Mapping[str, Any], tensors: Mapping[str, Array]
 ) -> tuple[Encoder, Any]:
-    """The encoder of an architecture, and what it reads from a model.
+    """The encoder of an architecture, and its parameters for a model.
 
     Args:
       architecture: a name in `ARCHITECTURES`.
-      options: of it, in their order.
-      tensors: what it has learned.
+      options: its options, in order.
+      tensors: its learned tensors.
     """
     row = ARCHITECTURES[architecture]
     if architecture == PURSUIT and tensors:
@@ -37,7 +37,7 @@ def imported(
     if not tensors:
         return encoder, None
     found = [attrgetter(place) for place in row.tensors.values()]
-    # A code is positive, so that a threshold below zero is as good as zero.
+    # Codes are positive, so a threshold below zero is equivalent to zero.
     values = [
         jnp.log(jnp.maximum(tensors[name], 0)) if place == LOGARITHMS else tensors[name]
         for name, place in row.tensors.items()
@@ -47,13 +47,13 @@ def imported(
 
 
 def has_form(kind: type) -> bool:
-    """Whether SAELens has an encoder like one of this class."""
-    # A subclass may infer in its own way, so each class says itself how it is exported.
+    """True if SAELens has an encoder like one of this class."""
+    # A subclass may infer differently, so each class says itself how to export it.
     return class_name(kind) in ENCODERS or "exported" in vars(kind)
 
 
 def exported(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """How SAELens has an encoder: its architecture, options, and tensors but the decoder's."""
+    """SAELens's form of an encoder: architecture, options, and tensors except the decoder's."""
     if "exported" in vars(type(encoder)):
         return encoder.exported(model)  # type: ignore[return-value]
     architecture, places = ENCODERS[class_name(type(encoder))]
@@ -64,7 +64,7 @@ def exported(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[
     fields = zip(row.options, dataclasses.fields(encoder), strict=False)
     options = {name: getattr(encoder, field.name) for name, field in fields}
     if "k" in options:
-        # More than all latents are all of them.
+        # A larger k means all latents.
         options["k"] = min(options["k"], width)
     if architecture == PURSUIT:
         options["pruned"] = bool(tensors)

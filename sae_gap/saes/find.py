@@ -1,4 +1,4 @@
-"""Which library wrote the files at a path, and what is in them; no JAX is loaded."""
+"""Finds which library wrote the files at a path, and reads them without JAX."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from sae_gap.saes import decoders, dictionary_learning, fits, gemma_scope, hub, 
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.tensor_files import printable
 
-# The weights of an SAE by their file name, and how a folder of them is read.
+# How to read an SAE, by the file name of its weights.
 _READERS: dict[str, Callable[[Path], Parts]] = {
     saelens.WEIGHTS: lambda path: saelens.load(path.parent),
     sparsify.WEIGHTS: lambda path: sparsify.load(path.parent),
@@ -22,9 +22,9 @@ _READERS: dict[str, Callable[[Path], Parts]] = {
     decoders.ATOMS: decoders.load,
 }
 _EXPECTED = f"which are called {', '.join(_READERS)}"
-# What dictionary_learning calls weights amid its training.
+# dictionary_learning's names of weights during training.
 _AMID_TRAINING = r"ae_\d+\.pt"
-# How far below a folder its SAEs are looked for, and how many are named.
+# How many folders deep to search for SAEs, and how many to name in a message.
 _DEPTH, _NAMED = 5, 12
 
 
@@ -47,7 +47,7 @@ def locate(path: AnyPath, sae_id: str | None = None) -> Path:
 
 
 def read(weights: Path) -> Parts:
-    """What a file that was located holds."""
+    """Reads a file that `locate` found."""
     amid_training = re.fullmatch(_AMID_TRAINING, weights.name)
     other = dictionary_learning.load if amid_training else decoders.load
     return _READERS.get(weights.name, other)(weights)
@@ -76,12 +76,12 @@ def _weights(path: Path) -> Path:
 
 
 def holds(name: str) -> bool:
-    """Whether a file of this name holds weights, so that its folder names them."""
+    """True if a file of this name holds weights, whose folder identifies the SAE."""
     return name in _READERS or re.fullmatch(_AMID_TRAINING, name) is not None
 
 
 def _found(folder: Path, depth: int) -> list[Path]:
-    """The files of weights so many folders below one."""
+    """The files of weights `depth` folders below a folder."""
     return sorted(
         place for place in folder.glob("*/" * depth + "*") if holds(place.name) and place.is_file()
     )

@@ -1,4 +1,4 @@
-"""Finished fits of the suite without JAX, for which `own.load_fit` has every encoder."""
+"""Reads finished fits of the suite without JAX; `own.load_fit` reads every encoder."""
 
 import dataclasses
 from pathlib import Path
@@ -10,12 +10,12 @@ from sae_gap.saes.architectures import ENCODERS, LOGARITHMS, read_options, take
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import read_safetensors
 
-# What a fit calls the tensors of the decoder.
+# Names of the decoder's tensors in a fit.
 _MODEL = {"W_dec": ".dictionary", "b_dec": ".bias"}
 
 
 def load(path: Path) -> Parts:
-    """The SAE that a finished fit ended with; a decoder alone where SAELens has no such encoder.
+    """The SAE of a finished fit; a bare decoder if SAELens has no such encoder.
 
     Raises:
       ValueError: the file cannot be read, or its parts do not fit.

@@ -1,4 +1,4 @@
-"""What published SAEs infer with beside the suite's own encoders."""
+"""Encoders of published SAEs that the suite itself does not train."""
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from sae_gap.encoders.topk import keep_largest
 
 
 class AbsTopK(AmortisedEncoder):
-    """The k entries of `p = (y - b) W + c` of largest magnitude, with their signs.
+    """The k entries of `p = (y - b) W + c` with the largest magnitude, signed.
 
     References:
       Zhu et al. (2025), "AbsTopK: rethinking sparse autoencoders for bidirectional features",
@@ -28,7 +28,7 @@ class AbsTopK(AmortisedEncoder):
 
 
 class GroupMax(AmortisedEncoder):
-    """The largest `relu(p)` in each of k consecutive groups of latents of one size."""
+    """The largest `relu(p)` in each of k consecutive groups of latents of equal size."""
 
     k: int = eqx.field(static=True)
 
@@ -40,7 +40,7 @@ class GroupMax(AmortisedEncoder):
 
 
 class BatchLargest(AmortisedEncoder):
-    """The k · n largest `relu(p)` of n samples: BatchTopK whose threshold was never estimated.
+    """The k · n largest `relu(p)` of n samples: BatchTopK without an estimated threshold.
 
     A sample's codes depend on the other samples of its batch.
     """
@@ -53,16 +53,15 @@ class BatchLargest(AmortisedEncoder):
 
 
 class RepeatingPursuit(Encoder):
-    """Matching pursuit that is non-negative and may choose an atom again, which then adds to its
-    code.
+    """Non-negative matching pursuit that may choose an atom again, which then adds to its code.
 
-    Each round takes the atom `a` of the largest `r · a`, adds `relu(r · a)` to its code and takes
-    `relu(r · a) a` from the residual r. The atoms have the lengths that they have on disk.
+    Each round takes the atom `a` with the largest `r · a`, adds `relu(r · a)` to its code and
+    subtracts `relu(r · a) a` from the residual r. The atoms keep their lengths on disk.
 
     Args:
-      rounds: the most that a sample takes.
-      residual: a sample stops once ‖r‖ is below this; 0 or less never stops it.
-      stop_on_repeat: whether a sample stops after a round that brings no new atom.
+      rounds: rounds at most for a sample.
+      residual: a sample stops once ‖r‖ is below this; with 0 or less it never does.
+      stop_on_repeat: whether a sample stops after a round without a new atom.
 
     References:
       Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with
@@ -89,7 +88,7 @@ class RepeatingPursuit(Encoder):
             codes = codes.at[rows, chosen].add(value)
             residual = residual - value[:, None] * atom
             if self.stop_on_repeat:
-                # The support grows by the chosen atom or not at all.
+                # A round adds the chosen atom to the support or changes nothing.
                 done = done | ((before != 0) == (before + value != 0))
             if self.residual > 0:
                 done = done | (jnp.linalg.norm(residual, axis=1) < self.residual)

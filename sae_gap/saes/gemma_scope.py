@@ -16,11 +16,11 @@ _OTHERS = re.compile(r"gemma-scope.*transcoder|^(transcoder|crosscoder|clt)(_all
 
 
 def load(path: Path) -> Parts:
-    """A JumpReLU SAE of either release, which takes activations as they are.
+    """Reads a JumpReLU SAE of either release, which takes activations without normalisation.
 
     Args:
-      path: of the weights. The second release has a configuration beside it; of the first, only the
-        names of its folders tell an SAE from a transcoder.
+      path: file of the weights. The second release has a configuration beside it; in the first,
+        only the folders' names tell an SAE from a transcoder.
 
     Returns:
       The SAE.
@@ -52,7 +52,7 @@ def load(path: Path) -> Parts:
 
 
 def _notes(folder: Path) -> dict[str, str]:
-    """What the configuration of the second release says, where there is one."""
+    """Notes from the configuration of the second release, if there is one."""
     path = folder / CONFIG
     config = Config(path, read_json(path) if path.exists() else {})
     config.choice("architecture", "jump_relu", ("jump_relu",))

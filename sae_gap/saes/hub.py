@@ -1,5 +1,5 @@
-"""Published SAEs in the cache of the Hugging Face hub, where SAELens and `hf download` put them;
-nothing is downloaded.
+"""Finds published SAEs in the cache of the Hugging Face hub, where SAELens and `hf download` put
+them; downloads nothing.
 """
 
 import os
@@ -13,11 +13,12 @@ from sae_gap.storage.tensor_files import printable
 def cached(release: str, sae_id: str) -> Path:
     """The folder of an SAE in the cache.
 
-    The cache is `HF_HUB_CACHE`, `HF_HOME/hub` or `~/.cache/huggingface/hub`, the first that is set.
+    The cache is the first of `HF_HUB_CACHE`, `HF_HOME/hub` and `~/.cache/huggingface/hub` that is
+    set.
 
     Args:
-      release: a repository `org/name`, a name in SAELens's table where `sae_lens` is installed, or
-        the `name` of a repository in the cache.
+      release: a repository `org/name`, a name in SAELens's table if `sae_lens` is installed, or the
+        `name` of a repository in the cache.
       sae_id: the SAE's name in that table, or its path in the repository.
 
     Returns:
@@ -59,14 +60,14 @@ def cached(release: str, sae_id: str) -> Path:
 
 
 def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
-    """The repository and the path of an SAE in the table of an installed SAELens, which is read and
-    not imported.
+    """The repository and the path of an SAE from an installed SAELens's table, which is read
+    without an import.
     """
     tables = "".join(
         (folder / "pretrained_saes.yaml").read_text("utf-8")
         for folder in package_folders("sae_lens")
     )
-    # The whole table takes seconds to parse.
+    # Parsing the whole table takes seconds.
     block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE)
     if block is None:
         return None

@@ -1,4 +1,4 @@
-"""One opener for whatever holds atoms: an SAE of any library, and what any command wrote."""
+"""Opens anything that holds atoms: an SAE of any library, and the output of any command."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from sae_gap.saes.find import locate, read
 from sae_gap.saes.loaded_sae import SAE, of_parts
 from sae_gap.saes.parts import FIT, Parts
 
-# What is given in the place of a path for the atoms of a language model's vocabulary.
+# Stands for a path: the atoms of a language model's vocabulary.
 UNEMBEDDING = "unembedding"
 
 
@@ -27,27 +27,28 @@ def load_sae(
     block: int | None = None,
     mean: ArrayLike | Callable[[], ArrayLike] | None = None,
 ) -> SAE:
-    """A published SAE with its own encode and decode, or a decoder alone; nothing in its files is
-    executed.
+    """Opens a published SAE with its own encode and decode, or a bare decoder; executes nothing in
+    its files.
 
-    Reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify
-    (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), what `save_sae` wrote,
-    and the suite's own fits (`fit.safetensors` under results/models/). A decoder alone is what
-    `learn(...).save` and `train_real` wrote, one array of atoms, (input_dim, num_latents), in a
-    .npy, .safetensors or .pt file, a Jacobian lens, or the vocabulary of a model.
+    It reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify
+    (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), the output of
+    `save_sae`, and the suite's own fits (`fit.safetensors` under results/models/). A bare decoder
+    is the output of `learn(...).save` or `train_real`, one array of atoms, (input_dim,
+    num_latents), in a .npy, .safetensors or .pt file, a Jacobian lens, or the vocabulary of a
+    model.
 
     Args:
       path: the folder of one SAE or dictionary, or the file of its weights with its configuration
-        beside it; `~` is your home. With `sae_id` the release of one in the local cache of the
-        Hugging Face hub, which `hub.cached` describes. "unembedding" takes the model's.
+        beside it; `~` is your home. With `sae_id`, a release in the local cache of the Hugging Face
+        hub, see `hub.cached`. "unembedding" takes the model's.
       sae_id: which SAE of a release; None for a path.
       model: the language model of a lens or an unembedding.
-      block: of a lens, counted from 0.
-      mean: the bias of a decoder whose file has none, (input_dim,), or what gives it; None takes
-        zeros.
+      block: the block of a lens, counted from 0.
+      mean: the bias of a decoder whose file has none, (input_dim,), or a function that returns it;
+        None takes zeros.
 
     Returns:
-      The SAE; of a decoder alone `model.encode` is None.
+      The SAE; for a bare decoder `model.encode` is None.
 
     Raises:
       TypeError: `path` is not a path.
@@ -76,7 +77,7 @@ def load_sae(
 
 
 def of_language_model(path: AnyPath) -> bool:
-    """Whether the atoms of a path are those of a language model, which goes with it."""
+    """True if the atoms of a path need their language model: a lens or the unembedding."""
     return str(path) == UNEMBEDDING or holds_lens(path)
 
 

@@ -1,8 +1,8 @@
-"""An SAE: a model in the units of its library, with its own encode and decode, on which a gap can
+"""An SAE: a model in the units of its library, with its own encode and decode, for which a gap can
 be certified.
 
-A published SAE comes from `sae_gap.load_sae`, arrays at hand from `SAE.from_arrays`, and a model of
-this suite or a decoder alone from `SAE.of_model`.
+`sae_gap.load_sae` reads a published SAE, `SAE.from_arrays` makes one from arrays, and
+`SAE.of_model` from a model of this suite or a bare decoder.
 """
 
 import dataclasses
@@ -43,35 +43,34 @@ from sae_gap.saes.exchange import imported
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Tensors, printable
 
-# What `SAE.from_arrays` asks for beside the arrays, at least one of them, by architecture.
+# The further arguments of `SAE.from_arrays`, by architecture; at least one is needed.
 _OPTIONS = {
     "relu": (),
     "topk": ("k",),
     "batchtopk": ("threshold", "k"),
     "jumprelu": ("threshold",),
 }
-# Atoms whose lengths differ from 1 by no more are unit atoms.
+# Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SAE:
-    """A model in the units of its library, with what its files say of it.
+    """A model in the units of its library, with the notes of its files.
 
     `sae_gap.amortisation_gap(sae.model, sae.model.signals(activations), lam)` is the gap of its
-    encoder on its own dictionary. Measurements take codes on unit atoms, which are the library's
-    times `lengths`.
+    encoder on its own dictionary. Measurements take codes on unit atoms: the library's codes times
+    `lengths`.
 
     Attributes:
-      model: the dictionary as it is on disk, what the decoder adds, the encoder, and what is done
-        to activations first.
-      library: which wrote it.
-      architecture: what that library calls it.
-      centred: whether the encoder takes the decoder's bias from its input.
-      heads: whether activations may come as (n, heads, head_dim), which are then laid side by side.
-      notes: what a report shows of the file: its types, its flags, the hook point it was trained
-        at.
-      name: what rows and figures call it.
+      model: the dictionary as on disk, the decoder's bias, the encoder, and the normalisation of
+        activations.
+      library: the library that wrote it.
+      architecture: that library's name for it.
+      centred: whether the encoder subtracts the decoder's bias from its input.
+      heads: whether activations may come as (n, heads, head_dim), to be laid side by side.
+      notes: notes on the file for a report: its types, its flags, its hook point.
+      name: its name in rows and figures.
       signed: whether codes may be negative, so that the optimum is over signed codes too.
     """
 
@@ -86,11 +85,11 @@ class SAE:
 
     @classmethod
     def of_model(cls, model: Model, *, name: str = "sae") -> "SAE":
-        """A model, with atoms of any length.
+        """An SAE of a model, with atoms of any length.
 
         Args:
-          model: with a dictionary; without an `encode` it is a decoder alone.
-          name: what to call it.
+          model: a model with a dictionary; without an `encode` it is a bare decoder.
+          name: name of the SAE.
 
         Raises:
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
@@ -115,34 +114,34 @@ class SAE:
         linear: bool | None = None,
         name: str = "sae",
     ) -> "SAE":
-        """An SAE whose arrays are at hand: of NumPy, of JAX or of PyTorch, bfloat16 too.
+        """An SAE from arrays of NumPy, JAX or PyTorch, also in bfloat16.
 
-        Of activations x the encoder computes `p = (x - b_dec) W_enc + b_enc`, and the decoder
-        `z W_dec + b_dec` of the codes z. By architecture these are
+        For activations x the encoder computes `p = (x - b_dec) W_enc + b_enc`, and the decoder
+        `z W_dec + b_dec` from the codes z. By architecture these are
 
             relu        relu(p)
             topk        the k largest relu(p) of a row
-            batchtopk   relu(p) above the threshold; with a k alone, the k · n largest of n rows
-            jumprelu    relu(p) above the threshold of each latent
+            batchtopk   relu(p) above the threshold; with only k, the k · n largest of n rows
+            jumprelu    relu(p) above each latent's threshold
 
         Args:
           W_enc: (input_dim, num_latents), or transposed, as `torch.nn.Linear` keeps its weight; the
-            lengths of the biases tell which.
+            lengths of the biases decide.
           b_enc: (num_latents,).
           W_dec: (num_latents, input_dim), or transposed.
           b_dec: (input_dim,), in units of the activations.
           architecture: one of relu, topk, batchtopk and jumprelu.
           k: latents that are on in each row, or on average.
           threshold: a number, or one for each latent, in units of p.
-          centred: whether the encoder takes b_dec from x; False has `p = x W_enc + b_enc`.
-          linear: whether both matrices are those of `torch.nn.Linear`; it is read only where there
-            are as many latents as dimensions, so that no shape tells. None takes False, and the
-            SAE's notes say so.
-          name: what to call it.
+          centred: whether the encoder subtracts b_dec from x; False has `p = x W_enc + b_enc`.
+          linear: whether both matrices are those of `torch.nn.Linear`; used only if there are as
+            many latents as dimensions, so that no shape decides. None takes False, and the SAE's
+            notes say so.
+          name: name of the SAE.
 
         Raises:
           ValueError: the arrays do not fit each other or are not finite, or k or the threshold is
-            missing or has no meaning for the architecture.
+            missing or does not belong to the architecture.
         """
         check_choice("architecture", architecture, _OPTIONS)
         options = {"k": k, "threshold": threshold}
@@ -205,18 +204,18 @@ class SAE:
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
-        """What the decoder adds, in units of the normalised activations."""
+        """The decoder's bias, in units of the normalised activations."""
         return self.model.bias
 
     @property
     def normalisation(self) -> Normalisation:
-        """What is done to activations before they are encoded."""
+        """The normalisation of activations before they are encoded."""
         return self.model.normalisation or Normalisation()
 
     @functools.cached_property
     def lengths(self) -> Float[Array, " num_latents"]:
-        """Of the atoms on disk; zero for a dead one. Codes in the library's units, times these, are
-        codes on unit atoms.
+        """Lengths of the atoms on disk; zero for a dead atom. Codes in the library's units times
+        these are codes on unit atoms.
         """
         atoms = self.model.decoder
         lengths = jax.jit(lambda atoms: unit_atoms(atoms)[1])(atoms)
@@ -224,16 +223,16 @@ class SAE:
 
     @functools.cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
-        """The atoms at unit length, and zeros for a dead one."""
+        """The atoms at unit length; zeros for a dead atom."""
         atoms = self.model.decoder
         lengths = np.asarray(self.lengths)
-        # A wide dictionary is not held twice.
+        # Do not hold a wide dictionary twice.
         whole = np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT
         return atoms if whole else jax.jit(unit_atoms)(atoms)[0]
 
     @functools.cached_property
     def given(self) -> Given:
-        """A learner for studies, whose model is this one."""
+        """A learner for studies that returns this model."""
         kind = "dictionary" if self.model.encode is None else "sae"
         return Given(Held(self.model), self.name, kind, self.signed)
 
@@ -248,11 +247,11 @@ class SAE:
         return self.model.decoder.shape[1]
 
     def target(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
-        """What codes should add up to: the normalised activations less what the decoder adds.
+        """The target of the codes: the normalised activations less the decoder's bias.
 
         Args:
           activations: as the library's `encode` takes them, (n, input_dim), or (n, heads, head_dim)
-            where the SAE has `heads`.
+            if the SAE has `heads`.
 
         Returns:
           (n, input_dim).
@@ -267,7 +266,7 @@ class SAE:
         """The library's codes, in its own units.
 
         Args:
-          activations: (n, input_dim), or (n, heads, head_dim) where the SAE has `heads`.
+          activations: (n, input_dim), or (n, heads, head_dim) if the SAE has `heads`.
 
         Returns:
           (n, num_latents).
@@ -279,9 +278,7 @@ class SAE:
             return self._codes(self.model.signals(self.as_rows(activations)))
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        """The codes of `target(activations)`, on unit atoms. The code of an atom of zeros, which
-        says nothing, is zero.
-        """
+        """The codes of `target(activations)`, on unit atoms; zero for atoms of zeros."""
         return self._codes(target + self.bias) * self.lengths
 
     def _codes(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
@@ -298,15 +295,15 @@ class SAE:
 
         Args:
           codes: in the library's units, dense or sparse, (n, num_latents).
-          like: the activations that the codes are of; only an SAE that normalises each sample by
-            itself asks for them.
+          like: the activations that the codes belong to; needed only for an SAE that normalises
+            each sample by itself.
 
         Returns:
-          In the units of activations, (n, input_dim).
+          (n, input_dim), in the units of activations.
 
         Raises:
-          ValueError: the codes have another width or are not finite, or `like` is wanted and not
-            given.
+          ValueError: the codes have another width or are not finite, or `like` is needed and
+            missing.
         """
         given: Any = codes
         codes = matching.as_matrix("codes", given.toarray() if issparse(given) else given)
@@ -325,7 +322,7 @@ class SAE:
         """`decode(encode(activations))`.
 
         Args:
-          activations: (n, input_dim), or (n, heads, head_dim) where the SAE has `heads`.
+          activations: (n, input_dim), or (n, heads, head_dim) if the SAE has `heads`.
 
         Returns:
           (n, input_dim).
@@ -336,8 +333,8 @@ class SAE:
         return self.decode(self.encode(activations), activations)
 
     def as_rows(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
-        """The activations as `target` takes them, heads side by side, and checked as there."""
-        # Masked entries must show.
+        """The checked activations for `target`, heads side by side."""
+        # `asanyarray` keeps masks, so that the check refuses them.
         array = np.asanyarray(detached(activations))
         if self.heads and array.ndim == 3:
             array = array.reshape(len(array), -1)
@@ -352,7 +349,7 @@ class SAE:
 
 
 def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-    """The codes of a model's own encoder, or function, in its own units."""
+    """The codes of a model's own encoder, or function, in the model's units."""
     encode: Any = model.encode
     with jax.default_matmul_precision("highest"):
         if isinstance(encode, Encoder):
@@ -361,7 +358,7 @@ def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array
 
 
 def of_parts(parts: Parts) -> SAE:
-    """The SAE of what a file holds.
+    """The SAE from the parts of a file.
 
     Raises:
       ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
@@ -382,7 +379,7 @@ def of_parts(parts: Parts) -> SAE:
 
 
 def described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any) -> SAE:
-    """The SAE of a model that is known to be whole; `about` are further attributes."""
+    """The SAE of a model known to be complete; `about` are further attributes."""
     told: dict[str, Any] = {
         "notes": {name: printable(str(value)) for name, value in (notes or {}).items()},
         "architecture": getattr(model.encode, "name", ""),

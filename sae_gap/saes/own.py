@@ -1,5 +1,5 @@
-"""The suite's own form of an SAE, the file of a finished fit, which holds every encoder that the
-suite trains.
+"""The suite's own form of an SAE: the file of a finished fit, for every encoder that the suite
+trains.
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from sae_gap.saes.parts import MOST
 from sae_gap.storage import trees
 from sae_gap.storage.tensor_files import Config, read_safetensors
 
-# How a model without an encoder comes to one.
+# How to get an encoder for a model without one.
 FITTED = "fit an encoder for it by sae_gap.learn(activations, width, l0).save_sae(folder)"
-# What a report shows of its note.
+# Entries of the note that a report shows.
 _TOLD = ("learner", "seed", "data", "model_name", "hook_name")
 _KNOWN = (
     "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
@@ -30,7 +30,7 @@ _KNOWN = (
 
 
 def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes:
-    """The file of a fit that ended with a model, and says of it what the metadata say.
+    """The file of a finished fit with this model, its note being the metadata.
 
     Raises:
       ValueError: the suite trains no such encoder, or the parts of the model do not fit.
@@ -49,16 +49,16 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
     _check_finite(model)
     described = identity.describe(encoder)
     if "k" in described:
-        # More than all latents are all of them.
+        # A larger k means all latents.
         described["k"] = min(described["k"], model.decoder.shape[1])
     return trees.dump(model, {"learner": {"encoder": described}, "metadata": metadata})
 
 
 def load_fit(path: Path) -> SAE:
-    """The SAE, or the decoder alone, that a finished fit ended with.
+    """The SAE, or the bare decoder, of a finished fit.
 
     Args:
-      path: of the file `fit.safetensors`, which `sae_gap.study.models` keeps and `save_sae` writes.
+      path: the file `fit.safetensors` that `sae_gap.study.models` keeps and `save_sae` writes.
 
     Returns:
       The SAE.
@@ -114,8 +114,8 @@ def _trainable() -> dict[str, type[AmortisedEncoder]]:
 
 
 def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
-    """The encoder of a description. Inference asks for numbers alone of its hyper-parameters: no k
-    is above the width.
+    """The encoder of a description. Inference needs only the numbers among its hyper-parameters; no
+    k exceeds the width.
     """
     kinds = _trainable()
     kind = kinds[described.choice("class", "", kinds)]

@@ -1,4 +1,4 @@
-"""An SAE as its files have it, before JAX or PyTorch makes one that infers."""
+"""The contents of an SAE's files, before JAX or PyTorch makes an SAE that infers."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,33 +9,33 @@ from jaxtyping import Float
 
 from sae_gap.core.normalise import Normalisation
 
-# The most that any other number than k may be, in a dictionary of fewer latents.
+# Most that any number other than k may be, if the dictionary has fewer latents.
 MOST = 64
-# The files of a finished fit of the suite, and of a dictionary that `learn` learned.
+# The file of a finished fit of the suite, and of a dictionary that `learn` learned.
 FIT, DICTIONARY = "fit.safetensors", "dictionary.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What every library has, in that library's units.
+    """The parts of an SAE, in its library's units.
 
-    Of normalised activations x̂ the encoder computes `p = (x̂ - b) W + c` where it is centred, and
-    `x̂ W + c` elsewhere, and the decoder `z A + b`.
+    For normalised activations x̂ a centred encoder computes `p = (x̂ - b) W + c`, any other
+    `x̂ W + c`, and the decoder `z A + b`.
 
     Attributes:
-      encoder: its row in `ARCHITECTURES`, which says what is done to p; None for a decoder alone.
-      options: of that encoder, in their order.
-      tensors: A, b and what the encoder has learned, by the names of that table. A decoder alone
-        may have no b, and a threshold may be one for all latents.
-      library: which wrote it.
-      architecture: what that library calls it.
-      notes: what a report shows of the file.
-      centred: whether the encoder takes b from its input.
-      codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, and has
-        codes of unit atoms then.
-      normalisation: of the activations.
+      encoder: its row in `ARCHITECTURES`, which says what it does to p; None for a bare decoder.
+      options: options of that encoder, in order.
+      tensors: A, b and the encoder's learned tensors, by the names of that table. A bare decoder
+        may have no b, and one threshold may serve all latents.
+      library: the library that wrote it.
+      architecture: that library's name for it.
+      notes: notes on the file for a report.
+      centred: whether the encoder subtracts b from its input.
+      codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, so that its
+        codes are those of unit atoms.
+      normalisation: normalisation of the activations.
       heads: whether activations may come by heads.
-      metadata: what a configuration of SAELens says beside.
+      metadata: further entries of SAELens's configuration.
     """
 
     encoder: str | None
@@ -56,11 +56,11 @@ class Parts:
         return self.tensors["W_dec"]
 
     def settled(self, dtype: Any) -> dict[str, Float[np.ndarray, "..."]]:
-        """The tensors of the same SAE with an encoder that is centred, `p = y W + c` on the target
-        `y = x̂ - b`, whose codes are of its atoms as they are.
+        """The tensors of an equivalent SAE with a centred encoder, `p = y W + c` on the target
+        `y = x̂ - b`, whose codes belong to its atoms without rescaling.
 
         Args:
-          dtype: what they are computed in.
+          dtype: type of the computation.
 
         Raises:
           ValueError: a weight overflows on the target.
@@ -71,7 +71,7 @@ class Parts:
             if self.codes_of_unit_atoms:
                 lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
                 held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
-            # In double precision, since a bias may be much longer than the codes that it leaves.
+            # In double precision, since a bias may be much longer than the remaining codes.
             shift: Any = 0
             if not self.centred:
                 shift = np.einsum("i,ij->j", held["b_dec"], held["W_enc"], dtype=float)
@@ -84,7 +84,7 @@ class Parts:
         with np.errstate(over="ignore", invalid="ignore"):
             held = {name: np.asarray(value).astype(dtype) for name, value in held.items()}
         if not all(np.isfinite(value).all() for value in held.values()):
-            # A NaN would be held below every threshold, and read as a latent that is off.
+            # A NaN would count as below every threshold, and so as a latent that is off.
             raise ValueError(
                 f"the {self.library} SAE has weights whose products overflow {np.dtype(dtype)}; "
                 "train it again."

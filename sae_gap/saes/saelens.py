@@ -1,5 +1,5 @@
-"""SAEs of SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, of version 6 and of
-those before it.
+"""SAEs of SAELens: a folder with `cfg.json` and `sae_weights.safetensors`, of version 6 or
+earlier.
 """
 
 import json
@@ -22,7 +22,7 @@ WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 # The first version of SAELens whose configuration has this form.
 _VERSION = "6.0.0"
-# What older configurations call the entries of today.
+# Today's names of entries of older configurations.
 _RENAMED = {
     "hook_point": "hook_name",
     "hook_point_head_index": "hook_head_index",
@@ -35,12 +35,12 @@ _NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance
 
 
 def load(folder: Path) -> Parts:
-    """The SAE in a folder that SAELens wrote, exported or as a checkpoint of its training.
+    """Reads the SAE in a folder that SAELens wrote, exported or as a checkpoint of its training.
 
     BatchTopK and Matryoshka checkpoints infer with their `topk_threshold`, as SAELens exports them.
 
     Args:
-      folder: of the configuration and the weights, and of the scaler of a checkpoint that has one.
+      folder: folder of the configuration, the weights, and a checkpoint's scaler, if it has one.
 
     Returns:
       The SAE.
@@ -54,7 +54,7 @@ def load(folder: Path) -> Parts:
 
 
 def assemble(config: Config, tensors: Tensors) -> Parts:
-    """The SAE of a configuration and of weights.
+    """The SAE of a configuration and its weights.
 
     Raises:
       ValueError: as `load`.
@@ -102,7 +102,7 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
     held = take(encoder, tensors, num_latents, input_dim, known=known)
     held["W_dec"] = held["W_dec"] * _finetuning(config, tensors, num_latents)
     if "W_enc" not in held and not centred:
-        # Matching pursuit adds its bias only where it subtracted it.
+        # Matching pursuit adds its bias only if it subtracted it.
         held["b_dec"] = np.zeros(input_dim, np.float32)
     tensors.finish(architecture)
     return Parts(
@@ -123,13 +123,13 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
 def written(
     entries: Mapping[str, Any], tensors: Mapping[str, Any], metadata: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """The files of an SAE by their names; the configuration comes last, and without it nothing is
-    read.
+    """The files of an SAE by their names; the configuration comes last, since without it readers
+    find nothing.
 
     Args:
-      entries: of the configuration.
-      tensors: by SAELens's names.
-      metadata: what the configuration says beside; no entry of theirs replaces a version.
+      entries: entries of the configuration.
+      tensors: tensors by SAELens's names.
+      metadata: further entries of the configuration; none of them replaces a version.
 
     Raises:
       ValueError: a weight is not finite.
@@ -168,7 +168,7 @@ def _current(config: Config) -> Config:
 
 
 def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:
-    """What an older SAE multiplies its codes by before it decodes them, as a column."""
+    """The factors on the codes of an older SAE before it decodes them, as a column."""
     factors = (
         tensors.take("scaling_factor", num_latents)
         if "scaling_factor" in tensors

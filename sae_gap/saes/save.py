@@ -1,6 +1,4 @@
-"""SAEs written: as SAELens keeps them, and where it has no encoder like theirs in the suite's own
-form.
-"""
+"""Writes SAEs in SAELens's form, or in the suite's own form if SAELens has no such encoder."""
 
 import json
 import os
@@ -30,18 +28,18 @@ def save_sae(
     encoder: Encoder | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes an SAE as SAELens keeps it, which then encodes and decodes as the suite does.
+    """Writes an SAE in SAELens's form; SAELens then encodes and decodes as the suite does.
 
-    A screened pursuit is read by SAELens after `import sae_gap.torch.saelens`. One whose encoder
-    has no such form is written in the suite's own, which `load_sae` alone reads; a warning says so.
+    SAELens reads a screened pursuit after `import sae_gap.torch.saelens`. An SAE whose encoder
+    SAELens lacks is written in the suite's own form, which only `load_sae` reads; a warning says
+    so.
 
     Args:
-      model: what a learner learned, or an SAE that `load_sae` gave, whatever library it is of.
-      folder: to be made, a path or the URL of one in a bucket; it must not exist, or be empty. `~`
-        is your home.
+      model: a learned model, or an SAE of any library that `load_sae` returned.
+      folder: the folder to make, a path or the URL of one in a bucket; it must not exist, or be
+        empty. `~` is your home.
       encoder: how to infer; None takes `model.encode`.
-      metadata: what the configuration says of the SAE beside its sizes, such as `model_name` and
-        `hook_name`.
+      metadata: further entries of the configuration, such as `model_name` and `hook_name`.
 
     Raises:
       TypeError: `model` is neither, `folder` is not a path, or the metadata have no form in JSON.
@@ -61,8 +59,8 @@ def save_sae(
 def files_of(
     model: Model | SAE, *, encoder: Encoder | None = None, metadata: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
-    """The files that `save_sae` writes, by their names; the configuration comes last, and without
-    it nothing is read.
+    """The files that `save_sae` writes, by their names; the configuration comes last, since without
+    it readers find nothing.
     """
     if not isinstance(model, Model | SAE):
         raise TypeError(
@@ -117,7 +115,7 @@ def files_of(
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a configuration is to say of an SAE, or a TypeError where it has no form in JSON."""
+    """The metadata for a configuration, or a TypeError if they have no form in JSON."""
     check_type(
         "metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}"
     )
@@ -132,9 +130,7 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def check_free(folder: AnyPath) -> None:
-    """Raises a ValueError where an SAE cannot be written to a folder, since files are in it
-    already.
-    """
+    """Raises a ValueError if the folder has files already, so that no SAE can be written to it."""
     check_path("folder", folder)
     try:
         if Folder(folder).names():
@@ -146,9 +142,7 @@ def check_free(folder: AnyPath) -> None:
 
 
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
-    """Writes the files in their order into a folder without any; on disk all of them appear at
-    once.
-    """
+    """Writes the files in their order into an empty folder; on disk all of them appear at once."""
     try:
         beside = folder.local and folder.local.absolute().parent
         if beside is not None:

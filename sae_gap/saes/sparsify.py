@@ -16,7 +16,7 @@ def load(folder: Path) -> Parts:
     """The SAE of one hookpoint.
 
     Args:
-      folder: of the configuration and the weights.
+      folder: folder of the configuration and the weights.
 
     Returns:
       The SAE.
@@ -37,13 +37,13 @@ def load(folder: Path) -> Parts:
             "an SAE without."
         )
     input_dim = config.size("d_in")
-    # A width of 0 stands for a multiple of the dimensions.
+    # A width of 0 means a multiple of the dimensions.
     num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size(
         "expansion_factor", 32
     )
     k = config.size("k", 32, most=num_latents)
     activation = config.choice("activation", "topk", ("topk", "groupmax"))
-    # An older option, which ranks by magnitude.
+    # An older option: rank by magnitude.
     signed = config.flag("signed", False)
     if activation == "groupmax" and (signed or num_latents % k):
         raise ValueError(

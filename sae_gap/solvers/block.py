@@ -1,8 +1,8 @@
-"""What the compiled loop of the host's coder works on: the problem, a block of samples, and room
-for the work.
+"""The data of the compiled loop of the host's coder: the problem, a block of samples, and work
+memory.
 
-The loop is not compiled anew when a constant of this file changes, so it takes sizes from the
-arrays.
+The loop takes sizes from the arrays, so that it is not compiled again when a constant of this file
+changes.
 """
 
 from typing import NamedTuple
@@ -10,28 +10,28 @@ from typing import NamedTuple
 import numpy as np
 from numpy import ndarray
 
-# Atoms correlated at once, whose correlations with a block of samples stay in cache.
+# Atoms correlated at once: their correlations with a block of samples stay in cache.
 TILE = 1024
-# Correlations looked through together for one above its weight.
+# Correlations searched together for one above its weight.
 CHUNK = 32
 # Most violators that enter in a round.
 MOST = 64
 
 
 class Problem(NamedTuple):
-    """What all samples share.
+    """The part of the problem that all samples share.
 
     Attributes:
       atoms: `(num_latents, input_dim)`, of about unit norm.
-      coarse: the same in single precision.
+      coarse: the atoms in single precision.
       gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or
         `(0, 0)`.
-      at_once: whether samples first pivot on all atoms, by the Gram matrix, unless latents open
-        their working sets.
+      at_once: whether samples without given latents first pivot on all atoms, by the Gram matrix.
       tol: duality gap to reach, relative to the objective.
-      limit: most products for a sample; with none its codes are on the latents that open its
-        working set, and certified on these alone.
+      limit: products at most for a sample; with 0 its codes are restricted to the latents that open
+        its working set, and certified on these alone.
       nonneg: whether codes are constrained to be non-negative.
+      eps: machine epsilon of the codes' type.
       eps: of the type of the codes.
     """
 
@@ -46,20 +46,20 @@ class Problem(NamedTuple):
 
 
 class Block(NamedTuple):
-    """Samples that are worked on together: what is given, and what is found.
+    """A block of samples, with inputs and results.
 
     Attributes:
       signals: `(n, input_dim)`, of order one, in double precision.
       row: `(n,)`, the weight of sample i and atom j is `row_i column_ij`.
       column: `(1 or n, num_latents)`.
       begun: `(n, some)` latents that open the working sets, -1 for none.
-      found: `(n, slots)` the latents of the codes, -1 for none; where slots are full those to go on
-        from.
+      found: `(n, slots)` the latents of the codes, -1 for none; for a sample whose slots are full,
+        the latents to continue from.
       values: `(n, slots)` the codes, rounded to their type.
       objective: `(n,)`.
       gap: `(n,)` duality gaps.
       rounds: `(n,)` products spent.
-      state: `(n,)` what each sample is, zero to begin with.
+      state: `(n,)` state of each sample, zero at first.
     """
 
     signals: ndarray
@@ -75,8 +75,8 @@ class Block(NamedTuple):
 
 
 class Room(NamedTuple):
-    """Room for the work on up to n samples, for one block after the other: fresh memory is slow.
-    Slots are free at -1.
+    """Work memory for up to n samples, reused by each block, since fresh memory is slow. Slots are
+    free at -1.
 
     Attributes:
       theta: `(n, input_dim)` residuals of the codes before rounding.
@@ -85,15 +85,15 @@ class Room(NamedTuple):
       sign: `(n, slots)` the signs of codes in the basis, 0 elsewhere.
       inner: `(n, slots, slots)` the inner products of the atoms in the slots.
       basis: `(n, slots)` the slots of the basis.
-      size: `(n,)` how many these are.
+      size: `(n,)` their number.
       inverse: `(n, slots, slots)` the inverse of the Gram matrix of the basis.
       leaders: `(n, MOST)` violators.
       leads: `(n, MOST)` by how much they exceed their weight.
-      num_leaders: `(n,)` how many these are.
-      bound: `(n,)` by how much a coarse correlation may be off.
-      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is that close to their weight, or
-        above it.
-      num_close: `(n,)` how many these are; there may be no room for all.
+      num_leaders: `(n,)` their number.
+      bound: `(n,)` largest error of a coarse correlation.
+      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is within that bound of their
+        weight, or above it.
+      num_close: `(n,)` their number, which may exceed the room.
       scale: `(n,)` the factor that makes theta feasible.
       work: `(5, slots)`.
       atom: `(input_dim,)`.
@@ -102,11 +102,11 @@ class Room(NamedTuple):
       exact_theta: `(n, input_dim)`.
       exact_pull: `(n, tile)`.
       exact: `(at least tile and slots, input_dim)` atoms.
-      who: `(n,)` samples that are open.
+      who: `(n,)` unfinished samples.
       passed: `(CHUNK,)`.
-      all: `(5, num_latents)`, for pivots on all atoms, where there is a Gram matrix.
+      all: `(5, num_latents)`, for pivots on all atoms, if there is a Gram matrix.
       chosen: `(slots,)` the basis of these pivots.
-      names: `(num_latents,)` the latents of these pivots, which are all, in their order.
+      names: `(num_latents,)` the latents of these pivots: all, in their order.
     """
 
     theta: ndarray
@@ -139,7 +139,7 @@ class Room(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem, n: int, slots: int) -> "Room":
-        """Room for n samples with a number of slots each."""
+        """Allocates room for n samples with `slots` slots each."""
         num_latents, input_dim = problem.atoms.shape
         tile = min(TILE, num_latents)
         return cls(
@@ -147,7 +147,7 @@ class Room(NamedTuple):
             latents=np.empty((n, slots), np.int64),
             code=np.empty((n, slots)),
             sign=np.empty((n, slots)),
-            # Those with free slots are multiplied by zero.
+            # Zeros, since inner products of free slots are multiplied by zero and must be finite.
             inner=np.zeros((n, slots, slots)),
             basis=np.empty((n, slots), np.int64),
             size=np.empty(n, np.int64),

@@ -1,5 +1,5 @@
-"""The public sparse coder: picks a solver for a problem, splits it in chunks, and differentiates
-the result.
+"""The public sparse coder: picks a solver, splits the problem in chunks, and differentiates the
+result.
 """
 
 import functools
@@ -37,39 +37,40 @@ def sparse_code(
     sparse: bool = False,
     support: Any = None,
 ) -> Solution:
-    """Code every signal by the lasso on a dictionary, with a certificate for each.
+    """Codes every signal by the lasso on a dictionary, with a certificate for each.
 
     Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap
     is at most `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values
     only where they are known.
 
-    Signals placed on a mesh by `sae_gap.runtime.devices.place` are coded each on its own device.
+    Signals placed on a mesh by `sae_gap.runtime.devices.place` are each coded on their own device.
     Within `jit` the mesh of `jax.set_mesh` counts.
 
     Args:
       signals: `(n, input_dim)`, float32 or float64.
       dictionary: `(input_dim, num_latents)`, atoms as columns, of any norm.
-      lam: non-negative scalar, one value a sample `(n,)` or `(n, 1)`, one a coefficient
-        `(num_latents,)` or `(1, num_latents)`, or `(n, num_latents)`.
+      lam: non-negative scalar, one value for each sample `(n,)` or `(n, 1)`, one for each
+        coefficient `(num_latents,)` or `(1, num_latents)`, or `(n, num_latents)`.
       nonneg: whether codes are constrained to be non-negative.
       tol: duality gap to reach, relative to the objective. None runs the textbook iteration of
-        `fista` or `ista` for exactly `max_iterations` steps from `init`, and `converged` then tells
+        `fista` or `ista` for exactly `max_iterations` steps from `init`; `converged` then tells
         whether the gap is below 1e-6.
-      max_iterations: iterations after which a sample is given up and reported as not converged.
-        Those of `working_set` are products with the dictionary.
+      max_iterations: iterations after which the solver gives up on a sample and reports it as not
+        converged; for `working_set`, products with the dictionary.
       init: `(n, num_latents)` codes to start from; None starts from zero.
-      solver: one of `SOLVERS`. `working_set` takes compiled loops where values lie in the memory of
-        a CPU, and a program of XLA elsewhere; `working_set_xla` takes that program on any device.
-        `auto` is `working_set`, or `fista` for `tol=None`.
+      solver: one of `SOLVERS`. `working_set` runs compiled loops on values in a CPU's memory, and a
+        program of XLA elsewhere; `working_set_xla` runs that program on any device. `auto` is
+        `working_set`, or `fista` for `tol=None`.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
         codes of a million latents or of 100,000 samples fit in memory; not within a transformation
         of JAX.
-      support: the latents that may differ from zero in each sample, the entries that are not zero
-        of an array or of a sparse array, `(n, num_latents)`; None for all. The gap is then that of
-        the problem on the support. Where values are known, the time goes with its size: nothing is
-        multiplied with the whole dictionary, and the coder of `auto` uses neither `init` nor
-        `max_iterations`. With `lam=0` the codes are the least squares on the support, non-negative
-        ones if `nonneg`, which nothing certifies: a weight of zero leaves no room for rounding.
+      support: the latents that may differ from zero in each sample, as the non-zero entries of an
+        array or a sparse array, `(n, num_latents)`; None for all. The gap is then the gap of the
+        problem on the support. If values are known, the time grows with the size of the support:
+        nothing is multiplied with the whole dictionary, and the coder of `auto` uses neither `init`
+        nor `max_iterations`. With `lam=0` the codes are the least squares on the support,
+        non-negative if `nonneg`, without a certificate: a weight of zero leaves no room for
+        rounding.
 
     Returns:
       A `Solution`.
@@ -109,13 +110,13 @@ def sparse_code(
     if support is not None:
         exact = solver in ("auto", "working_set") and tol is not None
         if exact and not traced and (here or mesh is None):
-            # On any device, since a tableau in float32 does not tell atoms apart that hardly differ
-            # and at a weight of zero nothing would say so.
+            # On any device: a tableau in float32 cannot separate atoms that hardly differ, and at a
+            # weight of zero no certificate would show it.
             own, solver, here = _stored(support), "working_set", True
         else:
             dense = support.toarray() if scipy.sparse.issparse(support) else support
             if first is None and exact and (is_traced(max_iterations) or max_iterations):
-                # Codes that open the working sets.
+                # These codes open the working sets.
                 first = (dense != 0).astype(targets.dtype)
             weights, first = _forbid(targets, atoms, weights, first, dense)
             arrays = targets, atoms, weights, first, tol, max_iterations
@@ -123,8 +124,8 @@ def sparse_code(
         solver = "fista" if tol is None else "working_set"
     certifies = not is_traced(max_iterations) and max_iterations == 0 and own is None
     if not here and certifies and solver == "working_set":
-        # XLA's working set certifies other codes on the support of those that it is given; FISTA
-        # those themselves.
+        # With `max_iterations=0` the working set would solve again on the support; FISTA certifies
+        # the codes as given.
         solver = "fista"
     if sparse and traced:
         raise ValueError(
@@ -132,11 +133,10 @@ def sparse_code(
             "vmap and grad."
         )
     if solver == "working_set" and here and not traced:
-        # Threads share the memory, so that samples on several CPU devices have the bits that they
-        # have on one.
+        # Threads share the memory, so samples on several CPU devices have the same bits as on one.
         solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse), support=own)
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
-        # more than one for one.
+        # more than a call for one.
         placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver, tol is None, mesh, here and mesh is None)
@@ -149,8 +149,8 @@ def sparse_code(
 
 
 class _Options(NamedTuple):
-    """What a program is compiled for: `fixed` asks for a fixed number of plain steps, `host` for
-    calling back its coder.
+    """Static options of a program: `fixed` takes a fixed number of plain steps, `host` calls back
+    the host's coder.
     """
 
     nonneg: bool
@@ -161,19 +161,19 @@ class _Options(NamedTuple):
 
 
 def _on_the_host(arrays) -> bool:
-    """Whether values lie in the memory of this process, where JAX would work on them; those that
-    are traced will on a CPU.
+    """Tells whether JAX would work on the values in this process's memory; traced values count if
+    the default backend is the CPU.
     """
     placed = [array for array in arrays if isinstance(array, jax.Array)]
     if placed and not any(map(is_traced, arrays)):
         return all(map(on_host, placed))
-    # A device, a platform or None.
+    # The option is a device, a platform's name or None.
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
 def _stored(support: Any) -> scipy.sparse.csr_array:
-    """A support as a sparse array that stores all of it, and no more."""
+    """A support as a sparse array that stores exactly its non-zero entries."""
     if scipy.sparse.issparse(support):
         stored = scipy.sparse.csr_array(support)
         if not (stored.has_canonical_format and stored.data.all()):
@@ -182,7 +182,7 @@ def _stored(support: Any) -> scipy.sparse.csr_array:
             stored.eliminate_zeros()
         return stored
     on = np.asarray(support) != 0
-    # In one dimension NumPy finds them several times as fast.
+    # In one dimension NumPy finds the entries several times as fast.
     places, ends = np.flatnonzero(on), np.cumsum(np.count_nonzero(on, axis=1))
     parts = np.ones(len(places), bool), places % on.shape[1], np.append(0, ends)
     return scipy.sparse.csr_array(parts, on.shape)
@@ -190,7 +190,7 @@ def _stored(support: Any) -> scipy.sparse.csr_array:
 
 @jax.jit
 def _forbid(targets, atoms, weights, first, support):
-    """The weights that keep codes to a support, beyond any correlation elsewhere, and the first
+    """The weights that keep codes on a support, larger off it than any correlation, and the first
     codes on it.
     """
     on = support != 0
@@ -202,7 +202,7 @@ def _forbid(targets, atoms, weights, first, support):
 
 
 def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
-    """Solve in batches, each by the program for the slots that its samples need."""
+    """Solves in batches, each by the program for the number of slots that its samples need."""
     problem = _scaled(targets, atoms, weights, equalise=True)
     samples, column, init = _posed(problem, first)
     given = samples, problem.dictionary, column, init
@@ -228,7 +228,7 @@ def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) ->
 
 
 def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
-    """Solve chunk by chunk, so that no more dense codes are ever held."""
+    """Solves chunk by chunk, so that only one chunk of dense codes is held at a time."""
     num_samples, parts = targets.shape[0], 1 if options.mesh is None else options.mesh.size
     size = parts * max(1, working_set.ROOM // atoms.shape[1])
     codes, certificates = [], []
@@ -261,8 +261,8 @@ def _differentiable(
 
 
 def _checked(found, signals, dictionary, lam) -> Solution:
-    """A solution whose samples are NaN where they make no lasso: nobody has checked the values of
-    what is traced.
+    """The solution, with NaN for samples whose values make no lasso: nobody has checked traced
+    values.
     """
     xp = signals.__array_namespace__()
     sound = xp.isfinite(signals).all(axis=1) & xp.isfinite(dictionary).all()
@@ -273,9 +273,7 @@ def _checked(found, signals, dictionary, lam) -> Solution:
 
 
 def _posed(problem, init) -> tuple[Samples, Any, Any]:
-    """What belongs to each sample, the factors on their weights if they share them, and the first
-    codes.
-    """
+    """The samples, the factors on their weights if these are shared, and the first codes."""
     row = jnp.broadcast_to(problem.row, (len(problem.signals), 1))
     shared = len(problem.column) == 1
     samples = Samples(problem.signals, row, None if shared else problem.column)
@@ -285,7 +283,7 @@ def _posed(problem, init) -> tuple[Samples, Any, Any]:
 
 def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
     solution = _differentiable(options, signals, dictionary, lam, init, tol, max_iterations)
-    # A sample that is left out of a loss spoils no gradient of the others.
+    # A sample left out of a loss must not spoil the gradients of the others.
     lost = jnp.isnan(solution.objective)[:, None]
     signals, codes = (jnp.where(lost, 0, each) for each in (signals, solution.codes))
     return solution, (signals, dictionary, lam, codes)
@@ -313,7 +311,7 @@ _scaled = jax.jit(scale_problem, static_argnames="equalise")
 
 
 def _call_back(options, *arrays) -> Solution:
-    """The solution of the host's coder in a program of XLA, which has the same bits."""
+    """The host coder's solution within a program of XLA, bit for bit the same."""
     signals, dictionary = arrays[:2]
     shape = len(signals), dictionary.shape[1], signals.dtype
     kinds = jax.eval_shape(lambda: working_set.empty(*shape))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 def two_sum(
     one: Float[Array, "..."], other: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """A sum, and what its rounding leaves out."""
+    """A sum, and its rounding error."""
     total = one + other
     grown = total - one
     return total, (one - (total - grown)) + (other - grown)

@@ -1,21 +1,21 @@
-"""k-sparse codes by non-negative orthogonal matching pursuit, and then by exchanges of atoms.
+"""k-sparse codes by non-negative orthogonal matching pursuit, improved by exchanges of atoms.
 
-An exchange swaps an atom of the support for another one, or adds one where fewer than k are in use.
-Non-negative least squares then fits all values anew, and atoms whose value is zero leave. The
+An exchange swaps an atom of the support for another one, or adds one while fewer than k are in use.
+Non-negative least squares then fits all values again, and atoms with a value of zero leave. The
 search ends when none of the 32 most promising exchanges gains.
 
-Of a sample y and a support S with Gram matrix G, least squares z and residual r, an atom a has
+For a sample y and a support S with Gram matrix G, least squares z and residual r, an atom a has
 
     c = aᵀ r,    h = G⁻¹ D_Sᵀ a,    p = 1 - hᵀ D_Sᵀ a,
 
-p being its energy outside the span of S. As a takes the place of the atom j of S, and values of any
-sign are fitted anew, the squared error falls by exactly
+where p is its energy outside the span of S. If a replaces the atom j of S, and values of any sign
+are fitted again, the squared error falls by exactly
 
     (c + z_j h_j / [G⁻¹]_jj)² / (p + h_j² / [G⁻¹]_jj) - z_j² / [G⁻¹]_jj.
 
-Over `z ≥ 0` it falls by at most this, with a zero for the first term where what is squared is
-negative. The exchanges for which that is largest are fitted, in descending order, until one gains.
-It takes `D_Sᵀ a` of all atoms, of which an exchange changes one row, by one product with the
+Over `z ≥ 0` it falls by at most this, with zero for the first term if the squared number is
+negative. The exchanges with the largest such bound are fitted, in descending order, until one
+gains. This needs `D_Sᵀ a` for all atoms; an exchange changes one row of it, by one product with the
 dictionary.
 """
 
@@ -31,17 +31,17 @@ from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import check_problem, power_of_two
 
-# Inner products of atoms held at once: of more samples, products with the dictionary wait less for
-# memory.
+# Inner products of atoms held at once: with more samples at a time, products with the dictionary
+# wait less for memory.
 ROOM = 2**27
-# Atoms whose promise is found at once, in cache.
+# Atoms whose promise is computed at once, in cache.
 TILE = 2**13
-# Atoms that are exchanged before all are looked through again, exchanges that are fitted before a
-# sample is given up, and its most exchanges for each atom.
+# Atoms to exchange before all are searched again, exchanges to fit before a sample ends, and the
+# most exchanges for each of its atoms.
 POOL, TRIED, MOST = 256, 32, 20
 # Share of a signal's energy that an exchange must gain.
 LEAST = 1e-6
-# What keeps the factor of atoms that are the same one finite.
+# Keeps the Cholesky factor of equal atoms finite.
 RIDGE = 1e-7
 
 
@@ -54,20 +54,20 @@ def exchange_pursuit(
     start: ArrayLike | scipy.sparse.sparray | None = None,
     exchanges: bool = True,
 ) -> scipy.sparse.csr_array:
-    """Least squares over `z ≥ 0` on at most k atoms a sample, which exchanges choose, as the module
-    tells.
+    """Least squares over `z ≥ 0` on at most k atoms a sample, chosen by exchanges as the module
+    says.
 
     Args:
       signals: (n, input_dim).
       dictionary: (input_dim, num_latents); atoms are scaled to unit norm first.
       num_atoms: k.
-      start: codes, dense or sparse, (n, num_latents), on whose supports, of at most k atoms,
-        exchanges begin; None begins with non-negative orthogonal matching pursuit, each of whose
-        steps takes the atom of largest correlation with the residual of non-negative least squares.
-      exchanges: False ends with what they would begin with.
+      start: codes, dense or sparse, (n, num_latents), whose supports of at most k atoms are the
+        start; None starts with non-negative orthogonal matching pursuit: each step takes the atom
+        with the largest correlation with the residual of non-negative least squares.
+      exchanges: False returns the start without exchanges.
 
     Returns:
-      Codes of the unit atoms, (n, num_latents).
+      Codes on the unit atoms, (n, num_latents).
 
     Raises:
       ValueError: an argument has a wrong shape or value.
@@ -107,10 +107,10 @@ def exchange_pursuit(
 
 
 class _Block:
-    """Samples that are coded together, so that products with the dictionary are of many rows.
+    """Samples coded together, so that products with the dictionary have many rows.
 
-    Each has k slots. A slot holds an atom with its code and its inner products with all atoms; one
-    whose code is zero is free.
+    Each has k slots. A slot holds an atom with its code and its inner products with all atoms; a
+    slot with a code of zero is free.
     """
 
     def __init__(self, targets, atoms, num_atoms):
@@ -126,7 +126,7 @@ class _Block:
         return scipy.sparse.csr_array(parts, self.pull.shape)
 
     def take(self, rows, slots, atoms):
-        """Puts atoms into slots and fits the values of these rows anew."""
+        """Puts atoms into slots and fits the values of these rows again."""
         self.places[rows, slots] = atoms
         self.inner[rows, slots] = self.atoms[atoms] @ self.atoms.T
         for i in np.unique(rows):
@@ -139,13 +139,13 @@ class _Block:
         self.take(rows, np.arange(len(rows)) - start.indptr[rows], atoms)
 
     def pursue(self):
-        """Each step takes one more atom, whatever becomes of its code."""
+        """Adds one atom each step, even if its code becomes zero later."""
         rows = np.arange(len(self.pull))
         for slot in range(self.places.shape[1]):
             score = np.stack(on_cores(self._left, list(rows)))
             score[np.arange(len(rows))[:, None], self.places[rows, :slot]] = -np.inf
             best = score.argmax(axis=1)
-            # What is left of a signal that is fitted is rounding.
+            # The residual of a fully fitted signal is only rounding.
             fine = score.max(axis=1) > self.least[rows] ** 0.5
             rows, best = rows[fine], best[fine]
             if not len(rows):
@@ -170,7 +170,7 @@ class _Block:
             rows = np.array([i for i, _ in changed])
 
     def _gram(self, chosen):
-        """In double precision: the ridge is less than the rounding of a single one."""
+        """The Gram matrix in double precision: in single, rounding would exceed the ridge."""
         atoms = self.atoms[chosen].astype(float)
         return atoms @ atoms.T
 
@@ -180,10 +180,10 @@ class _Block:
         return self.pull[i] - self.values[i, :end].astype(np.float32) @ self.inner[i, :end]
 
     def _improve(self, i):
-        """The support to which exchanges lead; None where none gains.
+        """The support that exchanges find; None if none gains.
 
-        Only the atoms that promise most are exchanged. They are few, so that all their inner
-        products are at hand.
+        Only the most promising atoms take part: they are few, so that all their inner products are
+        at hand.
         """
         used, least = np.flatnonzero(self.values[i]), self.least[i]
         chosen, values = self.places[i, used], self.values[i, used]
@@ -208,7 +208,7 @@ class _Block:
             tried = np.argsort(-promise, axis=None)[:TRIED]
             for pair in tried[promise.ravel()[tried] > least]:
                 drop, atom = divmod(pair, len(pool))
-                # The last row is of a free place.
+                # The last row stands for a free place.
                 new = np.append(support[np.arange(len(support)) != drop], atom)
                 fitted = by_gram(gram[np.ix_(new, new)], toward[new], RIDGE)
                 if toward[new] @ fitted > toward[support] @ values + least:
@@ -220,11 +220,11 @@ class _Block:
 
 
 def _promise(inverse, inner, values, left, room):
-    """What each atom takes from the squared error in each place, at most, (s + 1, n); the last
-    place is free. What it says of the support itself means nothing.
+    """Most that each atom can take from the squared error in each place, (s + 1, n); the last place
+    is free. Entries of atoms in the support mean nothing.
 
     Args:
-      inverse: of the Gram matrix of the support, (s, s).
+      inverse: inverse of the Gram matrix of the support, (s, s).
       inner: inner products of the support with all atoms, (s, n).
       values: the least squares of the support, (s,).
       left: correlations with the residual, (n,).

@@ -1,8 +1,8 @@
-"""Proximal gradient, with momentum (FISTA) or without (ISTA): as published for a fixed number of
-steps, or until certified.
+"""Proximal gradient, with momentum (FISTA) or without (ISTA): for a fixed number of steps, as
+published, or until certified.
 
-Gradients are taken in the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_latents` a
-sample where the Gram form costs `num_latents²`.
+Gradients have the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_latents` a sample; the
+Gram form costs `num_latents²`.
 """
 
 from typing import NamedTuple
@@ -15,13 +15,13 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Solution
 
-# Products spent on a certificate are four, on an iteration two; at ten iterations a check they stay
-# under a fifth.
+# A certificate costs four products and an iteration two, so at ten iterations a check certificates
+# stay under a fifth.
 CHECK_EVERY = 10
 
 
 def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
-    """The old rows where `kept`, and the new elsewhere."""
+    """The old rows where `kept`, and the new ones elsewhere."""
     return jax.tree.map(
         lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new
     )
@@ -51,7 +51,7 @@ def _next_momentum(momentum):
 
 
 def step_size(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """`1 / ‖D‖₂²`; an all-zero dictionary has no gradient, and any step will do."""
+    """`1 / ‖D‖₂²`; 1 for an all-zero dictionary, which has no gradient."""
     constant = lasso_problem.lipschitz(dictionary)
     return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(
         dictionary.dtype
@@ -131,13 +131,13 @@ def solve(
     nonneg: bool = True,
     momentum: bool = True,
 ) -> Solution:
-    """FISTA with a restart and a stopping time for each sample, stopped on the certified duality
+    """FISTA with a restart and a stopping time for each sample, stopped by the certified duality
     gap.
 
     Momentum is dropped whenever it points uphill, `(x_i - z_{i+1}) · (z_{i+1} - z_i) > 0`. Every
-    `CHECK_EVERY` iterations the gap is computed, and samples that meet `tol` are left as they are.
-    Nothing is checked on the host, so this may be called inside any transformation of JAX except
-    reverse-mode differentiation; `sae_gap.solvers.sparse_code` has that.
+    `CHECK_EVERY` iterations the gap is computed, and samples that meet `tol` stop. Nothing is
+    checked on the host, so this may be called inside any transformation of JAX except reverse-mode
+    differentiation, for which see `sae_gap.solvers.sparse_code`.
 
     Args:
       signals: `(n, input_dim)`.
@@ -145,7 +145,7 @@ def solve(
       lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: iterations after which a sample is given up, rounded up to the next check.
+      max_iterations: iterations before it gives up on a sample, rounded up to the next check.
       nonneg: whether codes are constrained to be non-negative.
       momentum: False gives ISTA.
 

@@ -1,4 +1,4 @@
-"""Greedy k-sparse coding: matching pursuit, gradient pursuit, which improves all chosen codes, and
+"""Greedy k-sparse coding: matching pursuit; gradient pursuit, which improves all chosen codes; and
 orthogonal matching pursuit, which refits them.
 """
 
@@ -16,17 +16,17 @@ from sae_gap.runtime import sharding
 from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.problem import on_host
 
-# Bytes that the Gram matrix of all atoms may take: those of 23,170 atoms in single precision.
+# Most bytes for the Gram matrix of all atoms: 23,170 atoms in single precision.
 LARGEST_GRAM = 2**31
-# Floats of the orthonormal bases of the samples that take their steps at once.
+# Floats of the orthonormal bases of the samples that step together.
 BASES = 2**24
-# Most atoms whose Gram matrix a matching pursuit carries its correlations through.
+# Most atoms for which matching pursuit updates its correlations by the Gram matrix.
 MOST_CARRIED = 4_096
 
 
 def _unit(atoms, axis, np):
     """Atoms of unit norm; an atom of zeros stays."""
-    # Squares of far larger or smaller entries overflow or vanish.
+    # Squares of much larger or smaller entries overflow or underflow.
     largest = np.abs(atoms).max(axis, keepdims=True)
     atoms = atoms / np.where(largest != 0, largest, 1)
     norms = np.linalg.norm(atoms, axis=axis, keepdims=True)
@@ -41,18 +41,18 @@ def matching_pursuit(
     *,
     nonneg: bool = False,
 ) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
-    """Greedy steps: the unused atom of largest |correlation| with the residual, its projection as
-    the code, a new residual.
+    """Greedy steps: take the unused atom with the largest |correlation| with the residual, with its
+    projection as the code, and update the residual.
 
     Args:
       signals: `(n, input_dim)`.
       atoms: `(num_latents, input_dim)`, of unit norm.
-      num_atoms: steps at most; there are no more than atoms.
-      nonneg: whether each step takes the atom of largest correlation, and zero for its code where
+      num_atoms: steps at most; never more than there are atoms.
+      nonneg: whether each step takes the atom with the largest correlation, with a code of zero if
         that is negative.
 
     Returns:
-      The chosen atoms of each step, and their codes.
+      The chosen atom of each step, and its code.
 
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans.
@@ -60,8 +60,8 @@ def matching_pursuit(
     """
     num_latents = len(atoms)
     latent = jnp.arange(num_latents)
-    # Carrying the correlations through the Gram matrix saves a product a step, where that pays for
-    # the matrix.
+    # Updating the correlations by the Gram matrix saves a product a step, if that pays for the
+    # matrix.
     gram = (
         atoms @ atoms.T
         if num_latents <= len(signals) * num_atoms and num_latents <= MOST_CARRIED
@@ -72,7 +72,7 @@ def matching_pursuit(
         carried, unused = state
         correlation = carried if gram is not None else carried @ atoms.T
         score = jnp.where(unused, correlation if nonneg else jnp.abs(correlation), -jnp.inf)
-        # A max and a compare run in vector registers where XLA's argmax on a CPU does not.
+        # A max and a compare use vector registers; XLA's argmax on a CPU does not.
         best = jnp.max(score, axis=1, keepdims=True)
         chosen = jnp.min(jnp.where(score == best, latent, num_latents - 1), axis=1)
         value = jnp.take_along_axis(correlation, chosen[:, None], axis=1)
@@ -93,14 +93,14 @@ def gradient_pursuit(
     *,
     nonneg: bool = False,
 ) -> Float[Array, "n num_latents"]:
-    """Greedy steps: one more atom, that of largest |correlation| with the residual, and then a
-    step of steepest descent of the error in the codes of all atoms chosen so far.
+    """Greedy steps: add the atom with the largest |correlation| with the residual, then take a step
+    of steepest descent of the error in the codes of all chosen atoms.
 
     Args:
       signals: `(n, input_dim)`.
       atoms: `(num_latents, input_dim)`, of unit norm.
-      num_atoms: k, steps at most; there are no more than atoms.
-      nonneg: whether a step takes the atom of largest correlation, and codes are clipped at zero.
+      num_atoms: k, steps at most; never more than there are atoms.
+      nonneg: whether a step takes the atom with the largest correlation and clips codes at zero.
 
     Returns:
       Codes of at most k atoms.
@@ -121,7 +121,7 @@ def gradient_pursuit(
             codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
             return places, codes.clip(0) if nonneg else codes
 
-        # A place beyond all atoms is none yet.
+        # A place beyond all atoms is still empty.
         none = jnp.full(num_atoms, len(atoms))
         return lax.fori_loop(0, num_atoms, step, (none, jnp.zeros(num_atoms, kind)))
 
@@ -138,20 +138,20 @@ def orthogonal_matching_pursuit(
 ) -> Float[Array, "n num_latents"]:
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
-    The residual is kept orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on
+    The residual stays orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on
     the final choice S. Atoms that depend on those chosen before get a code of zero.
 
-    On a CPU and outside of `jit` each sample goes its own way, in a compiled loop on the Gram
-    matrix of all atoms, where that is worth its products and takes at most `LARGEST_GRAM` bytes.
-    Elsewhere all samples take a step at once. Both choose the same atoms, but for ties up to
-    rounding and atoms within 3e-4 of the span of those chosen before.
+    On a CPU and outside of `jit` a compiled loop codes each sample by itself on the Gram matrix of
+    all atoms, if that is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all
+    samples take each step together. Both choose the same atoms, except for ties up to rounding and
+    atoms within 3e-4 of the span of those chosen before.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
       num_atoms: k, at most input_dim.
-      nonneg: whether each step takes the atom of largest correlation, and not of largest
-        |correlation|. The least squares are the same, so that some codes may be negative.
+      nonneg: whether each step takes the atom with the largest correlation instead of the largest
+        |correlation|. The least squares are the same, so some codes may be negative.
 
     Returns:
       `(n, num_latents)` coefficients of the *unit* atoms.
@@ -173,8 +173,7 @@ def pursuit_order(
     *,
     nonneg: bool = False,
 ) -> tuple[Int[Array, "n num_atoms"], Float[Array, "n num_atoms"]]:
-    """The atoms of `orthogonal_matching_pursuit` in the order in which it chooses them, and their
-    codes.
+    """The atoms of `orthogonal_matching_pursuit` in the order of their choice, and their codes.
 
     The first k of each row are the choice of a pursuit of k atoms, so that one pursuit serves every
     smaller k.
@@ -182,15 +181,15 @@ def pursuit_order(
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
-      num_atoms: as there.
-      nonneg: as there.
+      num_atoms: as in `orthogonal_matching_pursuit`.
+      nonneg: likewise.
 
     Returns:
       `(n, num_atoms)` numbers of atoms, each once in its row; and the coefficients of the unit
       atoms.
 
     Raises:
-      ValueError: as there.
+      ValueError: as `orthogonal_matching_pursuit`.
     """
     num_samples, num_latents = len(signals), dictionary.shape[1]
     check_integer("num_atoms", num_atoms, least=1, most=min(dictionary.shape))
@@ -213,7 +212,7 @@ def pursuit_order(
 def spread(
     chosen: Int[Array, "n k"], values: Float[Array, "n k"], *, num_latents: int
 ) -> Float[Array, "n num_latents"]:
-    """Dense codes of these values of the latents chosen, each once in its row."""
+    """Dense codes from the values of chosen latents, each once in its row."""
     return (
         jnp.zeros((len(chosen), num_latents), values.dtype)
         .at[jnp.arange(len(chosen))[:, None], chosen]
@@ -223,10 +222,9 @@ def spread(
 
 @functools.partial(jax.jit, static_argnums=(2, 3))
 def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
-    """All samples in the same steps, as many at a time as there is room for their orthonormal
-    bases.
+    """Takes each step for all samples at once, in batches whose orthonormal bases fit in `BASES`.
 
-    A sample has an orthonormal basis Q of the atoms chosen, and R with D_S = QᵀR, so that the codes
+    A sample has an orthonormal basis Q of its chosen atoms, and R with D_S = QᵀR, so that the codes
     are R⁻¹ Q y.
     """
     atoms = _unit(dictionary, 0, jnp)

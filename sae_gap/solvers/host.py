@@ -1,7 +1,8 @@
-"""The certified coder of a CPU: blocks of samples on threads, each a call of a loop in `loops`.
+"""The certified coder of a CPU: threads take blocks of samples, each in one call of a loop of
+`loops`.
 
-The problem alone decides which samples share a block, never the threads, and so it decides the bits
-of the codes. XLA compiles and runs nothing here, so that its programs may call it back.
+The problem alone decides which samples share a block, so the bits of the codes do not depend on the
+threads. XLA compiles and runs nothing here, so its programs may call this back.
 """
 
 import functools
@@ -21,22 +22,21 @@ from sae_gap.solvers.least_squares import by_gram
 from sae_gap.solvers.problem import power_of_two
 from sae_gap.solvers.working_set import SLOTS, default_slots, doubled
 
-# Samples of a block: few enough for every core to have some, and enough for products to be quick. A
-# dictionary of more numbers than CACHE is read from memory for each block, so that its blocks are
-# of MANY_SAMPLES at least.
+# Samples of a block: few enough that every core has some, and enough for fast products. A
+# dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at
+# least MANY_SAMPLES.
 FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
 # Floats of the working sets of a block.
 BLOCK = 2**22
-# Most atoms that are pivoted on at once: their Gram matrix stays in the cache of a core.
+# Most atoms to pivot on at once: their Gram matrix stays in the cache of a core.
 FEW_LATENTS = 2**7
-# A Gram matrix of all atoms costs `num_latents / n` products, and with more atoms than this it
-# leaves the cache.
+# A Gram matrix of all atoms costs `num_latents / n` products, and leaves the cache with more atoms
+# than this.
 LARGEST_GRAM = 2048
-# Atoms that are scaled at once, and dimensions in which they are transposed, as memory is read by
-# the page.
+# Atoms to scale at once, and dimensions to transpose at once, since memory is read by the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
-# Numbers of the atoms that a certificate takes at once, and codes in a batch of certificates.
+# Numbers of atoms that a certificate takes at once, and codes in a batch of certificates.
 FEW_NUMBERS, MANY_CODES = 2**17, 2**22
 
 
@@ -58,7 +58,7 @@ class Problem(NamedTuple):
         """Some signals in double precision, with their rows and columns of weights."""
         lam = (self.lam[rows] if len(self.lam) > 1 else self.lam).astype(np.float64)
         scale = self.signal_scale[rows]
-        # A weight that overflows is beyond any correlation.
+        # A weight that overflows exceeds any correlation.
         with np.errstate(over="ignore"):
             if lam.shape[1] == 1:
                 return (
@@ -70,9 +70,7 @@ class Problem(NamedTuple):
 
 
 def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any = None) -> Problem:
-    """The problem of a caller, scaled; only with the atoms of the latents `used`, unless that is
-    None.
-    """
+    """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
         own = slice(begin, begin + FEW_ATOMS)
@@ -83,12 +81,12 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any
             part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
         first, squares = np.ones(len(part)), np.einsum("ij,ij->i", part, part)
         if not np.all((squares > 2.0**-60) & (squares < 2.0**60)):
-            # Those of far larger or smaller entries overflow or vanish.
+            # Squares of much larger or smaller entries overflow or underflow.
             top = np.abs(part).max(axis=1)
             first = np.where((top < 2.0**-40) | (top > 2.0**40), power_of_two(top), 1)
             part /= first[:, None].astype(part.dtype)
             squares = np.einsum("ij,ij->i", part, part)
-        # The factor lets atoms of unit norm, give or take rounding, keep their scale.
+        # The factor keeps atoms of unit norm, up to rounding, at their scale.
         second = power_of_two(1.25 * np.sqrt(squares))
         if np.any(second != 1):
             part /= second[:, None].astype(part.dtype)
@@ -101,7 +99,7 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
-    """Whether the Gram matrix of all atoms is worth its products, and fits in cache."""
+    """True if the Gram matrix of all atoms is worth its products, and fits in cache."""
     return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
 
 
@@ -117,7 +115,7 @@ def solve(
     sparse: bool = False,
     support: scipy.sparse.csr_array | None = None,
 ) -> tuple[Any, ...]:
-    """Solve the lasso of `sparse_code` on the host.
+    """Solves the lasso of `sparse_code` on the host.
 
     Args:
       signals: `(n, input_dim)`.
@@ -125,12 +123,12 @@ def solve(
       lam: weights, `(1 or n, 1 or num_latents)`.
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: products with the dictionary before a sample is given up; with none the codes
-        of `init` are certified as they are.
+      max_iterations: products with the dictionary before it gives up on a sample; with 0 it
+        certifies the codes of `init` as given.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
-      support: the latents that may differ from zero, the stored entries of `(n, num_latents)`; None
-        for all. It leaves no use for `init` and `max_iterations`.
+      support: the latents that may differ from zero, as the stored entries of `(n, num_latents)`;
+        None for all. With a support `init` and `max_iterations` have no effect.
 
     Returns:
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
@@ -162,7 +160,7 @@ def solve(
 
 
 class Found:
-    """What is known of each sample so far, in the units of the scaled problem."""
+    """Results for each sample so far, in the units of the scaled problem."""
 
     def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
         self.objective, self.gap = np.zeros(num_samples), np.full(num_samples, np.inf)
@@ -173,7 +171,7 @@ class Found:
         self.shape = num_samples, num_latents
 
     def put(self, *codes: np.ndarray) -> None:
-        """Write down codes that are not zero."""
+        """Adds codes that are not zero."""
         self.codes = [np.concatenate(both) for both in zip(self.codes, codes, strict=True)]
 
     def sparse(self) -> scipy.sparse.csr_array:
@@ -191,9 +189,9 @@ class Found:
             self.codes[2] = values = (values * scale[rows] / atom_scale[latents]).astype(dtype)
             certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
         size = np.abs(values)
-        # A code that overflows or vanishes is not the one that was certified.
+        # A code that overflows or underflows is not the certified one.
         self.converged[rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
-        # Nor does an objective that overflows tell how good codes are.
+        # An objective that overflows does not tell how good codes are.
         self.converged &= np.isfinite(certificates).all(axis=0)
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
@@ -204,9 +202,7 @@ class Found:
 
 
 def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin at a line of the cache, since JAX takes such an array as it is and copies
-    any other.
-    """
+    """Zeros aligned to a cache line: JAX uses such an array in place and copies any other."""
     size, line = math.prod(shape) * dtype.itemsize, 64
     memory = np.zeros(size + line, np.uint8)
     begin = -memory.ctypes.data % line
@@ -214,10 +210,10 @@ def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
-    """Solve all samples block by block; those that fill their slots go on together with twice as
-    many.
+    """Solves all samples block by block; samples that fill their slots continue together with twice
+    as many.
     """
-    # Not before it is wanted: Numba takes half a second to load.
+    # Imported here: Numba takes half a second to load.
     from sae_gap.solvers.loops import active_set
 
     num_latents, input_dim = problem.atoms.shape
@@ -257,14 +253,14 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         own.values[full], own.gap[full] = 0, np.inf
         found.objective[rows], found.gap[rows] = own.objective, own.gap
         found.iterations[rows], found.converged[rows] = own.rounds, own.state == active_set.DONE
-        # In one dimension NumPy finds them several times as fast.
+        # In one dimension NumPy finds the entries several times as fast.
         place = np.flatnonzero(own.values != 0)
         codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
         return *codes, rows[full], own.found[full]
 
     pending, begun = np.arange(len(problem.signals)), None
     first = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
-    # Where any support of independent atoms and new violators fit.
+    # Any support of independent atoms fits, with new violators.
     most = min(input_dim, num_latents) + block.MOST
     if not max_iterations:
         first = most = max(1, int(np.diff(init.indptr).max()))
@@ -283,7 +279,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
 
 
 def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
-    """Solve a sample on a support whose inverse is lost to rounding, with a ridge of a few
+    """Solves a sample on a support whose inverse is lost to rounding, with a ridge of a few
     roundings.
     """
     latents = support.indices[slice(*support.indptr[row : row + 2])]
@@ -292,7 +288,7 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
     lam = weight[0] * np.broadcast_to(column[0], len(problem.atoms))[latents]
     atoms, signed = own, not nonneg and lam.any()
     if signed:
-        # The difference of two that are not negative.
+        # A signed code is the difference of two non-negative ones.
         atoms, lam = np.concatenate([own, -own]), np.tile(lam, 2)
     ridge, least = 64 * len(atoms) * np.finfo(np.float64).eps, nonneg or signed
     values = by_gram(atoms @ atoms.T, atoms @ signal - lam, ridge, nonneg=least)
@@ -309,7 +305,7 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
 
 
 def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
-    """The samples of each block, of about one size."""
+    """The samples of each block, of about equal sizes."""
     fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
     size = -(-count // -(-count // most))
@@ -317,9 +313,7 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
 
 
 def _largest(codes: Any, most: int) -> Int[np.ndarray, "n some"]:
-    """The latents of the largest codes, and -1 where there are no more; of a sparse array all that
-    it stores.
-    """
+    """Latents of the `most` largest codes, padded with -1; all stored ones of a sparse array."""
     if not scipy.sparse.issparse(codes):
         if np.count_nonzero(codes, axis=1).max() > most:
             latents = np.argpartition(-np.abs(codes), most - 1, axis=1)[:, :most]
@@ -332,11 +326,11 @@ def _largest(codes: Any, most: int) -> Int[np.ndarray, "n some"]:
 
 
 def _certify(problem, found, rows, tol, *, nonneg) -> None:
-    """Certify codes as they are rounded, in double precision: in single it proves nothing where
-    weights are near rounding.
+    """Certifies the rounded codes in double precision: in single it proves nothing where weights
+    are near rounding.
     """
     signals, row, column = problem.block(rows)
-    # Beyond any correlation is far enough.
+    # A weight above any correlation needs no larger value.
     lam = np.minimum(row[:, None] * column, float(np.finfo(problem.atoms.dtype).max) ** 0.8)
     codes = found.sparse()[rows].toarray().astype(np.float64)
     step = max(1, FEW_NUMBERS // signals.shape[1])
@@ -348,7 +342,7 @@ def _certify(problem, found, rows, tol, *, nonneg) -> None:
     scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)
     value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
     converged = lasso_problem.is_converged(signals, value, gap, tol, problem.atoms.dtype)
-    # The gap of the active set may be smaller: it is that of codes before they were rounded.
+    # The active set's gap may be smaller, but it holds for codes before rounding.
     better = converged | (gap < found.gap[rows])
     rows = rows[better]
     found.objective[rows], found.gap[rows], found.converged[rows] = (

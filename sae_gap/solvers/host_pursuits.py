@@ -1,9 +1,9 @@
-"""The loops of a CPU that certify nothing, which pursuits and learners call: blocks of samples,
-shared among all cores.
+"""CPU loops without certificates, for pursuits and learners: blocks of samples, shared among all
+cores.
 
-The problem alone decides which samples share a block, never the threads, and so it decides the
-bits. XLA compiles and runs nothing here, so that its programs may call these functions back. The
-loops are imported where they are wanted: Numba takes half a second to load.
+The problem alone decides which samples share a block, so the bits do not depend on the threads. XLA
+compiles and runs nothing here, so its programs may call these functions back. The loops are
+imported on first use: Numba takes half a second to load.
 """
 
 import math
@@ -16,7 +16,7 @@ from sae_gap.solvers import block
 from sae_gap.solvers.leaders import GROUPS, mask
 from sae_gap.solvers.reweighted import num_blocks
 
-# Samples of a block, and rows of a Gram matrix that are multiplied at once.
+# Samples of a block, and rows of a Gram matrix to multiply at once.
 MANY_SAMPLES, FEW_ATOMS = 64, 2**10
 
 
@@ -33,11 +33,11 @@ def pursue(
 ]:
     """The places, codes and residual of `reweighted.pursue` at one threshold, up to rounding.
 
-    The codes of a sample that are not zero come first.
+    The non-zero codes of a sample come first.
     """
     from sae_gap.solvers.loops import pursuit
 
-    # Numba would compile the loops once more for arrays that may be written.
+    # For writable arrays Numba would compile the loops again.
     signals, atoms = signals.view(), atoms.view()
     signals.flags.writeable = atoms.flags.writeable = False
     places = np.empty((len(signals), num_slots), np.int32)
@@ -70,14 +70,14 @@ def sums(
     Float[np.ndarray, " num_latents"],
     Float[np.ndarray, " num_latents"],
 ]:
-    """Of what `pursue` gave: Zᵀ R, and each atom's squared codes and its codes that are not zero,
-    counted.
+    """For the result of `pursue`: Zᵀ R, and for each atom the sum of its squared codes and the
+    number of its non-zero codes.
     """
     from sae_gap.solvers.loops import pursuit
 
     input_dim, dtype = residual.shape[1], residual.dtype
     products = np.zeros((num_latents, input_dim), dtype)
-    # Each thread goes through all samples in their order, for some of the columns.
+    # Each thread goes through all samples in order, for its own columns.
     width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
 
     def work(begin: int) -> None:
@@ -138,8 +138,8 @@ def iterate(
     *,
     iterations: int,
 ) -> Float[np.ndarray, "n num_latents"]:
-    """The codes of `fista.fixed` up to rounding, non-negative and of one weight; `threshold` is the
-    step `rate` times that.
+    """The codes of `fista.fixed` up to rounding, non-negative and with one weight; `threshold` is
+    the step `rate` times the weight.
     """
     from sae_gap.solvers.loops import proximal
 

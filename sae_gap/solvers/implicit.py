@@ -21,14 +21,14 @@ def pull_back(
     Float[Array, "input_dim num_latents"],
     Float[Array, "n num_latents"],
 ]:
-    """Cotangents of signals, dictionary and weights, from those of the codes and of the objective.
+    """Cotangents of signals, dictionary and weights, from those of codes and objective.
 
     On the support `z_S = (D_Sᵀ D_S)⁻¹ (D_Sᵀ y - λ_S sign(z_S))`. With `D_Sᵀ D_S u_S = z̄_S` and
     `r = y - D z`,
 
         ȳ = D u + F̄ r,    D̄ = r uᵀ - (D u) zᵀ - F̄ r zᵀ,    λ̄ = -sign(z) u + F̄ |z|,
 
-    summed over samples in D̄; the objective's part is the envelope theorem's.
+    summed over samples in D̄; the objective's part follows from the envelope theorem.
 
     Args:
       signals: `(n, input_dim)`.

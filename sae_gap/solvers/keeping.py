@@ -1,4 +1,4 @@
-"""Compiles functions by Numba, and keeps them on disk."""
+"""Compiles functions by Numba, and caches them on disk."""
 
 import contextlib
 import hashlib
@@ -12,14 +12,14 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 
 
 def kept(function: Callable, **options: Any) -> Any:
-    """A function as `numba.njit` compiles it, kept beside its file or in the user's cache, where
-    one of them can be written.
+    """A function compiled by `numba.njit`, cached beside its file or in the user's cache, if one of
+    them can be written.
 
-    It is compiled anew when a file of its folder changes, since it may call what stands there.
+    It is compiled again when a file of its folder changes, since it may call functions of these.
 
     Args:
-      function: what to compile.
-      **options: those of `numba.njit`.
+      function: the function to compile.
+      **options: options of `numba.njit`.
 
     Returns:
       The compiled function.
@@ -33,7 +33,7 @@ def kept(function: Callable, **options: Any) -> Any:
 class _Cache(FunctionCache):
     def __init__(self, function):
         super().__init__(function)
-        # Numba looks at the function's own file alone.
+        # Numba itself checks only the function's own file.
         files = sorted(pathlib.Path(inspect.getfile(function)).parent.glob("*.py"))
         stamp = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)

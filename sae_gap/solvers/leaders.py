@@ -11,8 +11,8 @@ GROUPS = 2
 def leaders(
     scores: Float[Array, "n num_latents"], num_blocks: int, count: int
 ) -> Int[Array, "n count"]:
-    """The largest score of each of `num_blocks` interleaved blocks, and of these about the `count`
-    largest, without a sort.
+    """The largest score of each of `num_blocks` interleaved blocks, and about the `count` largest
+    of these, without a sort.
 
     A non-negative float orders like its bits. The position of an entry can therefore ride in its
     lowest bits through a plain maximum, which vectorises where an argmax or a sort does not. The
@@ -22,7 +22,7 @@ def leaders(
     Args:
       scores: `(n, num_latents)`, non-negative.
       num_blocks: a divisor of num_latents and a multiple of GROUPS.
-      count: leaders wanted, a multiple of GROUPS.
+      count: number of leaders, a multiple of GROUPS.
 
     Returns:
       `(n, count)` indices.

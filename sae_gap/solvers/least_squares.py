@@ -1,5 +1,5 @@
-"""Least squares on the support of each sample, compiled for all samples at once, and those of one
-Gram matrix on the host.
+"""Least squares on the support of each sample, compiled for all samples at once, and for one Gram
+matrix on the host.
 """
 
 import functools
@@ -15,10 +15,10 @@ from sae_gap.core.lasso_problem import product
 from sae_gap.solvers import slots
 from sae_gap.solvers.working_set import in_batches
 
-# Floats of the dictionaries of the samples that are worked on at once.
+# Floats of the dictionaries of the samples in one batch.
 CHUNK = 2**24
-# Refinements of the regularised least squares; at an eigenvalue as small as the regulariser each
-# halves what is left.
+# Refinements of the regularised least squares; at an eigenvalue equal to the regulariser each
+# halves the remaining error.
 REFINEMENTS = 20
 
 
@@ -33,13 +33,13 @@ def least_squares(
     `D_SᵀD_S z_S = D_Sᵀ y + v_S`, on each support S.
 
     With the smaller Gram matrix of the support and v = 0, `z ← z + (D_SᵀD_S + μI)⁻¹ D_Sᵀ r` or
-    `z ← z + D_Sᵀ (D_S D_Sᵀ + μI)⁻¹ r`, where `r = y - D z`, takes out of the residual a share
-    `s² / (s² + μ)` along each singular vector. After `REFINEMENTS` of them the regulariser μ, a few
-    roundoffs of the trace, is felt along none but those that the type cannot tell from dependence.
-    In float32 that begins at condition numbers of several hundred, which few supports have whose
-    size is not input_dim.
+    `z ← z + D_Sᵀ (D_S D_Sᵀ + μI)⁻¹ r`, where `r = y - D z`, removes a share `s² / (s² + μ)` of the
+    residual along each singular vector. After `REFINEMENTS` steps the regulariser μ, a few
+    roundoffs of the trace, matters only along those that the type cannot tell from dependence. In
+    float32 that begins at condition numbers of several hundred, which few supports have unless
+    their size is input_dim.
 
-    The time of a sample goes with its support: its atoms are gathered in as many slots as hold it.
+    The time of a sample grows with its support: its atoms are gathered in as few slots as hold it.
 
     Args:
       signals: (n, input_dim).
@@ -57,7 +57,7 @@ def least_squares(
     on = on & jnp.any(atoms != 0, axis=0)
     pull = jnp.zeros(on.shape, signals.dtype) if pull is None else jnp.where(on, pull / scale, 0)
     most = min(input_dim, num_latents)
-    # Half of them, a quarter, …, down to some 16.
+    # Half as many, a quarter, …, down to about 16.
     sizes = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
 
     def beyond(signals, on, pull):
@@ -71,8 +71,8 @@ def least_squares(
         width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1)))
         return jax.lax.switch(width, [*gathered, beyond], *part)
 
-    # The work of a chunk follows its largest support, so that supports of like sizes share one, and
-    # what fills the last one up is with the smallest.
+    # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
+    # last chunk.
     order = jnp.argsort(-jnp.sum(on, axis=1))
     rows, size = [array[order] for array in (signals, on, pull)], CHUNK // (input_dim * num_latents)
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
@@ -90,7 +90,7 @@ def by_gram(
     Args:
       gram: G.
       toward: b, the correlations with the signal, less any weights.
-      ridge: μ, above what rounding makes of the eigenvalues of atoms that depend on each other.
+      ridge: μ, larger than the rounding errors in the eigenvalues of dependent atoms.
       nonneg: whether z is constrained to be non-negative.
     """
     lower = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
@@ -100,7 +100,7 @@ def by_gram(
 
 
 def _few(signals, on, pull, atoms, most):
-    """Supports of at most so many atoms, gathered."""
+    """Solves on supports of at most `most` atoms, gathered."""
     chosen = jax.lax.top_k(on.astype(jnp.float32), most)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
     own = jnp.where(filled[:, :, None], atoms.T[chosen], 0)
@@ -117,13 +117,13 @@ def _few(signals, on, pull, atoms, most):
 
 
 def _many(signals, on, pull, atoms):
-    """Supports of more atoms than there are dimensions."""
+    """Solves on supports of more atoms than dimensions."""
     weights = on.astype(signals.dtype)
     gram = jnp.einsum(
         "nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)]
     )
     factor = _factor(gram)
-    # Of the pull only its part in the span of the rows of D_S can be met.
+    # Only the part of the pull in the span of the rows of D_S has a solution.
     signals = signals + _solve(factor, product(weights * pull, atoms.T))
 
     def refine(_, codes):

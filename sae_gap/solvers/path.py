@@ -1,4 +1,4 @@
-"""The weight at which codes are as sparse as asked."""
+"""The weight at which codes have a requested sparsity."""
 
 import itertools
 import math
@@ -26,21 +26,21 @@ def match_l0(
     nonneg: bool = True,
     **options,
 ) -> tuple[Float[Array, ""], Solution]:
-    """Find the weight at which codes have a given mean number of non-zero entries, as an encoder of
-    that sparsity would.
+    """Finds the weight at which codes have a given mean number of non-zero entries, such as an
+    encoder's.
 
-    Comes down from half of the largest `λ_max`, each weight from the codes of the last. A line of
-    log L0 over log λ through the last two weights predicts the next one, but it is at least half of
-    the last, since small weights cost far more than large ones. Once the target lies between two
-    weights, so does the next. The mean L0 falls in steps of `1 / n`, so the target is met within
-    `accuracy` or one step, whichever is more. Where the mean jumps over the target, the closest
-    weight is returned, with a warning that says how far it is.
+    It comes down from half of the largest `λ_max`, each weight starting from the last one's codes.
+    A line of log L0 over log λ through the last two weights predicts the next weight, which is at
+    least half of the last, since small weights cost far more than large ones. Once two weights
+    bracket the target, so do all later ones. The mean L0 falls in steps of `1 / n`, so the target
+    is met within `accuracy` or one step, whichever is more. If the mean jumps over the target, the
+    closest weight is returned, with a warning that says how far off it is.
 
     Args:
       signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`; as weights compare between unit atoms only, normalise
-        it first.
-      target: mean L0 wanted, above 0.
+      dictionary: `(input_dim, num_latents)`; normalise its atoms first, since weights compare only
+        between unit atoms.
+      target: requested mean L0, above 0.
       accuracy: largest relative deviation of the mean L0 from `target`.
       nonneg: whether codes are constrained to be non-negative.
       **options: further options of `sparse_code`, other than `init` and `sparse`.
@@ -69,8 +69,8 @@ def match_l0(
         )
     allowed = max(accuracy * target, 1 / targets.shape[0])
     init = None
-    # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair of log λ and
-    # the mean L0.
+    # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair (log λ, mean
+    # L0).
     above: _Point = math.log(top), 0.0
     below: _Point | None = None
     best: Any = None
@@ -116,18 +116,20 @@ def _mean_l0(codes):
 
 
 def _next(before: _Point, last: _Point, target: float) -> float:
-    """Where the line through two points meets the target, at most a factor of two further down."""
+    """The log weight where the line through two points meets the target, at least half the last
+    weight.
+    """
     halved = last[0] - math.log(2)
     if not 0 < before[1] < last[1]:
         return halved
     slope = math.log(last[1] / before[1]) / (last[0] - before[0])
-    # A little further than that, for the target to lie between two weights.
+    # A little further, so that the target lies between two weights.
     return max(halved, last[0] + 1.05 * math.log(target / last[1]) / slope)
 
 
 def _between(above: _Point, below: _Point, target: float, step: int) -> float:
-    """A weight between two: on the line through them, or halfway at each third step, in case the
-    line is far off.
+    """A log weight between two: on the line through them, or halfway at every third step, in case
+    the line is far off.
     """
     if above[1] == 0 or step % 3 == 0:
         return 0.5 * (above[0] + below[0])

@@ -1,5 +1,5 @@
-"""Exact small lassos by parametric pivoting: the homotopy of LARS on a dense tableau, one sample a
-row of the batch.
+"""Exact small lassos by parametric pivoting: the homotopy of LARS on a dense tableau, for a batch
+with one sample a row.
 """
 
 from typing import NamedTuple
@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class _Tableau(NamedTuple):
-    """The swept Gram matrices and, in terms of t, the codes and correlations `value - t slope`; see
-    `solve`.
+    """The swept Gram matrices and, as functions of t, the codes and correlations `value - t slope`;
+    see `solve`.
 
     `banned` slots depend on the basis and stay out. `entering` is the slot that must enter next,
     whatever its ratio, or -1.
@@ -34,31 +34,30 @@ def solve(
     max_pivots: Int[Array, ""] | int,
     rank: int | None = None,
 ) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
-    """Minimise `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis.
+    """Minimises `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis.
 
-    The linear term is first lowered to `b - t` with `t` so large that all codes are zero, and `t`
-    is then taken to zero. On the way, optimality fails at one slot at a time: a
-    basic code turns negative, or a non-basic correlation positive. That slot is swept in or out of
-    the basis; with c its column of the tableau and p = c_k,
+    The linear term starts at `b - t` with `t` so large that all codes are zero; then `t` falls to
+    zero. On the way, optimality fails at one slot at a time: a basic code turns negative, or a
+    non-basic correlation positive. That slot is swept in or out of the basis; with c its column of
+    the tableau and p = c_k,
 
         T_ij ← T_ij - c_i c_j / p,    T_ik = T_ki ← ± c_i / p,    T_kk ← -1 / p,
 
-    plus as slot k enters, minus as it leaves.
+    plus if slot k enters, minus if it leaves.
 
-    The first slot to fail is the violated one of largest ratio `value / slope`, the root in `t` of
-    its code or correlation `value - t slope`.
+    The first slot to fail is the violated one with the largest ratio `value / slope`, the root in
+    `t` of its code or correlation `value - t slope`.
 
-    A slot whose atom depends on those of the basis, up to rounding, takes the place of another: of
-    the code that vanishes first as the slot's own grows and the basis makes up for it. Where there
-    is none, the slot is left out.
+    A slot whose atom depends on those of the basis, up to rounding, replaces another: the one whose
+    code vanishes first as the slot's own grows and the basis compensates. If there is none, the
+    slot is left out.
 
     Args:
       gram: `(n, slots, slots)` Gram matrices.
       linear: `(n, slots)` linear terms b.
-      max_pivots: pivots after which the search is broken off; the codes are then feasible but not
-        optimal.
-      rank: largest number of independent atoms, None for all. A full basis takes in a slot only in
-        the place of another.
+      max_pivots: pivots after which the search stops; the codes are then feasible but not optimal.
+      rank: largest number of independent atoms, None for all. A slot enters a full basis only in
+        place of another.
 
     Returns:
       `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis;
@@ -70,8 +69,8 @@ def solve(
     """
     norms, rank = jnp.diagonal(gram, axis1=1, axis2=2), rank or linear.shape[1]
     eps = jnp.finfo(gram.dtype).eps
-    # The square of the distance between an atom and the span of the basis is known to a few times
-    # the rounding of a tableau.
+    # The squared distance between an atom and the span of the basis is accurate to a few times the
+    # rounding of a tableau.
     close = eps ** (2 / 3)
     slots = jnp.arange(gram.shape[1])
     slack = 2 * eps * jnp.max(jnp.abs(linear), axis=1, keepdims=True)
@@ -81,7 +80,7 @@ def solve(
 
     def pivot(t: _Tableau) -> _Tableau:
         violated = jnp.where(t.basic, t.value < -slack, (t.value > slack) & ~t.banned)
-        # Only rounding can make the slope of a violated slot vanish.
+        # Only rounding can make the slope of a violated slot zero.
         ratio = jnp.where(
             violated, t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps), -jnp.inf
         )

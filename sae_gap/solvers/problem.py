@@ -1,6 +1,4 @@
-"""The problem of the lasso as a caller states it: checked, and scaled to where every product is of
-order one.
-"""
+"""The caller's lasso problem: checked, and scaled so that every product is of order one."""
 
 import functools
 import math
@@ -18,13 +16,13 @@ from sae_gap.core import lasso_problem
 from sae_gap.core.checks import as_real, check_vanishing, is_traced
 from sae_gap.core.types import Solution
 
-# Atoms of order one correlate with signals of order one by far less.
+# Correlations of atoms and signals of order one are far smaller.
 _LARGEST_ROW = 2.0**50
 
 
 def _known(function: Callable[..., Any], array: Any) -> np.ndarray:
-    """A function of known values at once: by NumPy on the host, elsewhere even while something else
-    is being traced.
+    """Applies a function to known values at once: by NumPy on the host, elsewhere even while JAX
+    traces something else.
     """
     if on_host(array):
         return np.asarray(function(np.asarray(array), np))
@@ -35,13 +33,13 @@ def _known(function: Callable[..., Any], array: Any) -> np.ndarray:
 def _cast(array, dtype):
     if isinstance(array, jax.Array):
         return jnp.asarray(array, dtype)
-    # What overflows is refused as an infinity.
+    # An overflow is refused as an infinity.
     with np.errstate(over="ignore"):
         return np.asarray(array, dtype)
 
 
 def on_host(array: Any) -> bool:
-    """Whether the values of an array are known and lie in the memory of this process."""
+    """True if the values of an array are known and lie in the memory of this process."""
     if not isinstance(array, jax.Array):
         return True
     return (
@@ -61,8 +59,8 @@ def check_problem(
     """The arrays in one floating type and the weight as a matrix, or a ValueError that names the
     fault and the mend.
 
-    Arrays of JAX stay such, and others are arrays of NumPy. What lies on the host is checked there,
-    where nothing is compiled.
+    Arrays of JAX stay arrays of JAX; all others become arrays of NumPy. Arrays on the host are
+    checked there, without compilation.
     """
     forms = {
         "signals": "(n, input_dim)",
@@ -83,7 +81,7 @@ def check_problem(
             raise ValueError(
                 f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it."
             )
-    # Double precision where JAX has it on, as everywhere in JAX.
+    # Double precision if JAX has it enabled, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(
         functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
     )
@@ -116,7 +114,7 @@ def check_problem(
             "lam has a negative or non-finite value; give finite weights of zero or more."
         )
     for name, top in tops.items():
-        # What overflows the type is an infinity, too.
+        # An overflow of the type counts as an infinity.
         with np.errstate(over="ignore"):
             if not np.all(np.isfinite(top.astype(dtype))):
                 raise ValueError(
@@ -139,13 +137,13 @@ def _as_array(name: str, value: ArrayLike, form: str) -> Any:
 
 
 def _largest(array, xp):
-    """The largest magnitude of each column; NaN if one is."""
+    """The largest magnitude of each column; NaN if the column has one."""
     return xp.maximum(array.max(0, initial=0), -array.min(0, initial=0))
 
 
 def _check_range(largest, signals):
-    """Objectives and gaps are squares of the signals, and must not vanish or overflow where the
-    codes do not.
+    """Refuses signals whose squares, and so objectives and gaps, would underflow or overflow though
+    their codes do not.
     """
     limits = jnp.finfo(signals.dtype)
     low, high = (
@@ -177,8 +175,8 @@ class Scaled(NamedTuple):
 
 
 def power_of_two(values: Any) -> Any:
-    """The power of two at or just below each magnitude; one where it is zero or not finite. NumPy's
-    arrays give NumPy's.
+    """The power of two at or just below each magnitude; one for zero and non-finite values. The
+    result is of the same array library.
     """
     xp = values.__array_namespace__()
     exponent = xp.frexp(values)[1]
@@ -188,26 +186,24 @@ def power_of_two(values: Any) -> Any:
 
 
 def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
-    """Bring signals, and each atom if `equalise` or else the dictionary as a whole, to order
-    one.
-    """
+    """Scales signals to order one, and each atom if `equalise`, else the dictionary as a whole."""
     peak = jnp.max(jnp.abs(signals), axis=1, keepdims=True)
-    # A signal of zeros has any scale; that of the largest keeps its weight beside those of the
-    # others.
+    # A signal of zeros could have any scale; the largest signal's keeps its weight comparable with
+    # the others'.
     signal_scale = power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
     if equalise:
-        # By its largest entry first, as the squares of a small atom would vanish beside a large
+        # First by the largest entry, since the squares of a small atom would vanish beside a large
         # one.
         atom_scale = power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
-        # The factor lets atoms of unit norm, give or take rounding, keep their scale.
+        # The factor keeps atoms of unit norm, up to rounding, at their scale.
         norm = power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
         dictionary, atom_scale = dictionary / atom_scale / norm, atom_scale * norm
     else:
         overall = power_of_two(jnp.max(jnp.abs(dictionary)))
         dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
-    # Each factor is of order one where the weights are: a factor that overflows says nothing of the
-    # product. One division after the other behind a barrier: the compiler would divide by their
-    # product, which may overflow or vanish.
+    # Each factor is of order one if the weights are; one that overflows says nothing of the
+    # product. A barrier keeps the divisions apart: the compiler would divide by a product, which
+    # may overflow or underflow.
     if lam.shape[1] == 1:
         overall = jnp.max(atom_scale)
         row, column = lax.optimization_barrier(lam / signal_scale) / overall, overall / atom_scale
@@ -219,9 +215,8 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
             jnp.ones((1, 1), lam.dtype),
             lax.optimization_barrier(lam / atom_scale) / signal_scale,
         )
-    # A row or a weight beyond any correlation forces zero codes, and must not turn into an
-    # infinity. The largest row becomes one, so that such a column forces them on the row of every
-    # sample.
+    # A row or a weight above any correlation forces zero codes, and must not become an infinity.
+    # The largest row becomes one, so that such a column forces zeros on every sample's row.
     row = jnp.minimum(row, _LARGEST_ROW)
     top = power_of_two(jnp.max(row))
     row, column = row / top, jnp.minimum(column * top, jnp.finfo(signals.dtype).max ** 0.8)
@@ -230,7 +225,7 @@ def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
 
 @jax.jit
 def scale_codes(codes, problem: Scaled):
-    """Codes in the units of the scaled problem; those of zero atoms are left out."""
+    """Codes in the units of the scaled problem, zero for zero atoms."""
     return (
         jnp.where(jnp.any(problem.dictionary != 0, axis=0), codes, 0)
         / problem.signal_scale
@@ -241,9 +236,9 @@ def scale_codes(codes, problem: Scaled):
 @jax.jit
 def unscale(found: Solution, problem: Scaled) -> Solution:
     """The solution of a scaled problem in the units of the caller."""
-    # One scale after the other, since their quotient may overflow where a code of zero stays zero.
+    # One scale after the other: their quotient may overflow where a zero code stays zero.
     codes = lax.optimization_barrier(found.codes * problem.signal_scale) / problem.atom_scale
-    # A code that overflows or vanishes is not the one that was certified.
+    # A code that overflows or underflows is not the certified one.
     size, scale = jnp.abs(codes), problem.signal_scale[:, 0]
     exact = jnp.all(
         (found.codes == 0) | ((size >= jnp.finfo(codes.dtype).tiny) & (size < math.inf)), axis=1

@@ -1,5 +1,5 @@
-"""Reweighted pursuit: a log penalty on a handful of atoms a sample, in a few rounds; the inner
-coder of dictionary learning.
+"""Reweighted pursuit: a few rounds of a log penalty on a handful of atoms a sample; the inner coder
+of dictionary learning.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from sae_gap.solvers.leaders import leaders
 
 
 class Pursuit(NamedTuple):
-    """Codes by slot: sample i is `sum_w codes[i, w] atom(places[i, w])` plus its residual. A free
-    slot has code 0.
+    """Codes by slot: sample i is `sum_w codes[i, w] atom(places[i, w])` plus its residual. Free
+    slots have code 0.
     """
 
     places: Int[Array, "n slots"]
@@ -30,13 +30,13 @@ def atom_rows(
 
     Args:
       dictionary: `(input_dim, num_latents)`.
-      num_slots: that of `pursue`.
+      num_slots: as in `pursue`.
 
     Returns:
       `(num_padded, input_dim)`.
     """
     padded = jnp.pad(dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0)))
-    # Without the barrier a loop of pursuits would transpose at every turn.
+    # Without the barrier a loop of pursuits would transpose at every step.
     return lax.optimization_barrier(padded)
 
 
@@ -52,12 +52,11 @@ def pursue(
     """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + z_j / e)` over `z ≥ 0`, a penalty that
     hardly shrinks large codes.
 
-    A round admits the atoms whose correlation with the residual exceeds the threshold t. On those
-    and the atoms in use it solves the lasso with the weights `t e / (z_j + e)` at the codes of the
-    round before, exactly. The first round is thus a lasso at t, and each later one lowers the
-    objective by majorising its concave penalty. A round costs a product with the dictionary and a
-    solve on the slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is
-    faster.
+    A round admits the atoms whose correlation with the residual exceeds the threshold t. On these
+    and the atoms in use it solves exactly the lasso with the weights `t e / (z_j + e)` at the last
+    round's codes. The first round is thus a lasso at t, and each later one lowers the objective by
+    majorising its concave penalty. A round costs a product with the dictionary and a solve on the
+    slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is faster.
 
     Args:
       signals: `(n, input_dim)`.
@@ -93,5 +92,5 @@ def pursue(
 
 
 def num_blocks(num_slots: int) -> int:
-    """Blocks of atoms, of which each sends one a round."""
+    """The number of blocks of atoms; each sends one candidate a round."""
     return 8 * num_slots

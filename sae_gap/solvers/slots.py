@@ -9,19 +9,19 @@ from jaxtyping import Array, Bool, Float, Int
 from sae_gap.solvers import pivoting
 from sae_gap.solvers.compensated import dot, two_sum
 
-# Slots and blocks are multiples of this, which fills vector registers evenly.
+# Slots and blocks are multiples of this, to fill vector registers evenly.
 LANES = 16
-# Blocks of atoms; each sends one violator a round.
+# Number of blocks of atoms; each sends one violator a round.
 NUM_BLOCKS = 256
-# The most violators that enter in a round.
+# Most violators that enter in a round.
 MOST_CANDIDATES = 128
 
 
 class Samples(NamedTuple):
-    """What belongs to each sample.
+    """The data of each sample.
 
-    The weight of sample i and atom j is `row_i column_ij`; where `column` is None, all samples
-    share that of the problem.
+    The weight of sample i and atom j is `row_i column_ij`; if `column` is None, all samples share
+    the problem's.
     """
 
     signals: Float[Array, "n input_dim"]
@@ -30,9 +30,9 @@ class Samples(NamedTuple):
 
 
 class Problem(eqx.Module):
-    """What all samples share: atoms as rows, padded to whole blocks for `leaders`.
+    """The data that all samples share: atoms as rows, padded to whole blocks for `leaders`.
 
-    The weight of sample i and atom j is `row_i column_j`, unless samples have columns of their own.
+    The weight of sample i and atom j is `row_i column_j`, unless samples have their own columns.
     """
 
     atoms: Float[Array, "num_padded input_dim"]
@@ -53,7 +53,7 @@ def pose(
     limit: Int[Array, ""] | int,
     nonneg: bool,
 ) -> tuple[Problem, Samples]:
-    """The problem, and the samples with columns of its width; see `working_set.solve`."""
+    """The problem, and the samples with columns padded alike; see `working_set.solve`."""
     num_latents = dictionary.shape[1]
     num_blocks = min(NUM_BLOCKS, LANES * -(-num_latents // LANES))
     spare = (0, -num_latents % num_blocks)
@@ -77,14 +77,14 @@ class State(NamedTuple):
 
     Attributes:
       places: the atoms of the slots.
-      code: their codes; a slot without one is free.
-      theta: the residual, to better than the precision of the codes: the dual candidate.
-      tail: what theta has lost to rounding.
+      code: their codes; a slot with code 0 is free.
+      theta: the residual, more accurate than the codes' precision: the dual candidate.
+      tail: rounding error of theta.
       candidate: the atoms that most violate optimality.
-      lead: their correlations with theta; 0 where there is no candidate.
+      lead: their correlations with theta; 0 for no candidate.
       rounds: products with the dictionary so far.
-      settled: the last rounds that left the basis as it was.
-      objective: of the codes.
+      settled: number of last rounds that did not change the basis.
+      objective: objective of the codes.
       gap: their duality gaps at theta.
     """
 
@@ -106,14 +106,13 @@ def merge(
     candidate: Int[Array, "n candidates"],
     lead: Float[Array, "n candidates"],
 ) -> tuple[Int[Array, "n slots"], Float[Array, "n slots"]]:
-    """Keep the slots in use, and fill free ones with the candidates whose lead is not zero.
+    """Keeps the slots in use, and fills free ones with candidates of non-zero lead.
 
     Returns:
-      The atoms of the slots, and the lead of those that are new, 0 in all others.
+      The atoms of the slots, and the lead of new ones, 0 for all others.
     """
     repeated = jnp.any((candidate[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
-    # The count of free slots up to each one, as a product: a cumulative sum would run one row at a
-    # time.
+    # A product counts the free slots up to each one: a cumulative sum would run one row at a time.
     upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), lead.dtype))
     rank = jnp.matmul((~used).astype(lead.dtype), upto).astype(jnp.int32) - 1
     seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
@@ -133,11 +132,12 @@ def solve(
     Float[Array, "n slots input_dim"],
     tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]],
 ]:
-    """Minimise `½‖y - Σ_w z_w s_w a_w‖² + Σ_w λ_w z_w` over `z ≥ 0` for each sample; slots with
+    """Minimises `½‖y - Σ_w z_w s_w a_w‖² + Σ_w λ_w z_w` over `z ≥ 0` for each sample; slots with
     `s_w = 0` are free.
 
     Returns:
-      The atoms of the slots with their signs, zeros in free slots; and what `pivoting.solve` gives.
+      The atoms of the slots with their signs, zeros in free slots; and the result of
+      `pivoting.solve`.
     """
     own = sign[:, :, None] * atoms[places]
     gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
@@ -149,7 +149,7 @@ def solve(
 def correlate(
     atoms: Float[Array, "n slots input_dim"], theta: Float[Array, "n input_dim"]
 ) -> Float[Array, "n slots"]:
-    """The products of the slots' atoms with a vector for each sample."""
+    """The products of each sample's slot atoms with its vector."""
     return jnp.einsum("nwm,nm->nw", atoms, theta, precision="highest")
 
 
@@ -158,16 +158,16 @@ def residual(
     atoms: Float[Array, "n slots input_dim"],
     code: Float[Array, "n slots"],
 ) -> Float[Array, "n input_dim"]:
-    """The signals less what the codes explain."""
+    """The signals less their reconstruction."""
     return signals - jnp.einsum("nw,nwm->nm", code, atoms, precision="highest")
 
 
 def proceed(problem: Problem, samples: Samples, state: State) -> State:
-    """Take the violators in, and solve every sample on its slots.
+    """Takes the violators in, and solves every sample on its slots.
 
-    Steps of refinement with freshly measured correlations remove the roundoff of the pivots, the
-    later ones as if in twice the precision: with `e = Aᵀ θ - λ` on the basis, `z ← z + G⁻¹ e`
-    and `θ ← θ - A G⁻¹ e`. With them an atom enters whose violation the pivots' roundoff hid.
+    Refinement steps with newly computed correlations remove the roundoff of the pivots, the later
+    ones as if in twice the precision: with `e = Aᵀ θ - λ` on the basis, `z ← z + G⁻¹ e` and
+    `θ ← θ - A G⁻¹ e`. They reveal violations that the pivots' roundoff hid.
     """
     used = state.code != 0
     places, lead = merge(state.places, used, state.candidate, state.lead)
@@ -207,15 +207,15 @@ def exact(atoms, theta):
 def weights_at(
     problem: Problem, samples: Samples, places: Int[Array, "n some"]
 ) -> Float[Array, "n some"]:
-    """The weights of some atoms of each sample."""
+    """The weights of some atoms for each sample."""
     if samples.column is not None:
         return samples.row * jnp.take_along_axis(samples.column, places, axis=1)
     return samples.row * problem.column[0, places]
 
 
 def ratio(problem: Problem, samples: Samples, pull):
-    """Correlations over weights. A weight of zero counts as very small: beside it every correlation
-    is a violation.
+    """Correlations over weights. A weight of zero counts as very small, so that every correlation
+    violates it.
     """
     column = problem.column if samples.column is None else samples.column
     return pull * (1 / jnp.maximum(samples.row, 1e-20)) * (1 / jnp.maximum(column, 1e-15))

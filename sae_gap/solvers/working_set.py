@@ -1,7 +1,7 @@
-"""The certified coder of accelerators: rounds of a lasso on a handful of atoms a sample, taken by a
-whole batch of samples together.
+"""The certified coder of accelerators: a whole batch of samples takes rounds of a lasso on a
+handful of atoms a sample.
 
-`README.md` in this folder has the mathematics; `host` has the coder of a CPU.
+`README.md` in this folder has the mathematics; `host` is the coder of a CPU.
 """
 
 import functools
@@ -21,25 +21,25 @@ from sae_gap.solvers import compensated, fista, slots
 from sae_gap.solvers.leaders import GROUPS, leaders
 from sae_gap.solvers.slots import LANES, MOST_CANDIDATES, Problem, Samples, State
 
-# Rounds that a doubling of the slots may take before a sample is handed on.
+# Rounds at each number of slots before a sample moves to twice as many.
 ROUNDS = 12
-# Rounds without a change of the basis after which what is left of the gap is rounding.
+# Rounds without a change of the basis after which the remaining gap is rounding.
 SETTLED = 3
-# Most slots to begin with.
+# Most slots at the start.
 SLOTS = 256
-# Floats that a batch of samples takes: 2 GiB in float32, and about as much again in passing.
+# Floats of a batch of samples: 2 GiB in float32, and temporarily about as much again.
 ROOM = 2**29
 
 
 def most_slots(input_dim: int, num_latents: int) -> int:
-    """Slots that hold any support of independent atoms, with room for new violators."""
+    """The number of slots for any support of independent atoms, with room for new violators."""
     return LANES * -(-(min(input_dim, num_latents) + MOST_CANDIDATES) // LANES)
 
 
 def default_slots(input_dim: int, num_latents: int) -> int:
-    """Slots that hold the support of a sample with room for new violators.
+    """The number of slots for the usual support of a sample, with room for new violators.
 
-    The count is about twice the largest support k that compressed sensing allows,
+    It is about twice the largest support k that compressed sensing allows,
     `input_dim = 2 k ln(num_latents / k)`.
     """
     support = 1.0
@@ -63,15 +63,13 @@ def doubled(first: int, most: int) -> Iterator[int]:
 
 
 def batch_size(shape: tuple[int, ...], width: int) -> int:
-    """Samples whose atoms, tableaus and correlations take `ROOM`, of a dictionary's shape."""
+    """Number of samples whose atoms, tableaus and correlations fit in `ROOM`."""
     input_dim, num_latents = shape
     return max(16, ROOM // (width * input_dim + 4 * width**2 + 4 * num_latents))
 
 
 class Found(NamedTuple):
-    """Codes by slot with their certificates, as in a `Solution`; those that are `left` need more
-    slots.
-    """
+    """Codes by slot with their certificates; samples that are `left` need more slots."""
 
     places: Int[Array, "n slots"]
     code: Float[Array, "n slots"]
@@ -89,18 +87,18 @@ def solve(
     init: Float[Array, "n num_latents"] | None = None,
     **options: Any,
 ) -> Solution:
-    """Solve the lasso by exact working sets in one program, which any transformation of JAX but
-    reverse-mode differentiation may hold.
+    """Solves the lasso by exact working sets in one program, inside any transformation of JAX
+    except reverse-mode differentiation.
 
     Args:
       samples: signals and weights.
       dictionary: `(input_dim, num_latents)`, of atoms of about unit norm.
-      column: `(1, num_latents)` factors on the weights of all samples, None where samples have
-        their own.
+      column: `(1, num_latents)` factors on the weights of all samples; None if samples have their
+        own.
       init: `(n, num_latents)` codes whose largest entries open the working sets; None starts from
         zero.
       **options: `tol`, the duality gap to reach, relative to the objective; `limit`, the products
-        with the dictionary before a sample is given up; `nonneg`.
+        with the dictionary before it gives up on a sample; `nonneg`.
 
     Returns:
       A `Solution`; its `iterations` count products with the dictionary.
@@ -138,7 +136,7 @@ def solve(
 
 
 def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTree:
-    """Apply `run` to at most `size` rows at a time; the last are filled up with zeros."""
+    """Applies `run` to at most `size` rows at a time; zeros fill up the last batch."""
     number = len(jax.tree.leaves(rows)[0])
     if size >= number:
         return run(rows)
@@ -159,18 +157,18 @@ def solve_apart(
     init: Float[Array, "n num_latents"] | None = None,
     **options: Any,
 ) -> Iterator[tuple[Int[np.ndarray, " some"], Found]]:
-    """Solve as `solve` does, in batches: a program for each number of slots, which gets the samples
-    that need so many.
+    """Solves as `solve` does, in batches: a program for each number of slots takes the samples that
+    need so many.
 
     Yields:
-      Batches, as the rows of the samples that are finished, and what was found. Rows beyond the
-      last sample mean nothing.
+      Batches: the rows of the finished samples, and their results. Rows beyond the last sample
+      mean nothing.
     """
     shape, number = dictionary.shape, len(samples.signals)
     problem, samples = slots.pose(samples, dictionary, column, **options)
     todo, begun = np.arange(number), begin(problem, samples, init, next(widths(*shape)))
     for width in widths(*shape):
-        # Powers of two, so that few programs serve all numbers of samples that are left.
+        # Powers of two, so that few programs serve all numbers of remaining samples.
         power = 1 << (len(todo) - 1).bit_length()
         size = min(batch_size(shape, width), number if len(todo) == number else power)
         solved = []
@@ -193,7 +191,7 @@ def solve_apart(
 def begin(
     problem: Problem, samples: Samples, init: Float[Array, "n num_latents"] | None, width: int
 ) -> Found:
-    """Some of the largest codes of `init`, as many as leave free slots, with nothing found yet."""
+    """The start: some of the largest codes of `init`, few enough to leave free slots."""
     n, dtype = len(samples.signals), samples.signals.dtype
     places, code = jnp.zeros((n, 0), jnp.int32), jnp.zeros((n, 0), dtype)
     if init is not None:
@@ -215,7 +213,7 @@ def empty(number: int, num_latents: int, dtype: Any) -> Solution:
 
 @functools.partial(jax.jit, donate_argnums=0)
 def put(solution: Solution, rows: Int[Array, " some"], found: Found) -> Solution:
-    """What was found in the rows of an empty solution; rows beyond the last are left out."""
+    """Puts results into the rows of an empty solution; rows beyond the last are left out."""
     codes = solution.codes.at[rows[:, None], found.places].add(found.code, mode="drop")
     old = solution.objective, solution.gap, solution.iterations, solution.converged
     rest = (a.at[rows].set(b, mode="drop") for a, b in zip(old, found[2:6], strict=True))
@@ -223,7 +221,7 @@ def put(solution: Solution, rows: Int[Array, " some"], found: Found) -> Solution
 
 
 def solve_on(problem: Problem, samples: Samples, begun: Found, width: int) -> Found:
-    """Rounds on a number of slots, the first of which hold what is begun, until every sample is
+    """Takes rounds on a number of slots, whose first hold the codes begun, until every sample is
     done, or out of slots or rounds.
     """
     spare = ((0, 0), (0, width - begun.places.shape[1]))
@@ -262,11 +260,11 @@ _solve_on = jax.jit(solve_on, static_argnames="width")
 
 
 def pending(problem: Problem, samples: Samples, state: State) -> Bool[Array, " n"]:
-    """The samples that another round with as many slots may bring on."""
+    """True for samples that another round with as many slots may improve."""
     width, known = state.code.shape[1], state.rounds > 0
     free = jnp.sum(state.code == 0, axis=1)
     full = (state.settled == 0) & (free < min(width // 8, MOST_CANDIDATES))
-    # Less than the tolerance, so that a gap recomputed from the codes alone mostly meets it too.
+    # Below the tolerance, so that a gap recomputed from the codes alone mostly meets it too.
     met = lasso_problem.is_converged(samples.signals, state.objective, state.gap, 0.9 * problem.tol)
     allowed = ROUNDS * max(2, (width - 1).bit_length() - 3)
     over = met | ~jnp.isfinite(state.gap) | (state.rounds >= jnp.minimum(problem.limit, allowed))
@@ -277,8 +275,8 @@ def measure(problem: Problem, samples: Samples, state: State) -> State:
     """One product with the dictionary: the leading violators, objectives, and duality gaps at
     `theta`; see `lasso_problem.certificate`.
 
-    The product is off by at most `u (m + 4) ‖a‖ ‖θ‖`, which is added. The products of the atoms in
-    the slots, and of those that come closest to their weight, are taken once more as if in twice
+    The product has an error of at most `u (m + 4) ‖a‖ ‖θ‖`, which is added. The products of the
+    atoms in the slots, and of the atoms closest to their weight, are computed again as if in twice
     the precision.
     """
     theta, rows, count = state.theta, jnp.arange(len(state.theta))[:, None], state.lead.shape[1]
@@ -288,7 +286,7 @@ def measure(problem: Problem, samples: Samples, state: State) -> State:
     held = jnp.where(state.code == 0, pull.shape[1], state.places)
     ratio = slots.ratio(problem, samples, pull).at[rows, held].set(0, mode="drop")
     found = [state.places]
-    # Once more, for atoms that share a block with a leader.
+    # Again, for atoms that share a block with a leader.
     for number in (count, GROUPS):
         found.append(leaders(jnp.maximum(ratio, 0), problem.num_blocks, number))
         ratio = ratio.at[rows, found[-1]].set(0)

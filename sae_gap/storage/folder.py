@@ -1,5 +1,5 @@
-"""A folder of whole files, on disk or in a bucket: they are put, got, listed and removed, never
-appended to. No JAX needed.
+"""A folder of whole files, on disk or in a bucket: it puts, gets, lists and removes files, and
+never appends to one. No JAX needed.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from typing import Any
 
 from sae_gap.core.checks import check_path
 
-# Seconds after which the draft of a killed process is removed.
+# Age in seconds after which a killed process's draft is removed.
 _STALE = 86_400
 
 
 class BucketError(OSError):
-    """A bucket refused; the message is a sentence."""
+    """The bucket refused; the message is a sentence."""
 
 
 class Folder:
-    """A folder, which is made when the first file is written to it.
+    """A folder, made when its first file is written.
 
-    Whoever reads a file, or kills the process that writes it, finds the old content or the new.
+    A reader finds the old content or the new, even if the writing process is killed.
 
     Args:
-      path: a path, in which `~` is expanded, or a URL such as gs://bucket/folder, for which fsspec
-        has to be installed.
+      path: a path, in which `~` is expanded, or a URL such as gs://bucket/folder, which needs
+        fsspec.
 
     Attributes:
       local: its path on this machine; None in a bucket.
@@ -59,26 +59,26 @@ class Folder:
         return f"Folder({str(self)!r})"
 
     def __truediv__(self, name: str) -> "Folder":
-        """The folder of a name in this one."""
+        """The folder of that name within this one."""
         inner = Folder(self)
         inner.local, inner._url = self.local and self.local / name, f"{self._url}/{name}"
         return inner
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """The last part of the path."""
         return str(self).rpartition("/")[2]
 
     def names(self) -> list[str]:
-        """The names of the files in it, sorted; none where there is no such folder."""
+        """The names of its files, sorted; none if the folder does not exist."""
         return [name for name, is_file in self._entries() if is_file]
 
     def folders(self) -> list[str]:
-        """The names of the folders in it, sorted."""
+        """The names of its folders, sorted."""
         return [name for name, is_file in self._entries() if not is_file]
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file of this name."""
+        """True if there is a file of this name."""
         if self.local is not None:
             return (self.local / name).is_file()
         with self._asking(name, "read"):
@@ -101,7 +101,7 @@ class Folder:
             return self._bucket.cat_file(self._remote(name))
 
     def write(self, name: str, content: bytes) -> None:
-        """Puts a file, whole, in the place of an earlier one.
+        """Writes a whole file, in place of an earlier one.
 
         Raises:
           OSError: it cannot be written; nothing is left behind.
@@ -120,7 +120,7 @@ class Folder:
                 os.fsync(file.fileno())
             os.replace(draft, self.local / name)
         except OSError as error:
-            # For a full disk Python gives no name, and otherwise that of the draft.
+            # For a full disk Python gives no name, otherwise the draft's.
             raise OSError(error.errno, error.strerror, str(self.local / name)) from error
         finally:
             with contextlib.suppress(OSError):
@@ -135,8 +135,8 @@ class Folder:
                 self._bucket.rm_file(self._remote(name))
 
     def obstacle(self) -> str | None:
-        """Why nothing can be written to it, or None where it can. Only a write tells: permission
-        bits do not.
+        """The reason why nothing can be written to it, or None. Only a trial write tells:
+        permission bits do not.
         """
         try:
             if self.local is not None:
@@ -153,7 +153,7 @@ class Folder:
         return None
 
     def require_writable(self) -> None:
-        """Raises a ValueError where nothing can be written to it."""
+        """Raises a ValueError if nothing can be written to it."""
         found = self.obstacle()
         if found is not None:
             raise ValueError(
@@ -178,7 +178,7 @@ class Folder:
         return sorted(entry for entry in found if not entry[0].startswith("."))
 
     def _sweep(self, folder: Path) -> None:
-        """Removes, once, what killed processes left of their drafts."""
+        """Removes, once, drafts of killed processes."""
         if not self._swept:
             self._swept = True
             for draft in folder.glob(".draft-*"):
@@ -205,7 +205,7 @@ class Folder:
 
 
 def connect(url: str) -> Any:
-    """The file system of a URL, of which nothing is read yet.
+    """The file system of a URL; nothing is read yet.
 
     Raises:
       ValueError: the URL cannot be used; the message says why.

@@ -1,5 +1,5 @@
-"""The header of an array as NumPy saves it, for arrays in the middle of other files; nothing in it
-is executed.
+"""Reads the header of an array saved by NumPy, for arrays in the middle of other files; executes
+nothing in it.
 """
 
 import math
@@ -13,11 +13,11 @@ _LONGEST = 4_096
 
 
 class Header(NamedTuple):
-    """What a header says.
+    """The contents of a header.
 
     Attributes:
-      shape: of the array.
-      dtype: of its numbers; objects are for the reader to refuse.
+      shape: shape of the array.
+      dtype: type of its numbers; the reader must refuse objects.
       fortran: whether the first axis varies fastest.
       length: bytes of the header; the numbers follow.
     """
@@ -44,7 +44,7 @@ def read_header(file: IO[bytes]) -> Header:
         read = _READ[np.lib.format.read_magic(file)]
         shape, fortran, dtype = read(file, max_header_size=_LONGEST)
     except Exception as error:
-        # NumPy lets through whatever the parser of a damaged header raises, such as a TokenError.
+        # NumPy passes on whatever the parser raises for a damaged header, such as a TokenError.
         raise ValueError("it has no header of a NumPy array that can be read") from error
     if any(side < 0 for side in shape):
         raise ValueError(f"its header gives the shape {shape}")

@@ -1,9 +1,9 @@
-"""Tensors out of a file that `torch.save` wrote, without PyTorch and without executing anything in
-it.
+"""Reads tensors from a file that `torch.save` wrote, without PyTorch and without executing anything
+in it.
 
 Such a file is a zip archive of one pickle and one member for each storage. A pickle may name
-functions to call; this reader knows those that rebuild a tensor, as functions of its own, and
-refuses every other name.
+functions to call; this reader has its own versions of those that rebuild a tensor, and refuses
+every other name.
 """
 
 import collections
@@ -33,19 +33,19 @@ _STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-# Where a training run keeps the weights beside its optimiser.
+# Entries under which a training run keeps the weights beside its optimiser.
 _NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
 class _Named:
-    """Something that a pickle names and nothing calls: a type of storage, or of number."""
+    """A name in a pickle that nothing calls: a type of storage, or of number."""
 
     def __init__(self, dtype: Any = None):
         self.dtype = None if dtype is None else np.dtype(dtype)
 
 
 def read_pt(path: Path) -> Tensors:
-    """The tensors of a .pt file: of a state dict, or of one nested in what a training run saved.
+    """The tensors of a .pt file: of a state dict, or of one nested in a training run's file.
 
     Args:
       path: a file that `torch.save` of version 1.6 or newer wrote.
@@ -62,10 +62,10 @@ def read_pt(path: Path) -> Tensors:
 
 
 def map_pt(path: Path) -> Any:
-    """What a .pt file holds, with tensors that are memory-mapped: no number of them is read.
+    """The contents of a .pt file, with memory-mapped tensors whose numbers are not read.
 
     Raises:
-      Exception: of any kind, where `read_pt` raises a ValueError.
+      Exception: of any kind, where `read_pt` would raise a ValueError.
     """
 
     def mapped(name: str) -> np.memmap:
@@ -76,7 +76,7 @@ def map_pt(path: Path) -> Any:
 
 
 def tensors_of(held: Any, nested: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The tensors by name in what was saved, or in the first of some entries that is a dict.
+    """The tensors by name in a saved dict, or in its first entry among `nested` that is a dict.
 
     Raises:
       ValueError: it is no dict of names, or holds no tensors.
@@ -94,13 +94,13 @@ def tensors_of(held: Any, nested: Sequence[str] = ()) -> dict[str, np.ndarray]:
 
 
 def _load(path: Path, archive: zipfile.ZipFile, read: Callable[[str], Any]) -> Any:
-    # torch.save compresses nothing, so the members together fit in the file.
+    # torch.save compresses nothing, so the members together are no larger than the file.
     check_members(path, archive)
     return _Reader(archive, read).load()
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
-    """In Python, since the memo of the one in C is a table as long as the largest number that a
+    """The unpickler in Python: the one in C allocates its memo up to the largest number that a
     pickle names.
     """
 
@@ -117,7 +117,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     def find_class(self, module, name):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
-        # Functions made anew: a pickle can set attributes of what it is given.
+        # New functions for each pickle, since it can set attributes of what it gets.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda *arguments: _rebuild(*arguments)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
@@ -136,7 +136,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
 
 
 def _rebuild(storage, offset, shape, strides, *rest) -> np.ndarray:
-    """A tensor that lies in a storage with any strides; it is not copied."""
+    """A tensor with any strides as a view of its storage."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
     apart = [stride * storage.itemsize for stride in strides]

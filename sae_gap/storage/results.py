@@ -1,4 +1,4 @@
-"""Rows of results: one immutable file for each, and what tells where a row came from.
+"""Rows of results: one immutable file for each, and the provenance of a row.
 
 A row is a flat dictionary, one per result. Reading rows needs no JAX.
 """
@@ -22,16 +22,15 @@ from sae_gap.storage.folder import Folder
 
 # A line of results: a value for each column.
 Row = dict[str, Any]
-# The columns that say how large the problem of a row is: those of every table, and the others that
-# a sweep may vary.
+# Columns for the size of a row's problem: those of every table, and others that a sweep may vary.
 CELL = ("num_latents", "sparsity", "num_samples")
 SIZES = (*CELL, "input_dim", "noise_db", "width")
 _FORM = "sae_gap rows 1"
 
 
 def grouped(rows: Iterable[Mapping[str, Any]], by: Collection[str]) -> dict[Any, list[Any]]:
-    """Rows by their values of some columns, None for a column that a row lacks; groups stand in the
-    order of their first rows.
+    """Groups rows by their values of some columns, None for a missing column, in the order of the
+    groups' first rows.
     """
     groups = collections.defaultdict(list)
     for row in rows:
@@ -65,7 +64,7 @@ def key(mapping: Mapping[str, Any]) -> str:
 
 
 def digest(arrays: Iterable[Any]) -> str:
-    """Sixteen hexadecimal digits that tell arrays from others, by their types, shapes and bytes."""
+    """Sixteen hexadecimal digits that identify arrays by their types, shapes and bytes."""
     found = hashlib.sha256()
     for array in map(np.asarray, arrays):
         found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
@@ -80,12 +79,11 @@ def _digest(value: Any) -> str:
 class Store:
     """The rows of one study: a file `rows/<key>.json` for each, written once and whole.
 
-    A killed process loses the row that it was at, and nothing else; processes that share the folder
-    write files of their own.
+    A killed process loses only the row in progress; processes that share the folder write separate
+    files.
 
     Args:
-      directory: the folder, a path or the URL of one in a bucket; it is made when the first rows
-        arrive.
+      directory: the folder, a path or the URL of one in a bucket; made when the first rows arrive.
     """
 
     def __init__(self, directory: str | os.PathLike[str] | Folder):
@@ -93,8 +91,8 @@ class Store:
         self._files: dict[str, list[Row]] = {}
 
     def put(self, row: Mapping[str, Any]) -> None:
-        """Writes a row, which has a `key`; one that is there already is left as it is. NaN and
-        infinity become null.
+        """Writes a row, which must have a `key`, unless it is there already. NaN and infinity
+        become null.
 
         Raises:
           OSError: the file cannot be written.
@@ -106,8 +104,8 @@ class Store:
             folder.write(name, json.dumps(whole, allow_nan=False).encode())
 
     def rows(self) -> list[Row]:
-        """Every row that is there, this process's and others', in the order of their files; the
-        first of each key.
+        """Every stored row, this process's and others', in the order of their files; the first of
+        each key.
 
         Raises:
           ValueError: a file is damaged, was edited, or is not one of rows; the message names it.
@@ -147,7 +145,7 @@ def _read(folder: Folder, name: str) -> list[Row]:
 
 def plain(value: Any) -> Any:
     """A value in its JSON form: NaN and infinity as None, tuples as lists."""
-    # Arrays and scalars of NumPy and of JAX alike turn into Python's own, without an import of
+    # `tolist` turns arrays and scalars of NumPy and JAX into Python's own, without importing
     # either.
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
@@ -158,12 +156,12 @@ def plain(value: Any) -> Any:
 
 
 def provenance() -> dict[str, str | None]:
-    """What made a row: versions, the machine, and the revision of this code.
+    """Versions, the machine, and the revision of this code, as a row's provenance.
 
     Returns:
       Versions of `python`, `jax`, `jaxlib`, `equinox`, `optax`, `numpy`, `scipy` and `sae_gap`
-      (None where not installed); `revision`, the git commit, ending in `-dirty` after uncommitted
-      edits (None where the code is not a checkout); and `machine`.
+      (None if not installed); `revision`, the git commit, ending in `-dirty` after uncommitted
+      edits (None if the code is not a checkout); and `machine`.
     """
     found: dict[str, str | None] = {"python": platform.python_version()}
     found |= {
@@ -176,7 +174,7 @@ def provenance() -> dict[str, str | None]:
 
 @functools.cache
 def version(package: str) -> str | None:
-    """The version of an installed package, None where it is not there."""
+    """The version of a package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -194,8 +192,8 @@ def _revision(folder: Path) -> str | None:
         ).stdout.strip()
 
     try:
-        # An installed copy may lie inside the checkout of something else, whose revision says
-        # nothing about this code.
+        # An installed copy may lie inside another project's checkout, whose revision says nothing
+        # about this code.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
-"""Arrays and configurations from files that others published, which may be damaged or hostile.
+"""Reads arrays and configurations that others published, which may be damaged or hostile.
 
-Nothing in a file is executed, no array takes more memory than the file fills, and whatever is
-missing, left over, misshapen or not finite is named.
+It executes nothing in a file, no array takes more memory than the file fills, and errors name
+whatever is missing, left over, misshapen or not finite.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from sae_gap.storage.npy import read_header
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
-# What weights may be kept in.
+# The eight-bit types of weights.
 _EIGHT_BITS = {
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
@@ -48,7 +48,7 @@ class Tensors:
         return name in self._arrays
 
     def shape(self, name: str) -> tuple[int, int]:
-        """The shape of a matrix, before it is taken; it must not be empty."""
+        """The shape of a matrix not taken yet; it must not be empty."""
         shape = self._named(name).shape
         if len(shape) != 2 or 0 in shape:
             raise ValueError(
@@ -82,7 +82,7 @@ class Tensors:
         return wide
 
     def only(self) -> Float[np.ndarray, "rows columns"]:
-        """The matrix that is all there is, as `take` gives it."""
+        """The only matrix of the file, as `take` returns it."""
         if len(self._arrays) != 1:
             held = _listed(sorted(self._arrays)) or "nothing"
             raise ValueError(f"{self.path} must hold one tensor, but has {held}; save it alone.")
@@ -103,7 +103,7 @@ class Tensors:
         return value
 
     def ignore(self, *names: str) -> None:
-        """Marks tensors that may be there and make no difference to the codes."""
+        """Marks tensors that may be present without effect on the codes."""
         self._taken.update(names)
 
     def dtypes(self) -> str:
@@ -111,9 +111,7 @@ class Tensors:
         return ", ".join(sorted({str(array.dtype) for array in self._arrays.values()}))
 
     def finish(self, architecture: str) -> None:
-        """Raises a ValueError where a tensor was not taken: it would mean something that the codes
-        do not show.
-        """
+        """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
         rest = sorted(set(self._arrays) - self._taken)
         if rest:
             fault = f"{self.path} holds {_listed(rest)}, which a {architecture} SAE does not have"
@@ -134,7 +132,7 @@ class Tensors:
 
 @contextlib.contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
-    """Says in one sentence whatever is wrong with a file of some kind while it is read.
+    """Turns any error while a file is read into one sentence.
 
     Raises:
       ValueError: there is no such file, or reading it raised anything: damaged files raise a dozen
@@ -161,7 +159,7 @@ def read_safetensors(path: Path) -> Tensors:
         safetensors.safe_open(path, framework="numpy") as file,
     ):  # type: ignore[attr-defined]
         kinds = {name: _EIGHT_BITS.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
-        # NumPy has no types of eight bits, which the library would look for there.
+        # NumPy has no types of eight bits, though the library would look for them there.
         raw = dict(safetensors.deserialize(path.read_bytes())) if any(kinds.values()) else {}
         arrays = {}
         for name, kind in kinds.items():
@@ -173,8 +171,8 @@ def read_safetensors(path: Path) -> Tensors:
 
 
 def read_npz(path: Path) -> Tensors:
-    """The arrays of an .npz file: none of objects, and none that takes more memory than the file
-    could fill.
+    """The arrays of an .npz file; none may hold objects, or take more memory than the file could
+    fill.
 
     Raises:
       ValueError: it is no such file, or an array in it is not plain.
@@ -188,14 +186,14 @@ def read_npz(path: Path) -> Tensors:
 
 
 def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> None:
-    """Raises a ValueError where a zip file would unpack to more than `ratio` times its own size."""
+    """Raises a ValueError if a zip file would unpack to more than `ratio` times its own size."""
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > ratio * path.stat().st_size:
         raise ValueError(f"it would unpack to {unpacked} bytes, far more than weights do")
 
 
 def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
-    """The byte of a zip file at which the content of a member begins, and its length.
+    """The byte of a zip file at which a member's content begins, and its length.
 
     Raises:
       ValueError: the member is encrypted, compressed or damaged, so that it cannot be mapped.
@@ -222,7 +220,7 @@ def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A configuration.
+    """Reads a configuration.
 
     Raises:
       ValueError: the file is missing, or is not a JSON object.
@@ -235,12 +233,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 class Config:
-    """A configuration whose entries are asked for with their types; a missing entry and null take
-    the default.
+    """A configuration whose entries are read by type; a missing entry or null takes the default.
 
     Args:
       path: the file, for messages.
-      entries: of the JSON object.
+      entries: entries of the JSON object.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Any]):
@@ -279,7 +276,7 @@ class Config:
         return value
 
     def part(self, name: str) -> "Config":
-        """An entry that is an object itself; empty where it is missing."""
+        """An entry that is an object itself; empty if it is missing."""
         return Config(self.path, self._typed(name, {}, dict, "an object"))
 
     def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
@@ -294,13 +291,13 @@ class Config:
 
 
 def brief(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """The message of an exception, on one line."""
     return printable(" ".join(str(error).split()), 200).rstrip(" .") or type(error).__name__
 
 
 def printable(text: str, most: int = 80) -> str:
-    """A text from a file as a message may show it: on one line, not too long, and no command to a
-    terminal.
+    """A text from a file, safe to show in a message: on one line, not too long, and without
+    terminal commands.
     """
     kept = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most]

@@ -1,8 +1,8 @@
-"""Trees of arrays as .safetensors files, with a note in the header: models, and the state that a
-killed fit goes on from.
+"""Trees of arrays as .safetensors files, with a note in the header: models, and the state from
+which a killed fit resumes.
 
 A file may come from anyone who can write to the folder: nothing in it is executed, and a tree is
-read only if its arrays have the names, shapes and types that the reader expects.
+read only if its arrays have the expected names, shapes and types.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
 
     Args:
       tree: any tree of arrays; a tensor is named after its place, such as `.encoder.weight`.
-      note: what has a JSON form.
+      note: anything with a JSON form.
     """
     arrays = _arrays(tree)
     header = {"note": json.dumps(plain(note), allow_nan=False), "crc32": str(_checksum(arrays))}
@@ -39,14 +39,14 @@ def load(content: bytes, like: PyTree) -> PyTree:
     """The tree in such a file.
 
     Args:
-      content: of the file.
+      content: content of the file.
       like: a tree of arrays, or of their shapes and types.
 
     Returns:
-      The tree, on the devices of `like` where it is tied to any.
+      The tree, on the devices of `like` if that is committed to any.
 
     Raises:
-      ValueError: the file is damaged, or holds something unlike what is expected.
+      ValueError: the file is damaged, or holds something else.
     """
     checksum = read_note(content)["crc32"]
     try:
@@ -82,14 +82,14 @@ def read_note(content: bytes) -> dict[str, Any]:
 
 
 class Checkpoint:
-    """One file for one fit, saved now and then and removed at its end; what spans processes the
-    first one writes, and all read.
+    """One file for one fit, saved periodically and removed at its end; the first process writes
+    states that span processes, and all read.
 
     Args:
-      folder: where it lies.
-      name: of the file.
-      every: seconds between two saves, about.
-      fit: what tells the fit from all others, since a state says nothing of what led to it.
+      folder: its folder.
+      name: its file name.
+      every: approximate seconds between two saves.
+      fit: identifies the fit, since a state does not say what led to it.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Checkpoint:
 
     def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
         """Saves a state, its step and the seconds spent on it, in place of an earlier one. A full
-        disk is only warned of.
+        disk causes only a warning.
         """
         spans = any(
             isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
@@ -123,8 +123,8 @@ class Checkpoint:
                 logging.warning("going on without saving the fit: %s", error)
 
     def load(self, like: PyTree) -> tuple[PyTree, float] | None:
-        """The saved state and its seconds; None where there is no file, or it is damaged or of
-        another fit.
+        """The saved state and its seconds; None if there is no file, or it is damaged or of another
+        fit.
         """
         try:
             content = self.folder.read(self.name)
@@ -143,7 +143,7 @@ class Checkpoint:
         return state, seconds
 
     def discard(self) -> None:
-        """Removes the file of a fit whose results are safe, if it can be removed."""
+        """Removes the file, if possible, once the results of the fit are safe."""
         with contextlib.suppress(OSError):
             self.folder.remove(self.name)
 
@@ -175,7 +175,7 @@ def _is_key(leaf) -> bool:
 
 
 def _form(leaf) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array as it lies in a file, where a random key is its words."""
+    """Shape and type of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
         words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
         return words.shape, np.dtype(words.dtype)
@@ -187,10 +187,9 @@ def _told(form: tuple[tuple[int, ...], np.dtype] | None) -> str:
 
 
 def _restored(saved: np.ndarray, like) -> jax.Array:
-    """An array on the devices of a given one, where that is tied to any."""
+    """An array on the devices of `like`, if that is committed to any."""
     array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
-    # What is tied to no device stays so: a program is compiled anew for each array that is tied and
-    # was not.
+    # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.
     return (
         devices.put(array, like.sharding)
         if getattr(like, "committed", False)

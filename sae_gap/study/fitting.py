@@ -1,4 +1,4 @@
-"""Fits of a learner to tasks, a seed each: one compiled loop for all, on every core."""
+"""Fits a learner to tasks, one for each seed: one compiled loop for all, on every core."""
 
 import concurrent.futures
 import dataclasses
@@ -36,9 +36,9 @@ class Fit:
     Attributes:
       end: the last model.
       along: the models at the requested steps before the end.
-      compile_seconds: of the program, which all seeds of a call share.
-      device: what it was fitted on, in words: its seconds are that device's.
-      base_seconds: that the fits of its bases took, which those of its models do not include.
+      compile_seconds: compile time of the program, which all seeds of a call share.
+      device: the device of the fit, in words; its seconds are that device's.
+      base_seconds: seconds of the fits of its bases, not included in those of its models.
     """
 
     end: Fitted
@@ -48,13 +48,13 @@ class Fit:
     base_seconds: float = 0.0
 
     def on(self, base: "Fit | None") -> "Fit":
-        """The fit with the seconds of its base's fit; None stands for no base."""
+        """The fit with the seconds of its base's fit added; None means no base."""
         if base is None:
             return self
         return dataclasses.replace(self, base_seconds=base.end.seconds + base.base_seconds)
 
     def at(self, step: int | None) -> Fitted:
-        """The model at a step. The last model stands for every later step, and for None."""
+        """The model at a step; the last model for None and every later step."""
         return self.end if step is None or step >= self.end.step else self.along[step]
 
 
@@ -72,33 +72,32 @@ def fit(
 ) -> list[Fit]:
     """Fits a learner to each task, with its own key; the tasks share their shapes.
 
-    Training a seed is one compiled loop. On a CPU each core runs the loop of one seed in a thread,
-    and elsewhere one seed follows the other; a seed's bits do not depend on the other seeds. Calls
-    from several threads share the cores.
+    A compiled loop trains each seed. On a CPU each core runs the loop of one seed in a thread;
+    elsewhere seeds follow each other. A seed's bits do not depend on the other seeds. Calls from
+    several threads share the cores.
 
-    The loop pauses at the requested steps and, with checkpoints, now and then to save its state. A
-    fit that was killed goes on from there and ends with the same bits; the seconds before the kill
-    count.
+    The loop pauses at the requested steps and, with checkpoints, periodically to save its state. A
+    killed fit resumes from there and ends with the same bits; the seconds before the kill count.
 
     Args:
-      learner: what to fit.
+      learner: the learner to fit.
       tasks: one for each seed, of equal shapes.
       keys: one for each task; an integer i stands for `jax.random.key(i)`.
       at: steps whose models are kept, beside the last.
       bases: the models of the learner's base, one for each task; None fits them here.
-      checkpoints: one for each task. A learner on the host has no use for them.
-      keep: called with the number of a task and each model that is kept, as soon as it is there.
+      checkpoints: one for each task. Learners on the host do not use them.
+      keep: called with the number of a task and each kept model, as soon as it exists.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
       mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans
-        processes, all of them call this alike.
+        processes, all of them must make the same call.
 
     Returns:
       A fit for each task.
 
     Raises:
-      TypeError: an argument is not of the class that it should be of.
-      ValueError: there is no task, tasks differ in their shapes or are not finite, or there are
-        more or fewer keys than tasks.
+      TypeError: an argument is of a wrong class.
+      ValueError: there is no task, tasks differ in their shapes or are not finite, or the numbers
+        of keys and tasks differ.
     """
     keys = _checked(learner, tasks, keys, at, bases)
     if learner.base is not None and bases is None:
@@ -120,14 +119,14 @@ def fit(
     with LOOPS:
         program = Program(learner, *inputs[0], num_latents, mesh)
     device = devices.describe()
-    # Thread-local JAX configuration is not inherited.
+    # Threads do not inherit thread-local JAX configuration.
     precise = bool(jax.config.values["jax_enable_x64"])
     line = progress.bar(
         len(tasks) * learner.num_steps, learner.name, unit="step", shown=show_progress
     )
     taken, shows = [0] * len(tasks), not line.disable
     if devices.spans_processes(mesh):
-        # A watched loop pauses, and all processes must pause alike.
+        # A watched loop pauses, and all processes must pause together.
         shows = distributed.from_first(shows)
 
     def whole(fitted: Fitted) -> Fitted:
@@ -149,11 +148,11 @@ def fit(
 
         save = None if checkpoints is None else checkpoints[place]
         reported = watched if shows else None
-        # LAPACK's matrices are small, and further threads of it would take the cores from the loops
-        # beside this one.
+        # LAPACK's matrices are small, and its further threads would take cores from the other
+        # loops.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
             end = whole(program.run(*inputs[place], save, at=at, keep=kept, watch=reported))
-        # One that stops by itself at a step that is asked for is kept there as well.
+        # A fit that stops by itself at a requested step keeps that model twice; drop one.
         along.pop(end.step, None)
         return Fit(end, along, program.compile_seconds, device)
 
@@ -162,17 +161,17 @@ def fit(
 
 
 def at_once(mesh: Mesh | None = None) -> int:
-    """How many loops may run at once: one for each core of a CPU, and one on an accelerator or on
+    """How many loops may run at once: one for each core of a CPU; one on an accelerator or on
     several devices.
     """
-    # Programs that run on several devices together must come in one order on all of them.
+    # Programs on several devices together must start in the same order on all of them.
     mesh = devices.own_mesh() if mesh is None else mesh
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
 def as_key(name: str, key: Any) -> PRNGKeyArray:
-    """A random key: `jax.random.key(i)` for an integer i, and what already is one, in JAX's older
-    form too, as it is.
+    """A random key: `jax.random.key(i)` for an integer i; a key, also in JAX's older form, is
+    returned unchanged.
 
     Raises:
       TypeError: it is neither.
@@ -190,8 +189,8 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
 
 
 def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit:
-    """One seed after the other is fitted: learners in Python hold the interpreter and would slow
-    each other down.
+    """Fits one seed after the other: learners in Python hold the interpreter and would slow each
+    other down.
     """
     began = time.perf_counter()
     model = learner.learn(data, num_latents=num_latents, key=key, **base)
@@ -201,9 +200,7 @@ def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit
 
 
 def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[PRNGKeyArray]:
-    """The key of each task, once it is sure that a fit can be made; see `fit` for what each
-    argument should be.
-    """
+    """The key of each task, after a check of all arguments; see `fit` for these."""
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
     check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
     for task in tasks:
@@ -240,7 +237,7 @@ def _check_signals(signals: Any) -> None:
         raise ValueError(
             f"the training signals of a task must be {wanted}, but they are {shown(signals)}."
         )
-    # A mapped file was looked through when it was opened, and what lies on other hosts is theirs.
+    # A mapped file was checked when it was opened, and other hosts check their own values.
     mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)
     if not mapped and not np.isfinite(signals).all():
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Codes on one model: each encoder run once on a split, however many methods and metrics ask."""
+"""Codes on one model: each encoder runs once on a split, however many methods and metrics ask."""
 
 import dataclasses
 import time
@@ -17,42 +17,42 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.metrics.metric import SCORED
 from sae_gap.runtime import devices
 
-# Numbers of a chunk of dense codes, where their non-zeros are kept.
+# Numbers in a chunk of dense codes, when only their non-zeros are kept.
 _CHUNK = 2**24
-# Training rows on which encoders find what a requested L0 decides, where a study asks for these.
+# Training rows on which encoders find parameters for a requested L0, if a study calibrates on them.
 CALIBRATED = 2_000
 
 
 class Inference:
-    """The codes that encoders give to the splits of a task on one model, on this process's devices.
+    """The codes of encoders for the splits of a task on one model, on this process's devices.
 
     Args:
       task: the data, in the memory of this process, as is the model.
       model: the dictionary and the parameters of its encoder.
       calibrate_on: "scored" or "train", see `Study`.
-      timed: whether a run that compiles is repeated for its seconds.
+      timed: whether to repeat a run that compiled, for its seconds.
     """
 
     def __init__(self, task: Task, model: Model, calibrate_on: str = "scored", timed: bool = True):
         self.task = task
-        # What trained the model is no part of what is inferred on it, and would compile anew for
-        # each kind.
+        # Inference does not need the encoder that the model was trained with, which would compile
+        # again for each kind.
         self.model = dataclasses.replace(model, encode=None)
         self._given, self._calibrate_on, self._timed = model, calibrate_on, timed
         self._signals: dict[str, Any] = {}
         self._prepared: dict[Encoder, Encoder] = {}
         self._coded: dict[tuple[Encoder, str], tuple[Coded, float]] = {}
-        # An oracle or a probe has as many latents as the truth, whatever the width to learn.
+        # An oracle or a probe has as many latents as the truth, whatever the requested width.
         maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
         samples = max(len(task.id.signals), len(task.ood.signals))
-        # Codes are held by their non-zeros: of few latents in many samples, all of which are active
-        # in some.
+        # Keep only the non-zeros of codes with few latents and many samples, where every latent is
+        # on in some sample.
         self._sparse = self._width <= DENSE_LATENTS and samples * self._width > DENSE_NUMBERS
         self._in_chunks = self._width > DENSE_LATENTS or self._sparse
 
     def signals(self, split: str) -> Float[Array, "n input_dim"]:
-        """The signals of a split as encoders see them, normalised as the model asks for."""
+        """The signals of a split as encoders see them, normalised as the model requires."""
         if split not in self._signals:
             with jax.default_matmul_precision("highest"):
                 self._signals[split] = self.model.signals(getattr(self.task, split).signals)
@@ -60,7 +60,7 @@ class Inference:
 
     @property
     def scored(self) -> tuple[str, ...]:
-        """The splits that are scored: "id" alone where both are the same rows."""
+        """The scored splits: only "id" if both are the same rows."""
         return SCORED[:1] if self.task.ood is self.task.id else SCORED
 
     @property
@@ -73,7 +73,7 @@ class Inference:
         return dataclasses.replace(self.task, **{"ood": held["id"]} | held)
 
     def prepare(self, encoder: Encoder) -> Encoder:
-        """An encoder with whatever its requested L0 decides filled in, found once."""
+        """The encoder with its parameters for a requested L0 filled in, found once."""
         if encoder not in self._prepared:
             parts = {
                 field.name: self.prepare(part)
@@ -95,17 +95,17 @@ class Inference:
         return Split(self.model.signals(rows[evenly_spaced(len(rows), CALIBRATED)]))
 
     def infer(self, encoder: Encoder, split: str) -> Coded:
-        """The codes on a split, with their certificate where the encoder has one."""
+        """The codes on a split, with a certificate if the encoder has one."""
         return self._run(self.prepare(encoder), split)[0]
 
     def seconds(self, encoder: Encoder) -> float:
-        """The seconds that the ID split takes from the signals on, without compilation."""
+        """The seconds for the ID split, starting from the signals, without compilation."""
         encoder = self.prepare(encoder)
         before = () if self._in_chunks else map(self.seconds, encoder.origins)
         return sum(before) + self._run(encoder, "id")[1]
 
     def time(self, encoder: Encoder, samples: int) -> float:
-        """The seconds of 1,000 samples, as the first of the ID split take, without compilation."""
+        """The seconds for 1,000 samples, timed on the first of the ID split after compilation."""
         encoder, rows = self.prepare(encoder), jnp.asarray(self.signals("id")[:samples])
         begun = [self.infer(each, "id").codes[: len(rows)] for each in encoder.origins]
         for _ in range(2):
@@ -116,7 +116,7 @@ class Inference:
         return before + seconds / len(rows) * 1_000
 
     def forget(self, kept: Container[Encoder | None]) -> None:
-        """Drops the codes of all encoders but of some, which others still need."""
+        """Drops the codes of all encoders except those in `kept`, which others still need."""
         self._coded = {place: coded for place, coded in self._coded.items() if place[0] in kept}
 
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
@@ -126,7 +126,7 @@ class Inference:
             begun = [self.infer(each, split).codes for each in encoder.origins]
             if not self._in_chunks:
                 begun = jax.block_until_ready(devices.place(begun, mesh))
-            # A run that compiles is repeated, once, for its time; only the ID split is timed.
+            # A run that compiles is repeated once for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, began = devices.compilations(), time.perf_counter()
                 coded = jax.block_until_ready(self._infer(encoder, signals, begun))
@@ -136,12 +136,12 @@ class Inference:
             self._coded[encoder, split] = coded, seconds
         return self._coded[encoder, split]
 
-    # Whatever a model was trained at, it has one set of codes.
+    # Codes must not depend on the precision of training.
     @jax.default_matmul_precision("highest")
     def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
         if not self._in_chunks:
             return encoder.infer(self.model, signals, *begun)
-        # No more dense codes than those of a chunk are ever held.
+        # Hold the dense codes of one chunk at most.
         size = max(100, _CHUNK // self._width)
         return infer_in_chunks(
             lambda chunk, *begun: encoder.infer(self.model, jnp.asarray(chunk), *begun),

@@ -17,15 +17,15 @@ from sae_gap.study.study import Method, Study
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """A row that is to be measured.
+    """A row to measure.
 
     Attributes:
-      source: of the data.
-      method: what is measured.
-      step: of its fit; None is the end.
-      reference: the lasso whose optimum the codes are held against; None for none.
-      columns: what tells the row from all others, its key among them.
-      decides: all that decides the row but the metrics.
+      source: source of the data.
+      method: the method to measure.
+      step: step of its fit; None is the end.
+      reference: the lasso whose optimum the codes are compared with; None for none.
+      columns: columns that identify the row, its key among them.
+      decides: everything that decides the row except the metrics.
     """
 
     source: Source
@@ -37,22 +37,22 @@ class Line:
 
     @property
     def key(self) -> str:
-        """A hash of all that decides the row."""
+        """A hash of everything that decides the row."""
         return self.columns["key"]
 
     @functools.cached_property
     def cell(self) -> str:
-        """A hash of all that decides the row but the metrics."""
+        """A hash of everything that decides the row except the metrics."""
         return results.key(self.decides)
 
     def row(self, metrics: Sequence[Metric]) -> results.Row:
-        """The columns of a row of some of the metrics."""
+        """The columns of a row that has only some of the metrics."""
         return self.columns | {"key": _key(self.decides, metrics), "cell": self.cell}
 
 
 class Stored:
-    """The rows of a study that a store holds by now, by what decides them. It joins what several
-    runs measured of a line.
+    """The stored rows of a study, by the hashes of what decides them. It joins the measurements of
+    a line from several runs.
 
     Raises:
       ValueError: the store holds rows of another study, or of another form.
@@ -72,7 +72,7 @@ class Stored:
                 self._rows[name].append(row)
 
     def lacking(self, line: Line) -> list[Metric] | None:
-        """The metrics that a line lacks; None where it is there as a whole."""
+        """The metrics that a line lacks; None if it is complete."""
         rows = self._rows.get(line.cell, ())
         if line.key in self._rows or any("diverged" in row for row in rows):
             return None
@@ -81,13 +81,13 @@ class Stored:
         return lacking if lacking or not rows else None
 
     def rest(self, job: "Job") -> "Job":
-        """The job of the seeds that lack a row."""
+        """The job restricted to the seeds that lack a row."""
         lacking = {line.source.seed for line in job.lines if self.lacking(line) is not None}
         lines = [line for line in job.lines if line.source.seed in lacking]
         return dataclasses.replace(job, lines=lines)
 
     def rows(self, every: Iterable["Job"]) -> list[results.Row]:
-        """The rows of jobs that are there as a whole, with the columns of the metrics."""
+        """The complete rows of jobs, with the columns of the metrics."""
         lines = (line for job in every for line in job.lines)
         return [self._row(line) for line in lines if self.lacking(line) is None]
 
@@ -99,7 +99,7 @@ class Stored:
         for row, metric, names in measured:
             if metric in self._metrics:
                 found |= {name: row[name] for name in names}
-        # A label is no part of what was stored.
+        # Labels are not stored.
         return found | line.columns
 
 
@@ -108,9 +108,9 @@ class Job:
     """The rows of methods that share a learner, on sources that differ only in their seed.
 
     Attributes:
-      study: that asks for them.
-      data: a hash of the sources but for their seeds.
-      learner: of the methods.
+      study: the study.
+      data: a hash of the sources without their seeds.
+      learner: the common learner.
       lines: the rows.
     """
 
@@ -121,17 +121,17 @@ class Job:
 
     @property
     def keys(self) -> set[str]:
-        """Those of its rows."""
+        """The keys of its rows."""
         return {line.key for line in self.lines}
 
     @property
     def sources(self) -> list[Source]:
-        """One for each seed."""
+        """Its sources, one for each seed."""
         return [*{line.source.seed: line.source for line in self.lines}.values()]
 
     @property
     def steps(self) -> list[int]:
-        """The steps that its methods are scored at, beside the end."""
+        """The steps at which its methods are scored, beside the end."""
         return sorted({line.step for line in self.lines if line.step is not None})
 
     def __str__(self) -> str:
@@ -142,7 +142,7 @@ def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
     cells = collections.defaultdict[str, list[Source]](list)
     for source in study.sources:
-        # Of one seed, so that those are together which differ in it alone.
+        # With equal seeds, so that sources that differ only in the seed share a cell.
         alike: Any = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
         cells[results.key(alike.asdict())].append(source)
     for data, sources in cells.items():
@@ -165,8 +165,8 @@ def _line(
 ) -> Line:
     encoder, reference = method.encoder, None
     if study.lam is not None:
-        # The optimum at the weight that codes minimise at, or else at the study's. Signed codes can
-        # beat the best non-negative ones, so they are held against the best signed ones.
+        # The optimum is at the weight that the codes minimise at, or else at the study's. Signed
+        # codes can beat the best non-negative ones, so they are compared with the best signed ones.
         weight = study.lam if encoder.weight is None else encoder.weight
         reference = Lasso(weight, nonneg=not encoder.signed)
     shared = {

@@ -1,11 +1,11 @@
-"""Fit once, whoever asks: fitted models on disk, shared by all studies.
+"""Fitted models on disk, shared by all studies, so that each is fitted only once.
 
-A fit has a folder of its own, named after all that decides it: the learner with its
-hyper-parameters, its version and its bases, the source with its seed, the precision and the kind of
-device. In it lie models along the fit, `<step>.safetensors`; the last one, `fit.safetensors`, and
-after it `fit.json`, which says that the fit has ended; and while it lasts the state that a killed
-fit goes on from, `state.safetensors`. A file that is damaged or of another fit is noticed, and
-fitted again.
+A fit has a folder, named after everything that decides it: the learner with its hyper-parameters,
+its version and its bases, the source with its seed, the precision and the kind of device. The
+folder holds models along the fit, `<step>.safetensors`; the last one, `fit.safetensors`, followed
+by `fit.json`, which says that the fit has ended; and during the fit the state from which a killed
+fit resumes, `state.safetensors`. A file that is damaged or of another fit is detected, and fitted
+again.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ from sae_gap.study.fitting import Fit, fit
 from sae_gap.study.program import Fitted, blank_model
 
 _LAST, _ENDED = "fit.safetensors", "fit.json"
-# What is raised where a file is not one of ours.
+# Errors from files that are not ours.
 _DAMAGE = (ValueError, KeyError, TypeError)
 
 
 class Models:
-    """A folder of fitted models, or none, where every fit lasts as long as whoever asked for it.
+    """A folder of fitted models, or none, so that fits are not kept.
 
     Args:
       directory: the folder, a path or the URL of one in a bucket, made when there is something to
@@ -49,12 +49,14 @@ class Models:
         self.directory = None if directory is None else Folder(directory)
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
-        """The folder of a fit, there or not; None for a fit of no step, as soon done as read."""
+        """The folder of a fit, existing or not; None for learners without steps, which refit as
+        fast as models load.
+        """
         if self.directory is None or not learner.num_steps:
             return None
         decides = {
             "learner": identity.describe(learner),
-            # What is scored decides no fit.
+            # The scored rows do not decide a fit.
             "source": getattr(source, "seen", source.asdict)(),
             "numerics": identity.NUMERICS,
         }
@@ -63,8 +65,8 @@ class Models:
         return self.directory / f"{name}-{results.key(decides | where)}"
 
     def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
-        """The learners to fit before the models at these steps are there, bases first, by the names
-        of the files alone.
+        """The learners to fit before the models at these steps exist, bases first, judged by file
+        names alone.
         """
         before = [] if learner.base is None else self.missing(learner.base, source)
         if not learner.num_steps:
@@ -89,16 +91,16 @@ class Models:
         mesh: Mesh | None = None,
         show_progress: bool = False,
     ) -> list[Fit]:
-        """The fits of a learner to sources that differ in their seed, read where they are there and
-        fitted where not.
+        """The fits of a learner to sources that differ in their seed, read from disk if they are
+        there and fitted if not.
 
         Args:
-          learner: what to fit; its bases are fitted first, through this store.
-          sources: what names the fits.
+          learner: the learner to fit; its bases are fitted first, through this store.
+          sources: sources that name the fits.
           tasks: the data of each source.
-          at: steps whose models are wanted beside the last.
-          mesh: the devices to fit on, as for `fit`; if it spans processes, all call this alike and
-            the first one writes.
+          at: requested steps, beside the last.
+          mesh: the devices to fit on, as for `fit`; if it spans processes, all must make the same
+            call, and the first one writes.
           show_progress: whether to show a line of progress of each fit on a terminal or in a
             notebook.
 
@@ -142,7 +144,7 @@ class Models:
         mesh: Mesh | None,
         show_progress: bool,
     ) -> list[Fit]:
-        """Fits one learner to what is wanted of it, and keeps what there is a folder for."""
+        """Fits one learner to all requested tasks, and keeps the models that have a folder."""
         learner = wanted[0].learner
         folders = [each.folder for each in wanted if each.folder is not None]
         saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
@@ -162,8 +164,7 @@ class Models:
         for save in saves:
             save.discard()
         try:
-            # A process that was killed has kept what came before the state that this fit went on
-            # from.
+            # A killed process kept the models before the state from which this fit resumed.
             return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
         except (FileNotFoundError, ValueError):
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
@@ -172,7 +173,7 @@ class Models:
 
 @dataclasses.dataclass(frozen=True)
 class _Wanted:
-    """A fit of one seed: what decides it, and where it lies; without a folder nothing is read or
+    """A fit of one seed: the data that decide it, and its folder; without one nothing is read or
     kept.
     """
 
@@ -185,15 +186,15 @@ class _Wanted:
 
     @functools.cached_property
     def key(self) -> PRNGKeyArray:
-        """A random key of the seed and of the learner's class, so that two classes on one seed do
-        not share their noise.
+        """A random key from the seed and the learner's class, so that two classes do not share
+        their noise on one seed.
         """
         stream = int(results.key({"learner": type(self.learner).__name__})[:7], 16)
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
     @functools.cached_property
     def about(self) -> dict[str, Any]:
-        """The learner and the source, as its files have them."""
+        """The learner and the source, as described in its files."""
         return {"learner": identity.describe(self.learner), "source": self.source.asdict()}
 
     @functools.cached_property
@@ -202,7 +203,7 @@ class _Wanted:
         return blank_model(self.learner, self.task, self.key, self.base)
 
     def load(self, at: Sequence[int]) -> Fit | None:
-        """The finished fit with the models at these steps, or None if any of them is not there."""
+        """The finished fit with the models at these steps, or None if any of them is missing."""
         if self.folder is None:
             return None
         try:
@@ -216,13 +217,13 @@ class _Wanted:
             return None
 
     def complete(self, fit: Fit, at: Sequence[int]) -> Fit:
-        """A fit with the models at these steps, those that it lacks from their files."""
+        """A fit with the models at these steps, missing ones read from their files."""
         lacking = [step for step in at if step < fit.end.step and step not in fit.along]
         stored = {step: self.read(step, _file(step)) for step in lacking}
         return dataclasses.replace(fit, along={**fit.along, **stored})
 
     def read(self, step: int, name: str) -> Fitted:
-        """The model at a step, in a file of its name; a ValueError where it is damaged or of
+        """The model at a step, from a file of that name; raises a ValueError if it is damaged or of
         another fit.
         """
         assert self.folder is not None
@@ -234,14 +235,14 @@ class _Wanted:
         return Fitted(step, dataclasses.replace(model, encode=self.learner.encode), note["seconds"])
 
     def keep(self, fitted: Fitted, name: str) -> None:
-        """Writes a model, in a file of its name."""
+        """Writes a model to a file of that name."""
         if self.folder is not None and self.writes:
             note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
-            # `load_sae` reads from them how the model encodes.
+            # `load_sae` reads the model's encoder from this description.
             _write(self.folder, name, trees.dump(fitted.model, note | self.about))
 
     def end(self, fit: Fit) -> None:
-        """Writes the last model and, after it, what says that the fit has ended."""
+        """Writes the last model, followed by the note that the fit has ended."""
         if self.folder is not None and self.writes:
             self.keep(fit.end, _LAST)
             note = {
@@ -256,9 +257,7 @@ class _Wanted:
 
 
 def _write(folder: Folder, name: str, content: bytes) -> None:
-    """Writes a file; a full disk is only warned of, and what was not kept is noticed by whoever
-    reads.
-    """
+    """Writes a file; a full disk causes only a warning, and readers notice what is missing."""
     try:
         folder.write(name, content)
     except OSError as error:

@@ -1,5 +1,5 @@
-"""The compiled loop of a fit: its start, its steps and its end, with pauses for models along the
-way, reports and saves.
+"""The compiled loop of a fit: its start, steps and end, with pauses for models along the way,
+reports and saves.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, sharding
 from sae_gap.storage.trees import Checkpoint
 
-# Seconds between two reports of how far a fit is.
+# Seconds between two progress reports of a fit.
 REPORT_EVERY = 1.0
-# The steps taken, and a learner's state after them.
+# The number of steps taken, and a learner's state after them.
 Stepped = tuple[Array, PyTree]
 
 
@@ -29,10 +29,10 @@ class Fitted(NamedTuple):
     """A model along a fit.
 
     Attributes:
-      step: the steps that it took.
-      model: what was learned by then.
-      seconds: its loop took, without compilation. Other seeds and learners may have run on the
-        other cores meanwhile.
+      step: number of steps taken.
+      model: the model at that step.
+      seconds: run time of its loop, without compilation. Other seeds and learners may have run on
+        the other cores meanwhile.
     """
 
     step: int
@@ -74,7 +74,7 @@ class Program:
         save: Checkpoint | None,
         **options: Any,
     ) -> Fitted:
-        """The end of a fit; the options are those of `run_loop`."""
+        """Runs a fit to its end; the options are those of `run_loop`."""
         began, learner = time.perf_counter(), self._learner
         stepped, spent = (save and save.load(self._like)) or (
             self._start(learner, data, key, base, self._num_latents),
@@ -111,20 +111,20 @@ def run_loop(
     Args:
       stepped: the steps taken so far, and the state after them.
       spent: seconds so far.
-      advance: gives them after at most so many steps in all, and uses up what it is given; fewer if
-        the fit ends by itself.
-      end: gives the model that a fit has reached.
+      advance: takes steps up to a total number, or fewer if the fit ends by itself; consumes its
+        argument.
+      end: returns the model that a fit has reached.
       num_steps: steps of the fit.
-      together: whether several processes run it alike.
+      together: whether several processes run it together.
       at: steps whose models are kept.
-      save: where the state is saved now and then.
-      keep: called with each model that is kept.
-      watch: called now and then with the steps taken and the state.
-      report_every: seconds between two of these calls, about; None takes `REPORT_EVERY`, and 0
+      save: where to save the state periodically.
+      keep: called with each kept model.
+      watch: called periodically with the steps taken and the state.
+      report_every: approximate seconds between two of these calls; None takes `REPORT_EVERY`, and 0
         calls after every step.
 
     Returns:
-      The end of the fit; its seconds include those spent before.
+      The end of the fit; its seconds include `spent`.
     """
     saved = time.perf_counter()
     clock = saved - spent
@@ -133,7 +133,7 @@ def run_loop(
     waits = [] if save is None else [save.every]
     if watch is not None:
         waits.append(REPORT_EVERY if report_every is None else report_every)
-    # Where someone waits, the first step tells how many to take at once.
+    # With reports or saves, the first step shows how many to take at once.
     stop, ended = done + 1 if waits else num_steps, False
     while not ended:
         if keep is not None and done in pauses:
@@ -153,14 +153,14 @@ def run_loop(
         stop = min([num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
         due = save is not None and not ended and done < num_steps and now - saved >= save.every
         if waits and together:
-            # Clocks differ, and all must stop at the same step.
+            # Clocks differ, and all processes must stop at the same step.
             stop, due = distributed.from_first((stop, due))
         if save is not None and due:
             save.store(stepped, now - clock, step=done)
             saved = time.perf_counter()
         if watch is not None:
             watch(done, stepped[1])
-        # Time spent on reports and saves is not the learner's.
+        # Do not count the time of reports and saves.
         clock += time.perf_counter() - now
     model = jax.block_until_ready(end(stepped))
     return Fitted(done, model, time.perf_counter() - clock)
@@ -171,7 +171,8 @@ def blank_model(
 ) -> Model:
     """The shapes of the model that a learner would end with, for reading one from a file.
 
-    One on the host has a dictionary of as many atoms as the task has latents, and nothing else.
+    For a learner on the host, that is a dictionary with as many atoms as the task has latents, and
+    nothing else.
     """
     inner, given = _prepared(learner), given_base(base)
     if isinstance(learner, HostLearner):
@@ -186,15 +187,15 @@ def blank_model(
 
 
 def given_base(base: Model | None) -> dict[str, Model]:
-    """The argument `base` of `init`. A learner that goes on from the numbers of a base has no use
-    for its encoder, and would compile anew for each kind.
+    """The argument `base` of `init`, without its encoder: a learner that continues from the numbers
+    of a base does not use it, and would compile again for each kind.
     """
     return {} if base is None else {"base": dataclasses.replace(base, encode=None)}
 
 
 def _prepared(learner: Learner) -> Learner:
-    """Without its base, whose model is all that it needs, and with its floats as arrays, so that a
-    sweep compiles once.
+    """The learner without its base, of which it needs only the model, and with its floats as
+    arrays, so that a sweep compiles once.
     """
     alone = jax.tree.map(
         lambda part: None if part is learner.base else part,
@@ -209,7 +210,7 @@ def _compile(function, *args):
 
 
 def _blank(leaf):
-    """An array of a shape and type, since what is compiled for must have values."""
+    """An array of a shape and type, since compilation needs values."""
     if not isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -1,5 +1,5 @@
-"""The one runner: what a study still lacks is fitted or read, then inferred, scored and stored, row
-by row.
+"""The runner of studies: fits or reads what a study lacks, then infers, scores and stores it row by
+row.
 """
 
 import itertools
@@ -28,31 +28,31 @@ def run(
     models: Models | None = None,
     show_progress: bool = True,
 ) -> list[results.Row]:
-    """Runs what the store does not hold yet, and returns the study's rows.
+    """Runs whatever the store lacks, and returns the study's rows.
 
-    Each job fits one learner for all seeds, or reads its models where they are, and infers with
-    every method that shares it; each row is stored as soon as it is measured. A method whose task
-    lacks what it needs is left out, with a line in the log. On a CPU the learners of all jobs on
-    the same data are fitted first, a seed on each core, unless the study asks for their seconds.
+    Each job fits one learner for all seeds, or reads its models, and infers with every method that
+    shares it; each row is stored as soon as it is measured. A method is left out, with a line in
+    the log, if its task lacks what it needs. On a CPU the learners of all jobs on the same data are
+    fitted first, a seed on each core, unless the study asks for their seconds.
 
-    Each of the processes that `distributed.start` has joined runs its share of the jobs on its own
-    devices; they share the folders of the store and of the models.
+    Each process that `distributed.start` has joined runs its share of the jobs on its own devices;
+    they share the folders of the store and of the models.
 
     Args:
-      study: what to run.
-      store: where rows are kept.
+      study: the study to run.
+      store: where to keep rows.
       shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
         another run's. None takes the index of this process and the count of all.
-      models: where fitted models are kept; None keeps them in the store's folder.
+      models: where to keep fitted models; None keeps them in the store's folder.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
-      The rows of the study that are in the store by now, other shards' included, in the order of
-      sources and methods.
+      The study's rows in the store so far, including other shards', in the order of sources and
+      methods.
 
     Raises:
-      ValueError: the shard is not one of its count, or the store holds rows of another study or
-        another form.
+      ValueError: the shard is out of range, or the store holds rows of another study or another
+        form.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
     check_type("store", store, results.Store, "give sae_gap.Store(directory)")
@@ -64,7 +64,7 @@ def run(
     every, stored = list(jobs(study)), Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    # A job counts once when its learner is fitted; each line counts once when it is scored.
+    # A job counts once for its fit, and each line once for its score.
     total = sum(1 + len(job.keys) for job in mine)
     with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
         line.update(total - sum(1 + len(job.keys) for job in lacking))
@@ -108,7 +108,7 @@ def _run_cell(
 
 
 def _in_order(study: Study, found: Sequence[results.Row]) -> list[results.Row]:
-    """Rows by their sizes, then by their methods, and by what these vary."""
+    """Sorts rows by their sizes, then by their methods, and by what these vary."""
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = [*dict.fromkeys(names)]
 

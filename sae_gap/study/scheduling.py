@@ -16,8 +16,8 @@ from sae_gap.study.fitting import Fit
 from sae_gap.study.job import Job
 from sae_gap.study.models import Models
 
-# Learners are fitted together where all that run at once have codes, or squares of the width, of no
-# more numbers than this.
+# Fit learners together only if the codes, or squares of the width, of all that run at once have at
+# most so many numbers.
 _TOGETHER = 2**25
 
 # The fit of each learner on each seed.
@@ -30,18 +30,17 @@ def fit_together(
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes
     are inferred.
 
-    Codes come after all fits because the seconds of encoders are measured with nothing beside them.
-    Bases come first, each once, whichever jobs go on from them.
+    Codes come after all fits, since encoders are timed with nothing running beside them. Bases come
+    first, each once, however many jobs build on them.
 
     Args:
-      jobs: whose learners are fitted.
+      jobs: jobs whose learners are fitted.
       tasks: the data by seed.
-      models: where fits are kept.
-      line: of progress, which goes on by one for each job whose fits are there.
+      models: where to keep fits.
+      line: line of progress, which advances by one for each job whose fits are done.
 
     Returns:
-      The fits by learner and seed; those that are not there are made when the turn of their job
-      comes.
+      The fits by learner and seed; missing ones are fitted when their job runs.
     """
     task, workers = next(iter(tasks.values())), fitting.at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
@@ -68,10 +67,10 @@ def fit_together(
 
     fits: Fits = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # Thread-local JAX configuration is not inherited.
+        # Threads do not inherit thread-local JAX configuration.
         if pool.submit(lambda: dict(jax.config.values)).result() != dict(jax.config.values):
             return {}
-        # Those of most steps first, lest a long fit that begins last has one core alone.
+        # The longest first, so that no long fit starts last and runs alone.
         ordered = sorted(needed, key=lambda learner: (depth(learner), -learner.num_steps))
         for _, level in itertools.groupby(ordered, depth):
             for fitted in pool.map(fit, level):
@@ -80,5 +79,5 @@ def fit_together(
 
 
 def _chain(learner: Learner) -> list[Learner]:
-    """The base of the base and so on, the base, and the learner."""
+    """The learner after all its bases, the innermost first."""
     return [learner] if learner.base is None else [*_chain(learner.base), learner]

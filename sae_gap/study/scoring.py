@@ -1,4 +1,4 @@
-"""The rows of a job: its methods infer on the fitted models, and metrics score what they infer."""
+"""The rows of a job: its methods infer on the fitted models, and metrics score the codes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,14 +21,12 @@ from sae_gap.study.study import Study
 def score(
     job: Job, tasks: Sequence[Task], fits: Sequence[Fit], stored: Stored
 ) -> Iterator[results.Row]:
-    """The rows that a job lacks, one by one, whose learner is fitted to the data of each of its
-    sources.
-    """
+    """Yields the rows that a job lacks, from the fits of its learner to the data of each source."""
     study = job.study
     provenance = results.provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
-        # Steps at and beyond the end of a fit that stopped by itself have one model, on which
-        # nothing is inferred twice.
+        # If a fit stopped by itself, its end and later steps share one model; infer on it only
+        # once.
         by_model: dict[int, list[tuple[Line, Sequence[Metric]]]] = {}
         for line in job.lines:
             lacking = stored.lacking(line)
@@ -38,11 +36,11 @@ def score(
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
             shared: dict[Any, Any] = {}
-            # Codes that others are held against, or start from, are kept until the last of them.
+            # Keep codes until the last method that is compared with them or starts from them.
             try:
                 ready = [inference.prepare(line.method.encoder) for line, _ in lines]
             except ValueError as error:
-                # The numbers of its dictionary are at fault, such as atoms that are all zero.
+                # The numbers of its dictionary are at fault, for example atoms that are all zero.
                 raise ValueError(f"{job.learner.name}: {error}") from error
             needed = {line.reference for line, _ in lines}.union(*(each.origins for each in ready))
             made = {
@@ -65,7 +63,7 @@ def _measure(
     shared: dict[Any, Any],
     metrics: Sequence[Metric],
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The columns of a line, and the names of those that each metric gives."""
+    """The columns of a line, and the names of each metric's columns."""
     method, reference, task = line.method, line.reference, inference.task
     if not _finite(inference.model):
         logging.warning(
@@ -73,8 +71,7 @@ def _measure(
         )
         return {"diverged": True}, {}
     scored = inference.scored
-    # Without the truth there is nothing to fit a metric to on the training split, which may be too
-    # large for codes.
+    # Without the truth no metric is fitted on the training split, which may be too large for codes.
     splits = SPLITS if task.train.codes is not None else scored
     encoder = inference.prepare(method.encoder)
     inferred = {split: inference.infer(encoder, split) for split in splits}

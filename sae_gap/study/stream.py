@@ -28,9 +28,9 @@ from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.fitting import as_key
 from sae_gap.study.program import Stepped, given_base, run_loop
 
-# What gives the rows of a stream: (start, count) -> rows.
+# Returns rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
-# The same, whose rows are sure to be samples.
+# The same, with rows checked to be samples.
 Take = Callable[[int, int], np.ndarray]
 # The minibatches of a round.
 Block = Float[Array, "count rows input_dim"]
@@ -49,43 +49,44 @@ def fit_stream(
     watch: Callable[[OnlineState | FamiliesState], None] | None = None,
     show_progress: bool = True,
 ) -> Model:
-    """Learns a dictionary from a stream: an array on disk, or whatever gives samples when asked.
+    """Learns a dictionary from a stream: an array on disk, or a function that returns samples.
 
-    A round's samples are fetched while those of the round before are learned from, and no more than
-    these two are held. `OnlineDictionary` sees each sample once, up to a last few that fill no
-    minibatch, and `visits` has no say; more rounds (`num_steps`) make them smaller. A round of
-    `Families` takes the samples that follow, as many as `visits` says, and the first again after
-    the last. Outlier samples, of more than ten times the median norm, are scaled down to it, as
-    `fit` does; the median is that of the first round.
+    It fetches a round's samples while it learns from those of the round before, and holds only
+    these two. `OnlineDictionary` sees each sample once, except for a last few that fill no
+    minibatch, and ignores `visits`; more rounds (`num_steps`) make them smaller. A round of
+    `Families` takes the next samples, as many as `visits` says, and starts again after the last.
+    Outlier samples, of more than ten times the median norm, are scaled down to it, as in `fit`; the
+    median is the first round's.
 
     Several devices share each minibatch: each codes its own samples, and one all-reduce adds up
-    what they tell of the dictionary. With several processes each makes the same call, and its
-    source is asked for the rows of its own devices alone. The dictionary is that of one device up
-    to rounding, which grows along a fit: a code that is barely on for one may be off for the other.
+    their contributions to the dictionary. With several processes each makes the same call, and its
+    source is asked only for the rows of its own devices. The dictionary equals that of one device
+    up to rounding, which grows along a fit: a code that is barely on for one may be off for the
+    other.
 
     Args:
-      learner: how to learn.
+      learner: the learner.
       source: `(num_samples, input_dim)` samples as rows, such as an `np.memmap`; or a function
-        `(start, count)` that gives the `count` samples from number `start` on, the same ones
-        whenever it is asked. Samples should come shuffled: those of the first round are the first
-        atoms, as far as they go.
+        `(start, count)` that returns the `count` samples from number `start` on, the same ones at
+        each call. Samples should be shuffled: the first round's samples, as far as they go, are the
+        first atoms.
       num_latents: width of the dictionary.
       key: starts the dictionary; an integer i stands for `jax.random.key(i)`.
-      num_samples: length of the stream; None takes that of an array.
-      base: the model of the learner's base, of those that have one.
-      checkpoint: where to save the state now and then, and to go on from; like that of `fit` it
-        stays until it is discarded. Its `fit` should tell the source, of which only the first round
-        is looked at.
+      num_samples: length of the stream; None takes the length of an array.
+      base: the model of the learner's base, if it has one.
+      checkpoint: where to save the state periodically, and to resume from; like that of `fit` it
+        stays until it is discarded. Its `fit` should identify the source, of which only the first
+        round is checked.
       mesh: the devices, on an axis `samples`; None takes all, `devices.mesh()`.
-      watch: called with the state after every round, which the next one uses up.
+      watch: called with the state after every round; the next round consumes that state.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
       The model, on a device of this process.
 
     Raises:
-      TypeError: an argument is not of the class that it should be of.
-      ValueError: the source does not give what was asked for, or not enough of it for `num_steps`
+      TypeError: an argument is of a wrong class.
+      ValueError: the source returns something else than asked for, or too little for `num_steps`
         rounds; or base does not fit.
     """
     check_type(
@@ -98,7 +99,7 @@ def fit_stream(
     mesh = devices.mesh() if mesh is None else mesh
     check_mesh(mesh, SAMPLES)
     check_size("num_latents", num_latents)
-    # A number of NumPy's would be traced.
+    # JAX would trace a number of NumPy's.
     num_latents = int(num_latents)
     source, num_samples = _opened(source, num_samples)
     if isinstance(learner, OnlineDictionary):
@@ -124,7 +125,7 @@ def fit_stream(
         median = _median_norm(first, size)
 
         def advance(stepped: Stepped, stop: int) -> Stepped:
-            # One round, since each is reported.
+            # One round at a time, since each is reported.
             turn, state = int(stepped[0]), stepped[1]
             if not bool(learner.done(state)):
                 fetched = upcoming.pop(turn, None) or pool.submit(fetch, turn)
@@ -161,12 +162,12 @@ def fit_stream(
             watch=watched,
             report_every=0.0,
         ).model
-    # On one device of this process, wherever its parts are.
+    # On one device of this process, wherever its parts were.
     return jax.tree.map(jnp.asarray, jax.device_get(distributed.whole(model)))
 
 
 def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Source, int]:
-    """The source as a function, and how many samples to take from it."""
+    """The source as a function, and the number of samples to take from it."""
     if num_samples is not None:
         check_size("num_samples", num_samples)
     if callable(source):
@@ -185,7 +186,7 @@ def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Sourc
 
 
 def _as_base(base: Model, shape: tuple[int, int], dtype) -> Model:
-    """A model of this shape that is sure to be finite, without its encoder."""
+    """A model checked to be finite and of this shape, without its encoder."""
     check_model(base)
     if base.decoder.shape != shape:
         raise ValueError(
@@ -196,7 +197,7 @@ def _as_base(base: Model, shape: tuple[int, int], dtype) -> Model:
 
 
 def _again(source: Take, num_samples: int) -> Take:
-    """The source, of which the first samples follow the last."""
+    """The source repeated: the first samples follow the last."""
 
     def take(start: int, count: int) -> np.ndarray:
         first = start % num_samples
@@ -209,7 +210,7 @@ def _again(source: Take, num_samples: int) -> Take:
 
 
 def _checked(source: Source) -> Take:
-    """The rows of the source in the default float type, once they are sure to be samples."""
+    """The source with its rows checked and in the default float type."""
 
     def take(start: int, count: int) -> np.ndarray:
         block = as_real(
@@ -236,8 +237,8 @@ def _checked(source: Source) -> Take:
 
 
 def _fetch(take: Take, count: int, size: int, mesh: Mesh, turn: int) -> jax.Array:
-    """A round's minibatches, (count, rows, input_dim), each split by rows over the devices; zeros
-    fill the last of them.
+    """A round's minibatches, (count, rows, input_dim), each split by rows over the devices and
+    padded with zeros.
     """
     rows, begin = size + -size % mesh.shape[SAMPLES], turn * count * size
     sharding = NamedSharding(mesh, PartitionSpec(None, SAMPLES))
@@ -250,7 +251,7 @@ def _fetch(take: Take, count: int, size: int, mesh: Mesh, turn: int) -> jax.Arra
     if high - low == size:
         block = take(begin, count * size).reshape(count, size, -1)
     else:
-        # At least one row, which tells the width.
+        # At least one row, since it shows the width.
         block = np.stack([take(begin + i * size + low, max(1, high - low)) for i in range(count)])
 
     def of_device(index):
@@ -262,14 +263,14 @@ def _fetch(take: Take, count: int, size: int, mesh: Mesh, turn: int) -> jax.Arra
 
 
 def _samples(block: Block, size: int) -> Float[Array, "n input_dim"]:
-    """The samples of a round, without the rows that fill minibatches up."""
+    """The samples of a round, without the padding of minibatches."""
     return block[:, :size].reshape(-1, block.shape[2])
 
 
 @eqx.filter_jit
 def _fingerprint(block: Block, size: int) -> Array:
-    """A sum of the samples' bits, weighted by place: of integers, so that it does not depend on the
-    order of the additions.
+    """A sum of the samples' bits, weighted by place; of integers, so that the order of the
+    additions does not matter.
     """
     words = lax.bitcast_convert_type(_samples(block, size), jnp.uint32).reshape(-1, block.shape[2])
     rows, columns = (2 * jnp.arange(length, dtype=jnp.uint32) + 1 for length in words.shape)

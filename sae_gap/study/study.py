@@ -18,7 +18,7 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.metrics.metric import Metric
 
-# `strict`: learners see the training split alone, and codes are certified; `paper`: as published.
+# `strict`: learners see only the training split, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
 Scalar = str | int | float | bool | None
 
@@ -33,10 +33,10 @@ class Method:
         oracle, ...
       learner: yields the model.
       encoder: infers the codes.
-      row: columns of its rows that tell it from other methods of its study, over those that its
-        learner and encoder give.
-      at: steps of the fit to score, each in a row of its own with the column `step`; () scores the
-        end of the fit alone.
+      row: columns that tell its rows from other methods' in the study, over those of its learner
+        and encoder.
+      at: steps of the fit to score, each in a row of its own with the column `step`; () scores only
+        the end of the fit.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Method:
                 "sae_gap for your own."
             )
         last = self.learner.num_steps
-        # What runs on the host has no model before its end.
+        # A learner on the host has no model before its end.
         first = last if isinstance(self.learner, HostLearner) else 0
         there = all(is_integer(step) and first <= step <= last for step in self.at)
         if not there or len(set(self.at)) < len(self.at):
@@ -67,7 +67,7 @@ class Method:
 
     @property
     def coordinates(self) -> dict[str, Scalar]:
-        """The columns that tell its rows apart: the learner's, the encoder's and its own. An SAE's
+        """The columns that identify its rows: the learner's, the encoder's and its own. An SAE's
         own encoder is "own".
         """
         own = {"inference": "own"} if self.encoder == self.learner.encode else {}
@@ -82,20 +82,20 @@ class Study:
       name: names the study's rows.
       sources: settings, recordings or worlds; those that differ only in their seed are fitted
         together.
-      methods: those of every source, or a function of one, since some take its sparsity.
-      lam: weight of the l1 norm in the gap of every method whose codes minimise at no weight of
-        their own; None holds no codes against an optimum.
+      methods: the methods for every source, or a function of one, since some depend on its
+        sparsity.
+      lam: weight of the l1 norm in the gap of every method whose codes have no weight of their own;
+        None compares no codes with an optimum.
       protocol: "strict" or "paper"; what the methods see and how metrics are fitted.
-      metrics: what to measure.
-      optimum: whether to find the certified optimum that codes are held against, which metrics of
-        the gap need.
-      timed: whether the seconds of fits are among what it asks: then learners are fitted one after
-        the other.
-      calibrate_on: the rows on which encoders find what a requested L0 decides, "scored" or
+      metrics: the metrics to measure.
+      optimum: whether to find the certified optimum, which metrics of the gap need.
+      timed: whether the study needs the seconds of fits; learners are then fitted one after the
+        other.
+      calibrate_on: the rows on which encoders find parameters for a requested L0, "scored" or
         "train".
-      spread: what many processes share out: "jobs", or the "rows" that a learner sees, where each
-        reads its own and all fit one job together.
-      seconds: whether rows have the seconds that the codes of the ID split take.
+      spread: how many processes share the work: "jobs", or the "rows" that a learner sees, where
+        each reads its own and all fit one job together.
+      seconds: whether rows have the seconds of coding the ID split.
     """
 
     name: str

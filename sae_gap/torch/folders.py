@@ -14,12 +14,12 @@ from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.saes.find import locate
 from sae_gap.saes.find import read as read_parts
 
-# What is kept of what a file says beside, whatever the library.
+# Metadata kept from a file of any library.
 _NOTED = ("model_name", "hook_name")
 
 
 def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dict[str, Any]:
-    """The arguments of the SAE in a folder; see `SAE.from_folder`."""
+    """Reads the arguments of the SAE in a folder; see `SAE.from_folder`."""
     parts = read_parts(locate(path, sae_id))
     if parts.encoder is None and k is None:
         if "l0" not in parts.notes:
@@ -51,10 +51,10 @@ def write(
     """Writes an SAE; see `SAE.save`.
 
     Args:
-      folder: where to.
+      folder: the target.
       cfg: the configuration of the SAE.
       state: its tensors.
-      normalises: what it does to activations.
+      normalises: its normalisation of activations.
     """
     row = ARCHITECTURES[cfg.architecture]
     if row.foreign or normalises.saelens is None:
@@ -76,5 +76,5 @@ def write(
 
 
 def _renamed(name: str) -> str:
-    """What the module calls a tensor."""
+    """The module's name for a tensor."""
     return "b_enc" if name == "b_gate" else name

@@ -29,7 +29,7 @@ from sae_gap.torch.pursuit import (
     widened,
 )
 
-# What an option is unless it is given.
+# Default values of options.
 _DEFAULTS = {
     "breadth": 2,
     "screens": 2,
@@ -39,57 +39,57 @@ _DEFAULTS = {
 
 
 class SAE(nn.Module):
-    """A dictionary and, where it has one, its encoder, which code `x ≈ z W_dec + b_dec`.
+    """A dictionary and, if it has one, its encoder; the codes satisfy `x ≈ z W_dec + b_dec`.
 
-    By `architecture` the codes z of activations x are, with `p = (x - b_dec) W_enc + b_enc`,
+    The codes z of activations x are, by `architecture` and with `p = (x - b_dec) W_enc + b_enc`,
 
-      sae_gap_pursuit   the screened pursuit of `pursuit_codes`, which reads the dictionary alone
+      sae_gap_pursuit   the screened pursuit of `pursuit_codes`, which uses the dictionary alone
       standard          relu(p)
       topk              the k largest relu(p) of a row
-      abstopk           the k entries of p of largest magnitude
-      jumprelu          relu(p) above the threshold of each latent
+      abstopk           the k entries of p with the largest magnitude
+      jumprelu          relu(p) above each latent's threshold
       gated             relu((x - b_dec) W_enc exp(r_mag) + b_mag) where p > 0
       matching_pursuit  those of SAELens, which may choose an atom again
       groupmax          the largest relu(p) in each of k consecutive groups
       batch_largest     the k n largest relu(p) of n rows: BatchTopK without a threshold
 
-    Whatever the type of x and of the weights, codes are computed in float32 at least, outside of
-    any autocast, and come back in the type of x.
+    Whatever the types of x and of the weights, codes are computed in float32 at least, outside any
+    autocast, and returned in the type of x.
 
     Args:
       W_dec: (num_latents, input_dim), atoms of any length.
       b_dec: (input_dim,); None for zeros.
-      W_enc: (input_dim, num_latents), which only pursuits go without.
+      W_enc: (input_dim, num_latents); only pursuits need none.
       b_enc: (num_latents,); None for zeros.
       architecture: see above.
-      normalisation: what is done to x before it is coded, whose decoder undoes it; None for none.
-      heads: whether x may come as (..., heads, head_dim), which are then laid side by side.
-      metadata: what the configuration says beside, such as `hook_name`.
-      k: latents in a code, or of groupmax the groups.
-      breadth: candidates of a screen for each atom that is pursued; 2 unless it is given.
-      screens: of a pursuit; 2 unless it is given. A coherent dictionary wants 4 to 6; see
+      normalisation: normalisation of x before it is coded, which decoding undoes; None for none.
+      heads: whether x may come as (..., heads, head_dim), to be laid side by side.
+      metadata: further entries of the configuration, such as `hook_name`.
+      k: latents in a code, or groups of groupmax.
+      breadth: candidates of a screen for each atom of a pursuit; by default 2.
+      screens: screens of a pursuit; by default 2. A coherent dictionary needs 4 to 6; see
         `pursuit_codes`.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
-        that of each latent of jumprelu. A pursuit without one has exactly k atoms in a code, if as
-        many correlate; `calibrate` finds one.
+        each latent's threshold of jumprelu. Codes of a pursuit without one have exactly k atoms, if
+        as many correlate; `calibrate` finds one.
       r_mag: of gated, as b_mag, (num_latents,).
       b_mag: of gated.
-      max_iterations: atoms that matching_pursuit adds up at most; input_dim unless it is given.
-      residual_threshold: of matching_pursuit, which stops once less of a row is left, 0.01 unless
-        it is given.
-      stop_on_duplicate_support: whether matching_pursuit stops once it chooses an atom again, as it
-        does unless it is given.
+      max_iterations: atoms that matching_pursuit adds up at most; by default input_dim.
+      residual_threshold: matching_pursuit stops once the residual's norm is below this; by default
+        0.01.
+      stop_on_duplicate_support: whether matching_pursuit stops once it chooses an atom again; by
+        default it does.
 
     Raises:
-      TypeError: an option that the architecture has not, or what is no tensor of floating-point
+      TypeError: the architecture has no such option, or an argument is no tensor of floating-point
         numbers.
-      ValueError: an option is missing or out of range, or a tensor is of another shape.
+      ValueError: an option is missing or out of range, or a tensor has another shape.
 
     Attributes:
-      cfg: the configuration, whose entries are those of SAELens's.
-      chunk: rows that are coded at once, which sets the memory: about
+      cfg: the configuration, with SAELens's entries.
+      chunk: rows coded at once, which sets the memory: about
         `4 num_latents + 2 m² + m input_dim` floats a row for the m candidates of a screen. None
-        takes 128 on a CPU and 2,048 elsewhere. A gradient holds codes of all rows.
+        takes 128 on a CPU and 2,048 elsewhere. A gradient holds the codes of all rows.
     """
 
     W_dec: Tensor
@@ -151,7 +151,7 @@ class SAE(nn.Module):
         if architecture == "jumprelu":
             threshold = threshold if threshold.ndim else threshold.expand(width).clone()
             check_tensor("threshold", threshold, (width,), "give one for each latent")
-            # An infinite one is a latent that never fires, or always.
+            # With an infinite threshold a latent never fires, or always.
             _check_finite("threshold", threshold.clamp(-1, 1))
         self.register_buffer("threshold", threshold)
         self._normalises = type(normalisation or Normalisation())
@@ -176,15 +176,15 @@ class SAE(nn.Module):
     def from_folder(
         cls, path: str | os.PathLike[str], sae_id: str | None = None, *, k: int | None = None
     ) -> "SAE":
-        """The SAE in a folder, with the encoder that it was saved with.
+        """The SAE in a folder, with its saved encoder.
 
-        It reads what `sae_gap.load_sae` does, and what `learn(...).save` wrote, a dictionary whose
-        codes are a pursuit at the L0 that it was learned for.
+        It reads whatever `sae_gap.load_sae` reads, and the output of `learn(...).save`, a
+        dictionary whose codes are a pursuit at the L0 that it was learned for.
 
         Args:
-          path: of the folder, or a release in the local cache of the Hugging Face hub.
+          path: the folder, or a release in the local cache of the Hugging Face hub.
           sae_id: which SAE of a release; None for a path.
-          k: of a pursuit in the place of the encoder; None keeps the encoder.
+          k: k of a pursuit that replaces the encoder; None keeps the encoder.
 
         Raises:
           ValueError: there is no SAE that can be read, or PyTorch has no encoder like its own here.
@@ -192,8 +192,8 @@ class SAE(nn.Module):
         return cls(**folders.read(path, sae_id, k))
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
-        """An SAE with the same parameters, coded by a screened pursuit; k is its own where it has
-        one, and so is the threshold of a pursuit of as many.
+        """An SAE with the same parameters, coded by a screened pursuit. By default k is its own k,
+        if it has one; a pursuit with that k keeps its threshold.
         """
         pursued = getattr(self.cfg, "k", None)
         return type(self)(
@@ -208,9 +208,9 @@ class SAE(nn.Module):
         )
 
     def encode(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... num_latents"]:
-        """The codes, dense, NaN for a row that is not finite; of `abstopk` alone some are negative.
-        Those of a pursuit have gradients: values follow x and the dictionary while the choice of
-        atoms stays.
+        """The dense codes, NaN for a row that is not finite; only those of `abstopk` may be
+        negative. Codes of a pursuit have gradients: their values follow x and the dictionary while
+        the choice of atoms stays fixed.
         """
         x, chunk = self._flat(x), self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
@@ -233,11 +233,11 @@ class SAE(nn.Module):
 
         Args:
           codes: (..., num_latents).
-          like: the activations that the codes are of; only an SAE that normalises each row by
-            itself asks for them.
+          like: the activations that the codes belong to; needed only for an SAE that normalises
+            each row by itself.
 
         Raises:
-          ValueError: `like` is wanted and not given, or the codes are not of as many latents.
+          ValueError: `like` is needed and missing, or the codes have another number of latents.
         """
         check_tensor("codes", codes, ("...", self.cfg.d_sae), "give the SAE's own", self.W_dec)
         if self._normalises.per_sample and like is None:
@@ -254,18 +254,18 @@ class SAE(nn.Module):
         return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
-        """The reconstruction, of codes that are not rounded to the type of x."""
+        """The reconstruction, from codes that are not rounded to the type of x."""
         wide = widened(self._flat(x), x)
         return self.decode(self.encode(wide), wide).reshape(x.shape).to(x.dtype)
 
     def refit(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
     ) -> Float[Tensor, "... num_latents"]:
-        """`argmin_z ‖y - z W_dec‖` on the support of the codes, y being x, normalised, less b_dec;
-        clamped at zero but for `abstopk`.
+        """`argmin_z ‖y - z W_dec‖` on the support of the codes, with y the normalised x less b_dec;
+        clamped at zero except for `abstopk`.
 
-        Where several are best, as on more atoms than dimensions, it takes the one of least norm on
-        unit atoms. Gradients reach x and the dictionary.
+        If several solutions are best, as with more atoms than dimensions, it takes the one with the
+        least norm on unit atoms. Gradients reach x and the dictionary.
         """
 
         def of_rows(x, codes):
@@ -282,25 +282,25 @@ class SAE(nn.Module):
     def certify(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"], lam: float
     ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-        """Lasso objective and duality gap of some codes: no codes z ≥ 0 have an objective of less
-        than the one minus the other.
+        """Lasso objective and duality gap of some codes: no codes z ≥ 0 have an objective below the
+        first minus the second.
 
-        The lasso is `½‖y - D z‖² + λ‖z‖₁` on unit atoms D, as everywhere in the suite, y being x,
-        normalised, less b_dec. With `r` the residual, s the largest number up to 1 with
+        The lasso is `½‖y - D z‖² + λ‖z‖₁` on unit atoms D, as everywhere in the suite, with y the
+        normalised x less b_dec. With `r` the residual, s the largest number up to 1 with
         `s d_jᵀ r ≤ λ` and `t = s r`,
 
           gap = ½‖r - t‖² + Σ_j z_j (λ - d_jᵀ t).
 
         Args:
           x: (..., input_dim).
-          codes: whoever found them, in units of W_dec, non-negative, (..., num_latents).
+          codes: non-negative codes from any encoder, in units of W_dec, (..., num_latents).
           lam: λ.
 
         Returns:
-          Objectives and gaps, one a row, in float32 at least.
+          Objectives and gaps, one for each row, in float32 at least.
 
         Raises:
-          ValueError: a code or λ is negative, or there are not as many codes as activations.
+          ValueError: a code or λ is negative, or the numbers of codes and activations differ.
         """
         check_scalar("lam", lam)
 
@@ -318,14 +318,14 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
-        """Prunes the pursuit: of 2 k atoms those stay whose absence would add most to the squared
-        error, k on average over the rows of x.
+        """Prunes the pursuit: of 2 k atoms it keeps those whose absence would add most to the
+        squared error, k on average over the rows of x.
 
         Args:
-          x: such as training rows; those of zeros, such as padding, do not count.
+          x: for example training rows; rows of zeros, such as padding, do not count.
 
         Returns:
-          The same module, whose threshold is set.
+          The same module, with its threshold set.
 
         Raises:
           ValueError: the SAE is no pursuit, or x is not finite or all zeros.
@@ -358,14 +358,14 @@ class SAE(nn.Module):
         return self.cfg.architecture == PURSUIT
 
     def _normalisation(self, like):
-        """What is done to activations, in the type of some rows."""
+        """The normalisation of activations, in the type of some rows."""
         names = (field.name for field in dataclasses.fields(self._normalises))
         return self._normalises(
             *(getattr(self, f"normalisation_{name}").to(like) for name in names)
         )
 
     def _target(self, x):
-        """What the codes of rows add up to."""
+        """The target of the codes of rows."""
         return self._normalisation(x).apply(x) - self.b_dec.to(x)
 
     def _encoder(self, x):
@@ -416,7 +416,7 @@ def _check_finite(name, values):
 
 
 def _largest(values, k):
-    """All but the k largest of each row are zero."""
+    """The rows with all but the k largest entries set to zero."""
     if k >= values.shape[1]:
         return values
     largest = values.topk(k, dim=1)
@@ -431,7 +431,7 @@ def _match_again(target, atoms, rounds, residual, stop_on_repeat):
         value, best = (rest @ atoms.mT).max(1, keepdim=True)
         value, before = value.relu().masked_fill(done, 0), codes.gather(1, best)
         codes, rest = codes.scatter_add(1, best, value), rest - value * atoms[best[:, 0]]
-        # The support grows by the chosen atom or not at all.
+        # A round adds the chosen atom to the support or changes nothing.
         again = (before != 0) == (before + value != 0)
         done = done | again & stop_on_repeat | (rest.norm(dim=1, keepdim=True) < residual)
         if done.all():

@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_gap.core import pursuit
 from sae_gap.core.checks import check_number, check_size, shown
 
-# Rows at once that keep an accelerator busy.
+# Rows at once, enough to keep an accelerator busy.
 CHUNK_ACCELERATED = 2048
 
 
@@ -26,24 +26,24 @@ def pursuit_codes(
     chunk: int | None = None,
 ) -> Float[Tensor, "... num_latents"]:
     """The codes of `sae_gap.encoders.screened_pursuit`: of `ScreenedPursuit` and, with a threshold,
-    of `BatchPursuit`, which pursues 2 k atoms and leaves out those whose absence adds less than
-    `τ²` to the squared error.
+    of `BatchPursuit`, which pursues 2 k atoms and drops those whose absence adds less than `τ²` to
+    the squared error.
 
-    They are those of JAX to 1e-5 of the largest in float32, but for ties up to rounding: between
-    two copies of an atom, where a signal correlates with two atoms alike, between a gain and the
-    threshold, and once so little of a signal is left that rounding chooses, as from input_dim
-    atoms on.
+    In float32 they equal those of JAX to 1e-5 of the largest code, except for ties up to rounding:
+    between two copies of an atom, between two atoms that correlate equally with a signal, between a
+    gain and the threshold, and once so little of a signal remains that rounding chooses, as from
+    input_dim atoms on.
 
-    Gradients reach the target and the dictionary, at a support that is held fixed.
+    Gradients reach the target and the dictionary, with the support held fixed.
 
     Args:
       target: activations less b_dec, (..., input_dim).
       W_dec: atoms of any length, (num_latents, input_dim).
-      k: atoms in a code, with a threshold on average.
-      breadth: candidates of a screen for each atom that is pursued.
+      k: atoms in a code, on average if there is a threshold.
+      breadth: candidates of a screen for each atom of the pursuit.
       screens: products with the dictionary that propose candidates; on a coherent dictionary two
-        leave up to 2.4 times the error of orthogonal matching pursuit, and six 1.01 times.
-      threshold: τ, in units of the root mean square of the atoms' lengths; None leaves none out.
+        have up to 2.4 times the error of orthogonal matching pursuit, and six 1.01 times.
+      threshold: τ, in units of the root mean square of the atoms' lengths; None drops no atom.
       chunk: rows at once; None takes 128 on a CPU and 2,048 elsewhere.
 
     Returns:
@@ -66,7 +66,7 @@ def pursuit_codes(
         pursued, least = 2 * k, (threshold * mean_length(weights)) ** 2
 
     def coded(rows):
-        # A row or an atom that is no number would be an error of LAPACK, or choose no atom.
+        # A row or an atom that is not finite would be an error of LAPACK, or choose no atom.
         finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
         with torch.no_grad():
@@ -89,7 +89,7 @@ def pursuit_options(sae: Any) -> dict[str, Any]:
 
 
 def least_squares(target, atoms, codes, *, anew=False):
-    """Least squares on the support of codes: these codes, or the solution of least norm found anew.
+    """Least squares on the support of codes: the codes given, or a new solution of least norm.
 
     With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
     Dᵀ (y - D z) vanishes, has the gradient of the solution.
@@ -121,13 +121,13 @@ def mean_length(weights):
 
 
 def widened(values, like):
-    """Values in the type of others, or in float32 where that is narrower."""
+    """Values in the type of `like`, or in float32 if that is narrower."""
     return values.to(torch.promote_types(like.dtype, torch.float32))
 
 
 def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) -> list[Tensor]:
-    """What a function gives of rows in float32 at least, outside of any autocast, so many at once,
-    with the leading axes of the arrays.
+    """Applies a function to chunks of rows in float32 at least, outside any autocast; the results
+    have the leading axes of the arrays.
     """
     like = arrays[0]
     on_cpu = like.device.type == "cpu"
@@ -143,13 +143,13 @@ def check_tensor(
     name: str, values: Any, shape: Sequence[int | str], mend: str, like: Tensor | None = None
 ) -> None:
     """Raises a TypeError unless the values are a tensor of floating-point numbers, and a ValueError
-    unless they are of a shape and on the device of another.
+    unless they have the shape and lie on the device of `like`.
 
     Args:
-      name: what the message calls them.
+      name: their name in the message.
       values: to check.
       shape: its axes; a name stands for any length, and "..." at the start for any axes.
-      mend: what to give.
+      mend: what to give instead.
       like: a tensor on the device.
     """
     if not (isinstance(values, Tensor) and values.is_floating_point()):

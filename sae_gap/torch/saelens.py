@@ -1,4 +1,4 @@
-"""Registers the screened pursuit with SAELens 6, which then loads what `save` and `save_sae` wrote:
+"""Registers the screened pursuit with SAELens 6, to load the output of `save` and `save_sae`:
 
 `import sae_gap.torch.saelens`, and `sae_lens.SAE.load_from_disk("my_sae")` has the suite's codes.
 """
@@ -16,7 +16,7 @@ from sae_gap.torch.pursuit import mean_length, pursuit_codes, pursuit_options
 
 @dataclass
 class PursuitConfig(SAEConfig):
-    """Of SAELens's entries, and those of `sae_gap.torch.SAE`."""
+    """SAELens's entries, and those of `sae_gap.torch.SAE`."""
 
     k: int = 10
     breadth: int = 2
@@ -38,7 +38,7 @@ class PursuitSAE(SAE[PursuitConfig]):
         return self.W_dec.T
 
     def initialize_weights(self) -> None:
-        """Makes room for what a file holds."""
+        """Allocates the parameters that a file holds."""
         like = {"dtype": self.dtype, "device": self.device}
         self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, self.cfg.d_in, **like))
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, **like))
@@ -57,7 +57,7 @@ class PursuitSAE(SAE[PursuitConfig]):
 
     @torch.no_grad()
     def fold_and_get_W_dec_norm(self) -> torch.Tensor:  # noqa: N802
-        """Takes the lengths of the atoms into the codes, and gives them."""
+        """Moves the lengths of the atoms into the codes, and returns them."""
         lengths = self.get_W_dec_norm()
         if self.threshold is not None:
             self.threshold *= mean_length(self.W_dec)

@@ -1,6 +1,4 @@
-"""The certified coder: rounds of products with all atoms, and pivots on the slots of each
-sample.
-"""
+"""The certified coder: rounds of products with all atoms, and pivots on each sample's slots."""
 
 from typing import no_type_check
 
@@ -9,29 +7,30 @@ import numpy as np
 
 from sae_gap.solvers.loops.routines import OPTIONS, copy, dot, drop, entry, helper, pivot, subtract
 
-# Fewest violators that enter in a round; one more for so many numbers of the dictionary, as
+# Fewest violators that enter in a round; one more for each so many numbers of the dictionary, since
 # products then take longer.
 FEWEST = 4
 NUMBERS = 2**20
-# Products after which a sample is left as it is.
+# Products after which it gives up on a sample.
 ROUNDS = 500
-# Share of an atom's energy outside the span of the basis below which it counts as dependent.
+# An atom is dependent if less than this share of its energy is outside the span of the basis.
 DEPENDENT = 1e-11
-# Share of the signal's norm below which the excess of a correlation is rounding.
+# The excess of a correlation is rounding if it is below this share of the signal's norm.
 ROUNDING = 64 * np.finfo(np.float64).eps
-# Share of the signal's norm that a correlation in the basis may be off by before the basis is built
-# anew.
+# The basis is built again if the error of a correlation in it exceeds this share of the signal's
+# norm.
 LOST = 1e-7
-# The inner product of two vectors of n numbers, rounded to single precision and taken in it, is off
-# by at most (n + 2) / 2 times this share of their norms, and that of an atom is below 1.6; what
-# underflows adds less than `TINY`.
+# Rounded to single precision and computed in it, the inner product of two vectors of n numbers has
+# an error of at most (n + 2) / 2 times this share of their norms, and an atom's norm is below 1.6;
+# underflows add less than `TINY`.
 COARSE, TINY = 2.0**-23, 2.0**-100
-# Share of the signal's norm above which an atom without weight enters a support.
+# An atom without weight enters a support only if its excess is above this share of the signal's
+# norm.
 IDLE = 1e-12
 # Refinements of the codes of a basis in a round.
 REFINEMENTS = 5
 
-# What a sample is: under way, ready for exact products, certified, out of slots, as good as
+# States of a sample: in progress, ready for exact products, certified, out of slots, as good as
 # rounding or its rounds allow.
 OPEN, READY, DONE, FULL, SETTLED = range(5)
 
@@ -55,13 +54,12 @@ def _least(values, count):
 @helper
 @no_type_check
 def _collect(problem, block, room, i, pull, begin, most, most_close):
-    """Merge the atoms of a tile that exceed their weight, or might by the bound on rounding, with
-    those of the tiles before.
+    """Merges the atoms of a tile that exceed their weight, or might by the bound on rounding, with
+    those of earlier tiles.
 
-    The `most` that exceed it by most lead. All are noted as close, until there are more than
-    `most_close`; from then on only leaders are looked for, as the sample is not certified in this
-    round. Up to there the scale is the largest that may be feasible, and the exact one if the bound
-    is zero.
+    The `most` largest excesses lead. All such atoms are noted as close, until there are more than
+    `most_close`; then it searches only for leaders, since the sample cannot be certified in this
+    round. Until then the scale is the largest that may be feasible, and exact if the bound is zero.
     """
     nonneg, row, column, bound = (
         problem.nonneg,
@@ -78,7 +76,7 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
     for start in range(0, pull.size, chunk):
         part, weight = pull[start : start + chunk], column[start : start + chunk]
         level = low if num_close > most_close else -bound
-        # Without a branch this is a few instructions for many atoms.
+        # Without a branch this takes few instructions for many atoms.
         above = np.int64(0)
         for j in range(part.size):
             above += (
@@ -117,7 +115,7 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
 @helper
 @no_type_check
 def _fill(atoms, gram, latents, top, slot, atom, inner):
-    """The inner products of the atom in a slot with those in all others."""
+    """The inner products of a slot's atom with those of all others."""
     latent = latents[slot]
     if gram.size == 0:
         copy(atom, atoms[latent])
@@ -130,7 +128,7 @@ def _fill(atoms, gram, latents, top, slot, atom, inner):
 @helper
 @no_type_check
 def _solve_on_all(problem, block, room, i, correlations):
-    """Pivot on all atoms at once, by their Gram matrix, and leave the basis in the slots."""
+    """Pivots on all atoms at once, by their Gram matrix, and stores the basis in the slots."""
     nonneg, gram, signal, column = (
         problem.nonneg,
         problem.gram,
@@ -154,9 +152,10 @@ def _solve_on_all(problem, block, room, i, correlations):
     )
     for j in range(pull.size):
         pull[j], weight[j], code[j], sign[j] = correlations[j], block.row[i] * column[j], 0, 0
-    # A weight that equals the largest correlation but for the rounding of its type leaves no codes.
+    # There are no codes if the weight equals the largest correlation up to the rounding of its
+    # type.
     floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
-    # Of a plain 0 Numba would compile the pivots once more, for that literal.
+    # Not a plain 0, since Numba would compile the pivots again for that literal.
     size = np.int64(0)
     size, _ = pivot(
         nonneg,
@@ -191,10 +190,10 @@ def _solve_on_all(problem, block, room, i, correlations):
 @helper
 @no_type_check
 def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
-    """Newton steps for the codes of the basis, by fresh correlations; returns its size and how far
-    these were off at last.
+    """Newton steps for the codes of the basis, with newly computed correlations; returns its size
+    and the last error of these.
 
-    Steps end where correlations are off by `enough`, or no longer halve.
+    Steps end once errors are at most `enough`, or no longer halve.
     """
     worst = np.inf
     for _ in range(REFINEMENTS):
@@ -202,7 +201,7 @@ def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, th
         for b in range(size):
             w = basis[b]
             wrong[b] = dot(theta, atoms[latents[w]]) - weight[w] * sign[w]
-            # A NaN must stay.
+            # Keep a NaN.
             worst = worst if abs(wrong[b]) <= worst else abs(wrong[b])
         if worst <= enough or not worst <= 0.5 * before:
             break
@@ -226,9 +225,7 @@ def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, th
 @numba.njit(**OPTIONS)
 @no_type_check
 def _open(problem, block, room, i):
-    """Fill the slots of a sample with the latents that open its working set; returns how many these
-    are.
-    """
+    """Fills a sample's slots with the latents that open its working set; returns their number."""
     latents, inner, top = room.latents[i], room.inner[i], np.int64(0)
     for latent in block.begun[i]:
         if latent >= 0:
@@ -240,7 +237,7 @@ def _open(problem, block, room, i):
             if problem.gram.size:
                 _fill(problem.atoms, problem.gram, latents, top, top - 1, room.atom, inner)
     if problem.gram.size == 0:
-        # No basis is there yet, whose inverse the room is for.
+        # There is no basis yet, so the room of its inverse is free.
         product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
         np.dot(room.exact[:top], room.exact[:top].T, product)
         for w in range(top):
@@ -251,8 +248,8 @@ def _open(problem, block, room, i):
 @helper
 @no_type_check
 def _advance(problem, block, room, i, top, candidates):
-    """Take violators into free slots, solve on the slots, and leave the codes and their residual
-    there. The first `top` slots are filled already.
+    """Takes violators into free slots, solves on the slots, and stores the codes and their
+    residual. The first `top` slots are filled already.
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
@@ -263,9 +260,9 @@ def _advance(problem, block, room, i, top, candidates):
     work = room.work
     pull, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
     norm = np.sqrt(dot(signal, signal))
-    # Where a fit without weights is exact, correlations are rounding alone.
+    # If a fit without weights is exact, correlations are rounding alone.
     floor = (IDLE if problem.limit == 0 and row == 0 else ROUNDING) * norm
-    # A plain 0 would have functions compiled for that literal.
+    # Not a plain 0, since Numba would compile functions for that literal.
     full, free, every = False, 0, top > 0
     for b in range(size):
         w = basis[b]
@@ -313,7 +310,7 @@ def _advance(problem, block, room, i, top, candidates):
         copy(theta, signal)
         for b in range(size):
             subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
-        # Where nothing enters, better values are all that can still certify the codes.
+        # If nothing enters, only better values can still certify the codes.
         enough = (0.1 if entered or every else 0.001) * floor
         size, worst = _refine(
             enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross
@@ -336,7 +333,7 @@ def _advance(problem, block, room, i, top, candidates):
 @helper
 @no_type_check
 def _certify(problem, block, room, i):
-    """Write down the rounded codes, their objective, and their duality gap at the scaled residual
+    """Stores the rounded codes, their objective, and their duality gap at the scaled residual
     before rounding.
     """
     atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
@@ -366,15 +363,15 @@ def _certify(problem, block, room, i):
     block.objective[i], block.gap[i] = objective, gap
     # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
     least = 0.5 * (16 * problem.eps) ** 2 * dot(signal, signal)
-    # A little less than the tolerance, for the gap to meet it when both are rounded.
+    # Slightly less than the tolerance, so that the gap meets it when both are rounded.
     return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
 
 
 @helper
 @no_type_check
 def _nearly(problem, block, room, i):
-    """Whether the gap may be met at the scale, by coarse correlations: those of the basis equal
-    their weights.
+    """Tells whether the gap may be met at the scale from coarse correlations, with those of the
+    basis equal to their weights.
     """
     theta, column, linear = room.theta[i], block.column[i % block.column.shape[0]], 0.0
     for b in range(room.size[i]):
@@ -387,8 +384,8 @@ def _nearly(problem, block, room, i):
 @helper
 @no_type_check
 def _rescale(problem, block, room, i, close):
-    """The scale of all atoms, from exact correlations of those that are close: no other one exceeds
-    its weight. Returns by how much one exceeds it at most.
+    """The scale for all atoms, from exact correlations of the close ones, since no other exceeds
+    its weight; returns the largest excess.
     """
     theta, row, column, scale = (
         room.theta[i],
@@ -413,7 +410,7 @@ def _rescale(problem, block, room, i, close):
 @entry
 @no_type_check
 def code_block(problem, block, room):
-    """Code a block of samples."""
+    """Codes a block of samples."""
     num_samples, slots, num_latents = (
         block.signals.shape[0],
         block.found.shape[1],
@@ -426,8 +423,8 @@ def code_block(problem, block, room):
         room.size[i] = 0
         room.latents[i, :] = -1
         copy(room.theta[i], block.signals[i])
-    # Pivots on all atoms, or those to begin with; rounds of coarse products; and of exact ones for
-    # what these could not settle.
+    # Stages: pivots on all atoms or on the given latents; rounds of coarse products; rounds of
+    # exact products for samples that these could not settle.
     for stage in range(3):
         at_once = stage == 0 and problem.at_once and block.begun.size == 0
         while True:
@@ -523,7 +520,7 @@ def code_block(problem, block, room):
                     leaders = room.leaders[i, : room.num_leaders[i]]
                     entered, full = _advance(problem, block, room, i, top, leaders)
                     if stage == 0 and problem.limit == 0:
-                        # No other atom may enter, so that these alone bound the gap.
+                        # No other atom may enter, so these alone bound the gap.
                         excess = _rescale(problem, block, room, i, block.begun[i])
                         state[i] = DONE if _certify(problem, block, room, i) else SETTLED
                         # The inverse was lost to rounding.

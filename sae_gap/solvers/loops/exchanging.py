@@ -1,19 +1,19 @@
-"""What exchanges of atoms promise."""
+"""Upper bounds on what exchanges of atoms gain."""
 
 from typing import no_type_check
 
 from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.solvers.loops.routines import entry
 
-# Atoms that are looked at at once, in cache.
+# Atoms to process at once, in cache.
 TILE = 1024
 
 
 @entry
 @no_type_check
 def promise_all(shares, inner, spread, values, left, room, found):
-    """Fills in what each atom takes from the squared error in each place, as `exchange.py` tells;
-    one in the span of the others takes nothing.
+    """Fills in how much each atom takes from the squared error in each place, as `exchange.py`
+    defines it; an atom in the span of the others takes nothing.
 
     Args:
       shares: h of all atoms, (s, n).
@@ -21,8 +21,8 @@ def promise_all(shares, inner, spread, values, left, room, found):
       spread: the diagonal of G⁻¹, (s,).
       values: z, (s,).
       left: c of all atoms, (n,).
-      room: whether a place is free, the last one.
-      found: (s + 1, n), to be filled.
+      room: whether the last place is free.
+      found: the result, (s + 1, n).
     """
     (size, width), kind = inner.shape, left.dtype.type
     one, zero, least = kind(1), kind(0), kind(DEPENDENT)

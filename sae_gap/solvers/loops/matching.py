@@ -6,10 +6,10 @@ import numpy as np
 
 from sae_gap.solvers.loops.routines import border, copy, dot, entry, first_largest, subtract
 
-# Share of an atom's energy outside the span of the basis below which it counts as dependent; the
+# An atom is dependent if less than this share of its energy is outside the span of the basis; the
 # inverse is never refined.
 IN_SPAN = 1e-7
-# Correlations that are brought up to date at once, in cache.
+# Correlations to update at once, in cache.
 TILE = 2048
 
 
@@ -23,10 +23,10 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
       atoms: `(num_latents, input_dim)`, of unit norm or zero.
       gram: `(num_latents, num_latents)` inner products of the atoms.
       pull: `(n, num_latents)` correlations of the signals.
-      nonneg: whether each step takes the atom of largest correlation, and not of largest
+      nonneg: whether each step takes the atom with the largest correlation instead of the largest
         |correlation|.
-      chosen: `(n, num_atoms)` the atoms in the order of their choice, to be filled.
-      codes: `(n, num_atoms)` their codes, to be filled.
+      chosen: `(n, num_atoms)` the result: the atoms in the order of their choice.
+      codes: `(n, num_atoms)` the result: their codes.
     """
     (num_samples, num_atoms), num_latents = chosen.shape, len(atoms)
     score, places, code = (
@@ -39,7 +39,7 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
         np.empty(num_atoms),
         np.empty(num_atoms),
     )
-    # Products of the chosen atoms are taken in double precision.
+    # Products of the chosen atoms are computed in double precision.
     atom = np.empty(atoms.shape[1])
     for i in range(num_samples):
         size = np.int64(0)
@@ -48,7 +48,7 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
                 end = min(begin + TILE, num_latents)
                 part = score[begin:end]
                 copy(part, pull[i, begin:end])
-                # Two atoms at once, since the sum is read and written again for each.
+                # Two atoms at once, since each pass reads and writes the sum.
                 for b in range(1, size, 2):
                     one, two = places[b - 1], places[b]
                     one_row, two_row = (
@@ -80,7 +80,7 @@ def match_block(signals, atoms, gram, pull, nonneg, chosen, codes):
             # An atom in the span of the others adds nothing to them.
             if not left > IN_SPAN * energy:
                 continue
-            # What the atom correlates with the rest of the signal, over its own energy in it.
+            # The atom's correlation with the residual, over its energy outside the basis.
             value = (dot(atom, signals[i]) - dot(cross[:size], code[:size])) / left
             for b in range(size):
                 code[b] -= value * slope[b]

@@ -10,11 +10,10 @@ from sae_gap.solvers.loops.routines import copy, entry, subtract
 @entry
 @no_type_check
 def iterate_block(pull, gram, rate, threshold, momenta, codes):
-    """The iterations of `fista.fixed` for a block of samples, with non-negative codes and one
-    weight.
+    """Iterations of `fista.fixed` for a block of samples, with non-negative codes and one weight.
 
-    A gradient sums those rows of the Gram matrix whose entries of the point are not zero. They are
-    looked for anew only after a code has ceased to be zero.
+    A gradient sums the rows of the Gram matrix where the point is not zero. It searches for these
+    again only after a zero code has become positive.
 
     Args:
       pull: `(n, num_latents)` correlations of the signals.
@@ -22,7 +21,7 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
       rate: the step size.
       threshold: the weight times the step size.
       momenta: `(iterations,)`, `(t_i - 1) / t_{i+1}`.
-      codes: `(n, num_latents)` to start from, and to be filled.
+      codes: `(n, num_latents)` the start, and the result.
     """
     num_samples, num_latents = codes.shape
     point, total, places = (
@@ -43,7 +42,7 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
                         places[used] = j
                         used += 1
             copy(total, pull[i])
-            # Four atoms at once, since the sum is read and written again each time.
+            # Four atoms at once, since each pass reads and writes the sum.
             whole = used - used % 4
             for p in range(0, whole, 4):
                 a, b, c, d = places[p], places[p + 1], places[p + 2], places[p + 3]
@@ -58,7 +57,7 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
             entered = zero
             for j in range(num_latents):
                 new = point[j] + rate * total[j] - threshold
-                # A NaN stays one.
+                # Keep a NaN.
                 new = zero if new < 0 else new
                 entered += new if code[j] == 0 else zero
                 point[j] = new + momentum * (new - code[j])

@@ -10,9 +10,7 @@ from sae_gap.solvers.loops.routines import copy, entry, helper, pivot, subtract
 @helper
 @no_type_check
 def _product(left, right):
-    """The inner product in the type of the vectors, in single precision at twice the speed of
-    `_dot`.
-    """
+    """The inner product in the type of the vectors; in single precision twice as fast as `dot`."""
     total = left[0] * right[0]
     for i in range(1, left.size):
         total += left[i] * right[i]
@@ -22,7 +20,7 @@ def _product(left, right):
 @helper
 @no_type_check
 def _play(pull, bits, limit, first, mask, best):
-    """Let rows of correlations, one of each block, play for the lead of their blocks; see
+    """Updates the leaders of blocks with rows of correlations, one from each block; see
     `leaders.leaders`.
     """
     for n in range(pull.size):
@@ -36,8 +34,8 @@ def _play(pull, bits, limit, first, mask, best):
 @helper
 @no_type_check
 def _choose(best, rows, groups, mask, field, candidates):
-    """The leading blocks of each group by turns, as `leaders.leaders` has them; -1 where no further
-    one exceeds its weight.
+    """The leading blocks of each group in turn, as in `leaders.leaders`; -1 once no further one
+    exceeds its weight.
     """
     for place in range(candidates.size):
         candidates[place] = -1
@@ -58,8 +56,8 @@ def _choose(best, rows, groups, mask, field, candidates):
 @helper
 @no_type_check
 def _admit(signal, atoms, candidates, latents, linear, inner):
-    """Take the first candidates into free slots, with their products with the signal and all slots;
-    returns where slots end.
+    """Takes the first candidates into free slots, with their products with the signal and all
+    slots; returns the end of the slots in use.
     """
     free, top = np.int64(0), np.int64(0)
     for w in range(latents.size):
@@ -102,26 +100,25 @@ def pursue_block(
     codes,
     residual,
 ):
-    """`reweighted.pursue` for a block of samples at one threshold; the codes that are not zero come
-    first.
+    """`reweighted.pursue` for a block of samples at one threshold; non-zero codes come first.
 
     Args:
       signals: `(n, input_dim)`.
       atoms: `(num_padded, input_dim)`, from `reweighted.atom_rows`.
       limit: the threshold.
-      epsilon: that of `reweighted.pursue`.
-      rounds: how many.
-      blocks: how many blocks and how many groups `leaders.leaders` has.
+      epsilon: as in `reweighted.pursue`.
+      rounds: number of rounds.
+      blocks: numbers of blocks and of groups of `leaders.leaders`.
       masks: the bits of the positions of rows, and of seats.
-      close: share of an atom's energy outside the span of the basis up to which it counts as
-        dependent.
-      eps: of the type of the signals.
+      close: an atom is dependent if at most this share of its energy is outside the span of the
+        basis.
+      eps: machine epsilon of the signals' type.
       pull: room for n correlations with as many atoms as are correlated at once, which are whole
         rows of the blocks.
       bits: the bits of `pull`.
-      places: `(n, slots)`, to be filled.
-      codes: `(n, slots)`, to be filled.
-      residual: `(n, input_dim)`, to be filled.
+      places: `(n, slots)`, the result.
+      codes: `(n, slots)`, the result.
+      residual: `(n, input_dim)`, the result.
     """
     (num_samples, slots), num_latents, (num_blocks, groups) = codes.shape, atoms.shape[0], blocks
     tile = pull.size // num_samples
@@ -196,7 +193,7 @@ def pursue_block(
 @entry
 @no_type_check
 def add_products(places, codes, residual, begin, end, gradient):
-    """Add the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the
+    """Adds the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the
     residuals R.
     """
     for i in range(len(codes)):

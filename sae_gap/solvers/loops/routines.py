@@ -1,4 +1,4 @@
-"""What the loops share: how they are compiled, products of vectors, the inverse of a basis's Gram
+"""Common routines of the loops: compilation, products of vectors, the inverse of a basis's Gram
 matrix, and the pivots that solve on slots.
 """
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from sae_gap.solvers.keeping import kept
 
-# Sums may be reordered, but a NaN stays one.
+# Allows reordered sums, but keeps NaNs.
 OPTIONS: dict[str, Any] = {
     "nogil": True,
     "error_model": "numpy",
     "fastmath": {"contract", "reassoc", "nsz"},
 }
-# Compiles what Python calls, and keeps it.
+# Compiles functions for Python, and caches them.
 entry = functools.partial(kept, **OPTIONS)
-# Compiles what these loops alone call. What allocates nothing need not count who refers to an
-# array, which would take a third of its time; what Python does not call needs no wrapper, which
-# takes a seventh of the compiler's.
+# Compiles functions that only these loops call. They allocate nothing, so reference counts, a third
+# of the run time, can go; Python does not call them, so wrappers, a seventh of the compile time,
+# can go.
 helper = numba.njit(
     **OPTIONS | {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 )
-# Values that are looked through together for a larger one.
+# Values searched together for a larger one.
 CHUNK = 32
 
 
@@ -54,8 +54,8 @@ def copy(target, source):
 @helper
 @no_type_check
 def border(inverse, slope, left, size):
-    """The inverse with one more atom in the basis: `slope` times the others, and `left` of its
-    energy outside their span.
+    """Extends the inverse by an atom with `left` of its energy outside the span of the others, the
+    rest being `slope` times these.
     """
     for b in range(size):
         subtract(inverse[b, :size], -slope[b] / left, slope[:size])
@@ -66,7 +66,7 @@ def border(inverse, slope, left, size):
 @helper
 @no_type_check
 def drop(inverse, basis, size, out):
-    """The inverse without one place of the basis, which the last one takes."""
+    """Removes one place of the basis from the inverse; the last place moves there."""
     last, scale = size - 1, 1 / inverse[out, out]
     for b in range(size):
         if b != out:
@@ -83,11 +83,11 @@ def drop(inverse, basis, size, out):
 @helper
 @no_type_check
 def first_largest(values):
-    """The place of the largest value, the first of equal ones."""
+    """The place of the largest value, the first on ties."""
     place = np.int64(0)
     for start in range(0, values.size, CHUNK):
         part = values[start : start + CHUNK]
-        # Without a branch this is a few instructions for many values.
+        # Without a branch this takes few instructions for many values.
         above = np.int64(0)
         for j in range(part.size):
             above += np.int64(1) if part[j] > values[place] else np.int64(0)
@@ -100,7 +100,7 @@ def first_largest(values):
 @helper
 @no_type_check
 def _move(rows, w, change, top, code, pull, spare, inner):
-    """Change a code, and the correlations of all slots with it, or take a note of the change."""
+    """Changes a code, and updates the correlations of all slots or notes the change."""
     code[w] += change
     if rows:
         subtract(pull[:top], change, inner[w, :top])
@@ -128,13 +128,13 @@ def pivot(
     cross,
     slope,
 ):
-    """Solve the lasso on the slots from the basis at hand; returns its size, and how many atoms
+    """Solves the lasso on the slots from the current basis; returns its size, and how many atoms
     entered it.
 
-    `pull` is kept up to date for slots outside the basis: by rows where these are many, and else at
-    the end of a pivot. Correlations of the basis equal their weights. An atom depends on those of
-    the basis where at most the share `close` of its energy is outside their span. `spare`, `cross`
-    and `slope` are room.
+    `pull` is updated for slots outside the basis: by rows if these are many, or else at the end of
+    a pivot. Correlations of the basis equal their weights. An atom depends on the basis if at most
+    the share `close` of its energy is outside its span. `spare`, `cross` and `slope` are work
+    memory.
     """
     entered = 0
     while top > 0 and entered < 4 * latents.size and size < basis.size:
@@ -146,7 +146,7 @@ def pivot(
         excess = spare[best]
         if not excess > floor:
             break
-        # From here on it holds by how much each code has moved, if the correlations follow at the
+        # `spare` now holds how much each code has moved, if correlations are updated only at the
         # end.
         rows = 2 * size < top
         for w in range(top):
@@ -158,7 +158,7 @@ def pivot(
             slope[b] = dot(inverse[b, :size], cross[:size])
         left = inner[best, best] - dot(cross[:size], slope[:size])
         while True:
-            # How far until its correlation meets its weight, or a code of the basis vanishes.
+            # The step at which its correlation meets its weight, or a code of the basis vanishes.
             step, out = np.inf, np.int64(-1)
             if left > close * inner[best, best]:
                 step = max(excess, 0.0) / left
@@ -172,7 +172,7 @@ def pivot(
                 break
             for b in range(size):
                 w = basis[b]
-                # Where several vanish at once, rounding must not take the others below zero.
+                # If several vanish at once, rounding must not take the others below zero.
                 change = sign[w] * max(-way * step * slope[b] * sign[w], -code[w] * sign[w])
                 _move(rows, w, change, top, code, pull, spare, inner)
             _move(rows, best, way * step, top, code, pull, spare, inner)
@@ -181,7 +181,7 @@ def pivot(
                 break
             gone = basis[out]
             _move(rows, gone, -code[gone], top, code, pull, spare, inner)
-            # So it is, and was at the beginning of the pivot.
+            # The leaving atom's correlation equals its weight, as for all of the basis.
             pull[gone], sign[gone] = sign[gone] * weight[gone], 0
             ratio = slope[out] / inverse[out, out]
             left += slope[out] * ratio
@@ -191,8 +191,8 @@ def pivot(
             size = drop(inverse, basis, size, out)
             slope[out] = slope[size]
         if not step < np.inf:
-            # Within the span of the basis and with nothing to take the place of: only rounding
-            # wants it.
+            # In the span of the basis and without an atom to replace: only rounding makes it exceed
+            # its weight.
             _move(rows, best, -code[best], top, code, pull, spare, inner)
             sign[best] = 2
         for w in range(0 if rows else top):
