@@ -33,8 +33,8 @@ def value_and_gap(
     scale: Float[Any, " n"],
     dual: Float[Any, "n input_dim"] | None = None,
 ) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
-    """Returns `½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`, `t = s
-    θ`; see `certificate`.
+    """Returns `½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`,
+    `t = s θ`; see `certificate`.
 
     Args:
       rest: the residuals r, (n, input_dim).

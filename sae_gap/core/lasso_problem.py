@@ -206,8 +206,8 @@ def lambda_max(
     *,
     nonneg: bool = True,
 ) -> Float[Array, " n"]:
-    """Returns the smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or `max_j
-    |d_jᵀ y|` for signed codes.
+    """Returns the smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or
+    `max_j |d_jᵀ y|` for signed codes.
     """
     correlations = product(signals, dictionary)
     return jnp.max(correlations if nonneg else jnp.abs(correlations), axis=1, initial=0)

@@ -1,5 +1,4 @@
-"""Normalises activations as published SAEs do before they encode them, and undoes it after
-decoding.
+"""Normalises activations as published SAEs do before encoding, and undoes it after decoding.
 
 Rows are arrays of NumPy or JAX, or tensors of PyTorch.
 """

@@ -23,8 +23,8 @@ def option(
 ) -> Any:
     """A field of an Equinox module or of a dataclass, with limits that `check_options` checks.
 
-    The field's annotation gives the type: an int, a float, a bool, a str or a tuple of these, or `|
-    None` if None is valid. A tuple of any length has at least one entry, and no entry twice.
+    The field's annotation gives the type: an int, a float, a bool, a str or a tuple of these, or
+    `| None` if None is valid. A tuple of any length has at least one entry, and no entry twice.
 
     Args:
       default: the default value, which may lie beyond the limits.

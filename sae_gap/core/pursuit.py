@@ -68,9 +68,7 @@ def pursue(
 
 
 def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
-    """Returns the gain that l0 atoms a row exceed on average: halfway between the last and the
-    next.
-    """
+    """The gain that l0 atoms a row exceed on average: halfway between the last and the next."""
     flat = gains.reshape(-1)
     ordered, first = flat[flat.argsort()], max(0, len(flat) - max(1, round(l0 * len(gains))))
     return (ordered[first] + ordered[max(0, first - 1)]) / 2

@@ -46,10 +46,10 @@ class Setting:
       stream: whether training draws as many fresh samples as it asks for: signals alone, as the
         codes would not fit in memory.
       padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of
-      several dimensions share compiled programs. Results are those without padding, except that a
-      learner's random start depends on the shape. None pads nothing.
+        several dimensions share compiled programs. Results are those without padding, except that a
+        learner's random start depends on the shape. None pads nothing.
       width: atoms of the dictionaries to learn; None, which also replaces num_latents here, takes
-      one for each concept.
+        one for each concept.
 
     Raises:
       ValueError: a value is out of range, or no such data exist (the message says why).
