@@ -39,7 +39,7 @@ class Own(Encoder):
         return {"class": class_name(type(self)), "encoder": told}
 
     def affine(self, model: Model) -> Affine | None:
-        """The map of `y - b` whose largest outputs the codes are; None if none decides them."""
+        """The map of `y - b` whose largest outputs are the codes; None if none decides them."""
         found = getattr(self.encoder, "affine", None)
         return None if found is None else found(model)
 
