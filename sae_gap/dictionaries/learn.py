@@ -122,7 +122,7 @@ def learn(
     seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds)
     learned.structure = told
-    # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
+    # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
     with contextlib.suppress(ValueError):
         learned.lam()
     return learned

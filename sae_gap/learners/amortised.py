@@ -194,7 +194,7 @@ class Lista(TrainedEncoders):
     are over all entries.
 
     In the full, published form a layer has num_latents² parameters: at 1,000 latents parameters,
-      gradient and moments take 240 MB, and at 10,000 latents 24 GB.
+    gradient and moments take 240 MB, and at 10,000 latents 24 GB.
 
     Args:
       encoder: the encoder to train, which its methods also use.

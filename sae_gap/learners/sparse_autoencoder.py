@@ -68,7 +68,7 @@ class SparseAutoencoder(Learner):
     every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order; the last
     batch may be smaller.
 
-    With `l0`, the penalty is steered until so many latents of a sample are active on average, for
+    With `l0`, the penalty is steered so that a sample has so many active latents on average, for
     any initial weight. At step t of T let L be the running mean L0 of batches, and r the target L0,
     which falls geometrically from the first batch's L0 to `l0` at t = .3 T, and `e = log(L / r)`,
     within ±1. Then

@@ -220,9 +220,9 @@ class Downstream:
 
         Returns:
           Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1
-            for a perfect reconstruction and 0 for an ablation: `ce_score` and `kl_score` by zeros,
-            as in SAEBench and SAELens, `ce_score_mean` and `kl_score_mean` by the mean. Sums by
-            document: `ce_sums`, `kl_sums`.
+          for a perfect reconstruction and 0 for an ablation: `ce_score` and `kl_score` by zeros,
+          as in SAEBench and SAELens, `ce_score_mean` and `kl_score_mean` by the mean. Sums by
+          document: `ce_sums`, `kl_sums`.
         """
         nats, clean = self.nats(reconstruction), self.clean.ce.mean()
         ce, kl = nats.ce.mean(), nats.kl.mean()

@@ -44,7 +44,7 @@ class Texts(NamedTuple):
         first.
 
         One of two equal texts might be held out and the other learned from: 98 of the 2,225
-          documents of BBC news are repeats.
+        documents of BBC news are repeats.
         """
         order = np.random.default_rng(seed).permutation(len(self.texts)).tolist()
         first = {self.texts[i]: i for i in reversed(order)}

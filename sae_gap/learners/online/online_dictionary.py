@@ -85,12 +85,12 @@ class OnlineDictionary(Learner):
         d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
 
     The rate η is a temperature: the fewer samples of a minibatch use an atom, the noisier its step.
-      Far above a critical rate no atom settles; far below it each stays near its first sample. So η
-      falls geometrically through that point, from `rates[0]` to `rates[1]`, over the first `settle`
-      of the fit, and then on to `rates[2]`, while the floor falls from `floors[0]` to `floors[1]`.
-      A dictionary that explains its samples gives a small residual, hence a low threshold and codes
-      that hardly shrink; noise, or missing atoms, keep the threshold high. The sparsity, the noise
-      and the scale of the codes may all be unknown.
+    Far above a critical rate no atom settles; far below it each stays near its first sample. So η
+    falls geometrically through that point, from `rates[0]` to `rates[1]`, over the first `settle`
+    of the fit, and then on to `rates[2]`, while the floor falls from `floors[0]` to `floors[1]`.
+    A dictionary that explains its samples gives a small residual, hence a low threshold and codes
+    that hardly shrink; noise, or missing atoms, keep the threshold high. The sparsity, the noise
+    and the scale of the codes may all be unknown.
 
     The critical rate of an atom is about `2 u a² / s²`, with u its uses in a minibatch, a² the mean
     square of its codes and s² that of the signals' norms, while nothing is explained yet: an atom
