@@ -16,7 +16,7 @@ from pathlib import Path
 import sae_gap
 from sae_gap.core.registry import BrokenFileError
 
-# What is asked for most goes by a shorter name too.
+# The commands that are used most have a second, shorter name.
 ALIASES = {"bench": "amortisation_gap", "measure": "measure_sae"}
 _USAGE = """{}
 
@@ -28,8 +28,8 @@ _ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143
 
 
 def home() -> Path:
-    """The folder that holds the package `benchmarks`: an installed wheel has it within `sae_gap`, a
-    checkout beside it.
+    """Returns the folder that holds the package `benchmarks`: `sae_gap` in an installed wheel, the
+    folder beside it in a checkout.
     """
     here = Path(__file__).parent
     return next(
@@ -38,7 +38,7 @@ def home() -> Path:
 
 
 def binaries() -> dict[str, Path]:
-    """The file of each binary, whichever folder it lies in, by its name."""
+    """Returns the file of each binary by its name, from all folders."""
     files = sorted((home() / "benchmarks").rglob("*.py"), key=lambda path: path.stem)
     return {
         path.stem: path
@@ -48,12 +48,12 @@ def binaries() -> dict[str, Path]:
 
 
 def is_study(path: Path) -> bool:
-    """Whether a file of a binary declares a study."""
+    """True if the file of a binary declares a study."""
     return path.parent.name == "studies" and "\nBENCH = " in path.read_text(encoding="utf-8")
 
 
 def listing() -> str:
-    """What `sae-gap --help` prints: each binary with the sentence that its text opens with."""
+    """Returns the text of `sae-gap --help`: each binary with its docstring's first sentence."""
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
     lines = [
         f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}" for name, path in binaries().items()
@@ -62,14 +62,14 @@ def listing() -> str:
 
 
 def _purpose(path: Path) -> str:
-    """The sentence that opens a module's text, in one line."""
+    """Returns the first sentence of a module's docstring, in one line."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or ""
     return " ".join(text.partition("\n\n")[0].split())
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the binary that the first argument names, as a process of its own would; exits with 2 if
-    there is none.
+    """Runs the binary that the first argument names, in this process; exits with 2 if there is
+    none.
 
     Args:
       arguments: the words after the command; None takes those of the process.
@@ -106,19 +106,19 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end_on_signals() -> None:
-    """From here on Ctrl-C and SIGTERM end this process at once, with a sentence.
+    """Makes Ctrl-C and SIGTERM end this process at once, with a sentence.
 
-    Python would wait for an import or a compiled loop to end. Files are whole at any moment, so
-    nothing has to be put in order.
+    Python would wait for an import or a compiled loop to end. Files are always whole, so nothing
+    needs to be cleaned up.
     """
 
     def wait() -> None:
         word, code = _ENDS[signal.Signals(signal.sigwait(_ENDS))]
-        # Past Python's own streams, whose locks another thread may hold.
+        # Python's own streams have locks, which another thread may hold.
         os.write(2, f"{word}; the same command goes on from what is saved.\n".encode())
         os._exit(code)
 
-    # Threads that start later inherit this, so that only the one that waits is told.
+    # Threads that start later inherit the mask, so that only the waiting thread gets the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
     threading.Thread(target=wait, daemon=True).start()
 

@@ -1,8 +1,8 @@
-"""What the suite has, by name: encoders, learners, metrics and SAEs, and an encoder or a learner
-made from its name.
+"""The names of the suite: encoders, learners, metrics and SAEs. It also makes an encoder or a
+learner from its name.
 
-A folder is the register: whatever class or metric a module of it defines is listed. Asking for a
-list loads JAX; importing this module does not, so that rows are read without it.
+The folder is the register: each class or metric that a module defines is listed. A list loads JAX;
+importing this module does not, so that rows can be read without it.
 """
 
 import dataclasses
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @functools.cache
 def encoders() -> dict[str, Any]:
-    """Every encoder of `sae_gap.encoders`, a class, by its name."""
+    """Returns the encoder classes of `sae_gap.encoders` by name."""
     from sae_gap.encoders.encoder import Encoder
 
     return registry.classes("sae_gap.encoders", Encoder)
 
 
 def saes() -> dict[str, Any]:
-    """Every encoder that a sparse autoencoder trains, by its name."""
+    """Returns the encoders that a sparse autoencoder trains, by name."""
     return {
         name: kind for name, kind in encoders().items() if getattr(kind, "recipe", None) is not None
     }
@@ -38,7 +38,7 @@ def saes() -> dict[str, Any]:
 
 @functools.cache
 def learners() -> dict[str, Any]:
-    """Every learner of `sae_gap.learners`, a class, by its name."""
+    """Returns the learner classes of `sae_gap.learners` by name."""
     from sae_gap.learners.learner import Learner
 
     return registry.classes("sae_gap.learners", Learner)
@@ -46,25 +46,25 @@ def learners() -> dict[str, Any]:
 
 @functools.cache
 def metrics() -> dict[str, Any]:
-    """Every metric of `sae_gap.metrics`, an object, by its name."""
+    """Returns the metric objects of `sae_gap.metrics` by name."""
     from sae_gap.metrics.metric import Metric
 
     return registry.instances("sae_gap.metrics", Metric)
 
 
 def default_metrics() -> tuple["sae_gap.metrics.metric.Metric", ...]:
-    """What a study measures unless it names its own."""
+    """Returns the metrics of a study that names none."""
     return tuple(metric for metric in metrics().values() if metric.everywhere)
 
 
 def default_columns() -> list[str]:
-    """The columns of what a study measures unless it names its own."""
+    """Returns the columns of these metrics."""
     return [name for metric in default_metrics() for name in metric.columns]
 
 
 def make(kind: Callable[..., Any], **offered: Any) -> Any:
-    """An instance of a class, given those of the offered values that it has a field for; None
-    leaves a default.
+    """Returns an instance of a class from the offered values that it has fields for; None keeps the
+    default.
     """
     fields = inspect.signature(kind).parameters
     return kind(
@@ -81,18 +81,18 @@ def make_encoder(
     nonneg: bool | None = None,
     l0: float | None = None,
 ) -> "sae_gap.encoders.encoder.Encoder":
-    """An encoder of `sae_gap.encoders`.
+    """Makes an encoder of `sae_gap.encoders`.
 
     Args:
       name: its name.
-      sparsity: of an encoder with a field `k` or `sparsity`.
-      lam: of an encoder with a field `lam`.
-      base: the encoder whose support it refits, of one with a field `encoder`.
-      nonneg: of an encoder with a field `nonneg`; None leaves its own.
-      l0: of an encoder with a field `l0`, which `prepared` reads; None leaves its own.
+      sparsity: sets the field `k` or `sparsity`, if there is one.
+      lam: sets the field `lam`, if there is one.
+      base: sets the field `encoder`, if there is one: the encoder whose support is refitted.
+      nonneg: sets the field `nonneg`, if there is one; None keeps the default.
+      l0: sets the field `l0`, which `prepared` reads, if there is one; None keeps the default.
 
     Raises:
-      ValueError: no encoder has the name, or it needs more.
+      ValueError: no encoder has the name, or it needs further arguments.
     """
     check_choice("encoder", name, encoders())
     offered = {"k": sparsity, "sparsity": sparsity, "lam": lam, "encoder": base, "nonneg": nonneg}
@@ -102,19 +102,19 @@ def make_encoder(
 def make_learner(
     name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_steps: int | None = None
 ) -> "sae_gap.learners.learner.Learner":
-    """A learner of `sae_gap.learners`, or the tuned SAE with an encoder of that name, with or
-    without `sae_` before it.
+    """Makes a learner of `sae_gap.learners`, or the tuned SAE with the encoder of that name, which
+    may begin with `sae_`.
 
     Args:
       name: its name.
-      sparsity: of a learner or an encoder with a field `k` or `sparsity`.
+      sparsity: sets the field `k` or `sparsity` of the learner or the encoder, if there is one.
       input_dim: dimension of the signals.
-      lam: of a learner with a field `lam`.
-      num_steps: steps of its fit; None takes its own default.
+      lam: sets the field `lam`, if there is one.
+      num_steps: steps of the fit; None keeps the default.
 
     Raises:
-      ValueError: no learner and no SAE has the name, or it needs more, such as the learner that it
-        goes on from.
+      ValueError: no learner and no SAE has the name, or it needs further arguments, such as the
+        learner that it goes on from.
     """
     from sae_gap.learners.learner import takes_steps
 
@@ -135,12 +135,12 @@ def make_learner(
 def paper_sae(
     name: str, *, sparsity: int, **options: Any
 ) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
-    """A sparse autoencoder with the defaults throughout, which are the paper's.
+    """Makes a sparse autoencoder with the paper's hyper-parameters, which are the defaults.
 
     Args:
-      name: of its encoder.
-      sparsity: k of an encoder that has one.
-      options: of `SparseAutoencoder`, such as `num_steps`.
+      name: the name of its encoder.
+      sparsity: k, if the encoder has one.
+      options: fields of `SparseAutoencoder`, such as `num_steps`.
     """
     from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
@@ -150,14 +150,14 @@ def paper_sae(
 def tuned_sae(
     name: str, *, sparsity: int, input_dim: int, **options: Any
 ) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
-    """A sparse autoencoder with the hyper-parameters, the rate and the penalty that were found best
-    for its encoder.
+    """Makes a sparse autoencoder with the hyper-parameters, rate and penalty that suited its
+    encoder best.
 
     Args:
-      name: of its encoder.
-      sparsity: k of an encoder that has one.
+      name: the name of its encoder.
+      sparsity: k, if the encoder has one.
       input_dim: dimension of the signals.
-      options: of `SparseAutoencoder`, such as `num_steps`.
+      options: fields of `SparseAutoencoder`, such as `num_steps`.
     """
     from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
@@ -176,20 +176,20 @@ def sae_for_activations(
     base: "sae_gap.learners.learner.Learner | None" = None,
     **options: Any,
 ) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
-    """A sparse autoencoder with the options that suit a network's activations.
+    """Makes a sparse autoencoder with the options that suit a network's activations.
 
-    It learns from standardised rows, whose total variance is input_dim, at a rate that warms up,
-    falls along a cosine and is left to the learner. Tuned penalties and thresholds hold where codes
-    are as large as the paper's, uniform on (0, 1), whose signals have a variance of sparsity / 3.
-    Thresholds and l1 penalties grow with the root of the variance over that, and penalties on the
-    number of codes with all of it. From there a penalty is steered to the sparsity.
+    It learns from standardised rows, whose total variance is input_dim. Its rate warms up and falls
+    along a cosine; the learner chooses its peak. Penalties and thresholds were tuned on the paper's
+    codes, uniform on (0, 1), whose signals have variance sparsity / 3. With v the variance over
+    that, thresholds and l1 penalties grow as √v, and penalties on the number of codes as v. The
+    penalty is then steered to the sparsity.
 
     Args:
-      name: of its encoder.
+      name: the name of its encoder.
       sparsity: mean L0 to train at.
-      input_dim: of the activations.
-      base: whose dictionary it starts from; None starts at random.
-      options: of `SparseAutoencoder`, in the place of these.
+      input_dim: dimension of the activations.
+      base: the learner whose dictionary it starts from; None starts at random.
+      options: fields of `SparseAutoencoder`; they replace those that are set here.
     """
     from sae_gap.encoders.jumprelu import JumpReLU
 

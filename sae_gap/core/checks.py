@@ -1,5 +1,5 @@
-"""Checks of arguments: each raises one sentence that names the fault and the mend, before anything
-is computed.
+"""Checks of arguments: each raises one sentence that names the fault and the mend, before any
+computation.
 
 A value out of range, or an array that does not hold numbers, is a ValueError; an object of the
 wrong class is a TypeError. A number that JAX is tracing has no value yet and passes.
@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-# A longer description of a value does not fit into a sentence.
+# A message shortens a longer description of a value.
 _LONGEST = 60
 # The limits of a seed, which every generator of random numbers takes.
 SEED: dict[str, Any] = {"least": 0, "most": 2**32 - 1}
-# A path on disk; `check_path` refuses all else.
+# The type of a path on disk; `check_path` refuses other types.
 AnyPath = str | os.PathLike[str]
 
 
 def shown(value: Any) -> str:
-    """A value in a few words on one line; an array by its type and shape."""
+    """Describes a value in a few words on one line, and an array by its type and shape."""
     if getattr(value, "shape", ()) and hasattr(value, "dtype"):
         return f"an array of {value.dtype} of shape {tuple(value.shape)}"
     text = " ".join(repr(value).split())
@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
 
 
 def _is_scalar(value: Any, kinds: str, of_python: type | tuple[type, ...]) -> bool:
-    """Whether a value is a scalar of Python, of NumPy or of JAX; True and False are not numbers."""
+    """True for a scalar of Python, NumPy or JAX; bools are not numbers here."""
     if isinstance(value, bool):
         return False
     kind = getattr(getattr(value, "dtype", None), "kind", None)
@@ -39,12 +39,12 @@ def _is_scalar(value: Any, kinds: str, of_python: type | tuple[type, ...]) -> bo
 
 
 def is_integer(value: Any) -> bool:
-    """Whether a value is an integer of Python, of NumPy or of JAX; True and False are not."""
+    """True for an integer of Python, NumPy or JAX, but not for a bool."""
     return _is_scalar(value, "iu", int)
 
 
 def is_traced(value: Any) -> bool:
-    """Whether JAX is tracing a value, which it can do only once it is loaded."""
+    """True if JAX is tracing the value; it does not load JAX to find out."""
     jax = sys.modules.get("jax")
     return jax is not None and isinstance(value, jax.core.Tracer)
 
@@ -84,7 +84,7 @@ def check_number(
     """
     if is_traced(value):
         return
-    # Integers are compared as they are: a large one has no float.
+    # Integers are compared without conversion: a large one has no float.
     is_finite = _is_scalar(value, "iuf", (int, float)) and (
         abs(value if isinstance(value, int) else float(value)) <= sys.float_info.max
     )
@@ -106,14 +106,14 @@ def check_flag(name: str, value: Any) -> None:
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Raises a ValueError unless the value is one of some names."""
+    """Raises a ValueError unless the value is one of the names."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, but it is {shown(value)}.")
 
 
 def check_type(name: str, value: Any, kinds: type | tuple[type, ...], mend: str) -> None:
     """Raises a TypeError unless the value is an instance of a class, or of one of several; `mend`
-    says what to give.
+    tells the user what to give.
     """
     if not isinstance(value, kinds):
         wanted = " or ".join(
@@ -123,7 +123,7 @@ def check_type(name: str, value: Any, kinds: type | tuple[type, ...], mend: str)
 
 
 def check_callable(name: str, value: Any, form: str) -> None:
-    """Raises a TypeError unless the value can be called; `form` shows how it will be."""
+    """Raises a TypeError unless the value can be called; `form` shows how it is called."""
     if not callable(value):
         raise TypeError(f"{name} must be a function {form}, but it is {shown(value)}.")
 
@@ -157,7 +157,7 @@ def check_path(name: str, value: Any) -> None:
 def check_static(module: Any) -> None:
     """Raises a ValueError if a static field of an Equinox module cannot be hashed; arrays cannot.
 
-    Programs are compiled once for each value of such a field, which JAX tells apart by its hash.
+    JAX compiles a program for each value of such a field, and looks it up by the hash.
     """
     for field in dataclasses.fields(module):
         if field.metadata.get("static"):
@@ -173,7 +173,7 @@ def check_static(module: Any) -> None:
 
 
 def check_shard(value: Any) -> tuple[int, int]:
-    """A shard `(index, count)`, or a ValueError unless `0 <= index < count`."""
+    """Returns a shard `(index, count)`; raises a ValueError unless `0 <= index < count`."""
     pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_integer, value))
     if not (pair and 0 <= value[0] < value[1]):
         raise ValueError(
@@ -183,12 +183,12 @@ def check_shard(value: Any) -> tuple[int, int]:
 
 
 def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
-    """Raises a ValueError if an atom is not zero, but so small that JAX takes it for zero.
+    """Raises a ValueError if an atom is not zero but so small that JAX rounds it to zero.
 
     Args:
       name: what the message calls the dictionary.
       largest: the largest magnitude in each atom.
-      dtype: the type that is computed in.
+      dtype: the type of the computation.
     """
     tiny = np.finfo(dtype).tiny
     vanishing = largest[(largest > 0) & (largest < tiny)]
@@ -202,11 +202,11 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
 
 def check_unmasked(name: str, values: Any) -> None:
     """Raises a ValueError if entries of a masked array are masked: converting it would uncover them
-    in silence.
+    silently.
 
     Args:
       name: what the message calls the values.
-      values: anything; each part of a list or a tuple is looked at.
+      values: anything; each part of a list or a tuple is checked.
     """
     parts = values if isinstance(values, list | tuple) else (values,)
     count = sum(
@@ -220,8 +220,8 @@ def check_unmasked(name: str, values: Any) -> None:
 
 
 def detached(values: Any) -> Any:
-    """What NumPy can read: a tensor of PyTorch without its gradient and in float32 if it is
-    bfloat16, and anything else as it is.
+    """Returns values that NumPy can read: a tensor of PyTorch without its gradient (bfloat16 as
+    float32), anything else unchanged.
     """
     if not hasattr(values, "detach"):
         return values
@@ -230,12 +230,12 @@ def detached(values: Any) -> Any:
 
 
 def as_real(name: str, values: Any, form: str) -> np.ndarray:
-    """Real numbers as an array on the host, of any shape and type.
+    """Returns real numbers as an array on the host, of any shape and type.
 
     Args:
       name: what the message calls the values.
       values: numbers, nested lists of numbers, or an array of NumPy, of JAX or of PyTorch.
-      form: what the values should be, in the message.
+      form: describes the right values, in the message.
 
     Raises:
       ValueError: the values are complex, texts, dates, objects or rows of different lengths, or
@@ -248,7 +248,7 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         raise ValueError(
             f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array."
         ) from None
-    # NumPy has no bfloat16 of its own.
+    # NumPy itself has no bfloat16.
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         kind = (
             shown(values)
@@ -256,7 +256,7 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
             else f"of type {array.dtype}"
         )
         raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
-    # JAX takes neither the byte order of another machine nor a long double.
+    # JAX takes neither long doubles nor the byte order of another machine.
     return array.astype(
         np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False
     )

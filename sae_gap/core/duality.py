@@ -1,6 +1,6 @@
-"""The duality gap of the lasso on arrays of NumPy, of JAX or of PyTorch; imports none of the two.
+"""The duality gap of the lasso on arrays of NumPy, JAX or PyTorch; imports neither of the last two.
 
-`sae_gap.core.lasso_problem` says what it certifies.
+`sae_gap.core.lasso_problem` defines the gap.
 """
 
 from typing import Any
@@ -13,8 +13,8 @@ from sae_gap.core.namespace import namespace
 def dual_scale(
     correlations: Float[Any, "n num_latents"], lam: Float[Any, "rows columns"], *, nonneg: bool
 ) -> Float[Any, " n"]:
-    """The largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint; arrays
-    of NumPy give NumPy's.
+    """Returns the largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint;
+    an array of NumPy if it is given such.
 
     The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones,
     `c = Dᵀ θ`.
@@ -33,24 +33,24 @@ def value_and_gap(
     scale: Float[Any, " n"],
     dual: Float[Any, "n input_dim"] | None = None,
 ) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
-    """`½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`, of `t = s θ`;
-    see `certificate`.
+    """Returns `½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`,
+    `t = s θ`; see `certificate`.
 
     Args:
       rest: the residuals r, (n, input_dim).
-      codes: z, of all latents or of those alone that are not zero, (n, some).
+      codes: z of all latents, or of the non-zero ones alone, (n, some).
       pull: the products `d_jᵀ θ` of the same latents.
-      lam: their weights.
+      lam: the weights of these latents.
       scale: s, (n,).
-      dual: θ, (n, input_dim); None takes the residuals.
+      dual: θ, (n, input_dim); None stands for the residuals.
 
     Returns:
-      (n,) objectives and (n,) duality gaps, of NumPy where the arrays are NumPy's.
+      (n,) objectives and (n,) duality gaps, as NumPy arrays if the input is.
     """
     xp, scale = namespace(codes), scale[:, None]
     misfit = (1 - scale) * rest if dual is None else rest - scale * dual
-    # The difference before the product, which would round it; negative by rounding alone, where λ_j
-    # = d_jᵀ t.
+    # Subtract before multiplying, which would round. Only rounding makes it negative, where λ_j =
+    # d_jᵀ t.
     slack = xp.abs(codes) * xp.clip(lam - xp.sign(codes) * (scale * pull), 0, None)
     value = 0.5 * xp.sum(rest**2, axis=1) + xp.sum(lam * xp.abs(codes), axis=1)
     return value, 0.5 * xp.sum(misfit**2, axis=1) + xp.sum(slack, axis=1)

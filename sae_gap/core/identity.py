@@ -1,5 +1,5 @@
-"""What decides a number, as plain data: a learner, an encoder or a metric with its hyper-parameters
-and its version.
+"""The identity of a number as plain data: a learner, an encoder or a metric with its
+hyper-parameters and its version.
 """
 
 import dataclasses
@@ -14,31 +14,31 @@ from sae_gap.core.checks import check_static
 from sae_gap.core.options import check_options, option
 from sae_gap.core.registry import ClassName, Look
 
-# Part of the name of every row and every model: raise it when what is drawn, or the loop that fits,
-# changes its numbers.
+# Part of the name of every row and every model. Raise it when a change to the draws or to the loop
+# of a fit changes numbers.
 NUMERICS = 1
 
 
-# Type checkers take an `option` for a field.
+# Makes type checkers treat an `option` as a field.
 @dataclass_transform(field_specifiers=(option, eqx.field))
 class MethodPart(eqx.Module):
-    """A learner or an encoder: frozen hyper-parameters, checked once, and how they are named and
-    shown. In a file of its folder a class is found by its name.
+    """A learner or an encoder: frozen hyper-parameters, checked once, with a name and a look. A
+    class in a file of its folder is found by its name.
     """
 
-    # What rows call it.
+    # The name in rows.
     name: ClassVar[str] = ClassName()  # type: ignore[assignment]
-    # What figures call it and draw it in. Without them it has its name and a spare colour.
+    # The name and the colour in figures. By default: the name above, and a spare colour.
     label: ClassVar[str]
     colour: ClassVar[str]
-    # Where it stands among its like in legends and tables.
+    # The order in legends and tables.
     rank: ClassVar[int] = 99
-    # Whether it can be made from its name; what is made of other parts cannot.
+    # True if it can be made from its name alone; one that needs other parts cannot.
     listed: ClassVar[bool] = True
-    # The same of other names that its instances may have.
+    # The looks of other names that its instances may have.
     looks: ClassVar[Mapping[str, Look]] = {}
     # Raise it by hand when a change to the code changes what is learned, or the codes: rows and
-    # stored fits are told apart by it.
+    # stored fits carry it.
     version: ClassVar[int] = 1
 
     def __check_init__(self):
@@ -47,8 +47,8 @@ class MethodPart(eqx.Module):
 
 
 def precision() -> str:
-    """The default float type, and the default precision of products, unless on a CPU where none
-    is set.
+    """Returns the default float type and the default precision of products; a CPU without a set
+    precision leaves the latter out.
     """
     kind = str(jnp.zeros(()).dtype)
     products = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
@@ -58,12 +58,12 @@ def precision() -> str:
 
 
 def describe(thing: Any) -> Any:
-    """A learner or an encoder as plain data: its class, its version and its hyper-parameters, those
-    of its parts included.
+    """Describes a learner or an encoder as plain data: class, version and hyper-parameters, also
+    those of its parts.
 
-    The class counts by its name and its top package, so that a file may move without a refit.
-    `version` is an attribute of the class, raised by hand when its numbers change. A rare field
-    counts where it differs from its default. A thing with a method `described` tells itself.
+    The class counts by name and top package, so that its file may move without a refit. `version`
+    is an attribute of the class, raised by hand when its numbers change. A rare field counts where
+    it differs from its default. A thing with a method `described` describes itself.
     """
     if hasattr(thing, "described"):
         return thing.described()
@@ -81,5 +81,5 @@ def describe(thing: Any) -> Any:
 
 
 def class_name(cls: type) -> str:
-    """The name of a class with its top package, such as `sae_gap.TopK`."""
+    """Returns the name of a class with its top package, such as `sae_gap.TopK`."""
     return f"{cls.__module__.partition('.')[0]}.{cls.__qualname__}"

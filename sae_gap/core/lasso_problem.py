@@ -22,18 +22,18 @@ from sae_gap.core.types import Solution
 
 
 def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[Array, "... p r"]:
-    """Matrix product at the full precision of its type: accelerators would otherwise round the
+    """Multiplies matrices at the full precision of their type; accelerators would round the
     factors.
     """
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
 def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tuple[int, int]:
-    """The shape as which a weight broadcasts to `(n, num_latents)`.
+    """Returns the shape in which a weight broadcasts to `(n, num_latents)`.
 
     Args:
-      shape: that of a scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side either
-        full or one.
+      shape: the weight's: scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side
+        either full or one.
       num_samples: n.
       num_latents: number of atoms.
 
@@ -41,7 +41,7 @@ def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tup
       `(1 or n, 1 or num_latents)`.
 
     Raises:
-      ValueError: no reading of the shape fits, or two do.
+      ValueError: the shape fits in no way, or in two.
     """
     if shape in ((), (1,)):
         return 1, 1
@@ -67,7 +67,7 @@ def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tup
 def expand_lam(
     lam: Float[Array, "..."] | float, num_samples: int, num_latents: int
 ) -> Float[Array, "rows columns"]:
-    """View a weight as a matrix that broadcasts to `(n, num_latents)`; see `lam_shape`."""
+    """Reshapes a weight into a matrix that broadcasts to `(n, num_latents)`; see `lam_shape`."""
     lam = jnp.asarray(lam)
     return lam.reshape(lam_shape(lam.shape, num_samples, num_latents))
 
@@ -77,7 +77,7 @@ def residual(
     dictionary: Float[Array, "input_dim num_latents"],
     codes: Float[Array, "n num_latents"],
 ) -> Float[Array, "n input_dim"]:
-    """What the codes leave unexplained, `y - D z`."""
+    """Returns the residuals `y - D z`."""
     return signals - product(codes, dictionary.T)
 
 
@@ -88,7 +88,7 @@ def objective(
     codes: Float[Array, "n num_latents"],
     lam: Float[Array, "..."] | float,
 ) -> Float[Array, " n"]:
-    """The lasso objective of each sample, `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`.
+    """Returns the lasso objective of each sample, `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`.
 
     Args:
       signals: `(n, input_dim)`.
@@ -113,7 +113,7 @@ def certificate(
     nonneg: bool = True,
     dual: Float[Array, "n input_dim"] | None = None,
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Objective and duality gap of each sample, from two products with the dictionary.
+    """Returns each sample's objective and duality gap, from two products with the dictionary.
 
     For any candidate `θ`, made feasible as `t = s θ`, `F(z) - gap` is a lower bound on the optimum
     with
@@ -139,7 +139,7 @@ def certificate(
       codes: `(n, num_latents)`; non-negative if `nonneg`.
       lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
       nonneg: whether codes are constrained to be non-negative.
-      dual: `(n, input_dim)` dual candidates, feasible or not; None takes the residuals.
+      dual: `(n, input_dim)` dual candidates, feasible or not; None stands for the residuals.
 
     Returns:
       `(n,)` objectives and `(n,)` duality gaps.
@@ -156,8 +156,8 @@ def certificate(
 
 
 def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
-    """The duality gap of each sample over its objective, in double precision; zero where the
-    objective is.
+    """Returns the duality gap of each sample over its objective, in double precision; zero where
+    the objective is.
     """
     gap, value = (np.asarray(array, np.float64) for array in (solution.gap, solution.objective))
     return np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
@@ -170,13 +170,12 @@ def is_converged(
     tol: Float[Array, ""] | float,
     dtype: Any = None,
 ) -> Bool[Any, " n"]:
-    """Whether `gap ≤ tol F(z)`, or the objective itself is below what the type of the codes can
-    resolve.
+    """True where `gap ≤ tol F(z)`, or where the objective is below the resolution of the codes'
+    type.
 
-    The residual of any stored code is only known to a few units of roundoff of the signal, so an
-    objective below `½ (16 eps ‖y‖)²` is zero for all that can be told; else an exact fit at
-    `lam = 0` would never be accepted. The type is that of the objective unless another one is
-    given.
+    The residual of stored codes is known to a few units of roundoff of the signal, so an objective
+    below `½ (16 eps ‖y‖)²` cannot be told from zero; without this rule an exact fit at `lam = 0`
+    would never be accepted. The type is the objective's unless another is given.
     """
     floor = 0.5 * ((16 * float(jnp.finfo(dtype or value.dtype).eps) * signals) ** 2).sum(axis=1)
     return ((gap <= tol * value) & (value < float("inf"))) | (value <= floor)
@@ -194,8 +193,8 @@ def soft_threshold(
 
 
 def lipschitz(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """Lipschitz constant of the gradient, `‖D‖₂²`, as the top eigenvalue of the smaller of `D Dᵀ`
-    and `Dᵀ D`.
+    """Returns the Lipschitz constant of the gradient, `‖D‖₂²`: the top eigenvalue of the smaller of
+    `D Dᵀ` and `Dᵀ D`.
     """
     wide = dictionary if dictionary.shape[0] <= dictionary.shape[1] else dictionary.T
     return jnp.linalg.eigvalsh(product(wide, wide.T))[-1]
@@ -207,8 +206,8 @@ def lambda_max(
     *,
     nonneg: bool = True,
 ) -> Float[Array, " n"]:
-    """The smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or `max_j |d_jᵀ y|`
-    for signed codes.
+    """Returns the smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or
+    `max_j |d_jᵀ y|` for signed codes.
     """
     correlations = product(signals, dictionary)
     return jnp.max(correlations if nonneg else jnp.abs(correlations), axis=1, initial=0)

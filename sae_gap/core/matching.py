@@ -1,8 +1,8 @@
-"""Which learned atom is which true one: cosines, correlations and the best pairs.
+"""Matches learned with true atoms: cosines, correlations and the best pairs.
 
-Recovery is only defined up to the order, the sign and the scale of the atoms. All that the metrics
-share to undo those three is here, on the host in NumPy: the sets of columns that are compared
-change with every cell of a study, which under jit would mean a compilation each.
+Recovery is only defined up to the order, the sign and the scale of the atoms. The code that the
+metrics share to undo those three is here, in NumPy on the host: each cell of a study compares other
+sets of columns, and jit would compile for each.
 """
 
 import dataclasses
@@ -15,11 +15,10 @@ from scipy import sparse
 
 from sae_gap.core.checks import as_real
 
-# Columns with a smaller share of non-zeros are multiplied by these alone, and so many columns at
-# once.
+# Columns with a smaller share of non-zeros are stored sparse, so many at once.
 _SPARSE = 0.05
 _COLUMNS_AT_ONCE = 512
-# Cosines that are held at once.
+# Number of cosines that are held at once.
 _COSINES_AT_ONCE = 2**22
 
 
@@ -64,8 +63,7 @@ def match_atoms(
             "atoms are columns, so a dictionary may need transposing."
         )
     if learned.shape == truth.shape and np.array_equal(learned, truth):
-        # No assignment is better, and the cosines of a million atoms with a million would not fit
-        # anywhere.
+        # A million atoms have too many cosines to store, and no assignment beats this one.
         return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
     atoms, true_atoms = unit_columns(learned), unit_columns(truth)
     rows, columns = scipy.optimize.linear_sum_assignment(
@@ -74,7 +72,7 @@ def match_atoms(
     partner = np.full(truth.shape[1], -1)
     partner[rows] = columns
     cosine = np.zeros(truth.shape[1])
-    # The angle of a nearly perfect atom is lost in float32, where arccos cannot tell 0 from 3e-4.
+    # float32 loses the angle of a nearly perfect atom: its arccos cannot tell 0 from 3e-4.
     pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(
         truth[:, rows].astype(np.float64)
     )
@@ -85,8 +83,8 @@ def match_atoms(
 def nearest_atoms(
     learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
 ) -> Int[np.ndarray, " learned"]:
-    """The feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several latents
-    may share one.
+    """Returns the feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several
+    latents may share one.
 
     Args:
       learned: learned dictionary, (input_dim, num_learned).
@@ -106,20 +104,19 @@ def nearest_atoms(
 def correlations(
     left: Float[np.ndarray, "n left"], right: Float[np.ndarray, "n right"]
 ) -> Float[np.ndarray, "left right"]:
-    """Absolute Pearson correlation of every column of `left` with every column of `right`.
+    """Returns |r|, Pearson's correlation of every column of `left` with every column of `right`.
 
-    One matrix product, in the wider of the two precisions.
+    It takes one matrix product, in the wider of the two precisions.
 
     Args:
-      left: (n, left), samples as rows; sparse columns are multiplied by their non-zeros alone, so
-        the sparser side goes here.
+      left: (n, left), samples as rows; put the sparser side here, as only its non-zeros are
+        multiplied.
       right: (n, right), the same samples.
 
     Returns:
-      |r| in [0, 1], (left, right); 0 wherever a column is constant, which says nothing about the
-      other.
+      |r| in [0, 1], (left, right); 0 wherever a column is constant.
     """
-    # In the order of rows, or a sparse product would copy it for every block.
+    # Row-major, as a sparse product would otherwise copy it for every block.
     centred = np.ascontiguousarray(unit_columns(_centre(right)))
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
     scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
@@ -137,15 +134,15 @@ def correlations(
 
 
 def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
-    """Columns scaled to unit l2 norm; a zero column stays zero.
+    """Scales columns to unit l2 norm; a zero column stays zero.
 
     Args:
       matrix: (rows, columns).
 
     Returns:
-      `matrix / ‖matrix‖` by columns, (rows, columns).
+      `matrix` with each column over its norm, (rows, columns).
     """
-    # Squares of small entries underflow, so the largest entry is divided out before they are taken.
+    # Dividing by the largest entry first keeps the squares of small entries from underflowing.
     largest = np.abs(matrix).max(axis=0)
     scaled = matrix / np.where(largest > 0, largest, 1)
     norms = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64))
@@ -153,14 +150,14 @@ def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray,
 
 
 def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "rows columns"]:
-    """A finite, non-empty matrix on the host, in float32 or float64.
+    """Returns a finite, non-empty matrix on the host, in float32 or float64.
 
     Args:
-      name: what the values are called in the message.
+      name: what the message calls the values.
       values: an array of two dimensions.
 
     Returns:
-      The values, copied only where they have to be.
+      The values, copied only if necessary.
 
     Raises:
       ValueError: the values are not a finite, non-empty matrix.
@@ -176,8 +173,8 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
 
 
 def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
-    """Columns less their mean, exactly zero where a column is constant, which rounding of the mean
-    would otherwise hide.
+    """Subtracts the mean of each column. A constant column becomes exactly zero, which rounding of
+    the mean would otherwise prevent.
     """
     centred = columns - columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
     centred[:, columns.min(axis=0) == columns.max(axis=0)] = 0
@@ -185,10 +182,10 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
 
 
 def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
-    """Sparse columns, transposed, over the norm that they have once centred.
+    """Returns sparse columns, transposed, over the norms of the centred columns.
 
-    A centred column sums to zero, so the mean of the other adds nothing to their product, and both
-    need not be centred.
+    A centred column sums to zero, so the other factor's mean adds nothing to the product: only one
+    of the two needs to be centred.
     """
     scaled = columns / np.where(columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1)
     total = scaled.sum(axis=0, dtype=np.float64)

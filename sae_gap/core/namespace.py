@@ -5,7 +5,7 @@ from typing import Any
 
 
 def namespace(array: Any) -> Any:
-    """The module whose functions take an array. PyTorch's tensors do not tell theirs."""
+    """Returns the module whose functions take an array. PyTorch's tensors do not name theirs."""
     if hasattr(array, "__array_namespace__"):
         return array.__array_namespace__()
     return sys.modules["torch"]

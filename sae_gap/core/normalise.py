@@ -1,6 +1,6 @@
-"""What published SAEs do to activations before they encode them, and how their decoders undo it.
+"""Normalises activations as published SAEs do before encoding, and undoes it after decoding.
 
-Rows are arrays of NumPy, of JAX or tensors of PyTorch alike.
+Rows are arrays of NumPy or JAX, or tensors of PyTorch.
 """
 
 import dataclasses
@@ -11,34 +11,34 @@ from jaxtyping import Float
 
 @dataclasses.dataclass(frozen=True)
 class Normalisation:
-    """The identity. Subclasses change both functions."""
+    """The identity. Subclasses override `apply` and `undo`."""
 
-    # What a SAELens configuration calls it; None where only statistics in further files tell it.
+    # Its name in a SAELens configuration; None if only statistics in further files define it.
     saelens: ClassVar[str | None] = "none"
-    # Whether undoing it needs the activations that it was done to.
+    # True if `undo` needs the activations that `apply` was given.
     per_sample: ClassVar[bool] = False
-    # What a report calls it.
+    # Its name in a report.
     name: ClassVar[str] = "none"
 
     def apply(self, activations: Float[Any, "n input_dim"]) -> Float[Any, "n input_dim"]:
-        """The normalised activations."""
+        """Normalises activations."""
         return activations
 
     def undo(
         self, normalised: Float[Any, "n input_dim"], like: Float[Any, "n input_dim"] | None
     ) -> Float[Any, "n input_dim"]:
-        """What a decoder gives, in the units of activations.
+        """Returns a decoder's output in the units of activations.
 
         Args:
-          normalised: in units of the normalised activations.
-          like: the activations; None where the normalisation is not `per_sample`.
+          normalised: the output in units of the normalised activations.
+          like: the activations; None unless the normalisation is `per_sample`.
         """
         return normalised
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale(Normalisation):
-    """`x s`, with one s for all samples, by which their mean norm becomes √d."""
+    """`x s`, with one s for all samples, which gives them the mean norm √d."""
 
     saelens = None
     factor: float
@@ -72,7 +72,7 @@ class Whitening(Normalisation):
 
 @dataclasses.dataclass(frozen=True)
 class ConstantNorm(Normalisation):
-    """`x √d / ‖x‖`; an activation of zeros stays."""
+    """`x √d / ‖x‖`; a zero activation stays zero."""
 
     saelens, per_sample, name = "constant_norm_rescale", True, "constant norm"
 
@@ -89,10 +89,10 @@ class ConstantNorm(Normalisation):
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm(Normalisation):
-    """`(x - μ) / (σ + 10⁻⁵)` with a sample's mean μ and standard deviation σ, of d - 1 degrees,
-    over its dimensions.
+    """`(x - μ) / (σ + 10⁻⁵)` with the mean μ and the standard deviation σ over a sample's d
+    dimensions, with d - 1 degrees of freedom.
 
-    Like its library, it undoes this by `y σ + μ`.
+    It is undone by `y σ + μ`, as in its library, without the 10⁻⁵.
     """
 
     saelens, per_sample, name = "layer_norm", True, "layer norm"

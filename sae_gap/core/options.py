@@ -1,4 +1,4 @@
-"""Fields that say what their values may be: hyper-parameters, settings and flags."""
+"""Fields that state their valid values: hyper-parameters, settings and flags."""
 
 import dataclasses
 import functools
@@ -21,22 +21,22 @@ def option(
     rare: bool = False,
     **limits: Any,
 ) -> Any:
-    """A field of an Equinox module or of a dataclass, which `check_options` checks.
+    """A field of an Equinox module or of a dataclass, with limits that `check_options` checks.
 
-    Its annotation gives the type: an int, a float, a bool, a str or a tuple of these, `| None`
-    where there may be none. A tuple of any length has entries, all different.
+    The field's annotation gives the type: an int, a float, a bool, a str or a tuple of these, or
+    `| None` if None is valid. A tuple of any length has at least one entry, and no entry twice.
 
     Args:
-      default: its value unless another is given, which may lie beyond the limits.
-      help: what the help of its flag says; without it there is no flag.
-      static: whether it sets a shape or a loop length; None takes a default that is an integer,
-        a bool or a str as static.
-      kw_only: whether it is given by its name alone.
-      flag: the name of its flag, where that is not the field's.
-      alone: whether its flag takes a word without a flag.
-      rare: whether keys have it only where it differs from its default, so that earlier keys stay.
-      **limits: those of `check_number`; of an integer `least` and `most`, without which it is
-        positive and below 2**31; of a str the `choices`.
+      default: the default value, which may lie beyond the limits.
+      help: the help text of the flag; a field without it has no flag.
+      static: whether the value sets a shape or a loop length; None treats a field as static if its
+        default is an integer, a bool or a str.
+      kw_only: whether the argument must be given by name.
+      flag: the name of the flag, if not the field's.
+      alone: whether a positional argument sets the flag.
+      rare: whether keys have it only where it differs from its default, which keeps earlier keys.
+      **limits: the limits of `check_number`; for an integer `least` and `most`, by default 1 and
+        2**31 - 1; for a str the `choices`.
     """
     static = isinstance(default, int | str) if static is None else static
     metadata = {"static": static, "limits": limits, "help": help, "flag": flag, "alone": alone}
@@ -45,7 +45,7 @@ def option(
 
 
 def check_options(module: Any) -> None:
-    """Raises a ValueError where an option of a module is not what its field allows."""
+    """Raises a ValueError if an option of a module has a value that its field forbids."""
     for field in dataclasses.fields(module):
         value = getattr(module, field.name)
         if "limits" in field.metadata and value is not field.default:
@@ -54,7 +54,7 @@ def check_options(module: Any) -> None:
 
 
 def flag_of(field: dataclasses.Field) -> str:
-    """The name of an option's flag."""
+    """Returns the name of an option's flag."""
     return field.metadata["flag"] or field.name
 
 
@@ -63,14 +63,14 @@ hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
-    """The types that an annotation allows."""
+    """Returns the types that an annotation allows."""
     is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
     return typing.get_args(hint) if is_union else (hint,)
 
 
 def entries(hint: Any) -> tuple[Any, ...]:
-    """The types of the entries of a tuple, the second of them ... where it may have any length;
-    none where no tuple is allowed.
+    """Returns the types of a tuple's entries, the second of them ... for a tuple of any length; an
+    empty tuple if the annotation allows no tuple.
     """
     listed = (typing.get_args(kind) for kind in kinds(hint) if typing.get_origin(kind) is tuple)
     return next(listed, ())
@@ -102,8 +102,8 @@ def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
 
 
 def settle(settings: Any) -> None:
-    """Checks the options of a frozen dataclass, and makes Python's own numbers of NumPy's and
-    JAX's, so that keys agree.
+    """Checks the options of a frozen dataclass, and turns numbers of NumPy and JAX into Python's,
+    so that keys agree.
     """
     check_options(settings)
     for field in dataclasses.fields(settings):

@@ -1,7 +1,7 @@
 """The screened pursuit and least squares on supports, for NumPy and PyTorch; imports no JAX.
 
 `sae_gap.encoders.screened_pursuit` describes the method, and compiles it. Here each operation runs
-at once on all rows given, and exchanges go on for those rows alone that need them.
+at once on all rows, and exchanges go on for the rows that still need them.
 """
 
 import math
@@ -12,19 +12,19 @@ from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.namespace import namespace
 
-# By this name configurations have it.
+# The method's name in configurations.
 PURSUIT = "sae_gap_pursuit"
-# Floats of the largest Gram matrix of all atoms that is held.
+# The largest Gram matrix of all atoms that is stored, in floats.
 WHOLE = 2**27
-# An atom with less than this share of its energy outside the span of those chosen adds nothing.
+# An atom is dependent if less than this share of its energy lies outside the span of those chosen.
 DEPENDENT = 1e-5
-# Exchanges of all values of the wrong sign at once, and then of one at a time; hardly any sample
-# takes ten.
+# First all values of the wrong sign are exchanged at once, then one at a time; hardly any sample
+# takes ten exchanges.
 EXCHANGES, MOST = 20, 200
-# What a value may lie below zero, and a correlation above, where the signal and the atoms have unit
-# norm.
+# A value may be this far below zero, and a correlation this far above, for a signal and atoms of
+# unit norm.
 SLACK = 1e-6
-# Rows at once that the cache of a CPU holds.
+# As many rows as a CPU's cache holds.
 CHUNK = 128
 
 
@@ -35,18 +35,18 @@ def pursue(
     breadth: int = 2,
     screens: int = 2,
 ) -> tuple[Int[Any, "n size"], Float[Any, "n size"], Float[Any, "n size"]]:
-    """A screened pursuit of k atoms, then least squares over `z ≥ 0`.
+    """Runs a screened pursuit of k atoms, then solves least squares over `z ≥ 0`.
 
     Args:
       target: finite rows, (n, input_dim).
       atoms: of unit length or zero, (num_latents, input_dim).
-      k: atoms that are pursued.
-      breadth: candidates of a screen for each of them.
-      screens: products with the dictionary that propose candidates.
+      k: number of atoms to pursue.
+      breadth: candidates that a screen proposes for each of them.
+      screens: number of products with the dictionary that propose candidates.
 
     Returns:
-      The numbers of the atoms chosen, their codes, zero where one is not used, and what the squared
-      error would grow by without each.
+      The numbers of the chosen atoms, their codes (zero for an unused atom), and the increase of
+      the squared error without each.
     """
     m, size = min(breadth * k, len(atoms)), min(k, *atoms.shape)
     toward = score = target @ atoms.mT
@@ -55,7 +55,7 @@ def pursue(
         if chosen is not None:
             codes, _ = least_squares(target, own, on, exchanges=0)
             score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
-            # Those chosen before are proposed, and taken, first.
+            # Atoms chosen earlier are proposed first, and taken first.
             score[_rows(chosen)[on], chosen[on]] = math.inf
         near = _largest(score, m)
         rows, own = _rows(near), atoms[near]
@@ -68,7 +68,7 @@ def pursue(
 
 
 def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
-    """What the gains of l0 atoms a row exceed, on average: half way from the last to the next."""
+    """The gain that l0 atoms a row exceed on average: halfway between the last and the next."""
     flat = gains.reshape(-1)
     ordered, first = flat[flat.argsort()], max(0, len(flat) - max(1, round(l0 * len(gains))))
     return (ordered[first] + ordered[max(0, first - 1)]) / 2
@@ -80,17 +80,17 @@ def least_squares(
     on: Bool[Any, "n size"],
     exchanges: int = MOST,
 ) -> tuple[Float[Any, "n size"], Float[Any, "n size"]]:
-    """Least squares over `z ≥ 0` by block principal pivoting.
+    """Solves least squares over `z ≥ 0` by block principal pivoting.
 
     Args:
       target: (n, input_dim).
       own: the atoms of each row, (n, size, input_dim).
-      on: which of them may be used; these must be independent.
-      exchanges: of atoms between zero and positive codes, at most; none leaves codes of any sign.
+      on: a mask of the atoms that may be used; these must be independent.
+      exchanges: the most exchanges of atoms between zero and positive codes; 0 allows any sign.
 
     Returns:
-      The codes z, and what the squared error would grow by without each,
-      `z_j² / [(D_SᵀD_S)⁻¹]_jj` on the support S.
+      The codes z, and the increase of the squared error without each, `z_j² / [(D_SᵀD_S)⁻¹]_jj` on
+      the support S.
     """
     xp, allowed, on = namespace(target), on, on & True
     gram, wanted = own @ own.mT, (own @ target[:, :, None])[:, :, 0]
@@ -117,8 +117,8 @@ def least_squares(
 def inverse_gram(
     gram: Float[Any, "n size size"], on: Bool[Any, "n size"], *, least_norm: bool = False
 ) -> Float[Any, "n size size"]:
-    """The inverse of the Gram matrix of some atoms, in the place of one of all; of atoms that may
-    depend on each other the pseudoinverse, by which least squares have the least norm.
+    """Returns the inverse of the Gram matrix of the atoms that are on, within a matrix of all. If
+    atoms may depend on each other it is the pseudoinverse, which gives the solution of least norm.
     """
     xp, size = namespace(gram), gram.shape[1]
     one = xp.eye(size, dtype=gram.dtype, device=gram.device)
@@ -131,7 +131,7 @@ def inverse_gram(
 def scatter(
     chosen: Int[Any, "n size"], codes: Float[Any, "n size"], num_latents: int
 ) -> Float[Any, "n num_latents"]:
-    """The codes of some atoms among those of all."""
+    """Puts the codes of some atoms in their places among all atoms."""
     xp, on = namespace(codes), codes != 0
     dense = xp.zeros((len(codes), num_latents), dtype=codes.dtype, device=codes.device)
     dense[_rows(chosen)[on], chosen[on]] = codes[on]
@@ -139,18 +139,18 @@ def scatter(
 
 
 def by_chunk(function: Callable[..., Any], chunk: int, *arrays: Any) -> list[Any]:
-    """The arrays that a function gives of the rows of others, of so many rows at once."""
+    """Applies a function to `chunk` rows of the arrays at a time, and joins its results."""
     starts = range(0, len(arrays[0]) or 1, chunk)
     parts = [function(*(array[start : start + chunk] for array in arrays)) for start in starts]
     return [namespace(part[0]).concat(part) for part in zip(*parts, strict=True)]
 
 
 def _match(gram, pull, first, slack, size):
-    """Orthogonal matching pursuit by the Gram matrix of the candidates: the places of the atoms
-    chosen, and whether each adds anything.
+    """Runs orthogonal matching pursuit on the Gram matrix of the candidates. Returns the places of
+    the chosen atoms, and whether each adds anything.
 
-    Row i of `basis` has the inner products of the candidates with the i-th vector of an orthonormal
-    basis of the atoms chosen.
+    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
+    of the chosen atoms.
     """
     xp, rows, left = namespace(pull), _rows(pull)[:, 0], 0 * pull + 1
     basis, places, on = 0 * gram[:, :size], [], []
@@ -169,14 +169,14 @@ def _match(gram, pull, first, slack, size):
 
 
 def _largest(values, count):
-    """The places of the largest of each row, in any order."""
+    """Returns the places of each row's largest entries, in any order."""
     if hasattr(values, "topk"):
         return values.topk(count, sorted=False).indices
     return values.argpartition(-count, axis=1)[:, -count:]
 
 
 def _rows(like):
-    """For each entry of an array the number of its row."""
+    """Returns the number of its row for each entry of an array."""
     xp = namespace(like)
     return xp.arange(len(like), device=like.device)[:, None] + xp.zeros_like(like, dtype=xp.int64)
 

@@ -1,6 +1,6 @@
-"""The folder is the register: what the modules of a package define is found there, by its name.
+"""The folder is the register: what a package's modules define is found by its name.
 
-`sae_gap.catalogue` says which packages.
+`sae_gap.catalogue` lists the packages.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Look(NamedTuple):
-    """What figures and tables call a thing, and its colour; one without a colour is given a spare
+    """The name and the colour of a thing in figures and tables; without a colour it gets a spare
     one.
     """
 
@@ -21,12 +21,12 @@ class Look(NamedTuple):
 
 
 class Column(NamedTuple):
-    """How a column of numbers is shown.
+    """The look of a column of numbers.
 
     Attributes:
-      label: of an axis, or in a sentence.
-      perfect: its best value, where that is the same whatever the data.
-      heading: above a table; None takes the column's name, and an empty one keeps it out of tables.
+      label: the text on an axis, or in a sentence.
+      perfect: its best value, if that does not depend on the data.
+      heading: the text above a table; None takes the column's name, "" keeps it out of tables.
     """
 
     label: str
@@ -35,23 +35,23 @@ class Column(NamedTuple):
 
 
 class ClassName:
-    """The name of a class in lower case, for a class that gives itself no other."""
+    """The default name of a class: its own in lower case."""
 
     def __get__(self, instance: Any, owner: type) -> str:
         return owner.__name__.lower()
 
 
 def name_of(kind: type) -> str:
-    """The name of a class, whatever the names of its instances."""
+    """Returns the name of a class, whatever the names of its instances."""
     name = kind.name  # type: ignore[attr-defined]
     return name if isinstance(name, str) else kind.__name__.lower()
 
 
 def looks_of(kind: type) -> dict[str, Look]:
-    """The look of a class by its name, and those of the other names that its instances may have.
+    """Returns the looks of a class and of its instances with other names, by name.
 
-    A class without a label whose instances are called after something else, such as what they go on
-    from, has none of its own.
+    A class without a label has no look of its own if its instances are named after another thing,
+    such as the base that they go on from.
     """
     given, name = vars(kind), name_of(kind)
     looks = given.get("looks", {})
@@ -61,16 +61,14 @@ def looks_of(kind: type) -> dict[str, Look]:
 
 
 class BrokenFileError(ValueError):
-    """A file of a folder that is a register cannot be imported; the message is a sentence that
-    names it.
-    """
+    """A file in a register folder cannot be imported; the message is a sentence that names it."""
 
 
 def modules(package: str) -> Iterator[ModuleType]:
-    """The modules of a package and of the packages in it, imported.
+    """Imports and returns the modules of a package, including those of its subpackages.
 
     Raises:
-      BrokenFileError: one cannot be imported.
+      BrokenFileError: a module cannot be imported.
     """
     for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
         try:
@@ -86,8 +84,8 @@ def modules(package: str) -> Iterator[ModuleType]:
 
 
 def classes(package: str, base: type) -> dict[str, type]:
-    """The classes in a package, by name and in the order of their ranks, that derive from `base`
-    and are neither abstract nor unlisted.
+    """Returns the classes in a package that derive from `base` and are neither abstract nor
+    unlisted, by name, ordered by rank.
     """
 
     def is_listed(thing: Any, module: str) -> bool:
@@ -113,7 +111,7 @@ def classes(package: str, base: type) -> dict[str, type]:
 
 
 def instances(package: str, kind: type[Any]) -> dict[str, Any]:
-    """The objects of a kind in a package, by name."""
+    """Returns the objects of a kind in a package, by name."""
     things = (thing for module in modules(package) for thing in vars(module).values())
     return _unique((thing.name, thing) for thing in things if isinstance(thing, kind))
 

@@ -1,4 +1,4 @@
-"""Rows of a matrix: which of many stand for all, which count, and their lengths."""
+"""Rows of a matrix: an even choice of them, the ones that count, and their lengths."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ GOLDEN = (5**0.5 - 1) / 2
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
-    """At most so many indices below `count`, evenly spread, each once, in ascending order.
+    """Returns at most `most` indices below `count`, evenly spread, each once, ascending.
 
-    Each of as many parts of equal length has one, at the multiples of the golden section modulo 1,
-    so that no period of the rows, such as that of windows of one length, is that of the indices,
-    nor the first row of a text, which is often unlike others, always among them.
+    It divides the range into equal parts and takes one index from each, offset by multiples of the
+    golden section modulo 1. So the indices share no period with the rows, such as windows of one
+    length, and do not always include the first row of a text, which is often unlike others.
     """
     most = min(most, count)
     edges = np.arange(most + 1) * count // max(1, most)
@@ -23,11 +23,11 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
 
 
 def counted(rows: Float[Any, "n input_dim"]) -> Bool[Any, " n"]:
-    """The rows on which a threshold is found: all but those of zeros, such as padding, of which it
-    warns.
+    """Marks the rows that a threshold is found on: all but zero rows, such as padding. It warns of
+    these.
 
     Args:
-      rows: of NumPy, JAX or PyTorch.
+      rows: an array of NumPy, JAX or PyTorch.
 
     Raises:
       ValueError: all rows are zeros.
@@ -44,5 +44,5 @@ def counted(rows: Float[Any, "n input_dim"]) -> Bool[Any, " n"]:
 
 
 def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
-    """The squared length of each row, in double precision."""
+    """Returns the squared length of each row, in double precision."""
     return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)

@@ -22,9 +22,9 @@ from sae_gap.core.codes import SparseCodes
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.options import option, settle
 
-# The splits of a task: to learn from, to score in distribution, and to score out of it.
+# The splits of a task: for training, for scores in distribution, and for scores out of it.
 SPLITS = ("train", "id", "ood")
-# Beside the class, where JAX is there: PyTorch normalises with these classes alone.
+# Bound to the class here, where JAX is loaded: PyTorch uses these classes without JAX.
 for _kind in (Normalisation, Scale, Whitening, ConstantNorm, LayerNorm):
     jax.tree_util.register_dataclass(_kind)
 
@@ -36,24 +36,23 @@ class Setting:
     Args:
       num_latents: number of concepts.
       sparsity: number of active latents in each sample, k.
-      num_samples: number of in-distribution samples, half of them for training, half for
-        validation; as a stream, all of them for training.
+      num_samples: number of in-distribution samples, half of them for training and half for
+        validation; with `stream` all for training.
       seed: seeds the dictionary, the samples and the learners.
       input_dim: dimension of the signals; None takes the compressed-sensing bound
         `max(k + 1, ceil(2 k ln(num_latents / k)))`.
       noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free
         signals.
-      stream: whether training has as many fresh samples as it may ask for: signals alone, whose
+      stream: whether training draws as many fresh samples as it asks for: signals alone, as the
         codes would not fit in memory.
       padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of
-        several dimensions share their compiled programs. What is learned and measured is what it
-        would be without, but for the random numbers that a learner starts from, which depend on the
-        shape. None pads nothing.
-      width: atoms of the dictionaries to learn; None, which a width of num_latents becomes too,
-        takes one for each concept.
+        several dimensions share compiled programs. Results are those without padding, except that a
+        learner's random start depends on the shape. None pads nothing.
+      width: atoms of the dictionaries to learn; None, which also replaces num_latents here, takes
+        one for each concept.
 
     Raises:
-      ValueError: a value is out of range, or the setting has no such data (see the message).
+      ValueError: a value is out of range, or no such data exist (the message says why).
 
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
@@ -92,7 +91,7 @@ class Setting:
             )
         if self.padded_dim is not None:
             check_integer("padded_dim", self.padded_dim, least=input_dim)
-        # That of the OOD latents is never the smaller one.
+        # The OOD pool is never smaller than the ID pool.
         pool = self.num_latents - self.num_ood - 1
         if pool < self.sparsity - 1:
             raise ValueError(
@@ -103,7 +102,7 @@ class Setting:
 
     @property
     def num_ood(self) -> int:
-        """Size of the pool of latents that never co-occur with latent 0 in distribution."""
+        """Size of the pool of latents that co-occur with latent 0 only out of distribution."""
         return self.num_latents // 2
 
     @property
@@ -113,15 +112,15 @@ class Setting:
 
     @property
     def num_scored(self) -> int:
-        """Number of OOD samples and, beside a stream, of ID samples for validation: not so many as
-        there are to train on.
+        """Number of OOD samples and, for a stream, of ID samples for validation; a stream scores
+        fewer than it trains on.
         """
         return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
 
     def asdict(self) -> dict[str, Any]:
-        """What tells settings apart, as rows and keys have it."""
+        """Returns the values that tell settings apart, as in rows and keys."""
         values = dataclasses.asdict(self)
-        # Rare options appear only where set, so that other settings keep their keys.
+        # Rare options appear only if they are set, so that other settings keep their keys.
         defaults = {"stream": False, "padded_dim": None, "width": None}
         return {
             name: value
@@ -131,7 +130,7 @@ class Setting:
 
 
 def check_width(sparsity: int, width: int | None) -> None:
-    """Refuses dictionaries that have no more atoms than are active in a sample."""
+    """Refuses dictionaries with no more atoms than a sample has active latents."""
     if width is not None and sparsity >= width:
         raise ValueError(
             f"sparsity must be below width, but it is {sparsity} with {width} atoms; lower "
@@ -144,10 +143,10 @@ class Split(eqx.Module):
 
     Attributes:
       signals: (n, input_dim).
-      codes: the true ones, (n, num_latents), or None. Codes of very many latents are `Codes`, and
-        those of a world a sparse array.
-      documents: of each sample, counted from 0; intervals are over these. None names none.
-      counts: which samples metrics and calibration count; None counts all.
+      codes: the true codes, (n, num_latents), or None. Codes of very many latents are `Codes`;
+        those of a world are a sparse array.
+      documents: each sample's document, from 0, as the unit of intervals; None names none.
+      counts: a mask of the samples that metrics and calibration count; None counts all.
     """
 
     signals: Float[Any, "n input_dim"]
@@ -163,10 +162,10 @@ class Split(eqx.Module):
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:
-        """What the probe predicts: whether latent 0 exceeds one half."""
+        """The probe's target: whether latent 0 exceeds one half."""
         if self.codes is None:
             return None
-        # A column of a sparse array is sparse, and of its formats not all can be sliced.
+        # A column of a sparse array is sparse, and some sparse formats cannot be sliced.
         codes = (
             scipy.sparse.csr_array(self.codes)[:, [0]].toarray()
             if scipy.sparse.issparse(self.codes)
@@ -176,10 +175,10 @@ class Split(eqx.Module):
 
 
 class Unread:
-    """A training split that is read when a learner asks for it, once.
+    """A training split that is read once, when a learner asks for it.
 
     Args:
-      read: gives the signals, (n, input_dim).
+      read: returns the signals, (n, input_dim).
     """
 
     codes = labels = documents = counts = None
@@ -194,11 +193,11 @@ class Unread:
 
 
 class Tree(eqx.Module):
-    """Which feature fires only where which other does.
+    """A hierarchy of features: a child fires only where its parent does.
 
     Attributes:
-      parent: of each feature, -1 for one that has none.
-      level: levels below its root, 0 for a root and -1 for a feature in no tree.
+      parent: the parent of each feature, -1 if it has none.
+      level: levels below the root, 0 for a root and -1 for a feature in no tree.
     """
 
     parent: Int[np.ndarray, " N"]
@@ -209,11 +208,11 @@ class Task(eqx.Module):
     """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes
     of a split.
 
-    `width` is the number of atoms to learn, which need not be that of the true ones. The last
-    `padding` dimensions of signals and atoms are zeros that `Setting.padded_dim` asked for; no mean
-    counts them. `tree` is that of a world whose features have a hierarchy. `network` scores
-    reconstructions of the ID split, where a network stands behind it. `concepts` are what its rows
-    are probed for, by name, as `sae_gap.probing` has them.
+    `width` is the number of atoms to learn, which may differ from the number of true ones. The last
+    `padding` dimensions of signals and atoms are zeros, from `Setting.padded_dim`; no mean counts
+    them. `tree` is the hierarchy of a world's features. `network` scores reconstructions of the ID
+    split, if a network lies behind it. `concepts` are the concepts that its rows are probed for, by
+    name, as in `sae_gap.probing`.
     """
 
     train: Split | Unread
@@ -234,19 +233,19 @@ class Task(eqx.Module):
 
 
 class Model(eqx.Module):
-    """All that a learner learned.
+    """All parameters that a learner learned.
 
-    Of an activation x it codes the signal `y = normalise(x)`, and `b + D z` is undone into the
-    units of x; a model without a normalisation takes activations for signals.
+    It codes the signal `y = normalise(x)` of an activation x, and transforms `b + D z` back into
+    the units of x; a model without a normalisation takes activations as signals.
 
     Attributes:
-      dictionary: D, atoms of any length, (input_dim, num_latents); None for a method that has no
+      dictionary: D, atoms of any length, (input_dim, num_latents); None for a method without a
         decoder, such as a linear probe.
-      bias: b, what the decoder adds: a lasso on the dictionary fits `y - b`, (input_dim,).
-      encoder: the parameters that an encoder reads, or None.
+      bias: b, the decoder's offset, (input_dim,): a lasso on the dictionary fits `y - b`.
+      encoder: the parameters of an encoder, or None.
       encode: the encoder that the model was trained with, a function `(model, signals) -> codes`,
         or None where inference is left to a solver.
-      normalisation: what is done to activations first; None is the identity.
+      normalisation: the map that activations pass first; None is the identity.
     """
 
     dictionary: Float[Array, "input_dim num_latents"] | None
@@ -256,18 +255,18 @@ class Model(eqx.Module):
     normalisation: Normalisation | None = None
 
     def signals(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
-        """The normalised activations, which encoders code."""
+        """Returns the normalised activations, which encoders code."""
         kind = self.normalisation
         return activations if kind is None else kind.apply(activations)
 
     def reconstruct(
         self, codes: Any, activations: Float[Any, "n input_dim"] | None
     ) -> Float[Array, "n input_dim"]:
-        """What codes in units of the model's atoms reconstruct of activations, in their units.
+        """Reconstructs activations, in their units, from codes in units of the model's atoms.
 
         Args:
           codes: dense, or a sparse array, (n, num_latents).
-          activations: that the codes are of; a normalisation of each sample by itself reads them.
+          activations: the activations that were coded; a normalisation `per_sample` reads them.
         """
         if scipy.sparse.issparse(codes):
             product = jnp.asarray(codes @ np.asarray(self.decoder).T)
@@ -278,7 +277,7 @@ class Model(eqx.Module):
 
     @property
     def decoder(self) -> Float[Array, "input_dim num_latents"]:
-        """The dictionary, of a model that must have one.
+        """The dictionary; raises if there is none.
 
         Raises:
           ValueError: the model has none.
@@ -292,15 +291,15 @@ class Model(eqx.Module):
 
 
 class Coded(eqx.Module):
-    """Codes of n signals, whatever made them; those of very many latents are `Codes`, or a sparse
-    array where asked for.
+    """Codes of n signals from any method; codes of very many latents are `Codes`, or a sparse array
+    on request.
     """
 
     codes: Float[Array, "n num_latents"]
 
     @property
     def certified(self) -> "Solution | None":
-        """The codes with their certificates, if they have any."""
+        """Returns the codes with their certificates, or None if they have none."""
         return None
 
 
@@ -308,7 +307,7 @@ class Solution(Coded):
     """Codes of n signals with their certificates.
 
     Attributes:
-      codes: the minimisers found.
+      codes: the minimisers.
       objective: the value of the lasso objective at `codes`.
       gap: a duality gap: `objective - gap` is a lower bound on the optimum.
       iterations: iterations spent on the sample.

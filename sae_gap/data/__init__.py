@@ -1,1 +1,1 @@
-"""Where samples come from: the paper's model, worlds with hierarchy, and a user's activations."""
+"""The sources of samples: the paper's model, worlds with hierarchy, and a user's activations."""

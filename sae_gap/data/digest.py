@@ -1,11 +1,11 @@
-"""What tells files apart: a digest of their content."""
+"""A digest of files' content, which tells them apart."""
 
 import hashlib
 import pathlib
 
 
 def file_digest(*paths: pathlib.Path) -> str:
-    """16 hexadecimal digits of the content of files, one after the other."""
+    """Returns 16 hexadecimal digits of the content of files, taken one after the other."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as file:

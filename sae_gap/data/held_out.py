@@ -1,6 +1,4 @@
-"""Activations of one's own as a source: rows to learn from, and rows of other documents to
-score.
-"""
+"""A user's activations as a source: rows to learn from, and rows of other documents to score."""
 
 import dataclasses
 import functools
@@ -16,28 +14,28 @@ from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.runtime import devices
 from sae_gap.storage.results import digest
 
-# The fewest rows that tell anything.
+# The fewest rows that give a score.
 FEWEST = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Rows of activations. Documents that are held out are scored, and learners see the rest.
+    """Rows of activations. Held-out documents are scored, and learners see the rest.
 
     Args:
-      activations: all of them or, with `held_out`, those that learners see.
+      activations: all activations or, with `held_out`, those that learners see.
       width: atoms of the dictionaries to learn.
       sparsity: mean L0 of the encoders that need one.
-      samples: held-out rows to score, at most, evenly spaced.
+      samples: the most held-out rows to score, evenly spaced.
       keep_outliers: whether rows beyond ten times the median norm are learned from and scored like
-        others. Else the share of them that is scored of the others is coded beside those, and does
+        others. If not, outlier tokens are coded beside the scored rows, in the same share, but do
         not count.
-      seed: of the learners, and of the split unless `split_seed` is given.
-      held_out: what is scored; None holds a tenth of the activations out.
-      split_seed: of the documents that are held out.
-      together: whether all processes fit one learner together. Each reads the rows of its own
-        devices, and of all together, rather than as many as one memory holds.
-      learn_outliers: whether learners see outlier tokens that are not kept.
+      seed: seeds the learners, and the split unless `split_seed` is given.
+      held_out: the activations to score; None holds out a tenth of `activations`.
+      split_seed: draws the held-out documents.
+      together: whether all processes fit one learner together. Each process reads the rows of its
+        own devices, and training uses all rows, rather than as many as one memory holds.
+      learn_outliers: whether learners see outlier tokens although these are not kept.
     """
 
     activations: Activations
@@ -58,12 +56,12 @@ class HeldOut:
 
     @functools.cached_property
     def kept(self) -> Activations:
-        """The activations without outlier tokens, unless these are kept."""
+        """The activations, without outlier tokens unless these are kept."""
         return self.activations if self.keep_outliers else self.activations.without_outliers()
 
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
-        """The rows that learners see, and those held out."""
+        """The rows that learners see, and the held-out ones."""
         train, held = self.kept, self.held_out
         if held is None:
             train, held = train.split(seed=self._split_seed)
@@ -79,15 +77,15 @@ class HeldOut:
 
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " n"]:
-        """The numbers, within the held-out part, of the rows that are scored."""
+        """The numbers of the scored rows within the held-out part."""
         return evenly_spaced(self.parts[1].num_samples, self.samples)
 
     @functools.cached_property
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
-        """The held-out rows that are scored.
+        """The held-out rows to score.
 
         Raises:
-          ValueError: they are too few, or do not vary.
+          ValueError: there are too few rows, or they do not vary.
         """
         rows = self.parts[1].take(self.places)
         if len(rows) < FEWEST:
@@ -103,9 +101,7 @@ class HeldOut:
 
     @functools.cached_property
     def left_out(self) -> Float[np.ndarray, "m input_dim"]:
-        """Outlier tokens of what is held out: the share of them that is scored of the others, and
-        one at least.
-        """
+        """Held-out outlier tokens, in the same share as the scored rows, but at least one."""
         if self.keep_outliers:
             return np.zeros((0, self.input_dim), np.float32)
         whole = self.activations if self.held_out is None else self.held_out
@@ -116,7 +112,7 @@ class HeldOut:
 
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
-        """The document of each scored row, counted from 0; contiguous blocks where none are
+        """The document of each scored row, counted from 0; contiguous blocks if no documents are
         named.
         """
         documents, count = self.parts[1].documents, len(self.places)
@@ -126,33 +122,33 @@ class HeldOut:
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"] | None:
-        """True for the coded rows that count; None where all do."""
+        """True for the coded rows that count; None if all do."""
         extra = len(self.left_out)
         return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
 
     @property
     def num_train(self) -> int:
-        """How many rows learners see."""
+        """The number of rows that learners see."""
         train = self.parts[0]
         return train.num_samples if self.together else train.num_pooled
 
     @functools.cached_property
     def train(self) -> Unread:
-        """The rows that learners see, evenly spaced, read once, whoever asks for the task."""
+        """The rows that learners see, evenly spaced, read once for all readers of the task."""
         train = self.parts[0]
         if not self.together:
             return Unread(train.pool)
         return Unread(lambda: devices.read_rows(train.take, train.num_samples, train.input_dim))
 
     def task(self) -> Task:
-        """The rows that learners see, and those that are scored, as one split."""
+        """Returns the rows that learners see, and the scored rows as one split."""
         members = np.pad(self.members, (0, len(self.left_out)))
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
         held = Split(rows, documents=members, counts=self.counts)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 
     def seen(self) -> dict[str, Any]:
-        """All that decides the rows that learners see, whatever is scored."""
+        """Returns all that decides the rows that learners see."""
         found = {
             "activations": self.activations.fingerprint,
             "keep_outliers": self.keep_outliers,
@@ -165,12 +161,12 @@ class HeldOut:
             found["learn_outliers"] = True
         if self.together:
             found["learned_from"] = self.num_train
-        # What is given has neither.
+        # A given dictionary has neither.
         sizes = {"width": self.width, "sparsity": self.sparsity}
         return found | {name: size for name, size in sizes.items() if size != 1}
 
     def asdict(self) -> dict[str, Any]:
-        """All that decides the data and what is learned from them."""
+        """Returns all that decides the data and the fits."""
         held = "none" if self.held_out is None else self.held_out.fingerprint
         every = digest([self.activations.fingerprint, held])
         return self.seen() | {"activations": every, "samples": self.samples}

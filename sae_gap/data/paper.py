@@ -14,14 +14,14 @@ from sae_gap.data.worlds import World
 
 
 def draw(setting: Setting | World) -> Task:
-    """Draws a task from the generative model: `y = A z`, with k active latents uniform on (0, 1);
-    or from a world.
+    """Draws a task from the generative model `y = A z`, with k active latents uniform on (0, 1), or
+    from a world.
 
-    The atoms are i.i.d. Gaussian directions. An in-distribution sample is, by a fair coin, either
-    latent 0 with k - 1 latents of the ID pool, or k latents other than latent 0; an
-    out-of-distribution sample is latent 0 with k - 1 latents of the OOD pool, a co-activation that
-    training never shows. The dictionary depends on the seed and the dimensions alone, so a sweep
-    over `num_samples` or `noise_db` keeps it, and a stream has it too.
+    The atoms are i.i.d. Gaussian directions. An in-distribution sample has, by a fair coin, either
+    latent 0 with k - 1 latents of the ID pool, or k latents other than latent 0. An
+    out-of-distribution sample has latent 0 with k - 1 latents of the OOD pool, a co-activation that
+    training never shows. The dictionary depends only on the seed and the dimensions, so a sweep
+    over `num_samples` or `noise_db` keeps it, and so does a stream.
 
     Args:
       setting: the cell to draw, its seed included, or a world; see `World`.
@@ -59,7 +59,7 @@ def draw(setting: Setting | World) -> Task:
     def split(signals: np.ndarray, codes: np.ndarray | Codes | None = None) -> Split:
         padded = np.pad(signals, ((0, 0), (0, padding))) if padding else signals
         return Split(
-            # Without a program for each shape, as `asarray` compiles.
+            # `asarray` would compile a program for each shape.
             jax.device_put(padded),
             jax.device_put(codes) if isinstance(codes, np.ndarray) else codes,
         )
@@ -87,8 +87,8 @@ def draw(setting: Setting | World) -> Task:
 def _draw_samples(
     setting: Setting, active: np.ndarray, atoms: np.ndarray, supports: np.ndarray, rng, noise_rng
 ) -> tuple[np.ndarray, np.ndarray | Codes]:
-    """Signals and codes, given which latents are on; `atoms` are those of the latents `active`, as
-    rows.
+    """Returns signals and codes for given supports; `atoms` has the atoms of the latents `active`,
+    as rows.
     """
     n, k = supports.shape
     values = rng.uniform(size=(n, k)).astype(jnp.zeros(()).dtype)

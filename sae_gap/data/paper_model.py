@@ -1,4 +1,4 @@
-"""The paper's generative model: its dictionary, and which latents are active in a sample."""
+"""The paper's generative model: its dictionary, and the active latents of each sample."""
 
 from typing import cast
 
@@ -7,16 +7,16 @@ import numpy as np
 
 from sae_gap.core.types import Setting
 
-# Bounds the numbers held at once while supports and dictionaries are drawn.
+# The most numbers held at once while drawing supports and dictionaries.
 _DRAWS_AT_ONCE = 4_000_000
 
 
 def draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The dictionary in the default float type, and the atoms of the active latents as rows, in
-    float64.
+    """Draws the dictionary in the default float type, and the atoms of the active latents as rows,
+    in float64.
 
-    A million atoms in float64 take gigabytes, so it is drawn some rows at a time, and twice: first
-    for the atoms' lengths.
+    A million atoms in float64 take gigabytes, so it draws some rows at a time, and draws twice:
+    first for the atoms' lengths.
     """
     input_dim = cast(int, setting.input_dim)  # A setting fills it in.
     rows = max(1, _DRAWS_AT_ONCE // setting.num_latents)
@@ -44,7 +44,7 @@ def draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, n
 
 
 def draw_id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
-    """The active latents of n in-distribution samples, (n, k)."""
+    """Draws the active latents of n in-distribution samples, (n, k)."""
     heads = rng.random(n) < 0.5
     with_zero = _with_latent_zero(setting, n, 1, setting.num_latents - setting.num_ood - 1, rng)
     without_zero = 1 + _distinct(n, setting.sparsity, setting.num_latents - 1, rng, setting.stream)
@@ -52,7 +52,7 @@ def draw_id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.n
 
 
 def draw_ood_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
-    """The active latents of n out-of-distribution samples, (n, k)."""
+    """Draws the active latents of n out-of-distribution samples, (n, k)."""
     return _with_latent_zero(
         setting, n, setting.num_latents - setting.num_ood, setting.num_ood, rng
     )
@@ -68,12 +68,12 @@ def _with_latent_zero(
 def _distinct(
     n: int, k: int, size: int, rng: np.random.Generator, stream: bool = False
 ) -> np.ndarray:
-    """Uniformly random k-subsets of range(size), n of them, one a row."""
+    """Draws n uniformly random k-subsets of range(size), one a row."""
     if k == 0:
         return np.zeros((n, 0), np.int64)
-    # Where duplicates are rare, redrawing the rows that have one is cheaper than ranking `size`
-    # uniforms a row. It pays from k² latents on; the bound of 10 k² for settings other than streams
-    # is what stored rows were drawn by.
+    # If duplicates are rare, redrawing the rows that have one is cheaper than ranking `size`
+    # uniforms a row, which pays from k² latents on. Settings other than streams keep the bound 10
+    # k² that stored rows were drawn by.
     if size > (1 if stream else 10) * k * k:
         subsets = rng.integers(size, size=(n, k))
         while True:

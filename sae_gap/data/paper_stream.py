@@ -1,4 +1,4 @@
-"""The training signals of a stream of the paper's model, drawn when they are asked for."""
+"""The training signals of a stream of the paper's model, drawn on request."""
 
 import functools
 
@@ -10,20 +10,20 @@ from sae_gap.core.types import Setting
 from sae_gap.data.paper_model import draw_dictionary, draw_id_supports
 from sae_gap.data.pieces import noise_scale, pieces_of
 
-# Few enough for the codes and signals of a piece to stay in cache.
+# The codes and signals of a piece this small stay in cache.
 PIECE = 10_000
 
 
 class Stream:
     """A source for `fit_stream`, of any length.
 
-    Calling it with `(start, count)` gives the `count` signals from number `start` on,
-    `(count, input_dim)`, the same ones in whatever pieces they are asked for. Those of `draw` are
-    the first of them. The loudness of the noise is set by the first 10,000 signals.
+    `stream(start, count)` returns the `count` signals from number `start` on, `(count, input_dim)`.
+    A signal does not depend on the pieces in which it is requested, and the first ones are those of
+    `draw`. The first 10,000 signals set the loudness of the noise.
 
     Args:
-      setting: with `stream`.
-      dictionary: that of the setting, `(input_dim, num_latents)`, if it has been drawn already.
+      setting: a setting with `stream`.
+      dictionary: the setting's dictionary, `(input_dim, num_latents)`, if it was drawn before.
 
     Raises:
       ValueError: the setting is not a stream.

@@ -1,5 +1,5 @@
-"""Streams draw their samples in pieces, each by a random generator of its own, so that any part of
-them can be drawn alone; and how loud their noise is.
+"""Streams draw samples in pieces, each with its own random generator, so that any part can be drawn
+alone. Also the loudness of their noise.
 """
 
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from jaxtyping import Float
 
 
 def noise_scale(signals: Float[np.ndarray, "n input_dim"], decibels: float) -> float:
-    """The standard deviation of noise at a signal-to-noise ratio, the mean square of all signals
-    being their power.
+    """Returns the standard deviation of noise at a signal-to-noise ratio; the power of the signals
+    is their mean square.
     """
     return float(np.sqrt(np.mean(signals**2))) * 10 ** (-decibels / 20)
 
 
 def pieces_of(start: int, count: int, size: int) -> Iterator[tuple[int, slice, slice]]:
-    """The pieces of `size` samples that hold the `count` samples from number `start` on.
+    """Gives the pieces of `size` samples that hold the `count` samples from number `start` on.
 
     Yields:
-      The number of a piece, the samples to take from it, and their place among those asked for.
+      The number of a piece, the samples to take from it, and their place in the request.
     """
     done = 0
     while done < count:

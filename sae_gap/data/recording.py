@@ -1,4 +1,4 @@
-"""A user's file of a task in the place of a setting of the generative model."""
+"""A user's file of a task, which replaces a setting of the generative model."""
 
 import dataclasses
 import functools
@@ -17,12 +17,12 @@ from sae_gap.data.task_file import load
 
 @dataclasses.dataclass(frozen=True)
 class Recording:
-    """A user's activations that are split already, in the place of a `Setting`. Others are split by
-    `HeldOut`.
+    """A user's activations that are split already; it replaces a `Setting`. `HeldOut` splits
+    others.
 
     Args:
       path: an .npz file, as `load` reads it, or its URL.
-      width: atoms of the dictionaries to learn; None takes as many as the truth has.
+      width: atoms of the dictionaries to learn; None takes the number of true ones.
       sparsity: k of the encoders that need one.
       seed: seeds the learners.
     """
@@ -38,7 +38,7 @@ class Recording:
         settle(self)
 
     def task(self) -> Task:
-        """The splits of the file, with the seed of this recording."""
+        """Returns the splits of the file, with the seed of this recording."""
         return dataclasses.replace(self._content()[0], seed=self.seed)
 
     def _content(self) -> tuple[Task, str]:
@@ -56,7 +56,7 @@ class Recording:
         return len(self._content()[0].train.signals)
 
     def asdict(self) -> dict[str, Any]:
-        """What tells recordings apart: the content of the file, wherever it lies."""
+        """Returns the values that tell recordings apart: the content of the file, not its path."""
         task, content = self._content()
         truth = _true_latents(task)
         return ({} if truth == task.width else {"width": task.width}) | {
@@ -71,25 +71,25 @@ class Recording:
 
 @functools.lru_cache(maxsize=1)
 def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, str]:
-    """The task in a file and a digest of it, read once for all seeds unless the file changes."""
+    """Reads a task and the digest of its file, once for all seeds unless the file changes."""
     return load(path, width=width), file_digest(path)
 
 
 def _true_latents(task: Task) -> int:
-    """How many latents the truth has, or where nothing is known of it, as many as are learned."""
+    """Returns the number of true latents, or of those to learn if the truth is unknown."""
     known = (task.dictionary, *(split.codes for split in (task.train, task.id, task.ood)))
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
 @typing.runtime_checkable
 class Source(typing.Protocol):
-    """Where the data of a study comes from: a `Setting`, a `World`, or whatever else has a seed, a
-    dimension, what tells it from others, and `task()`.
+    """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
+    dimension, values that tell it from others, and `task()`.
     """
 
     @property
     def seed(self) -> int:
-        """Seeds the learners; sources that differ in it alone are fitted together."""
+        """Seeds the learners; sources that differ only in it are fitted together."""
         ...
 
     @property
@@ -98,12 +98,12 @@ class Source(typing.Protocol):
         ...
 
     def asdict(self) -> dict[str, Any]:
-        """What decides the data, as rows and keys have it."""
+        """Returns the values that decide the data, as in rows and keys."""
         ...
 
 
 def check_sources(sources: Any) -> None:
-    """Raises a TypeError or a ValueError unless it is a list of sources, of which none is read."""
+    """Raises a TypeError or a ValueError unless it is a list of sources; it reads none of them."""
     check_sequence("sources", sources, object, "give settings, worlds or recordings")
     for place, source in enumerate(sources):
         if not hasattr(type(source), "asdict"):
@@ -114,5 +114,5 @@ def check_sources(sources: Any) -> None:
 
 
 def task_of(source: Any) -> Task:
-    """The data of a source, drawn or read."""
+    """Returns the data of a source, drawn or read."""
     return source.task() if hasattr(source, "task") else draw(source)

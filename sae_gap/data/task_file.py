@@ -1,4 +1,4 @@
-"""Reads a task from the .npz file of a user."""
+"""Reads a task from a user's .npz file."""
 
 import pathlib
 
@@ -23,15 +23,15 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
 
     Args:
       path: the file, or its URL in a bucket.
-      width: atoms of the dictionaries to learn; None takes as many as the truth has.
+      width: atoms of the dictionaries to learn; None takes the number of true ones.
       seed: seeds the learners.
 
     Returns:
-      The task, in the default float type. What the file does not say of the truth is None.
+      The task, in the default float type. Parts of the truth that the file lacks are None.
 
     Raises:
-      ValueError: the file cannot be read as such a task, or an argument is out of range; the
-        message names the fault and the mend.
+      ValueError: the file does not hold such a task, or an argument is out of range; the message
+        names the fault and the mend.
     """
     check_path("path", path)
     if width is not None:

@@ -1,1 +1,1 @@
-"""A dictionary of one's own activations, learned or given."""
+"""A dictionary of a user's activations, learned or given."""

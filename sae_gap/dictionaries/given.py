@@ -1,4 +1,4 @@
-"""The front door for a dictionary that was not learned, such as the rows of an unembedding."""
+"""The front door for a dictionary that `learn` did not make, such as the rows of an unembedding."""
 
 from collections.abc import Sequence
 
@@ -20,19 +20,19 @@ def dictionary(
     *,
     l0: float = 25,
 ) -> LearnedDictionary:
-    """What `learn` returns, of atoms that are given: it encodes, scores, reports and compares
-    itself.
+    """Makes of given atoms the class that `learn` returns: it encodes, scores, reports and
+    compares.
 
-    It has no rows of its own. `encode` therefore finds the weight of an L0 on the very rows that it
-    codes, and `fvu`, `report` and `lam` ask for activations.
+    It has no rows of its own. So `encode` finds the weight for an L0 on the rows that it codes, and
+    `fvu`, `report` and `lam` need activations.
 
     Args:
-      atoms: of any length but zero, as columns, (input_dim, num_latents); codes are of the atoms at
-        unit length.
-      bias: b in `x ≈ b + D z`, (input_dim,); None takes zeros, so that codes are of the activations
-        as they are.
-      labels: a text for each atom, such as its token, by which `largest` shows codes.
-      l0: mean L0 of codes unless another is asked for.
+      atoms: non-zero atoms of any length, as columns, (input_dim, num_latents); codes are for the
+        atoms scaled to unit length.
+      bias: b in `x ≈ b + D z`, (input_dim,); None takes zeros, so that codes are of the unshifted
+        activations.
+      labels: a text for each atom, such as its token; `largest` shows codes by it.
+      l0: the default mean L0 of codes.
 
     Returns:
       The dictionary.

@@ -1,4 +1,4 @@
-"""The front door: learns a dictionary of one's own activations, and whether its atoms have
+"""The front door: learns a dictionary of a user's activations, and may sort its atoms into
 families.
 """
 
@@ -24,7 +24,7 @@ from sae_gap.metrics.definitions import check_varies
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 
-# The states of an unfinished `learn`, of its base and of families.
+# The states of an unfinished `learn`: of the base and of families.
 _STATES = "learn.safetensors", "families.safetensors"
 STRUCTURES = "none", "families", "auto"
 
@@ -45,46 +45,46 @@ def learn(
     """Learns a dictionary of activations by `online_dl`, with the options of
     `OnlineDictionary.for_activations`.
 
-    A tenth of the documents is held out, the same ones whatever the seed; see `Activations.split`.
-    Rows of more than 2 GiB as float32 stay where they are: each of a hundred rounds reads some from
-    all over the file, other ones than the rounds before. A compressed file, and Parquet, is read
-    whole for that each time. An array is copied.
+    It holds a tenth of the documents out, the same ones for any seed; see `Activations.split`. Rows
+    of more than 2 GiB as float32 stay in their files: each of a hundred rounds reads other rows,
+    from all over the file. For that, a compressed or Parquet file is read whole in every round. An
+    array is copied.
 
-    A warning says where there are fewer than twenty rows to learn from for each atom.
+    It warns if there are fewer than twenty rows to learn from for each atom.
 
     Args:
-      activations: rows, (n, input_dim) or (documents, tokens, input_dim), a path of a file or
-        folder of them, or what `open_activations` returns.
-      width: atoms.
-      l0: mean L0 at which the dictionary is to be used, at most a quarter of the dimensions.
-      seed: of what is learned.
+      activations: rows, (n, input_dim) or (documents, tokens, input_dim), the path of a file or
+        folder of them, or the result of `open_activations`.
+      width: number of atoms.
+      l0: mean L0 at which the dictionary will be used, at most a quarter of the dimensions.
+      seed: seeds the fit.
       documents: the document of each row of an array.
-      outliers: "drop" leaves rows beyond ten times the median norm out, "keep" learns from them
-        too; either way they are named.
-      visits: rows that are coded in the whole fit, for each atom: time grows with it, and a quarter
+      outliers: "drop" leaves out rows beyond ten times the median norm, "keep" learns from them
+        too; both report them.
+      visits: rows coded for each atom over the whole fit; time grows with it, and a quarter of them
         still does well.
-      structure: "families" has `Families` tell parents from children among the atoms that were
-        learned. "auto" does so if dictionaries of two seeds then agree more, which short fits of
-        about 80 visits find out on rows in memory, at most 2 GiB, evenly spaced, after a kill anew;
-        the result's `structure` has what they found. "none" does not. Families suit data whose
-        concepts are kinds of a more general one, and no activations of a transformer that were
-        tried.
-      checkpoint: a folder, or the URL of one in a bucket, that keeps the state about once a minute.
-        The same call goes on from there after a kill, and ends with the same dictionary; at its end
-        the state is removed.
+      structure: "families" tells parents from children among the learned atoms, by `Families`.
+        "auto" does so only if it makes the dictionaries of two seeds agree more, which short fits
+        of about 80 visits test on rows in memory, at most 2 GiB, evenly spaced, and repeat after a
+        kill; the result's `structure` has their findings. "none" never does. Families suit data
+        whose concepts are kinds of a more general one; they suited no activations of a transformer
+        that were tried.
+      checkpoint: a folder, or the URL of one in a bucket, that stores the state about once a
+        minute. After a kill the same call goes on from there and ends with the same dictionary. The
+        state is removed at the end.
       show_progress: whether to show a line of progress on a terminal or in a notebook.
 
     Returns:
       The dictionary.
 
     Raises:
-      TypeError: an argument is not of the type that it should be of.
+      TypeError: an argument has the wrong type.
       ValueError: the activations cannot be read, or an argument does not fit.
     """
     check_size("width", width)
     check_choice("structure", structure, STRUCTURES)
     check_seed(seed)
-    # What is asked of the dictionary later reads the rows again.
+    # Later methods of the dictionary read the rows again.
     rows = screened(open_activations(activations, documents=documents).copied(), outliers)
     check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
@@ -122,7 +122,7 @@ def learn(
     seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds)
     learned.structure = told
-    # Where no weight reaches it, `lam` says so when it is asked for, and nothing learned is lost.
+    # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
     with contextlib.suppress(ValueError):
         learned.lam()
     return learned

@@ -1,4 +1,4 @@
-"""The front door: a dictionary of one's own activations that codes, scores, compares and becomes an
+"""The front door: a dictionary of a user's activations that codes, scores, compares and becomes an
 SAE.
 """
 
@@ -51,22 +51,22 @@ from sae_gap.storage.tensor_files import brief
 from sae_gap.study import runner
 from sae_gap.study.models import Models
 
-# What rows of a measurement call it.
+# Names in the rows of a measurement.
 LEARNED, GIVEN = "learned", "given"
-# Rows that are read and coded at once, and those that are scored.
+# Rows that are read and coded at once, and the most rows that are scored.
 CHUNK, SCORED = 1_024, 5_000
-# Steps of an SAE unless its epochs are given.
+# Steps of an SAE whose epochs are not given.
 STEPS = 2_000
 
 
 class Report(NamedTuple):
-    """What `LearnedDictionary.report` measured.
+    """The result of `LearnedDictionary.report`.
 
     Attributes:
-      curves: a line for the dictionary and each control, as `sae_gap.measure.curve_lines` has them.
+      curves: a line for the dictionary and each control, from `sae_gap.measure.curve_lines`.
       best: the name of the best control; None without controls.
-      lead: what the dictionary explains, held against that.
-      rows: all that was measured.
+      lead: compares what the dictionary and that control explain.
+      rows: all measured rows.
     """
 
     curves: list[Row]
@@ -91,17 +91,17 @@ class Report(NamedTuple):
 
 
 class Export(NamedTuple):
-    """An SAE that was made of a dictionary, and what its encoder costs on the rows that `learn`
-    held out.
+    """An SAE made from a dictionary, and the error of its encoder on the rows that `learn` held
+    out.
 
     Attributes:
-      model: with the encoder.
-      k: latents that were asked for.
-      seconds: that training took; 0 where there was nothing to train.
+      model: the dictionary and the encoder.
+      k: the requested number of latents.
+      seconds: the time of the training; 0 if there was nothing to train.
       l0: mean L0 of the encoder's codes.
-      fvu: of the encoder's codes.
-      best_fvu: of least squares on the certified supports at an L0 of k, on the dictionary that was
-        learned.
+      fvu: FVU of the encoder's codes.
+      best_fvu: FVU of least squares on the certified supports at an L0 of k, on the learned
+        dictionary.
     """
 
     model: Model
@@ -123,18 +123,17 @@ class Export(NamedTuple):
 
 
 class LearnedDictionary:
-    """What `learn` and `dictionary` return: unit atoms D and a bias b, for codes `z ≥ 0` with
+    """The result of `learn` and `dictionary`: unit atoms D and a bias b, for codes `z ≥ 0` with
     `x ≈ b + D z`.
 
     Attributes:
       model: the dictionary and the bias, without an encoder.
-      l0: mean L0 that codes have unless another is asked for.
-      seconds: that learning took; 0 for a dictionary that was given.
-      labels: of the atoms; None takes their numbers.
-      certificate: of the last call of `encode`: the largest duality gap of a row, relative to its
-        objective. No codes score lower in the lasso by more than this share. None before the first
-        call.
-      structure: what two seeds told `learn(..., structure="auto")`; else, and after `load`, None.
+      l0: the default mean L0 of codes.
+      seconds: the time of learning; 0 for a given dictionary.
+      labels: a text for each atom; None uses their numbers.
+      certificate: the largest duality gap of a row in the last `encode`, relative to its objective:
+        no codes lower a row's lasso objective by more than this share. None before the first call.
+      structure: the findings of `learn(..., structure="auto")`; None otherwise, and after `load`.
     """
 
     def __init__(
@@ -148,7 +147,7 @@ class LearnedDictionary:
     ):
         self.model, self.l0, self.seconds, self.labels = model, l0, seconds, labels
         self._parts = train, held_out
-        # Of the rows that were learned from.
+        # A digest of the rows that were learned from.
         self._fingerprint: str | None = None
         self.certificate: float | None = None
         self.structure: Structure | None = None
@@ -161,7 +160,7 @@ class LearnedDictionary:
 
     @property
     def held_out(self) -> Activations:
-        """Those that it was not."""
+        """The rows that `learn` held out."""
         return self._part(1)
 
     def _part(self, place: int) -> Activations:
@@ -177,7 +176,7 @@ class LearnedDictionary:
 
     @property
     def _given(self) -> bool:
-        """Whether it was learned from no rows."""
+        """True if it was given rather than learned."""
         return self._parts[0] is None and self._fingerprint is None
 
     @property
@@ -187,7 +186,7 @@ class LearnedDictionary:
 
     @property
     def bias(self) -> Float[np.ndarray, " input_dim"]:
-        """b; what `learn` returns has the mean of the rows that were learned from."""
+        """b; after `learn` it is the mean of the rows that were learned from."""
         return np.asarray(self.model.bias)
 
     @property
@@ -196,17 +195,17 @@ class LearnedDictionary:
         return self.model.decoder.shape[1]
 
     def lam(self, l0: float | None = None, activations: Rows | None = None) -> float:
-        """The weight λ of the l1 norm at which rows have a mean L0, found on evenly spaced ones.
+        """Returns the l1 weight λ that gives rows a mean L0, found on evenly spaced rows.
 
-        That of the rows that were learned from is found once for each L0, so that the codes of a
-        row do not depend on its company.
+        The weight for the rows that were learned from is found once for each L0, so that a row's
+        codes do not depend on the other rows.
 
         Args:
-          l0: mean number of latents in use; None takes that of `learn`.
-          activations: what `learn` takes; None takes the rows that were learned from.
+          l0: mean number of active latents; None takes `learn`'s.
+          activations: as for `learn`; None takes the rows that were learned from.
 
         Raises:
-          ValueError: no weight reaches it.
+          ValueError: no weight gives this L0.
         """
         l0 = self._sparsity(l0)
         if activations is None and l0 in self._weights:
@@ -226,21 +225,21 @@ class LearnedDictionary:
         refit: bool = True,
         show_progress: bool = True,
     ) -> scipy.sparse.csr_array:
-        """Sparse codes: the support of the certified lasso at `lam(l0)`, with its values or those
-        of least squares.
+        """Returns sparse codes: the support of the certified lasso at `lam(l0)`, with the lasso's
+        values or those of least squares.
 
-        The l1 norm shrinks values. Least squares on the lasso's own support, over `z ≥ 0`, undoes
-        that, and may set some to zero. `certificate` then holds what proves the lasso's optimum.
+        The l1 norm shrinks values. Least squares over `z ≥ 0` on the lasso's own support undoes
+        that, and may set some values to zero. `certificate` then proves the lasso's optimum.
 
         Args:
-          activations: what `learn` takes.
-          l0: mean L0 of the lasso on the rows that were learned from, or on these very rows where
-            the dictionary was given; None takes that of `learn`.
-          refit: whether the values are those of least squares; False gives the lasso's own.
+          activations: as for `learn`.
+          l0: mean L0 of the lasso on the rows that were learned from or, for a given dictionary, on
+            these rows; None takes `learn`'s.
+          refit: whether to take the values of least squares; False takes the lasso's own.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
-          Codes, (n, width), a row for each of the activations, outliers too.
+          Codes, (n, width), a row for each of the activations, also for outliers.
         """
         rows, parts = self._opened(activations), []
         lasso = Lasso(self.lam(l0, rows if self._given else None))
@@ -257,7 +256,7 @@ class LearnedDictionary:
         return scipy.sparse.vstack(parts, format="csr")
 
     def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
-        """`b + D z`, of dense or sparse codes, (n, width)."""
+        """Returns `b + D z` for dense or sparse codes, (n, width)."""
         rows: Any = codes
         if not scipy.sparse.issparse(rows):
             rows = as_matrix("codes", rows)
@@ -273,12 +272,12 @@ class LearnedDictionary:
     def largest(
         self, codes: ArrayLike | scipy.sparse.sparray, count: int = 10
     ) -> list[list[tuple[Any, float]]]:
-        """The largest codes of each row in descending order, zeros left out, each with the label of
-        its atom.
+        """Returns the largest codes of each row in descending order, without zeros, each with the
+        label of its atom.
 
         Args:
           codes: dense or sparse, (n, width).
-          count: codes of a row, at most.
+          count: the most codes of a row.
         """
         check_size("count", count)
         rows = scipy.sparse.csr_array(codes)
@@ -292,16 +291,16 @@ class LearnedDictionary:
     def fvu(
         self, activations: Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
     ) -> float:
-        """The fraction of variance unexplained by certified codes of a mean L0, after least squares
-        on their supports.
+        """Returns the fraction of variance unexplained by certified codes of a mean L0, after least
+        squares on their supports.
 
-        It is `report`'s figure: the weight is found on the very rows that are scored, so that
+        It is `report`'s figure: it finds the weight on the very rows that it scores, so that
         figures at one L0 compare.
 
         Args:
-          activations: what `learn` takes; None takes the rows that `learn` held out.
-          l0: mean L0; None takes that of `learn`.
-          outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
+          activations: as for `learn`; None takes the rows that `learn` held out.
+          l0: mean L0; None takes `learn`'s.
+          outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
         found = self._score(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
@@ -311,13 +310,13 @@ class LearnedDictionary:
     def _score(
         self, model: Model, codes: Sequence[str], l0: float, rows: Activations, keep: bool
     ) -> dict[str, Row]:
-        """A row for each of some codes on the atoms of a model, by name.
+        """Returns a row for each of some codes on the atoms of a model, by name.
 
         Args:
-          model: the dictionary, and the encoder of "own".
-          codes: their names.
-          l0: mean L0 of those that take one.
-          rows: of which at most `SCORED` are scored.
+          model: the dictionary, and the encoder for "own".
+          codes: the names of the codes.
+          l0: mean L0 of codes that take one.
+          rows: the rows; at most `SCORED` are scored.
           keep: whether outlier tokens count.
         """
         given = SAE.of_model(model, name=LEARNED).given
@@ -336,15 +335,15 @@ class LearnedDictionary:
         outliers: str = "drop",
         show_progress: bool = True,
     ) -> Report:
-        """What `measure_sae` says of the dictionary, on at most 5,000 rows, evenly spread.
+        """Runs `measure_sae` on the dictionary, on at most 5,000 rows, evenly spread.
 
         Args:
-          activations: what `learn` takes; None takes the rows that `learn` held out.
-          l0: mean L0 at which dictionaries are compared; None takes that of `learn`.
+          activations: as for `learn`; None takes the rows that `learn` held out.
+          l0: mean L0 at which dictionaries are compared; None takes `learn`'s.
           controls: dictionaries of the same width to compare it with, which learn from the rows
-            that it was learned from. Where it was given they learn from nine tenths of the
-            documents of `activations`, and all are scored on the rest.
-          outliers: "drop" leaves outlier tokens out and says so, "keep" counts them.
+            that it was learned from. For a given dictionary, they learn from nine tenths of the
+            documents of `activations`, and the rest scores all.
+          outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
         rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
@@ -376,24 +375,23 @@ class LearnedDictionary:
         seed: int = 0,
         show_progress: bool = True,
     ) -> Export:
-        """An SAE that starts from this dictionary and is trained on the rows that it was learned
-        from.
+        """Trains an SAE that starts from this dictionary, on the rows that it was learned from.
 
-        The encoder starts as `a Dᵀ(x - b)`, with the a of least squares; see `SparseAutoencoder`
-        and its `standardised`.
+        The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and
+        its `standardised`.
 
         Args:
-          k: latents in use; None takes the L0 of `learn`.
-          encoder: the name of one that an SAE has, such as "topk", "batchtopk" or "jumprelu". With
+          k: number of active latents; None takes `learn`'s L0.
+          encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
             `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train.
-          epochs: passes over the rows; None takes as many as make 2,000 steps, and at least one.
-          frozen: whether the dictionary stays as it is; False trains it too, which reconstructs
+          epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
+          frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
             better.
-          seed: of the order of the rows.
+          seed: seeds the order of the rows.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
-          The SAE, and what it costs.
+          The SAE, with its errors.
         """
         k = max(1, round(self.l0)) if k is None else k
         check_size("k", k)
@@ -401,9 +399,9 @@ class LearnedDictionary:
         check_choice("encoder", encoder, catalogue.saes())
         if epochs is not None:
             check_size("epochs", epochs)
-        # What cannot be reached is refused before an encoder is trained.
+        # An impossible k is refused before an encoder is trained.
         best, rows = self.fvu(None, k, outliers="keep"), self.train.pool()
-        # Of its base only the model is asked for, which is this one.
+        # The learner only asks its base for the model, which is this one.
         learner = catalogue.sae_for_activations(
             encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
         )
@@ -414,7 +412,7 @@ class LearnedDictionary:
         )
         learner = dataclasses.replace(learner, num_steps=steps)
         if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
-            # Matching pursuit reads the dictionary alone.
+            # Matching pursuit reads only the dictionary.
             model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
         else:
             _, model, seconds = fit_signals(
@@ -425,14 +423,14 @@ class LearnedDictionary:
         return Export(model, k, seconds, own["l0"], own["fvu"], best)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the dictionary, its bias, its labels and the weights λ found so far; no
+        """Writes the dictionary, its bias, its labels and the weights λ found so far, without
         activations.
 
-        Pickling keeps the same.
+        Pickling writes the same.
 
         Args:
-          folder: a path or the URL of one in a bucket, which is made; a dictionary in it is
-            replaced.
+          folder: a path or the URL of a folder in a bucket; it is made, and an earlier dictionary
+            there replaced.
         """
         Folder(folder).write(DICTIONARY, self._content())
 
@@ -445,17 +443,17 @@ class LearnedDictionary:
         documents: ArrayLike | None = None,
         outliers: str = "drop",
     ) -> "LearnedDictionary":
-        """What `save` wrote.
+        """Loads a dictionary that `save` wrote.
 
         Args:
-          folder: that it was saved to.
-          activations: those of `learn`, which `sae`, `report`, codes at another L0 and scores of
-            the rows held out need.
-          documents: as `learn` was given them.
-          outliers: as `learn` was given it.
+          folder: the folder that `save` was given.
+          activations: those of `learn`; needed for `sae`, `report`, codes at another L0 and scores
+            of the held-out rows.
+          documents: as given to `learn`.
+          outliers: as given to `learn`.
 
         Raises:
-          ValueError: no such dictionary is there, or it was learned from other activations.
+          ValueError: there is no such dictionary, or it was learned from other activations.
         """
         place = Folder(folder)
         try:
@@ -479,7 +477,7 @@ class LearnedDictionary:
         return _read, (self._content(),)
 
     def _of_rows(self) -> str:
-        """A digest of the rows learned from and of those held out."""
+        """Returns a digest of the rows learned from and of those held out."""
         return digest([self.train.fingerprint, self.held_out.fingerprint])
 
     def _content(self) -> bytes:
@@ -503,16 +501,16 @@ class LearnedDictionary:
         metadata: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Export:
-        """Writes the SAE that `sae(**options)` makes, by `sae_gap.save_sae`: SAELens loads it, if
+        """Writes the SAE that `sae(**options)` makes, by `sae_gap.save_sae`; SAELens loads it, if
         it has such an encoder.
 
         Args:
-          folder: to be made.
-          metadata: what the configuration says of the SAE, such as `model_name` and `hook_name`.
-          **options: of `sae`.
+          folder: the folder to make.
+          metadata: entries of the configuration, such as `model_name` and `hook_name`.
+          **options: the arguments of `sae`.
 
         Returns:
-          The SAE, and what its encoder costs.
+          The SAE, with its errors.
         """
         check_free(folder)
         as_metadata(metadata)
@@ -521,7 +519,7 @@ class LearnedDictionary:
         return export
 
     def agreement(self, other: "LearnedDictionary | SAE | Model | ArrayLike") -> float:
-        """The mean matched |cosine| with the atoms of another dictionary of this shape; see
+        """Returns the mean matched |cosine| with the atoms of another dictionary of this shape; see
         `sae_gap.agreement`.
         """
         return agreement(self, other)
@@ -532,8 +530,8 @@ class LearnedDictionary:
         return l0
 
     def _rows(self, activations: Rows | None, outliers: str) -> Activations:
-        """What is scored: the rows that are given, or else those held out, once outliers are
-        named.
+        """Returns the rows to score: the given ones, or those held out, after reporting
+        outliers.
         """
         rows = self.held_out if activations is None else self._opened(activations)
         screened(rows, outliers)
@@ -555,7 +553,7 @@ class LearnedDictionary:
 
 
 def _read(content: bytes) -> LearnedDictionary:
-    """The dictionary that `save` wrote, without activations."""
+    """Reads the dictionary that `save` wrote, without activations."""
     note = trees.read_note(content)
     shapes = tuple(note["shape"]), tuple(note["shape"][:1])
     like: Any = [jax.ShapeDtypeStruct(shape, note["dtype"]) for shape in shapes]
@@ -566,8 +564,8 @@ def _read(content: bytes) -> LearnedDictionary:
 
 
 def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
-    """Raises a ValueError where codes of so many latents are not sparse, which no measurement
-    takes.
+    """Raises a ValueError if codes with so many latents are not sparse, which no measurement
+    allows.
     """
     check_number(name, value, above=0)
     most = min(DENSEST * input_dim, width - 1)

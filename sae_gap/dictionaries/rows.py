@@ -13,7 +13,7 @@ Rows = Activations | ArrayLike | str | os.PathLike[str]
 
 
 def screened(activations: Activations, policy: str) -> Activations:
-    """The rows that a policy leaves, once outliers are named."""
+    """Reports outliers, and returns the rows that a policy keeps."""
     check_choice("outliers", policy, ("drop", "keep"))
     if len(activations.outliers.rows):
         logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")

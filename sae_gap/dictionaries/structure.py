@@ -1,4 +1,4 @@
-"""Whether the atoms of some activations have families, which two seeds tell without the truth."""
+"""Tests for families among atoms of activations, without the truth: do two seeds agree more?"""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,20 +15,20 @@ from sae_gap.learners.online.gradient_sums import LEAST_LATENTS as LEAST_OF_BASE
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.study.fitting import fit
 
-# Of a trial fit: rows coded for each atom, or for each of so many where there are fewer, as many
-# again by families, in so many rounds.
+# Settings of a trial fit: rows coded per atom, counted for at least `FEWEST` atoms, and rounds.
+# Families take as many again.
 VISITS, FEWEST, ROUNDS = 20.0, 1_000, 6
-# Standard errors beyond which a difference is more than the chance of which atoms are found: of
+# A larger difference, in standard errors, is more than the chance of which atoms are found: on
 # white noise it was up to 1.8, on worlds with trees 7 and more at 512 atoms.
 BEYOND = 2
 
 
 class Structure(NamedTuple):
-    """How far the dictionaries of two seeds agree, in mean matched |cosine|.
+    """The agreement of two seeds' dictionaries, in mean matched |cosine|.
 
     Attributes:
-      plain: of `online_dl` with `incoherent`.
-      families: of `Families` that go on from those.
+      plain: agreement of `online_dl` with `incoherent`.
+      families: agreement of `Families` that start from those.
       error: standard error of the difference, over atoms.
     """
 
@@ -38,9 +38,7 @@ class Structure(NamedTuple):
 
     @property
     def has_families(self) -> bool:
-        """Whether the seeds agree more once families are in order, by more than two standard
-        errors.
-        """
+        """True if the seeds agree more with families, by more than two standard errors."""
         return self.families - self.plain > BEYOND * self.error
 
     def __repr__(self) -> str:
@@ -52,7 +50,7 @@ class Structure(NamedTuple):
 
 
 def with_families(learner: OnlineDictionary) -> Families:
-    """`Families` that go on from what a learner of activations learns, less its coherence."""
+    """Returns `Families` that start from a learner of activations, made `incoherent`."""
     base = dataclasses.replace(learner, incoherent=True)
     return Families(margin=learner.margin, num_slots=learner.num_slots, base=base)
 
@@ -65,21 +63,20 @@ def compare_seeds(
     *,
     show_progress: bool = True,
 ) -> Structure:
-    """Short fits of two seeds, without families and with them: some 80 visits for each atom in
-    all.
+    """Fits two seeds shortly, without families and with them, by some 80 visits per atom in all.
 
-    On the drawn worlds of RESULTS.md the seeds agree more with families, but for a larger one
-    without trees, and on activations of transformers less.
+    On the drawn worlds of RESULTS.md families make the seeds agree more, except on a larger one
+    without trees; on activations of transformers they agree less.
 
     Args:
       signals: rows to learn from, (n, input_dim).
       learner: how to learn.
-      width: atoms.
-      seed: of the first fit; the second has the next one.
+      width: number of atoms.
+      seed: the seed of the first fit; the second takes the next one.
       show_progress: whether to show lines of progress on a terminal or in a notebook.
 
     Returns:
-      How far the seeds agree.
+      The agreement of the seeds.
     """
     rows = VISITS * max(width, FEWEST)
     base = dataclasses.replace(learner, visits=rows / max(width, LEAST_OF_BASE))
@@ -92,7 +89,7 @@ def compare_seeds(
         return [found.end.model for found in fits]
 
     bases = ends(base_of(families))
-    # Atoms keep their columns, so that the two are paired by the atoms of the second seed.
+    # Atoms keep their columns, so both pairs follow the atoms of the second seed.
     before, after = (
         np.abs(match_atoms(*(model.decoder for model in pair)).cosine)
         for pair in (bases, ends(families, bases=bases))

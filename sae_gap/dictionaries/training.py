@@ -1,4 +1,4 @@
-"""Fits on activations alone, of which nothing is scored."""
+"""Fits on activations alone, without scores."""
 
 import dataclasses
 import itertools
@@ -20,8 +20,8 @@ from sae_gap.study.fitting import fit
 from sae_gap.study.program import Fitted
 from sae_gap.study.stream import fit_stream
 
-# The least distance from the rows of one round of a stream to those of the next, in hundredths of
-# the way between two rows of a round: of few rows, rounds that follow each other have others.
+# The least shift between one round of a stream and the next, in hundredths of the distance between
+# two rows of a round: even with few rows, consecutive rounds differ.
 STRIDE = 61
 
 
@@ -35,16 +35,16 @@ def fit_rows(
     checkpoint: Checkpoint | None,
     show_progress: bool,
 ) -> Model:
-    """A dictionary of activations: in memory where they fit there, and else, of `online_dl` and of
-    families, out of their files.
+    """Learns a dictionary of activations: in memory if the rows fit there; otherwise `online_dl`
+    and families read them from their files.
 
     Args:
-      learner: how to learn.
-      rows: to learn from.
-      width: atoms to learn.
-      seed: of the fit.
-      base: the model of the learner's base, of families.
-      checkpoint: where its state is kept, and found after a kill; its `fit` tells the rows.
+      learner: the learner to fit.
+      rows: the rows to learn from.
+      width: number of atoms to learn.
+      seed: seeds the fit.
+      base: the model of the learner's base, for families.
+      checkpoint: stores the state, and finds it after a kill; its `fit` names the rows.
       show_progress: whether to show a line of progress.
     """
     if rows.num_pooled < rows.num_samples:
@@ -53,7 +53,7 @@ def fit_rows(
             learner = dataclasses.replace(learner, visits=None)
             share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
         else:
-            # No row twice before all were there.
+            # Use no row twice before all were used.
             _, share = learner.minibatches(rows.num_samples, width)
             rounds = math.ceil(rows.num_samples / share)
             total = rounds * share
@@ -75,10 +75,10 @@ def fit_rows(
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:
-    """A source of a stream whose rounds have `share` rows each, from all over, and all rows alike
-    often.
+    """Returns a source for a stream: each round samples `share` rows across the whole file, and
+    over the fit every row is used equally often.
     """
-    # Coprime to the rounds: else some rounds have the same rows.
+    # It must be coprime to the rounds: otherwise some rounds would have the same rows.
     stride = next(n for n in itertools.count(STRIDE) if math.gcd(n, rounds) == 1)
 
     def source(start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
@@ -96,19 +96,19 @@ def fit_signals(
     seed: int | PRNGKeyArray,
     **options: Any,
 ) -> Fitted:
-    """The end of a fit of a learner to signals.
+    """Fits a learner to signals and returns the end of the fit.
 
     Args:
-      learner: what to fit.
+      learner: the learner to fit.
       signals: (n, input_dim).
-      width: atoms to learn.
-      seed: of the fit, an integer or a random key.
-      **options: of `fit`.
+      width: number of atoms to learn.
+      seed: the seed of the fit, an integer or a random key.
+      **options: options of `fit`.
     """
     return fit(learner, [as_task(signals, width)], [seed], **options)[0].end
 
 
 def as_task(signals: Float[np.ndarray, "n input_dim"], width: int) -> Task:
-    """What a learner of as many atoms is fitted to, of which nothing is scored."""
+    """Makes a task for a learner of `width` atoms, in which nothing is scored."""
     train, nothing = (Split(jnp.asarray(part, float)) for part in (signals, signals[:1]))
     return Task(train, nothing, nothing, width=int(width))

@@ -1,6 +1,4 @@
-"""The BatchTopK encoder: k latents a sample on average, by one threshold that training
-estimates.
-"""
+"""The BatchTopK encoder: k latents a sample on average, by one threshold from training."""
 
 import equinox as eqx
 import jax
@@ -13,7 +11,7 @@ from sae_gap.encoders.topk import keep_largest
 
 
 class BatchTopKParameters(eqx.Module):
-    """The affine map and θ, the one threshold of all latents."""
+    """The affine map and θ, one threshold for all latents."""
 
     affine: Affine
     threshold: Float[Array, ""]
@@ -21,17 +19,17 @@ class BatchTopKParameters(eqx.Module):
 
 class BatchTopK(AmortisedEncoder):
     """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; training keeps the k · n largest `h` of a
-    batch of n; no penalty. At step t of T, counted from 0, it keeps
+    batch of n, without a penalty. At step t of T, counted from 0, it keeps
     `(f + (1 - f) t / (T - 1)) k · n`, with the initial factor f.
 
-    θ is a running mean of the smallest positive value that a batch keeps, and no gradient trains
-    it. Without a batch to compete in, a sample's codes do not depend on its company.
+    θ is a running mean of the smallest positive value that a batch keeps; no gradient trains it.
+    With θ, a sample's codes do not depend on the rest of its batch.
 
     Args:
       k: latents a sample, on average over a batch.
-      rate: weight of the newest batch in θ; the first batch sets it.
-      initial_factor: f, the multiple of k that training starts with. It falls linearly to 1
-        at the last step.
+      rate: weight of the newest batch in θ; the first batch sets θ.
+      initial_factor: f, the multiple of k at the start of training. It falls linearly to 1 at the
+        last step.
 
     References:
       Bussmann, Leask & Nanda (2024), "BatchTopK sparse autoencoders", arXiv:2412.06410.
@@ -53,13 +51,13 @@ class BatchTopK(AmortisedEncoder):
         return above(hidden, model.encoder.threshold, hidden)
 
     def loss_after(self, done, model, signals, penalty):
-        # A `loss` that a subclass defines need not know of `done`.
+        # A subclass may define a `loss` without `done`.
         told = (done,) if self.initial_factor > 1 else ()
         return self.loss(model, signals, penalty, *told)
 
     def loss(self, model, signals, penalty, done=1.0):
-        # The padding of a last, smaller batch competes as well: it holds samples of the same epoch,
-        # and a batch of the usual size keeps the usual share.
+        # The padding of a smaller last batch also competes: it holds samples of the same epoch, and
+        # so a batch of the usual size keeps the usual share.
         hidden = self._hidden(model, signals)
         count: int | Int[Array, ""] = self.k * len(hidden)
         if self.initial_factor > 1:

@@ -1,7 +1,7 @@
-"""What every encoder is: a pure function `(model, signals) -> codes` with frozen hyper-parameters.
+"""The base of encoders: a pure function `(model, signals) -> codes`, frozen hyper-parameters.
 
-An encoder takes a batch rather than a sample, since the lasso solvers work on batches (compaction,
-chunks, certificates) and the amortised encoders are a matrix product anyway.
+An encoder takes a batch rather than a sample: the lasso solvers work on batches (compaction,
+chunks, certificates), and the amortised encoders are matrix products anyway.
 """
 
 import abc
@@ -49,15 +49,15 @@ class Affine(eqx.Module):
 
 
 class Encoder(MethodPart):
-    """Infers codes from signals with what the model holds.
+    """Infers codes from signals and a model.
 
-    A subclass defines `__call__`. In a file of this folder it is found by its name, and it may say
-    how it is shown.
+    A subclass defines `__call__`. In a file of this folder it is found by its name, and it may
+    define its look.
     """
 
-    # Atoms of which its least squares take the Gram matrix, for each that is left in a code.
+    # Its least squares take the Gram matrix of so many atoms for each that remains in a code.
     fitted: ClassVar[int] = 0
-    # Whether its parts infer on another model than it does, and are prepared for that one alone.
+    # True if its parts infer on another model, and are prepared for that one alone.
     elsewhere: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):
@@ -67,30 +67,30 @@ class Encoder(MethodPart):
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:
-        """The columns that tell a row of this encoder from those of others."""
+        """The columns that tell its rows from those of other encoders."""
         return {"inference": self.name}
 
     @property
     def origin(self) -> "Encoder | None":
-        """The encoder whose codes this one goes on from, if any."""
+        """The encoder whose codes it starts from, if any."""
         return None
 
     @property
     def origins(self) -> tuple["Encoder", ...]:
-        """The encoders whose codes `infer` takes, in this order: `origin`, if it is not several."""
+        """The encoders whose codes `infer` takes, in this order: by default `origin` alone."""
         return () if self.origin is None else (self.origin,)
 
     @property
     def weight(self) -> float | None:
-        """The weight λ of the l1 norm that its codes minimise, which the gap is then taken at; None
+        """The l1 weight λ of the objective that its codes minimise, where the gap is measured; None
         takes the study's.
         """
         return None
 
     @property
     def signed(self) -> bool:
-        """Whether codes may be negative, so that the optimum they are held against is over signed
-        codes too.
+        """True if codes may be negative; they are then compared with the optimum over signed
+        codes.
         """
         return False
 
@@ -98,36 +98,36 @@ class Encoder(MethodPart):
     def __call__(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
-        """The codes of the signals, in units of the model's own atoms:
+        """Returns the codes of the signals, in units of the model's own atoms:
         `codes @ dictionary.T + bias` reconstructs.
         """
 
     def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
-        """How SAELens has this encoder: its architecture, options, and tensors but the decoder's;
-        None if it has none.
+        """Returns SAELens's form of this encoder: architecture, options, and all tensors but the
+        decoder's; None if it has none.
 
-        `save_sae` knows the suite's own, and asks the class itself: a subclass may infer in another
-        way, and inherits no form.
+        `save_sae` knows the suite's own encoders, and asks only the class itself: a subclass may
+        infer in another way, so it inherits no form.
         """
         return None
 
     def flops(self, input_dim: int, num_latents: int) -> int | None:
-        """Floating-point operations for a sample, those of products with matrices; None where they
+        """Returns the floating-point operations of matrix products for a sample; None if they
         differ between samples.
 
-        Nothing is taken from a Gram matrix of all atoms, but by `ScreenedPursuit`, and k by k
+        Only `ScreenedPursuit` takes anything from a Gram matrix of all atoms. Products with k by k
         matrices do not count.
         """
         return None
 
     def prepared(self, model: Model, split: Split, task: Task) -> "Encoder":
-        """The same encoder with whatever a requested mean L0 decides filled in: a weight, a
+        """Returns the encoder with all values that a requested mean L0 decides: a weight, a
         threshold, a number of atoms. It never writes into the model.
 
         Args:
-          model: on which it will infer, with its own encoder.
-          split: the rows on which it is found, as encoders see them; those that count, count.
-          task: all the data, and the network behind them where there is one.
+          model: the model for inference, with its own encoder.
+          split: the rows to find them on, as encoders see them; only rows that count are used.
+          task: all data, and the network behind them if there is one.
         """
         parts = {
             field.name: part.prepared(model, split, task)
@@ -142,19 +142,18 @@ class Encoder(MethodPart):
         signals: Float[Array, "n input_dim"],
         begun: Float[Array, "n num_latents"] | None = None,
     ) -> Coded:
-        """The codes, with a certificate where the encoder has one.
+        """Returns the codes, with a certificate if the encoder has one.
 
         Args:
-          model: whose dictionary and parameters to use.
+          model: holds the dictionary and the parameters.
           signals: (n, input_dim).
-          begun: the codes of `origin`, where they are at hand; an encoder without one has no use
-            for them.
+          begun: the codes of `origin`, if known; an encoder without an origin ignores them.
         """
         return Coded(encode(self, model, signals))
 
 
 def _of_rows(call):
-    """An encoder that refuses signals which are no rows of the model's dimension."""
+    """Wraps an encoder so that it refuses signals that are no rows of the model's dimension."""
 
     @functools.wraps(call)
     def checked(self, model, signals):
@@ -171,13 +170,13 @@ def _of_rows(call):
 
 
 class Inferring(Encoder):
-    """An encoder that defines `infer`: outside of `jit` its codes may be found by other programs,
-    or on the host.
+    """An encoder that defines `infer`: outside of `jit`, other programs or the host may find its
+    codes.
     """
 
     @abc.abstractmethod
     def infer(self, model, signals, begun=None):
-        """The codes, as `Encoder.infer` has them."""
+        """Returns the codes; see `Encoder.infer`."""
 
     def __call__(self, model, signals):
         return self.infer(model, signals).codes
@@ -187,7 +186,7 @@ class Inferring(Encoder):
 def encode(
     encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]
 ) -> Float[Array, "n num_latents"]:
-    """`encoder(model, signals)`, compiled once for each encoder and shape."""
+    """Returns `encoder(model, signals)`, compiled once for each encoder and shape."""
     return encoder(model, signals)
 
 
@@ -196,8 +195,8 @@ def above(
     threshold: Float[Array, "..."] | float,
     values: Float[Array, "n num_latents"],
 ) -> Float[Array, "n num_latents"]:
-    """The values whose gate is above a threshold, and zeros. A NaN of either is a NaN: no
-    comparison holds of it, and it would pass for a latent that is off.
+    """Keeps the values whose gate is above a threshold, and sets the others to zero. If either is
+    NaN the result is NaN: the comparison would fail, and the latent would seem to be off.
     """
     return jnp.where(gate > threshold, values, jnp.where(gate <= threshold, 0, jnp.nan))
 
@@ -205,19 +204,19 @@ def above(
 def keep_nans(
     signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
 ) -> Float[Array, "n num_latents"]:
-    """The codes, and NaN in each row whose signal is not finite, which a choice of atoms loses."""
+    """Sets rows whose signal is not finite to NaN, which a choice of atoms would lose."""
     return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
 
 class Recipe(NamedTuple):
-    """How a sparse autoencoder with an encoder is trained, and how its dictionary is shown.
+    """The training of a sparse autoencoder with an encoder, and the look of its dictionary.
 
     Attributes:
-      label: of the dictionary; empty takes the encoder's, followed by SAE.
-      colour: of the dictionary; empty takes the encoder's.
+      label: the dictionary's label; empty takes the encoder's, followed by SAE.
+      colour: the dictionary's colour; empty takes the encoder's.
       rate: the tuned learning rate.
-      penalty: the tuned penalty times input_dim, since the squared error is a mean over it.
-      options: the tuned hyper-parameters of the encoder that are not its own defaults.
+      penalty: the tuned penalty times input_dim, as the squared error is a mean over it.
+      options: the tuned hyper-parameters of the encoder that differ from its defaults.
     """
 
     label: str = ""
@@ -230,34 +229,31 @@ class Recipe(NamedTuple):
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
 
-    # None where it is for dictionaries that are given. RESULTS.md tells how the tuned values were
-    # found.
+    # None for encoders of given dictionaries. RESULTS.md tells how the tuned values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
     def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:
-        """The initial `Model.encoder`, whose shapes it keeps.
+        """Returns the initial `Model.encoder`; training keeps its shapes.
 
-        What maps signals, or their residuals, is an `Affine`, and nothing else is: training on
-        standardised signals takes their unit off these maps alone.
+        Store every linear map of signals or residuals as an `Affine`, and nothing else: after
+        training on standardised signals, exactly these maps are rescaled.
 
         Args:
           weight: the encoder's initial weights, drawn with the dictionary or the dictionary itself.
-          key: to draw whatever else starts at random.
+          key: the key for all other random values.
         """
         return Affine.create(weight)
 
     def with_penalty(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> tuple[Float[Array, "n num_latents"], Float[Array, " n"]]:
-        """The codes and, for each sample, the sparsity penalty that training adds."""
+        """Returns the codes and, for each sample, the sparsity penalty that training adds."""
         return self(model, signals), jnp.zeros(len(signals), signals.dtype)
 
     def loss(
         self, model: Model, signals: Float[Array, "n input_dim"], penalty: Float[ArrayLike, ""]
     ) -> tuple[Float[Array, " n"], Any]:
-        """What training minimises for each sample of a batch, and what the batch is to leave behind
-        by `observe`.
-        """
+        """Returns the loss of each sample of a batch, and the batch's statistics for `observe`."""
         codes, sparsity = self.with_penalty(model, signals)
         return self.errors(model, signals, codes) + penalty * sparsity, None
 
@@ -268,8 +264,8 @@ class AmortisedEncoder(Encoder):
         signals: Float[Array, "n input_dim"],
         penalty: Float[ArrayLike, ""],
     ) -> tuple[Float[Array, " n"], Any]:
-        """`loss`, of an encoder whose loss changes along training: `done` is 0 at the first step
-        and 1 at the last.
+        """Returns `loss`, for an encoder whose loss changes during training: `done` is 0 at the
+        first step and 1 at the last.
         """
         return self.loss(model, signals, penalty)
 
@@ -279,63 +275,63 @@ class AmortisedEncoder(Encoder):
         signals: Float[Array, "n input_dim"],
         codes: Float[Array, "n num_latents"],
     ) -> Float[Array, " n"]:
-        """The squared error that training minimises, for each sample."""
+        """Returns the squared error of each sample, as training minimises it."""
         return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
 
     def flops(self, input_dim: int, num_latents: int) -> int | None:
         return 2 * input_dim * num_latents
 
     def calibrated(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
-        """The model with parameters found from signals at once. An encoder that has it is not
-        trained on a frozen dictionary.
+        """Returns the model with parameters found from signals in one go. On a frozen dictionary
+        this replaces the encoder's training.
         """
         return model
 
     def observe(self, model: Model, seen: Any) -> Model:
-        """The model after a training step, with what its batch left behind: statistics that no
+        """Returns the model after a training step, updated with its batch's statistics, which no
         gradient trains.
         """
         return model
 
     def raised(self, model: Model, change: Float[ArrayLike, ""]) -> Model:
-        """The model with its thresholds times exp(change), of an encoder that has some: how
-        training steers its L0.
+        """Returns the model with its thresholds, if any, times exp(change): so training steers its
+        L0.
         """
         return model
 
     def affine(self, model: Model) -> Affine | None:
-        """The map of `y - b` whose largest outputs the codes are; None where no single one decides
-        them.
+        """Returns the map of `y - b` whose largest outputs are the codes; None if no single map
+        decides them.
         """
         return model.encoder if isinstance(model.encoder, Affine) else None
 
     def preactivations(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
-        """`(y - b) W + c`."""
+        """Returns `(y - b) W + c`."""
         return model.encoder(signals - model.bias)
 
 
 def rectangle(x: jax.Array) -> jax.Array:
-    """The rectangle kernel, 1 on (-1/2, 1/2), by which a step is smoothed in a straight-through
+    """The rectangle kernel, 1 on (-1/2, 1/2), which smooths a step for a straight-through
     gradient.
     """
     return (jnp.abs(x) < 0.5).astype(x.dtype)
 
 
 def check_model(model: Model, encode: Any = None) -> None:
-    """Refuses a model that cannot be measured: whose dictionary, bias or encoder do not fit each
-    other, or are not finite.
+    """Refuses a model that cannot be measured because its dictionary, bias and encoder do not fit
+    each other or are not finite.
 
     Args:
-      model: with a dictionary.
-      encode: what infers, whose parameters must have the shapes that it starts with; None takes
+      model: a model with a dictionary.
+      encode: the encoder, whose parameters must have their initial shapes; None takes
         `model.encode`.
 
     Raises:
       TypeError: it is no `Model`.
-      ValueError: it has no dictionary, or a part of it does not fit; the message says which, and
-        how to mend it.
+      ValueError: it has no dictionary, or a part of it does not fit; the message names the part and
+        the mend.
     """
     check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
     check_type(
@@ -383,7 +379,7 @@ def _check_shape(path: Any, initial: jax.ShapeDtypeStruct, found: Any) -> None:
 
 
 def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """Finite real numbers in the float type that JAX computes in."""
+    """Returns finite real numbers in JAX's default float type."""
     array = as_real(name, values, "real numbers")
     with np.errstate(over="ignore"):
         array = array.astype(jnp.zeros(()).dtype)
@@ -400,20 +396,20 @@ def on_unit_atoms(
 ) -> tuple[
     Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]
 ]:
-    """The target, the atoms at unit length, and the lengths that they had."""
+    """Returns the target, the atoms at unit length, and their former lengths."""
     return signals - model.bias, *jax.jit(unit_atoms)(model.decoder)
 
 
 def unit_atoms(
     dictionary: Float[Array, "input_dim num_latents"],
 ) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
-    """Scales each atom to unit length and gives the lengths; an atom of zeros stays, with length 1.
+    """Scales each atom to unit length and returns the lengths; a zero atom stays, with length 1.
 
-    Codes in units of the given atoms, times the lengths, are codes in units of the scaled ones.
+    Codes for the given atoms, times the lengths, are codes for the scaled atoms.
     """
-    # Squares of a tiny atom would vanish, and the root of zero has no gradient.
+    # Squares of a tiny atom would vanish, and the root has no gradient at zero.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
-    # A NaN is no zero, and must show.
+    # A NaN is not zero, and must remain visible.
     live = largest != 0
     largest = jnp.where(live, largest, 1)
     scaled = jnp.where(live, dictionary / largest, 0)

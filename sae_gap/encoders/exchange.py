@@ -1,5 +1,5 @@
-"""Encoders that look for the best k atoms: exchanges of atoms, the largest support on the lasso's
-path, and the better of two codes, sample by sample.
+"""Encoders that search for the best k atoms: exchanges of atoms, the largest support on the lasso's
+path, and the better of two codes for each sample.
 """
 
 import dataclasses
@@ -15,19 +15,19 @@ from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Encoder, Inferring, on_unit_atoms
 from sae_gap.solvers import exchange_pursuit, sparse_code
 
-# The weights of the lasso's path, from λ_max down, as powers of this.
+# The weights on the lasso's path, from λ_max down, are powers of this ratio.
 RATIO, STEPS = 0.85, 30
 
 
 class Exchange(Inferring):
-    """Least squares over `z ≥ 0` on at most k atoms a sample, which exchanges choose until none
-    gains, as `exchange_pursuit` has it: a local optimum. It runs on the host, not within `jit`.
+    """Least squares over `z ≥ 0` on at most k atoms a sample, which `exchange_pursuit` exchanges
+    until no exchange gains: a local optimum. It runs on the host, not within `jit`.
 
     Args:
       k: atoms in each code, at most input_dim.
-      of: whose supports, of at most k atoms, it begins with; None takes orthogonal pursuit, which
-        refits over `z ≥ 0` after each step.
-      exchanges: False ends with what it begins with.
+      of: the encoder whose supports, of at most k atoms, it starts from; None takes orthogonal
+        pursuit with a refit over `z ≥ 0` after each step.
+      exchanges: False returns the start.
     """
 
     listed = False
@@ -51,9 +51,9 @@ class Exchange(Inferring):
 
 class LassoPath(Inferring):
     """The certified lasso's codes of at most k atoms at the smallest of the weights `λ_max qˢ`,
-    with s up to a number of steps and the λ_max of each sample.
+    with s up to a number of steps and each sample's own λ_max.
 
-    Supports grow along the path, up to few exceptions, so that halves of it find the step.
+    Supports grow along the path, with few exceptions, so a bisection finds the step.
 
     Args:
       k: atoms in each code, at most.
@@ -90,9 +90,7 @@ class LassoPath(Inferring):
 
 
 class BestOf(Inferring):
-    """The codes of the one or the other encoder, whichever have the smaller squared error in a
-    sample.
-    """
+    """Takes for each sample the codes of the encoder with the smaller squared error."""
 
     listed = False
 
@@ -112,5 +110,5 @@ class BestOf(Inferring):
 
 
 def largest(target, atoms):
-    """λ_max of each sample, (n, 1); of one that correlates with no atom, some number above zero."""
+    """Returns each sample's λ_max, (n, 1); a small number if it correlates with no atom."""
     return jnp.maximum(product(target, atoms).max(axis=1, keepdims=True), 1e-9)

@@ -1,5 +1,5 @@
-"""The gated encoder: which latents are on, and how much, are told apart, so that sparsity does not
-shrink the codes.
+"""The gated encoder: a gate decides which latents are on, and another map how much, so that
+sparsity does not shrink the codes.
 """
 
 import equinox as eqx
@@ -11,8 +11,8 @@ from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above
 
 
 class GatedParameters(eqx.Module):
-    """The gate's affine map; the magnitudes' shares its weights up to a scale for each latent, and
-    has its own bias.
+    """The gate's affine map. The magnitudes' map shares its weights, up to a scale for each latent,
+    and has its own bias.
     """
 
     gate: Affine
@@ -21,11 +21,11 @@ class GatedParameters(eqx.Module):
 
 
 class Gated(AmortisedEncoder):
-    """`z = 1[π > 0] · relu((y - b) W exp(r) + c)` with the gate `π = (y - b) W + a`, penalised by
+    """`z = 1[π > 0] · relu((y - b) W exp(r) + c)` with the gate `π = (y - b) W + a`; the penalty is
     the l1 norm of `relu(π)`.
 
     No gradient passes through the step, so the gate learns from the penalty and from a second
-    squared error, that of `relu(π)` as codes, in which the decoder and its bias are held fixed.
+    squared error, with `relu(π)` as codes and the decoder and its bias held fixed.
 
     References:
       Rajamanoharan et al. (2024), "Improving dictionary learning with gated sparse autoencoders",
@@ -54,7 +54,7 @@ class Gated(AmortisedEncoder):
         return error + self.errors(jax.lax.stop_gradient(model), signals, gate), None
 
     def _infer(self, model, signals):
-        """The codes, and the rectified pre-activations of the gate."""
+        """Returns the codes, and the rectified pre-activations of the gate."""
         parameters = model.encoder
         projected = (signals - model.bias) @ parameters.gate.weight
         gate = projected + parameters.gate.bias

@@ -17,10 +17,10 @@ class JumpReLUParameters(eqx.Module):
 
 
 class JumpReLU(AmortisedEncoder):
-    """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`, penalised by its l0 norm.
+    """`z = h · 1[h > θ]` with `h = relu((y - b) W + c)`; the penalty is its l0 norm.
 
-    The thresholds learn through a straight-through estimator: the step is smoothed by a rectangle
-    kernel of width `bandwidth`.
+    The thresholds learn through a straight-through estimator: a rectangle kernel of width
+    `bandwidth` smooths the step.
 
     References:
       Rajamanoharan et al. (2024), "Jumping Ahead", arXiv:2407.14435.
@@ -59,7 +59,7 @@ class JumpReLU(AmortisedEncoder):
 
 @jax.custom_vjp
 def _jump(hidden, threshold, bandwidth):
-    """The gated values and the gate itself, whose sum is the l0 norm."""
+    """Returns the gated values and the gate itself, whose sum is the l0 norm."""
     codes = above(hidden, threshold, hidden)
     return codes, (codes != 0).astype(hidden.dtype)
 

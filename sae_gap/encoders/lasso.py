@@ -1,4 +1,4 @@
-"""Per-sample sparse inference on a model's dictionary, from zero or from another encoder's
+"""Sparse inference for each sample on a model's dictionary, from zero or from another encoder's
 codes.
 """
 
@@ -21,14 +21,14 @@ from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Encoder, Inferring, encode, on_unit_atoms, unit_atoms
 from sae_gap.solvers import match_l0, sparse_code
 
-# The L0 of the model's own encoder, where one is asked for.
+# Asks for the L0 of the model's own encoder.
 OWN = "own"
-# A lasso code of more non-zeros than this share of the dimensions is no sparse code, and an encoder
-# that fires more has no sparse optimum to be compared with.
+# A lasso code with more non-zeros than this share of the dimensions is not sparse, and a denser
+# encoder has no sparse optimum to be compared with.
 DENSEST = 1 / 4
-# Samples on which a weight is found, before it is corrected on all.
+# A weight is found on this many samples, and then corrected on all.
 MATCHED = 500
-# Samples that are encoded at once for their L0.
+# Samples that are encoded at once to measure their L0.
 CHUNK = 2_000
 
 
@@ -37,19 +37,19 @@ class Lasso(Inferring):
 
     Args:
       lam: weight of the l1 norm.
-      start: an encoder whose codes, clipped at zero, the solver starts from; None starts from zero.
-      tol: relative duality gap to reach. None runs exactly `max_iterations` of the textbook
-        iteration, as published.
-      max_iterations: iterations after which a sample is reported as not converged.
-      unit_atoms: solve on the dictionary scaled to unit atoms, where alone λ compares between
-        dictionaries, and scale the codes back.
+      start: an encoder; the solver starts from its codes, clipped at zero. None starts from zero.
+      tol: relative duality gap to reach. None runs exactly `max_iterations` of the published,
+        textbook iteration.
+      max_iterations: after these a sample is reported as not converged.
+      unit_atoms: whether to solve on unit atoms, where λ is comparable between dictionaries, and to
+        scale the codes back.
       nonneg: whether codes are constrained to be non-negative.
-      momentum: whether the textbook iteration is FISTA; without, it is ISTA. A certified solve has
-        no use for it.
-      l0: the mean L0 at which `prepared` finds λ: a number, or "own" for that of the model's own
-        encoder, at most a quarter of the dimensions. None keeps λ.
-      of: another lasso, whose λ `prepared` takes.
-      times: what that λ is multiplied by.
+      momentum: whether the textbook iteration is FISTA; otherwise it is ISTA. A certified solve
+        ignores it.
+      l0: the mean L0 at which `prepared` finds λ: a number, or "own" for the model's own encoder's
+        L0, capped at a quarter of the dimensions. None keeps λ.
+      of: another lasso; `prepared` takes its λ.
+      times: a factor of that λ.
     """
 
     label = "certified lasso"
@@ -120,15 +120,15 @@ class Lasso(Inferring):
         return not self.nonneg
 
     def flops(self, input_dim, num_latents):
-        """Those of the textbook iteration from zero; a certified solve takes as many as a sample
-        needs, and has None.
+        """Returns those of the textbook iteration from zero; None for a certified solve, whose
+        iterations depend on the sample.
         """
         textbook = self.tol is None and self.start is None
         return (2 * self.max_iterations - 1) * 2 * input_dim * num_latents if textbook else None
 
     def infer(self, model, signals, begun=None):
-        """The codes in units of the model's atoms; objective and gap are those of the problem
-        solved.
+        """Returns the codes in units of the model's atoms; objective and gap are of the solved
+        problem.
         """
         if self.start is not None and begun is None:
             begun = encode(self.start, model, signals)
@@ -150,10 +150,10 @@ class Lasso(Inferring):
 
 
 def mean_l0(model: Model, split: Split) -> float:
-    """The mean L0 of the codes of a model's own encoder on the rows that count.
+    """Returns the mean L0 of a model's own encoder on the rows that count.
 
     Raises:
-      ValueError: the model is a decoder alone.
+      ValueError: the model has no encoder.
     """
     if model.encode is None:
         raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
@@ -172,16 +172,15 @@ def find_weight(
     l0: float,
     nonneg: bool = True,
 ) -> float:
-    """The λ at which the certified codes of all targets have about a mean L0, or half of it where
-    they never have as many.
+    """Returns the λ at which the certified codes of all targets have about a mean L0, or half of
+    that L0 if they never reach it.
 
-    It is found on `MATCHED` of the targets, and corrected by the mean L0 of all along the slope
-    that those have.
+    It is found on `MATCHED` targets, and corrected by the mean L0 of all, along the slope of those.
 
     Args:
       target: `y - b`, (n, input_dim).
       atoms: of unit length, (input_dim, num_latents).
-      l0: the mean wanted.
+      l0: the requested mean L0.
       nonneg: whether codes are non-negative.
     """
     few = target[evenly_spaced(len(target), MATCHED)]
@@ -190,7 +189,7 @@ def find_weight(
         return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005)
 
     with warnings.catch_warnings():
-        # The rows tell how far it is from what was wanted.
+        # The rows of the measurement report the L0 that was reached.
         warnings.simplefilter("ignore", UserWarning)
         try:
             weight, best = match(l0)
@@ -205,5 +204,5 @@ def find_weight(
     slope = np.log(there / here) / -np.log(0.9)
     found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)
-    # Where codes hardly grow with less weight, no weight corrects them.
+    # If codes hardly grow as the weight falls, no weight corrects their number.
     return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam

@@ -1,4 +1,4 @@
-"""LISTA: a few unrolled steps of ISTA whose matrices and thresholds are learned, layer by layer."""
+"""LISTA: a few unrolled steps of ISTA with learned matrices and thresholds, layer by layer."""
 
 import equinox as eqx
 import jax
@@ -11,8 +11,8 @@ from sae_gap.encoders.encoder import AmortisedEncoder
 
 
 class LISTAParameters(eqx.Module):
-    """Of each layer; `recurrence` is None in the factored form, whose layers look at the dictionary
-    instead.
+    """The parameters of all layers; `recurrence` is None in the factored form, whose layers use the
+    dictionary instead.
     """
 
     weight: Float[Array, "depth input_dim num_latents"]
@@ -24,19 +24,19 @@ class LISTA(AmortisedEncoder):
     """`z ← relu(z + (y - b - D z) W_t - θ_t)` for each layer t, from `z = 0`; in full,
     `z ← relu((y - b) W_t + z S_t - θ_t)`.
 
-    Starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with
-    `L = ‖D‖₂²`. The full form, which is the original one, costs num_latents² a layer, in parameters
-    and in time, where the factored one costs 2 · input_dim · num_latents.
+    It starts as ISTA on the initial weights: `W = D / L`, `θ = λ / L` and `S = I - DᵀD / L`, with
+    `L = ‖D‖₂²`. The full form, the original one, costs num_latents² a layer in parameters and in
+    time; the factored one costs 2 · input_dim · num_latents.
 
     Args:
       depth: number of layers, each with its own parameters.
       lam: λ of the initial thresholds.
-      factored: whether the residual is taken on the model's dictionary.
-      threshold: the initial thresholds themselves, in the place of `λ / L`.
+      factored: whether to compute the residual with the model's dictionary.
+      threshold: the initial thresholds; they replace `λ / L`.
 
     References:
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML. The factored
-      form, in which W_t alone is learned, is the coupling of Chen, Liu, Wang & Yin (2018),
+      form, which only learns W_t, is the coupling of Chen, Liu, Wang & Yin (2018),
       arXiv:1808.10038.
     """
 
@@ -86,7 +86,7 @@ class LISTA(AmortisedEncoder):
             weight, threshold, recurrence = rest
             return jax.nn.relu(target @ weight + codes @ recurrence - threshold), None
 
-        # The first layer starts from nothing, which spares it the product with the codes.
+        # The first layer starts from zero codes, so it needs no product with them.
         codes = jax.nn.relu(target @ parameters.weight[0] - parameters.threshold[0])
         recurrence = () if self.factored else (parameters.recurrence,)
         return jax.lax.scan(

@@ -1,6 +1,4 @@
-"""The Matryoshka encoder with a step of LISTA: what the first codes leave unexplained is encoded as
-well.
-"""
+"""The Matryoshka encoder with a step of LISTA: it also encodes the residual of its first codes."""
 
 import jax
 from jaxtyping import Array
@@ -14,22 +12,22 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     """`h = relu(a + η (y - b - D z) W)`, where `a = (y - b) W + c`, `z = relu(a) · 1[a > θ]` and D
     is the dictionary.
 
-    All else is `MatryoshkaBatchTopK`'s: of h the largest are kept, and θ is the threshold of both.
-    The step takes out of a latent's pre-activation what latents that are on explain already, so
-    that coherent atoms need not be on together. It costs two products more.
+    The rest is `MatryoshkaBatchTopK`: the largest h are kept, and θ is the threshold of both. The
+    step subtracts from a latent's pre-activation what active latents explain already, so that
+    coherent atoms need not be on together. It costs two more products.
 
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
-      initial_factor: the multiple of k that training starts with, 2.4 where tuned.
-      prefixes: increasing shares of the latents that a nested dictionary has.
+      initial_factor: the multiple of k at the start of training, 2.4 where tuned.
+      prefixes: increasing shares of the latents, one for each nested dictionary.
       step: η.
 
     References:
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML.
-      That a single step and a falling k pay on a world of SynthSAEBench is chanind's finding, in
-      claude-auto-research-synthsaebench (2026), whose k falls from 60 to 25; the form is this
-      suite's.
+      chanind found that a single step and a falling k pay on a world of SynthSAEBench, in
+      claude-auto-research-synthsaebench (2026), where k falls from 60 to 25; this suite chose the
+      form.
     """
 
     name = "lista_matryoshka"

@@ -1,6 +1,4 @@
-"""Codes that were found along with the dictionary, for the very signals that they were found
-for.
-"""
+"""Codes that were learned together with the dictionary, for the very signals of that fit."""
 
 import equinox as eqx
 import jax
@@ -20,12 +18,12 @@ class LookupParameters(eqx.Module):
 
 
 class Lookup(Encoder):
-    """The codes that a learner found for its signals, in whatever order they come; any other signal
-    gets the lasso's.
+    """Returns the codes that a learner found for its signals, in any order; other signals get the
+    lasso's.
 
-    A learner that minimises `mean (Y - Z Dᵀ)² + λ mean (z_ij ‖d_j‖)` over codes, which it leaves in
+    A learner that minimises `mean (Y - Z Dᵀ)² + λ mean (z_ij ‖d_j‖)` over codes, and stores them in
     `Model.encoder`, minimises `½‖y - D z‖² + w ‖z‖₁` on unit atoms, with
-    `w = λ input_dim / (2 num_latents)`. At that weight other signals are coded.
+    `w = λ input_dim / (2 num_latents)`. Other signals are coded at that weight.
 
     Args:
       lam: λ of the learner.
@@ -56,16 +54,16 @@ class Lookup(Encoder):
 def _find(
     known: Float[Array, "known input_dim"], signals: Float[Array, "n input_dim"]
 ) -> tuple[Int[Array, " n"], Array]:
-    """For each signal the row of the known ones that has its bits, and whether there is one."""
+    """Returns for each signal the known row with the same bits, and whether there is one."""
     digests = _digest(known)
     order = jnp.argsort(digests)
     place = order[jnp.searchsorted(digests[order], _digest(signals)).clip(0, len(order) - 1)]
-    # Two signals of one digest are too rare to search on: the second counts as unknown.
+    # Two signals rarely share a digest: the second then counts as unknown.
     return place, jnp.all(known[place] == signals, axis=1)
 
 
 def _digest(rows: Float[Array, "n input_dim"]) -> UInt32[Array, " n"]:
-    # A zero has two forms that are equal.
+    # A zero has two forms, which are equal.
     words = jax.lax.bitcast_convert_type(jnp.where(rows == 0, 0, rows), jnp.uint32).reshape(
         len(rows), -1
     )

@@ -1,5 +1,5 @@
-"""The matching-pursuit encoder: greedy, with the dictionary as its only parameters, and
-differentiable in it.
+"""The matching-pursuit encoder: greedy and differentiable, with the dictionary as its only
+parameters.
 """
 
 import functools
@@ -13,16 +13,16 @@ from sae_gap.solvers.greedy import matching_pursuit
 
 
 class MatchingPursuit(AmortisedEncoder):
-    """k greedy steps: the unused atom of largest |correlation| with the residual, its projection as
-    the code, a new residual.
+    """k greedy steps. Each takes the unused atom of largest |correlation| with the residual, uses
+    its projection as the code, and computes a new residual.
 
-    The pursuit runs on unit atoms; its codes are rescaled to the model's own, so that
-    `codes @ dictionary.T + bias` is what the pursuit reconstructs.
+    The pursuit runs on unit atoms; its codes are rescaled to the model's atoms, so that
+    `codes @ dictionary.T + bias` is the pursuit's reconstruction.
 
     Args:
       k: steps.
-      nonneg: whether each step takes the atom of largest correlation, and zero for its code where
-        that is negative.
+      nonneg: whether each step takes the atom of largest correlation, with code zero if that is
+        negative.
 
     References:
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries".
@@ -50,7 +50,7 @@ class MatchingPursuit(AmortisedEncoder):
         return self.k * 2 * input_dim * num_latents
 
     def __call__(self, model, signals):
-        """The codes of a matching pursuit on unit atoms, in units of the model's own."""
+        """Returns the codes of a matching pursuit on unit atoms, in units of the model's atoms."""
         atoms, norms = unit_atoms(model.decoder)
         support, values = matching_pursuit(
             signals - model.bias, atoms.T, self.k, nonneg=self.nonneg
@@ -60,7 +60,7 @@ class MatchingPursuit(AmortisedEncoder):
         return codes.at[rows, support].set(values, unique_indices=True) / norms
 
     def loss(self, model, signals, penalty):
-        """The squared error alone, by a derivative that holds the chosen atoms fixed."""
+        """Returns the squared error alone; its derivative holds the chosen atoms fixed."""
         atoms, _ = unit_atoms(model.decoder)
         reconstruction = signals - _residual(signals - model.bias, atoms.T, self.k, self.nonneg)
         return jnp.mean((reconstruction - signals) ** 2, axis=1), None
@@ -68,7 +68,7 @@ class MatchingPursuit(AmortisedEncoder):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _residual(signals, atoms, k, nonneg):
-    """What a pursuit leaves, differentiable with the chosen atoms held fixed."""
+    """Returns a pursuit's residual, differentiable with the chosen atoms held fixed."""
     return _residual_forward(signals, atoms, k, nonneg)[0]
 
 
@@ -89,7 +89,7 @@ def _residual_backward(k, nonneg, saved, residual_bar):
         residual = residual + value[:, None] * atom
         projected = jnp.sum(atom * bar, axis=1, keepdims=True)
         if nonneg:
-            # A code that was clipped takes nothing off.
+            # A clipped code subtracts nothing.
             projected = jnp.where(value[:, None] > 0, projected, 0)
         atom_bar = -(value[:, None] * bar + projected * residual)
         return (residual, bar - projected * atom), atom_bar

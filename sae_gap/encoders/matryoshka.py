@@ -1,4 +1,4 @@
-"""The Matryoshka encoder: BatchTopK whose first latents must reconstruct on their own."""
+"""The Matryoshka encoder: a BatchTopK whose first latents must reconstruct alone."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ from sae_gap.encoders.batchtopk import BatchTopK
 
 
 class MatryoshkaBatchTopK(BatchTopK):
-    """BatchTopK trained on the mean of the squared errors of nested dictionaries, the first m atoms
+    """BatchTopK trained on the mean of the squared errors of nested dictionaries: the first m atoms
     for each prefix m.
 
     The codes are chosen once, among all latents, and cut to each prefix.
@@ -18,13 +18,13 @@ class MatryoshkaBatchTopK(BatchTopK):
     Args:
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
-      initial_factor: the multiple of k that training starts with.
-      prefixes: increasing shares of the latents that a nested dictionary has, rounded up; the last
-        must be 1.
+      initial_factor: the multiple of k at the start of training.
+      prefixes: increasing shares of the latents, one for each nested dictionary, rounded up; the
+        last must be 1.
 
     References:
       Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning multi-level features with Matryoshka
-      sparse autoencoders", arXiv:2503.17547, whose sizes the default has.
+      sparse autoencoders", arXiv:2503.17547; the default takes its sizes.
     """
 
     name = "matryoshka"

@@ -1,5 +1,5 @@
-"""The best values on the support that another encoder chose: what its choice of latents costs,
-apart from its magnitudes.
+"""The best values on another encoder's support: they separate the cost of its choice of latents
+from that of its magnitudes.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ ON = 1e-4
 
 
 class Refined(Inferring):
-    """Other values on the support of an encoder, or on some of it."""
+    """Other values on the support of an encoder, or on a part of it."""
 
     encoder: Encoder
 
@@ -34,13 +34,13 @@ class OnSupport(Refined):
     """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with `z_j = 0` wherever the encoder has
     `|z_j| ≤ 1e-4`; D has unit atoms.
 
-    A latent with a negative code counts as on, and takes the best non-negative value. Between the
-    encoder's own objective and that of the lasso, this one splits the amortisation gap: what the
-    magnitudes cost, and what the support does. With λ = 0 it is least squares, which minimises no
-    objective of the lasso and has no certificate.
+    A latent with a negative code counts as on, and takes the best non-negative value. The objective
+    here lies between the encoder's own and the lasso's, and so splits the amortisation gap into the
+    cost of the magnitudes and the cost of the support. With λ = 0 it is least squares, which
+    minimises no lasso objective and has no certificate.
 
     Args:
-      encoder: the encoder whose support it is.
+      encoder: the encoder that chooses the support.
       lam: weight of the l1 norm.
       nonneg: whether codes are non-negative.
       on: the magnitude above which a latent is on.
@@ -65,12 +65,12 @@ class OnSupport(Refined):
         return not self.nonneg
 
     def flops(self, input_dim, num_latents):
-        """Those of the encoder whose support it is."""
+        """Returns those of the encoder."""
         return self.encoder.flops(input_dim, num_latents)
 
     def infer(self, model, signals, begun=None):
-        """The codes in units of the model's atoms; objective and gap are those of the problem on
-        the support.
+        """Returns the codes in units of the model's atoms; objective and gap are those of the
+        problem on the support.
         """
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         target, atoms, norms = on_unit_atoms(model, signals)
@@ -85,12 +85,11 @@ class LeastSquares(Refined):
     """`argmin_z ‖y - b - D z‖²` with `z_j = 0` wherever the encoder has `|z_j| ≤ 1e-4`, then
     clamped at zero.
 
-    It takes the codes of least norm where many are best, as on a support larger than input_dim and
-    as `numpy.linalg.lstsq` does. The clamp comes last, as published, so that the codes are no
-    optimum of anything.
+    If many codes are best, as on a support larger than input_dim, it takes those of least norm, as
+    `numpy.linalg.lstsq` does. The clamp comes last, as published, so the codes are no optimum.
 
     Args:
-      encoder: the encoder whose support it is.
+      encoder: the encoder that chooses the support.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744.
@@ -102,7 +101,7 @@ class LeastSquares(Refined):
     rank = 11
 
     def infer(self, model, signals, begun=None):
-        """The codes, without a certificate."""
+        """Returns the codes, without a certificate."""
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         on = jnp.abs(codes) > ON
         found = least_squares(signals - model.bias, model.decoder, on).clip(0)

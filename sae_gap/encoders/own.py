@@ -1,4 +1,4 @@
-"""The encoder that a given model came with."""
+"""The encoder of a given model."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from sae_gap.encoders.encoder import Affine, Encoder
 
 
 class Own(Encoder):
-    """The codes of a given model's own encoder. The code of an atom of zeros, which reconstructs
-    nothing, is zero.
+    """Returns the codes of a given model's own encoder. The code of a zero atom, which reconstructs
+    nothing, becomes zero.
 
     Args:
       encoder: the model's, or a function `(model, signals) -> codes`.
@@ -31,15 +31,15 @@ class Own(Encoder):
         return bool(getattr(self.encoder, "signed", False))
 
     def described(self) -> dict[str, Any]:
-        """The encoder, which decides its codes beside the model; the model's digest tells functions
-        apart.
+        """The encoder, which decides the codes together with the model; functions are told apart by
+        the model's digest.
         """
         known = isinstance(self.encoder, Encoder)
         told = describe(self.encoder) if known else "a function"
         return {"class": class_name(type(self)), "encoder": told}
 
     def affine(self, model: Model) -> Affine | None:
-        """The map of `y - b` whose largest outputs the codes are; None where none decides them."""
+        """The map of `y - b` whose largest outputs are the codes; None if none decides them."""
         found = getattr(self.encoder, "affine", None)
         return None if found is None else found(model)
 
@@ -56,5 +56,5 @@ class Own(Encoder):
     def infer(self, model, signals, begun=None):
         if isinstance(self.encoder, Encoder):
             return super().infer(model, signals, begun)
-        # A function of one's own need not be one that JAX can compile.
+        # JAX may be unable to compile a user's function.
         return Coded(jnp.asarray(self(model, np.asarray(signals))))

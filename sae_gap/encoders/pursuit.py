@@ -1,5 +1,5 @@
-"""Greedy k-sparse coding on a dictionary that is given: orthogonal matching pursuit, and gradient
-pursuit, which approximates it.
+"""Greedy k-sparse coding on a given dictionary: orthogonal matching pursuit, and gradient pursuit,
+which approximates it.
 """
 
 from jaxtyping import Array, Int
@@ -12,7 +12,7 @@ from sae_gap.solvers.greedy import gradient_pursuit, spread
 
 
 class Ordered(Coded):
-    """Codes with the atoms that a pursuit chose for each signal, in their order.
+    """Codes with the atoms that a pursuit chose for each signal, in the order of choice.
 
     Attributes:
       order: numbers of atoms, (n, k).
@@ -25,8 +25,8 @@ class OMP(Inferring):
     """k greedy steps, each with the atom of largest |correlation| and a least-squares fit of all
     atoms chosen so far.
 
-    With `nonneg` each step takes the atom of largest correlation, and codes that end up negative
-    are set to zero.
+    With `nonneg` each step takes the atom of largest correlation, and codes that end negative are
+    set to zero.
 
     Args:
       k: atoms in each code, at most input_dim.
@@ -48,11 +48,11 @@ class OMP(Inferring):
         return not self.nonneg
 
     def flops(self, input_dim, num_latents):
-        """Step i correlates all atoms with the residual, and one twice with i before it."""
+        """Step i correlates all atoms with the residual, and one atom twice with i earlier ones."""
         return sum(2 * input_dim * (num_latents + 4 * i) for i in range(self.k))
 
     def infer(self, model, signals, begun=None):
-        """The codes, outside of `jit`, so that a CPU takes its own path."""
+        """Returns the codes, outside of `jit`, so that a CPU takes its own path."""
         target, atoms, norms = on_unit_atoms(model, signals)
         order, values = pursuit_order(target, atoms, self.k, nonneg=self.nonneg)
         codes = spread(order, values, num_latents=len(norms))
@@ -61,9 +61,8 @@ class OMP(Inferring):
 
 
 class GradientPursuit(OMP):
-    """OMP with a step of steepest descent in the place of each least-squares fit, which takes k
-    products with the dictionary and no system of equations. Inference-time optimisation codes SAEs
-    so.
+    """OMP with a step of steepest descent for each least-squares fit: it takes k products with the
+    dictionary and solves no equations. Inference-time optimisation codes SAEs this way.
 
     With `nonneg` codes are clipped at zero after each step.
 
@@ -81,7 +80,7 @@ class GradientPursuit(OMP):
     colour = "#44AA99"
 
     def flops(self, input_dim, num_latents):
-        """Step i correlates all atoms with the residual, and has two products with i of them."""
+        """Step i correlates all atoms with the residual, and has two products with i atoms."""
         return sum(2 * input_dim * (num_latents + 2 * i) for i in range(1, self.k + 1))
 
     def __call__(self, model, signals):

@@ -1,4 +1,4 @@
-"""Encoders made of others: of fewer of their atoms, at another weight, or in another norm."""
+"""Encoders made from others: with fewer atoms, at another weight, or in another norm."""
 
 import dataclasses
 from typing import Any
@@ -19,18 +19,18 @@ from sae_gap.encoders.screened_pursuit import least_gain, leave_one_out
 
 
 class Pruned(Refined):
-    """Least squares on the atoms of an encoder's codes whose worth is above one threshold for all
+    """Least squares on the atoms of an encoder's codes whose worth exceeds one threshold for all
     samples.
 
-    The worth is what the squared error of least squares grows by without the atom, as
-    `leave_one_out` has it, or the magnitude of the code. D has unit atoms.
+    The worth is the rise in the least-squares error without the atom, as in `leave_one_out`, or the
+    magnitude of the code. D has unit atoms.
 
     Args:
-      encoder: whose codes they are; the first kind of worth takes those of least squares.
-      l0: atoms that stay on average, on the rows on which `prepared` finds the threshold.
+      encoder: the encoder; worth by "loss" refits its codes by least squares.
+      l0: atoms that stay on average, on the rows where `prepared` finds the threshold.
       by: "loss" or "magnitude".
       nonneg: whether codes are non-negative.
-      threshold: what worths must exceed, as `prepared` finds it.
+      threshold: the least worth to stay; `prepared` finds it.
     """
 
     listed = False
@@ -79,7 +79,7 @@ class Pruned(Refined):
 
 
 class _Of(Encoder):
-    """An encoder that goes by another one, under other circumstances."""
+    """An encoder that applies another one under other conditions."""
 
     listed = False
 
@@ -94,11 +94,11 @@ class _Of(Encoder):
 
 
 class AtWeight(_Of):
-    """An encoder with a weight λ, at that of a lasso: `prepared` gives the encoder itself.
+    """An encoder with a weight λ, at a lasso's λ: `prepared` returns the encoder itself.
 
     Args:
-      encoder: with a field `lam`.
-      lasso: whose λ it takes, such as the one of a requested L0.
+      encoder: an encoder with a field `lam`.
+      lasso: the lasso whose λ it takes, such as that of a requested L0.
     """
 
     lasso: Lasso
@@ -120,22 +120,22 @@ class AtWeight(_Of):
 
 
 class _Norm:
-    """A matrix that counts as itself alone, so that what holds it has a hash."""
+    """A matrix that equals only itself, so that its owner has a hash."""
 
     def __init__(self, matrix: Float[np.ndarray, "input_dim input_dim"]):
         self.matrix = matrix
 
 
 class InNorm(Inferring, _Of):
-    """An encoder of `A (y - b)` on the atoms `A D`: its codes leave small errors
-    `‖A (y - b - D z)‖` in place of `‖y - b - D z‖`.
+    """An encoder of `A (y - b)` on the atoms `A D`: its codes keep `‖A (y - b - D z)‖` small
+    instead of `‖y - b - D z‖`.
 
-    `AᵀA = I + F / mean(diag F)`, F being what an error costs in nats: `prepared` asks the network
-    of the task for it, on documents that are learned from.
+    `AᵀA = I + F / mean(diag F)`, where F is the cost of errors in nats; `prepared` gets F from the
+    task's network, on training documents.
 
     Args:
-      encoder: what infers.
-      norm: A, as `prepared` finds it.
+      encoder: the encoder to apply.
+      norm: A; `prepared` finds it.
     """
 
     colour = "#009988"

@@ -7,7 +7,7 @@ from sae_gap.encoders.encoder import AmortisedEncoder, Recipe
 
 
 class ReLU(AmortisedEncoder):
-    """`z = relu((y - b) W + c)`, penalised by its l1 norm.
+    """`z = relu((y - b) W + c)`; the penalty is its l1 norm.
 
     References:
       Bricken et al. (2023), "Towards Monosemanticity".

@@ -1,4 +1,4 @@
-"""Pursuits that look at few atoms: codes with the dictionary as their only weights."""
+"""Pursuits that look at few atoms; the dictionary is their only weights."""
 
 import dataclasses
 import functools
@@ -20,9 +20,9 @@ from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, keep_n
 from sae_gap.runtime import devices
 from sae_gap.solvers.working_set import in_batches
 
-# Samples whose gains are found at once, where a threshold is.
+# Samples whose gains are found at once, to set a threshold.
 ROWS = 2_000
-# Floats that the samples coded at once take.
+# Floats for the samples that are coded at once.
 CHUNK = 2**24
 
 
@@ -31,23 +31,23 @@ class ScreenedPursuit(AmortisedEncoder):
     `z ≥ 0`.
 
     Screen s of S proposes the m atoms of largest `d_jᵀ r` with the residual `r = y - b - D z`,
-    those chosen before among them. Orthogonal matching pursuit among these goes on to `⌈k s / S⌉`
-    atoms, and z are the least squares on them. A screen is one product with the dictionary, which
-    is what an encoder costs; the pursuit works on the Gram matrix of m atoms. With one screen of
-    all atoms it is the pursuit itself.
+    including those chosen before. Orthogonal matching pursuit among these continues to `⌈k s / S⌉`
+    atoms, and z is their least-squares fit. A screen is one product with the dictionary, as much as
+    an encoder costs; the pursuit works on the Gram matrix of m atoms. One screen of all atoms is
+    the full pursuit.
 
-    On SAEs of a language model two screens of breadth 2 to 4 leave 1 to 3 % more squared error than
-    the pursuit among all atoms. On a coherent dictionary neighbours fill a screen: of 96 × 1,024
-    atoms, neighbours in eights of cosine 0.8 to 0.9, with 12 active, two screens of breadth 2 leave
-    2 to 2.4 times its error, four 1.15 times and six 1.01 times. There more screens help, and more
-    breadth helps less.
+    On SAEs of a language model two screens of breadth 2 to 4 have 1 to 3 % more squared error than
+    the full pursuit. On a coherent dictionary neighbours fill a screen: for 96 × 1,024 atoms,
+    neighbours in eights of cosine 0.8 to 0.9, with 12 active, two screens of breadth 2 have 2 to
+    2.4 times its error, four 1.15 times and six 1.01 times. More screens help there; more breadth
+    helps less.
 
-    A sparse autoencoder with it trains the dictionary alone, on the codes of each batch held fixed:
-    at their least squares the gradient of the error is that of fixed codes.
+    A sparse autoencoder with it trains only the dictionary, with the codes of each batch held
+    fixed: they are least squares, so the gradient of the error is the same.
 
     Args:
       k: atoms in each code, at most input_dim.
-      breadth: candidates for each atom that is pursued: m is so many times k.
+      breadth: candidates for each pursued atom: m is this many times k.
       screens: S, four to six for a coherent dictionary.
 
     References:
@@ -69,7 +69,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     @property
     def pursued(self) -> int:
-        """Atoms that the pursuit goes on to."""
+        """The number of atoms that the pursuit takes."""
         return self.k
 
     def parameters(self, weight, key):
@@ -77,7 +77,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def __call__(self, model, signals):
         codes = _code(self, model, signals, self._threshold(model))[0]
-        # A NaN chooses no atom, and must show; so must what overflows.
+        # A NaN chooses no atom, but must remain visible, and so must an overflow.
         norms = jnp.linalg.norm(signals - model.bias, axis=1, keepdims=True)
         return jnp.where(jnp.isfinite(norms), codes, jnp.nan)
 
@@ -91,7 +91,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
-        """The candidates of a screen, and the atoms after each."""
+        """Returns the candidates of a screen, and the number of atoms after each screen."""
         k = min(self.pursued, input_dim, num_latents)
         sizes = [-(-k * screen // self.screens) for screen in range(1, self.screens + 1)]
         return min(self.breadth * self.pursued, num_latents), sizes
@@ -107,29 +107,29 @@ class Threshold(eqx.Module):
 
 
 class BatchPursuit(ScreenedPursuit):
-    r"""A screened pursuit of 2 k atoms of which k stay on average, by one threshold τ for all
+    r"""A screened pursuit of 2 k atoms; k of them stay on average, by one threshold τ for all
     samples.
 
-    Those go whose absence would add least to the squared error:
+    It drops the atoms whose absence adds least to the squared error,
 
         z_j² / [(D_SᵀD_S)⁻¹]_jj < τ²,
 
-    S being the support of a sample and z its least squares on unit atoms. The rest are fitted once
-    more. How many atoms a sample has is left to the sample.
+    where S is the support of a sample and z its least squares on unit atoms, and fits the rest once
+    more. So each sample has its own number of atoms.
 
-    τ is a running mean over the batches of training of the value that leaves k atoms a sample. On
-    a frozen dictionary it is that of all rows at once, as `calibrate` finds it; no gradient trains
-    it. A sample's codes do not depend on its company.
+    τ is a running mean over training batches of the value that keeps k atoms a sample; on a frozen
+    dictionary `calibrate` finds it from all rows at once. No gradient trains it. A sample's codes
+    do not depend on the other samples.
 
     Args:
       k: atoms in a code, on average.
-      rate: weight of the newest batch in τ; the first batch sets it.
-      l0: atoms that stay on average, where that is a fraction or `prepared` is to find τ on a
-        dictionary that is given; k is then this number, rounded up.
-      proposer: an encoder whose pre-activations the first screen takes the largest of; None takes
+      rate: weight of the newest batch in τ; the first batch sets τ.
+      l0: atoms that stay on average, if that is a fraction, or if `prepared` is to find τ on a
+        given dictionary; k is then this number, rounded up.
+      proposer: an encoder; the first screen takes its largest pre-activations. None takes
         `d_jᵀ (y - b)`.
-      threshold: τ times the root mean square of the atoms' lengths, as `prepared` finds it; None
-        reads the model's.
+      threshold: τ times the root mean square of the atoms' lengths; `prepared` finds it. None takes
+        the model's.
 
     References:
       Reeves (1999), "An efficient implementation of the backward greedy algorithm for sparse signal
@@ -154,8 +154,8 @@ class BatchPursuit(ScreenedPursuit):
         return super().coordinates | ({} if self.l0 is None else {"proposed": bool(self.proposer)})
 
     def prepared(self, model, split, task):
-        """The same pursuit with the threshold that leaves `l0` atoms on average on the rows that
-        count and are not zeros.
+        """Returns the pursuit with the threshold that keeps `l0` atoms on average, on the non-zero
+        rows that count.
         """
         if self.l0 is None or self.threshold is not None:
             return super().prepared(model, split, task)
@@ -174,7 +174,7 @@ class BatchPursuit(ScreenedPursuit):
         return Coded(self(model, signals))
 
     def _coded(self, model, signals, threshold):
-        """The codes and the gains, by one program whatever the threshold, some rows at a time."""
+        """The codes and the gains, some rows at a time, by one program for all thresholds."""
         plain, found = dataclasses.replace(self, threshold=None, l0=None), []
         bare = Model(model.decoder, model.bias)
         for start in range(0, len(signals), ROWS):
@@ -197,19 +197,19 @@ class BatchPursuit(ScreenedPursuit):
         return Threshold(jnp.zeros((), weight.dtype))
 
     def observe(self, model, seen):
-        """The model with τ moved towards that of a batch of these gains."""
+        """Returns the model with τ moved towards the threshold of a batch with these gains."""
         own = model.encoder.value
         batch = self._threshold_of(model, seen).astype(own.dtype)
         moved = jnp.where(own > 0, own + self.rate * (batch - own), batch)
         return eqx.tree_at(lambda model: model.encoder.value, model, moved)
 
     def calibrate(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
-        """A model with the same dictionary, this encoder, and the τ at which signals have k atoms
-        on average.
+        """Returns a model with the same dictionary, this encoder, and the τ at which signals have k
+        atoms on average.
 
         Args:
-          model: whose dictionary it is.
-          signals: (n, input_dim), such as training rows; those of zeros do not count.
+          model: the model with the dictionary.
+          signals: (n, input_dim), such as training rows; zero rows do not count.
 
         Raises:
           ValueError: signals have another width, are not finite, are all zeros, or have fewer atoms
@@ -230,7 +230,7 @@ class BatchPursuit(ScreenedPursuit):
         return Model(model.decoder, model.bias, found.encoder, self)
 
     def calibrated(self, model, signals):
-        """The model with the τ of all signals but those of zeros, within `jit` too."""
+        """Returns the model with the τ of all non-zero signals, also within `jit`."""
         live = jnp.any(signals != 0, axis=1)
         gains = jnp.where(live[:, None], _code(self, model, signals, 0.0)[1], 0)
         value = self._threshold_of(model, gains, jnp.sum(live)).astype(signals.dtype)
@@ -251,13 +251,13 @@ class BatchPursuit(ScreenedPursuit):
 def least_gain(
     gains: Float[Array, "n size"], l0: float, samples: Int[Array, ""] | int | None = None
 ) -> Float[Array, ""]:
-    """What those gains exceed of which a sample has l0 on average: half way from the last to the
+    """Returns the gain that l0 atoms a sample exceed on average: halfway between the last and the
     next.
 
     Args:
-      gains: of n samples.
-      l0: how many stay.
-      samples: how many of the n count; the gains of the others are zeros. None counts all.
+      gains: the gains of n samples.
+      l0: the number of atoms that stay.
+      samples: how many of the n count; the others have zero gains. None counts all.
     """
     ordered = jnp.sort(gains.ravel())[::-1]
     kept: Any = l0 * (len(gains) if samples is None else samples)
@@ -268,8 +268,8 @@ def least_gain(
 def leave_one_out(
     dictionary: Float[Array, "input_dim num_latents"], codes: Float[ArrayLike, "n num_latents"]
 ) -> Float[Array, "n num_latents"]:
-    """What the squared error of least squares grows by as an atom goes and the rest is refitted,
-    `z_j² / [(D_SᵀD_S)⁻¹]_jj`; nothing for one that depends on others.
+    """Returns the rise in the least-squares error if an atom goes and the rest is refitted,
+    `z_j² / [(D_SᵀD_S)⁻¹]_jj`; zero for an atom that depends on others.
 
     Args:
       dictionary: D, unit atoms, (input_dim, num_latents).
@@ -282,7 +282,7 @@ def leave_one_out(
 
 @functools.partial(jax.jit, static_argnames="size")
 def _leave_one_out(atoms, codes, size):
-    # A few roundings of the trace keep the Gram matrix of dependent atoms definite.
+    # A ridge of a few roundings of the trace keeps the Gram matrix of dependent atoms definite.
     ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
 
     def one(codes):
@@ -299,20 +299,20 @@ def _gains(gram, codes, on):
 
 
 def _unit(decoder):
-    """The root mean square of the lengths of the atoms that are not zero."""
+    """Returns the root mean square of the lengths of the non-zero atoms."""
     squares = jnp.sum(decoder**2, axis=0)
     return jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
 
 
 @eqx.filter_jit
 def _code(encoder, model, signals, threshold, proposals=None):
-    """The codes, and what each atom of a support adds to the squared error if it goes; nothing for
-    an atom that is not used.
+    """Returns the codes, and the rise in squared error without each atom of a support; zero for an
+    unused atom.
 
-    Among many samples it pays to find the Gram matrix of all atoms, and to read those of the
-    candidates off it.
+    For many samples it pays to compute the Gram matrix of all atoms, and to read the candidates'
+    off it.
     """
-    # Half precision has no Cholesky factor.
+    # Cholesky factors need at least single precision.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
     atoms, norms = unit_atoms(model.decoder.astype(kind))
     (m, sizes), (dim, width) = encoder.sizes(*atoms.shape), atoms.shape
@@ -331,7 +331,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     pull = toward if proposal is None else proposal
     slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
-        # Those chosen before are proposed first.
+        # Atoms chosen before are proposed first.
         candidates = jax.lax.top_k(pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m)[1]
         if whole is None:
             own = atoms[candidates]
@@ -350,19 +350,19 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
 
 
 def _pursue(gram, correlation, begun, size, slack):
-    """Orthogonal matching pursuit by the Gram matrix of the candidates, the first `begun` of which
-    are taken first. It ends where none correlates with the residual beyond rounding.
+    """Runs orthogonal matching pursuit on the Gram matrix of the candidates, and takes the first
+    `begun` of them first. It ends when none correlates with the residual beyond rounding.
 
-    Row i of `basis` has the inner products of the candidates with the i-th vector of an orthonormal
-    basis of the atoms chosen, which is what their least squares take too.
+    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
+    of the chosen atoms, which their least squares use too.
 
     Returns:
-      The places of the atoms chosen, whether each adds anything, and their least squares.
+      The places of the chosen atoms, whether each adds anything, and their least squares.
     """
 
     def step(i, carry):
         basis, pull, left, places, values, on = carry
-        # A candidate that was chosen has no energy left.
+        # A chosen candidate has no energy left.
         best = jnp.argmax(jnp.where(left > DEPENDENT, pull, -jnp.inf))
         best = jnp.where(i < begun, i, best).astype(places.dtype)
         fine = (left[best] > DEPENDENT) & ((pull[best] > slack) | (i < begun))
@@ -394,8 +394,8 @@ def _pursue(gram, correlation, begun, size, slack):
 
 
 def _by_row(function):
-    """A function that calls LAPACK, mapped over samples one after another on a CPU: jaxlib shares a
-    batch among threads that wait for each other, and two batches at once wait for ever.
+    """Maps a function that calls LAPACK over samples, one after another on a CPU: jaxlib shares a
+    batch among threads that wait for each other, and two batches at once would wait for ever.
     """
     one = jax.custom_batching.sequential_vmap(function)
     return lambda *arrays: jax.lax.platform_dependent(*arrays, cpu=one, default=function)
@@ -413,20 +413,20 @@ def _solve(gram, correlation):
 
 @_by_row
 def _inverse_diagonal(gram):
-    """Of G = L Lᵀ, whose inverse is L⁻ᵀ L⁻¹."""
+    """Returns the diagonal of the inverse of G = L Lᵀ, which is L⁻ᵀ L⁻¹."""
     one = jnp.eye(len(gram), dtype=gram.dtype)
     half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(gram), one, lower=True)
     return jnp.sum(half**2, axis=0)
 
 
 def _restricted(gram, on):
-    """The Gram matrix of some atoms, in the place of one of all."""
+    """Returns the Gram matrix of the atoms that are on, with the identity for the others."""
     return jnp.where(on[:, None] & on, gram, jnp.eye(len(gram), dtype=gram.dtype))
 
 
 def _nonnegative(gram, correlation, allowed, slack):
-    """Least squares over `z ≥ 0` on the atoms allowed, by block principal pivoting: its codes, and
-    which of them may differ from zero.
+    """Solves least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting; returns
+    the codes, and which of them may differ from zero.
     """
 
     def solve(on):

@@ -1,4 +1,4 @@
-"""Which latents are on, where a dictionary lacks features: hard thresholding from the lasso."""
+"""Finds active latents where a dictionary lacks features: hard thresholding from the lasso."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,19 +12,19 @@ from sae_gap.solvers.least_squares import least_squares
 
 
 class ThresholdingPursuit(Inferring):
-    r"""Hard thresholding pursuit from the certified lasso, at a threshold that each sample tells.
+    r"""Hard thresholding pursuit from the certified lasso, with a threshold for each sample.
 
-    A lasso explains what a dictionary lacks by many small codes. A round keeps the latents without
-    which the residual would correlate with their atom beyond τ, and refits them:
+    A lasso explains features that the dictionary lacks by many small codes. Each round keeps a
+    latent only if the residual without it would correlate with its atom beyond τ, and refits:
 
         r = y - b - D z,    S = {j : d_jᵀ r + z_j > τ},
         τ = max(λ, √(2 log N) ‖r‖ / √d),    z = least squares on S,
 
     with N unit atoms in d dimensions. For a latent that is off, `d_jᵀ r + z_j` is about normal with
-    the deviation `‖r‖ / √d` if r points anywhere alike, and √(2 log N) deviations are the universal
-    threshold, which of N such numbers few exceed. Of the lasso's own codes the first round keeps
-    those above τ - λ, since their atoms correlate with its residual by λ. Samples do not influence
-    each other, nothing is trained, and signals and λ of another unit give codes of that unit.
+    deviation `‖r‖ / √d` if all directions of r are equally likely; √(2 log N) deviations are the
+    universal threshold, which few of N such numbers exceed. The first round keeps the lasso's codes
+    above τ - λ, since their atoms correlate with its residual by λ. Samples do not influence each
+    other, nothing is trained, and the codes scale with the signals and λ.
 
     Args:
       lam: λ of the lasso, and the least threshold.
@@ -52,7 +52,7 @@ class ThresholdingPursuit(Inferring):
         return Lasso(self.lam)
 
     def infer(self, model, signals, begun=None):
-        """The codes in units of the model's atoms, without a certificate."""
+        """Returns the codes in units of the model's atoms, without a certificate."""
         begun = self.origin.infer(model, signals).codes if begun is None else begun
         least = jnp.asarray(self.lam)
         return Coded(_pursue(model, signals, begun, least, self.rounds))
@@ -62,7 +62,7 @@ class ThresholdingPursuit(Inferring):
 def _pursue(model, signals, codes, lam, rounds):
     atoms, norms = unit_atoms(model.decoder)
     target, codes = signals - model.bias, codes * norms
-    # Padding adds dimensions that no atom has.
+    # Padding adds dimensions in which all atoms are zero.
     dims = jnp.maximum(1, jnp.sum(jnp.any(atoms != 0, axis=1)))
     share = jnp.sqrt(2 * jnp.log(atoms.shape[1]) / dims)
     for _ in range(rounds):

@@ -32,40 +32,40 @@ class TopK(AmortisedEncoder):
 def keep_largest(
     values: Float[Array, "n num_latents"], k: int | Int[Array, ""]
 ) -> Float[Array, "n num_latents"]:
-    """Zeroes all but the k largest entries of each row of non-negative values, ties going to the
-    lower index.
+    """Zeroes all but the k largest entries of each row of non-negative values; ties go to the lower
+    index.
 
     Args:
       values: non-negative, samples as rows.
       k: how many to keep; a row with fewer positive entries keeps those.
 
     Returns:
-      The values, thinned. The gradient passes through the entries kept.
+      The thinned values. The gradient passes through the kept entries.
     """
     counted = eqx.is_array(k)
     if not counted and k >= values.shape[1]:
         return values
     count = functools.partial(_by_bits, k=k)
-    # A sort must know k when it is compiled.
+    # A sort must know k at compilation.
     sort = count if counted else functools.partial(_by_sort, k=k)
     given = jax.lax.stop_gradient(values)
-    # One without a sign, which a sort takes for the least of all.
+    # A NaN without a sign: sorts treat a negative NaN as the least number.
     given = jnp.where(jnp.isnan(given), jnp.nan, given)
     kept = jax.lax.platform_dependent(given, cpu=sort, default=count)
-    # A NaN is the largest of all, and must show.
+    # A NaN is the largest number here, and must remain visible.
     return jnp.where(kept & ~(values <= 0), values, 0)
 
 
 def _by_sort(values, k):
-    """Which entries are the k largest of their row."""
+    """Marks the k largest entries of each row."""
     _, largest = jax.lax.top_k(values, k)
     return jnp.zeros(values.shape, bool).at[jnp.arange(len(values))[:, None], largest].set(True)
 
 
 def _by_bits(values, k):
-    """The same by counts alone, since accelerators would sort all entries. A non-negative float
-    orders like its bits, which bisection finds: those of the k-th largest entry, and then of the
-    column up to which its equals are kept.
+    """Does the same by counting, since accelerators would sort all entries. A non-negative float is
+    ordered like its bits. Bisection finds those of the k-th largest entry, and then the column up
+    to which its equals are kept.
     """
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     whole = jnp.int32 if values.dtype.itemsize == 4 else jnp.int64
@@ -74,7 +74,7 @@ def _by_bits(values, k):
     columns = jnp.arange(values.shape[1], dtype=whole)
 
     def largest(size, holds):
-        """The largest number of so many bits that a falling condition holds for, by row."""
+        """The largest number of `size` bits for which a falling condition holds, by row."""
 
         def step(i, found):
             trial = found | (jnp.ones((), whole) << (size - 1 - i))

@@ -1,14 +1,14 @@
-"""Figures from rows alone: where recovery is lost, how well dictionaries match, and what becomes of
-both along a study.
+"""Figures from rows alone: where recovery is lost, how well dictionaries match, and how both change
+along a study.
 
-Rows say what they are of in their columns (`dictionary`, `inference`, `start`, …); `labels` says
-how that is called and coloured. A figure whose rows lack what it shows (a method that was not run,
-a truth that is not known) is None, so that a run on a user's own data draws what it can. A title
-says what is drawn, and the label of a figure, its caption, over what; what a figure shows is for
-its reader to say. Nothing here needs JAX or a display.
+Columns of a row (`dictionary`, `inference`, `start`, …) name its method; `labels` gives names and
+colours. A figure whose rows lack its numbers (a method that was not run, an unknown truth) is None,
+so that a run on a user's own data draws what it can. A title says what is drawn, and the label of a
+figure, its caption, over what; readers see for themselves what it shows. Nothing here needs JAX or
+a display.
 
-The names are loaded when first used: tables need no matplotlib, whose import takes longer than
-reading them.
+The names are loaded when first used, as importing matplotlib takes longer than reading tables,
+which do without it.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""What a dictionary that is given explains after each block of a model."""
+"""The variance that a given dictionary explains after each block of a model."""
 
 import matplotlib
 import numpy as np
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from sae_gap.figures import style
 from sae_gap.figures.lines import draw_lines
 
-# By the column "control".
+# Looks by the column "control".
 _SPANS = {
     "given": {"label": "this dictionary", "color": "#0072B2"},
     "covariance": {"label": "random, same mean and covariance", "color": "#E69F00"},
@@ -17,14 +17,14 @@ _SPANS = {
 
 
 def captured_by_block(rows: style.Lines) -> Figure | None:
-    """Left what the best non-negative codes of at most k atoms capture after each block, with
-    intervals of 95 % over documents; right what the span of the most atoms does that orthogonal
-    pursuit takes, and of as many of each control, with the range of the draws. What is above or
-    below all lines is cut off: where one row has most of the squared length, an interval tells
-    nothing.
+    """Left: the share that the best non-negative codes of at most k atoms explain after each block,
+    with 95 % intervals over documents. Right: the share in the span of the most atoms that
+    orthogonal pursuit takes, and of as many of each control, with the range of the draws. The axes
+    end with the lines: where one row has most of the squared length, intervals are too wide to tell
+    anything.
 
     Args:
-      rows: of `decompose`.
+      rows: rows of `decompose`.
 
     Returns:
       The figure, or None for fewer than two blocks.

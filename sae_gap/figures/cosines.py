@@ -12,18 +12,18 @@ _CLOSE = 0.9
 
 
 def matched_cosines(rows: style.Rows) -> Figure | None:
-    """How well each learned dictionary matches the true one: the matched cosines of its atoms, from
-    the least to the most.
+    """Draws how well each learned dictionary matches the true one: the matched cosines of its
+    atoms, in ascending order.
 
-    Methods that infer on one dictionary share it, so that each dictionary is drawn once; the
-    oracle's is left out, and so are atoms whose lengths were changed.
+    Methods that infer on one dictionary share it, so each dictionary is drawn once. The oracle's is
+    left out, and so are dictionaries with changed lengths.
 
     Args:
-      rows: rows of one setting; `dictionary` and `cosines`, the matched absolute cosines of a
-        dictionary, are read, and `start` where it names the dictionary that learning started from.
+      rows: rows of one setting, with `dictionary`, `cosines` (the matched absolute cosines of a
+        dictionary) and perhaps `start`, the dictionary that learning started from.
 
     Returns:
-      The figure, or None where no row has cosines.
+      The figure, or None if no row has cosines.
 
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
@@ -33,14 +33,14 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     by_seed: dict[tuple[Any, Any], dict[Any, Any]] = {}
     for row in rows:
         if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
-            # A cold or a warm start is one of the codes, which leaves the dictionary what it is.
+            # A cold or warm start concerns the codes, not the dictionary.
             start = row.get("start") if row.get("start") not in ("cold", "warm") else None
             seeds = by_seed.setdefault((row["dictionary"], start), {})
             seeds.setdefault(row.get("seed"), row["cosines"])
     points: list[dict[str, Any]] = [{"atoms": None, "matched": _CLOSE}]
     looks: dict[Any, Any] = {}
     for pair in sorted(by_seed, key=lambda pair: [*map(labels.rank, pair)]):
-        # A failed fit writes null for a cosine, which counts as 0: it must lower the curve.
+        # A failed fit writes null for a cosine, which counts as 0, as it must lower the curve.
         found = np.nan_to_num(np.array([*by_seed[pair].values()], float))
         shares = np.linspace(0, 100, 201)
         points += [

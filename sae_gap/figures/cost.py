@@ -1,11 +1,11 @@
-"""What is bought with operations, products or seconds: accuracy, and what is recovered."""
+"""Accuracy and recovery against their cost in operations, products or seconds."""
 
 from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
 
-# Codes by name, or by family and screens.
+# Looks by the name of codes, or by family and screens.
 _CODES = {
     "own": ("the SAE's encoder", "black", "D"),
     "screened_pursuit 1": ("one screen", "#56B4E9", "o"),
@@ -27,16 +27,16 @@ _CAPTION = (
 
 
 def budget(rows: style.Rows) -> Figure | None:
-    """What inference on one dictionary leaves of the gap, and what it recovers, out of distribution
-    and against its cost.
+    """Draws the gap and the recovery of inference on one dictionary, out of distribution, against
+    its cost.
 
     Args:
       rows: rows of one setting and dictionary with `inference`, `flops`, `relative_gap_ood` and
-        `mcc_ood`, and `depth` or `iterations` where an inference has them. The certified lasso,
-        without `flops`, is drawn as a level.
+        `mcc_ood`, and `depth` or `iterations` if an inference has them. The certified lasso has no
+        `flops` and is drawn as a level.
 
     Returns:
-      The figure, or None where no inference has a cost and a gap.
+      The figure, or None if no inference has a cost and a gap.
 
     Raises:
       ValueError: the rows mix dictionaries, settings, protocols or values of lambda, or hold a seed
@@ -47,7 +47,7 @@ def budget(rows: style.Rows) -> Figure | None:
     for point in points:
         point["text"] = str(point["depth"] or point["iterations"] or "")
         if not point["flops"]:
-            # Its gap is zero, which a log axis has no place for.
+            # Its gap is zero, which a log axis cannot show.
             point["relative_gap_ood_mean"] = None
     points.sort(key=lambda point: point["flops"] or 0)
     return draw_lines(
@@ -64,19 +64,19 @@ def budget(rows: style.Rows) -> Figure | None:
 
 
 def loss_by_cost(rows: style.Rows) -> Figure | None:
-    """What codes on one dictionary leave of the variance and cost in nats, against their cost in
-    products with the dictionary.
+    """Draws the unexplained variance and the cost in nats of codes on one dictionary, against their
+    cost in products with the dictionary.
 
     Args:
-      rows: with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. Those without `products`,
-        as the certified lasso's are, are drawn as levels.
+      rows: rows with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. Rows without
+        `products`, such as the certified lasso's, are drawn as levels.
 
     Returns:
-      The figure, or None where no codes have a cost.
+      The figure, or None if no codes have a cost.
     """
     metrics, points = ("fvu", "kl"), []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
-        # An encoder that is called by its name alone, and is none of the families here.
+        # An encoder that goes by its name alone, outside the families here.
         is_named = row["codes"] == row["family"] not in ("own", "omp", "lasso")
         by_name = is_named or row["codes"] in _CODES
         line = row["codes"] if by_name else f"{row['family']} {row['screens']}"
@@ -108,7 +108,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         caption=_CAPTION,
     )
     for axes, metric in zip(figure.axes, metrics, strict=True):
-        # A first iteration of FISTA is off the scale of all else.
+        # The first iterations of FISTA would set the scale.
         heights = [point[metric] for point in costly if point["family"] != "fista"]
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
         axes.set_xlim(0.5, 2 * costly[-1]["products"])
@@ -116,15 +116,15 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
 
 
 def recovery_by_seconds(rows: style.Rows) -> Figure | None:
-    """What each learner recovers, of the dictionary and of the codes out of distribution, against
-    the seconds that it takes.
+    """Draws each learner's recovery, of the dictionary and of the codes out of distribution,
+    against the seconds that it takes.
 
     Args:
-      rows: rows of one setting; `dictionary`, `fit_seconds`, `cosine` and `mcc_ood` are read, and
-        the scores of the oracle's dictionary drawn as levels.
+      rows: rows of one setting, with `dictionary`, `fit_seconds`, `cosine` and `mcc_ood`; the
+        scores of the oracle's dictionary are drawn as levels.
 
     Returns:
-      The figure, or None where no learner has a score.
+      The figure, or None if no learner has a score.
 
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.

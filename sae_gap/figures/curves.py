@@ -1,4 +1,4 @@
-"""A metric along whatever a study varies, and along the levels of a world: a line a dictionary."""
+"""A metric along a column of a study, and along a world's levels: a line per dictionary."""
 
 import math
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from sae_gap.figures import labels, style, tables
 from sae_gap.figures.lines import draw_lines
 
-# Groups of features, in the order in which they are drawn.
+# Groups of features, in drawing order.
 _PANELS = {
     "level of the feature in its tree": (
         *("roots", "children", "grandchildren", "great_grandchildren"),
@@ -27,26 +27,26 @@ def curve(
     panel: str = "",
     logy: bool = False,
 ) -> Figure | None:
-    """A metric along a column: means over seeds with ± 1 sd.
+    """Draws a metric along a column: means over seeds with ± 1 sd.
 
-    Rows of the oracle without x are drawn as horizontal levels; other rows without x are left out.
+    Rows of the oracle without x become horizontal levels; other rows without x are left out.
 
     Args:
       rows: rows of a study.
       x: a column of numbers, on a log axis, where 0 has a place of its own, left of the least other
         value.
       y: the metric.
-      line: the column of whose values each has a line of its own colour.
-      dash: a column of whose values each has a line of its own dash and marker.
-      panel: a column of whose values each has a panel.
+      line: a column; each of its values has a line of its own colour.
+      dash: a column; each of its values has its own dash and marker.
+      panel: a column; each of its values has a panel.
       logy: whether y is on a log axis.
 
     Returns:
-      The figure, or None where no line has a mean.
+      The figure, or None if no line has a mean.
 
     Raises:
       ValueError: a point mixes rows of different settings, or holds a seed twice: the rows vary in
-        something that is neither x nor line nor dash nor panel.
+        a column that is neither x nor line nor dash nor panel.
     """
     rows, by = list(rows), [name for name in (panel, line, dash) if name]
     shown = [row for row in rows if row.get(x) is not None]
@@ -74,15 +74,15 @@ def curve(
 
 
 def recovery_by_level(rows: style.Rows) -> Figure | None:
-    """Matched cosine of the features of each level and of each quartile of frequency, a line a
-    dictionary.
+    """Draws the matched cosine of the features of each level and of each quartile of frequency, a
+    line for each dictionary.
 
     Args:
-      rows: rows of one world; `dictionary` and `atom_mcc_<group>` are read. Methods that infer on
-        one dictionary share it.
+      rows: rows of one world, with `dictionary` and `atom_mcc_<group>`. Methods that infer on one
+        dictionary share it.
 
     Returns:
-      The figure, or None where no row has a group.
+      The figure, or None if no row has a group.
 
     Raises:
       ValueError: the rows mix worlds, sizes or protocols, or hold a seed twice.
@@ -103,7 +103,7 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
             **line,
             "panel": panel,
             "group": _in_lines(group),
-            # A group that a dictionary lacks is a gap in its line.
+            # A line has a gap where its dictionary lacks a group.
             "atom_mcc": math.nan if line[f"{metric}_mean"] is None else line[f"{metric}_mean"],
             "atom_mcc_sd": line[f"{metric}_sd"],
         }
@@ -121,6 +121,6 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
 
 
 def _in_lines(group: str) -> str:
-    """The name of a group, broken where its neighbours would touch it."""
+    """Returns the name of a group, broken into two lines if its neighbours would touch it."""
     group = group.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren")
     return group.replace("_", "\n")

@@ -1,5 +1,5 @@
-"""Where each encoder loses its distance to the oracle, from rows alone. Nothing here needs JAX or
-matplotlib.
+"""Splits the distance of each encoder to the oracle into parts, from rows alone. Nothing here needs
+JAX or matplotlib.
 """
 
 from typing import Any
@@ -7,34 +7,34 @@ from typing import Any
 from sae_gap.figures.tables import Rows
 from sae_gap.storage.results import SIZES, Row
 
-# Rows are paired only where all of these are equal.
+# Rows are paired only if all of these are equal.
 _CELL = ("study", "protocol", "lam", "data", "stream", *SIZES, "seed")
 
 
 def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
-    """The distance of each encoder to the oracle on each seed, in parts that sum to it.
+    """Splits the distance of each encoder to the oracle, on each seed, into parts that sum to it.
 
       S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)]
                                + [S(oracle) - S(frozen)]
 
-    The values part is what the best non-negative values on the encoder's own support gain, the
-    support part what the lasso gains on the same dictionary, and the dictionary part what it gains
-    on the true one. The first two are the amortisation part. Each part may be negative.
+    The values part is the gain of the best non-negative values on the encoder's own support, the
+    support part that of the lasso on the same dictionary, and the dictionary part that of the lasso
+    on the true one. The first two sum to the amortisation part. Parts may be negative.
 
     Args:
-      rows: rows of results; read are those of one dictionary with `inference` "own", "support" and
-        "lasso" from a cold start, and the lasso on the dictionary "oracle". Where there is no
-        certified lasso, the most iterations of FISTA stand for it.
-      metric: the score S, a column of which more is better.
+      rows: rows of results; it uses those of one dictionary with `inference` "own", "support" and
+        "lasso" from a cold start, and the lasso on the dictionary "oracle". Without a certified
+        lasso, it takes FISTA with the most iterations.
+      metric: the score S, a column; more is better.
 
     Returns:
       A dictionary for each row of own codes whose cell has the lasso on both dictionaries, in the
       order of the rows: `method`, `dictionary`, the sizes and the seed; `encoder`, `support`,
       `frozen` and `oracle`, the four scores; `values_part`, `support_part`, `amortisation_part` and
-      `dictionary_part`. `support` and the two parts about it are None where no row has those codes.
+      `dictionary_part`. `support` and its two parts are None if no row has those codes.
 
     Raises:
-      ValueError: two rows of one cell have the same place.
+      ValueError: two rows of one cell play the same part.
     """
     placed: dict[tuple[Any, ...], dict[tuple[int, Any], Row]] = {}
     for row in rows:
@@ -87,8 +87,8 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
 
 
 def _role(row: Row) -> tuple[str, tuple[int, Any]]:
-    """Which codes a row scores, with how well they stand for them; an empty string for any
-    others.
+    """Returns the codes that a row scores, and how well they stand for them; an empty string for
+    any other codes.
     """
     inference = row.get("inference")
     if (

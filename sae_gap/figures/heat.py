@@ -1,4 +1,4 @@
-"""A score over two columns at once, a panel a dictionary."""
+"""A score over two columns, a panel for each dictionary."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from matplotlib.ticker import EngFormatter
 from sae_gap.figures import labels, style
 from sae_gap.storage.results import Row, grouped
 
-# The score above whose colour black is more legible than white.
+# Above this score, black text is more legible than white.
 _LIGHT = 0.65
-# All figures share one scale, so that they compare.
+# All figures share one scale, so that readers can compare them.
 _CELL: dict[str, Any] = {"marker": "s", "cmap": "viridis", "vmin": 0, "vmax": 1}
 _BOUND: dict[str, Any] = {
     "color": "#D55E00",
@@ -22,35 +22,35 @@ _BOUND: dict[str, Any] = {
 
 
 def counting_bound(row: Row) -> float | None:
-    """The training samples for each latent below which a dictionary is not determined, even were
-    the supports known.
+    """Returns the training samples for each latent below which a dictionary is not determined, even
+    with known supports.
 
-    n samples of m dimensions give n m equations for d (m - 1) unknowns of the atoms, which are unit
-    vectors, and n k of the codes, so that `n >= d (m - 1) / (m - k)`: 1,108 for 1,000 atoms in 93
-    dimensions with 10 active.
+    n samples of m dimensions give n m equations. The unit atoms have d (m - 1) unknowns and the
+    codes n k, so that `n >= d (m - 1) / (m - k)`: 1,108 for 1,000 atoms in 93 dimensions with 10
+    active.
 
     Args:
-      row: with `input_dim` m and `sparsity` k.
+      row: a row with `input_dim` m and `sparsity` k.
 
     Returns:
-      The least n / d, or None where m is no larger than k and no number of samples is enough.
+      The least n / d, or None if m is at most k, as then no number of samples is enough.
     """
     input_dim, sparsity = row["input_dim"], row["sparsity"]
     return (input_dim - 1) / (input_dim - sparsity) if input_dim > sparsity else None
 
 
 def recovery_by_samples(rows: style.Rows) -> Figure | None:
-    """What each learner recovers, over the number of latents and the training samples for each: a
-    panel a learner.
+    """Draws each learner's recovery over the number of latents and the training samples for each, a
+    panel for each learner.
 
     The dashed line is the counting bound, `sae_gap.figures.counting_bound`.
 
     Args:
-      rows: rows of one sparsity and noise; the coordinates, `num_latents`, `input_dim`, `sparsity`,
-        `samples_seen` and `cosine` are read. The oracle's are left out.
+      rows: rows of one sparsity and noise, with `num_latents`, `input_dim`, `sparsity`,
+        `samples_seen` and `cosine`. The oracle's are left out.
 
     Returns:
-      The figure, or None where there are not two cells to compare.
+      The figure, or None if there are fewer than two cells.
 
     Raises:
       ValueError: the rows of a cell mix settings, protocols or values of lambda, or hold a seed
@@ -83,21 +83,21 @@ def heat_map(
     bound: Callable[[Row], float | None],
     bound_label: str,
 ) -> Figure | None:
-    """A score from 0 to 1 over two columns of numbers: each cell has its mean over seeds written
-    in, each panel is a value of others.
+    """Draws a score from 0 to 1 over two columns of numbers: each cell shows its mean over seeds,
+    and each panel a value of other columns.
 
     Args:
       rows: rows of a study.
-      x: a column of numbers, its values side by side.
+      x: a column of numbers; its values stand side by side.
       y: a column of positive numbers, on a log axis.
       value: the score.
-      panel: the columns of whose values each combination has a panel.
-      bound: gives the y of a row at which to draw a dashed line over all cells of that x and panel,
-        None for no line. Rows that give different ones have a line each.
-      bound_label: what that line is.
+      panel: columns; each combination of their values has a panel.
+      bound: maps a row to the y of a dashed line over all cells of its x and panel, or to None for
+        no line. Different values give several lines.
+      bound_label: the label of that line.
 
     Returns:
-      The figure, or None where there are not two cells to compare.
+      The figure, or None if there are fewer than two cells.
 
     Raises:
       ValueError: a cell mixes rows of different settings, or holds a seed twice.

@@ -1,8 +1,7 @@
-"""What dictionaries, inferences and columns are called and coloured, in the order in which they are
-drawn.
+"""Names and colours of dictionaries, inferences and columns, in drawing order.
 
-Learners, encoders and metrics carry their own labels and are looked up in their folders when first
-asked for, which loads JAX.
+Learners, encoders and metrics carry their own labels; looking them up in their folders, when first
+needed, loads JAX.
 """
 
 import functools
@@ -13,11 +12,11 @@ from sae_gap import catalogue
 from sae_gap.core import registry
 from sae_gap.core.registry import Column, Look
 
-# In the order of legends.
+# The order of legends.
 _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle")
-# Colours here and on the classes are Okabe and Ito's, told apart under any of the common colour
-# deficiencies, and Tol's muted ones where those run out, which stand beside their labels or have a
-# marker of their own.
+# Colours here and on the classes are Okabe and Ito's, which differ under all common colour
+# deficiencies. After those come Tol's muted ones; they stand beside their labels or have their own
+# marker.
 _TABLES = {
     "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
     "columns": {
@@ -26,10 +25,10 @@ _TABLES = {
         "oracle_norms": Look("atoms of true length", "#009E73"),
     },
 }
-# For names that are in no table; none of them is used there.
+# For names in no table; no table uses them.
 _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
-# Columns that are no metric.
+# Columns that are no metrics.
 _OTHERS = {
     "values_part": Column("values part at λ", heading="values part at λ"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
@@ -56,7 +55,7 @@ _OTHERS = {
     "place": Column(""),
     "group": Column(""),
 }
-# How a number of a column is said in a legend or above a panel.
+# The phrase for a number of a column in a legend or above a panel.
 _COUNTED = {
     "num_latents": "{} latents",
     "num_samples": "{} samples",
@@ -106,12 +105,12 @@ def _metrics() -> dict[str, Column]:
 
 
 def label(name: Any, column: str = "dictionary") -> str:
-    """What a value of a column is called: `label("topk")` is "TopK SAE",
+    """Returns the label of a column's value: `label("topk")` is "TopK SAE",
     `label("topk", "inference")` is "TopK".
 
-    A name that is not in the column's table is looked up in the others, where a start, say, may be
-    a dictionary; one that is nowhere is written with spaces. A number is said with its unit:
-    `label(1_000, "num_latents")` is "1,000 latents". None is said with its column: "no start".
+    A name that is not in the column's table is looked up in the others, as a start, say, may be a
+    dictionary; an unknown one is written with spaces. A number comes with its unit:
+    `label(1_000, "num_latents")` is "1,000 latents". None comes with its column: "no start".
 
     Args:
       name: a value of the column.
@@ -129,9 +128,7 @@ def label(name: Any, column: str = "dictionary") -> str:
 
 
 def colour(name: Any, column: str = "dictionary") -> str:
-    """The colour of a value of a column; one in no table, or without a colour there, has a spare
-    one that stays its own.
-    """
+    """Returns the colour of a column's value; one without a colour in a table keeps a spare one."""
     found = _find(name, column)
     return (
         found.colour
@@ -141,8 +138,8 @@ def colour(name: Any, column: str = "dictionary") -> str:
 
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
-    """A key to sort values of a column by: those of its table in their order, then numbers, then
-    other names, None last.
+    """Returns a key that sorts values of a column: those of its table in their order, then numbers,
+    then other names, None last.
     """
     table = _table(column) or _dictionaries()
     if name in table:
@@ -160,20 +157,20 @@ def _find(name: Any, column: str) -> Look | None:
 
 
 def metric_label(metric: str) -> str:
-    """What a column of numbers is called: `metric_label("mcc_ood")` is "MCC out of
+    """Returns the label of a column of numbers: `metric_label("mcc_ood")` is "MCC out of
     distribution".
     """
     return f"{_column(metric).label} {_SPLITS.get(_split(metric)[1], '')}".strip()
 
 
 def heading(metric: str) -> str:
-    """What a column of numbers is called above a table: `heading("mcc_ood")` is "MCC OOD"."""
+    """Returns the heading of a column of numbers: `heading("mcc_ood")` is "MCC OOD"."""
     (stem, split), named = _split(metric), _column(metric).heading
     return f"{stem.replace('_', ' ') if named is None else named} {split[1:].upper()}".strip()
 
 
 def perfect(metric: str) -> float | None:
-    """The best value of a metric, or None where it depends on the data."""
+    """Returns the best value of a metric, or None if it depends on the data."""
     return _column(metric).perfect
 
 

@@ -1,4 +1,4 @@
-"""The one drawing of lines: columns along another, with intervals, levels, panels and a legend."""
+"""Draws all lines: columns along another, with intervals, levels, panels and a legend."""
 
 import itertools
 from collections.abc import Collection, Iterable, Mapping
@@ -17,7 +17,7 @@ _DASHES = [
         ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))), "os^Dv", strict=True
     )
 ]
-# Whiskers of more points to a line would run together, so that a band shows the intervals.
+# Lines with more points show intervals as a band, as whiskers would run together.
 _BANDED = 12
 
 
@@ -38,31 +38,31 @@ def draw_lines(
     of: style.Lines = (),
     **about: str,
 ) -> Any:
-    """Columns along another: a line for each value of some columns.
+    """Draws columns along another: a line for each value of some columns.
 
     A number is `<column>_mean`, or else the column itself. Its interval is ± `<column>_sd`, or
-    `low` to `high` in y: whiskers, or a band where a line has many points. A point without x is a
-    level across its panel; `text` is written beside its point.
+    `low` to `high` in y, drawn as whiskers, or as a band if a line has many points. A point without
+    x becomes a level across its panel. `text` is written beside its point.
 
     Args:
-      points: a line runs through its points in this order.
-      x: a column of numbers, or of names that stand side by side.
-      y: columns with a panel each. Points without one are left out of it; NaN breaks a line.
-      line: the column whose values have a colour each.
-      dash: a column whose values have a dash and a marker each.
-      panel: a column whose values have a panel each, where there is one y.
-      looks: for each value of a column its `label` and what matplotlib takes, in the order of the
-        legend. Other columns have those of `labels`.
+      points: rows; a line runs through its points in this order.
+      x: a column of numbers, or of names, which stand side by side.
+      y: columns, a panel each. A panel leaves out points without its column; NaN breaks a line.
+      line: a column; each of its values has a colour.
+      dash: a column; each of its values has a dash and a marker.
+      panel: a column; each of its values has a panel, if there is one y.
+      looks: for each value of a column its `label` and matplotlib's options, in the order of the
+        legend. Other columns use `labels`.
       logx: whether x is on a log axis, where 0 has a place of its own.
-      ticks: whether values of x have a tick each on a log axis, where they are few.
-      logy: those of y that are on a log axis.
-      size: the least width of a panel and its height, in inches; a height of 0 takes less where
-        there are more panels.
+      ticks: whether each value of x has its own tick on a log axis, for few values.
+      logy: the y that are on a log axis.
+      size: the least width of a panel and its height, in inches; a height of 0 shrinks as panels
+        are added.
       of: the rows whose sizes and seeds the figure states; by default the points.
       about: title, further conditions and caption, for `style.finish`.
 
     Returns:
-      The figure, or None where no point has both x and y.
+      The figure, or None if no point has both x and y.
     """
     marks = [
         {
@@ -150,7 +150,7 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) 
 def _draw(axes: Axes, path: style.Lines, look: dict[str, Any], is_band: bool) -> None:
     names = "x", "y", "low", "high", "wide"
     x, *numbers = ([mark[name] for mark in path] for name in names)
-    # A number that is not known is None.
+    # An unknown number is None.
     y, low, high, wide = np.array(numbers, float)
     if is_band:
         axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)

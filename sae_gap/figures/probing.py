@@ -1,4 +1,4 @@
-"""What probes lose out of distribution, a line for each of the codes that they read."""
+"""The drop of probes out of distribution, a line for each kind of codes that they read."""
 
 from matplotlib.figure import Figure
 
@@ -7,7 +7,7 @@ from sae_gap.figures.lines import draw_lines
 from sae_gap.figures.sae_measurement import codes_label, name_of
 from sae_gap.storage.results import Row
 
-# By the columns that a probe reads.
+# Looks by the columns that a probe reads.
 _PROBES = {
     "dense": {"label": "all columns", "color": "#0072B2", "marker": "o", "linestyle": "none"},
     "k=1": {"label": "1 latent", "color": "#D55E00", "marker": "s", "linestyle": "none"},
@@ -17,11 +17,11 @@ _PROBES = {
 
 
 def ood_drop(lines: style.Lines, tasks: str) -> Figure:
-    """The drop of each kind of probe on each kind of codes, with intervals of 95 % over tasks.
+    """Draws the drop of each kind of probe on each kind of codes, with 95 % intervals over tasks.
 
     Args:
-      lines: of `sae_gap.probing.overall`.
-      tasks: what the tasks are called.
+      lines: the result of `sae_gap.probing.overall`.
+      tasks: the name of the tasks.
 
     Returns:
       The figure.

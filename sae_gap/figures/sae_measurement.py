@@ -1,5 +1,5 @@
-"""One's own SAE in three figures: its place beside the curves, the parts of its gap, and how alike
-its atoms are.
+"""A user's SAE in three figures: its place beside the curves, the parts of its gap, and the
+coherence of its atoms.
 """
 
 import itertools
@@ -12,7 +12,7 @@ from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
 from sae_gap.storage.results import Row
 
-# SAEs in their order, then over again; controls and the like have colours of their own in
+# SAEs take these in order, and then again from the first; controls and other lines have colours in
 # `sae_gap.figures.labels`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 _PARTS = {
@@ -35,13 +35,13 @@ _CODES = {
 
 
 def fvu_curve(rows: style.Rows) -> Figure | None:
-    """FVU, and the divergence that a reconstruction causes where it is known, against mean L0.
+    """Draws FVU, and if known the divergence that a reconstruction causes, against mean L0.
 
     Args:
-      rows: of `dictionary` and `codes`, with `l0`, `fvu` and perhaps `kl`.
+      rows: rows of `dictionary` and `codes`, with `l0`, `fvu` and perhaps `kl`.
 
     Returns:
-      The figure, or None where there is nothing to draw.
+      The figure, or None if there is nothing to draw.
     """
     shown = [row for row in rows if row.get("codes") and row.get("fvu") is not None]
     hidden = {"proposed"} | {f"{name}_refit" for name in ("omp", "screened", "weighted")}
@@ -50,7 +50,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
         name: _THIN | {"label": codes_label(name), "marker": "x"}
         for name in dict.fromkeys(row["codes"] for row in shown)
     } | _CODES
-    # A dead encoder is off the scale of all else.
+    # A dead encoder would set the scale.
     points = [row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")]
     points.sort(key=lambda row: row["l0"])
     if not points:
@@ -70,7 +70,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
 
 
 def codes_label(codes: str) -> str:
-    """The label of codes, which may be those of an encoder of the suite or of one's own."""
+    """Returns the label of codes, from an encoder of the suite or of the user."""
     if codes in _CODES:
         return _CODES[codes]["label"]
     plain = codes.removesuffix("_refit")
@@ -79,24 +79,24 @@ def codes_label(codes: str) -> str:
 
 
 def name_of(row: Row) -> str:
-    """Controls have the suite's labels; everything else keeps the user's name."""
+    """Returns the suite's label of a control, and the user's name of anything else."""
     return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
 
 
 def is_control(row: Row) -> bool:
-    """Whether the dictionary of a row is there to be compared with."""
+    """True if the dictionary of a row is a control."""
     return row.get("family") == "control"
 
 
 @style.styled
 def gap_parts(lines: style.Rows) -> Figure | None:
-    """What the gap of each encoder is made of, in per cent of the optimum's objective.
+    """Draws the parts of each encoder's gap, in per cent of the optimum's objective.
 
     Args:
-      lines: of `sae_gap.measure.gap_lines`; those without an encoder are left out.
+      lines: the result of `sae_gap.measure.gap_lines`; lines without an encoder are left out.
 
     Returns:
-      The figure, or None where there is no encoder.
+      The figure, or None if there is no encoder.
     """
     shown = [line for line in lines if line.get("relative_gap") is not None]
     if not shown:
@@ -114,7 +114,7 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         axes.annotate(text, (1, 0.5), xycoords=bar, va="center")
     style.name_along(axes.yaxis, [line["dictionary"] for line in shown])
     axes.invert_yaxis()
-    # Room for the words beside the longest bar.
+    # Leave room for the words beside the longest bar.
     axes.set_xlim(0, 1.75 * max(*left, 1e-6))
     axes.set_xlabel("gap F(own codes) − F(best codes), % of F(best codes)")
     handles = [style.swatch(*part) for part in _PARTS.values()]
@@ -124,14 +124,14 @@ def gap_parts(lines: style.Rows) -> Figure | None:
 
 
 def coherence(rows: style.Rows) -> Figure | None:
-    """How alike the atoms of each dictionary are: the largest |cosine| of each atom with another,
-    from the least to the most.
+    """Draws the coherence of each dictionary: the largest |cosine| of each atom with another, in
+    ascending order.
 
     Args:
-      rows: of a measurement, whose `coherence` holds quantiles at equal steps.
+      rows: rows of a measurement; `coherence` holds quantiles at equal steps.
 
     Returns:
-      The figure, or None where no dictionary has two live atoms.
+      The figure, or None if no dictionary has two live atoms.
     """
     shown = [*{row["dictionary"]: row for row in rows if row.get("coherence")}.values()]
     if not shown:
@@ -159,7 +159,7 @@ def coherence(rows: style.Rows) -> Figure | None:
 
 
 def _looks(rows: style.Lines) -> dict[Any, dict[str, Any]]:
-    """SAEs are coloured by their order, controls by their names."""
+    """Returns colours: SAEs' by their order, controls' by their names."""
     spare = itertools.cycle(_COLOURS)
     return {
         name: {

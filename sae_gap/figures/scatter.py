@@ -1,4 +1,4 @@
-"""What survives out of distribution: recovery in distribution against recovery out of it."""
+"""Recovery in distribution against recovery out of it: what survives the shift."""
 
 from matplotlib.figure import Figure
 
@@ -7,15 +7,14 @@ from sae_gap.figures.lines import MARKERS, draw_lines
 
 
 def recovery(rows: style.Rows) -> Figure | None:
-    """Recovery in distribution against recovery out of it: a colour for each dictionary, a marker
-    for each inference.
+    """Draws recovery in distribution against recovery out of it: a colour for each dictionary, a
+    marker for each inference.
 
     Args:
-      rows: rows of one setting; `dictionary`, `inference`, `start`, `mcc_id` and `mcc_ood` are
-        read.
+      rows: rows of one setting, with `dictionary`, `inference`, `start`, `mcc_id` and `mcc_ood`.
 
     Returns:
-      The figure, or None where no method has both scores.
+      The figure, or None if no method has both scores.
 
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
@@ -25,7 +24,7 @@ def recovery(rows: style.Rows) -> Figure | None:
     for point in points:
         point["codes"] = "warm" if point["start"] == "warm" else point["inference"]
     kinds = dict.fromkeys(point["codes"] for point in points)
-    # A warm and a cold start reach one optimum: a wide hollow marker shows the other inside it.
+    # Warm and cold starts reach one optimum: a wide hollow marker shows the other inside it.
     wide = {"markersize": 10, "fillstyle": "none"}
     looks = {
         kind: {"label": labels.label(kind, "inference"), "linestyle": "none", **marker}

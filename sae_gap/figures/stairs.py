@@ -1,4 +1,4 @@
-"""Where recovery is lost: stairs from an encoder's own score up to the oracle's."""
+"""Stairs from an encoder's own score up to the oracle's, a step for each part of the loss."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from sae_gap.figures import labels, style, tables
 from sae_gap.figures.decompose import decompositions
 from sae_gap.storage.results import Row
 
-# The two parts of the amortisation part are its blue, lighter and darker.
+# The amortisation part is blue; its two parts are a lighter and a darker blue.
 _STEPS = {
     "encoder": ("the encoder's own codes", "#BDBDBD"),
     "values_part": ("values part at λ", "#56B4E9"),
@@ -20,28 +20,27 @@ _STEPS = {
     "dictionary_part": ("dictionary part", "#E69F00"),
 }
 _ACROSS = 4
-# What two decimals do not show is no step.
+# Smaller steps, which two decimals would not show, are not drawn.
 _STEP = 0.005
 
 
 @style.styled
 def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
-    """Where each encoder loses its distance to the oracle, as stairs from its own score up to the
-    oracle's.
+    """Draws each encoder's distance to the oracle as stairs from its own score up to the oracle's.
 
       S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)]
                                + [S(oracle) - S(frozen)]
 
-    The values part, the support part and the dictionary part, as `figures.decompose` has them;
-    without rows of the best values on the own support, the first two are one, the amortisation
-    part. Any may be negative: a step down, drawn hatched.
+    The steps are the values, the support and the dictionary part; see `figures.decompose`. Without
+    rows of the best values on the own support, the first two are one, the amortisation part. A
+    negative part is a step down, drawn hatched.
 
     Args:
-      rows: rows of one setting; `dictionary`, `inference`, `start` and the metric are read.
-      metric: the score S, a column of the rows of which more is better.
+      rows: rows of one setting, with `dictionary`, `inference`, `start` and the metric.
+      metric: the score S, a column of the rows; more is better.
 
     Returns:
-      The figure, or None where no encoder has the three scores that two parts need.
+      The figure, or None if no encoder has the three scores that two parts need.
 
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.

@@ -1,4 +1,4 @@
-"""One visual language: what is drawn in bold, its conditions in grey, no text under 7 points."""
+"""The common style: titles in bold, conditions in grey, no text under 7 points."""
 
 import io
 import os
@@ -22,22 +22,22 @@ from sae_gap.figures.tables import Rows as Rows
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
-# What matplotlib is told within a figure of the suite, and nowhere else.
+# The settings of matplotlib for the suite's figures, and nowhere else.
 STYLE: Any = matplotlib.rc_params_from_file(
     pathlib.Path(__file__).with_suffix(".mplstyle"), use_default_template=False
 )
-# Width of a figure in inches, that of a page of text.
+# Width of a figure in inches: a page's text.
 WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
 INK, QUIET = "#333333", "#555555"
 _SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
-# A log axis of fewer decades has ticks at 2 and 5 too.
+# A log axis of fewer decades also has ticks at 2 and 5.
 _FEW_DECADES = 200
 
 
-# Of a function that draws: the style stays with the figure, and the caller's settings are neither
-# read nor changed.
+# Decorates a function that draws: the style stays with the figure, and it neither reads nor changes
+# the caller's settings.
 styled = matplotlib.style.context(STYLE, after_reset=True)
 
 
@@ -46,15 +46,15 @@ def save(
     figure: Figure | None, folder: str | os.PathLike[str] | Folder, stem: str
 ) -> tuple[str, ...]:
     """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give
-    equal bytes. One that is None, since there is nothing to draw, is left out.
+    equal bytes. None, the figure of nothing to draw, is skipped.
 
-    Its label is kept as its caption: the `Description` of the PNG file and the `Subject` of the PDF
-    file.
+    The figure's label is kept as its caption: the `Description` of the PNG file and the `Subject`
+    of the PDF file.
 
     Args:
       figure: the figure.
-      folder: where to.
-      stem: the name of the files without its ending.
+      folder: the folder to write to.
+      stem: the name of the files without an ending.
 
     Returns:
       The names of the files.
@@ -74,7 +74,7 @@ def save(
         content = io.BytesIO()
         figure.savefig(content, format=ending, metadata=metadata)
         Folder(folder).write(f"{stem}.{ending}", content.getvalue())
-        # Laid out once for both, which takes as long as to draw.
+        # Laid out once for both files, as layout takes as long as drawing.
         figure.set_layout_engine("none")
     figure.set_layout_engine(engine)
     return f"{stem}.png", f"{stem}.pdf"
@@ -89,16 +89,16 @@ def finish(
     more: str = "",
     caption: str = "",
 ) -> None:
-    """Writes the title over the figure and, below it, what all rows share and the legend; sets the
-    caption.
+    """Writes the title over the figure and, below it, the common conditions of all rows and the
+    legend; sets the caption.
 
     Args:
       figure: the figure; it grows by its legend, and its layout leaves room for the rest.
-      rows: what it is drawn from.
-      handles: of the legend below the figure.
-      title: what is drawn.
+      rows: the rows that it shows.
+      handles: entries of the legend below the figure.
+      title: says what is drawn.
       more: further conditions.
-      caption: what a reader of the page should know beside the title and the conditions.
+      caption: what readers of the page should know beside the title and the conditions.
     """
     note = "; ".join(part for part in (describe(rows), more) if part)
     title = title[:1].upper() + title[1:]
@@ -115,7 +115,7 @@ def finish(
 
 
 def describe(rows: Lines) -> str:
-    """The sizes that all rows share, and the number of seeds, if any has one."""
+    """Returns the sizes that all rows share, and the number of seeds, if any has one."""
     notes = []
     for name in _SIZES:
         first, *others = {row.get(name) for row in rows}
@@ -128,44 +128,44 @@ def describe(rows: Lines) -> str:
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
-    """The lines of `tables.summarise` that have all of the metrics."""
+    """Returns the lines of `tables.summarise` that have all of the metrics."""
     lines = tables.summarise(rows, by=by, metrics=metrics)
     return [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
 
 
 def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
-    """A key to sort values of some columns by."""
+    """Returns a key that sorts values of some columns."""
     return [labels.rank(value, column) for value, column in zip(values, names, strict=True)]
 
 
 def text_widths(texts: Iterable[str]) -> list[float]:
-    """The widths of some texts in inches."""
+    """Returns the widths of some texts in inches."""
     figure = Figure()
     return [figure.text(0, 0, text).get_window_extent().width / figure.dpi for text in texts]
 
 
 def axis_label(metric: str) -> str:
-    """The label of an axis, with the best value where there is one."""
+    """Returns the label of an axis, with the best value if there is one."""
     best = labels.perfect(metric)
     label = labels.metric_label(metric)
     return label if best is None else f"{label} ({best:g} is perfect)"
 
 
 def level(axes: Axes, height: float, **options: Any) -> None:
-    """A dashed line across, such as the oracle's score."""
+    """Draws a dashed line across the axes, such as the oracle's score."""
     look: Any = {"color": "black", "linestyle": DASHED, "linewidth": 1, "zorder": 1}
     axes.axhline(height, **{**look, **options, "marker": ""})
 
 
 def name_along(axis: Axis, names: Sequence[str]) -> None:
-    """Writes names along an axis, in the place of its line and ticks."""
+    """Writes names along an axis, and removes its line and ticks."""
     axis.set_ticks(range(len(names)), names, fontsize=9)
     axis.set_tick_params(length=0)
     axis.axes.spines["left" if axis is axis.axes.yaxis else "bottom"].set_visible(False)
 
 
 def layout(count: int, most: int) -> tuple[int, int]:
-    """How many of a number of things stand side by side, at most so many, and in how many rows."""
+    """Returns the columns, at most `most`, and the rows in which `count` things stand."""
     down = -(-max(1, count) // max(1, most))
     return -(-count // down), down
 
@@ -178,8 +178,8 @@ def panels(
     side: str,
     **shares: Any,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of axes of one scale, unless `shares` says otherwise, at least so wide and tall,
-    with a label for each direction.
+    """Makes a figure of axes of one scale, unless `shares` says otherwise, of a least width and
+    height, with a label for each direction.
     """
     count = len(titles)
     across, down = layout(count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
@@ -198,29 +198,29 @@ def panels(
 
 
 def mark(label: str, **look: Any) -> Line2D:
-    """An entry of a legend, in a grey that is nobody's colour unless it is given one."""
+    """Makes an entry of a legend, in a grey that nothing else uses unless it is given a colour."""
     return Line2D([], [], label=label, **{"linestyle": "none", "color": QUIET} | look)
 
 
 def swatch(label: str, colour: str) -> Patch:
-    """An entry of a legend: a colour, whatever has it."""
+    """Makes an entry of a legend that stands for a colour."""
     return Patch(facecolor=colour, label=label)
 
 
 def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
-    """Makes an axis logarithmic, with a place for zero if it is among the values.
+    """Makes an axis logarithmic, with a place for zero if zero is among the values.
 
     Args:
-      axis: of the axes.
-      values: all that is drawn along it.
-      most: up to how many of the values have a tick each; where they are more, powers of ten have,
-        or 1, 2 and 5.
+      axis: an axis of the axes.
+      values: all values along it.
+      most: up to this many values have a tick each; more get ticks at powers of ten, or at 1, 2 and
+        5.
     """
     known = sorted(set(values))
     positive = [value for value in known if value > 0]
     if not positive:
         return
-    # Limits that were found on a linear scale may leave much room.
+    # Limits that were found on a linear scale may leave too much room.
     axis.axes.autoscale(axis=axis.axis_name)  # type: ignore[attr-defined]
     set_scale = getattr(axis.axes, f"set_{axis.axis_name}scale")  # type: ignore[attr-defined]
     if known[0] > 0:

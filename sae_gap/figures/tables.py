@@ -15,13 +15,13 @@ from sae_gap.storage.results import CELL, SIZES, Row, grouped
 
 Rows: TypeAlias = Iterable[Row]
 Lines: TypeAlias = Sequence[Row]
-# Columns that tell the lines of a summary apart, beside those in which its rows differ.
+# These columns, and those that vary among its rows, identify a line of a summary.
 BY = ("method", *CELL)
 
-# Rows that differ in one of these are different experiments: a mean over them would pass for a mean
-# over seeds.
+# Rows that differ in one of these are different experiments: a mean over them would look like a
+# mean over seeds.
 _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", *SIZES)
-# The first job of a shape pays the compilation for all its seeds, so its mean over seeds says
+# The first job of a shape pays for the compilation of all its seeds, so its mean over seeds means
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
@@ -34,21 +34,20 @@ def summarise(
     methods: Sequence[str] = (),
     metrics: Sequence[str] | None = None,
 ) -> list[Row]:
-    """Means and sample standard deviations over seeds.
+    """Returns means and sample standard deviations over seeds.
 
-    A mean is None unless every seed of its group has a finite value, since the mean over the seeds
-    that survived would flatter a method that failed on the others. The deviation of a single seed
+    A mean is None unless every seed of its group has a finite value, since the mean over the
+    surviving seeds would flatter a method that failed on the others. The deviation of a single seed
     is None: it is unknown, and 0 would claim certainty.
 
     Args:
       rows: rows of results.
       by: the columns whose values make a group.
       methods: the order of methods; any others follow in their order of appearance.
-      metrics: the columns to summarise, in order; None takes every numeric column that describes a
-        result.
+      metrics: the columns to summarise, in order; None takes every numeric column of results.
 
     Returns:
-      A dictionary per group with the columns of `by`, `seeds` (how many), and `<metric>_mean` and
+      A dictionary per group with the columns of `by`, `seeds` (how many), `<metric>_mean` and
       `<metric>_sd` of each metric, in the order of methods and, within one, by the other columns.
 
     Raises:
@@ -117,13 +116,13 @@ def write_table(
     name: str,
     lines: Lines,
 ) -> None:
-    """Writes lines as CSV, at full precision, with an empty cell for None and for a column that a
-    line lacks; columns of lists and of mappings are left out.
+    """Writes lines as CSV, at full precision. None and missing columns give empty cells; columns of
+    lists and of mappings are left out.
 
     Args:
-      folder: where to.
-      name: of the file, which is replaced whole.
-      lines: at least one.
+      folder: the folder to write to.
+      name: the name of the file, which is replaced whole.
+      lines: at least one line.
 
     Raises:
       OSError: the folder cannot be written to.
@@ -138,15 +137,15 @@ def write_table(
 
 
 def grid(lines: Lines, columns: Mapping[str, str]) -> tuple[list[str], list[bool], list[list[str]]]:
-    """The cells of a table: `mean ± sd` of a metric, the value of any other column, a dash for what
-    is missing.
+    """Returns the cells of a table: `mean ± sd` of a metric, the value of any other column, a dash
+    for a missing one.
 
     Args:
-      lines: of `summarise`.
-      columns: the headings of metrics and of columns of the lines, in order.
+      lines: lines of `summarise`.
+      columns: the headings of metrics and other columns of the lines, in order.
 
     Returns:
-      The headings, whether each column is of numbers, and the cells of each line.
+      The headings, whether each column has numbers, and the cells of each line.
 
     Raises:
       ValueError: no line has one of the columns.
@@ -156,7 +155,7 @@ def grid(lines: Lines, columns: Mapping[str, str]) -> tuple[list[str], list[bool
 
 
 def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
-    """Whether a column is of numbers, and its cells."""
+    """Returns whether a column has numbers, and its cells."""
     mean, sd = f"{name}_mean", f"{name}_sd"
     if lines and not any(mean in line or name in line for line in lines):
         raise ValueError(f"no line has a column {name!r}; the first has {', '.join(lines[0])}.")
@@ -179,7 +178,7 @@ def _mean(mean: float | None, sd: float | None, decimals: int) -> str:
         return "-"
     size = abs(mean)
     if 0 < size < 10 ** (1 - decimals):
-        # As many decimals as the largest of a column has would leave no figure of a small one.
+        # Small numbers would lose all digits at the decimals of the column's largest.
         decimals = _decimals(size)
     form = ".1e" if 0 < size < 0.01 or size >= 1e12 else f",.{decimals}f"
     return f"{mean:{form}}" if sd is None else f"{mean:{form}} ± {sd:{form}}"
@@ -192,13 +191,13 @@ def _value(value: Any) -> str:
 
 
 def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> str:
-    """Lays a table out for a terminal; one that is too wide goes on below, behind its leading
-    columns of names and sizes.
+    """Lays out a table for a terminal; one that is too wide goes on below, with its leading columns
+    of names and sizes repeated.
 
     Args:
-      lines: of `summarise`.
+      lines: lines of `summarise`.
       columns: as for `grid`.
-      width: characters that a line of the terminal has.
+      width: characters in a line of the terminal.
 
     Returns:
       The table, without a newline at its end.

@@ -1,1 +1,1 @@
-"""How a model is learned, one family a file."""
+"""Learners of models, one family a file."""

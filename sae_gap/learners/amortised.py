@@ -1,5 +1,5 @@
-"""Encoders trained for a dictionary that is given: how close can amortised inference come to the
-lasso's optimum?
+"""Encoders trained for a given dictionary: how close can amortised inference come to the lasso's
+optimum?
 """
 
 import abc
@@ -22,8 +22,8 @@ from sae_gap.solvers import sparse_code
 
 
 class TrainedState(eqx.Module):
-    """The dictionary and its bias are frozen, and so are the certified codes of the training
-    signals, if they are learned.
+    """The frozen dictionary and its frozen bias, the encoders, and the certified codes of the
+    training signals, if these are learned.
     """
 
     model: Model
@@ -33,16 +33,16 @@ class TrainedState(eqx.Module):
 
 
 class TrainedEncoders(Learner):
-    """Trains encoders by Adam for the dictionary of its base, whose atoms are scaled to unit length
-    and stay.
+    """Trains encoders by Adam for the dictionary of its base, which is scaled to unit atoms and
+    then fixed.
 
-    All encoders see the same batches; none sees another. Each starts from its own `parameters` of
-    the dictionary.
+    All encoders see the same batches, and none sees another. Each starts from its own `parameters`
+    for the dictionary.
 
     Args:
       num_steps: epochs.
       batch_size: samples in a step.
-      learning_rate: of Adam at the beginning.
+      learning_rate: of Adam at the start.
     """
 
     num_steps: int = option(default=200, kw_only=True)
@@ -58,24 +58,24 @@ class TrainedEncoders(Learner):
 
     @abc.abstractmethod
     def trained(self) -> tuple[AmortisedEncoder, ...]:
-        """The encoders."""
+        """The encoders to train."""
 
     def rate(self, num_updates: int) -> optax.ScalarOrSchedule:
-        """The rate of Adam along so many updates."""
+        """Returns Adam's rate over this many updates."""
         return self.learning_rate
 
     @abc.abstractmethod
     def losses(self, model: Model, signals, codes, live) -> Float[Array, " n"]:
-        """The loss of each signal; `live` is the share of dimensions in which any signal is not
-        zero.
+        """Returns the loss of each signal; `live` is the share of dimensions in which any signal is
+        non-zero.
         """
 
     def codes(self, signals, dictionary) -> Float[Array, "n num_latents"] | None:
-        """The codes of signals that are learned, if any are."""
+        """Returns the codes of signals to learn, or None."""
 
     def init(self, data, *, num_latents, key, base=None):
         dictionary, _ = unit_atoms(base.decoder)
-        # A split takes 0 and 1.
+        # A split uses 0 and 1.
         parameters = tuple(
             encoder.parameters(dictionary, jax.random.fold_in(key, place))
             for place, encoder in enumerate(self.trained(), start=2)
@@ -119,7 +119,7 @@ class TrainedEncoders(Learner):
 
 
 class Among(Encoder):
-    """One of the encoders that an `Amortised` model holds."""
+    """One of the encoders in an `Amortised` model."""
 
     encoder: AmortisedEncoder
     place: int = eqx.field(static=True, default=0)
@@ -146,9 +146,9 @@ class Amortised(TrainedEncoders):
     The rate of Adam decays to zero along half a cosine.
 
     Args:
-      encoders: what to train, each with what it needs beside the dictionary. Encoder i of the model
-        is `members[i]`.
-      lam: weight of the l1 norm in z*.
+      encoders: the encoders to train, each with its needs beside the dictionary. Encoder i of the
+        model is `members[i]`.
+      lam: weight of the l1 norm for z*.
 
     References:
       Gregor & LeCun (2010), "Learning fast approximations of sparse coding", ICML.
@@ -159,7 +159,7 @@ class Amortised(TrainedEncoders):
 
     @property
     def members(self) -> tuple[Among, ...]:
-        """The encoders, in their order, as they read the model."""
+        """The encoders in order, each reading its part of the model."""
         return tuple(Among(encoder, place) for place, encoder in enumerate(self.encoders))
 
     def __check_init__(self):
@@ -193,11 +193,11 @@ class Lista(TrainedEncoders):
     """Trains LISTA on its own loss, `mean (y - b - D z)² + λ mean |z|`, as published; both means
     are over all entries.
 
-    In the full form, which is the published one, a layer has num_latents² parameters: at 1,000
-    latents parameters, gradient and moments take 240 MB, and at 10,000 latents 24 GB.
+    In the full, published form a layer has num_latents² parameters: at 1,000 latents parameters,
+    gradient and moments take 240 MB, and at 10,000 latents 24 GB.
 
     Args:
-      encoder: what to train; also the encoder of its methods.
+      encoder: the encoder to train, which its methods also use.
       lam: λ.
 
     References:

@@ -1,5 +1,5 @@
-"""Baselines that know nothing of sparsity: the signals themselves, their principal components, and
-atoms drawn at random.
+"""Baselines that ignore sparsity: the signals themselves, their principal components, and random
+atoms.
 """
 
 import jax
@@ -11,8 +11,8 @@ from sae_gap.learners.learner import Learner, live_dims
 
 
 class Raw(Learner):
-    """The signals themselves as codes, which are then as wide as the signals; there is no
-    dictionary. Read by `Linear`.
+    """Takes the signals themselves as codes, of the signals' width; there is no dictionary. Its
+    encoder is `Linear`.
     """
 
     label = "raw signals"
@@ -29,10 +29,10 @@ class Raw(Learner):
 
 class PCA(Learner):
     """Principal components of the training signals: `z = Vᵀ (y - ȳ)`, signed, with the components V
-    for atoms and ȳ for bias.
+    as atoms and ȳ as bias.
 
-    V are the leading right singular vectors of the centred signals, at most num_latents, and no
-    more than there are dimensions or samples. Read by `Linear`.
+    V are the leading right singular vectors of the centred signals: at most num_latents, and at
+    most as many as dimensions or samples. Its encoder is `Linear`.
     """
 
     label = "PCA"
@@ -52,8 +52,8 @@ class PCA(Learner):
 
 
 class Samples(Learner):
-    """Training signals less their mean as atoms, drawn at random, at unit length, with their mean
-    for bias.
+    """Takes random training signals less their mean, at unit length, as atoms, and their mean as
+    bias.
     """
 
     label = "training samples"
@@ -74,7 +74,7 @@ class Samples(Learner):
 
 
 class Random(Learner):
-    """Unit atoms in random directions, with the mean of the training signals for bias."""
+    """Takes unit atoms in random directions, and the mean of the training signals as bias."""
 
     label = "random atoms"
     colour = "#BBBBBB"

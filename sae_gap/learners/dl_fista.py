@@ -18,8 +18,8 @@ from sae_gap.solvers.host import wants_gram
 
 
 class DLFistaState(eqx.Module):
-    """The dictionary and the codes after `round` rounds, and the relative change of the dictionary
-    in the last one.
+    """The dictionary and the codes after `round` rounds, and the dictionary's relative change in
+    the last one.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -32,18 +32,18 @@ class DLFista(Learner):
     """Alternates `num_iterations` warm-started FISTA iterations with `D = YᵀZ (ZᵀZ + εI)⁻¹` and
     unit atoms.
 
-    Starts from a Gaussian dictionary, or from that of its base. It has no bias, whatever its base
-    has. An atom that no sample uses becomes zero and stays so. Stops when the relative change of
-    the dictionary falls below `tol` after round 10.
+    It starts from a Gaussian dictionary, or from its base's. It has no bias, even if its base has
+    one. An atom that no sample uses becomes zero and stays zero. It stops when the relative change
+    of the dictionary falls below `tol` after round 10.
 
     Args:
       lam: weight of the l1 norm.
-      num_steps: rounds at most.
+      num_steps: the most rounds.
       num_iterations: FISTA iterations a round.
-      split: the split to fit on, "train", or "id" as published, where the fit sees the samples it
-        is scored on.
+      split: the split to fit on: "train", or "id" as published, where the fit sees the samples that
+        score it.
       ridge: ε of the dictionary update.
-      tol: relative change of the dictionary to stop at.
+      tol: stops at this relative change of the dictionary.
       base: the learner whose dictionary to start from; None starts from a Gaussian one.
 
     References:
@@ -63,8 +63,8 @@ class DLFista(Learner):
     ridge: float = option(default=1e-6, above=0)
     tol: float = option(default=1e-5, least=0)
 
-    # Those of the paper's two studies along a fit: warm starts of the decoder, which it scores a
-    # round late, and learning dynamics, which counts from 1.
+    # The steps of the paper's two studies along a fit: warm starts of the decoder, scored a round
+    # late, and learning dynamics, counted from 1.
     snapshots = (
         *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
         *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
@@ -98,8 +98,8 @@ class DLFista(Learner):
         if spread or not wants_gram(codes.shape[1], len(signals)):
             return fista.fixed(signals, dictionary, self.lam, codes, iterations=iterations)
 
-        # A third of the time of XLA's program, which multiplies by the zeros among the codes as
-        # well.
+        # Takes a third of the time of XLA's program, which also multiplies by the zeros among the
+        # codes.
         def iterate(*arrays):
             return host_pursuits.iterate(*map(np.asarray, arrays), iterations=iterations)
 

@@ -1,5 +1,5 @@
-"""A model that is given, where a study asks for one to learn: an SAE of any library, a decoder
-alone, the vocabulary, what `learn` saved.
+"""A given model as a learner: an SAE of any library, a decoder alone, the vocabulary, or a saved
+result of `learn`.
 """
 
 import re
@@ -15,12 +15,12 @@ from sae_gap.encoders.own import Own
 from sae_gap.learners.learner import Learner
 from sae_gap.storage.results import digest
 
-# Signals on which a function in the place of an encoder is told from others.
+# A function that encodes is identified by its codes on so many signals.
 ASKED = 64
 
 
 class Held:
-    """A model, told from others by a digest of its numbers."""
+    """A model, identified by a digest of its numbers."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -28,7 +28,7 @@ class Held:
         told = [*jax.tree.leaves(model), re.sub(r" at 0x[0-9a-f]+", "", structure)]
         known = model.encode is None or class_name(type(model.encode)).startswith("sae_gap.")
         if not known:
-            # Another function may have its name: its codes tell it.
+            # Another function may share its name, but not its codes.
             signals = jax.random.normal(jax.random.key(0), (ASKED, len(model.bias)))
             own: Any = model.encode
             told.append(
@@ -44,14 +44,14 @@ class Held:
 
 
 class Given(Learner):
-    """Learns nothing: its model is the one that is given, whatever the task.
+    """Learns nothing: it returns the given model for any task.
 
-    A row's key has the digest of the model and not its name, which is a label.
+    A row's key has the digest of the model, not its name, which is a label.
 
     Args:
       held: the model.
-      called: what rows and figures call its dictionary.
-      kind: "sae", "dictionary" of a decoder alone, or a word of one's own.
+      called: the name of its dictionary in rows and figures.
+      kind: "sae", "dictionary" for a decoder alone, or another word.
       signs: whether codes on the dictionary may be negative.
     """
 

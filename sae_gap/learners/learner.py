@@ -1,4 +1,4 @@
-"""What every learner is: frozen hyper-parameters, and pure methods that pass a state on."""
+"""The base of all learners: frozen hyper-parameters, and pure methods that pass a state on."""
 
 import abc
 from typing import ClassVar
@@ -17,24 +17,24 @@ from sae_gap.encoders.encoder import Encoder
 
 
 class Learner(MethodPart):
-    """Frozen hyper-parameters and pure methods; what changes is the state that they pass on.
+    """Frozen hyper-parameters and pure methods; only the state that they pass on changes.
 
-    `num_steps` is how many steps a fit takes: epochs, or rounds. `base` is a learner whose model
-    this one goes on from: it is fitted first, like any other, and its model is handed to `init` or
-    `learn` as `base`.
+    `num_steps` is the number of steps of a fit: epochs, or rounds. `base` is a learner whose model
+    this one starts from: it is fitted first, like any other, and `init` or `learn` gets its model
+    as `base`.
 
     Float hyper-parameters enter the compiled loop as arrays, so a sweep over them compiles once.
-    Whatever sets a shape or a loop length is a static field. A subclass defines `init`, `step` and
-    `model`, and may define `done` and `select`.
+    Anything that sets a shape or a loop length is a static field. A subclass defines `init`, `step`
+    and `model`, and may define `done` and `select`.
     """
 
     num_steps: int = option(default=0, least=0, kw_only=True)
     base: "Learner | None" = eqx.field(default=None, kw_only=True)
-    # The kind of method that it makes: baseline, probe, sae, dictionary_learning, peer or oracle,
-    # or a word of its own.
+    # The kind of method: baseline, probe, sae, dictionary_learning, peer or oracle, or another
+    # word.
     family: ClassVar[str] = "dictionary_learning"
-    # Steps at which a stored fit keeps its model, whoever asked for the fit, so that a study along
-    # the fit need not repeat it.
+    # Steps at which a stored fit always keeps its model, so that a study along the fit need not
+    # repeat the fit.
     snapshots: ClassVar[tuple[int, ...]] = ()
 
     def __check_init__(self):
@@ -48,67 +48,67 @@ class Learner(MethodPart):
 
     @property
     def coordinates(self) -> dict[str, str | int | float]:
-        """The columns that tell a row of its dictionary from those of others."""
+        """The columns that tell rows of its dictionary from others."""
         return {"dictionary": self.name}
 
     @property
     def encode(self) -> Encoder | None:
-        """The encoder that is trained along with the dictionary, if one is."""
+        """The encoder that is trained together with the dictionary, or None."""
         return None
 
     @property
     def ready(self) -> Model | None:
-        """The model, where it is at hand and nothing has to be read or learned; else None."""
+        """The model, if it is known without reading or learning anything; else None."""
         return None
 
     @property
     def signed(self) -> bool:
-        """Whether codes on its dictionary may be negative."""
+        """True if codes on its dictionary may be negative."""
         return self.encode is not None and self.encode.signed
 
     def needs(self, task: Task) -> str | None:
-        """What the task lacks that the learner, or its base, cannot do without; or None."""
+        """Names what the task lacks and the learner or its base needs; None if nothing."""
         return None if self.base is None else self.base.needs(task)
 
     def select(self, task: Task) -> PyTree:
-        """All that the learner may see of a task: the training signals, outliers scaled down,
-        unless it says otherwise.
+        """Returns the part of a task that the learner may see: by default the training signals,
+        with outliers scaled down.
         """
         return Split(outliers.scale_down(task.train.signals))
 
     def init(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> PyTree:
-        """The state before the first step; a learner on a base is given its model as the keyword
+        """Returns the state before the first step; a learner on a base gets the base's model as
         `base`.
         """
         raise NotImplementedError
 
     def step(self, data: PyTree, state: PyTree) -> PyTree:
-        """The state one step on: an epoch, or a round."""
+        """Returns the state after one more step: an epoch, or a round."""
         raise NotImplementedError
 
     def model(self, state: PyTree) -> Model:
-        """What has been learned so far."""
+        """Returns the model learned so far."""
         raise NotImplementedError
 
     def done(self, state: PyTree) -> Bool[Array, ""] | bool:
-        """Whether to stop before `num_steps`; False never asks."""
+        """Tells whether to stop before `num_steps`; the constant False means never."""
         return False
 
 
 class HostLearner(Learner):
-    """A learner that does all in Python, on the host: it defines `learn` in the place of `init`,
-    `step` and `model`.
+    """A learner that works in Python, on the host: it defines `learn` rather than `init`, `step`
+    and `model`.
     """
 
     @abc.abstractmethod
     def learn(self, data: PyTree, *, num_latents: int, key: PRNGKeyArray) -> Model:
-        """What it selects of a task in, a model out; one on a base is given its model as the
-        keyword `base`.
+        """Learns a model from the data that `select` returned; a learner on a base gets the base's
+        model as `base`.
         """
 
 
 def base_of(learner: Learner) -> Learner:
-    """The base of a learner that cannot do without, or a ValueError."""
+    """Returns the base of a learner that needs one; raises a ValueError if it has none."""
     if learner.base is None:
         raise ValueError(
             f"{type(learner).__name__} needs a base, the learner whose model it goes on from; give "
@@ -118,18 +118,18 @@ def base_of(learner: Learner) -> Learner:
 
 
 def takes_steps(kind: type[Learner]) -> bool:
-    """Whether `num_steps` means anything to a class of learners."""
+    """True if `num_steps` matters to a class of learners."""
     return kind.step is not Learner.step or issubclass(kind, HostLearner)
 
 
 def live_dims(signals: Float[Array, "n input_dim"]) -> Bool[Array, " input_dim"]:
-    """The dimensions in which any signal is not zero: all, but for those that padding has added."""
+    """Marks the dimensions in which any signal is non-zero: all but those that padding added."""
     return jnp.any(signals != 0, axis=0)
 
 
 def live_share(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
-    """The share of dimensions that are live, by which a mean over all is divided to be one over
-    those; 1 if none is.
+    """Returns the share of live dimensions; a mean over all dimensions, divided by it, is one over
+    the live ones. It is 1 if none is live.
     """
     share = jnp.mean(live_dims(signals), dtype=signals.dtype)
     return jnp.where(share > 0, share, 1)
@@ -138,8 +138,8 @@ def live_share(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
 def batches(
     key: PRNGKeyArray, num_samples: int, batch_size: int
 ) -> tuple[Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]]:
-    """An epoch in a fresh order: indices of each batch, and weights that average over the samples
-    it really has.
+    """Draws an epoch in a fresh order: the indices of each batch, and weights that average over the
+    batch's real samples.
 
     The last, smaller batch is padded with samples of weight zero.
     """

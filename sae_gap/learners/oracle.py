@@ -1,4 +1,4 @@
-"""The oracle: the true dictionary, handed over."""
+"""The oracle, which is given the true dictionary."""
 
 import jax.numpy as jnp
 
@@ -8,11 +8,11 @@ from sae_gap.learners.learner import Learner
 
 
 class Oracle(Learner):
-    """Learns nothing: its model is the true dictionary with no bias. What it scores is the ceiling
-    for inference at this λ.
+    """Learns nothing: its model is the true dictionary without a bias. Its score is the ceiling for
+    inference at this λ.
 
     Args:
-      leading: whether to know no more atoms than a learner has, the first of them.
+      leading: whether to know only the first atoms, as many as a learner has.
     """
 
     label = "oracle"

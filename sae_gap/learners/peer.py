@@ -1,5 +1,5 @@
-"""What the dictionary learners of other libraries share: ours are compared with them, on the
-host.
+"""The common part of the dictionary learners of other libraries, which ours are compared with on
+the host.
 """
 
 import abc
@@ -21,16 +21,16 @@ from sae_gap.learners.learner import HostLearner
 class Peer(HostLearner):
     """A learner of another library: minibatches of `½‖y - D z‖² + λ‖z‖₁`, z ≥ 0, on one thread.
 
-    Its seeds have the machine to themselves, one after the other. Seeds of ours have a core each
-    where there are as many seeds as cores, and more of them where there are fewer.
+    Its seeds have the machine to themselves, one after the other. Our seeds have a core each if
+    there are as many seeds as cores, and more cores if there are fewer seeds.
 
-    Starts from random training samples with unit atoms, which the key chooses, as it does the order
-    of samples where the library lets it.
+    It starts from random training samples with unit atoms. The key chooses these, and the order of
+    samples if the library allows that.
 
     Args:
       lam: weight of the l1 norm.
       batch_size: samples in a step.
-      num_steps: minibatches.
+      num_steps: number of minibatches.
     """
 
     family = "peer"
@@ -42,7 +42,7 @@ class Peer(HostLearner):
 
     @classmethod
     def library(cls) -> ModuleType:
-        """The module that does the work; an ImportError where it is not installed."""
+        """Returns the library's module; raises an ImportError if it is not installed."""
         return importlib.import_module(cls.module)
 
     def learn(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> Model:
@@ -61,4 +61,4 @@ class Peer(HostLearner):
         start: Float[np.ndarray, "input_dim latent"],
         rng: np.random.Generator,
     ) -> Float[np.ndarray, "input_dim latent"]:
-        """The dictionary after `num_steps` minibatches, from a given one."""
+        """Returns the dictionary after `num_steps` minibatches, from a given one."""

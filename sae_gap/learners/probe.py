@@ -11,8 +11,8 @@ from sae_gap.learners.learner import Learner
 
 
 class LinearProbe(Learner):
-    """`W = (YᵀY + αI)⁻¹ YᵀZ` with no intercept, α chosen once for all latents by leave-one-out
-    error.
+    """`W = (YᵀY + αI)⁻¹ YᵀZ` without an intercept; leave-one-out error chooses one α for all
+    latents.
 
     With the thin SVD `Y = U S Vᵀ`, the ridge fit is `U diag(s²/(s² + α)) UᵀZ`, and sample i's
     leave-one-out residual is its residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`. In float32 the
@@ -40,15 +40,14 @@ class LinearProbe(Learner):
         return task.train
 
     def init(self, data, *, num_latents, key):
-        # A latent that training never shows has no weights, and leaves the choice of α to the
-        # others.
+        # A latent that is never on in training gets no weights, and does not influence the choice
+        # of α.
         sparse = isinstance(data.codes, Codes)
         codes = data.codes.values if sparse else data.codes
         left, singular, right = jnp.linalg.svd(data.signals, full_matrices=False)
         projected = product(left.T, codes)
-        # What no signal can explain is kept apart from what the penalty shrinks away: their sum,
-        # taken as one minus what is explained, would cancel where a small penalty leaves next to
-        # nothing.
+        # The part that no signal can explain stays apart from the part that the penalty shrinks:
+        # one minus the explained part would cancel if a small penalty leaves almost nothing.
         square = left.shape[0] == left.shape[1]
         outside = 0.0 if square else codes - product(left, projected)
         slack = 0.0 if square else 1 - jnp.sum(left**2, axis=1, keepdims=True)

@@ -11,10 +11,10 @@ from sae_gap.learners.peer import Peer
 
 
 class SklearnMiniBatch(Peer):
-    """The same algorithm by scikit-learn, with codes by coordinate descent, the only ones it has
-    that are non-negative.
+    """Scikit-learn's version of the same algorithm, with codes by coordinate descent, its only
+    non-negative ones.
 
-    A step takes up to ten times as long as SPAMS's, so there are fewer of them. Each pass has a
+    A step takes up to ten times as long as one of SPAMS, so there are fewer steps. Each pass has a
     fresh order.
 
     References:
@@ -39,8 +39,8 @@ class SklearnMiniBatch(Peer):
         start: Float[np.ndarray, "input_dim latent"],
         rng,
     ) -> Any:
-        """The estimator after `num_steps` minibatches."""
-        # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so that α is λ as it is.
+        """Returns the estimator after `num_steps` minibatches."""
+        # Its objective is the sum over samples of ½‖y - D z‖² + α‖z‖₁, so α is λ unchanged.
         estimator = self.library().MiniBatchDictionaryLearning(
             start.shape[1],
             alpha=self.lam,
@@ -51,11 +51,11 @@ class SklearnMiniBatch(Peer):
             transform_algorithm="lasso_cd",
             positive_code=True,
         )
-        # In float32 its coordinate descent never reaches its tolerance, and takes all the
-        # iterations it may.
+        # In float32 its coordinate descent never reaches its tolerance, and uses all its
+        # iterations.
         signals, order = signals.astype(np.float64), np.empty(0, np.int64)
         with warnings.catch_warnings():
-            # The codes that it leaves unfinished all the same are its own affair.
+            # Ignore its warnings of codes that are still unfinished.
             warnings.simplefilter("ignore")
             for _ in range(self.num_steps):
                 order = order if order.size else rng.permutation(len(signals))

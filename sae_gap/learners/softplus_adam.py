@@ -15,23 +15,23 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
 from sae_gap.learners.learner import Learner, live_dims, live_share
 
-# The codes begin next to nothing: softplus(-10) is 5e-5.
+# The codes start near zero: softplus(-10) is 5e-5.
 START = -10.0
-# The rate at the beginning, and what it stays within.
+# The rate at the start, and its bounds.
 RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
 _ADAM = optax.scale_by_adam()
 
 
-# The signals that the dictionary is fitted to, and those that only codes are found for, if any.
+# The signals that the dictionary is fitted to, and any that only codes are found for.
 SoftplusAdamData = tuple[Float[Array, "n input_dim"], ...]
 
 
 class SoftplusAdamState(eqx.Module):
-    """Where a fit stands after `updates` updates.
+    """The state of a fit after `updates` updates.
 
-    `free` are the dictionary and what the codes are the softplus of, and `known` the signals of
-    those codes, if kept. `best` is the least loss so far and `worse` the updates in a row that did
-    not improve on it; `record` is the last loss that counted as an improvement, and `waited` the
+    `free` holds the dictionary and P, whose softplus are the codes; `known` holds the signals of
+    those codes, if kept. `best` is the least loss so far and `worse` the number of updates in a row
+    without a new best; `record` is the last loss that counted as an improvement, and `waited` the
     updates since.
     """
 
@@ -51,27 +51,27 @@ class SoftplusAdam(Learner):
 
         loss(Y, D, P) = mean (Y - Z Dᵀ)² + λ mean (z_ij ‖d_j‖).
 
-    Fitted to the ID split, as published, the codes of the OOD samples are found along with the
-    others: theirs is a second term of the same loss, in which D is held fixed. Fitted to the
-    training split, it sees the training signals alone, and codes are left to a lasso. D starts with
-    Gaussian unit atoms and P from N(-10, 1). The rate grows by a tenth at every update that
-    improves on the best loss so far and is halved after each two in a row that do not.
+    If it is fitted to the ID split, as published, the codes of the OOD samples are found at the
+    same time: they are a second term of the same loss, in which D is held fixed. If it is fitted to
+    the training split, it only sees the training signals, and a lasso finds codes. D starts with
+    Gaussian unit atoms and P from N(-10, 1). The rate grows by a tenth at every update that beats
+    the best loss so far, and is halved after each two in a row that do not.
 
-    Both means are over all entries, so that the weight of the equivalent lasso
-    `½‖y - D z‖² + w ‖z‖₁`, on unit atoms, is `w = λ input_dim / (2 num_latents)`.
+    Both means are over all entries, so the weight of the equivalent lasso `½‖y - D z‖² + w ‖z‖₁`,
+    on unit atoms, is `w = λ input_dim / (2 num_latents)`.
 
-    Codes, their gradient and two moments of Adam are as many floats as there are samples times
-    latents: 80 MB with 5,000 samples and 1,000 latents, and ten times that with 10,000.
+    Codes, their gradient and two moments of Adam each have samples × latents floats: 80 MB with
+    5,000 samples and 1,000 latents, and ten times that with 10,000.
 
     Args:
       lam: λ.
-      num_steps: blocks of updates at most.
+      num_steps: the most blocks of updates.
       block: updates in a step.
-      split: the split to fit on, "train", or "id" as published, where the fit finds the very codes
+      split: the split to fit on: "train", or "id" as published, where the fit finds the very codes
         that are scored.
-      patience: updates without an improvement to stop after.
-      improvement: fall of the loss that counts as one.
-      least_updates: updates before which it does not stop.
+      patience: stops after so many updates without an improvement.
+      improvement: the fall of the loss that counts as an improvement.
+      least_updates: does not stop before so many updates.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744.
@@ -114,7 +114,7 @@ class SoftplusAdam(Learner):
         return SoftplusAdamState(
             free=(dictionary, codes),
             adam=_ADAM.init((dictionary, codes)),
-            # The codes are of use for these signals alone, which the model therefore names.
+            # The codes only serve these signals, so the model names them.
             known=jnp.concatenate(data) if len(data) > 1 else None,
             rate=zero + RATE,
             best=zero + jnp.inf,

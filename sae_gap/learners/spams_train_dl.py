@@ -25,7 +25,7 @@ class SpamsTrainDL(Peer):
     module = "spams"
 
     def dictionary(self, signals, start, rng):
-        # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and the default of numThreads is every
+        # Mode 2 is ½‖y - D z‖² + λ‖z‖₁, samples are columns, and numThreads is by default every
         # core.
         return self.library().trainDL(
             np.asfortranarray(signals.T),

@@ -1,4 +1,4 @@
-"""Sparse autoencoders: one training loop, whatever the encoder."""
+"""Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
 
@@ -15,24 +15,24 @@ from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
 from sae_gap.learners.learner import Learner, base_of, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
-# Share of a fit over which the L0 aimed at falls to the one asked for, and weight of the newest
+# The target L0 falls to the requested one over this share of a fit; and the weight of the newest
 # batch in the running mean L0.
 APPROACH, NEWEST = 0.3, 0.05
-# Of a steered penalty: the factor that it starts with, and how far a step moves its logarithm, in
-# shares of the steps before it and of this head start of the fit. A latent that a large early
-# penalty has closed does not open again.
+# A steered penalty's first factor, and the step of its logarithm, in shares of the steps so far
+# plus this head start of the fit. It starts small, as latents that a large early penalty closes do
+# not open again.
 GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
-# How far a step moves the logarithm of all thresholds, in units of the error.
+# The step of the logarithm of all thresholds, in units of the error.
 NUDGE = 0.02
-# Signals that the gain of a first encoder is found on.
+# The gain of a first encoder is found on so many signals.
 FEW = 500
-# A rate that is left to the learner, in units of 1 / (√num_latents ∜steps).
+# The learner's own rate, in units of 1 / (√num_latents ∜steps).
 RATE = 1.2
 
 
 class Steering(eqx.Module):
-    """How a penalty is steered: the logarithm of its factor, the running mean L0, that of the first
-    batch, and steps done.
+    """The state of a steered penalty: the logarithm of its factor, the running mean L0, the first
+    batch's mean L0, and the number of finished steps.
     """
 
     log_factor: Float[Array, ""]
@@ -42,10 +42,10 @@ class Steering(eqx.Module):
 
 
 class SAEState(eqx.Module):
-    """`live` is the share of dimensions that any signal has; `steering` is None where the penalty
-    stays.
+    """`live` is the share of dimensions with a non-zero signal; `steering` is None if the penalty
+    is fixed.
 
-    `model` is of the signals `(y - mean) / unit`; the mean is 0 and the unit 1 unless the learner
+    `model` is for the signals `(y - mean) / unit`; the mean is 0 and the unit 1 unless the learner
     is standardised.
     """
 
@@ -62,49 +62,49 @@ class SAEState(eqx.Module):
 class SparseAutoencoder(Learner):
     """Trains an encoder and a dictionary together on `mean (y - b - D z)² + penalty · mean P(z)`.
 
-    The encoder starts uniform on ±1/√input_dim, the dictionary as its transpose with unit atoms.
-    AdamW with weight decay on every parameter; before each step the dictionary's gradient is
-    projected orthogonal to its atoms (`g - (g·d) d`), which are rescaled to unit norm every
-    `renormalise_every` epochs. Each epoch visits every sample once in a fresh order, the last batch
-    being smaller.
+    The encoder starts uniform on ±1/√input_dim, and the dictionary as its transpose with unit
+    atoms. AdamW trains with weight decay on every parameter. Before each step the dictionary's
+    gradient is projected orthogonal to its atoms (`g - (g·d) d`), which are rescaled to unit norm
+    every `renormalise_every` epochs. Each epoch visits every sample once in a fresh order; the last
+    batch may be smaller.
 
-    With `l0`, the penalty is steered so that so many latents of a sample are active on average,
-    whatever it starts from. At step t of T let L be the running mean L0 of batches, r the L0 aimed
-    at, which falls geometrically from that of the first batch to `l0` at t = .3 T, and e = log(L /
-    r), within ±1. Then
+    With `l0`, the penalty is steered so that a sample has so many active latents on average, for
+    any initial weight. At step t of T let L be the running mean L0 of batches, and r the target L0,
+    which falls geometrically from the first batch's L0 to `l0` at t = .3 T, and `e = log(L / r)`,
+    within ±1. Then
 
         log f ← log f + 30 e / (t + T / 20),   f = .01 at the start,
         weight of the penalty = penalty · f · exp(e).
 
-    Thresholds, of an encoder that has some, are also multiplied by exp(.02 e), since their own
-    gradient hears of few values. L0 is that of training samples; samples of another kind have
+    If the encoder has thresholds, they are also multiplied by exp(.02 e), since few values
+    contribute to their own gradient. L0 is measured on training samples; other samples have
     another. It takes some thousand steps to settle.
 
     Args:
-      encoder: what to train, with its sparsity penalty P.
+      encoder: the encoder to train, with its sparsity penalty P.
       num_steps: epochs.
       batch_size: samples in a step.
-      learning_rate: of AdamW. None takes 1.2 / (√num_latents ∜T) for T steps in all. That is near
-        the best of BatchTopK SAEs of 1,024 to 6,144 latents on standardised activations, for 352 to
-        5,616 steps of 256 samples along a cosine.
+      learning_rate: of AdamW. None takes 1.2 / (√num_latents ∜T) for T steps in all. That is close
+        to the best for BatchTopK SAEs of 1,024 to 6,144 latents on standardised activations, for
+        352 to 5,616 steps of 256 samples along a cosine.
       weight_decay: of AdamW, on every parameter.
       penalty: weight of the encoder's penalty.
       renormalise_every: epochs between renormalisations; the first follows epoch 0. None
         renormalises after every step, which an epoch of thousands of steps needs.
-      l0: mean L0 to end at, of an encoder that has a penalty; None keeps the penalty.
-      base: whose dictionary, bias and, if it has one, encoder it starts from; None starts at
+      l0: the final mean L0, if the encoder has a penalty; None fixes the penalty.
+      base: the learner whose dictionary, bias and encoder, if any, it starts from; None starts at
         random.
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and
         falls to zero along half a cosine.
-      frozen: whether the dictionary and the bias stay as the base has them, so that the encoder
-        alone is trained for them; no step is taken for one that has `calibrated`.
-      standardised: whether it learns from `(y - mean) / unit`, with the mean of the training
-        signals and the root mean square about it. Where the mean is a large share of a network's
-        activations, most latents of an SAE die otherwise. The model is of the signals themselves:
-        its atoms are as long as the unit, and the affine maps of its encoder take it off. Of a base
-        it takes the dictionary D and the bias b alone. Its encoder then starts as `a Dᵀ(y - b)`,
-        with the a for which the largest of these, as many as the encoder keeps, leave the least
-        squared error: tied encoders without it overshoot by as much as atoms are coherent.
+      frozen: whether the dictionary and the bias stay the base's, so that only the encoder is
+        trained; if it has `calibrated`, without steps.
+      standardised: whether to learn from `(y - mean) / unit`, with the mean of the training signals
+        and the root mean square about it. If the mean is a large share of a network's activations,
+        most latents of an SAE would die otherwise. The final model takes the signals themselves:
+        its atoms are as long as the unit, and its encoder's affine maps undo the scaling. From a
+        base it only takes the dictionary D and the bias b. Its encoder then starts as
+        `a Dᵀ(y - b)`; with a, the largest of these, as many as the encoder keeps, have the least
+        squared error. Without a, tied encoders overshoot by as much as atoms are coherent.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744, appendix. Loshchilov & Hutter (2019), "Decoupled
@@ -172,7 +172,7 @@ class SparseAutoencoder(Learner):
         if self.standardised:
             mean = jnp.mean(signals, axis=0)
             unit = jnp.sqrt(jnp.mean((signals - mean) ** 2))
-        # A split takes 0 and 1.
+        # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
         live, bound = live_share(signals), input_dim**-0.5
@@ -190,12 +190,12 @@ class SparseAutoencoder(Learner):
                 weight = self._gain(atoms, few) * atoms
         parameters = self.encoder.parameters(weight, parameters_key)
         if base is not None and not self.standardised:
-            # Those of another encoder are none of its own.
+            # Another kind of encoder has parameters of its own.
             alike = jax.tree.structure(base.encoder) == jax.tree.structure(parameters)  # type: ignore
             parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
         if self.frozen:
-            # Rows of zeros, such as padding, stay zeros, which do not count.
+            # Zero rows, such as padding, stay zero and do not count.
             live = jnp.any(signals != 0, axis=1, keepdims=True)
             model = self.encoder.calibrated(model, jnp.where(live, (signals - mean) / unit, 0))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
@@ -257,8 +257,8 @@ class SparseAutoencoder(Learner):
         )
 
     def _gain(self, atoms, targets) -> Float[Array, ""]:
-        """The a of `a z` that fits the targets best, with z the codes of a tied encoder that are to
-        be kept.
+        """Returns the a of `a z` that fits the targets best, where z are the codes that a tied
+        encoder keeps.
         """
         codes = jax.nn.relu(targets @ atoms)
         kept = getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
@@ -271,8 +271,8 @@ class SparseAutoencoder(Learner):
     def _steer(
         self, steering: Steering, active, total: int
     ) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
-        """The state after a batch of this mean L0, of `total` batches in all, the factor on the
-        penalty, and e.
+        """Returns the state after a batch of this mean L0, out of `total` batches, the penalty's
+        factor, and e.
         """
         assert self.l0 is not None
         begins = steering.done == 0
@@ -284,7 +284,7 @@ class SparseAutoencoder(Learner):
         error = jnp.clip(jnp.log(jnp.maximum(mean, least) / aimed), -1, 1)
         log_factor = steering.log_factor + GAIN / (steering.done + HEAD_START * total) * error
         moved = Steering(log_factor, mean, first, steering.done + 1)
-        # In double precision a mean over a batch of single precision is double.
+        # In double precision, the mean of a batch in single precision is double.
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
         return (
             moved,
@@ -303,16 +303,15 @@ class SparseAutoencoder(Learner):
         done,
     ):
         def loss(model):
-            # Squared errors are means over padded dimensions as well, and smaller for it; Adam
-            # minds their ratio alone.
+            # Padding lowers squared errors, which are means over all dimensions; but only their
+            # ratio matters to Adam.
             losses, seen = self.encoder.loss_after(done, model, signals, penalty)
             return jnp.sum(weights * losses), seen
 
         gradient, seen = jax.grad(loss, has_aux=True)(model)
         atoms, slope = model.decoder, gradient.decoder
-        # As published, atoms count as unit here. Between renormalisations they are so to a percent,
-        # and what that leaves of a radial gradient shows in the norms of an l1-penalised
-        # dictionary.
+        # As published, atoms count as unit here. Between renormalisations they are unit to a per
+        # cent; the rest of a radial gradient shows in the norms of an l1-penalised dictionary.
         radial = jnp.sum(slope * atoms, axis=0)
         gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
         updates, optimiser = rule.update(gradient, optimiser, model)

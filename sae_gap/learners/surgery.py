@@ -13,13 +13,12 @@ from sae_gap.learners.learner import HostLearner, base_of
 
 
 class Surgery(HostLearner):
-    """The model of its base with atoms of other lengths; directions, bias and encoder stay.
+    """Returns its base's model with atoms of other lengths; directions, bias and encoder stay.
 
     Args:
-      columns: "renormed" scales each atom to unit length, and "oracle_norms" to the length of the
-        true atom that it is matched with, `max_π Σ_j |cos(d_π(j), a_j)|`; an atom without a partner
-        keeps its own length.
-      base: whose model it is.
+      columns: "renormed" scales each atom to unit length, and "oracle_norms" to the length of its
+        true match, by `max_π Σ_j |cos(d_π(j), a_j)|`; an atom without a match keeps its length.
+      base: the learner whose model it scales.
     """
 
     columns: str = option(default="renormed", choices=("renormed", "oracle_norms"))

@@ -1,1 +1,1 @@
-"""A language model to record activations from and to put reconstructions back into."""
+"""Language models: records their activations, and puts reconstructions back into them."""

@@ -1,18 +1,18 @@
-"""What a reconstruction costs downstream, in nats: it stands in for a layer's activations, and the
+"""The downstream cost of a reconstruction, in nats: it replaces a layer's activations, and the
 model runs on from there.
 
-With p the model's distribution of the next token and q that of the model whose residual stream was
-replaced, each token t with target v has
+With p the model's distribution of the next token and q the distribution after the replacement, each
+token t with target v has
 
   CE = -log q(v),   ΔCE = log p(v) - log q(v),   KL = Σ_u p(u) (log p(u) - log q(u)).
 
-The logits are linear in the features f that the unembedding E multiplies, so that the sum over the
-vocabulary is taken once, of the clean model alone:
+The logits are linear in the features f that the unembedding E multiplies, so the sum over the
+vocabulary is only needed once, for the clean model:
 
   KL = log Z_q - log Z_p - ē · (f_q - f_p),   ē = Σ_u p(u) E_u,   log Z = log Σ_u exp(E_u · f).
 
-A score of a reconstruction is then a run of the blocks behind the layer and one product with E, a
-few hundred tokens at a time.
+To score a reconstruction is then to run the blocks after the layer and to take one product with E,
+a few hundred tokens at a time.
 
 References:
   Gao et al. (2024), "Scaling and evaluating sparse autoencoders". Karvonen et al. (2025),
@@ -36,18 +36,18 @@ from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.storage.results import Row
 
-# Tokens whose logits lie in memory at once.
+# The logits of so many tokens lie in memory at once.
 CHUNK = 256
-# Places of a window that are not averaged over, for want of context.
+# Means leave out the first places of a window, which have little context.
 FIRST = 8
 
 
 class Network(NamedTuple):
-    """A model that is cut open at a layer: all that is needed to put reconstructions there.
+    """A model cut open at a layer, ready for reconstructions there.
 
     Attributes:
-      before: windows to the residual stream at the layer, (rows, length, dim).
-      after: that stream and the windows to the features of the logits, (rows, length, features).
+      before: maps windows to the residual stream at the layer, (rows, length, dim).
+      after: maps that stream and windows to the features of the logits, (rows, length, features).
       unembedding: E; the logits are `features @ E.T`, (vocabulary, features).
     """
 
@@ -59,11 +59,11 @@ class Network(NamedTuple):
 
 
 class Nats(NamedTuple):
-    """What each scored token costs, in nats.
+    """The cost of each scored token, in nats.
 
     Attributes:
       ce: the cross-entropy of the next token, (tokens,).
-      kl: the divergence from the clean model to this one, (tokens,).
+      kl: the divergence of this model from the clean one, (tokens,).
     """
 
     ce: Float[np.ndarray, " tokens"]
@@ -71,36 +71,36 @@ class Nats(NamedTuple):
 
 
 class Downstream:
-    """A model on some texts, run once without a change; then it scores any reconstruction of the
+    """A model on some texts. It runs once unchanged, and then scores any reconstruction of the
     residual stream at a layer.
 
-    A row is a token of the windows that is no padding, in the order of batches, rows and places.
-    All are replaced by their reconstruction except outlier tokens, which keep their activation
-    unless `outliers` is "keep", and special tokens. What is averaged are the replaced rows at place
-    `first` of their window and later whose next token is in the same window.
+    A row is a token of the windows, padding left out, in the order of batches, rows and places. A
+    reconstruction replaces all rows but special tokens and, unless `outliers` is "keep", outlier
+    tokens. Means are over the replaced rows at place `first` of their window and later whose next
+    token is in the same window.
 
     Args:
       network: the model, cut open.
-      batches: the texts; one shape for all compiles once.
-      documents: a number for each row that tells the documents, (rows,); None takes each window for
+      batches: the texts; with one shape for all, they compile once.
+      documents: a number for each row, equal within a document, (rows,); None treats each window as
         one.
-      first: the first place of a window that is averaged, counted from 0.
+      first: the first place of a window that means include, counted from 0.
       special: tokens that are neither replaced nor averaged.
-      outliers: "drop" leaves rows beyond ten times the median norm as they are; "keep" takes them
-        for rows like others.
+      outliers: "drop" leaves rows beyond ten times the median norm unchanged; "keep" treats them
+        like other rows.
 
     Attributes:
       activations: the clean residual stream, (rows, dim).
-      documents: of each row, counted from 0, (rows,).
-      ordinary: which are no special tokens, (rows,).
-      replaced: which rows a reconstruction replaces, (rows,).
-      scored: which are averaged, (rows,).
-      outliers: which are outliers, whether kept or not, (rows,).
-      clean: what the tokens cost without a change; its divergence is zero.
+      documents: the document of each row, counted from 0, (rows,).
+      ordinary: a mask of the rows that are no special tokens, (rows,).
+      replaced: a mask of the rows that a reconstruction replaces, (rows,).
+      scored: a mask of the rows that means include, (rows,).
+      outliers: a mask of the outlier tokens, kept or not, (rows,).
+      clean: the cost of the tokens without a change; its divergence is zero.
 
     Raises:
-      ValueError: no token is scored, a token is beyond the vocabulary, or there is not a document
-        for each row.
+      ValueError: no token is scored, a token is beyond the vocabulary, or the rows do not have a
+        document each.
     """
 
     def __init__(
@@ -153,9 +153,7 @@ class Downstream:
     def of_model(
         cls, model: LanguageModel, batches: Sequence[Windows], layer: int, **options
     ) -> "Downstream":
-        """Of a model, cut open after the block `layer`, counted from 0; `options` are
-        those of the class.
-        """
+        """Cuts a model open after the block `layer`, counted from 0; `options` are the class's."""
         if not 0 <= layer < model.num_blocks:
             raise ValueError(
                 f"layer must be from 0 to {model.num_blocks - 1}, a block of the model, but it is "
@@ -173,38 +171,38 @@ class Downstream:
 
     @property
     def tokens(self) -> Int[np.ndarray, " documents"]:
-        """How many tokens of each document are averaged."""
+        """The number of scored tokens of each document."""
         return self.by_document(np.ones(len(self._targets))).astype(int)
 
     def by_document(self, nats: Float[ArrayLike, " tokens"]) -> Float[np.ndarray, " documents"]:
-        """The sums over the scored tokens of each document."""
+        """Returns the sums over the scored tokens of each document."""
         return np.bincount(self.documents[self.scored], nats, self.documents.max() + 1)
 
     @functools.cached_property
     def zero(self) -> Nats:
-        """What the tokens cost where all rows are zero, outliers and special ones too, as SAEBench
-        and SAELens ablate.
+        """The cost of the tokens if all rows are zero, also outliers and special ones, the ablation
+        of SAEBench and SAELens.
         """
         return self._nats(np.zeros_like(self.activations))
 
     @functools.cached_property
     def mean(self) -> Nats:
-        """What they cost where the replaced rows are the mean of all of them."""
+        """The cost of the tokens if the replaced rows are their mean."""
         mean = self.activations[self.replaced].mean(axis=0, dtype=np.float64)
         return self.nats(np.broadcast_to(mean, self.activations.shape))
 
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
-        """What each scored token costs with a reconstruction in the place of the replaced rows.
+        """Returns the cost of each scored token if a reconstruction replaces the replaced rows.
 
         Args:
-          reconstruction: of all rows of `activations`, in their units; what stands in rows that are
-            not replaced is not read.
+          reconstruction: of all rows of `activations`, in their units; rows that are not replaced
+            are ignored.
 
         Returns:
-          Cross-entropy and divergence of each, (tokens,).
+          Cross-entropy and divergence of each token, (tokens,).
 
         Raises:
-          ValueError: it is of another shape, or not finite.
+          ValueError: it has another shape, or is not finite.
         """
         guess = as_matrix("reconstruction", reconstruction)
         if guess.shape != self.activations.shape:
@@ -215,15 +213,15 @@ class Downstream:
         return self._nats(np.where(self.replaced[:, None], guess, self.activations))
 
     def score(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Row:
-        """What a reconstruction costs.
+        """Returns the cost of a reconstruction.
 
         Args:
           reconstruction: as for `nats`.
 
         Returns:
           Means over scored tokens, in nats: `ce`, `delta_ce` above the clean one, `kl`. Scores, 1
-          for a perfect reconstruction and 0 for an ablation: `ce_score` and `kl_score` by zeros, as
-          SAEBench and SAELens have them, `ce_score_mean` and `kl_score_mean` by the mean. Sums by
+          for a perfect reconstruction and 0 for an ablation: `ce_score` and `kl_score` by zeros,
+          as in SAEBench and SAELens, `ce_score_mean` and `kl_score_mean` by the mean. Sums by
           document: `ce_sums`, `kl_sums`.
         """
         nats, clean = self.nats(reconstruction), self.clean.ce.mean()
@@ -235,11 +233,11 @@ class Downstream:
         return row | {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
 
     def sensitivity(self) -> Float[np.ndarray, "dim dim"]:
-        """F, by which errors δ of the replaced rows that are small and independent of each other
-        cost about `½ Σ δᵀ F δ` nats in all: the Fisher information of the next tokens.
+        """Returns F, the Fisher information of the next tokens: small, independent errors δ of the
+        replaced rows cost about `½ Σ δᵀ F δ` nats in all.
 
-        It is the mean over replaced rows of `g gᵀ`, with g the gradient of `Σ_t log q(v_t)` by the
-        row, where v_t is drawn from the clean model's distribution at token t.
+        F is the mean over replaced rows of `g gᵀ`, where g is the gradient of `Σ_t log q(v_t)` with
+        respect to the row, with v_t drawn from the clean model's distribution at token t.
         """
         total = np.zeros(2 * self.activations.shape[1:])
         replaced = np.split(self.replaced, self._ends)
@@ -259,18 +257,18 @@ class Downstream:
 
     @property
     def _ends(self) -> Int[np.ndarray, " ends"]:
-        """Where the rows of each batch end, but for the last."""
+        """The row at which each batch but the last ends."""
         return np.cumsum([np.count_nonzero(real) for real in self._real])[:-1]
 
     def _whole(self, rows) -> list[np.ndarray]:
-        """The residual stream of each batch, with these rows in the place of all activations."""
+        """Returns the residual stream of each batch if these rows replace all activations."""
         hidden = [np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real]
         for whole, real, part in zip(hidden, self._real, np.split(rows, self._ends), strict=True):
             whole[real] = part
         return hidden
 
     def _nats(self, rows) -> Nats:
-        """What each scored token costs with these rows in the place of all activations."""
+        """Returns the cost of each scored token if these rows replace all activations."""
         features = self._run(self._whole(rows))
         log_z, logits, _ = self._read_out(features)
         moved = features - self._features
@@ -278,16 +276,16 @@ class Downstream:
         return Nats(log_z - logits, log_z - self._log_z - pulled)
 
     def _run(self, hidden: Sequence[np.ndarray]) -> np.ndarray:
-        """The features of the scored tokens, given the residual stream of each batch."""
+        """Returns the features of the scored tokens, given the residual stream of each batch."""
         features = map(self._network.after, map(jnp.asarray, hidden), self._batches)
         return self._gathered([np.asarray(part, np.float32) for part in features])[self.scored]
 
     def _gathered(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """The rows of all batches, without padding."""
+        """Joins the rows of all batches, without padding."""
         return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
 
     def _read_out(self, features, *, expected: bool = False):
-        """What `_log_normaliser` says of each scored token."""
+        """Returns `_log_normaliser` of each scored token, as NumPy arrays."""
         log_z, logits, means = _log_normaliser(
             self._network.unembedding, features, self._targets, expected=expected
         )
@@ -296,8 +294,8 @@ class Downstream:
 
 @functools.partial(jax.jit, static_argnames="expected")
 def _log_normaliser(head, features, targets, *, expected):
-    """The logarithm of Z, the target's logit and, if asked for, the mean row of E under the
-    distribution of the next token.
+    """Returns log Z, the target's logit and, if asked for, the mean row of E under the distribution
+    of the next token.
     """
 
     def of_token(token):
@@ -312,7 +310,7 @@ def _log_normaliser(head, features, targets, *, expected):
 
 @jax.jit
 def _drawn_scores(head, features, key):
-    """The gradient of `log q(v)` by the features of each token, v being drawn from q."""
+    """Returns the gradient of `log q(v)` by each token's features, with v drawn from q."""
 
     def of_token(token):
         feature, key = token
@@ -325,8 +323,8 @@ def _drawn_scores(head, features, key):
 
 
 def _rows(windows: Windows):
-    """Of each token that is no padding: itself, its place, and the next one of its window or -1."""
-    # Unsigned tokens could not tell that there is none.
+    """Returns each token but padding, its place, and the next one of its window or -1."""
+    # Unsigned tokens have no -1.
     tokens, segments, positions = (
         np.asarray(part, np.int64) for part in (windows.tokens, windows.segments, windows.positions)
     )

@@ -1,8 +1,8 @@
-"""Language models, Llama and Gemma 3, from GGUF files, as llama.cpp writes them.
+"""Reads language models, Llama and Gemma 3, from GGUF files as llama.cpp writes them.
 
-Such a file keeps the rotary pairs of a Llama's queries and keys side by side, which is how
-`sae_gap.lm.llama` turns them. Those of a Gemma lie half a head apart, and are brought together
-here.
+Such a file stores the rotary pairs of a Llama's queries and keys side by side, as
+`sae_gap.lm.llama` turns them. The pairs of a Gemma lie half a head apart; this module puts them
+side by side.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.llama import Block, Llama, Shape
 from sae_gap.storage.tensor_files import brief, reading
 
-# The tensor of a block that each of its parameters is.
+# The name in the file of each parameter of a block.
 NAMES = {
     "attention_norm": "attn_norm",
     "query": "attn_q",
@@ -32,7 +32,7 @@ NAMES = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-# The norms of a block that Gemma 3 has besides.
+# The further norms of a block of Gemma 3.
 NORMS = {
     "query_norm": "attn_q_norm",
     "key_norm": "attn_k_norm",
@@ -50,18 +50,18 @@ _KEYS = {
 
 
 def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
-    """A model of the architecture `llama` or `gemma3`, in float32 whatever its quantisation, and
-    what else its file says.
+    """Reads a model of the architecture `llama` or `gemma3`, in float32 for any quantisation, and
+    the fields of its file.
 
     Args:
       path: a GGUF file.
 
     Returns:
-      The model, and the fields of the file by their names.
+      The model, and the fields of the file by name.
 
     Raises:
-      ValueError: there is no such file, it is damaged, its model is of another architecture, or
-        `gguf` is not installed or cannot read its quantisation.
+      ValueError: the file is missing or damaged, its model has another architecture, or `gguf` is
+        not installed or cannot read its quantisation.
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
@@ -128,7 +128,7 @@ def _assemble(
     read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context
 ) -> LanguageModel:
     def stacked(name: str) -> jnp.ndarray:
-        # A file keeps the rows that give each output.
+        # In a file, each row gives one output.
         return jnp.asarray(
             np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
         )
@@ -170,13 +170,13 @@ def _assemble(
 
 
 def _side_by_side(values: jax.Array, size: int) -> jax.Array:
-    """Heads of some size, whose coordinates i and i + size / 2, a pair, are put side by side."""
+    """Puts the coordinates i and i + size / 2 of each head, which are a pair, side by side."""
     halves = values.reshape(*values.shape[:-1], -1, 2, size // 2)
     return jnp.swapaxes(halves, -1, -2).reshape(values.shape)
 
 
 def _run(model: LanguageModel) -> jax.Array:
-    """The model on one token: shapes that do not fit each other end here."""
+    """Runs the model on one token, which raises if shapes do not fit each other."""
     token = Windows(*np.zeros((3, 1, 1), np.int32))
     end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
     return model.log_probabilities(end)

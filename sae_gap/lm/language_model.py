@@ -1,4 +1,4 @@
-"""A language model of any kind, cut open after any block."""
+"""A language model of any kind, which can be cut open after any block."""
 
 import abc
 from collections.abc import Callable
@@ -15,12 +15,12 @@ Stream = Float[Array, "rows length dim"]
 
 
 class Windows(eqx.Module):
-    """Texts side by side, in rows of one length.
+    """Texts packed into rows of one length.
 
     Attributes:
       tokens: numbers of tokens, (rows, length).
-      segments: which text each token is of, (rows, length); a token sees those of its own text
-        alone. -1 is padding.
+      segments: the text of each token, (rows, length); a token only sees tokens of its own text. -1
+        is padding.
       positions: place of each token within its text, (rows, length).
     """
 
@@ -30,7 +30,7 @@ class Windows(eqx.Module):
 
 
 class LanguageModel(eqx.Module):
-    """A pure function of its parameters; what is abstract here is all that a class must give.
+    """A pure function of its parameters; subclasses define the abstract methods.
 
     Attributes:
       blocks: the parameters of all blocks, stacked along a leading axis of each leaf.
@@ -46,24 +46,24 @@ class LanguageModel(eqx.Module):
     @property
     @abc.abstractmethod
     def context(self) -> int:
-        """Tokens that the model was made to read at once."""
+        """Number of tokens that the model was trained to read at once."""
 
     @abc.abstractmethod
     def embed(self, windows: Windows) -> Stream:
-        """The residual stream before the first block."""
+        """Returns the residual stream before the first block."""
 
     @abc.abstractmethod
     def block_step(
         self, windows: Windows, product: Callable[[Array, Array], Array] = product
     ) -> Callable[[Stream, Any], Stream]:
-        """The function of the residual stream and of one block's parameters that gives the stream
-        after it, by a product of rows with a matrix of the block.
+        """Returns a function that maps the residual stream and one block's parameters to the stream
+        after the block. `product` multiplies rows by a matrix of the block.
         """
 
     @abc.abstractmethod
     def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
-        """Maps the residual stream after the last block to what the unembedding takes to the
-        logits.
+        """Maps the residual stream after the last block to the features that the unembedding
+        multiplies.
         """
 
     @property
@@ -78,10 +78,10 @@ class LanguageModel(eqx.Module):
 
     @eqx.filter_jit
     def run_blocks(self, hidden: Stream, windows: Windows, start: int, stop: int) -> Stream:
-        """The residual stream after block `stop - 1`, given that before block `start`.
+        """Returns the residual stream after block `stop - 1`, given that before block `start`.
 
         Args:
-          hidden: the residual stream before block `start`; `embed` gives that before block 0.
+          hidden: the residual stream before block `start`; `embed` gives the stream before block 0.
           windows: the texts.
           start: the first block to run, counted from 0.
           stop: the block to end before.
@@ -94,7 +94,7 @@ class LanguageModel(eqx.Module):
     def log_probabilities(
         self, hidden: Float[Array, "*rows dim"]
     ) -> Float[Array, "*rows vocabulary"]:
-        """The log-probabilities of the next token, in nats, from the residual stream after the last
-        block.
+        """Returns the log-probabilities of the next token, in nats, from the residual stream after
+        the last block.
         """
         return jax.nn.log_softmax(product(self.features(hidden), self.unembedding.T), axis=-1)

@@ -1,5 +1,5 @@
-"""What a language model has at the end of a text: the residual stream at its last token, as probes
-of whole texts read it.
+"""The residual stream of a language model at the last token of a text, for probes of whole
+texts.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,13 @@ from sae_gap.lm.windows import cut, pack
 def last_tokens(
     lm: LM, texts: Sequence[str], layer: int, context: int = 128
 ) -> Float[np.ndarray, "texts dim"]:
-    """The residual stream after a block at the last token of each text.
+    """Returns the residual stream after a block at the last token of each text.
 
     Args:
       lm: the model.
-      texts: of a token or more each.
+      texts: the texts, of at least one token each.
       layer: the block, counted from 0.
-      context: tokens to run, the last of each text, after what is put before a text.
+      context: tokens to run: the last of each text, after the tokens that start every text.
 
     Returns:
       A row for each text, (texts, dim), float32.

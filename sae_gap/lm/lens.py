@@ -1,22 +1,22 @@
-"""The Jacobian lens: what an activation disposes a language model to say, now or later.
+"""The Jacobian lens: the words that an activation disposes a language model to say, now or later.
 
-With h_l,t the residual stream after block l at place t of a window, and h_L,t that after the last
-block, before the last norm,
+With h_l,t the residual stream after block l at place t of a window, and h_L,t the stream after the
+last block, before the last norm,
 
   J_l = E [ 1/|V| Σ_{t ∈ V} Σ_{t' ∈ V} ∂h_L,t' / ∂h_l,t ],
 
-the mean over windows. A token changes none before it, so only t' ≥ t count: effects on later places
-are summed, and places t are averaged. V are the places from `first` on without the last, whose next
-token is not in the window, and without outlier tokens. The lens reads an activation h as
+the mean over windows. A token changes none before it, so only t' ≥ t count: J sums effects on later
+places and averages over t. V are the places from `first` on, except outlier tokens and the last
+place, whose next token is not in the window. The lens reads an activation h as
 
   softmax(E norm(J_l h; g)),
 
-which without J_l is the logit lens. The rows of E J_l are the vocabulary's atoms.
+and without J_l it is the logit lens. The rows of E J_l are the vocabulary's atoms.
 
 Shift all h_l,t with t ∈ V by δ_l / |V|: then J_l is the derivative in δ_l of Σ_{t' ∈ V} h_L,t', at
-δ = 0. One vector-Jacobian product gives a row of every block's J at once, so that a window costs as
-many of them as h has dimensions. Derivatives, and the matrices of blocks that take them back, are
-rounded to bfloat16 first, which changes J by half a per cent of its length and takes half the time.
+δ = 0. One vector-Jacobian product gives one row of every block's J, so a window costs as many of
+them as h has dimensions. Derivatives and the blocks' matrices are rounded to bfloat16 before they
+are multiplied, which changes J by half a per cent of its length and halves the time.
 
 References:
   Gurnee et al. (2026), "Verbalizable representations form a global workspace in language models".
@@ -52,13 +52,13 @@ from sae_gap.storage.pickles import map_pt
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import brief, reading
 
-# Rows of J that are found at once; they set the memory.
+# Rows of J that are computed at once; they set the memory.
 CHUNK = 8
-# What derivatives are rounded to where a matrix of a block takes them back.
+# The type of derivatives and of the blocks' matrices in their products.
 ROUNDED = jnp.bfloat16
-# A J with an error of more than this share of its length is warned of.
+# A J with an error above this share of its length gets a warning.
 ROUGH = 0.5
-# Raised whenever the same lens comes to hold other numbers.
+# Raised whenever the numbers of the same lens change.
 FORM = 2
 _FILE = "lens.safetensors"
 _DAMAGED = "the lens {} is damaged ({}); remove it and fit again."
@@ -69,11 +69,11 @@ class Lens(NamedTuple):
 
     Attributes:
       lm: the model.
-      jacobians: J_l by block, counted from 0, each (dim, dim); without the last block's, which is
-        the identity.
-      windows: how many were averaged.
-      errors: the standard error of each J_l over its length, both in the Frobenius norm; none where
-        they are not known.
+      jacobians: J_l by block, counted from 0, each (dim, dim); the last block, whose J is the
+        identity, is left out.
+      windows: the number of windows averaged.
+      errors: the standard error of each J_l over its length, both in the Frobenius norm; empty if
+        unknown.
     """
 
     lm: LM
@@ -82,7 +82,7 @@ class Lens(NamedTuple):
     errors: Mapping[int, float]
 
     def jacobian(self, block: int) -> Float[np.ndarray, "dim dim"]:
-        """J of a block, counted from 0, which maps an activation h to J h.
+        """Returns J of a block, counted from 0, which maps an activation h to J h.
 
         Raises:
           ValueError: the lens has no such block.
@@ -97,15 +97,15 @@ class Lens(NamedTuple):
     def log_probabilities(
         self, hidden: Float[ArrayLike, "*rows dim"], block: int
     ) -> Float[Array, "*rows vocabulary"]:
-        """What the lens reads in the residual stream after a block, in nats."""
+        """Returns the lens's log-probabilities for the residual stream after a block, in nats."""
         moved = product(jnp.asarray(hidden), jnp.asarray(self.jacobian(block)).T)
         return self.lm.model.log_probabilities(moved)
 
     def atoms(self, block: int) -> tuple[Float[np.ndarray, "vocabulary dim"], list[str]]:
-        """The atoms of a block, and the texts of their tokens.
+        """Returns the atoms of a block, and the texts of their tokens.
 
         Returns:
-          E J_l, a row for each token, not normalised; the gain g of the last norm is not in it. And
+          E J_l, a row for each token, not normalised, without the gain g of the last norm; and
           `LM.labels`.
         """
         jacobian, error = jnp.asarray(self.jacobian(block)), self.errors.get(block, 0)
@@ -121,16 +121,16 @@ class Lens(NamedTuple):
     def top_tokens(
         self, text: str, blocks: Sequence[int], count: int = 5, transport: bool = True
     ) -> dict[int, list[list[str]]]:
-        """The most probable tokens at each token of a text.
+        """Returns the most probable tokens at each token of a text.
 
         Args:
-          text: of at least a token, and no longer than the model's context.
-          blocks: those to read after.
-          count: of tokens to give.
-          transport: False reads by the logit lens.
+          text: a text of at least one token, no longer than the model's context.
+          blocks: the blocks to read after.
+          count: number of tokens to return.
+          transport: False reads with the logit lens.
 
         Returns:
-          Of each block and each token of the text the labels, the most probable first.
+          The labels for each block and each token of the text, the most probable first.
 
         Raises:
           ValueError: the text has no token, or the lens has no such block.
@@ -160,21 +160,20 @@ def fit_lens(
     outliers: str = "drop",
     seed: int = 0,
 ) -> Lens:
-    """Fits the lens of every block to documents, or goes on with the fit that a folder has.
+    """Fits the lens of every block to documents, or goes on with the fit in a folder.
 
-    A window is the start of a document. Memory is set by one window and `CHUNK`. What is averaged
-    so far is written after each window: a process that is killed loses one, and the next ends with
-    the same bits.
+    A window is the start of a document. One window and `CHUNK` set the memory. The sums are written
+    after each window: a killed process loses one window, and the next run ends with the same bits.
 
     Args:
       lm: the model.
       texts: the documents; those with fewer tokens than a window are left out.
-      folder: where the sums go, a path or the URL of a folder in a bucket.
-      windows: how many to average; a folder that has more keeps them.
-      context: tokens of a window.
-      first: places at the start of a window that are not averaged.
-      outliers: "drop" averages no token whose norm after a block is beyond ten times the median of
-        its window; "keep" takes them for tokens like others, as published lenses do.
+      folder: where the sums are kept, a path or the URL of a folder in a bucket.
+      windows: how many to average; a folder with more keeps them all.
+      context: number of tokens in a window.
+      first: how many places at the start of a window are left out.
+      outliers: "drop" leaves out tokens whose norm after a block is beyond ten times the median of
+        their window; "keep" treats them like other tokens, as published lenses do.
       seed: draws the order of the documents.
 
     Returns:
@@ -200,7 +199,7 @@ def fit_lens(
         "outliers": outliers,
         "seed": int(seed),
     }
-    # The last token of a window changes none before it, and is not averaged.
+    # The last token of a window changes no earlier one and is not averaged.
     long = (
         row[: context - 1] for _, row in texts.shuffled(lm.tokenise, seed) if len(row) >= context
     )
@@ -235,7 +234,7 @@ def open_lens(path: AnyPath | Folder, lm: LM) -> Lens:
       lm: the model.
 
     Raises:
-      ValueError: there is none, it is damaged, or it is of another model.
+      ValueError: there is no lens, it is damaged, or it is of another model.
     """
     if str(path).endswith(".pt"):
         return _open_published(pathlib.Path(os.path.expanduser(str(path))), lm)
@@ -245,27 +244,27 @@ def open_lens(path: AnyPath | Folder, lm: LM) -> Lens:
             f"{folder} holds no lens; give a folder that fit_lens wrote, or a published .pt file."
         )
     sums, squares, count = _read(folder, lm, {"model": lm.name, "identity": lm.identity})
-    # Of the windows' variance about their mean, the part that is left in the mean.
+    # The part of the windows' variance that remains in their mean.
     lengths = np.square(sums, dtype=np.float64).sum(axis=(1, 2)) / count
     left = np.maximum(squares - lengths, 0) / max(1, count - 1)
-    # The squared length of the mean has that part as well.
+    # The squared length of the mean contains that part too.
     true = np.maximum(lengths - left, np.finfo(float).tiny)
     errors = dict(enumerate(np.sqrt(left / true))) if count > 1 else {}
     return Lens(lm, dict(enumerate(sums / np.float32(count))), count, errors)
 
 
 def holds_lens(path: AnyPath | Folder) -> bool:
-    """Whether there is a lens for `open_lens` at a path."""
+    """Tells whether a path has a lens for `open_lens`."""
     if not str(path).endswith(".pt"):
         return Folder(path).exists(_FILE)
-    # Whatever else such a file holds, its own reader names its faults.
+    # The reader of such a file names its other faults.
     with contextlib.suppress(Exception):
         return "J" in map_pt(pathlib.Path(os.path.expanduser(str(path))))
     return False
 
 
 def _read(folder: Folder, lm: LM, about: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, int]:
-    """The sums of J_l and of its squared length over windows, and how many these are."""
+    """Returns the sums of J_l and of its squared length over windows, and the number of windows."""
     try:
         content = folder.read(_FILE)
         note = trees.read_note(content)
@@ -310,7 +309,7 @@ def _window(tokens: Int[np.ndarray, " length"]) -> Windows:
 
 
 def _of_window(model, tokens, first, drop, kind=ROUNDED) -> Float[np.ndarray, "blocks dim dim"]:
-    """J_l of all blocks but the last."""
+    """Returns J_l of all blocks but the last."""
     windows, counted = _window(tokens), np.arange(len(tokens)) >= first
     if drop:
         for state in np.asarray(_states(model, windows)):
@@ -323,7 +322,7 @@ def _of_window(model, tokens, first, drop, kind=ROUNDED) -> Float[np.ndarray, "b
 
 @eqx.filter_jit
 def _states(model: LanguageModel, windows: Windows) -> Float[Array, "blocks length dim"]:
-    """The residual stream of one window after each block."""
+    """Returns the residual stream of one window after each block."""
     step = model.block_step(windows)
 
     def following(hidden, block):
@@ -334,7 +333,7 @@ def _states(model: LanguageModel, windows: Windows) -> Float[Array, "blocks leng
 
 
 def _rounding(kind):
-    """As `product`, but its derivative rounds both factors, and the matrix has none."""
+    """Returns `product` with a derivative that rounds both factors; the matrix gets none."""
 
     def back(right, change):
         factors = change.astype(kind), right.T.astype(kind)
@@ -351,7 +350,7 @@ def _rounding(kind):
 def _rows(
     model: LanguageModel, windows: Windows, counted: Float[Array, " length"], kind: DTypeLike
 ) -> Float[Array, "dim blocks dim"]:
-    """Each row of J of every block, `counted` being 1 in V and 0 elsewhere."""
+    """Returns each row of J of every block; `counted` is 1 in V and 0 elsewhere."""
     step = model.block_step(windows, _rounding(kind))
     share = (counted / counted.sum())[:, None]
 

@@ -5,13 +5,13 @@ With h the residual stream, a block is
   h ← h + W_o attention(R(W_q n), R(W_k n), W_v n),  n = norm(h; g_a)
   h ← h + W_d (silu(W_g n) ⊙ W_u n),                 n = norm(h; g_f)
 
-where `norm(h; g) = g ⊙ h / sqrt(mean(h²) + ε)`, attention is causal with each key and value shared
-by several heads, and R turns the pair of coordinates (2i, 2i + 1) of a head at position p by the
-angle `p θ^(-2i/size)`. The logits are `E norm(h; g)`.
+where `norm(h; g) = g ⊙ h / sqrt(mean(h²) + ε)`, attention is causal, several heads share each key
+and value, and R turns the pair of coordinates (2i, 2i + 1) of a head at position p by the angle
+`p θ^(-2i/size)`. The logits are `E norm(h; g)`.
 
-Gemma 3 also takes the norm of each head's query and key before R, and of what attention and the
-second map add to h. It has gelu in the place of silu, embeddings are multiplied by sqrt(dim), and
-in five of six blocks a token sees only the last tokens, with a θ of their own.
+Gemma 3 also normalises each head's query and key before R, and the outputs of attention and of the
+second map before it adds them to h. It uses gelu for silu and multiplies embeddings by sqrt(dim).
+In five of six blocks a token only sees the last tokens, with another θ.
 
 References:
   Touvron et al. (2023), "LLaMA". Su et al. (2021), "RoFormer". Ainslie et al. (2023), "GQA".
@@ -35,11 +35,11 @@ class Shape:
     """Sizes and constants of a model.
 
     Attributes:
-      num_heads: heads of queries.
-      num_kv_heads: heads of keys and values, which divide those.
+      num_heads: number of query heads.
+      num_kv_heads: number of key and value heads, which divides `num_heads`.
       epsilon: ε of the norms.
-      context: tokens that the model was made to read at once.
-      scale: what embeddings are multiplied by.
+      context: number of tokens that the model was trained to read at once.
+      scale: the factor of embeddings.
       activation: silu or gelu.
     """
 
@@ -57,7 +57,7 @@ class Block(eqx.Module):
 
     Attributes:
       frequencies: the angle by which each pair of coordinates turns from one position to the next.
-      reach: how many tokens a token sees, itself among them.
+      reach: how many tokens a token sees, including itself.
     """
 
     attention_norm: Float[Array, "*blocks dim"]
@@ -82,9 +82,9 @@ class Llama(LanguageModel):
 
     Attributes:
       embedding: (vocabulary, dim).
-      blocks: of all blocks, stacked.
+      blocks: the parameters of all blocks, stacked.
       norm: g of the last norm.
-      head: E, (vocabulary, dim); None where it is the embedding.
+      head: E, (vocabulary, dim); None if it is the embedding.
       shape: sizes and constants.
     """
 
@@ -136,7 +136,7 @@ def _norm(hidden, gain, epsilon):
 
 
 def _attend(normed, block, shape, turn, seen, product):
-    """The outputs of all heads, (rows, length, heads * size)."""
+    """Returns the outputs of all heads, (rows, length, heads * size)."""
     rows, length, _ = normed.shape
     query, key, value = (
         product(normed, weight).reshape(rows, length, heads, -1)
@@ -148,7 +148,7 @@ def _attend(normed, block, shape, turn, seen, product):
     )
     query = _turned(_norm(query, block.query_norm, shape.epsilon), turn)
     key = _turned(_norm(key, block.key_norm, shape.epsilon), turn)
-    # Consecutive heads of queries share one of keys and values.
+    # Consecutive query heads share one key and value head.
     query = query.reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1])
     exact = jax.lax.Precision.HIGHEST
     scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact) / key.shape[-1] ** 0.5

@@ -1,5 +1,5 @@
-"""A recorded layer and the network behind it as a source: codes of held-out documents, whose
-reconstructions can be put back.
+"""A recorded layer and its network as a source: reconstructions of held-out documents can be put
+back into the network.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from sae_gap.storage.results import digest
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnNetwork:
-    """Documents that are run through a network, cut open at a layer.
+    """Documents that run through a network, cut open at a layer.
 
     Args:
       recorded: the recording.
       lm: the network that was recorded.
-      layer: the block, counted from 0, after which it is cut open.
-      rows: what learners see, and what is held out from them.
-      tokens: held-out tokens to run, rounded up to whole documents.
-      first: the first place of a window that is averaged.
+      layer: the network is cut open after this block, counted from 0.
+      rows: the rows that learners see, and the held-out ones.
+      tokens: number of held-out tokens to run, rounded up to whole documents.
+      first: the first place of a window that means include.
       documents_seed: draws the order of the documents.
-      seed: of the learners.
+      seed: seeds the learners.
     """
 
     recorded: Recorded
@@ -51,8 +51,8 @@ class OnNetwork:
         return self.rows.input_dim
 
     def documents(self, part: int = 1) -> list[int]:
-        """Held-out documents, or with part 0 those to learn from, in random order, as many as make
-        the tokens that are asked for.
+        """Returns held-out documents, or training documents if part is 0, in random order, enough
+        for the requested tokens.
         """
         held = self.recorded.documents[self.rows.parts[part].numbers]
         numbers, sizes = np.unique(held, return_counts=True)
@@ -61,7 +61,7 @@ class OnNetwork:
         return numbers[order[:count]].tolist()
 
     def network_on(self, documents: Sequence[int]) -> Downstream:
-        """The network on some documents, run once without a change."""
+        """Runs the network on some documents once, unchanged."""
         batches = [batch for batch, _ in self.recorded.batches(documents)]
         members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
         added = self.lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
@@ -91,11 +91,11 @@ class OnNetwork:
         return found
 
     def information(self) -> Float[np.ndarray, "dim dim"]:
-        """F, what an error costs in nats, on as many tokens of documents that are learned from."""
+        """Returns F, the cost of errors in nats, on equally many tokens of training documents."""
         return self.network_on(self.documents(part=0)).sensitivity()
 
     def task(self) -> Task:
-        """The rows that learners see, and those of the network that are put back."""
+        """Returns the rows that learners see, and the network's replaced rows."""
         net = self.network
         held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
         train, width = self.rows.train, self.rows.width
@@ -103,7 +103,7 @@ class OnNetwork:
 
     @functools.cached_property
     def _texts(self) -> list[str]:
-        """Tells documents by what the network reads of them."""
+        """Digests of what the network reads: held-out documents, then training documents."""
         told = []
         for part in (1, 0):
             batches = [batch for batch, _ in self.recorded.batches(self.documents(part))]
@@ -112,10 +112,10 @@ class OnNetwork:
         return told
 
     def seen(self) -> dict[str, Any]:
-        """All that decides the rows that learners see."""
+        """Returns all that decides the rows that learners see."""
         return self.rows.seen() | {"seed": self.seed}
 
     def asdict(self) -> dict[str, Any]:
-        """All that decides the data."""
+        """Returns all that decides the data."""
         about = {"model": self.lm.identity, "layer": self.layer, "first": self.first}
         return self.rows.asdict() | about | {"texts": self._texts, "seed": self.seed}

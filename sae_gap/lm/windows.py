@@ -1,7 +1,7 @@
-"""Documents cut into windows, and windows packed into batches of one shape, so that one program
+"""Cuts documents into windows, and packs windows into batches of one shape, so that one program
 runs them all.
 
-A document begins anew in each window: tokens see those before them in their own window, and
+A document begins anew in each window: tokens only see earlier ones of their own window, and
 positions count from its start.
 """
 
@@ -14,7 +14,7 @@ from jaxtyping import Int
 
 from sae_gap.lm.language_model import Windows
 
-# Tokens of a batch: larger ones are no faster on a CPU, and hold more scores of attention.
+# Tokens of a batch: larger ones are no faster on a CPU, and store more attention scores.
 TOKENS = 2_048
 
 
@@ -22,9 +22,9 @@ class Piece(NamedTuple):
     """A window of a document.
 
     Attributes:
-      document: its number.
-      place: of the first token within the document.
-      tokens: at most as many as the context.
+      document: the number of its document.
+      place: the place of its first token within the document.
+      tokens: its tokens, at most as many as the context.
     """
 
     document: int
@@ -33,12 +33,12 @@ class Piece(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Windows of one shape, and where their tokens come from.
+    """Windows of one shape, with the origin of their tokens.
 
     Attributes:
-      windows: what the model runs on, of at most `batch_rows(context)` rows of `context` tokens.
+      windows: the input of the model, at most `batch_rows(context)` rows of `context` tokens.
       documents: the document of each token, (rows, context); -1 is padding.
-      places: its place within the document, (rows, context).
+      places: the place of each token within its document, (rows, context).
     """
 
     windows: Windows
@@ -47,8 +47,8 @@ class Batch(NamedTuple):
 
 
 def cut(token_lists: Sequence[Int[np.ndarray, " tokens"]], context: int) -> list[Piece]:
-    """The windows of documents, in order; the last of a document may be shorter, and one without
-    tokens has none.
+    """Cuts documents into windows, in order. The last window of a document may be shorter; a
+    document without tokens gives none.
     """
     return [
         Piece(document, place, tokens[place : place + context])
@@ -58,15 +58,15 @@ def cut(token_lists: Sequence[Int[np.ndarray, " tokens"]], context: int) -> list
 
 
 def batch_rows(context: int) -> int:
-    """Rows of a batch, at most."""
+    """Returns the most rows of a batch."""
     return max(1, TOKENS // context)
 
 
 def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
-    """Packs windows into rows, the longest first, each into the first row that has room; short ones
+    """Packs windows into rows, the longest first, each into the first row with room; short ones
     share a row.
 
-    All batches have one number of rows, the least for which there are no more batches, so that few
+    All batches have the same number of rows: the least that does not need more batches, so that few
     rows are empty.
     """
     rows = fill(pieces, context)
@@ -85,7 +85,7 @@ def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
 
 
 def fill(pieces: Sequence[Piece], context: int) -> list[list[Piece]]:
-    """The windows of each row."""
+    """Returns the windows of each row."""
     rows: list[list[Piece]] = []
     room: list[int] = []
     for piece in sorted(pieces, key=lambda piece: -len(piece.tokens)):

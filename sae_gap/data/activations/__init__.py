@@ -1,10 +1,10 @@
-"""Activations that a user brings: rows in files of any size, read in chunks, and split by the
-documents they come from.
+"""A user's activations: rows in files of any size, read in chunks, and split by the documents that
+they come from.
 
-A file is opened by its header alone, and rows are read when they are asked for, so memory holds a
-chunk and never the file. Arrays are memory-mapped where they lie uncompressed on disk: .npy,
-.safetensors, .pt, Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read in order,
-and Parquet a row group at a time.
+Opening a file reads its header alone, and rows are read on request, so memory holds a chunk and
+never the file. Arrays are memory-mapped if they lie uncompressed on disk: .npy, .safetensors, .pt,
+Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read in order, and Parquet a row
+group at a time.
 """
 
 from sae_gap.data.activations.fetching import fetched

@@ -1,6 +1,4 @@
-"""Files of arrays: .npy, .npz, .safetensors and .pt. They are memory-mapped, except what is
-compressed.
-"""
+"""Files of arrays: .npy, .npz, .safetensors and .pt. They are memory-mapped unless compressed."""
 
 import math
 import pathlib
@@ -36,20 +34,20 @@ _TENSORS = {
 
 
 def read_npy(path: pathlib.Path, key: str | None) -> Table:
-    """The rows of an .npy file; beside `x.npy`, `x.documents.npy` may name the documents."""
+    """Reads the rows of an .npy file; beside `x.npy`, `x.documents.npy` may name the documents."""
     if key is not None:
         raise RefusedError(f"{path} holds one array, which has no name; leave out the key {key!r}.")
     return as_table(path, _mapped(path, 0, path.stat().st_size), _companion(path))
 
 
 def _companion(path: pathlib.Path) -> Array | None:
-    """The documents that a file beside this one names."""
+    """Returns the documents that a file beside this one names."""
     companion = path.with_suffix(f".{DOCUMENTS}.npy")
     return _mapped(companion, 0, companion.stat().st_size) if companion.is_file() else None
 
 
 def _mapped(path: pathlib.Path, begin: int, size: int) -> Array:
-    """An array that NumPy saved in `size` bytes of a file, from byte `begin` on."""
+    """Maps an array that NumPy saved in `size` bytes of a file, from byte `begin` on."""
     with path.open("rb") as file:
         file.seek(begin)
         header = _checked(read_header(file), size)
@@ -62,7 +60,7 @@ def _mapped(path: pathlib.Path, begin: int, size: int) -> Array:
 
 
 def _checked(header: Header, there: int) -> Header:
-    """The header of an array whose numbers fill the rest of the `there` bytes."""
+    """Checks that an array's numbers fill the remaining `there` bytes, and returns its header."""
     if not header.dtype.hasobject and header.size != there - header.length:
         raise ValueError(
             f"its header promises {header.size} bytes of numbers, but there are "
@@ -77,7 +75,7 @@ def _checked(header: Header, there: int) -> Header:
 
 
 def read_npz(path: pathlib.Path, key: str | None) -> Table:
-    """The rows of an array in an .npz file; an array `documents` may name the documents."""
+    """Reads the rows of an array in an .npz file; an array `documents` may name the documents."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
     return _table(path, [*members], key, lambda name: _member(path, members[name]))
@@ -90,7 +88,7 @@ def _table(
     array: Callable[[str], Array],
     companion: Array | None = None,
 ) -> Table:
-    """The rows of one of several arrays. Another, or the companion, names their documents."""
+    """Reads the rows of one of several arrays. Another, or the companion, names the documents."""
     name = choose(path, names, key)
     documents = array(DOCUMENTS) if DOCUMENTS in names else companion
     return as_table(path, array(name), documents if name != DOCUMENTS else None)
@@ -99,8 +97,8 @@ def _table(
 def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
     if info.flag_bits & 1 or info.compress_type == zipfile.ZIP_STORED:
         return _mapped(path, *member_start(path, info))
-    # Kept open: the next rows lie ahead, and to reach earlier ones the entry is decompressed again
-    # from its start.
+    # Kept open: the next rows usually lie ahead. To reach earlier rows, the entry is decompressed
+    # again from its start.
     with zipfile.ZipFile(path) as archive:
         file = archive.open(info)
     header = _checked(read_header(file), info.file_size)
@@ -121,8 +119,8 @@ def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
 
 
 def read_pt(path: pathlib.Path, key: str | None) -> Table:
-    """The rows of a tensor that `torch.save` wrote, by itself or in a dict, where a tensor
-    `documents` may name the documents; else `x.documents.npy` beside `x.pt` may.
+    """Reads the rows of a tensor that `torch.save` wrote, alone or in a dict. A tensor `documents`
+    of the dict may name the documents; else `x.documents.npy` beside `x.pt` may.
     """
     held = map_pt(path)
     tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
@@ -130,7 +128,7 @@ def read_pt(path: pathlib.Path, key: str | None) -> Table:
 
 
 def read_safetensors(path: pathlib.Path, key: str | None) -> Table:
-    """The rows of a tensor in a .safetensors file; a tensor `documents` may name the documents."""
+    """Reads a tensor's rows in a .safetensors file; a tensor `documents` may name the documents."""
     file = safe_open(path, framework="numpy")
 
     def tensor(name: str) -> Array:

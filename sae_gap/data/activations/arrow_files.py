@@ -1,4 +1,4 @@
-"""Columns of Arrow and Parquet files; Parquet is read a row group at a time. Needs pyarrow, of the
+"""Reads columns of Arrow and Parquet files, Parquet a row group at a time. Needs pyarrow, from the
 extra `arrow`.
 """
 
@@ -21,7 +21,7 @@ from sae_gap.data.activations.tables import (
 
 
 def arrow_library(path: pathlib.Path) -> Any:
-    """The module `pyarrow`, with what reads and computes, for a file."""
+    """Imports `pyarrow` and its modules that read and compute; the error names the file."""
     try:
         import pyarrow
         import pyarrow.compute
@@ -34,9 +34,7 @@ def arrow_library(path: pathlib.Path) -> Any:
 
 
 def read_arrow_table(path: pathlib.Path) -> Any:
-    """The `pyarrow.Table` of a Parquet file, or of one in the format of Arrow's streams or of its
-    files.
-    """
+    """Opens a Parquet file, or one in Arrow's stream or file format, as a `pyarrow.Table`."""
     pyarrow = arrow_library(path)
     if path.suffix == ".parquet":
         return pyarrow.parquet.read_table(path)
@@ -48,8 +46,8 @@ def read_arrow_table(path: pathlib.Path) -> Any:
 
 
 def read_arrow(path: pathlib.Path, key: str | None) -> Table:
-    """The rows of a column of lists of numbers, or of documents, which are lists of such lists, of
-    any length.
+    """Reads a column whose entries are rows (lists of numbers), or documents of any length (lists
+    of rows).
     """
     pyarrow = arrow_library(path)
     if path.suffix == ".parquet":
@@ -87,7 +85,7 @@ def read_arrow(path: pathlib.Path, key: str | None) -> Table:
         )
 
     def lists(piece: int) -> tuple[Any, np.ndarray]:
-        """The rows of a piece as a column of lists, and the number of rows of each entry."""
+        """Returns a piece's rows as a column of lists, and the number of rows in each entry."""
         found = column(piece, name)
         found = getattr(found, "storage", found)
         if depths[name] == 1:
@@ -123,8 +121,7 @@ def read_arrow(path: pathlib.Path, key: str | None) -> Table:
             found.append(values(piece)[max(0, start - offset) : stop - offset])
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    # Documents have names in a column of their own, or are numbered where the entries are
-    # documents.
+    # A column may name the documents. Otherwise, if the entries are documents, they are numbered.
     documents, has_names = None, depths.get(DOCUMENTS) == 0
     if has_names:
         names = np.concatenate(

@@ -1,5 +1,5 @@
-"""Activations in a bucket are copied into the user's cache: rows are read at random and again, each
-time by a request.
+"""Copies activations from a bucket into the user's cache: rows are read in random order and more
+than once, and each read would be a request.
 """
 
 import os
@@ -16,11 +16,11 @@ from sae_gap.storage.tensor_files import brief
 
 
 def fetched(path: str | os.PathLike[str]) -> Path:
-    """The path itself, or for the URL of a file or a folder in a bucket the path of its copy in the
-    user's cache.
+    """Returns a path unchanged; for the URL of a file or a folder in a bucket, the path of its copy
+    in the user's cache.
 
-    Each version of the objects is copied once and replaces the one before. An .npy file brings the
-    file of its documents along.
+    Each version of the objects is copied once and replaces the earlier one. The copy of an .npy
+    file includes the file of its documents.
 
     Args:
       path: a path, where `~` is the user's home, or a URL such as gs://bucket/folder or
@@ -70,7 +70,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
 
 
 def _version(store: Any, file: str) -> dict[str, Any]:
-    """What tells versions of an object apart, such as its ETag, time and size. A server may lead to
-    a URL that is signed anew for each request.
+    """Returns what identifies an object's version, such as its ETag, time and size. The URL cannot:
+    a server may sign it anew for each request.
     """
     return {name: value for name, value in store.info(file).items() if name != "url"}

@@ -1,6 +1,4 @@
-"""Opens files and folders of activations by their headers, or an array, and saves an .npz file of
-one's own.
-"""
+"""Opens files and folders of activations by their headers, or an array; saves an .npz file."""
 
 import os
 import pathlib
@@ -32,8 +30,7 @@ from sae_gap.data.activations.tables import (
 )
 from sae_gap.storage.tensor_files import brief
 
-# The reader of each kind of file by its ending; it takes the path and the name of the array, if one
-# is given.
+# The reader for each file ending; it takes the path and the name of the array, or None.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
     ".npy": read_npy,
     ".npz": read_npz,
@@ -52,33 +49,33 @@ def open_activations(
 ) -> Activations:
     """Opens activations, rows of one vector each, without reading them.
 
-    A file is .npy, .npz, .safetensors, .pt, .arrow or .parquet; the last two need the extra
-    `arrow`, and a .pt, one tensor or a dict of them as `torch.save` writes it, needs no PyTorch. A
-    folder holds files of one of these kinds, in the order of their names, as Hugging Face's
-    datasets write them. Floats of any width and byte order become float32 as they are read;
-    bfloat16, which NumPy saves as two raw bytes, is read too.
+    A file is .npy, .npz, .safetensors, .pt, .arrow or .parquet. The last two need the extra
+    `arrow`; a .pt, one tensor or a dict of them from `torch.save`, needs no PyTorch. A folder holds
+    files of one of these kinds, in the order of their names, as Hugging Face's datasets write them.
+    Floats of any width and byte order become float32 as they are read, also bfloat16, which NumPy
+    saves as two raw bytes.
 
-    Rows of (documents, tokens, input_dim), or a column of lists of lists, are taken token by token,
-    which tells the documents. Otherwise an array or a column `documents` may name them, or beside
-    `x.npy` or `x.pt` the file `x.documents.npy`: an integer for each row. A number that occurs in
-    several files of a folder is one document.
+    Arrays of (documents, tokens, input_dim), or columns of lists of lists, give a row for each
+    token, and define the documents. Otherwise an array or a column `documents`, or the file
+    `x.documents.npy` beside `x.npy` or `x.pt`, may name them by an integer for each row. One number
+    in several files of a folder is one document.
 
-    An array in memory is taken as one in a file would be, and is not copied.
+    An array in memory is treated as one in a file, and is not copied.
 
     Args:
       source: a file, a folder or, with the extra `buckets`, a URL such as gs:// or s3://, copied
-        into the user's cache; or an array, (n, input_dim) or (documents, tokens, input_dim).
-        What is open already stays as it is.
-      key: the name of the array or of the column in a file; None takes `activations`, or the only
-        one there is.
-      documents: of an array in memory, an integer for each row or for each of its documents.
+        into the user's cache; an array, (n, input_dim) or (documents, tokens, input_dim); or open
+        activations, which are returned.
+      key: the name of the array or the column in a file; None takes `activations`, or else the only
+        one.
+      documents: for an array in memory, an integer for each row or for each document.
 
     Returns:
       The activations.
 
     Raises:
-      ValueError: the file is not there, does not hold activations or is damaged, or its reader is
-        not installed.
+      ValueError: the file is missing or damaged, does not hold activations, or its reader is not
+        installed.
     """
     if not isinstance(source, Activations | str | os.PathLike):
         if key is not None:
@@ -112,7 +109,7 @@ def _activations(tables: list[Table]) -> Activations:
 
 
 def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
-    """The files of activations in a folder, by name."""
+    """Reads the files of activations in a folder, in the order of their names."""
     entries = sorted(folder.iterdir())
     companion = f".{DOCUMENTS}.npy"
     files = [
@@ -147,7 +144,7 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
 
 
 def _form(file: pathlib.Path, table: Table) -> str:
-    """What all files of a folder have in common."""
+    """Describes the properties that all files of a folder must share."""
     documents = "no documents" if table.documents is None else "documents"
     return (
         f"{file.suffix} of width {table.width} with "
@@ -176,23 +173,23 @@ def save_activations(
     documents: Int[np.ndarray, " n"] | None = None,
     **others: np.ndarray,
 ) -> None:
-    """Writes an .npz that `open_activations` maps, whole or not at all.
+    """Writes an .npz that `open_activations` maps. The file appears whole, or not at all.
 
     Args:
-      path: the file; its folder is made if it is not there.
+      path: the file; a missing folder is made.
       activations: rows.
-      documents: the document of each.
-      others: further arrays by name, which are not read as activations.
+      documents: the document of each row.
+      others: further arrays by name, which are not activations.
 
     Raises:
       TypeError: the path is not one.
-      ValueError: the activations are not a finite, non-empty matrix, or the documents not an
+      ValueError: the activations are not a finite, non-empty matrix, or the documents are not an
         integer for each row.
     """
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
     rows = as_matrix("activations", activations)
-    # They are read again as float32.
+    # `open_activations` reads the rows as float32.
     if np.abs(rows).max() > np.finfo(np.float32).max:
         raise ValueError(
             "activations must be finite in float32, but some are too large; drop those rows."

@@ -1,8 +1,7 @@
-"""Outlier tokens: the few whose norm is far beyond that of all others.
+"""Outlier tokens: the few tokens whose norm is far beyond all others'.
 
-Transformers give some tokens, such as the first of a text, a norm of hundreds of times what is
-usual. Squared, one of them outweighs ten thousand others, and so it sets the variance and the atoms
-that are learned.
+Transformers give some tokens, such as the first of a text, hundreds of times the usual norm. One of
+them, squared, outweighs ten thousand others, and so sets the variance and the learned atoms.
 
 References:
   Sun et al. (2024), "Massive activations in large language models".
@@ -16,24 +15,23 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-# Norms of a layer's other rows stay within a few times their median. Unlike the mean, the median
-# does not move with the few that are outliers, and a multiple of it does not depend on the scale of
-# the model.
+# A layer's other rows have norms within a few times their median. The median, unlike the mean, does
+# not move with the few outliers, and a multiple of it does not depend on the model's scale.
 FACTOR = 10
-# Median norms between which sums of squares, over millions of rows, neither overflow float32 nor
+# Between these median norms, sums of squares over millions of rows neither overflow float32 nor
 # vanish in it.
 _SHORTEST, _LONGEST = 1e-8, 1e14
 
 
 class Outliers(NamedTuple):
-    """The outlier tokens of activations; as a text it says how many there are, how long and where.
+    """The outlier tokens of activations; `str` gives their number, norms and places.
 
     Attributes:
-      rows: their numbers, ascending.
-      ratios: the norm of each over the median norm of the rows that are not zero.
-      num_rows: of the activations.
-      num_first: how many outliers are the first row of their document; None where the documents are
-        not known.
+      rows: the numbers of their rows, ascending.
+      ratios: the norm of each over the median norm of the non-zero rows.
+      num_rows: number of rows of the activations.
+      num_first: how many outliers are the first row of their document; None if the documents are
+        unknown.
     """
 
     rows: Int[np.ndarray, " outliers"]
@@ -56,17 +54,17 @@ class Outliers(NamedTuple):
 
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
-    """The l2 norm of each row, in float64, where squares of float32 have room."""
+    """Returns each row's l2 norm, in float64, which holds the squares of float32 numbers."""
     return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
 
 
 def find_outliers(
     norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None
 ) -> Outliers:
-    """The rows of norm `‖y‖ > FACTOR · median ‖y‖`, the median of rows that are not zero.
+    """Finds the rows of norm `‖y‖ > FACTOR · median ‖y‖`, with the median over non-zero rows.
 
     Raises:
-      ValueError: the median is so large or so small that float32 cannot hold sums of squares.
+      ValueError: the median is too large or too small for sums of squares in float32.
     """
     median = np.median(norms[norms > 0]) if np.any(norms) else 0.0
     if median > _LONGEST or 0 < median < _SHORTEST:
@@ -87,11 +85,11 @@ def find_outliers(
 
 
 def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
-    """What a learner sees of signals: `to_median`, which gives each outlier token the say of one
-    ordinary row.
+    """Returns the signals as learners see them: `to_median` gives each outlier token the weight of
+    one ordinary row.
     """
-    # Signals without outlier tokens are not copied. One program tells: of the steps each would be
-    # compiled for every shape.
+    # Signals without outlier tokens are not copied. One program checks for them: JAX would compile
+    # each single step for every shape.
     any_outlier = jax.jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
     if not any_outlier(signals):
         return signals
@@ -105,7 +103,7 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
 
 
 def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
-    """The median of the l2 norms of rows that are not zero; 0 where all are."""
+    """Returns the median l2 norm of the non-zero rows; 0 if all rows are zero."""
     module, lengths = _module(signals), _lengths(signals)
     spare = module.where(module.any(lengths > 0), module.nan, 0)
     return module.nanmedian(module.where(lengths > 0, lengths, spare.astype(lengths.dtype)))
@@ -114,7 +112,7 @@ def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
 def to_median(
     signals: Float[Array, "... input_dim"], median: Float[Array, ""]
 ) -> Float[Array, "... input_dim"]:
-    """Outlier tokens `y ← y · median / ‖y‖`; all others keep their bits."""
+    """Scales outlier tokens, `y ← y · median / ‖y‖`; other rows keep their bits."""
     module = _module(signals)
     scale = median / module.maximum(_lengths(signals), median)
     return module.where(
@@ -135,5 +133,5 @@ def _lengths(signals):
 
 
 def _module(signals):
-    """NumPy for arrays on the host, which need not go to a device for this."""
+    """Returns NumPy for arrays on the host, which saves a copy to the device; else jax.numpy."""
     return jnp if isinstance(signals, jax.Array) else np

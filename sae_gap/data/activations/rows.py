@@ -1,6 +1,4 @@
-"""Rows of files or of an array, read in chunks or picked by number, and split by the documents that
-they come from.
-"""
+"""Rows of files or of an array: read in chunks, picked by number, or split by their documents."""
 
 import dataclasses
 import functools
@@ -17,25 +15,23 @@ from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
 from sae_gap.data.activations.tables import Table, in_memory
 from sae_gap.storage.results import digest
 
-# Contiguous blocks that stand for documents where the files name none.
+# Number of contiguous blocks that replace documents where the files name none.
 BLOCKS = 100
-# Numbers of rows that lie in memory together.
+# Most numbers that are held in memory as one array of rows.
 POOL = 2**29
-# Rows that are read at once where rows are picked or averaged, and the widest gap between picked
-# rows that is read too.
+# Picking or averaging reads this many rows at once, and reads through gaps of up to `NEAR` rows
+# between picked ones.
 SPAN, NEAR = 4_096, 16
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activations:
-    """Rows of one or several files or of an array, or a part of them. Opened by
-    `open_activations`.
-    """
+    """Rows of files or of an array, or a part of them; `open_activations` opens them."""
 
     _tables: tuple[Table, ...]
     # The number of each row among all rows of the files, ascending.
     numbers: Int[np.ndarray, " num_samples"]
-    # The rows that outliers were left out of, by which a split draws its documents.
+    # The rows before outliers were left out: `split` draws documents from these.
     _whole: "Activations | None" = None
 
     @property
@@ -50,12 +46,12 @@ class Activations:
 
     @property
     def num_pooled(self) -> int:
-        """How many rows lie in memory together."""
+        """Number of rows that fit into memory together."""
         return min(self.num_samples, max(1, POOL // self.input_dim))
 
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
-        """The files that hold the rows, in order; none where they are an array in memory."""
+        """The files that hold the rows, in order; empty for an array in memory."""
         return tuple(table.path for table in self._tables if isinstance(table.path, pathlib.Path))
 
     @functools.cached_property
@@ -67,8 +63,8 @@ class Activations:
 
     @functools.cached_property
     def outliers(self) -> Outliers:
-        """The rows whose norm is beyond `outliers.FACTOR` times the median norm. All rows are read
-        for it, in chunks.
+        """The rows whose norm exceeds `outliers.FACTOR` times the median norm. Finding them reads
+        all rows, in chunks.
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
@@ -78,7 +74,7 @@ class Activations:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of every row, and of the documents and the numbers by which `split` draws."""
+        """A digest of all rows, and of the documents and the numbers that `split` draws by."""
         whole = self if self._whole is None else self._whole
         named = "none" if whole.documents is None else whole.documents
 
@@ -89,8 +85,8 @@ class Activations:
         return digest(arrays())
 
     def copied(self) -> "Activations":
-        """The same rows; those of an array in memory are copied, so that they no longer follow
-        it.
+        """Returns the same rows, with a copy of an array in memory, so that changes to it have no
+        effect.
         """
         tables = [
             table
@@ -101,15 +97,15 @@ class Activations:
         return dataclasses.replace(self, _tables=tuple(tables))
 
     def without_outliers(self) -> "Activations":
-        """The rows that are no outliers. Split, they fall into the parts that they are in where
-        outliers are kept.
+        """Returns the rows that are no outliers. `split` puts each row into the part where it would
+        be with the outliers.
         """
         if not len(self.outliers.rows):
             return self
         return Activations(self._tables, np.delete(self.numbers, self.outliers.rows), self)
 
     def chunks(self, size: int) -> Iterator[Float[np.ndarray, "rows input_dim"]]:
-        """All rows in order, as float32, `size` at a time and fewer at the end.
+        """Gives all rows in order, as float32, `size` at a time and fewer at the end.
 
         Raises:
           ValueError: a row holds a NaN or an infinity, or a file is damaged; the message names the
@@ -120,10 +116,10 @@ class Activations:
             yield self._gather(self.numbers[start : start + size])
 
     def take(self, indices: Int[Any, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
-        """The rows of these numbers, as float32, in the order in which they are asked for.
+        """Returns the rows with these numbers, as float32, in the order of the numbers.
 
         Raises:
-          IndexError: a number is no row's.
+          IndexError: there is no row of a number.
           ValueError: a row cannot be read or is not finite.
         """
         if np.any(np.asarray(indices) < 0):
@@ -134,25 +130,25 @@ class Activations:
         return self._gather(places)[back]
 
     def pool(self) -> Float[np.ndarray, "rows input_dim"]:
-        """As many rows as lie in memory together, evenly spaced."""
+        """Returns as many rows as fit into memory together, evenly spaced."""
         return self.take(evenly_spaced(self.num_samples, self.num_pooled))
 
     def mean(self) -> Float[np.ndarray, " input_dim"]:
-        """The mean of all rows, summed in float64."""
+        """Returns the mean of all rows, summed in float64."""
         total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
         return (total / self.num_samples).astype(np.float32)
 
     def split(self, held_out: float = 0.1, seed: int = 0) -> "tuple[Activations, Activations]":
-        """A training part and a held-out part.
+        """Splits the rows into a training part and a held-out part.
 
-        Tokens of one text are alike, so a token is held out in earnest only if its neighbours are
-        too. Whole documents are therefore held out, drawn in random order as long as each brings
-        the held-out share nearer to `held_out`. Where the files name no documents, contiguous
-        blocks stand for them, a hundredth of the rows each; a text may be cut in two at their
-        edges.
+        Neighbouring tokens of a text are alike, so holding out a token is only a test if its
+        neighbours are held out too. The split therefore draws whole documents in random order, as
+        long as each brings the held-out share nearer to `held_out`. If the files name no documents,
+        contiguous blocks of a hundredth of the rows replace them; their edges may cut a text in
+        two.
 
         Args:
-          held_out: share of the rows to hold out, about.
+          held_out: the approximate share of rows to hold out.
           seed: draws the documents or the blocks.
 
         Returns:
@@ -176,7 +172,7 @@ class Activations:
         )
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
-        """Which rows are held out."""
+        """Marks the rows that are held out."""
         documents = self.documents
         if documents is None:
             documents = (
@@ -200,7 +196,7 @@ class Activations:
         return held[member]
 
     def _gather(self, places: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
-        """The rows at ascending places, read in spans that end at wide gaps."""
+        """Reads the rows at ascending places, in spans that end at wide gaps."""
         gathered = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0
         for table in self._tables:

@@ -1,5 +1,5 @@
-"""What every kind of file, and an array, comes to: a table of rows that is read in pieces, with the
-document of each row.
+"""A table of rows, read in pieces, with the document of each row: the common form of all kinds of
+file, and of an array.
 """
 
 import pathlib
@@ -10,18 +10,18 @@ import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
-# The array that is read where a file holds several, and the array that names the documents.
+# The name of the array to read from a file with several, and of the array that names documents.
 ACTIVATIONS, DOCUMENTS = "activations", "documents"
 
 
 class RefusedError(ValueError):
-    """A fault of a file in a whole sentence; other errors of readers mean that the file is
+    """A fault of a file, as a whole sentence; a reader's other errors mean that the file is
     damaged.
     """
 
 
 class Array(NamedTuple):
-    """An array in a file; `read(start, stop)` gives these entries of its first axis."""
+    """An array in a file; `read(start, stop)` returns these entries of its first axis."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -29,9 +29,9 @@ class Array(NamedTuple):
 
 
 class Table(NamedTuple):
-    """The rows of a file or, where `path` is only a word for messages, of an array in memory.
+    """The rows of a file, or of an array in memory, whose `path` is a word for messages.
 
-    `counted` marks documents that the file does not name, numbered from zero.
+    `counted` is True if the documents are numbered from zero because the file does not name them.
     """
 
     path: pathlib.Path | str
@@ -42,7 +42,7 @@ class Table(NamedTuple):
     counted: bool = False
 
     def rows(self, wanted: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
-        """The rows of ascending numbers, as float32; all from the first to the last are read.
+        """Returns the rows of ascending numbers, as float32; reads all from the first to the last.
 
         Raises:
           ValueError: a row holds a NaN or an infinity, or the file is damaged.
@@ -68,8 +68,8 @@ class Table(NamedTuple):
 
 
 def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
-    """The name of the array to read: `key` if given, else `activations`, else the only one there
-    is.
+    """Returns the name of the array to read: `key` if given, else `activations`, else the only
+    one.
     """
     listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
     if key is not None:
@@ -92,18 +92,18 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
 def as_table(
     path: pathlib.Path | str, array: Array, documents: Array | None = None, *, counted: bool = False
 ) -> Table:
-    """A table of an array of rows, or of documents of equally many rows.
+    """Makes a table of an array of rows, or of documents of equal length.
 
     Args:
-      path: the file, or what messages call an array in memory.
+      path: the file, or a word for an array in memory in messages.
       array: (rows, width), or (documents, tokens, width), whose tokens become the rows.
-      documents: an integer for each row or, with three axes, for each document; None where the file
+      documents: an integer for each row or, with three axes, for each document; None if the file
         names none.
       counted: whether `documents` are numbered from zero rather than named by the file.
 
     Raises:
-      RefusedError: the array is not of floats, has other axes or no entries, or `documents` do not
-        fit it.
+      RefusedError: the array is not of floats, has the wrong axes or no entries, or `documents` do
+        not fit it.
     """
     shape, dtype = array.shape, array.dtype
     if dtype.hasobject:
@@ -142,7 +142,7 @@ def as_table(
 def read_documents(
     path: pathlib.Path | str, documents: Array, count: int
 ) -> Int[np.ndarray, " count"]:
-    """The documents that a file names; they are read only if their number is right."""
+    """Returns the documents that a file names, read only if their number is right."""
     if documents.shape != (count,) or documents.dtype.kind not in "iu":
         raise RefusedError(
             f"the documents of {path} must be {count} integers, one a row, but they are "
@@ -153,5 +153,5 @@ def read_documents(
 
 
 def in_memory(values: np.ndarray) -> Array:
-    """An array that is not in a file."""
+    """Wraps an array in memory as an `Array`."""
     return Array(values.shape, values.dtype, lambda start, stop: values[start:stop])

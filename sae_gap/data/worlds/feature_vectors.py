@@ -1,4 +1,4 @@
-"""The directions of a world's features: random ones, pushed apart a little."""
+"""The directions of a world's features: random directions, pushed apart a little."""
 
 import functools
 
@@ -9,14 +9,14 @@ from sae_gap.data.worlds import synthsae_files
 from sae_gap.data.worlds.law import Law
 
 _RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
-# The stream of a seed's random numbers that atoms are drawn from.
+# The stream of a seed's random numbers that gives the atoms.
 _ATOMS = 42
 
 
 @functools.lru_cache(maxsize=2)
 def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
-    """The unit atoms as rows and the bias, in float32: drawn from the seed, or read from the files
-    of a published world.
+    """Returns the unit atoms as rows and the bias, in float32: drawn from the seed, or read from
+    the files of a published world.
     """
     if law.folder is not None:
         return synthsae_files.read_atoms(law.folder)
@@ -35,15 +35,15 @@ def atoms_of(law: Law) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarr
 def push_apart(
     atoms: Float[np.ndarray, "N input_dim"], steps: int
 ) -> Float[np.ndarray, "N input_dim"]:
-    """Unit atoms after some Adam steps on their coherence.
+    """Pushes unit atoms apart by some Adam steps on their coherence.
 
-    The loss is `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²`. Its first term is a sum of squares of
-    the N × N Gram matrix, and the smaller matrix DᵀD has the same sum, so the gradient
+    The loss is `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²`. Its first term sums the squares of the N
+    × N Gram matrix. The smaller matrix DᵀD has the same sum, so the gradient
     `4 D (DᵀD) - 4 ‖d_i‖² d_i` needs no Gram matrix.
 
     Args:
       atoms: unit rows, (N, input_dim).
-      steps: of Adam at rate 3e-4.
+      steps: number of Adam steps at rate 3e-4.
 
     Returns:
       Unit rows, (N, input_dim).

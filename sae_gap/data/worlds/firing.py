@@ -1,6 +1,4 @@
-"""The constants of a law, computed once: how often features fire, with which others and how
-loud.
-"""
+"""The constants of a law, computed once: the features' rates, correlations and magnitudes."""
 
 import dataclasses
 import functools
@@ -11,9 +9,9 @@ from jaxtyping import Bool, Float, Int
 from sae_gap.data.worlds import synthsae_files
 from sae_gap.data.worlds.law import Law
 
-# What the independent part of a feature keeps of its variance, at least.
+# The least share of a feature's variance that stays independent.
 _LEAST_REST = 0.01
-# Streams of random numbers of a world's seed.
+# Streams of random numbers from a world's seed.
 _STD, _FACTOR, _OTHER_FACTOR = 43, 46, 47
 
 
@@ -22,12 +20,12 @@ class Firing:
     """The constants of N features.
 
     Attributes:
-      rates: p̃, the probability that a feature fires before the trees have their say, (N,).
+      rates: p̃, the probability that a feature fires before the trees act, (N,).
       factor: F, (N, rank): the normal variables behind the firing are `F ε + √δ η`.
       rest: δ, (N,).
-      mean, std: of the magnitudes before they are clipped at zero, (N,).
-      lognormal: σ of magnitudes that are log-normal instead, about their means; 0 for none.
-      parent: of each feature, -1 for one that has none, (N,).
+      mean, std: mean and deviation of the magnitudes before they are clipped at zero, (N,).
+      lognormal: σ of log-normal magnitudes about these means; 0 gives normal ones.
+      parent: the parent of each feature, -1 if it has none, (N,).
       level: levels below its root, 0 for a root, -1 for a feature in no tree, (N,).
       exclusive: whether at most one child of the feature fires, (N,).
       scaled: whether the magnitudes of its children are in proportion to its own, (N,).
@@ -46,9 +44,9 @@ class Firing:
 
 
 def base_rates(law: Law) -> Float[np.ndarray, " N"]:
-    """The Zipf law p_i, (N,): see `Law`."""
+    """Returns the Zipf law p_i, (N,); see `Law`."""
     ranks = np.arange(1, law.num_latents + 1, dtype=np.float64)
-    # Of ranks below 1, powers that would be too large; a common factor of all r_i changes nothing.
+    # Dividing the ranks keeps their powers from overflowing; a common factor of all r_i cancels.
     ranked = (ranks if law.exponent > 0 else ranks / law.num_latents) ** -law.exponent
     span = ranked[0] - ranked[-1]
     share = (ranked - ranked[-1]) / span if span else np.ones(law.num_latents)
@@ -56,7 +54,7 @@ def base_rates(law: Law) -> Float[np.ndarray, " N"]:
 
 
 def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
-    """Parents and levels, (N,) each, of trees whose levels follow one another from feature 0 on."""
+    """Plants trees level by level from feature 0 on; returns parents and levels, (N,) each."""
     parent, level = np.full(law.num_latents, -1), np.full(law.num_latents, -1)
     first, size = 0, law.roots
     level[:size] = 0
@@ -73,12 +71,11 @@ def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
 def compensated(
     base: Float[np.ndarray, " N"], parent: Int[np.ndarray, " N"], exclusive: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " N"]:
-    """Rates raised for what the trees take:
+    """Raises rates by what the trees take away:
     `p̃_i = min(1, p_i (1 / p_a) (1 + Σ_{j ∈ S} p_j / p_a))`, (N,).
 
-    a is the parent of i and S are i's siblings, where they exclude each other. All p are base
-    rates, so that what is left of a feature is not quite its base rate: it falls short the deeper a
-    feature lies.
+    a is the parent of i, and S are i's siblings if they exclude each other. All p are base rates,
+    so a feature does not quite fire at its base rate: the deeper it lies, the more it falls short.
     """
     child = np.flatnonzero(parent >= 0)
     above = parent[child]
@@ -92,7 +89,7 @@ def compensated(
 def correlate(
     law: Law, stream: int = _FACTOR
 ) -> tuple[Float[np.ndarray, "N rank"], Float[np.ndarray, " N"]]:
-    """The factor F of the correlation and what it leaves, `δ_i = 1 - Σ_j F_ij²`, at least .01."""
+    """Returns the correlation's factor F and the rest, `δ_i = 1 - Σ_j F_ij²`, at least .01."""
     rng = np.random.default_rng([law.seed, stream])
     factor = law.correlation * rng.standard_normal((law.num_latents, law.rank))
     square = np.sum(factor**2, axis=1)
@@ -103,7 +100,7 @@ def correlate(
 
 @functools.lru_cache(maxsize=4)
 def firing_of(law: Law) -> Firing:
-    """The constants of a law: computed, or read from the files of a published world."""
+    """Returns the constants of a law, computed or read from the files of a published world."""
     if law.folder is not None:
         return Firing(**synthsae_files.read_firing(law.folder))
     parent, level = plant(law)
@@ -120,8 +117,8 @@ def firing_of(law: Law) -> Firing:
 
 
 def out_of_distribution(law: Law) -> Firing:
-    """The same rates, magnitudes and trees with another correlation, so that other features fire
-    together.
+    """Returns the same rates, magnitudes and trees with another correlation, so that other features
+    fire together.
     """
     firing = firing_of(law)
     scale = law.correlation

@@ -10,55 +10,54 @@ from typing import Any
 from sae_gap.core.checks import SEED, check_number, shown
 from sae_gap.core.options import option, settle
 
-# Magnitudes beyond this leave no room for sums of their squares.
+# Larger magnitudes leave no room for sums of their squares.
 LOUDEST = 1e6
-# A world in which fewer features fire in a sample, on average, has nothing to learn from.
+# A world in which fewer features fire per sample, on average, gives nothing to learn from.
 FEWEST = 0.01
-# What a title leaves out: sizes and seed have columns of their own.
+# A title leaves these out: they have columns of their own.
 _SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Law:
-    """What a world is but for the samples that are drawn from it; by default the published
-    benchmark's.
+    """The law that a world's samples are drawn by; the defaults are the published benchmark's.
 
-    Features differ in frequency, by a Zipf law; a Gaussian copula of low rank correlates which of
-    them fire; and trees make a child fire only where its parent does, beside none of its siblings.
+    Features differ in frequency, by a Zipf law. A Gaussian copula of low rank correlates their
+    firing. Trees let a child fire only if its parent does, and none of its siblings.
 
     Args:
-      num_latents: N. Feature i is the i-th most frequent, but for what the trees take from it.
+      num_latents: N. Feature i is the i-th most frequent, before the trees act.
       input_dim: d, dimension of the signals.
       seed: seeds atoms, correlation and magnitudes.
-      roots: number of trees, of which the most frequent features are the roots; 0 plants none.
+      roots: number of trees; the most frequent features are their roots. 0 plants none.
       branching: children of each node that has any.
       depth: levels of children below the roots.
       exponent: s of the Zipf law `p_i = least + (most - least) (r_i - r_{N-1}) / (r_0 - r_{N-1})`
         with `r_i = (i + 1)^-s`. It may be negative: -1 makes p_i linear in i.
       most: p_0, the base probability of the most frequent feature.
-      least: p_{N-1}, that of the least frequent one.
-      rank: of the correlation; 0 leaves features independent but for their trees.
+      least: p_{N-1}, the base probability of the least frequent one.
+      rank: rank of the correlation; 0 makes features independent except for their trees.
       correlation: standard deviation of the entries of the correlation's factor, (num_latents,
         rank).
       loudest: mean magnitude of feature 0.
-      softest: mean magnitude of the last one; between them it is linear in i.
-      spread: mean and standard deviation of the normal variable whose size is a feature's own
-        deviation, `|N(mean, sd)|`.
-      lognormal: σ of magnitudes `mean exp(σ η - σ²/2)`, η ~ N(0, 1), in the place of normal ones;
-        0 leaves those.
+      softest: mean magnitude of the last feature; between the two it is linear in i.
+      spread: mean and standard deviation of a normal variable; a feature's own deviation is its
+        size, `|N(mean, sd)|`.
+      lognormal: σ of log-normal magnitudes `mean exp(σ η - σ²/2)`, η ~ N(0, 1); 0 keeps normal
+        ones.
       dense: how many of the last features fire in half of the samples.
-      antipodal: pairs of features before those, whose atoms are each other's negatives.
-      drift: the length that the mean moves by, in a direction of its own, from the first sample of
-        a split to the last.
-      exclusive: whether of the children of one parent at most one fires.
-      scale_children: whether a child's magnitude is in proportion to its parent's. The published
-        world has it so in its second version; the first, uploaded by mistake, only switches
-        children off with their parents.
+      antipodal: how many pairs of features before those have atoms that are each other's negatives.
+      drift: the distance that the mean moves, in a direction of its own, from the first sample of a
+        split to the last.
+      exclusive: whether at most one child of a parent fires.
+      scale_children: whether a child's magnitude is proportional to its parent's, as in the second
+        version of the published world; the first, uploaded by mistake, only switches children off
+        with their parents.
       orthogonal_steps: Adam steps that push the random atoms apart.
       bias: length of the bias.
-      folder: of a published world, whose vectors, probabilities, correlation, magnitudes and trees
-        take the place of drawn ones; see `published_world`.
-      digest: of the files in that folder.
+      folder: the folder of a published world, whose vectors, probabilities, correlation, magnitudes
+        and trees replace drawn ones; see `published_world`.
+      digest: the digest of the files in that folder.
 
     Raises:
       ValueError: a value is out of range, or the trees do not fit the features (see the message).
@@ -103,7 +102,7 @@ class Law:
                 f"of {self.num_latents} features at a probability of at most {self.most} hardly "
                 "any ever fires; raise most."
             )
-        # Nearer to 0, no digits are left in which the rates differ.
+        # Nearer to 0, rounding would make all rates equal.
         if abs(self.exponent) < 1e-6 and self.most != self.least:
             raise ValueError(
                 f"exponent {self.exponent:g} gives every feature one probability; give most and "
@@ -140,12 +139,12 @@ class Law:
 
     @property
     def law(self) -> "Law":
-        """The law alone, of a world."""
+        """The law alone, without the fields of a world."""
         return Law(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Law)})
 
     @property
     def title(self) -> str:
-        """The law in words: "synthsae", and how it differs from the published benchmark's beside
+        """The law in words: "synthsae", and its differences from the published benchmark, without
         sizes and seed.
         """
         if self.folder is not None:

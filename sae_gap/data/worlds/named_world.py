@@ -1,11 +1,11 @@
-"""What a file in `named/` defines, and what the small worlds there have in common."""
+"""The form of a file in `named/`, and the options that the small worlds there share."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# Features go together only as a world's own law says, and are all as loud as the benchmark's, so
-# that one λ serves all worlds.
+# Only a world's own law correlates features, and all are as loud as the benchmark's, so that one λ
+# serves all worlds.
 TOY = {
     "rank": 0,
     "loudest": 5.0,
@@ -22,10 +22,10 @@ class NamedWorld:
     """A world by its name.
 
     Attributes:
-      name: what `--world` calls it.
-      about: one line on what it shows.
-      options: the arguments of `World` for a number of features, or for the world's own number
-        where that is None.
+      name: the value of `--world`.
+      about: one line that says what it shows.
+      options: returns the arguments of `World` for a number of features, or for the world's own
+        number if given None.
     """
 
     name: str

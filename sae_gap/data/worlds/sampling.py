@@ -1,4 +1,4 @@
-"""Codes of a world, drawn without a look at what cannot fire."""
+"""Draws codes of a world, and skips features that cannot fire."""
 
 import functools
 
@@ -9,23 +9,23 @@ from scipy import sparse, special
 from sae_gap.data.worlds.firing import Firing, firing_of
 from sae_gap.data.worlds.law import Law
 
-# Samples to a block, whose probabilities stay in cache.
+# A block has so many samples that their probabilities stay in cache.
 _BLOCK = 64
-# Features below this conditional probability are drawn by thinning: few of them are looked at.
+# Features below this conditional probability are thinned: the sampler looks at few of them.
 _RARE = 1 / 64
 _CUT = np.float32(special.ndtri(_RARE))
-# Samples that the expected L0 is measured on.
+# The expected L0 is measured on this many samples.
 _MEASURED = 2_048
 
 
 class Sampler:
-    """Draws codes of given constants.
+    """Draws codes with given constants.
 
-    A feature fires with probability `Φ(m_i)`, `m = (F ε - τ) / √δ` and `ε ~ N(0, I)`, independently
-    of others given ε, which is the law of `F ε + √δ η > τ`. Two things are not drawn, as nothing
-    depends on them: whether a child would fire whose parent is silent; and, of features without a
-    parent where `Φ(m_i)` is below 1/64, as it is nearly everywhere, all but candidates that are
-    drawn at 1/64 without a look at m, each kept with probability `64 Φ(m_i)`.
+    A feature fires with probability `Φ(m_i)`, `m = (F ε - τ) / √δ`, `ε ~ N(0, I)`, independently of
+    others given ε, which is the law of `F ε + √δ η > τ`. The sampler skips two draws, as nothing
+    depends on them. It ignores children of silent parents. And for features without a parent whose
+    `Φ(m_i)` is below 1/64, as nearly all are, it draws candidates at 1/64 without looking at m, and
+    keeps each with probability `64 Φ(m_i)`.
 
     Args:
       firing: the constants.
@@ -39,13 +39,13 @@ class Sampler:
         ).astype(np.float32)
         self._tops = np.flatnonzero(firing.parent < 0)
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
-        # The children of a node lie side by side, in the order of the features.
+        # The children of a node are neighbours, in the order of the features.
         self._children = np.argsort(firing.parent, kind="stable")[len(self._tops) :]
         family = np.bincount(firing.parent[self._children], minlength=len(firing.parent))
         self._first, self._family = np.cumsum(family) - family, family
 
     def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
-        """Codes z of `count` samples, (count, N), in float32."""
+        """Draws codes z of `count` samples, (count, N), in float32."""
         width = len(self.firing.rates)
         blocks = [self._block(rng, min(_BLOCK, count - start)) for start in range(0, count, _BLOCK)]
         rows = np.concatenate([_BLOCK * place + rows for place, (rows, _, _) in enumerate(blocks)])
@@ -55,7 +55,7 @@ class Sampler:
     def _block(
         self, rng: np.random.Generator, count: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows, features and values of a few samples, level by level."""
+        """Draws rows, features and values of a few samples, level by level."""
         shared = np.ones((count, self._weights.shape[1]), np.float32)
         shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
         rows, tops = np.divmod(
@@ -70,7 +70,7 @@ class Sampler:
     def _fire(
         self, rng: np.random.Generator, level: Float[np.ndarray, " places"]
     ) -> Int[np.ndarray, " on"]:
-        """Places that are on, each with probability Φ(level)."""
+        """Draws the places that are on, each with probability Φ(level)."""
         common = np.flatnonzero(level > _CUT)
         rare = _thinned(rng, len(level))
         rare = rare[level[rare] <= _CUT]
@@ -83,7 +83,7 @@ class Sampler:
     def _sound(
         self, rng: np.random.Generator, rows, features
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The magnitudes of features that fire; one that is clipped to zero does not count as
+        """Draws the magnitudes of firing features; one that is clipped to zero does not count as
         firing.
         """
         mean, own, tail = self.firing.mean[features], self.firing.std, self.firing.lognormal
@@ -98,7 +98,7 @@ class Sampler:
     def _grow(
         self, rng: np.random.Generator, shared, rows, features, values
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The children of features that fire: which of them do, how loud."""
+        """Draws which children of firing features fire, and how loud."""
         firing, sizes = self.firing, self._family[features]
         parent = np.repeat(np.arange(len(rows)), sizes)
         place = np.arange(len(parent)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -106,7 +106,7 @@ class Sampler:
         level = np.einsum("ij,ij->i", self._weights[children], shared[rows[parent]])
         on = rng.random(len(children)) < special.ndtr(level.astype(np.float64))
         parent, children, loudness = self._sound(rng, parent[on], children[on])
-        # Of several children of an exclusive parent one stays, whichever has the highest lot.
+        # An exclusive parent keeps one of its children: the one with the highest lot.
         order = np.lexsort((rng.random(len(parent)), parent))
         last = np.append(np.diff(parent[order]) != 0, np.ones(min(1, len(parent)), bool))
         stays = order[last | ~firing.exclusive[features[parent[order]]]]
@@ -117,8 +117,8 @@ class Sampler:
 
 
 def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:
-    """A subset of range(length) that has each number with probability 1/64, by the gaps between
-    them.
+    """Draws a subset of range(length) that has each number with probability 1/64, by the gaps
+    between them.
     """
     found, end = [], -1
     while end < length:
@@ -131,13 +131,13 @@ def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:
 
 @functools.lru_cache(maxsize=8)
 def _counts(law: Law) -> Float[np.ndarray, " N"]:
-    """How many features up to each one fire in a sample, on average over a fixed draw."""
+    """Returns for each feature how many up to it fire in a sample, on average over a fixed draw."""
     codes = Sampler(firing_of(law)).codes(np.random.default_rng([law.seed, 0]), _MEASURED)
     return np.cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
 
 
 def expected_l0(law: Law, num_latents: int) -> float:
-    """Mean number of the first `num_latents` features that fire in a sample, measured on 2,048
+    """Returns how many of the first `num_latents` features fire in a sample, on average over 2,048
     samples.
     """
     return float(_counts(law)[min(num_latents, law.num_latents) - 1])

@@ -1,6 +1,4 @@
-"""A published world: the three files that SAELens writes of a synthetic model, in a folder of the
-user's.
-"""
+"""A published world: the three files of a synthetic model from SAELens, in a user's folder."""
 
 import pathlib
 from typing import Any
@@ -17,14 +15,14 @@ FILES = _CONFIG, _TREES, _TENSORS = (
     "hierarchy.json",
     "synthetic_model.safetensors",
 )
-# Torch draws normal numbers in blocks of so many.
+# Torch draws normal numbers in blocks of this size.
 _BLOCK = 16
-# How far rounding may take lengths and variances from 1.
+# Rounding may move lengths and variances this far from 1.
 _ROUNDING = 1e-3
 
 
 def sizes(folder: pathlib.Path) -> tuple[int, int]:
-    """The number of features and the dimension of a published world, by its configuration.
+    """Returns a published world's number of features and dimension, from its configuration.
 
     Raises:
       ValueError: a file is missing, or the configuration is damaged.
@@ -41,11 +39,11 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
 def read_atoms(
     folder: pathlib.Path,
 ) -> tuple[Float[np.ndarray, "N input_dim"], Float[np.ndarray, " input_dim"]]:
-    """The unit atoms as rows and the bias.
+    """Reads the unit atoms as rows and the bias.
 
     Raises:
-      ValueError: the tensors are damaged, of other sizes than the configuration says, or not unit
-        vectors.
+      ValueError: the tensors are damaged, not unit vectors, or of other sizes than in the
+        configuration.
     """
     number, input_dim = sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
@@ -61,11 +59,11 @@ def read_atoms(
 
 
 def read_firing(folder: pathlib.Path) -> dict[str, Any]:
-    """The constants of `Firing` by name. Magnitudes are not in the files, but drawn again by the
-    seed in the configuration.
+    """Reads the constants of `Firing` by name. Magnitudes are not in the files: they are drawn
+    again with the seed in the configuration.
 
     Raises:
-      ValueError: a file is damaged, does not fit the others, or holds what no world has.
+      ValueError: a file is damaged, does not fit the others, or has values that no world has.
     """
     number, _ = sizes(folder)
     config, tensors = _config(folder), read_safetensors(folder / _TENSORS)
@@ -97,7 +95,7 @@ def _check_range(
     name: str, values: np.ndarray, least: float, most: float, path: pathlib.Path
 ) -> None:
     low, high = values.min(), values.max()
-    # NaN is not between any bounds.
+    # NaN lies between no bounds.
     if not (least <= low and high <= most):
         raise ValueError(
             f"{name} in {path} must lie from {least:g} to {most:g}, but they go from {low:.3g} to "
@@ -113,10 +111,10 @@ def _config(folder: pathlib.Path) -> Config:
 def _magnitudes(
     config: Config, name: str, default: float, number: int, stream: int
 ) -> Float[np.ndarray, " N"]:
-    """Mean or standard deviation of each feature's magnitude, by the rule that the configuration
-    names.
+    """Returns the mean or the deviation of each feature's magnitude, by the rule in the
+    configuration.
 
-    Random ones have the seed of the configuration plus `stream`.
+    Random ones use the configuration's seed plus `stream`.
     """
     if not isinstance(config.entries.get(name), dict):
         return np.full(number, config.number(name, default))
@@ -125,10 +123,10 @@ def _magnitudes(
     if kind == "constant":
         return np.full(number, rule.number("value", 1.0))
     if kind == "linear":
-        # Ends too far apart give NaN, which is out of range.
+        # Ends too far apart give NaN, which the range check refuses.
         with np.errstate(over="ignore", invalid="ignore"):
             return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
-    # The magnitudes are random, and drawn by the seed.
+    # The magnitudes are random; the seed gives them again.
     normal = torch_normal(config.size("seed", least=0) + stream, number)
     drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
     least = rule.number("min_value", 0.0)
@@ -136,16 +134,16 @@ def _magnitudes(
 
 
 def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
-    """What `torch.randn(number, generator=torch.Generator().manual_seed(seed))` gives on a CPU, to
+    """Returns `torch.randn(number, generator=torch.Generator().manual_seed(seed))` as on a CPU, to
     rounding.
 
-    The low 24 bits of each word of a Mersenne Twister are a uniform number, and Box and Muller's
-    formula makes pairs of them normal in blocks of 16. A last, partial block is drawn anew as a
-    whole one.
+    The low 24 bits of each word of a Mersenne Twister give a uniform number, and Box and Muller's
+    formula turns pairs into normal numbers, in blocks of 16. A partial last block is drawn anew as
+    a whole one.
 
     Args:
-      seed: of the generator.
-      number: how many, at least 16.
+      seed: seed of the generator.
+      number: how many to draw, at least 16.
 
     Returns:
       (number,).
@@ -175,7 +173,7 @@ def _box_muller(uniform: Float[np.ndarray, " blocks"]) -> Float[np.ndarray, " bl
 
 
 def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
-    """Parents, levels and the two flags of every node."""
+    """Reads parents, levels and the two flags of every node."""
     parent, level = np.full(number, -1), np.full(number, -1)
     exclusive, scaled = np.zeros(number, bool), np.zeros(number, bool)
     waiting = [(node, -1, 0) for node in _nodes(read_json(path).get("roots"), path)]

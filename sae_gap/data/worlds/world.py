@@ -1,4 +1,4 @@
-"""A world in the place of a `Setting`: its task, and its samples as a stream."""
+"""A world that replaces a `Setting`: its task, and its samples as a stream."""
 
 import dataclasses
 import functools
@@ -22,33 +22,33 @@ from sae_gap.data.worlds.firing import firing_of, out_of_distribution
 from sae_gap.data.worlds.law import Law
 from sae_gap.data.worlds.sampling import Sampler, expected_l0
 
-# Samples that are drawn at once, by a generator of their own.
+# Samples per piece; each piece has its own random generator.
 PIECE = 1_024
-# Streams of random numbers of a seed, one for each split.
+# Streams of a seed's random numbers, one for each split.
 _SPLITS = {"train": 4, "id": 5, "ood": 6}
-# The stream of the direction in which the mean drifts.
+# The stream for the direction in which the mean drifts.
 _DRIFT = 48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class World(Law):
-    """A synthetic world after SynthSAEBench, `y = b + Σ_i z_i d_i`, in the place of a `Setting`.
+    """A synthetic world after SynthSAEBench, `y = b + Σ_i z_i d_i`; it replaces a `Setting`.
 
-    All of `num_samples` are for training, and come without their codes. Out of distribution the
-    same features fire as often and below the same parents, but together with others: the factor of
-    their correlation is drawn anew.
+    All `num_samples` are for training, and come without their codes. Out of distribution the
+    features fire as often and below the same parents, but together with others: the factor of their
+    correlation is drawn anew.
 
     Args:
       width: atoms of the dictionaries to learn; None takes one for each feature. Narrower ones are
-        meant to learn the most frequent features.
+        expected to learn the most frequent features.
       num_samples: number of training samples.
-      scored: samples in each scored split; None takes as many as there are to train on, but at most
+      scored: samples in each scored split; None takes the number of training samples, but at most
         20,000.
-      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise, the signal's power
-        being its mean square over the first piece of the training samples, bias included; None adds
-        none.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None adds none. The
+        signal's power is its mean square over the first piece of the training samples, bias
+        included.
 
-    The rest is the law's: see `Law`.
+    `Law` describes the other arguments.
 
     Raises:
       ValueError: a value is out of range, or the trees do not fit the features (see the message).
@@ -66,7 +66,7 @@ class World(Law):
     def __post_init__(self):
         super().__post_init__()
         if self.width == self.num_latents:
-            # One world has one key: as wide as the truth is the same as None.
+            # One world has one key: a width equal to the truth's becomes None.
             object.__setattr__(self, "width", None)
 
     @property
@@ -81,8 +81,8 @@ class World(Law):
 
     @property
     def sparsity(self) -> int:
-        """What SAEs take for k: how many of the first `width` features fire in a sample, the mean
-        over 2,048, rounded.
+        """The k for SAEs: how many of the first `width` features fire in a sample, on average over
+        2,048, rounded.
         """
         width = self.width or self.num_latents
         return max(1, min(round(expected_l0(self.law, width)), width - 1))
@@ -114,7 +114,7 @@ class World(Law):
         )
 
     def asdict(self) -> dict[str, Any]:
-        """What tells worlds apart, as rows and keys have it."""
+        """Returns the values that tell worlds apart, as in rows and keys."""
         names = ("num_latents", "sparsity", "num_samples", "input_dim", "seed", "noise_db")
         few = {
             name: getattr(self, name)
@@ -125,10 +125,10 @@ class World(Law):
 
 
 class WorldStream:
-    """Samples of a world, drawn when they are asked for: a source for `fit_stream`, of any length.
+    """Samples of a world, drawn on request: a source for `fit_stream`, of any length.
 
-    Calling it with `(start, count)` gives the `count` signals from number `start` on,
-    `(count, input_dim)`, the same ones in whatever pieces they are asked for.
+    `stream(start, count)` returns the `count` signals from number `start` on, `(count, input_dim)`.
+    A signal does not depend on the pieces in which it is requested.
 
     Args:
       world: the world.
@@ -144,7 +144,7 @@ class WorldStream:
         self.atoms, self.bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
         number = world.num_samples if split == "train" else world.num_scored
         way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
-        # What the mean moves by from a sample to the next.
+        # The step of the mean from a sample to the next.
         self._drift = law.drift / max(1, number - 1) * way / np.linalg.norm(way)
         self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
         if world.noise_db is not None:
@@ -157,7 +157,7 @@ class WorldStream:
     def samples(
         self, start: int, count: int
     ) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
-        """Signals with their codes, (count, N)."""
+        """Returns signals with their codes, (count, N)."""
         check_integer("start", start, least=0, most=2**62)
         check_size("count", count)
         signals = np.empty((count, self.atoms.shape[1]), self.atoms.dtype)
@@ -184,16 +184,16 @@ class WorldStream:
 
 
 def published_world(folder: str | pathlib.Path, **options: Any) -> World:
-    """The world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors, rates,
-    correlation and trees.
+    """Opens the world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors,
+    rates, correlation and trees.
 
     Args:
       folder: holds `synthetic_model_config.json`, `hierarchy.json` and
         `synthetic_model.safetensors`.
-      **options: of `World`, beside the law: `width`, `num_samples`, `seed`, `scored`, `noise_db`.
+      **options: fields beside the law's: `width`, `num_samples`, `seed`, `scored`, `noise_db`.
 
     Returns:
-      The world. Its seed is that of samples and learners alone.
+      The world. Its seed only seeds samples and learners.
 
     Raises:
       ValueError: a file is missing, damaged or does not fit the others, or an option is out of
@@ -212,7 +212,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     world = World(
         num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options
     )
-    # Reads the files, so that their faults are told now.
+    # Read the files now, so that their faults show early.
     firing_of(world.law)
     atoms_of(world.law)
     return world

@@ -1,6 +1,4 @@
-"""Dictionary learning from minibatches, of a pool or a stream, and what goes on from such a
-dictionary.
-"""
+"""Learns dictionaries from minibatches of a pool or a stream, and refines such dictionaries."""
 
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary

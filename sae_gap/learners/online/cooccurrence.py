@@ -1,9 +1,9 @@
-"""Which atoms are used together, counted over samples.
+"""Counts over samples which atoms are used together.
 
-Most pairs of atoms hardly ever meet, and what families are told by is a pair of which one atom is
-on in a good share of the other's uses. An atom has few such partners: no more than its samples'
-mean L0 divided by that share. So what is kept is a row of them for each atom, and memory grows with
-their number, not with the square of the width.
+Most pairs of atoms hardly ever meet. Families show in pairs of which one atom is on in a good share
+of the other's uses. An atom has few such partners: at most its samples' mean L0 divided by that
+share. So a row of partners is kept for each atom, and memory grows with their number, not with the
+square of the width.
 """
 
 from typing import NamedTuple
@@ -14,31 +14,31 @@ from jaxtyping import Array, Bool, Float, Int
 
 # i is a partner of j if it is on in more than this share of j's uses. No rule may ask for less.
 PARTNERS = 0.4
-# i includes j if it is on in this share of j's uses; the share is larger where i is on in many
-# samples anyway.
+# i includes j if it is on in this share of j's uses; the share is larger if i is on in many samples
+# anyway.
 INCLUDES = 0.8
 # Atoms with fewer uses are not judged.
 LEAST_USES = 6
-# A parent has this many times the uses of its child, lest two atoms that are always on together be
-# each other's parent.
+# A parent has this many times the uses of its child; otherwise two atoms that are always on
+# together would be each other's parent.
 _MORE_USED = 1.02
-# Atoms whose pairs are counted at once, and uses that are added to them at once.
+# How many atoms' pairs are counted at once, and how many uses are added at once.
 _ATOMS, _USES = 512, 2_048
 
 
 class Cooccurrence(NamedTuple):
-    """Counts over samples with codes Z. Row j is of atom j.
+    """Counts over samples with codes Z. Row j is atom j's.
 
     Attributes:
-      partners: the atoms i that are on in more than `PARTNERS` of j's uses, those with the largest
-        shares where they are more than there is room for, in the order of their numbers;
-        num_latents fills the row up.
-      together: the samples that use both i and j.
+      partners: the atoms i that are on in more than `PARTNERS` of j's uses, in the order of their
+        numbers. If they do not all fit, those with the largest shares are kept; num_latents fills
+        up the row.
+      together: the number of samples that use both i and j.
       products: Σ z_i z_j.
-      uses: the samples that use j.
+      uses: the number of samples that use j.
       sums: Σ z_j.
       squares: Σ z_j².
-      number: of the samples, those that use no atom included.
+      number: the number of samples, including those that use no atom.
     """
 
     partners: Int[Array, "num_latents partners"]
@@ -61,32 +61,32 @@ class Cooccurrence(NamedTuple):
 
     @property
     def beside(self) -> Float[Array, "num_latents partners"]:
-        """z̄_ij, the mean code of i beside j, where both are on, weighted by that of j:
+        """z̄_ij, the mean code of i where both are on, weighted by the code of j:
         `Σ z_i z_j / (P(i|j) Σ z_j)`.
         """
         return mean_code(self.products, self.together, self.sums[:, None], self.uses[:, None])
 
     def of(self, values: Float[Array, " num_latents"]) -> Float[Array, "num_latents partners"]:
-        """What each partner has of a number that every atom has."""
+        """Returns for each partner its entry of `values`, which has one number per atom."""
         return values[self.partners]
 
 
 def mean_code(products, together, sums, uses):
-    """The mean code of one atom beside another, weighted by that of the other, of which the sums
-    and the uses are.
+    """Returns the mean code of one atom beside another, weighted by the other's code; sums and uses
+    are the other's.
     """
     tiny = jnp.finfo(products.dtype).tiny
     return products / jnp.maximum(sums, tiny) * uses / jnp.maximum(together, 1)
 
 
 class Uses(NamedTuple):
-    """Codes that are positive, in the order of their atoms; free slots fill the end up.
+    """Positive codes, in the order of their atoms; free slots fill up the end.
 
     Attributes:
       atoms: num_latents at the end.
-      samples: the rows that the codes are of.
+      samples: the row of each code.
       codes: zeros at the end.
-      begins: where the uses of each atom begin, and where the last ones end.
+      begins: where the uses of each atom begin, and where the last atom's end.
     """
 
     atoms: Int[Array, " uses"]
@@ -95,21 +95,21 @@ class Uses(NamedTuple):
     begins: Int[Array, " num_latents+1"]
 
     def some(self, begin) -> list[Array]:
-        """The atoms, samples and codes of `_USES` uses, from `begin` on."""
+        """Returns the atoms, samples and codes of `_USES` uses, from `begin` on."""
         return [lax.dynamic_slice(each, (begin,), (_USES,)) for each in self[:3]]
 
 
 def uses_of(
     places: Int[Array, "n slots"], codes: Float[Array, "n slots"], num_latents: int
 ) -> Uses:
-    """The uses in samples whose codes are given by slot: sample i uses atom `places[i, w]` if
+    """Returns the uses in samples with codes by slot: sample i uses atom `places[i, w]` if
     `codes[i, w]` is positive.
     """
     atoms = jnp.where(codes > 0, places, num_latents).reshape(-1)
     order = jnp.argsort(atoms, stable=True)
     atoms, codes = atoms[order], jnp.where(codes > 0, codes, 0).reshape(-1)[order]
     begins = jnp.searchsorted(atoms, jnp.arange(num_latents + 1))
-    # Some may be taken from any place on.
+    # Padded, so that a slice may begin anywhere.
     atoms, samples, codes = (
         jnp.pad(each, (0, _USES), constant_values=fill)
         for each, fill in ((atoms, num_latents), (order // places.shape[1], 0), (codes, 0))
@@ -120,7 +120,7 @@ def uses_of(
 def energy_product(
     uses: Uses, rows: Float[Array, "num_latents input_dim"], num_samples: int
 ) -> Float[Array, "num_latents input_dim"]:
-    """ZᵀZ X, of codes Z and rows X, in the time of two decodings, without a square of the width."""
+    """ZᵀZ X for codes Z and rows X, as fast as two decodings, without a width × width matrix."""
 
     def over_uses(add, total):
         return lax.while_loop(
@@ -145,25 +145,25 @@ def count(
     codes: Float[Array, "n slots"],
     number: int | Float[Array, ""],
 ) -> Cooccurrence:
-    """Counts samples, whose codes are given by slot as well. An atom has room for as many partners
-    as a sample has slots.
+    """Counts samples, with codes by slot. An atom has room for as many partners as a sample has
+    slots.
 
-    Time is that of all pairs in all samples, and memory that of n · slots numbers and of the pairs
-    of a few atoms with all others.
+    The time is that of all pairs in all samples. The memory is n · slots numbers, and the pairs of
+    a few atoms with all others.
     """
     dtype, num_latents = codes.dtype, len(uses.begins) - 1
     some, most = min(_ATOMS, num_latents), min(codes.shape[1], num_latents)
     times = jnp.diff(uses.begins)
 
     def pairs(begin):
-        """The pairs of `some` atoms, from `begin` on."""
+        """Returns the pairs of `some` atoms, from `begin` on."""
         names = begin + jnp.arange(some)
         end = uses.begins[jnp.minimum(begin + some, num_latents)]
 
         def add(carry):
             use, together, products = carry
             atoms, samples, own = uses.some(use)
-            # Rows of later atoms are dropped.
+            # JAX drops rows of later atoms.
             row = (atoms - begin)[:, None]
             column, other = places[samples], codes[samples]
             return (
@@ -203,9 +203,7 @@ def count(
 
 
 def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Cooccurrence:
-    """Sets the counts of some atoms to zero, as for atoms that have changed since they were
-    counted.
-    """
+    """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)
     together, products = (jnp.where(gone, 0, each) for each in (counts.together, counts.products))
@@ -216,22 +214,22 @@ def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Co
 
 
 def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:
-    """Whether each partner i of j includes it: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
+    """Tells whether each partner i of j includes it: `1 - P(i | j) < (1 - includes) (1 - P(i))`.
 
-    P(i) is the share of all samples that use i. So an atom that is nearly always on does not
-    include others by that alone.
+    P(i) is the share of all samples that use i. It keeps an atom that is nearly always on from
+    including others for that reason alone.
     """
     return (counts.given > counts.of(least_share(counts))) & (counts.uses >= LEAST_USES)[:, None]
 
 
 def least_share(counts: Cooccurrence) -> Float[Array, " num_latents"]:
-    """The share of another atom's uses above which each atom includes it."""
+    """Returns the share of another atom's uses above which each atom includes it."""
     return 1 - (1 - INCLUDES) * (1 - counts.uses / jnp.maximum(counts.number, 1))
 
 
 def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
-    """Each atom's parent, the least used of the atoms that include it and are used more often;
-    num_latents where none is.
+    """Returns each atom's parent: the least used atom that includes it and is used more often;
+    num_latents if there is none.
     """
     uses = counts.of(counts.uses)
     fits = includes(counts) & (uses > _MORE_USED * counts.uses[:, None])
@@ -245,5 +243,5 @@ def with_partner(
     values: Float[Array, "num_latents partners"],
     partner: Int[Array, " num_latents"],
 ) -> Float[Array, " num_latents"]:
-    """What each row has for one of its partners; 0 where it is none."""
+    """Returns each row's value for one of its partners; 0 if the atom is no partner."""
     return jnp.sum(jnp.where(counts.partners == partner[:, None], values, 0), axis=1)

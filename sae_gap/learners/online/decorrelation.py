@@ -1,8 +1,8 @@
-"""Takes coherence out of pairs of atoms that are more coherent than chance makes them.
+"""Decorrelates pairs of atoms that are more coherent than chance makes them.
 
 Concepts are incoherent: two unit atoms of unrelated directions in m dimensions have a cosine of
-about m^-½. Where concepts occur together, a sparse code is shorter on atoms that are their sums,
-and such atoms are coherent: a parent's with each child's, and the children's with each other.
+about m^-½. If concepts occur together, a sparse code is shorter on atoms that are their sums, and
+such atoms are coherent: a parent's with each child's, and the children's with each other.
 """
 
 import jax.numpy as jnp
@@ -13,25 +13,22 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import live_dims
 from sae_gap.learners.online.cooccurrence import Cooccurrence, includes
 
-# A pair of atoms is coherent above this cosine, and above this many times the cosine that chance
-# makes.
+# A pair of atoms is coherent if its cosine exceeds this and this many times the cosine of chance.
 COHERENT, CHANCES = 0.3, 4
-# The most of its coherence that an atom loses at once.
+# An atom loses at most this share of its coherence at once.
 WEIGHT = 0.5
 # Columns of the atoms' Gram matrix that are formed at once.
 GRAM_COLUMNS = 512
 
 
 def chance_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """The cosine that unrelated atoms have by chance, `m^-½`; m leaves out dimensions that padding
-    has added.
-    """
+    """Returns the cosine of unrelated atoms by chance, `m^-½`; m leaves out padded dimensions."""
     return jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype) ** -0.5
 
 
 def coherent_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
-    """The cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-½)`: never in
-    16 dimensions or fewer.
+    """Returns the cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-½)`: no
+    pair is in 16 dimensions or fewer.
     """
     return jnp.maximum(COHERENT, CHANCES * chance_cosine(dictionary))
 
@@ -39,15 +36,15 @@ def coherent_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[
 def decorrelate_atoms(
     dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT
 ) -> Float[Array, "input_dim num_latents"]:
-    """Decorrelates coherent atoms: of each pair the more central one stays, and the other moves.
+    """Decorrelates coherent atoms: in each pair the more central one stays, and the other moves.
 
     With the coherences `c_ij = d_i · d_j` of coherent pairs, and 0 elsewhere, the more central atom
-    has the larger `Σ_i c_ij`: it is the parent, which is coherent with all its children. Atom j
-    loses `s_j = Σ c_ij d_i` over the i more central than j, by `subtract_shared`.
+    has the larger `Σ_i c_ij`: it is the parent, coherent with all its children. Atom j loses
+    `s_j = Σ c_ij d_i`, over the i more central than j, by `subtract_shared`.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      weight: the most of its coherence that an atom loses.
+      weight: the largest share of its coherence that an atom loses.
 
     Returns:
       (input_dim, num_latents), of unit atoms.
@@ -71,18 +68,18 @@ def decorrelate_children(
     counts: Cooccurrence,
     weight: float | Float[Array, ""],
 ) -> Float[Array, "input_dim num_latents"]:
-    """Takes out of each atom j what it shares with those that include it,
+    """Subtracts from each atom j what it shares with atoms that include it,
     `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
 
-    The sum is over the atoms i that include j, are used more often, and whose |cosine| with j is
-    above chance. A negative cosine counts as well: beside an atom `p + c_1` the other children may
-    be learned as `c_k - c_1`. Once these are c_k, the merged atom has smaller codes beside them
-    than without them, by which `split_merged_parents` knows it.
+    The sum is over the atoms i that include j, are used more often, and have a |cosine| with j
+    above chance. Negative cosines count too: beside an atom `p + c_1` the other children may be
+    learned as `c_k - c_1`. Once these become c_k, the merged atom has smaller codes beside them
+    than without them, which `split_merged_parents` looks for.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
-      weight: the most of its coherence that an atom loses.
+      weight: the largest share of its coherence that an atom loses.
 
     Returns:
       (input_dim, num_latents), of unit atoms.
@@ -104,20 +101,20 @@ def subtract_shared(
     shared: Float[Array, "input_dim num_latents"],
     weight: float | Float[Array, ""],
 ) -> Float[Array, "input_dim num_latents"]:
-    """Takes out of each atom what it shares with others,
+    """Subtracts from each atom what it shares with others,
     `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
 
-    The bound is the step that leaves d_j orthogonal to s_j; a longer one would turn it the other
-    way. It decides where the others are coherent with each other, since their sum s_j then counts
-    what they share many times.
+    The second term of the minimum is the step that makes d_j orthogonal to s_j; a longer one would
+    reverse their product. It matters if the others are coherent with each other: their sum s_j then
+    counts what they share many times.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      shared: s_j in column j, zero where nothing is shared.
+      shared: s_j in column j, zero if nothing is shared.
       weight: the longest step.
 
     Returns:
-      (input_dim, num_latents), of unit atoms; an atom of which nothing is left is zero.
+      (input_dim, num_latents), of unit atoms; an atom without a remainder is zero.
     """
     squares = jnp.sum(shared**2, axis=0)
     most = jnp.sum(dictionary * shared, axis=0) / jnp.where(squares > 0, squares, 1)

@@ -1,5 +1,5 @@
-"""A dictionary whose families are put in order by co-occurrence, and which is solved for by least
-squares.
+"""Learns a dictionary with families: co-occurrence tells parents from children, and least squares
+solve for the atoms.
 """
 
 from typing import ClassVar
@@ -32,32 +32,31 @@ from sae_gap.learners.online.family.turn_pairs import turn_pairs
 from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
 from sae_gap.learners.online.renewal import Seeds
 
-# Visits are per latent, or per each of so many where there are fewer: who is on with whom takes
-# many samples to tell.
+# Visits are counted per latent, for at least so many latents: it takes many samples to tell which
+# atoms are on together.
 LEAST_LATENTS = 4_000
 # Rounds from one rearrangement to the next, and rounds at the end without any.
 PERIOD, LAST = 3, 2
-# Share of each atom's energy that is kept from round to round.
+# Each atom keeps this share of its energy from round to round.
 ENERGY_MEMORY = 0.7
-# Steps of conjugate gradients in a round that solves, which the next one goes on from.
+# Steps of conjugate gradients in a round that solves; the next one continues from them.
 SOLVE_STEPS = 32
-# e of `pursue` in units of its threshold: small, so that codes above the threshold are hardly
-# shrunk.
+# e of `pursue` in units of its threshold: small, so that codes above the threshold hardly shrink.
 EPSILON = 0.05
 
 
 class FamiliesState(eqx.Module):
-    """Where a fit stands after `round` rounds.
+    """The state of a fit after `round` rounds.
 
     Attributes:
       dictionary: of unit atoms.
-      bias: of the base.
-      squares: each atom's squared codes, a running sum over rounds; an atom that moved has the
-        usual one.
+      bias: the base's.
+      squares: each atom's squared codes, a running sum over rounds; the usual value for an atom
+        that moved.
       noise, amplitude: root mean squares over the last round, of the residual's coordinates and of
         the active codes; before the first round those of a few samples.
-      live: the share of dimensions in which any signal is not zero.
-      round: rounds done.
+      live: the share of dimensions in which any signal is non-zero.
+      round: number of finished rounds.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -73,42 +72,41 @@ class Families(Learner):
     r"""Tells parents from children in the dictionary of its base, whose atoms have absorbed each
     other.
 
-    A concept that is on only beside another costs a sparse code one atom less where its own atom is
-    the sum of both. A round codes many samples Y on the unit atoms D by `pursue`, at the threshold
+    If a concept is only on beside another, a code has one atom less if its atom is the sum of both.
+    A round codes many samples Y on the unit atoms D by `pursue`, at the threshold
 
         t = max(margin σ, floor a),
         σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
-    both of the round before, with codes Z that are hardly shrunk, and counts which atoms are used
-    together. Every third round, but for the last two, rearranges families by `repair`. It then
-    restarts idle atoms that did not move from the largest residuals, at most a twentieth of all,
-    each only if its energy is below the square of its residual. The other rounds solve for the
-    whole dictionary, held by what it was where atoms are seldom used,
+    with σ and a of the round before. The codes Z hardly shrink, and the round counts which atoms
+    are used together. Every third round, except the last two, rearranges families by `repair`. It
+    then restarts idle atoms that did not move from the largest residuals, at most a twentieth of
+    all atoms, each only if its energy is below the square of its residual. The other rounds solve
+    for the whole dictionary, with a ridge that holds seldom used atoms in place,
 
         D ← unit(D + r ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
 
-    Every round ends with `decorrelate_children`, whose weight is r times `weight`. In the s-th
-    round after the last that rearranges `r = 2 / (s + 1)`, so that noise in the samples of a round
-    averages out; before it r is 1. README.md beside this file has the mathematics and the
-    thresholds.
+    Every round ends with `decorrelate_children`, with r times `weight`. In round s after the last
+    rearrangement `r = 2 / (s + 1)`, which averages out the noise of a round's samples; before it r
+    is 1. README.md beside this file has the mathematics and the thresholds.
 
-    It is solved for by conjugate gradients, a few steps a round, on the codes as they are, and
-    counts are of the pairs of which one atom is on in a good share of the other's uses. So nothing
-    is as large as the square of the width. Signals are taken less the bias of the base, which
-    stays. Codes are not negative.
+    Conjugate gradients solve for it, a few steps a round, on the codes unchanged, and counts only
+    cover pairs of which one atom is on in a good share of the other's uses. So nothing is as large
+    as the square of the width. Signals are taken less the bias of the base, which stays. Codes are
+    non-negative.
 
     Args:
-      num_steps: rounds.
-      visits: samples coded in a round, for each latent, or for each of 4,000 where they are fewer;
-        no more than there are.
-      margin: threshold in units of the residual's root mean square. At 2.5 noise alone would pass
-        for uses of a dozen of 2,000 atoms in every sample; at 4 for one use in 15 samples.
+      num_steps: number of rounds.
+      visits: samples coded in a round for each latent, for at least 4,000 latents; no more than
+        there are.
+      margin: threshold in units of the residual's root mean square. At 2.5 noise alone would seem
+        to use a dozen of 2,000 atoms in every sample; at 4 one in 15 samples.
       floor: least threshold in units of the active codes' root mean square.
       ridge: ρ in units of the mean energy of an atom's codes.
-      weight: the most of its coherence with atoms that include it that an atom loses in a round.
-      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that
+      weight: an atom loses at most this share of its coherence with including atoms a round.
+      num_slots: the most atoms of a sample, a multiple of 4; None takes about twice the k that
         compressed sensing allows.
-      base: the learner whose dictionary to go on from.
+      base: the learner whose dictionary to start from.
 
     References:
       Engan, Aase & Husoy (1999), "Method of optimal directions". Chanin et al. (2024), "A is for
@@ -136,7 +134,7 @@ class Families(Learner):
         return f"{base_of(self).name}_families"
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
-        """Minibatches of a round, which is one, and samples to it."""
+        """Returns the minibatches of a round, which is 1, and the samples in it."""
         return 1, num_visited(self.visits, num_samples, max(num_latents, LEAST_LATENTS))
 
     def init(self, data, *, num_latents, key, base=None):
@@ -163,8 +161,8 @@ class Families(Learner):
     def round(
         self, minibatches: Float[Array, "1 rows input_dim"], state: FamiliesState, size: int
     ) -> FamiliesState:
-        """The state after a round on samples wherever they come from, as `OnlineDictionary.round`;
-        rows beyond `size` fill up.
+        """Returns the state after a round on samples of any origin, like `OnlineDictionary.round`;
+        rows beyond `size` are padding.
         """
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
         signals = jnp.where(own, minibatches[0] - state.bias, 0)
@@ -179,17 +177,17 @@ class Families(Learner):
 
         def rearrange(dictionary, counts):
             (dictionary, moved), free = repair(dictionary, counts, idle)
-            # A residual is worth an atom that explains less in all.
+            # Replace an atom whose total energy is below the residual's.
             worth = jnp.where(moved, jnp.inf, free)
             dictionary, new = renewal.restart(dictionary, worth, seeds, must_gain=True)
             return dictionary, drop_atoms(counts, moved | new), moved | new
 
         def solve(dictionary, counts):
-            # Above zero for signals of zeros, which have no energy and nothing to solve for.
+            # Positive even for zero signals, which have no energy and nothing to solve for.
             ridge = jnp.maximum(
                 self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
             )
-            # Of one size, lest squares leave the range of floats.
+            # Scaled to about 1, to stay within the range of floats.
             unit = jnp.max(sums.squares) + ridge
             step, _ = jax.scipy.sparse.linalg.cg(
                 lambda rows: energy_product(uses, rows / unit, len(codes[0])) + ridge / unit * rows,
@@ -216,16 +214,16 @@ def repair(
     counts: Cooccurrence,
     idle: Float[Array, " num_latents"],
 ) -> tuple[Atoms, Float[Array, " num_latents"]]:
-    """Repairs what no decorrelation can: parents that are merged with a child, have no atom, are
-    turned, or recur in a child. An atom moves at most once.
+    """Repairs parents that decorrelation cannot: those that are merged with a child, have no atom,
+    are turned, or recur in a child. An atom moves at most once.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
-      idle: `idle_energy`; atoms where it is finite are free for other concepts, the least first.
+      idle: `idle_energy`; finite for atoms that are free for other concepts, the least first.
 
     Returns:
-      The atoms, and `idle`, in which an atom of a concept that another atom has is 0.
+      The atoms, and `idle`, set to 0 for atoms whose concept has another atom.
     """
     atoms = Atoms(dictionary, jnp.zeros(dictionary.shape[1], bool))
     atoms = split_merged_parents(atoms, counts, idle)
@@ -237,7 +235,7 @@ def repair(
 def _code(
     learner: Families, signals, state: FamiliesState, axes
 ) -> tuple[GradientSums, tuple[Int[Array, "n slots"], Float[Array, "n slots"]], Seeds]:
-    """What the samples of a round tell and their codes by slot, of all devices together."""
+    """Returns the sums over a round's samples and their codes by slot, for all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
     sums, found = gradient_sums.accumulate(

@@ -1,4 +1,4 @@
-"""Codes samples a few at a time, and sums what a step of the dictionary needs of them."""
+"""Codes samples a few at a time, and sums what a step of the dictionary needs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -17,10 +17,10 @@ from sae_gap.solvers.working_set import batch_size, default_slots
 
 T = TypeVar("T")
 
-# Samples that the first threshold is found from, and how often they are coded for that.
+# The first threshold comes from so many samples, coded so often.
 FIRST_SAMPLES, FIRST_ROUNDS = 1_024, 3
-# Visits are per latent, or per each of so many where there are fewer: a small dictionary needs as
-# many minibatches.
+# Visits are counted per latent, for at least so many latents: a small dictionary needs as many
+# minibatches.
 LEAST_LATENTS = 500
 
 
@@ -29,8 +29,8 @@ class GradientSums(NamedTuple):
 
     Attributes:
       gradient: Zᵀ R, the negative gradient of ½‖R‖² in Dᵀ.
-      squares: each atom's squared codes.
-      uses: each atom's codes that are not zero, counted.
+      squares: the sum of each atom's squared codes.
+      uses: the number of each atom's non-zero codes.
       error: ‖R‖².
     """
 
@@ -49,15 +49,15 @@ def accumulate(
     num_slots: int | None = None,
     num_rounds: int = 3,
 ) -> tuple[GradientSums, Pursuit]:
-    """Codes samples by `pursue` and sums what they tell.
+    """Codes samples by `pursue`, and sums gradients, squares, uses and errors.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, of unit atoms.
-      least: the threshold of `pursue`.
-      epsilon: that of `pursue`.
-      num_slots: atoms that a sample may use; None takes `default_slots`.
-      num_rounds: that of `pursue`.
+      least: `pursue`'s threshold.
+      epsilon: `pursue`'s.
+      num_slots: the most atoms of a sample; None takes `default_slots`.
+      num_rounds: `pursue`'s.
 
     Returns:
       The sums, and the codes and the residual of each sample.
@@ -67,8 +67,7 @@ def accumulate(
     slots = num_slots or default_slots(*dictionary.shape)
     atoms = atom_rows(dictionary, slots)
     if jax.default_backend() == "cpu" and num_parts() == 1:
-        # In little more than a third of the time of what XLA compiles, where all samples of a batch
-        # take all steps together.
+        # 2.7 times as fast as XLA, in which every sample waits for the slowest.
         return _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
 
     def code(sums, chunk):
@@ -87,8 +86,8 @@ def accumulate(
 
 
 def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
-    """`max(margin σ, floor a)`, and above zero for signals of zeros, which have neither noise nor
-    amplitude.
+    """Returns `max(margin σ, floor a)`; above zero even for zero signals, which have neither noise
+    nor amplitude.
     """
     return (
         jnp.maximum(margin * noise, floor * amplitude)
@@ -99,14 +98,14 @@ def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
 def scales(
     sums: GradientSums, number: int, input_dim: int, live
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The scales of the threshold, root mean squares: σ of the residual's coordinates, and a of the
-    active codes.
+    """Returns the scales of the threshold, root mean squares: σ of the residual's coordinates, and
+    a of the active codes.
 
     Args:
-      sums: of samples that were coded.
-      number: how many they are.
-      input_dim: of the signals.
-      live: share of the dimensions in which any signal is not zero.
+      sums: sums over coded samples.
+      number: the number of samples.
+      input_dim: dimension of the signals.
+      live: share of the dimensions in which any signal is non-zero.
     """
     noise = jnp.sqrt(sums.error / (number * input_dim * live))
     return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
@@ -115,17 +114,17 @@ def scales(
 def initial_scales(
     signals, dictionary, live, margin, floor, *, num_slots: int | None = None, epsilon: float = 1.0
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """σ and a of the first samples, which are coded a few times, at first as if each signal were a
-    single atom.
+    """Returns σ and a of the first samples, which are coded a few times, at first as if each signal
+    were a single atom.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, of unit atoms.
-      live: share of the dimensions in which any signal is not zero.
-      margin: of the threshold.
-      floor: of the threshold.
-      num_slots: that of `accumulate`.
-      epsilon: that of `accumulate`, in units of the threshold.
+      live: share of the dimensions in which any signal is non-zero.
+      margin: the threshold's.
+      floor: the threshold's.
+      num_slots: `accumulate`'s.
+      epsilon: `accumulate`'s, in units of the threshold.
 
     Returns:
       σ and a, scalars.
@@ -143,17 +142,17 @@ def initial_scales(
 
 
 def total_visits(visits: float, num_latents: int) -> int:
-    """Samples to code where each latent has so many visits."""
+    """Returns the number of samples that gives each latent so many visits."""
     return round(visits * max(num_latents, LEAST_LATENTS))
 
 
 def num_visited(visits: float, num_samples: int, num_latents: int) -> int:
-    """Samples to code at so many visits, each at most once."""
+    """Returns the number of samples for so many visits, with each sample at most once."""
     return min(num_samples, max(1, total_visits(visits, num_latents)))
 
 
 def check_slots(num_slots: int | None) -> None:
-    """Raises a ValueError unless the number of slots is None or one that `pursue` takes."""
+    """Raises a ValueError unless the number of slots is None or valid for `pursue`."""
     if num_slots is not None and num_slots % 4:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
 
@@ -166,15 +165,15 @@ def by_samples(
     *,
     dim: int = 0,
 ) -> T:
-    """`function(learner, samples, state, axes)`, by every device on its own part of the samples.
+    """Runs `function(learner, samples, state, axes)` on every device's part of the samples.
 
     Args:
-      function: gives the same on all devices, since it sums over `axes`, those of the mesh that the
-        samples are split over. With one device there is none, and `lax.psum(x, ())` is x.
+      function: returns the same on all devices, since it sums over `axes`, the mesh axes that the
+        samples are split over. With one device there are none, and `lax.psum(x, ())` is x.
       learner: a module, the same on all devices.
-      samples: an array; rows of zeros make it divide among the devices.
+      samples: an array; zero rows make it divide among the devices.
       state: the same on all devices.
-      dim: of the samples.
+      dim: the dimension of the samples.
     """
     size = num_parts()
     if size == 1:
@@ -185,17 +184,14 @@ def by_samples(
         in_specs=(PartitionSpec(), PartitionSpec(*[None] * dim, SAMPLES), PartitionSpec()),
         out_specs=PartitionSpec(),
         axis_names=frozenset([SAMPLES]),
-        # Loops begin with constants, which all devices share, and end with what is each device's
-        # own.
+        # Loops begin with constants that all devices share, and end with each device's own values.
         check_vma=False,
     )
     return mapped(learner, jnp.pad(samples, spare), state)
 
 
 def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
-    """Adds samples slot by slot: Z itself would have a column for every atom, nearly all of it
-    zeros.
-    """
+    """Adds samples slot by slot: Z itself would have a column for every atom, nearly all zeros."""
 
     def add(w, total):
         return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
@@ -211,8 +207,8 @@ def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
 def _on_host(
     signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int
 ) -> tuple[GradientSums, Pursuit]:
-    """The sums and the codes from compiled loops, in which each sample takes the steps that it
-    needs and no others.
+    """Returns the sums and the codes from compiled loops, in which each sample only takes the steps
+    that it needs.
     """
 
     def work(*arrays):

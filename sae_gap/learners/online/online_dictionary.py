@@ -20,37 +20,37 @@ from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
 
-# Rates for samples that are visited again and again, and for those that are seen once.
+# Rates if samples are visited many times, and if each is seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
 # Half the amplitude of the average use.
 WEAK = 0.25
-# Share that running means keep at each minibatch. The energy of an atom keeps less: the few uses of
+# Running means keep this share at each minibatch. The energy of an atom keeps less: the few uses of
 # a rare one should not be divided by a mean that lags behind.
 MEMORY, ENERGY_MEMORY = 0.9, 0.7
-# Rounds from one restart of wasted atoms to the next, and likewise from one decorrelation to the
-# next, a round later.
+# Rounds from one restart of wasted atoms to the next, and from one decorrelation to the next, a
+# round later.
 PERIOD = 3
-# Shares of the fit between which wasted atoms restart, and coherent ones are decorrelated: once
-# rates have fallen far enough for atoms to settle, and while there is time for them to do so.
+# Wasted atoms restart, and coherent ones are decorrelated, between these shares of the fit: once
+# rates are low enough for atoms to settle, and while there is time to do so.
 RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
-# Samples a latent, the last of a round, whose residuals wasted atoms may restart from.
+# Wasted atoms may restart from the residuals of a round's last samples, so many a latent.
 SEED_SAMPLES = 2
 
 
 class OnlineState(eqx.Module):
-    """Where a fit stands after `round` rounds.
+    """The state of a fit after `round` rounds.
 
     Attributes:
       dictionary: of unit atoms.
       energy: each atom's squared codes, a running sum over a minibatch.
-      forgotten: the share of that sum's weights which no minibatch has yet.
+      forgotten: the share of that sum's weights that no minibatch has yet.
       noise, amplitude: running root mean squares, of the residual's coordinates and of the active
         codes.
-      change: of the dictionary in the last round, relative to the dictionary.
-      live: the share of dimensions in which any signal is not zero.
-      mean: of the signals, or zero where the learner is not `centred`.
-      round: rounds done.
-      key: for the order of the samples.
+      change: relative change of the dictionary in the last round.
+      live: the share of dimensions in which any signal is non-zero.
+      mean: the mean of the signals, or zero if the learner is not `centred`.
+      round: number of finished rounds.
+      key: draws the order of the samples.
     """
 
     dictionary: Float[Array, "input_dim num_latents"]
@@ -65,14 +65,13 @@ class OnlineState(eqx.Module):
     key: PRNGKeyArray
 
 
-# Rows that a dictionary is learned from for each of its atoms, each of them more than once where
-# there are fewer.
+# Rows to learn from for each atom; with fewer rows, each is used several times.
 VISITS = 150.0
 
 
 class OnlineDictionary(Learner):
-    r"""Learns a dictionary from minibatches, from large noisy steps to small ones, with a threshold
-    that follows the residual.
+    r"""Learns a dictionary from minibatches, with large noisy steps first and small ones later, and
+    a threshold that follows the residual.
 
     A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at
     the threshold
@@ -80,63 +79,63 @@ class OnlineDictionary(Learner):
         t = max(margin σ, floor a),
         σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
-    both running means over what the learner itself saw. With the codes Z and the residual R = Y - Z
-    Dᵀ, each atom takes a damped least-squares step,
+    both running means over the samples that the learner saw. With the codes Z and the residual
+    `R = Y - Z Dᵀ`, each atom takes a damped least-squares step,
 
         d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
 
-    The rate η is a temperature: the fewer samples use an atom in a minibatch, the noisier its step.
-    Far above a critical rate no atom settles, far below it each stays near the sample that it
-    started from. So η falls geometrically through that point, `rates[0]` to `rates[1]`, over the
-    first `settle` of the fit, and then on to `rates[2]` while the floor falls from `floors[0]` to
-    `floors[1]`. A dictionary that explains its samples leaves a small residual, hence a low
-    threshold and codes that are hardly shrunk; noise, or atoms not yet found, keep the threshold
-    high. Neither the sparsity nor the noise nor the scale of the codes need be known.
+    The rate η is a temperature: the fewer samples of a minibatch use an atom, the noisier its step.
+    Far above a critical rate no atom settles; far below it each stays near its first sample. So η
+    falls geometrically through that point, from `rates[0]` to `rates[1]`, over the first `settle`
+    of the fit, and then on to `rates[2]`, while the floor falls from `floors[0]` to `floors[1]`.
+    A dictionary that explains its samples gives a small residual, hence a low threshold and codes
+    that hardly shrink; noise, or missing atoms, keep the threshold high. The sparsity, the noise
+    and the scale of the codes may all be unknown.
 
     The critical rate of an atom is about `2 u a² / s²`, with u its uses in a minibatch, a² the mean
     square of its codes and s² that of the signals' norms, while nothing is explained yet: an atom
-    is a mean over about its last `2 u / η` uses, and at this rate all else in those signals weighs
-    as much in it as its own concept. If all of K concepts are on equally often, it is
-    `2 batch_size / K`, so .4 by default, however large the dictionary. Rare ones have a lower
+    is a mean over about its last `2 u / η` uses, and at this rate all other content of those
+    signals weighs as much in it as its own concept. If all of K concepts are on equally often, it
+    is `2 batch_size / K`, so .4 by default for dictionaries of any size. Rare concepts have a lower
     critical rate.
 
-    Every third round between 40 % and 90 % of the fit, atoms that are copies of stronger ones, or
-    whose codes are `weak` where they are used at all, restart from the largest residuals.
+    Every third round between 40 % and 90 % of the fit, atoms restart from the largest residuals if
+    they copy stronger ones, or if their codes are `weak` where they are used.
 
-    The same steps learn from a fixed pool, which they visit many times, and from a stream, of which
-    they see each sample once: see `visits` and `fit_stream`. In a pool an atom with weak codes
-    holds on to the few samples that it explains by chance. In a stream there are none to hold on
-    to: such an atom is still on its way, and a restart discards its progress. Nor is there a chance
-    fit that heat must shake off, hence the lower rates. One minibatch costs O(n · num_latents ·
-    input_dim), and memory is set by it and the samples of a round.
+    The same steps learn from a fixed pool, which they visit many times, and from a stream, which
+    shows each sample once: see `visits` and `fit_stream`. In a pool an atom with weak codes fits
+    the few samples that it explains by chance. In a stream there are none: such an atom is still
+    moving, and a restart discards its progress. Nor is there a chance fit for heat to shake off, so
+    rates are lower. One minibatch costs O(n · num_latents · input_dim); it and the samples of a
+    round set the memory.
 
     Args:
-      num_steps: rounds.
-      visits: samples coded in the whole fit, for each latent, or for each of 500 where they are
-        fewer; None takes each sample once.
-      batch_size: samples to a minibatch, about; None takes num_latents / 5. More raise the critical
-        rate; where few visits leave few minibatches, smaller ones with lower rates settle better.
-      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or where each sample
-        is seen once `RATES_ONCE`.
+      num_steps: number of rounds.
+      visits: samples coded in the whole fit for each latent, for at least 500 latents; None takes
+        each sample once.
+      batch_size: samples in a minibatch, about; None takes num_latents / 5. More raise the critical
+        rate; if few visits leave few minibatches, smaller ones with lower rates settle better.
+      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or `RATES_ONCE` if
+        each sample is seen once.
       settle: share of the fit after which it only refines.
       margin: threshold in units of the residual's root mean square.
       floors: least threshold in units of the active codes' root mean square, until `settle` and at
         the end.
-      damping: of the step, which holds rarely used atoms back.
+      damping: of the step; it holds rarely used atoms back.
       num_rounds: rounds of the pursuit, each a product with the dictionary.
-      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that
+      num_slots: the most atoms of a sample, a multiple of 4; None takes about twice the k that
         compressed sensing allows.
       replace: whether wasted atoms restart.
       weak: an atom restarts if the mean square of its active codes is at most this share of that of
-        all active codes. None takes `WEAK`, or where each sample is seen once 0, so that only atoms
-        that are never used do.
-      centred: whether what is learned from is the signals less their mean, which is then the
-        model's bias: of all signals, or of those that a stream has brought so far. Activations of a
-        network have a mean of their own, which no atom should spend itself on; the mean of
-        non-negative codes on a dictionary is signal, and stays.
-      incoherent: whether atoms that are more coherent than chance makes them are decorrelated while
-        they settle; see `sae_gap.learners.online.decorrelation`.
-      tol: relative change of the dictionary over a round at which a fit that is refining stops.
+        all active codes. None takes `WEAK`, or, if each sample is seen once, 0, so that only unused
+        atoms restart.
+      centred: whether to learn from the signals less their mean, which becomes the model's bias:
+        the mean of all signals, or of those that a stream has brought so far. A network's
+        activations have a mean that no atom should spend itself on; the mean of non-negative codes
+        on a dictionary is signal, and stays.
+      incoherent: whether to decorrelate atoms that are more coherent than by chance while they
+        settle; see `sae_gap.learners.online.decorrelation`.
+      tol: stops a refining fit at this relative change of the dictionary over a round.
 
     References:
       Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse
@@ -181,22 +180,21 @@ class OnlineDictionary(Learner):
         visits: float = 150.0,
         **options: Any,
     ) -> "OnlineDictionary":
-        """The options that suit a network's activations, from which the same rows are learned more
-        than once.
+        """Makes a learner with the options for a network's activations, whose rows are used several
+        times.
 
-        Activations leave more residual than the paper's world and use their atoms less evenly. So
+        Activations have more residual than the paper's world, and use their atoms less evenly. So
         minibatches are larger, and hence colder, and the threshold is higher, up to half of a
-        residual's norm, `½ √input_dim σ`, beyond which hardly an atom reaches it. The mean is taken
-        off, and a sample has slots for twice the latents that are asked for: time grows with the
-        slots, and those that compressed sensing allows are many more. RESULTS.md tells how the
-        values were found.
+        residual's norm, `½ √input_dim σ`, beyond which it reaches hardly any atom. The mean is
+        subtracted. A sample has slots for twice the requested latents: compressed sensing allows
+        many more, and time grows with the slots. RESULTS.md tells how the values were found.
 
         Args:
           num_latents: width of the dictionary.
-          sparsity: mean L0 at which the dictionary is to be used.
-          input_dim: of the activations.
+          sparsity: mean L0 at which the dictionary will be used.
+          input_dim: dimension of the activations.
           visits: samples coded in the whole fit, for each latent.
-          **options: further options, in the place of these.
+          **options: further options; they replace these.
         """
         chosen: dict[str, Any] = {
             "visits": visits,
@@ -210,14 +208,13 @@ class OnlineDictionary(Learner):
         return cls(**chosen | options)
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
-        """Minibatches of a round, and samples to each."""
+        """Returns the number of minibatches in a round, and the samples in each."""
         total = (
             num_samples
             if self.visits is None
             else gradient_sums.total_visits(self.visits, num_latents)
         )
-        # As many minibatches of about the size as leave fewer samples over than there are
-        # minibatches.
+        # As many minibatches of about this size as leave over fewer samples than minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
         count = max(1, round(share / size))
@@ -260,12 +257,12 @@ class OnlineDictionary(Learner):
     def round(
         self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int
     ) -> OnlineState:
-        """The state after the minibatches of one round, wherever they come from.
+        """Returns the state after the minibatches of one round, of any origin.
 
         Args:
           minibatches: (count, rows, input_dim).
-          state: before the round.
-          size: samples to a minibatch; further rows of zeros make them divide among devices.
+          state: the state before the round.
+          size: samples in a minibatch; further zero rows make them divide among devices.
         """
         return gradient_sums.by_samples(
             functools.partial(_round, size), self, minibatches, state, dim=1
@@ -281,8 +278,8 @@ class OnlineDictionary(Learner):
 def _round(
     size: int, learner: OnlineDictionary, minibatches, state: OnlineState, axes: tuple[str, ...]
 ) -> OnlineState:
-    """The round of a device, which has some rows of each minibatch of `size` samples, in step with
-    those along some axes.
+    """Runs a device's round on its rows of each minibatch of `size` samples, in step with the
+    devices along some axes.
     """
     count, rows, _ = minibatches.shape
     num_latents = state.dictionary.shape[1]
@@ -337,7 +334,7 @@ def _round(
 def _is_due(
     learner: OnlineDictionary, round, between: tuple[float, float], turn: int
 ) -> Bool[Array, ""]:
-    """Whether a round is one of every `PERIOD` and ends between two shares of the fit."""
+    """True for one round in every `PERIOD` that ends between two shares of the fit."""
     progress = (round + 1) / learner.num_steps
     return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
 
@@ -345,7 +342,7 @@ def _is_due(
 def _code(
     learner: OnlineDictionary, state: OnlineState, signals, progress
 ) -> tuple[GradientSums, Float[Array, "n input_dim"]]:
-    """What a minibatch tells of the dictionary, and its residual."""
+    """Returns a minibatch's gradient sums, and its residual."""
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
@@ -359,7 +356,7 @@ def _code(
 def _advance(
     learner: OnlineDictionary, state: OnlineState, sums: GradientSums, size: int, progress
 ) -> OnlineState:
-    """The state after a minibatch of `size` samples."""
+    """Returns the state after a minibatch of `size` samples."""
     energy = ENERGY_MEMORY * state.energy + (1 - ENERGY_MEMORY) * sums.squares
     forgotten = ENERGY_MEMORY * state.forgotten
     typical = energy / (1 - forgotten)
@@ -389,15 +386,15 @@ def _advance(
 
 
 def _anneal(first, middle, last, progress, settle):
-    """Geometric from first to middle, which it reaches at `settle`, and from there to last."""
+    """Interpolates geometrically: from first to middle at `settle`, and from there to last."""
     early = first * (middle / first) ** (progress / settle)
     late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
     return jnp.where(progress < settle, early, late)
 
 
 def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
-    """The samples of a round: all in a fresh order, more than once if there are too few, else the
-    next of them in turn.
+    """Returns the samples of a round: all in a fresh order, several times if there are too few, or
+    else the next ones in turn.
     """
     if total < num_samples:
         return (round * total + jnp.arange(total)) % num_samples

@@ -1,4 +1,4 @@
-"""A narrower dictionary from a wider one: the atoms that carry the most energy."""
+"""Cuts a wider dictionary to the atoms that carry the most energy."""
 
 from typing import ClassVar
 
@@ -12,25 +12,25 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner, base_of, live_share
 from sae_gap.learners.online import gradient_sums
 
-# Samples coded for each latent, and the threshold in units of the residual's and of the active
-# codes' root mean squares.
+# Samples coded for each latent, and the threshold in units of the root mean squares of the residual
+# and of the active codes.
 VISITS, MARGIN, FLOOR = 3, 2.5, 0.18
 
 
 class Pruned(Learner):
     r"""Keeps the atoms of its base that carry the most energy.
 
-    A dictionary that is narrower than the signals have concepts is better learned whole and then
-    cut: while it is learned, the concepts that it lacks are noise, which blurs its atoms. Samples
-    are coded on all atoms as `OnlineDictionary` codes them, by `pursue` at the threshold
+    To get a dictionary with fewer atoms than the signals have concepts, it is better to learn it
+    whole and then cut it: concepts without an atom are noise, which blurs the atoms while they are
+    learned. Samples are coded on all atoms as in `OnlineDictionary`, by `pursue` at the threshold
     `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at
     least one, in their order.
 
     Args:
-      share: of the atoms that is kept, above 0 and at most 1.
-      num_slots: atoms that a sample may use, a multiple of 4; None takes about twice the k that
+      share: the share of atoms to keep, above 0 and at most 1.
+      num_slots: the most atoms of a sample, a multiple of 4; None takes about twice the k that
         compressed sensing allows.
-      base: the learner whose dictionary it is; its codes are non-negative.
+      base: the learner whose dictionary is cut; its codes are non-negative.
     """
 
     rank = 5

@@ -1,4 +1,4 @@
-"""Wasted atoms restart from the samples that the dictionary explains worst."""
+"""Restarts wasted atoms from the samples that the dictionary explains worst."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,17 @@ from jaxtyping import Array, Bool, Float
 
 from sae_gap.encoders.encoder import unit_atoms
 
-# Cosine above which two atoms are one atom found twice, and above which two seeds belong to one
-# concept.
+# Above this cosine two atoms are duplicates, and above this one two seeds belong to one concept.
 DUPLICATE, ALIKE = 0.7, 0.5
-# At most one atom of so many restarts at once.
+# At most one atom in so many restarts at once.
 ONE_IN = 20
 # Columns of the atoms' Gram matrix that are formed at once.
 GRAM_COLUMNS = 256
 
 
 class Seeds(NamedTuple):
-    """The largest residuals seen, in falling order, with their squared lengths: -1 where there is
-    none yet.
+    """The largest residuals so far, in falling order, with their squared lengths; -1 marks a free
+    place.
     """
 
     squares: Float[Array, " some"]
@@ -27,25 +26,25 @@ class Seeds(NamedTuple):
 
 
 def most_restarts(num_latents: int, num_samples: int) -> int:
-    """How many atoms restart at once, at most: each needs a sample to start from."""
+    """Returns the most atoms that restart at once: each needs a sample to start from."""
     return min(max(1, num_latents // ONE_IN), num_samples)
 
 
 def empty_seeds(most: int, like: Float[Array, "... input_dim"]) -> Seeds:
-    """Room for `most` seeds."""
+    """Makes room for `most` seeds."""
     return Seeds(jnp.full(most, -1, like.dtype), jnp.zeros((most, like.shape[-1]), like.dtype))
 
 
 def collect(seeds: Seeds, residuals: Float[Array, "n input_dim"]) -> Seeds:
-    """The largest of the seeds and of some residuals, as many as there is room for."""
+    """Returns the largest of the seeds and some residuals, as many as there is room for."""
     squares = jnp.concatenate([seeds.squares, jnp.sum(residuals**2, axis=1)])
     squares, chosen = lax.top_k(squares, len(seeds.squares))
     return Seeds(squares, jnp.concatenate([seeds.residuals, residuals])[chosen])
 
 
 def merge(seeds: Seeds, most: int, axes: tuple[str, ...]) -> Seeds:
-    """The largest of the seeds that the devices along some axes of the mesh have collected; all
-    devices get them.
+    """Returns, on all devices, the largest seeds that the devices along some mesh axes have
+    collected.
     """
     own = len(seeds.squares)
     squares, chosen = lax.top_k(lax.all_gather(seeds.squares, axes, tiled=True), most)
@@ -64,20 +63,20 @@ def restart_wasted_atoms(
     weak: float,
     axes: tuple[str, ...] = (),
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
-    """Restarts atoms that duplicate others, then those that have only weak codes.
+    """Restarts atoms that duplicate others, then those with only weak codes.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       energy: each atom's squared codes, summed over a round.
-      uses: how many of these were not zero.
-      seeds: where atoms restart from; no more of them do.
-      weak: codes are weak if their mean square is at most this share of that of all codes that are
-        not zero; those of an atom that is never used always are.
-      axes: of the mesh, over which the search for duplicates is split; the rest each device does
-        for itself.
+      uses: the number of non-zero codes among them.
+      seeds: where atoms restart from; at most as many restart.
+      weak: codes are weak if their mean square is at most this share of that of all non-zero codes;
+        an unused atom's always are.
+      axes: mesh axes that the search for duplicates is split over; each device does the rest for
+        itself.
 
     Returns:
-      The dictionary, and which atoms are new.
+      The dictionary, and a mask of the new atoms.
     """
     duplicate = _duplicates(dictionary, energy, axes)
     small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
@@ -95,12 +94,12 @@ def restart(
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      worth: of each atom; one of infinite worth stays.
-      seeds: where atoms restart from; no more of them do.
-      must_gain: whether an atom stays unless its worth is below the square of its seed.
+      worth: the worth of each atom; infinite worth keeps an atom.
+      seeds: where atoms restart from; at most as many restart.
+      must_gain: whether an atom only restarts if its worth is below the square of its seed.
 
     Returns:
-      The dictionary, and which atoms are new.
+      The dictionary, and a mask of the new atoms.
     """
     num_latents = dictionary.shape[1]
     worst, places = lax.top_k(-worth, len(seeds.squares))
@@ -111,15 +110,15 @@ def restart(
     starts = (worst > -jnp.inf) & ~alike[order]
     if must_gain:
         starts &= -worst < seeds.squares[order]
-    # JAX drops what is assigned to num_latents, which is no atom.
+    # JAX drops assignments to num_latents, which is no atom.
     target = jnp.where(starts, places, num_latents)
     new = jnp.zeros(num_latents, bool).at[target].set(True, mode="drop")
     return dictionary.at[:, target].set(atoms[:, order], mode="drop"), new
 
 
 def _duplicates(dictionary, energy, axes: tuple[str, ...]) -> Bool[Array, " num_latents"]:
-    """Which atoms lie close to one of more energy, or of equal energy and a smaller index. Each
-    device looks at its share.
+    """Marks atoms close to one of more energy, or of equal energy and a smaller index. Each device
+    searches its share.
     """
     num_latents = dictionary.shape[1]
     names = jnp.arange(num_latents)

@@ -1,5 +1,5 @@
-"""Worlds by name, one a file: the `NamedWorld` that a module of this folder defines is found, and
-`--world=NAME` draws it.
+"""Worlds by name, one a file: `--world=NAME` draws the `NamedWorld` that a module of this folder
+defines.
 """
 
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ from sae_gap.core.registry import instances
 from sae_gap.data.worlds.named_world import NamedWorld
 from sae_gap.data.worlds.world import World
 
-# The world that studies scale to their own number of latents.
+# Studies scale this world to their own number of latents.
 SCALED = "synthsae"
 
 
-# The worlds that are found in this folder, by name.
+# The worlds of this folder by name.
 WORLDS: Mapping[str, NamedWorld] = instances(__name__, NamedWorld)
 
 
 def named_world(name: str, num_latents: int | None = None, **options: Any) -> World:
-    """A world by its name.
+    """Makes a world by its name.
 
     Args:
       name: one of `WORLDS`.
-      num_latents: how many features; None takes the world's own number.
-      **options: of `World`, in the place of what the name stands for; None keeps that.
+      num_latents: number of features; None takes the world's own.
+      **options: fields of `World` that replace those of the name; None keeps the name's.
 
     Raises:
       ValueError: the name is unknown, or an option is out of range.

@@ -1,5 +1,5 @@
-"""A parent and its child, and room for both: sparsity is cheapest where the child's latent has the
-parent's direction too.
+"""A parent, its child, and a latent for each: codes are sparsest if the child's latent also points
+in the parent's direction.
 
 After Chanin et al. (2024), "A is for absorption: studying feature splitting and absorption in
 sparse autoencoders", arXiv:2409.14507.
@@ -11,7 +11,7 @@ from sae_gap.data.worlds.named_world import TOY, NamedWorld
 
 
 def parent_and_child(num_latents: int | None) -> dict[str, Any]:
-    """The options of a world of two features."""
+    """Returns the options of a world of two features."""
     if num_latents not in (None, 2):
         raise ValueError(f"this world has 2 features, not {num_latents}; leave num_latents out.")
     law = {"roots": 1, "branching": 1, "depth": 1, "most": 0.3, "least": 0.15}

@@ -1,5 +1,4 @@
-"""Features that fire together, fewer than there are dimensions: an SAE whose k is too small mixes
-them.
+"""Features that fire together, fewer than dimensions: an SAE with too small a k mixes them.
 
 After the toy model of Chanin & Garriga-Alonso (2025), "Sparse but wrong: incorrect L0 leads to
 incorrect features in sparse autoencoders", arXiv:2508.16560: 50 features in 100 dimensions, at

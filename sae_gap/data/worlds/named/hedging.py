@@ -1,4 +1,4 @@
-"""A parent and its child, and a dictionary of one latent, which takes in some of the child.
+"""A parent, its child, and a dictionary of one latent, which absorbs some of the child.
 
 After Chanin, Dulka & Garriga-Alonso (2025), "Feature hedging: correlated features break narrow
 sparse autoencoders", arXiv:2505.11756.

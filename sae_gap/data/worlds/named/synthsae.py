@@ -4,14 +4,14 @@ from typing import Any
 
 from sae_gap.data.worlds.named_world import NamedWorld
 
-# The published number of features, and the least for which three levels of children fit below its
-# 128 roots.
+# The published number of features, and the least that leaves room for three levels of children
+# below its 128 roots.
 _FULL, _THREE_LEVELS = 16_384, 10_880
 
 
 def _options(num_latents: int | None) -> dict[str, Any]:
-    """Below 10,880 features trees have two levels of children, and every 32 features a root; a tree
-    needs 21 features.
+    """Worlds below 10,880 features have two levels of children and a root for every 32 features; a
+    tree needs 21 features.
     """
     number = _FULL if num_latents is None else num_latents
     deep = number >= _THREE_LEVELS

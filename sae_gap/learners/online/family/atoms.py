@@ -1,4 +1,4 @@
-"""The atoms that rules compare and move, those that are idle, and the common factor of a family."""
+"""The atoms that rules compare and move, idle atoms, and the common factor of a family."""
 
 from typing import NamedTuple
 
@@ -14,19 +14,19 @@ from sae_gap.learners.online.decorrelation import GRAM_COLUMNS
 APART = 0.5
 # An atom with less than this share of the usual energy is idle, and free for another concept.
 IDLE = 0.1
-# How many atoms of a family are looked at, and families that are solved for at once.
+# How many atoms of a family are considered, and how many families are solved for at once.
 MEMBERS, BATCH = 8, 64
-# Atoms of the largest cosines, and children of one parent, that an atom is compared with.
+# An atom is compared with so many atoms of the largest cosines, or children of one parent.
 NEIGHBOURS = 32
-# What is left of a unit ray without the common factor is an atom if it is longer than this.
+# A unit ray without the common factor becomes an atom if it is longer than this.
 LEAST_REST = 0.1
-# What keeps a common factor from being ill-posed: a ridge, which is the least squared loading too,
-# and the least cosine to divide by.
+# These keep a common factor well-posed: a ridge, also the least squared loading, and the least
+# cosine to divide by.
 _RIDGE, _LEAST_COSINE = 0.01, 0.05
 
 
 class Atoms(NamedTuple):
-    """A dictionary of unit atoms, and which of them have moved."""
+    """A dictionary of unit atoms, with a mask of the atoms that have moved."""
 
     dictionary: Float[Array, "input_dim num_latents"]
     moved: Bool[Array, " num_latents"]
@@ -41,19 +41,19 @@ class Atoms(NamedTuple):
 
 
 def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
-    """The median energy Σ z² of the atoms that have any; 0 where none has."""
+    """Returns the median energy Σ z² of the atoms with any; 0 if none has."""
     return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
 
 
 def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
-    """The energy of idle atoms, which have less than the share `idle` of the usual one; infinity
-    for others.
+    """Returns the energy of idle atoms, which have less than the share `IDLE` of the usual energy;
+    infinity for others.
     """
     return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
 
 
 def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
-    """An idle atom for each that wants one, as long as there are any; else num_latents."""
+    """Returns an idle atom for each wanting place while there are any; else num_latents."""
     queue = jnp.argsort(idle)
     turn = jnp.cumsum(wanted) - 1
     return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
@@ -62,8 +62,8 @@ def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
 def nearest(
     dictionary: Float[Array, "input_dim num_latents"],
 ) -> Int[Array, "num_latents neighbours"]:
-    """The few atoms of the largest cosines with each, itself among them, in the order of their
-    numbers.
+    """Returns for each atom the few with the largest cosines, itself included, in the order of
+    their numbers.
     """
     most = min(NEIGHBOURS, dictionary.shape[1])
     return lax.map(
@@ -76,14 +76,14 @@ def nearest(
 def alike_pairs(
     atoms: Atoms, counts: Cooccurrence, others: Int[Array, "num_latents others"], least
 ) -> tuple[Bool[Array, "num_latents others"], Float[Array, "num_latents others"]]:
-    """Which of some others each atom is alike to, and their cosines: those above the least, where
-    both atoms are judged, and apart.
+    """Tells which of some others each atom is alike to, and their cosines: the cosine exceeds
+    `least`, and both atoms are judged, and apart.
 
     Args:
-      atoms: the dictionary, and which atoms have moved.
+      atoms: the dictionary, with a mask of the atoms that have moved.
       counts: the co-occurrence of its atoms.
-      others: numbers of atoms, num_latents where there is none.
-      least: cosine.
+      others: numbers of atoms, num_latents for none.
+      least: the least cosine.
     """
     rows, given, names = atoms.dictionary.T, counts.given, jnp.arange(len(atoms.moved))
     judged = (counts.uses >= LEAST_USES) & ~atoms.moved
@@ -91,7 +91,7 @@ def alike_pairs(
     def compare(name):
         own = others[name]
         cosines = rows[own] @ rows[name]
-        # The share of the uses of each of the two in which the other is on.
+        # For each of the two, the share of its uses in which the other is on.
         share = jnp.max(
             jnp.where(counts.partners[name] == own[:, None], given[name], 0), axis=1, initial=0
         )
@@ -106,8 +106,8 @@ def alike_pairs(
 def members_of(
     owner: Int[Array, " num_latents"], most: int = MEMBERS
 ) -> Int[Array, "num_latents members"]:
-    """The first atoms that each atom owns, a row each, filled up with num_latents, the owner of
-    those that have none.
+    """Returns the first atoms that each atom owns, a row each, filled up with num_latents, which is
+    also the owner of atoms that have none.
     """
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)
@@ -120,18 +120,17 @@ def common_factor(
     products: Float[Array, "some some"],
     exists: Bool[Array, " some"],
 ):
-    """The common factor p of unit rays, (input_dim,), what each has beside it, (input_dim, some),
-    how long that is, and the loadings on p.
+    """Returns the common factor p of unit rays, (input_dim,), the remainder of each without it,
+    (input_dim, some), the lengths of these, and the loadings on p.
 
-    Rays that have nothing but p in common have the products `r_j · r_k = a_j a_k`, with the
-    loadings `a_j = r_j · p`. These give `a_j² = mean over k and l of r_j·r_k r_j·r_l / r_k·r_l`,
-    and p is the combination `Σ_k β_k r_k` whose product with each r_j is a_j, by a solve with a
-    ridge.
+    Rays that share nothing but p have the products `r_j · r_k = a_j a_k`, with the loadings
+    `a_j = r_j · p`. So `a_j² = mean over k and l of r_j·r_k r_j·r_l / r_k·r_l`. A solve with a
+    ridge gives p as the combination `Σ_k β_k r_k` whose product with each r_j is a_j.
 
     Args:
-      rays: of unit length.
-      products: of the rays.
-      exists: which of them are to be looked at.
+      rays: rays of unit length.
+      products: the products of the rays.
+      exists: a mask of the rays to consider.
     """
     pairs = exists[:, None] & exists
     other = pairs & ~jnp.eye(len(exists), dtype=bool)
@@ -151,5 +150,5 @@ def common_factor(
 def unit_columns(
     atoms: Float[Array, "families input_dim members"],
 ) -> Float[Array, "input_dim columns"]:
-    """The atoms of all families at unit length, as columns."""
+    """Returns the atoms of all families at unit length, as columns."""
     return unit_atoms(jnp.moveaxis(atoms, 0, 1).reshape(atoms.shape[1], -1))[0]

@@ -8,11 +8,11 @@ from sae_gap.learners.online.cooccurrence import Cooccurrence
 from sae_gap.learners.online.decorrelation import coherent_cosine
 from sae_gap.learners.online.family.atoms import Atoms, alike_pairs, nearest
 
-# One ray contains another if its projection onto that is longer than this share of it.
+# A ray contains another if its projection onto that is longer than this share of it.
 CONTAINS = 0.75
-# An atom is parted only from one with more than this share of its energy.
+# An atom is only parted from one with more than this share of its energy.
 _LEAST_ENERGY = 0.3
-# A unit atom of which less than this length is left without its parent is of the same concept.
+# An atom has its parent's concept if less than this length of it remains without the parent.
 _LEAST_PARTED = 0.5
 
 
@@ -20,15 +20,15 @@ def part_from_parents(
     atoms: Atoms, counts: Cooccurrence
 ) -> tuple[Atoms, Bool[Array, " num_latents"]]:
     """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p,
-    which is off where that is on.
+    which is off when the other is on.
 
-    Such atoms are coherent and apart. The ray of the parent, its atom at the length of its mean
-    code, is shorter than the child's, which contains it. Of several parents the one with the
-    longest ray counts. An atom of which little would be left is of the parent's concept: it stays,
-    and is free for another concept.
+    Such atoms are coherent and apart. The parent's ray, its atom at the length of its mean code, is
+    shorter than the child's, which contains it. Among several parents the one with the longest ray
+    counts. An atom with hardly any remainder has the parent's concept: it stays, and is free for
+    another concept.
 
     Returns:
-      The atoms, and which are free.
+      The atoms, and a mask of the free ones.
     """
     dictionary = atoms.dictionary
     size, energy = counts.size, counts.squares
@@ -39,7 +39,7 @@ def part_from_parents(
         & (cosines * size[:, None] > CONTAINS * size[others])
         & (energy[others] > _LEAST_ENERGY * energy[:, None])
     )
-    # No parent moves itself.
+    # A parent does not move itself.
     lies &= ~jnp.any(lies, axis=1)[others]
     longest = jnp.argmax(jnp.where(lies, size[others], -1), axis=1)
     parent = dictionary[:, jnp.take_along_axis(others, longest[:, None], axis=1)[:, 0]]

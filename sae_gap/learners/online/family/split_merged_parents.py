@@ -26,12 +26,11 @@ from sae_gap.learners.online.family.atoms import (
 )
 from sae_gap.learners.online.family.turn_pairs import DIFFER, is_short
 
-# Siblings share more than chance makes if their cosines, each and on average, are above this.
+# Siblings share more than by chance if their cosines, each and on average, exceed this.
 SIBLINGS = 0.1
-# Where a parent is without its children in at most this share of its uses, its own ray tells
-# nothing.
+# If a parent is without its children in at most this share of its uses, its own ray says nothing.
 ALONE = 0.05
-# A parent whose loading on the common factor is above this is that factor, and is not split.
+# A parent whose loading on the common factor exceeds this is that factor, and is not split.
 PURE = 0.93
 
 
@@ -40,18 +39,18 @@ def split_merged_parents(
 ) -> Atoms:
     """Splits a parent whose atom is merged with one of its children, `v = p + c_1`.
 
-    Its other children c_k are then learned as `p + c_k` less the part along v. They share
+    Its other children c_k are then learned as `p + c_k` without the part along v. They share
     `p - c_1`, they are apart, and beside them the code of v is smaller than without them, about
-    half where p and c_1 are of one length. (If the children share something else, as those of a
-    missing atom between v and them do, the codes of v are as large as ever.) The rays of the
-    children, `p + c_k`, and v itself have the common factor p. It becomes the parent, what the rays
-    have beside it becomes the children, and c_1 takes an idle atom. Where v is hardly ever alone
-    there is no code to compare with, and it is split.
+    half if p and c_1 have the same length. (If the children share something else, such as a missing
+    atom between v and them, the codes of v stay as large.) The rays of the children, `p + c_k`, and
+    v itself have the common factor p. The factor becomes the parent, the rays' remainders become
+    the children, and c_1 takes an idle atom. If v is hardly ever alone, there is no code to compare
+    with, and it is split.
 
-    A lone child c_2 that is on in many uses of v is split from it likewise, if the codes of v are
-    large and an idle atom is free for c_1. Of two rays the common factor is their mean,
-    `p + (c_1 + c_2) / 2`, and the children are opposite. But with three atoms for three concepts,
-    signals whose codes vary tell the rest: the next rounds that solve find p, c_1 and c_2.
+    A lone child c_2 that is on in many uses of v is split from it in the same way, if the codes of
+    v are large and an idle atom is free for c_1. The common factor of two rays is their mean,
+    `p + (c_1 + c_2) / 2`, and the remainders are opposite. But with three atoms for three concepts,
+    signals with varying codes decide the rest: the next rounds that solve find p, c_1 and c_2.
     """
     dictionary = atoms.dictionary
     num_latents = dictionary.shape[1]
@@ -75,9 +74,9 @@ def split_merged_parents(
     without = (counts.sums - total) / jnp.maximum(uses - times, 1)
     smaller = total / jnp.maximum(times, 1) < (1 - DIFFER) * without
     short = is_short(beside, size[owner], size, cosine)
-    # Where p and c are of the usual size, their sum is larger.
+    # If p and c have the usual size, their sum is larger.
     large = size > jnp.nanmedian(jnp.where(uses >= LEAST_USES, size, jnp.nan))
-    # What is true of a parent that may be split from a lone child.
+    # The conditions for a parent to be split from a lone child.
     is_lone = smaller & large & (times > PARTNERS * uses)
 
     def split(v):
@@ -94,7 +93,7 @@ def split_merged_parents(
         return (many | two) & (loading[-1] <= PURE), two, common, rest, length
 
     wanted, two, common, rest, length = lax.map(split, names, batch_size=BATCH)
-    # Not a parent and its own parent at once.
+    # An atom is not split together with its own parent.
     wanted &= ~jnp.append(wanted, False)[parent]
     # The child that the parent was merged with takes an idle atom.
     lost = wanted & (alone > ALONE) & (length[:, -1] > LEAST_REST)

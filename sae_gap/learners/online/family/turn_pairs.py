@@ -14,19 +14,19 @@ from sae_gap.learners.online.cooccurrence import (
 )
 from sae_gap.learners.online.family.atoms import BATCH, LEAST_REST, Atoms
 
-# Codes differ by more than this share where a parent is merged with a child: its mean code beside
-# the others is smaller than without them. So do the rays of a child and its parent.
+# If a parent is merged with a child, its mean code beside the others is smaller than without them
+# by more than this share. The rays of a child and its parent differ by as much.
 DIFFER = 0.15
 
 
 def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, its partner, which is on
-    beside v where c is off.
+    beside v when c is off.
 
-    Where p and c are of one length, so are the codes of v and u where both are on: reconstruction
+    If p and c have the same length, so have the codes of v and u where both are on: reconstruction
     and cosines cannot tell this pair from p and c, and it is as sparse. But the ray of u is p,
-    which is shorter than that of v; if v were a parent, the ray of its child would be longer. The
-    ray becomes u, the base of the pair, and what v has beside it becomes v.
+    which is shorter than that of v; if v were a parent, its child's ray would be longer. The ray
+    becomes u, the base of the pair, and the remainder of v becomes v.
     """
     dictionary, moved = atoms
     num_latents = dictionary.shape[1]
@@ -45,8 +45,8 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     parent &= is_short(beside, own[1], its[1], cosines)
     free = (others < num_latents) & ~(moved[:, None] | counts.of(moved))
     score = jnp.where((child | parent) & free, counts.given * back, 0)
-    # Each is the other's best partner, so that no atom is in two pairs. Where either can be the
-    # base, the first becomes it.
+    # Each is the other's best partner, so no atom is in two pairs. If either can be the base, the
+    # first becomes it.
     best = jnp.argmax(score, axis=1)[:, None]
 
     def of_best(values):
@@ -65,13 +65,13 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
 
 
 def is_short(beside, size, other, cosine):
-    """Whether the ray of j, `z̄_ij d_i + z̄_j d_j`, is about as long as that of i or shorter; a
-    child's is longer.
+    """Tells whether the ray of j, `z̄_ij d_i + z̄_j d_j`, is shorter than that of i or about as
+    long; a child's is longer.
 
     Args:
       beside: z̄_ij, the mean code of i beside j.
       size: z̄_i.
       other: z̄_j.
-      cosine: of the atoms i and j.
+      cosine: the cosine of the atoms i and j.
     """
     return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
