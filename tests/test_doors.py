@@ -339,7 +339,7 @@ DOORS = {
     "no store": (lambda: sae_gap.run(study(), "here"), "store must be of class Store"),
     "a folder that is none": (lambda: Store(3), "must be a path"),
     "a file that is none": (lambda: sae_gap.load(3), "path must be a path"),
-    "activations nowhere": (lambda: sae_gap.open_activations(None), "path must be a path"),
+    "activations nowhere": (lambda: sae_gap.open_activations(None), "but it is None; give"),
     "an array without a name": (
         lambda: sae_gap.open_activations("here", key=3),
         "key must be of class str",

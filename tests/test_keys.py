@@ -133,7 +133,7 @@ def of_train_real(folder, row=None, document=None, **flags):
     usual = {"methods": ("topk",), "width": WIDTH, "sparsity": 2}
     options = train_real.TrainOptions(**given, **usual | flags)
     source = train_real.source_of(options)
-    study = train_real.study_for(options, [source], options.methods, {})
+    study = train_real.study_for(options, [source], options.methods)
     (job,) = jobs(study)
     fit = Models(folder).folder(job.learner, job.sources[0])
     return {"row": [line.key for line in job.lines], "fit": fit.name}

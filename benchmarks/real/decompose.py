@@ -162,8 +162,9 @@ def _study(options: Any, chosen: Activations, atoms: np.ndarray) -> Study:
             f"--k={most} is more than the {min(dim, width)} atoms or dimensions that there are; "
             "lower it."
         )
-    counts = chosen.num_samples, min(chosen.num_samples, options.controlled)
-    rows, few = (HeldOut(chosen, 1, 1, count, True, held_out=chosen) for count in counts)
+    rows = few = HeldOut(chosen, 1, 1, chosen.num_samples, True, held_out=chosen)
+    if options.controlled < chosen.num_samples:
+        few = dataclasses.replace(rows, samples=options.controlled)
     if options.centred_atoms:
         atoms = atoms - atoms.mean(axis=1, keepdims=True)
     mean = rows.scored.mean(axis=0) if options.centred else np.zeros(dim)

@@ -196,8 +196,8 @@ class SparseAutoencoder(Learner):
         model = Model(atoms, bias, parameters)
         if self.frozen:
             # Zero rows, such as padding, stay zero and do not count.
-            live = jnp.any(signals != 0, axis=1, keepdims=True)
-            model = self.encoder.calibrated(model, jnp.where(live, (signals - mean) / unit, 0))
+            counted = jnp.any(signals != 0, axis=1, keepdims=True)
+            model = self.encoder.calibrated(model, jnp.where(counted, (signals - mean) / unit, 0))
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), num_latents).init(model)

@@ -17,6 +17,7 @@ from sae_gap.data.recording import Source, check_sources
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.metrics.metric import Metric
+from sae_gap.storage.results import key
 
 # `strict`: learners see only the training split, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
@@ -125,7 +126,7 @@ class Study:
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sources(self.sources)
-        if len(set(self.sources)) < len(self.sources):
+        if len({key(source.asdict()) for source in self.sources}) < len(self.sources):
             raise ValueError(
                 "sources must be different settings or recordings, but some are given twice."
             )

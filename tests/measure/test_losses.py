@@ -90,9 +90,9 @@ class Shrunk:
 
 
 def run(patched, folder, *saes, l0=(1, 2), controls=(), codes=CODES, **source):
-    options = DownstreamOptions(l0=l0, codes=codes)
+    options = DownstreamOptions(l0=l0, codes=codes, controls=controls)
     store = sae_gap.Store(folder)
-    return put_back(options, Source(patched.downstream, **source), saes, controls, store)
+    return put_back(options, Source(patched.downstream, **source), saes, store)
 
 
 def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monkeypatch):
@@ -250,7 +250,7 @@ def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, m
     monkeypatch.setattr(Downstream, "score", killed)
     with pytest.raises(KeyboardInterrupt):
         run(patched, tmp_path, one)
-    stored = sae_gap.Store(tmp_path).keys()
+    stored = {row["key"] for row in sae_gap.Store(tmp_path).rows()}
     # The encoder's codes as they are and refitted, and the first of the others.
     assert len(stored) == 3
     assert stored < {row["key"] for row in run(patched, tmp_path, one)}

@@ -142,7 +142,7 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
         unit = own / np.linalg.norm(own, axis=1)[:, None]
         np.testing.assert_allclose(given.dictionary.T, unit, atol=1e-5)
         np.testing.assert_array_equal(rows.scored, x)
-        np.testing.assert_array_equal(rows.members[0], found.documents)
+        np.testing.assert_array_equal(rows.members, found.documents)
         np.testing.assert_allclose(given.bias, centred * x.mean(axis=0), atol=1e-5)
 
 
