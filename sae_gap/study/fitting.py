@@ -49,9 +49,8 @@ class Fit:
 
     def on(self, base: "Fit | None") -> "Fit":
         """The fit with the seconds of its base's fit added; None means no base."""
-        if base is None:
-            return self
-        return dataclasses.replace(self, base_seconds=base.end.seconds + base.base_seconds)
+        seconds = base.end.seconds + base.base_seconds if base else 0.0
+        return dataclasses.replace(self, base_seconds=seconds)
 
     def at(self, step: int | None) -> Fitted:
         """The model at a step; the last model for None and every later step."""

@@ -120,10 +120,9 @@ class Models:
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        bases: Sequence[Fit | None] = [None] * len(tasks)
+        bases: Sequence[Any] = [None] * len(tasks)
         if learner.base is not None:
-            options: Any = {"mesh": mesh, "show_progress": show_progress}
-            bases = self.fit(learner.base, sources, tasks, **options)
+            bases = self.fit(learner.base, sources, tasks, mesh=mesh, show_progress=show_progress)
         together = mesh is not None and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
         wanted = [
@@ -131,7 +130,7 @@ class Models:
                 learner,
                 source,
                 task,
-                None if base is None else base.end.model,
+                base and base.end.model,
                 self.folder(learner, source),
                 writes,
             )

@@ -35,7 +35,7 @@ def score(
         for step, lines in by_model.items():
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
-            shared: dict[Any, Any] = {}
+            shared: dict = {}
             # Keep codes until the last method that is compared with them or starts from them.
             try:
                 ready = [inference.prepare(line.method.encoder) for line, _ in lines]
@@ -60,7 +60,7 @@ def _measure(
     study: Study,
     line: Line,
     inference: Inference,
-    shared: dict[Any, Any],
+    shared: dict,
     metrics: Sequence[Metric],
 ) -> tuple[dict[str, Any], dict[str, list[str]]]:
     """The columns of a line, and the names of each metric's columns."""
@@ -75,7 +75,7 @@ def _measure(
     splits = SPLITS if task.train.codes is not None else scored
     encoder = inference.prepare(method.encoder)
     inferred = {split: inference.infer(encoder, split) for split in splits}
-    measured: dict[str, Any] = {}
+    measured: dict = {}
     if study.seconds:
         measured["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
@@ -86,7 +86,7 @@ def _measure(
             "%s diverged: its codes are not finite, and its metrics are left out", method.name
         )
         return {"diverged": True} | measured, {}
-    optimum: dict[str, Any] = {}
+    optimum: dict = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
         optimum = {split: inference.infer(reference, split).certified for split in scored}
     found = Inferred(
