@@ -61,17 +61,22 @@ def test_a_seed_counted_twice_is_refused():
 
 
 def test_the_summary_file_has_the_promised_columns(tmp_path):
-    metrics = ["fit_seconds", "mcc_ood", "mcc_id", "novelty"]
+    # Those that every study has, in the order of the house; others keep their own.
+    both = ("mcc", "accuracy", "l0_above", "objective", "gap", "certificate")
+    scores = [f"{name}_{split}" for name in both for split in ("id", "ood")]
+    metrics = [*scores[:2], "cosine", "close", *scores[2:], "novelty"]
+    metrics += ["fit_seconds", "encode_seconds"]
+    measured = dict.fromkeys(metrics, 0.1) | {"novelty": 1 / 3}
     rows = [
         row("linear_probe", 0, fit_seconds=1.0, mcc_ood=0.5),
-        row("sae_mp", 0, mcc_id=0.1, mcc_ood=0.2, novelty=1 / 3, fit_seconds=2.0),
+        row("sae_mp", 0, **dict(reversed(measured.items()))),
     ]
     summary = tables.summarise(rows, methods=("linear_probe", "sae_mp"))
     tables.write_table(tmp_path, "summary.csv", summary)
     header, probe, sae = csv.reader((tmp_path / "summary.csv").read_text().splitlines())
     parts = [f"{name}_{part}" for name in metrics for part in ("mean", "sd")]
     assert header == [*tables.BY, "seeds", *parts]
-    assert probe[:9] == ["linear_probe", "100", "10", "5000", "1", "1.0", "", "0.5", ""]
+    assert probe[:9] == ["linear_probe", "100", "10", "5000", "1", "", "", "0.5", ""]
     assert float(sae[header.index("novelty_mean")]) == 1 / 3
     assert [entry.name for entry in tmp_path.iterdir()] == ["summary.csv"]
 
