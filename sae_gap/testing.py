@@ -108,7 +108,10 @@ def check_encoder(encoder: Encoder) -> None:
         except (ValueError, jax.errors.JAXTypeError):
             # A solver refuses such rows at its door, and what runs on the host has no `jit`.
             continue
-        demand(np.isnan(found[2]).any(), "must not lose a NaN of the signals; gate by `above`")
+        demand(
+            np.isnan(found[2]).any(),
+            "must not lose a NaN of the signals; gate by `above`, or end with `keep_nans`",
+        )
         demand(
             _close(found[others], codes[others]),
             "must not let a NaN or `jit` change other rows; keep rows apart",
@@ -122,7 +125,10 @@ def check_encoder(encoder: Encoder) -> None:
         louder = ORIGIN + UNIT * y
         found, scaled = _prepared(_at_unit(encoder), _in_unit(model), louder)
         found = codes_of(louder, scaled, found)
-        demand(_close(found, codes), "must not mind the unit of signals; map them by an `Affine`")
+        demand(
+            _close(found, codes),
+            "must not mind the unit of signals; map them by an `Affine`, or code `on_unit_atoms`",
+        )
     with jax.enable_x64(True):
         found = codes_of(*_floats((y, model), jnp.float64))
     demand(

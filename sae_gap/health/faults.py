@@ -125,8 +125,8 @@ def _cause(own: Reading, others: Iterator[tuple[str, Reading]], x) -> str | None
         read = reading.read(x)
         if read.fvu <= _USUAL and reading.is_sound(read):
             found.append((_score(read), cause, read.fvu))
-    best = min((score for score, _, _ in found), default=np.inf)
-    if best > _BETTER * _score(before):
+    # Codes that overflow have no finite score.
+    if not found or (best := min(found)[0]) > _BETTER * _score(before):
         return None
     cause, left = next((cause, left) for score, cause, left in found if score <= _ALIKE * best)
     return f"{cause}: so the FVU is {left:.4g} in the place of {before.fvu:.4g}."

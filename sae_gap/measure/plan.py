@@ -42,6 +42,8 @@ SPREAD = (2.0, 1.4, 0.7)
 USUAL = 1 / 12
 # Measure L0s that differ by no more than this share only once.
 ALIKE = 0.01
+# Fewer rows say nothing of the rest.
+FEWEST = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,6 +105,10 @@ class Plan:
                     "name of its own."
                 )
         rows, weight = jnp.asarray(self.source.scored), self.lam or 0.0
+        if len(rows) < FEWEST:
+            raise ValueError(
+                f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
+            )
         for sae in self.saes if weight else ():
             target = sae.model.signals(rows) - sae.bias
             atoms = unit_atoms(sae.model.decoder)[0]

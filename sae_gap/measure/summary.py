@@ -122,7 +122,8 @@ def curve_lines(rows: Rows) -> list[Row]:
                 line[f"{column}_ratio"] = row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
         scored = own or best
         further = {name: scored[name] for name in catalogue.default_columns() if name in scored}
-        lines.append(further | line)
+        # Further columns come last, and take no other's place.
+        lines.append(line | further | line)
     return lines
 
 

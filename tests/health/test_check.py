@@ -145,6 +145,14 @@ def test_activations_by_heads_and_those_that_say_nothing():
             sae_gap.check(sae, bad)
 
 
+def test_codes_that_overflow_are_told_without_a_cause(given):
+    (weight, offset, atoms, bias), x = given
+    sae = SAE.from_arrays(weight, offset, atoms * np.float32(2e38), bias, **OPTIONS)
+    with np.errstate(all="ignore"):
+        found = sae_gap.check(sae, x, better=False)
+    assert found.wrong[0].startswith("FVU inf: not read as it was trained")
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

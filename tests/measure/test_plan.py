@@ -182,6 +182,7 @@ def test_a_run_that_was_stopped_goes_on_and_what_is_asked_later_alone_is_measure
         ({"controls": ["pcb"]}, "a control must be one of"),
         ({"codes": ["pcb"]}, "codes must be one of"),
         ({"names": ()}, "at least one entry"),
+        ({"samples": 9}, "9 held-out activations are too few"),
         ({"l0": 4.0}, "at most 3"),
         ({"l0": -1}, "l0 must be a finite number above 0"),
         *(({"lam": lam}, "lam must be a finite number above 0") for lam in (0, float("nan"))),
