@@ -281,6 +281,11 @@ class LearnedDictionary:
         """
         check_size("count", count)
         rows = scipy.sparse.csr_array(codes)
+        if rows.shape[-1] != self.width:
+            raise ValueError(
+                f"codes must have {self.width} columns, one for each atom, but have the shape "
+                f"{rows.shape}; give codes on this dictionary."
+            )
         labels = range(self.width) if self.labels is None else self.labels
         parts = np.split(np.stack([rows.indices, rows.data]), rows.indptr[1:-1], axis=1)
         return [

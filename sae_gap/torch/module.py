@@ -131,6 +131,8 @@ class SAE(nn.Module):
         given = {**{name: torch.zeros(size, **like) for name, size in zeros.items()}, **given}
         for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
             check_size(name, given[name])
+        if given.get("k", 1) > width:
+            raise ValueError(f"k must be at most the {width} latents, but it is {given['k']}.")
         if architecture == "groupmax" and width % given["k"]:
             raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
         threshold: Any = given.pop("threshold", None)
@@ -262,7 +264,8 @@ class SAE(nn.Module):
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
     ) -> Float[Tensor, "... num_latents"]:
         """`argmin_z ‖y - z W_dec‖` on the support of the codes, with y the normalised x less b_dec;
-        clamped at zero except for `abstopk`.
+        clamped at zero except for `abstopk`. The codes `own_refit` of the commands solve
+        non-negative least squares instead, whose error is no larger.
 
         If several solutions are best, as with more atoms than dimensions, it takes the one with the
         least norm on unit atoms. Gradients reach x and the dictionary.

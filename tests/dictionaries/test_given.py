@@ -56,7 +56,10 @@ def test_without_labels_atoms_have_numbers_and_the_bias_is_taken_off_first(tmp_p
     given.save(tmp_path)
     given = sae_gap.LearnedDictionary.load(tmp_path)
     x = given.bias + np.eye(WIDTH)[[3, 7, 7]] @ given.atoms.T
-    assert given.largest([[0, 2, 0, 3]], 5) == [[(3, 3), (1, 2)]]
+    codes = np.pad([[0, 2, 0, 3]], ((0, 0), (0, WIDTH - 4)))
+    assert given.largest(codes, 5) == [[(3, 3), (1, 2)]]
+    with pytest.raises(ValueError, match=f"codes must have {WIDTH} columns"):
+        given.largest(codes[:, 1:])
     assert [row[0][0] for row in given.largest(given.encode(x, 1), 1)] == [3, 7, 7]
     np.testing.assert_array_equal(sae_gap.dictionary(2 * np.eye(5)).atoms, np.eye(5))
 

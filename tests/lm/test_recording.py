@@ -196,6 +196,8 @@ def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
     message = r"recording .*00001\.npy is damaged \(its rows are not .*; remove it and record again"
     with pytest.raises(ValueError, match=message):
         found.activations(0)
+    with pytest.raises(ValueError, match=r"00001\.npy is damaged: its rows are not those"):
+        assert open_activations(tmp_path / "block0").fingerprint
     # As it says.
     file.unlink()
     record(lm, texts, tmp_path, layers=(0,), context=16).activations(0)

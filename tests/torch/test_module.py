@@ -358,6 +358,7 @@ REFUSED = {
         sae.W_dec, W_enc=sae.W_dec.mT, architecture="gated"
     ),
     "k must be an integer": lambda sae, x, _: SAE(sae.W_dec, k=0),
+    "k must be at most the 60 latents": lambda sae, x, _: SAE(sae.W_dec, k=61),
     "topk has no breadth": lambda sae, x, _: SAE(sae.W_dec, architecture="topk", breadth=2),
     "architecture must be one of": lambda sae, x, _: SAE(sae.W_dec, architecture="relu"),
     "has a k, but its architecture": lambda sae, x, folder: without_architecture(

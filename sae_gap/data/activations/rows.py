@@ -74,8 +74,17 @@ class Activations:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """A digest of all rows, and of the documents and the numbers that `split` draws by."""
+        """A digest of all rows, and of the documents and the numbers that `split` draws by.
+
+        Raises:
+          ValueError: the rows of a file are not those of the digest that `record` wrote beside it.
+        """
         whole = self if self._whole is None else self._whole
+        for path in whole.files:
+            beside = path.with_suffix(".digest")
+            if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
+                fault = f"{path} is damaged: its rows are not those of its digest"
+                raise ValueError(f"{fault}; remove it and record again.")
         named = "none" if whole.documents is None else whole.documents
 
         def arrays():
