@@ -24,8 +24,9 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
+from sae_gap.core.checks import check_type
 from sae_gap.core.codes import Codes
-from sae_gap.core.identity import describe
+from sae_gap.core.identity import MethodPart, describe
 from sae_gap.core.registry import looks_of
 from sae_gap.core.types import SPLITS, Model, Setting, Split, Task
 from sae_gap.data.paper import draw
@@ -210,6 +211,7 @@ def check_metric(metric: Metric) -> None:
       AssertionError: its numbers depend on how codes are held, on padding or on the order of
         latents, or it says what it cannot tell.
     """
+    check_type("the metric", metric, Metric, "give the METRIC of a module")
     demand = functools.partial(_demand, metric.name)
     for protocol, used in (("strict", True), ("paper", True), ("strict", False)):
         inferred = functools.partial(_inferred, protocol, used)
@@ -301,6 +303,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
 
 def _part(part: Any) -> Any:
     """What raises, of a part whose name, label and colour do for rows and figures."""
+    check_type("the part", part, MethodPart, "give an instance of an encoder or a learner")
     demand = functools.partial(_demand, type(part).__name__)
     for name, look in looks_of(type(part)).items():
         demand(re.fullmatch("[a-z0-9_]+", name), "must have a name of a-z, 0-9 and _; set `name`")

@@ -304,10 +304,6 @@ DOORS = {
         lambda: Models().fit("x", [Setting()], [task()]),
         "learner must be of class Learner",
     ),
-    "models of no source": (
-        lambda: Models().fit(ONLINE, ["x"], [task()]),
-        r"sources\[0\] must be a setting",
-    ),
     "models of too many tasks": (
         lambda: Models().fit(ONLINE, [Setting()], [task(), task()]),
         "tasks must be 1",

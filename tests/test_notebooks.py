@@ -19,7 +19,7 @@ from nbclient import NotebookClient
 from tests.tiny import write_lm
 
 ROOT = Path(__file__).parents[1]
-# That of PyTorch runs in tests/peers, where PyTorch is.
+# That of PyTorch runs in tests/peers, where transformers is.
 NOTEBOOKS = sorted(
     path for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != "torch_encoder"
 )

@@ -24,7 +24,7 @@ from jaxtyping import PRNGKeyArray
 from sae_gap.core import identity
 from sae_gap.core.checks import check_type
 from sae_gap.core.types import Model, Task
-from sae_gap.data.recording import Source, check_sources
+from sae_gap.data.recording import Source
 from sae_gap.learners.learner import Learner
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import results, trees
@@ -112,7 +112,6 @@ class Models:
           ValueError: an argument does not fit; the message names it.
         """
         check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
-        check_sources(sources)
         if len(sources) != len(tasks):
             raise ValueError(
                 f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}."
