@@ -76,7 +76,7 @@ ENCODER_FAULTS = {
     "lose a NaN": lambda model, y: jnp.nan_to_num(RELU(model, y)),
     "change other rows": lambda model, y: RELU(model, y) * jnp.isfinite(y).all(),
     "mind dimensions": lambda model, y: RELU(model, y) * y.shape[1],
-    "mind the unit": lambda model, y: jnp.where(RELU(model, y) <= 1, 0, RELU(model, y)),
+    "mind the unit": lambda model, y: RELU(model, y) * jnp.linalg.norm(y, axis=1, keepdims=True),
     "compute in float64": lambda model, y: RELU(model, y).astype(jnp.float32),
     "same codes in float64": lambda model, y: RELU(model, y) * (1 + (y.dtype == float)),
     "finite codes beside": lambda model, y: RELU(model, y) / lengths(model),

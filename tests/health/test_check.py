@@ -111,10 +111,11 @@ def test_better_codes_have_the_rows_and_the_signs_of_the_own_ones(given, monkeyp
     if sign < 0:
         sae = SAE.of_model(dataclasses.replace(sae.model, encode=AbsTopK(K)), name="signed")
     monkeypatch.setattr(module, "relative_gap", lambda found: np.arange(3.0))
-    monkeypatch.setattr(module, "refit", lambda lasso: AbsTopK(2))
+    lassos = []
+    monkeypatch.setattr(module, "refit", lambda lasso: lassos.append(lasso) or AbsTopK(2))
     codes = np.asarray(sae.encode(x[evenly_spaced(len(x), FEW)]))
     better = sae_gap.check(sae, x, certified=True).better
-    assert len(better) == 1 + (sign > 0)
+    assert len(better) == 1 + (sign > 0) and lassos[0].nonneg == (sign > 0)
     assert {each.own_l0 for each in better} == {np.count_nonzero(codes) / FEW}
     assert (better[-1].l0, better[-1].certificate) == (2, 2)
 
