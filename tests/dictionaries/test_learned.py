@@ -134,7 +134,9 @@ def test_its_fvu_is_that_of_the_report(learned, fresh):
     assert learned.fvu(l0=2 * L0) < learned.fvu() < learned.fvu(l0=L0 / 2)
 
 
-def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fresh, caplog):
+def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(
+    monkeypatch, learned, fresh, caplog
+):
     # Of one atom, since a support that is nearly full takes seconds.
     row = learned.bias + 12 * np.median(np.linalg.norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
@@ -143,6 +145,13 @@ def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fr
     ) and caplog.text.rstrip().endswith("; left out")
     assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
+    plans = []
+    monkeypatch.setattr(curve, "run", lambda plan, *_, **__: plans.append(plan) or [])
+    for outliers in ("drop", "keep"):
+        with pytest.raises(IndexError):
+            learned.report(spoilt, outliers=outliers)
+    assert [plan.keep_outliers for plan in plans] == [False, True]
+    assert plans[0].activations is learned.train
 
 
 def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, learned, fresh):
