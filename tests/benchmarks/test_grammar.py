@@ -5,13 +5,14 @@ import dataclasses
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import command
+from benchmarks.harness import command, learners
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.report import published
 from sae_gap import Setting
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import labels
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from tests.conftest import page_of
 
 STUDIES = studies.found()
@@ -112,6 +113,14 @@ def test_every_length_is_a_flag(name):
     changed = vars(read(name, *flags).preset)
     lengths = ("epochs", "rounds", "visits", "blocks", "sae_steps")
     assert [changed[length] for length in lengths] == [3, 4, 5, 6, 7]
+
+
+def test_options_of_a_preset_are_those_of_its_learners():
+    preset = Preset(families="num_slots=8", sae_steps=9)
+    assert learners.pruned(preset).num_slots == learners.families(preset).num_slots == 8
+    # Of four steps each, whole epochs.
+    source = Setting(20, 3, 8 * SparseAutoencoder.batch_size)
+    assert learners.tuned_sae("topk", source, preset).num_steps == 3
 
 
 def test_a_study_may_have_options_of_its_own():
