@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import shutil
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -22,7 +23,9 @@ from sae_gap.dictionaries import training
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.trees import Checkpoint
 
 WIDTH, L0 = 40, 3
@@ -229,6 +232,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
         found = learn(x, checkpoint=folder)
         assert stored[0] == first and not [*folder.glob("*.safetensors")]
     np.testing.assert_array_equal(found.atoms, learn(activations).atoms)
+
+
+def test_a_state_is_of_one_width_seed_and_learner(monkeypatch, tmp_path, learned):
+    found = []
+
+    def fit(*_, checkpoints, **__):
+        found.append(checkpoints[0].fit)
+        return SimpleNamespace(model=None)
+
+    monkeypatch.setattr(training, "fit_signals", fit)
+    save = Checkpoint(Folder(tmp_path), "state", fit="rows")
+    for width, seed, visits in ((12, 0, 5), (13, 0, 5), (12, 1, 5), (12, 0, 6)):
+        learner, options = OnlineDictionary(visits=visits), {"show_progress": False}
+        training.fit_rows(learner, learned.train, width, seed, checkpoint=save, **options)
+    assert len({*found}) == 4
 
 
 def test_a_saved_and_a_pickled_dictionary_code_as_before(tmp_path, activations, learned, fresh):
