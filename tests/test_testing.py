@@ -1,8 +1,14 @@
-"""All that the catalogue names passes the checks that ship."""
+"""All that the catalogue names passes the checks that ship, and each fault is told by its mend."""
 
+import re
+import types
+
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from sae_gap import catalogue, testing
+from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.exchange import Exchange
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
@@ -11,8 +17,11 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import Pruned
+from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners.learner import HostLearner
+from sae_gap.metrics.metric import Metric
 from sae_gap.saes.foreign_encoders import AbsTopK
 from tests.test_versions import encoder_of, learner_of
 
@@ -47,3 +56,96 @@ def test_learners(name):
 @pytest.mark.parametrize("metric", catalogue.metrics().values(), ids=catalogue.metrics())
 def test_metrics(metric):
     testing.check_metric(metric)
+
+
+RELU = ReLU()
+
+
+def lengths(model):
+    norms = jnp.linalg.norm(model.decoder, axis=0)
+    return norms / norms.max()
+
+
+# Codes, or other members of a ReLU.
+ENCODER_FAULTS = {
+    "must give codes (n, num": lambda model, y: RELU(model, y)[:, 1:],
+    "not all zero": lambda model, y: 0 * RELU(model, y),
+    "below zero": lambda model, y: -RELU(model, y),
+    "another shape": lambda model, y: RELU(model, jnp.resize(y, (len(y), len(model.bias)))),
+    "in every batch": lambda model, y: RELU(model, y) / RELU(model, y).max(),
+    "lose a NaN": lambda model, y: jnp.nan_to_num(RELU(model, y)),
+    "change other rows": lambda model, y: RELU(model, y) * jnp.isfinite(y).all(),
+    "mind dimensions": lambda model, y: RELU(model, y) * y.shape[1],
+    "mind the unit": lambda model, y: RELU(model, y) * jnp.linalg.norm(y, axis=1, keepdims=True),
+    "compute in float64": lambda model, y: RELU(model, y).astype(jnp.float32),
+    "same codes in float64": lambda model, y: RELU(model, y) * (1 + (y.dtype == float)),
+    "finite codes beside": lambda model, y: RELU(model, y) / lengths(model),
+    "zeros no code": lambda model, y: RELU(model, y) + 1,
+    "called as by": {"infer": lambda self, model, y: Coded(2 * RELU(model, y))},
+    "positive integer": {"flops": lambda *_: 1.5},
+    "finite gradient": {"loss": lambda self, model, y, penalty: (lengths(model), None)},
+    "shapes of parameters": {"observe": lambda self, model, seen: model.bias},
+    "name of a-z": {"name": "A"},
+    "label that is not empty": {"label": ""},
+    "colour such as": {"colour": "red"},
+    "plain numbers and words": {"coordinates": {"size": np.ones(2)}},
+}
+
+
+@pytest.mark.parametrize("words", ENCODER_FAULTS)
+def test_a_fault_of_an_encoder_is_named(words):
+    fault = ENCODER_FAULTS[words]
+    members = fault if isinstance(fault, dict) else {}
+    kind = types.new_class("Faulty", (ReLU,), exec_body=lambda body: body.update(members))
+    if fault is not members:
+        kind.__call__ = lambda self, model, y: fault(model, y)
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        testing.check_encoder(kind())
+
+
+def drawn(signals, width):
+    return Model(signals[:width].T, jnp.zeros(signals.shape[1]))
+
+
+class Drawn(HostLearner):
+    def learn(self, data, *, num_latents, key):
+        return drawn(data.signals, num_latents)
+
+
+# Models, or other members of a learner.
+LEARNER_FAULTS = {
+    "finite numbers": lambda data, width: drawn(jnp.nan * data.signals, width),
+    "learn from its data": lambda data, width: drawn(jnp.ones_like(data.signals), width),
+    "at zero": lambda data, width: drawn(data.signals + 1, width),
+    "in words": {"needs": lambda self, task: 3},
+    "same bits": {"select": lambda self, task: task.id},
+}
+
+
+@pytest.mark.parametrize("words", LEARNER_FAULTS)
+def test_a_fault_of_a_learner_is_named(words):
+    fault = LEARNER_FAULTS[words]
+    if not isinstance(fault, dict):
+        fault = {
+            "learn": lambda self, data, *, num_latents, key: LEARNER_FAULTS[words](
+                data, num_latents
+            )
+        }
+    kind = types.new_class("Faulty", (Drawn,), exec_body=lambda body: body.update(fault))
+    with pytest.raises(AssertionError, match=words):
+        testing.check_learner(kind())
+
+
+METRIC_FAULTS = {
+    "finite numbers": lambda inferred: {"score": np.nan},
+    "same of sparse": lambda inferred: {"score": isinstance(inferred.codes["id"], np.ndarray)},
+    "dimensions of zeros": lambda inferred: {"score": inferred.task.input_dim},
+    "order of latents": lambda inferred: {"score": float(inferred.model.decoder[0, 0])},
+    "leave out": lambda inferred: {} if inferred.optimum else {"score": 1.0},
+}
+
+
+@pytest.mark.parametrize("words", METRIC_FAULTS)
+def test_a_fault_of_a_metric_is_named(words):
+    with pytest.raises(AssertionError, match=words):
+        testing.check_metric(Metric("faulty", METRIC_FAULTS[words]))

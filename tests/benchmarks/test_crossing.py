@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import studies
 from benchmarks.harness import crossing
-from benchmarks.harness.preset import SMOKE
+from benchmarks.harness import preset as presets
 from sae_gap import Setting, Store, catalogue
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
@@ -18,6 +18,8 @@ from sae_gap.learners.oracle import Oracle
 from tests.conftest import page_of
 
 SOURCE = Setting(20, 3, 200)
+# Of a weight that is not the default.
+SMOKE = dataclasses.replace(presets.SMOKE, lam=0.2)
 STUDIES = studies.found()
 
 
@@ -46,7 +48,7 @@ def test_a_dictionary_that_the_study_has_is_the_study_s():
     assert made("topk:omp").learner == sae and made("topk:omp").family == "frozen"
     assert made("topk:omp", "dictionary_challenge").learner.num_steps == 50
     # Cold, and not what goes on from another dictionary.
-    assert made("dl_fista:omp", "warmstart_decoder").learner == DLFista(0.1, num_steps=5)
+    assert made("dl_fista:omp", "warmstart_decoder").learner == DLFista(0.2, num_steps=5)
     assert made("oracle:omp", "encoder_budget").learner == Oracle()
 
 
@@ -54,7 +56,7 @@ def test_an_sae_has_its_own_codes_and_its_encoder_is_not_trained_twice():
     tuned = catalogue.tuned_sae("gated", sparsity=3, input_dim=SOURCE.input_dim, num_steps=5)
     method = made("sae_gated")
     assert (method.learner, method.encoder, method.family) == (tuned, tuned.encoder, "sae")
-    assert made("gated").encoder == Lasso(0.1) and made("gated").learner == tuned
+    assert made("gated").encoder == Lasso(0.2) and made("gated").learner == tuned
     own = made("topk:topk")
     assert own.encoder == own.learner.encoder and own.coordinates["inference"] == "own"
 
@@ -62,14 +64,14 @@ def test_an_sae_has_its_own_codes_and_its_encoder_is_not_trained_twice():
 def test_an_encoder_with_parameters_is_trained_on_the_dictionary():
     method = made("dl_fista:topk")
     encoder = catalogue.make_encoder("topk", sparsity=3)
-    assert method.learner == Amortised((encoder,), 0.1, base=DLFista(0.1, num_steps=5), num_steps=5)
+    assert method.learner == Amortised((encoder,), 0.2, base=DLFista(0.2, num_steps=5), num_steps=5)
     assert method.encoder == method.learner.members[0]
     assert method.coordinates["dictionary"] == "dl_fista"
 
 
 def test_an_encoder_on_another_s_support_has_that_of_the_sae():
     topk = catalogue.make_encoder("topk", sparsity=3)
-    assert made("topk:support").encoder == OnSupport(topk, 0.1)
+    assert made("topk:support").encoder == OnSupport(topk, 0.2)
 
 
 @pytest.mark.parametrize("study", STUDIES)
@@ -77,6 +79,7 @@ def test_methods_of_other_studies_run_in_every_study(study):
     names = "linear_probe raw sae_topk online_dl_families fista_oracle spams batchtopk"
     for name in names.split():
         assert made(name, study).name == name
+    assert made("spams", study).learner.lam == 0.2
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ import dataclasses
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import command
+from benchmarks.harness import command, learners
+from benchmarks.harness import preset as presets
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.report import published
 from sae_gap import Setting
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import labels
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from tests.conftest import page_of
 
 STUDIES = studies.found()
@@ -114,6 +116,14 @@ def test_every_length_is_a_flag(name):
     assert [changed[length] for length in lengths] == [3, 4, 5, 6, 7]
 
 
+def test_options_of_a_preset_are_those_of_its_learners():
+    preset = Preset(families="num_slots=8", sae_steps=9)
+    assert learners.pruned(preset).num_slots == learners.families(preset).num_slots == 8
+    # Of four steps each, whole epochs.
+    source = Setting(20, 3, 8 * SparseAutoencoder.batch_size)
+    assert learners.tuned_sae("topk", source, preset).num_steps == 3
+
+
 def test_a_study_may_have_options_of_its_own():
     assert read("encoder_budget", "--dictionary=dl_fista").preset.dictionary == "dl_fista"
     assert read("phase_transition").preset.ratios[:2] == (0.5, 1.0)
@@ -154,6 +164,12 @@ def test_a_grid_has_a_setting_for_each_cell_and_seed():
     assert len(found) == 8 == len(set(found)) and found[-1] == Setting(30, 3, 200, 1, width=40)
 
 
+def test_a_published_world_has_the_sizes_of_its_flags(monkeypatch):
+    monkeypatch.setattr(presets, "published_world", lambda path, **sizes: sizes)
+    (found,) = grid(Preset(world_file="there", noise_db=(20.0,), width=(7,), seeds=(3,)))
+    assert found == {"num_samples": 5_000, "noise_db": 20.0, "width": 7, "seed": 3}
+
+
 def test_methods_run_in_the_order_of_the_study_and_crossings_behind_them():
     names = read("amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe").names
     assert names == ["linear_probe", "fista_oracle", "oracle:omp"]
@@ -187,6 +203,9 @@ BAD_FLAGS = {
     "--num_latents=none": "--num_latents=none is for a world of its own size",
     "--colour=red": "Unknown command line flag 'colour'",
     "--law=roots=2": "give --world=synthsae with it",
+    "--world_file=there --law=roots=2": "--law and --world_file exclude each other",
+    "--data=x.npz --noise_db=20": "--noise_db and --data exclude each other",
+    "--world=synthsae --stream": "--stream and --world exclude each other",
     "results": "'results' is not a flag",
 }
 
@@ -194,7 +213,7 @@ BAD_FLAGS = {
 @pytest.mark.parametrize("flag", BAD_FLAGS)
 def test_a_bad_flag_is_refused_in_one_sentence(flag):
     with pytest.raises(ValueError, match=r"^[^\n]+\.$") as stop:
-        read("amortisation_gap", "--preset=smoke", flag)
+        read("amortisation_gap", "--preset=smoke", *flag.split())
     assert BAD_FLAGS[flag] in str(stop.value)
 
 

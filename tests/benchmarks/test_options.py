@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.options import Options, define, option, parse
+from benchmarks.options import Options, define, option, parse, written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,9 +25,9 @@ def read(*arguments):
 
 def test_flags_give_what_python_gives():
     assert read() == Some()
-    assert read(
-        "--size=0", "--rate", "0.5", "--kind=b", "--seeds=2,0", "--kinds=b", "--dry"
-    ) == Some(size=0, rate=0.5, kind="b", seeds=(2, 0), kinds=("b",), dry=True)
+    given = Some(size=0, rate=0.5, kind="b", seeds=(2, 0), kinds=("b",), dry=True)
+    flags = "--size=0", "--rate", "0.5", "--kind=b", "--seeds=2,0", "--kinds=b", "--dry"
+    assert read(*flags) == read(*written(given)) == given
     assert read("--nodry", "--ends=0.5,0.5", "--rate=none") == Some(ends=(0.5, 0.5))
     text = define(Some).get_help()
     assert "[3]" in text and "[0,1]" in text and "A rate.\n" in text

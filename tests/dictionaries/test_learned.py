@@ -6,6 +6,7 @@ import itertools
 import os
 import pickle
 import shutil
+from types import SimpleNamespace
 from unittest import mock
 
 import jax
@@ -22,7 +23,9 @@ from sae_gap.dictionaries import training
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
+from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.trees import Checkpoint
 
 WIDTH, L0 = 40, 3
@@ -134,7 +137,9 @@ def test_its_fvu_is_that_of_the_report(learned, fresh):
     assert learned.fvu(l0=2 * L0) < learned.fvu() < learned.fvu(l0=L0 / 2)
 
 
-def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fresh, caplog):
+def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(
+    monkeypatch, learned, fresh, caplog
+):
     # Of one atom, since a support that is nearly full takes seconds.
     row = learned.bias + 12 * np.median(np.linalg.norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
@@ -143,6 +148,13 @@ def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fr
     ) and caplog.text.rstrip().endswith("; left out")
     assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
+    plans = []
+    monkeypatch.setattr(curve, "run", lambda plan, *_, **__: plans.append(plan) or [])
+    for outliers in ("drop", "keep"):
+        with pytest.raises(IndexError):
+            learned.report(spoilt, outliers=outliers)
+    assert [plan.keep_outliers for plan in plans] == [False, True]
+    assert plans[0].activations is learned.train
 
 
 def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, learned, fresh):
@@ -220,6 +232,21 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
         found = learn(x, checkpoint=folder)
         assert stored[0] == first and not [*folder.glob("*.safetensors")]
     np.testing.assert_array_equal(found.atoms, learn(activations).atoms)
+
+
+def test_a_state_is_of_one_width_seed_and_learner(monkeypatch, tmp_path, learned):
+    found = []
+
+    def fit(*_, checkpoints, **__):
+        found.append(checkpoints[0].fit)
+        return SimpleNamespace(model=None)
+
+    monkeypatch.setattr(training, "fit_signals", fit)
+    save = Checkpoint(Folder(tmp_path), "state", fit="rows")
+    for width, seed, visits in ((12, 0, 5), (13, 0, 5), (12, 1, 5), (12, 0, 6)):
+        learner, options = OnlineDictionary(visits=visits), {"show_progress": False}
+        training.fit_rows(learner, learned.train, width, seed, checkpoint=save, **options)
+    assert len({*found}) == 4
 
 
 def test_a_saved_and_a_pickled_dictionary_code_as_before(tmp_path, activations, learned, fresh):

@@ -1,5 +1,6 @@
 """What `check` takes, and what it prints, against sums by hand."""
 
+import dataclasses
 from pathlib import Path
 
 import ml_dtypes
@@ -8,8 +9,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import sae_gap
+from sae_gap.health import check as module
 from sae_gap.health.check import FEW
 from sae_gap.measure import evenly_spaced, fvu
+from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from tests.saes.test_loaded_sae import Torch
 from tests.torch_files import save
@@ -99,6 +102,24 @@ def test_arrays_and_tensors_and_files(given, tmp_path):
     assert "by the certified lasso, refitted, duality gap" in str(model)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_better_codes_have_the_rows_and_the_signs_of_the_own_ones(given, monkeypatch, sign):
+    """The certificate is that of the worst row, and the L0 that of the codes that are told."""
+    (weight, offset, atoms, bias), x = given
+    x = bias + sign * (x - bias)
+    sae = SAE.from_arrays(weight, offset - 1.2, atoms, bias, architecture="relu")
+    if sign < 0:
+        sae = SAE.of_model(dataclasses.replace(sae.model, encode=AbsTopK(K)), name="signed")
+    monkeypatch.setattr(module, "relative_gap", lambda found: np.arange(3.0))
+    lassos = []
+    monkeypatch.setattr(module, "refit", lambda lasso: lassos.append(lasso) or AbsTopK(2))
+    codes = np.asarray(sae.encode(x[evenly_spaced(len(x), FEW)]))
+    better = sae_gap.check(sae, x, certified=True).better
+    assert len(better) == 1 + (sign > 0) and lassos[0].nonneg == (sign > 0)
+    assert {each.own_l0 for each in better} == {np.count_nonzero(codes) / FEW}
+    assert (better[-1].l0, better[-1].certificate) == (2, 2)
+
+
 def test_outlier_tokens_are_named_and_left_out(given):
     arrays, x = given
     sae = SAE.from_arrays(*arrays, **OPTIONS)
@@ -106,6 +127,7 @@ def test_outlier_tokens_are_named_and_left_out(given):
     found, alone = (sae_gap.check(sae, rows, better=False) for rows in (mixed, x))
     assert found.wrong == () and "left out: 5 outlier tokens" in str(found)
     assert found.explained == alone.explained
+    assert found.activation_norm == alone.activation_norm
     for told, rows in ((alone.explained, x), (found.with_outliers, mixed)):
         expected = fvu(rows, np.asarray(sae.reconstruct(rows)))
         assert told["fvu"] == pytest.approx(expected, rel=1e-4)

@@ -8,7 +8,7 @@ import pytest
 
 import sae_gap
 from sae_gap import catalogue
-from sae_gap.core.normalise import ConstantNorm, LayerNorm
+from sae_gap.core.normalise import ConstantNorm, LayerNorm, Scale
 from sae_gap.core.types import Split, Task
 from sae_gap.health.readings import Reading, others
 from sae_gap.saes.loaded_sae import of_parts
@@ -169,11 +169,13 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
         assert reading.read(x).fvu == sound.fvu < 0.01
     (said,) = sae_gap.check(plain, x, better=False).wrong
     assert "is not none but" in said
-    # Without a bias only the usual scale is tried.
-    *_, (cause, usual) = others(plain, Reading.of(plain), x)
+    # Without a bias only the usual scale is tried, whatever the scale of the file.
     scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
-    assert usual.normalisation.factor == pytest.approx(scale)
-    assert f"{1 / scale:.2g} times as long" in cause and "norm of about 3.464" in cause
+    for factor, norm in ((1.0, "3.464"), (4.0, "0.866")):
+        sae = loaded(arrays, normalisation=Scale(factor))
+        *_, (cause, usual) = others(sae, Reading.of(sae), x)
+        assert usual.normalisation.factor == pytest.approx(scale)
+        assert f"{factor / scale:.2g} times as long" in cause and f"norm of about {norm}" in cause
 
 
 def test_columns_of_noise_are_not_taken_for_permuted_ones():

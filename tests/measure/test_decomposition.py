@@ -45,7 +45,9 @@ def test_codes_are_held_against_the_best_ones_and_the_bound_is_above_them(tmp_pa
     bounds, bound = [], decomposition.boxed_bound
     monkeypatch.setattr(decomposition, "STEPS", 6)
     monkeypatch.setattr(
-        decomposition, "boxed_bound", lambda *given: bounds.append(bound(*given)) or bounds[-1]
+        decomposition,
+        "boxed_bound",
+        lambda *given: bounds.append((bound(*given), given[-1])) or bounds[-1][0],
     )
     lines = [*decomposition.lines(rows_of(tmp_path), [K])]
     *own, ceiling = (line for line in lines if "control" not in line)
@@ -67,7 +69,8 @@ def test_codes_are_held_against_the_best_ones_and_the_bound_is_above_them(tmp_pa
         assert line["lost_low"] <= line["lost"] <= line["lost_high"] and line["lost"] > -1e-6
         assert -0.3 < line["low"] - line["captured"] < 0 < line["high"] - line["captured"] < 0.3
     # The bound of each row is its least, that of the target itself and of the path's residuals.
-    first, top = bounds[:7], own[-1]["bound"]
+    (first, boxes), top = zip(*bounds[:7], strict=True), own[-1]["bound"]
+    np.testing.assert_allclose(boxes, [best.max(axis=1)] * 7, rtol=1e-4)
     assert top == pytest.approx(np.min(first, axis=0) @ ENERGY / total) and len(bounds) <= 8
     assert own[-1]["captured"] < top < min(first @ ENERGY) / total
     assert ceiling["k"] is ceiling["lost"] is ceiling["median"] is None

@@ -20,6 +20,7 @@ from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
 from sae_gap.measure import losses
 from sae_gap.measure.losses import split_lines
+from sae_gap.measure.methods import encoder_at
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
@@ -276,6 +277,12 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
             np.testing.assert_allclose(weighted["kl_sums"], plain["kl_sums"], rtol=1e-3)
         else:
             assert weighted["kl"] < 0.97 * plain["kl"] and weighted["fvu"] > plain["fvu"]
+
+
+@pytest.mark.parametrize("name", ["lasso", "screened", "weighted"])
+def test_an_l0_need_not_be_whole(patched, name):
+    found = encoder_at(name, 1.5, candidate("true", patched.atoms).given)
+    assert getattr(found, "encoder", found).l0 == 1.5
 
 
 @pytest.mark.parametrize("kind", [None, "each", "white"])

@@ -238,7 +238,8 @@ def test_signed_codes_are_held_against_signed_controls(plan, tmp_path):
     signed = [dataclasses.replace(plan.saes[0], signed=True)]
     found = changed(plan, tmp_path, saes=signed, controls=("random",))
     assert not {"screened", "proposed"} & {row["codes"] for each in found.values() for row in each}
-    assert not at(found["random"], ["lasso"])["encoder"]["nonneg"]
+    lasso, again = (at(found["random"], [codes])["encoder"] for codes in ("lasso", "lasso_refit"))
+    assert not lasso["nonneg"] and not again["encoder"]["nonneg"]
 
 
 def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path):

@@ -128,6 +128,8 @@ def test_denser_codes_are_no_better_in_any_line():
     told = mine.lines["Encoder"]
     assert told.startswith("not judged") and " points (" in told
     assert {line["judged"] for line in mine.table} == {"not beyond doubt"}
+    # An SAE of the user's that is called as the rival is none.
+    assert measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival is None
     best = rows[1] | {"dictionary": "other", "l0": 2.0, "errors": [1.0] * 3}
     _, sentence = measure.ranking([mine, *measure.verdict([best])])
     assert "none is the best beyond doubt" in sentence and " points (" in sentence

@@ -61,3 +61,17 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
     sae_gap.save_sae(sae, again)
     check_sae_format(again, *expected(case))
     assert sae_gap.load_sae(again).notes.get("hook_name") == sae.notes.get("hook_name")
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("same latents on", lambda codes, guess: (codes[::-1], guess)),
+        ("same codes;", lambda codes, guess: (2 * codes, guess)),
+        ("decode them alike", lambda codes, guess: (codes, guess + 1)),
+    ],
+)
+def test_a_file_that_is_read_as_another_sae_is_told(words, wrong):
+    x, *given = expected("saelens/topk")
+    with pytest.raises(AssertionError, match=words):
+        check_sae_format(FILES / "saelens/topk", x, *wrong(*given))

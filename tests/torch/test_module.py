@@ -63,8 +63,8 @@ def equal(found, expected, tolerance=1e-5):
 def test_codes_are_those_of_jax(threshold):
     atoms, bias, x = arrays()
     pursuit = BatchPursuit if threshold else ScreenedPursuit
-    expected = jax_codes(pursuit(6, 3, 2), atoms, bias, x, threshold)
-    sae = SAE(*tensors(atoms, bias), k=6, breadth=3, threshold=threshold)
+    expected = jax_codes(pursuit(6, 3, 3), atoms, bias, x, threshold)
+    sae = SAE(*tensors(atoms, bias), k=6, breadth=3, screens=3, threshold=threshold)
     sae.chunk = 7
     found = sae.encode(torch.from_numpy(x))
     equal(found, expected)
@@ -76,17 +76,18 @@ def test_codes_are_those_of_jax(threshold):
 @torch.no_grad()
 def test_a_pruned_pursuit_is_calibrated_as_in_jax():
     atoms, bias, x = arrays()
-    encoder = BatchPursuit(4, 3)
+    atoms[50] = 0
+    encoder, options = BatchPursuit(4, 3, 3), {"k": 4, "breadth": 3, "screens": 3}
     fitted = encoder.calibrate(Model(jnp.asarray(atoms.T), jnp.asarray(bias)), x)
-    sae = SAE(*tensors(atoms, bias), k=4, breadth=3).calibrate(torch.from_numpy(x))
+    sae = SAE(*tensors(atoms, bias), **options).calibrate(torch.from_numpy(x))
     assert sae.threshold.item() == pytest.approx(float(fitted.encoder.value), rel=1e-5)
     codes = sae.encode(torch.from_numpy(x))
     assert (codes > 0).sum() == 4 * COUNT
     padded = torch.from_numpy(np.pad(x, ((0, 2 * COUNT), (0, 0))))
-    again = SAE(*tensors(atoms, bias), k=4, breadth=3).calibrate(padded)
+    again = SAE(*tensors(atoms, bias), **options).calibrate(padded)
     assert again.threshold.item() == pytest.approx(sae.threshold.item(), rel=1e-6)
     # A pursuit of as many atoms keeps the threshold, one of fewer has none.
-    assert torch.equal(sae.pursuit(breadth=3).encode(torch.from_numpy(x)), codes)
+    assert torch.equal(sae.pursuit(**options).encode(torch.from_numpy(x)), codes)
     assert sae.pursuit(3).threshold is None
 
 
@@ -119,6 +120,7 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     atoms, bias, x = (part.bfloat16() for part in tensors(*arrays()))
     options = {"architecture": architecture, "W_enc": atoms.mT, "k": 6}
     half, single = SAE(atoms, bias, **options), SAE(atoms, bias, **options).float()
+    single.chunk = 7
     x = x.reshape(5, -1, DIM)
     x[1, 2, 3] = torch.nan
     with torch.autocast("cpu", torch.bfloat16):
@@ -259,6 +261,8 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
     )
     # On the target of JAX.
     loaded = sae_gap.load_sae(FILES / case)
+    for name in ("model_name", "hook_name"):
+        assert sae.cfg.metadata.get(name) == loaded.notes.get(name)
     dictionary = Model(loaded.model.decoder, 0 * loaded.bias)
     expected = ScreenedPursuit(2)(dictionary, loaded.target(x))
     close(better.encode(given), expected)
@@ -276,6 +280,7 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     metadata = {"hook_name": "h", "context_size": 16}
     sae = SAE(*tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata=metadata)
     codes = sae.encode(torch.from_numpy(x))
+    assert sae.pursuit(3).cfg.metadata == metadata
     sae.save(tmp_path / "torch")
     loaded = sae_gap.load_sae(tmp_path / "torch")
     sae_gap.save_sae(loaded, tmp_path / "jax")
@@ -293,7 +298,7 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
 
 def test_a_learned_dictionary_is_read_and_nothing_of_that_loads_jax(tmp_path):
     x = arrays(count=400)[2]
-    learned = sae_gap.learn(x, 30, 3, visits=5, show_progress=False)
+    learned = sae_gap.learn(x, 30, 2.6, visits=5, show_progress=False)
     learned.save(tmp_path / "learned")
     made = learned.save_sae(tmp_path / "sae", encoder="batch_pursuit")
     np.save(tmp_path / "x.npy", x)
@@ -375,6 +380,7 @@ REFUSED = {
     "target is an array of float32": lambda sae, x, _: pursuit_codes(x.numpy(), sae.W_dec, k=3),
     "on meta, but W_dec on cpu": lambda sae, x, _: sae(x.to("meta")),
     "neither a folder": lambda sae, x, _: SAE.from_folder("nowhere"),
+    "nowhere names no repository": lambda sae, x, _: SAE.from_folder("nowhere", "layer"),
     "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
     "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(torch.ones(2, 10)),
     "b_enc must be (60)": lambda sae, x, _: SAE(

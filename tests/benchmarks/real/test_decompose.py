@@ -9,6 +9,7 @@ import pytest
 from matplotlib import image
 
 from benchmarks.real import decompose
+from sae_gap.data.activations import open_activations
 from sae_gap.lm.lens import fit_lens
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
@@ -79,6 +80,16 @@ def test_rows_are_those_of_the_key_less_outliers_evenly_spread(call, tmp_path, a
     np.testing.assert_array_equal(rows.task().id.signals, X[places])
     np.testing.assert_array_equal(rows.task().id.documents, DOCUMENTS[places])
     np.testing.assert_array_equal(few.scored, X[places][evenly_spaced(12, 5)])
+
+
+def test_outliers_after_any_block_are_left_out_of_all(call, tmp_path, monkeypatch, asked):
+    blocks = X[::-1].copy(), X
+    given = [0, 1], [open_activations(x) for x in blocks], lambda block: ATOMS
+    monkeypatch.setattr(decompose, "_given", lambda options: given)
+    code, _, err = call("decompose", *write(tmp_path), "--k=3", f"--results_dir={tmp_path}")
+    assert code == 0, err
+    for study, x in zip(asked, blocks, strict=True):
+        np.testing.assert_array_equal(study.sources[0].scored, np.delete(x, [7, 16], axis=0))
 
 
 def test_another_input_is_another_key(call, tmp_path, asked):

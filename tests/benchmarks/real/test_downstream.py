@@ -152,7 +152,7 @@ def test_what_is_wrong_is_told_in_a_sentence(made, call):
             "(64, num_latents), but it is (63, 96); give one of that layer",
         ),
         ((atoms, "--layer=2"), "block 2 is not in"),
-        ((f"--dictionary={folder / 'few.npy'}", "--l0=8"), "8 atoms of few; ask for at most 7."),
+        ((f"{atoms},{folder / 'few.npy'}", "--l0=8"), "8 atoms of few; ask for at most 7."),
         ((atoms, "--l0=17"), "ask for at most 16."),
         ((atoms, atoms.replace("dictionary", "sae")), "is both a --sae and a --dictionary"),
         (

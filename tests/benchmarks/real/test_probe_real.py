@@ -2,6 +2,7 @@
 
 import csv
 import string
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
 from sae_gap.probing import concepts
+from sae_gap.storage.folder import Folder
 from sae_gap.study import runner
 from tests import tiny
 
@@ -101,6 +103,23 @@ def test_documents_are_those_that_are_held_out_or_all(options, call, tmp_path, m
     for documents in ("held_out", "all"):
         call("probe_real", *options, f"--documents={documents}", f"--results_dir={tmp_path}")
     assert 0 < 5 * seen[0] < seen[1]
+
+
+def test_texts_are_kept_for_each_layer_and_split_by_each_seed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    tiny.write_text_sets(tmp_path)
+
+    def filled(lm, texts, layer):
+        return np.full((len(texts), 2), layer)
+
+    monkeypatch.setattr(probe_real, "last_tokens", filled)
+    lm, folder = SimpleNamespace(identity="this"), Folder(tmp_path / "texts")
+    for layer in (1, 2):
+        x, labelled = probe_real.of_sets(lm, layer, folder, (0, 1), every=False)
+        assert (x == layer).all()
+    for each in labelled.values():
+        one, other = (each.splits[seed].train["all"] for seed in (0, 1))
+        assert not np.array_equal(one, other)
 
 
 def test_usual_pairs_meet_each_topic_in_both_orders():

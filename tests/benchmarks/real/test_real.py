@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from benchmarks.real import real, record
+from benchmarks.real import downstream, real, record
 from sae_gap.encoders import lasso
 from sae_gap.lm import recording
 from sae_gap.measure import losses
@@ -270,6 +270,14 @@ def test_the_interval_of_a_share_is_that_of_the_ratio(more, support, others):
         f"{support}), {others} % no dictionary here saves."
     )
     assert told == f"Of the 1.000 nats of KL that topk loses at L0 32, {parts}"
+
+
+def test_tables_have_half_of_each_interval_and_the_loss_of_the_model_alone():
+    rows = [row | {"ce_zero": 5.0, "ce_mean": 4.0} for row in rows_of(KL)]
+    line, lost, scored = split_lines(rows)[0], *downstream.tables_of(rows)
+    half = (line["values_high"] - line["values_low"]) / 2
+    assert lost.lines[0]["values_part_sd"] == pytest.approx(half) and half > 0
+    assert "clean loss of 3.000 (zeros 5.000, the mean 4.000)" in str(scored)
 
 
 def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():

@@ -40,6 +40,10 @@ def test_it_records_what_open_recording_reads(tmp_path, options, call):
     }
     assert (found.layers, found.context, found.dtype) == ((0, 2), 8, "float32")
     assert found.activations(2).num_samples == len(found.tokens)
+    most = f"--tokens={len(found.tokens) - 1}"
+    few = f"--results_dir={tmp_path / 'few'}"
+    assert call("record", *options, "--layers=0", "--context=8", most, few)[0] == 0
+    assert len(open_recording(tmp_path / "few" / "record" / "tiny-words").names) < 3
 
 
 def test_it_fits_a_lens(tmp_path, options, call):
