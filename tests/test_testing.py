@@ -149,3 +149,9 @@ METRIC_FAULTS = {
 def test_a_fault_of_a_metric_is_named(words):
     with pytest.raises(AssertionError, match=words):
         testing.check_metric(Metric("faulty", METRIC_FAULTS[words]))
+
+
+@pytest.mark.parametrize("check", [testing.check_encoder, testing.check_learner])
+def test_a_class_in_the_place_of_an_instance_is_named(check):
+    with pytest.raises(TypeError, match="give an instance of an encoder or a learner"):
+        check(TopK)
