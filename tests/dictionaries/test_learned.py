@@ -143,9 +143,10 @@ def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(
     # Of one atom, since a support that is nearly full takes seconds.
     row = learned.bias + 12 * np.median(np.linalg.norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
-    assert learned.fvu(spoilt) == pytest.approx(
-        learned.fvu(fresh), rel=1e-6
-    ) and caplog.text.rstrip().endswith("; left out")
+    assert (
+        learned.fvu(spoilt) == pytest.approx(learned.fvu(fresh), rel=1e-6)
+        and "; left out" in caplog.text
+    )
     assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
     plans = []
