@@ -23,6 +23,7 @@ _NAMES = {
     "probing": "ood_drop",
     "sae_measurement": "coherence fvu_curve gap_parts",
     "scatter": "recovery",
+    "shares": "loss_shares",
     "stairs": "decomposition",
     "style": "save",
 }

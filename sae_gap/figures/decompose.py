@@ -2,13 +2,21 @@
 JAX or matplotlib.
 """
 
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from sae_gap.figures.tables import Rows
-from sae_gap.storage.results import SIZES, Row
+from sae_gap.storage.results import SIZES, Row, grouped
 
-# Rows are paired only if all of these are equal.
-_CELL = ("study", "protocol", "lam", "data", "stream", *SIZES, "seed")
+# Rows are compared only if all of these are equal.
+_CELL = ("study", "protocol", "data", "stream", *SIZES)
+# Columns that tell codes on one dictionary apart.
+_CODES = ("method", "inference", "lam", "start", "iterations")
+# The columns of parts that name the codes with the best score.
+CODES = ("support_codes", "frozen_codes", "oracle_codes")
+# Codes that keep the support of the encoder's own, by their column `inference`.
+_KEPT = ("own", "support", "least_squares")
 
 
 def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
@@ -17,86 +25,84 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
       S(oracle) - S(encoder) = [S(support) - S(encoder)] + [S(frozen) - S(support)]
                                + [S(oracle) - S(frozen)]
 
-    The values part is the gain of the best non-negative values on the encoder's own support, the
-    support part that of the lasso on the same dictionary, and the dictionary part that of the lasso
-    on the true one. The first two sum to the amortisation part. Parts may be negative.
+    Each score but the encoder's own is that of the codes with the best mean over seeds: `support`
+    among those that keep the encoder's support, its own included; `frozen` among all on its
+    dictionary; `oracle` among all on the true one. So the first two parts are at least zero on
+    average, and say how much the best codes at hand gain. The values part is the gain of other
+    values on the own support, the support part that of other supports, and the dictionary part that
+    of the true dictionary. The first two sum to the amortisation part.
 
     Args:
-      rows: rows of results; it uses those of one dictionary with `inference` "own", "support" and
-        "lasso" from a cold start, and the lasso on the dictionary "oracle". Without a certified
-        lasso, it takes FISTA with the most iterations.
+      rows: rows of results. Those of one dictionary, and of "oracle", hold different codes if they
+        differ in `method`, `inference`, `lam`, `start` or `iterations`; `inference` "own",
+        "support" and "least_squares" keep the encoder's support.
       metric: the score S, a column; more is better.
 
     Returns:
-      A dictionary for each row of own codes whose cell has the lasso on both dictionaries, in the
-      order of the rows: `method`, `dictionary`, the sizes and the seed; `encoder`, `support`,
-      `frozen` and `oracle`, the four scores; `values_part`, `support_part`, `amortisation_part` and
-      `dictionary_part`. `support` and its two parts are None if no row has those codes.
+      A dictionary for each row of own codes whose cell has, on the same seeds, codes with another
+      support and the oracle's: `method`, `dictionary`, the sizes and the seed; `encoder`,
+      `support`, `frozen` and `oracle`, the four scores; `values_part`, `support_part`,
+      `amortisation_part` and `dictionary_part`; `support_codes`, `frozen_codes` and `oracle_codes`,
+      the methods with the best codes; `relative_gap`, the own codes' gap in the objective on the
+      split of the score, if the row has it. `support`, its codes and the first two parts are None
+      if no other row keeps the support.
 
     Raises:
-      ValueError: two rows of one cell play the same part.
+      ValueError: two rows of one cell have the same codes and seed.
     """
-    placed: dict[tuple[Any, ...], dict[tuple[int, Any], Row]] = {}
-    for row in rows:
-        role, merit = _role(row)
-        if role and row.get(metric) is not None:
-            sizes = (row.get(name) for name in _CELL)
-            others = placed.setdefault((*sizes, row["dictionary"], row.get("step"), role), {})
-            if merit in others:
-                raise ValueError(
-                    f"rows of {others[merit].get('method')} and {row.get('method')} hold a seed "
-                    "twice; choose the rows of one "
-                    "run, with one value of whatever else they vary."
-                )
-            others[merit] = row
-
-    def score(*place: Any) -> float | None:
-        found = placed.get(place)
-        return None if found is None else found[max(found)][metric]
-
-    parts = []
-    for (*cell, dictionary, step, role), found in placed.items():
-        if role != "own" or dictionary == "oracle":
-            continue
-        row = found[max(found)]
-        encoder, support = row[metric], score(*cell, dictionary, step, "support")
-        frozen, oracle = (
-            score(*cell, dictionary, step, "lasso"),
-            score(*cell, "oracle", None, "lasso"),
-        )
-        if frozen is None or oracle is None:
-            continue
-        line = {"method": row.get("method"), "dictionary": dictionary}
-        line |= {name: row.get(name) for name in (*SIZES, "stream", "seed")}
-        if step is not None:
-            line["step"] = step
-        parts.append(
-            {
-                **line,
-                "encoder": encoder,
-                "support": support,
-                "frozen": frozen,
-                "oracle": oracle,
-                "values_part": None if support is None else support - encoder,
-                "support_part": None if support is None else frozen - support,
-                "amortisation_part": frozen - encoder,
-                "dictionary_part": oracle - frozen,
-            }
-        )
+    known = [
+        row
+        for row in rows
+        if row.get(metric) is not None
+        and row.get("dictionary") is not None
+        and row.get("columns") in (None, "learned")
+    ]
+    places = grouped(known, (*_CELL, "dictionary", "step"))
+    parts: list[Row] = []
+    for (*cell, dictionary, _), group in places.items():
+        true = places.get((*cell, "oracle", None), [])
+        own = [row for row in group if row.get("inference") == "own" and dictionary != "oracle"]
+        for encoded in grouped(own, _CODES).values():
+            seeds = [row.get("seed") for row in encoded]
+            codes, above = _on_seeds(group, seeds), _on_seeds(true, seeds)
+            kept = [rows for rows in codes if rows[0].get("inference") in _KEPT]
+            if above and len(kept) < len(codes):
+                best = [_best(some, metric) for some in (kept, codes, above)]
+                split = len(kept) > 1
+                parts += [_parts(*each, metric, split) for each in zip(encoded, *best, strict=True)]
     return parts
 
 
-def _role(row: Row) -> tuple[str, tuple[int, Any]]:
-    """Returns the codes that a row scores, and how well they stand for them; an empty string for
-    any other codes.
-    """
-    inference = row.get("inference")
-    if (
-        row.get("dictionary") is None
-        or row.get("start") == "warm"
-        or row.get("columns") not in (None, "learned")
-    ):
-        return "", (0, 0)
-    if inference == "fista":
-        return "lasso", (0, row.get("iterations") or 0)
-    return (inference, (1, 0)) if inference in ("own", "support", "lasso") else ("", (0, 0))
+def _on_seeds(rows: Rows, seeds: Sequence[Any]) -> list[list[Row]]:
+    """The rows of each kind of codes that all these seeds have, in their order."""
+    found = []
+    for group in grouped(rows, _CODES).values():
+        by_seed = {row.get("seed"): row for row in group}
+        if len(by_seed) < len(group):
+            raise ValueError(
+                f"rows of {group[0].get('method')} hold a seed twice; choose the rows of one run, "
+                "with one value of whatever else they vary."
+            )
+        if by_seed.keys() >= {*seeds}:
+            found.append([by_seed[seed] for seed in seeds])
+    return found
+
+
+def _best(codes: Sequence[Sequence[Row]], metric: str) -> Sequence[Row]:
+    return max(codes, key=lambda rows: statistics.fmean(row[metric] for row in rows))
+
+
+def _parts(own: Row, support: Row, frozen: Row, oracle: Row, metric: str, split: bool) -> Row:
+    scores = {"encoder": own, "support": support, "frozen": frozen, "oracle": oracle}
+    line = {name: own.get(name) for name in ("method", "dictionary", *SIZES, "stream", "seed")}
+    if own.get("step") is not None:
+        line["step"] = own["step"]
+    line["relative_gap"] = own.get(f"relative_gap_{metric.rpartition('_')[2]}")
+    line |= {name: row[metric] for name, row in scores.items()}
+    line["values_part"] = line["support"] - line["encoder"]
+    line["support_part"] = line["frozen"] - line["support"]
+    line["amortisation_part"] = line["frozen"] - line["encoder"]
+    line["dictionary_part"] = line["oracle"] - line["frozen"]
+    line |= {name: scores[name.removesuffix("_codes")].get("method") for name in CODES}
+    unknown = () if split else ("support", "support_codes", "values_part", "support_part")
+    return line | dict.fromkeys(unknown)

@@ -30,7 +30,7 @@ _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metrics.
 _OTHERS = {
-    "values_part": Column("values part at λ", heading="values part at λ"),
+    "frozen_codes": Column("best codes on the dictionary", heading="best codes"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
     "fit_seconds": Column("seconds to fit, compilation apart", heading="fit s"),
     "encode_seconds": Column("seconds to encode", heading="encode s"),

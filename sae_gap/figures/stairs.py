@@ -12,9 +12,9 @@ from sae_gap.figures.decompose import decompositions
 from sae_gap.storage.results import Row
 
 # The amortisation part is blue; its two parts are a lighter and a darker blue.
-_STEPS = {
+STEPS = {
     "encoder": ("the encoder's own codes", "#BDBDBD"),
-    "values_part": ("values part at λ", "#56B4E9"),
+    "values_part": ("values part", "#56B4E9"),
     "support_part": ("support part", "#0072B2"),
     "amortisation_part": ("amortisation part", "#0072B2"),
     "dictionary_part": ("dictionary part", "#E69F00"),
@@ -69,7 +69,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         axes.text(1.01, oracle, f"oracle\n{oracle:.2f}", transform=right, va="center")
     figure.supylabel(style.axis_label(metric))
     drawn = {step for line in lines for step in _steps(line)}
-    handles = [style.swatch(*look) for step, look in _STEPS.items() if step in drawn]
+    handles = [style.swatch(*look) for step, look in STEPS.items() if step in drawn]
     title = f"{labels.metric_label(metric)}, from each encoder up to the oracle"
     more = "whiskers: ± 1 sd" * (lines[0]["seeds"] > 1)
     caption = "A hatched part is a step down"
@@ -89,9 +89,9 @@ def _stairs(axes: Axes, place: int, line: Row) -> None:
     whisker = {"elinewidth": 0.9, "capsize": 2, "ecolor": style.INK}
     for offset, part in enumerate(steps):
         left, size = place + (offset - len(steps) / 2) * width, line[f"{part}_mean"]
-        look: dict[str, Any] = {"facecolor": _STEPS[part][1]}
+        look: dict[str, Any] = {"facecolor": STEPS[part][1]}
         if size <= -_STEP:
-            look = {"facecolor": "white", "edgecolor": _STEPS[part][1], "hatch": "////"}
+            look = {"facecolor": "white", "edgecolor": STEPS[part][1], "hatch": "////"}
         look |= {"yerr": line[f"{part}_sd"], "error_kw": whisker, "zorder": 2}
         step = axes.bar(left, size, width, level, align="edge", **look)
         level += size

@@ -1,0 +1,102 @@
+"""For which SAEs is it the encoder, for which the dictionary, and at which sizes?
+
+Splits the distance of each SAE to the oracle into values, support and dictionary, along the number
+of latents, of samples and of active latents: one of these sizes varies at a time, and the first
+value of each is where the others stay. The paper's four SAEs have its options and as many epochs;
+tuned ones have as many gradient steps at every size. Best codes are the best for the score in
+question of the own values and others on the own support, of certified lassos of three weights, of
+least squares on the supports of one, and of orthogonal matching pursuit.
+
+  python -m sae_gap attribution
+  python -m sae_gap attribution --preset=paper
+"""
+
+import dataclasses
+
+from benchmarks.harness import drawings, learners, methods
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.preset import SMOKE, Preset, grid
+from benchmarks.options import option
+from sae_gap import catalogue
+from sae_gap.data.recording import Source
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.on_support import LeastSquares, OnSupport
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.learners.learner import Learner
+from sae_gap.learners.oracle import Oracle
+from sae_gap.study.study import Method
+
+# Weights of the lasso in shares of the study's.
+WEIGHTS = (0.3, 1.0, 3.0)
+_SIZES = ("num_latents", "num_samples", "sparsity")
+
+
+@dataclasses.dataclass(frozen=True)
+class Attribution(Preset):
+    """A preset with the SAEs that are tuned."""
+
+    tuned: tuple[str, ...] = option(
+        ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated"),
+        "SAEs that have tuned options too.",
+        choices=tuple(catalogue.saes()),
+    )
+
+
+def one_at_a_time(p: Preset) -> list[Source]:
+    """The sources of a preset in which at most one size differs from the first of its values."""
+    base = dataclasses.replace(p, **{size: getattr(p, size)[:1] for size in _SIZES})
+    lines = [dataclasses.replace(base, **{size: getattr(p, size)}) for size in _SIZES]
+    return list(dict.fromkeys(source for line in lines for source in grid(line)))
+
+
+def _codes(name: str, learner: Learner, source: Source, p: Preset) -> list[Method]:
+    """Codes on a learner's dictionary that do without its encoder."""
+    found = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
+    found["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
+    found["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
+    return [
+        Method(
+            f"{codes}_{name}", "frozen", learner, encoder, {"dictionary": name, "inference": codes}
+        )
+        for codes, encoder in found.items()
+    ]
+
+
+def _methods(source, p):
+    saes = {sae.name: sae for sae in methods.saes(source, p)}
+    saes |= {f"tuned_{name}": learners.tuned_sae(name, source, p) for name in p.tuned}
+    found = []
+    for name, sae in saes.items():
+        row = {"dictionary": name}
+        kept = {
+            "support": OnSupport(sae.encoder, p.lam),
+            "least_squares": LeastSquares(sae.encoder),
+        }
+        found.append(Method(f"sae_{name}", "sae", sae, sae.encoder, row))
+        found += [Method(f"{codes}_{name}", "support", sae, kept[codes], row) for codes in kept]
+        found += _codes(name, sae, source, p)
+    return [*found, *_codes("oracle", Oracle(), source, p)]
+
+
+BENCH = Bench(
+    "attribution",
+    "Where the loss lies",
+    __doc__,
+    _methods,
+    {
+        "smoke": Attribution(**vars(SMOKE), tuned=("batchtopk",)),
+        "quick": Attribution((100, 50, 200), (10, 5, 20), (5_000, 1_000, 20_000)),
+        "paper": Attribution(
+            (100, 50, 200, 500, 1_000),
+            (10, 2, 5, 20, 50),
+            (5_000, 100, 500, 1_000, 10_000, 20_000, 50_000, 100_000),
+        ),
+    },
+    figures={
+        f"shares_{score}": drawings.Drawing("loss_shares", {"metric": score})
+        for score in ("mcc_ood", "mcc_id", "support_f1_ood")
+    },
+    tables={},
+    parts=True,
+    without=("data",),
+)
