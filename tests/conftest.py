@@ -371,6 +371,7 @@ FEW |= {
 # What differs between SAEs is the headline's: one, and one whose codes have signs.
 FEW |= {"warmstart_encoder": "cold_topk,warm_topk,fista_oracle"}
 FEW |= {
+    "attribution": "sae_topk,support_topk,least_squares_topk,lasso_1_topk,omp_topk,lasso_1_oracle",
     "dict_quality": "frozen_topk,renormed_topk,oracle_norms_topk,fista_oracle",
     "encoder_budget": "relu,topk,jumprelu,lista_1,lista_4,lista_16,lista_published,fista_1,fista_5,"
     "fista_20,fista_100,ista_1,ista_5,ista_20,ista_100,screened_pursuit,omp,lasso",

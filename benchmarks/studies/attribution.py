@@ -84,7 +84,7 @@ BENCH = Bench(
     __doc__,
     _methods,
     {
-        "smoke": Attribution(**vars(SMOKE), tuned=("batchtopk",)),
+        "smoke": Attribution(**vars(SMOKE) | {"num_samples": (200, 100)}, tuned=("batchtopk",)),
         "quick": Attribution((100, 50, 200), (10, 5, 20), (5_000, 1_000, 20_000)),
         "paper": Attribution(
             (100, 50, 200, 500, 1_000),
@@ -98,5 +98,6 @@ BENCH = Bench(
     },
     tables={},
     parts=True,
+    sources=one_at_a_time,
     without=("data",),
 )

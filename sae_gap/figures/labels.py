@@ -120,6 +120,8 @@ def label(name: Any, column: str = "dictionary") -> str:
         return f"no {metric_label(column)}"
     if isinstance(name, int | float) and not isinstance(name, bool):
         return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(f"{name:,.7g}")
+    if str(name).startswith("tuned_"):
+        return f"tuned {label(name.removeprefix('tuned_'), column)}"
     found = _find(name, column)
     if found is None and column == "dictionary" and ":" in str(name):
         learner, _, encoder = str(name).partition(":")

@@ -34,7 +34,7 @@ def loss_shares(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
       ValueError: two rows of one cell have the same codes and seed.
     """
     rows = list(rows)
-    lines = tables.summarise(decompositions(rows, metric), by=("dictionary", *CELL))
+    lines = tables.summarise(decompositions(rows, metric), by=("method", "dictionary", *CELL))
     cells = {tuple(line[size] for size in CELL) for line in lines}
     base = {
         size: collections.Counter(values).most_common(1)[0][0]
@@ -65,7 +65,7 @@ def loss_shares(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
 
 
 def _stacks(axes: Axes, size: str, lines: Lines) -> None:
-    names = sorted({line["dictionary"] for line in lines}, key=labels.rank)
+    names = [*dict.fromkeys(line["dictionary"] for line in lines)]
     values = sorted({line[size] for line in lines})
     for line in lines:
         wide = 0.9 / len(values)
@@ -76,6 +76,7 @@ def _stacks(axes: Axes, size: str, lines: Lines) -> None:
             height = 100 * amount / (sum(parts) or 1.0)
             axes.bar(left, height, 0.92 * wide, bottom, align="edge", color=STEPS[part][1])
             bottom += height
-    style.name_along(axes.xaxis, [labels.label(name).removesuffix(" SAE") for name in names])
-    axes.tick_params(axis="x", labelsize=7)
+    shown = [labels.label(name).removesuffix(" SAE") for name in names]
+    style.name_along(axes.xaxis, shown)
+    axes.tick_params(axis="x", labelsize=7, labelrotation=20)
     axes.set_ylim(0, 100)

@@ -31,7 +31,43 @@ def test_the_parts_are_the_differences_and_sum_to_the_distance():
     parts = {"values_part": 2.0, "support_part": 4.0}
     parts |= {"amortisation_part": 6.0, "dictionary_part": 8.0}
     cell = sizes | {"noise_db": None, "width": None, "stream": None, "seed": 0}
-    assert found == {"method": "topk own", "dictionary": "topk"} | cell | scores | parts
+    codes = {"support_codes": "topk support", "frozen_codes": "topk lasso"}
+    codes |= {"oracle_codes": "oracle lasso", "relative_gap": None}
+    assert found == {"method": "topk own", "dictionary": "topk"} | cell | scores | parts | codes
+
+
+def test_a_part_takes_the_codes_that_are_best_on_average_over_seeds():
+    seeds = [[row | {"seed": seed} for row in make_rows()] for seed in (0, 1)]
+    others = {"topk support": (5.0, 0.0), "topk least": (2.0, 5.0), "oracle omp": (15.5, 15.5)}
+    kinds = {"topk support": "support", "topk least": "least_squares", "oracle omp": "omp"}
+    for seed, rows in enumerate(seeds):
+        rows[1]["mcc_ood"] = others["topk support"][seed]
+        for name, inference in kinds.items():
+            if name != "topk support":
+                again = rows[2] | {"method": name, "dictionary": name.split()[0]}
+                rows.append(again | {"inference": inference, "mcc_ood": others[name][seed]})
+    found = decompositions([*seeds[0], *seeds[1]])
+    assert [line["seed"] for line in found] == [0, 1]
+    assert [line["support"] for line in found] == [2.0, 5.0]
+    assert [line["support_codes"] for line in found] == ["topk least"] * 2
+    assert [line["dictionary_part"] for line in found] == [8.5, 8.5]
+    # No code that keeps the own support, and none at all, falls behind the own codes.
+    low = [row | {"mcc_ood": 0.5} for row in seeds[0] if row["method"] in ("topk support",)]
+    (found,) = decompositions([seeds[0][0], *low, seeds[0][2] | {"mcc_ood": 0.7}, seeds[0][3]])
+    assert (found["values_part"], found["support_part"], found["frozen_codes"]) == (
+        0,
+        0,
+        "topk own",
+    )
+
+
+def test_the_gap_is_of_the_own_codes_on_the_split_of_the_score():
+    rows = [
+        row | {"mcc_id": 1.0, "relative_gap_id": place, "relative_gap_ood": 10 + place}
+        for place, row in enumerate(make_rows())
+    ]
+    gaps = [decompositions(rows, f"mcc_{split}")[0]["relative_gap"] for split in ("id", "ood")]
+    assert gaps == [0, 10]
 
 
 def test_without_the_support_two_parts_are_left():
@@ -48,7 +84,7 @@ def test_an_incomplete_cell_is_left_out(missing):
     assert decompositions(rows) == []
 
 
-CHANGES = {"num_latents": 50, "sparsity": 5, "num_samples": 100, "input_dim": 48, "lam": 0.2}
+CHANGES = {"num_latents": 50, "sparsity": 5, "num_samples": 100, "input_dim": 48}
 CHANGES |= {"noise_db": 20.0, "protocol": "paper", "seed": 1, "study": "other", "data": "abc"}
 CHANGES |= {"stream": True}
 
@@ -66,28 +102,14 @@ def test_rows_are_paired_within_their_cell_alone(change):
     assert found["support"] is None
 
 
-def test_warm_starts_and_changed_atoms_are_no_part_of_it():
+def test_changed_atoms_are_no_part_of_it_and_codes_may_differ_in_any_option():
     rows = make_rows()
-    others = [
-        row | {"mcc_ood": 99.0} | change
-        for row in rows[2:]
-        for change in ({"start": "warm"}, {"columns": "renormed"})
-    ]
-    assert decompositions(others + rows) == decompositions(rows)
-    named = [row | {"start": "cold", "columns": "learned"} for row in rows[2:]]
-    assert decompositions(rows[:2] + named) == decompositions(rows)
-
-
-def test_the_most_iterations_of_fista_stand_for_the_lasso_where_there_is_none():
-    rows = make_rows()
-    fista = [
-        row | {"inference": "fista", "iterations": count, "mcc_ood": row["mcc_ood"] - 100 / count}
-        for row in rows[2:]
-        for count in (100, 20)
-    ]
-    assert decompositions(rows + fista) == decompositions(rows)
-    (found,) = decompositions(without(rows, inference="lasso") + fista)
-    assert (found["frozen"], found["oracle"]) == (6.0, 14.0)
+    changed = [row | {"mcc_ood": 99.0, "columns": "renormed"} for row in rows[2:]]
+    assert decompositions(changed + rows) == decompositions(rows)
+    options = ({"start": "warm"}, {"lam": 0.2}, {"iterations": 9, "inference": "fista"})
+    for option in options:
+        (found,) = decompositions([*rows, rows[2] | {"mcc_ood": 9.0} | option])
+        assert found["frozen"] == 9.0
 
 
 def test_two_rows_of_one_place_are_refused():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sae_gap import figures
+from sae_gap.figures.decompose import decompositions
 
 from .samples import SCORES, assert_legible, bars, choose, make_rows, mean, words
 
@@ -21,6 +22,8 @@ def test_no_text_is_clipped_or_covers_another(draw):
 
 def test_the_stairs_climb_from_the_encoder_to_the_oracle():
     rows = make_rows()
+    # A dictionary that serves better than the true one.
+    rows = [row | {"mcc_ood": row["mcc_ood"] + 0.7 * (row["dictionary"] == "mp")} for row in rows]
     figure = figures.decomposition(rows)
     found = bars(figure.axes[0])
     assert len(found) == 4 * len(SCORES)
@@ -29,7 +32,9 @@ def test_the_stairs_climb_from_the_encoder_to_the_oracle():
         own, support = (
             mean(rows, dictionary=name, inference=inference) for inference in ("own", "support")
         )
-        frozen = mean(rows, dictionary=name, inference="lasso", start="cold")
+        support = max(own, support)
+        starts = [mean(rows, dictionary=name, start=start) for start in ("cold", "warm")]
+        frozen = max(support, *starts)
         steps = [(0, own), (own, support), (support, frozen), (frozen, oracle)]
         np.testing.assert_allclose(found[4 * place : 4 * place + 4], steps, atol=1e-12)
         differences = [f"{top - low:+z.2f}".replace("-", "−") for low, top in steps[1:]]
@@ -38,7 +43,7 @@ def test_the_stairs_climb_from_the_encoder_to_the_oracle():
     hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
     assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches]
     assert any(hatched)
-    assert {"values part at λ", "support part", "dictionary part"} <= set(words(figure))
+    assert {"values part", "support part", "dictionary part"} <= set(words(figure))
     assert "hatched part is a step down" in figure.get_label()
     assert "amortisation part" not in words(figure)
 
@@ -49,9 +54,38 @@ def test_without_the_support_two_steps_are_drawn():
     found = bars(figure.axes[0])
     assert len(found) == 3 * len(SCORES)
     own = mean(rows, dictionary="topk", inference="own")
-    frozen = mean(rows, dictionary="topk", start="cold")
+    frozen = max(mean(rows, dictionary="topk", start=start) for start in ("cold", "warm"))
     np.testing.assert_allclose(found[3:6], [(0, own), (own, frozen), (frozen, 0.985)], atol=1e-12)
-    assert "amortisation part" in words(figure) and "values part at λ" not in words(figure)
+    assert "amortisation part" in words(figure) and "values part" not in words(figure)
+
+
+def test_shares_stack_to_the_whole_distance_along_each_size():
+    sizes = ({}, {"num_latents": 50}, {"num_samples": 1_000})
+    rows = [row for size in sizes for row in make_rows(saes=("topk", "mp"), **size)]
+    rows = [
+        row
+        | {"dictionary": f"{row['dictionary']}".replace("mp", "tuned_mp")}
+        | ({"mcc_ood": 0.95} if row["num_samples"] == 1_000 and row["inference"] == "lasso" else {})
+        for row in rows
+    ]
+    figure = figures.loss_shares(rows)
+    latents, samples = figure.axes
+    assert "50, 100" in latents.get_title("left") and "1,000, 5,000" in samples.get_title("left")
+    for axes in figure.axes:
+        stacks = np.reshape(bars(axes), (4, 3, 2))
+        assert np.all(stacks[:, 1:, 0] == stacks[:, :-1, 1]) and np.all(stacks[:, 0, 0] == 0)
+        np.testing.assert_allclose(stacks[:, -1, 1], 100)
+        assert [text.get_text() for text in axes.get_xticklabels()] == ["TopK", "tuned MP"]
+    lines = decompositions(rows)
+    shown = [line for line in lines if line["num_latents"] == 50 and line["dictionary"] == "topk"]
+    parts = [np.mean([line[f"{part}_part"] for line in shown]) for part in ("values", "support")]
+    whole = np.mean([line["oracle"] - line["encoder"] for line in shown])
+    first = bars(latents)[:2]
+    np.testing.assert_allclose(np.diff(first)[:, 0], 100 * np.array(parts) / whole)
+    # The oracle has the same score as both dictionaries, which leaves nothing of the distance.
+    assert bars(samples)[2][0] == bars(samples)[2][1] == 100
+    assert figures.loss_shares(make_rows()) is None
+    assert_legible(figure)
 
 
 def test_whiskers_are_of_the_paired_differences():
