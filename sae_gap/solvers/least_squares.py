@@ -63,7 +63,12 @@ def least_squares(
     def beyond(signals, on, pull):
         small = jnp.sum(on, axis=1, keepdims=True) <= most
         few = _few(signals, on & small, pull, atoms=atoms, most=most)
-        return jnp.where(small, few, _many(signals, on & ~small, pull, atoms))
+        # True, but known after `few` alone: on two cores XLA runs two solves at once, and each then
+        # waits for the other's thread for ever.
+        late = jnp.any(~small) | jnp.any(jnp.isnan(few))
+        many = functools.partial(_many, atoms=atoms)
+        rest = jax.lax.cond(late, many, lambda *_: few, signals, on & ~small, pull)
+        return jnp.where(small, few, rest)
 
     gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 

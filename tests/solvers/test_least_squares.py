@@ -93,3 +93,13 @@ def test_a_pull_adds_to_the_normal_equations(size):
         own = dictionary[:, where]
         want = np.linalg.pinv(own.T @ own) @ (own.T @ signal + v[where])
         np.testing.assert_allclose(code[where], want, rtol=1e-5, atol=1e-7)
+
+
+def test_no_two_factorisations_run_at_once():
+    """Two threads that each wait for the other's in LAPACK never end."""
+    on = jnp.ones((9, 40), bool)
+    program = (
+        least_squares.lower(jnp.ones((9, 12)), jnp.ones((12, 40)), on).compile().compiled.as_text()
+    )
+    together = [part.count('custom_call_target="lapack_spotrf') for part in program.split("\n\n")]
+    assert max(together) == 1 and sum(together) >= 2

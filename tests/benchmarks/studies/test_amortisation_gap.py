@@ -133,10 +133,9 @@ def test_the_file_of_parts_has_their_means(smoke, summary):
     assert [line["method"] for line in lines] == [f"sae_{name}" for name in SAES]
     means = {name: float(line["auc_ood_mean"]) for name, line in by_method(summary).items()}
     for name, line in zip(SAES, lines, strict=True):
-        own, kept, frozen, oracle = (
-            means[one]
-            for one in (f"sae_{name}", f"support_{name}", f"frozen_{name}", "fista_oracle")
-        )
+        kinds = ("sae", "support", "frozen", "refined")
+        own, *_ = scores = [means[f"{kind}_{name}"] for kind in kinds]
+        kept, frozen, oracle = max(scores[:2]), max(scores), means["fista_oracle"]
         parts = {"values": kept - own, "support": frozen - kept, "amortisation": frozen - own}
         parts |= {"dictionary": oracle - frozen}
         found = {part: float(line[f"{part}_part_mean"]) for part in parts}

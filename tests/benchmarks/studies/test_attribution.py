@@ -1,0 +1,78 @@
+"""Where the loss of SAEs lies, by size: which settings run, and which codes take part."""
+
+import collections
+import csv
+
+import pytest
+
+from benchmarks.studies.attribution import BENCH, Attribution, one_at_a_time
+from benchmarks.studies.warmstart_encoder import by_products
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+
+
+def test_one_size_varies_at_a_time_from_the_first_of_each_for_every_seed():
+    sources = one_at_a_time(Attribution((9, 7), (3, 2), (40, 50, 60), seeds=(4, 5)))
+    found = [(one.num_latents, one.sparsity, one.num_samples, one.seed) for one in sources]
+    cells = [(9, 3, 40), (7, 3, 40), (9, 3, 50), (9, 3, 60), (9, 2, 40)]
+    assert found == [(*cell, seed) for cell in cells for seed in (4, 5)]
+
+
+def test_every_sae_has_all_codes_on_its_own_dictionary():
+    preset = Attribution(tuned=("gated", "topk"))
+    methods = BENCH.methods(one_at_a_time(preset)[0], preset)
+    names = ("relu", "topk", "jumprelu", "mp", "tuned_gated", "tuned_topk")
+    others = {"lasso_0.3", "lasso_1", "lasso_3", "lasso_fit", "omp"}
+    for name in (*names, "oracle"):
+        codes = {
+            method.coordinates["inference"]
+            for method in methods
+            if method.coordinates["dictionary"] == name
+        }
+        assert codes == others | (
+            {"own", "support", "least_squares"} if name != "oracle" else set()
+        )
+    learners = {method.coordinates["dictionary"]: method.learner for method in methods}
+    assert learners["tuned_topk"] != learners["topk"] and len(set(learners.values())) == 7
+
+
+def test_the_file_of_parts_names_the_best_codes_and_sums_to_the_distance(smokes):
+    smoke = smokes("attribution")
+    with (smoke.page / "decomposition.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert {line["num_samples"] for line in lines} == {"100", "200"}
+    for line in lines:
+        parts = ("values", "support", "dictionary")
+        values, support, dictionary = (float(line[f"{part}_part_mean"]) for part in parts)
+        whole = float(line["oracle_mean"]) - float(line["encoder_mean"])
+        assert values + support + dictionary == pytest.approx(whole)
+        assert values >= 0 and support >= 0
+        sums = collections.Counter()
+        for row in smoke.rows:
+            if row["dictionary"] == "topk" and str(row["num_samples"]) == line["num_samples"]:
+                sums[row["method"]] += row[line["metric"]]
+        assert float(line["frozen_mean"]) == pytest.approx(max(sums.values()) / 2)
+        assert sums[line["frozen_codes"]] == max(sums.values())
+
+
+def test_costs_count_products_with_the_dictionary():
+    size = {"num_latents": 40, "input_dim": 20, "sparsity": 3, "family": "sae"}
+    fista = {"inference": "fista", "iterations": 5}
+    rows = [
+        {"inference": "own"},
+        fista | {"start": "cold"},
+        fista | {"start": "warm"},
+        fista | {"start": "cold", "iterations": 0},
+        fista | {"start": "warm", "iterations": 0},
+        {"inference": "screened_pursuit", "screens": 3},
+        {"inference": "lasso"},
+        fista | {"start": "cold", "family": "oracle"},
+    ]
+    found = [(row["codes"], row["products"]) for row in by_products([size | row for row in rows])]
+    pursuit = ScreenedPursuit(3, screens=3).flops(20, 40) / (2 * 20 * 40)
+    assert found == [
+        ("own", 1),
+        ("fista", 9),
+        ("FISTA from the own codes", 11),
+        ("FISTA from the own codes", 1),
+        ("screened_pursuit", pursuit),
+    ]
