@@ -3,12 +3,15 @@
 The SAEs are the paper's four unless others are named.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.harness import learners
 from benchmarks.harness.preset import Preset
+from benchmarks.options import option
+from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.linear import Linear
@@ -21,6 +24,15 @@ from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.study.study import Method
 
 SAES = ("relu", "topk", "jumprelu", "mp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuned(Preset):
+    """A preset with SAEs that have tuned options, beside the paper's."""
+
+    tuned: tuple[str, ...] = option(
+        (), "SAEs to train with tuned options too.", choices=tuple(catalogue.saes())
+    )
 
 
 def coded(
@@ -66,6 +78,12 @@ def baselines() -> list[Method]:
 def saes(source: Source, p: Preset, names: Sequence[str] = SAES) -> list[SparseAutoencoder]:
     """SAEs trained as in the paper."""
     return [learners.sae(name, source, p) for name in names]
+
+
+def with_tuned(source: Source, p: Tuned) -> dict[str, SparseAutoencoder]:
+    """The paper's SAEs and the tuned ones, which differ in their options, by name."""
+    tuned = {f"tuned_{name}": learners.tuned_sae(name, source, p) for name in p.tuned}
+    return {sae.name: sae for sae in saes(source, p)} | tuned
 
 
 def own(source: Source, p: Preset, *, names: Sequence[str] = SAES, **options: Any) -> list[Method]:

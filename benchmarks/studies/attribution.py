@@ -4,7 +4,7 @@ Splits the distance of each SAE to the oracle into values, support and dictionar
 of latents, of samples and of active latents: one of these sizes varies at a time, and the first
 value of each is where the others stay. The paper's four SAEs have its options and as many epochs;
 tuned ones have as many gradient steps at every size. Best codes are the best for the score in
-question of the own values and others on the own support, of certified lassos of three weights, of
+question of the own values and others on the own support, of certified lassos of four weights, of
 least squares on the supports of one, and of orthogonal matching pursuit.
 
   python -m sae_gap attribution
@@ -13,11 +13,10 @@ least squares on the supports of one, and of orthogonal matching pursuit.
 
 import dataclasses
 
-from benchmarks.harness import drawings, learners, methods
+from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
+from benchmarks.harness.methods import Tuned
 from benchmarks.harness.preset import SMOKE, Preset, grid
-from benchmarks.options import option
-from sae_gap import catalogue
 from sae_gap.data.recording import Source
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
@@ -26,20 +25,10 @@ from sae_gap.learners.learner import Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.study.study import Method
 
+TUNED = ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")
 # Weights of the lasso in shares of the study's.
-WEIGHTS = (0.3, 1.0, 3.0)
+WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 _SIZES = ("num_latents", "num_samples", "sparsity")
-
-
-@dataclasses.dataclass(frozen=True)
-class Attribution(Preset):
-    """A preset with the SAEs that are tuned."""
-
-    tuned: tuple[str, ...] = option(
-        ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated"),
-        "SAEs that have tuned options too.",
-        choices=tuple(catalogue.saes()),
-    )
 
 
 def one_at_a_time(p: Preset) -> list[Source]:
@@ -63,10 +52,8 @@ def _codes(name: str, learner: Learner, source: Source, p: Preset) -> list[Metho
 
 
 def _methods(source, p):
-    saes = {sae.name: sae for sae in methods.saes(source, p)}
-    saes |= {f"tuned_{name}": learners.tuned_sae(name, source, p) for name in p.tuned}
     found = []
-    for name, sae in saes.items():
+    for name, sae in methods.with_tuned(source, p).items():
         row = {"dictionary": name}
         kept = {
             "support": OnSupport(sae.encoder, p.lam),
@@ -84,12 +71,13 @@ BENCH = Bench(
     __doc__,
     _methods,
     {
-        "smoke": Attribution(**vars(SMOKE) | {"num_samples": (200, 100)}, tuned=("batchtopk",)),
-        "quick": Attribution((100, 50, 200), (10, 5, 20), (5_000, 1_000, 20_000)),
-        "paper": Attribution(
+        "smoke": Tuned(**vars(SMOKE) | {"num_samples": (200, 100)}, tuned=("batchtopk",)),
+        "quick": Tuned((100, 50, 200), (10, 5, 20), (5_000, 1_000, 20_000), tuned=TUNED),
+        "paper": Tuned(
             (100, 50, 200, 500, 1_000),
             (10, 2, 5, 20, 50),
             (5_000, 100, 500, 1_000, 10_000, 20_000, 50_000, 100_000),
+            tuned=TUNED,
         ),
     },
     figures={

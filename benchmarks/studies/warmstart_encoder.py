@@ -5,12 +5,13 @@ FISTA on each SAE's dictionary, cut short after 0 to 500 iterations, from zero (
 SAE's own codes (warm), and on the true dictionary. Beside them stand the own codes, pursuits of one
 to four screens, and the certified optimum, to which the gap is taken at the same weight.
 
-  python -m sae_gap warmstart_encoder
+  python -m sae_gap warmstart_encoder --tuned=topk,jumprelu
   python -m sae_gap warmstart_encoder --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import drawings, learners, methods
+from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
+from benchmarks.harness.methods import Tuned
 from benchmarks.harness.preset import PRESETS
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
@@ -29,18 +30,19 @@ def _methods(source, p):
         )
 
     found = []
-    for name in methods.SAES:
-        sae = learners.sae(name, source, p)
-        found += [Method(f"cold_{name}", "frozen", sae, fista(count)) for count in ITERATIONS]
-        found += [
-            Method(f"warm_{name}", "refined", sae, fista(count, sae.encoder))
-            for count in ITERATIONS
-        ]
-        found += [
-            Method(f"screened_{name}", "pursuit", sae, encoder, {"screens": encoder.screens})
-            for encoder in (ScreenedPursuit(source.sparsity, screens=count) for count in SCREENS)
-        ]
-    found += [*methods.own(source, p), *methods.frozen(source, p)]
+    for name, sae in methods.with_tuned(source, p).items():
+        row = {} if name == sae.name else {"dictionary": name}
+        found.append(Method(f"sae_{name}", "sae", sae, sae.encoder, row))
+        found.append(methods.coded(f"frozen_{name}", sae, p, **row))
+        for count in ITERATIONS:
+            cold, warm = fista(count), fista(count, sae.encoder)
+            found.append(Method(f"cold_{name}", "frozen", sae, cold, row))
+            found.append(Method(f"warm_{name}", "refined", sae, warm, row))
+        for count in SCREENS:
+            pursuit = ScreenedPursuit(source.sparsity, screens=count)
+            found.append(
+                Method(f"screened_{name}", "pursuit", sae, pursuit, row | {"screens": count})
+            )
     return found + [
         Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS
     ]
@@ -74,7 +76,7 @@ BENCH = Bench(
     "Warm start from the encoder",
     __doc__,
     _methods,
-    PRESETS,
+    {name: Tuned(**vars(preset)) for name, preset in PRESETS.items()},
     varies=("iterations", "start", "screens"),
     figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), dash="start")
     | {

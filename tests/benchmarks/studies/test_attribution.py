@@ -5,23 +5,24 @@ import csv
 
 import pytest
 
-from benchmarks.studies.attribution import BENCH, Attribution, one_at_a_time
+from benchmarks.harness.methods import Tuned
+from benchmarks.studies.attribution import BENCH, one_at_a_time
 from benchmarks.studies.warmstart_encoder import by_products
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 
 
 def test_one_size_varies_at_a_time_from_the_first_of_each_for_every_seed():
-    sources = one_at_a_time(Attribution((9, 7), (3, 2), (40, 50, 60), seeds=(4, 5)))
+    sources = one_at_a_time(Tuned((9, 7), (3, 2), (40, 50, 60), seeds=(4, 5)))
     found = [(one.num_latents, one.sparsity, one.num_samples, one.seed) for one in sources]
     cells = [(9, 3, 40), (7, 3, 40), (9, 3, 50), (9, 3, 60), (9, 2, 40)]
     assert found == [(*cell, seed) for cell in cells for seed in (4, 5)]
 
 
 def test_every_sae_has_all_codes_on_its_own_dictionary():
-    preset = Attribution(tuned=("gated", "topk"))
+    preset = Tuned(tuned=("gated", "topk"))
     methods = BENCH.methods(one_at_a_time(preset)[0], preset)
     names = ("relu", "topk", "jumprelu", "mp", "tuned_gated", "tuned_topk")
-    others = {"lasso_0.3", "lasso_1", "lasso_3", "lasso_fit", "omp"}
+    others = {"lasso_0.1", "lasso_0.3", "lasso_1", "lasso_3", "lasso_fit", "omp"}
     for name in (*names, "oracle"):
         codes = {
             method.coordinates["inference"]
