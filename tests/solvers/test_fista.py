@@ -117,9 +117,3 @@ def test_finished_samples_stand_still():
     stopped = sparse_code(signals, dictionary, 0.05, solver="fista", max_iterations=first)
     np.testing.assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
     np.testing.assert_array_equal(stopped.gap[ended], among.gap[ended])
-
-
-def test_zero_dictionary():
-    signals, dictionary = draw()
-    solution = sparse_code(signals, 0 * dictionary, 0.1, solver="fista")
-    assert bool(jnp.all(solution.converged)) and not np.any(solution.codes)
