@@ -109,19 +109,6 @@ def test_updates_against_numpy(task, split):
         )
 
 
-def test_as_published_the_other_samples_leave_the_dictionary_alone(task):
-    """Whatever they are, it takes the same first steps; later their loss is part of what sets the
-    rate.
-    """
-    learner = SoftplusAdam(split="id", block=3)
-    signals, others = learner.select(task)
-    state = eqx.filter_jit(learner.init)((signals, others), num_latents=20, key=KEY)
-    step = eqx.filter_jit(learner.step)
-    found, other = (step((signals, scale * others), state) for scale in (1.0, 0.9))
-    np.testing.assert_allclose(found.free[0], other.free[0], atol=1e-7)
-    assert not np.allclose(found.free[1][1], other.free[1][1], atol=1e-6)
-
-
 def test_its_own_codes_come_back_through_a_stored_fit(setting, task, tmp_path):
     learner = SoftplusAdam(split="id", num_steps=4, block=100)
     first, again = (Models(tmp_path).fit(learner, [setting], [task])[0].end for _ in range(2))
