@@ -86,6 +86,13 @@ def test_match_on_a_small_dictionary_is_the_best_of_all():
     np.testing.assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
 
 
+def test_cosines_are_told_in_double_precision():
+    truth = np.random.default_rng(5).standard_normal((8, 12)).astype(np.float32)
+    match = matching.match_atoms(jnp.asarray(-3 * truth[:, ::-1]), jnp.asarray(truth))
+    assert match.learned.tolist() == [*range(12)][::-1]
+    np.testing.assert_allclose(match.cosine, -1, atol=1e-13)
+
+
 def test_the_true_dictionary_itself_is_matched_without_a_product():
     truth = np.random.default_rng(9).standard_normal((3, 8)).astype(np.float32)
     truth[:, 2], truth[:, 5] = 0, truth[:, 4]
