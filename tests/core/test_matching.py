@@ -90,7 +90,7 @@ def test_cosines_are_told_in_double_precision():
     truth = np.random.default_rng(5).standard_normal((8, 12)).astype(np.float32)
     match = matching.match_atoms(jnp.asarray(-3 * truth[:, ::-1]), jnp.asarray(truth))
     assert match.learned.tolist() == [*range(12)][::-1]
-    np.testing.assert_allclose(match.cosine, -1, atol=1e-13)
+    np.testing.assert_allclose(match.cosine, -1, rtol=1e-13)
 
 
 def test_the_true_dictionary_itself_is_matched_without_a_product():
