@@ -204,6 +204,9 @@ def test_weak_atoms_restart_in_a_pool_and_in_a_stream_only_those_never_used(opti
     state = eqx.tree_at(lambda s: (s.dictionary, s.round, s.noise, s.amplitude), state, past)
     new = eqx.filter_jit(learner.round)(signals[None], state, len(signals))
     assert np.flatnonzero(np.diagonal(new.dictionary) < 0.9).tolist() == fresh
+    # One that restarts has the mean energy.
+    mean = (3 + code**2) / 4 if fresh else code**2
+    assert float(new.energy[2] / new.energy[0]) == pytest.approx(mean, abs=0.05)
 
 
 @pytest.mark.parametrize(
