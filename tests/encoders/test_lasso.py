@@ -2,36 +2,16 @@
 stands.
 """
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap.core import lasso_problem
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, unit_atoms
+from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.relu import ReLU
 
 LAM = 0.05
-
-
-@pytest.fixture(scope="module")
-def model(task):
-    """Atoms of many lengths, a bias, and an encoder."""
-    rng = np.random.default_rng(0)
-    dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
-    weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
-    return Model(
-        jnp.asarray(dictionary, jnp.float32),
-        jnp.asarray(0.1 * rng.normal(size=12), jnp.float32),
-        weight,
-    )
-
-
-@pytest.fixture(scope="module")
-def signals(task):
-    return task.id.signals
 
 
 @pytest.fixture(scope="module")

@@ -256,14 +256,6 @@ def test_bad_input_is_refused_in_one_sentence(change, message):
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
 
 
-def test_numbers_and_flags_of_numpy_are_as_good():
-    signals, dictionary = draw()
-    options = {"max_iterations": np.int64(20_000), "sparse": np.True_, "nonneg": np.False_}
-    found = sparse_code(signals, dictionary, 0.1, solver="working_set", **options)
-    wanted = sparse_code(signals, dictionary, 0.1, solver="working_set", nonneg=False)
-    np.testing.assert_array_equal(found.codes.toarray(), wanted.codes)
-
-
 def test_double_precision_without_its_flag_is_single_and_warns_of_nothing():
     signals, dictionary = draw()
     found = sparse_code(np.float64(signals), np.float64(dictionary), 0.1)
