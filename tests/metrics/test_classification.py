@@ -84,7 +84,7 @@ def test_best_latent_is_that_of_the_fitted_split_in_its_direction():
     codes, labels = problem(9)
     codes[:, 5] = -2 * labels - codes[:, 5]
     probe = classification.fit_latent(codes, labels)
-    assert probe == (5, -1)
+    assert probe == (5, -1) and classification.fit_latent(-codes, labels) == (5, 1)
     assert classification.latent_auc(probe, codes, labels) == 1
     # A latent that turns round elsewhere is worse than chance there, and is not folded back.
     assert classification.latent_auc(probe, -codes, labels) == 0
