@@ -305,7 +305,9 @@ def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
 def test_cells_of_a_grid_come_in_order(tmp_path):
     noisy = dataclasses.replace(SETTING, noise_db=5.0)
     cells = [Setting(20, 3, 300), SETTING, Setting(20, 2, 200, input_dim=12), noisy]
-    rows = run(make(*cells, methods=METHODS[:1], metrics=()), Store(tmp_path))
+    scored = Metric("scored", lambda inferred: {"scored": len(inferred.task.id.signals)})
+    rows = run(make(*cells, methods=METHODS[:1], metrics=(scored,)), Store(tmp_path))
+    assert all(2 * row["scored"] == row["num_samples"] for row in rows)
     found = [(row["sparsity"], row["num_samples"], row["noise_db"]) for row in rows]
     assert found == [(2, 200, None), (3, 200, None), (3, 200, 5.0), (3, 300, None)]
 
