@@ -23,7 +23,7 @@ from sae_gap.study import program as loop
 from tests.solvers.problems import draw, score
 
 LAM = 0.05
-SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 2048
+SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 256
 
 
 def collectives(text):
@@ -110,6 +110,8 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
 
     # In chunks of three, which no device's four samples divide into.
     monkeypatch.setattr(working_set, "batch_size", lambda *shape: 3)
+    # Enough for all, so that a single number of slots is compiled.
+    monkeypatch.setattr(working_set, "most_slots", lambda *shape: 32)
 
     def loss(signals, dictionary):
         solution = sparse_code(signals, dictionary, LAM, solver="working_set")

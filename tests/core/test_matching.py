@@ -7,8 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.stats import pearsonr
 
 from sae_gap.core import matching
@@ -64,19 +62,6 @@ def test_a_constant_column_correlates_with_nothing(constant, dtype):
     assert np.array_equal(matching.correlations(right, right), [[0]])
 
 
-@given(
-    seed=st.integers(0, 1_000),
-    exponent=st.integers(-30, 30),
-    shift=st.sampled_from([0.0, 1.0, -7.0]),
-)
-@settings(max_examples=15, deadline=None)
-def test_correlations_ignore_shift_and_scale(seed, exponent, shift):
-    rng = np.random.default_rng(seed)
-    left, right = rng.standard_normal((40, 3)), rng.standard_normal((40, 5))
-    moved = matching.correlations(left, -(10.0**exponent) * (right + shift))
-    np.testing.assert_allclose(moved, matching.correlations(left, right), atol=1e-9)
-
-
 def test_tiny_columns_do_not_underflow():
     columns = np.random.default_rng(3).standard_normal((20, 3)).astype(np.float32)
     np.testing.assert_allclose(
@@ -101,16 +86,11 @@ def test_match_on_a_small_dictionary_is_the_best_of_all():
     np.testing.assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
 
 
-@given(seed=st.integers(0, 1_000))
-@settings(max_examples=15, deadline=None)
-def test_match_undoes_permutation_sign_and_scale(seed):
-    rng = np.random.default_rng(seed)
-    truth = rng.standard_normal((8, 12)).astype(np.float32)
-    order, sign = rng.permutation(12), rng.choice([-1, 1], 12).astype(np.float32)
-    learned = truth[:, order] * sign * rng.uniform(0.01, 100, 12).astype(np.float32)
-    match = matching.match_atoms(jnp.asarray(learned), jnp.asarray(truth))
-    assert np.array_equal(order[match.learned], np.arange(12))
-    np.testing.assert_allclose(match.cosine, sign[match.learned], atol=1e-7)
+def test_cosines_are_told_in_double_precision():
+    truth = np.random.default_rng(5).standard_normal((8, 12)).astype(np.float32)
+    match = matching.match_atoms(jnp.asarray(-3 * truth[:, ::-1]), jnp.asarray(truth))
+    assert match.learned.tolist() == [*range(12)][::-1]
+    np.testing.assert_allclose(match.cosine, -1, rtol=1e-13)
 
 
 def test_the_true_dictionary_itself_is_matched_without_a_product():

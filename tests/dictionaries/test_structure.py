@@ -37,8 +37,8 @@ def told(monkeypatch):
     return say
 
 
-def learner(signals, width=WIDTH):
-    return OnlineDictionary.for_activations(width, 3, signals.shape[1], visits=20.0)
+def learner(signals, width=WIDTH, visits=20.0):
+    return OnlineDictionary.for_activations(width, 3, signals.shape[1], visits=visits)
 
 
 def test_seeds_agree_more_with_families_where_there_are_some():
@@ -60,10 +60,10 @@ def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(
 ):
     train = sae_gap.open_activations(signals).split()[0]
     rows = train.take(np.arange(train.num_samples))
-    families = with_families(learner(signals))
+    families = with_families(learner(signals, visits=3.0))
     assert isinstance(families, Families) and families.base.incoherent
     expected = fit_signals(families, rows, WIDTH, 3, show_progress=False).model.dictionary
-    options = {"seed": 3, "visits": 20.0, "outliers": "keep", "checkpoint": tmp_path}
+    options = {"seed": 3, "visits": 3.0, "outliers": "keep", "checkpoint": tmp_path}
     plain = sae_gap.learn(signals, WIDTH, 3, **options).atoms
     atoms = sae_gap.learn(signals, WIDTH, 3, structure="families", **options).atoms
     np.testing.assert_array_equal(atoms, expected)

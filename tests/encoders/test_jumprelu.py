@@ -2,47 +2,32 @@
 by entry.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
+
+from .test_batchtopk import problem
 
 BANDWIDTH = 0.4
 
 
-def problem(seed=0, n=30, input_dim=4, num_latents=6):
+def jumping():
     """Thresholds amid the values, so that many values lie in the window of their threshold, on
     either side.
     """
-    rng = np.random.default_rng(seed)
-    affine = Affine(
-        jnp.asarray(rng.normal(size=(input_dim, num_latents))),
-        jnp.asarray(rng.normal(size=num_latents)),
-    )
-    threshold = rng.uniform(0.15, 1.0, num_latents)
-    parameters = JumpReLUParameters(affine, jnp.asarray(np.log(threshold)))
-    model = Model(
-        jnp.asarray(rng.normal(size=(input_dim, num_latents))),
-        jnp.asarray(rng.normal(size=input_dim)),
-        parameters,
-    )
-    signals = rng.normal(size=(n, input_dim))
-    hidden = np.maximum(
-        (signals - np.asarray(model.bias)) @ np.asarray(affine.weight) + np.asarray(affine.bias), 0
-    )
-    return (
-        model,
-        jnp.asarray(signals),
-        hidden,
-        np.exp(np.asarray(parameters.log_threshold, np.float64)),
-    )
+    model, signals, hidden = problem(n=30, num_latents=6)
+    threshold = np.random.default_rng(1).uniform(0.15, 1.0, 6)
+    parameters = JumpReLUParameters(model.encoder.affine, jnp.asarray(np.log(threshold)))
+    threshold = np.exp(np.asarray(parameters.log_threshold, np.float64))
+    return dataclasses.replace(model, encoder=parameters), signals, hidden, threshold
 
 
 def test_codes_are_what_exceeds_the_threshold_and_the_penalty_counts_them():
-    model, signals, hidden, threshold = problem()
+    model, signals, hidden, threshold = jumping()
     active = hidden > threshold
     assert (active & (hidden < threshold + BANDWIDTH / 2)).any() and ((hidden > 0) & ~active).any()
     codes, penalty = JumpReLU().with_penalty(model, signals)
@@ -69,7 +54,7 @@ def pseudo_gradients(hidden, threshold, codes_bar, penalty_bar):
 
 
 def test_gradients_are_the_straight_through_estimator():
-    model, signals, hidden, threshold = problem()
+    model, signals, hidden, threshold = jumping()
     rng = np.random.default_rng(1)
     codes_bar, penalty_bar = rng.normal(size=hidden.shape), rng.normal(size=len(hidden))
 

@@ -1,12 +1,7 @@
 """A step of LISTA before the codes are chosen, against NumPy and against the encoder without it."""
 
-import dataclasses
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
 
@@ -51,23 +46,3 @@ def test_training_keeps_the_largest_of_what_is_refined():
         errors.append((rest**2).mean(axis=1))
     np.testing.assert_allclose(losses, np.mean(errors, axis=0), rtol=1e-4)
     assert float(threshold) == pytest.approx(0.75 * 0.4 + 0.25 * codes[codes > 0].min(), rel=1e-5)
-
-
-def test_training_goes_through_the_step():
-    """The gradient of the weights and atoms against differences, at a point where no code is near
-    its threshold.
-    """
-    model, signals, _ = problem(threshold=0.4)
-    encoder = ListaMatryoshka(K, prefixes=PREFIXES)
-
-    def total(weight, atoms):
-        affine = dataclasses.replace(model.encoder.affine, weight=weight)
-        parameters = dataclasses.replace(model.encoder, affine=affine)
-        return encoder.loss(
-            dataclasses.replace(model, dictionary=atoms, encoder=parameters), signals, 0
-        )[0].sum()
-
-    with jax.enable_x64(True):
-        model, signals = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model, signals))
-        given = model.encoder.affine.weight, model.dictionary
-        check_grads(jax.jit(total), given, order=1, modes=["rev"], eps=1e-6, rtol=1e-4)

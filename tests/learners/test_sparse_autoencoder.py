@@ -1,13 +1,13 @@
-"""Training of sparse autoencoders against the same training written out by hand, parameter by
-parameter.
-"""
+"""Training of sparse autoencoders against a plain loop over batches, parameter by parameter."""
 
 import dataclasses
+import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from sae_gap import Model, Setting, Split, catalogue, draw, fit
@@ -29,68 +29,54 @@ take_step = eqx.filter_jit(lambda learner, *given: learner.step(*given))
 
 def largest(hidden):
     """The positive ones among the k largest of each row."""
-    kept = np.zeros(hidden.shape, bool)
-    np.put_along_axis(kept, np.argsort(-hidden, axis=1)[:, :K], True, axis=1)
-    return kept & (hidden > 0)
+    ranks = jnp.argsort(jnp.argsort(-hidden, axis=1), axis=1)
+    return (ranks < K) & (hidden > 0)
 
 
 # Which pre-activations pass, and the weight of the l1 norm in the loss.
 BY_HAND = {"relu": (lambda hidden: hidden > 0, 1e-4), "topk": (largest, 0.0)}
 
 
-def gradients(parameters, batch, passes, penalty):
-    dictionary, bias, weight, shift = parameters
-    hidden = (batch - bias) @ weight + shift
-    gate = passes(hidden)
-    codes = hidden * gate
-    error_bar = 2 * (codes @ dictionary.T + bias - batch) / batch.size
-    hidden_bar = gate * (error_bar @ dictionary + penalty / len(batch))
-    dictionary_bar = error_bar.T @ codes
-    for j, atom in enumerate(dictionary.T):
-        dictionary_bar[:, j] -= (dictionary_bar[:, j] @ atom) * atom
-    bias_bar = error_bar.sum(axis=0) - (hidden_bar @ weight.T).sum(axis=0)
-    return [dictionary_bar, bias_bar, (batch - bias).T @ hidden_bar, hidden_bar.sum(axis=0)]
+@functools.partial(jax.jit, static_argnums=0)
+def gradients(name, parameters, batch):
+    passes, penalty = BY_HAND[name]
 
+    def loss(parameters):
+        dictionary, bias, weight, shift = parameters
+        hidden = (batch - bias) @ weight + shift
+        codes = hidden * passes(hidden)
+        error = codes @ dictionary.T + bias - batch
+        return jnp.mean(error**2) + penalty * jnp.mean(codes.sum(axis=1))
 
-def constant(step):
-    return 5e-4
+    slope, *others = jax.grad(loss)(parameters)
+    return [slope - jnp.sum(slope * parameters[0], axis=0) * parameters[0], *others]
 
 
 def cosine(step):
     """Nine steps: up to the whole rate after the first one, then along half a cosine to zero after
     the last.
     """
-    return 5e-4 * (0 if step == 0 else 0.5 * (1 + np.cos(np.pi * (step - 1) / 8)))
+    return 5e-4 * jnp.where(step == 0, 0, 0.5 * (1 + jnp.cos(jnp.pi * (step - 1) / 8)))
 
 
-def train(
-    signals, parameters, orders, passes, penalty, renormalise_every, rate=constant, frozen=False
-):
+RATES = {"constant": 5e-4, "cosine": cosine}
+
+
+def train(name, signals, parameters, orders, renormalise_every, rate, frozen):
     """Epochs of AdamW in batches of 64; returns the parameters after each."""
-    parameters = [parameter.copy() for parameter in parameters]
-    first, second = ([np.zeros_like(parameter) for parameter in parameters] for _ in range(2))
-    history, step = [], 0
+    rule, history = optax.adamw(rate, weight_decay=1e-2), []
+    state = rule.init(parameters)
     for epoch, order in enumerate(orders):
         for start in range(0, len(signals), 64):
-            step += 1
-            batch = signals[order[start : start + 64]]
-            for place, gradient in enumerate(gradients(parameters, batch, passes, penalty)):
-                first[place] = 0.9 * first[place] + 0.1 * gradient
-                second[place] = 0.999 * second[place] + 0.001 * gradient**2
-                direction = (
-                    first[place]
-                    / (1 - 0.9**step)
-                    / (np.sqrt(second[place] / (1 - 0.999**step)) + 1e-8)
-                )
-                if not frozen or place > 1:
-                    parameters[place] = parameters[place] - rate(step - 1) * (
-                        direction + 1e-2 * parameters[place]
-                    )
+            slopes = gradients(name, parameters, signals[order[start : start + 64]])
+            updates, state = rule.update(slopes, state, parameters)
+            moved = [old + update for old, update in zip(parameters, updates, strict=True)]
+            parameters = parameters[:2] + moved[2:] if frozen else moved
             if renormalise_every is None:
-                parameters[0] = parameters[0] / np.linalg.norm(parameters[0], axis=0)
+                parameters[0] = parameters[0] / jnp.linalg.norm(parameters[0], axis=0)
         if renormalise_every is not None and epoch % renormalise_every == 0:
-            parameters[0] = parameters[0] / np.linalg.norm(parameters[0], axis=0)
-        history.append([parameter.copy() for parameter in parameters])
+            parameters[0] = parameters[0] / jnp.linalg.norm(parameters[0], axis=0)
+        history.append([*parameters])
     return history
 
 
@@ -112,7 +98,7 @@ def unpack(model):
         ("topk", "constant", False, None),
     ],
 )
-def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, every):
+def test_epochs_of_training_are_those_of_a_plain_loop(name, schedule, frozen, every):
     with jax.enable_x64(True):
         signals = np.random.default_rng(0).normal(size=(NUM_SAMPLES, INPUT_DIM)) + 0.3
         data = Split(jnp.asarray(signals))
@@ -128,10 +114,7 @@ def test_epochs_of_training_against_one_written_by_hand(name, schedule, frozen, 
             orders.append(np.asarray(jax.random.permutation(shuffle_key, NUM_SAMPLES)))
             state = take_step(learner, data, state)
             found.append(unpack(learner.model(state)))
-    rate = {"constant": constant, "cosine": cosine}[schedule]
-    expected = train(
-        signals, start, orders, *BY_HAND[name], renormalise_every=every, rate=rate, frozen=frozen
-    )
+        expected = train(name, signals, start, orders, every, RATES[schedule], frozen)
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for place, (parameter, other, initial) in enumerate(zip(ours, theirs, start, strict=True)):
             # Optax keeps the step of a schedule in single precision.

@@ -3,8 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
@@ -40,14 +38,6 @@ def test_logistic_probe_against_scikit_learn(shape, dtype):
     )
 
 
-def test_logistic_probe_is_at_a_stationary_point():
-    codes, labels = problem(2, dtype=np.float64)
-    probe = classification.fit_logistic(codes, labels)
-    residual = 1 / (1 + np.exp(-(codes @ probe.weights + probe.intercept))) - labels
-    assert np.abs(codes.T @ residual).max() / len(labels) <= 1e-4
-    assert abs(residual.mean()) <= 1e-4
-
-
 @pytest.mark.parametrize("only", [True, False])
 def test_one_class_is_answered_always(only):
     codes, labels = problem(4)
@@ -81,21 +71,6 @@ def test_auc_of_more_columns_than_are_ranked_at_once():
         assert areas[column] == pytest.approx(roc_auc_score(labels, codes[:, column]))
 
 
-@given(seed=st.integers(0, 1_000))
-@settings(max_examples=15, deadline=None)
-def test_auc_is_of_ranks_alone_and_flips_with_the_sign(seed):
-    codes, labels = problem(seed, num_samples=40, num_latents=4, dtype=np.float64)
-    areas = classification.roc_auc(codes, labels)
-    np.testing.assert_allclose(
-        classification.roc_auc(np.exp(3 * codes) - 5, labels), areas, atol=1e-12
-    )
-    np.testing.assert_allclose(classification.roc_auc(-codes, labels), 1 - areas, atol=1e-12)
-    order = np.random.default_rng(seed).permutation(40)
-    np.testing.assert_allclose(
-        classification.roc_auc(codes[order], labels[order]), areas, atol=1e-12
-    )
-
-
 def test_one_class_has_no_auc_but_chance():
     codes, _ = problem(8)
     for only in (True, False):
@@ -109,7 +84,7 @@ def test_best_latent_is_that_of_the_fitted_split_in_its_direction():
     codes, labels = problem(9)
     codes[:, 5] = -2 * labels - codes[:, 5]
     probe = classification.fit_latent(codes, labels)
-    assert probe == (5, -1)
+    assert probe == (5, -1) and classification.fit_latent(-codes, labels) == (5, 1)
     assert classification.latent_auc(probe, codes, labels) == 1
     # A latent that turns round elsewhere is worse than chance there, and is not folded back.
     assert classification.latent_auc(probe, -codes, labels) == 0

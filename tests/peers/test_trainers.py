@@ -4,14 +4,9 @@ SAELens and dictionary_learning train by their own trainers. The trainer of spar
 language model alone, so its coder is trained here on the loss and with the steps of that trainer,
 by Adam. Learning rates and auxiliary losses are each library's defaults for the width, and rates
 warm up over a tenth of the steps.
-
-With a recording in PEER_ACTIVATIONS, the SAEs are trained on its training rows for one pass, with
-3,072 latents of which 32 are on, and left under --basetemp, where `measure_sae` and `downstream`
-read them.
 """
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -19,16 +14,12 @@ import pytest
 import sae_gap
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
-RECORDING = os.environ.get("PEER_ACTIVATIONS")
-WIDTH, SPARSITY = (3_072, 32) if RECORDING else (64, 4)
+WIDTH, SPARSITY = 64, 4
 BATCH = 256
 
 
 @pytest.fixture(scope="module")
 def rows():
-    if RECORDING:
-        train, _ = sae_gap.open_activations(RECORDING).split()
-        return train.take(np.arange(train.num_samples))
     return np.array(
         sae_gap.draw(
             sae_gap.Setting(WIDTH, SPARSITY, num_samples=20_000, input_dim=24)

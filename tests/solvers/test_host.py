@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
-from sae_gap.solvers import block, fista, host
+from sae_gap.solvers import block, host
 from sae_gap.solvers.loops import active_set, proximal
 from sae_gap.solvers.working_set import widths
 
@@ -199,20 +199,6 @@ def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
 
             monkeypatch.setattr(block.Room, "of", room)
             jax.tree.map(np.testing.assert_array_equal, answer(), clean)
-
-
-def test_each_sample_has_its_own_answer_in_whatever_company():
-    signals, dictionary = coherent(5, 300, DIM, LATENTS, 4)
-    lam = np.geomspace(1e-2, 0.5, 300)[np.random.default_rng(0).permutation(300)][:, None]
-    together = solve(signals, dictionary, lam)
-    value, _ = score(signals, dictionary, together.codes, lam)
-    np.testing.assert_allclose(together.objective, value, rtol=1e-6)
-    exact = np.asarray(fista.solve(signals, dictionary, lam, tol=1e-5).objective)
-    np.testing.assert_allclose(together.objective, exact, rtol=2e-5)
-    few = np.array([3, 77, 299])
-    np.testing.assert_allclose(
-        solve(signals[few], dictionary, lam[few]).objective, together.objective[few], rtol=3e-6
-    )
 
 
 @pytest.mark.parametrize("nonneg", [True, False])

@@ -300,7 +300,7 @@ def test_a_learned_dictionary_is_read_and_nothing_of_that_loads_jax(tmp_path):
     x = arrays(count=400)[2]
     learned = sae_gap.learn(x, 30, 2.6, visits=5, show_progress=False)
     learned.save(tmp_path / "learned")
-    made = learned.save_sae(tmp_path / "sae", encoder="batch_pursuit")
+    made = learned.save_sae(tmp_path / "sae", encoder="batch_pursuit", epochs=1)
     np.save(tmp_path / "x.npy", x)
     script = """
 import sys

@@ -172,38 +172,6 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     np.testing.assert_allclose(fitted(LEARNER, 0 * signals, frame), frame, atol=1e-6)
 
 
-def test_children_learned_as_differences_from_one_that_their_parent_has_absorbed_are_told_apart(
-    world,
-):
-    """Atoms `p + c_1` and `c_k - c_1`, which explain a parent that is seldom alone as sparsely as
-    the truth; one of no use.
-    """
-    frame, codes = world
-    start = np.random.default_rng(3).standard_normal(frame.shape)
-    for first in range(0, WIDTH, 5):
-        start[:, first] = frame[:, first] + frame[:, first + 1]
-        start[:, first + 2 : first + 5] = (
-            frame[:, first + 2 : first + 5] - frame[:, first + 1 : first + 2]
-        )
-    start /= np.linalg.norm(start, axis=0)
-    signals = jnp.asarray(codes @ frame.T, jnp.float32)
-    assert cosines(fitted(LEARNER, signals, start), frame).min() > 0.97
-
-
-def test_families_are_found_in_what_coherent_steps_leave(world):
-    """From samples alone: atoms decorrelated while they are learned, and then put in order, which
-    is better.
-    """
-    frame, codes = world
-    signals = jnp.asarray(codes @ frame.T, jnp.float32)
-    learner = OnlineDictionary(visits=40, num_steps=50, num_slots=12, incoherent=True)
-    start = eqx.filter_jit(learner.init)
-    state = start(Split(signals), num_latents=WIDTH, key=jax.random.key(1))
-    found = run(learner, signals, state).dictionary
-    ordered = fitted(LEARNER, signals, found)
-    assert cosines(ordered, frame).mean() > cosines(found, frame).mean() + 0.04
-
-
 @pytest.mark.parametrize(
     ("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)]
 )

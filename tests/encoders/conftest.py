@@ -1,0 +1,26 @@
+"""A model that several encoders code on."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap.core.types import Model
+from sae_gap.encoders.encoder import Affine
+
+
+@pytest.fixture(scope="module")
+def model(task):
+    """Atoms of many lengths, a bias, and an encoder."""
+    rng = np.random.default_rng(0)
+    dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
+    weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
+    return Model(
+        jnp.asarray(dictionary, jnp.float32),
+        jnp.asarray(0.1 * rng.normal(size=12), jnp.float32),
+        weight,
+    )
+
+
+@pytest.fixture(scope="module")
+def signals(task):
+    return task.id.signals
