@@ -2,6 +2,8 @@
 batch.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from sae_gap import Split
 from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
 from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 K = 2
@@ -55,6 +59,15 @@ def test_training_keeps_the_largest_of_the_batch():
     rest = codes @ np.asarray(model.dictionary).T + np.asarray(model.bias) - np.asarray(signals)
     np.testing.assert_allclose(losses, (rest**2).mean(axis=1), rtol=1e-5)
     assert float(threshold) == pytest.approx(codes[codes > 0].min(), rel=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [BatchTopK(K), MatryoshkaBatchTopK(K), ListaMatryoshka(K)])
+@pytest.mark.parametrize("part", [None, "affine"])
+def test_a_model_without_a_threshold_is_refused(encoder, part):
+    model, signals, _ = problem()
+    plain = dataclasses.replace(model, encoder=part and getattr(model.encoder, part))
+    with pytest.raises(TypeError, match=f"give a model that {encoder.name} was trained with"):
+        encoder(plain, signals)
 
 
 def test_what_a_batch_keeps_falls_linearly_from_its_start():
