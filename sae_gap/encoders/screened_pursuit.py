@@ -213,8 +213,8 @@ class BatchPursuit(ScreenedPursuit):
             trained on: others than its training rows would have more than k.
 
         Raises:
-          ValueError: signals have another width, are not finite, are all zeros, or have fewer atoms
-            than k.
+          ValueError: signals have another width, are not finite, are all zeros but for one row, or
+            have fewer atoms than k.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
         if signals.shape[1] != len(model.decoder):

@@ -332,7 +332,7 @@ class SAE(nn.Module):
           The same module, with its threshold set.
 
         Raises:
-          ValueError: the SAE is no pursuit, or x is not finite or all zeros.
+          ValueError: the SAE is no pursuit, or x is not finite or all zeros but for one row.
         """
         if not self._pursues:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")

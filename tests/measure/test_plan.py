@@ -182,7 +182,7 @@ def test_a_run_that_was_stopped_goes_on_and_what_is_asked_later_alone_is_measure
         ({"controls": "random"}, "controls must be of class list or tuple, but it is 'random'"),
         ({"codes": "own"}, "codes must be of class list or tuple, but it is 'own'"),
         ({"controls": ["pcb"]}, "a control must be one of"),
-        ({"codes": ["pcb"]}, "codes must be one of (?!.*(lasso|omp), .*\\1)"),
+        ({"codes": ["pcb"]}, r"codes must be one of (?!.*\b(lasso|omp), .*\b\1,)"),
         ({"names": ()}, "at least one entry"),
         ({"samples": 9}, "9 held-out activations are too few"),
         ({"l0": 4.0}, "at most 3"),
