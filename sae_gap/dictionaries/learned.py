@@ -425,7 +425,10 @@ class LearnedDictionary:
         elif frozen and isinstance(learner.encoder, BatchPursuit):
             # A threshold of the rows that the dictionary learned from leaves too many latents on in
             # others.
-            model, seconds = learner.encoder.calibrate(self.model, self.held_out.pool()), 0.0
+            model, seconds = (
+                learner.encoder.calibrate(self.model, jnp.asarray(self.held_out.pool())),
+                0.0,
+            )
         else:
             _, model, seconds = fit_signals(
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
