@@ -425,10 +425,8 @@ class LearnedDictionary:
         elif frozen and isinstance(learner.encoder, BatchPursuit):
             # A threshold of the rows that the dictionary learned from leaves too many latents on in
             # others.
-            model, seconds = (
-                learner.encoder.calibrate(self.model, jnp.asarray(self.held_out.pool())),
-                0.0,
-            )
+            others = jnp.asarray(self.held_out.pool())
+            model, seconds = learner.encoder.calibrate(self.model, others), 0.0
         else:
             _, model, seconds = fit_signals(
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
