@@ -27,6 +27,9 @@ def score(
     Returns:
       `(n,)` objectives ½‖y − D z‖² + λ‖z‖₁ and `(n,)` gaps: no code has an objective below their
       difference.
+
+    Raises:
+      ValueError: a λ is not positive.
     """
     atoms, codes = (np.asarray(array, np.float64) for array in (dictionary, codes))
     rest = signals - codes @ atoms.T
@@ -39,7 +42,12 @@ def score(
 
 def feasible(pull: np.ndarray, lam: np.ndarray | float, *, nonneg: bool) -> np.ndarray:
     """The largest s ≤ 1 with s Dᵀt ≤ λ (for signed codes s |Dᵀt| ≤ λ), for every dual candidate t
-    with `pull` = Dᵀt; λ must be positive.
+    with `pull` = Dᵀt.
+
+    Raises:
+      ValueError: a λ is not positive.
     """
+    if not np.all(np.asarray(lam) > 0):
+        raise ValueError("lam must be above 0, since at 0 no dual point gives a gap; give more.")
     bound = pull if nonneg else np.abs(pull)
     return (lam / np.maximum(bound, lam)).min(axis=1)

@@ -17,7 +17,7 @@ def plan(run: Run) -> str:
         size = job.sources[0].asdict()
         cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
         lines.append(
-            f"{cell}: {job}: {there}/{len(job.keys)} rows there, {fits or 'nothing'} to fit"
+            f"{cell}: {job}: {there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
         )
         planned += fits
     return "\n".join([*lines, f"{len(lines)} jobs, {planned} models to fit"])
@@ -43,7 +43,7 @@ def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
     """
     stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
     for job in jobs(run.study):
-        there = len(stored.rows([job]))
+        there = sum(stored.lacking(line) is None for line in job.lines)
         fits = {
             (str(run.models.folder(learner, source)), source.seed)
             for source in stored.rest(job).sources

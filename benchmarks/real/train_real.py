@@ -198,6 +198,8 @@ def train(options: TrainOptions) -> list[Row]:
         if lacking is not None:
             fault = f"{name} cannot be learned, since the data lack {lacking}"
             raise ValueError(f"--methods: {fault}; leave it out.")
+        if name not in SAES and options.epochs != TrainOptions.epochs:
+            logging.info("--epochs is for SAEs, and changes nothing of %s", name)
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
     for name, learner in learners.items():

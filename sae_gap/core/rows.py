@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float, Int
 
 # The golden section.
 GOLDEN = (5**0.5 - 1) / 2
+# The fewest rows that give a score or a threshold.
+FEWEST = 2
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
@@ -30,12 +32,13 @@ def counted(rows: Float[Any, "n input_dim"]) -> Bool[Any, " n"]:
       rows: an array of NumPy, JAX or PyTorch.
 
     Raises:
-      ValueError: all rows are zeros.
+      ValueError: fewer than two rows are not all zeros.
     """
     live = (rows != 0).any(-1)
     zeros = int((~live).sum())
-    if zeros == len(live):
-        raise ValueError("all rows are zeros; give activations, such as training rows.")
+    if len(live) - zeros < FEWEST:
+        few = f"{len(live) - zeros} rows that are not all zeros"
+        raise ValueError(f"{few} are too few to find a threshold on; give some hundreds.")
     if zeros:
         logging.warning(
             "%d of %d rows are zeros, as padding is, and do not count", zeros, len(live)

@@ -7,15 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.core.rows import evenly_spaced
+from sae_gap.core.rows import FEWEST, evenly_spaced
 from sae_gap.core.types import Split, Task, Unread
 from sae_gap.data.activations import Activations
 from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.runtime import devices
 from sae_gap.storage.results import digest
-
-# The fewest rows that give a score.
-FEWEST = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -84,6 +84,8 @@ def learn(
     check_size("width", width)
     check_choice("structure", structure, STRUCTURES)
     check_seed(seed)
+    # JAX would trace numbers of NumPy's.
+    width, l0, visits = int(width), float(l0), float(visits)
     # Later methods of the dictionary read the rows again.
     rows = screened(open_activations(activations, documents=documents).copied(), outliers)
     check_sparse("l0", l0, rows.input_dim, width)

@@ -28,7 +28,7 @@ from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.measure.comparison import Comparison
@@ -40,9 +40,10 @@ from sae_gap.measure.verdicts import compare_dictionaries
 from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.runtime import progress
 from sae_gap.saes.exchange import has_form
+from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import DICTIONARY
-from sae_gap.saes.save import as_metadata, check_free, save_sae
+from sae_gap.saes.save import as_metadata, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
@@ -388,7 +389,8 @@ class LearnedDictionary:
         Args:
           k: number of active latents; None takes `learn`'s L0.
           encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
-            `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train.
+            `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train; the threshold of
+            the latter is that of the rows held out, so that other rows have k latents on average.
           epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
           frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
             better.
@@ -401,6 +403,7 @@ class LearnedDictionary:
         k = max(1, round(self.l0)) if k is None else k
         check_size("k", k)
         check_sparse("k", k, *self.atoms.shape)
+        k = int(k)
         check_choice("encoder", encoder, catalogue.saes())
         if epochs is not None:
             check_size("epochs", epochs)
@@ -419,6 +422,11 @@ class LearnedDictionary:
         if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
             # Matching pursuit reads only the dictionary.
             model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
+        elif frozen and isinstance(learner.encoder, BatchPursuit):
+            # A threshold of the rows that the dictionary learned from leaves too many latents on in
+            # others.
+            others = jnp.asarray(self.held_out.pool())
+            model, seconds = learner.encoder.calibrate(self.model, others), 0.0
         else:
             _, model, seconds = fit_signals(
                 learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
@@ -532,7 +540,8 @@ class LearnedDictionary:
     def _sparsity(self, l0: float | None) -> float:
         l0 = self.l0 if l0 is None else l0
         check_sparse("l0", l0, *self.atoms.shape)
-        return l0
+        # JAX would trace a number of NumPy's.
+        return float(l0)
 
     def _rows(self, activations: Rows | None, outliers: str) -> Activations:
         """Returns the rows to score: the given ones, or those held out, after reporting

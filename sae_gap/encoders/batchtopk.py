@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
 from sae_gap.encoders.encoder import Affine, AmortisedEncoder, above
 from sae_gap.encoders.topk import keep_largest
@@ -47,6 +48,8 @@ class BatchTopK(AmortisedEncoder):
         return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
 
     def __call__(self, model, signals):
+        mend = f"give a model that {self.name} was trained with, or encode by TopK"
+        check_type("the model's encoder", model.encoder, BatchTopKParameters, mend)
         hidden = self._hidden(model, signals)
         return above(hidden, model.encoder.threshold, hidden)
 

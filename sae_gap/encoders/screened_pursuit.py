@@ -209,11 +209,12 @@ class BatchPursuit(ScreenedPursuit):
 
         Args:
           model: the model with the dictionary.
-          signals: (n, input_dim), such as training rows; zero rows do not count.
+          signals: (n, input_dim); zero rows do not count. Give rows that the dictionary was not
+            trained on: others than its training rows would have more than k.
 
         Raises:
-          ValueError: signals have another width, are not finite, are all zeros, or have fewer atoms
-            than k.
+          ValueError: signals have another width, are not finite, are all zeros but for one row, or
+            have fewer atoms than k.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
         if signals.shape[1] != len(model.decoder):

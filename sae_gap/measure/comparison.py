@@ -9,11 +9,11 @@ where Δ_i leaves document i out. The 95 % interval is Δ ± t s, with t of Stud
 max(n - 1, 1) degrees of freedom: n counts documents, and is smaller where some are much larger than
 the others. It covers the truth 92 to 96 % of the time where lengths and losses of documents are
 both log-normal, and 85 to 91 % where losses are and lengths are alike. Johnson's and Hall's
-corrections for skew gain at most 2 and 5 points, and widen it by half.
+corrections for skew gain at most 2 and 5 points, and widen it by half; a bootstrap of t, with 400
+resamples of 15 to 60 documents, gains 2 to 4 at equal lengths and loses as much at log-normal ones.
 
 A code with more latents counts as better only if it explains more than those latents can. What
 codes explain grows ever slower with their L0, so that 1 % more latents explain at most 1 % more.
-hundredth more.
 
 References:
   Carter, Schnepel & Steigerwald (2017), "Asymptotic behavior of a t-test robust to cluster

@@ -66,7 +66,7 @@ def check_codes(names: Iterable[str]) -> None:
     for name in names:
         plain = name.removesuffix(REFIT)
         if plain not in CODES:
-            check_choice("codes", plain, (*CODES, *catalogue.encoders()))
+            check_choice("codes", plain, dict.fromkeys((*CODES, *catalogue.encoders())))
             encoder = catalogue.make_encoder(plain, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(plain, encoder)
 

@@ -97,6 +97,8 @@ class Plan:
         for word in ("lam", "l0"):
             if getattr(self, word) is not None:
                 check_number(word, getattr(self, word), above=0)
+        for word in ("codes", "controls"):
+            check_type(word, getattr(self, word), (list, tuple), "give a list of names")
         names = [*(sae.name for sae in self.saes), *self.controls]
         for name in names:
             if names.count(name) > 1:

@@ -159,7 +159,8 @@ class Metric:
         leaves out what the task or the model cannot tell.
       columns: how to show the columns, by name without the split.
       version: raise it by hand when a change to the code changes the numbers.
-      everywhere: whether every study measures it, unless the study names its metrics.
+      everywhere: whether every study measures it, unless the study names its metrics; its faults
+        then cost no more than its columns.
       needs: says in words what it lacks among what was inferred; None if it can be measured.
     """
 

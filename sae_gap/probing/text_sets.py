@@ -105,6 +105,9 @@ def _read(path: pathlib.Path) -> list[dict[str, str]]:
     try:
         with path.open("rb") as file:
             content = zstandard.ZstdDecompressor().stream_reader(file)
-            return list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))
+            rows = list(csv.DictReader(io.TextIOWrapper(content, "utf-8", newline="")))
+            if not rows:
+                raise ValueError("it has no texts")
+            return rows
     except (OSError, ValueError, csv.Error, zstandard.ZstdError) as error:
         raise ValueError(f"{path} cannot be read ({error}); install sae_probes again.") from error

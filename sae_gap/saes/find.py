@@ -8,6 +8,7 @@ from pathlib import Path
 from sae_gap.core.checks import AnyPath, check_path
 from sae_gap.saes import decoders, dictionary_learning, fits, gemma_scope, hub, saelens, sparsify
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
+from sae_gap.storage.folder import Folder
 from sae_gap.storage.tensor_files import printable
 
 # How to read an SAE, by the file name of its weights.
@@ -26,6 +27,18 @@ _EXPECTED = f"which are called {', '.join(_READERS)}"
 _AMID_TRAINING = r"ae_\d+\.pt"
 # How many folders deep to search for SAEs, and how many to name in a message.
 _DEPTH, _NAMED = 5, 12
+
+
+def check_free(folder: AnyPath) -> None:
+    """Raises a ValueError if the folder has files already, so that no SAE can be written to it."""
+    check_path("folder", folder)
+    try:
+        if Folder(folder).names():
+            raise FileExistsError(0, "it is there already")
+    except OSError as error:
+        raise ValueError(
+            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
 
 
 def locate(path: AnyPath, sae_id: str | None = None) -> Path:

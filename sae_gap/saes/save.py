@@ -9,12 +9,13 @@ from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import AnyPath, check_path, check_type
+from sae_gap.core.checks import AnyPath, check_type
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
 from sae_gap.saes.exchange import exported, has_form
+from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import FITTED
 from sae_gap.saes.parts import FIT
@@ -127,18 +128,6 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
             f"metadata have no form in JSON ({error}); give plain strings and numbers of Python."
         ) from None
     return plain
-
-
-def check_free(folder: AnyPath) -> None:
-    """Raises a ValueError if the folder has files already, so that no SAE can be written to it."""
-    check_path("folder", folder)
-    try:
-        if Folder(folder).names():
-            raise FileExistsError(0, "it is there already")
-    except OSError as error:
-        raise ValueError(
-            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
 
 
 def _write(folder: Folder, files: Mapping[str, bytes]) -> None:

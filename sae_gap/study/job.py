@@ -87,9 +87,16 @@ class Stored:
         return dataclasses.replace(job, lines=lines)
 
     def rows(self, every: Iterable["Job"]) -> list[results.Row]:
-        """The complete rows of jobs, with the columns of the metrics."""
+        """The rows of jobs that lack no metric, or only some that every study measures, with the
+        columns of the metrics.
+        """
         lines = (line for job in every for line in job.lines)
-        return [self._row(line) for line in lines if self.lacking(line) is None]
+        return [
+            self._row(line)
+            for line in lines
+            if {line.cell, line.key} & self._rows.keys()
+            and all(metric.everywhere for metric in self.lacking(line) or ())
+        ]
 
     def _row(self, line: Line) -> results.Row:
         rows = self._rows.get(line.cell) or self._rows[line.key]
@@ -118,11 +125,6 @@ class Job:
     data: str
     learner: Learner
     lines: Sequence[Line]
-
-    @property
-    def keys(self) -> set[str]:
-        """The keys of its rows."""
-        return {line.key for line in self.lines}
 
     @property
     def sources(self) -> list[Source]:

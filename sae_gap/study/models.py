@@ -154,13 +154,13 @@ class Models:
     ) -> list[Fit]:
         """Fits one learner to all requested tasks, and keeps the models that have a folder."""
         learner = wanted[0].learner
-        folders = [each.folder for each in wanted if each.folder is not None]
+        folders = (each.folder for each in wanted if each.folder is not None)
         saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
         fits = fit(
             learner,
             [each.task for each in wanted],
             [each.key for each in wanted],
-            at=sorted({*at, *(learner.snapshots if folders else ())}),
+            at=sorted({*at, *(learner.snapshots if saves else ())}),
             bases=[each.base for each in wanted if each.base is not None] or None,
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),

@@ -104,7 +104,7 @@ def run_loop(
     save: Checkpoint | None = None,
     keep: Callable[[Fitted], None] | None = None,
     watch: Callable[[int, Any], None] | None = None,
-    report_every: float | None = None,
+    report_every: float = REPORT_EVERY,
 ) -> Fitted:
     """Takes the steps of a fit, with pauses for models along the way, for reports and for saves.
 
@@ -120,8 +120,7 @@ def run_loop(
       save: where to save the state periodically.
       keep: called with each kept model.
       watch: called periodically with the steps taken and the state.
-      report_every: approximate seconds between two of these calls; None takes `REPORT_EVERY`, and 0
-        calls after every step.
+      report_every: approximate seconds between two of these calls; 0 calls after every step.
 
     Returns:
       The end of the fit; its seconds include `spent`.
@@ -132,7 +131,7 @@ def run_loop(
     pauses = sorted({step for step in at if done <= step < num_steps})
     waits = [] if save is None else [save.every]
     if watch is not None:
-        waits.append(REPORT_EVERY if report_every is None else report_every)
+        waits.append(report_every)
     # With reports or saves, the first step shows how many to take at once.
     stop, ended = done + 1 if waits else num_steps, False
     while not ended:

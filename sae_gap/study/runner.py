@@ -65,9 +65,9 @@ def run(
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
     # A job counts once for its fit, and each line once for its score.
-    total = sum(1 + len(job.keys) for job in mine)
+    total = sum(1 + len(job.lines) for job in mine)
     with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
-        line.update(total - sum(1 + len(job.keys) for job in lacking))
+        line.update(total - sum(1 + len(job.lines) for job in lacking))
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
     distributed.wait(study.name)
@@ -90,7 +90,7 @@ def _run_cell(
         lacking = job.learner.needs(first)
         if lacking is not None:
             logging.warning("left out %s: the data lack %s", job, lacking)
-            line.update(1 + len(job.keys))
+            line.update(1 + len(job.lines))
             continue
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]

@@ -51,8 +51,8 @@ def score(
                 **provenance,
             }
             for line, metrics in lines:
-                measured, owned = _measure(study, line, inference, shared, metrics)
-                yield line.row(metrics) | measured | {"measured": owned} | made
+                measured, done = _measure(study, line, inference, shared, metrics)
+                yield line.row(done) | measured | made
                 inference.forget(needed)
 
 
@@ -62,30 +62,27 @@ def _measure(
     inference: Inference,
     shared: dict,
     metrics: Sequence[Metric],
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """The columns of a line, and the names of each metric's columns."""
+) -> tuple[results.Row, Sequence[Metric]]:
+    """The columns of a line, and the metrics that did not fail."""
     method, reference, task = line.method, line.reference, inference.task
+    diverged = "%s diverged: its %s not finite, and its metrics are left out"
     if not _finite(inference.model):
-        logging.warning(
-            "%s diverged: its model is not finite, and its metrics are left out", method.name
-        )
-        return {"diverged": True}, {}
+        logging.warning(diverged, method.name, "model is")
+        return {"diverged": True, "measured": {}}, metrics
     scored = inference.scored
     # Without the truth no metric is fitted on the training split, which may be too large for codes.
     splits = SPLITS if task.train.codes is not None else scored
     encoder = inference.prepare(method.encoder)
     inferred = {split: inference.infer(encoder, split) for split in splits}
-    measured: dict = {}
+    measured: results.Row = {}
     if study.seconds:
         measured["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
         measured["lam"] = encoder.weight
     codes = jax.device_get({split: coded.codes for split, coded in inferred.items()})
     if not _finite(codes):
-        logging.warning(
-            "%s diverged: its codes are not finite, and its metrics are left out", method.name
-        )
-        return {"diverged": True} | measured, {}
+        logging.warning(diverged, method.name, "codes are")
+        return {"diverged": True, "measured": {}} | measured, metrics
     optimum: dict = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
         optimum = {split: inference.infer(reference, split).certified for split in scored}
@@ -106,7 +103,16 @@ def _measure(
         lacking = metric.needs(found)
         if lacking is not None and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
-        columns = metric(found)
+        try:
+            columns = metric(found)
+        except Exception as error:
+            # A metric of every study costs its own columns; the next run measures it again.
+            if not metric.everywhere:
+                raise
+            fault = "%s of the codes of %s on %s failed, and is left out: %s"
+            logging.warning(fault, metric.name, encoder.name, method.learner.name, error)
+            metrics = [other for other in metrics if other is not metric]
+            continue
         taken = sorted((measured.keys() | line.columns.keys()) & columns.keys())
         if taken:
             raise ValueError(
@@ -124,7 +130,7 @@ def _measure(
         measured |= found.by_split(certificate)
     if optimum:
         measured["reference"] = "signed" if encoder.signed else "non-negative"
-    return measured, owned
+    return measured | {"measured": owned}, metrics
 
 
 def _finite(tree: Any) -> bool:

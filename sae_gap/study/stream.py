@@ -24,6 +24,7 @@ from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineSt
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.runtime.cores import LOOPS
 from sae_gap.runtime.sharding import SAMPLES, check_mesh, constrain
+from sae_gap.storage.results import digest
 from sae_gap.storage.trees import Checkpoint
 from sae_gap.study.fitting import as_key
 from sae_gap.study.program import Stepped, given_base, run_loop
@@ -122,7 +123,6 @@ def fit_stream(
         upcoming = {0: pool.submit(fetch, 0)}
         first = upcoming[0].result()
         base = None if base is None else _as_base(base, (first.shape[2], num_latents), first.dtype)
-        median = _median_norm(first, size)
 
         def advance(stepped: Stepped, stop: int) -> Stepped:
             # One round at a time, since each is reported.
@@ -138,13 +138,12 @@ def fit_stream(
                     )
             return state.round, state
 
-        state = _start(learner, first, size, median, num_latents, key, given_base(base))
+        median, state = _start(learner, first, size, num_latents, key, given_base(base))
         stepped, spent = (state.round, state), 0.0
         if checkpoint is not None:
             data, seed = str(_fingerprint(first, size)), jax.random.key_data(key).tolist()
             if base is not None:
-                atoms = jnp.append(base.decoder, base.bias[:, None], axis=1)[None]
-                data = f"{data} from {_fingerprint(atoms, atoms.shape[1])}"
+                data = f"{data} from {digest(jax.tree.leaves(base))}"
             checkpoint = checkpoint.named(
                 f"{num_latents} of {num_samples} samples {data} {checkpoint.fit}, key {seed}, "
                 f"{learner}"
@@ -278,22 +277,20 @@ def _fingerprint(block: Block, size: int) -> Array:
 
 
 @eqx.filter_jit
-def _median_norm(block: Block, size: int) -> Float[Array, ""]:
-    return outliers.median_norm(_samples(block, size))
-
-
-@eqx.filter_jit
 def _start(
     learner: OnlineDictionary | Families,
     block: Block,
     size: int,
-    median: Float[Array, ""],
     num_latents: int,
     key: PRNGKeyArray,
     base: dict[str, Model],
 ) -> Any:
-    signals = outliers.to_median(_samples(block, size), median)
-    return constrain(learner.init(Split(signals), num_latents=num_latents, key=key, **base), ())
+    """The median norm of the first round's samples, and the state that starts from them."""
+    rows = _samples(block, size)
+    median = outliers.median_norm(rows)
+    signals = Split(outliers.to_median(rows, median))
+    state = learner.init(signals, num_latents=num_latents, key=key, **base)
+    return constrain((median, state), ())
 
 
 @eqx.filter_jit(donate="all-except-first")

@@ -11,7 +11,7 @@ from torch import Tensor
 from sae_gap.core.normalise import Normalisation
 from sae_gap.saes import saelens
 from sae_gap.saes.architectures import ARCHITECTURES
-from sae_gap.saes.find import locate
+from sae_gap.saes.find import check_free, locate
 from sae_gap.saes.find import read as read_parts
 
 # Metadata kept from a file of any library.
@@ -55,6 +55,9 @@ def write(
       cfg: the configuration of the SAE.
       state: its tensors.
       normalises: its normalisation of activations.
+
+    Raises:
+      ValueError: SAELens has no form for it, or the folder has files already.
     """
     row = ARCHITECTURES[cfg.architecture]
     if row.foreign or normalises.saelens is None:
@@ -70,6 +73,7 @@ def write(
         if _renamed(name) in state
     }
     folder = Path(folder).expanduser()
+    check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in saelens.written(vars(cfg), tensors, cfg.metadata).items():
         (folder / name).write_bytes(content)

@@ -325,13 +325,14 @@ class SAE(nn.Module):
         squared error, k on average over the rows of x.
 
         Args:
-          x: for example training rows; rows of zeros, such as padding, do not count.
+          x: rows, of which those of zeros, such as padding, do not count. Give rows that the
+            dictionary was not trained on: others than its training rows would have more than k.
 
         Returns:
           The same module, with its threshold set.
 
         Raises:
-          ValueError: the SAE is no pursuit, or x is not finite or all zeros.
+          ValueError: the SAE is no pursuit, or x is not finite or all zeros but for one row.
         """
         if not self._pursues:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
@@ -353,6 +354,7 @@ class SAE(nn.Module):
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes `sae_weights.safetensors` and `cfg.json` in the form of SAELens 6, which
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
+        The folder must not have files yet.
         """
         folders.write(folder, self.cfg, self.state_dict(), self._normalises)
 

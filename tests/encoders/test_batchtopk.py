@@ -2,6 +2,8 @@
 batch.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,8 @@ from sae_gap import Split
 from sae_gap.core.types import Model
 from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
 from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
+from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 K = 2
@@ -44,6 +48,15 @@ def kept(hidden, count=None):
     best = np.argsort(-hidden, axis=None)[: K * len(hidden) if count is None else count]
     codes[best] = hidden.ravel()[best]
     return codes.reshape(hidden.shape)
+
+
+@pytest.mark.parametrize("encoder", [BatchTopK(K), MatryoshkaBatchTopK(K), ListaMatryoshka(K)])
+@pytest.mark.parametrize("part", [None, "affine"])
+def test_a_model_without_a_threshold_is_refused(encoder, part):
+    model, signals, _ = problem()
+    plain = dataclasses.replace(model, encoder=part and getattr(model.encoder, part))
+    with pytest.raises(TypeError, match=f"give a model that {encoder.name} was trained with"):
+        encoder(plain, signals)
 
 
 def test_what_a_batch_keeps_falls_linearly_from_its_start():

@@ -179,8 +179,10 @@ def test_rows_of_zeros_do_not_count_where_a_threshold_is_found(model, signals, c
     for asked in (BatchPursuit(4, l0=3.5), Pruned(ScreenedPursuit(8), 3.5)):
         one, other = (asked.prepared(bare, each, None).threshold for each in (split, padded))
         assert one == pytest.approx(other, rel=1e-6)
-    with pytest.raises(ValueError, match="all rows are zeros"):
-        encoder.calibrate(bare, 0 * signals)
+    for few in (0 * signals, signals[:1], padded.signals[len(signals) - 1 :]):
+        with pytest.raises(ValueError, match=r"[01] rows that are not all zeros are too few"):
+            encoder.calibrate(bare, few)
+    assert encoder.calibrate(bare, signals[:2]).encoder.value > 0
 
 
 def test_what_cannot_be_calibrated_is_refused_and_half_precision_is_coded(model, signals):

@@ -179,8 +179,10 @@ def test_a_run_that_was_stopped_goes_on_and_what_is_asked_later_alone_is_measure
     [
         ({"names": ("one", "one")}, "called 'one'"),
         ({"names": ("random",), "controls": ["random"]}, "called 'random'"),
+        ({"controls": "random"}, "controls must be of class list or tuple, but it is 'random'"),
+        ({"codes": "own"}, "codes must be of class list or tuple, but it is 'own'"),
         ({"controls": ["pcb"]}, "a control must be one of"),
-        ({"codes": ["pcb"]}, "codes must be one of"),
+        ({"codes": ["pcb"]}, r"codes must be one of (?!.*\b(lasso|omp), .*\b\1,)"),
         ({"names": ()}, "at least one entry"),
         ({"samples": 9}, "9 held-out activations are too few"),
         ({"l0": 4.0}, "at most 3"),
@@ -194,7 +196,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 ):
     names = change.pop("names", ("mine",))
     saes = [SAE.of_model(model, name=name) for name in names]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         measure.run(dataclasses.replace(plan, saes=saes, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
 

@@ -172,8 +172,14 @@ def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(packag
 
 
 def test_a_package_that_is_missing_or_damaged_is_named(package, monkeypatch):
+    import zstandard
+
     (package / "OOD data" / "1_old_OOD.csv.zst").write_bytes(b"not zstandard")
     with pytest.raises(ValueError, match="cannot be read"):
+        probing.read_sets()
+    empty = zstandard.compress(b"prompt,target")
+    (package / "OOD data" / "1_old_OOD.csv.zst").write_bytes(empty)
+    with pytest.raises(ValueError, match=r"1_old_OOD.csv.zst cannot be read \(it has no texts\)"):
         probing.read_sets()
     monkeypatch.setitem(sys.modules, "zstandard", None)
     with pytest.raises(ValueError, match="read by the library zstandard"):

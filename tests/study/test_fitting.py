@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import threading
 import time
@@ -188,7 +189,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_fit_shows_its_steps_at_a_terminal_and_nowhere_else(tasks, monkeypatch):
-    monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "run_loop", functools.partial(loop.run_loop, report_every=0.0))
     for stderr, options, shown in (
         (Terminal(), {}, True),
         (Terminal(), {"show_progress": False}, False),

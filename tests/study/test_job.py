@@ -18,7 +18,7 @@ from tests.tiny import METHODS, SAE, SETTING, make
 
 
 def keys_of(a_study):
-    return {key for one in job.jobs(a_study) for key in one.keys}
+    return {line.key for one in job.jobs(a_study) for line in one.lines}
 
 
 @pytest.mark.parametrize(

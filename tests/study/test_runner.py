@@ -191,6 +191,35 @@ def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
     assert not (tmp_path / "rows").exists()
 
 
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(
+    tmp_path, caplog, everywhere
+):
+    broken, calls = ["oracle"], []
+
+    def measure(inferred):
+        calls.append(inferred.learner.name)
+        if inferred.learner.name in broken:
+            raise ZeroDivisionError("out of luck")
+        return {"mine": 1.0}
+
+    metrics = Metric("mine", measure, everywhere=everywhere), Metric("other", lambda _: {"b": 2.0})
+    study = make(SETTING, methods=METHODS[::3], metrics=metrics)
+    if not everywhere:
+        with pytest.raises(ZeroDivisionError, match="out of luck"):
+            run(study, Store(tmp_path))
+        return
+    for _ in range(2):
+        rows = run(study, Store(tmp_path))
+        assert [(row.get("mine"), row["b"]) for row in rows] == [(1.0, 2.0), (None, 2.0)]
+    said = "mine of the codes of lasso on oracle failed, and is left out: out of luck"
+    assert caplog.text.count(said) == 2
+    broken.clear()
+    rows = run(study, Store(tmp_path))
+    assert [(row["mine"], row["b"]) for row in rows] == [(1.0, 2.0)] * 2
+    assert calls == ["linear_probe", *["oracle"] * 3]
+
+
 def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
     def splits(inferred):
         assert inferred.lam == 0.1 and inferred.protocol == "strict"

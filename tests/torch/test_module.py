@@ -391,8 +391,10 @@ REFUSED = {
     "k must divide": lambda sae, x, _: SAE(
         sae.W_dec, W_enc=sae.W_dec.mT, k=7, architecture="groupmax"
     ),
-    "all rows are zeros": lambda sae, x, _: sae.calibrate(0 * x[:3]),
-    "zeros; give activations": lambda sae, x, _: sae.calibrate(x[:0]),
+    "0 rows that are not all zeros": lambda sae, x, _: sae.calibrate(0 * x[:3]),
+    "too few to find a threshold": lambda sae, x, _: sae.calibrate(x[:0]),
+    "1 rows that are not all zeros": lambda sae, x, _: sae.calibrate(x[:1]),
+    "it is there already": lambda sae, x, folder: [sae.save(folder) for _ in range(2)],
     "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
     "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
     "lam must be a finite number": lambda sae, x, _: sae.certify(x, sae.encode(x), x[:, 0]),

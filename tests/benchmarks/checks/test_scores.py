@@ -27,6 +27,12 @@ def test_score_is_the_definition(nonneg, lam):
     np.testing.assert_allclose(gap, value - dual, atol=1e-12)
 
 
+@pytest.mark.parametrize("lam", [0, np.array([[0.1, 0, 0.1, 0.1, 0.1, 0.1, 0.1]]), np.nan])
+def test_a_weight_of_zero_has_no_gap(lam):
+    with pytest.raises(ValueError, match="lam must be above 0"):
+        scores.score(*problem(True), lam)
+
+
 def test_a_feasible_point_breaks_no_constraint_and_could_not_be_longer():
     pull = np.array([[2.0, -8.0], [0.1, -0.1], [0.0, -3.0]])
     np.testing.assert_allclose(scores.feasible(pull, 1.0, nonneg=True), [0.5, 1, 1])

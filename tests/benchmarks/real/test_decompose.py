@@ -101,7 +101,7 @@ def test_another_input_is_another_key(call, tmp_path, asked):
         flags = [*write(tmp_path, **changed), flag, "--k=3", f"--results_dir={tmp_path}"]
         assert call("decompose", *flags)[0] == 0
     keys, again, *others, seeded = (
-        {key for job in jobs(each) for key in job.keys} for each in asked
+        {line.key for job in jobs(each) for line in job.lines} for each in asked
     )
     assert keys == again and len(keys) == 8 + 1 + 35
     # Of another seed 23 draws of the covariance are there.
