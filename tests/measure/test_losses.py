@@ -135,11 +135,8 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     )
     assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
-    # What is stored is not measured again.
+    # A path that is named otherwise changes names alone, and nothing is measured again.
     monkeypatch.setattr(scoring, "Inference", None)
-    again = run(patched, tmp_path, *candidates)
-    assert [row["key"] for row in again] == [row["key"] for row in rows]
-    # A path that is named otherwise changes names alone.
     renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
     for line, other in zip(
         split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True
@@ -236,27 +233,8 @@ def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_square
         ]
         assert row["fvu"] == pytest.approx(sum(rests) / sum(row["variance"]), rel=1e-4)
     assert np.any(pursued < 0)
-
-
-def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):
-    one = candidate("values", patched.atoms, Shrunk(0.3))
-    score, calls = Downstream.score, []
-
-    def killed(self, guess):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return score(self, guess)
-
-    monkeypatch.setattr(Downstream, "score", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(patched, tmp_path, one)
-    stored = {row["key"] for row in sae_gap.Store(tmp_path).rows()}
-    # The encoder's codes as they are and refitted, and the first of the others.
-    assert len(stored) == 3
-    assert stored < {row["key"] for row in run(patched, tmp_path, one)}
-    # Without those, there is nothing to split.
-    assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
+    # Without the encoder's codes there is nothing to split.
+    assert split_lines(found) == []
 
 
 def test_weighted_codes_cost_fewer_nats(patched, tmp_path):

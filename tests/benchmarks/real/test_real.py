@@ -18,6 +18,7 @@ from sae_gap.probing import concepts
 from sae_gap.study import scoring
 from sae_gap.study.models import Models
 from tests import tiny
+from tests.conftest import succeed
 
 L0 = 4
 
@@ -64,10 +65,9 @@ def small(monkeypatch):
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
 
 
-def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
+def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     folder, arguments = options
-    code, out, err = call("real", *arguments)
-    assert code == 0, err
+    out = succeed("real", *arguments)
     page = json.loads((folder / "page.json").read_text())
     assert page["finding"] == out.strip() and (folder / "report.html").exists()
     encoder, dictionary, probing = out.strip().split("\n\n")
@@ -108,7 +108,7 @@ def test_from_nothing_to_a_page_and_on(options, small, call, monkeypatch):
     # The same command fits, runs and codes nothing again.
     for module, name in ((recording, "_run"), (scoring, "Inference"), (Models, "_fit")):
         monkeypatch.setattr(module, name, None)
-    assert call("real", *arguments)[:2] == (0, out)
+    assert succeed("real", *arguments) == out
     again = json.loads((folder / "page.json").read_text())
     for name in ("finding", "figures", "tables", "about"):
         assert again[name] == page[name]
@@ -121,8 +121,7 @@ def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypa
     folder, arguments = options
     monkeypatch.setattr(concepts, "FEWEST", 1_000)
     real.PRESETS["smoke"]["downstream"]["l0"] = (L0, 17)
-    code, out, err = call("real", *arguments)
-    assert code == 0, err
+    out = succeed("real", *arguments)
     assert (
         out.strip().split("\n\n")[2]
         == "Probing was left out, since no pair of concepts has enough text."
