@@ -1,6 +1,10 @@
 """What holds of every study by its declaration alone, and how a command line changes it."""
 
 import dataclasses
+import itertools
+import json
+import pathlib
+import re
 
 import pytest
 
@@ -11,10 +15,14 @@ from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.report import published
 from sae_gap import Setting
+from sae_gap.core.identity import describe
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.storage import results
+from sae_gap.study.study import PROTOCOLS
 
 STUDIES = studies.found()
+RECORD = pathlib.Path(__file__).with_name("studies.json")
 
 
 def methods(name, preset="paper", **changes):
@@ -38,7 +46,31 @@ def test_studies_are_named_after_their_files_and_have_a_title():
         assert one.about.count("python -m sae_gap " + name)
 
 
-@pytest.mark.parametrize("protocol", ["strict", "paper"])
+def digests(name):
+    """What its presets make of a study in each protocol: the first source and all methods."""
+    found = {}
+    for preset, protocol in itertools.product(STUDIES[name].presets, PROTOCOLS):
+        sizes = dataclasses.replace(STUDIES[name].presets[preset], protocol=protocol)
+        source = STUDIES[name].sources(sizes)[0]
+        parts = [
+            [one.name, one.family, one.at, describe(one.learner), describe(one.encoder), one.row]
+            for one in STUDIES[name].methods(source, sizes)
+        ]
+        text = json.dumps([source.asdict(), parts], sort_keys=True)
+        plain = re.sub(r'"version": \d+', "", text)
+        found[f"{preset} {protocol}"] = results.key([plain])
+    return found
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_study_has_the_methods_that_its_stored_rows_are_known_by(name):
+    """Where they are meant to change, `python -m tests.benchmarks.test_grammar` records them anew;
+    a study that was just dropped in passes.
+    """
+    assert json.loads(RECORD.read_text()).get(name) in (None, digests(name))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol):
     for method in methods(name, protocol=protocol):
@@ -191,3 +223,7 @@ def test_a_grid_is_changed_by_its_flags(flag):
     name, _, values = flag[2:].partition("=")
     found = getattr(read("vary_latents", "--preset=smoke", flag).preset, name)
     assert found == tuple(None if value == "none" else float(value) for value in values.split(","))
+
+
+if __name__ == "__main__":
+    RECORD.write_text(json.dumps({name: digests(name) for name in STUDIES}, indent=1) + "\n")

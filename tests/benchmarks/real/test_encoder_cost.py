@@ -165,14 +165,13 @@ def test_codes_at_another_l0_have_keys_of_their_own(on):
 
 
 def test_what_it_leaves_and_that_it_goes_on(recorded, monkeypatch):
-    monkeypatch.setattr(encoder_cost, "SCREENS", ((1, 2),))
     monkeypatch.setattr(encoder_cost, "ITERATIONS", (5,))
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     flags = (*recorded.flags, f"--sae={recorded.folder / 'mine'}")
-    succeed("encoder_cost", *flags, "--codes=own,screened_pursuit")
+    succeed("encoder_cost", *flags, "--codes=own,mp")
     results = recorded.folder / "results" / "encoder_cost"
     some = {row["key"] for row in sae_gap.Store(results).rows()}
-    flags += ("--codes=own,screened_pursuit,omp,fista,thresholding_pursuit",)
+    flags += ("--codes=own,mp,fista",)
     out = succeed("encoder_cost", *flags)
     rows = sae_gap.Store(results).rows()
     # Two weights, the encoder's codes as they are and refitted, and a pursuit.

@@ -8,13 +8,9 @@ import shutil
 import numpy as np
 import pytest
 
-from benchmarks.harness.preset import Preset
 from benchmarks.studies.amortisation_gap import BENCH
-from sae_gap import Setting, Store
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
+from sae_gap import Store
 from sae_gap.figures import labels
-from sae_gap.study.study import PROTOCOLS
 from tests.conftest import lines_of, page_of, refused, succeed
 
 SAES = ("relu", "topk", "jumprelu", "mp")
@@ -142,29 +138,6 @@ def test_the_published_protocol(tmp_path, smoke):
         else:
             # Hardly converged, and never below the optimum.
             assert -1e-6 < row["relative_gap_id"] < 0.05 and row["certificate_id"] <= 1e-6
-
-
-def test_what_the_protocols_fit_and_infer():
-    source = Setting(100, 7)
-    presets = [Preset(lam=0.3, protocol=name) for name in PROTOCOLS]
-    strict, paper = (
-        {method.name: method for method in BENCH.methods(source, preset)} for preset in presets
-    )
-    assert tuple(strict) == tuple(paper) == METHODS
-    assert (strict["dl_fista"].learner.split, paper["dl_fista"].learner.split) == ("train", "id")
-    for name in ("frozen_mp", "refined_mp", "dl_fista", "fista_oracle"):
-        certified, published = strict[name].encoder, paper[name].encoder
-        start = strict["sae_mp"].encoder if name == "refined_mp" else None
-        assert certified == Lasso(0.3, start)
-        assert published == Lasso(0.3, start, tol=None, max_iterations=100, unit_atoms=False)
-    for found in (strict, paper):
-        assert found["sae_topk"].encoder.k == found["sae_mp"].encoder.k == 7
-        assert found["support_mp"].encoder == OnSupport(found["sae_mp"].encoder, 0.3)
-        for kind in ("support", "frozen", "refined"):
-            assert found[f"{kind}_topk"].learner == found["sae_topk"].learner
-        assert found["sae_relu"].learner.num_steps == 500
-        assert found["dl_fista"].learner.num_steps == 1_000
-        assert found["dl_fista"].learner.lam == 0.3
 
 
 @pytest.fixture

@@ -3,19 +3,15 @@ for whatever is wrong.
 """
 
 import csv
-import dataclasses
 import re
 
-import numpy as np
 import pytest
 
 from benchmarks.harness import main
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.studies import vary_latents
-from benchmarks.studies.worlds import BENCH
-from sae_gap import Setting, Store, World, catalogue
+from sae_gap import Setting, Store
 from sae_gap.data.worlds.named import named_world
-from sae_gap.encoders.lasso import Lasso
 from tests.conftest import refused, succeed
 from tests.data.worlds.test_synthsae_files import parts, write
 
@@ -53,28 +49,6 @@ def test_tables_and_figure(finished):
     with (finished.page / "summary.csv").open() as file:
         columns = set(next(csv.reader(file)))
     assert {"atom_mcc_rare_mean", "absorption_ood_sd", "r2_id_mean", "dead_id_mean"} < columns
-
-
-def test_methods_have_the_units_of_the_world():
-    world, preset = World(), BENCH.presets["full"]
-    found = {method.name: method for method in BENCH.methods(world, preset)}
-    assert {f"sae_{name}" for name in catalogue.saes()} < set(found)
-    online, families = found["online_dl"].learner, found["online_dl_families"].learner
-    assert (online.visits, online.batch_size, online.num_slots) == (60, 1_024, 96)
-    assert online.rates == (0.3, 0.03, 0.005)
-    assert families.base == dataclasses.replace(online, incoherent=True) and not online.incoherent
-    assert (families.visits, families.num_slots) == (2, 96)
-    pruned = found["online_dl_families_pruned"].learner
-    assert (pruned.base, pruned.share, pruned.num_slots) == (families, 0.25, 96)
-    tuned = catalogue.tuned_sae("relu", sparsity=world.sparsity, input_dim=768)
-    scale = 4.5 * np.sqrt(3)
-    assert found["sae_relu"].learner.penalty == pytest.approx(scale * tuned.penalty)
-    jump = found["sae_jumprelu"].learner
-    assert jump.penalty == pytest.approx(scale**2 * 0.03 / 768)
-    assert jump.encoder.threshold == pytest.approx(0.1 * scale)
-    assert found["sae_matryoshka"].learner.encoder.k == world.sparsity == 35
-    lasso = ("online_dl", "random", "fista_oracle", "frozen_relu")
-    assert {found[name].encoder for name in lasso} == {Lasso(1.0)}
 
 
 def test_a_narrow_dictionary_is_held_against_the_first_features(tmp_path):
