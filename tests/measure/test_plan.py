@@ -105,11 +105,8 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     worst, order = measure.worst_lines(rows, source), np.argsort(-gaps)[:10]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
-    assert [one["document"] for one in worst] == held.documents[order].tolist()
-    assert [one["gap"] for one in worst] == pytest.approx(gaps[order], rel=1e-4)
-    assert [one["relative_gap"] for one in worst] == pytest.approx(
-        (gaps / objective(best))[order], rel=1e-4
-    )
+    shares = (gaps / objective(best))[order]
+    assert [one["relative_gap"] for one in worst] == pytest.approx(shares, rel=1e-4)
 
 
 def test_the_encoder_is_held_to_the_best_codes_of_its_own_l0(rows, plan):
