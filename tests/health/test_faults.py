@@ -26,7 +26,7 @@ def drawn(seed):
     rng = np.random.default_rng(seed)
     atoms = rng.normal(size=(WIDTH, DIM)) * np.arange(1, DIM + 1) ** -0.3
     often = 2 * np.arange(1, WIDTH + 1) ** -0.8
-    codes = rng.lognormal(0, 0.5, (6_400, WIDTH)) * (rng.random((6_400, WIDTH)) < often)
+    codes = rng.lognormal(0, 0.5, (7_000, WIDTH)) * (rng.random((7_000, WIDTH)) < often)
     rows = codes @ atoms / np.linalg.norm(atoms, axis=1).mean()
     rows += 0.1 * rng.standard_t(4, rows.shape) + 2 * rng.normal(size=DIM)
     return rows.astype(np.float32)

@@ -9,8 +9,6 @@ from matplotlib import image
 from benchmarks.real import decompose
 from sae_gap.data.activations import open_activations
 from sae_gap.lm.lens import fit_lens
-from sae_gap.lm.recording import record
-from sae_gap.lm.texts import Texts
 from sae_gap.measure import evenly_spaced
 from sae_gap.study import runner
 from sae_gap.study.job import jobs
@@ -96,24 +94,17 @@ def test_another_input_is_another_key(tmp_path, asked):
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A model, its recording after the first and the last block, and a lens."""
-    folder, rng = tmp_path_factory.mktemp("model"), np.random.default_rng(1)
-    lm, words = tiny.tiny_lm(folder), ["the cat", "in", "hat", "1 2"]
-    texts = [" ".join(rng.choice(words, 24)) for _ in range(4)]
-    texts = Texts(tuple(texts), tuple(map(str, range(4))), None)
-    found = record(lm, texts, folder / "r", layers=(0, 2), context=32, dtype="float32")
-    lens = fit_lens(lm, texts, folder / "lens", windows=1, context=16, first=4)
-    (folder / "pt").mkdir()
-    published(folder / "pt" / "one.pt", {1: lens.jacobian(1)})
-    return folder, lm, found, lens
+def lens(recorded):
+    found = fit_lens(recorded.lm, recorded.texts, recorded.folder / "lens", 1, 16, 4)
+    published(recorded.folder / "one.pt", {1: found.jacobian(1)})
+    return found
 
 
 @pytest.mark.parametrize("dictionary", ["unembedding", "lens"])
 def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
-    model, tmp_path, asked, dictionary
+    recorded, lens, tmp_path, asked, dictionary
 ):
-    folder, lm, found, lens = model
+    folder, lm, found = recorded.folder, recorded.lm, recorded.found
     path = dictionary if dictionary == "unembedding" else folder / "lens"
     flags = [f"--recording={folder / 'r'}", f"--model={folder / 'tiny.gguf'}", "--k=3,5"]
     flags += [f"--dictionary={path}", "--controls=1", f"--results_dir={tmp_path}"]
@@ -121,14 +112,14 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     shown = tmp_path / "decompose" / f"r-{dictionary}"
     best = [line for line in lines_of(shown / "summary.csv") if line["codes"] == "best"]
     told = [(line["block"], line["k"], round(float(line["captured"]), 6)) for line in best]
-    assert told == [("0", "3", 0.1), ("0", "5", 0.1), ("2", "3", 0.15), ("2", "5", 0.15)]
+    assert told == [("0", "3", 0.1), ("0", "5", 0.1), ("1", "3", 0.15), ("1", "5", 0.15)]
     count = len(found.tokens)
     assert {(line["num_samples"], line["centred_atoms"]) for line in best} == {(str(count), "True")}
     assert image.imread(shown / "blocks.png").std() > 0.01
     for more in ([], ["--centred"]):
-        succeed("decompose", *flags, "--layers=2", *more)
+        succeed("decompose", *flags, "--layers=1", *more)
     for block, centred_atoms, centred, study in zip(
-        (0, 2, 2, 2), (1, 1, 0, 0), (0, 0, 0, 1), asked, strict=True
+        (0, 1, 1, 1), (1, 1, 0, 0), (0, 0, 0, 1), asked, strict=True
     ):
         rows, x = study.sources[0], found.activations(block).take(np.arange(count))
         given = study.methods(rows)[0].learner.ready
@@ -142,17 +133,17 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
 
 
 def test_a_model_other_than_the_recorded_one_and_a_block_that_is_lacking_are_refused(
-    model, tmp_path, monkeypatch
+    recorded, lens, tmp_path, monkeypatch
 ):
     """Before anything is measured."""
-    folder, *_ = model
+    folder = recorded.folder
     monkeypatch.setattr(decompose, "run", None)
     tiny.write_lm(tmp_path / "other.gguf", seed=1)
     flags = [f"--recording={folder / 'r'}", f"--results_dir={tmp_path}"]
     for more, match in (
         ([f"--model={tmp_path / 'other.gguf'}", "--dictionary=unembedding"], "another model"),
-        ([f"--dictionary={folder / 'pt' / 'one.pt'}", "--layers=0,2"], "no block 0, but 1; name"),
-        (["--dictionary=unembedding", "--layers=0,1"], "block 1 is not in"),
+        ([f"--dictionary={folder / 'one.pt'}", "--layers=0,1"], "no block 0, but 1; name"),
+        (["--dictionary=unembedding", "--layers=0,2"], "block 2 is not in"),
         (["--dictionary=unembedding", "--activations=x.npz"], "either --activations or"),
         (["--dictionary=unembedding", "--key=x"], "--key with --activations; give one"),
     ):
