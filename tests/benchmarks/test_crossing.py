@@ -15,6 +15,7 @@ from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.baselines import Random
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from tests.conftest import lines_of, page_of, succeed
 
 SOURCE = Setting(20, 3, 200)
@@ -34,6 +35,9 @@ SAE = catalogue.paper_sae("topk", sparsity=3, num_steps=5)
 TUNED = catalogue.tuned_sae("gated", sparsity=3, input_dim=SOURCE.input_dim, num_steps=5)
 COLD = DLFista(0.2, num_steps=5)
 ON_COLD = Amortised((TOPK,), 0.2, base=COLD, num_steps=5)
+# By its own loss, as its batches leave a threshold behind.
+BATCHTOPK = catalogue.make_encoder("batchtopk", sparsity=3)
+BY_BATCHES = SparseAutoencoder(BATCHTOPK, base=Oracle(), frozen=True, num_steps=5)
 # The learner, the encoder, the family and the name of the inference of each.
 CROSSINGS = {
     "oracle:omp": (Oracle(), OMP(3), "oracle", "omp"),
@@ -47,6 +51,7 @@ CROSSINGS = {
     "gated": (TUNED, Lasso(0.2), "frozen", "lasso"),
     "topk:support": (SAE, OnSupport(TOPK, 0.2), "frozen", "support"),
     # An encoder with parameters is trained on the dictionary.
+    "oracle:batchtopk": (BY_BATCHES, BATCHTOPK, "oracle", "batchtopk"),
     "dl_fista:topk": (ON_COLD, ON_COLD.members[0], "dictionary_learning", "topk"),
 }
 

@@ -107,7 +107,7 @@ def test_each_block_of_a_recording_has_its_own_activations_and_atoms(
     folder, lm, found = recorded.folder, recorded.lm, recorded.found
     path = dictionary if dictionary == "unembedding" else folder / "lens"
     flags = [f"--recording={folder / 'r'}", f"--model={folder / 'tiny.gguf'}", "--k=3,5"]
-    flags += [f"--dictionary={path}", "--controls=1", f"--results_dir={tmp_path}"]
+    flags += [f"--dictionary={path}", "--controls=1", f"--results_dir={tmp_path}", "--samples=2000"]
     succeed("decompose", *flags, "--centred_atoms")
     shown = tmp_path / "decompose" / f"r-{dictionary}"
     best = [line for line in lines_of(shown / "summary.csv") if line["codes"] == "best"]
