@@ -4,6 +4,7 @@ once.
 
 import concurrent.futures
 import contextlib
+import csv
 import dataclasses
 import fcntl
 import functools
@@ -209,6 +210,25 @@ def call_binary(name, *arguments):
 @pytest.fixture(scope="session")
 def call():
     return call_binary
+
+
+def succeed(name, *arguments):
+    """What a binary prints, which neither fails nor complains."""
+    code, out, err = call_binary(name, *arguments)
+    assert (code, err) == (0, ""), err
+    return out
+
+
+def refused(words, name, *arguments):
+    """Holds that a binary ends with code 2 and one sentence, which has the words."""
+    code, out, err = call_binary(name, *arguments)
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1, (out, err)
+
+
+def lines_of(path):
+    """The lines of a table."""
+    with open(path, newline="") as file:
+        return [*csv.DictReader(file)]
 
 
 # Runs commands in one process, which loads and compiles once what they share: the words of each, with

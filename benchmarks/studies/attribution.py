@@ -12,12 +12,14 @@ least squares on the supports of one, and of orthogonal matching pursuit.
 """
 
 import dataclasses
+from typing import Any
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.methods import Tuned
 from benchmarks.harness.preset import SMOKE, Preset, grid
 from sae_gap.data.recording import Source
+from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP
@@ -38,9 +40,9 @@ def one_at_a_time(p: Preset) -> list[Source]:
     return list(dict.fromkeys(source for line in lines for source in grid(line)))
 
 
-def _codes(name: str, learner: Learner, source: Source, p: Preset) -> list[Method]:
+def _codes(name: str, learner: Learner, source: Any, p: Preset) -> list[Method]:
     """Codes on a learner's dictionary that do without its encoder."""
-    found = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
+    found: dict[str, Encoder] = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
     found["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
     found["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
     return [

@@ -33,7 +33,7 @@ def _methods(source, p):
     for name, sae in methods.with_tuned(source, p).items():
         row = {} if name == sae.name else {"dictionary": name}
         found.append(Method(f"sae_{name}", "sae", sae, sae.encoder, row))
-        found.append(methods.coded(f"frozen_{name}", sae, p, **row))
+        found.append(methods.coded(f"frozen_{name}", sae, p, dictionary=name))
         for count in ITERATIONS:
             cold, warm = fista(count), fista(count, sae.encoder)
             found.append(Method(f"cold_{name}", "frozen", sae, cold, row))

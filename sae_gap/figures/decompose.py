@@ -3,7 +3,7 @@ JAX or matplotlib.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_gap.figures.tables import Rows
@@ -68,8 +68,9 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
             kept = [rows for rows in codes if rows[0].get("inference") in _KEPT]
             if above and len(kept) < len(codes):
                 best = [_best(some, metric) for some in (kept, codes, above)]
-                split = len(kept) > 1
-                parts += [_parts(*each, metric, split) for each in zip(encoded, *best, strict=True)]
+                for row, *others in zip(encoded, *best, strict=True):
+                    scored = dict(zip(("support", "frozen", "oracle"), others, strict=True))
+                    parts.append(_parts(row, scored, metric, split=len(kept) > 1))
     return parts
 
 
@@ -92,17 +93,15 @@ def _best(codes: Sequence[Sequence[Row]], metric: str) -> Sequence[Row]:
     return max(codes, key=lambda rows: statistics.fmean(row[metric] for row in rows))
 
 
-def _parts(own: Row, support: Row, frozen: Row, oracle: Row, metric: str, split: bool) -> Row:
-    scores = {"encoder": own, "support": support, "frozen": frozen, "oracle": oracle}
+def _parts(own: Row, scored: Mapping[str, Row], metric: str, split: bool) -> Row:
     line = {name: own.get(name) for name in ("method", "dictionary", *SIZES, "stream", "seed")}
     if own.get("step") is not None:
         line["step"] = own["step"]
     line["relative_gap"] = own.get(f"relative_gap_{metric.rpartition('_')[2]}")
-    line |= {name: row[metric] for name, row in scores.items()}
-    line["values_part"] = line["support"] - line["encoder"]
-    line["support_part"] = line["frozen"] - line["support"]
-    line["amortisation_part"] = line["frozen"] - line["encoder"]
-    line["dictionary_part"] = line["oracle"] - line["frozen"]
-    line |= {name: scores[name.removesuffix("_codes")].get("method") for name in CODES}
+    encoder, (support, frozen, oracle) = own[metric], (row[metric] for row in scored.values())
+    line |= {"encoder": encoder, "support": support, "frozen": frozen, "oracle": oracle}
+    line |= {"values_part": support - encoder, "support_part": frozen - support}
+    line |= {"amortisation_part": frozen - encoder, "dictionary_part": oracle - frozen}
+    line |= {f"{name}_codes": row.get("method") for name, row in scored.items()}
     unknown = () if split else ("support", "support_codes", "values_part", "support_part")
     return line | dict.fromkeys(unknown)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Store, save_activations
-from tests.conftest import IN_ONE, page_of
+from tests.conftest import IN_ONE, page_of, refused, succeed
 
 IN_TWO = ("--distributed", "--coordinator=localhost:{port}", "--num_processes=2")
 IN_TWO += ("--process_id={process}",)
@@ -46,7 +46,7 @@ def two(commands, pair, tmp_path_factory):
     return folder, out[0].split("then\n")
 
 
-def test_a_study_has_the_rows_of_one(two, smoke, call, commands):
+def test_a_study_has_the_rows_of_one(two, smoke, commands):
     folder, (out, *_) = two
     assert "Recovery" in out
     assert len(list(folder.glob("amortisation_gap/rows/*.json"))) == 1
@@ -70,16 +70,15 @@ def test_a_study_has_the_rows_of_one(two, smoke, call, commands):
             else:
                 assert value == expected[method][name], (method, name)
     # Started again, by one process alone, nothing is left to do.
-    assert call(*commands(folder)[0])[0] == 0
+    succeed(*commands(folder)[0])
     assert {row["method"]: row for row in Store(folder / "amortisation_gap").rows()} == rows
 
 
-def test_an_sae_is_trained_and_measured_as_by_one(two, call, commands, tmp_path):
+def test_an_sae_is_trained_and_measured_as_by_one(two, commands, tmp_path):
     folder, (_, trained, measured) = two
     assert "topk" in trained and "Reconstruction" in measured
     for command in commands(tmp_path)[1:]:
-        code, _, err = call(*command)
-        assert code == 0, err
+        succeed(*command)
 
     def numbers(results, binary):
         return {
@@ -100,7 +99,6 @@ def test_an_sae_is_trained_and_measured_as_by_one(two, call, commands, tmp_path)
     assert devices == {"4 x cpu"}
 
 
-def test_an_address_without_the_flag_is_refused(call, tmp_path):
+def test_an_address_without_the_flag_is_refused(tmp_path):
     options = ("--coordinator=localhost:1", f"--results_dir={tmp_path / 'none'}")
-    code, out, err = call("vary_latents", *options)
-    assert (code, out) == (2, "") and err.startswith("--coordinator goes with --distributed;")
+    refused("--coordinator goes with --distributed;", "vary_latents", *options)

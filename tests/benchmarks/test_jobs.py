@@ -14,7 +14,7 @@ import fsspec
 import pytest
 import yaml
 
-from tests.conftest import flags_of
+from tests.conftest import flags_of, succeed
 
 ROOT = Path(__file__).parents[2]
 JOBS = ROOT / "benchmarks" / "jobs"
@@ -74,7 +74,7 @@ def test_the_jobset_has_a_process_for_each_host_of_its_slice():
     assert tree["spec"]["network"] == {"enableDNSHostnames": True, "publishNotReadyAddresses": True}
 
 
-def test_the_command_of_the_jobset_runs_as_far_as_a_dry_run(call):
+def test_the_command_of_the_jobset_runs_as_far_as_a_dry_run():
     (container,) = jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"][
         "containers"
     ]
@@ -85,8 +85,7 @@ def test_the_command_of_the_jobset_runs_as_far_as_a_dry_run(call):
     alone = [one.replace("gs://${BUCKET}", "memory://jobs") for one in arguments]
     alone.remove("--distributed")
     assert any("memory://" in one for one in alone)
-    code, out, err = call(name, *alone, "--num_latents=50", "--dry_run")
-    assert (code, err) == (0, "")
+    out = succeed(name, *alone, "--num_latents=50", "--dry_run")
     assert " models to fit" in out
     assert not fsspec.filesystem("memory").find("/jobs")
 

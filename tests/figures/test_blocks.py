@@ -14,41 +14,26 @@ def spread(codes, block, k, captured, **more):
 
 
 def test_each_size_and_each_control_has_a_line_and_its_intervals():
-    rows = [
-        spread("best", block, k, share + k / 100)
-        for k in (5, 25)
-        for block, share in ((7, 0.3), (0, 0.1), (2, 0.2))
+    sizes, blocks = (5, 25), np.array([0, 2, 7])
+    rows = [spread("best", block, k, (block + k) / 100) for k in sizes for block in (7, 0, 2)]
+    rows += [
+        spread("span", block, k, (block + place) / 100, control=control)
+        for k in sizes
+        for block in (2, 0, 7)
+        for place, control in enumerate(("given", "isotropic"))
     ]
     rows += [spread("orthogonal", 0, 25, 0.05), {"codes": "ceiling", "block": 0, "captured": 0.9}]
-    rows += [
-        spread("span", block, k, share + k / 1000, control=control)
-        for block in (2, 0, 7)
-        for k in (5, 25)
-        for control, share in (("given", 0.4), ("isotropic", 0.5))
-    ]
     figure = figures.captured_by_block(rows)
-    expected = ((0.15, 0.25, 0.35), (0.35, 0.45, 0.55)), ((0.425,) * 3, (0.525,) * 3)
-    for axes, shares in zip(figure.axes, expected, strict=True):
-        for (_, blocks, drawn, low, high), values in zip(curves(axes), shares, strict=True):
-            assert list(blocks) == [0, 2, 7]
-            found = drawn, low + 0.01, high - 0.02
-            np.testing.assert_allclose(found, [values] * 3)
+    drawn = [line for axes in figure.axes for line in curves(axes)]
+    for (_, x, y, low, high), place in zip(drawn, (*sizes, 0, 1), strict=True):
+        expected = (blocks + place) / 100
+        found = np.array([x, y, low + 0.01, high - 0.02], float)
+        np.testing.assert_allclose(found, [blocks, *[expected] * 3])
     # An interval beyond all lines is cut off.
     wide = figures.captured_by_block([row | {"low": -3, "high": 5} for row in rows])
-    assert wide.axes[0].get_ylim() == figure.axes[0].get_ylim() == (0, pytest.approx(1.1 * 0.55))
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "at most 5 atoms",
-        "at most 25 atoms",
-        "this dictionary",
-        "random directions",
-    ]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == [
-        "the best codes, z ≥ 0",
-        "spans of 25 atoms, any signs",
-    ]
-    colours = [str(line.get_color()) for axes in figure.axes for line in axes.get_lines()]
-    assert len(set(colours)) == 4
-    assert figures.captured_by_block([row for row in rows if row["block"] < 7])
+    assert wide.axes[0].get_ylim() == figure.axes[0].get_ylim() == (0, pytest.approx(1.1 * 0.32))
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["at most 5 atoms", "at most 25 atoms", "this dictionary", "random directions"]
     # Of one document no interval is known.
     assert figures.captured_by_block([row | {"low": None, "high": None} for row in rows])
     assert figures.captured_by_block([row for row in rows if row["block"] == 7]) is None

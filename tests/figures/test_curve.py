@@ -35,9 +35,6 @@ def make_warm(widths=(50, 100), seeds=(0, 1, 2), iterations=ITERATIONS):
 WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 
 
-PANELS = WARM | {"panel": "num_latents"}
-
-
 @pytest.mark.parametrize("metric", ["mcc_ood", "gap_ood"])
 def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
     rows = make_warm()

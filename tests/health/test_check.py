@@ -14,7 +14,7 @@ from sae_gap.health.check import FEW
 from sae_gap.measure import evenly_spaced, fvu
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
-from tests.saes.test_loaded_sae import Torch
+from tests.saes.test_loaded_sae import tensor
 from tests.torch_files import save
 
 FILES = Path(__file__).parents[1] / "saes/files"
@@ -82,7 +82,7 @@ def test_square_matrices_of_the_other_layout(given, turned, words):
 def test_arrays_and_tensors_and_files(given, tmp_path):
     arrays, x = given
     half = x.astype(ml_dtypes.bfloat16)
-    found = sae_gap.check(tuple(map(Torch, arrays)), Torch(half), **OPTIONS)
+    found = sae_gap.check(tuple(map(tensor, arrays)), tensor(half), **OPTIONS)
     sae = SAE.from_arrays(*arrays, **OPTIONS)
     assert found.wrong == () and str(found) == str(sae_gap.check(sae, half))
     assert "L0 3 (k is 3), 0 of 12 latents never fire" in str(found)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import downstream, llama
+from sae_gap.lm import downstream
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
+from tests import tiny
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -99,29 +100,8 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     np.testing.assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
 
 
-def tiny_model():
-    """Three random blocks with two heads of queries to one of keys."""
-    rng, dim, hidden, blocks = np.random.default_rng(1), 8, 12, 3
-
-    def draw(*shape):
-        return jnp.asarray(rng.normal(size=shape) / shape[-2] ** 0.5, jnp.float32)
-
-    matrices = {"query": (dim, dim), "key": (dim, 4), "value": (dim, 4), "output": (dim, dim)}
-    matrices |= {"gate": (dim, hidden), "up": (dim, hidden), "down": (hidden, dim)}
-    parts = {name: draw(blocks, *shape) for name, shape in matrices.items()}
-    block = llama.Block(
-        attention_norm=jnp.ones((blocks, dim)),
-        mlp_norm=jnp.ones((blocks, dim)),
-        frequencies=jnp.tile(jnp.asarray([1.0, 0.1]), (blocks, 1)),
-        reach=jnp.full(blocks, 16),
-        **parts,
-    )
-    shape = llama.Shape(num_heads=2, num_kv_heads=1, epsilon=1e-5, context=16)
-    return llama.Llama(draw(VOCABULARY, dim), block, 1 + draw(1, dim)[0], None, shape)
-
-
-def test_a_model_of_the_suite_is_cut_open_after_the_block():
-    model, batch = tiny_model(), windows()
+def test_a_model_of_the_suite_is_cut_open_after_the_block(tmp_path):
+    model, batch = tiny.tiny_lm(tmp_path).model, windows()
     found = Downstream.of_model(model, [batch], 1, first=0)
     hidden = np.array(model.run_blocks(model.embed(batch), batch, 0, 2))
     np.testing.assert_allclose(found.activations, hidden[REAL], rtol=1e-5)

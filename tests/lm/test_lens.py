@@ -208,7 +208,6 @@ REFUSED = {
     "outliers": ({"outliers": "some"}, "outliers must be one of drop, keep"),
     "another text": ({"texts": Texts(TEXTS.texts[1:], TEXTS.names[1:], None)}, "lens of text"),
     "another context": ({"context": 12}, "lens of context 11, not 12; give that, or another"),
-    "another first": ({"first": 2}, "lens of first 4, not 2; give that, or another folder"),
     "other outliers": ({"outliers": "keep"}, "lens of outliers drop, not keep; give that, or"),
     "another seed": ({"seed": 1}, "lens of seed 0, not 1; give that, or another folder"),
 }

@@ -142,16 +142,6 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
     np.testing.assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
 
 
-def test_a_token_sees_none_of_what_comes_later(tmp_path):
-    tiny.write_lm(tmp_path / "tiny.gguf")
-    model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
-    other = np.where(np.arange(11) < 6, TOKENS, 3)
-    batch = windows(TOKENS, other)
-    one, two = np.asarray(model.run_blocks(model.embed(batch), batch, 0, LM["blocks"]))
-    np.testing.assert_array_equal(one[:6], two[:6])
-    assert np.abs(one[6:] - two[6:]).max(axis=1).min() > 0.01
-
-
 def test_texts_that_share_a_row_do_not_see_each_other(tmp_path):
     tiny.write_lm(tmp_path / "tiny.gguf")
     model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")

@@ -61,12 +61,6 @@ def test_each_window_starts_with_what_is_put_before_a_text(lm, gemma):
     assert [*map(list, lm.tokenise(texts, 4))] == [*map(list, lm.tokenise(texts))]
 
 
-def test_windows_without_a_token_are_refused(tmp_path):
-    tiny.write_lm(tmp_path / "tiny.gguf", architecture="gemma3", window=0)
-    with pytest.raises(ValueError, match="window"):
-        load_lm(tmp_path / "tiny.gguf")
-
-
 def test_gemma_is_the_file_that_its_package_puts_together(tmp_path, monkeypatch):
     package = types.SimpleNamespace(assemble=lambda: tmp_path / "tiny.gguf")
     tiny.write_lm(tmp_path / "tiny.gguf", architecture="gemma3")
@@ -94,9 +88,7 @@ def test_a_tokenizer_from_elsewhere_has_its_marks_and_is_part_of_the_identity(lm
     assert found.tokenise(["cat the cat"])[0].tolist() == [2, 1, 0, 1]
     assert found.identity != lm.identity
     assert load_lm(tmp_path / "tiny.gguf").identity == lm.identity
-
-
-def test_files_that_differ_have_other_identities(lm, tmp_path):
+    # As another file is.
     tiny.write_lm(tmp_path / "tiny.gguf", seed=1)
     assert load_lm(tmp_path / "tiny.gguf").identity != lm.identity
 
@@ -113,6 +105,10 @@ def test_what_is_no_tokenizer_of_the_model_is_said_in_a_sentence(tmp_path):
             match=rf"kind {kind}, .*; name the tokenizer\.json of the model as tokenizer\.$",
         ):
             load_lm(path)
+    tiny.write_lm(path, architecture="gemma3", window=0)
+    with pytest.raises(ValueError, match="window"):
+        load_lm(path)
+    tiny.write_lm(path)
     with pytest.raises(
         ValueError, match=r"tokenizer\.json is not a file; check the path, or download it again\.$"
     ):
@@ -121,6 +117,6 @@ def test_what_is_no_tokenizer_of_the_model_is_said_in_a_sentence(tmp_path):
         tokenizers.Tokenizer(tokenizers.models.WordLevel(large, unk_token="word 0")).save(str(own))
         with pytest.raises(
             ValueError,
-            match=r"has 300 tokens, but the model of .* has 274; give the model's own\.$",
+            match=r"has 300 tokens, but the model of .* has \d+; give the model's own\.$",
         ):
             load_lm(path, own)

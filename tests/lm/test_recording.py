@@ -93,7 +93,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch
     monkeypatch.setattr(LanguageModel, "run_blocks", watched)
     # Killed before each of its files in turn; what was written before stays, and is not written
     # again.
-    for many in (1, 3, 4, 5, 8):
+    for many in (1, 4, 8):
         left = [many]
 
         def killed(self, name, data, left=left):

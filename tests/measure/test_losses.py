@@ -8,23 +8,22 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import nnls
 
 import sae_gap
 from benchmarks.real.downstream import DownstreamOptions, put_back
 from sae_gap.core import normalise
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
 from sae_gap.measure import losses
 from sae_gap.measure.losses import split_lines
-from sae_gap.measure.methods import encoder_at
+from sae_gap.measure.methods import encoder_at, refit
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
-from sae_gap.solvers.greedy import orthogonal_matching_pursuit
 from sae_gap.study import scoring
 
 ROWS, LENGTH, DIM = 12, 16, 16
@@ -118,6 +117,8 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     assert set(lines) == {
         (name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")
     }
+    # Without the encoder's codes there is nothing to split.
+    assert split_lines(row for row in rows if row["codes"] != "own_refit") == []
     for (name, loss), line in lines.items():
         parts = [line[f"{part}_part"] for part in losses.PARTS]
         assert sum(parts) + line["rest"] == pytest.approx(line["total"])
@@ -135,11 +136,8 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     )
     assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
-    # What is stored is not measured again.
+    # A path that is named otherwise changes names alone, and nothing is measured again.
     monkeypatch.setattr(scoring, "Inference", None)
-    again = run(patched, tmp_path, *candidates)
-    assert [row["key"] for row in again] == [row["key"] for row in rows]
-    # A path that is named otherwise changes names alone.
     renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
     for line, other in zip(
         split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True
@@ -218,47 +216,6 @@ def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_r
     assert losses.placed(l0, (16, 64)) == {"near": near, "level": level}
 
 
-def test_a_pursuit_of_codes_without_sign_has_values_of_non_negative_least_squares(
-    patched, tmp_path
-):
-    atoms = np.random.default_rng(1).normal(size=(DIM, 60)).astype(np.float32)
-    atoms /= np.linalg.norm(atoms, axis=0)
-    one, down = candidate("atoms", atoms), patched.downstream
-    x = down.activations[down.replaced]
-    found = run(patched, tmp_path, one, l0=(3, 6), codes=("omp",))
-    for row, steps in zip(found, (3, 6), strict=True):
-        pursued = np.asarray(
-            orthogonal_matching_pursuit(jnp.asarray(x), jnp.asarray(atoms), steps, nonneg=True)
-        )
-        rests = [
-            nnls(atoms[:, code != 0], signal)[1] ** 2
-            for signal, code in zip(x, pursued, strict=True)
-        ]
-        assert row["fvu"] == pytest.approx(sum(rests) / sum(row["variance"]), rel=1e-4)
-    assert np.any(pursued < 0)
-
-
-def test_a_run_that_was_killed_goes_on_with_what_is_missing(patched, tmp_path, monkeypatch):
-    one = candidate("values", patched.atoms, Shrunk(0.3))
-    score, calls = Downstream.score, []
-
-    def killed(self, guess):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return score(self, guess)
-
-    monkeypatch.setattr(Downstream, "score", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run(patched, tmp_path, one)
-    stored = {row["key"] for row in sae_gap.Store(tmp_path).rows()}
-    # The encoder's codes as they are and refitted, and the first of the others.
-    assert len(stored) == 3
-    assert stored < {row["key"] for row in run(patched, tmp_path, one)}
-    # Without those, there is nothing to split.
-    assert split_lines(run(patched, tmp_path, one, codes=("omp",))) == []
-
-
 def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
     """Than those of least squares on half as many atoms as the rows have; where all errors cost
     alike, they are the same.
@@ -281,8 +238,11 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
 
 @pytest.mark.parametrize("name", ["lasso", "screened", "weighted"])
 def test_an_l0_need_not_be_whole(patched, name):
-    found = encoder_at(name, 1.5, candidate("true", patched.atoms).given)
+    learner = candidate("true", patched.atoms).given
+    found = encoder_at(name, 1.5, learner)
     assert getattr(found, "encoder", found).l0 == 1.5
+    # But for the pursuit, whose values are least squares.
+    assert encoder_at("omp", 2.6, learner) == refit(OMP(3, nonneg=True))
 
 
 @pytest.mark.parametrize("kind", [None, "each", "white"])

@@ -10,14 +10,12 @@ import pytest
 from scipy.optimize import lsq_linear
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from sae_gap import Store, catalogue, measure
+from sae_gap import Store, measure
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure.summary import at, by_dictionary
-from sae_gap.metrics import gap_parts
-from sae_gap.metrics.metric import Metric
 from sae_gap.saes.loaded_sae import SAE
 
 LAM = 0.25
@@ -107,11 +105,8 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     worst, order = measure.worst_lines(rows, source), np.argsort(-gaps)[:10]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
-    assert [one["document"] for one in worst] == held.documents[order].tolist()
-    assert [one["gap"] for one in worst] == pytest.approx(gaps[order], rel=1e-4)
-    assert [one["relative_gap"] for one in worst] == pytest.approx(
-        (gaps / objective(best))[order], rel=1e-4
-    )
+    shares = (gaps / objective(best))[order]
+    assert [one["relative_gap"] for one in worst] == pytest.approx(shares, rel=1e-4)
 
 
 def test_the_encoder_is_held_to_the_best_codes_of_its_own_l0(rows, plan):
@@ -145,33 +140,6 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept(plan, activations, tmp
         assert own[column] == pytest.approx(measure.fvu(part, sae.reconstruct(part)), rel=1e-3)
     (kept,) = changed(plan, tmp_path, activations=loud, keep_outliers=True).values()
     assert kept[0]["num_scored"] == 30 and "fvu_outliers" not in kept[0]
-
-
-def test_a_run_that_was_stopped_goes_on_and_what_is_asked_later_alone_is_measured(
-    plan, rows, store, tmp_path, monkeypatch
-):
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(gap_parts, "overlap", killed)
-    with pytest.raises(KeyboardInterrupt):
-        measure.run(plan, Store(tmp_path))
-    assert {row["codes"] for row in Store(tmp_path).rows()} == {"own", "own_refit"}
-    monkeypatch.undo()
-    before = {row["key"] for row in store.rows()}
-    # An encoder, a learner and a metric take part by their names.
-    extra = Metric("thrice", lambda inferred: {"thrice": 3 * inferred.codes["id"].shape[1]})
-    usual = catalogue.default_metrics
-    with monkeypatch.context() as patched:
-        patched.setattr(catalogue, "default_metrics", lambda: (*usual(), extra))
-        found = changed(plan, tmp_path, codes=("omp", "thresholding_pursuit"), controls=("pca",))
-    assert {"omp", "thresholding_pursuit"} < {
-        row["codes"] for row in found["mine"]
-    } and "pca" in found
-    assert all(row["thrice"] == 3 * row["num_latents"] for row in found["mine"])
-    monkeypatch.setattr(gap_parts, "measure", killed)
-    again = measure.run(plan, store)
-    assert {row["key"] for row in store.rows()} == before and again == rows
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from sae_gap.encoders.encoder import encode
 from sae_gap.saes import foreign_encoders
-from sae_gap.saes.exchange import imported
 from sae_gap.saes.loaded_sae import of_parts
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, Tensors, read_npz
@@ -112,15 +111,6 @@ def test_signed_codes_are_held_against_a_signed_optimum():
     assert np.any(encode(sae.model.encode, sae.model, x) < 0)
     gap = sae_gap.amortisation_gap(sae.model, x, 0.3)
     assert np.any(gap.optimum.codes < 0) and gap.gap.min() > 0
-
-
-def test_what_only_reaches_its_threshold_is_off_and_what_is_negative_as_well():
-    tensors = {"W_enc": jnp.eye(3), "b_enc": jnp.zeros(3)}
-    tensors["threshold"] = jnp.array([1.0, 0.0, -2.0])
-    encoder, parameters = imported("jumprelu", {}, tensors)
-    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3), parameters, encoder)
-    signals = jnp.array([[1.0, 0.5, -1.0], [1.5, -0.5, 0.25]])
-    np.testing.assert_array_equal(model.encode(model, signals), [[0, 0.5, 0], [1.5, 0, 0.25]])
 
 
 def test_a_dead_atom_reaches_no_threshold_on_codes_of_unit_atoms():

@@ -6,7 +6,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
+from sae_gap.core.checks import detached
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -66,29 +68,10 @@ def test_a_name_or_a_place_in_memory_does_not_change_the_identity():
     assert before != of("mine", Mine(2))
 
 
-class Torch:
-    """What a tensor of PyTorch on another device, with a gradient, lets one do."""
-
-    def __init__(self, array, steps=("detach", "cpu")):
-        self._array, self._steps = array, steps
-        self.dtype = f"torch.{array.dtype.name}"
-
-    def _after(self, step):
-        assert self._steps[0] == step
-        return Torch(self._array, self._steps[1:])
-
-    def detach(self):
-        return self._after("detach")
-
-    def cpu(self):
-        return self._after("cpu")
-
-    def float(self):
-        return Torch(self._array.astype(np.float32), self._steps)
-
-    def __array__(self, dtype=None, copy=None):
-        assert not self._steps and self._array.dtype != ml_dtypes.bfloat16
-        return self._array
+def tensor(array):
+    """A tensor of PyTorch with a gradient."""
+    kind = torch.bfloat16 if array.dtype == ml_dtypes.bfloat16 else torch.float32
+    return torch.tensor(array.astype(np.float32)).to(kind).requires_grad_()
 
 
 RNG = np.random.default_rng(5)
@@ -121,7 +104,7 @@ ARCHITECTURES = [
 @pytest.mark.parametrize("turned", [(), ("W_enc",), ("W_dec",), ("W_enc", "W_dec")])
 def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned, centred):
     weight, encoder_bias, atoms, bias = (held.astype(np.float64) for held in HELD.values())
-    kinds = [np.asarray, jnp.asarray, Torch, Torch]
+    kinds = [np.asarray, jnp.asarray, tensor, tensor]
     given = {
         name: kind(held.T if name in turned else held)
         for kind, (name, held) in zip(kinds, HELD.items(), strict=True)
@@ -130,8 +113,15 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned, 
     codes = codes_of((ROWS - centred * bias) @ weight + encoder_bias)
     assert 0 < np.count_nonzero(codes) < codes.size and sae.name == "mine"
     np.testing.assert_allclose(sae.encode(ROWS), codes, atol=1e-5)
-    np.testing.assert_allclose(sae.encode(Torch(ROWS)), codes, atol=1e-5)
+    np.testing.assert_allclose(sae.encode(tensor(ROWS)), codes, atol=1e-5)
     np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
+
+
+def test_a_tensor_comes_to_the_host(monkeypatch):
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or self)
+    np.testing.assert_array_equal(detached(tensor(ROWS)), ROWS)
+    assert moved
 
 
 @pytest.mark.parametrize("linear", [True, False, None])

@@ -112,8 +112,8 @@ def test_what_is_damaged_or_edited_is_named(tmp_path, name):
 def test_rows_are_read_without_jax(tmp_path):
     Store(tmp_path).put(row("a"))
     code = (
-        "import sys; from sae_gap import Store; print(len(Store(sys.argv[1]).rows()), 'jax' in "
-        "sys.modules)"
+        "import sys; from sae_gap import Store, measure; measure.verdict, measure.curve_lines; "
+        "print(len(Store(sys.argv[1]).rows()), 'jax' in sys.modules)"
     )
     assert subprocess.check_output([sys.executable, "-c", code, tmp_path], text=True) == "1 False\n"
 

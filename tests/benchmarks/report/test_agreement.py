@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.report import published
 from sae_gap.figures import tables
+from tests.conftest import succeed
 
 from .test_published import find
 
@@ -21,9 +22,8 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_it_counts_the_close_and_names_the_furthest(folder, call):
-    code, out, err = call("agreement", f"--results_dir={folder}")
-    assert (code, err) == (0, "")
+def test_it_counts_the_close_and_names_the_furthest(folder):
+    out = succeed("agreement", f"--results_dir={folder}")
     heading, _, line = out.splitlines()
     assert heading.startswith("| study | compared | close")
     assert line.startswith("| vary_latents/protocol=paper | 2 | 1 | 50.0% |")

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import html.parser
-import itertools
 import re
 
 import numpy as np
@@ -98,27 +97,15 @@ def check(text):
     document = Document(text)
     ids = document.values("id")
     assert text.lstrip().startswith("<!DOCTYPE html>") and len(set(ids)) == len(ids)
-    assert all(name in ids for name in document.values("aria-labelledby"))
     assert all(
         target == "data:," or target.removeprefix("#") in ids for target in document.values("href")
     )
     for image in document.all("img"):
         assert image["alt"].strip()
         assert image["src"].startswith("data:image/png;base64,")
-        assert "loading" not in image
     assert not document.all("script")
     assert not [name for _, found in document.tags for name in found if name.startswith("on")]
     assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
-    levels = [int(tag[1]) for tag, _ in document.tags if re.fullmatch("h[1-6]", tag)]
-    assert levels[0] == 1 == levels.count(1)
-    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
-    assert all(cell["scope"] in ("row", "col") for cell in document.all("th"))
-    boxes = [box for box in document.all("div") if box.get("class") == "scroll"]
-    assert len(document.all("caption")) == len(document.all("table")) == len(boxes)
-    assert all(box["tabindex"] == "0" and box["role"] == "region" for box in boxes)
-    assert (
-        len(document.all("figcaption")) == len(document.all("figure")) == len(document.all("img"))
-    )
     return document
 
 
@@ -170,9 +157,8 @@ def test_the_page_shows_everything(tmp_path):
     assert "python -m sae_gap made_up" in document.texts["pre"]
     assert document.all("img")[0]["alt"] == "Stairs."
     assert "Figure 1. Stairs. They go up." in document.texts["figcaption"]
-    assert '<th scope=row>sae_relu</th><td class="number">5,000</td>' in text
-    assert '1.500 <span class="soft">± 0.707</span>' in text and "1.5×10<sup>−5</sup>" in text
-    assert "<dt>Time</dt><dd>2 s</dd>" in text and not document.all("nav")
+    assert "sae_relu" in document.texts["th"] and "5,0001.500 ± 0.707" in document.texts["td"]
+    assert "1.5×10<sup>−5</sup>" in text and "<dt>Time</dt><dd>2 s</dd>" in text
 
 
 def test_a_table_without_lines_is_its_title(tmp_path):
@@ -220,8 +206,6 @@ def test_the_report_holds_every_study(tmp_path):
     text = pages.render(entries)
     document = check(text)
     assert document.texts["h1"] == "Is it the encoder or the dictionary?" and "2 studies" in text
-    links = [link["href"] for link in document.all("a")]
-    assert links == ["#study-1", "#study-2", "#contents", "#contents"]
     assert text.index("A deeper folder") < text.index("Where recovery")
     assert text.count("Nothing <code>much</code>.") == 2
     assert "Its files are in <code>a_first/oracle</code>." in text and len(document.all("img")) == 2

@@ -2,30 +2,19 @@
 for whatever is wrong.
 """
 
-import csv
 import dataclasses
-import functools
-import re
 import sys
 
 import pytest
 
 from benchmarks.studies.dictionary_challenge import BENCH
 from sae_gap import Setting, Store, catalogue
-from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import tables
-from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
-from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from tests.conftest import FEW, page_of
+from tests.conftest import FEW, lines_of, page_of, refused, succeed
 
 SAES = tuple(f"sae_{name}" for name in catalogue.saes())
 RUN = tuple(FEW["dictionary_challenge"].split(","))
 METHODS = ("online_dl", "dl_fista", "online_dl_families", "spams", "sklearn", *SAES, "fista_oracle")
-
-
-@pytest.fixture(scope="module")
-def challenge(call):
-    return functools.partial(call, "dictionary_challenge")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +28,7 @@ def rows(finished):
 
 
 def read(folder):
-    with (folder / "summary.csv").open(newline="") as file:
-        return list(csv.DictReader(file))
+    return lines_of(folder / "summary.csv")
 
 
 def methods(source, **values):
@@ -57,11 +45,10 @@ def test_learners_see_all_samples_and_take_the_steps_of_the_preset(rows):
     assert (steps["dl_fista"], steps["spams"], steps["sklearn"]) == (5, 10, 10)
 
 
-def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge):
+def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path):
     grid = ("--num_latents=20,30", "--num_samples=200", "--noise_db=none,20", "--seeds=0")
     options = ("--preset=smoke", "--methods=spams,fista_oracle", f"--results_dir={tmp_path}")
-    code, out, err = challenge(*options, *grid)
-    assert (code, err) == (0, "")
+    succeed("dictionary_challenge", *options, *grid)
     folder = page_of(tmp_path)
     lines = read(folder)
     assert len(lines) == 2 * 4 and list(lines[0])[:5] == [*tables.BY, "noise_db"]
@@ -72,29 +59,19 @@ def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path, challenge
     found = [line for line in lines if line["method"] == "fista_oracle"]
     oracle = {line["noise_db"]: float(line["mcc_ood_mean"]) for line in found}
     assert oracle["20.0"] < oracle[""]
-    heading = out.splitlines()[1].split()
-    assert heading[:4] == ["method", "latents", "noise", "db"] and "sparsity" not in heading
     names = {path.name for path in folder.glob("*.png")}
-    assert names >= {
-        f"recovery_by_seconds_{width}_3_200{noise}.png"
-        for width in (20, 30)
-        for noise in ("", "_20")
-    }
-    assert {"recovery_by_samples_3.png", "recovery_by_samples_3_20.png"} < names and len(names) == 6
+    assert {"recovery_by_seconds_30_3_200_20.png", "recovery_by_samples_3_20.png"} < names
+    assert len(names) == 6
 
 
-def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog, challenge):
+def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog):
     options = ("--preset=smoke", "--stream", f"--results_dir={tmp_path}")
-    code, _, err = challenge(*options, "--methods=sklearn,sae_relu,fista_oracle")
-    assert (code, err) == (0, "")
+    succeed("dictionary_challenge", *options, "--methods=sklearn,sae_relu,fista_oracle")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     rows = Store(tmp_path / "dictionary_challenge").rows()
     assert {(row["samples_seen"], row["stream"]) for row in rows} == {(200, True)}
     assert {row["fit_steps"] for row in rows if row["method"] == "sae_relu"} == {25}
-    lines = read(page_of(tmp_path))
-    assert list(lines[0])[:5] == [*tables.BY, "stream"]
-    assert {line["stream"] for line in lines} == {"True"}
-    assert all(float(line["mcc_ood_mean"]) > 0 for line in lines)
+    assert {line["stream"] for line in read(page_of(tmp_path))} == {"True"}
 
 
 def test_saes_are_tuned_and_take_the_steps_they_are_given():
@@ -106,37 +83,28 @@ def test_saes_are_tuned_and_take_the_steps_they_are_given():
     assert methods(Setting(), sae_steps=1)["sae_topk"].learner.num_steps == 1
 
 
-def test_learners_have_the_weight_and_the_methods_its_codes():
-    chosen = methods(Setting(), lam=0.3, visits=7)
+def test_learners_take_the_visits_and_the_steps_of_peers():
+    chosen = methods(Setting(), visits=7, peer_steps=9, lam=0.3)
     learners = {name: method.learner for name, method in chosen.items()}
-    assert {method.encoder for method in chosen.values()} == {Lasso(0.3)}
-    assert {learners[name].lam for name in ("dl_fista", "spams", "sklearn")} == {0.3}
     assert learners["online_dl"].visits == learners["online_dl_families"].base.visits == 7
-    assert (learners["spams"].num_steps, learners["sklearn"].num_steps) == (5_000, 1_000)
-    few = methods(Setting(), peer_steps=7)
-    assert {few[name].learner.num_steps for name in ("spams", "sklearn")} == {7}
-    families = {name: method.family for name, method in chosen.items()}
-    assert {families[name] for name in SAES} == {"sae"}
-    assert (families["spams"], families["sklearn"]) == ("peer", "peer")
-    assert (families["dl_fista"], families["fista_oracle"]) == ("dictionary_learning", "oracle")
+    for name in ("spams", "sklearn"):
+        assert (learners[name].lam, learners[name].num_steps) == (0.3, 9)
 
 
-def test_the_default_needs_no_other_package(monkeypatch, tmp_path, challenge):
+def test_the_default_needs_no_other_package(monkeypatch, tmp_path):
     for module in ("spams", "sklearn.decomposition"):
         monkeypatch.setitem(sys.modules, module, None)
-    code, out, err = challenge("--preset=smoke", "--dry_run", f"--results_dir={tmp_path}")
-    assert (code, err) == (0, "") and not any(name in out for name in ("spams", "sklearn", "gated"))
+    out = succeed(
+        "dictionary_challenge", "--preset=smoke", "--dry_run", f"--results_dir={tmp_path}"
+    )
+    assert not any(name in out for name in ("spams", "sklearn", "gated"))
     assert all(
         f": {name}: " in out for name in ("online_dl", "dl_fista", "sae_topk", "fista_oracle")
     )
 
 
-@pytest.mark.parametrize("learner", [SpamsTrainDL, SklearnMiniBatch])
-def test_an_absent_package_is_one_sentence(learner, monkeypatch, tmp_path, challenge):
-    monkeypatch.setitem(sys.modules, learner.module, None)
-    name, results = learner.name, tmp_path / "results"
-    options = ("--preset=smoke", f"--results_dir={results}")
-    code, out, err = challenge(*options, f"--methods={name},fista_oracle")
-    assert (code, out) == (2, "") and re.fullmatch(r"[^\n]+\.\n", err)
-    assert f"{name} needs {name}" in err and "pip install 'sae_gap[peers]'" in err
-    assert not results.exists()
+def test_an_absent_package_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "spams", None)
+    options = ("--preset=smoke", f"--results_dir={tmp_path / 'results'}")
+    refused("spams needs spams", "dictionary_challenge", *options, "--methods=spams,fista_oracle")
+    assert not (tmp_path / "results").exists()

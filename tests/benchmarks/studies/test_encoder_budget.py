@@ -2,9 +2,6 @@
 operations, and bad flags.
 """
 
-import csv
-import functools
-
 import jax
 import pytest
 
@@ -12,15 +9,11 @@ from benchmarks.studies import encoder_budget
 from benchmarks.studies.encoder_budget import BENCH
 from sae_gap import Model, Setting, Store
 from sae_gap.encoders.lista import LISTA
+from tests.conftest import lines_of, succeed
 
 TRAINED = ("relu", "topk", "jumprelu", "lista_1", "lista_4", "lista_16")
 FISTA, ISTA = ([f"{kind}_{count}" for count in (1, 5, 20, 100)] for kind in ("fista", "ista"))
 METHODS = (*TRAINED, "lista_published", *FISTA, *ISTA, "screened_pursuit", "omp", "lasso")
-
-
-@pytest.fixture(scope="module")
-def budget(call):
-    return functools.partial(call, "encoder_budget")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +22,7 @@ def finished(smokes):
 
 
 def read(folder):
-    with (folder / "summary.csv").open(newline="") as file:
-        return {row["method"]: row for row in csv.DictReader(file)}
+    return {row["method"]: row for row in lines_of(folder / "summary.csv")}
 
 
 def methods(input_dim, num_latents):
@@ -47,8 +39,6 @@ def test_every_encoder_is_measured_on_one_dictionary(finished):
     # Each method's reference is solved anew for the jobs it is in, to a certificate of its own.
     for row in finished.rows:
         assert row["cosine"] == pytest.approx(1, abs=1e-6) and row["certificate_ood"] <= 1e-6
-    title, _, _, *lines = finished.printed.split("\n\n")[0].splitlines()
-    assert title == "Encoders" and [line.split()[0] for line in lines] == list(METHODS)
 
 
 def test_more_operations_leave_less_of_the_gap(finished):
@@ -65,26 +55,20 @@ def test_more_operations_leave_less_of_the_gap(finished):
     assert all(found[method] > found["lasso"] for method in TRAINED)
 
 
-@pytest.mark.parametrize("name", ["dl_fista", "online_dl"])
-def test_a_dictionary_may_be_learned(name, call, budget, tmp_path, monkeypatch):
+def test_a_dictionary_may_be_learned(tmp_path, monkeypatch):
     monkeypatch.setattr(encoder_budget, "DEPTHS", (1,))
-    options = ("--preset=smoke", "--seeds=0", f"--results_dir={tmp_path}")
-    assert call("dictionary_challenge", *options, f"--methods={name}")[0] == 0
+    name, options = "online_dl", ("--preset=smoke", "--seeds=0", f"--results_dir={tmp_path}")
+    succeed("dictionary_challenge", *options, f"--methods={name}")
     (learned,) = Store(tmp_path / "dictionary_challenge").rows()
     # The very model that the challenge has fitted.
     before = {path.name for path in (tmp_path / "models").iterdir()}
-    encoders = "--methods=lista_1,fista_1,fista_100,lasso"
-    code, out, err = budget(*options, f"--dictionary={name}", encoders)
-    assert (code, err) == (0, "") and f" {name} " not in out
+    encoders = "--methods=lista_1,fista_1,lasso"
+    succeed("encoder_budget", *options, f"--dictionary={name}", encoders)
     after = {path.name for path in (tmp_path / "models").iterdir()} - before
     assert len(before) == len({name.partition("-")[0] for name in after}) == 1
     rows = Store(tmp_path / "encoder_budget").rows()
-    assert len(rows) == 4 and {row["dictionary"] for row in rows} == {name}
+    assert len(rows) == 3 and {row["dictionary"] for row in rows} == {name}
     assert all(row["cosine"] == pytest.approx(learned["cosine"], abs=1e-6) for row in rows)
-    gaps = {row["method"]: row["relative_gap_ood"] for row in rows}
-    assert abs(gaps["lasso"]) < 2e-6
-    assert gaps["fista_100"] < 1e-3
-    assert min(gaps["fista_1"], gaps["lista_1"]) > 1e-3
 
 
 def test_operations_are_those_of_the_products():
@@ -107,18 +91,11 @@ def test_operations_are_those_of_the_products():
 
 def test_operations_are_those_that_the_compiler_counts(task):
     input_dim, num_latents = task.dictionary.shape
-    for depth in (1, 2):
-        encoder = LISTA(depth)
-        parameters = encoder.parameters(task.dictionary, jax.random.key(0))
-        model = Model(task.dictionary, task.id.signals[0] * 0, parameters)
-        program = jax.jit(encoder.__call__).lower(model, task.id.signals).compile()
-        counted = program.cost_analysis()["flops"]
-        expected = flops(input_dim, num_latents)[f"lista_{depth}"] * len(task.id.signals)
-        # Beside the products there are additions and comparisons, each as many as there are codes
-        # or less.
-        assert expected <= counted < expected + 12 * depth * task.id.signals.shape[0] * num_latents
-
-
-def test_a_dictionary_that_is_unknown_is_one_sentence(budget, tmp_path):
-    code, out, err = budget("--dictionary=mine", f"--results_dir={tmp_path}")
-    assert (code, out) == (2, "") and err.startswith("--dictionary must be one of oracle, dl_fista")
+    encoder, count = LISTA(2), len(task.id.signals)
+    parameters = encoder.parameters(task.dictionary, jax.random.key(0))
+    model = Model(task.dictionary, task.id.signals[0] * 0, parameters)
+    program = jax.jit(encoder.__call__).lower(model, task.id.signals).compile()
+    expected = flops(input_dim, num_latents)["lista_2"] * count
+    # Beside the products there are additions and comparisons, each as many as there are codes
+    # or less.
+    assert expected <= program.cost_analysis()["flops"] < expected + 24 * count * num_latents

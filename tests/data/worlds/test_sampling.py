@@ -28,7 +28,7 @@ SMALL = Law(
 )
 
 
-def codes(law, count=6_144, seed=0, **changes):
+def codes(law, count, seed=0, **changes):
     return sampling.Sampler(dataclasses.replace(firing_of(law), **changes)).codes(
         np.random.default_rng(seed), count
     )
@@ -36,7 +36,7 @@ def codes(law, count=6_144, seed=0, **changes):
 
 @pytest.fixture(scope="module")
 def full():
-    return codes(Law(seed=42))
+    return codes(Law(seed=42), 2_048)
 
 
 def test_the_full_world_has_the_published_figures(full):
@@ -55,7 +55,7 @@ def test_the_full_world_has_the_published_figures(full):
 
 
 def test_the_first_version_does_not_scale_children(full):
-    first, second = codes(Law(seed=42, scale_children=False), 2_048), full[:2_048]
+    first, second = codes(Law(seed=42, scale_children=False), 1_024), full[:1_024]
     np.testing.assert_array_equal(first.indices, second.indices)
     assert np.sum(first.data**2) / np.sum(second.data**2) == pytest.approx(817.4 / 837.9, abs=0.008)
 
@@ -79,24 +79,6 @@ def test_a_small_world_has_the_law_of_the_long_way():
     assert ((pairs == 0) == (others == 0))[upper].mean() > 0.97
 
 
-def test_children_fire_below_their_parents_and_beside_no_sibling(full):
-    firing = firing_of(Law(seed=42))
-    rows, features = full.nonzero()
-    parents = firing.parent[features]
-    rows, parents = rows[parents >= 0], parents[parents >= 0]
-    families = rows * 16_384 + parents
-    assert len(rows) > 100_000 and np.isin(families, full.nonzero()[0] * 16_384 + features).all()
-    assert len(np.unique(families)) == len(families)
-
-
-def test_of_several_children_each_is_as_likely_to_stay():
-    law = Law(num_latents=5, roots=1, branching=4, depth=1, rank=0, most=0.9, least=0.89)
-    found = codes(law, 20_000, rates=np.full(5, 1.0))
-    counts = np.bincount(found.indices, minlength=5)
-    assert counts[0] > 19_990 and stats.chisquare(counts[1:]).pvalue > UNLIKELY
-    assert codes(law, 500, rates=np.full(5, 1.0), exclusive=np.zeros(5, bool)).nnz > 2_450
-
-
 @pytest.mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
 def test_both_sides_of_the_cut_have_their_rates(rate):
     changes = {"rates": np.full(1_000, rate), "std": np.zeros(1_000)}
@@ -110,14 +92,6 @@ def test_both_sides_of_the_cut_have_their_rates(rate):
         assert stats.chi2.sf(squares, len(spread) - 1) > UNLIKELY
 
 
-def test_thinning_favours_no_place():
-    rng = np.random.default_rng(0)
-    draws = [sampling._thinned(rng, 40) for _ in range(5_000)]
-    found = np.bincount(np.concatenate(draws), minlength=40)
-    expected = 5_000 / 64
-    assert stats.chi2.sf(np.sum((found - expected) ** 2) / (expected * (1 - 1 / 64)), 40) > UNLIKELY
-
-
 def test_what_never_or_always_fires_does():
     """Among features that are correlated, in a tree and in none."""
     law = Law(
@@ -128,16 +102,6 @@ def test_what_never_or_always_fires_does():
     counts = np.bincount(found.indices, minlength=6)
     assert counts[[0, 1, 2, 4, 5]].tolist() == [2_000, 2_000, 0, 0, 2_000]
     assert 900 < counts[3] < 1_100
-
-
-def test_a_magnitude_clipped_at_zero_counts_as_silent():
-    law = Law(num_latents=2, roots=1, branching=1, depth=1, rank=0, most=0.5, least=0.4)
-    std, scaled = np.array([1.0, 0.0]), np.zeros(2, bool)
-    found = codes(law, 20_000, mean=np.ones(2), std=std, scaled=scaled)
-    # Half the roots fire; those below -1 sd do not, nor do their children.
-    heard = 0.5 * stats.norm.cdf(1)
-    counts = np.bincount(found.indices, minlength=2) / 20_000
-    np.testing.assert_allclose(counts, [heard, heard * 0.4 / 0.5], atol=0.015)
 
 
 def test_the_expected_l0_counts_the_first_features():
