@@ -64,7 +64,10 @@ def by_products(rows):
         return 2 * steps + (1 if row["start"] == "warm" else -1)
 
     def kind(row):
-        return "FISTA from the own codes" if row.get("start") == "warm" else row["inference"]
+        if row.get("screens"):
+            return "screened pursuit"
+        starts = {None: "own codes", "warm": "FISTA from the own codes", "cold": "FISTA from zero"}
+        return starts[row.get("start")]
 
     chosen = [row for row in rows if row["family"] != "oracle"]
     found = [row | {"products": cost(row), "codes": kind(row)} for row in chosen]

@@ -46,7 +46,7 @@ _OTHERS = {
     "ratio": Column("c, for c k ln(d / k) input dimensions"),
     "per_latent": Column("training samples for each latent"),
     "columns": Column("atoms"),
-    "products": Column("cost, in products with the dictionary"),
+    "products": Column("products with the dictionary"),
     "captured": Column("share of variance captured"),
     "coherence": Column("largest |cosine| with another atom"),
     "matched": Column("|cosine| with the matched true atom", 1.0),
