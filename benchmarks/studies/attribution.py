@@ -2,10 +2,10 @@
 
 Splits the distance of each SAE to the oracle into values, support and dictionary, along the number
 of latents, of samples and of active latents: one of these sizes varies at a time, and the first
-value of each is where the others stay. The paper's four SAEs have its options and as many epochs;
-tuned ones have as many gradient steps at every size. Best codes are the best for the score in
-question of the own values and others on the own support, of certified lassos of four weights, of
-least squares on the supports of one, and of orthogonal matching pursuit.
+value of each is where the others stay. The paper's four SAEs have its options and number of epochs;
+tuned ones take as many gradient steps at every size. For each score the best of these codes count:
+the own ones, other values on their supports, the certified lasso at four weights, least squares on
+its supports, and orthogonal matching pursuit.
 
   python -m sae_gap attribution
   python -m sae_gap attribution --preset=paper
@@ -46,9 +46,7 @@ def _codes(name: str, learner: Learner, source: Any, p: Preset) -> list[Method]:
     found["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
     found["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
     return [
-        Method(
-            f"{codes}_{name}", "frozen", learner, encoder, {"dictionary": name, "inference": codes}
-        )
+        methods.coded(f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes)
         for codes, encoder in found.items()
     ]
 

@@ -31,6 +31,7 @@ def _methods(source, p):
 
     found = []
     for name, sae in methods.with_tuned(source, p).items():
+        # Rows of the paper's SAEs keep their keys.
         row = {} if name == sae.name else {"dictionary": name}
         found.append(Method(f"sae_{name}", "sae", sae, sae.encoder, row))
         found.append(methods.coded(f"frozen_{name}", sae, p, dictionary=name))
@@ -64,10 +65,7 @@ def by_products(rows):
         return 2 * steps + (1 if row["start"] == "warm" else -1)
 
     def kind(row):
-        if row.get("screens"):
-            return "screened pursuit"
-        starts = {None: "own codes", "warm": "FISTA from the own codes", "cold": "FISTA from zero"}
-        return starts[row.get("start")]
+        return "screens" if row.get("screens") else row.get("start") or "own"
 
     chosen = [row for row in rows if row["family"] != "oracle"]
     found = [row | {"products": cost(row), "codes": kind(row)} for row in chosen]

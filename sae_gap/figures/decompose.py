@@ -12,7 +12,7 @@ from sae_gap.storage.results import SIZES, Row, grouped
 # Rows are compared only if all of these are equal.
 _CELL = ("study", "protocol", "data", "stream", *SIZES)
 # Columns that tell codes on one dictionary apart.
-_CODES = ("method", "inference", "lam", "start", "iterations")
+_CODES = ("method", "inference", "lam", "start", "iterations", "screens")
 # The columns of parts that name the codes with the best score.
 CODES = ("support_codes", "frozen_codes", "oracle_codes")
 # Codes that keep the support of the encoder's own, by their column `inference`.
@@ -34,8 +34,8 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
 
     Args:
       rows: rows of results. Those of one dictionary, and of "oracle", hold different codes if they
-        differ in `method`, `inference`, `lam`, `start` or `iterations`; `inference` "own",
-        "support" and "least_squares" keep the encoder's support.
+        differ in `method`, `inference`, `lam`, `start`, `iterations` or `screens`; `inference`
+        "own", "support" and "least_squares" keep the encoder's support.
       metric: the score S, a column; more is better.
 
     Returns:
@@ -59,9 +59,9 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
     ]
     places = grouped(known, (*_CELL, "dictionary", "step"))
     parts: list[Row] = []
-    for (*cell, dictionary, _), group in places.items():
+    for (*cell, _, _), group in places.items():
         true = places.get((*cell, "oracle", None), [])
-        own = [row for row in group if row.get("inference") == "own" and dictionary != "oracle"]
+        own = [row for row in group if row.get("inference") == "own"]
         for encoded in grouped(own, _CODES).values():
             seeds = [row.get("seed") for row in encoded]
             codes, above = _on_seeds(group, seeds), _on_seeds(true, seeds)

@@ -7,11 +7,9 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style, tables
 from sae_gap.figures.decompose import decompositions
-from sae_gap.figures.stairs import STEPS
+from sae_gap.figures.stairs import STEPS, steps_of
 from sae_gap.figures.tables import Lines
 from sae_gap.storage.results import CELL
-
-_PARTS = ("values_part", "support_part", "dictionary_part")
 
 
 @style.styled
@@ -19,9 +17,9 @@ def loss_shares(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     """Draws the parts of each SAE's distance to the oracle as shares of it, a panel for each size
     that varies while the others keep their most common value.
 
-    The share of a part is its mean over seeds, divided by the mean distance; see
-    `figures.decompose`. A dictionary part below zero counts as none: the SAE's dictionary then
-    serves better than the true one, for the best codes at hand.
+    The share of a part is its mean over seeds, divided by the sum of these; see
+    `figures.decompose`. A dictionary part below zero, of a dictionary that serves better than the
+    true one, counts as zero.
 
     Args:
       rows: rows with `dictionary`, `inference`, the sizes and the metric.
@@ -58,7 +56,8 @@ def loss_shares(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         along = f"{labels.metric_label(size)}: {', '.join(f'{value:,}' for value in values)}"
         axes.set_title(f"{along} ({', '.join(others)})", loc="left")
     figure.supylabel("share of the distance to the oracle, %")
-    handles = [style.swatch(*STEPS[part]) for part in _PARTS]
+    known = {part for line in lines for part in steps_of(line)[1:]}
+    handles = [style.swatch(*look) for part, look in STEPS.items() if part in known]
     title = f"Shares of each SAE's distance to the oracle in {labels.metric_label(metric)}"
     style.finish(figure, rows, handles, title=title, more="a bar a size, growing to the right")
     return figure
@@ -70,10 +69,10 @@ def _stacks(axes: Axes, size: str, lines: Lines) -> None:
     for line in lines:
         wide = 0.9 / len(values)
         left = names.index(line["dictionary"]) - 0.45 + wide * values.index(line[size])
-        parts = [max(0.0, line[f"{part}_mean"] or 0.0) for part in _PARTS]
+        parts = {part: max(0.0, line[f"{part}_mean"]) for part in steps_of(line)[1:]}
         bottom = 0.0
-        for part, amount in zip(_PARTS, parts, strict=True):
-            height = 100 * amount / (sum(parts) or 1.0)
+        for part, amount in parts.items():
+            height = 100 * amount / (sum(parts.values()) or 1.0)
             axes.bar(left, height, 0.92 * wide, bottom, align="edge", color=STEPS[part][1])
             bottom += height
     shown = [labels.label(name).removesuffix(" SAE") for name in names]

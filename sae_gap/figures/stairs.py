@@ -68,7 +68,7 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
         right = axes.get_yaxis_transform()
         axes.text(1.01, oracle, f"oracle\n{oracle:.2f}", transform=right, va="center")
     figure.supylabel(style.axis_label(metric))
-    drawn = {step for line in lines for step in _steps(line)}
+    drawn = {step for line in lines for step in steps_of(line)}
     handles = [style.swatch(*look) for step, look in STEPS.items() if step in drawn]
     title = f"{labels.metric_label(metric)}, from each encoder up to the oracle"
     more = "whiskers: ± 1 sd" * (lines[0]["seeds"] > 1)
@@ -77,14 +77,15 @@ def decomposition(rows: style.Rows, metric: str = "mcc_ood") -> Figure | None:
     return figure
 
 
-def _steps(line: Row) -> Sequence[str]:
+def steps_of(line: Row) -> Sequence[str]:
+    """The own score and the parts that a line has."""
     if line.get("support_mean") is None:
         return "encoder", "amortisation_part", "dictionary_part"
     return "encoder", "values_part", "support_part", "dictionary_part"
 
 
 def _stairs(axes: Axes, place: int, line: Row) -> None:
-    steps = _steps(line)
+    steps = steps_of(line)
     width, level = 0.94 / len(steps), 0.0
     whisker = {"elinewidth": 0.9, "capsize": 2, "ecolor": style.INK}
     for offset, part in enumerate(steps):

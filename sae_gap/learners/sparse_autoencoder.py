@@ -97,8 +97,9 @@ class SparseAutoencoder(Learner):
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and
         falls to zero along half a cosine.
       frozen: whether the dictionary and the bias stay the base's, so that only the encoder is
-        trained; if it has `calibrated`, without steps. What that finds on the signals of the base
-        leaves more latents on in others: 39 for 32 with ten signals an atom, 32.3 with eighty.
+        trained; if it has `calibrated`, without steps. On the signals that the base learned
+        from, that finds a threshold which leaves more latents on in others: 39 for 32 with ten
+        signals an atom, 32.3 with eighty.
       standardised: whether to learn from `(y - mean) / unit`, with the mean of the training signals
         and the root mean square about it. If the mean is a large share of a network's activations,
         most latents of an SAE would die otherwise. The final model takes the signals themselves:

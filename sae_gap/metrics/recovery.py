@@ -122,7 +122,6 @@ def _check(
 
     A constant column would add 0 to its pair, so leaving it out is exact, and saves most of the
     work on sparse codes.
-    saves most of the work on sparse codes.
     """
     truth, inferred = (
         matching.as_matrix("true_codes", as_columns(true_codes)),

@@ -99,6 +99,7 @@ def _measure(
         inference,
     )
     owned: dict[str, list[str]] = {}
+    done = []
     for metric in metrics:
         lacking = metric.needs(found)
         if lacking is not None and not metric.everywhere:
@@ -111,7 +112,6 @@ def _measure(
                 raise
             fault = "%s of the codes of %s on %s failed, and is left out: %s"
             logging.warning(fault, metric.name, encoder.name, method.learner.name, error)
-            metrics = [other for other in metrics if other is not metric]
             continue
         taken = sorted((measured.keys() | line.columns.keys()) & columns.keys())
         if taken:
@@ -121,6 +121,7 @@ def _measure(
             )
         measured |= columns
         owned[f"{metric.name} {metric.version}"] = [*columns]
+        done.append(metric)
 
     def certificate(split: str) -> dict[str, float]:
         own: Any = inferred[split].certified
@@ -130,7 +131,7 @@ def _measure(
         measured |= found.by_split(certificate)
     if optimum:
         measured["reference"] = "signed" if encoder.signed else "non-negative"
-    return measured | {"measured": owned}, metrics
+    return measured | {"measured": owned}, done
 
 
 def _finite(tree: Any) -> bool:

@@ -106,7 +106,7 @@ def test_changed_atoms_are_no_part_of_it_and_codes_may_differ_in_any_option():
     rows = make_rows()
     changed = [row | {"mcc_ood": 99.0, "columns": "renormed"} for row in rows[2:]]
     assert decompositions(changed + rows) == decompositions(rows)
-    options = ({"start": "warm"}, {"lam": 0.2}, {"iterations": 9, "inference": "fista"})
+    options = ({"start": "warm"}, {"lam": 0.2}, {"iterations": 9}, {"screens": 2})
     for option in options:
         (found,) = decompositions([*rows, rows[2] | {"mcc_ood": 9.0} | option])
         assert found["frozen"] == 9.0

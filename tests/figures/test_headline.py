@@ -80,6 +80,10 @@ def test_shares_stack_to_the_whole_distance_along_each_size():
     # The oracle has the same score as both dictionaries, which leaves nothing of the distance.
     assert bars(samples)[2][0] == bars(samples)[2][1] == 100
     assert figures.loss_shares(make_rows()) is None
+    # Without codes on the own support the encoder's part is one.
+    figure = figures.loss_shares([row for row in rows if row["inference"] != "support"])
+    assert np.shape(bars(figure.axes[0])) == (8, 2) and "amortisation part" in words(figure)
+    assert "values part" not in words(figure)
     assert_legible(figure)
 
 

@@ -98,3 +98,28 @@ def test_finished_samples_stand_still():
     stopped = sparse_code(signals, dictionary, 0.05, solver="fista", max_iterations=first)
     np.testing.assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
     np.testing.assert_array_equal(stopped.gap[ended], among.gap[ended])
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("lam", [1e-4, 1e-2, 1.0])
+def test_small_weights_are_certified_in_float32(lam, nonneg):
+    signals, dictionary = draw(1)
+    solution = sparse_code(signals, dictionary, lam, nonneg=nonneg, solver="fista")
+    assert bool(jnp.all(solution.converged))
+    with jax.enable_x64(True):
+        # By another solver.
+        exact = sparse_code(
+            np.float64(signals), np.float64(dictionary), lam, tol=1e-9, nonneg=nonneg
+        )
+    # The claimed interval [objective - gap, objective] holds the optimum, give or take the roundoff
+    # of the objective.
+    value, _ = score(signals, dictionary, solution.codes, lam, nonneg)
+    room = 1e-7 * value
+    assert np.all(np.asarray(exact.objective) <= value + room)
+    assert np.all(np.asarray(exact.objective) >= value - np.asarray(solution.gap) - room)
+
+
+def test_zero_dictionary():
+    signals, dictionary = draw()
+    solution = sparse_code(signals, 0 * dictionary, 0.1, solver="fista")
+    assert bool(jnp.all(solution.converged)) and not np.any(solution.codes)

@@ -71,9 +71,9 @@ def test_costs_count_products_with_the_dictionary():
     found = [(row["codes"], row["products"]) for row in by_products([size | row for row in rows])]
     pursuit = ScreenedPursuit(3, screens=3).flops(20, 40) / (2 * 20 * 40)
     assert found == [
-        ("own codes", 1),
-        ("FISTA from zero", 9),
-        ("FISTA from the own codes", 11),
-        ("FISTA from the own codes", 1),
-        ("screened pursuit", pursuit),
+        ("own", 1),
+        ("cold", 9),
+        ("warm", 11),
+        ("warm", 1),
+        ("screens", pursuit),
     ]

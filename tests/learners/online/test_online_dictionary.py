@@ -245,3 +245,11 @@ def test_centred_is_the_same_as_learning_from_centred_signals(small):
     np.testing.assert_allclose(whole.noise, apart.noise, rtol=1e-4)
     np.testing.assert_allclose(learner.model(whole).bias, mean, rtol=1e-5, atol=1e-6)
     assert not np.any(learner.model(apart).bias)
+
+
+def test_it_recovers_the_truth_through_noise_and_tells_how_much_there_is():
+    noisy = draw(Setting(60, 3, 2_000, noise_db=20))
+    state = run(QUICK, noisy.train.signals)
+    assert cosine(noisy, state) > 0.97
+    clean = noisy.train.codes @ noisy.dictionary.T
+    assert float(state.noise) == pytest.approx(float(jnp.std(noisy.train.signals - clean)), rel=0.2)
