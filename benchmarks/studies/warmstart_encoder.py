@@ -9,10 +9,13 @@ to four screens, and the certified optimum, to which the gap is taken at the sam
   python -m sae_gap warmstart_encoder --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
+import math
+
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.methods import Tuned
 from benchmarks.harness.preset import PRESETS
+from sae_gap import catalogue
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.learners.oracle import Oracle
@@ -52,17 +55,17 @@ def _methods(source, p):
 def by_products(rows):
     """The codes on SAEs' dictionaries with a cost, and these costs in products with the dictionary.
 
-    A step of FISTA takes two products, the first from zero one, and an SAE's own codes take one.
+    A step of FISTA takes two products, and the first from zero takes one.
     """
 
     def cost(row):
-        steps, screens, size = (row.get(name) for name in ("iterations", "screens", "num_latents"))
-        if screens is not None:
-            whole = ScreenedPursuit(row["sparsity"], screens=screens).flops(row["input_dim"], size)
-            return whole / (2 * row["input_dim"] * size)
-        if steps is None:
-            return 1.0
-        return 2 * steps + (1 if row["start"] == "warm" else -1)
+        k, steps, screens = (row.get(name) for name in ("sparsity", "iterations", "screens"))
+        if row.get("start") == "cold":
+            return 2 * (steps or 0) - 1
+        sae = catalogue.paper_sae(row["dictionary"].removeprefix("tuned_"), sparsity=k)
+        encoder = ScreenedPursuit(k, screens=screens) if screens else sae.encoder
+        size = row["input_dim"], row["num_latents"]
+        return encoder.flops(*size) / (2 * math.prod(size)) + 2 * (steps or 0)
 
     def kind(row):
         return "screens" if row.get("screens") else row.get("start") or "own"

@@ -86,7 +86,8 @@ class LeastSquares(Refined):
     clamped at zero.
 
     If many codes are best, as on a support larger than input_dim, it takes those of least norm, as
-    `numpy.linalg.lstsq` does. The clamp comes last, as published, so the codes are no optimum.
+    `numpy.linalg.lstsq` does. In float32 a support of about input_dim atoms, which is nearly
+    dependent, costs digits. The clamp comes last, as published, so the codes are no optimum.
 
     Args:
       encoder: the encoder that chooses the support.

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sae_gap.figures import tables
 from sae_gap.figures.tables import Rows
 from sae_gap.storage.results import SIZES, Row, grouped
 
@@ -15,8 +16,8 @@ _CELL = ("study", "protocol", "data", "stream", *SIZES)
 _CODES = ("method", "inference", "lam", "start", "iterations", "screens")
 # The columns of parts that name the codes with the best score.
 CODES = ("support_codes", "frozen_codes", "oracle_codes")
-# Codes that keep the support of the encoder's own, by their column `inference`.
-_KEPT = ("own", "support", "least_squares")
+# Codes with the support of the encoder's own, by their column `inference`.
+_KEPT = ("support", "least_squares")
 
 
 def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
@@ -35,7 +36,7 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
     Args:
       rows: rows of results. Those of one dictionary, and of "oracle", hold different codes if they
         differ in `method`, `inference`, `lam`, `start`, `iterations` or `screens`; `inference`
-        "own", "support" and "least_squares" keep the encoder's support.
+        "support" and "least_squares" keep the support of the codes "own".
       metric: the score S, a column; more is better.
 
     Returns:
@@ -53,7 +54,7 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
     known = [
         row
         for row in rows
-        if row.get(metric) is not None
+        if tables.is_finite(row.get(metric))
         and row.get("dictionary") is not None
         and row.get("columns") in (None, "learned")
     ]
@@ -65,11 +66,13 @@ def decompositions(rows: Rows, metric: str = "mcc_ood") -> list[Row]:
         for encoded in grouped(own, _CODES).values():
             seeds = [row.get("seed") for row in encoded]
             codes, above = _on_seeds(group, seeds), _on_seeds(true, seeds)
-            kept = [rows for rows in codes if rows[0].get("inference") in _KEPT]
+            kept = [
+                rows for rows in codes if rows[0] in encoded or rows[0].get("inference") in _KEPT
+            ]
             if above and len(kept) < len(codes):
                 best = [_best(some, metric) for some in (kept, codes, above)]
-                for row, *others in zip(encoded, *best, strict=True):
-                    scored = dict(zip(("support", "frozen", "oracle"), others, strict=True))
+                for row, support, frozen, oracle in zip(encoded, *best, strict=True):
+                    scored = {"support": support, "frozen": frozen, "oracle": oracle}
                     parts.append(_parts(row, scored, metric, split=len(kept) > 1))
     return parts
 

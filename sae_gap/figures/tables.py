@@ -78,7 +78,7 @@ def summarise(
         group = groups[values]
         line: Row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}
         for metric in metrics:
-            found = [row[metric] for row in group if _is_finite(row.get(metric))]
+            found = [row[metric] for row in group if is_finite(row.get(metric))]
             complete = len(found) == len(group)
             line[f"{metric}_mean"] = (
                 math.fsum(value / len(found) for value in found) if complete else None
@@ -111,13 +111,13 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_finite(value: Any) -> bool:
+def is_finite(value: Any) -> bool:
     return _is_number(value) and math.isfinite(value)
 
 
 def _metrics_of(rows: Rows, by: Sequence[str]) -> list[str]:
     """Returns the numeric columns of results; seconds come last."""
-    finite = {name: None for row in rows for name, value in row.items() if _is_finite(value)}
+    finite = {name: None for row in rows for name, value in row.items() if is_finite(value)}
     names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
     first = [f"{stem}{split}" for stem in _FIRST for split in ("", "_id", "_ood")]
     order = [*first, *(name for name in names if name not in first)]
@@ -173,9 +173,7 @@ def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
     if lines and not any(mean in line or name in line for line in lines):
         raise ValueError(f"no line has a column {name!r}; the first has {', '.join(lines[0])}.")
     if any(mean in line for line in lines):
-        largest = max(
-            (abs(line[mean]) for line in lines if _is_finite(line.get(mean))), default=0.0
-        )
+        largest = max((abs(line[mean]) for line in lines if is_finite(line.get(mean))), default=0.0)
         return True, [_mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines]
     values = [line.get(name) for line in lines]
     numeric = all(value is None or _is_number(value) for value in values)

@@ -101,16 +101,16 @@ def _measure(
     owned: dict[str, list[str]] = {}
     done = []
     for metric in metrics:
-        lacking = metric.needs(found)
-        if lacking is not None and not metric.everywhere:
-            logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
         try:
-            columns = metric(found)
+            lacking = metric.needs(found)
+            if lacking is not None and not metric.everywhere:
+                logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
+            columns = dict(metric(found))
         except Exception as error:
             # A metric of every study costs its own columns; the next run measures it again.
             if not metric.everywhere:
                 raise
-            fault = "%s of the codes of %s on %s failed, and is left out: %s"
+            fault = "%s of the codes of %s on %s failed, and is left out: %r"
             logging.warning(fault, metric.name, encoder.name, method.learner.name, error)
             continue
         taken = sorted((measured.keys() | line.columns.keys()) & columns.keys())

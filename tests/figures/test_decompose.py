@@ -61,6 +61,17 @@ def test_a_part_takes_the_codes_that_are_best_on_average_over_seeds():
     )
 
 
+def test_another_encoder_s_own_codes_keep_another_support_and_nan_counts_as_missing():
+    other = make_rows()[0] | {"method": "another", "mcc_ood": 6.0}
+    (found, _) = decompositions([*make_rows(), other])
+    assert (found["support"], found["support_codes"]) == (3.0, "topk support")
+    (found, last) = decompositions([*make_rows()[::2], other, make_rows()[3]])
+    assert found["values_part"] is None and last["method"] == "another"
+    rows = make_rows()
+    rows[3]["mcc_ood"] = float("nan")
+    assert decompositions(rows) == []
+
+
 def test_the_gap_is_of_the_own_codes_on_the_split_of_the_score():
     rows = [
         row | {"mcc_id": 1.0, "relative_gap_id": place, "relative_gap_ood": 10 + place}

@@ -57,6 +57,7 @@ def test_the_file_of_parts_names_the_best_codes_and_sums_to_the_distance(smokes)
 
 def test_costs_count_products_with_the_dictionary():
     size = {"num_latents": 40, "input_dim": 20, "sparsity": 3, "family": "sae"}
+    size["dictionary"] = "tuned_topk"
     fista = {"inference": "fista", "iterations": 5}
     rows = [
         {"inference": "own"},
@@ -67,6 +68,7 @@ def test_costs_count_products_with_the_dictionary():
         {"inference": "screened_pursuit", "screens": 3},
         {"inference": "lasso"},
         fista | {"start": "cold", "family": "oracle"},
+        fista | {"start": "warm", "dictionary": "mp"},
     ]
     found = [(row["codes"], row["products"]) for row in by_products([size | row for row in rows])]
     pursuit = ScreenedPursuit(3, screens=3).flops(20, 40) / (2 * 20 * 40)
@@ -76,4 +78,5 @@ def test_costs_count_products_with_the_dictionary():
         ("warm", 11),
         ("warm", 1),
         ("screens", pursuit),
+        ("warm", 3 + 10),
     ]
