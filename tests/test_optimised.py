@@ -25,7 +25,7 @@ def run(*arguments):
 
 
 # A method of each kind: fits along gradients, in rounds and on the host, and each kind of codes.
-METHODS = "sae_topk,sae_jumprelu,sae_mp,online_dl,dl_fista,softplus_adam,linear_probe,fista_oracle"
+METHODS = "sae_topk,sae_jumprelu,sae_mp,online_dl,dl_fista,linear_probe,fista_oracle"
 
 
 def test_the_headline_s_rows_are_those_of_plain_programs(smoke, tmp_path):
