@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from benchmarks import options, studies
@@ -154,7 +155,7 @@ def test_a_study_may_have_options_of_its_own():
             read(name, f"--{flag}=1")
 
 
-def test_a_page_has_a_folder_for_each_choice_of_flags():
+def test_a_page_has_a_folder_for_each_choice_of_flags(arrays, tmp_path, monkeypatch):
     def folder(*arguments):
         found = read("vary_latents", *arguments)
         return str(found.page).removeprefix(str(found.store.folder))
@@ -166,6 +167,9 @@ def test_a_page_has_a_folder_for_each_choice_of_flags():
     assert folder("--preset=smoke", "--seeds=0") == "/preset=smoke_seeds=0"
     assert folder("--methods=topk:omp") == "/methods=topk-omp"
     assert folder("--noise_db=none,-5.0") == "/noise_db=none,-5.0"
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", **arrays)
+    assert folder("--data=mine.npz") == "/data=mine.npz"
     # What is long is cut, and told apart by a hash.
     names = ["omp", "lasso", "relu", "topk", "jumprelu", "lista", "batchtopk"]
     one, other = (

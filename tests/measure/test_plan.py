@@ -220,3 +220,8 @@ def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path
         for part in (x, 0.1 * x)
     )
     assert first["fvu"] != pytest.approx(second["fvu"], rel=0.01)
+
+
+def test_the_seed_draws_the_rows_that_are_scored(plan):
+    other = dataclasses.replace(plan, seed=1)
+    assert not np.array_equal(other.source.scored, plan.source.scored)
