@@ -220,6 +220,9 @@ def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path
         for part in (x, 0.1 * x)
     )
     assert first["fvu"] != pytest.approx(second["fvu"], rel=0.01)
+    far = np.concatenate([x, 99 * x[:1]])
+    source = dataclasses.replace(plan, held_out=open_activations(far)).source
+    assert source.parts[1].num_samples == len(x)
 
 
 def test_the_seed_draws_the_rows_that_are_scored(plan):
