@@ -78,9 +78,9 @@ def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
     rng, documents = np.random.default_rng(0), np.repeat(np.arange(40), 10)
     topics, texts = np.array([*"xy"])[documents % 2], rng.choice([*string.ascii_letters], 400)
     tokens, is_x = probing.Tokens(texts, documents, topics), (topics == "x")[:, None]
-    held = open_activations(is_x + [[1.0, 2.0]], documents=documents)
+    held = open_activations(is_x + np.arange(2.0), documents=documents)
     x, found = probe_real.of_pairs(tokens, held, ["topic:x+capital"], (0,), 400)
-    assert np.array_equal(found["topic:x+capital"].has, x[:, 0] == 2)
+    assert np.array_equal(found["topic:x+capital"].has, x[:, 0] == 1)
 
 
 FAULTS = {
