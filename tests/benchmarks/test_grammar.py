@@ -119,6 +119,12 @@ def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_he
     assert not varies or found.preset.weights == (0.3,)
 
 
+def test_the_weight_of_the_command_line_is_that_of_crossings():
+    found = read("vary_latents", "--lam=0.3", "--methods=topk:thresholding_pursuit").study
+    (method,) = found.methods(found.sources[0])
+    assert method.encoder.lam == 0.3
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_takes_a_width(name):
     # The true dictionary has a width of its own.
