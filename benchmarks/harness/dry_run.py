@@ -39,13 +39,13 @@ def check_writable(run: Run) -> None:
 
 def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
     """Each job, with the number of its existing rows and the number of models that it would be the
-    first to fit, by their folders and seeds.
+    first to fit, by their folders.
     """
-    stored, planned = Stored(run.study, run.store), set[tuple[str, int]]()
+    stored, planned = Stored(run.study, run.store), set[str]()
     for job in jobs(run.study):
         there = sum(stored.lacking(line) is None for line in job.lines)
         fits = {
-            (str(run.models.folder(learner, source)), source.seed)
+            str(run.models.folder(learner, source))
             for source in stored.rest(job).sources
             for learner in run.models.missing(job.learner, source, job.steps)
         }

@@ -6,6 +6,7 @@ import json
 import pathlib
 import re
 
+import numpy as np
 import pytest
 
 from benchmarks import options, studies
@@ -118,6 +119,12 @@ def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_he
     assert not varies or found.preset.weights == (0.3,)
 
 
+def test_the_weight_of_the_command_line_is_that_of_crossings():
+    found = read("vary_latents", "--lam=0.3", "--methods=topk:thresholding_pursuit").study
+    (method,) = found.methods(found.sources[0])
+    assert method.encoder.lam == 0.3
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_every_study_takes_a_width(name):
     # The true dictionary has a width of its own.
@@ -154,7 +161,7 @@ def test_a_study_may_have_options_of_its_own():
             read(name, f"--{flag}=1")
 
 
-def test_a_page_has_a_folder_for_each_choice_of_flags():
+def test_a_page_has_a_folder_for_each_choice_of_flags(arrays, tmp_path, monkeypatch):
     def folder(*arguments):
         found = read("vary_latents", *arguments)
         return str(found.page).removeprefix(str(found.store.folder))
@@ -166,6 +173,9 @@ def test_a_page_has_a_folder_for_each_choice_of_flags():
     assert folder("--preset=smoke", "--seeds=0") == "/preset=smoke_seeds=0"
     assert folder("--methods=topk:omp") == "/methods=topk-omp"
     assert folder("--noise_db=none,-5.0") == "/noise_db=none,-5.0"
+    monkeypatch.chdir(tmp_path)
+    np.savez("mine.npz", **arrays)
+    assert folder("--data=mine.npz") == "/data=mine.npz"
     # What is long is cut, and told apart by a hash.
     names = ["omp", "lasso", "relu", "topk", "jumprelu", "lista", "batchtopk"]
     one, other = (

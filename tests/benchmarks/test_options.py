@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from benchmarks.options import Options, define, option, parse, written
+from benchmarks.options import Options, Results, define, option, parse, written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,3 +61,9 @@ def test_limits_hold_from_python_too():
         Some(seeds=(1, 1))
     with pytest.raises(ValueError, match="--seeds must be a tuple"):
         Some(seeds=1)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match="results cannot be written to"):
+        Results(results_dir=str(tmp_path / "file")).folder("mine")

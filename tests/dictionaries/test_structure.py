@@ -8,7 +8,7 @@ import pytest
 import sae_gap
 from sae_gap import World
 from sae_gap.dictionaries import learn as door
-from sae_gap.dictionaries import training
+from sae_gap.dictionaries import structure, training
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.learners.online.families import Families
@@ -53,6 +53,15 @@ def test_seeds_agree_more_with_families_where_there_are_some():
     found = compare_seeds(noise, learner(noise), WIDTH, 2, show_progress=False)
     assert not found.has_families and found.families > found.plain
     assert str(found).startswith("no structure found")
+
+
+def test_the_seeds_of_a_trial_follow_that_of_the_fit(signals, monkeypatch):
+    def fit(learner, tasks, seeds, **_):
+        raise RuntimeError(seeds)
+
+    monkeypatch.setattr(structure, "fit", fit)
+    with pytest.raises(RuntimeError, match=r"\[7, 8\]"):
+        sae_gap.learn(signals, WIDTH, 3, structure="auto", seed=7)
 
 
 def test_learn_goes_on_with_families_where_it_is_told_or_the_seeds_say_so(

@@ -7,7 +7,7 @@ from sklearn import decomposition
 
 from sae_gap import Split, Task, fit
 from sae_gap.encoders.linear import Linear
-from sae_gap.learners.baselines import PCA
+from sae_gap.learners.baselines import PCA, Samples
 
 KEY = jax.random.key(0)
 
@@ -35,3 +35,11 @@ def test_there_are_no_more_components_than_latents_or_samples(
     atoms = np.asarray(fit(PCA(), [small], [KEY])[0].end.model.dictionary)
     assert atoms.shape == (12, width)
     np.testing.assert_allclose(atoms.T @ atoms, np.eye(width), atol=1e-5)
+
+
+def test_samples_are_rows_less_their_mean(task):
+    small = Task(task.train, task.id, task.ood, width=3)
+    model = fit(Samples(), [small], [KEY])[0].end.model
+    rows = np.asarray(task.train.signals - model.bias)
+    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose((rows @ model.dictionary).max(axis=0), 1, rtol=1e-5)

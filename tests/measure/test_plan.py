@@ -15,6 +15,7 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
+from sae_gap.measure.methods import control
 from sae_gap.measure.summary import at, by_dictionary
 from sae_gap.saes.loaded_sae import SAE
 
@@ -220,3 +221,15 @@ def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path
         for part in (x, 0.1 * x)
     )
     assert first["fvu"] != pytest.approx(second["fvu"], rel=0.01)
+    far = np.concatenate([x, 99 * x[:1]])
+    source = dataclasses.replace(plan, held_out=open_activations(far)).source
+    assert source.parts[1].num_samples == len(x)
+
+
+def test_a_control_is_trained_at_the_l0_of_the_comparison():
+    assert control("topk", 9, 3.4, 20).encoder.k == 3
+
+
+def test_the_seed_draws_the_rows_that_are_scored(plan):
+    other = dataclasses.replace(plan, seed=1)
+    assert not np.array_equal(other.source.scored, plan.source.scored)

@@ -133,7 +133,8 @@ def test_differences_are_paired_over_pairs():
         return told | scores | {"pairs": ["p", "q", "r"], "splits": 2}
 
     rows = [row("mine", 0.1, 0.5, 0.3), row("other", 0.35, 0.75, 0.55), row("one", 0.2, None, None)]
-    mine, other, one = probing.overall(rows, "mine")
+    rows.append(row("mine", 1.0, 1.0, 1.0) | {"codes": "lasso"})
+    mine, other, one, _ = probing.overall(rows, "mine")
     assert mine["drop"] == pytest.approx(0.3) and mine["more_drop"] == 0 and mine["pairs"] == 3
     # Student's t of two degrees of freedom, and a deviation of 0.2.
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)

@@ -56,6 +56,10 @@ def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(tried)
     assert np.count_nonzero(solution.codes, axis=1).tolist() == [1] * 9 and 3 < lam < 4
     assert max(tried) == pytest.approx(4, rel=1e-5)
     np.testing.assert_allclose(solution.codes[:, 1], 4 - lam, rtol=1e-5)
+    # From 0.5 to 2.
+    signals = jnp.repeat(jnp.array([[9.0, 0, 0, 0], [0, 4, 4, 4]]), 9, axis=0)
+    with pytest.warns(UserWarning, match=r"is 0\.5 at the closest weight found"):
+        match_l0(signals, jnp.eye(4), 0.7)
 
 
 @pytest.mark.parametrize(

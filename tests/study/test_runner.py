@@ -158,6 +158,15 @@ def test_the_seconds_of_a_fit_include_those_of_its_base(tmp_path):
     assert later["fit_seconds"] == found.end.seconds + first["fit_seconds"]
 
 
+def test_a_weight_is_found_on_the_rows_that_a_study_names(tmp_path):
+    method = Method("oracle", "oracle", Oracle(), Lasso(l0=2.0))
+    scored, train = (
+        run(make(SETTING, methods=[method], lam=None, calibrate_on=rows), Store(tmp_path))[0]["lam"]
+        for rows in ("scored", "train")
+    )
+    assert scored != train
+
+
 def test_each_model_is_encoded_once(tmp_path, monkeypatch):
     calls = collections.Counter()
     inner = Inference._run

@@ -29,12 +29,12 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     base = Some(1.0, num_steps=1)
     learners = [base, Some(2.0, num_steps=1, base=base), base, Some(3.0, num_steps=1)]
     methods = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(learners)]
-    study = tiny.make(tiny.SETTING, methods=methods)
+    study = tiny.make(methods=methods)
     said = plan(run_of(study, tmp_path, tmp_path)).splitlines()
     # Methods of one learner are one job.
     counts = [line.rpartition(": ")[2] for line in said[:-1]]
-    assert counts == [f"0/{number} rows there, 1 to fit" for number in (2, 1, 1)]
-    assert said[-1] == "3 jobs, 3 models to fit"
+    assert counts == [f"0/{number} rows there, 2 to fit" for number in (4, 2, 2)]
+    assert said[-1] == "3 jobs, 6 models to fit"
 
 
 def test_a_row_without_a_metric_is_yet_to_come(tmp_path):

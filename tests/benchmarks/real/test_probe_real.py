@@ -11,6 +11,7 @@ import sae_gap
 from benchmarks.real import probe_real
 from sae_gap import probing
 from sae_gap.core.types import Model
+from sae_gap.data.activations import open_activations
 from sae_gap.encoders import lasso
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
@@ -70,6 +71,16 @@ def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, capl
     monkeypatch.setattr(probe_real, "last_tokens", None)
     monkeypatch.setattr(runner, "score", None)
     assert succeed("probe_real", *options) == out
+
+
+def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
+    monkeypatch.setattr(concepts, "FEWEST", 1)
+    rng, documents = np.random.default_rng(0), np.repeat(np.arange(40), 10)
+    topics, texts = np.array([*"xy"])[documents % 2], rng.choice([*string.ascii_letters], 400)
+    tokens, is_x = probing.Tokens(texts, documents, topics), (topics == "x")[:, None]
+    held = open_activations(is_x + np.arange(2.0), documents=documents)
+    x, found = probe_real.of_pairs(tokens, held, ["topic:x+capital"], (0,), 400)
+    assert np.array_equal(found["topic:x+capital"].has, x[:, 0] == 1)
 
 
 FAULTS = {

@@ -159,7 +159,7 @@ def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
     """
     tokens, sums = np.array(tokens), np.array(tokens) * shares
     sums = sums / sums.sum() * tokens.sum()
-    clean = {"tokens": tokens, "variance": tokens * 1.0, "ce_clean": tokens * 3.0}
+    clean = {"tokens": tokens, "variance": tokens * 1.0, "ce_clean": 3.0 * tokens[::-1]}
     rows = []
     for (name, codes), value in kl.items():
         row = {
