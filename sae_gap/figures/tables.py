@@ -112,6 +112,7 @@ def _is_number(value: Any) -> bool:
 
 
 def is_finite(value: Any) -> bool:
+    """True for a number that is neither infinite nor NaN."""
     return _is_number(value) and math.isfinite(value)
 
 
