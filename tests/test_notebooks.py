@@ -126,7 +126,7 @@ def test_they_run(this_python, tiny_packages):
         cells += [*notebook.cells, nbformat.v4.new_code_cell("%reset -f")]
     NotebookClient(
         nbformat.v4.new_notebook(cells=cells),
-        timeout=300,
+        timeout=1_200,
         kernel_name=this_python,
         resources={"metadata": {"path": str(ROOT)}},
     ).execute()
