@@ -5,9 +5,10 @@ learns from rows of which none has both A and B. It is scored on rows that all h
 documents that it never saw and, where letters decide, of words that it never saw. The drop is by
 how much it scores lower there than a probe that learned from as many rows, some of them with both.
 
-Probes are logistic regressions. Dense ones read the activations, or what a dictionary reconstructs
-of them; sparse ones read the 1, 5 or 20 latents that tell the classes apart best. Each dictionary
-has these codes, and those of whatever encoders --codes names:
+Probes are logistic regressions. Dense ones read the activations, what a dictionary reconstructs of
+them, or all its latents (k=all); few-latent probes read the k = 1, 2, 5 or 20 latents that tell the
+classes apart best, or as many coordinates of the activations. Each dictionary has these codes, and
+those of whatever encoders --codes names:
 
   own           the SAE's own codes
   own_refit     least squares on their supports

@@ -9,10 +9,12 @@ from sae_gap.storage.results import Row
 
 # Looks by the columns that a probe reads.
 _PROBES = {
-    "dense": {"label": "all columns", "color": "#0072B2", "marker": "o", "linestyle": "none"},
+    "dense": {"label": "all dimensions", "color": "#0072B2", "marker": "o", "linestyle": "none"},
     "k=1": {"label": "1 latent", "color": "#D55E00", "marker": "s", "linestyle": "none"},
+    "k=2": {"label": "2 latents", "color": "#CC79A7", "marker": "v", "linestyle": "none"},
     "k=5": {"label": "5 latents", "color": "#E69F00", "marker": "^", "linestyle": "none"},
     "k=20": {"label": "20 latents", "color": "#009E73", "marker": "D", "linestyle": "none"},
+    "k=all": {"label": "all latents", "color": "#000000", "marker": "x", "linestyle": "none"},
 }
 
 

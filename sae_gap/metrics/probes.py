@@ -27,7 +27,7 @@ SIDES = {"ood": ("11", "01"), "id": ("10", "00")}
 # scikit-learn's C for probes of all features and of few latents.
 DENSE_C, SPARSE_C = 0.01, 1.0
 # How many latents a sparse probe reads.
-KS = (1, 5, 20)
+KS = (1, 2, 5, 20)
 # Scores of a pair in the rows.
 SCORES = ("auc_id", "all_auc_ood", "auc_ood", "drop", "accuracy_drop")
 
@@ -149,21 +149,22 @@ def score_pair(
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:
-    """Scores of the task's concepts: dense probes of reconstructions and sparse ones of codes, or
-    dense ones of the activations if no dictionary was learned.
+    """Scores of the task's concepts: probes of reconstructions, of all latents and of few; or of
+    the activations and of few of their coordinates, if no dictionary was learned.
 
     Returns:
-      `probes`, their names, "dense" and "k=1", "k=5" and "k=20"; `pairs`, the names of the
-      concepts; `splits`, how many each has; and for each of `SCORES` and each probe, such as
+      `probes`, their names, "dense", "k=all" but of activations, and "k=1", "k=2", "k=5" and
+      "k=20"; `pairs`, the names of the concepts; `splits`, how many each has; and for each of `SCORES` and each probe, such as
       `drop k=5`, the mean over splits for each concept, NaN if it has no such score.
     """
     concepts, codes = inferred.task.concepts, inferred.codes["id"]
-    kinds: dict[str, tuple[Any, Any]] = {"dense": (inferred.activations, fit_dense)}
+    columns = inferred.activations
+    kinds: dict[str, tuple[Any, Any]] = {"dense": (columns, fit_dense)}
     if inferred.model.dictionary is not None:
-        kinds["dense"] = inferred.reconstruction, fit_dense
         # A latent that is never on separates no classes.
-        active = scipy.sparse.csr_array(codes.values if isinstance(codes, Codes) else codes)
-        kinds |= {f"k={k}": (active, functools.partial(fit_sparse, k=k)) for k in KS}
+        columns = scipy.sparse.csr_array(codes.values if isinstance(codes, Codes) else codes)
+        kinds = {"dense": (inferred.reconstruction, fit_dense), "k=all": (columns, fit_dense)}
+    kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
     found: dict[str, Any] = {"probes": [*kinds], "pairs": [*concepts]}
     for probe, (features, fit) in kinds.items():
         scored = [
@@ -182,6 +183,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
 METRIC = Metric(
     "probes",
     measure,
+    version=2,
     everywhere=False,
     needs=lambda found: None if found.task.concepts else "the rows have no concepts to probe",
 )

@@ -1,5 +1,7 @@
 """Probes against scikit-learn and sae-probes, on data whose answer is known."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import scipy.sparse
 from sklearn.linear_model import LogisticRegression
@@ -7,6 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from sae_gap import probing
+from sae_gap.metrics import probes
 
 
 def test_dense_probe_against_scikit_learn():
@@ -48,3 +51,35 @@ def test_what_is_alike_ties():
     dense = rng.normal(size=(500, 37)).astype(np.float32)
     odds = probing.fit_dense(dense, dense[:, 0] > 0).decide(np.repeat(dense[:1], 333, axis=0))
     assert len({*odds.tolist()}) == 1
+
+
+def test_probes_read_what_their_names_say():
+    # Two latents tell the classes, their sum tells nothing, nor does any coordinate alone.
+    rng, labels = np.random.default_rng(3), np.arange(400) % 2 < 1
+    on = rng.random(400) < 0.5
+    codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
+    rows = np.arange(400)
+    tested = {"10": rows[200:][labels[200:]], "00": rows[200:][~labels[200:]]}
+    split = probing.Split({"all": rows[:200]}, tested | {"11": rows[:0], "01": rows[:0]})
+    task = SimpleNamespace(concepts={"c": probing.Labelled(labels, {0: split})})
+    blind = rng.random((400, 1))
+    told = np.column_stack([blind, labels[:, None]])
+
+    def scores(**model):
+        inferred = SimpleNamespace(
+            task=task,
+            codes={"id": codes},
+            activations=told,
+            reconstruction=blind,
+            model=SimpleNamespace(**model),
+        )
+        found = probes.measure(inferred)
+        return {name: found[f"auc_id {name}"][0] for name in found["probes"]}
+
+    of_codes, of_rows = scores(dictionary=codes), scores(dictionary=None)
+    assert [*of_codes] == ["dense", "k=all", "k=1", "k=2", "k=5", "k=20"]
+    assert [*of_rows] == ["dense", "k=1", "k=2", "k=5", "k=20"]
+    # One of two exclusive latents is silent on half of the rows of its class.
+    assert of_codes["dense"] < 0.65 and 0.7 < of_codes["k=1"] < 0.8
+    assert of_codes["k=2"] > of_codes["k=1"] + 0.05 and of_codes["k=all"] > 0.8
+    assert min(of_rows.values()) == 1

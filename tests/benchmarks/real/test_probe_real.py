@@ -59,11 +59,14 @@ def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, capl
     names = [row["dictionary"] for row in rows]
     assert {name: names.count(name) / 2 for name in {*names}} == {"activations": 1} | coded
     for row in rows:
-        known = row["probes"] == ["dense"] if row["dictionary"] == "activations" else row["fvu"] > 0
-        assert known and len(row["drop dense"]) == len(row["pairs"]) and row["splits"] == 2
+        alone = row["dictionary"] == "activations"
+        assert alone or row["fvu"] > 0
+        assert ("k=all" in row["probes"]) != alone and {"dense", "k=1", "k=20"} < {*row["probes"]}
+        assert all(len(row[f"drop {probe}"]) == len(row["pairs"]) for probe in row["probes"])
+        assert row["splits"] == 2
     for name in ("pairs", "sets"):
         lines = [line["dictionary"] for line in lines_of(folder / f"{name}.csv")]
-        assert lines == ["activations", *["mine"] * 24, *["random"] * 16]
+        assert lines == [*["activations"] * 5, *["mine"] * 36, *["random"] * 24]
     assert "means over 2 pairs" in out
     assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
