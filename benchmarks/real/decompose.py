@@ -8,7 +8,8 @@ non-negative multiples of its atoms, chosen by
   lasso             the certified lasso's supports
   exchange          from orthogonal pursuit on, swaps and additions of atoms while one gains
   exchange_lasso    the same from the lasso's supports
-  best              the better of the two, row by row; always measured
+  best              the better of the two, row by row, and of five restarts near it; always
+                    measured
   omp, mp, ...      encoders of `sae_gap.encoders` without parameters, as in `downstream`
 
 A row has the captured variance, `1 - Σ‖t - D z‖² / Σ‖t‖²` of the activations or, with --centred,

@@ -7,8 +7,8 @@ how much it scores lower there than a probe that learned from as many rows, some
 
 Probes are logistic regressions. Dense ones read the activations, what a dictionary reconstructs of
 them, or all its latents (k=all); few-latent probes read the k = 1, 2, 5 or 20 latents that tell the
-classes apart best, or as many coordinates of the activations. Each dictionary has these codes, and
-those of whatever encoders --codes names:
+classes apart best, or as many coordinates of the activations. Each dictionary has these codes, or
+those that --codes names, encoders among them:
 
   own           the SAE's own codes
   own_refit     least squares on their supports
@@ -81,7 +81,7 @@ class ProbeOptions(OfRecording):
     controls: tuple[str, ...] = option(
         ("samples", "random"), "Control dictionaries, any learner by its name, or none."
     )
-    codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")
+    codes: tuple[str, ...] = option(CODES, "Codes to probe, encoders by their names too.")
     l0: float = option(32.0, "Mean L0 of the lasso.", least=1)
     pairs: tuple[str, ...] | None = option(
         None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]"
@@ -176,7 +176,7 @@ def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: 
 
 def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
     """The activations, and all codes on each SAE and each control."""
-    codes = dict.fromkeys((*CODES, *options.codes))
+    codes = dict.fromkeys(options.codes)
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
     found = [Method("activations", "activations", Raw(), Linear(), alone)]
     for learner, about in learners_of(saes, options.controls, options.l0, input_dim).values():

@@ -1,5 +1,5 @@
-"""Encoders that search for the best k atoms: exchanges of atoms, the largest support on the lasso's
-path, and the better of two codes for each sample.
+"""Encoders that search for the best k atoms: exchanges of atoms, restarts of these, the largest
+support on the lasso's path, and the better of two codes for each sample.
 """
 
 import dataclasses
@@ -104,11 +104,46 @@ class BestOf(Inferring):
     def infer(self, model, signals, begun=None, beside=None):
         if beside is None:
             begun, beside = (each.infer(model, signals).codes for each in self.origins)
-        rest = [signals - model.bias - product(z, model.decoder.T) for z in (begun, beside)]
-        one, other = (jnp.sum(each**2, axis=1, keepdims=True) for each in rest)
-        return Coded(jnp.where(one <= other, begun, beside))
+        return Coded(_better(model, signals, begun, beside))
+
+
+class Restarted(Inferring):
+    """Searches again near the codes of an encoder: leaves half of their atoms out, at random, goes
+    on from the rest by exchanges, and keeps the codes with the smaller squared error.
+
+    Args:
+      k: atoms in each code, at most.
+      of: the encoder, whose codes have at most k atoms.
+      restarts: how often it starts again.
+    """
+
+    listed = False
+
+    k: int
+    of: Encoder
+    restarts: int = 5
+
+    @property
+    def origin(self):
+        return self.of
+
+    def infer(self, model, signals, begun=None):
+        best = self.of.infer(model, signals).codes if begun is None else begun
+        # All samples share the draws, so that none depends on those beside it.
+        draws = np.random.default_rng(0).random((self.restarts, best.shape[1]))
+        for kept in draws < 0.5:
+            found = Exchange(self.k, self.of).infer(model, signals, jnp.where(kept, best, 0))
+            best = _better(model, signals, best, found.codes)
+        return Coded(best)
 
 
 def largest(target, atoms):
     """Returns each sample's λ_max, (n, 1); a small number if it correlates with no atom."""
     return jnp.maximum(product(target, atoms).max(axis=1, keepdims=True), 1e-9)
+
+
+def _better(model, signals, one, other):
+    """Returns for each sample the codes with the smaller squared error."""
+    rest = [signals - model.bias - product(z, model.decoder.T) for z in (one, other)]
+    errors = [jnp.sum(each**2, axis=1, keepdims=True) for each in rest]
+    return jnp.where(errors[0] <= errors[1], one, other)

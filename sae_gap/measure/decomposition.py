@@ -27,7 +27,7 @@ from sae_gap.core.pursuit import DEPENDENT
 from sae_gap.core.rows import squares
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.encoders.exchange import RATIO, STEPS, BestOf, Exchange, LassoPath, largest
+from sae_gap.encoders.exchange import RATIO, STEPS, BestOf, Exchange, LassoPath, Restarted, largest
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.pursuit import OMP, GradientPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
@@ -56,7 +56,7 @@ def ways(k: int) -> dict[str, Encoder]:
     """The encoders of at most k atoms, by name: matching pursuit; gradient pursuit; orthogonal
     pursuit, which refits by non-negative least squares after each step; screened pursuit; least
     squares on the lasso's largest support of at most k atoms; exchanges from the supports of
-    orthogonal pursuit and of the lasso; and the better of the two, sample by sample.
+    orthogonal pursuit and of the lasso; and the better of the two, sample by sample, restarted.
     """
     pursuit, lasso = Exchange(k, exchanges=False), refit(LassoPath(k))
     one, other = Exchange(k, pursuit), Exchange(k, lasso)
@@ -68,7 +68,7 @@ def ways(k: int) -> dict[str, Encoder]:
         "lasso": lasso,
         "exchange": one,
         "exchange_lasso": other,
-        "best": BestOf(one, other),
+        "best": Restarted(k, BestOf(one, other)),
     }
 
 

@@ -154,8 +154,9 @@ def measure(inferred: Inferred) -> dict[str, Any]:
 
     Returns:
       `probes`, their names, "dense", "k=all" but of activations, and "k=1", "k=2", "k=5" and
-      "k=20"; `pairs`, the names of the concepts; `splits`, how many each has; and for each of `SCORES` and each probe, such as
-      `drop k=5`, the mean over splits for each concept, NaN if it has no such score.
+      "k=20"; `pairs`, the names of the concepts; `splits`, how many each has; and for each of
+      `SCORES` and each probe, such as `drop k=5`, the mean over splits for each concept, NaN if it
+      has no such score.
     """
     concepts, codes = inferred.task.concepts, inferred.codes["id"]
     columns = inferred.activations

@@ -7,7 +7,7 @@ import pytest
 from sae_gap.core.codes import as_codes
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders import exchange
-from sae_gap.encoders.exchange import BestOf, Exchange, LassoPath
+from sae_gap.encoders.exchange import BestOf, Exchange, LassoPath, Restarted
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.solvers import exchange_pursuit, sparse_code
 from sae_gap.study import inference
@@ -67,3 +67,20 @@ def test_exchanges_go_on_from_supports_and_the_better_codes_are_found_once(most,
     np.testing.assert_array_equal(best, np.where(first[:, None], one, other))
     assert len(calls) == 2 and 0 < first[:-1].mean() < 1
     np.testing.assert_allclose(on_unit_atoms(BestOf(*pair)), best, atol=1e-4)
+
+
+def test_restarts_find_better_supports_where_atoms_are_alike():
+    rng = np.random.default_rng(1)
+    atoms = np.repeat(rng.normal(size=(16, 12)), 8, axis=1) + 0.5 * rng.normal(size=(16, 96))
+    model, x = Model(jnp.asarray(atoms, jnp.float32), jnp.ones(16)), rng.normal(size=(40, 16))
+
+    def search(encoder, rows):
+        codes = np.asarray(encoder.infer(model, jnp.asarray(rows, jnp.float32)).codes)
+        assert ((codes > 0).sum(axis=1) <= 5).all()
+        return codes, np.linalg.norm(rows - 1 - codes @ atoms.T, axis=1)
+
+    start = Exchange(5)
+    (_, before), (codes, after) = search(start, x), search(Restarted(5, start), x)
+    assert (after < before + 1e-5).all() and (after < before - 1e-3).sum() > 5
+    # No sample depends on those beside it.
+    np.testing.assert_allclose(search(Restarted(5, start), x[7:8])[0], codes[7:8], atol=1e-4)

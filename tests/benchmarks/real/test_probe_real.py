@@ -46,7 +46,11 @@ def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, capl
     monkeypatch.setattr(concepts, "FEWEST", 5)
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     tiny.write_text_sets(tmp_path)
-    options += ("--sets=shifts", "--codes=omp", f"--results_dir={tmp_path}")
+    options += (
+        "--sets=shifts",
+        "--codes=own,own_refit,lasso,lasso_refit,thresholded,omp",
+        f"--results_dir={tmp_path}",
+    )
     out = succeed("probe_real", *options)
     # What cannot be probed is said, and the rest goes on.
     assert "the cells of letters:x+space are too small" in caplog.text
