@@ -8,7 +8,7 @@ with its own codes, with least squares on their support, and with the pursuit am
 it proposes. The differences tell what the values, the support and the dictionary cost.
 `--codes=...,weighted` adds a pursuit that weighs an error by what it costs in nats, as gradients of
 the model tell on as many tokens of documents that SAEs learn from. Outlier tokens keep their
-activation. Writes rows, summary.csv, splits.csv and a figure under <results_dir>/downstream/. A run
+activation. Writes rows, summary.csv, splits.csv and figures under <results_dir>/downstream/. A run
 that was stopped goes on with the same command.
 
   python -m sae_gap downstream --recording=FOLDER --layer=10 --sae=FIRST,SECOND
@@ -93,10 +93,12 @@ def measure(options: DownstreamOptions) -> list[Row]:
     folder = options.folder(NAME)
     source, saes = options.begin(options.l0, options.controls)
     rows = put_back(options, source, saes, results.Store(folder))
-    for name, content in {"summary": rows, "splits": split_lines(rows)}.items():
+    splits = split_lines(rows)
+    for name, content in {"summary": rows, "splits": splits}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
     figures.save(figures.fvu_curve(rows), folder, "curve")
+    figures.save(figures.loss_parts(splits), folder, "parts")
     return rows
 
 

@@ -18,7 +18,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -202,19 +202,24 @@ def write(
     notes: Mapping[str, str],
 ) -> str:
     """Writes the page, and returns its three sentences."""
-    best = best_sae(split_lines(patched), sparsity)
+    splits = split_lines(patched)
+    best = best_sae(splits, sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
         raise ValueError(f"{fault}; train other methods, or wider or longer.")
     sentences = [encoder_share(patched, best), best_dictionary(patched, sparsity)]
+    few = best["dictionary"], best["best"]
     drawn = {
-        "curve": figures.fvu_curve(patched),
+        "parts": figures.loss_parts(splits),
+        "curve": figures.fvu_curve([row for row in patched if _told(row, few)]),
     }
     shown = downstream.tables_of(patched)
     if probed:
         lines = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(lines, best, sparsity))
-        drawn["pairs_drop"] = figures.ood_drop(lines, "pairs")
+        told = [line for line in lines if line["codes"] in ("own", "activations")]
+        told += [line for line in lines if line["codes"] == "lasso_refit" and _told(line, few)]
+        drawn["pairs_drop"] = figures.ood_drop(told, "pairs")
         shown.append(probe_real.table_of(lines, "pairs", best["dictionary"]))
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
@@ -291,6 +296,11 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
     auc, drop = _with_half(own, "auc_ood"), _with_half(own, "drop")
     probes = f"Out of distribution, probes of five of {best['dictionary']}'s latents have an AUC of"
     return f"{probes} {auc}, a drop of {drop}; at L0 {sparsity} {', and '.join(changes)}."
+
+
+def _told(line: Row, names: Sequence[str]) -> bool:
+    """True for the codes that a figure shows of the best SAE and of the best dictionary."""
+    return line["dictionary"] in names and line["codes"] in ("own", "lasso_refit", "screened")
 
 
 def _with_half(line: Row, name: str) -> str:

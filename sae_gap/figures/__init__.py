@@ -21,7 +21,7 @@ _NAMES = {
     "curves": "curve recovery_by_level",
     "heat": "counting_bound heat_map recovery_by_samples",
     "probing": "ood_drop",
-    "sae_measurement": "coherence fvu_curve gap_parts",
+    "sae_measurement": "coherence fvu_curve gap_parts loss_parts",
     "scatter": "recovery",
     "shares": "loss_shares",
     "stairs": "decomposition",

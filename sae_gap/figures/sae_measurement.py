@@ -20,6 +20,13 @@ _PARTS = {
     "values_share": ("values on the encoder's support", "#56B4E9"),
     "support_share": ("another support", "#0072B2"),
 }
+# Parts of a loss, as `STEPS` colours those of a score.
+_LOSS = {
+    "values_part": ("values", "#56B4E9"),
+    "support_part": ("support", "#0072B2"),
+    "dictionary_part": ("dictionary", "#E69F00"),
+    "rest": ("rest, with the best codes on the best dictionary at hand", "#BDBDBD"),
+}
 _DUPLICATE = 0.95
 _OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
@@ -120,6 +127,45 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     handles = [style.swatch(*part) for part in _PARTS.values()]
     more = f"{shown[0]['samples']:,} samples"
     style.finish(figure, shown, handles, title="The gap of each encoder and its parts", more=more)
+    return figure
+
+
+@style.styled
+def loss_parts(splits: style.Lines) -> Figure | None:
+    """Draws the nats of KL that each SAE costs, stacked: values, support, dictionary and rest; a
+    whisker is the 95 % interval of its part.
+
+    Args:
+      splits: the result of `sae_gap.measure.losses.split_lines`.
+
+    Returns:
+      The figure, or None if no SAE was split.
+    """
+    shown = [line for line in splits if line["loss"] == "kl"]
+    shown.sort(key=lambda line: line["total"])
+    if not shown:
+        return None
+    figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(shown)))
+    axes = figure.add_subplot()
+    for place, line in enumerate(shown):
+        left = 0.0
+        for part, (_, colour) in _LOSS.items():
+            axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
+            low, high = (line.get(part.replace("_part", f"_{end}")) for end in ("low", "high"))
+            if part != "rest" and low is not None and np.isfinite(high - low):
+                axes.plot([left + low, left + high], [place, place], color="black", linewidth=0.9)
+            left += max(0.0, line[part])
+        encoder = (line["values_part"] + line["support_part"]) / line["total"]
+        words = f" {line['total']:.2f}, {100 * encoder:.0f} % its encoder's"
+        axes.annotate(words, (left, place), va="center")
+    names = [f"{line['dictionary'].replace('_', ' ')}, L0 {line['l0']:.0f}" for line in shown]
+    style.name_along(axes.yaxis, names)
+    axes.invert_yaxis()
+    # Leave room for the words beside the longest bar.
+    axes.set_xlim(0, 1.4 * max(line["total"] for line in shown))
+    axes.set_xlabel("KL, nats a token")
+    handles = [style.swatch(*look) for look in _LOSS.values()]
+    style.finish(figure, shown, handles, title="The nats that each SAE costs, and where they go")
     return figure
 
 

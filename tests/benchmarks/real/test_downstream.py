@@ -46,6 +46,8 @@ def test_what_it_leaves(made, monkeypatch):
         "splits.csv",
         "curve.png",
         "curve.pdf",
+        "parts.png",
+        "parts.pdf",
     }
     assert image.imread(results / "curve.png").std() > 0.01
     with (results / "summary.csv").open(newline="") as file:

@@ -127,7 +127,7 @@ def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypa
         == "Probing was left out, since no pair of concepts has enough text."
     )
     page = json.loads((folder / "page.json").read_text())
-    assert (len(page["figures"]), len(page["tables"])) == (1, 2)
+    assert (len(page["figures"]), len(page["tables"])) == (2, 2)
     code, _, err = call("real", *arguments, "--methods=topk", "--width=17", "--sparsity=17")
     assert code == 2 and err.endswith(
         "--sparsity 17 is too much for this width and this model; ask for at most 16.\n"
