@@ -26,7 +26,8 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from absl import logging
 
@@ -41,6 +42,7 @@ from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.lm.recording import origin_of
 from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.metrics import atom_statistics
 from sae_gap.runtime import devices, distributed
@@ -158,10 +160,10 @@ def study_for(
     return study_of(NAME, sources, methods, atom_statistics.METRIC, spread="rows")
 
 
-def save(model: Model, folder: Folder) -> None:
+def save(model: Model, folder: Folder, metadata: Mapping[str, Any]) -> None:
     """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias."""
     if model.encode is not None:
-        files = files_of(model)
+        files = files_of(model, metadata=metadata)
     else:
         arrays = {ATOMS: unit_atoms(model.decoder)[0], BIAS: model.bias}
         files = {name: npy(array) for name, array in arrays.items()}
@@ -202,11 +204,12 @@ def train(options: TrainOptions) -> list[Row]:
             logging.info("--epochs is for SAEs, and changes nothing of %s", name)
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
+    origin = origin_of(options.activations or "")
     for name, learner in learners.items():
         (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh(), show_progress=True)
         logging.info("%s fitted in %.0f s", name, fit.end.seconds + fit.base_seconds)
         if distributed.is_first():
-            save(fit.end.model, directory / name)
+            save(fit.end.model, directory / name, origin)
         # Wait until the first process has it: the others would otherwise fit it again.
         distributed.wait(name)
     store = results.Store(directory)

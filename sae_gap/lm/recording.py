@@ -17,6 +17,7 @@ bytes.
 import functools
 import io
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -231,6 +232,25 @@ def open_recording(folder: AnyPath | Folder) -> Recorded:
     if not folder.exists("recording.json"):
         raise ValueError(f"{folder} holds no recording.json; give a folder that record wrote.")
     return _read(folder)[1]
+
+
+def origin_of(activations: AnyPath) -> dict[str, Any]:
+    """Returns what an SAE's configuration tells of its activations if they are the block<L> of a
+    recording: model, hook point in SAELens's words, context, number of tokens, and digest of the
+    text; nothing for other activations.
+    """
+    parent, _, name = str(activations).rstrip("/").rpartition("/")
+    block = re.fullmatch(r"block(\d+)", name)
+    if block is None or not Folder(parent or ".").exists("recording.json"):
+        return {}
+    about = json.loads(Folder(parent or ".").read("recording.json"))
+    return {
+        "model_name": about["model"],
+        "hook_name": f"blocks.{block[1]}.hook_resid_post",
+        "context_size": about["context"],
+        "recorded_tokens": about["tokens"],
+        "text": about["text"],
+    }
 
 
 def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:

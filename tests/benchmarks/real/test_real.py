@@ -72,7 +72,13 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     assert page["finding"] == out.strip() and (folder / "report.html").exists()
     encoder, dictionary, probing = out.strip().split("\n\n")
     (recorded,) = (folder / "record").iterdir()
-    assert recording.open_recording(recorded).dtype == "float32"
+    found = recording.open_recording(recorded)
+    assert found.dtype == "float32"
+    # The SAE tells what it is of.
+    told = json.loads((folder / "train_real" / "topk" / "cfg.json").read_text())["metadata"]
+    assert (told["model_name"], told["hook_name"]) == (found.model, "blocks.1.hook_resid_post")
+    assert told["recorded_tokens"] == len(found.tokens) and told["context_size"] == found.context
+    assert recording.origin_of(folder) == recording.origin_of(folder / "block1") == {}
     assert real.RealOptions().dtype == record.RecordOptions().dtype == "float16"
     # What the numbers stand for is told of rows by hand, below.
     rows = [row for row in sae_gap.Store(folder / "downstream").rows() if "kl" in row]
