@@ -220,6 +220,8 @@ def write(
         told = [line for line in lines if line["codes"] in ("own", "activations")]
         told += [line for line in lines if line["codes"] == "lasso_refit" and _told(line, few)]
         drawn["pairs_drop"] = figures.ood_drop(told, "pairs")
+        alike = [row for row in patched if row["codes"] == "own" or row["level"] == sparsity]
+        drawn["features_and_nats"] = figures.features_and_nats(lines, alike, PROBE)
         shown.append(probe_real.table_of(lines, "pairs", best["dictionary"]))
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")

@@ -20,7 +20,7 @@ _NAMES = {
     "cost": "budget loss_by_cost recovery_by_seconds",
     "curves": "curve recovery_by_level",
     "heat": "counting_bound heat_map recovery_by_samples",
-    "probing": "ood_drop",
+    "probing": "features_and_nats ood_drop",
     "sae_measurement": "coherence fvu_curve gap_parts loss_parts",
     "scatter": "recovery",
     "shares": "loss_shares",

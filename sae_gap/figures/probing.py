@@ -1,9 +1,11 @@
-"""The drop of probes out of distribution, a line for each kind of codes that they read."""
+"""What probes of codes tell out of distribution, and beside the nats that the codes cost."""
+
+import itertools
 
 from matplotlib.figure import Figure
 
 from sae_gap.figures import style
-from sae_gap.figures.lines import draw_lines
+from sae_gap.figures.lines import MARKERS, draw_lines
 from sae_gap.figures.sae_measurement import codes_label, name_of
 from sae_gap.storage.results import Row
 
@@ -59,6 +61,47 @@ def ood_drop(lines: style.Lines, tasks: str) -> Figure:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     return figure
+
+
+def features_and_nats(
+    lines: style.Lines, patched: style.Lines, probe: str = "k=5"
+) -> Figure | None:
+    """Draws the AUC of one kind of probe out of distribution against the nats that the same codes
+    cost, a point for each dictionary and codes.
+
+    Args:
+      lines: the result of `sae_gap.probing.overall`.
+      patched: rows of codes with their `kl`, at the L0 that was probed.
+      probe: the probe, by its name.
+
+    Returns:
+      The figure, or None if no codes have both.
+    """
+    costs = {(row["dictionary"], row["codes"]): row["kl"] for row in patched}
+    points = [
+        {**line, "kl": costs[key], "auc_ood_sd": line["auc_ood_half"], "text": codes_label(key[1])}
+        for line in lines
+        if line["probe"] == probe and (key := (line["dictionary"], line["codes"])) in costs
+    ]
+    if not points:
+        return None
+    kinds = dict.fromkeys((point["codes"], point["text"]) for point in points)
+    looks = {
+        codes: {"label": label, "linestyle": "none", **marker}
+        for (codes, label), marker in zip(kinds, itertools.cycle(MARKERS), strict=False)
+    }
+    return draw_lines(
+        points,
+        "kl",
+        ("auc_ood",),
+        dash="codes",
+        looks={"codes": looks},
+        logx=False,
+        size=(2.6, 3.4),
+        of=lines,
+        title=f"What {_PROBES[probe]['label']} tell, and the nats that their codes cost",
+        more=f"{lines[0]['pairs']} pairs, intervals of 95 % over pairs",
+    )
 
 
 def _name(line: Row) -> str:

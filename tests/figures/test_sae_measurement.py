@@ -96,6 +96,28 @@ def test_the_nats_of_an_sae_are_a_bar_of_their_parts():
     assert figures.loss_parts([]) is None
 
 
+def test_probes_stand_where_their_codes_nats_do():
+    told = {"family": "sae", "pairs": 14, "auc_ood_half": 0.03, **SIZES}
+    scores = {("a", "own", "k=5"): 0.8, ("a", "omp", "k=5"): 0.7, ("a", "own", "k=1"): 0.6}
+    scores |= {("b", "own", "k=5"): 0.65, ("raw", "activations", "k=5"): 0.9}
+    lines = [
+        told | {"dictionary": name, "codes": codes, "probe": probe, "auc_ood": auc}
+        for (name, codes, probe), auc in scores.items()
+    ]
+    costs = {("a", "own"): 0.3, ("a", "omp"): 0.2, ("b", "own"): 0.1, ("b", "lasso"): 0.4}
+    rows = [{"dictionary": name, "codes": codes, "kl": kl} for (name, codes), kl in costs.items()]
+    figure = figures.features_and_nats(lines, rows)
+    drawn = {
+        tuple(point): line.get_color()
+        for line in figure.axes[0].get_lines()
+        for point in line.get_xydata().tolist()
+        if line.get_marker() not in ("", "None", None)
+    }
+    assert {*drawn} == {(0.3, 0.8), (0.2, 0.7), (0.1, 0.65)}
+    assert drawn[0.3, 0.8] == drawn[0.2, 0.7] != drawn[0.1, 0.65]
+    assert figures.features_and_nats(lines, []) is None
+
+
 def test_coherence_is_drawn_from_the_least_to_the_most():
     told = {"family": "sae", **SIZES}
     rows = [
