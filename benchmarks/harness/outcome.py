@@ -17,6 +17,7 @@ from sae_gap.figures.tables import Lines
 from sae_gap.storage.results import CELL, Row, grouped
 
 _SPLIT = "Distance to the oracle in MCC OOD: values part + support part + dictionary part"
+_ANSWER = "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD"
 _PARTS = (
     "encoder",
     "support",
@@ -76,7 +77,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     about = "\n".join(
         line for line in bench.about.splitlines() if not line.startswith("  ")
     ).strip()
-    answer = bench.answer(summary)
+    answer = _answer(recovered)
     files = {"summary": summary, "decomposition": parts, "published": comparison}
     for name, content in files.items():
         if content:
@@ -89,6 +90,23 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     return "\n\n".join(
         [*map(str, shown), *filter(None, [answer]), f"The page: {folder}/report.html"]
     )
+
+
+def _answer(parts: Lines) -> str:
+    """The shares of encoder and dictionary in the distance of each SAE to the oracle, a line each;
+    several sizes have no one answer.
+    """
+    if not parts or len({line["method"] for line in parts}) < len(parts):
+        return ""
+    said = [f"{_ANSWER} (number of seeds: {parts[0]['seeds']}):\n"]
+    for line in parts:
+        encoder, dictionary = (line[f"{part}_part_mean"] for part in ("amortisation", "dictionary"))
+        whole = encoder + dictionary
+        told = f"{labels.label(line['method'].removeprefix('sae_'))}: {whole:.3f}"
+        if whole > 0:
+            told += f", {encoder / whole:.0%} encoder, {dictionary / whole:.0%} dictionary"
+        said.append(f"- {told}".replace("%", " %"))
+    return "\n".join(said)
 
 
 def is_comparable(run: Run) -> bool:

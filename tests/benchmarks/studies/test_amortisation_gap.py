@@ -2,12 +2,12 @@
 whatever is wrong.
 """
 
-import re
 import shutil
 
 import numpy as np
 import pytest
 
+from benchmarks.harness import outcome
 from benchmarks.studies.amortisation_gap import BENCH
 from sae_gap import Store
 from sae_gap.figures import labels
@@ -86,16 +86,21 @@ def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
 
 
 def test_a_run_ends_with_its_answer_and_the_path_of_its_page(smoke, summary):
-    *_, answer, page = smoke.printed.strip().split("\n\n")
-    named = ("sae_topk", "frozen_topk", "online_dl", "fista_oracle")
-    means = [float(by_method(summary)[name]["mcc_ood_mean"]) for name in named]
-    told = [float(number) for number in re.findall(r"\d\.\d{3}", answer)]
-    assert told == pytest.approx(means, abs=5e-4) and answer.endswith("(number of seeds: 2).")
+    *_, question, answer, page = smoke.printed.strip().split("\n\n")
+    assert question.endswith("to the oracle in MCC OOD (number of seeds: 2):")
+    lines = [
+        line for line in lines_of(smoke.page / "decomposition.csv") if line["metric"] == "mcc_ood"
+    ]
+    for line, told in zip(lines, answer.splitlines(), strict=True):
+        parts = [float(line[f"{part}_part_mean"]) for part in ("amortisation", "dictionary")]
+        said = [f"{part / sum(parts):.0%}".replace("%", " %") for part in parts]
+        name = labels.label(line["method"].removeprefix("sae_"))
+        assert told == f"- {name}: {sum(parts):.3f}, {said[0]} encoder, {said[1]} dictionary"
     assert page == f"The page: {smoke.page / 'report.html'}"
     assert answer in (smoke.page / "README.md").read_text()
-    # No one number for two sizes, and none where a method did not run.
-    for lines in (summary * 2, summary[1:-1]):
-        assert BENCH.answer([line | {"mcc_ood_mean": 0.5} for line in lines]) == ""
+    one = {"method": "sae_topk", "seeds": 1, "amortisation_part_mean": 0, "dictionary_part_mean": 0}
+    # An SAE as good as the oracle has no parts; and no one number is for two sizes.
+    assert outcome._answer([one]).endswith("- TopK SAE: 0.000") and outcome._answer([one] * 2) == ""
 
 
 def test_a_second_run_prints_the_same_and_a_choice_reports_what_is_chosen(smoke, tmp_path):
