@@ -71,7 +71,7 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     }
 
 
-def _processor(inferred: Inferred) -> dict[str, float | None]:
+def _processor(inferred: Inferred) -> dict[str, Any]:
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
     own, wanted = inferred.learner.encode, inferred.encoder
     if own is None or jax.default_backend() != "cpu":
