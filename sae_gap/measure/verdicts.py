@@ -222,16 +222,16 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
     for each in verdicts:
         signs = [compare_rows(other.common, each.common).sign for other in judged]
         first, last = 1 + signs.count(1), len(judged) - signs.count(-1)
-        own = each.own or {}
         line: Row = {
             "dictionary": each.dictionary,
             "rank": None if each.dead else f"{first}" if first == last else f"{first} to {last}",
-            "own_fvu": own.get("fvu"),
             "best_fvu": each.best["fvu"],
         }
+        if own := each.own:
+            dead = own["num_latents"] - own["fired"]
+            line |= {"own_fvu": own["fvu"], "l0": own["l0"], "dead_latents": dead}
         for name in ("values", "support", "dictionary"):
             line[f"{name}_part"] = 100 * each.losses[name].more if name in each.losses else None
-        line |= {"l0": own.get("l0"), "dead_latents": own and own["num_latents"] - own["fired"]}
         lines.append(line)
     return lines
 

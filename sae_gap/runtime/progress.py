@@ -6,6 +6,7 @@ import math
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 from absl import logging
 from tqdm import tqdm
@@ -18,7 +19,9 @@ _DRAWN = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remainin
 _WRITTEN = "{desc}: {n:.0f} of {total:.0f} {unit} in {elapsed}, {remaining} left{postfix}"
 
 
-def bar(total: float, what: str = "", *, unit: str = "it", shown: bool = True) -> tqdm:
+def bar(
+    total: float, what: str = "", *, unit: str = "it", shown: bool = True, **options: Any
+) -> tqdm:
     """A bar that counts up to `total`, in fractions too.
 
     Args:
@@ -26,10 +29,11 @@ def bar(total: float, what: str = "", *, unit: str = "it", shown: bool = True) -
       what: a word before the bar.
       unit: unit of the count.
       shown: whether to show it on a terminal or in a notebook.
+      options: of tqdm, in the place of these.
     """
     hidden = not (shown and _somebody_looks() and distributed.is_first())
-    options = {"dynamic_ncols": True, "bar_format": _DRAWN, "leave": False}
-    return tqdm(total=total, desc=what, unit=unit, disable=hidden, **options)
+    look = {"disable": hidden, "dynamic_ncols": True, "bar_format": _DRAWN, "leave": False}
+    return tqdm(total=total, desc=what, unit=unit, **look | options)
 
 
 @contextlib.contextmanager
@@ -47,16 +51,9 @@ def line(
       done: the count that an earlier run did, which tells nothing of the time left.
     """
     logged = shown and not _somebody_looks() and distributed.is_first()
-    drawn, ended = bar(total, what, unit=unit, shown=shown), threading.Event()
-    if logged:
-        drawn = tqdm(
-            total=total,
-            desc=what,
-            unit=unit,
-            file=io.StringIO(),
-            mininterval=math.inf,
-            bar_format=_WRITTEN,
-        )
+    written: dict[str, Any] = {"disable": False, "file": io.StringIO(), "bar_format": _WRITTEN}
+    options = written | {"mininterval": math.inf} if logged else {}
+    drawn, ended = bar(total, what, unit=unit, shown=shown, **options), threading.Event()
 
     def tell() -> None:
         while not ended.wait(EVERY):
