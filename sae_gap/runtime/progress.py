@@ -32,8 +32,9 @@ def bar(
       options: of tqdm, in the place of these.
     """
     hidden = not (shown and _somebody_looks() and distributed.is_first())
-    look = {"disable": hidden, "dynamic_ncols": True, "bar_format": _DRAWN, "leave": False}
-    return tqdm(total=total, desc=what, unit=unit, **look | options)
+    look: dict[str, Any] = {"disable": hidden, "dynamic_ncols": True, "leave": False}
+    look |= {"bar_format": _DRAWN} | options
+    return tqdm(total=total, desc=what, unit=unit, **look)
 
 
 @contextlib.contextmanager
