@@ -9,7 +9,8 @@ ARGS ?= --preset=quick
 VENV := .venv
 # Never a script of the venv: scripts hold an absolute path, which breaks when the checkout is moved or renamed.
 RUN := $(VENV)/bin/python -m
-INSTALL := $(RUN) pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
+PIP := -m pip install --quiet --disable-pip-version-check $(if $(CONSTRAINTS),--constraint '$(CONSTRAINTS)')
+INSTALL := $(VENV)/bin/python $(PIP)
 # The first calls of the certified coder and of `online_dl` in a new clone compile them, for some twenty seconds; set-up does it.
 LEARN := from sae_gap.learners.online.online_dictionary import OnlineDictionary; \
 	sae_gap.fit(OnlineDictionary(num_steps=1), [sae_gap.draw(sae_gap.Setting(20, 3, 200))], [0], show_progress=False)
@@ -21,7 +22,7 @@ LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports
 # Else every process of the tests would compile the modules of this tree once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bench studies report real docs test lint format clean
+.PHONY: help bench studies report real docs dist test lint format clean
 .NOTPARALLEL:
 
 help:
@@ -30,6 +31,7 @@ help:
 	@echo 'make report   one page of all results, results/report.html'
 	@echo 'make real     SAEs of a real language model, SmolLM2-135M, from recording to a page (ARGS=--preset=smoke for a trial, ARGS=--dry_run to see what would run)'
 	@echo 'make docs     the reference of the library, build/docs/index.html'
+	@echo 'make dist     a wheel and an sdist in dist/, checked in a fresh environment'
 	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
 	@echo 'make lint     ruff, mypy, the budget of tokens, and the order of imports'
 	@echo 'make format   what ruff can mend by itself'
@@ -52,6 +54,15 @@ real: $(VENV)/.ready$(if $(findstring --dry_run,$(ARGS)),,-real)
 
 docs: $(VENV)/.ready-docs
 	$(VENV)/bin/python notebooks/reference.py build/docs
+
+# The wheel runs the headline benchmark where nothing but it is installed.
+dist: $(VENV)/.ready-dist
+	rm -rf dist build/fresh
+	$(RUN) build
+	$(RUN) twine check --strict dist/*
+	'$(PYTHON)' -m venv build/fresh
+	build/fresh/bin/python $(PIP) dist/*.whl
+	build/fresh/bin/sae-gap bench --preset=smoke --results_dir=build/fresh/results
 
 test: $(VENV)/.ready-test
 	$(RUN) pytest
@@ -80,6 +91,10 @@ $(VENV)/.ready: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 $(VENV)/.ready-docs: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@echo 'Setting up $(VENV): about a minute, once.'
 	$(INSTALL) --editable '.[docs]'
+	@touch $(VENV)/.ready $@
+
+$(VENV)/.ready-dist: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	$(INSTALL) --editable '.[dist]'
 	@touch $(VENV)/.ready $@
 
 # The extra of the tests includes what the benchmark and the reference need. Tests ask for the coder in double precision too, which

@@ -24,6 +24,13 @@ usage: sae-gap NAME [--flag=value ...]
        sae-gap NAME --help     the flags of one
        sae-gap --version
 """
+_HEADINGS = {
+    "real": "Your own SAEs, activations and language model:",
+    "studies": "Studies of drawn data:",
+    "": "The suite's own checks:",
+}
+# Folders of binaries that are listed with those of another.
+_LIKE = {"benchmarks": "studies", "report": "studies"}
 _ENDS = {signal.SIGINT: ("interrupted", 130), signal.SIGTERM: ("terminated", 143)}
 
 
@@ -53,12 +60,18 @@ def is_study(path: Path) -> bool:
 
 
 def listing() -> str:
-    """Returns the text of `sae-gap --help`: each binary with its docstring's first sentence."""
+    """Returns the text of `sae-gap --help`: each binary with its docstring's first sentence, by
+    what it is for.
+    """
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    lines = [
-        f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}" for name, path in binaries().items()
-    ]
-    return "\n".join([_USAGE.format(_purpose(Path(sae_gap.__file__))), *lines])
+    groups: dict[str, list[str]] = {"real": [], "studies": [], "": []}
+    for name, path in binaries().items():
+        # A folder that is not listed has the suite's own checks.
+        folder = _LIKE.get(path.parent.name, path.parent.name)
+        line = f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}"
+        groups[folder if folder in groups else ""].append(line)
+    listed = (f"{_HEADINGS[name]}\n" + "\n".join(lines) for name, lines in groups.items())
+    return "\n".join([_USAGE.format(_purpose(Path(sae_gap.__file__))), "\n\n".join(listed)])
 
 
 def _purpose(path: Path) -> str:

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
@@ -31,6 +32,7 @@ PROJECT = PYPROJECT["project"]
 FOLDERS = ("benchmarks", "notebooks", "sae_gap")
 PAGES = [
     ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
     *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md"))),
 ]
 PAGES.remove(ROOT / "benchmarks" / "jobs" / "README.md")
@@ -125,6 +127,17 @@ def test_the_makefile_has_every_target_that_a_page_calls():
     assert targets - {"format", "lint", "clean"} <= set(
         re.findall(r"make ([a-z]+)", "".join(GUIDES.values()))
     )
+
+
+def test_packages_are_checked_and_a_host_runs_what_a_developer_does():
+    recipe = (ROOT / "Makefile").read_text().partition("\ndist: ")[2].partition("\n\n")[0]
+    steps = ("build\n", "twine check --strict", "$(PIP) dist/*.whl", "bin/sae-gap bench")
+    places = [recipe.index(step) for step in steps]
+    assert places == sorted(places)
+    for needed in PROJECT["optional-dependencies"]["dist"]:
+        assert f"$(RUN) {Requirement(needed).name}" in recipe
+    (job,) = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"].values()
+    assert os.access(ROOT / job["steps"][-1]["run"], os.X_OK)
 
 
 def called(words):
@@ -249,6 +262,7 @@ def test_versions_agree():
     changelog = (ROOT / "CHANGELOG.md").read_text()
     assert PROJECT["dynamic"] == ["version"]
     assert f"\nversion: {sae_gap.__version__}\n" in citation
+    assert all(f"name: {author['name']}\n" in citation for author in PROJECT["authors"])
     assert f"## [{sae_gap.__version__}]" in changelog
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from benchmarks.harness.drawings import Drawing
 from benchmarks.harness.preset import Preset, grid
 from sae_gap.data.recording import Source
-from sae_gap.storage.results import Row
 from sae_gap.study.study import Method
 
 RECOVERY = (
@@ -36,9 +35,8 @@ class Bench:
         sizes.
       figures: by the stem of their file.
       tables: columns to print, by title; their headings are the metrics' own.
-      answer: returns the sentence that ends a run and begins its page, from the lines of
-        summary.csv; empty if they lack its numbers.
-      parts: whether to split each SAE's distance to the oracle.
+      parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
+        page begins with the shares of encoder and dictionary.
       sources: the sources of a preset.
       slow: methods that run only if they are named, or all are.
       without: options that make no sense here.
@@ -55,7 +53,6 @@ class Bench:
     tables: Mapping[str, Sequence[str]] = dataclasses.field(
         default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
     )
-    answer: Callable[[Sequence[Row]], str] = lambda summary: ""
     parts: bool = False
     sources: Callable[[Preset], Sequence[Source]] = grid
     slow: tuple[str, ...] = ()

@@ -15,9 +15,11 @@ the reconstructions back into the model that was recorded, as `downstream` does:
 
 A row has the loss in nats and FVU, and what the codes cost: `products` are multiply-adds relative
 to one product with the dictionary, which is what an encoder costs, with the Gram matrix of all
-atoms at hand for screened pursuits, and without it for the full one; `seconds` are for 1,000
-samples. `objective_gap` is by how much their lasso objective is above the certified optimum of the
-same L0, relative to it, and `shared` the share of the full pursuit's support that they have.
+atoms at hand for screened pursuits, and without it for the full one; `processor` is the time of one
+thread of a CPU relative to the SAE's own encoder, the median of five runs; `seconds` are for 1,000
+samples on all cores. `objective_gap` is by how much their lasso objective is above the certified
+optimum of the same L0, relative to it, and `shared` the share of the full pursuit's support that
+they have.
 Thresholds are found on rows that SAEs learn from. Writes rows, summary.csv and a figure of each
 dictionary under <results_dir>/encoder_cost/. A run that was stopped goes on with the same command.
 
@@ -44,7 +46,7 @@ from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.measure.methods import check_codes, finite, methods_of, refit, study_of
 from sae_gap.metrics import nats
-from sae_gap.metrics.cost import cost_at
+from sae_gap.metrics.cost import PROCESSOR, cost_at
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 from sae_gap.study.runner import run
@@ -57,7 +59,8 @@ NAMED = ("mp", "gradient_pursuit")
 SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
 ITERATIONS = (1, 2, 5, 10, 20, 50)
 COLUMNS = (
-    "dictionary codes products seconds l0 fvu kl delta_ce objective_gap shared own_certificate"
+    "dictionary codes products processor seconds l0 fvu kl delta_ce objective_gap shared "
+    "own_certificate"
 )
 
 
@@ -139,7 +142,7 @@ def measure(options: CostOptions) -> list[Row]:
         lam, denser = found[options.l0], found[twice(learner, options.l0)]
         every = ways(learner, options.l0, lam, denser, named)
         chosen = [method for method in every if method.family in options.codes]
-        metrics = nats.METRIC, cost_at(lam, options.l0)
+        metrics = nats.METRIC, cost_at(lam, options.l0), PROCESSOR
         study = study_of(NAME, (source,), chosen, *metrics, calibrate_on="train")
         mine = finite(run(study, store))
         rows += [row | {"lam": lam} for row in mine]

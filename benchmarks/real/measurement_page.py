@@ -34,6 +34,15 @@ better values on the encoder's own support remove, and what another support does
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """
+# Two scales that may disagree.
+ORDERS = (
+    "By the lasso's objective the order may be the opposite one: it also counts the sum of the "
+    "codes, which an SAE with few or small codes keeps low although it explains less of the "
+    "variance."
+)
+STANDINGS = (
+    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents cost"
+)
 # Columns of each table, by their names in summary.csv and codes.csv.
 LOSSES = "dictionary loss points judged"
 CURVE = (
@@ -46,6 +55,8 @@ SUPPORT = "dictionary jaccard overlap_precision overlap_recall fired_only used_o
 ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
 LOADED = "dictionary library architecture normalisation fvu l0 dead"
+_TITLE = "The best first: parts in points of 100, cost in million multiply-adds a row"
+_SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
 FEW = 500
 
@@ -69,7 +80,8 @@ def write(
       notes: facts on the run for a reader.
 
     Returns:
-      The text to print: what looks wrong, the tables and, last, the verdict.
+      The text to print: how several stand, or the tables of one, and the verdicts; and what looks
+      wrong.
     """
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
@@ -99,15 +111,21 @@ def write(
         ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
         ("Supports: the encoder's beside the best", SUPPORT, encoded),
         ("Atoms", ATOMS, atoms),
-        ("Samples of the largest gaps", WORST, measure.worst_lines(rows, source)),
+        (_SAMPLES, WORST, measure.worst_lines(rows, source)),
         ("As loaded", LOADED, reports),
     ]
     shown = [table(*each) for each in told if each[-1]]
+    answers, rest = (shown[:1], shown[1:]) if lost else ([], shown)
     doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
     said = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
-    if len(verdicts) - len(dead) > 1:
+    several = len(verdicts) - len(dead) > 1
+    if several:
         verdicts, sentence = measure.ranking(verdicts)
-        said.append(sentence)
+        said.append(f"{sentence} {ORDERS}")
+        lines = measure.standings(verdicts)
+        for line in lines:
+            line["cost"] = _cost(loaded.get(line["dictionary"]))
+        answers = [table(_TITLE, STANDINGS, lines), *answers]
     for each in verdicts:
         said.append(f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}")
     samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
@@ -121,12 +139,21 @@ def write(
         command,
         "\n\n".join(said),
         pages.saved(folder, drawn.items()),
-        shown[1:] if lost else shown,
+        rest,
         {**notes, "scored": counted} | pages.provenance(rows[-1]),
-        shown[:1] if lost else (),
+        answers,
     )
     pages.write(folder, page)
-    return "\n\n".join([*map(str, shown), *said])
+    # A reader of several begins with how they stand, and finds all else on the page.
+    printed = answers[:1] if several else [each for each in shown if each.title != _SAMPLES]
+    return "\n\n".join([*map(str, printed), *said])
+
+
+def _cost(report: Any) -> float | None:
+    """Multiply-adds of an encoder's products for a row, in millions."""
+    flops = getattr(report and report.sae.model.encode, "flops", None)
+    count = flops and flops(report.sae.input_dim, report.sae.num_latents)
+    return count and count / 2e6
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -245,7 +245,7 @@ class LearnedDictionary:
         rows, parts = self._opened(activations), []
         lasso = Lasso(self.lam(l0, rows if self._given else None))
         self.certificate = 0.0
-        with progress.bar(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
+        with progress.line(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
                 signals = jnp.asarray(chunk)
                 found = lasso.infer(self.model, signals)

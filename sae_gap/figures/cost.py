@@ -19,6 +19,10 @@ _CODES = {
     "lasso_refit": ("certified lasso", "black"),
     "lasso_pruned": ("certified lasso, pruned", "#EE3377"),
 }
+_COSTS = {
+    "products": "in multiply-adds",
+    "processor": "in processor time, one thread",
+}
 _CAPTION = (
     "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
     "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
@@ -64,17 +68,17 @@ def budget(rows: style.Rows) -> Figure | None:
 
 
 def loss_by_cost(rows: style.Rows) -> Figure | None:
-    """Draws the unexplained variance and the cost in nats of codes on one dictionary, against their
-    cost in products with the dictionary.
+    """Draws the cost in nats of codes on one dictionary against their cost, in products with the
+    dictionary and in processor time.
 
     Args:
-      rows: rows with `codes`, `family`, `screens`, `products`, `fvu` and `kl`. Rows without
+      rows: rows with `codes`, `family`, `screens`, `products`, `processor` and `kl`. Rows without
         `products`, such as the certified lasso's, are drawn as levels.
 
     Returns:
       The figure, or None if no codes have a cost.
     """
-    metrics, points = ("fvu", "kl"), []
+    points = []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
         # An encoder that goes by its name alone, outside the families here.
         is_named = row["codes"] == row["family"] not in ("own", "omp", "lasso")
@@ -96,22 +100,29 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         for name, look in (_CODES | others).items()
     }
     least, most = (of(point["l0"] for point in costly) for of in (min, max))
+    both = [
+        {**point, "cost": point["products"] and point.get(column), "by": by}
+        for column, by in _COSTS.items()
+        for point in points
+    ]
     figure = draw_lines(
-        points,
-        "products",
-        metrics,
+        both,
+        "cost",
+        ("kl",),
         line="line",
+        panel="by",
         looks={"line": looks},
         of=points[:1],
-        title=f"FVU and KL of codes on {points[0]['dictionary']} by their cost",
+        title=f"KL of codes on {points[0]['dictionary']} by their cost",
         more=f"L0 {least:.0f} to {most:.0f}",
         caption=_CAPTION,
     )
-    for axes, metric in zip(figure.axes, metrics, strict=True):
-        # The first iterations of FISTA would set the scale.
-        heights = [point[metric] for point in costly if point["family"] != "fista"]
+    # The first iterations of FISTA would set the scale.
+    heights = [point["kl"] for point in costly if point["family"] != "fista"]
+    costs = [point["cost"] for point in both if point["cost"]]
+    for axes in figure.axes:
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
-        axes.set_xlim(0.5, 2 * costly[-1]["products"])
+        axes.set_xlim(min(0.5, *costs), 2 * max(costs))
     return figure
 
 

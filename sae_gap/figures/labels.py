@@ -47,6 +47,7 @@ _OTHERS = {
     "per_latent": Column("training samples for each latent"),
     "columns": Column("atoms"),
     "products": Column("products with the dictionary"),
+    "cost": Column("cost, the SAE's encoder = 1"),
     "captured": Column("share of variance captured"),
     "coherence": Column("largest |cosine| with another atom"),
     "matched": Column("|cosine| with the matched true atom", 1.0),

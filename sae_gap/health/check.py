@@ -21,7 +21,7 @@ from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.health.faults import Evidence, find_faults
-from sae_gap.health.readings import Read, Reading, affines, others
+from sae_gap.health.readings import BLOCK, Read, Reading, affines, others
 from sae_gap.measure.methods import refit
 from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
 from sae_gap.metrics.reconstruction import CHANCES
@@ -30,8 +30,8 @@ from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.study.inference import Inference
 
-# Fewer rows say nothing of the rest; better codes are sought on so many, and other readings tried.
-FEWEST, FEW, _TRIED = 10, 250, 100
+# Fewer rows say nothing of the rest; better codes are sought on so many.
+FEWEST, FEW = 10, 250
 
 
 class Better(NamedTuple):
@@ -219,8 +219,8 @@ def check(
         guess = np.concatenate([whole.guess, own.read(rest).guess])
         with_outliers = explained(np.concatenate([x, rest]), guess)
     k = float(getattr(loaded.model.encode, "k", loaded.notes.get("k", 0)))
-    evidence = Evidence.of(own, whole, loaded.lengths, k)
-    few = x[evenly_spaced(len(x), _TRIED)]
+    evidence = Evidence.of(own, whole, k)
+    few = x[evenly_spaced(len(x), BLOCK)]
     wrong = [*find_faults(own, others(loaded, own, few), few, whole, evidence)]
     if caution := loaded.notes.get("caution"):
         mend = "see that the file is whole and the activations as it wants them."

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.health.readings import LEAST_GAIN, OFFSET, Read, Reading
@@ -58,15 +57,13 @@ class Evidence(NamedTuple):
     copies: int
 
     @classmethod
-    def of(
-        cls, own: Reading, read: Read, lengths: Float[ArrayLike, " num_latents"], k: float
-    ) -> "Evidence":
-        """The evidence of an SAE whose atoms have these lengths, and of what it makes of rows."""
+    def of(cls, own: Reading, read: Read, k: float) -> "Evidence":
+        """The evidence of an SAE and of what it makes of rows."""
         parts = [own.atoms] if own.columns is None else [own.atoms, own.columns]
         zero = np.any([~part.any(axis=1) for part in parts], axis=0)
         copies = max(_copies(part, ~zero) for part in parts)
         shares = _compare(own, read.energy)
-        alike = bool(np.ptp(lengths) < 0.1 * np.min(lengths))
+        alike = bool(np.ptp(own.units) < 0.1 * np.min(own.units))
         return cls(k, alike, *shares, int(zero.sum()), copies)
 
 

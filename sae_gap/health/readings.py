@@ -17,12 +17,12 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
-from sae_gap.saes.loaded_sae import SAE, own_codes
+from sae_gap.saes.loaded_sae import SAE
 
 # Below this share of the variance an error is nothing to mend.
 _LEAST = 1e-3
-# Rows that are coded at once, so that one program codes all.
-_BLOCK = 500
+# Rows that are coded at once; other readings are tried on as many, so that one program codes all.
+BLOCK = 200
 # Codes of fewer than this share are decoded as sparse ones.
 _SPARSE = 0.05
 # The gain of reconstructions after training; the penalty of a ReLU SAE shrinks its codes by more.
@@ -72,7 +72,8 @@ class Reading(NamedTuple):
 
     Attributes:
       normalisation: of activations.
-      encode: codes on unit atoms of normalised activations, (n, input_dim).
+      encode: codes of normalised activations, (n, input_dim).
+      units: what makes these codes on unit atoms, (num_latents,).
       atoms: of unit length, (num_latents, input_dim).
       bias: what the decoder adds, (input_dim,).
       columns: of the encoder, (num_latents, input_dim); None where it has none.
@@ -81,6 +82,7 @@ class Reading(NamedTuple):
 
     normalisation: Normalisation
     encode: Callable[[Any], Any]
+    units: Float[np.ndarray, " num_latents"]
     atoms: Float[np.ndarray, "num_latents input_dim"]
     bias: Float[np.ndarray, " input_dim"]
     columns: Float[np.ndarray, "num_latents input_dim"] | None
@@ -92,7 +94,8 @@ class Reading(NamedTuple):
         bias, maps = np.asarray(sae.bias), affines(sae.model)
         return cls(
             sae.normalisation,
-            lambda signals: sae.encode_target(signals - bias),
+            sae.encode_signals,
+            np.asarray(sae.lengths),
             np.ascontiguousarray(np.asarray(sae.unit_dictionary).T),
             bias,
             np.asarray(maps[0].weight).T if maps else None,
@@ -104,21 +107,29 @@ class Reading(NamedTuple):
         # By NumPy, which compiles nothing.
         signals = np.asarray(self.normalisation.apply(x), x.dtype)
         used, energy, on, sums = np.zeros(len(self.atoms), int), np.zeros(len(self.atoms)), [], []
-        for start in range(0, len(x), _BLOCK):
+        for start in range(0, len(x), BLOCK):
             # The last block is as large as the others, so that nothing is compiled for it.
-            first = max(0, min(start, len(x) - _BLOCK))
-            block = np.asarray(self.encode(signals[first : start + _BLOCK]))[start - first :]
-            codes = scipy.sparse.csr_array(block)
+            first = max(0, min(start, len(x) - BLOCK))
+            block = np.asarray(self.encode(signals[first : start + BLOCK]))[start - first :]
+            # SciPy looks for them six times as long.
+            rows, latents = np.divmod(np.flatnonzero(block != 0), len(self.atoms))
+            values = block[rows, latents] * self.units[latents]
+            codes = scipy.sparse.csr_array((values, (rows, latents)), block.shape)
+            codes.eliminate_zeros()
             on.append(np.diff(codes.indptr))
             used += np.bincount(codes.indices, minlength=len(self.atoms))
             energy += np.bincount(codes.indices, codes.data.astype(float) ** 2, len(self.atoms))
             dense = codes.nnz > _SPARSE * block.size
-            sums.append((block if dense else codes) @ self.atoms)
+            sums.append((codes.toarray() if dense else codes) @ self.atoms)
         decoded, target = np.concatenate(sums), signals - self.bias
         guess = np.asarray(self.normalisation.undo(decoded + self.bias, x))
-        error, spread = target - decoded, decoded - decoded.mean(axis=0)
-        power, mean = float(np.vdot(spread, spread)), error.mean(axis=0)
+        error = target - decoded
+        mean = error.mean(axis=0)
         left = max(float(np.vdot(error, error)), _LEAST * len(x) * target.var(axis=0).sum())
+        # In place, since arrays of this size take longer to make than to fill.
+        error -= mean
+        decoded -= decoded.mean(axis=0)
+        power = float(np.vdot(decoded, decoded))
         return Read(
             np.concatenate(on),
             used,
@@ -126,7 +137,7 @@ class Reading(NamedTuple):
             target,
             guess,
             explained(x, guess),
-            1 + float(np.vdot(error - mean, spread)) / power if power else 0.0,
+            1 + float(np.vdot(error, decoded)) / power if power else 0.0,
             float(len(x) * np.vdot(mean, mean) / left),
         )
 
@@ -155,16 +166,16 @@ def others(
         )
         yield "the decoder's bias is added twice; add it once", own._replace(bias=bias / 2)
     if isinstance(sae.model.encode, TopK | AbsTopK | BatchLargest):
-        lengths = sae.lengths
+        lengths = own.units
         times = _replaced(sae, lambda part: Affine(part.weight * lengths, part.bias * lengths))
         yield (
             "the k largest codes are chosen as if atoms had unit norm; set "
             "rescale_acts_by_decoder_norm",
-            own._replace(encode=lambda signals: own_codes(times.model, signals)),
+            own._replace(encode=times.encode_signals, units=np.ones_like(lengths)),
         )
     if len(own.atoms) == sae.input_dim:
         encoder = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
-        turned = own._replace(encode=lambda signals: encoder.encode_target(signals - bias))
+        turned = own._replace(encode=encoder.encode_signals)
         atoms = np.ascontiguousarray(own.atoms.T)
         yield "the square encoder is transposed; transpose it in the file", turned
         yield (

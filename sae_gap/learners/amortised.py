@@ -4,11 +4,11 @@ optimum?
 
 import abc
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_sequence, check_type
@@ -60,7 +60,7 @@ class TrainedEncoders(Learner):
     def trained(self) -> tuple[AmortisedEncoder, ...]:
         """The encoders to train."""
 
-    def rate(self, num_updates: int) -> optax.ScalarOrSchedule:
+    def rate(self, num_updates: int) -> Any:
         """Returns Adam's rate over this many updates."""
         return self.learning_rate
 
@@ -101,7 +101,7 @@ class TrainedEncoders(Learner):
         def train_step(carry, batch):
             parameters, optimiser = carry
             updates, optimiser = rule.update(jax.grad(loss)(parameters, *batch), optimiser)
-            return (optax.apply_updates(parameters, updates), optimiser), None
+            return (eqx.apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         (parameters, optimiser), _ = jax.lax.scan(
@@ -114,7 +114,10 @@ class TrainedEncoders(Learner):
     def model(self, state):
         return state.model
 
-    def _rule(self, data) -> optax.GradientTransformation:
+    def _rule(self, data):
+        # Imported here, since --help need not wait for it.
+        import optax
+
         return optax.adam(self.rate(self.num_steps * -(-len(data.signals) // self.batch_size)))
 
 
@@ -178,6 +181,8 @@ class Amortised(TrainedEncoders):
         return self.members[0] if len(self.encoders) == 1 else None
 
     def rate(self, num_updates):
+        import optax
+
         return optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates))
 
     def codes(self, signals, dictionary):

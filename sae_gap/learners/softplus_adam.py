@@ -5,7 +5,6 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.options import option
@@ -19,7 +18,6 @@ from sae_gap.learners.learner import Learner, live_dims, live_share
 START = -10.0
 # The rate at the start, and its bounds.
 RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
-_ADAM = optax.scale_by_adam()
 
 
 # The signals that the dictionary is fitted to, and any that only codes are found for.
@@ -113,7 +111,7 @@ class SoftplusAdam(Learner):
         zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
         return SoftplusAdamState(
             free=(dictionary, codes),
-            adam=_ADAM.init((dictionary, codes)),
+            adam=_adam().init((dictionary, codes)),
             # The codes only serve these signals, so the model names them.
             known=jnp.concatenate(data) if len(data) > 1 else None,
             rate=zero + RATE,
@@ -154,7 +152,7 @@ class SoftplusAdam(Learner):
 
     def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
-        direction, adam = _ADAM.update(gradient, state.adam)
+        direction, adam = _adam().update(gradient, state.adam)
         free = jax.tree.map(
             lambda value, change: value - state.rate * change, state.free, direction
         )
@@ -174,6 +172,13 @@ class SoftplusAdam(Learner):
             waited=jnp.where(counts, 0, state.waited + 1),
             updates=state.updates + 1,
         )
+
+
+def _adam():
+    # Imported here, since --help need not wait for it.
+    import optax
+
+    return optax.scale_by_adam()
 
 
 def _term(signals, dictionary, free, lam, live):

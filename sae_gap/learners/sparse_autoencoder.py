@@ -1,11 +1,11 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core.checks import check_type
@@ -155,6 +155,9 @@ class SparseAutoencoder(Learner):
         return self.encoder
 
     def _optimiser(self, num_samples: int, num_latents: int):
+        # Imported here, since --help need not wait for it.
+        import optax
+
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
         height = (
             RATE / (num_latents**0.5 * total**0.25)
@@ -296,7 +299,7 @@ class SparseAutoencoder(Learner):
 
     def _update(
         self,
-        rule: optax.GradientTransformation,
+        rule: Any,
         model: Model,
         optimiser: PyTree,
         signals,
@@ -321,7 +324,7 @@ class SparseAutoencoder(Learner):
             updates = eqx.tree_at(
                 lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
             )
-        return self.encoder.observe(optax.apply_updates(model, updates), seen), optimiser
+        return self.encoder.observe(eqx.apply_updates(model, updates), seen), optimiser
 
 
 def _unit(model: Model) -> Model:

@@ -214,7 +214,7 @@ def fit_lens(
     done = 0
     if folder.exists(_FILE):
         sums, squares, done = _read(folder, lm, about)
-    with progress.bar(windows, "averaged", unit="window") as line:
+    with progress.line(windows, "averaged", unit="windows") as line:
         for number, tokens in enumerate(drawn):
             if number >= done:
                 found = _of_window(lm.model, tokens, first, outliers == "drop")

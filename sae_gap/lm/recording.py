@@ -197,7 +197,7 @@ def record(
     there = {layer: {*(folder / f"block{layer}").names()} for layer in layers}
     firsts = np.cumsum([0, *lengths])
     start = 0
-    with progress.bar(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
+    with progress.line(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
         for number, shard in enumerate(_shards(pieces, context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
             missing = [layer for layer in layers if not there[layer].issuperset(_files(number))]

@@ -17,7 +17,7 @@ _HOME = {
     "sae_gap.core.rows": "evenly_spaced",
     "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
     "sae_gap.measure.summary": "atom_lines curve_lines gap_lines worst_lines",
-    "sae_gap.measure.verdicts": "ranking verdict",
+    "sae_gap.measure.verdicts": "ranking standings verdict",
 }
 
 

@@ -210,5 +210,31 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
     return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
 
 
+def standings(verdicts: Sequence[Verdict]) -> list[Row]:
+    """A line for each SAE and dictionary, in the order given.
+
+    Returns:
+      The `rank` of its best codes at the common L0 among those that are not dead, as all ranks that
+      no comparison rules out; at its own L0 `own_fvu` and `best_fvu`, and the parts of the loss
+      between them, in points of 100 of the variance; its `l0`; and the latents that never fire.
+    """
+    judged, lines = [each for each in verdicts if not each.dead], []
+    for each in verdicts:
+        signs = [compare_rows(other.common, each.common).sign for other in judged]
+        first, last = 1 + signs.count(1), len(judged) - signs.count(-1)
+        line: Row = {
+            "dictionary": each.dictionary,
+            "rank": None if each.dead else f"{first}" if first == last else f"{first} to {last}",
+            "best_fvu": each.best["fvu"],
+        }
+        if own := each.own:
+            dead = own["num_latents"] - own["fired"]
+            line |= {"own_fvu": own["fvu"], "l0": own["l0"], "dead_latents": dead}
+        for name in ("values", "support", "dictionary"):
+            line[f"{name}_part"] = 100 * each.losses[name].more if name in each.losses else None
+        lines.append(line)
+    return lines
+
+
 def _share(value: float) -> str:
     return f"{100 * value:.1f} %"

@@ -1,8 +1,10 @@
 """The cost of codes: products with the dictionary, seconds, and their distance from the lasso."""
 
 import functools
+import time
 from typing import Any
 
+import jax
 import numpy as np
 
 from sae_gap.core.codes import dense_chunks
@@ -13,9 +15,11 @@ from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.runtime.cores import one_core
 
-# Samples whose encoding is timed.
+# Samples whose encoding is timed; and on one core, so many times.
 TIMED = 2_000
+TIMED_ON_CORE, RUNS = 500, 5
 
 
 def cost_at(lam: float, k: int) -> Metric:
@@ -65,6 +69,29 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
         "objective_gap": _objective(inferred, codes, lam) / optimum - 1,
         "shared": shared / max(1, int(full[counts].sum())),
     }
+
+
+def _processor(inferred: Inferred) -> dict[str, Any]:
+    """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
+    own, wanted = inferred.learner.encode, inferred.encoder
+    if own is None or jax.default_backend() != "cpu":
+        return {"processor": None}
+    assert wanted is not None
+    with one_core():
+        mine, encoder = (
+            inferred.inference.time(each, TIMED_ON_CORE, RUNS, time.process_time)
+            for each in (wanted, own)
+        )
+    return {"processor": mine / encoder}
+
+
+# The price of codes where they are found by one thread of a CPU.
+PROCESSOR = Metric(
+    "processor",
+    _processor,
+    {"processor": Column("processor time of one thread, the SAE's encoder = 1")},
+    everywhere=False,
+)
 
 
 def _objective(inferred: Inferred, codes: Any, lam: float) -> float:

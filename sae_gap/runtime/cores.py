@@ -45,6 +45,26 @@ LOOPS = threading.BoundedSemaphore(cores())
 
 
 @contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Keeps this process's threads on one core, where the system can, so that processor time is
+    that of one thread.
+    """
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    _allow({*sorted(allowed)[:1]})
+    try:
+        yield
+    finally:
+        _allow(allowed)
+
+
+def _allow(chosen: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task") if chosen else ():
+        # A thread may have ended.
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(int(thread), chosen)
+
+
+@contextlib.contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Limits BLAS to one thread, for matrices so small that further threads only wait for each
     other, and for reproducible bits.

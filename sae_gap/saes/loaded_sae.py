@@ -218,8 +218,8 @@ class SAE:
         these are codes on unit atoms.
         """
         atoms = self.model.decoder
-        lengths = jax.jit(lambda atoms: unit_atoms(atoms)[1])(atoms)
-        return jnp.where(jnp.any(atoms != 0, axis=0), lengths, 0)
+        # One program, since each compiles for a tenth of a second.
+        return jax.jit(lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0))(atoms)
 
     @functools.cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
@@ -275,13 +275,16 @@ class SAE:
           ValueError: the activations have another width, or are not finite.
         """
         with jax.default_matmul_precision("highest"):
-            return self._codes(self.model.signals(self.as_rows(activations)))
+            return self.encode_signals(self.model.signals(self.as_rows(activations)))
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of `target(activations)`, on unit atoms; zero for atoms of zeros."""
-        return self._codes(target + self.bias) * self.lengths
+        return self.encode_signals(target + self.bias) * self.lengths
 
-    def _codes(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def encode_signals(
+        self, signals: Float[ArrayLike, "n input_dim"]
+    ) -> Float[Array, "n num_latents"]:
+        """The library's codes of normalised activations."""
         if self.model.encode is None:
             raise ValueError(f"{self.name} is a decoder alone; give a model with an encoder.")
         return own_codes(self.model, jnp.asarray(signals))

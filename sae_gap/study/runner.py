@@ -44,7 +44,8 @@ def run(
       shard: `(index, count)`: run only each count-th job, beginning with index; the rest are
         another run's. None takes the index of this process and the count of all.
       models: where to keep fitted models; None keeps them in the store's folder.
-      show_progress: whether to show a line of progress on a terminal or in a notebook.
+      show_progress: whether to show a line of progress on a terminal or in a notebook, or each
+        minute in the log elsewhere.
 
     Returns:
       The study's rows in the store so far, including other shards', in the order of sources and
@@ -66,8 +67,9 @@ def run(
     lacking = [job for job in map(stored.rest, mine) if job.lines]
     # A job counts once for its fit, and each line once for its score.
     total = sum(1 + len(job.lines) for job in mine)
-    with progress.bar(total, study.name, unit="row", shown=show_progress) as line:
-        line.update(total - sum(1 + len(job.lines) for job in lacking))
+    done = total - sum(1 + len(job.lines) for job in lacking)
+    options: Any = {"unit": "fits and rows", "shown": show_progress, "done": done}
+    with progress.line(total, study.name, **options) as line:
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
     distributed.wait(study.name)

@@ -1,7 +1,10 @@
-"""BLAS stays at one thread until the last of those who asked for it has left."""
+"""BLAS stays at one thread until the last of those who asked for it has left, and threads on one
+core as long as they are asked to.
+"""
 
 import concurrent.futures
 import contextlib
+import os
 
 import pytest
 
@@ -50,3 +53,17 @@ def test_any_thread_may_ask_for_it(two_threads):
             and set(pool.submit(limited).result()) == {1}
             and set(threads()) == {2}
         )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")
+def test_all_threads_keep_to_one_core_and_leave_it_again():
+    def allowed():
+        return [len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")]
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(allowed).result()
+        count = cores.cores()
+        with contextlib.suppress(KeyError), cores.one_core():
+            assert cores.cores() == 1 and {*allowed()} == {1}
+            raise KeyError
+        assert cores.cores() == count and {*allowed()} == {count}

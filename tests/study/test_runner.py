@@ -3,10 +3,13 @@ rows.
 """
 
 import collections
+import contextlib
 import dataclasses
 import io
 import itertools
+import logging
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -468,12 +471,33 @@ def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypa
 def test_a_line_of_progress_ends_full(finished, tmp_path, monkeypatch):
     lines = []
 
-    def bar(total, what, *, shown, **options):
-        line = tqdm(total=total, file=io.StringIO(), mininterval=0)
+    @contextlib.contextmanager
+    def line(total, what, *, shown, done, **options):
+        line = tqdm(total=total, initial=done, file=io.StringIO(), mininterval=0)
         lines.extend([line] if shown else [])
-        return line
+        yield line
 
-    monkeypatch.setattr(progress, "bar", bar)
+    monkeypatch.setattr(progress, "line", line)
     for _ in range(2):
         run(make(), Store(tmp_path), models=Models(finished[1].folder / "models"))
     assert [(line.total, round(line.n, 6)) for line in lines] == [(11, 11), (11, 11)]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_log_says_how_much_is_done_and_how_much_time_is_left(
+    finished, tmp_path, monkeypatch, caplog, shown
+):
+    monkeypatch.setattr(progress, "EVERY", 0.01)
+    monkeypatch.setattr("sys.stderr", stderr := io.StringIO())
+    kept = Models(finished[1].folder / "models")
+    with caplog.at_level(logging.INFO, "absl"):
+        run(make(), Store(tmp_path), models=kept, show_progress=shown)
+        # Work of an earlier run tells nothing of the time left.
+        with progress.line(9, "work", unit="rows", done=4, shown=shown):
+            time.sleep(0.1)
+    for form in (
+        r"tiny: (\d+) of 11 fits and rows in \d\d:\d\d, (\?|\d\d:\d\d) left(, \w+)*",
+        r"work: 4 of 9 rows in 00:00, \? left",
+    ):
+        assert any(re.fullmatch(form, words) for words in caplog.messages) == shown
+    assert not stderr.getvalue()

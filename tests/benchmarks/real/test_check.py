@@ -38,7 +38,8 @@ def files(tmp_path_factory):
         (("mine", "--activations=x.pt", "--rows=50"), 0, "on 50 rows: L0"),
         (("mine", "--activations=x.pt", "--certified"), 0, "by the certified lasso"),
         (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
-        (("mine",), 2, "give FOLDER and --activations"),
+        ((), 2, "nothing to check; give FOLDER and --activations"),
+        (("mine",), 2, "the activations to check mine on are missing; give --activations"),
         (
             ("mine", "--sae=wrong", "--activations=x.pt"),
             2,

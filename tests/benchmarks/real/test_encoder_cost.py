@@ -21,8 +21,10 @@ from sae_gap.encoders.refined import Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.learners.given import Given
 from sae_gap.measure.methods import refit
+from sae_gap.metrics import cost
 from sae_gap.metrics.cost import cost_at
 from sae_gap.metrics.metric import Inferred
+from sae_gap.runtime import cores
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.study import scoring
 from sae_gap.study.inference import Inference
@@ -99,14 +101,17 @@ def test_a_name_says_how_codes_are_made(on):
     assert every["thresholding_pursuit"].lasso == Lasso(on.lam)
 
 
-def scores(on, made, name):
+def scores(on, made, name, metric=None, learner=None):
     encoder, coded = made[name]
     model, prepared = on.inference.model, on.inference.prepare(encoder)
     found = Inferred(on.task, model, {"id": np.asarray(coded.codes)}, {}, 0, "strict")
     found = dataclasses.replace(
-        found, encoder=prepared, method=Method("a", "", on.given, encoder), inference=on.inference
+        found,
+        encoder=prepared,
+        method=Method("a", "", learner or on.given, encoder),
+        inference=on.inference,
     )
-    return cost_at(on.lam, K)(found)
+    return (metric or cost_at(on.lam, K))(found)
 
 
 def test_products_are_counted_by_hand(on, made):
@@ -147,6 +152,19 @@ def test_scores_are_those_of_the_definitions(on, made):
     assert row["seconds"] > 0
 
 
+def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, made, monkeypatch):
+    clocks = {"mp": (0, 9, 9, 10, 10, 12, 12, 15), "own": (0, 9, 9, 13, 13, 13, 13, 18)}
+    ticks = iter([*clocks["mp"], *clocks["own"]])
+    monkeypatch.setattr(cost, "RUNS", 3)
+    monkeypatch.setattr(cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks))
+    own = dataclasses.replace(on.given.ready, encode=MatchingPursuit(K))
+    sae = SAE.of_model(own, name="sae").given
+    # Medians without the first run, which compiles.
+    assert scores(on, made, "mp", cost.PROCESSOR, sae) == {"processor": 2 / 4}
+    # A decoder alone has no encoder.
+    assert scores(on, made, "mp", cost.PROCESSOR) == {"processor": None}
+
+
 def test_a_signed_dictionary_has_signed_codes(on):
     every = ways(on, Given(on.given.held, "signed", "sae", True))
     assert not any("screened" in name or "batch" in name for name in every)
@@ -185,6 +203,7 @@ def test_what_it_leaves_and_that_it_goes_on(recorded, monkeypatch):
     assert image.imread(results / "mine.png").std() > 0.01
     lines = {line["codes"]: line for line in lines_of(results / "summary.csv")}
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
+    assert float(lines["own"]["processor"]) > 0
     assert len(lines) == len(rows) - 2
     # The same command codes nothing again.
     monkeypatch.setattr(scoring, "Inference", None)

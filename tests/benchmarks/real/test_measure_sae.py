@@ -3,6 +3,7 @@ whatever is wrong.
 """
 
 import dataclasses
+import re
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -78,11 +79,19 @@ def test_what_it_leaves(done):
     assert {line["codes"] for line in codes if line["dictionary"] == "mine"} == {
         *("own", "own_refit", "lasso", "lasso_refit", "screened", "proposed")
     }
+    page = (folder / "report.html").read_text()
     titles = ("Reconstruction", "All codes", "The gap of the lasso's objective", "Supports")
     for title in (*titles, "Atoms", "Samples of the largest gaps", "As loaded", "What is lost"):
-        assert title in out
+        assert title in page and title not in out
+    # Of 20 latents; a product of a TopK with its dictionary has 12 times as many multiply-adds.
+    names, _, *stand = [re.split(r"  +", line.strip()) for line in out.splitlines()[1:5]]
+    assert names[:4] == ["dictionary", "rank", "own FVU", "best FVU"] and names[-1] == "cost"
+    for line, name, l0 in zip(stand, ("mine", "other"), ("2.000", "3.000"), strict=True):
+        assert line[:2] + line[-3:-2] + line[-1:] == [name, "1 to 2", l0, "2.4e-04"]
+        dead = 20 - next(int(row["fired"]) for row in codes if row["dictionary"] == name)
+        assert line[-2] == str(dead)
+    assert "may be the opposite one" in out
     # On the page the verdict stands before all else.
-    page = (folder / "report.html").read_text()
     places = [page.index(word) for word in ("Of the dictionaries", "Loading: ", "<caption", "<img")]
     assert places == sorted(places) and "not better features" in page
 
@@ -115,6 +124,8 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path)
     out = succeed("measure_sae", *arguments, "--controls=none", f"--results_dir={tmp_path}")
     assert "Loading: suspicious, because" in out
     page = (tmp_path / "measure_sae" / "report.html").read_text()
+    # A terminal shows one SAE's tables, but no samples.
+    assert "All codes" in out and "largest gaps" not in out and "largest gaps" in page
     assert page.index("What looks wrong") < page.index("Loading: suspicious") < page.index("<img")
 
 
