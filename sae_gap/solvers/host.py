@@ -214,7 +214,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     as many.
     """
     # Imported here: Numba takes half a second to load.
-    from sae_gap.solvers.loops import active_set
+    from sae_gap.loops import active_set
 
     num_latents, input_dim = problem.atoms.shape
     coarse = problem.atoms.astype(np.float32, copy=False)

@@ -9,7 +9,7 @@ from scipy.optimize import nnls
 
 import sae_gap
 from sae_gap.solvers import block, host
-from sae_gap.solvers.loops import active_set, proximal
+from sae_gap.loops import active_set, proximal
 from sae_gap.solvers.working_set import widths
 
 from .problems import draw, score

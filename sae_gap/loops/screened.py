@@ -1,0 +1,362 @@
+"""The screened pursuit and least squares on supports, a row at a time, in the type of the rows.
+
+Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is row i
+of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK
+from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
+
+# Candidates whose inner products with all others are computed together.
+AHEAD = 8
+
+
+@helper
+@no_type_check
+def _reduce(row, table, column, count, rows):
+    """Subtracts `table[i, column] rows[i]` for the first i, four at a time: `row` is then read and
+    written once for four.
+    """
+    for i in range(0, count - 3, 4):
+        first, second, third, fourth = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+        a, b, c, d = (
+            table[i, column],
+            table[i + 1, column],
+            table[i + 2, column],
+            table[i + 3, column],
+        )
+        for n in range(row.size):
+            row[n] -= a * first[n] + b * second[n] + c * third[n] + d * fourth[n]
+    for i in range(count - count % 4, count):
+        subtract(row, table[i, column], rows[i])
+
+
+@helper
+@no_type_check
+def _limit(values, count, most):
+    """A value that between `count` and `most` of the values reach, or more on ties."""
+    low = high = values[0]
+    for n in range(values.size):
+        low, high = min(low, values[n]), max(high, values[n])
+    while True:
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            return low
+        reach = 0 * low
+        for n in range(values.size):
+            reach += values[n] >= middle
+        if reach < count:
+            high = middle
+        else:
+            low = middle
+            if reach <= most:
+                return low
+
+
+@helper
+@no_type_check
+def _largest(values, count, best, places, found):
+    """Puts the places of the `count` largest values in `found`, in any order."""
+    # The largest of each of some interleaved groups; as many values reach any limit as groups do.
+    groups = min(values.size, best.size)
+    copy(best, values[:groups])
+    for begin in range(groups, values.size, groups):
+        part = values[begin : begin + groups]
+        for n in range(part.size):
+            best[n] = max(best[n], part[n])
+    limit = _limit(best[:groups], count, count if groups == values.size else count + count // 8)
+    size = np.int64(0)
+    for n in range(groups):
+        if best[n] >= limit:
+            for place in range(n, values.size, groups):
+                if values[place] >= limit:
+                    places[size] = place
+                    size += 1
+    if size <= count:
+        copy(found, places[:size])
+        return size
+    for n in range(size):
+        best[n] = values[places[n]]
+    limit, kept = _limit(best[:size], count, count), np.int64(0)
+    for above in (True, False):
+        for n in range(size):
+            if kept < count and (best[n] > limit if above else best[n] == limit):
+                found[kept] = places[n]
+                kept += 1
+    return kept
+
+
+@entry
+@no_type_check
+def _inner_products(best, score, own, known, inner, few, rows, products):
+    """Fills in the inner products with all candidates of the best one, and of the next best that
+    lack them.
+    """
+    size, more = np.int64(0), True
+    while more and size < len(rows):
+        few[size], known[best] = best, True
+        copy(rows[size], own[best])
+        size += 1
+        for n in range(score.size):
+            if not known[n] and (known[best] or score[n] > score[best]):
+                best = n
+        more = not known[best]
+    np.dot(rows, own.T, products)
+    for n in range(size):
+        copy(inner[few[n]], products[n])
+
+
+@helper
+@no_type_check
+def _solve(factor, right, codes):
+    """Solves `UᵀU z = b`; b becomes the solution of `Uᵀ w = b`."""
+    size = right.size
+    for i in range(size):
+        right[i] /= factor[i, i]
+        subtract(right[i + 1 :], right[i], factor[i, i + 1 : size])
+    _back(factor, right, codes)
+
+
+@helper
+@no_type_check
+def _back(factor, right, codes):
+    """Solves `U z = w`."""
+    size = right.size
+    for i in range(size - 1, -1, -1):
+        total = right[i]
+        for j in range(i + 1, size):
+            total -= factor[i, j] * codes[j]
+        codes[i] = total / factor[i, i]
+
+
+@helper
+@no_type_check
+def _factor(inner, on, size, factor):
+    """The factor of the Gram matrix of the atoms that are on; returns their number and the smallest
+    pivot.
+    """
+    count, least = np.int64(0), inner[0, 0]
+    for a in range(size):
+        if on[a]:
+            place = count
+            row = factor[count]
+            for b in range(a, size):
+                if on[b]:
+                    row[place] = inner[a, b]
+                    place += 1
+            row = row[count:place]
+            _reduce(row, factor, count, count, factor[:, count:place])
+            least = min(least, row[0])
+            root = np.sqrt(row[0])
+            for n in range(row.size):
+                row[n] /= root
+            count += 1
+    return count, least
+
+
+@helper
+@no_type_check
+def _nonnegative(inner, toward, allowed, slack, on, codes, factor, right, few):
+    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting; `factor` becomes
+    that of the atoms that are on.
+    """
+    size = toward.size
+    copy(on, allowed)
+    for exchange in range(MOST + 1):
+        count, _ = _factor(inner, on, size, factor)
+        place = 0
+        for w in range(size):
+            if on[w]:
+                right[place] = toward[w]
+                place += 1
+        _solve(factor, right[:count], few)
+        place = 0
+        for w in range(size):
+            codes[w] = 0
+            if on[w]:
+                codes[w] = few[place]
+                place += 1
+        last = np.int64(-1)
+        for w in range(size):
+            if on[w]:
+                wrong = codes[w] < -slack
+            else:
+                wrong = allowed[w] and toward[w] - dot(inner[w, :size], codes) > slack
+            right[w] = wrong
+            if wrong:
+                last = w
+        if last < 0 or exchange == MOST:
+            break
+        for w in range(size):
+            if right[w] > 0 and (exchange < EXCHANGES or w == last):
+                on[w] = not on[w]
+    for w in range(size):
+        on[w] = on[w] and codes[w] > 0
+        codes[w] = codes[w] if on[w] else 0
+
+
+@helper
+@no_type_check
+def _gains(inner, on, codes, factor, half, spread, gains):
+    """The rise of the squared error without each atom that is on, `z_j² / (G⁻¹)_jj`. With
+    `UᵀU = G` the rows of `half` are those of `U⁻ᵀ`, and the sums of their squares are the diagonal.
+    """
+    count, _ = _factor(inner, on, codes.size, factor)
+    for n in range(count):
+        spread[n] = 0
+    for i in range(count):
+        row = half[i, :count]
+        for n in range(count):
+            row[n] = n == i
+        _reduce(row[: i + 1], factor, i, i, half)
+        for n in range(i + 1):
+            row[n] /= factor[i, i]
+            spread[n] += row[n] ** 2
+    place = 0
+    for w in range(codes.size):
+        gains[w] = 0
+        if on[w]:
+            gains[w] = codes[w] ** 2 / spread[place]
+            place += 1
+
+
+@entry
+@no_type_check
+def _match(begun, steps, slack, latents, whole, own, known, inner, ahead, pull, left, score, basis, values, places, gram):
+    """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first.
+
+    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
+    of the chosen atoms, `values` those of the signal, `gram` those of the chosen atoms with each
+    other. Returns the number of chosen atoms.
+    """
+    top, dependent = latents.size, left.dtype.type(DEPENDENT)
+    for n in range(top):
+        score[n] = pull[n] if left[n] > dependent else -np.inf
+    for step in range(steps):
+        best = step if step < begun else first_largest(score[:top])
+        if step >= begun and not (left[best] > dependent and pull[best] > slack):
+            return step
+        row = basis[step, :top]
+        if whole.size:
+            products = whole[latents[best]]
+            for n in range(top):
+                row[n] = products[latents[n]]
+        else:
+            if not known[best]:
+                _inner_products(best, score[:top], own, known, inner, *ahead)
+            copy(row, inner[best, :top])
+        places[step] = best
+        for j in range(step + 1):
+            gram[step, j] = gram[j, step] = row[places[j]]
+        _reduce(row, basis, best, step, basis)
+        root = np.sqrt(left[best])
+        if step >= begun:
+            values[step] = pull[best] / root
+        fall = values[step] if step >= begun else 0 * root
+        for n in range(top):
+            row[n] /= root
+            pull[n] -= fall * row[n]
+            left[n] -= row[n] ** 2
+            score[n] = pull[n] if left[n] > dependent else -np.inf
+        left[best], score[best] = 0, -np.inf
+    return steps
+
+
+@entry
+@no_type_check
+def pursue_block(
+    signals, atoms, energy, whole, proposals, num_candidates, sizes, threshold, chosen, codes, gains
+):
+    """The screened pursuit of `sae_gap.encoders.screened_pursuit` for a block of rows.
+
+    Args:
+      signals: `(n, input_dim)`, finite.
+      atoms: of unit length or zero, `(num_latents, input_dim)`.
+      energy: their squared lengths.
+      whole: the Gram matrix of all atoms; without entries the loop multiplies atoms itself.
+      proposals: `(n, num_latents)`, whose largest entries the first screen takes; without rows it
+        takes correlations.
+      num_candidates: candidates of a screen, at most num_latents.
+      sizes: numbers of atoms after the screens, at most num_candidates.
+      threshold: the last least squares are without atoms of which the squared error rises by less.
+      chosen: `(n, size)`, the result.
+      codes: `(n, size)`, the result; zero for an unused atom.
+      gains: `(n, size)`, the result: the rise of the squared error without each atom.
+    """
+    (num_samples, dim), (num_latents, kind), size = signals.shape, (len(atoms), atoms.dtype), chosen.shape[1]
+    rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
+    values, used = np.empty((num_samples, size), kind), np.zeros(num_samples, np.int64)
+    largest, places = np.empty(num_latents, kind), np.empty(num_latents, np.int64)
+    latents, known = np.empty(num_candidates, np.int64), np.empty(num_candidates, np.bool_)
+    apart = 0 if whole.size else num_candidates
+    own, inner = np.empty((apart, dim), kind), np.empty((apart, apart), kind)
+    ahead = places, np.empty((AHEAD, dim), kind), np.empty((AHEAD, apart), kind)
+    basis, work = np.empty((size, num_candidates), kind), np.empty((3, num_candidates), kind)
+    seats, on, kept = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty(size, np.bool_)
+    gram, factor, half = np.empty((size, size), kind), np.empty((size, size), kind), np.empty((size, size), kind)
+    vectors = np.empty((4, size), kind)
+    groups = largest[: min(num_latents, 64 + 4 * num_candidates)]
+    for screen in range(sizes.size):
+        np.dot(rest, atoms.T, pull)
+        for i in range(num_samples):
+            length = np.sqrt(dot(signals[i], signals[i]))
+            begun = used[i]
+            for b in range(begun):
+                # Below all others.
+                latents[b], pull[i, chosen[i, b]] = chosen[i, b], -2 * length
+            wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
+            top = begun + _largest(wanted, num_candidates - begun, groups, places, latents[begun:])
+            for n in range(top):
+                work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
+                if apart:
+                    copy(own[n], atoms[latents[n]])
+                    known[n] = n < begun
+            if apart and begun:
+                np.dot(own[:begun], own.T, inner[:begun])
+            used[i] = end = _match(
+                begun,
+                sizes[screen],
+                SLACK * length,
+                latents[:top],
+                whole,
+                own,
+                known,
+                inner,
+                ahead,
+                work[0],
+                work[1],
+                work[2],
+                basis,
+                values[i],
+                seats,
+                gram,
+            )
+            for a in range(end):
+                chosen[i, a] = latents[seats[a]]
+                for b in range(a, end):
+                    factor[a, b] = basis[a, seats[b]]
+            if screen < sizes.size - 1:
+                _back(factor, values[i, :end], vectors[0])
+                copy(rest[i], signals[i])
+                for a in range(end):
+                    subtract(rest[i], vectors[0, a], atoms[chosen[i, a]])
+                continue
+            toward = vectors[0, :end]
+            for b in range(end):
+                toward[b], on[b] = 0, True
+                for a in range(b + 1):
+                    toward[b] += factor[a, b] * values[i, a]
+            given = toward, on[:end], SLACK * length, kept, codes[i, :end], factor, vectors[1], vectors[2]
+            _nonnegative(gram, *given)
+            _gains(gram, kept, codes[i, :end], factor, half, vectors[1], gains[i])
+            drops = False
+            for a in range(end):
+                on[a] = kept[a] and gains[i, a] >= threshold
+                drops |= kept[a] != on[a]
+            if drops:
+                _nonnegative(gram, *given)
+            chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
