@@ -7,17 +7,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import matching
+from sae_gap.core.checks import is_traced
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, keep_nans, unit_atoms
-from sae_gap.runtime import devices
+from sae_gap.loops import host
+from sae_gap.runtime import devices, sharding
+from sae_gap.solvers import coding
 from sae_gap.solvers.working_set import in_batches
 
 # Samples whose gains are found at once, to set a threshold.
@@ -90,11 +94,13 @@ class ScreenedPursuit(AmortisedEncoder):
         m, sizes = self.sizes(input_dim, num_latents)
         return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
 
-    def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
+    def infer(self, model, signals, begun=None):
+        # Outside of `jit`, where a CPU codes them without XLA.
+        return Coded(self(model, signals))
+
+    def sizes(self, input_dim: int, num_latents: int) -> tuple[int, tuple[int, ...]]:
         """Returns the candidates of a screen, and the number of atoms after each screen."""
-        k = min(self.pursued, input_dim, num_latents)
-        sizes = [-(-k * screen // self.screens) for screen in range(1, self.screens + 1)]
-        return min(self.breadth * self.pursued, num_latents), sizes
+        return screen_sizes(self.pursued, self.breadth, self.screens, input_dim, num_latents)
 
     def _threshold(self, model: Model) -> Float[Array, ""] | float:
         return 0.0
@@ -167,11 +173,6 @@ class BatchPursuit(ScreenedPursuit):
         if self.threshold is None:
             return super().__call__(model, signals)
         return keep_nans(signals, self._coded(model, signals, self.threshold)[0])
-
-    def infer(self, model, signals, begun=None):
-        if self.threshold is None:
-            return super().infer(model, signals, begun)
-        return Coded(self(model, signals))
 
     def _coded(self, model, signals, threshold):
         """The codes and the gains, some rows at a time, by one program for all thresholds."""
@@ -305,26 +306,60 @@ def _unit(decoder):
     return jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
 
 
-@eqx.filter_jit
 def _code(encoder, model, signals, threshold, proposals=None):
     """Returns the codes, and the rise in squared error without each atom of a support; zero for an
     unused atom.
-
-    For many samples it pays to compute the Gram matrix of all atoms, and to read the candidates'
-    off it.
     """
     # Cholesky factors need at least single precision.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
-    atoms, norms = unit_atoms(model.decoder.astype(kind))
-    (m, sizes), (dim, width) = encoder.sizes(*atoms.shape), atoms.shape
-    paid = width**2 <= min(WHOLE, len(signals) * len(sizes) * m**2)
-    whole = product(atoms.T, atoms) if paid else None
+    posed = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
+    given = *posed, jnp.asarray(threshold, kind)
+    traced, mesh = any(map(is_traced, jax.tree.leaves(given))), sharding.mesh_of(signals)
+    options = encoder.sizes(*model.decoder.shape)
+    if not coding.runs_on_host(given) or (traced and mesh):
+        return _compiled(options, *given)
+    run = functools.partial(_on_host, *options)
+    if not traced:
+        return sharding.place_rows(jax.device_put(run(*given)), signals)
+    shapes = (len(signals), model.decoder.shape[1]), (len(signals), options[1][-1])
+    kinds = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
+    return jax.pure_callback(run, kinds, *given, vmap_method="sequential")
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _pose(decoder, bias, signals, proposals, kind):
+    """The unit atoms, a row each, their lengths, the targets and the proposals."""
+    atoms, lengths = unit_atoms(decoder.astype(kind))
+    rest = jax.tree.map(lambda values: values.astype(kind), (signals - bias, proposals))
+    return atoms.T, lengths, *rest
+
+
+def _on_host(num_candidates, sizes, atoms, lengths, targets, proposals, threshold):
+    """Codes and gains by the loops of a CPU, of rows that are finite."""
+    atoms, lengths, targets, threshold = map(np.asarray, (atoms, lengths, targets, threshold))
+    finite = np.isfinite(np.einsum("ij,ij->i", targets, targets))
+    if not finite.all():
+        targets = np.where(finite[:, None], targets, 0)
+    proposals = None if proposals is None else np.asarray(proposals)
+    given = targets, atoms, num_candidates, sizes, float(threshold**2), proposals
+    chosen, codes, gains = host.pursue(*given)
+    return host.spread(chosen, codes / lengths[chosen], len(atoms)), gains
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(options, atoms, lengths, targets, proposals, threshold):
+    """The same by a program of XLA. For many samples it pays to compute the Gram matrix of all
+    atoms, and to read the candidates' off it.
+    """
+    (m, sizes), (width, dim) = options, atoms.shape
+    paid = width**2 <= min(WHOLE, len(targets) * len(sizes) * m**2)
+    whole = product(atoms, atoms.T) if paid else None
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
-    count = max(1, -(-len(signals) // max(1, most)))
-    code = jax.vmap(functools.partial(_code_one, atoms.T, whole, m, sizes, threshold))
-    given = jax.tree.map(lambda values: values.astype(kind), (signals - model.bias, proposals))
-    codes, gains = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
-    return codes / norms, gains
+    count = max(1, -(-len(targets) // max(1, most)))
+    code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
+    size, given = -(-len(targets) // count), (targets, proposals)
+    codes, gains = in_batches(lambda part: code(*part), given, size)
+    return codes / lengths, gains
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):

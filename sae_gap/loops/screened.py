@@ -1,6 +1,6 @@
 """The screened pursuit and least squares on supports, a row at a time, in the type of the rows.
 
-Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is row i
+Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is that
 of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
 """
 
@@ -161,9 +161,7 @@ def _factor(inner, on, size, factor):
 @helper
 @no_type_check
 def _nonnegative(inner, toward, allowed, slack, on, codes, factor, right, few):
-    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting; `factor` becomes
-    that of the atoms that are on.
-    """
+    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting."""
     size = toward.size
     copy(on, allowed)
     for exchange in range(MOST + 1):
@@ -226,7 +224,24 @@ def _gains(inner, on, codes, factor, half, spread, gains):
 
 @entry
 @no_type_check
-def _match(begun, steps, slack, latents, whole, own, known, inner, ahead, pull, left, score, basis, values, places, gram):
+def _match(
+    begun,
+    steps,
+    slack,
+    latents,
+    whole,
+    own,
+    known,
+    inner,
+    ahead,
+    pull,
+    left,
+    score,
+    basis,
+    values,
+    places,
+    gram,
+):
     """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first.
 
     Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
@@ -287,19 +302,20 @@ def pursue_block(
       codes: `(n, size)`, the result; zero for an unused atom.
       gains: `(n, size)`, the result: the rise of the squared error without each atom.
     """
-    (num_samples, dim), (num_latents, kind), size = signals.shape, (len(atoms), atoms.dtype), chosen.shape[1]
+    (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
     rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
     values, used = np.empty((num_samples, size), kind), np.zeros(num_samples, np.int64)
     largest, places = np.empty(num_latents, kind), np.empty(num_latents, np.int64)
-    latents, known = np.empty(num_candidates, np.int64), np.empty(num_candidates, np.bool_)
+    groups = largest[: min(num_latents, 64 + 4 * num_candidates)]
+    latents, seats = np.empty(num_candidates, np.int64), np.empty(size, np.int64)
     apart = 0 if whole.size else num_candidates
     own, inner = np.empty((apart, dim), kind), np.empty((apart, apart), kind)
+    known = np.empty(apart, np.bool_)
     ahead = places, np.empty((AHEAD, dim), kind), np.empty((AHEAD, apart), kind)
     basis, work = np.empty((size, num_candidates), kind), np.empty((3, num_candidates), kind)
-    seats, on, kept = np.empty(size, np.int64), np.empty(size, np.bool_), np.empty(size, np.bool_)
-    gram, factor, half = np.empty((size, size), kind), np.empty((size, size), kind), np.empty((size, size), kind)
-    vectors = np.empty((4, size), kind)
-    groups = largest[: min(num_latents, 64 + 4 * num_candidates)]
+    tables, vectors = np.empty((3, size, size), kind), np.empty((3, size), kind)
+    gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
+    on, kept = flags[0], flags[1]
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
         for i in range(num_samples):
@@ -350,13 +366,73 @@ def pursue_block(
                 toward[b], on[b] = 0, True
                 for a in range(b + 1):
                     toward[b] += factor[a, b] * values[i, a]
-            given = toward, on[:end], SLACK * length, kept, codes[i, :end], factor, vectors[1], vectors[2]
-            _nonnegative(gram, *given)
-            _gains(gram, kept, codes[i, :end], factor, half, vectors[1], gains[i])
+            code, room = codes[i, :end], (factor, vectors[1], vectors[2])
+            _nonnegative(gram, toward, on[:end], SLACK * length, kept, code, *room)
+            _gains(gram, kept, code, factor, tables[2], vectors[1], gains[i])
             drops = False
             for a in range(end):
                 on[a] = kept[a] and gains[i, a] >= threshold
                 drops |= kept[a] != on[a]
             if drops:
-                _nonnegative(gram, *given)
+                _nonnegative(gram, toward, on[:end], SLACK * length, kept, code, *room)
             chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
+
+
+@entry
+@no_type_check
+def fit_block(signals, atoms, ends, latents, nonneg, close, values, sound):
+    """Least squares on the support of each row of a block.
+
+    Args:
+      signals: `(n, input_dim)`, finite.
+      atoms: of unit length or zero, `(num_latents, input_dim)`.
+      ends: `(n + 1,)`; the support of row i is `latents[ends[i] : ends[i + 1]]`.
+      latents: supports, one after another.
+      nonneg: whether values are non-negative.
+      close: an atom is dependent if at most this share of its energy lies outside the span of those
+        before.
+      values: the result, one for each latent; without meaning where a row is not sound.
+      sound: `(n,)`, the result: whether the atoms of a support are independent.
+    """
+    (num_samples, dim), kind = signals.shape, atoms.dtype
+    size = min(dim, np.max(ends[1:] - ends[:-1]))
+    own, rest, factor = (
+        np.empty((size, dim), kind),
+        np.empty(dim, kind),
+        np.empty((size, size), kind),
+    )
+    gram, vectors, flags = (
+        np.empty(size * size, kind),
+        np.empty((4, size), kind),
+        np.ones((2, size), np.bool_),
+    )
+    for i in range(num_samples):
+        support, found = latents[ends[i] : ends[i + 1]], values[ends[i] : ends[i + 1]]
+        count = support.size
+        sound[i] = count <= dim
+        if count == 0 or not sound[i]:
+            continue
+        for a in range(count):
+            copy(own[a], atoms[support[a]])
+        inner, few, allowed = gram[: count**2].reshape(count, count), own[:count], flags[0, :count]
+        toward, step, right = vectors[0, :count], vectors[1, :count], vectors[2, :count]
+        np.dot(few, few.T, inner)
+        np.dot(few, signals[i], toward)
+        _, least = _factor(inner, allowed, count, factor)
+        sound[i] = least > close
+        if nonneg:
+            slack = SLACK * np.sqrt(dot(signals[i], signals[i]))
+            _nonnegative(
+                inner, toward, allowed, slack, flags[1, :count], found, factor, right, step
+            )
+            continue
+        copy(right, toward)
+        _solve(factor, right, found)
+        # Refined once.
+        copy(rest, signals[i])
+        for a in range(count):
+            subtract(rest, found[a], few[a])
+        np.dot(few, rest, right)
+        _solve(factor, right, step)
+        for a in range(count):
+            found[a] += step[a]

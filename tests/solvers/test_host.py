@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
-from sae_gap.solvers import block, host
 from sae_gap.loops import active_set, proximal
+from sae_gap.solvers import block, host
 from sae_gap.solvers.working_set import widths
 
 from .problems import draw, score
