@@ -314,9 +314,9 @@ def _code(encoder, model, signals, threshold, proposals=None):
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
     posed = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
     given = *posed, jnp.asarray(threshold, kind)
-    traced, mesh = any(map(is_traced, jax.tree.leaves(given))), sharding.mesh_of(signals)
-    options = encoder.sizes(*model.decoder.shape)
-    if not coding.runs_on_host(given) or (traced and mesh):
+    traced, options = any(map(is_traced, given)), encoder.sizes(*model.decoder.shape)
+    # A call back from a program of several devices would keep the others waiting for ever.
+    if not coding.runs_on_host(given) or (traced and jax.device_count() > 1):
         return _compiled(options, *given)
     run = functools.partial(_on_host, *options)
     if not traced:
