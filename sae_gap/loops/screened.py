@@ -11,6 +11,9 @@ import numpy as np
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK
 from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
 
+# Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
+# time.
+LANES = 32
 # Candidates whose inner products with all others are computed together.
 AHEAD = 8
 
@@ -112,114 +115,120 @@ def _inner_products(best, score, own, known, inner, few, rows, products):
 
 @helper
 @no_type_check
-def _solve(factor, right, codes):
-    """Solves `UᵀU z = b`; b becomes the solution of `Uᵀ w = b`."""
-    size = right.size
-    for i in range(size):
-        right[i] /= factor[i, i]
-        subtract(right[i + 1 :], right[i], factor[i, i + 1 : size])
-    _back(factor, right, codes)
+def _wide(size):
+    """The size with spare places up to a whole number of vectors."""
+    return -(-size // LANES) * LANES
 
 
 @helper
 @no_type_check
-def _back(factor, right, codes):
+def _solve(factor, size, right, codes):
+    """Solves `UᵀU z = b`; b becomes the solution of `Uᵀ w = b`."""
+    for i in range(size):
+        value = right[i] / factor[i, i]
+        subtract(right[: _wide(size)], value, factor[i])
+        right[i] = value
+    _back(factor, size, right, codes)
+
+
+@helper
+@no_type_check
+def _back(factor, size, right, codes):
     """Solves `U z = w`."""
-    size = right.size
+    wide = _wide(size)
+    codes[:wide] = 0
     for i in range(size - 1, -1, -1):
         total = right[i]
-        for j in range(i + 1, size):
-            total -= factor[i, j] * codes[j]
+        for n in range(wide):
+            total -= factor[i, n] * codes[n]
         codes[i] = total / factor[i, i]
 
 
 @helper
 @no_type_check
-def _factor(inner, on, size, factor):
-    """The factor of the Gram matrix of the atoms that are on; returns their number and the smallest
-    pivot.
-    """
-    count, least = np.int64(0), inner[0, 0]
-    for a in range(size):
-        if on[a]:
-            place = count
-            row = factor[count]
-            for b in range(a, size):
-                if on[b]:
-                    row[place] = inner[a, b]
-                    place += 1
-            row = row[count:place]
-            _reduce(row, factor, count, count, factor[:, count:place])
-            least = min(least, row[0])
-            root = np.sqrt(row[0])
-            for n in range(row.size):
-                row[n] /= root
-            count += 1
-    return count, least
+def _factor(gram, few, factor):
+    """The factor U of the Gram matrix of a few of the atoms; returns the smallest pivot."""
+    least = gram[0, 0]
+    for i in range(few.size):
+        row = factor[i, : _wide(few.size)]
+        for n in range(i, few.size):
+            row[n] = gram[few[i], few[n]]
+        _reduce(row, factor, i, i, factor)
+        least = min(least, row[i])
+        scale = 1 / np.sqrt(row[i])
+        row[:i] = 0
+        for n in range(i, row.size):
+            row[n] *= scale
+    return least
 
 
 @helper
 @no_type_check
-def _nonnegative(inner, toward, allowed, slack, on, codes, factor, right, few):
+def _marked(on, few):
+    """Lists the places that are on, and returns their number."""
+    size = np.int64(0)
+    for w in range(on.size):
+        few[size] = w
+        size += on[w]
+    return size
+
+
+@helper
+@no_type_check
+def _nonnegative(gram, toward, allowed, slack, on, codes, room):
     """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting."""
-    size = toward.size
+    factor, right, found, places = room
     copy(on, allowed)
     for exchange in range(MOST + 1):
-        count, _ = _factor(inner, on, size, factor)
-        place = 0
-        for w in range(size):
-            if on[w]:
-                right[place] = toward[w]
-                place += 1
-        _solve(factor, right[:count], few)
-        place = 0
-        for w in range(size):
-            codes[w] = 0
-            if on[w]:
-                codes[w] = few[place]
-                place += 1
+        few = places[: _marked(on, places)]
+        _factor(gram, few, factor)
+        for n in range(few.size):
+            right[n] = toward[few[n]]
+        _solve(factor, few.size, right, found)
+        codes[:] = 0
+        for n in range(few.size):
+            codes[few[n]] = found[n]
         last = np.int64(-1)
-        for w in range(size):
+        for w in range(on.size):
             if on[w]:
                 wrong = codes[w] < -slack
             else:
-                wrong = allowed[w] and toward[w] - dot(inner[w, :size], codes) > slack
+                wrong = allowed[w] and toward[w] - dot(gram[w, : on.size], codes) > slack
             right[w] = wrong
             if wrong:
                 last = w
         if last < 0 or exchange == MOST:
             break
-        for w in range(size):
+        for w in range(on.size):
             if right[w] > 0 and (exchange < EXCHANGES or w == last):
                 on[w] = not on[w]
-    for w in range(size):
+    for w in range(on.size):
         on[w] = on[w] and codes[w] > 0
         codes[w] = codes[w] if on[w] else 0
 
 
 @helper
 @no_type_check
-def _gains(inner, on, codes, factor, half, spread, gains):
+def _gains(gram, on, codes, half, gains, room):
     """The rise of the squared error without each atom that is on, `z_j² / (G⁻¹)_jj`. With
     `UᵀU = G` the rows of `half` are those of `U⁻ᵀ`, and the sums of their squares are the diagonal.
     """
-    count, _ = _factor(inner, on, codes.size, factor)
-    for n in range(count):
-        spread[n] = 0
-    for i in range(count):
-        row = half[i, :count]
-        for n in range(count):
-            row[n] = n == i
-        _reduce(row[: i + 1], factor, i, i, half)
-        for n in range(i + 1):
-            row[n] /= factor[i, i]
+    factor, spread, _, places = room
+    few = places[: _marked(on, places)]
+    wide = _wide(few.size)
+    _factor(gram, few, factor)
+    spread[:wide] = 0
+    for i in range(few.size):
+        row, scale = half[i, :wide], 1 / factor[i, i]
+        row[:] = 0
+        row[i] = 1
+        _reduce(row, factor, i, i, half)
+        for n in range(wide):
+            row[n] *= scale
             spread[n] += row[n] ** 2
-    place = 0
-    for w in range(codes.size):
-        gains[w] = 0
-        if on[w]:
-            gains[w] = codes[w] ** 2 / spread[place]
-            place += 1
+    gains[:] = 0
+    for n in range(few.size):
+        gains[few[n]] = codes[few[n]] ** 2 / spread[n]
 
 
 @entry
@@ -249,13 +258,14 @@ def _match(
     other. Returns the number of chosen atoms.
     """
     top, dependent = latents.size, left.dtype.type(DEPENDENT)
-    for n in range(top):
+    wide = _wide(top)
+    for n in range(wide):
         score[n] = pull[n] if left[n] > dependent else -np.inf
     for step in range(steps):
-        best = step if step < begun else first_largest(score[:top])
+        best = step if step < begun else first_largest(score[:wide])
         if step >= begun and not (left[best] > dependent and pull[best] > slack):
             return step
-        row = basis[step, :top]
+        row = basis[step, :wide]
         if whole.size:
             products = whole[latents[best]]
             for n in range(top):
@@ -263,17 +273,17 @@ def _match(
         else:
             if not known[best]:
                 _inner_products(best, score[:top], own, known, inner, *ahead)
-            copy(row, inner[best, :top])
+            copy(row[:top], inner[best, :top])
         places[step] = best
         for j in range(step + 1):
             gram[step, j] = gram[j, step] = row[places[j]]
         _reduce(row, basis, best, step, basis)
-        root = np.sqrt(left[best])
+        scale = 1 / np.sqrt(left[best])
         if step >= begun:
-            values[step] = pull[best] / root
-        fall = values[step] if step >= begun else 0 * root
-        for n in range(top):
-            row[n] /= root
+            values[step] = pull[best] * scale
+        fall = values[step] if step >= begun else 0 * scale
+        for n in range(wide):
+            row[n] *= scale
             pull[n] -= fall * row[n]
             left[n] -= row[n] ** 2
             score[n] = pull[n] if left[n] > dependent else -np.inf
@@ -312,10 +322,14 @@ def pursue_block(
     own, inner = np.empty((apart, dim), kind), np.empty((apart, apart), kind)
     known = np.empty(apart, np.bool_)
     ahead = places, np.empty((AHEAD, dim), kind), np.empty((AHEAD, apart), kind)
-    basis, work = np.empty((size, num_candidates), kind), np.empty((3, num_candidates), kind)
-    tables, vectors = np.empty((3, size, size), kind), np.empty((3, size), kind)
+    basis, work = (
+        np.zeros((size, _wide(num_candidates)), kind),
+        np.zeros((3, _wide(num_candidates)), kind),
+    )
+    tables, vectors = np.zeros((3, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
     gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
-    on, kept = flags[0], flags[1]
+    toward, on, kept = vectors[0], flags[0], flags[1]
+    room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
         for i in range(num_samples):
@@ -326,6 +340,7 @@ def pursue_block(
                 latents[b], pull[i, chosen[i, b]] = chosen[i, b], -2 * length
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
             top = begun + _largest(wanted, num_candidates - begun, groups, places, latents[begun:])
+            work[1, top:] = 0
             for n in range(top):
                 work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
                 if apart:
@@ -352,29 +367,27 @@ def pursue_block(
                 gram,
             )
             for a in range(end):
-                chosen[i, a] = latents[seats[a]]
+                chosen[i, a], factor[a, :a] = latents[seats[a]], 0
                 for b in range(a, end):
                     factor[a, b] = basis[a, seats[b]]
             if screen < sizes.size - 1:
-                _back(factor, values[i, :end], vectors[0])
+                _back(factor, end, values[i], toward)
                 copy(rest[i], signals[i])
                 for a in range(end):
-                    subtract(rest[i], vectors[0, a], atoms[chosen[i, a]])
+                    subtract(rest[i], toward[a], atoms[chosen[i, a]])
                 continue
-            toward = vectors[0, :end]
-            for b in range(end):
-                toward[b], on[b] = 0, True
-                for a in range(b + 1):
-                    toward[b] += factor[a, b] * values[i, a]
-            code, room = codes[i, :end], (factor, vectors[1], vectors[2])
-            _nonnegative(gram, toward, on[:end], SLACK * length, kept, code, *room)
-            _gains(gram, kept, code, factor, tables[2], vectors[1], gains[i])
+            toward[:], on[:end] = 0, True
+            for a in range(end):
+                subtract(toward[: _wide(end)], -values[i, a], factor[a])
+            code, slack = codes[i, :end], SLACK * length
+            _nonnegative(gram, toward, on[:end], slack, kept[:end], code, room)
+            _gains(gram, kept[:end], code, tables[2], gains[i, :end], room)
             drops = False
             for a in range(end):
                 on[a] = kept[a] and gains[i, a] >= threshold
                 drops |= kept[a] != on[a]
             if drops:
-                _nonnegative(gram, toward, on[:end], SLACK * length, kept, code, *room)
+                _nonnegative(gram, toward, on[:end], slack, kept[:end], code, room)
             chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
 
 
@@ -396,16 +409,10 @@ def fit_block(signals, atoms, ends, latents, nonneg, close, values, sound):
     """
     (num_samples, dim), kind = signals.shape, atoms.dtype
     size = min(dim, np.max(ends[1:] - ends[:-1]))
-    own, rest, factor = (
-        np.empty((size, dim), kind),
-        np.empty(dim, kind),
-        np.empty((size, size), kind),
-    )
-    gram, vectors, flags = (
-        np.empty(size * size, kind),
-        np.empty((4, size), kind),
-        np.ones((2, size), np.bool_),
-    )
+    own, rest, products = np.empty((size, dim), kind), np.empty(dim, kind), np.empty(size**2, kind)
+    factor, vectors = np.zeros((size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
+    toward, right, step = vectors[0], vectors[1], vectors[2]
+    places, flags = np.arange(size + 1), np.ones((2, size), np.bool_)
     for i in range(num_samples):
         support, found = latents[ends[i] : ends[i + 1]], values[ends[i] : ends[i + 1]]
         count = support.size
@@ -414,25 +421,25 @@ def fit_block(signals, atoms, ends, latents, nonneg, close, values, sound):
             continue
         for a in range(count):
             copy(own[a], atoms[support[a]])
-        inner, few, allowed = gram[: count**2].reshape(count, count), own[:count], flags[0, :count]
-        toward, step, right = vectors[0, :count], vectors[1, :count], vectors[2, :count]
-        np.dot(few, few.T, inner)
-        np.dot(few, signals[i], toward)
-        _, least = _factor(inner, allowed, count, factor)
-        sound[i] = least > close
+        few, gram = own[:count], products[: count**2].reshape(count, count)
+        np.dot(few, few.T, gram)
+        np.dot(few, signals[i], toward[:count])
         if nonneg:
-            slack = SLACK * np.sqrt(dot(signals[i], signals[i]))
-            _nonnegative(
-                inner, toward, allowed, slack, flags[1, :count], found, factor, right, step
+            slack, room = (
+                SLACK * np.sqrt(dot(signals[i], signals[i])),
+                (factor, right, step, places),
             )
+            _nonnegative(gram, toward, flags[0, :count], slack, flags[1, :count], found, room)
             continue
-        copy(right, toward)
-        _solve(factor, right, found)
+        sound[i] = _factor(gram, places[:count], factor) > close
+        copy(right[:count], toward)
+        _solve(factor, count, right, step)
+        copy(found, step)
         # Refined once.
         copy(rest, signals[i])
         for a in range(count):
             subtract(rest, found[a], few[a])
-        np.dot(few, rest, right)
-        _solve(factor, right, step)
+        np.dot(few, rest, right[:count])
+        _solve(factor, count, right, step)
         for a in range(count):
             found[a] += step[a]
