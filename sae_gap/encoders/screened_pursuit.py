@@ -18,7 +18,7 @@ from sae_gap.core.options import option
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, keep_nans, unit_atoms
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
 from sae_gap.loops import host
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding
@@ -80,10 +80,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return None
 
     def __call__(self, model, signals):
-        codes = _code(self, model, signals, self._threshold(model))[0]
-        # A NaN chooses no atom, but must remain visible, and so must an overflow.
-        norms = jnp.linalg.norm(signals - model.bias, axis=1, keepdims=True)
-        return jnp.where(jnp.isfinite(norms), codes, jnp.nan)
+        return _code(self, model, signals, self._threshold(model))[0]
 
     def loss(self, model, signals, penalty):
         held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
@@ -172,14 +169,17 @@ class BatchPursuit(ScreenedPursuit):
     def __call__(self, model, signals):
         if self.threshold is None:
             return super().__call__(model, signals)
-        return keep_nans(signals, self._coded(model, signals, self.threshold)[0])
+        return self._coded(model, signals, self.threshold)[0]
 
     def _coded(self, model, signals, threshold):
-        """The codes and the gains, some rows at a time, by one program for all thresholds."""
+        """The codes and the gains; an accelerator takes some rows at a time, by one program for all
+        thresholds.
+        """
         plain, found = dataclasses.replace(self, threshold=None, l0=None), []
-        bare = Model(model.decoder, model.bias)
-        for start in range(0, len(signals), ROWS):
-            part = devices.place(jnp.asarray(signals[start : start + ROWS]), devices.own_mesh())
+        bare, count = Model(model.decoder, model.bias), len(signals) or 1
+        step = count if coding.runs_on_host((signals, model.decoder)) else ROWS
+        for start in range(0, count, step):
+            part = devices.place(jnp.asarray(signals[start : start + step]), devices.own_mesh())
             proposals = self._proposals(model, part)
             found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals))
         return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
@@ -300,6 +300,7 @@ def _gains(gram, codes, on):
     return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
 
 
+@jax.jit
 def _unit(decoder):
     """Returns the root mean square of the lengths of the non-zero atoms."""
     squares = jnp.sum(decoder**2, axis=0)
@@ -307,8 +308,8 @@ def _unit(decoder):
 
 
 def _code(encoder, model, signals, threshold, proposals=None):
-    """Returns the codes, and the rise in squared error without each atom of a support; zero for an
-    unused atom.
+    """Returns the codes, NaN for a row that is not finite, and the rise in squared error without
+    each atom of a support; zero for an unused atom.
     """
     # Cholesky factors need at least single precision.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
@@ -335,15 +336,17 @@ def _pose(decoder, bias, signals, proposals, kind):
 
 
 def _on_host(num_candidates, sizes, atoms, lengths, targets, proposals, threshold):
-    """Codes and gains by the loops of a CPU, of rows that are finite."""
+    """Codes and gains by the loops of a CPU."""
     atoms, lengths, targets, threshold = map(np.asarray, (atoms, lengths, targets, threshold))
-    finite = np.isfinite(np.einsum("ij,ij->i", targets, targets))
-    if not finite.all():
-        targets = np.where(finite[:, None], targets, 0)
     proposals = None if proposals is None else np.asarray(proposals)
+    lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
+    if lost.any():
+        targets = np.where(lost[:, None], 0, targets)
     given = targets, atoms, num_candidates, sizes, float(threshold**2), proposals
-    chosen, codes, gains = host.pursue(*given)
-    return host.spread(chosen, codes / lengths[chosen], len(atoms)), gains
+    chosen, values, gains = host.pursue(*given)
+    codes = host.spread(chosen, values / lengths[chosen], len(atoms))
+    codes[lost] = np.nan
+    return codes, gains
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -359,7 +362,9 @@ def _compiled(options, atoms, lengths, targets, proposals, threshold):
     code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
     size, given = -(-len(targets) // count), (targets, proposals)
     codes, gains = in_batches(lambda part: code(*part), given, size)
-    return codes / lengths, gains
+    # A NaN chooses no atom, but must remain visible, and so must an overflow.
+    finite = jnp.isfinite(jnp.linalg.norm(targets, axis=1, keepdims=True))
+    return jnp.where(finite, codes / lengths, jnp.nan), gains
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):

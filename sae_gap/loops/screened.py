@@ -14,7 +14,7 @@ from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subt
 # Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
 # time.
 LANES = 32
-# Candidates whose inner products with all others are computed together.
+# Candidates whose inner products with all others are computed together: OpenBLAS packs more first.
 AHEAD = 8
 
 
@@ -346,8 +346,8 @@ def pursue_block(
                 if apart:
                     copy(own[n], atoms[latents[n]])
                     known[n] = n < begun
-            if apart and begun:
-                np.dot(own[:begun], own.T, inner[:begun])
+            for b in range(0, begun if apart else 0, AHEAD):
+                np.dot(own[b : min(b + AHEAD, begun)], own.T, inner[b : min(b + AHEAD, begun)])
             used[i] = end = _match(
                 begun,
                 sizes[screen],
