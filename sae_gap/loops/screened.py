@@ -76,9 +76,9 @@ def _largest(values, count, best, places, found):
     for n in range(groups):
         if best[n] >= limit:
             for place in range(n, values.size, groups):
-                if values[place] >= limit:
-                    places[size] = place
-                    size += 1
+                # Without a branch, which would often be mispredicted.
+                places[size] = place
+                size += values[place] >= limit
     if size <= count:
         copy(found, places[:size])
         return size
@@ -175,13 +175,16 @@ def _marked(on, few):
 
 @helper
 @no_type_check
-def _nonnegative(gram, toward, allowed, slack, on, codes, room):
-    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting."""
+def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
+    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is that
+    of these atoms if it is ready, and becomes that of the atoms in the solution.
+    """
     factor, right, found, places = room
     copy(on, allowed)
     for exchange in range(MOST + 1):
         few = places[: _marked(on, places)]
-        _factor(gram, few, factor)
+        if exchange or not ready:
+            _factor(gram, few, factor)
         for n in range(few.size):
             right[n] = toward[few[n]]
         _solve(factor, few.size, right, found)
@@ -205,18 +208,20 @@ def _nonnegative(gram, toward, allowed, slack, on, codes, room):
     for w in range(on.size):
         on[w] = on[w] and codes[w] > 0
         codes[w] = codes[w] if on[w] else 0
+    left = _marked(on, places)
+    if left < few.size:
+        _factor(gram, places[:left], factor)
 
 
 @helper
 @no_type_check
-def _gains(gram, on, codes, half, gains, room):
-    """The rise of the squared error without each atom that is on, `z_j² / (G⁻¹)_jj`. With
-    `UᵀU = G` the rows of `half` are those of `U⁻ᵀ`, and the sums of their squares are the diagonal.
+def _gains(on, codes, half, gains, room):
+    """The rise of the squared error without each atom that is on, `z_j² / (G⁻¹)_jj`. With their
+    factor U the rows of `half` are those of `U⁻ᵀ`, and the sums of their squares are the diagonal.
     """
     factor, spread, _, places = room
     few = places[: _marked(on, places)]
     wide = _wide(few.size)
-    _factor(gram, few, factor)
     spread[:wide] = 0
     for i in range(few.size):
         row, scale = half[i, :wide], 1 / factor[i, i]
@@ -380,14 +385,14 @@ def pursue_block(
             for a in range(end):
                 subtract(toward[: _wide(end)], -values[i, a], factor[a])
             code, slack = codes[i, :end], SLACK * length
-            _nonnegative(gram, toward, on[:end], slack, kept[:end], code, room)
-            _gains(gram, kept[:end], code, tables[2], gains[i, :end], room)
+            _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
+            _gains(kept[:end], code, tables[2], gains[i, :end], room)
             drops = False
             for a in range(end):
                 on[a] = kept[a] and gains[i, a] >= threshold
                 drops |= kept[a] != on[a]
             if drops:
-                _nonnegative(gram, toward, on[:end], slack, kept[:end], code, room)
+                _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
             chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
 
 
@@ -412,7 +417,7 @@ def fit_block(signals, atoms, ends, latents, nonneg, close, values, sound):
     own, rest, products = np.empty((size, dim), kind), np.empty(dim, kind), np.empty(size**2, kind)
     factor, vectors = np.zeros((size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
     toward, right, step = vectors[0], vectors[1], vectors[2]
-    places, flags = np.arange(size + 1), np.ones((2, size), np.bool_)
+    every, places, flags = np.arange(size), np.arange(size + 1), np.ones((2, size), np.bool_)
     for i in range(num_samples):
         support, found = latents[ends[i] : ends[i + 1]], values[ends[i] : ends[i + 1]]
         count = support.size
@@ -424,14 +429,12 @@ def fit_block(signals, atoms, ends, latents, nonneg, close, values, sound):
         few, gram = own[:count], products[: count**2].reshape(count, count)
         np.dot(few, few.T, gram)
         np.dot(few, signals[i], toward[:count])
+        sound[i] = _factor(gram, every[:count], factor) > close
         if nonneg:
-            slack, room = (
-                SLACK * np.sqrt(dot(signals[i], signals[i])),
-                (factor, right, step, places),
-            )
-            _nonnegative(gram, toward, flags[0, :count], slack, flags[1, :count], found, room)
+            slack, on = SLACK * np.sqrt(dot(signals[i], signals[i])), flags[:, :count]
+            room = factor, right, step, places
+            _nonnegative(True, gram, toward, on[0], slack, on[1], found, room)
             continue
-        sound[i] = _factor(gram, places[:count], factor) > close
         copy(right[:count], toward)
         _solve(factor, count, right, step)
         copy(found, step)
