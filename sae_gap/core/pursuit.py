@@ -28,6 +28,15 @@ def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
     return (ordered[first] + ordered[max(0, first - 1)]) / 2
 
 
+def check_k(k: int, input_dim: int, num_latents: int) -> None:
+    """Raises a ValueError unless so many atoms can be independent."""
+    if k > min(input_dim, num_latents):
+        raise ValueError(
+            f"k must be at most the {input_dim} dimensions and the {num_latents} latents, but it "
+            f"is {k}; give fewer atoms."
+        )
+
+
 def screen_sizes(
     k: int, breadth: int, screens: int, input_dim: int, num_latents: int
 ) -> tuple[int, tuple[int, ...]]:

@@ -12,10 +12,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import matching
-from sae_gap.core.checks import is_traced
+from sae_gap.core.checks import check_number, is_traced
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE, screen_sizes
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE, check_k, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
@@ -244,6 +244,7 @@ class BatchPursuit(ScreenedPursuit):
                 f"{self.name} has no threshold yet; take the model that calibrate(model, signals) "
                 "gives."
             )
+        check_number("the model's threshold", model.encoder.value, least=0)
         return model.encoder.value * _unit(model.decoder)
 
     def _threshold_of(self, model, gains, samples=None):
@@ -311,6 +312,7 @@ def _code(encoder, model, signals, threshold, proposals=None):
     """Returns the codes, NaN for a row that is not finite, and the rise in squared error without
     each atom of a support; zero for an unused atom.
     """
+    check_k(encoder.k, *model.decoder.shape)
     # Cholesky factors need at least single precision.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
     posed = _pose(model.decoder, model.bias, signals, proposals, kind=kind)

@@ -156,9 +156,9 @@ def _factor(gram, few, factor):
         _reduce(row, factor, i, i, factor)
         least = min(least, row[i])
         scale = 1 / np.sqrt(row[i])
-        row[:i] = 0
-        for n in range(i, row.size):
+        for n in range(i, few.size):
             row[n] *= scale
+        row[:i], row[few.size :] = 0, 0
     return least
 
 
@@ -176,8 +176,8 @@ def _marked(on, few):
 @helper
 @no_type_check
 def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
-    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is that
-    of these atoms if it is ready, and becomes that of the atoms in the solution.
+    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is of
+    these atoms if it is ready, and becomes that of the atoms in the solution.
     """
     factor, right, found, places = room
     copy(on, allowed)
@@ -372,7 +372,7 @@ def pursue_block(
                 gram,
             )
             for a in range(end):
-                chosen[i, a], factor[a, :a] = latents[seats[a]], 0
+                chosen[i, a], factor[a] = latents[seats[a]], 0
                 for b in range(a, end):
                     factor[a, b] = basis[a, seats[b]]
             if screen < sizes.size - 1:

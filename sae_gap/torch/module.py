@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT, least_gain, screen_sizes
+from sae_gap.core.pursuit import PURSUIT, check_k, least_gain, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
@@ -139,6 +139,7 @@ class SAE(nn.Module):
             raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
         threshold: Any = given.pop("threshold", None)
         if architecture == PURSUIT:
+            check_k(given["k"], dim, width)
             given["pruned"] = threshold is not None
         shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
         for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_gap.core.checks import check_number, check_size, shown
-from sae_gap.core.pursuit import screen_sizes
+from sae_gap.core.pursuit import check_k, screen_sizes
 from sae_gap.loops import host
 from sae_gap.torch import batched
 
@@ -54,14 +54,15 @@ def pursuit_codes(
 
     Raises:
       TypeError: the target or W_dec is no tensor of floating-point numbers.
-      ValueError: a size is no positive integer, the threshold is negative, or target and atoms
-        differ in their dimension or their device.
+      ValueError: a size is no positive integer, k is beyond the dimensions or the latents, the
+        threshold is negative, or target and atoms differ in their dimension or their device.
     """
     for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
         check_size(name, size)
     check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
     mend = "give W_dec as (num_latents, input_dim)"
     check_tensor("target", target, ("...", W_dec.shape[1]), mend, W_dec)
+    check_k(k, *W_dec.shape[::-1])
     weights, pursued, least = widened(W_dec, target), k, None
     atoms, lengths = unit_atoms(weights)
     if threshold is not None:

@@ -92,13 +92,13 @@ def test_a_pruned_pursuit_is_calibrated_as_in_jax():
 
 
 @torch.no_grad()
-def test_twins_and_more_atoms_than_dimensions_explain_what_jax_explains():
+def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
     """Which twin has a value, and what the last dimensions are spent on, is a tie."""
     atoms, bias, x = arrays()
     atoms[30:40] = 2 * atoms[:10]
     atoms[50] = 0
     x = x[:20]
-    for k in (8, DIM + 2):
+    for k in (8, DIM):
         expected = jax_codes(ScreenedPursuit(k, 2), atoms, bias, x)
         found = SAE(*tensors(atoms, bias), k=k).encode(torch.from_numpy(x)).numpy()
         assert not found[:, 50].any() and not (found[:, 30:40] * found[:, :10]).any()
@@ -363,7 +363,11 @@ REFUSED = {
         sae.W_dec, W_enc=sae.W_dec.mT, architecture="gated"
     ),
     "k must be an integer": lambda sae, x, _: SAE(sae.W_dec, k=0),
-    "k must be at most the 60 latents": lambda sae, x, _: SAE(sae.W_dec, k=61),
+    "k must be at most the 60 latents": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, architecture="topk", k=61
+    ),
+    "k must be at most the 24 dimensions and the 60": lambda sae, x, _: SAE(sae.W_dec, k=25),
+    "but it is 61; give fewer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=61),
     "topk has no breadth": lambda sae, x, _: SAE(sae.W_dec, architecture="topk", breadth=2),
     "architecture must be one of": lambda sae, x, _: SAE(sae.W_dec, architecture="relu"),
     "has a k, but its architecture": lambda sae, x, folder: without_architecture(
