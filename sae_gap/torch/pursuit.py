@@ -95,7 +95,7 @@ def pursue(
     least: Float[Tensor, ""] | None = None,
 ) -> list[Tensor]:
     """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
-    if target.device.type != "cpu":
+    if not _on_host(target):
         return [*batched.pursue(target, atoms, num_candidates, sizes, least)]
     given = (
         target.detach().numpy(),
@@ -113,7 +113,7 @@ def refitted(
     codes: Float[Tensor, "n num_latents"],
 ) -> Float[Tensor, "n num_latents"]:
     """Least squares of least norm on the support of finite codes."""
-    if target.device.type != "cpu" or _learns(target, atoms):
+    if not _on_host(target) or _learns(target, atoms):
         return least_squares(target, atoms, codes, anew=True)
     on = (codes != 0).numpy()
     # In one dimension NumPy finds the entries several times as fast.
@@ -125,6 +125,10 @@ def refitted(
     if not sound.all():
         found[~sound] = least_squares(target[~sound], atoms, codes[~sound], anew=True)
     return found
+
+
+def _on_host(tensor):
+    return tensor.device.type == "cpu"
 
 
 def _learns(*tensors):
@@ -179,8 +183,7 @@ def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) ->
     have the leading axes of the arrays.
     """
     like = arrays[0]
-    on_cpu = like.device.type == "cpu"
-    size = (FEW_ROWS if on_cpu else MANY_ROWS) if chunk is None else chunk
+    size = (FEW_ROWS if _on_host(like) else MANY_ROWS) if chunk is None else chunk
     check_size("chunk", size)
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):

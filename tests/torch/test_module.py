@@ -22,7 +22,7 @@ from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Thr
 from sae_gap.saes import own
 from sae_gap.saes.parts import FIT
 from sae_gap.saes.saelens import CONFIG, WEIGHTS
-from sae_gap.torch import SAE, pursuit_codes
+from sae_gap.torch import SAE, pursuit, pursuit_codes
 from tests.saes.examples import example
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
 from tests.saes.test_libraries import FILES, close
@@ -44,6 +44,13 @@ def arrays(width=WIDTH, dim=DIM, count=COUNT):
     return [array.astype(np.float32) for array in (atoms, bias, x)]
 
 
+@pytest.fixture(params=["cpu", "elsewhere"])
+def device(request, monkeypatch):
+    """Tensors that the loops of a CPU take, and those of other devices."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(pursuit, "_on_host", lambda tensor: False)
+
+
 def jax_codes(encoder, atoms, bias, x, threshold=None):
     parameters = None if threshold is None else Threshold(jnp.float32(threshold))
     return np.asarray(encoder(Model(jnp.asarray(atoms.T), jnp.asarray(bias), parameters), x))
@@ -60,10 +67,10 @@ def equal(found, expected, tolerance=1e-5):
 
 @torch.no_grad()
 @pytest.mark.parametrize("threshold", [None, 0.3])
-def test_codes_are_those_of_jax(threshold):
+def test_codes_are_those_of_jax(threshold, device):
     atoms, bias, x = arrays()
-    pursuit = BatchPursuit if threshold else ScreenedPursuit
-    expected = jax_codes(pursuit(6, 3, 3), atoms, bias, x, threshold)
+    encoder = BatchPursuit if threshold else ScreenedPursuit
+    expected = jax_codes(encoder(6, 3, 3), atoms, bias, x, threshold)
     sae = SAE(*tensors(atoms, bias), k=6, breadth=3, screens=3, threshold=threshold)
     sae.chunk = 7
     found = sae.encode(torch.from_numpy(x))
@@ -74,7 +81,7 @@ def test_codes_are_those_of_jax(threshold):
 
 
 @torch.no_grad()
-def test_a_pruned_pursuit_is_calibrated_as_in_jax():
+def test_a_pruned_pursuit_is_calibrated_as_in_jax(device):
     atoms, bias, x = arrays()
     atoms[50] = 0
     encoder, options = BatchPursuit(4, 3, 3), {"k": 4, "breadth": 3, "screens": 3}
@@ -169,7 +176,7 @@ def test_gradients_reach_the_input_and_the_dictionary():
 
 
 @torch.no_grad()
-def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy():
+def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
     atoms, bias, x = arrays()
     codes = np.random.default_rng(5).uniform(size=(COUNT, WIDTH)) < 0.1
     sae = SAE(*tensors(atoms, bias), k=4)
