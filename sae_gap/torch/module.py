@@ -89,9 +89,10 @@ class SAE(nn.Module):
 
     Attributes:
       cfg: the configuration, with SAELens's entries.
-      chunk: rows coded at once, which sets the memory: about
-        `4 num_latents + 2 m² + m input_dim` floats a row for the m candidates of a screen. None
-        takes 128 on a CPU and 2,048 elsewhere. A gradient holds the codes of all rows.
+      chunk: rows coded at once, which sets the memory: about `4 num_latents` floats a row, and
+        elsewhere than on a CPU `2 m² + m input_dim` more for the m candidates of a screen. None
+        takes 2,048; on a CPU 128 where an encoder or a gradient takes them. A gradient holds the
+        codes of all rows.
     """
 
     W_dec: Tensor

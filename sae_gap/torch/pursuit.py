@@ -77,11 +77,11 @@ def pursuit_codes(
         rows = rows.where(finite, 0)
         with torch.no_grad():
             chosen, codes, _ = pursue(rows, atoms, *sizes, least)
-            dense = rows.new_zeros(len(rows), len(atoms))
-            codes = dense.scatter_add_(1, chosen, codes)
+            codes = codes if learns else codes / lengths[chosen]
+            codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
         if learns:
-            codes = least_squares(rows, atoms, codes).clamp(min=0)
-        return [(codes / lengths).where(finite, math.nan)]
+            codes = least_squares(rows, atoms, codes).clamp(min=0) / lengths
+        return [codes.masked_fill_(~finite, math.nan)]
 
     chunk = MANY_ROWS if chunk is None and not learns else chunk
     return by_rows(coded, chunk, target)[0].to(target.dtype)
@@ -189,7 +189,8 @@ def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) ->
     with torch.autocast(like.device.type, enabled=False):
         starts = range(0, len(rows[0]) or 1, size)
         parts = [function(*(array[start : start + size] for array in rows)) for start in starts]
-    joined = map(torch.cat, zip(*parts, strict=True))
+    # One part is not copied.
+    joined = (each[0] if len(each) == 1 else torch.cat(each) for each in zip(*parts, strict=True))
     return [part.reshape((*like.shape[:-1], *part.shape[1:])) for part in joined]
 
 
