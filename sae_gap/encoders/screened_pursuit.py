@@ -24,8 +24,6 @@ from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding
 from sae_gap.solvers.working_set import in_batches
 
-# Samples whose gains are found at once, to set a threshold.
-ROWS = 2_000
 # Floats for the samples that are coded at once.
 CHUNK = 2**24
 
@@ -172,17 +170,10 @@ class BatchPursuit(ScreenedPursuit):
         return self._coded(model, signals, self.threshold)[0]
 
     def _coded(self, model, signals, threshold):
-        """The codes and the gains; an accelerator takes some rows at a time, by one program for all
-        thresholds.
-        """
-        plain, found = dataclasses.replace(self, threshold=None, l0=None), []
-        bare, count = Model(model.decoder, model.bias), len(signals) or 1
-        step = count if coding.runs_on_host((signals, model.decoder)) else ROWS
-        for start in range(0, count, step):
-            part = devices.place(jnp.asarray(signals[start : start + step]), devices.own_mesh())
-            proposals = self._proposals(model, part)
-            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals))
-        return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
+        """The codes and the gains, by one program for all thresholds."""
+        plain, rows = dataclasses.replace(self, threshold=None, l0=None), jnp.asarray(signals)
+        rows, bare = devices.place(rows, devices.own_mesh()), Model(model.decoder, model.bias)
+        return _code(plain, bare, rows, jnp.asarray(threshold), self._proposals(model, rows))
 
     def _proposals(self, model, signals):
         affine = None if self.proposer is None else self.proposer.affine(model)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -295,9 +296,10 @@ def _pursued(atoms, target, l0: float):
     would compile it for longer.
     """
     sizes = screen_sizes(2 * math.ceil(l0), 2, 2, *atoms.shape[::-1])
-    chosen, codes, gains = host.pursue(target, atoms, *sizes)
+    chosen, _, gains = host.pursue(target, atoms, *sizes)
     on = (gains > 0) & (gains >= least_gain(gains, l0))
-    values, _ = host.fit(target, atoms, on.sum(axis=1), chosen[on], nonneg=True)
-    codes[:], codes[on] = 0, values
-    guess = np.stack([code @ atoms[own] for code, own in zip(codes, chosen, strict=True)])
-    return guess, np.count_nonzero(codes) / len(target)
+    guess, used = np.zeros_like(target), 0
+    for row, signal, support in zip(guess, target, map(np.compress, on, chosen), strict=True):
+        values = scipy.optimize.nnls(atoms[support].T, signal)[0] if len(support) else np.zeros(0)
+        row[:], used = values @ atoms[support], used + int(np.count_nonzero(values))
+    return guess, used / len(target)

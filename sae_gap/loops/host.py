@@ -1,5 +1,4 @@
-"""The screened pursuit and least squares on supports, for arrays of NumPy: blocks of rows, shared
-among all cores.
+"""The screened pursuit for arrays of NumPy: blocks of rows, shared among all cores.
 
 The problem alone decides which rows share a block, so the bits do not depend on the threads. The
 loops are imported on first use: Numba takes half a second to load.
@@ -8,7 +7,7 @@ loops are imported on first use: Numba takes half a second to load.
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from sae_gap.core.pursuit import WHOLE
 from sae_gap.runtime.cores import on_cores, one_blas_thread
@@ -64,43 +63,6 @@ def pursue(
         on_cores(multiply, range(0, len(whole), FEW_ATOMS)[::-1])
         on_cores(work, _blocks(len(signals)))
     return chosen, codes, gains
-
-
-def fit(
-    signals: Float[np.ndarray, "n input_dim"],
-    atoms: Float[np.ndarray, "num_latents input_dim"],
-    sizes: Int[np.ndarray, " n"],
-    latents: Int[np.ndarray, " total"],
-    *,
-    nonneg: bool,
-) -> tuple[Float[np.ndarray, " total"], Bool[np.ndarray, " n"]]:
-    """Least squares on supports.
-
-    Args:
-      signals: finite rows, (n, input_dim).
-      atoms: of unit length or zero, (num_latents, input_dim), of the type of the signals.
-      sizes: the number of latents in each support, (n,).
-      latents: those of all rows, one after another.
-      nonneg: whether values are non-negative.
-
-    Returns:
-      The values, one for each of `latents`, and which rows they solve: a support whose atoms depend
-      on each other, up to half of the digits, is left to the caller.
-    """
-    from sae_gap.loops import screened
-
-    signals, atoms = _read_only(signals), _read_only(atoms)
-    ends = np.concatenate([[0], np.cumsum(sizes)])
-    values, sound = np.empty(len(latents), atoms.dtype), np.empty(len(signals), bool)
-    close = math.sqrt(np.finfo(atoms.dtype).eps)
-
-    def work(own: slice) -> None:
-        bounds = ends[own.start : own.stop + 1]
-        screened.fit_block(signals[own], atoms, bounds, latents, nonneg, close, values, sound[own])
-
-    with one_blas_thread():
-        on_cores(work, _blocks(len(signals)))
-    return values, sound
 
 
 def spread(

@@ -14,8 +14,6 @@ from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subt
 # Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
 # time.
 LANES = 32
-# Candidates whose inner products with all others are computed together: OpenBLAS packs more first.
-AHEAD = 8
 
 
 @helper
@@ -40,15 +38,19 @@ def _reduce(row, table, column, count, rows):
 
 @helper
 @no_type_check
-def _limit(values, count, most):
-    """A value that between `count` and `most` of the values reach, or more on ties."""
+def _largest(values, count, found):
+    """Puts the places of the largest values in `found`, and returns their number: less than `count`
+    only if values are not finite.
+    """
     low = high = values[0]
     for n in range(values.size):
         low, high = min(low, values[n]), max(high, values[n])
-    while True:
+    reach = values.size + 0 * low
+    # Bisects for a limit that as many values reach; a sort takes several times as long.
+    while reach != count:
         middle = low + (high - low) / 2
         if not low < middle < high:
-            return low
+            break
         reach = 0 * low
         for n in range(values.size):
             reach += values[n] >= middle
@@ -56,61 +58,16 @@ def _limit(values, count, most):
             high = middle
         else:
             low = middle
-            if reach <= most:
-                return low
-
-
-@helper
-@no_type_check
-def _largest(values, count, best, places, found):
-    """Puts the places of the `count` largest values in `found`, in any order."""
-    # The largest of each of some interleaved groups; as many values reach any limit as groups do.
-    groups = min(values.size, best.size)
-    copy(best, values[:groups])
-    for begin in range(groups, values.size, groups):
-        part = values[begin : begin + groups]
-        for n in range(part.size):
-            best[n] = max(best[n], part[n])
-    limit = _limit(best[:groups], count, count if groups == values.size else count + count // 8)
     size = np.int64(0)
-    for n in range(groups):
-        if best[n] >= limit:
-            for place in range(n, values.size, groups):
-                # Without a branch, which would often be mispredicted.
-                places[size] = place
-                size += values[place] >= limit
-    if size <= count:
-        copy(found, places[:size])
-        return size
-    for n in range(size):
-        best[n] = values[places[n]]
-    limit, kept = _limit(best[:size], count, count), np.int64(0)
-    for above in (True, False):
-        for n in range(size):
-            if kept < count and (best[n] > limit if above else best[n] == limit):
-                found[kept] = places[n]
-                kept += 1
-    return kept
-
-
-@entry
-@no_type_check
-def _inner_products(best, score, own, known, inner, few, rows, products):
-    """Fills in the inner products with all candidates of the best one, and of the next best that
-    lack them.
-    """
-    size, more = np.int64(0), True
-    while more and size < len(rows):
-        few[size], known[best] = best, True
-        copy(rows[size], own[best])
-        size += 1
-        for n in range(score.size):
-            if not known[n] and (known[best] or score[n] > score[best]):
-                best = n
-        more = not known[best]
-    np.dot(rows, own.T, products)
-    for n in range(size):
-        copy(inner[few[n]], products[n])
+    for n in range(values.size):
+        # Without a branch, which would often be mispredicted.
+        found[size] = n
+        size += values[n] > low
+    for n in range(values.size):
+        if size < count and values[n] == low:
+            found[size] = n
+            size += 1
+    return size
 
 
 @helper
@@ -245,9 +202,6 @@ def _match(
     latents,
     whole,
     own,
-    known,
-    inner,
-    ahead,
     pull,
     left,
     score,
@@ -276,9 +230,7 @@ def _match(
             for n in range(top):
                 row[n] = products[latents[n]]
         else:
-            if not known[best]:
-                _inner_products(best, score[:top], own, known, inner, *ahead)
-            copy(row[:top], inner[best, :top])
+            np.dot(own, own[best], row[: len(own)])
         places[step] = best
         for j in range(step + 1):
             gram[step, j] = gram[j, step] = row[places[j]]
@@ -320,13 +272,9 @@ def pursue_block(
     (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
     rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
     values, used = np.empty((num_samples, size), kind), np.zeros(num_samples, np.int64)
-    largest, places = np.empty(num_latents, kind), np.empty(num_latents, np.int64)
-    groups = largest[: min(num_latents, 64 + 4 * num_candidates)]
-    latents, seats = np.empty(num_candidates, np.int64), np.empty(size, np.int64)
-    apart = 0 if whole.size else num_candidates
-    own, inner = np.empty((apart, dim), kind), np.empty((apart, apart), kind)
-    known = np.empty(apart, np.bool_)
-    ahead = places, np.empty((AHEAD, dim), kind), np.empty((AHEAD, apart), kind)
+    # One more place than atoms, where the search for the largest writes too.
+    latents, seats = np.empty(num_candidates + 1, np.int64), np.empty(size, np.int64)
+    own = np.zeros((0 if whole.size else num_candidates, dim), kind)
     basis, work = (
         np.zeros((size, _wide(num_candidates)), kind),
         np.zeros((3, _wide(num_candidates)), kind),
@@ -344,15 +292,12 @@ def pursue_block(
                 # Below all others.
                 latents[b], pull[i, chosen[i, b]] = chosen[i, b], -2 * length
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
-            top = begun + _largest(wanted, num_candidates - begun, groups, places, latents[begun:])
+            top = begun + _largest(wanted, num_candidates - begun, latents[begun:])
             work[1, top:] = 0
             for n in range(top):
                 work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
-                if apart:
+                if len(own):
                     copy(own[n], atoms[latents[n]])
-                    known[n] = n < begun
-            for b in range(0, begun if apart else 0, AHEAD):
-                np.dot(own[b : min(b + AHEAD, begun)], own.T, inner[b : min(b + AHEAD, begun)])
             used[i] = end = _match(
                 begun,
                 sizes[screen],
@@ -360,9 +305,6 @@ def pursue_block(
                 latents[:top],
                 whole,
                 own,
-                known,
-                inner,
-                ahead,
                 work[0],
                 work[1],
                 work[2],
@@ -394,55 +336,3 @@ def pursue_block(
             if drops:
                 _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
             chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
-
-
-@entry
-@no_type_check
-def fit_block(signals, atoms, ends, latents, nonneg, close, values, sound):
-    """Least squares on the support of each row of a block.
-
-    Args:
-      signals: `(n, input_dim)`, finite.
-      atoms: of unit length or zero, `(num_latents, input_dim)`.
-      ends: `(n + 1,)`; the support of row i is `latents[ends[i] : ends[i + 1]]`.
-      latents: supports, one after another.
-      nonneg: whether values are non-negative.
-      close: an atom is dependent if at most this share of its energy lies outside the span of those
-        before.
-      values: the result, one for each latent; without meaning where a row is not sound.
-      sound: `(n,)`, the result: whether the atoms of a support are independent.
-    """
-    (num_samples, dim), kind = signals.shape, atoms.dtype
-    size = min(dim, np.max(ends[1:] - ends[:-1]))
-    own, rest, products = np.empty((size, dim), kind), np.empty(dim, kind), np.empty(size**2, kind)
-    factor, vectors = np.zeros((size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
-    toward, right, step = vectors[0], vectors[1], vectors[2]
-    every, places, flags = np.arange(size), np.arange(size + 1), np.ones((2, size), np.bool_)
-    for i in range(num_samples):
-        support, found = latents[ends[i] : ends[i + 1]], values[ends[i] : ends[i + 1]]
-        count = support.size
-        sound[i] = count <= dim
-        if count == 0 or not sound[i]:
-            continue
-        for a in range(count):
-            copy(own[a], atoms[support[a]])
-        few, gram = own[:count], products[: count**2].reshape(count, count)
-        np.dot(few, few.T, gram)
-        np.dot(few, signals[i], toward[:count])
-        sound[i] = _factor(gram, every[:count], factor) > close
-        if nonneg:
-            slack, on = SLACK * np.sqrt(dot(signals[i], signals[i])), flags[:, :count]
-            room = factor, right, step, places
-            _nonnegative(True, gram, toward, on[0], slack, on[1], found, room)
-            continue
-        copy(right[:count], toward)
-        _solve(factor, count, right, step)
-        copy(found, step)
-        # Refined once.
-        copy(rest, signals[i])
-        for a in range(count):
-            subtract(rest, found[a], few[a])
-        np.dot(few, rest, right[:count])
-        _solve(factor, count, right, step)
-        for a in range(count):
-            found[a] += step[a]

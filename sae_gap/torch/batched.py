@@ -21,9 +21,10 @@ def pursue(
 ) -> tuple[Int[Tensor, "n size"], Float[Tensor, "n size"], Float[Tensor, "n size"]]:
     """`sae_gap.loops.host.pursue` on tensors, without proposals."""
     toward = score = target @ atoms.mT
-    chosen = own = on = None
+    own = target[:, None]
+    chosen, on = _rows(own[:, 0, :0]), _rows(own[:, 0, :0]) > 0
     for steps in sizes:
-        if chosen is not None:
+        if chosen.shape[1]:
             codes, _ = least_squares(target, own, on, exchanges=0)
             score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
             # Atoms chosen earlier are proposed first, and taken first.
@@ -91,7 +92,14 @@ def inverse_gram(
     gram = torch.where(on[:, :, None] & on[:, None], gram, one)
     if not least_norm:
         return torch.linalg.inv(gram)
-    return torch.linalg.pinv(gram, rtol=size * torch.finfo(gram.dtype).eps, hermitian=True)
+    eps = torch.finfo(gram.dtype).eps
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    inverse = torch.cholesky_inverse(factor)
+    # Half of the digits are left at least.
+    lost = (failed > 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > eps**0.5)
+    if lost.any():
+        inverse[lost] = torch.linalg.pinv(gram[lost], rtol=size * eps, hermitian=True)
+    return inverse
 
 
 def _match(gram, pull, first, slack, size):

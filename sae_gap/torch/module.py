@@ -22,11 +22,11 @@ from sae_gap.torch.pursuit import (
     by_rows,
     check_scalar,
     check_tensor,
+    least_squares,
     mean_length,
     pursue,
     pursuit_codes,
     pursuit_options,
-    refitted,
     unit_atoms,
     widened,
 )
@@ -279,7 +279,8 @@ class SAE(nn.Module):
 
         def of_rows(x, codes):
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
-            found = refitted(self._target(x), atoms, codes.where(whole, 0)) / lengths
+            found = least_squares(self._target(x), atoms, codes.where(whole, 0), anew=True)
+            found = found / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
             return [found.where(whole, math.nan)]

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -107,26 +106,6 @@ def pursue(
     return [torch.from_numpy(part) for part in host.pursue(*given)]
 
 
-def refitted(
-    target: Float[Tensor, "n input_dim"],
-    atoms: Float[Tensor, "num_latents input_dim"],
-    codes: Float[Tensor, "n num_latents"],
-) -> Float[Tensor, "n num_latents"]:
-    """Least squares of least norm on the support of finite codes."""
-    if not _on_host(target) or _learns(target, atoms):
-        return least_squares(target, atoms, codes, anew=True)
-    on = (codes != 0).numpy()
-    # In one dimension NumPy finds the entries several times as fast.
-    sizes, places = np.count_nonzero(on, axis=1), np.flatnonzero(on)
-    given = target.detach().numpy(), atoms.detach().numpy(), sizes, places % on.shape[1]
-    values, sound = map(torch.from_numpy, host.fit(*given, nonneg=False))
-    found = torch.zeros_like(codes)
-    found.view(-1)[torch.from_numpy(places)] = values
-    if not sound.all():
-        found[~sound] = least_squares(target[~sound], atoms, codes[~sound], anew=True)
-    return found
-
-
 def _on_host(tensor):
     return tensor.device.type == "cpu"
 
@@ -148,14 +127,21 @@ def least_squares(target, atoms, codes, *, anew=False):
     Dᵀ (y - D z) vanishes, has the gradient of the solution.
     """
     with torch.no_grad():
-        support = codes != 0
-        places = support.float().topk(max([1, *support.sum(1).tolist()]), dim=1).indices
-        on = support.gather(1, places)
+        rows, latents = codes.nonzero(as_tuple=True)
+        sizes = (codes != 0).sum(1)
+        slots = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
+        places = latents.new_zeros(len(codes), max([1, *sizes.tolist()]))
+        on = torch.arange(places.shape[1], device=rows.device) < sizes[:, None]
+        places[rows, slots] = latents
         own = atoms[places] * on[:, :, None]
         inverse = batched.inverse_gram(own @ own.mT, on, least_norm=anew)
         if anew:
             values = inverse @ (own @ target[:, :, None])
-            codes = torch.zeros_like(codes).scatter(1, places, values[:, :, 0])
+            # Refined once.
+            values += inverse @ (own @ (target - (values.mT @ own)[:, 0])[:, :, None])
+            codes = torch.zeros_like(codes).scatter_add_(1, places, values[:, :, 0])
+    if anew and not _learns(target, atoms):
+        return codes
     pull = ((target - codes @ atoms) @ atoms.mT).gather(1, places) * on
     return codes.scatter_add(1, places, (inverse @ pull[:, :, None])[:, :, 0])
 

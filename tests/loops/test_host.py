@@ -1,11 +1,8 @@
-"""The screened pursuit of a CPU and the one for tensors, held to the program of XLA, and least squares
-on supports, held to SciPy.
-"""
+"""The screened pursuit of a CPU and the one for tensors, held to the program of XLA."""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import nnls
 
 from sae_gap.core.pursuit import least_gain, screen_sizes
 from sae_gap.core.rows import counted
@@ -71,23 +68,3 @@ def test_codes_are_those_of_xla(case, form, monkeypatch):
     chosen, codes, again = map(np.asarray, found(*options, least))
     agree(host.spread(chosen, codes, width), left)
     np.testing.assert_array_equal(again, gains)
-
-
-@pytest.mark.parametrize("nonneg", [False, True])
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_least_squares_are_those_of_scipy_and_supports_that_depend_are_told(kind, nonneg):
-    rng = np.random.default_rng(0)
-    atoms, x = rng.normal(size=(40, DIM)).astype(kind), rng.normal(size=(30, DIM)).astype(kind)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    atoms[39] = atoms[38]
-    sizes = rng.integers(0, 12, 30)
-    supports = [rng.permutation(38)[:size] for size in sizes]
-    supports[3], supports[4] = np.array([5, 38, 39]), np.arange(DIM + 1)
-    sizes = np.array([*map(len, supports)])
-    found, sound = host.fit(x, atoms, sizes, np.concatenate(supports), nonneg=nonneg)
-    assert (np.flatnonzero(~sound) == [3, 4]).all() and found.dtype == kind
-    parts = np.split(found, np.cumsum(sizes)[:-1])
-    for i in np.flatnonzero(sound & (sizes > 0)):
-        wide = np.float64(atoms[supports[i]]).T, np.float64(x[i])
-        best = nnls(*wide)[0] if nonneg else np.linalg.lstsq(*wide)[0]
-        np.testing.assert_allclose(parts[i], best, atol=100 * np.finfo(kind).eps)
