@@ -133,12 +133,13 @@ def least_squares(target, atoms, codes, *, anew=False):
         places = latents.new_zeros(len(codes), max([1, *sizes.tolist()]))
         on = torch.arange(places.shape[1], device=rows.device) < sizes[:, None]
         places[rows, slots] = latents
-        own = atoms[places] * on[:, :, None]
+        own = atoms[places]
         inverse = batched.inverse_gram(own @ own.mT, on, least_norm=anew)
         if anew:
-            values = inverse @ (own @ target[:, :, None])
+            values = inverse @ (own @ target[:, :, None] * on[:, :, None])
             # Refined once.
-            values += inverse @ (own @ (target - (values.mT @ own)[:, 0])[:, :, None])
+            rest = target[:, :, None] - own.mT @ values
+            values += inverse @ (own @ rest * on[:, :, None])
             codes = torch.zeros_like(codes).scatter_add_(1, places, values[:, :, 0])
     if anew and not _learns(target, atoms):
         return codes
