@@ -33,7 +33,7 @@ def accelerated():
     jax.clear_caches()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(jax, "default_backend", lambda: "gpu")
-        patched.setattr(coding, "_on_the_host", lambda arrays: False)
+        patched.setattr(coding, "runs_on_host", lambda arrays: False)
         yield
     jax.clear_caches()
 

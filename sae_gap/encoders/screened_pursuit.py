@@ -7,21 +7,23 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import matching
+from sae_gap.core.checks import check_number, is_traced
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE, check_k, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, keep_nans, unit_atoms
-from sae_gap.runtime import devices
+from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
+from sae_gap.loops import host
+from sae_gap.runtime import devices, sharding
+from sae_gap.solvers import coding
 from sae_gap.solvers.working_set import in_batches
 
-# Samples whose gains are found at once, to set a threshold.
-ROWS = 2_000
 # Floats for the samples that are coded at once.
 CHUNK = 2**24
 
@@ -76,10 +78,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return None
 
     def __call__(self, model, signals):
-        codes = _code(self, model, signals, self._threshold(model))[0]
-        # A NaN chooses no atom, but must remain visible, and so must an overflow.
-        norms = jnp.linalg.norm(signals - model.bias, axis=1, keepdims=True)
-        return jnp.where(jnp.isfinite(norms), codes, jnp.nan)
+        return _code(self, model, signals, self._threshold(model))[0]
 
     def loss(self, model, signals, penalty):
         held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
@@ -90,11 +89,13 @@ class ScreenedPursuit(AmortisedEncoder):
         m, sizes = self.sizes(input_dim, num_latents)
         return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
 
-    def sizes(self, input_dim: int, num_latents: int) -> tuple[int, list[int]]:
+    def infer(self, model, signals, begun=None):
+        # Outside of `jit`, where a CPU codes them without XLA.
+        return Coded(self(model, signals))
+
+    def sizes(self, input_dim: int, num_latents: int) -> tuple[int, tuple[int, ...]]:
         """Returns the candidates of a screen, and the number of atoms after each screen."""
-        k = min(self.pursued, input_dim, num_latents)
-        sizes = [-(-k * screen // self.screens) for screen in range(1, self.screens + 1)]
-        return min(self.breadth * self.pursued, num_latents), sizes
+        return screen_sizes(self.pursued, self.breadth, self.screens, input_dim, num_latents)
 
     def _threshold(self, model: Model) -> Float[Array, ""] | float:
         return 0.0
@@ -166,22 +167,13 @@ class BatchPursuit(ScreenedPursuit):
     def __call__(self, model, signals):
         if self.threshold is None:
             return super().__call__(model, signals)
-        return keep_nans(signals, self._coded(model, signals, self.threshold)[0])
-
-    def infer(self, model, signals, begun=None):
-        if self.threshold is None:
-            return super().infer(model, signals, begun)
-        return Coded(self(model, signals))
+        return self._coded(model, signals, self.threshold)[0]
 
     def _coded(self, model, signals, threshold):
-        """The codes and the gains, some rows at a time, by one program for all thresholds."""
-        plain, found = dataclasses.replace(self, threshold=None, l0=None), []
-        bare = Model(model.decoder, model.bias)
-        for start in range(0, len(signals), ROWS):
-            part = devices.place(jnp.asarray(signals[start : start + ROWS]), devices.own_mesh())
-            proposals = self._proposals(model, part)
-            found.append(_code(plain, bare, part, jnp.asarray(threshold), proposals))
-        return [jnp.concatenate(parts) for parts in zip(*found, strict=True)]
+        """The codes and the gains, by one program for all thresholds."""
+        plain, rows = dataclasses.replace(self, threshold=None, l0=None), jnp.asarray(signals)
+        rows, bare = devices.place(rows, devices.own_mesh()), Model(model.decoder, model.bias)
+        return _code(plain, bare, rows, jnp.asarray(threshold), self._proposals(model, rows))
 
     def _proposals(self, model, signals):
         affine = None if self.proposer is None else self.proposer.affine(model)
@@ -243,6 +235,7 @@ class BatchPursuit(ScreenedPursuit):
                 f"{self.name} has no threshold yet; take the model that calibrate(model, signals) "
                 "gives."
             )
+        check_number("the model's threshold", model.encoder.value, least=0)
         return model.encoder.value * _unit(model.decoder)
 
     def _threshold_of(self, model, gains, samples=None):
@@ -299,32 +292,72 @@ def _gains(gram, codes, on):
     return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
 
 
+@jax.jit
 def _unit(decoder):
     """Returns the root mean square of the lengths of the non-zero atoms."""
     squares = jnp.sum(decoder**2, axis=0)
     return jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
 
 
-@eqx.filter_jit
 def _code(encoder, model, signals, threshold, proposals=None):
-    """Returns the codes, and the rise in squared error without each atom of a support; zero for an
-    unused atom.
-
-    For many samples it pays to compute the Gram matrix of all atoms, and to read the candidates'
-    off it.
+    """Returns the codes, NaN for a row that is not finite, and the rise in squared error without
+    each atom of a support; zero for an unused atom.
     """
+    check_k(encoder.k, *model.decoder.shape)
     # Cholesky factors need at least single precision.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
-    atoms, norms = unit_atoms(model.decoder.astype(kind))
-    (m, sizes), (dim, width) = encoder.sizes(*atoms.shape), atoms.shape
-    paid = width**2 <= min(WHOLE, len(signals) * len(sizes) * m**2)
-    whole = product(atoms.T, atoms) if paid else None
+    posed = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
+    given = *posed, jnp.asarray(threshold, kind)
+    traced, options = any(map(is_traced, given)), encoder.sizes(*model.decoder.shape)
+    # A call back from a program of several devices would keep the others waiting for ever.
+    if not coding.runs_on_host(given) or (traced and jax.device_count() > 1):
+        return _compiled(options, *given)
+    run = functools.partial(_on_host, *options)
+    if not traced:
+        return sharding.place_rows(jax.device_put(run(*given)), signals)
+    shapes = (len(signals), model.decoder.shape[1]), (len(signals), options[1][-1])
+    kinds = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
+    return jax.pure_callback(run, kinds, *given, vmap_method="sequential")
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _pose(decoder, bias, signals, proposals, kind):
+    """The unit atoms, a row each, their lengths, the targets and the proposals."""
+    atoms, lengths = unit_atoms(decoder.astype(kind))
+    rest = jax.tree.map(lambda values: values.astype(kind), (signals - bias, proposals))
+    return atoms.T, lengths, *rest
+
+
+def _on_host(num_candidates, sizes, atoms, lengths, targets, proposals, threshold):
+    """Codes and gains by the loops of a CPU."""
+    atoms, lengths, targets, threshold = map(np.asarray, (atoms, lengths, targets, threshold))
+    proposals = None if proposals is None else np.asarray(proposals)
+    lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
+    if lost.any():
+        targets = np.where(lost[:, None], 0, targets)
+    given = targets, atoms, num_candidates, sizes, float(threshold**2), proposals
+    chosen, values, gains = host.pursue(*given)
+    codes = host.spread(chosen, values / lengths[chosen], len(atoms))
+    codes[lost] = np.nan
+    return codes, gains
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(options, atoms, lengths, targets, proposals, threshold):
+    """The same by a program of XLA. For many samples it pays to compute the Gram matrix of all
+    atoms, and to read the candidates' off it.
+    """
+    (m, sizes), (width, dim) = options, atoms.shape
+    paid = width**2 <= min(WHOLE, len(targets) * len(sizes) * m**2)
+    whole = product(atoms, atoms.T) if paid else None
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
-    count = max(1, -(-len(signals) // max(1, most)))
-    code = jax.vmap(functools.partial(_code_one, atoms.T, whole, m, sizes, threshold))
-    given = jax.tree.map(lambda values: values.astype(kind), (signals - model.bias, proposals))
-    codes, gains = in_batches(lambda part: code(*part), given, -(-len(signals) // count))
-    return codes / norms, gains
+    count = max(1, -(-len(targets) // max(1, most)))
+    code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
+    size, given = -(-len(targets) // count), (targets, proposals)
+    codes, gains = in_batches(lambda part: code(*part), given, size)
+    # A NaN chooses no atom, but must remain visible, and so must an overflow.
+    finite = jnp.isfinite(jnp.linalg.norm(targets, axis=1, keepdims=True))
+    return jnp.where(finite, codes / lengths, jnp.nan), gains
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):

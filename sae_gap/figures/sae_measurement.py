@@ -151,9 +151,10 @@ def loss_parts(splits: style.Lines) -> Figure | None:
         left = 0.0
         for part, (_, colour) in _LOSS.items():
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
-            low, high = (line.get(part.replace("_part", f"_{end}")) for end in ("low", "high"))
-            if part != "rest" and low is not None and np.isfinite(high - low):
-                axes.plot([left + low, left + high], [place, place], color="black", linewidth=0.9)
+            name = part.removesuffix("_part")
+            ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
+            if np.isfinite(ends).all():
+                axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
             left += max(0.0, line[part])
         encoder = (line["values_part"] + line["support_part"]) / line["total"]
         words = f" {line['total']:.2f}, {100 * encoder:.0f} % its encoder's"

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap.core.checks import check_flag, check_integer, check_type, detached
 from sae_gap.core.lasso_problem import relative_gap
-from sae_gap.core.pursuit import CHUNK, by_chunk, least_gain, least_squares, pursue
+from sae_gap.core.pursuit import least_gain, screen_sizes
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations, open_activations
@@ -22,10 +23,10 @@ from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.health.faults import Evidence, find_faults
 from sae_gap.health.readings import BLOCK, Read, Reading, affines, others
+from sae_gap.loops import host
 from sae_gap.measure.methods import refit
 from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
 from sae_gap.metrics.reconstruction import CHANCES
-from sae_gap.runtime.cores import one_blas_thread
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.study.inference import Inference
@@ -292,12 +293,13 @@ def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple
 
 def _pursued(atoms, target, l0: float):
     """What the codes of a `BatchPursuit` calibrated on these rows add up to, and their mean L0; JAX
-    would compile it for longer. Threads cost more than such small products.
+    would compile it for longer.
     """
-    with one_blas_thread():
-        chosen, _, gains = by_chunk(
-            lambda rows: pursue(rows, atoms, 2 * math.ceil(l0)), CHUNK, target
-        )
-        on, own = (gains > 0) & (gains >= least_gain(gains, l0)), atoms[chosen]
-        codes, _ = least_squares(target, own, on)
-        return (codes[:, None] @ own)[:, 0], np.count_nonzero(codes) / len(target)
+    sizes = screen_sizes(2 * math.ceil(l0), 2, 2, *atoms.shape[::-1])
+    chosen, _, gains = host.pursue(target, atoms, *sizes)
+    on = (gains > 0) & (gains >= least_gain(gains, l0))
+    guess, used = np.zeros_like(target), 0
+    for row, signal, support in zip(guess, target, map(np.compress, on, chosen), strict=True):
+        values = scipy.optimize.nnls(atoms[support].T, signal)[0] if len(support) else np.zeros(0)
+        row[:], used = values @ atoms[support], used + int(np.count_nonzero(values))
+    return guess, used / len(target)

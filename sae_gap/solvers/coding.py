@@ -105,7 +105,7 @@ def sparse_code(
     mesh = sharding.mesh_of(targets, atoms)
     arrays: Any = targets, atoms, weights, first, tol, max_iterations
     traced = any(map(is_traced, (*arrays, support)))
-    here = not by_xla and _on_the_host((*arrays, support))
+    here = not by_xla and runs_on_host((*arrays, support))
     own = None
     if support is not None:
         exact = solver in ("auto", "working_set") and tol is not None
@@ -160,7 +160,7 @@ class _Options(NamedTuple):
     host: bool = False
 
 
-def _on_the_host(arrays) -> bool:
+def runs_on_host(arrays) -> bool:
     """Tells whether JAX would work on the values in this process's memory; traced values count if
     the default backend is the CPU.
     """

@@ -231,7 +231,7 @@ def _promise(inverse, inner, values, left, room):
       room: whether a place is free.
     """
     # Numba takes half a second to load.
-    from sae_gap.solvers.loops.exchanging import promise_all
+    from sae_gap.loops.exchanging import promise_all
 
     inverse, values = inverse.astype(inner.dtype), values.astype(inner.dtype)
     found = np.empty((len(inner) + 1, len(left)), inner.dtype)

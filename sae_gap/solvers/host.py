@@ -6,7 +6,6 @@ threads. XLA compiles and runs nothing here, so its programs may call this back.
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core import lasso_problem
+from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.least_squares import by_gram
@@ -196,17 +196,9 @@ class Found:
         rest = (*certificates, self.iterations.astype(np.int32), self.converged)
         if sparse:
             return self.sparse(), *rest
-        codes = _zeros(self.shape, dtype)
+        codes = aligned_zeros(self.shape, dtype)
         codes[rows, latents] = values
         return codes, *rest
-
-
-def _zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-    """Zeros aligned to a cache line: JAX uses such an array in place and copies any other."""
-    size, line = math.prod(shape) * dtype.itemsize, 64
-    memory = np.zeros(size + line, np.uint8)
-    begin = -memory.ctypes.data % line
-    return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
 def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
@@ -214,7 +206,7 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     as many.
     """
     # Imported here: Numba takes half a second to load.
-    from sae_gap.solvers.loops import active_set
+    from sae_gap.loops import active_set
 
     num_latents, input_dim = problem.atoms.shape
     coarse = problem.atoms.astype(np.float32, copy=False)

@@ -35,7 +35,7 @@ def pursue(
 
     The non-zero codes of a sample come first.
     """
-    from sae_gap.solvers.loops import pursuit
+    from sae_gap.loops import pursuit
 
     # For writable arrays Numba would compile the loops again.
     signals, atoms = signals.view(), atoms.view()
@@ -73,7 +73,7 @@ def sums(
     """For the result of `pursue`: Zᵀ R, and for each atom the sum of its squared codes and the
     number of its non-zero codes.
     """
-    from sae_gap.solvers.loops import pursuit
+    from sae_gap.loops import pursuit
 
     input_dim, dtype = residual.shape[1], residual.dtype
     products = np.zeros((num_latents, input_dim), dtype)
@@ -104,7 +104,7 @@ def match(
     """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their
     codes, for unit atoms.
     """
-    from sae_gap.solvers.loops import matching
+    from sae_gap.loops import matching
 
     chosen = np.empty((len(signals), num_atoms), np.int32)
     codes, gram = (
@@ -141,7 +141,7 @@ def iterate(
     """The codes of `fista.fixed` up to rounding, non-negative and with one weight; `threshold` is
     the step `rate` times the weight.
     """
-    from sae_gap.solvers.loops import proximal
+    from sae_gap.loops import proximal
 
     codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
     for i in range(iterations):

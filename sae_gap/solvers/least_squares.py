@@ -73,7 +73,7 @@ def least_squares(
     gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 
     def chunk(part):
-        width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1)))
+        width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0))
         return jax.lax.switch(width, [*gathered, beyond], *part)
 
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the

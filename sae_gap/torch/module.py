@@ -13,16 +13,18 @@ from torch import Tensor, nn
 from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT, least_gain, pursue
+from sae_gap.core.pursuit import PURSUIT, check_k, least_gain, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
+    MANY_ROWS,
     by_rows,
     check_scalar,
     check_tensor,
     least_squares,
     mean_length,
+    pursue,
     pursuit_codes,
     pursuit_options,
     unit_atoms,
@@ -87,9 +89,10 @@ class SAE(nn.Module):
 
     Attributes:
       cfg: the configuration, with SAELens's entries.
-      chunk: rows coded at once, which sets the memory: about
-        `4 num_latents + 2 m² + m input_dim` floats a row for the m candidates of a screen. None
-        takes 128 on a CPU and 2,048 elsewhere. A gradient holds the codes of all rows.
+      chunk: rows coded at once, which sets the memory: about `4 num_latents` floats a row, and
+        elsewhere than on a CPU `2 m² + m input_dim` more for the m candidates of a screen. None
+        takes 2,048; on a CPU 128 where an encoder or a gradient takes them. A gradient holds the
+        codes of all rows.
     """
 
     W_dec: Tensor
@@ -137,6 +140,7 @@ class SAE(nn.Module):
             raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
         threshold: Any = given.pop("threshold", None)
         if architecture == PURSUIT:
+            check_k(given["k"], dim, width)
             given["pruned"] = threshold is not None
         shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
         for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):
@@ -270,16 +274,18 @@ class SAE(nn.Module):
         If several solutions are best, as with more atoms than dimensions, it takes the one with the
         least norm on unit atoms. Gradients reach x and the dictionary.
         """
+        pair = self._pairs(x, codes)
+        atoms, lengths = unit_atoms(widened(self.W_dec, x))
 
         def of_rows(x, codes):
-            atoms, lengths = unit_atoms(self.W_dec.to(x))
-            found = least_squares(self._target(x), atoms, codes, anew=True) / lengths
+            whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
+            found = least_squares(self._target(x), atoms, codes.where(whole, 0), anew=True)
+            found = found / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)
-            whole = (x.sum(1) + codes.sum(1)).isfinite()
-            return [found.where(whole[:, None], math.nan)]
+            return [found.where(whole, math.nan)]
 
-        return by_rows(of_rows, self.chunk, *self._pairs(x, codes))[0].to(x.dtype)
+        return by_rows(of_rows, self.chunk, *pair)[0].to(x.dtype)
 
     @torch.no_grad()
     def certify(
@@ -342,10 +348,12 @@ class SAE(nn.Module):
         cfg, weights = self.cfg, widened(self.W_dec, x)
         atoms, _ = unit_atoms(weights)
 
-        def of_rows(x):
-            return pursue(self._target(x), atoms, 2 * cfg.k, cfg.breadth, cfg.screens)[2:]
+        sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
 
-        (gains,) = by_rows(of_rows, self.chunk, x)
+        def of_rows(x):
+            return pursue(self._target(x), atoms, *sizes)[2:]
+
+        (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
         least = least_gain(gains, cfg.k)
         self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
         self.cfg.pruned = True

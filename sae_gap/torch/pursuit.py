@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_gap.core import pursuit
 from sae_gap.core.checks import check_number, check_size, shown
+from sae_gap.core.pursuit import check_k, screen_sizes
+from sae_gap.loops import host
+from sae_gap.torch import batched
 
-# Rows at once, enough to keep an accelerator busy.
-CHUNK_ACCELERATED = 2048
+# As many rows at once as a CPU's cache holds, and enough for the compiled loops and accelerators.
+FEW_ROWS, MANY_ROWS = 128, 2048
 
 
 def pursuit_codes(
@@ -44,42 +46,72 @@ def pursuit_codes(
       screens: products with the dictionary that propose candidates; on a coherent dictionary two
         have up to 2.4 times the error of orthogonal matching pursuit, and six 1.01 times.
       threshold: τ, in units of the root mean square of the atoms' lengths; None drops no atom.
-      chunk: rows at once; None takes 128 on a CPU and 2,048 elsewhere.
+      chunk: rows at once; None takes 2,048, or 128 on a CPU if gradients are wanted.
 
     Returns:
       Codes in units of W_dec and the type of the target, (..., num_latents).
 
     Raises:
       TypeError: the target or W_dec is no tensor of floating-point numbers.
-      ValueError: a size is no positive integer, the threshold is negative, or target and atoms
-        differ in their dimension or their device.
+      ValueError: a size is no positive integer, k is beyond the dimensions or the latents, the
+        threshold is negative, or target and atoms differ in their dimension or their device.
     """
     for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
         check_size(name, size)
     check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
     mend = "give W_dec as (num_latents, input_dim)"
     check_tensor("target", target, ("...", W_dec.shape[1]), mend, W_dec)
-    weights, pursued = widened(W_dec, target), k
+    check_k(k, *W_dec.shape[::-1])
+    weights, pursued, least = widened(W_dec, target), k, None
     atoms, lengths = unit_atoms(weights)
     if threshold is not None:
         check_scalar("threshold", threshold)
         pursued, least = 2 * k, (threshold * mean_length(weights)) ** 2
+    sizes = screen_sizes(pursued, breadth, screens, *atoms.shape[::-1])
+    learns = _learns(target, weights)
 
     def coded(rows):
         # A row or an atom that is not finite would be an error of LAPACK, or choose no atom.
         finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
         with torch.no_grad():
-            chosen, codes, gains = pursuit.pursue(rows, atoms, pursued, breadth, screens)
-            if threshold is not None:
-                on = (gains > 0) & (gains >= least)
-                codes, _ = pursuit.least_squares(rows, atoms[chosen], on)
-            codes = pursuit.scatter(chosen, codes, len(atoms))
-        if torch.is_grad_enabled() and (rows.requires_grad or weights.requires_grad):
-            codes = least_squares(rows, atoms, codes).clamp(min=0)
-        return [(codes / lengths).where(finite, math.nan)]
+            chosen, codes, _ = pursue(rows, atoms, *sizes, least)
+            codes = codes if learns else codes / lengths[chosen]
+            codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
+        if learns:
+            codes = least_squares(rows, atoms, codes).clamp(min=0) / lengths
+        return [codes.masked_fill_(~finite, math.nan)]
 
+    chunk = MANY_ROWS if chunk is None and not learns else chunk
     return by_rows(coded, chunk, target)[0].to(target.dtype)
+
+
+def pursue(
+    target: Float[Tensor, "n input_dim"],
+    atoms: Float[Tensor, "num_latents input_dim"],
+    num_candidates: int,
+    sizes: tuple[int, ...],
+    least: Float[Tensor, ""] | None = None,
+) -> list[Tensor]:
+    """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
+    if not _on_host(target):
+        return [*batched.pursue(target, atoms, num_candidates, sizes, least)]
+    given = (
+        target.detach().numpy(),
+        atoms.detach().numpy(),
+        num_candidates,
+        sizes,
+        float(least or 0),
+    )
+    return [torch.from_numpy(part) for part in host.pursue(*given)]
+
+
+def _on_host(tensor):
+    return tensor.device.type == "cpu"
+
+
+def _learns(*tensors):
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def pursuit_options(sae: Any) -> dict[str, Any]:
@@ -95,14 +127,22 @@ def least_squares(target, atoms, codes, *, anew=False):
     Dᵀ (y - D z) vanishes, has the gradient of the solution.
     """
     with torch.no_grad():
-        support = codes != 0
-        places = support.float().topk(max([1, *support.sum(1).tolist()]), dim=1).indices
-        on = support.gather(1, places)
-        own = atoms[places] * on[:, :, None]
-        inverse = pursuit.inverse_gram(own @ own.mT, on, least_norm=anew)
+        rows, latents = codes.nonzero(as_tuple=True)
+        sizes = (codes != 0).sum(1)
+        slots = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
+        places = latents.new_zeros(len(codes), max([1, *sizes.tolist()]))
+        on = torch.arange(places.shape[1], device=rows.device) < sizes[:, None]
+        places[rows, slots] = latents
+        own = atoms[places]
+        inverse = batched.inverse_gram(own @ own.mT, on, least_norm=anew)
         if anew:
-            values = inverse @ (own @ target[:, :, None])
-            codes = torch.zeros_like(codes).scatter(1, places, values[:, :, 0])
+            values = inverse @ (own @ target[:, :, None] * on[:, :, None])
+            # Refined once.
+            rest = target[:, :, None] - own.mT @ values
+            values += inverse @ (own @ rest * on[:, :, None])
+            codes = torch.zeros_like(codes).scatter_add_(1, places, values[:, :, 0])
+    if anew and not _learns(target, atoms):
+        return codes
     pull = ((target - codes @ atoms) @ atoms.mT).gather(1, places) * on
     return codes.scatter_add(1, places, (inverse @ pull[:, :, None])[:, :, 0])
 
@@ -130,13 +170,15 @@ def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) ->
     have the leading axes of the arrays.
     """
     like = arrays[0]
-    on_cpu = like.device.type == "cpu"
-    size = (pursuit.CHUNK if on_cpu else CHUNK_ACCELERATED) if chunk is None else chunk
+    size = (FEW_ROWS if _on_host(like) else MANY_ROWS) if chunk is None else chunk
     check_size("chunk", size)
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):
-        parts = pursuit.by_chunk(function, size, *rows)
-    return [part.reshape((*like.shape[:-1], *part.shape[1:])) for part in parts]
+        starts = range(0, len(rows[0]) or 1, size)
+        parts = [function(*(array[start : start + size] for array in rows)) for start in starts]
+    # One part is not copied.
+    joined = (each[0] if len(each) == 1 else torch.cat(each) for each in zip(*parts, strict=True))
+    return [part.reshape((*like.shape[:-1], *part.shape[1:])) for part in joined]
 
 
 def check_tensor(

@@ -14,9 +14,16 @@ from sae_gap.core.types import Model, Split
 from sae_gap.encoders import screened_pursuit
 from sae_gap.encoders.refined import Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, leave_one_out
-from sae_gap.solvers import sparse_code
+from sae_gap.solvers import coding, sparse_code
 
 WIDTH, DIM, COUNT = 60, 24, 40
+
+
+@pytest.fixture(params=["loops", "xla"], autouse=True)
+def form(request, monkeypatch):
+    """That of a CPU, and that of an accelerator."""
+    if request.param == "xla":
+        monkeypatch.setattr(coding, "runs_on_host", lambda arrays: False)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +152,7 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
     codes = encoder(model, signals)
     monkeypatch.setattr(screened_pursuit, "WHOLE", 0)
     monkeypatch.setattr(screened_pursuit, "CHUNK", 1)
-    pairs = jax.vmap(encoder, (None, 0))(model, signals.reshape(2, -1, DIM))
+    pairs = jax.jit(jax.vmap(encoder, (None, 0)))(model, signals.reshape(2, -1, DIM))
     np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
 
 
@@ -162,7 +169,7 @@ def test_atoms_that_depend_on_others_are_no_choice():
     """
     atoms = jnp.asarray([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
     signals = jnp.asarray([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0]])
-    codes = np.asarray(ScreenedPursuit(4)(Model(atoms, jnp.zeros(2)), signals))
+    codes = np.asarray(ScreenedPursuit(2, 2)(Model(atoms, jnp.zeros(2)), signals))
     np.testing.assert_allclose(codes @ np.asarray(atoms).T, [[3, 1], [0, 0], [0, 4]], atol=1e-5)
     assert (np.count_nonzero(codes, axis=1) == [2, 0, 1]).all()
 
@@ -194,3 +201,24 @@ def test_what_cannot_be_calibrated_is_refused_and_half_precision_is_coded(model,
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (model, signals))
     as_given = jax.tree.map(lambda array: array.astype(jnp.float32), half)
     np.testing.assert_allclose(encoder(*half), encoder(*as_given), atol=0.05)
+
+
+def test_rows_that_are_not_finite_are_nan_and_spoil_no_other(model, signals):
+    encoder = BatchPursuit(4, threshold=0.5)
+    lost = signals.at[3, 2].set(jnp.nan).at[5, 1].set(jnp.inf).at[7].set(3e30)
+    found, codes = (np.asarray(encoder.infer(model, rows).codes) for rows in (lost, signals))
+    assert np.isnan(found[[3, 5, 7]]).all()
+    np.testing.assert_array_equal(*(np.delete(each, [3, 5, 7], axis=0) for each in (found, codes)))
+    assert encoder(model, signals[:0]).shape == (0, WIDTH)
+
+
+def test_more_atoms_than_can_be_independent_and_no_threshold_are_refused(model, signals):
+    for k in (DIM + 1, WIDTH + 1):
+        with pytest.raises(
+            ValueError, match=f"at most the {DIM} dimensions and the {WIDTH} latents"
+        ):
+            ScreenedPursuit(k)(model, signals)
+    for value in (-1.0, jnp.nan):
+        trained = dataclasses.replace(model, encoder=screened_pursuit.Threshold(jnp.float32(value)))
+        with pytest.raises(ValueError, match="the model's threshold must be a finite number"):
+            BatchPursuit(4)(trained, signals)

@@ -86,7 +86,7 @@ def test_what_saelens_has_no_form_for_is_written_in_the_own_form_and_said(
 
 
 @pytest.mark.parametrize(
-    "encoder", [ListaMatryoshka(3, step=0.9), BatchPursuit(50, 3), MatchingPursuit(50)]
+    "encoder", [ListaMatryoshka(3, step=0.9), BatchPursuit(5, 3), MatchingPursuit(50)]
 )
 def test_what_inference_asks_for_is_kept_and_a_k_beyond_the_width_is_all_latents(tmp_path, encoder):
     model = fitted(encoder)

@@ -5,8 +5,8 @@ import pytest
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.pursuit import OMP
+from sae_gap.loops import matching, routines
 from sae_gap.solvers import greedy, host_pursuits, orthogonal_matching_pursuit, pursuit_order
-from sae_gap.solvers.loops import matching, routines
 
 from .problems import draw
 

@@ -8,8 +8,8 @@ import pytest
 from scipy.optimize import nnls
 
 import sae_gap
+from sae_gap.loops import active_set, proximal
 from sae_gap.solvers import block, host
-from sae_gap.solvers.loops import active_set, proximal
 from sae_gap.solvers.working_set import widths
 
 from .problems import draw, score
@@ -360,7 +360,7 @@ def test_where_most_weights_are_zero_only_an_exact_fit_is_certified(share):
 
 
 def test_jax_takes_codes_as_they_are_without_a_copy():
-    codes = [host._zeros((3, width), np.dtype(np.float32)) for width in range(1, 9)]
+    codes = [host.aligned_zeros((3, width), np.dtype(np.float32)) for width in range(1, 9)]
     assert all(map(np.shares_memory, jax.device_put(codes), codes))
 
 

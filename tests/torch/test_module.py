@@ -22,7 +22,7 @@ from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Thr
 from sae_gap.saes import own
 from sae_gap.saes.parts import FIT
 from sae_gap.saes.saelens import CONFIG, WEIGHTS
-from sae_gap.torch import SAE, pursuit_codes
+from sae_gap.torch import SAE, pursuit, pursuit_codes
 from tests.saes.examples import example
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
 from tests.saes.test_libraries import FILES, close
@@ -44,6 +44,13 @@ def arrays(width=WIDTH, dim=DIM, count=COUNT):
     return [array.astype(np.float32) for array in (atoms, bias, x)]
 
 
+@pytest.fixture(params=["cpu", "elsewhere"])
+def device(request, monkeypatch):
+    """Tensors that the loops of a CPU take, and those of other devices."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(pursuit, "_on_host", lambda tensor: False)
+
+
 def jax_codes(encoder, atoms, bias, x, threshold=None):
     parameters = None if threshold is None else Threshold(jnp.float32(threshold))
     return np.asarray(encoder(Model(jnp.asarray(atoms.T), jnp.asarray(bias), parameters), x))
@@ -60,10 +67,10 @@ def equal(found, expected, tolerance=1e-5):
 
 @torch.no_grad()
 @pytest.mark.parametrize("threshold", [None, 0.3])
-def test_codes_are_those_of_jax(threshold):
+def test_codes_are_those_of_jax(threshold, device):
     atoms, bias, x = arrays()
-    pursuit = BatchPursuit if threshold else ScreenedPursuit
-    expected = jax_codes(pursuit(6, 3, 3), atoms, bias, x, threshold)
+    encoder = BatchPursuit if threshold else ScreenedPursuit
+    expected = jax_codes(encoder(6, 3, 3), atoms, bias, x, threshold)
     sae = SAE(*tensors(atoms, bias), k=6, breadth=3, screens=3, threshold=threshold)
     sae.chunk = 7
     found = sae.encode(torch.from_numpy(x))
@@ -74,7 +81,7 @@ def test_codes_are_those_of_jax(threshold):
 
 
 @torch.no_grad()
-def test_a_pruned_pursuit_is_calibrated_as_in_jax():
+def test_a_pruned_pursuit_is_calibrated_as_in_jax(device):
     atoms, bias, x = arrays()
     atoms[50] = 0
     encoder, options = BatchPursuit(4, 3, 3), {"k": 4, "breadth": 3, "screens": 3}
@@ -92,13 +99,13 @@ def test_a_pruned_pursuit_is_calibrated_as_in_jax():
 
 
 @torch.no_grad()
-def test_twins_and_more_atoms_than_dimensions_explain_what_jax_explains():
+def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
     """Which twin has a value, and what the last dimensions are spent on, is a tie."""
     atoms, bias, x = arrays()
     atoms[30:40] = 2 * atoms[:10]
     atoms[50] = 0
     x = x[:20]
-    for k in (8, DIM + 2):
+    for k in (8, DIM):
         expected = jax_codes(ScreenedPursuit(k, 2), atoms, bias, x)
         found = SAE(*tensors(atoms, bias), k=k).encode(torch.from_numpy(x)).numpy()
         assert not found[:, 50].any() and not (found[:, 30:40] * found[:, :10]).any()
@@ -169,7 +176,7 @@ def test_gradients_reach_the_input_and_the_dictionary():
 
 
 @torch.no_grad()
-def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy():
+def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
     atoms, bias, x = arrays()
     codes = np.random.default_rng(5).uniform(size=(COUNT, WIDTH)) < 0.1
     sae = SAE(*tensors(atoms, bias), k=4)
@@ -363,7 +370,11 @@ REFUSED = {
         sae.W_dec, W_enc=sae.W_dec.mT, architecture="gated"
     ),
     "k must be an integer": lambda sae, x, _: SAE(sae.W_dec, k=0),
-    "k must be at most the 60 latents": lambda sae, x, _: SAE(sae.W_dec, k=61),
+    "k must be at most the 60 latents": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, architecture="topk", k=61
+    ),
+    "k must be at most the 24 dimensions and the 60": lambda sae, x, _: SAE(sae.W_dec, k=25),
+    "but it is 61; give fewer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=61),
     "topk has no breadth": lambda sae, x, _: SAE(sae.W_dec, architecture="topk", breadth=2),
     "architecture must be one of": lambda sae, x, _: SAE(sae.W_dec, architecture="relu"),
     "has a k, but its architecture": lambda sae, x, folder: without_architecture(

@@ -3,7 +3,7 @@
 from typing import no_type_check
 
 from sae_gap.core.pursuit import DEPENDENT
-from sae_gap.solvers.loops.routines import entry
+from sae_gap.loops.routines import entry
 
 # Atoms to process at once, in cache.
 TILE = 1024

@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from sae_gap.solvers.loops.routines import copy, entry, helper, pivot, subtract
+from sae_gap.loops.routines import copy, entry, helper, pivot, subtract
 
 
 @helper

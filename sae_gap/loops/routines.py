@@ -8,7 +8,7 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
-from sae_gap.solvers.keeping import kept
+from sae_gap.loops.keeping import kept
 
 # Allows reordered sums, but keeps NaNs.
 OPTIONS: dict[str, Any] = {

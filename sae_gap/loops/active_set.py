@@ -5,7 +5,7 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from sae_gap.solvers.loops.routines import OPTIONS, copy, dot, drop, entry, helper, pivot, subtract
+from sae_gap.loops.routines import OPTIONS, copy, dot, drop, entry, helper, pivot, subtract
 
 # Fewest violators that enter in a round; one more for each so many numbers of the dictionary, since
 # products then take longer.

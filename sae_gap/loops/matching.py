@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from sae_gap.solvers.loops.routines import border, copy, dot, entry, first_largest, subtract
+from sae_gap.loops.routines import border, copy, dot, entry, first_largest, subtract
 
 # An atom is dependent if less than this share of its energy is outside the span of the basis; the
 # inverse is never refined.

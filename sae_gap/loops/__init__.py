@@ -1,0 +1,16 @@
+"""The compiled loops of a CPU, which solve each sample of a block on its own atoms.
+
+`sae_gap/solvers/README.md` has the mathematics. `solvers.host` calls `active_set.code_block`, the
+certified coder. `solvers.host_pursuits` calls `pursuit.pursue_block` and `pursuit.add_products`,
+the pursuit that learns dictionaries, `matching.match_block`, orthogonal matching pursuit, and
+`proximal.iterate_block`, iterations of FISTA. `host` here, which imports no JAX, calls
+`screened.pursue_block`, the screened pursuit, and `screened.fit_block`, least squares on supports.
+The coder works in double precision, except for products with all atoms, which separate the atoms
+that may exceed their weight from the others. The other loops, which certify nothing, compute in the
+precision of the signals.
+
+Numba compiles these and caches them; the cache is renewed when a file of this folder changes, but
+not when another one does. So all functions that they call are here, and sizes and settings from
+other files are arguments. No loop takes Python's lock; nor does one assign an array to a slice,
+since Numba would spend seconds on compiling its error message for wrong shapes.
+"""

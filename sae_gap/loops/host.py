@@ -1,0 +1,95 @@
+"""The screened pursuit for arrays of NumPy: blocks of rows, shared among all cores.
+
+The problem alone decides which rows share a block, so the bits do not depend on the threads. The
+loops are imported on first use: Numba takes half a second to load.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from sae_gap.core.pursuit import WHOLE
+from sae_gap.runtime.cores import on_cores, one_blas_thread
+
+# Rows of a block at least and at most, and rows of a Gram matrix to multiply at once.
+FEWEST_ROWS, MOST_ROWS, FEW_ATOMS = 16, 256, 2**10
+
+
+def pursue(
+    signals: Float[np.ndarray, "n input_dim"],
+    atoms: Float[np.ndarray, "num_latents input_dim"],
+    num_candidates: int,
+    sizes: tuple[int, ...],
+    least: float = 0.0,
+    proposals: Float[np.ndarray, "n num_latents"] | None = None,
+) -> tuple[Int[np.ndarray, "n size"], Float[np.ndarray, "n size"], Float[np.ndarray, "n size"]]:
+    """Runs a screened pursuit, then solves least squares over `z ≥ 0`.
+
+    Args:
+      signals: finite rows, (n, input_dim).
+      atoms: of unit length or zero, (num_latents, input_dim), of the type of the signals.
+      num_candidates: candidates of a screen; see `core.pursuit.screen_sizes`.
+      sizes: numbers of atoms after the screens.
+      least: atoms whose absence raises the squared error by less are dropped.
+      proposals: the first screen takes the largest of these; None takes correlations.
+
+    Returns:
+      The numbers of the chosen atoms, their codes (zero for an unused atom), and the increase of
+      the squared error without each, before any is dropped.
+    """
+    from sae_gap.loops import screened
+
+    kind, shape = atoms.dtype, (len(signals), sizes[-1])
+    chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.empty(shape, kind)
+    # For many rows it pays to compute the Gram matrix of all atoms.
+    paid = len(atoms) ** 2 <= min(WHOLE, len(signals) * len(sizes) * num_candidates**2)
+    whole = np.empty((len(atoms) * paid,) * 2, kind)
+    signals, atoms = _read_only(signals), _read_only(atoms)
+    proposals = _read_only(np.empty((0, 0), kind) if proposals is None else proposals)
+    shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
+    options = num_candidates, np.array(sizes), kind.type(least)
+
+    def multiply(begin: int) -> None:
+        rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
+        np.matmul(atoms[rows], atoms[: rows.stop].T, out=whole[rows, : rows.stop])
+        whole[:begin, rows] = whole[rows, :begin].T
+
+    def work(own: slice) -> None:
+        given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])
+        screened.pursue_block(*given, *options, *results, gains[own])
+
+    with one_blas_thread():
+        on_cores(multiply, range(0, len(whole), FEW_ATOMS)[::-1])
+        on_cores(work, _blocks(len(signals)))
+    return chosen, codes, gains
+
+
+def spread(
+    chosen: Int[np.ndarray, "n size"], codes: Float[np.ndarray, "n size"], num_latents: int
+) -> Float[np.ndarray, "n num_latents"]:
+    """Puts the codes of some atoms in their places among all atoms."""
+    dense, (rows, places) = aligned_zeros((len(codes), num_latents), codes.dtype), np.nonzero(codes)
+    dense[rows, chosen[rows, places]] = codes[rows, places]
+    return dense
+
+
+def aligned_zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+    """Zeros aligned to a cache line: JAX uses such an array in place and copies any other."""
+    size, line = math.prod(shape) * dtype.itemsize, 64
+    memory = np.zeros(size + line, np.uint8)
+    begin = -memory.ctypes.data % line
+    return memory[begin : begin + size].view(dtype).reshape(shape)
+
+
+def _blocks(count: int) -> list[slice]:
+    """The rows of each block, of about equal sizes."""
+    size = max(1, min(max(-(-count // 4), FEWEST_ROWS), MOST_ROWS))
+    return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written to: for one that can, Numba would compile the loops again."""
+    view = np.ascontiguousarray(array).view()
+    view.flags.writeable = False
+    return view

@@ -1,0 +1,338 @@
+"""The screened pursuit and least squares on supports, a row at a time, in the type of the rows.
+
+Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is that
+of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
+"""
+
+from typing import no_type_check
+
+import numpy as np
+
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK
+from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
+
+# Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
+# time.
+LANES = 32
+
+
+@helper
+@no_type_check
+def _reduce(row, table, column, count, rows):
+    """Subtracts `table[i, column] rows[i]` for the first i, four at a time: `row` is then read and
+    written once for four.
+    """
+    for i in range(0, count - 3, 4):
+        first, second, third, fourth = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
+        a, b, c, d = (
+            table[i, column],
+            table[i + 1, column],
+            table[i + 2, column],
+            table[i + 3, column],
+        )
+        for n in range(row.size):
+            row[n] -= a * first[n] + b * second[n] + c * third[n] + d * fourth[n]
+    for i in range(count - count % 4, count):
+        subtract(row, table[i, column], rows[i])
+
+
+@helper
+@no_type_check
+def _largest(values, count, found):
+    """Puts the places of the largest values in `found`, and returns their number: less than `count`
+    only if values are not finite.
+    """
+    low = high = values[0]
+    for n in range(values.size):
+        low, high = min(low, values[n]), max(high, values[n])
+    reach = values.size + 0 * low
+    # Bisects for a limit that as many values reach; a sort takes several times as long.
+    while reach != count:
+        middle = low + (high - low) / 2
+        if not low < middle < high:
+            break
+        reach = 0 * low
+        for n in range(values.size):
+            reach += values[n] >= middle
+        if reach < count:
+            high = middle
+        else:
+            low = middle
+    size = np.int64(0)
+    for n in range(values.size):
+        # Without a branch, which would often be mispredicted.
+        found[size] = n
+        size += values[n] > low
+    for n in range(values.size):
+        if size < count and values[n] == low:
+            found[size] = n
+            size += 1
+    return size
+
+
+@helper
+@no_type_check
+def _wide(size):
+    """The size with spare places up to a whole number of vectors."""
+    return -(-size // LANES) * LANES
+
+
+@helper
+@no_type_check
+def _solve(factor, size, right, codes):
+    """Solves `UᵀU z = b`; b becomes the solution of `Uᵀ w = b`."""
+    for i in range(size):
+        value = right[i] / factor[i, i]
+        subtract(right[: _wide(size)], value, factor[i])
+        right[i] = value
+    _back(factor, size, right, codes)
+
+
+@helper
+@no_type_check
+def _back(factor, size, right, codes):
+    """Solves `U z = w`."""
+    wide = _wide(size)
+    codes[:wide] = 0
+    for i in range(size - 1, -1, -1):
+        total = right[i]
+        for n in range(wide):
+            total -= factor[i, n] * codes[n]
+        codes[i] = total / factor[i, i]
+
+
+@helper
+@no_type_check
+def _factor(gram, few, factor):
+    """The factor U of the Gram matrix of a few of the atoms; returns the smallest pivot."""
+    least = gram[0, 0]
+    for i in range(few.size):
+        row = factor[i, : _wide(few.size)]
+        for n in range(i, few.size):
+            row[n] = gram[few[i], few[n]]
+        _reduce(row, factor, i, i, factor)
+        least = min(least, row[i])
+        scale = 1 / np.sqrt(row[i])
+        for n in range(i, few.size):
+            row[n] *= scale
+        row[:i], row[few.size :] = 0, 0
+    return least
+
+
+@helper
+@no_type_check
+def _marked(on, few):
+    """Lists the places that are on, and returns their number."""
+    size = np.int64(0)
+    for w in range(on.size):
+        few[size] = w
+        size += on[w]
+    return size
+
+
+@helper
+@no_type_check
+def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
+    """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is of
+    these atoms if it is ready, and becomes that of the atoms in the solution.
+    """
+    factor, right, found, places = room
+    copy(on, allowed)
+    for exchange in range(MOST + 1):
+        few = places[: _marked(on, places)]
+        if exchange or not ready:
+            _factor(gram, few, factor)
+        for n in range(few.size):
+            right[n] = toward[few[n]]
+        _solve(factor, few.size, right, found)
+        codes[:] = 0
+        for n in range(few.size):
+            codes[few[n]] = found[n]
+        last = np.int64(-1)
+        for w in range(on.size):
+            if on[w]:
+                wrong = codes[w] < -slack
+            else:
+                wrong = allowed[w] and toward[w] - dot(gram[w, : on.size], codes) > slack
+            right[w] = wrong
+            if wrong:
+                last = w
+        if last < 0 or exchange == MOST:
+            break
+        for w in range(on.size):
+            if right[w] > 0 and (exchange < EXCHANGES or w == last):
+                on[w] = not on[w]
+    for w in range(on.size):
+        on[w] = on[w] and codes[w] > 0
+        codes[w] = codes[w] if on[w] else 0
+    left = _marked(on, places)
+    if left < few.size:
+        _factor(gram, places[:left], factor)
+
+
+@helper
+@no_type_check
+def _gains(on, codes, half, gains, room):
+    """The rise of the squared error without each atom that is on, `z_j² / (G⁻¹)_jj`. With their
+    factor U the rows of `half` are those of `U⁻ᵀ`, and the sums of their squares are the diagonal.
+    """
+    factor, spread, _, places = room
+    few = places[: _marked(on, places)]
+    wide = _wide(few.size)
+    spread[:wide] = 0
+    for i in range(few.size):
+        row, scale = half[i, :wide], 1 / factor[i, i]
+        row[:] = 0
+        row[i] = 1
+        _reduce(row, factor, i, i, half)
+        for n in range(wide):
+            row[n] *= scale
+            spread[n] += row[n] ** 2
+    gains[:] = 0
+    for n in range(few.size):
+        gains[few[n]] = codes[few[n]] ** 2 / spread[n]
+
+
+@entry
+@no_type_check
+def _match(
+    begun,
+    steps,
+    slack,
+    latents,
+    whole,
+    own,
+    pull,
+    left,
+    score,
+    basis,
+    values,
+    places,
+    gram,
+):
+    """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first.
+
+    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
+    of the chosen atoms, `values` those of the signal, `gram` those of the chosen atoms with each
+    other. Returns the number of chosen atoms.
+    """
+    top, dependent = latents.size, left.dtype.type(DEPENDENT)
+    wide = _wide(top)
+    for n in range(wide):
+        score[n] = pull[n] if left[n] > dependent else -np.inf
+    for step in range(steps):
+        best = step if step < begun else first_largest(score[:wide])
+        if step >= begun and not (left[best] > dependent and pull[best] > slack):
+            return step
+        row = basis[step, :wide]
+        if whole.size:
+            products = whole[latents[best]]
+            for n in range(top):
+                row[n] = products[latents[n]]
+        else:
+            np.dot(own, own[best], row[: len(own)])
+        places[step] = best
+        for j in range(step + 1):
+            gram[step, j] = gram[j, step] = row[places[j]]
+        _reduce(row, basis, best, step, basis)
+        scale = 1 / np.sqrt(left[best])
+        if step >= begun:
+            values[step] = pull[best] * scale
+        fall = values[step] if step >= begun else 0 * scale
+        for n in range(wide):
+            row[n] *= scale
+            pull[n] -= fall * row[n]
+            left[n] -= row[n] ** 2
+            score[n] = pull[n] if left[n] > dependent else -np.inf
+        left[best], score[best] = 0, -np.inf
+    return steps
+
+
+@entry
+@no_type_check
+def pursue_block(
+    signals, atoms, energy, whole, proposals, num_candidates, sizes, threshold, chosen, codes, gains
+):
+    """The screened pursuit of `sae_gap.encoders.screened_pursuit` for a block of rows.
+
+    Args:
+      signals: `(n, input_dim)`, finite.
+      atoms: of unit length or zero, `(num_latents, input_dim)`.
+      energy: their squared lengths.
+      whole: the Gram matrix of all atoms; without entries the loop multiplies atoms itself.
+      proposals: `(n, num_latents)`, whose largest entries the first screen takes; without rows it
+        takes correlations.
+      num_candidates: candidates of a screen, at most num_latents.
+      sizes: numbers of atoms after the screens, at most num_candidates.
+      threshold: the last least squares are without atoms of which the squared error rises by less.
+      chosen: `(n, size)`, the result.
+      codes: `(n, size)`, the result; zero for an unused atom.
+      gains: `(n, size)`, the result: the rise of the squared error without each atom.
+    """
+    (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
+    rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
+    values, used = np.empty((num_samples, size), kind), np.zeros(num_samples, np.int64)
+    # One more place than atoms, where the search for the largest writes too.
+    latents, seats = np.empty(num_candidates + 1, np.int64), np.empty(size, np.int64)
+    own = np.zeros((0 if whole.size else num_candidates, dim), kind)
+    basis, work = (
+        np.zeros((size, _wide(num_candidates)), kind),
+        np.zeros((3, _wide(num_candidates)), kind),
+    )
+    tables, vectors = np.zeros((3, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
+    gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
+    toward, on, kept = vectors[0], flags[0], flags[1]
+    room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
+    for screen in range(sizes.size):
+        np.dot(rest, atoms.T, pull)
+        for i in range(num_samples):
+            length = np.sqrt(dot(signals[i], signals[i]))
+            begun = used[i]
+            for b in range(begun):
+                # Below all others.
+                latents[b], pull[i, chosen[i, b]] = chosen[i, b], -2 * length
+            wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
+            top = begun + _largest(wanted, num_candidates - begun, latents[begun:])
+            work[1, top:] = 0
+            for n in range(top):
+                work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
+                if len(own):
+                    copy(own[n], atoms[latents[n]])
+            used[i] = end = _match(
+                begun,
+                sizes[screen],
+                SLACK * length,
+                latents[:top],
+                whole,
+                own,
+                work[0],
+                work[1],
+                work[2],
+                basis,
+                values[i],
+                seats,
+                gram,
+            )
+            for a in range(end):
+                chosen[i, a], factor[a] = latents[seats[a]], 0
+                for b in range(a, end):
+                    factor[a, b] = basis[a, seats[b]]
+            if screen < sizes.size - 1:
+                _back(factor, end, values[i], toward)
+                copy(rest[i], signals[i])
+                for a in range(end):
+                    subtract(rest[i], toward[a], atoms[chosen[i, a]])
+                continue
+            toward[:], on[:end] = 0, True
+            for a in range(end):
+                subtract(toward[: _wide(end)], -values[i, a], factor[a])
+            code, slack = codes[i, :end], SLACK * length
+            _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
+            _gains(kept[:end], code, tables[2], gains[i, :end], room)
+            drops = False
+            for a in range(end):
+                on[a] = kept[a] and gains[i, a] >= threshold
+                drops |= kept[a] != on[a]
+            if drops:
+                _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
+            chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
