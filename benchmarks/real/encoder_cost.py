@@ -46,7 +46,7 @@ from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.measure.methods import check_codes, finite, methods_of, refit, study_of
 from sae_gap.metrics import nats
-from sae_gap.metrics.cost import PROCESSOR, cost_at
+from sae_gap.metrics.cost import cost_at, processor_time
 from sae_gap.storage import results
 from sae_gap.storage.results import Row
 from sae_gap.study.runner import run
@@ -142,7 +142,7 @@ def measure(options: CostOptions) -> list[Row]:
         lam, denser = found[options.l0], found[twice(learner, options.l0)]
         every = ways(learner, options.l0, lam, denser, named)
         chosen = [method for method in every if method.family in options.codes]
-        metrics = nats.METRIC, cost_at(lam, options.l0), PROCESSOR
+        metrics = nats.METRIC, cost_at(lam, options.l0), processor_time()
         study = study_of(NAME, (source,), chosen, *metrics, calibrate_on="train")
         mine = finite(run(study, store))
         rows += [row | {"lam": lam} for row in mine]

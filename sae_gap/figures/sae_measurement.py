@@ -90,6 +90,12 @@ def name_of(row: Row) -> str:
     return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
 
 
+def _said(name: str) -> str:
+    """Returns the name of what `train_real` trained as people say it, and others as they are."""
+    kind, start, base = name.partition("_from_")
+    return labels.label(kind).removesuffix(" SAE") + start.replace("_", " ") + base
+
+
 def is_control(row: Row) -> bool:
     """True if the dictionary of a row is a control."""
     return row.get("family") == "control"
@@ -159,8 +165,9 @@ def loss_parts(splits: style.Lines) -> Figure | None:
         encoder = (line["values_part"] + line["support_part"]) / line["total"]
         words = f" {line['total']:.2f}, {100 * encoder:.0f} % its encoder's"
         axes.annotate(words, (left, place), va="center")
-    names = [f"{line['dictionary'].replace('_', ' ')}, L0 {line['l0']:.0f}" for line in shown]
-    style.name_along(axes.yaxis, names)
+    style.name_along(
+        axes.yaxis, [f"{_said(line['dictionary'])}, L0 {line['l0']:.0f}" for line in shown]
+    )
     axes.invert_yaxis()
     # Leave room for the words beside the longest bar.
     axes.set_xlim(0, 1.4 * max(line["total"] for line in shown))

@@ -71,6 +71,20 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     }
 
 
+def processor_time() -> Metric:
+    """The price of codes where they are found by one thread of a CPU.
+
+    Its column is `processor`: the processor time of the codes over that of the SAE's encoder, each
+    the median of five runs.
+    """
+    return Metric(
+        "processor",
+        _processor,
+        {"processor": Column("processor time of one thread, the SAE's encoder = 1")},
+        everywhere=False,
+    )
+
+
 def _processor(inferred: Inferred) -> dict[str, Any]:
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
     own, wanted = inferred.learner.encode, inferred.encoder
@@ -83,15 +97,6 @@ def _processor(inferred: Inferred) -> dict[str, Any]:
             for each in (wanted, own)
         )
     return {"processor": mine / encoder}
-
-
-# The price of codes where they are found by one thread of a CPU.
-PROCESSOR = Metric(
-    "processor",
-    _processor,
-    {"processor": Column("processor time of one thread, the SAE's encoder = 1")},
-    everywhere=False,
-)
 
 
 def _objective(inferred: Inferred, codes: Any, lam: float) -> float:

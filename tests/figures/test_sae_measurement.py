@@ -80,12 +80,15 @@ def test_the_parts_are_bars_that_end_at_the_gap():
 def test_the_nats_of_an_sae_are_a_bar_of_their_parts():
     parts = {"values_part": 0.1, "support_part": -0.02, "dictionary_part": 0.04, "rest": 0.08}
     ends = {"values_low": 0.05, "values_high": 0.12, "support_low": float("nan")}
-    costly = {"dictionary": "b_from_a", "loss": "kl", "l0": 8.0, "total": 0.2}
+    costly = {"dictionary": "topk_from_online_dl", "loss": "kl", "l0": 8.0, "total": 0.2}
     costly |= parts | ends | {"support_high": float("nan")}
     lines = [costly, costly | {"dictionary": "a", "total": 0.1}, costly | {"loss": "ce"}]
     (axes,) = figures.loss_parts(lines).axes
     # The SAE that costs least comes first, and a negative part takes no room.
-    assert [text.get_text() for text in axes.get_yticklabels()] == ["a, L0 8", "b from a, L0 8"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == [
+        "a, L0 8",
+        "TopK from online_dl, L0 8",
+    ]
     widths = [bar.get_width() for bar in axes.patches]
     assert widths == pytest.approx(2 * [0.1, 0, 0.04, 0.08])
     assert [bar.get_x() for bar in axes.patches[4:]] == pytest.approx([0, 0.1, 0.1, 0.14])

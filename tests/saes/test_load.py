@@ -36,7 +36,7 @@ def fit(folder):
 
 
 def trained(folder):
-    train_real.save(MODEL, Folder(folder))
+    train_real.save(MODEL, Folder(folder), {})
 
 
 def learned(folder):

@@ -160,9 +160,9 @@ def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, made, mo
     own = dataclasses.replace(on.given.ready, encode=MatchingPursuit(K))
     sae = SAE.of_model(own, name="sae").given
     # Medians without the first run, which compiles.
-    assert scores(on, made, "mp", cost.PROCESSOR, sae) == {"processor": 2 / 4}
+    assert scores(on, made, "mp", cost.processor_time(), sae) == {"processor": 2 / 4}
     # A decoder alone has no encoder.
-    assert scores(on, made, "mp", cost.PROCESSOR) == {"processor": None}
+    assert scores(on, made, "mp", cost.processor_time()) == {"processor": None}
 
 
 def test_a_signed_dictionary_has_signed_codes(on):
