@@ -215,6 +215,24 @@ def sae_for_activations(
     return dataclasses.replace(learner, **(suited | options))
 
 
+def transcoder_for_activations(
+    name: str, *, skip: bool = False, **options: Any
+) -> "sae_gap.learners.sparse_transcoder.SparseTranscoder":
+    """Makes a transcoder with the options of `sae_for_activations`, `input_dim` being that of what
+    it explains.
+
+    Args:
+      name: the name of its encoder.
+      skip: whether it has an affine skip.
+      options: of `sae_for_activations`.
+    """
+    from sae_gap.learners.sparse_transcoder import SparseTranscoder
+
+    sae = sae_for_activations(name, **options)
+    fields = {field.name: getattr(sae, field.name) for field in dataclasses.fields(sae)}
+    return SparseTranscoder(**fields, skip=skip)
+
+
 def _sae_encoder(name: str, sparsity: int, tuned: bool = False) -> Any:
     check_choice("sae", name, saes())
     kind = saes()[name]

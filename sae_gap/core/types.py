@@ -17,7 +17,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core.checks import SEED, check_integer
+from sae_gap.core.checks import SEED, check_integer, shown
 from sae_gap.core.codes import SparseCodes
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.options import option, settle
@@ -147,12 +147,15 @@ class Split(eqx.Module):
         those of a world are a sparse array.
       documents: each sample's document, from 0, as the unit of intervals; None names none.
       counts: a mask of the samples that metrics and calibration count; None counts all.
+      inputs: what a transcoder reads to explain the signals, (n, num_inputs); None where encoders
+        read the signals themselves.
     """
 
     signals: Float[Any, "n input_dim"]
     codes: Float[Array, "n num_latents"] | SparseCodes | None = None
     documents: Int[np.ndarray, " n"] | None = None
     counts: Bool[np.ndarray, " n"] | None = None
+    inputs: Float[Any, "n num_inputs"] | None = None
 
     @property
     def counted(self) -> Float[np.ndarray, "m input_dim"]:
@@ -179,17 +182,23 @@ class Unread:
 
     Args:
       read: returns the signals, (n, input_dim).
+      read_inputs: returns what a transcoder reads, (n, num_inputs); None where there is nothing.
     """
 
     codes = labels = documents = counts = None
 
-    def __init__(self, read: Callable[[], Any]):
-        self._read = read
+    def __init__(self, read: Callable[[], Any], read_inputs: Callable[[], Any] | None = None):
+        self._read, self._read_inputs = read, read_inputs
 
     @functools.cached_property
     def signals(self) -> Float[Array, "n input_dim"]:
         """The rows to learn from."""
         return self._read()
+
+    @functools.cached_property
+    def inputs(self) -> Float[Array, "n num_inputs"] | None:
+        """What a transcoder reads of each row."""
+        return None if self._read_inputs is None else self._read_inputs()
 
 
 class Tree(eqx.Module):
@@ -254,19 +263,46 @@ class Model(eqx.Module):
     encode: Callable[..., Array] | None = eqx.field(static=True, default=None)
     normalisation: Normalisation | None = None
 
-    def signals(self, activations: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
-        """Returns the normalised activations, which encoders code."""
+    @property
+    def num_inputs(self) -> int:
+        """Dimension of what its own encoder reads."""
+        return len(self.bias)
+
+    def widths(self, reads_inputs: bool) -> tuple[int, ...]:
+        """The columns that signals may have, for encoders that read inputs and for others."""
+        return (len(self.bias),)
+
+    def read(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+        """Returns what the affine map of its own encoder reads: `y - b`."""
+        return signals - self.bias
+
+    def outputs(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+        """Returns what codes reconstruct, given what training passes to encoders."""
+        return signals
+
+    def signals(
+        self,
+        activations: Float[Array, "n input_dim"],
+        inputs: Float[Array, "n num_inputs"] | None = None,
+    ) -> Float[Array, "n input_dim"]:
+        """Returns the normalised activations, which encoders code; only a transcoder uses
+        `inputs`.
+        """
         kind = self.normalisation
         return activations if kind is None else kind.apply(activations)
 
     def reconstruct(
-        self, codes: Any, activations: Float[Any, "n input_dim"] | None
+        self,
+        codes: Any,
+        activations: Float[Any, "n input_dim"] | None,
+        inputs: Float[Any, "n num_inputs"] | None = None,
     ) -> Float[Array, "n input_dim"]:
         """Reconstructs activations, in their units, from codes in units of the model's atoms.
 
         Args:
           codes: dense, or a sparse array, (n, num_latents).
           activations: the activations that were coded; a normalisation `per_sample` reads them.
+          inputs: what a transcoder read.
         """
         if scipy.sparse.issparse(codes):
             product = jnp.asarray(codes @ np.asarray(self.decoder).T)
@@ -288,6 +324,60 @@ class Model(eqx.Module):
                 "one."
             )
         return self.dictionary
+
+
+class Transcoder(Model):
+    """A model whose encoder reads an input x and whose codes explain another activation y, such as
+    the output of an MLP:
+
+      y ≈ D z(x) + b + x W_s,  so that codes should add up to the target y - b - x W_s.
+
+    Solvers code the signals `y - x W_s`, as they code those of any model; its own encoder reads x
+    as it is. In training x and y stand side by side, as [x | y].
+
+    Attributes:
+      centre: what its encoder subtracts from x, (num_inputs,); zeros for nothing.
+      skip: W_s, (num_inputs, input_dim), or None for a transcoder without an affine skip.
+
+    References:
+      Dunefsky, Chlenski & Nanda (2024), "Transcoders find interpretable LLM feature circuits",
+      arXiv:2406.11944. Paulo, Shabalin & Belrose (2025), "Transcoders beat sparse autoencoders for
+      interpretability", arXiv:2501.18823, for the skip.
+    """
+
+    centre: Float[Array, " num_inputs"] = eqx.field(kw_only=True)
+    skip: Float[Array, "num_inputs input_dim"] | None = eqx.field(kw_only=True, default=None)
+
+    @property
+    def num_inputs(self):
+        return len(self.centre)
+
+    def widths(self, reads_inputs):
+        own, read = len(self.bias), self.num_inputs
+        return (read, read + own) if reads_inputs else (own,)
+
+    def read(self, signals):
+        return signals[:, : self.num_inputs] - self.centre
+
+    def outputs(self, signals):
+        inputs, activations = jnp.split(signals, [self.num_inputs], axis=1)
+        return self.signals(activations, inputs)
+
+    def signals(self, activations, inputs=None):
+        return activations if self.skip is None else activations - self._read(inputs) @ self.skip
+
+    def reconstruct(self, codes, activations, inputs=None):
+        decoded = super().reconstruct(codes, None)
+        return decoded if self.skip is None else decoded + self._read(inputs) @ self.skip
+
+    def _read(self, inputs):
+        shape = jnp.shape(inputs)
+        if len(shape) != 2 or shape[1] != self.num_inputs:
+            raise ValueError(
+                f"a transcoder with a skip reads inputs of shape (n, {self.num_inputs}), but they "
+                f"are {shown(inputs)}; give what its encoder reads as inputs."
+            )
+        return inputs
 
 
 class Coded(eqx.Module):

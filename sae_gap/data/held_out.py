@@ -33,6 +33,8 @@ class HeldOut:
       together: whether all processes fit one learner together. Each process reads the rows of its
         own devices, and training uses all rows, rather than as many as one memory holds.
       learn_outliers: whether learners see outlier tokens although these are not kept.
+      inputs: what a transcoder reads to explain the activations, a row for each of all rows of
+        their files.
     """
 
     activations: Activations
@@ -45,6 +47,19 @@ class HeldOut:
     split_seed: int | None = None
     together: bool = False
     learn_outliers: bool = False
+    inputs: Activations | None = None
+
+    def __post_init__(self):
+        if self.inputs is None:
+            return
+        if self.held_out is not None:
+            raise ValueError("inputs go with activations that are split here; leave held_out out.")
+        rows, read = self.activations.num_samples, self.inputs.num_samples
+        if rows != read:
+            raise ValueError(
+                f"there are {rows} targets for {read} activations; give one of each for every "
+                "token, in the same order."
+            )
 
     @property
     def input_dim(self) -> int:
@@ -101,11 +116,20 @@ class HeldOut:
         """Held-out outlier tokens, in the same share as the scored rows, but at least one."""
         if self.keep_outliers:
             return np.zeros((0, self.input_dim), np.float32)
+        held, rows = self._left_out
+        return held.take(rows)
+
+    @functools.cached_property
+    def _left_out(self) -> tuple[Activations, Int[np.ndarray, " m"]]:
         whole = self.activations if self.held_out is None else self.held_out
         held = whole.split(seed=self._split_seed)[1] if self.held_out is None else whole
         rows = np.flatnonzero(np.isin(held.numbers, whole.numbers[whole.outliers.rows]))
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
-        return held.take(rows[evenly_spaced(len(rows), most)])
+        return held, rows[evenly_spaced(len(rows), most)]
+
+    def _read(self, numbers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n num_inputs"] | None:
+        """What a transcoder reads of rows, by their numbers among all rows of the files."""
+        return None if self.inputs is None else self.inputs.take(numbers)
 
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
@@ -132,16 +156,29 @@ class HeldOut:
     @functools.cached_property
     def train(self) -> Unread:
         """The rows that learners see, evenly spaced, read once for all readers of the task."""
-        train = self.parts[0]
-        if not self.together:
-            return Unread(train.pool)
-        return Unread(lambda: devices.read_rows(train.take, train.num_samples, train.input_dim))
+        train, inputs = self.parts[0], self.inputs
+
+        def read(take, width):
+            if self.together:
+                return devices.read_rows(take, train.num_samples, width)
+            return take(evenly_spaced(train.num_samples, train.num_pooled))
+
+        return Unread(
+            lambda: read(train.take, train.input_dim),
+            inputs
+            and (lambda: read(lambda rows: self._read(train.numbers[rows]), inputs.input_dim)),
+        )
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
         members = np.pad(self.members, (0, len(self.left_out)))
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
-        held = Split(rows, documents=members, counts=self.counts)
+        numbers = [self.parts[1].numbers[self.places]]
+        if len(self.left_out):
+            held, left = self._left_out
+            numbers.append(held.numbers[left])
+        read = self._read(np.concatenate(numbers))
+        held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 
     def seen(self) -> dict[str, Any]:
@@ -156,6 +193,8 @@ class HeldOut:
             found["split_seed"] = self._split_seed
         if self.learn_outliers:
             found["learn_outliers"] = True
+        if self.inputs is not None:
+            found["inputs"] = self.inputs.fingerprint
         if self.together:
             found["learned_from"] = self.num_train
         # A given dictionary has neither.

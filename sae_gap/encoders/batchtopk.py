@@ -86,4 +86,4 @@ class BatchTopK(AmortisedEncoder):
         )
 
     def _hidden(self, model, signals):
-        return jax.nn.relu(model.encoder.affine(signals - model.bias))
+        return jax.nn.relu(model.encoder.affine(model.read(signals)))

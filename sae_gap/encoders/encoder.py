@@ -59,6 +59,8 @@ class Encoder(MethodPart):
     fitted: ClassVar[int] = 0
     # True if its parts infer on another model, and are prepared for that one alone.
     elsewhere: ClassVar[bool] = False
+    # True if it reads the input of a transcoder, rather than the activations to explain.
+    reads_inputs: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
@@ -157,12 +159,12 @@ def _of_rows(call):
 
     @functools.wraps(call)
     def checked(self, model, signals):
-        dims = None if model.dictionary is None else len(model.dictionary)
-        shape = np.shape(signals)
-        if len(shape) != 2 or dims not in (None, shape[1]):
+        widths = () if model.dictionary is None else model.widths(self.reads_inputs)
+        shape, wanted = np.shape(signals), [*widths, "input_dim"][0]
+        if len(shape) != 2 or (widths and shape[1] not in widths):
             raise ValueError(
-                f"signals must have the shape (n, {dims or 'input_dim'}), a row for each, but they "
-                f"are {shown(signals)}; reshape them, or give those of the model's layer."
+                f"signals must have the shape (n, {wanted}), a row for each, but they are "
+                f"{shown(signals)}; reshape them, or give those of the model's layer."
             )
         return call(self, model, signals)
 
@@ -229,6 +231,8 @@ class Recipe(NamedTuple):
 class AmortisedEncoder(Encoder):
     """An encoder that a sparse autoencoder trains together with its dictionary."""
 
+    # False for one that takes residuals of the signals: no transcoder has it.
+    reads_inputs = True
     # None for encoders of given dictionaries. RESULTS.md tells how the tuned values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
@@ -276,7 +280,9 @@ class AmortisedEncoder(Encoder):
         codes: Float[Array, "n num_latents"],
     ) -> Float[Array, " n"]:
         """Returns the squared error of each sample, as training minimises it."""
-        return jnp.mean((codes @ model.decoder.T + model.bias - signals) ** 2, axis=1)
+        return jnp.mean(
+            (codes @ model.decoder.T + model.bias - model.outputs(signals)) ** 2, axis=1
+        )
 
     def flops(self, input_dim: int, num_latents: int) -> int | None:
         return 2 * input_dim * num_latents
@@ -308,8 +314,8 @@ class AmortisedEncoder(Encoder):
     def preactivations(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
-        """Returns `(y - b) W + c`."""
-        return model.encoder(signals - model.bias)
+        """Returns `(y - b) W + c`, or `x W + c` for the inputs x of a transcoder."""
+        return model.encoder(model.read(signals))
 
 
 def rectangle(x: jax.Array) -> jax.Array:
@@ -351,7 +357,8 @@ def check_model(model: Model, encode: Any = None) -> None:
             as_floats("the encoder's bias", part.bias)
     encode = model.encode if encode is None else encode
     if isinstance(encode, AmortisedEncoder):
-        blank = jax.ShapeDtypeStruct(atoms.shape, jnp.zeros(()).dtype)
+        shape = (model.num_inputs, atoms.shape[1])
+        blank = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
         initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
         if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
             jax.tree.map_with_path(_check_shape, initial, model.encoder)

@@ -56,7 +56,7 @@ class Gated(AmortisedEncoder):
     def _infer(self, model, signals):
         """Returns the codes, and the rectified pre-activations of the gate."""
         parameters = model.encoder
-        projected = (signals - model.bias) @ parameters.gate.weight
+        projected = model.read(signals) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
         magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)
         return above(gate, 0, magnitude), jax.nn.relu(gate)

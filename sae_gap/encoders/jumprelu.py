@@ -44,7 +44,7 @@ class JumpReLU(AmortisedEncoder):
 
     def with_penalty(self, model, signals):
         parameters = model.encoder
-        hidden = jax.nn.relu(parameters.affine(signals - model.bias))
+        hidden = jax.nn.relu(parameters.affine(model.read(signals)))
         codes, active = _jump(hidden, jnp.exp(parameters.log_threshold), self.bandwidth)
         return codes, jnp.sum(active, axis=1)
 

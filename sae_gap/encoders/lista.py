@@ -44,6 +44,7 @@ class LISTA(AmortisedEncoder):
     colour = "#CC79A7"
     rank = 9
     recipe = None
+    reads_inputs = False
 
     depth: int = option(default=16)
     lam: float | Array = option(default=0.1, least=0)

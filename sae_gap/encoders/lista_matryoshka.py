@@ -35,6 +35,7 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     colour = "#882255"
     rank = 7
     recipe = Recipe(options={"initial_factor": 2.4})
+    reads_inputs = False
 
     step: float | Array = option(default=0.3, above=0)
 

@@ -35,6 +35,7 @@ class MatchingPursuit(AmortisedEncoder):
     colour = "#AA4499"
     rank = 4
     recipe = Recipe("MP SAE", "#CC79A7", rate=5e-3)
+    reads_inputs = False
 
     k: int = option(default=10)
     nonneg: bool = option(default=False)

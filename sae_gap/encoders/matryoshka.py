@@ -47,7 +47,8 @@ class MatryoshkaBatchTopK(BatchTopK):
 
     def errors(self, model, signals, codes):
         ends = [math.ceil(share * codes.shape[1]) for share in self.prefixes]
-        rest, total = signals - model.bias, jnp.zeros(len(signals), signals.dtype)
+        rest = model.outputs(signals) - model.bias
+        total = jnp.zeros(len(signals), signals.dtype)
         for start, end in itertools.pairwise((0, *ends)):
             rest = rest - codes[:, start:end] @ model.decoder[:, start:end].T
             total = total + jnp.mean(rest**2, axis=1)

@@ -27,6 +27,10 @@ class Own(Encoder):
     encoder: Any = eqx.field(static=True)
 
     @property
+    def reads_inputs(self):  # type: ignore[override]
+        return getattr(self.encoder, "reads_inputs", True)
+
+    @property
     def signed(self):
         return bool(getattr(self.encoder, "signed", False))
 

@@ -63,6 +63,7 @@ class ScreenedPursuit(AmortisedEncoder):
     colour = "#0072B2"
     rank = 14
     recipe = Recipe("screened pursuit SAE", "#4477AA", rate=5e-3)
+    reads_inputs = False
     version = 3
 
     k: int = option(default=10)

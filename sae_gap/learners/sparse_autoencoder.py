@@ -222,7 +222,7 @@ class SparseAutoencoder(Learner):
 
         def train_step(carry, batch):
             indices, weights, done = batch
-            signals, weights = sharding.split_batch((data.signals[indices], weights))
+            signals, weights = sharding.split_batch((self._rows(data, indices), weights))
             signals = (signals - state.mean) / state.unit
             model, optimiser, steering = carry
             penalty, error = jnp.asarray(self.penalty), None
@@ -250,16 +250,14 @@ class SparseAutoencoder(Learner):
 
     def model(self, state: SAEState) -> Model:
         model, mean, unit = state.model, state.mean, state.unit
-
-        def unscaled(part):
-            return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
-
-        encoder = jax.tree.map(
-            unscaled, model.encoder, is_leaf=lambda part: isinstance(part, Affine)
-        )
+        encoder, bias = unscaled(model.encoder, unit), mean + unit * model.bias
         return dataclasses.replace(
-            model, dictionary=unit * model.decoder, bias=mean + unit * model.bias, encoder=encoder
+            model, dictionary=unit * model.decoder, bias=bias, encoder=encoder
         )
+
+    def _rows(self, data: Split, indices) -> Float[Array, "n columns"]:
+        """Returns rows as the encoder and its loss take them."""
+        return data.signals[indices]
 
     def _gain(self, atoms, targets) -> Float[Array, ""]:
         """Returns the a of `a z` that fits the targets best, where z are the codes that a tied
@@ -325,6 +323,15 @@ class SparseAutoencoder(Learner):
                 lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
             )
         return self.encoder.observe(eqx.apply_updates(model, updates), seen), optimiser
+
+
+def unscaled(encoder: Any, unit: Float[Array, ""]) -> Any:
+    """Returns the parameters of an encoder of rows in units, for the rows themselves."""
+
+    def scaled(part):
+        return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
+
+    return jax.tree.map(scaled, encoder, is_leaf=lambda part: isinstance(part, Affine))
 
 
 def _unit(model: Model) -> Model:

@@ -71,8 +71,12 @@ class Inferred:
     @functools.cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
         """The reconstruction from the codes of the ID split, in the units of the activations."""
-        x, chunks = self.activations, dense_chunks(self.codes["id"])
-        return np.concatenate([self.model.reconstruct(part, x[rows]) for rows, part in chunks])
+        x, read = self.activations, self.task.id.inputs
+        parts = [
+            self.model.reconstruct(codes, x[rows], None if read is None else read[rows])
+            for rows, codes in dense_chunks(self.codes["id"])
+        ]
+        return np.concatenate(parts)
 
     @functools.cached_property
     def counts(self) -> Bool[np.ndarray, " n"]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core.codes import DENSE_LATENTS, DENSE_NUMBERS, infer_in_chunks
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Coded, Model, Split, Task
+from sae_gap.core.types import Coded, Model, Split, Task, Transcoder
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.metrics.metric import SCORED
 from sae_gap.runtime import devices
@@ -55,8 +55,21 @@ class Inference:
         """The signals of a split as encoders see them, normalised as the model requires."""
         if split not in self._signals:
             with jax.default_matmul_precision("highest"):
-                self._signals[split] = self.model.signals(getattr(self.task, split).signals)
+                rows = getattr(self.task, split)
+                self._signals[split] = self.model.signals(rows.signals, rows.inputs)
         return self._signals[split]
+
+    def read(self, encoder: Encoder, split: str) -> Float[Array, "n columns"]:
+        """What an encoder reads of a split: the signals or, of a transcoder, the inputs."""
+        if not (encoder.reads_inputs and isinstance(self.model, Transcoder)):
+            return self.signals(split)
+        inputs = getattr(self.task, split).inputs
+        if inputs is None:
+            raise ValueError(
+                "a transcoder reads inputs, and these activations have none; give what its encoder "
+                "reads as activations and what it explains as targets."
+            )
+        return inputs
 
     @property
     def scored(self) -> tuple[str, ...]:
@@ -91,8 +104,11 @@ class Inference:
     def _calibration(self) -> Split:
         if self._calibrate_on == "scored":
             return self.normalised.id
-        rows = np.asarray(self.task.train.signals)
-        return Split(self.model.signals(rows[evenly_spaced(len(rows), CALIBRATED)]))
+        train = self.task.train
+        few = evenly_spaced(len(train.signals), CALIBRATED)
+        rows = np.asarray(train.signals)[few]
+        inputs = None if train.inputs is None else np.asarray(train.inputs)[few]
+        return Split(self.model.signals(rows, inputs), inputs=inputs)
 
     def infer(self, encoder: Encoder, split: str) -> Coded:
         """The codes on a split, with a certificate if the encoder has one."""
@@ -114,7 +130,8 @@ class Inference:
         """The seconds for 1,000 samples by a clock, timed on the first of the ID split: the median
         of some runs after one that compiles.
         """
-        encoder, rows = self.prepare(encoder), jnp.asarray(self.signals("id")[:samples])
+        encoder = self.prepare(encoder)
+        rows = jnp.asarray(self.read(encoder, "id")[:samples])
         begun = [self.infer(each, "id").codes[: len(rows)] for each in encoder.origins]
         seconds = []
         for _ in range(1 + runs):
@@ -131,7 +148,7 @@ class Inference:
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
-            signals = jax.block_until_ready(devices.place(self.signals(split), mesh))
+            signals = jax.block_until_ready(devices.place(self.read(encoder, split), mesh))
             begun = [self.infer(each, split).codes for each in encoder.origins]
             if not self._in_chunks:
                 begun = jax.block_until_ready(devices.place(begun, mesh))

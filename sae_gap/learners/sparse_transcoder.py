@@ -1,0 +1,114 @@
+"""Transcoders: an encoder that reads one activation, and a dictionary that explains another."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from sae_gap.core.options import option
+from sae_gap.core.types import Split, Task, Transcoder
+from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.learners.learner import live_share
+from sae_gap.learners.sparse_autoencoder import (
+    FEW,
+    GENTLE,
+    SAEState,
+    SparseAutoencoder,
+    Steering,
+    unscaled,
+)
+
+# The ridge of the first map from inputs to targets, as a share of the inputs' mean square.
+RIDGE = 1e-3
+
+
+class SparseTranscoder(SparseAutoencoder):
+    """Trains as `SparseAutoencoder` does, on `mean (y - b - x W_s - D z(x))² + penalty · P(z)` with
+    inputs x and targets y, each standardised by itself.
+
+    The encoder starts as `a M D` with the ridge regression M of y on x and the gain a of
+    `SparseAutoencoder.standardised`, and D at random or as the base's dictionary, which explains
+    the targets; the skip W_s starts at zero.
+
+    Args:
+      skip: whether an affine skip of the inputs, `x W_s`, is trained along.
+
+    References:
+      Dunefsky, Chlenski & Nanda (2024), arXiv:2406.11944. Paulo, Shabalin & Belrose (2025),
+      arXiv:2501.18823.
+    """
+
+    skip: bool = option(default=False, kw_only=True)
+
+    def __check_init__(self):
+        super().__check_init__()
+        if not self.encoder.reads_inputs:
+            raise ValueError(
+                f"{self.encoder.name} takes residuals of what it explains, which a transcoder does "
+                "not read; give an encoder such as topk."
+            )
+        if self.frozen:
+            raise ValueError("a transcoder trains its dictionary; leave frozen out.")
+
+    @property
+    def name(self):  # type: ignore[override]
+        return f"{self.encoder.name}_{'skip_' * self.skip}transcoder"
+
+    def needs(self, task: Task) -> str | None:
+        return "inputs" if task.train.inputs is None else super().needs(task)
+
+    def select(self, task: Task) -> Split:
+        return Split(task.train.signals, inputs=task.train.inputs)
+
+    def init(self, data, *, num_latents, key, base=None):
+        x, y, dtype = data.inputs, data.signals, data.signals.dtype
+        weights_key, parameters_key, key = jax.random.split(key, 3)
+        means = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
+        units = [
+            jnp.sqrt(jnp.mean((part - mean) ** 2)) for part, mean in ((x, means[0]), (y, means[1]))
+        ]
+        (num_inputs, dim), (mean, unit) = (x.shape[1], y.shape[1]), (means[1], units[1])
+        if base is None:
+            atoms, bias = jax.random.normal(weights_key, (dim, num_latents), dtype), jnp.zeros(dim)
+        else:
+            atoms, bias = base.decoder, (base.bias - mean) / unit
+        atoms = unit_atoms(atoms)[0]
+        inputs = (x - means[0]) / units[0]
+        square = inputs.T @ inputs / len(x) + RIDGE * jnp.eye(num_inputs, dtype=dtype)
+        slope = jnp.linalg.solve(square, inputs.T @ ((y - mean) / unit) / len(x))
+        few = inputs[:: -(-len(inputs) // FEW)] @ slope
+        parameters = self.encoder.parameters(
+            self._gain(atoms, few) * (slope @ atoms), parameters_key
+        )
+        skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
+        centre = jnp.zeros(num_inputs, dtype)
+        model = Transcoder(atoms, bias.astype(dtype), parameters, centre=centre, skip=skip)
+        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
+        optimiser = self._optimiser(len(y), num_latents).init(model)
+        sizes = jnp.array([num_inputs, dim])
+        wide = jnp.repeat(jnp.stack(units), sizes, total_repeat_length=num_inputs + dim)
+        return SAEState(
+            model, optimiser, count, live_share(y), key, steering, jnp.concatenate(means), wide
+        )
+
+    def model(self, state):
+        model = state.model
+        middle, mean = jnp.split(state.mean, [model.num_inputs])
+        # Each side has one unit.
+        own, unit = state.unit[0], state.unit[-1]
+        bias, skip = mean + unit * model.bias, model.skip
+        if skip is not None:
+            skip = unit / own * skip
+            bias = bias - middle @ skip
+        return dataclasses.replace(
+            model,
+            dictionary=unit * model.decoder,
+            bias=bias,
+            encoder=unscaled(model.encoder, own),
+            centre=middle + own * model.centre,
+            skip=skip,
+        )
+
+    def _rows(self, data, indices):
+        return jnp.concatenate([data.inputs[indices], data.signals[indices]], axis=1)
