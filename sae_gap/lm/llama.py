@@ -105,12 +105,12 @@ class Llama(LanguageModel):
     def embed(self, windows):
         return self.shape.scale * self.embedding[windows.tokens]
 
-    def block_step(self, windows, product=product):
+    def block_parts(self, windows, product=product):
         shape, places = self.shape, jnp.arange(windows.tokens.shape[1])
         distance = places[:, None] - places
         before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
 
-        def step(hidden, block):
+        def parts(hidden, block):
             angles = windows.positions[..., None] * block.frequencies
             turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
             seen = before & (distance < block.reach)
@@ -120,9 +120,9 @@ class Llama(LanguageModel):
             normed = _norm(hidden, block.mlp_norm, shape.epsilon)
             gate = shape.activation(product(normed, block.gate))
             added = product(gate * product(normed, block.up), block.down)
-            return hidden + _norm(added, block.mlp_output_norm, shape.epsilon)
+            return hidden, normed, _norm(added, block.mlp_output_norm, shape.epsilon)
 
-        return step
+        return parts
 
     @eqx.filter_jit
     def features(self, hidden):

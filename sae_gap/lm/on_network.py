@@ -28,7 +28,8 @@ class OnNetwork:
     Args:
       recorded: the recording.
       lm: the network that was recorded.
-      layer: the network is cut open after this block, counted from 0.
+      layer: the network is cut open after this block, counted from 0, or at its MLP if `rows` have
+        inputs.
       rows: the rows that learners see, and the held-out ones.
       tokens: number of held-out tokens to run, rounded up to whole documents.
       first: the first place of a window that means include.
@@ -69,6 +70,7 @@ class OnNetwork:
             self.lm.model,
             [batch.windows for batch in batches],
             self.layer,
+            mlp=self.rows.inputs is not None,
             documents=members,
             special=[number for number, token in added.items() if token.special],
             first=self.first,
@@ -97,7 +99,12 @@ class OnNetwork:
     def task(self) -> Task:
         """Returns the rows that learners see, and the network's replaced rows."""
         net = self.network
-        held = Split(jnp.asarray(net.activations), documents=net.documents, counts=net.replaced)
+        held = Split(
+            jnp.asarray(net.activations),
+            documents=net.documents,
+            counts=net.replaced,
+            inputs=net.inputs,
+        )
         train, width = self.rows.train, self.rows.width
         return Task(train, held, held, width=width, seed=self.seed, network=net)
 

@@ -5,6 +5,7 @@ A recording is a folder of
   block<L>/NNNNN.npy   the residual stream after block L, counted from 0, a row for each token
   block<L>/NNNNN.documents.npy   the number of each row's document
   block<L>/NNNNN.digest          what tells whether its rows are damaged
+  mlp<L>_in, mlp<L>_out          the same of what the MLP of block L reads, and adds to the stream
   tokens.npz           `tokens`, `documents` and `positions` of all rows, and the documents'
                        `names` and perhaps `topics`
   recording.json       what was recorded
@@ -36,6 +37,8 @@ from sae_gap.storage.tensor_files import brief
 
 # The types that rows may have.
 DTYPES = ("float16", "float32")
+# What an MLP reads, and what it adds to the stream.
+SIDES = ("in", "out")
 # Number of tokens in a full shard.
 SHARD = 16_384
 # Raised whenever the rows of the same recording change.
@@ -52,6 +55,7 @@ class Recorded(NamedTuple):
       identity: the model's `LM.identity`.
       context: the most tokens of a window.
       layers: recorded blocks, counted from 0.
+      mlps: blocks whose MLPs were recorded.
       dtype: the type of the rows.
       tokens: the token of each row.
       documents: the number of each row's document, ascending.
@@ -65,6 +69,7 @@ class Recorded(NamedTuple):
     identity: str
     context: int
     layers: tuple[int, ...]
+    mlps: tuple[int, ...]
     dtype: str
     tokens: Int[np.ndarray, " rows"]
     documents: Int[np.ndarray, " rows"]
@@ -81,7 +86,22 @@ class Recorded(NamedTuple):
         if layer not in self.layers:
             told = ", ".join(map(str, self.layers))
             raise ValueError(f"block {layer} is not in {self.folder}, but {told}; record it.")
-        place = self.folder / f"block{layer}"
+        return self._rows(f"block{layer}")
+
+    def mlp(self, layer: int) -> tuple[Activations, Activations]:
+        """Returns what the MLP of a block reads, and what it adds to the stream.
+
+        Raises:
+          ValueError: as `activations`.
+        """
+        if layer not in self.mlps:
+            raise ValueError(
+                f"the MLP of block {layer} is not in {self.folder}; record it with mlps={layer}."
+            )
+        return self._rows(f"mlp{layer}_in"), self._rows(f"mlp{layer}_out")
+
+    def _rows(self, name: str) -> Activations:
+        place = self.folder / name
         names = place.names()
         found = open_activations(str(place)) if "00000.npy" in names else None
         if (
@@ -100,9 +120,7 @@ class Recorded(NamedTuple):
         # The split into training and held-out rows draws by them.
         if found.documents is None or not np.array_equal(found.documents, self.documents):
             raise ValueError(
-                _DAMAGED.format(
-                    self.folder, f"the documents of block {layer} are not those of its tokens"
-                )
+                _DAMAGED.format(self.folder, f"the documents of {name} are not those of its tokens")
             )
         return found
 
@@ -140,6 +158,7 @@ def record(
     dtype: str = "float16",
     tokens: int | None = None,
     seed: int = 0,
+    mlps: Sequence[int] = (),
 ) -> Recorded:
     """Records the residual stream of a model on documents, in random order, and only one of equal
     texts.
@@ -156,6 +175,7 @@ def record(
       dtype: `float16`, which reaches to 65,504, or `float32`.
       tokens: the most to record: as many whole documents as fit; None takes all.
       seed: draws the order of the documents.
+      mlps: the blocks whose MLPs to record, counted from 0, for transcoders.
 
     Returns:
       The recording.
@@ -165,9 +185,11 @@ def record(
         tokens or fits, or an activation is too large for float16.
       OSError: the folder cannot be written to.
     """
-    for layer in layers:
+    for layer in (*layers, *mlps):
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
-    layers = sorted({*map(int, layers)})
+    layers, mlps = sorted({*map(int, layers)}), sorted({*map(int, mlps)})
+    places = [f"block{layer}" for layer in layers]
+    places += [f"mlp{layer}_{side}" for layer in mlps for side in SIDES]
     check_integer("context", context, least=2, most=lm.model.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
@@ -193,30 +215,30 @@ def record(
         "documents": len(lists),
         "text": _text(arrays),
     }
-    about["layers"] = _agreed(folder, about, layers)
-    there = {layer: {*(folder / f"block{layer}").names()} for layer in layers}
+    about |= _agreed(folder, about, layers, mlps)
+    there = {place: {*(folder / place).names()} for place in places}
     firsts = np.cumsum([0, *lengths])
     start = 0
     with progress.line(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
         for number, shard in enumerate(_shards(pieces, context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
-            missing = [layer for layer in layers if not there[layer].issuperset(_files(number))]
+            missing = [place for place in places if not there[place].issuperset(_files(number))]
             if missing:
                 # Run through all requested blocks, even those already recorded: compiled pieces of
                 # another length round differently.
-                found = _run(lm, shard, context, layers, dtype, firsts - start, stop - start)
+                found = _run(lm, shard, context, layers, mlps, dtype, firsts - start, stop - start)
                 if not folder.exists("recording.json"):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
                 folder.write("recording.json", json.dumps(about, indent=1).encode())
-                for layer in missing:
+                for place in missing:
                     # The digest comes last: where it is, the rows and their documents are too.
                     contents = (
                         _bytes_of(np.save, documents[start:stop]),
-                        _bytes_of(np.save, found[layer]),
-                        digest([found[layer]]).encode(),
+                        _bytes_of(np.save, found[place]),
+                        digest([found[place]]).encode(),
                     )
                     for name, content in zip(_files(number), contents, strict=True):
-                        (folder / f"block{layer}").write(name, content)
+                        (folder / place).write(name, content)
             line.update((stop - start) / 1_000)
             start = stop
     return open_recording(folder)
@@ -235,22 +257,30 @@ def open_recording(folder: AnyPath | Folder) -> Recorded:
 
 
 def origin_of(activations: AnyPath) -> dict[str, Any]:
-    """Returns what an SAE's configuration tells of its activations if they are the block<L> of a
-    recording: model, hook point in SAELens's words, context, number of tokens, and digest of the
-    text; nothing for other activations.
+    """Returns what an SAE's configuration tells of its activations if they are of a recording:
+    model, hook point, context, number of tokens, and digest of the text; nothing for other
+    activations.
     """
     parent, _, name = str(activations).rstrip("/").rpartition("/")
-    block = re.fullmatch(r"block(\d+)", name)
-    if block is None or not Folder(parent or ".").exists("recording.json"):
+    place = re.fullmatch(r"block(\d+)|mlp(\d+)_(in|out)", name)
+    if place is None or not Folder(parent or ".").exists("recording.json"):
         return {}
     about = json.loads(Folder(parent or ".").read("recording.json"))
+    block, mlp, side = place.groups()
     return {
         "model_name": about["model"],
-        "hook_name": f"blocks.{block[1]}.hook_resid_post",
+        "hook_name": mlp_hook(mlp, side) if mlp else f"blocks.{block}.hook_resid_post",
         "context_size": about["context"],
         "recorded_tokens": about["tokens"],
         "text": about["text"],
     }
+
+
+def mlp_hook(layer: int | str, side: str) -> str:
+    """Names a hook point of the MLP of a block: "in" is what it reads, after its norm, and "out"
+    what it adds to the stream.
+    """
+    return f"model.layers.{layer}.mlp.{side}put"
 
 
 def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
@@ -268,6 +298,7 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
             folder,
             **{name: about[name] for name in ("model", "identity", "context", "dtype")},
             layers=tuple(about["layers"]),
+            mlps=tuple(about.get("mlps", ())),
             **{name: arrays[name] for name in ("tokens", "documents", "positions")},
             names=tuple(arrays["names"].tolist()),
             topics=tuple(arrays["topics"].tolist()) if "topics" in arrays else None,
@@ -313,13 +344,16 @@ def _files(number: int) -> tuple[str, str, str]:
     return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
-def _agreed(folder: Folder, about: dict[str, Any], layers: Sequence[int]) -> list[int]:
-    """Returns the layers of a recording, joined with those in the folder; raises a ValueError if
+def _agreed(
+    folder: Folder, about: dict[str, Any], layers: Sequence[int], mlps: Sequence[int]
+) -> dict[str, list[int]]:
+    """Returns the places of a recording, joined with those in the folder; raises a ValueError if
     the folder holds another recording.
     """
     if folder.exists("recording.json"):
         known, _ = _read(folder)
         layers = [*layers, *known.pop("layers")]
+        mlps = [*mlps, *known.pop("mlps", ())]
         different = [
             f"{name} {known.get(name)}, not {value}"
             for name, value in about.items()
@@ -330,12 +364,13 @@ def _agreed(folder: Folder, about: dict[str, Any], layers: Sequence[int]) -> lis
                 f"{folder} holds another recording, of {different[0]}; remove it or choose another "
                 "folder."
             )
-    elif any(name.startswith("block") for name in folder.folders()):
+    elif any(re.match(r"block|mlp", name) for name in folder.folders()):
         raise ValueError(
             f"{folder} holds rows but no recording.json that says of what; remove them or choose "
             "another folder."
         )
-    return sorted({*layers})
+    found = {"layers": sorted({*layers})}
+    return found | ({"mlps": sorted({*mlps})} if mlps else {})
 
 
 def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
@@ -351,26 +386,40 @@ def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
     yield shard
 
 
-def _run(lm, shard, context, layers, dtype, firsts, num_rows) -> dict[int, np.ndarray]:
-    """Returns the rows of a shard after each of some blocks; `firsts` are the rows where documents
-    begin, relative to the shard's first row.
+def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows) -> dict[str, np.ndarray]:
+    """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
+    relative to the shard's first row.
     """
-    found = {layer: np.empty((num_rows, lm.model.dim), dtype) for layer in layers}
+    found = dict[str, np.ndarray]()
     for batch in pack(shard, context):
-        hidden, start, real = lm.model.embed(batch.windows), 0, batch.documents >= 0
+        real = batch.documents >= 0
         rows = (firsts[batch.documents] + batch.places)[real]
-        for layer in layers:
-            hidden = lm.model.run_blocks(hidden, batch.windows, start, layer + 1)
-            start = layer + 1
+        for place, hidden in _places(lm.model, batch.windows, layers, mlps):
             values = np.asarray(hidden)[real]
             # A comparison with NaN is false.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
                 mend = "record with dtype=float32" if np.isfinite(largest) else "give another model"
                 raise ValueError(
-                    f"after block {layer} activations reach {largest:,.0f}, beyond {dtype}; {mend}."
+                    f"activations at {place} reach {largest:,.0f}, beyond {dtype}; {mend}."
                 )
-            found[layer][rows] = values
+            held = found.setdefault(place, np.empty((num_rows, values.shape[1]), dtype))
+            held[rows] = values
     return found
+
+
+def _places(model, windows, layers, mlps) -> Iterator[tuple[str, Any]]:
+    """Gives the activations at each place, from the first block on."""
+    hidden, start = model.embed(windows), 0
+    for layer in sorted({*layers, *mlps}):
+        if layer in mlps:
+            hidden = model.run_blocks(hidden, windows, start, layer)
+            start = layer
+            names = (f"mlp{layer}_{side}" for side in SIDES)
+            yield from zip(names, model.run_mlp(hidden, windows, layer), strict=True)
+        if layer in layers:
+            hidden = model.run_blocks(hidden, windows, start, layer + 1)
+            start = layer + 1
+            yield f"block{layer}", hidden
 
 
 def _bytes_of(save, *arrays: np.ndarray, **named: np.ndarray) -> bytes:

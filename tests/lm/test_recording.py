@@ -172,7 +172,7 @@ def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
     loud = lm._replace(model=lm.model.__class__(**{**vars(lm.model), "embedding": embedding}))
     with pytest.raises(
         ValueError,
-        match=r"^after block 0 activations reach [\d,]+, beyond float16; record with dtype=float32\.$",
+        match=r"^activations at block0 reach [\d,]+, beyond float16; record with dtype=float32\.$",
     ):
         record(loud, texts, tmp_path, layers=(0,), context=16)
     # To the same folder.
@@ -182,7 +182,7 @@ def test_what_float16_cannot_hold_is_refused(lm, texts, tmp_path):
     )
     with pytest.raises(
         ValueError,
-        match=r"^after block 0 activations reach nan, beyond float32; give another model\.$",
+        match=r"^activations at block0 reach nan, beyond float32; give another model\.$",
     ):
         record(loud, texts, tmp_path / "nan", layers=(0,), context=16, dtype="float32")
 
