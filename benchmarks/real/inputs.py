@@ -52,6 +52,25 @@ class OnActivations(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OnPairs(OnActivations):
+    """Recorded activations, and perhaps others that a transcoder explains."""
+
+    targets: str | None = option(
+        None,
+        "File or folder of what a transcoder explains, row by row; its inputs are the activations.",
+    )
+
+    def read_pairs(self) -> tuple[Activations, Activations | None]:
+        """Opens what is explained, and what transcoders read of it: None without targets.
+
+        Raises:
+          ValueError: as `read_activations`.
+        """
+        found = self.read_activations()
+        return (found, None) if self.targets is None else (open_activations(self.targets), found)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Outliers(Options):
     """The treatment of outlier tokens."""
 

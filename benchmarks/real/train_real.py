@@ -26,6 +26,8 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
+import functools
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -33,7 +35,7 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import Distributed, Fitted, option
-from benchmarks.real.inputs import OnActivations, Outliers, npy
+from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.core.types import Model
 from sae_gap.data.held_out import HeldOut
@@ -69,7 +71,15 @@ DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
 }
 # Ending of the name of an SAE that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
-SAES = tuple(name + start for start in ("", FROM) for name in catalogue.saes())
+# Endings of the names of transcoders, and whether they have a skip.
+TRANSCODERS = {"_transcoder": False, "_skip_transcoder": True}
+SAES = tuple(
+    name + ending + start
+    for start in ("", FROM)
+    for ending in ("", *TRANSCODERS)
+    for name, encoder in catalogue.saes().items()
+    if not ending or encoder.reads_inputs
+)
 EVERY = tuple(dict.fromkeys((*SAES, *DICTIONARIES, *catalogue.learners())))
 CODES = ("own", "own_refit", "lasso", "lasso_refit")
 # The columns that tell the lines of the summary apart, and the others, with headings.
@@ -85,7 +95,7 @@ COLUMNS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(Fitted, OnActivations, Outliers, Distributed):
+class TrainOptions(Fitted, OnPairs, Outliers, Distributed):
     """The options of `train_real`."""
 
     methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
@@ -105,7 +115,7 @@ def source_of(options: TrainOptions) -> HeldOut:
     Raises:
       ValueError: there are none, or none that vary, or the sparsity does not suit them.
     """
-    activations = options.read_activations()
+    activations, inputs = options.read_pairs()
     if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
     source = HeldOut(
@@ -117,6 +127,7 @@ def source_of(options: TrainOptions) -> HeldOut:
         split_seed=0,
         together=True,
         learn_outliers=options.keep_outliers,
+        inputs=inputs,
     )
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
@@ -132,8 +143,12 @@ def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
         return DICTIONARIES[name](online)
     if name not in SAES:
         return catalogue.make_learner(name, sparsity=sparsity, input_dim=input_dim)
-    return catalogue.sae_for_activations(
-        name.removesuffix(FROM),
+    stem, make = name.removesuffix(FROM), catalogue.sae_for_activations
+    for ending, skip in TRANSCODERS.items():
+        if stem.endswith(ending):
+            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
+    return make(
+        re.sub(r"(_skip)?_transcoder$", "", stem),
         sparsity=sparsity,
         input_dim=input_dim,
         base=online if name.endswith(FROM) else None,
@@ -204,7 +219,7 @@ def train(options: TrainOptions) -> list[Row]:
             logging.info("--epochs is for SAEs, and changes nothing of %s", name)
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
-    origin = origin_of(options.activations or "")
+    origin = origin_of(options.targets or options.activations or "")
     for name, learner in learners.items():
         (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh(), show_progress=True)
         logging.info("%s fitted in %.0f s", name, fit.end.seconds + fit.base_seconds)

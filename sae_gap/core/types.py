@@ -160,8 +160,15 @@ class Split(eqx.Module):
     @property
     def counted(self) -> Float[np.ndarray, "m input_dim"]:
         """The signals of the samples that count."""
-        signals = np.asarray(self.signals)
-        return signals if self.counts is None else signals[self.counts]
+        return self._counted(self.signals)
+
+    def read_by(self, model: "Model") -> Float[np.ndarray, "m columns"]:
+        """Returns what a model's own encoder reads of the samples that count."""
+        return self._counted(self.inputs if isinstance(model, Transcoder) else self.signals)
+
+    def _counted(self, rows):
+        rows = np.asarray(rows)
+        return rows if self.counts is None else rows[self.counts]
 
     @property
     def labels(self) -> Bool[Array, " n"] | None:

@@ -157,7 +157,7 @@ def mean_l0(model: Model, split: Split) -> float:
     """
     if model.encode is None:
         raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
-    rows, count = split.counted, 0
+    rows, count = split.read_by(model), 0
     for start in range(0, len(rows), CHUNK):
         part, own = jnp.asarray(rows[start : start + CHUNK]), model.encode
         codes = encode(own, model, part) if isinstance(own, Encoder) else own(model, part)

@@ -206,7 +206,7 @@ def test_tokens_or_documents_of_other_rows_are_refused(lm, texts, tmp_path):
         file.unlink()
     with pytest.raises(
         ValueError,
-        match=r"damaged \(the documents of block 0 are not those of its tokens\); remove it and",
+        match=r"damaged \(the documents of block0 are not those of its tokens\); remove it and",
     ):
         found.activations(0)
     about, tokens = tmp_path / "recording.json", tmp_path / "tokens.npz"
