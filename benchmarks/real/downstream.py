@@ -35,13 +35,14 @@ from sae_gap.lm.on_network import OnNetwork
 from sae_gap.measure.losses import (
     BEST,
     PARTS,
+    READ,
     SUPPORT,
     best_at,
     over_documents,
     placed,
     split_lines,
 )
-from sae_gap.measure.methods import REFIT, check_codes, finite, methods_of, study_of
+from sae_gap.measure.methods import OF_ENCODERS, REFIT, check_codes, finite, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
@@ -58,7 +59,7 @@ MOST_PURSUED = 64
 # Columns of the tables.
 SPLIT = (
     "dictionary loss l0 total values_part support_part selection_part screening_part "
-    "dictionary_part rest best"
+    "amortisation_part unseen_part dictionary_part rest best"
 )
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
 
@@ -74,7 +75,7 @@ class DownstreamOptions(PutBack):
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
     codes: tuple[str, ...] = option(
-        (*OWN, *LEVELLED[:-1], "proposed"),
+        (*OWN, *LEVELLED[:-1], *OF_ENCODERS),
         "Codes to put back, encoders by their names too; a loss is split where own, own_refit and "
         "one of lasso_refit, omp, screened and weighted are among them.",
     )
@@ -132,7 +133,7 @@ def put_back(
             return []
         return finite(run(study_of(NAME, (source,), listed, nats.METRIC), store))
 
-    levelled = [name for name in codes if name not in own and not name.startswith("proposed")]
+    levelled = [name for name in codes if name not in own and not name.startswith(OF_ENCODERS)]
     rows = rows_of(method for name in learners for method in at(name, own, middle))
     placing = {
         row["dictionary"]: placed(row["l0"], options.l0) for row in rows if row["codes"] == "own"
@@ -147,7 +148,7 @@ def put_back(
         for row in rows
         if row["codes"] == "own" and not row["dead"] and row["level"] <= DENSEST * source.input_dim
     ]
-    proposing = [name for name in codes if name.startswith("proposed")]
+    proposing = [name for name in codes if name.startswith(OF_ENCODERS)]
     splitting = [name for name in levelled if name in (*BEST, "lasso")]
     wanted: list[Method] = []
     for row in sparse:
@@ -166,7 +167,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     splits = []
     for line in split_lines(rows):
         line = line | {"loss": {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]}
-        for part in [*PARTS, *SUPPORT]:
+        for part in [*PARTS, *SUPPORT, *READ]:
             if line[f"{part}_part"] is not None and np.isfinite(line[f"{part}_low"]):
                 half = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
                 line[f"{part}_part_half"] = half

@@ -135,6 +135,7 @@ class Measured(Options):
         controls: Collection[str],
         model: LM | None = None,
         block: int | None = None,
+        inputs: Float[np.ndarray, "n num_inputs"] | None = None,
     ) -> tuple[list[SAE], dict[str, Check]]:
         """Reads SAEs, then dictionaries.
 
@@ -144,6 +145,7 @@ class Measured(Options):
           controls: names that none of them may take.
           model: the language model of a Jacobian lens or an unembedding.
           block: block of that lens.
+          inputs: what transcoders read of these activations, if that is known.
 
         Returns:
           The SAEs to measure, and a report on how each SAE was read, by name.
@@ -169,7 +171,8 @@ class Measured(Options):
                 )
             sae = dataclasses.replace(sae, name=called[path])
             if path in self.sae and sae.model.encode is not None:
-                reports[sae.name] = report = check(sae, x, better=False)
+                pair = (inputs, x) if sae.transcodes else (x, None)
+                reports[sae.name] = report = check(sae, pair[0], targets=pair[1], better=False)
                 if not report.fvu <= WRONG and not self.anyway:
                     doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
                     raise ValueError(
@@ -207,6 +210,9 @@ class OfRecording(Measured, LanguageModel):
 class PutBack(OfRecording, Outliers):
     """The reconstructions to put back into the model, and the held-out documents."""
 
+    mlp: bool = option(
+        False, "Replace the output of the block's MLP, which transcoders and SAEs of it explain."
+    )
     tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
@@ -223,10 +229,14 @@ class PutBack(OfRecording, Outliers):
           ValueError: something does not fit; the message says how to mend it.
         """
         recorded, lm = self.open()
-        activations = recorded.activations(self.layer)
+        inputs, activations = (
+            recorded.mlp(self.layer) if self.mlp else (None, recorded.activations(self.layer))
+        )
         # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
-        rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0)
-        saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, lm, self.layer)
+        rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs)
+        saes, reports = self.read(
+            rows.scored, rows.parts[0].mean, controls, lm, self.layer, rows.scored_inputs
+        )
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
@@ -236,8 +246,10 @@ class PutBack(OfRecording, Outliers):
                 f"{densest}."
             )
         for name, report in reports.items():
-            hook = report.sae.notes.get("hook_name", report.sae.notes.get("hookpoint", ""))
-            check_place(name, hook, self.layer)
+            notes = report.sae.notes
+            names = ("hook_name_out", "hook_name", "hookpoint")
+            hook = next((notes[word] for word in names if word in notes), "")
+            check_place(name, hook, self.layer, self.mlp)
         if len(activations.outliers.rows):
             fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
@@ -261,13 +273,20 @@ def learners_of(
     return found
 
 
-def check_place(name: str, hook: str, layer: int) -> None:
-    """Refuses an SAE whose notes name another place than the one after the block."""
+def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
+    """Refuses an SAE whose notes name another place than the one after the block, or than the
+    output of its MLP.
+    """
     pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)"
+    if mlp:
+        outputs = r"mlp(?:\.output)?|post_feedforward_layernorm\.output"
+        pattern = rf"blocks\.(\d+)\.hook_(mlp)_out|(?:model\.)?layers\.(\d+)\.(?:{outputs})"
     place = re.fullmatch(pattern, hook)
     # sparsify notes only the folder, whose name may be anything.
     if "." in hook and place is None:
-        raise ValueError(f"{name} was trained at {hook}; give an SAE of the residual stream.")
+        wanted = "the MLP's output" if mlp else "the residual stream"
+        mend = "leave --mlp out" if mlp else "or add --mlp for one of the MLP's output"
+        raise ValueError(f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
         fault = f"{name} was trained at {hook}, not behind block {layer}"
         raise ValueError(f"{fault}; give its own as --layer.")

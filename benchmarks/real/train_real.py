@@ -37,7 +37,7 @@ from benchmarks import cli
 from benchmarks.options import Distributed, Fitted, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Transcoder
 from sae_gap.data.held_out import HeldOut
 from sae_gap.dictionaries.structure import with_families
 from sae_gap.encoders.encoder import unit_atoms
@@ -175,8 +175,12 @@ def study_for(
     return study_of(NAME, sources, methods, atom_statistics.METRIC, spread="rows")
 
 
-def save(model: Model, folder: Folder, metadata: Mapping[str, Any]) -> None:
-    """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias."""
+def save(model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = None) -> None:
+    """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias; `read` names the hook
+    point of a transcoder's inputs.
+    """
+    if isinstance(model, Transcoder) and read:
+        metadata = {**metadata, "hook_name": read, "hook_name_out": metadata.get("hook_name")}
     if model.encode is not None:
         files = files_of(model, metadata=metadata)
     else:
@@ -220,11 +224,12 @@ def train(options: TrainOptions) -> list[Row]:
     held = source.parts[1].num_samples
     logging.info("%d rows to learn from, %d held out", source.num_train, held)
     origin = origin_of(options.targets or options.activations or "")
+    read = origin_of(options.activations or "").get("hook_name")
     for name, learner in learners.items():
         (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh(), show_progress=True)
         logging.info("%s fitted in %.0f s", name, fit.end.seconds + fit.base_seconds)
         if distributed.is_first():
-            save(fit.end.model, directory / name, origin)
+            save(fit.end.model, directory / name, origin, read)
         # Wait until the first process has it: the others would otherwise fit it again.
         distributed.wait(name)
     store = results.Store(directory)

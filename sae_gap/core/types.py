@@ -378,7 +378,7 @@ class Transcoder(Model):
         return decoded if self.skip is None else decoded + self._read(inputs) @ self.skip
 
     def _read(self, inputs):
-        shape = jnp.shape(inputs)
+        shape = np.shape(inputs)
         if len(shape) != 2 or shape[1] != self.num_inputs:
             raise ValueError(
                 f"a transcoder with a skip reads inputs of shape (n, {self.num_inputs}), but they "

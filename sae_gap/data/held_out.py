@@ -127,6 +127,11 @@ class HeldOut:
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return held, rows[evenly_spaced(len(rows), most)]
 
+    @property
+    def scored_inputs(self) -> Float[np.ndarray, "n num_inputs"] | None:
+        """What a transcoder reads of the held-out rows to score."""
+        return self._read(self.parts[1].numbers[self.places])
+
     def _read(self, numbers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
         return None if self.inputs is None else self.inputs.take(numbers)

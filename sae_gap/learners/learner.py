@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from sae_gap.core.checks import check_integer, check_type
 from sae_gap.core.identity import MethodPart
 from sae_gap.core.options import option
-from sae_gap.core.types import Model, Split, Task
+from sae_gap.core.types import Model, Split, Task, Transcoder
 from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import Encoder
 
@@ -65,6 +65,11 @@ class Learner(MethodPart):
     def signed(self) -> bool:
         """True if codes on its dictionary may be negative."""
         return self.encode is not None and self.encode.signed
+
+    @property
+    def transcodes(self) -> bool:
+        """True if its encoder reads another activation than it explains."""
+        return isinstance(self.ready, Transcoder)
 
     def needs(self, task: Task) -> str | None:
         """Names what the task lacks and the learner or its base needs; None if nothing."""

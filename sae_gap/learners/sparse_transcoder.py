@@ -54,6 +54,10 @@ class SparseTranscoder(SparseAutoencoder):
     def name(self):  # type: ignore[override]
         return f"{self.encoder.name}_{'skip_' * self.skip}transcoder"
 
+    @property
+    def transcodes(self):
+        return True
+
     def needs(self, task: Task) -> str | None:
         return "inputs" if task.train.inputs is None else super().needs(task)
 

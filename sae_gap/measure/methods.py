@@ -9,6 +9,7 @@ Studies of real models cross them with dictionaries.
   proposed     the same among the latents that the own encoder proposes
   weighted     the screened pursuit in the norm of what an error costs in nats
   thresholded  thresholding pursuit from the lasso
+  predicted    the screened pursuit of what a network predicts from the input of a transcoder
   NAME         any encoder of `sae_gap.encoders` without parameters. Its field `l0` takes the mean
                L0, `k` the nearest whole number, and `lam` the λ at which the lasso has that L0;
                the encoder's own L0 may differ
@@ -32,6 +33,7 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.own import Own
+from sae_gap.encoders.predicted import Predicted
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import AtWeight, InNorm
 from sae_gap.encoders.screened_pursuit import BatchPursuit
@@ -45,7 +47,9 @@ from sae_gap.study.study import Method, Scalar, Study
 
 REFIT = "_refit"
 # Names that are not class names of encoders.
-CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded")
+CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded", "predicted")
+# Those of an encoder at its own L0 alone.
+OF_ENCODERS = ("proposed", "predicted")
 
 
 class LeftOutError(Exception):
@@ -89,13 +93,17 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
     nonneg = not (learner.signed if signed is None else signed)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
-    if name in ("screened", "proposed", "weighted", "thresholded") and not nonneg:
+    if name in CODES[3:] and not nonneg:
         raise LeftOutError("such a pursuit has no signed codes")
     if name == "own":
         return own
     k = max(1, math.ceil(l0))
+    if name == "predicted":
+        if not learner.transcodes:
+            raise LeftOutError("its encoder reads what it explains")
+        return Predicted(BatchPursuit(k, l0=l0))
     if name == "proposed":
-        if not isinstance(own, Own) or own.affine(learner.ready) is None:  # type: ignore[arg-type]
+        if learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None:  # type: ignore[arg-type]
             raise LeftOutError("no single affine map decides what its encoder proposes")
         return BatchPursuit(k, screens=1, l0=l0, proposer=own)
     lasso = Lasso(l0=l0, nonneg=nonneg)

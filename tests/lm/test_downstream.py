@@ -126,6 +126,26 @@ def test_a_model_of_the_suite_is_cut_open_after_the_block(tmp_path):
         Downstream.of_model(model, [batch], 3)
 
 
+def test_a_reconstruction_may_replace_what_an_mlp_adds(tmp_path):
+    model, batch = tiny.tiny_lm(tmp_path).model, windows()
+    found = Downstream.of_model(model, [batch], 1, first=0, mlp=True)
+    stream = Downstream.of_model(model, [batch], 1, first=0)
+    before = model.run_blocks(model.embed(batch), batch, 0, 1)
+    read, added = (np.asarray(part)[REAL] for part in model.run_mlp(before, batch, 1))
+    np.testing.assert_allclose(found.inputs, read, rtol=1e-6)
+    np.testing.assert_allclose(found.activations, added, rtol=1e-6)
+    np.testing.assert_array_equal(found.clean.ce, stream.clean.ce)
+    guess = RNG.normal(size=added.shape).astype(np.float32)
+    for mine, its in (
+        (found.nats(guess), stream.nats(stream.activations - added + guess)),
+        (found.zero, stream.nats(stream.activations - added)),
+    ):
+        np.testing.assert_allclose(mine.ce, its.ce, rtol=1e-5)
+        np.testing.assert_allclose(mine.kl, its.kl, rtol=1e-3, atol=1e-6)
+    assert found.zero.kl.mean() > 1e-3 and np.abs(found.nats(added).kl).max() < 1e-5
+    np.testing.assert_allclose(found.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
+
+
 def test_what_cannot_be_scored():
     with pytest.raises(ValueError, match="give longer texts"):
         Downstream(NETWORK, [windows()])

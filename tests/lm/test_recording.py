@@ -79,6 +79,35 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, tmp_path):
             np.testing.assert_allclose(found.activations(layer).take(mine), expected, atol=2e-5)
 
 
+def test_what_an_mlp_reads_and_adds_is_recorded(lm, texts, tmp_path):
+    options = {"context": 16, "dtype": "float32"}
+    record(lm, texts, tmp_path / "r", layers=(0,), **options)
+    # Added to a recording that stands.
+    found = record(lm, texts, tmp_path / "r", layers=(0, 1), mlps=(1,), **options)
+    assert (found.layers, found.mlps) == ((0, 1), (1,))
+    read, added = (part.take(np.arange(len(found.tokens))) for part in found.mlp(1))
+    gate, up, down = (
+        np.asarray(getattr(lm.model.blocks, name)[1], float) for name in ("gate", "up", "down")
+    )
+    hidden = read @ gate
+    np.testing.assert_allclose(
+        added, hidden / (1 + np.exp(-hidden)) * (read @ up) @ down, atol=1e-5
+    )
+    # What it reads is normalised, with the norm's weights.
+    scale = np.asarray(lm.model.blocks.mlp_norm[1])
+    np.testing.assert_allclose(((read / scale) ** 2).mean(axis=1), 1, rtol=0.01)
+    np.testing.assert_array_equal(
+        read, open_activations(tmp_path / "r" / "mlp1_in").take(np.arange(len(read)))
+    )
+    for side, name in (("in", "input"), ("out", "output")):
+        told = recording.origin_of(tmp_path / "r" / f"mlp1_{side}")
+        assert told["hook_name"] == f"model.layers.1.mlp.{name}"
+    with pytest.raises(
+        ValueError, match=r"^the MLP of block 0 is not in .*; record it with mlps=0\.$"
+    ):
+        found.mlp(0)
+
+
 def test_a_killed_run_goes_on_to_the_same_bytes(lm, texts, tmp_path, monkeypatch):
     options = {"layers": (0, 1), "context": 16}
     record(lm, texts, tmp_path / "whole", **options)

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.real import train_real
 from sae_gap import Store, load_sae, open_activations, save_activations
 from sae_gap.core.rows import evenly_spaced
+from sae_gap.data.held_out import HeldOut
 from tests.conftest import lines_of, refused, succeed
 
 DIM, LATENTS, K = 8, 16, 3
@@ -120,6 +121,28 @@ def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers
     guess = load_sae(tmp_path / "train_real" / "topk").reconstruct(jnp.asarray(held))
     errors = (held.astype(float) - np.asarray(guess)) ** 2
     assert own["fvu_outliers"] == pytest.approx(errors.sum() / (60 * held.var(axis=0).sum()), 1e-3)
+
+
+def test_transcoders_read_the_activations_and_explain_the_targets(train, file, tmp_path):
+    x, targets = open_activations(file), tmp_path / "y.npz"
+    y = np.maximum(x.take(np.arange(600)) @ np.linspace(-1, 1, DIM * 6).reshape(DIM, 6), 0)
+    # Two outlier tokens of the targets, which decide what is left out.
+    y[[40, 500]] *= 300
+    save_activations(targets, y.astype(np.float32), x.documents)
+    names = ("topk_transcoder", "jumprelu_skip_transcoder", "topk", "online_dl")
+    flags = (f"--targets={targets}", f"--methods={','.join(names)}", "--codes=predicted")
+    _, rows = train(*flags)
+    # Codes are predicted from an input alone.
+    assert {of for of, codes in rows if codes == "predicted"} == {*names[:2]}
+    held = HeldOut(open_activations(targets), samples=50, split_seed=0, inputs=x)
+    for name in names[:2]:
+        guess = load_sae(tmp_path / "train_real" / name).reconstruct(held.scored_inputs)
+        errors = (held.scored - np.asarray(guess)) ** 2
+        expected = errors.sum() / ((held.scored - held.scored.mean(axis=0)) ** 2).sum()
+        assert rows[name, "own"]["fvu"] == pytest.approx(expected, rel=1e-4)
+        assert rows[name, "own_refit"]["fvu"] <= rows[name, "own"]["fvu"] * (1 + 1e-6)
+        assert rows[name, "lasso"]["own_certificate"] < 1e-5
+    assert rows["topk", "own"]["num_scored"] == 50
 
 
 LEARNERS = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0)

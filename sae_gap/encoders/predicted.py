@@ -1,0 +1,169 @@
+"""The codes that the input of a transcoder tells: a network predicts what the transcoder explains,
+and another encoder codes the prediction.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.options import option
+from sae_gap.core.types import Coded, Model
+from sae_gap.encoders.encoder import Encoder, Inferring
+from sae_gap.learners.learner import batches
+
+# Every so many-th training row tells which of the two maps predicts better.
+HELD = 10
+# Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' variance.
+BATCH, RATE, RIDGE = 512, 2e-3, 1e-3
+
+
+class Network(eqx.Module):
+    """`ŷ = x M + silu(x A + a) B + c`; without the hidden units a ridge regression."""
+
+    slope: Float[Array, "num_inputs input_dim"]
+    constant: Float[Array, " input_dim"]
+    inner: Float[Array, "num_inputs hidden"]
+    inner_bias: Float[Array, " hidden"]
+    outer: Float[Array, "hidden input_dim"]
+
+    def __call__(self, inputs: Float[Array, "n num_inputs"]) -> Float[Array, "n input_dim"]:
+        hidden = jax.nn.silu(product(inputs, self.inner) + self.inner_bias)
+        return product(inputs, self.slope) + product(hidden, self.outer) + self.constant
+
+
+class _Held:
+    """A network that equals only itself, so that its owner has a hash."""
+
+    def __init__(self, network: Network):
+        self.network = network
+
+
+class Predicted(Inferring):
+    """Codes a prediction of what a transcoder explains, so that they are a function of the input
+    alone, as its own codes are.
+
+    The prediction is a ridge regression on the inputs, or that and a layer of hidden units,
+    whichever predicts held-out training rows better. Codes that are given the target itself may use
+    what the input does not tell; these show how much of that can be reached from the input.
+
+    Args:
+      encoder: codes the prediction.
+      breadth: hidden units for each dimension of the input.
+      steps: steps of the training, of 512 rows each.
+      held: the network; `prepared` trains it.
+    """
+
+    label = "predicted from the input"
+    colour = "#44AA99"
+    rank = 18
+    listed = False
+    elsewhere = True
+    reads_inputs = True
+
+    encoder: Encoder
+    breadth: int = option(default=4)
+    steps: int = option(default=2_000)
+    held: _Held | None = eqx.field(default=None, static=True, metadata={"rare": True})
+
+    @property
+    def name(self):  # type: ignore[override]
+        return f"predicted_{self.encoder.name}"
+
+    def prepared(self, model, split, task):
+        if self.held is not None:
+            return self
+        if task.train.inputs is None:
+            raise ValueError(
+                "codes are predicted from the inputs of a transcoder, and there are none; leave "
+                "them out."
+            )
+        held = _Held(_predictor(task.train, self.breadth, self.steps))
+        signals = _signals(held.network, model, jnp.asarray(split.inputs))
+        encoder = self.encoder.prepared(model, dataclasses.replace(split, signals=signals), task)
+        return dataclasses.replace(self, encoder=encoder, held=held)
+
+    def infer(self, model, signals, begun=None):
+        held: Any = self.held
+        return Coded(self.encoder.infer(model, _signals(held.network, model, signals)).codes)
+
+
+@eqx.filter_jit
+def _signals(network: Network, model: Model, inputs):
+    return model.signals(network(inputs), inputs)
+
+
+class _Last:
+    """The last network and what it was trained on: dictionaries of one source share it."""
+
+    asked: Any = None
+    network: Any = None
+
+
+def _predictor(train: Any, breadth: int, steps: int) -> Network:
+    asked = train, breadth, steps
+    if _Last.asked is None or any(
+        old is not new for old, new in zip(_Last.asked, asked, strict=True)
+    ):
+        x, y = (jnp.asarray(part, jnp.zeros(()).dtype) for part in (train.inputs, train.signals))
+        _Last.asked, _Last.network = asked, _trained(x, y, breadth * x.shape[1], steps)
+    return _Last.network
+
+
+def _trained(x, y, hidden: int, steps: int) -> Network:
+    """Trains on all rows but every `HELD`-th, and chooses on those."""
+    import optax
+
+    kept = np.arange(len(x)) % HELD != 0
+    (few, truth), (x, y) = (x[~kept], y[~kept]), (x[kept], y[kept])
+    middle, mean = x.mean(axis=0), y.mean(axis=0)
+    own, unit = jnp.std(x), jnp.std(y)
+    inputs, targets = (x - middle) / own, (y - mean) / unit
+    square = product(inputs.T, inputs) / len(x) + RIDGE * jnp.eye(x.shape[1], dtype=x.dtype)
+    slope = jnp.linalg.solve(square, product(inputs.T, targets) / len(x))
+    inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
+    zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
+    ridge = Network(slope, zeros[0], inner / x.shape[1] ** 0.5, zeros[:, 0], zeros)
+    epochs = -(-steps * BATCH // len(x))
+    steps = epochs * -(-len(x) // BATCH)
+    rate = optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps)
+    rule = optax.adam(rate)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def epoch(state, key):
+        def step(state, batch):
+            network, memory = state
+            rows, weights = batch
+
+            def loss(network):
+                errors = jnp.mean((network(inputs[rows]) - targets[rows]) ** 2, axis=1)
+                return jnp.sum(weights * errors)
+
+            updates, memory = rule.update(jax.grad(loss)(network), memory)
+            return (eqx.apply_updates(network, updates), memory), None
+
+        return jax.lax.scan(step, state, batches(key, len(inputs), BATCH))[0]
+
+    state = jax.tree.map(jnp.copy, (ridge, rule.init(ridge)))
+    for number in range(epochs):
+        state = epoch(state, jax.random.key(number))
+
+    def error(network):
+        return float(jnp.mean((network((few - middle) / own) - (truth - mean) / unit) ** 2))
+
+    best = min(ridge, state[0], key=error)
+    inner = best.inner / own
+    slope = unit / own * best.slope
+    return Network(
+        slope,
+        mean + unit * best.constant - middle @ slope,
+        inner,
+        best.inner_bias - middle @ inner,
+        unit * best.outer,
+    )

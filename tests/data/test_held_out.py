@@ -1,0 +1,37 @@
+"""A user's activations as a source: the inputs of transcoders stay beside what they explain."""
+
+import numpy as np
+import pytest
+
+from sae_gap import open_activations
+from sae_gap.data.held_out import HeldOut
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(900, 4)).astype(np.float32)
+# What stands beside an input tells which one it is.
+TARGETS = np.concatenate([INPUTS, 2 * INPUTS[:, :1]], axis=1)
+TARGETS[::90] *= 1_000
+
+
+@pytest.mark.parametrize("options", [{}, {"keep_outliers": True}, {"together": True}, {"seed": 3}])
+def test_inputs_are_of_the_same_rows_as_their_targets(options):
+    x, y = (open_activations(part) for part in (INPUTS, TARGETS))
+    source = HeldOut(y, samples=40, inputs=x, **options)
+    task = source.task()
+    for split in (task.train, task.id):
+        read, told = np.asarray(split.inputs), np.asarray(split.signals)
+        assert len(read) == len(told)
+        scale = np.where(np.abs(told).max(axis=1) > 50, 1_000, 1)[:, None]
+        np.testing.assert_allclose(told[:, :4], scale * read, rtol=1e-5)
+    np.testing.assert_array_equal(source.scored_inputs, task.id.inputs[: len(source.scored)])
+    seen = source.seen(), HeldOut(y, samples=40, **options).seen()
+    assert seen[0] | {"inputs": None} == seen[1] | {"inputs": None} and "inputs" not in seen[1]
+    assert seen[0]["inputs"] == x.fingerprint
+
+
+def test_other_numbers_of_rows_are_refused():
+    x, y = (open_activations(part) for part in (INPUTS[1:], TARGETS))
+    with pytest.raises(ValueError, match=r"^there are 900 targets for 899 activations; give one"):
+        HeldOut(y, inputs=x)
+    with pytest.raises(ValueError, match="leave held_out out"):
+        HeldOut(y, inputs=y, held_out=y)

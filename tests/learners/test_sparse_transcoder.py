@@ -1,0 +1,121 @@
+"""Transcoders: what they learn of a map whose sparse form is known, in any units, and what they
+refuse.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Split, Task, catalogue, fit
+from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.learners.sparse_transcoder import SparseTranscoder
+from sae_gap.measure.methods import refit
+from sae_gap.solvers import sparse_code
+from sae_gap.study.inference import Inference
+
+READ, DIM, LATENTS, K = 12, 8, 16, 4
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(1_200, READ)).astype(np.float32)
+WEIGHT = RNG.normal(size=(READ, LATENTS)).astype(np.float32) / READ**0.5
+CODES = np.maximum(INPUTS @ WEIGHT - 0.7, 0)
+TARGETS = (CODES @ RNG.normal(size=(LATENTS, DIM)) + 0.3 * INPUTS[:, :DIM] + 2).astype(np.float32)
+
+
+def task_of(inputs=INPUTS, targets=TARGETS):
+    train, held = (
+        Split(targets[rows], inputs=inputs[rows]) for rows in (slice(1_000), slice(-200, None))
+    )
+    return Task(train, held, held, width=LATENTS)
+
+
+def learned(name, *, skip=False, task=None, **options):
+    learner = catalogue.transcoder_for_activations(
+        name, skip=skip, sparsity=K, input_dim=DIM, num_steps=30, batch_size=50, **options
+    )
+    task = task or task_of()
+    (found,) = fit(learner, [task], [0], show_progress=False)
+    return learner, found.end.model, Inference(task, found.end.model)
+
+
+def unexplained(inference, codes):
+    held = inference.task.id
+    guess = np.asarray(inference.model.reconstruct(codes, None, held.inputs))
+    y = held.signals
+    return ((y - guess) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("name", ["topk", "batchtopk", "jumprelu", "gated"])
+def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
+    learner, model, inference = learned(name, skip=skip)
+    own = np.asarray(inference.infer(learner.encode, "id").codes)
+    assert learner.name == f"{name}{'_skip' * skip}_transcoder" and 2 < (own != 0).sum(1).mean() < 5
+    # The best of the linear maps leaves .4, so that nothing but the codes explains so much.
+    assert unexplained(inference, own) < 0.25
+    assert (model.skip is not None) == skip
+    # What the codes should add up to is no part of what they are.
+    other = Inference(task_of(targets=TARGETS[::-1].copy()), model)
+    np.testing.assert_array_equal(other.infer(learner.encode, "id").codes, own)
+    # Codes that are given the target are the lasso's of what the skip leaves of it, certified.
+    x, y = INPUTS[-200:], TARGETS[-200:]
+    left = y - (0 if model.skip is None else x @ np.asarray(model.skip)) - np.asarray(model.bias)
+    np.testing.assert_allclose(inference.signals("id") - model.bias, left, atol=1e-4)
+    better = inference.infer(refit(learner.encode), "id").codes
+    assert unexplained(inference, better) < unexplained(inference, own)
+    solved = sparse_code(left, model.decoder, 0.1)
+    assert float(jnp.max(solved.gap / solved.objective)) <= 1e-6
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_units_of_inputs_and_targets_change_nothing_but_units(skip):
+    _, model, inference = learned("topk", skip=skip)
+    scaled = task_of(4 * INPUTS + 5, 8 * TARGETS - 3)
+    learner, other, its = learned("topk", skip=skip, task=scaled)
+    own = its.infer(learner.encode, "id").codes
+    guess = other.reconstruct(own, None, scaled.id.inputs)
+    mine = model.reconstruct(inference.infer(learner.encode, "id").codes, None, INPUTS[-200:])
+    np.testing.assert_allclose(guess, 8 * mine - 3, atol=0.02)
+
+
+def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
+    base = catalogue.make_learner("samples", sparsity=K, input_dim=DIM)
+    learner = catalogue.transcoder_for_activations(
+        "relu", sparsity=K, input_dim=DIM, base=base, skip=True
+    )
+    task = task_of()
+    (start,) = fit(base, [task], [0], show_progress=False)
+    data = learner.select(task)
+    state = learner.init(data, num_latents=LATENTS, key=jax.random.key(0), base=start.end.model)
+    atoms = np.asarray(start.end.model.decoder)
+    np.testing.assert_allclose(
+        state.model.decoder, atoms / np.linalg.norm(atoms, axis=0), atol=1e-6
+    )
+    x, y = (
+        (part - part.mean(0)) / (part - part.mean(0)).std() for part in (data.inputs, data.signals)
+    )
+    slope = np.linalg.lstsq(x, y, rcond=None)[0] @ np.asarray(state.model.decoder)
+    found = np.asarray(state.model.encoder.weight)
+    gain = np.vdot(found, slope) / np.vdot(slope, slope)
+    np.testing.assert_allclose(found, gain * slope, atol=0.01 * gain)
+    assert gain > 0 and not np.asarray(state.model.skip).any()
+
+
+def test_what_is_no_transcoder_is_refused():
+    with pytest.raises(ValueError, match=r"^mp takes residuals of what it explains"):
+        SparseTranscoder(MatchingPursuit(2))
+    with pytest.raises(ValueError, match=r"^a transcoder trains its dictionary; leave frozen out"):
+        base = catalogue.make_learner("samples", sparsity=K, input_dim=DIM)
+        catalogue.transcoder_for_activations(
+            "topk", sparsity=K, input_dim=DIM, frozen=True, base=base
+        )
+    learner, model, _ = learned("topk", skip=True)
+    alone = Split(TARGETS[-200:])
+    assert learner.needs(Task(alone, alone, alone, width=2)) == "inputs"
+    with pytest.raises(ValueError, match=r"reads inputs of shape \(n, 12\), but they are None"):
+        model.signals(TARGETS)
+    with pytest.raises(ValueError, match=r"^signals must have the shape \(n, 12\)"):
+        learner.encode(model, TARGETS)
+    plain = learned("topk")[1]
+    with pytest.raises(ValueError, match=r"^a transcoder reads inputs, and these activations have"):
+        Inference(Task(alone, alone, alone, width=2), plain).infer(learner.encode, "id")
