@@ -280,12 +280,18 @@ def _check_sae(demand, path, x, codes, reconstruction):
             "must decode them alike; compare W_dec, b_dec and the normalisation",
         )
     model: Any = sae.model
-    own = encode(model.encode, model, model.signals(rows))
+    own = encode(model.encode, model, rows if sae.transcodes else model.signals(rows))
     demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
     demand(
-        close(model.reconstruct(own, rows), reconstruction),
+        close(model.reconstruct(own, rows, rows), reconstruction),
         "must have a model that decodes alike; see `Parts.settled`",
     )
+    if sae.transcodes:
+        demand(
+            close(sae.target(reconstruction, x), own @ model.decoder.T),
+            "must have its skip taken from targets; see `Transcoder.signals`",
+        )
+        return
     target = sae.target(x)
     on_unit = np.asarray(sae.encode_target(target))
     demand(

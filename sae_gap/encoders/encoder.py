@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sae_gap.core import matching
 from sae_gap.core.checks import as_real, check_type, check_vanishing, shown
 from sae_gap.core.identity import MethodPart
-from sae_gap.core.types import Coded, Model, Split, Task
+from sae_gap.core.types import Coded, Model, Split, Task, Transcoder
 
 
 class Affine(eqx.Module):
@@ -351,6 +351,14 @@ def check_model(model: Model, encode: Any = None) -> None:
             f"bias must be {len(atoms)} finite numbers, one for each dimension, but it is "
             f"{shown(bias)}; give zeros for none."
         )
+    if isinstance(model, Transcoder):
+        shape = (model.num_inputs, len(atoms))
+        as_floats("centre", model.centre)
+        if model.skip is not None and as_floats("skip", model.skip).shape != shape:
+            raise ValueError(
+                f"skip must be of shape {shape}, for x @ skip, but it is {shown(model.skip)}; "
+                "transpose it, or give that of the same transcoder."
+            )
     for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
         if isinstance(part, Affine):
             as_floats("the encoder's weight", part.weight)

@@ -29,8 +29,9 @@ class Held:
         known = model.encode is None or class_name(type(model.encode)).startswith("sae_gap.")
         if not known:
             # Another function may share its name, but not its codes.
-            signals = jax.random.normal(jax.random.key(0), (ASKED, len(model.bias)))
             own: Any = model.encode
+            read = model.num_inputs if getattr(own, "reads_inputs", True) else len(model.bias)
+            signals = jax.random.normal(jax.random.key(0), (ASKED, read))
             told.append(
                 encode(own, model, signals) if isinstance(own, Encoder) else own(model, signals)
             )

@@ -60,6 +60,13 @@ ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
     "sae_gap.MatryoshkaBatchTopK": ("jumprelu", _BATCH),
     "sae_gap.BatchPursuit": (PURSUIT, {"threshold": "value"}),
 }
+# SAELens's names of transcoders: the architecture of the encoder, and whether there is a skip.
+TRANSCODERS = {
+    "transcoder": ("standard", False),
+    "skip_transcoder": ("standard", True),
+    "jumprelu_transcoder": ("jumprelu", False),
+    "jumprelu_skip_transcoder": ("jumprelu", True),
+}
 
 
 def read_options(
@@ -91,8 +98,11 @@ def take(
     names: Mapping[str, str] | None = None,
     linear: tuple[str, ...] = (),
     known: Mapping[str, Any] | None = None,
+    *,
+    num_inputs: int | None = None,
+    skip: bool = False,
 ) -> dict[str, Any]:
-    """The tensors of an architecture and of its decoder.
+    """The tensors of an architecture, of its decoder and of a transcoder's skip.
 
     Args:
       architecture: a name in the table.
@@ -102,17 +112,22 @@ def take(
       names: the file's names, where they differ from ours.
       linear: our names of tensors that the file stores transposed, as `torch.nn.Linear` does.
       known: tensors already at hand, which are not read.
+      num_inputs: dimension of what the encoder of a transcoder reads; None takes input_dim.
+      skip: whether there is a W_skip, (num_inputs, input_dim).
 
     Raises:
       ValueError: one is missing, has another shape or type, or is not finite.
     """
+    read = input_dim if num_inputs is None else num_inputs
     sizes: dict[str, tuple[int, ...]] = {
         "b_dec": (input_dim,),
         "W_dec": (num_latents, input_dim),
-        "W_enc": (input_dim, num_latents),
+        "W_enc": (read, num_latents),
+        "W_skip": (read, input_dim),
     }
     held = dict(known or {})
-    for name in ("b_dec", "W_dec", *ARCHITECTURES[architecture].tensors):
+    wanted = ("b_dec", "W_dec", *ARCHITECTURES[architecture].tensors, *(("W_skip",) * skip))
+    for name in wanted:
         theirs, size = (names or {}).get(name, name), sizes.get(name, (num_latents,))
         if name in linear:
             held[name] = tensors.take(theirs, *size[::-1]).T

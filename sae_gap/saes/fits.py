@@ -11,7 +11,7 @@ from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import read_safetensors
 
 # Names of the decoder's tensors in a fit.
-_MODEL = {"W_dec": ".dictionary", "b_dec": ".bias"}
+_MODEL = {"W_dec": ".dictionary", "b_dec": ".bias", "W_skip": ".skip"}
 
 
 def load(path: Path) -> Parts:
@@ -32,13 +32,28 @@ def load(path: Path) -> Parts:
         known["threshold"] = np.exp(tensors.take(names["threshold"], num_latents))
     elif "threshold" in places:
         known["threshold"] = tensors.scalar(names["threshold"])
+    transcodes, read = ".centre" in tensors, input_dim
+    if transcodes:
+        read = tensors.shape(names["W_enc"])[0]
+        known["centre"] = tensors.take(".centre", read)
     return Parts(
         encoder,
         read_options(encoder, described, num_latents, input_dim),
-        take(encoder, tensors, num_latents, input_dim, names | _MODEL, ("W_dec",), known),
+        take(
+            encoder,
+            tensors,
+            num_latents,
+            input_dim,
+            names | _MODEL,
+            ("W_dec",),
+            known,
+            num_inputs=read,
+            skip=".skip" in tensors,
+        ),
         library="sae_gap",
         architecture=kind,
         notes={},
         centred=True,
         metadata=note.part("metadata").entries,
+        transcodes=transcodes,
     )

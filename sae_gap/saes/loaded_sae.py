@@ -29,7 +29,7 @@ from sae_gap.core.checks import (
     shown,
 )
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import (
     AmortisedEncoder,
     Encoder,
@@ -60,7 +60,7 @@ class SAE:
 
     `sae_gap.amortisation_gap(sae.model, sae.model.signals(activations), lam)` is the gap of its
     encoder on its own dictionary. Measurements take codes on unit atoms: the library's codes times
-    `lengths`.
+    `lengths`. A transcoder's encoder reads `inputs` x, and its codes explain other activations y.
 
     Attributes:
       model: the dictionary as on disk, the decoder's bias, the encoder, and the normalisation of
@@ -113,6 +113,8 @@ class SAE:
         centred: bool = True,
         linear: bool | None = None,
         name: str = "sae",
+        transcoder: bool = False,
+        W_skip: Float[ArrayLike, "num_inputs input_dim"] | None = None,  # noqa: N803
     ) -> "SAE":
         """An SAE from arrays of NumPy, JAX or PyTorch, also in bfloat16.
 
@@ -124,6 +126,9 @@ class SAE:
             batchtopk   relu(p) above the threshold; with only k, the k · n largest of n rows
             jumprelu    relu(p) above each latent's threshold
 
+        A transcoder computes `p = x W_enc + b_enc` from inputs x, and explains activations
+        y by `z W_dec + b_dec + x W_skip`.
+
         Args:
           W_enc: (input_dim, num_latents), or transposed, as `torch.nn.Linear` keeps its weight; the
             lengths of the biases decide.
@@ -134,10 +139,11 @@ class SAE:
           k: latents that are on in each row, or on average.
           threshold: a number, or one for each latent, in units of p.
           centred: whether the encoder subtracts b_dec from x; False has `p = x W_enc + b_enc`.
-          linear: whether both matrices are those of `torch.nn.Linear`; used only if there are as
-            many latents as dimensions, so that no shape decides. None takes False, and the SAE's
-            notes say so.
+          linear: whether matrices are those of `torch.nn.Linear`; used only for square ones, so
+            that no shape decides. None takes False, and the SAE's notes say so.
           name: name of the SAE.
+          transcoder: whether it is a transcoder, whose W_enc is (num_inputs, num_latents).
+          W_skip: the affine skip of a transcoder, (num_inputs, input_dim), or transposed.
 
         Raises:
           ValueError: the arrays do not fit each other or are not finite, or k or the threshold is
@@ -154,23 +160,32 @@ class SAE:
             )
         arrays = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
         arrays |= {} if threshold is None else {"threshold": threshold}
+        arrays |= {} if W_skip is None else {"W_skip": W_skip}
         held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
         for word in ("b_enc", "b_dec"):
             if held[word].ndim != 1:
                 raise ValueError(f"{word} must be a vector, but it is {shown(held[word])}.")
         num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
         check_flag("centred", centred)
+        check_flag("transcoder", transcoder)
+        if W_skip is not None and not transcoder:
+            raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
+        num_inputs = held["W_enc"].size // num_latents if transcoder else input_dim
         if linear is not None:
             check_flag("linear", linear)
         if k is not None:
             check_integer("k", k, least=1, most=num_latents)
-        square = num_latents == input_dim
+        square = []
         for word, shape in (
-            ("W_enc", (num_latents, input_dim)),
+            ("W_enc", (num_latents, num_inputs)),
             ("W_dec", (input_dim, num_latents)),
+            ("W_skip", (input_dim, num_inputs)),
         ):
-            if linear if square else held[word].shape == shape:
-                held[word] = held[word].T
+            if word in held:
+                alike = shape[0] == shape[1]
+                square += [word] * alike
+                if linear if alike else held[word].shape == shape:
+                    held[word] = held[word].T
         if threshold is not None:
             encoder = "jumprelu"
             if held["threshold"].size == 1:
@@ -182,17 +197,27 @@ class SAE:
         tensors = Tensors(Path("the arrays"), held)
         notes = {"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)})
         if square and linear is None:
+            products = {"W_enc": "x @ W_enc", "W_dec": "z @ W_dec", "W_skip": "x @ W_skip"}
             notes["square matrices"] = (
-                "taken as x @ W_enc and z @ W_dec; linear=True takes torch.nn.Linear's"
+                f"taken as {' and '.join(products[word] for word in square)}; linear=True takes "
+                "torch.nn.Linear's"
             )
         parts = Parts(
             encoder,
             {name: k for name in ARCHITECTURES[encoder].options},
-            take(encoder, tensors, num_latents, input_dim),
+            take(
+                encoder,
+                tensors,
+                num_latents,
+                input_dim,
+                num_inputs=num_inputs,
+                skip=W_skip is not None,
+            ),
             library="given",
             architecture=architecture,
             notes=notes,
             centred=centred,
+            transcodes=transcoder,
         )
         return dataclasses.replace(of_parts(parts), name=name)
 
@@ -238,20 +263,36 @@ class SAE:
 
     @property
     def input_dim(self) -> int:
-        """Dimension of the activations."""
+        """Dimension of the activations that the codes explain."""
         return self.model.decoder.shape[0]
+
+    @property
+    def num_inputs(self) -> int:
+        """Dimension of what the encoder reads."""
+        return self.model.num_inputs
+
+    @property
+    def transcodes(self) -> bool:
+        """True for a transcoder."""
+        return isinstance(self.model, Transcoder)
 
     @property
     def num_latents(self) -> int:
         """Number of latents."""
         return self.model.decoder.shape[1]
 
-    def target(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
-        """The target of the codes: the normalised activations less the decoder's bias.
+    def target(
+        self,
+        activations: Float[ArrayLike, "..."],
+        inputs: Float[ArrayLike, "n num_inputs"] | None = None,
+    ) -> Float[Array, "n input_dim"]:
+        """The target of the codes: the normalised activations less the decoder's bias, and less a
+        transcoder's skip.
 
         Args:
           activations: as the library's `encode` takes them, (n, input_dim), or (n, heads, head_dim)
-            if the SAE has `heads`.
+            if the SAE has `heads`; for a transcoder those that it explains.
+          inputs: what a transcoder with a skip reads.
 
         Returns:
           (n, input_dim).
@@ -260,13 +301,15 @@ class SAE:
           ValueError: the activations have another width, or are not finite.
         """
         with jax.default_matmul_precision("highest"):
-            return self.model.signals(self.as_rows(activations)) - self.bias
+            rows = self.as_rows(activations, explained=True)
+            return self.model.signals(rows, self._read(inputs, len(rows))) - self.bias
 
     def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
         """The library's codes, in its own units.
 
         Args:
-          activations: (n, input_dim), or (n, heads, head_dim) if the SAE has `heads`.
+          activations: (n, input_dim), or (n, heads, head_dim) if the SAE has `heads`; a
+            transcoder's inputs, (n, num_inputs).
 
         Returns:
           (n, num_latents).
@@ -275,16 +318,19 @@ class SAE:
           ValueError: the activations have another width, or are not finite.
         """
         with jax.default_matmul_precision("highest"):
-            return self.encode_signals(self.model.signals(self.as_rows(activations)))
+            rows = self.as_rows(activations)
+            return self.encode_signals(rows if self.transcodes else self.model.signals(rows))
 
     def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
         """The codes of `target(activations)`, on unit atoms; zero for atoms of zeros."""
+        if self.transcodes:
+            raise ValueError("a transcoder's encoder reads no target; call encode with its inputs.")
         return self.encode_signals(target + self.bias) * self.lengths
 
     def encode_signals(
         self, signals: Float[ArrayLike, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
-        """The library's codes of normalised activations."""
+        """The library's codes of normalised activations, or of a transcoder's inputs."""
         if self.model.encode is None:
             raise ValueError(f"{self.name} is a decoder alone; give a model with an encoder.")
         return own_codes(self.model, jnp.asarray(signals))
@@ -298,8 +344,8 @@ class SAE:
 
         Args:
           codes: in the library's units, dense or sparse, (n, num_latents).
-          like: the activations that the codes belong to; needed only for an SAE that normalises
-            each sample by itself.
+          like: the activations that were coded; needed only for an SAE that normalises each
+            sample by itself, and for a transcoder with a skip.
 
         Returns:
           (n, input_dim), in the units of activations.
@@ -318,14 +364,15 @@ class SAE:
             fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
             raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
         rows = self.as_rows(like) if self.normalisation.per_sample else None  # type: ignore[arg-type]
+        read = self._read(like, len(codes))
         with jax.default_matmul_precision("highest"):
-            return self.model.reconstruct(jnp.asarray(codes), rows)
+            return self.model.reconstruct(jnp.asarray(codes), rows, read)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
 
         Args:
-          activations: (n, input_dim), or (n, heads, head_dim) if the SAE has `heads`.
+          activations: as `encode` takes them.
 
         Returns:
           (n, input_dim).
@@ -335,20 +382,37 @@ class SAE:
         """
         return self.decode(self.encode(activations), activations)
 
-    def as_rows(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
-        """The checked activations for `target`, heads side by side."""
+    def as_rows(
+        self, activations: Float[ArrayLike, "..."], *, explained: bool = False
+    ) -> Float[Array, "n dim"]:
+        """The checked activations for `encode`, heads side by side; those for `target` if
+        `explained`.
+        """
         # `asanyarray` keeps masks, so that the check refuses them.
         array = np.asanyarray(detached(activations))
         if self.heads and array.ndim == 3:
             array = array.reshape(len(array), -1)
-        array = matching.as_matrix("activations", array)
-        if array.shape[1] != self.input_dim:
+        name = "targets" if self.transcodes and explained else "activations"
+        word = "num_inputs" if self.transcodes and not explained else "input_dim"
+        array = matching.as_matrix(name, array)
+        if array.shape[1] != getattr(self, word):
             raise ValueError(
-                f"activations have {array.shape[1]} columns, but the SAE has input_dim "
-                f"{self.input_dim}; "
+                f"{name} have {array.shape[1]} columns, but the "
+                f"{'transcoder' if self.transcodes else 'SAE'} has {word} {getattr(self, word)}; "
                 "give those of the layer that it was trained on."
             )
-        return as_floats("activations", array)
+        return as_floats(name, array)
+
+    def _read(self, inputs: Any, count: int) -> Any:
+        """What the skip of a transcoder reads of so many rows; None where there is no skip."""
+        if getattr(self.model, "skip", None) is None:
+            return None
+        if inputs is None or len(inputs) != count:
+            raise ValueError(
+                "this transcoder adds a skip of its inputs; give what it read, one row for each of "
+                f"the {count}."
+            )
+        return self.as_rows(inputs)
 
 
 def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
@@ -375,8 +439,12 @@ def of_parts(parts: Parts) -> SAE:
         model = Model(dictionary, bias)
     else:
         kind, same = parts.normalisation, type(parts.normalisation) is Normalisation
+        skip = held.pop("W_skip", None)
         encoder, parameters = imported(parts.encoder, parts.options, held)
         model = Model(dictionary, bias, parameters, encoder, None if same else kind)
+        if parts.transcodes:
+            centre = jnp.zeros(len(held["W_enc"]), bias.dtype)
+            model = Transcoder(dictionary, bias, parameters, encoder, centre=centre, skip=skip)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
     return described(model, parts.notes, **about)
 

@@ -3,6 +3,7 @@ trains.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sae_gap.core import identity, registry
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import decoders, loaded_sae
 from sae_gap.saes.loaded_sae import SAE
@@ -40,9 +41,8 @@ def content_of(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> b
         raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
     assert isinstance(encoder, AmortisedEncoder)
     check_model(model, encoder)
-    if jax.tree.structure(model.encoder) != jax.tree.structure(
-        _blank(encoder, model.decoder.shape).encoder
-    ):  # type: ignore
+    blank = _blank(encoder, model.decoder.shape, model.num_inputs)
+    if jax.tree.structure(model.encoder) != jax.tree.structure(blank.encoder):  # type: ignore
         raise ValueError(
             f"the model has no parameters that {type(encoder).__name__} could read; {FITTED}."
         )
@@ -75,9 +75,11 @@ def load_fit(path: Path) -> SAE:
         name = learner.text("class", "").rpartition(".")[2]
         if name and not described.entries:
             return loaded_sae.of_parts(decoders.load(path))
-        shape = read_safetensors(path).shape(".dictionary")
+        tensors = read_safetensors(path)
+        shape = tensors.shape(".dictionary")
         encoder = _trained(described, shape[1])
-        model = trees.load(content, _blank(encoder, shape))
+        read = tensors.size(".centre") if ".centre" in tensors else None
+        model = trees.load(content, _blank(encoder, shape, read, ".skip" in tensors))
         _check_finite(model)
         check_model(model, encoder)
         told = (
@@ -95,11 +97,22 @@ def load_fit(path: Path) -> SAE:
     return loaded_sae.described(fitted, notes)
 
 
-def _blank(encoder: AmortisedEncoder, shape: tuple[int, ...]) -> Model:
-    """The shapes of a model with a dictionary of this shape."""
-    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
-    bias = jax.ShapeDtypeStruct(shape[:1], weight.dtype)
-    return Model(weight, bias, eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0)))  # type: ignore[arg-type]
+def _blank(
+    encoder: AmortisedEncoder,
+    shape: tuple[int, ...],
+    num_inputs: int | None = None,
+    skip: bool = False,
+) -> Model:
+    """The shapes of a model with a dictionary of this shape, or of a transcoder of `num_inputs`."""
+    form = functools.partial(jax.ShapeDtypeStruct, dtype=jnp.zeros(()).dtype)
+    dim, num_latents = shape
+    read = dim if num_inputs is None else num_inputs
+    weight = form((read, num_latents))
+    parameters = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))  # type: ignore[arg-type]
+    parts: Any = (form(shape), form((dim,)), parameters)
+    if num_inputs is None:
+        return Model(*parts)
+    return Transcoder(*parts, centre=form((read,)), skip=form((read, dim)) if skip else None)
 
 
 def _check_finite(model: Model) -> None:

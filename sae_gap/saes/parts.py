@@ -20,13 +20,15 @@ class Parts:
     """The parts of an SAE, in its library's units.
 
     For normalised activations x̂ a centred encoder computes `p = (x̂ - b) W + c`, any other
-    `x̂ W + c`, and the decoder `z A + b`.
+    `x̂ W + c`, and the decoder `z A + b`. The encoder of a transcoder reads another activation x, by
+    `(x - centre) W + c`, and its decoder adds `x W_skip`.
 
     Attributes:
       encoder: its row in `ARCHITECTURES`, which says what it does to p; None for a bare decoder.
       options: options of that encoder, in order.
       tensors: A, b and the encoder's learned tensors, by the names of that table. A bare decoder
-        may have no b, and one threshold may serve all latents.
+        may have no b, one threshold may serve all latents, and a transcoder may have a W_skip,
+        (num_inputs, input_dim), and a centre, (num_inputs,).
       library: the library that wrote it.
       architecture: that library's name for it.
       notes: notes on the file for a report.
@@ -36,6 +38,7 @@ class Parts:
       normalisation: normalisation of the activations.
       heads: whether activations may come by heads.
       metadata: further entries of SAELens's configuration.
+      transcodes: whether it is a transcoder.
     """
 
     encoder: str | None
@@ -49,6 +52,7 @@ class Parts:
     normalisation: Normalisation = dataclasses.field(default_factory=Normalisation)
     heads: bool = False
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    transcodes: bool = False
 
     @property
     def atoms(self) -> Float[np.ndarray, "num_latents input_dim"]:
@@ -57,7 +61,8 @@ class Parts:
 
     def settled(self, dtype: Any) -> dict[str, Float[np.ndarray, "..."]]:
         """The tensors of an equivalent SAE with a centred encoder, `p = y W + c` on the target
-        `y = x̂ - b`, whose codes belong to its atoms without rescaling.
+        `y = x̂ - b`, or of a transcoder with `p = x W + c`, whose codes belong to its atoms without
+        rescaling.
 
         Args:
           dtype: type of the computation.
@@ -72,9 +77,12 @@ class Parts:
                 lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
                 held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
             # In double precision, since a bias may be much longer than the remaining codes.
+            added = None if self.centred else held["b_dec"]
+            if self.transcodes:
+                added = -held.pop("centre") if "centre" in held else None
             shift: Any = 0
-            if not self.centred:
-                shift = np.einsum("i,ij->j", held["b_dec"], held["W_enc"], dtype=float)
+            if added is not None:
+                shift = np.einsum("i,ij->j", added, held["W_enc"], dtype=float)
             gains = {"b_enc": 1, "b_gate": 1, "b_mag": np.exp(held.get("r_mag", 0))}
             for name in gains.keys() & held.keys():
                 held[name] = (held[name] + shift * gains[name]) * lengths

@@ -12,13 +12,15 @@ from safetensors.numpy import save
 
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.saes.architectures import ARCHITECTURES, read_options, take
+from sae_gap.saes.architectures import ARCHITECTURES, TRANSCODERS, read_options, take
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.results import version
-from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json, read_safetensors
+from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+# Entries that stay with an SAE that is read and saved again.
+NOTED = ("model_name", "hook_name", "hook_name_out")
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 # The first version of SAELens whose configuration has this form.
 _VERSION = "6.0.0"
@@ -29,7 +31,11 @@ _RENAMED = {
     "activation_fn_str": "activation_fn",
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_KNOWN = (*(name for name, row in ARCHITECTURES.items() if not row.foreign), *_BATCH_TOPK)
+_KNOWN = (
+    *(name for name, row in ARCHITECTURES.items() if not row.foreign),
+    *_BATCH_TOPK,
+    *TRANSCODERS,
+)
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
 _NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
@@ -61,32 +67,41 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
     """
     config, folder = _current(config), config.path.parent
     metadata, architecture = config.part("metadata"), config.text("architecture", "standard")
-    if "transcoder" in architecture or "d_out" in config or "hook_name_out" in metadata:
-        fault = f"{config.path} describes a transcoder ({printable(architecture)})"
-        raise ValueError(f"{fault}, which reconstructs another layer; give an SAE.")
     config.choice("architecture", "standard", _KNOWN)
+    transcodes = architecture in TRANSCODERS
+    if not transcodes and ("d_out" in config or "hook_name_out" in metadata):
+        raise ValueError(
+            f"{config.path} describes a transcoder, but its architecture is {architecture}; set it "
+            f"to one of {', '.join(TRANSCODERS)}."
+        )
     if architecture == "standard" and config.entries.get("k") is not None:
         fault = f"{config.path} has a k, but its architecture is standard, a ReLU without one"
         raise ValueError(f"{fault}; set architecture to topk, or remove k.")
-    input_dim, num_latents = config.size("d_in"), config.size("d_sae")
+    read, num_latents = config.size("d_in"), config.size("d_sae")
+    input_dim = config.size("d_out") if transcodes else read
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
-    centred = config.flag("apply_b_dec_to_input", True)
+    centred = config.flag("apply_b_dec_to_input", not transcodes)
+    if transcodes and centred:
+        raise ValueError(
+            f"{config.path} subtracts a transcoder's b_dec from another activation than it belongs "
+            "to; set apply_b_dec_to_input to false."
+        )
     told = config.entries | metadata.entries
     notes = {
         "dtype on disk": tensors.dtypes(),
         "normalize_activations": config.text("normalize_activations", "none"),
     }
     notes |= {
-        name: str(told[name])
-        for name in ("model_name", "hook_name", "sae_lens_version")
-        if told.get(name) is not None
+        name: str(told[name]) for name in (*NOTED, "sae_lens_version") if told.get(name) is not None
     }
     notes["apply_b_dec_to_input"] = str(centred)
 
     rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
     if "topk" in architecture:
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
-    encoder = "jumprelu" if architecture in _BATCH_TOPK else architecture
+    encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
+    if architecture in _BATCH_TOPK:
+        encoder = "jumprelu"
     options = read_options(encoder, config, num_latents, input_dim)
     known = dict[str, Any]()
     if architecture in _BATCH_TOPK:
@@ -95,16 +110,23 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
             notes["caution"] = (
                 "the threshold was never estimated, so that codes are those of a ReLU"
             )
-    elif architecture == "jumprelu" and "log_threshold" in tensors:
+    elif encoder == "jumprelu" and "log_threshold" in tensors:
         known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
     elif architecture == PURSUIT and config.flag("pruned", False):
         known["threshold"] = tensors.scalar("threshold")
-    held = take(encoder, tensors, num_latents, input_dim, known=known)
+    options_of_skip: Any = {"linear": ("W_skip",), "num_inputs": read, "skip": skip}
+    held = take(encoder, tensors, num_latents, input_dim, known=known, **options_of_skip)
     held["W_dec"] = held["W_dec"] * _finetuning(config, tensors, num_latents)
     if "W_enc" not in held and not centred:
         # Matching pursuit adds its bias only if it subtracted it.
         held["b_dec"] = np.zeros(input_dim, np.float32)
     tensors.finish(architecture)
+    normalisation = _normalisation(config, folder, input_dim, notes)
+    if transcodes and type(normalisation) is not Normalisation:
+        raise ValueError(
+            f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
+            "normalize_activations to none, and give its inputs normalised."
+        )
     return Parts(
         encoder,
         options,
@@ -114,9 +136,10 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
         notes=notes,
         centred=centred,
         codes_of_unit_atoms=rescaled,
-        normalisation=_normalisation(config, folder, input_dim, notes),
+        normalisation=normalisation,
         heads=heads,
         metadata=metadata.entries,
+        transcodes=transcodes,
     )
 
 

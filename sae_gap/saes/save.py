@@ -11,9 +11,10 @@ from absl import logging
 
 from sae_gap.core.checks import AnyPath, check_type
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
+from sae_gap.saes.architectures import TRANSCODERS
 from sae_gap.saes.exchange import exported, has_form
 from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
@@ -76,11 +77,7 @@ def files_of(
                 "an encoder."
             )
         heads = model.heads
-        said = {
-            name: value
-            for name, value in model.notes.items()
-            if name in ("model_name", "hook_name")
-        } | said
+        said = {name: value for name, value in model.notes.items() if name in saelens.NOTED} | said
         plain = model.model
     assert isinstance(plain, Model)
     chosen: Any = plain.encode if encoder is None else encoder
@@ -95,17 +92,28 @@ def files_of(
             f"an SAE whose activations are normalised by {plain.normalisation.name} cannot be "  # type: ignore[union-attr]
             "written as a whole; normalise the activations yourself and give a model of those."
         )
-    if formless:
+    transcodes = isinstance(plain, Transcoder)
+    form = None if formless else exported(chosen, plain)
+    if transcodes and form is not None:
+        kinds = {kind: name for name, kind in TRANSCODERS.items()}
+        name = kinds.get((form[0], plain.skip is not None))
+        form = name and (name, *form[1:])
+    if form is None:
         return {FIT: own.content_of(plain, chosen, said)}
     check_model(plain, chosen)
-    architecture, options, tensors = exported(chosen, plain)
+    architecture, options, tensors = form
+    if isinstance(plain, Transcoder):
+        tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
+        options["d_out"] = plain.decoder.shape[0]
+        if plain.skip is not None:
+            tensors["W_skip"] = plain.skip.T
     entries = {
         "architecture": architecture,
-        "d_in": plain.decoder.shape[0],
+        "d_in": plain.num_inputs,
         "d_sae": plain.decoder.shape[1],
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": not transcodes,
         "normalize_activations": normalises.saelens,
         "reshape_activations": "hook_z" if heads else "none",
         "metadata": {},

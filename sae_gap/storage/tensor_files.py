@@ -57,6 +57,10 @@ class Tensors:
             )
         return shape
 
+    def size(self, name: str) -> int:
+        """The number of entries of a tensor not taken yet."""
+        return self._named(name).size
+
     def take(self, name: str, *shape: int) -> Float[np.ndarray, "..."]:
         """A tensor of weights of exactly this shape, in float32 or float64.
 

@@ -7,10 +7,12 @@ files/PROVENANCE.md names adds what SAELens makes of them.
 import shutil
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import sae_gap
+from sae_gap.core.types import Transcoder
 from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.gated import Gated, GatedParameters
@@ -46,6 +48,25 @@ def example(name, input_dim=6, num_latents=10):
     return sae_gap.Model(
         2 * drawn(input_dim, num_latents), 1 + drawn(input_dim), parameters, ENCODERS[name]
     )
+
+
+def transcoder(encoder, *, skip=True, num_inputs=5, input_dim=6, num_latents=10):
+    """A transcoder of random parameters as training moves them, and inputs for it."""
+    rng = np.random.default_rng(2)
+    start = encoder.parameters(
+        jnp.asarray(rng.normal(size=(num_inputs, num_latents))), jax.random.key(0)
+    )
+    parameters = jax.tree.map(lambda leaf: leaf + rng.uniform(0.1, 0.4, leaf.shape), start)
+    parts = [
+        2 * rng.normal(size=(input_dim, num_latents)),
+        1 + rng.normal(size=input_dim),
+        parameters,
+        rng.normal(size=num_inputs),
+        rng.normal(size=(num_inputs, input_dim)),
+        rng.normal(1, 1.5, size=(24, num_inputs)),
+    ]
+    *parts, centre, matrix, x = jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), parts)
+    return Transcoder(*parts, encoder, centre=centre, skip=matrix if skip else None), np.asarray(x)
 
 
 if __name__ == "__main__":

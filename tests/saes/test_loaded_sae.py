@@ -2,6 +2,8 @@
 one from another.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -14,6 +16,7 @@ from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes.loaded_sae import SAE, of_parts
 from sae_gap.saes.parts import Parts
+from tests.saes.examples import transcoder
 
 # The last atom is dead.
 ATOMS = np.array([[3.0, 0, 0], [0, 0.5, 0], [0, 0, 0]], np.float32)
@@ -117,6 +120,86 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned, 
     np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
 
+SKIP, OTHERS = RNG.normal(size=(5, 4)).astype("f"), RNG.normal(1, 2, size=(9, 5)).astype("f")
+READS = {**{name: array.astype("f") for name, array in DRAWN.items()}, "W_skip": SKIP}
+READS["W_enc"] = RNG.normal(size=(5, 7)).astype("f")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("turned", [(), ("W_enc",), ("W_dec", "W_skip")])
+def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned, skip):
+    given = {name: held.T if name in turned else held for name, held in READS.items()}
+    weight, offset, atoms, bias, matrix = (
+        READS[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec", "W_skip")
+    )
+    added = bias + (OTHERS @ matrix if skip else 0)
+    if not skip:
+        del given["W_skip"]
+    sae = SAE.from_arrays(**given, architecture="relu", transcoder=True)
+    codes = above(0)(OTHERS @ weight + offset)
+    np.testing.assert_allclose(sae.encode(OTHERS), codes, atol=1e-5)
+    np.testing.assert_allclose(sae.reconstruct(OTHERS), codes @ atoms + added, atol=1e-4)
+    np.testing.assert_allclose(sae.target(ROWS, OTHERS), ROWS - added, atol=1e-4)
+    assert "square matrices" not in sae.notes
+    faults = [
+        (lambda: sae.encode(ROWS), "activations have 4 columns, but the transcoder has num_inputs"),
+        (lambda: sae.target(OTHERS, OTHERS), "targets have 5 columns, but the transcoder has inp"),
+        (lambda: sae.encode_target(ROWS), "reads no target"),
+    ]
+    if skip:
+        faults += [
+            (lambda: sae.decode(codes), "give what it read, one row for each of the 9"),
+            (lambda: sae.decode(codes, OTHERS[:3]), "one row for each of the 9"),
+            (lambda: sae.target(ROWS), "give what it read"),
+        ]
+    else:
+        np.testing.assert_array_equal(sae.decode(codes), sae.reconstruct(OTHERS))
+        np.testing.assert_array_equal(sae.target(ROWS), sae.target(ROWS, OTHERS))
+    for call, words in faults:
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
+@pytest.mark.parametrize("linear", [True, None])
+def test_a_square_skip_is_taken_as_one_says(linear):
+    matrix, weight = RNG.normal(size=(4, 4)).astype("f"), RNG.normal(size=(4, 7)).astype("f")
+    sae = SAE.from_arrays(
+        **READS | {"W_skip": matrix, "W_enc": weight},
+        architecture="relu",
+        transcoder=True,
+        linear=linear,
+    )
+    np.testing.assert_array_equal(sae.model.skip, matrix.T if linear else matrix)
+    taken = sae.notes.get("square matrices", "")
+    assert taken.startswith("taken as x @ W_skip;") == (linear is None)
+
+
+def test_functions_that_encode_are_told_apart_by_what_they_read():
+    model = transcoder(TopK(3))[0]
+
+    def digest(encode):
+        model_of = dataclasses.replace(model, encode=encode)
+        return SAE.of_model(model_of).given.held.digest
+
+    once, twice = (
+        lambda model, x, times=times: times * jnp.asarray(x) @ model.encoder.weight
+        for times in (1, 2)
+    )
+    assert digest(once) != digest(twice) != digest(TopK(3))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"skip": np.zeros((6, 5))}, r"skip must be of shape \(5, 6\).*transpose"),
+        ({"centre": np.full(5, np.nan)}, "centre must be finite"),
+    ],
+)
+def test_a_transcoder_whose_parts_do_not_fit_is_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        SAE.of_model(dataclasses.replace(transcoder(TopK(3))[0], **change))
+
+
 def test_a_tensor_comes_to_the_host(monkeypatch):
     moved = []
     monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or self)
@@ -147,6 +230,7 @@ def test_square_matrices_are_taken_as_one_says(linear):
         ({"centred": "False"}, "centred must be True or False"),
         ({"architecture": "batchtopk", "threshold": 0.5, "k": 99}, "k must be an integer"),
         ({"architecture": "gated"}, "architecture must be one of relu, topk"),
+        ({"W_skip": np.zeros((4, 4))}, "an SAE has no W_skip; give transcoder=True"),
         ({"k": None}, "topk takes k, but it is given none"),
         ({"threshold": 1.0}, "topk takes k, but it is given k and threshold"),
         ({"architecture": "relu"}, "relu takes neither k nor threshold, but it is given k"),

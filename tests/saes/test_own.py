@@ -18,10 +18,11 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.learners.sparse_transcoder import SparseTranscoder
 from sae_gap.storage import trees
 from sae_gap.study.models import Models
 from sae_gap.testing import check_sae_format
-from tests.saes.examples import ENCODERS, example
+from tests.saes.examples import ENCODERS, example, transcoder
 from tests.saes.test_libraries import close
 
 
@@ -61,6 +62,32 @@ def test_a_fit_infers_as_its_model_does(tmp_path, name):
     sae = sae_gap.load_sae(path.parent)
     assert (sae.library, sae.architecture) == ("sae_gap", name)
     assert sae.notes == {"fit": "fit", "learner": "SparseAutoencoder", "seed": "3"}
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in catalogue.saes().items() if kind.reads_inputs]
+)
+def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(tmp_path, name, skip):
+    model, x = transcoder(catalogue.make_encoder(name, sparsity=3), skip=skip)
+    codes = np.asarray(encode(model.encode, model, jnp.asarray(x)))
+    # The formula, apart from the model's own.
+    again = codes @ model.dictionary.T + model.bias + (x @ model.skip if skip else 0)
+    fit = written(tmp_path / "fit", model, SparseTranscoder(model.encode)).parent
+    hooks = {"hook_name": "blocks.1.ln2", "hook_name_out": "blocks.1.mlp"}
+    sae_gap.save_sae(model, tmp_path / "saved", metadata=hooks)
+    sae_gap.save_sae(sae_gap.load_sae(tmp_path / "saved"), tmp_path / "again")
+    for folder in (fit, tmp_path / "saved", tmp_path / "again"):
+        check_sae_format(folder, x, codes, again)
+        sae = sae_gap.load_sae(folder)
+        assert (sae.transcodes, sae.num_inputs, sae.input_dim) == (True, 5, 6)
+    # A fit's own form keeps no second hook.
+    assert sae.notes["hook_name"] == "blocks.1.ln2"
+    if sae.library == "SAELens":
+        assert sae.notes["hook_name_out"] == "blocks.1.mlp"
+        assert sae.architecture.endswith("skip_transcoder" if skip else "transcoder")
+    else:
+        assert name not in ("relu", "jumprelu", "batchtopk")
 
 
 def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
