@@ -23,7 +23,7 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
-from benchmarks.real.inputs import Measured, OnActivations, Outliers
+from benchmarks.real.inputs import Measured, OnPairs, Outliers
 from sae_gap import measure
 from sae_gap.health.check import Check
 from sae_gap.learners.online.gradient_sums import total_visits
@@ -37,7 +37,7 @@ AFFORDABLE = 1e13
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasureOptions(Results, OnActivations, Measured, Outliers, Distributed):
+class MeasureOptions(Results, OnPairs, Measured, Outliers, Distributed):
     """The options of `measure_sae`."""
 
     lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
@@ -68,7 +68,7 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         )
     if options.lam is not None and options.match_l0 is not None:
         raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
-    activations = options.read_activations()
+    activations, inputs = options.read_pairs()
     plan = measure.Plan(
         (),
         activations,
@@ -78,13 +78,17 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         samples=options.samples,
         keep_outliers=options.keep_outliers,
         seed=options.seed,
+        inputs=inputs,
     )
     if len(activations.outliers.rows):
         fate = "kept" if plan.keep_outliers else "left out; --outliers=keep keeps them"
         logging.info("%s; they are %s.", activations.outliers, fate)
     chosen = measure.CONTROLS if options.controls is None else options.controls
     taken = (*measure.CONTROLS, *chosen)
-    saes, reports = options.read(plan.source.scored, plan.source.kept.mean, taken)
+    source = plan.source
+    saes, reports = options.read(
+        source.scored, source.kept.mean, taken, inputs=source.scored_inputs
+    )
     for name, report in reports.items():
         logging.info("%s, as loaded\n%s", name, report)
     controls = tuple(name for name in chosen if name != "none")

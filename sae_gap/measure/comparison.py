@@ -130,11 +130,16 @@ def interval(
     return mean - half, mean + half
 
 
-def parts(own: Any, refit: Any, proposed: Any, best: Any) -> dict[str, tuple[Any, Any]]:
-    """The (better, worse) codes for each part of an encoder's loss: "values" and "support", and,
-    unless `proposed` is None, "selection" and "screening", whose sum is the support part.
+def parts(
+    own: Any, refit: Any, proposed: Any, best: Any, predicted: Any = None
+) -> dict[str, tuple[Any, Any]]:
+    """The (better, worse) codes for each part of an encoder's loss: "values" and "support"; unless
+    `proposed` is None, "selection" and "screening", whose sum is the support part; and unless
+    `predicted` is None, "amortisation" and "unseen", whose sum is the whole loss.
     """
     pairs = {"values": (refit, own), "support": (best, refit)}
     if proposed is not None:
         pairs |= {"selection": (proposed, refit), "screening": (best, proposed)}
+    if predicted is not None:
+        pairs |= {"amortisation": (predicted, own), "unseen": (best, predicted)}
     return pairs

@@ -122,9 +122,8 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             "best_codes": best["codes"],
             "best_l0": best["l0"],
         }
-        pairs: dict[str, Any] = {"dictionary": (best, mine)} | parts(own, refit, proposed, mine)
-        if predicted is not None:
-            pairs |= {"amortisation": (predicted, own), "unseen": (mine, predicted)}
+        every = parts(own, refit, proposed, mine, predicted)
+        pairs: dict[str, Any] = {"dictionary": (best, mine)} | every
         for loss, (column, unit) in LOSSES.items():
             base = sum(own["ce_clean"]) if loss == "ce" else 0.0
             line = about | {"loss": loss}

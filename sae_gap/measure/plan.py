@@ -21,7 +21,7 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.learners.learner import Learner
-from sae_gap.measure.methods import check_codes, control, methods_of, refit, study_of
+from sae_gap.measure.methods import OF_ENCODERS, check_codes, control, methods_of, refit, study_of
 from sae_gap.metrics import atom_statistics, gap_parts
 from sae_gap.metrics.metric import Metric
 from sae_gap.saes.loaded_sae import SAE
@@ -62,6 +62,7 @@ class Plan:
       keep_outliers: whether rows beyond ten times the median norm are kept for all purposes.
       seed: seed of the split, and of the controls.
       held_out: activations to score; None holds a tenth of `activations` out.
+      inputs: what transcoders among the SAEs read, a row for each of `activations`.
     """
 
     saes: Sequence[SAE]
@@ -74,6 +75,7 @@ class Plan:
     keep_outliers: bool = False
     seed: int = 0
     held_out: Activations | None = None
+    inputs: Activations | None = None
 
     @functools.cached_property
     def source(self) -> HeldOut:
@@ -84,6 +86,7 @@ class Plan:
             keep_outliers=self.keep_outliers,
             seed=self.seed,
             held_out=self.held_out,
+            inputs=self.inputs,
         )
 
     def check(self) -> None:
@@ -92,7 +95,8 @@ class Plan:
         """
         mend = "open them by sae_gap.open_activations"
         check_type("activations", self.activations, Activations, mend)
-        check_type("held_out", self.held_out, (Activations, type(None)), mend)
+        for word in ("held_out", "inputs"):
+            check_type(word, getattr(self, word), (Activations, type(None)), mend)
         check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
         for word in ("lam", "l0"):
             if getattr(self, word) is not None:
@@ -112,7 +116,7 @@ class Plan:
                 f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
             )
         for sae in self.saes if weight else ():
-            target = sae.model.signals(rows) - sae.bias
+            target = sae.model.signals(rows, self.source.scored_inputs) - sae.bias
             atoms = unit_atoms(sae.model.decoder)[0]
             top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
             if weight >= top:
@@ -198,7 +202,7 @@ def _methods(
         # One level stands for both; verdicts allow for the difference.
         del levels["common"]
     for level, l0 in levels.items():
-        names = (*CODES, *(["proposed"] if level == "own" else []), *plan.codes)
+        names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
         asked = [name for name in dict.fromkeys(names) if not name.startswith("own")]
         for method in methods_of(learner, asked, l0, family=family, signed=signed):
             yield _with({"level": level}, method)

@@ -10,6 +10,11 @@ Where the encoder's pre-activations show what it proposes, the support part is i
   selection part  what a pursuit among the latents that it proposes gains,
   screening part  what the best codes gain beyond that.
 
+A transcoder's loss is also the sum of
+
+  amortisation part  what codes gain that are another function of its input,
+  unseen part        what the best codes gain beyond that, which are given what it explains.
+
 Two dictionaries are compared by their best codes at an equal mean L0. The best codes are least
 squares on the supports of the certified lasso, or a screened pursuit, whichever explain more. The
 intervals are those of `sae_gap.measure.comparison`, over documents; they take the lasso's weights
@@ -45,7 +50,7 @@ class Verdict:
       common: the row of the best codes at the L0 at which dictionaries are compared.
       rival: that row for the dictionary that `online_dl` learned; None if it was left out.
       losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
-        "screening"; and how much less the "dictionary" explains than the learned one. Empty if
+        "screening", or "amortisation" and "unseen"; and how much less the "dictionary" explains than the learned one. Empty if
         nothing is judged.
     """
 
@@ -110,10 +115,15 @@ class Verdict:
         lost = self.losses["encoder"]
         unsure = "no loss beyond doubt" if alike else "not judged"
         finding = "better codes exist" if lost.sign > 0 else unsure
-        parts = f"{self.losses['values'].points} in values and {self.losses['support'].points} in"
+        values, support = (self.losses[part].points for part in ("values", "support"))
+        told = f"{values} in values and {support} in support"
+        if "unseen" in self.losses:
+            more, unseen = (self.losses[part].points for part in ("amortisation", "unseen"))
+            told = f"{more} by codes that a network predicts from its input and {unseen} that only "
+            told += "what it explains tells"
         return (
             f"{finding}: its own explain {_share(lost.other)} of the variance, the best at {where} "
-            f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {parts} support"
+            f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {told}"
         )
 
     def _dictionary(self) -> str:
@@ -157,13 +167,13 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
     for name, found in subjects.items():
         if found[0]["family"] == "control":
             continue
-        kinds = ["own"], ["own_refit"], ["proposed"], BEST
-        own, again, proposed, best = (at(found, codes) for codes in kinds)
+        kinds = ["own"], ["own_refit"], ["proposed"], BEST, ["predicted"]
+        own, again, proposed, best, predicted = (at(found, codes) for codes in kinds)
         common = at(found, BEST, "common")
         dead = own is not None and own["dead"]
         pairs: dict[str, tuple[Any, Any]] = {}
         if own is not None and not dead:
-            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best)
+            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best, predicted)
         if rival is not None and not dead:
             pairs["dictionary"] = rival, common
         losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
