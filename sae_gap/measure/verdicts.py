@@ -50,8 +50,8 @@ class Verdict:
       common: the row of the best codes at the L0 at which dictionaries are compared.
       rival: that row for the dictionary that `online_dl` learned; None if it was left out.
       losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
-        "screening", or "amortisation" and "unseen"; and how much less the "dictionary" explains than the learned one. Empty if
-        nothing is judged.
+        "screening", or "amortisation" and "unseen"; and how much less the "dictionary" explains
+        than the learned one. Empty if nothing is judged.
     """
 
     dictionary: str
