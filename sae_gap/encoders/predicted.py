@@ -20,7 +20,7 @@ from sae_gap.learners.learner import batches
 
 # Every so many-th training row tells which of the two maps predicts better.
 HELD = 10
-# Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' variance.
+# Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' squares.
 BATCH, RATE, RIDGE = 512, 2e-3, 1e-3
 
 
@@ -36,6 +36,16 @@ class Network(eqx.Module):
     def __call__(self, inputs: Float[Array, "n num_inputs"]) -> Float[Array, "n input_dim"]:
         hidden = jax.nn.silu(product(inputs, self.inner) + self.inner_bias)
         return product(inputs, self.slope) + product(hidden, self.outer) + self.constant
+
+
+def regression(
+    inputs: Float[Array, "n num_inputs"], targets: Float[Array, "n input_dim"]
+) -> Float[Array, "num_inputs input_dim"]:
+    """Returns `(XᵀX + r I)⁻¹ XᵀY`, with r a thousandth of the mean of the diagonal of `XᵀX`."""
+    square = product(inputs.T, inputs)
+    size = RIDGE * jnp.trace(square) / len(square)
+    eye = jnp.eye(len(square), dtype=square.dtype)
+    return jnp.linalg.solve(square + size * eye, product(inputs.T, targets))
 
 
 class _Held:
@@ -125,8 +135,7 @@ def _trained(x, y, hidden: int, steps: int) -> Network:
     middle, mean = x.mean(axis=0), y.mean(axis=0)
     own, unit = jnp.std(x), jnp.std(y)
     inputs, targets = (x - middle) / own, (y - mean) / unit
-    square = product(inputs.T, inputs) / len(x) + RIDGE * jnp.eye(x.shape[1], dtype=x.dtype)
-    slope = jnp.linalg.solve(square, product(inputs.T, targets) / len(x))
+    slope = regression(inputs, targets)
     inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
     zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
     ridge = Network(slope, zeros[0], inner / x.shape[1] ** 0.5, zeros[:, 0], zeros)

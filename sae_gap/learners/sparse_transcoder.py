@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from sae_gap.core.options import option
 from sae_gap.core.types import Split, Task, Transcoder
 from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders.predicted import regression
 from sae_gap.learners.learner import live_share
 from sae_gap.learners.sparse_autoencoder import (
     FEW,
@@ -17,9 +18,6 @@ from sae_gap.learners.sparse_autoencoder import (
     Steering,
     unscaled,
 )
-
-# The ridge of the first map from inputs to targets, as a share of the inputs' mean square.
-RIDGE = 1e-3
 
 
 class SparseTranscoder(SparseAutoencoder):
@@ -78,8 +76,7 @@ class SparseTranscoder(SparseAutoencoder):
             atoms, bias = base.decoder, (base.bias - mean) / unit
         atoms = unit_atoms(atoms)[0]
         inputs = (x - means[0]) / units[0]
-        square = inputs.T @ inputs / len(x) + RIDGE * jnp.eye(num_inputs, dtype=dtype)
-        slope = jnp.linalg.solve(square, inputs.T @ ((y - mean) / unit) / len(x))
+        slope = regression(inputs, (y - mean) / unit)
         few = inputs[:: -(-len(inputs) // FEW)] @ slope
         parameters = self.encoder.parameters(
             self._gain(atoms, few) * (slope @ atoms), parameters_key

@@ -40,7 +40,7 @@ from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
-from sae_gap.metrics import reconstruction
+from sae_gap.metrics import predictability, reconstruction
 from sae_gap.metrics.metric import Metric
 from sae_gap.storage.results import Row
 from sae_gap.study.study import Method, Scalar, Study
@@ -174,7 +174,7 @@ def study_of(
       *metrics: further metrics, beside `reconstruction` and those that every study has.
       **options: of `Study`.
     """
-    every = (*catalogue.default_metrics(), reconstruction.METRIC, *metrics)
+    every = (*catalogue.default_metrics(), reconstruction.METRIC, predictability.METRIC, *metrics)
     plain = {"lam": None, "optimum": False, "seconds": False, "metrics": every}
     return Study(name, sources, methods, **plain | options)
 

@@ -1,0 +1,62 @@
+"""How much of what a transcoder explains its input tells, without any codes."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.registry import Column
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.encoders.predicted import Predicted, regression
+from sae_gap.metrics.definitions import fvu
+from sae_gap.metrics.metric import Inferred, Metric
+
+# How many neighbours are averaged, of how many training rows; and rows that are compared at once.
+NEIGHBOURS, TRAIN, CHUNK = 10, 20_000, 500
+
+
+def measure(inferred: Inferred) -> dict[str, float]:
+    """The FVU that predictions of the activations from the input leave on rows that count: of a
+    ridge regression and of the mean of the nearest training rows, and of the network whose
+    prediction was coded. Each bounds from above what no function of the input explains.
+    """
+    encoder, task = inferred.encoder, inferred.inference and inferred.inference.task
+    if not isinstance(encoder, Predicted):
+        return {}
+    kept = inferred.counts
+    inputs, x = np.asarray(task.id.inputs)[kept], inferred.activations[kept]
+    train = jnp.asarray(task.train.inputs), jnp.asarray(task.train.signals)
+    middle, mean = (part.mean(axis=0) for part in train)
+    slope = regression(train[0] - middle, train[1] - mean)
+    few = evenly_spaced(len(train[0]), TRAIN)
+    return {
+        "ridge_fvu": fvu(x, np.asarray(mean + product(inputs - middle, slope))),
+        "neighbours_fvu": fvu(x, nearest(inputs, *(np.asarray(part)[few] for part in train))),
+        "network_fvu": fvu(x, np.asarray(encoder.held.network(jnp.asarray(inputs)))),  # type: ignore[union-attr]
+    }
+
+
+def nearest(
+    inputs: Float[np.ndarray, "n num_inputs"],
+    known: Float[np.ndarray, "m num_inputs"],
+    values: Float[np.ndarray, "m input_dim"],
+) -> Float[np.ndarray, "n input_dim"]:
+    """Returns the mean of the values at the nearest of some known inputs."""
+    half, found = 0.5 * (known**2).sum(axis=1), []
+    for start in range(0, len(inputs), CHUNK):
+        far = half - inputs[start : start + CHUNK] @ known.T
+        places = np.argpartition(far, min(NEIGHBOURS, len(known)) - 1, axis=1)[:, :NEIGHBOURS]
+        found.append(values[places].mean(axis=1))
+    return np.concatenate(found)
+
+
+METRIC = Metric(
+    "predictability",
+    measure,
+    {
+        "ridge_fvu": Column("FVU of a ridge regression on the input", 0.0, "ridge FVU"),
+        "neighbours_fvu": Column("FVU of the nearest inputs' mean", 0.0, "neighbours FVU"),
+        "network_fvu": Column("FVU of a network of the input", 0.0, "network FVU"),
+    },
+    everywhere=False,
+)

@@ -1,0 +1,34 @@
+"""What an input tells of a target, against scikit-learn."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.neighbors import KNeighborsRegressor
+
+from sae_gap.encoders.predicted import Predicted
+from sae_gap.encoders.screened_pursuit import BatchPursuit
+from sae_gap.metrics.metric import Inferred
+from sae_gap.metrics.predictability import METRIC
+from tests.encoders.test_predicted import MODEL, TRUTH, inference_of
+
+
+def test_bounds_are_those_of_scikit_learn():
+    inference = inference_of(TRUTH["hidden"])
+    held = dataclasses.replace(inference.task.id, counts=np.arange(300) < 200)
+    inference.task = dataclasses.replace(inference.task, id=held, ood=held)
+    encoder = inference.prepare(Predicted(BatchPursuit(2, l0=2.0), steps=100))
+    codes = {"id": np.asarray(inference.infer(encoder, "id").codes)}
+    inferred = Inferred(
+        inference.task, MODEL, codes, {}, None, "strict", encoder=encoder, inference=inference
+    )
+    found, train = METRIC(inferred), inference.task.train
+    x, y = held.inputs[:200], held.signals[:200]
+    variance = ((y - y.mean(axis=0)) ** 2).sum()
+    for name, kind in (("ridge", LinearRegression()), ("neighbours", KNeighborsRegressor(10))):
+        guess = kind.fit(train.inputs, train.signals).predict(x)
+        assert found[f"{name}_fvu"] == pytest.approx(((y - guess) ** 2).sum() / variance, rel=1e-3)
+    assert found["network_fvu"] < found["ridge_fvu"]
+    # Codes that know the target predict nothing.
+    assert METRIC(dataclasses.replace(inferred, encoder=BatchPursuit(2))) == {}
