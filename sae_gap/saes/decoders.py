@@ -17,12 +17,13 @@ ATOMS, BIAS = "dictionary.npy", "bias.npy"
 ENDINGS = (".npy", ".safetensors", ".pt")
 
 
-def load(path: Path) -> Parts:
+def load(path: Path, given: Tensors | None = None) -> Parts:
     """The decoder in a file.
 
     Args:
       path: file that `LearnedDictionary.save` wrote, of a fit without an encoder, of the atoms that
         `train_real` wrote with their bias beside, or of one array, (input_dim, num_latents).
+      given: its tensors, if they are read.
 
     Returns:
       A dictionary; its bias is None if the file has none.
@@ -30,7 +31,7 @@ def load(path: Path) -> Parts:
     Raises:
       ValueError: the file cannot be read, or holds anything else.
     """
-    tensors, held, notes = _tensors(path), {}, {}
+    tensors, held, notes = given or read_tensors(path), {}, {}
     if ".dictionary" in tensors:
         atoms = tensors.take(".dictionary", *tensors.shape(".dictionary"))
         held["b_dec"] = tensors.take(".bias", len(atoms))
@@ -40,7 +41,7 @@ def load(path: Path) -> Parts:
         atoms = tensors.only()
         beside = path.with_name(BIAS)
         if path.name == ATOMS and beside.is_file():
-            held["b_dec"] = _tensors(beside).take("the array", len(atoms))
+            held["b_dec"] = read_tensors(beside).take("the array", len(atoms))
     return Parts(None, {}, held | {"W_dec": atoms.T}, "sae_gap", "", notes)
 
 
@@ -56,10 +57,11 @@ def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:
     Raises:
       ValueError: the file cannot be read, or holds anything else.
     """
-    return _tensors(Path(path).expanduser()).only().astype(np.float32)
+    return read_tensors(Path(path).expanduser()).only().astype(np.float32)
 
 
-def _tensors(path: Path) -> Tensors:
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a .safetensors or .pt file, or the array of a .npy file."""
     if path.suffix == ".safetensors":
         return read_safetensors(path)
     with reading(path, "an array"):

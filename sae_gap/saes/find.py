@@ -6,7 +6,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core.checks import AnyPath, check_path
-from sae_gap.saes import decoders, dictionary_learning, fits, gemma_scope, hub, saelens, sparsify
+from sae_gap.saes import (
+    decoders,
+    dictionary_learning,
+    fits,
+    gemma_scope,
+    hub,
+    one_file,
+    saelens,
+    sparsify,
+)
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.tensor_files import printable
@@ -21,10 +30,12 @@ _READERS: dict[str, Callable[[Path], Parts]] = {
     FIT: fits.load,
     DICTIONARY: decoders.load,
     decoders.ATOMS: decoders.load,
+    one_file.CROSSCODER: one_file.load,
 }
 _EXPECTED = f"which are called {', '.join(_READERS)}"
 # dictionary_learning's names of weights during training.
-_AMID_TRAINING = r"ae_\d+\.pt"
+_AMID_TRAINING = re.compile(r"ae_\d+\.pt")
+_PATTERNS = (_AMID_TRAINING, one_file.WEIGHTS, one_file.CROSS_LAYER)
 # How many folders deep to search for SAEs, and how many to name in a message.
 _DEPTH, _NAMED = 5, 12
 
@@ -61,8 +72,8 @@ def locate(path: AnyPath, sae_id: str | None = None) -> Path:
 
 def read(weights: Path) -> Parts:
     """Reads a file that `locate` found."""
-    amid_training = re.fullmatch(_AMID_TRAINING, weights.name)
-    other = dictionary_learning.load if amid_training else decoders.load
+    amid_training = _AMID_TRAINING.fullmatch(weights.name)
+    other = dictionary_learning.load if amid_training else one_file.load
     return _READERS.get(weights.name, other)(weights)
 
 
@@ -90,7 +101,7 @@ def _weights(path: Path) -> Path:
 
 def holds(name: str) -> bool:
     """True if a file of this name holds weights, whose folder identifies the SAE."""
-    return name in _READERS or re.fullmatch(_AMID_TRAINING, name) is not None
+    return name in _READERS or any(pattern.fullmatch(name) for pattern in _PATTERNS)
 
 
 def _found(folder: Path, depth: int) -> list[Path]:

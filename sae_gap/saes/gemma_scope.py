@@ -1,5 +1,5 @@
-"""The SAEs of Gemma Scope: `params.npz` of the first release, `params.safetensors` of the
-second.
+"""SAEs and transcoders of Gemma Scope: `params.npz` of the first release, `params.safetensors` of
+the second.
 """
 
 import re
@@ -11,12 +11,15 @@ from sae_gap.storage.tensor_files import Config, read_json, read_npz, read_safet
 
 # The files that the library writes.
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"
-# Folders of the two releases that hold no SAEs.
-_OTHERS = re.compile(r"gemma-scope.*transcoder|^(transcoder|crosscoder|clt)(_all)?$")
+# Folders of transcoders of the two releases, and of what reads or explains several layers.
+_TRANSCODERS = re.compile(r"gemma-scope.*transcoder|^transcoder(_all)?$")
+_OTHERS = re.compile(r"^(crosscoder|clt)(_all)?$")
+_SKIP = "affine_skip_connection"
 
 
 def load(path: Path) -> Parts:
-    """Reads a JumpReLU SAE of either release, which takes activations without normalisation.
+    """Reads a JumpReLU SAE or transcoder of either release, which takes activations without
+    normalisation. A skip is `x W`.
 
     Args:
       path: file of the weights. The second release has a configuration beside it; in the first,
@@ -26,38 +29,42 @@ def load(path: Path) -> Parts:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the
-        mend.
+      ValueError: a file cannot be read, or is of several layers; the message names the fault and
+        the mend.
     """
-    for part in path.absolute().parts[:-1]:
-        if _OTHERS.search(part):
-            raise ValueError(
-                f"{path} lies in {part}, whose weights reconstruct another layer; give an SAE."
-            )
-    second = path.name == WEIGHTS_2
-    tensors = read_safetensors(path) if second else read_npz(path)
-    if "affine_skip_connection" in tensors:
+    folders = path.absolute().parts[:-1]
+    for part in filter(_OTHERS.search, folders):
         raise ValueError(
-            f"{path} has an affine skip connection, which no dictionary can replace; give an SAE "
-            "without."
+            f"{path} lies in {part}, whose weights are of several layers; give an SAE or a "
+            "transcoder of one."
         )
-    notes = {"dtype on disk": tensors.dtypes(), "release": "2" if second else "1"} | (
-        _notes(path.parent) if second else {}
-    )
-    names = {"W_enc": "w_enc", "W_dec": "w_dec"} if second else {"W_enc": "W_enc"}
-    input_dim, num_latents = tensors.shape(names["W_enc"])
-    held = take("jumprelu", tensors, num_latents, input_dim, names)
-    tensors.finish("JumpReLU")
-    return Parts("jumprelu", {}, held, library="Gemma Scope", architecture="jumprelu", notes=notes)
-
-
-def _notes(folder: Path) -> dict[str, str]:
-    """Notes from the configuration of the second release, if there is one."""
-    path = folder / CONFIG
-    config = Config(path, read_json(path) if path.exists() else {})
+    second, beside = path.name == WEIGHTS_2, path.with_name(CONFIG)
+    tensors = read_safetensors(path) if second else read_npz(path)
+    config = Config(beside, read_json(beside) if second and beside.exists() else {})
     config.choice("architecture", "jump_relu", ("jump_relu",))
+    kind = config.choice("type", "sae", ("sae", "transcoder"))
     source, aim = (config.text(f"hf_hook_point_{side}", "") for side in ("in", "out"))
-    if aim and source != aim:
-        raise ValueError(f"{path} describes a transcoder, from {source} to {aim}; give an SAE.")
-    found = {"hook_name": source, "model_name": config.text("model_name", "")}
-    return {name: value for name, value in found.items() if value}
+    skip = config.flag("affine_connection", False) or _SKIP in tensors
+    told = any(map(_TRANSCODERS.search, folders))
+    transcodes = skip or told or kind == "transcoder" or source != aim
+    names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {"W_enc": "W_enc"}
+    read, num_latents = tensors.shape(names["W_enc"])
+    input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
+    held = take("jumprelu", tensors, num_latents, input_dim, names, num_inputs=read, skip=skip)
+    tensors.finish("JumpReLU")
+    notes = {
+        "dtype on disk": tensors.dtypes(),
+        "release": "2" if second else "1",
+        "hook_name": source,
+        "hook_name_out": aim if transcodes else "",
+        "model_name": config.text("model_name", ""),
+    }
+    return Parts(
+        "jumprelu",
+        {},
+        held,
+        library="Gemma Scope",
+        architecture="jumprelu",
+        notes={name: value for name, value in notes.items() if value},
+        transcodes=transcodes,
+    )

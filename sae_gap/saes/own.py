@@ -17,14 +17,14 @@ from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, check_model
 from sae_gap.saes import decoders, loaded_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.parts import MOST
+from sae_gap.saes.parts import MOST, NOTED
 from sae_gap.storage import trees
 from sae_gap.storage.tensor_files import Config, read_safetensors
 
 # How to get an encoder for a model without one.
 FITTED = "fit an encoder for it by sae_gap.learn(activations, width, l0).save_sae(folder)"
 # Entries of the note that a report shows.
-_TOLD = ("learner", "seed", "data", "model_name", "hook_name")
+_TOLD = ("learner", "seed", "data", *NOTED)
 _KNOWN = (
     "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
 )
@@ -78,7 +78,7 @@ def load_fit(path: Path) -> SAE:
         tensors = read_safetensors(path)
         shape = tensors.shape(".dictionary")
         encoder = _trained(described, shape[1])
-        read = tensors.size(".centre") if ".centre" in tensors else None
+        read = tensors.sizes(".centre")[0] if ".centre" in tensors else None
         model = trees.load(content, _blank(encoder, shape, read, ".skip" in tensors))
         _check_finite(model)
         check_model(model, encoder)

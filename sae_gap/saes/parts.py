@@ -13,6 +13,8 @@ from sae_gap.core.normalise import Normalisation
 MOST = 64
 # The file of a finished fit of the suite, and of a dictionary that `learn` learned.
 FIT, DICTIONARY = "fit.safetensors", "dictionary.safetensors"
+# Notes that stay with an SAE that is read and saved again.
+NOTED = ("model_name", "hook_name", "hook_name_out")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,14 +13,12 @@ from safetensors.numpy import save
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.pursuit import PURSUIT
 from sae_gap.saes.architectures import ARCHITECTURES, TRANSCODERS, read_options, take
-from sae_gap.saes.parts import Parts
+from sae_gap.saes.parts import NOTED, Parts
 from sae_gap.storage.results import version
 from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-# Entries that stay with an SAE that is read and saved again.
-NOTED = ("model_name", "hook_name", "hook_name_out")
 SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
 # The first version of SAELens whose configuration has this form.
 _VERSION = "6.0.0"

@@ -19,7 +19,7 @@ from sae_gap.saes.exchange import exported, has_form
 from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.own import FITTED
-from sae_gap.saes.parts import FIT
+from sae_gap.saes.parts import FIT, NOTED
 from sae_gap.storage.folder import Folder
 
 
@@ -77,7 +77,7 @@ def files_of(
                 "an encoder."
             )
         heads = model.heads
-        said = {name: value for name, value in model.notes.items() if name in saelens.NOTED} | said
+        said = {name: value for name, value in model.notes.items() if name in NOTED} | said
         plain = model.model
     assert isinstance(plain, Model)
     chosen: Any = plain.encode if encoder is None else encoder
@@ -92,17 +92,17 @@ def files_of(
             f"an SAE whose activations are normalised by {plain.normalisation.name} cannot be "  # type: ignore[union-attr]
             "written as a whole; normalise the activations yourself and give a model of those."
         )
-    transcodes = isinstance(plain, Transcoder)
-    form = None if formless else exported(chosen, plain)
-    if transcodes and form is not None:
-        kinds = {kind: name for name, kind in TRANSCODERS.items()}
-        name = kinds.get((form[0], plain.skip is not None))
-        form = name and (name, *form[1:])
-    if form is None:
+    if formless:
         return {FIT: own.content_of(plain, chosen, said)}
     check_model(plain, chosen)
-    architecture, options, tensors = form
+    architecture, options, tensors = exported(chosen, plain)
+    transcodes = isinstance(plain, Transcoder)
     if isinstance(plain, Transcoder):
+        kinds = {kind: name for name, kind in TRANSCODERS.items()}
+        kind = architecture, plain.skip is not None
+        if kind not in kinds:
+            return {FIT: own.content_of(plain, chosen, said)}
+        architecture = kinds[kind]
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
         if plain.skip is not None:

@@ -22,16 +22,14 @@ def load(folder: Path) -> Parts:
       The SAE.
 
     Raises:
-      ValueError: a file cannot be read, or holds a transcoder; the message names the fault and the
-        mend.
+      ValueError: a file cannot be read, or holds an SAE with a skip connection; the message names
+        the fault and the mend.
     """
     path = folder / CONFIG
     config, tensors = Config(path, read_json(path)), read_safetensors(folder / WEIGHTS)
-    if config.flag("transcode", False):
-        raise ValueError(
-            f"{path} describes a transcoder, which reconstructs another layer; give an SAE."
-        )
-    if config.flag("skip_connection", False) or "W_skip" in tensors:
+    transcodes = config.flag("transcode", False)
+    skip = config.flag("skip_connection", False) or "W_skip" in tensors
+    if skip and not transcodes:
         raise ValueError(
             f"{path} describes a skip connection (W_skip), which no dictionary can replace; give "
             "an SAE without."
@@ -52,7 +50,8 @@ def load(folder: Path) -> Parts:
         )
     encoder = "abstopk" if signed else activation
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
-    held = take(encoder, tensors, num_latents, input_dim, names, linear=("W_enc",))
+    turned = ("W_enc", "W_skip")
+    held = take(encoder, tensors, num_latents, input_dim, names, turned, skip=skip)
     tensors.finish(activation)
     return Parts(
         encoder,
@@ -61,5 +60,6 @@ def load(folder: Path) -> Parts:
         library="sparsify",
         architecture="signed topk" if signed else activation,
         notes={"dtype on disk": tensors.dtypes(), "hookpoint": folder.resolve().name, "k": str(k)},
-        centred=True,
+        centred=not transcodes,
+        transcodes=transcodes,
     )

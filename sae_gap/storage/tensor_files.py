@@ -49,7 +49,7 @@ class Tensors:
 
     def shape(self, name: str) -> tuple[int, int]:
         """The shape of a matrix not taken yet; it must not be empty."""
-        shape = self._named(name).shape
+        shape = self.sizes(name)
         if len(shape) != 2 or 0 in shape:
             raise ValueError(
                 f"{name} in {self.path} must be a non-empty matrix, but its shape is {shape}; save "
@@ -57,9 +57,9 @@ class Tensors:
             )
         return shape
 
-    def size(self, name: str) -> int:
-        """The number of entries of a tensor not taken yet."""
-        return self._named(name).size
+    def sizes(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor not taken yet."""
+        return self._named(name).shape
 
     def take(self, name: str, *shape: int) -> Float[np.ndarray, "..."]:
         """A tensor of weights of exactly this shape, in float32 or float64.

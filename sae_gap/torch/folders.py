@@ -13,9 +13,7 @@ from sae_gap.saes import saelens
 from sae_gap.saes.architectures import ARCHITECTURES
 from sae_gap.saes.find import check_free, locate
 from sae_gap.saes.find import read as read_parts
-
-# Metadata kept from a file of any library.
-_NOTED = ("model_name", "hook_name")
+from sae_gap.saes.parts import NOTED
 
 
 def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dic
         for name, value in parts.settled(parts.atoms.dtype).items()
     }
     about: dict[str, Any] = {"normalisation": parts.normalisation, "heads": parts.heads}
-    notes = {name: parts.notes[name] for name in _NOTED if name in parts.notes}
+    notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
     about["metadata"] = notes | dict(parts.metadata)
     if k is None:
         return held | about | dict(parts.options) | {"architecture": parts.encoder}

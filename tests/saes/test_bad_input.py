@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
+from sae_gap.saes.decoders import read_tensors
 
 FILES = Path(__file__).parent / "files"
 
@@ -55,6 +56,10 @@ def configure(**entries):
     return change
 
 
+def configure_yaml(text):
+    return lambda folder: (folder / "config.yaml").write_text(f"activation: topk\n{text}\n")
+
+
 def told(content):
     return lambda folder: (folder / "cfg.json").write_bytes(content)
 
@@ -63,7 +68,7 @@ HELD = load_file(FILES / "saelens/standard/sae_weights.safetensors")
 SPOILT, ENDLESS = HELD["W_dec"].copy(), HELD["b_enc"].copy()
 SPOILT[3, 2], ENDLESS[4] = np.nan, np.inf
 ZEROS, TWOS = np.zeros(10, np.float32), np.full(10, 2, np.float32)
-SKIP = np.zeros((6, 6), np.float32)
+SKIP, THRESHOLD = np.zeros((6, 6), np.float32), "activation_function.threshold"
 # A file, what is done to it, and words of the sentence.
 FAULTS = [
     ("saelens/standard", edit(W_enc=None), "no tensor W_enc", "W_dec"),
@@ -87,7 +92,12 @@ FAULTS = [
     ("saelens/standard", configure(d_in=None), "d_in", "None"),
     ("saelens/standard", configure(apply_b_dec_to_input="yes"), "apply_b_dec_to", "true or false"),
     ("saelens/standard", configure(architecture="sorcery"), "sorcery", "matching_pursuit"),
-    ("saelens/standard", configure(d_out=6), "transcoder"),
+    ("saelens/standard", configure(d_out=6), "transcoder", "skip_transcoder"),
+    ("saelens/transcoder", configure(apply_b_dec_to_input=True), "b_dec", "false"),
+    ("saelens/transcoder", configure(normalize_activations="layer_norm"), "layer norm", "none"),
+    ("saelens/transcoder", configure(d_out=None), "d_out"),
+    ("saelens/transcoder_jumprelu_skip", edit(W_skip=SKIP[:, :4]), "W_skip", "(6, 4)", "(6, 5)"),
+    ("saelens/transcoder_jumprelu_skip", edit(W_skip=None), "no tensor W_skip"),
     ("saelens/standard", configure(architecture=3), "architecture", "text"),
     ("saelens/standard", configure(normalize_activations="sphere"), "sphere", "layer_norm"),
     ("saelens/standard", configure(reshape_activations="hook_q"), "hook_q", "hook_z"),
@@ -98,12 +108,18 @@ FAULTS = [
     ("saelens/standard", configure(architecture="jumprelu"), "no tensor threshold"),
     ("saelens/old", configure(activation_fn_str="tanh-relu"), "tanh-relu"),
     ("saelens/pursuit", configure(residual_threshold="small"), "residual_threshold", "'small'"),
-    ("sparsify/layers.0", configure(transcode=True), "transcoder"),
     ("sparsify/layers.0", configure(skip_connection=True), "skip"),
+    ("sparsify/layers.2.mlp", configure(skip_connection=True), "no tensor W_skip"),
     ("sparsify/layers.0", configure(activation="softmax"), "softmax"),
     ("sparsify/layers.0", edit(W_skip=SKIP), "W_skip", "skip connection"),
     ("sparsify/groupmax", configure(k=5), "12 latents", "5 groups"),
-    ("gemma_scope/second", configure(hf_hook_point_out="there"), "transcoder", "there"),
+    ("gemma_scope/second", configure(type="clt"), "type", "clt"),
+    ("gemma_scope/transcoder", configure(affine_connection=True), "affine_skip_connection"),
+    ("circuit_tracer/relu_skip", edit(W_skip=SKIP[:, :5]), "W_skip", "(6, 5)", "(6, 6)"),
+    ("circuit_tracer/jumprelu", edit(**{THRESHOLD: -TWOS}), "below zero", "negative codes"),
+    ("circuit_tracer/jumprelu", edit(threshold=TWOS), "holds threshold"),
+    ("circuit_tracer/topk", configure_yaml("k: many"), "k ", "config.yaml", "'many'"),
+    ("circuit_tracer/topk", configure_yaml(""), "k ", "config.yaml"),
     ("dictionary_learning/topk", configure(trainer={"dict_class": "CrossCoder"}), "CrossCoder"),
     (
         "dictionary_learning/topk",
@@ -141,15 +157,48 @@ def test_what_a_file_says_of_itself_is_shown_on_one_line_and_a_strange_version_i
 @pytest.mark.parametrize(
     "place",
     [
-        "gemma-scope-2b-pt-transcoders/layer_3/width_16k",
-        "gemma-scope-2/transcoder_all/layer_5",
+        "gemma-scope-2/crosscoder/layer_5",
         "x/clt",
     ],
 )
 def test_folders_of_gemma_scope_that_hold_no_saes(tmp_path, place):
     folder = tmp_path / place
     shutil.copytree(FILES / "gemma_scope/first", folder)
-    refused(folder, "another layer")
+    refused(folder, "several layers")
+
+
+def test_a_file_of_many_layers_or_of_no_known_library(tmp_path):
+    held = load_file(FILES / "circuit_tracer/jumprelu/layer_3.safetensors")
+    for name, words in (
+        ("W_enc_0.safetensors", "cross-layer"),
+        ("params_layer_0.safetensors", "cross-layer"),
+        ("mine.safetensors", "SAE.from_arrays"),
+    ):
+        save_file(held, tmp_path / name)
+        refused(tmp_path / name, name, words)
+
+
+def test_a_k_beside_the_tensors_is_taken(tmp_path):
+    folder = copy(tmp_path, "circuit_tracer/topk")
+    (folder / "config.yaml").unlink()
+    edit(k=np.int64(2))(folder)
+    assert sae_gap.load_sae(folder).model.encode.k == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("W_dec", np.s_[:, 1:]), ("W_enc", np.s_[1:]), ("b_dec", np.s_[1:])]
+)
+def test_a_crosscoder_without_one_of_its_layers(tmp_path, name, missing):
+    tensors = read_tensors(FILES / "crosscoder/relu/cc_weights.pt")
+    names = ("W_enc", "W_dec", "b_enc", "b_dec")
+    held = {each: tensors.take(each, *tensors.sizes(each)) for each in names}
+    held[name] = held[name][missing]
+    held = {each: np.ascontiguousarray(held[each]) for each in names}
+    save_file(held, tmp_path / "x.safetensors")
+    refused(tmp_path / "x.safetensors", "where", name.replace("W_enc", "(10, 2, 2)"))
+    sae = sae_gap.load_sae(FILES / "crosscoder/relu")
+    with pytest.raises(ValueError, match="activations have 4 columns, but the SAE has input_dim 6"):
+        sae.encode(np.ones((3, 2, 2)))
 
 
 def test_a_path_without_an_sae(tmp_path):

@@ -17,6 +17,8 @@ LIBRARIES = {
     "dictionary_learning": "dictionary_learning",
     "sparsify": "sparsify",
     "gemma_scope": "Gemma Scope",
+    "circuit_tracer": "circuit-tracer",
+    "crosscoder": "crosscoder",
     "saved": "SAELens",
 }
 # Those of which no folder of SAELens can hold the encoder or the normalisation.
@@ -26,6 +28,7 @@ UNWRITTEN = {
     "saelens/scaled": "scaled by 0.37",
     "saelens/whitened": "whitening",
 }
+TRANSCODERS = ("circuit_tracer", "sparsify/layers.2.mlp", "sparsify/layers.3.mlp")
 CASES = sorted(str(path.parent.relative_to(FILES)) for path in FILES.glob("*/**/expected.npz"))
 
 
@@ -40,7 +43,7 @@ def close(found, wanted):
 
 def test_there_are_files_of_every_library():
     assert {case.split("/")[0] for case in CASES} == set(LIBRARIES)
-    assert len(CASES) > 45
+    assert len(CASES) > 60
 
 
 @functools.cache
@@ -53,6 +56,7 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
     check_sae_format(FILES / case, *expected(case))
     sae, again = loaded(case), tmp_path / "sae"
     assert sae.library == LIBRARIES[case.split("/")[0]]
+    assert sae.transcodes == (case.startswith(TRANSCODERS) or "transcoder" in case)
     if case in UNWRITTEN:
         with pytest.raises(ValueError, match=UNWRITTEN[case]):
             sae_gap.save_sae(sae, again)
@@ -60,7 +64,8 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
         return
     sae_gap.save_sae(sae, again)
     check_sae_format(again, *expected(case))
-    assert sae_gap.load_sae(again).notes.get("hook_name") == sae.notes.get("hook_name")
+    for hook in ("hook_name", "hook_name_out"):
+        assert sae_gap.load_sae(again).notes.get(hook) == sae.notes.get(hook)
 
 
 @pytest.mark.parametrize(
