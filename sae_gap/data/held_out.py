@@ -33,8 +33,8 @@ class HeldOut:
       together: whether all processes fit one learner together. Each process reads the rows of its
         own devices, and training uses all rows, rather than as many as one memory holds.
       learn_outliers: whether learners see outlier tokens although these are not kept.
-      inputs: what a transcoder reads to explain the activations, a row for each of all rows of
-        their files.
+      inputs: what a transcoder reads to explain the activations, and `held_out` of the same files,
+        a row for each of all rows of the files.
     """
 
     activations: Activations
@@ -50,16 +50,8 @@ class HeldOut:
     inputs: Activations | None = None
 
     def __post_init__(self):
-        if self.inputs is None:
-            return
-        if self.held_out is not None:
-            raise ValueError("inputs go with activations that are split here; leave held_out out.")
-        rows, read = self.activations.num_samples, self.inputs.num_samples
-        if rows != read:
-            raise ValueError(
-                f"there are {rows} targets for {read} activations; give one of each for every "
-                "token, in the same order."
-            )
+        if self.inputs is not None:
+            check_pairs(self.activations, self.inputs)
 
     @property
     def input_dim(self) -> int:
@@ -211,3 +203,12 @@ class HeldOut:
         held = "none" if self.held_out is None else self.held_out.fingerprint
         every = digest([self.activations.fingerprint, held])
         return self.seen() | {"activations": every, "samples": self.samples}
+
+
+def check_pairs(targets: Activations, inputs: Activations) -> None:
+    """Raises a ValueError unless what is explained and what is read have as many rows."""
+    if targets.num_rows != inputs.num_samples:
+        raise ValueError(
+            f"there are {targets.num_rows} targets for {inputs.num_samples} activations; give one "
+            "of each for every token, in the same order."
+        )

@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import open_activations
+from sae_gap.data.held_out import check_pairs
 from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
 from sae_gap.dictionaries.rows import Rows, screened
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
@@ -36,6 +37,7 @@ def learn(
     *,
     seed: int = 0,
     documents: ArrayLike | None = None,
+    targets: Rows | None = None,
     outliers: str = "drop",
     visits: float = VISITS,
     structure: str = "none",
@@ -59,6 +61,8 @@ def learn(
       l0: mean L0 at which the dictionary will be used, at most a quarter of the dimensions.
       seed: seeds the fit.
       documents: the document of each row of an array.
+      targets: what a transcoder explains, a row for each activation, which it reads. The dictionary
+        is then one of the targets, and `sae` trains a transcoder on it.
       outliers: "drop" leaves out rows beyond ten times the median norm, "keep" learns from them
         too; both report them.
       visits: rows coded for each atom over the whole fit; time grows with it, and a quarter of them
@@ -87,7 +91,11 @@ def learn(
     # JAX would trace numbers of NumPy's.
     width, l0, visits = int(width), float(l0), float(visits)
     # Later methods of the dictionary read the rows again.
-    rows = screened(open_activations(activations, documents=documents).copied(), outliers)
+    inputs = None if targets is None else open_activations(activations).copied()
+    explained = activations if targets is None else targets
+    rows = screened(open_activations(explained, documents=documents).copied(), outliers)
+    if inputs is not None:
+        check_pairs(rows, inputs)
     check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:
@@ -122,7 +130,7 @@ def learn(
     for save in filter(None, saves):
         save.discard()
     seconds = time.perf_counter() - began
-    learned = LearnedDictionary(model, l0, train, held_out, seconds)
+    learned = LearnedDictionary(model, l0, train, held_out, seconds, inputs=inputs)
     learned.structure = told
     # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
     with contextlib.suppress(ValueError):

@@ -3,6 +3,7 @@ SAE.
 """
 
 import dataclasses
+import functools
 import math
 import os
 import tempfile
@@ -145,8 +146,10 @@ class LearnedDictionary:
         held_out: Activations | None,
         seconds: float,
         labels: Sequence[str] | None = None,
+        inputs: Activations | None = None,
     ):
         self.model, self.l0, self.seconds, self.labels = model, l0, seconds, labels
+        self._inputs = inputs
         self._parts = train, held_out
         # A digest of the rows that were learned from.
         self._fingerprint: str | None = None
@@ -326,7 +329,9 @@ class LearnedDictionary:
           keep: whether outlier tokens count.
         """
         given = SAE.of_model(model, name=LEARNED).given
-        source = HeldOut(rows, samples=SCORED, keep_outliers=keep, held_out=rows)
+        # Only a transcoder's own codes read them, on the rows of `learn`.
+        inputs = self._inputs if "own" in codes else None
+        source = HeldOut(rows, samples=SCORED, keep_outliers=keep, held_out=rows, inputs=inputs)
         study = study_of("learned", [source], [*methods_of(given, codes, l0)])
         with tempfile.TemporaryDirectory() as folder:
             measured = runner.run(study, Store(folder), models=Models(), show_progress=False)
@@ -378,10 +383,12 @@ class LearnedDictionary:
         encoder: str = "topk",
         epochs: int | None = None,
         frozen: bool = True,
+        skip: bool = False,
         seed: int = 0,
         show_progress: bool = True,
     ) -> Export:
-        """Trains an SAE that starts from this dictionary, on the rows that it was learned from.
+        """Trains an SAE that starts from this dictionary, on the rows that it was learned from; a
+        transcoder, if `learn` had targets.
 
         The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and
         its `standardised`.
@@ -394,6 +401,7 @@ class LearnedDictionary:
           epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
           frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
             better.
+          skip: whether a transcoder has an affine skip.
           seed: seeds the order of the rows.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -410,7 +418,18 @@ class LearnedDictionary:
         # An impossible k is refused before an encoder is trained.
         best, rows = self.fvu(None, k, outliers="keep"), self.train.pool()
         # The learner only asks its base for the model, which is this one.
-        learner = catalogue.sae_for_activations(
+        make: Any = catalogue.sae_for_activations
+        inputs = None
+        if self._inputs is not None:
+            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
+            inputs = self._inputs.take(
+                self.train.numbers[evenly_spaced(self.train.num_samples, len(rows))]
+            )
+        elif skip:
+            raise ValueError(
+                "only a transcoder has a skip; give learn the targets, or leave it out."
+            )
+        learner = make(
             encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
         )
         steps = (
@@ -429,7 +448,13 @@ class LearnedDictionary:
             model, seconds = learner.encoder.calibrate(self.model, others), 0.0
         else:
             _, model, seconds = fit_signals(
-                learner, rows, self.width, seed, bases=[self.model], show_progress=show_progress
+                learner,
+                rows,
+                self.width,
+                seed,
+                inputs,
+                bases=[self.model],
+                show_progress=show_progress,
             )
 
         own = self._score(model, ["own"], k, self.held_out, True)["own"]

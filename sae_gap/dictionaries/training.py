@@ -94,6 +94,7 @@ def fit_signals(
     signals: Float[np.ndarray, "n input_dim"],
     width: int,
     seed: int | PRNGKeyArray,
+    inputs: Float[np.ndarray, "n num_inputs"] | None = None,
     **options: Any,
 ) -> Fitted:
     """Fits a learner to signals and returns the end of the fit.
@@ -103,12 +104,19 @@ def fit_signals(
       signals: (n, input_dim).
       width: number of atoms to learn.
       seed: the seed of the fit, an integer or a random key.
+      inputs: what a transcoder reads.
       **options: options of `fit`.
     """
-    return fit(learner, [as_task(signals, width)], [seed], **options)[0].end
+    return fit(learner, [as_task(signals, width, inputs)], [seed], **options)[0].end
 
 
-def as_task(signals: Float[np.ndarray, "n input_dim"], width: int) -> Task:
+def as_task(
+    signals: Float[np.ndarray, "n input_dim"],
+    width: int,
+    inputs: Float[np.ndarray, "n num_inputs"] | None = None,
+) -> Task:
     """Makes a task for a learner of `width` atoms, in which nothing is scored."""
     train, nothing = (Split(jnp.asarray(part, float)) for part in (signals, signals[:1]))
+    if inputs is not None:
+        train = dataclasses.replace(train, inputs=jnp.asarray(inputs, float))
     return Task(train, nothing, nothing, width=int(width))

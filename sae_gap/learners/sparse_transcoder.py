@@ -45,12 +45,12 @@ class SparseTranscoder(SparseAutoencoder):
                 f"{self.encoder.name} takes residuals of what it explains, which a transcoder does "
                 "not read; give an encoder such as topk."
             )
-        if self.frozen:
-            raise ValueError("a transcoder trains its dictionary; leave frozen out.")
 
     @property
     def name(self):  # type: ignore[override]
-        return f"{self.encoder.name}_{'skip_' * self.skip}transcoder"
+        return (
+            super().name if self.frozen else f"{self.encoder.name}_{'skip_' * self.skip}transcoder"
+        )
 
     @property
     def transcodes(self):

@@ -357,7 +357,7 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
     """Of 35 rows an epoch is a step of a batch that is not full, and of some 900 it is 8."""
     found = []
 
-    def interrupted(learner, rows, width, seed, **_):
+    def interrupted(learner, rows, width, seed, inputs, **_):
         found.append(
             (learner, learner.num_steps * -(-len(rows) // learner.batch_size), width, seed)
         )
@@ -383,6 +383,33 @@ def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, ac
     assert found[-1][0].encoder == TopK(1)
     with pytest.raises(TypeError, match="JSON"):
         learned.save_sae("nowhere", metadata={"a": {1}})
+
+
+def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activations):
+    y = np.asarray(activations)
+    # What is read is far from what is explained, and tells all of it.
+    x = np.concatenate([3 * y[:, ::-1] + 1, y[:, :2]], axis=1)
+    # Outlier tokens are left out, and inputs stay beside theirs.
+    learned = sae_gap.learn(x, WIDTH, L0, targets=y, visits=20, show_progress=False)
+    direct = sae_gap.learn(y, WIDTH, L0, visits=20, show_progress=False)
+    np.testing.assert_array_equal(learned.atoms, direct.atoms)
+    options = {"epochs": 20, "show_progress": False}
+    export = learned.save_sae(tmp_path / "t", skip=True, frozen=False, **options)
+    assert export.model.num_inputs == x.shape[1] and export.model.skip is not None
+    sae = sae_gap.load_sae(tmp_path / "t")
+    held = learned.held_out
+    guess = np.asarray(sae.reconstruct(x[held.numbers]))
+    rows = held.take(np.arange(held.num_samples))
+    left = ((rows - guess) ** 2).sum() / ((rows - rows.mean(axis=0)) ** 2).sum()
+    assert export.fvu == pytest.approx(left, rel=0.05) and left < 0.5
+    frozen = learned.sae(**options).model
+    np.testing.assert_allclose(
+        frozen.decoder / np.linalg.norm(frozen.decoder, axis=0), learned.atoms, atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"^only a transcoder has a skip; give learn the targets"):
+        direct.sae(skip=True)
+    with pytest.raises(ValueError, match=r"targets for .* activations; give one of each"):
+        sae_gap.learn(x[1:], WIDTH, L0, targets=y)
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):

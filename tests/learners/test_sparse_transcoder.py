@@ -104,11 +104,6 @@ def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
 def test_what_is_no_transcoder_is_refused():
     with pytest.raises(ValueError, match=r"^mp takes residuals of what it explains"):
         SparseTranscoder(MatchingPursuit(2))
-    with pytest.raises(ValueError, match=r"^a transcoder trains its dictionary; leave frozen out"):
-        base = catalogue.make_learner("samples", sparsity=K, input_dim=DIM)
-        catalogue.transcoder_for_activations(
-            "topk", sparsity=K, input_dim=DIM, frozen=True, base=base
-        )
     learner, model, _ = learned("topk", skip=True)
     alone = Split(TARGETS[-200:])
     assert learner.needs(Task(alone, alone, alone, width=2)) == "inputs"

@@ -40,6 +40,11 @@ class Activations:
         return len(self.numbers)
 
     @property
+    def num_rows(self) -> int:
+        """Number of rows of its files, some of which it may leave out."""
+        return sum(table.num_rows for table in self._tables)
+
+    @property
     def input_dim(self) -> int:
         """Dimension of a row."""
         return self._tables[0].width
