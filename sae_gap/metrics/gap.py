@@ -16,10 +16,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem, matching
-from sae_gap.core.checks import check_callable, check_flag
+from sae_gap.core.checks import check_callable, check_flag, shown
 from sae_gap.core.codes import AnyCodes, Codes, as_columns, by_columns
 from sae_gap.core.registry import Column
-from sae_gap.core.types import Model, Solution
+from sae_gap.core.types import Model, Solution, Transcoder
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.solvers import sparse_code
@@ -52,6 +52,7 @@ def amortisation_gap(
     *,
     encode: Callable[..., Float[Array, "n num_latents"]] | None = None,
     signed: bool | None = None,
+    inputs: Float[ArrayLike, "n num_inputs"] | None = None,
     **options: Any,
 ) -> AmortisationGap:
     """The cost of amortised inference on each signal, `F(z_e) - F(z*)`, above a certified optimum.
@@ -68,6 +69,8 @@ def amortisation_gap(
         None takes `model.encode`.
       signed: whether the optimum is over signed codes; None asks the encoder, and assumes that a
         plain function is non-negative.
+      inputs: what a transcoder reads of each signal, which is `model.signals(y, inputs)`. The gap
+        holds what the inputs do not tell, too.
       **options: options of `sparse_code`, such as `tol`, for the optimum; its certificate shows
         their effect.
 
@@ -96,8 +99,15 @@ def amortisation_gap(
             f"signals have {signals.shape[1]} columns, but the dictionary has input_dim "
             f"{model.decoder.shape[0]}."
         )
+    reads = isinstance(model, Transcoder) and getattr(encode, "reads_inputs", True)
+    if reads == (inputs is None) or np.shape(inputs)[:1] not in ((), signals.shape[:1]):
+        raise ValueError(
+            "the own encoder of a transcoder reads inputs, one row for each signal, and that of "
+            f"any other model none, but they are {shown(inputs)}; give or leave out inputs."
+        )
+    read = as_floats("inputs", matching.as_matrix("inputs", inputs)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
-    own = encode(model, signals)
+    own = encode(model, read)
     if np.shape(own) != (len(signals), len(norms)):
         shape = (len(signals), len(norms))
         raise ValueError(

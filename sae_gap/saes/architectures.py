@@ -69,6 +69,11 @@ TRANSCODERS = {
 }
 
 
+def transcoder_of(architecture: str, skip: bool) -> str | None:
+    """SAELens's name of a transcoder with the encoder of an architecture; None if it has none."""
+    return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
+
+
 def read_options(
     architecture: str, config: Config, num_latents: int, input_dim: int
 ) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import Encoder, check_model
 from sae_gap.saes import own, saelens
-from sae_gap.saes.architectures import TRANSCODERS
+from sae_gap.saes.architectures import transcoder_of
 from sae_gap.saes.exchange import exported, has_form
 from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
@@ -98,11 +98,9 @@ def files_of(
     architecture, options, tensors = exported(chosen, plain)
     transcodes = isinstance(plain, Transcoder)
     if isinstance(plain, Transcoder):
-        kinds = {kind: name for name, kind in TRANSCODERS.items()}
-        kind = architecture, plain.skip is not None
-        if kind not in kinds:
+        architecture = transcoder_of(architecture, plain.skip is not None)
+        if architecture is None:
             return {FIT: own.content_of(plain, chosen, said)}
-        architecture = kinds[kind]
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
         if plain.skip is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sae_gap.core.normalise import Normalisation
 from sae_gap.saes import saelens
-from sae_gap.saes.architectures import ARCHITECTURES
+from sae_gap.saes.architectures import ARCHITECTURES, transcoder_of
 from sae_gap.saes.find import check_free, locate
 from sae_gap.saes.find import read as read_parts
 from sae_gap.saes.parts import NOTED
@@ -34,6 +34,13 @@ def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dic
     about: dict[str, Any] = {"normalisation": parts.normalisation, "heads": parts.heads}
     notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
     about["metadata"] = notes | dict(parts.metadata)
+    if parts.transcodes:
+        if k is not None:
+            raise ValueError(
+                f"{path} is a transcoder, whose pursuit reads other activations; leave k out, and "
+                "code sae.signals(y, x) by sae.pursuit(k)."
+            )
+        about["transcoder"] = True
     if k is None:
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
     names = {"W_dec", "b_dec", "W_enc", "b_enc"}
@@ -57,23 +64,33 @@ def write(
     Raises:
       ValueError: SAELens has no form for it, or the folder has files already.
     """
-    row = ARCHITECTURES[cfg.architecture]
+    row, entries = ARCHITECTURES[cfg.architecture], vars(cfg)
     if row.foreign or normalises.saelens is None:
         raise ValueError(
             f"SAELens has no form for {cfg.architecture} codes of activations with the "
             f"normalisation {normalises.__name__}; save sae.pursuit(k) of an SAE "
             "without one."
         )
-    names = ("W_dec", "b_dec", "threshold", *row.tensors)
+    if "d_out" in entries:
+        named = transcoder_of(cfg.architecture, "W_skip" in state)
+        if named is None:
+            raise ValueError(
+                f"SAELens has no form for a transcoder of {cfg.architecture} codes; load and save "
+                "it by sae_gap.load_sae and sae_gap.save_sae."
+            )
+        entries = entries | {"architecture": named}
+    names = ("W_dec", "b_dec", "W_skip", "threshold", *row.tensors)
     tensors = {
         name: state[_renamed(name)].float().cpu().numpy()
         for name in names
         if _renamed(name) in state
     }
+    if "W_skip" in tensors:
+        tensors["W_skip"] = tensors["W_skip"].T
     folder = Path(folder).expanduser()
     check_free(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, content in saelens.written(vars(cfg), tensors, cfg.metadata).items():
+    for name, content in saelens.written(entries, tensors, cfg.metadata).items():
         (folder / name).write_bytes(content)
 
 

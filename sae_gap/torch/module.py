@@ -58,6 +58,9 @@ class SAE(nn.Module):
     Whatever the types of x and of the weights, codes are computed in float32 at least, outside any
     autocast, and returned in the type of x.
 
+    A transcoder reads x by `p = x W_enc + b_enc`, and its codes explain another activation, as
+    `y ≈ z W_dec + b_dec + x W_skip`. Its `refit`, `certify` and `pursuit` take `signals(y, x)`.
+
     Args:
       W_dec: (num_latents, input_dim), atoms of any length.
       b_dec: (input_dim,); None for zeros.
@@ -67,6 +70,8 @@ class SAE(nn.Module):
       normalisation: normalisation of x before it is coded, which decoding undoes; None for none.
       heads: whether x may come as (..., heads, head_dim), to be laid side by side.
       metadata: further entries of the configuration, such as `hook_name`.
+      transcoder: whether it is one, whose W_enc is (num_inputs, num_latents).
+      W_skip: the affine skip of a transcoder, (num_inputs, input_dim); None for none.
       k: latents in a code, or groups of groupmax.
       breadth: candidates of a screen for each atom of a pursuit; by default 2.
       screens: screens of a pursuit; by default 2. A coherent dictionary needs 4 to 6; see
@@ -101,6 +106,7 @@ class SAE(nn.Module):
     b_enc: Tensor
     r_mag: Tensor
     b_mag: Tensor
+    W_skip: Tensor
     threshold: Tensor
 
     def __init__(
@@ -114,6 +120,7 @@ class SAE(nn.Module):
         normalisation: Normalisation | None = None,
         heads: bool = False,
         metadata: dict[str, Any] | None = None,
+        transcoder: bool = False,
         **options: Any,
     ):
         super().__init__()
@@ -126,6 +133,8 @@ class SAE(nn.Module):
         given = {name: value for name, value in (given | options).items() if value is not None}
         given = {name: defaults[name] for name in needed & defaults.keys()} | given
         free = {"b_dec", "W_enc", "b_enc"} | ({"threshold"} if architecture == PURSUIT else set())
+        free |= {"W_skip"} if transcoder else set()
+        needed |= {"W_enc"} if transcoder else set()
         if foreign := sorted(given.keys() - needed - free):
             raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
         if missing := sorted(needed - given.keys()):
@@ -142,8 +151,10 @@ class SAE(nn.Module):
         if architecture == PURSUIT:
             check_k(given["k"], dim, width)
             given["pruned"] = threshold is not None
-        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (dim, width)}
-        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag"):
+        read = len(given["W_enc"]) if transcoder else dim
+        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (read, width)}
+        shapes["W_skip"] = (read, dim)
+        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag", "W_skip"):
             value, shape = given.pop(name, None), shapes.get(name, (width,))
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
@@ -165,13 +176,15 @@ class SAE(nn.Module):
             value = torch.as_tensor(getattr(normalisation, field.name), **like)
             self.register_buffer(f"normalisation_{field.name}", value)
         self.chunk: int | None = None
+        self.transcodes = transcoder
+        given |= {"d_out": dim} if transcoder else {}
         self.cfg = types.SimpleNamespace(
             architecture=architecture,
-            d_in=dim,
+            d_in=read,
             d_sae=width,
             dtype="float32",
             device="cpu",
-            apply_b_dec_to_input=True,
+            apply_b_dec_to_input=not transcoder,
             normalize_activations=self._normalises.saelens,
             reshape_activations="hook_z" if heads else "none",
             **given,
@@ -199,11 +212,12 @@ class SAE(nn.Module):
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit. By default k is its own k,
-        if it has one; a pursuit with that k keeps its threshold.
+        if it has one; a pursuit with that k keeps its threshold. That of a transcoder codes its
+        `signals(y, x)`.
         """
         pursued = getattr(self.cfg, "k", None)
         return type(self)(
-            *(self.W_dec, self.b_dec, self.W_enc, self.b_enc),
+            *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
             k=pursued if k is None else k,
             breadth=breadth,
             screens=screens,
@@ -212,6 +226,13 @@ class SAE(nn.Module):
             heads=self.cfg.reshape_activations == "hook_z",
             metadata=self.cfg.metadata,
         )
+
+    def signals(
+        self, y: Float[Tensor, "... input_dim"], x: Float[Tensor, "... num_inputs"] | None = None
+    ) -> Float[Tensor, "... input_dim"]:
+        """`y - x W_skip`: what the codes of a transcoder and b_dec should add up to."""
+        y = self._flat(y, explained=True)
+        return y - self._skip(x, y) if self.transcodes else y
 
     def encode(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... num_latents"]:
         """The dense codes, NaN for a row that is not finite; only those of `abstopk` may be
@@ -235,12 +256,12 @@ class SAE(nn.Module):
         codes: Float[Tensor, "... num_latents"],
         like: Float[Tensor, "... input_dim"] | None = None,
     ) -> Float[Tensor, "... input_dim"]:
-        """`z W_dec + b_dec`, in the units of activations.
+        """`z W_dec + b_dec`, in the units of activations, with a transcoder's skip.
 
         Args:
           codes: (..., num_latents).
-          like: the activations that the codes belong to; needed only for an SAE that normalises
-            each row by itself.
+          like: the activations that were coded; needed only for an SAE that normalises each row by
+            itself, and for a transcoder with a skip.
 
         Raises:
           ValueError: `like` is needed and missing, or the codes have another number of latents.
@@ -254,15 +275,18 @@ class SAE(nn.Module):
 
         def of_rows(codes, *like):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
+            if self.transcodes:
+                return [guess + self._skip(*(like or (None,)), guess)]
             return [self._normalisation(codes).undo(guess, *(like or (None,)))]
 
-        pair = (codes,) if like is None else self._pairs(like, codes)[::-1]
+        pair = (codes,) if like is None else self._pairs(like, codes, explained=False)[::-1]
         return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
         wide = widened(self._flat(x), x)
-        return self.decode(self.encode(wide), wide).reshape(x.shape).to(x.dtype)
+        found = self.decode(self.encode(wide), wide)
+        return (found if self.transcodes else found.reshape(x.shape)).to(x.dtype)
 
     def refit(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
@@ -381,8 +405,19 @@ class SAE(nn.Module):
         """The target of the codes of rows."""
         return self._normalisation(x).apply(x) - self.b_dec.to(x)
 
+    def _skip(self, x, like):
+        """What the skip of a transcoder adds."""
+        if self.W_skip is None:
+            return torch.zeros_like(like)
+        if x is None:
+            raise ValueError(
+                "this transcoder adds a skip of its inputs; give what it read, a row for each."
+            )
+        return self._flat(x).to(like) @ self.W_skip.to(like)
+
     def _encoder(self, x):
-        architecture, target, k = self.cfg.architecture, self._target(x), getattr(self.cfg, "k", 0)
+        architecture, k = self.cfg.architecture, getattr(self.cfg, "k", 0)
+        target = x if self.transcodes else self._target(x)
         if architecture == "matching_pursuit":
             options = (getattr(self.cfg, name) for name in ARCHITECTURES[architecture].options)
             return _match_again(target, self.W_dec.to(x), *options)
@@ -404,18 +439,19 @@ class SAE(nn.Module):
             hidden = _largest(groups, 1).reshape(hidden.shape)
         return hidden.relu()
 
-    def _flat(self, x):
-        """Activations with their heads side by side."""
-        dim, mend = self.cfg.d_in, "give activations of the layer that the SAE was trained on"
+    def _flat(self, x, *, explained=False):
+        """Activations with their heads side by side: those to encode, or those to explain."""
+        dim = self.W_dec.shape[1] if explained else self.cfg.d_in
+        mend = "give activations of the layer that the SAE was trained on"
         heads = self.cfg.reshape_activations == "hook_z"
         if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
             x = x.flatten(-2)
         check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
 
-    def _pairs(self, x, codes):
+    def _pairs(self, x, codes, *, explained=True):
         """Activations and codes of the same rows."""
-        x = self._flat(x)
+        x = self._flat(x, explained=explained)
         shape = (*x.shape[:-1], self.cfg.d_sae)
         check_tensor("codes", codes, shape, "give a row for each of x", self.W_dec)
         return x, codes

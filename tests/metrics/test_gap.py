@@ -12,8 +12,10 @@ from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.encoders.encoder import Affine, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders.topk import TopK
 from sae_gap.metrics import gap
 from sae_gap.metrics.metric import Inferred
+from tests.saes.examples import transcoder
 
 LAM = 0.1
 
@@ -205,6 +207,27 @@ def test_amortisation_gap_says_what_it_lacks(change, signals, lam, message):
     model, given = sae()
     with pytest.raises(ValueError, match=message):
         gap.amortisation_gap(dataclasses.replace(model, **change), given[signals], lam)
+
+
+def test_the_own_codes_of_a_transcoder_read_its_inputs():
+    model, x = transcoder(TopK(3))
+    y = np.random.default_rng(0).normal(1, 2, size=(24, 6)).astype("f")
+    signals = model.signals(y, x)
+    found = gap.amortisation_gap(model, signals, 0.1, inputs=x)
+    # The encoder by hand, on a model of the same dictionary that ignores inputs.
+    own = np.asarray(model.encode(model, x))
+    plain = Model(model.dictionary, model.bias, encode=lambda model, signals: own)
+    again = gap.amortisation_gap(plain, signals, 0.1)
+    np.testing.assert_allclose(found.gap, again.gap, rtol=1e-6)
+    assert (found.gap > 0).all()
+    for of, inputs in ((model, None), (model, x[:3]), (plain, x)):
+        with pytest.raises(ValueError, match="one row for each signal"):
+            gap.amortisation_gap(of, signals, 0.1, inputs=inputs)
+    with pytest.raises(ValueError, match="signals must have the shape"):
+        gap.amortisation_gap(model, signals, 0.1, inputs=x[:, 1:])
+    # A solver in the encoder's place reads no inputs.
+    best = gap.amortisation_gap(model, signals, 0.1, encode=Lasso(0.1))
+    assert best.gap.max() <= 1e-4 * best.optimum.objective.max()
 
 
 def test_a_trifle_below_zero_moves_nothing_and_a_clear_sign_is_refused():

@@ -16,14 +16,16 @@ import sae_gap
 from sae_gap.core import lasso_problem
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.on_support import LeastSquares
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
+from sae_gap.encoders.topk import TopK
 from sae_gap.saes import own
 from sae_gap.saes.parts import FIT
 from sae_gap.saes.saelens import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit, pursuit_codes
-from tests.saes.examples import example
+from tests.saes.examples import example, transcoder
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
 from tests.saes.test_libraries import FILES, close
 from tests.saes.test_libraries import expected as of_library
@@ -236,7 +238,15 @@ def test_no_rows_have_no_codes(architecture):
 
 
 # What SAELens has no form for.
-UNSAVED = ("sparsify/groupmax", "batchtopk_older", "saelens/scaled", "saelens/whitened")
+UNSAVED = (
+    "circuit_tracer/topk",
+    "sparsify/layers.2.mlp",
+    "sparsify/layers.3.mlp",
+    "sparsify/groupmax",
+    "batchtopk_older",
+    "saelens/scaled",
+    "saelens/whitened",
+)
 
 
 @torch.no_grad()
@@ -260,22 +270,28 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         np.testing.assert_array_equal(found != 0, codes != 0)
         close(found, codes)
         close(one.decode(found, given), reconstruction)
-        close(one(given), reconstruction.reshape(x.shape))
-    better = sae.pursuit(k=2)
-    assert better.W_dec is sae.W_dec and (better.encode(given) > 0).sum(1).max() == 2
-    torch.testing.assert_close(
-        SAE.from_folder(FILES / case, k=2).encode(given), better.encode(given)
-    )
+        close(one(given), reconstruction if sae.transcodes else reconstruction.reshape(x.shape))
     # On the target of JAX.
-    loaded = sae_gap.load_sae(FILES / case)
-    for name in ("model_name", "hook_name"):
+    loaded, better = sae_gap.load_sae(FILES / case), sae.pursuit(k=2)
+    if sae.transcodes:
+        y = reconstruction + np.random.default_rng(0).normal(size=reconstruction.shape).astype("f")
+        target, signals = loaded.target(y, x), sae.signals(torch.from_numpy(y), given)
+        with pytest.raises(ValueError, match=r"code sae\.signals\(y, x\)"):
+            SAE.from_folder(FILES / case, k=2)
+    else:
+        target, signals = loaded.target(x), given
+        again = SAE.from_folder(FILES / case, k=2).encode(given)
+        torch.testing.assert_close(again, better.encode(given))
+    assert better.W_dec is sae.W_dec and (better.encode(signals) > 0).sum(1).max() == 2
+    for name in ("model_name", "hook_name", "hook_name_out"):
         assert sae.cfg.metadata.get(name) == loaded.notes.get(name)
     dictionary = Model(loaded.model.decoder, 0 * loaded.bias)
-    expected = ScreenedPursuit(2)(dictionary, loaded.target(x))
-    close(better.encode(given), expected)
-    objective, gap = sae.certify(given, better.encode(given), 0.3)
+    expected = ScreenedPursuit(2)(dictionary, target)
+    close(better.encode(signals), expected)
+    close(sae.refit(signals, better.encode(signals)), expected)
+    objective, gap = sae.certify(signals, better.encode(signals), 0.3)
     on_unit = np.asarray(expected * loaded.lengths)
-    wanted = lasso_problem.certificate(loaded.target(x), loaded.unit_dictionary, on_unit, 0.3)
+    wanted = lasso_problem.certificate(target, loaded.unit_dictionary, on_unit, 0.3)
     close(objective, wanted[0])
     close(gap, wanted[1])
 
@@ -338,9 +354,15 @@ def without_architecture(case, folder):
 def test_a_fit_of_the_suite_has_its_codes_or_those_of_a_pursuit(tmp_path):
     """One is of an encoder that SAELens has, the other is not."""
     x, file = arrays(dim=6)[2], tmp_path / FIT
-    for model in map(example, ("topk", "jumprelu", "batchtopk", "gated")):
+    transcoders = [
+        transcoder(kind, num_inputs=6, skip=skip)[0]
+        for kind, skip in ((TopK(3), True), (JumpReLU(), False))
+    ]
+    for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk", "gated"))):
         file.write_bytes(own.content_of(model, model.encode, {}))
-        equal(SAE.from_folder(tmp_path).encode(torch.from_numpy(x)), model.encode(model, x))
+        sae, codes = SAE.from_folder(tmp_path), model.encode(model, x)
+        equal(sae.encode(torch.from_numpy(x)), codes)
+        equal(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
     model = Model(model.decoder, model.bias)
     file.write_bytes(own.content_of(model, MatchingPursuit(3), {}))
     with pytest.raises(
@@ -359,6 +381,7 @@ def test_a_matching_pursuit_stops_once_little_is_left():
     assert codes.tolist() == [[3, 0, 0], [3, 2, 0]]
 
 
+SKIP = FILES / "saelens" / "transcoder_jumprelu_skip"
 LAYER_NORM = FILES / "saelens" / "layer_norm"
 REFUSED = {
     "b_dec must be (60)": lambda sae, x, _: SAE(sae.W_dec.mT, sae.b_dec, k=3),
@@ -383,6 +406,18 @@ REFUSED = {
     "threshold, which a standard SAE": lambda sae, x, folder: without_architecture(
         "saelens/jumprelu", folder
     ),
+    "standard has no W_skip": lambda sae, x, _: SAE(
+        sae.W_dec, W_enc=sae.W_dec.mT, architecture="standard", W_skip=x
+    ),
+    "sae_gap_pursuit needs W_enc": lambda sae, x, _: SAE(sae.W_dec, k=3, transcoder=True),
+    "W_skip must be (24, 24)": lambda sae, x, _: SAE(
+        sae.W_dec, None, sae.W_dec.mT, architecture="standard", transcoder=True, W_skip=x
+    ),
+    "give what it read": lambda sae, x, _: SAE.from_folder(SKIP).decode(torch.ones(2, 10)),
+    "x must be (..., 6), but it is (50, 5)": lambda sae, x, _: SAE.from_folder(SKIP).refit(
+        x[:, :5], torch.ones(50, 10)
+    ),
+    "x must be (..., 5), but it is (50, 6)": lambda sae, x, _: SAE.from_folder(SKIP)(x[:, :6]),
     "x must be (..., 24), but it is (50, 23)": lambda sae, x, _: sae.encode(x[:, 1:]),
     "x must be (..., 24), but it is ()": lambda sae, x, _: sae.encode(x[0, 0]),
     "x is an array of float32": lambda sae, x, _: sae.encode(x.numpy()),
