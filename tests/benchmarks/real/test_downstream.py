@@ -3,6 +3,7 @@ whatever is wrong.
 """
 
 import csv
+import functools
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -15,6 +16,9 @@ from benchmarks.real import downstream, encoder_cost, inputs
 from sae_gap.core.types import Coded
 from sae_gap.encoders import lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
+from sae_gap.encoders.predicted import Predicted
+from sae_gap.lm.recording import record
+from sae_gap.measure import methods
 from sae_gap.study import scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
@@ -74,6 +78,63 @@ def test_what_it_leaves(made, monkeypatch):
     # The same command measures nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
     assert succeed("downstream", *made.mine) == made.out
+
+
+def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_path):
+    found = record(
+        recorded.lm, recorded.texts, recorded.folder / "r", layers=(1,), mlps=(1,), context=32
+    )
+    places = recorded.folder / "r" / "mlp1_in", recorded.folder / "r" / "mlp1_out"
+    flags = ("--width=96", "--sparsity=4", "--epochs=20", "--samples=50", "--batch_size=32")
+    names = "relu_skip_transcoder", "topk_transcoder", "topk"
+    given = f"--activations={places[0]}", f"--targets={places[1]}"
+    succeed(
+        "train_real", *given, *flags, f"--methods={','.join(names)}", f"--results_dir={tmp_path}"
+    )
+    trained = tmp_path / "train_real"
+    notes = sae_gap.load_sae(trained / names[0]).notes
+    assert notes["hook_name"] == "model.layers.1.mlp.input"
+    assert notes["hook_name_out"] == "model.layers.1.mlp.output"
+    mine = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--mlp")
+    mine += (f"--sae={','.join(str(trained / name) for name in names)}",)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(methods, "Predicted", functools.partial(Predicted, steps=20))
+        out = succeed("downstream", *mine, "--anyway")
+    splits = lines_of(tmp_path / "downstream" / "splits.csv")
+    for line in splits:
+        parts = [line[f"{part}_part"] for part in ("values", "support", "amortisation", "unseen")]
+        assert bool(parts[2]) == (line["dictionary"] != "topk")
+        if parts[2]:
+            values, support, amortised, unseen = map(float, parts)
+            assert values + support == pytest.approx(amortised + unseen, abs=1e-6)
+    assert "amortisation part" in out and len(splits) == 9
+    rows = sae_gap.Store(tmp_path / "downstream").rows()
+    (own,) = (row for row in rows if row["dictionary"] == names[1] and row["codes"] == "own")
+    # The network's own view of it, the long way.
+    held = np.unique(found.mlp(1)[1].split()[1].documents)
+    batches = [batch for batch, _ in found.batches(held)]
+    network = sae_gap.Downstream.of_model(
+        recorded.lm.model,
+        [batch.windows for batch in batches],
+        1,
+        documents=np.concatenate([batch.documents[batch.documents >= 0] for batch in batches]),
+        mlp=True,
+    )
+    guess = sae_gap.load_sae(trained / names[1]).reconstruct(network.inputs)
+    assert own["kl"] == pytest.approx(network.score(np.asarray(guess))["kl"], rel=1e-3)
+    predicted_rows = [row for row in rows if row["codes"] == "predicted"]
+    assert {row["dictionary"] for row in predicted_rows} == {*names[:2]}
+    assert all(0 < row["network_fvu"] <= 1.1 for row in predicted_rows)
+    for words, *arguments in (
+        (
+            "was trained at model.layers.1.mlp.output; give an SAE of the residual",
+            *mine[:-2],
+            mine[-1],
+        ),
+        ("the MLP of block 0 is not in", *mine, "--layer=0"),
+        ("are missing", *mine[:-1], f"--sae={recorded.folder / 'mine'}"),
+    ):
+        refused(words, "downstream", *arguments)
 
 
 def test_a_pursuit_splits_the_loss_by_itself(made, monkeypatch):
