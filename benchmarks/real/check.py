@@ -7,6 +7,7 @@ found, with 1 where something looks wrong, and with 2 where the input cannot be 
 
   python -m sae_gap check FOLDER --activations=x.pt
   python -m sae_gap check FOLDER --activations=x.pt --certified
+  python -m sae_gap check TRANSCODER --activations=x.pt --targets=y.pt
 """
 
 import dataclasses
@@ -36,7 +37,13 @@ def main(options: CheckOptions) -> None:
             "such as x.pt."
         )
     activations = options.read_activations()
-    found = sae_gap.check(options.sae, activations, rows=options.rows, certified=options.certified)
+    found = sae_gap.check(
+        options.sae,
+        activations,
+        targets=options.targets,
+        rows=options.rows,
+        certified=options.certified,
+    )
     print(found)
     sys.exit(int(bool(found.wrong)))
 

@@ -38,6 +38,10 @@ class OnActivations(Options):
     activations: str | None = option(
         None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
     )
+    targets: str | None = option(
+        None,
+        "File or folder of what a transcoder explains, row by row; its inputs are the activations.",
+    )
     key: str | None = option(None, "Name of the array of activations in a file of several.")
 
     def read_activations(self) -> Activations:

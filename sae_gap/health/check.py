@@ -71,7 +71,7 @@ class Check(NamedTuple):
     Attributes:
       sae: as it was loaded.
       rows: activations that were looked at, without outlier tokens.
-      activation_norm: their mean norm, as they were given.
+      activation_norm: their mean norm, as they were given; that of a transcoder's targets.
       explained: how much of them the reconstructions explain, by the definition of each library;
         see `sae_gap.metrics.definitions.explained`.
       l0: mean number of latents in use.
@@ -130,7 +130,7 @@ class Check(NamedTuple):
         few = self.l0 * self.rows < CHANCES * sae.num_latents and self.dead
         lines = [
             f"{sae.library} {sae.architecture}: {sae.num_latents} latents, input_dim "
-            f"{sae.input_dim}",
+            f"{sae.input_dim}" + f", of a transcoder of {sae.num_inputs} inputs" * sae.transcodes,
             f"normalisation: {sae.normalisation.name}",
             *(f"{name}: {value}" for name, value in sae.notes.items()),
             f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}{units}",
@@ -171,6 +171,7 @@ def check(
     sae: SAE | Model | str | os.PathLike[str] | Sequence[ArrayLike],
     activations: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str],
     *,
+    targets: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str] | None = None,
     rows: int = 5_000,
     better: bool = True,
     certified: bool = False,
@@ -186,7 +187,8 @@ def check(
         `SAE.from_arrays`, such as `architecture="topk", k=32`; matrices may be transposed.
       activations: of the layer that it was trained on: a tensor or an array, (n, input_dim) or
         (documents, tokens, input_dim), or a file of these as `open_activations` reads, such as a
-        .pt.
+        .pt; for a transcoder those that it reads.
+      targets: what a transcoder explains, row by row; all figures are of these.
       rows: how many of the activations are looked at, at most, evenly spread.
       better: whether to look for better codes, by a screened pursuit.
       certified: whether to look for them by the certified lasso too, which takes minutes.
@@ -196,7 +198,8 @@ def check(
       The finding. `print` it; `wrong` is empty where nothing was found.
 
     Raises:
-      ValueError: the SAE or the activations cannot be read, do not fit each other, or are too few.
+      ValueError: the SAE or the activations cannot be read, do not fit each other, or are too few,
+        or targets are missing or left over.
     """
     check_integer("rows", rows, least=FEWEST)
     check_flag("better", better)
@@ -205,24 +208,40 @@ def check(
     given = detached(activations)
     if loaded.heads and getattr(given, "ndim", 0) == 3:
         activations = given.reshape(len(given), -1)
+    if loaded.transcodes == (targets is None):
+        told = "a transcoder explains other activations than it reads; give those as targets."
+        raise ValueError(
+            told if targets is None else "an SAE explains what it reads; leave targets out."
+        )
     source = open_activations(activations)
-    every = np.asarray(loaded.as_rows(source.take(evenly_spaced(source.num_samples, rows))))
-    outliers = find_outliers(norms(every)).rows
-    x = np.delete(every, outliers, axis=0)
+    places = evenly_spaced(source.num_samples, rows)
+    every = [np.asarray(loaded.as_rows(source.take(places)))]
+    if targets is not None:
+        aims = open_activations(targets)
+        if aims.num_samples != source.num_samples:
+            raise ValueError(
+                f"there are {aims.num_samples} targets for {source.num_samples} activations; give "
+                "one of each for every token, in the same order."
+            )
+        every.append(np.asarray(loaded.as_rows(aims.take(places), explained=True)))
+    # What is explained comes last.
+    outliers = find_outliers(norms(every[-1])).rows
+    kept = [np.delete(part, outliers, axis=0) for part in every]
+    x = kept[-1]
     if len(x) < FEWEST:
         raise ValueError(f"{len(x)} activations are too few to judge by; give some hundreds.")
     check_varies(x)
     own = Reading.of(loaded)
-    whole = own.read(x)
+    whole = own.read(*kept)
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
-        rest = every[outliers]
-        guess = np.concatenate([whole.guess, own.read(rest).guess])
-        with_outliers = explained(np.concatenate([x, rest]), guess)
+        rest = [part[outliers] for part in every]
+        guess = np.concatenate([whole.guess, own.read(*rest).guess])
+        with_outliers = explained(np.concatenate([x, rest[-1]]), guess)
     k = float(getattr(loaded.model.encode, "k", loaded.notes.get("k", 0)))
     evidence = Evidence.of(own, whole, k)
-    few = x[evenly_spaced(len(x), BLOCK)]
-    wrong = [*find_faults(own, others(loaded, own, few), few, whole, evidence)]
+    few = [part[evenly_spaced(len(x), BLOCK)] for part in kept]
+    wrong = [*find_faults(own, others(loaded, own, few[0]), few, whole, evidence)]
     if caution := loaded.notes.get("caution"):
         mend = "see that the file is whole and the activations as it wants them."
         wrong.insert(0, f"{caution}; {mend}")
@@ -237,7 +256,7 @@ def check(
         whole.offset,
         evidence,
         tuple(wrong),
-        _better(loaded, own, x, whole, certified) if better else None,
+        _better(loaded, own, kept, whole, certified) if better else None,
         len(outliers),
         with_outliers,
     )
@@ -266,23 +285,25 @@ def _sae(sae, options: Mapping[str, Any]) -> SAE:
     return sae
 
 
-def _better(sae: SAE, reading: Reading, x, read: Read, certified: bool) -> tuple[Better, ...]:
-    few = evenly_spaced(len(x), FEW)
-    x, l0 = x[few], float(read.on[few].mean())
+def _better(sae: SAE, reading: Reading, kept, read: Read, certified: bool) -> tuple[Better, ...]:
+    few = evenly_spaced(len(kept[-1]), FEW)
+    kept = [part[few] for part in kept]
+    x, l0 = kept[-1], float(read.on[few].mean())
     found = list[tuple[str, float, ArrayLike, float | None]]()
     if not 1 <= l0 <= DENSEST * sae.input_dim:
         return ()
     if not sae.signed:
         sums, used = _pursued(reading.atoms, read.target[few], l0)
-        guess = reading.normalisation.undo(sums + reading.bias, x)
+        guess = reading.guess(sums, *kept)
         found.append(("a screened pursuit", used, guess, None))
     if certified:
-        rows = Split(jnp.asarray(x))
+        read_by = jnp.asarray(kept[0]) if sae.transcodes else None
+        rows = Split(jnp.asarray(x), inputs=read_by)
         inference = Inference(Task(rows, rows, rows, width=sae.num_latents), sae.model, timed=False)
         lasso = Lasso(l0=l0, nonneg=not sae.signed)
         solved, refitted = (inference.infer(each, "id") for each in (lasso, refit(lasso)))
         gap = float(relative_gap(cast(Solution, solved)).max())
-        guess = sae.model.reconstruct(refitted.codes, x)
+        guess = sae.model.reconstruct(refitted.codes, x, read_by)
         used = np.count_nonzero(refitted.codes) / len(x)
         found.append(("the certified lasso, refitted", used, guess, gap))
     own = fvu(x, read.guess[few])

@@ -7,7 +7,7 @@ many latents are on as k says. Where one fails, the same arrays are read in othe
 that leaves as little as healthy SAEs do names the cause.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
 def find_faults(
     own: Reading,
     others: Iterator[tuple[str, Reading]],
-    x: Float[np.ndarray, "few input_dim"],
+    x: Sequence[Float[np.ndarray, "few dim"]],
     read: Read,
     evidence: Evidence,
 ) -> Iterator[str]:
@@ -80,7 +80,7 @@ def find_faults(
       own: the SAE as it was loaded.
       others: other readings of it, each with its cause in words, which are made where they are
         wanted.
-      x: rows to try these on.
+      x: rows to try these on, and what a transcoder explains of them.
       read: what the SAE makes of all rows.
       evidence: of these.
     """
@@ -92,8 +92,8 @@ def find_faults(
             "never makes."
         )
     doubts = [*_doubts(own, read, evidence)]
-    # Codes of atoms of several lengths may be ranked in either unit.
-    suspect = doubts or not evidence.alike
+    # Codes of atoms of several lengths may be ranked in either unit, and a skip may be transposed.
+    suspect = doubts or not evidence.alike or own.skip is not None
     cause = _of_columns(evidence) or (suspect and _cause(own, others, x))
     yield from [cause] if cause else doubts
 
@@ -116,10 +116,10 @@ def _of_columns(evidence: Evidence) -> str | None:
 
 def _cause(own: Reading, others: Iterator[tuple[str, Reading]], x) -> str | None:
     """The reading that reconstructs as healthy SAEs do and much better than as it was loaded."""
-    before = own.read(x)
+    before = own.read(*x)
     found = []
     for cause, reading in others:
-        read = reading.read(x)
+        read = reading.read(*x)
         if read.fvu <= _USUAL and reading.is_sound(read):
             found.append((_score(read), cause, read.fvu))
     # Codes that overflow have no finite score.

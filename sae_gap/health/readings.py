@@ -40,7 +40,8 @@ class Read(NamedTuple):
       energy: sum of its squared codes on unit atoms, (num_latents,).
       target: what the codes should add up to, (n, input_dim).
       guess: the reconstructions in units of the activations, (n, input_dim).
-      explained: how much of the rows they explain; see `sae_gap.metrics.definitions.explained`.
+      explained: how much of the activations they explain; see
+        `sae_gap.metrics.definitions.explained`.
       gain: by which the least squares `y - ȳ ≈ a (ŷ - mean)` multiply what codes add up to; 0 where
         all rows have the same codes.
       offset: the share of the squared error, or of a thousandth of the variance where that is more,
@@ -68,16 +69,17 @@ class Read(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """A way to read the arrays of an SAE.
+    """A way to read the arrays of an SAE or a transcoder.
 
     Attributes:
-      normalisation: of activations.
-      encode: codes of normalised activations, (n, input_dim).
+      normalisation: of what the encoder reads.
+      encode: codes of what it reads, normalised, (n, num_inputs).
       units: what makes these codes on unit atoms, (num_latents,).
       atoms: of unit length, (num_latents, input_dim).
       bias: what the decoder adds, (input_dim,).
       columns: of the encoder, (num_latents, input_dim); None where it has none.
       most_gain: the largest gain that training leaves; a penalty shrinks the codes.
+      skip: of a transcoder, (num_inputs, input_dim); None where it has none.
     """
 
     normalisation: Normalisation
@@ -87,11 +89,13 @@ class Reading(NamedTuple):
     bias: Float[np.ndarray, " input_dim"]
     columns: Float[np.ndarray, "num_latents input_dim"] | None
     most_gain: float
+    skip: Float[np.ndarray, "num_inputs input_dim"] | None = None
 
     @classmethod
     def of(cls, sae: SAE) -> "Reading":
-        """An SAE as it was loaded."""
-        bias, maps = np.asarray(sae.bias), affines(sae.model)
+        """An SAE as it was loaded. The columns of a transcoder are of another space than atoms."""
+        bias, skip = np.asarray(sae.bias), getattr(sae.model, "skip", None)
+        maps = () if sae.transcodes else affines(sae.model)
         return cls(
             sae.normalisation,
             sae.encode_signals,
@@ -100,10 +104,34 @@ class Reading(NamedTuple):
             bias,
             np.asarray(maps[0].weight).T if maps else None,
             _SHRUNK if isinstance(sae.model.encode, ReLU) else _MOST_GAIN,
+            None if skip is None else np.asarray(skip),
         )
 
-    def read(self, x: Float[np.ndarray, "n input_dim"]) -> Read:
-        """Codes rows and decodes them, some at a time."""
+    def guess(
+        self,
+        decoded: Float[np.ndarray, "n input_dim"],
+        x: Float[np.ndarray, "n num_inputs"],
+        y: Float[np.ndarray, "n input_dim"] | None = None,
+    ) -> Float[np.ndarray, "n input_dim"]:
+        """The reconstructions from what the codes of rows add up to; see `read`."""
+        if y is None:
+            return np.asarray(self.normalisation.undo(decoded + self.bias, x))
+        return decoded + self.bias + self._skipped(x)
+
+    def _skipped(self, x):
+        return 0 if self.skip is None else np.asarray(self.normalisation.apply(x)) @ self.skip
+
+    def read(
+        self,
+        x: Float[np.ndarray, "n num_inputs"],
+        y: Float[np.ndarray, "n input_dim"] | None = None,
+    ) -> Read:
+        """Codes rows and decodes them, some at a time.
+
+        Args:
+          x: what the encoder reads.
+          y: what the codes of a transcoder explain; None takes x.
+        """
         # By NumPy, which compiles nothing.
         signals = np.asarray(self.normalisation.apply(x), x.dtype)
         used, energy, on, sums = np.zeros(len(self.atoms), int), np.zeros(len(self.atoms)), [], []
@@ -121,8 +149,9 @@ class Reading(NamedTuple):
             energy += np.bincount(codes.indices, codes.data.astype(float) ** 2, len(self.atoms))
             dense = codes.nnz > _SPARSE * block.size
             sums.append((codes.toarray() if dense else codes) @ self.atoms)
-        decoded, target = np.concatenate(sums), signals - self.bias
-        guess = np.asarray(self.normalisation.undo(decoded + self.bias, x))
+        decoded = np.concatenate(sums)
+        target = (signals if y is None else y - self._skipped(x)) - self.bias
+        guess = self.guess(decoded, x, y)
         error = target - decoded
         mean = error.mean(axis=0)
         left = max(float(np.vdot(error, error)), _LEAST * len(x) * target.var(axis=0).sum())
@@ -136,7 +165,7 @@ class Reading(NamedTuple):
             energy,
             target,
             guess,
-            explained(x, guess),
+            explained(x if y is None else y, guess),
             1 + float(np.vdot(error, decoded)) / power if power else 0.0,
             float(len(x) * np.vdot(mean, mean) / left),
         )
@@ -147,11 +176,16 @@ class Reading(NamedTuple):
 
 
 def others(
-    sae: SAE, own: Reading, x: Float[np.ndarray, "n input_dim"]
+    sae: SAE, own: Reading, x: Float[np.ndarray, "n num_inputs"]
 ) -> Iterator[tuple[str, Reading]]:
     """Other readings, each with its cause and mend in words."""
     bias, ways = own.bias, own.normalisation
-    if bias.any():
+    if sae.transcodes and bias.any():
+        yield (
+            "the decoder's bias is subtracted from the targets; give them as the model has them",
+            own._replace(bias=0 * bias),
+        )
+    elif bias.any():
         shift = -bias if sae.centred else bias
         fault = "is subtracted from the encoder's input and should not be"
         if not sae.centred:
@@ -173,19 +207,28 @@ def others(
             "rescale_acts_by_decoder_norm",
             own._replace(encode=times.encode_signals, units=np.ones_like(lengths)),
         )
-    if len(own.atoms) == sae.input_dim:
+    square = [len(own.atoms) == dim for dim in (sae.num_inputs, sae.input_dim)]
+    if own.skip is not None and sae.num_inputs == sae.input_dim:
+        yield (
+            "the square skip is transposed; transpose it in the file",
+            own._replace(skip=own.skip.T),
+        )
+    turned = own
+    if square[0]:
         encoder = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
         turned = own._replace(encode=encoder.encode_signals)
-        atoms = np.ascontiguousarray(own.atoms.T)
         yield "the square encoder is transposed; transpose it in the file", turned
+    if square[1]:
+        atoms = np.ascontiguousarray(own.atoms.T)
         yield (
             "the square decoder is transposed; transpose it in the file",
             own._replace(atoms=atoms),
         )
-        yield (
-            "both square matrices are weights of torch.nn.Linear; give linear=True",
-            turned._replace(atoms=atoms),
-        )
+        if square[0]:
+            yield (
+                "both square matrices are weights of torch.nn.Linear; give linear=True",
+                turned._replace(atoms=atoms),
+            )
     for other in (Normalisation(), LayerNorm(), ConstantNorm()):
         if other.name != ways.name:
             yield (
@@ -195,8 +238,11 @@ def others(
             )
     factor, norm = getattr(ways, "factor", 1.0), float(np.linalg.norm(x, axis=1).mean())
     mean = x.mean(axis=0) * factor
-    # By the second the mean is as long as the bias, which training brings near it.
-    for scale in (x.shape[1] ** 0.5 / norm / factor, float(mean @ bias / (mean @ mean))):
+    scales = [x.shape[1] ** 0.5 / norm / factor]
+    if not sae.transcodes:
+        # By this one the mean is as long as the bias, which training brings near it.
+        scales.append(float(mean @ bias / (mean @ mean)))
+    for scale in scales:
         if scale > 0:
             yield (
                 f"activations are {1 / scale:.2g} times as long as the decoder's bias or the codes "

@@ -102,6 +102,85 @@ def test_arrays_and_tensors_and_files(given, tmp_path):
     assert "by the certified lasso, refitted, duality gap" in str(model)
 
 
+@pytest.fixture(scope="module")
+def transcoded(given):
+    """The arrays of a transcoder of as many inputs as targets and latents, and rows for it."""
+    rng = np.random.default_rng(2)
+    (weight, offset, atoms, bias), y = given
+    columns = np.linalg.qr(rng.normal(size=(D, D)))[0].astype("f")
+    codes = (y - bias) @ weight
+    # As long as a normalised activation.
+    unit = D**0.5 / np.linalg.norm(codes, axis=1).mean()
+    skip = (rng.normal(size=(D, D)) / D).astype("f")
+    x = unit * codes @ columns.T
+    return (columns / unit, offset, atoms, bias), skip, x, y + x @ skip
+
+
+CODER = OPTIONS | {"transcoder": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda e, d, s, x, y, b: (e, d, s, x, y), None),
+        (lambda e, d, s, x, y, b: (e, d, s.T, x, y), "the square skip is transposed"),
+        (lambda e, d, s, x, y, b: (e.T, d, s, x, y), "the square encoder is transposed"),
+        (lambda e, d, s, x, y, b: (e, d.T, s, x, y), "the square decoder is transposed"),
+        (lambda e, d, s, x, y, b: (e.T, d.T, s, x, y), "give linear=True"),
+        (lambda e, d, s, x, y, b: (e, d, s, 20 * x, y), "20 times as long"),
+        (lambda e, d, s, x, y, b: (e, d, s, x, y - b), "subtracted from the targets"),
+        (lambda e, d, s, x, y, b: (e, d, s, x[::-1], y), "not read as it was trained"),
+        (lambda e, d, s, x, y, b: (e, -d, s, x, y), "not read as it was trained"),
+    ],
+)
+def test_a_transcoder_read_in_another_way_than_it_was_trained(transcoded, change, words):
+    (encoder, offset, atoms, bias), skip, x, y = transcoded
+    encoder, atoms, skip, x, y = change(encoder, atoms, skip, x, y, bias)
+    arrays = (encoder, offset, atoms, bias)
+    found = sae_gap.check(arrays, x, targets=y, better=False, W_skip=skip, **CODER)
+    assert any(words in said for said in found.wrong) if words else found.wrong == ()
+
+
+def test_the_figures_of_a_transcoder_are_of_its_targets(transcoded, tmp_path):
+    sae = sae_gap.load_sae(FILES / "saelens/transcoder_jumprelu_skip")
+    rng = np.random.default_rng(3)
+    x = rng.normal(1, 1.5, size=(400, 5)).astype("f")
+    y = np.asarray(sae.reconstruct(x)) + rng.normal(size=(400, 6)).astype("f")
+    y[:3] *= 5_000
+    save(tmp_path / "y.pt", y)
+    found = sae_gap.check(sae, x, targets=tmp_path / "y.pt", certified=True)
+    guess = np.asarray(sae.reconstruct(x))
+    assert found.fvu == pytest.approx(fvu(y[3:], guess[3:]), rel=1e-5)
+    assert found.with_outliers["fvu"] == pytest.approx(fvu(y, guess), rel=1e-5)
+    assert (found.outliers, found.rows) == (3, 397)
+    norm = np.linalg.norm(y[3:], axis=1).mean()
+    assert found.activation_norm == pytest.approx(norm, rel=1e-5)
+    few = evenly_spaced(397, FEW)
+    for better in found.better:
+        assert better.own_fvu == pytest.approx(fvu(y[3:][few], guess[3:][few]), rel=1e-4)
+        assert better.fvu < better.own_fvu
+    assert "input_dim 6, of a transcoder of 5 inputs" in str(found)
+    # A skip that is read anew, and one left out.
+    (encoder, offset, atoms, bias), skip, x, y = transcoded
+    told = sae_gap.check((encoder, offset, atoms, bias), x, targets=y - x @ skip, **CODER)
+    assert told.wrong == () and [each.fvu < each.own_fvu for each in told.better] == [True]
+
+
+@pytest.mark.parametrize(
+    ("case", "targets", "words"),
+    [
+        ("saelens/transcoder", None, "give those as targets"),
+        ("saelens/standard_square", np.ones((40, 7)), "leave targets out"),
+        ("saelens/transcoder", np.ones((39, 6)), "39 targets for 40 activations"),
+        ("saelens/transcoder", np.ones((40, 5)), "targets have 5 columns, but the transcoder has"),
+    ],
+)
+def test_targets_that_are_missing_or_do_not_fit(case, targets, words):
+    x = np.random.default_rng(0).normal(size=(40, 5 if "transcoder" in case else 7))
+    with pytest.raises(ValueError, match=words):
+        sae_gap.check(FILES / case, x, targets=targets)
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_better_codes_have_the_rows_and_the_signs_of_the_own_ones(given, monkeypatch, sign):
     """The certificate is that of the worst row, and the L0 that of the codes that are told."""

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from tests.torch_files import save
@@ -25,6 +25,8 @@ def files(tmp_path_factory):
     model = Model(jnp.asarray(atoms), mean, affine, TopK(3))
     model = dataclasses.replace(model, encoder=Affine(affine.weight, jnp.full(12, 1e-3)))
     sae_gap.save_sae(model, folder / "mine")
+    reads = Transcoder(model.dictionary, mean, model.encoder, TopK(3), centre=mean)
+    sae_gap.save_sae(reads, folder / "reads")
     wrong = Affine(-affine.weight, jnp.full(12, 1e-3))
     sae_gap.save_sae(dataclasses.replace(model, encoder=wrong), folder / "wrong")
     save(folder / "x.pt", x.astype(np.float32))
@@ -38,6 +40,8 @@ def files(tmp_path_factory):
         (("mine", "--activations=x.pt", "--rows=50"), 0, "on 50 rows: L0"),
         (("mine", "--activations=x.pt", "--certified"), 0, "by the certified lasso"),
         (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
+        (("reads", "--activations=x.pt", "--targets=x.pt"), 0, "of a transcoder of 12 inputs"),
+        (("reads", "--activations=x.pt"), 2, "give those as targets"),
         ((), 2, "nothing to check; give FOLDER and --activations"),
         (("mine",), 2, "the activations to check mine on are missing; give --activations"),
         (
