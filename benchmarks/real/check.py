@@ -16,11 +16,11 @@ import sys
 import sae_gap
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import OnActivations
+from benchmarks.real.inputs import OnPairs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckOptions(OnActivations):
+class CheckOptions(OnPairs):
     """The options of `check`."""
 
     sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)

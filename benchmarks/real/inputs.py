@@ -38,10 +38,6 @@ class OnActivations(Options):
     activations: str | None = option(
         None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
     )
-    targets: str | None = option(
-        None,
-        "File or folder of what a transcoder explains, row by row; its inputs are the activations.",
-    )
     key: str | None = option(None, "Name of the array of activations in a file of several.")
 
     def read_activations(self) -> Activations:
@@ -175,6 +171,11 @@ class Measured(Options):
                 )
             sae = dataclasses.replace(sae, name=called[path])
             if path in self.sae and sae.model.encode is not None:
+                if sae.transcodes and inputs is None:
+                    raise ValueError(
+                        f"{path} is a transcoder, whose inputs are not there; give what it "
+                        "explains as --targets, or --mlp with a recording."
+                    )
                 pair = (inputs, x) if sae.transcodes else (x, None)
                 reports[sae.name] = report = check(sae, pair[0], targets=pair[1], better=False)
                 if not report.fvu <= WRONG and not self.anyway:

@@ -60,7 +60,7 @@ class SparseTranscoder(SparseAutoencoder):
         return "inputs" if task.train.inputs is None else super().needs(task)
 
     def select(self, task: Task) -> Split:
-        return Split(task.train.signals, inputs=task.train.inputs)
+        return dataclasses.replace(super().select(task), inputs=task.train.inputs)
 
     def init(self, data, *, num_latents, key, base=None):
         x, y, dtype = data.inputs, data.signals, data.signals.dtype

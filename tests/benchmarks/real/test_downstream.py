@@ -125,14 +125,23 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     predicted_rows = [row for row in rows if row["codes"] == "predicted"]
     assert {row["dictionary"] for row in predicted_rows} == {*names[:2]}
     assert all(0 < row["network_fvu"] <= 1.1 for row in predicted_rows)
+    sae, mine = mine[-1], mine[:-1]
+    plain = [each for each in mine if each != "--mlp"]
     for words, *arguments in (
         (
-            "was trained at model.layers.1.mlp.output; give an SAE of the residual",
-            *mine[:-2],
-            mine[-1],
+            "trained at model.layers.1.mlp.output; give an SAE of the residual",
+            *plain,
+            "--anyway",
+            f"--sae={trained / 'topk'}",
         ),
-        ("the MLP of block 0 is not in", *mine, "--layer=0"),
-        ("are missing", *mine[:-1], f"--sae={recorded.folder / 'mine'}"),
+        ("is a transcoder, whose inputs are not there; give what it explains as", *plain, sae),
+        ("the MLP of block 0 is not in", *mine, sae, "--layer=0"),
+        (
+            "trained at blocks.1.hook_resid_post; give an SAE of the MLP",
+            *mine,
+            "--anyway",
+            f"--sae={recorded.folder / 'mine'}",
+        ),
     ):
         refused(words, "downstream", *arguments)
 
@@ -200,7 +209,7 @@ def test_what_is_wrong_is_told_in_a_sentence(made):
         ),
         (
             (f"--sae={folder / 'mlp'}",),
-            "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream.",
+            "mlp was trained at blocks.1.hook_mlp_out; give an SAE of the residual stream",
         ),
         (
             (f"--dictionary={folder / 'narrow.npy'}",),
