@@ -251,7 +251,7 @@ def check_sae_format(
 
     Args:
       path: as for `load_sae`.
-      activations: as the library's `encode` takes them.
+      activations: as the library's `encode` takes them; a transcoder's inputs.
       codes: the library's.
       reconstruction: the library's.
 
@@ -280,7 +280,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
             "must decode them alike; compare W_dec, b_dec and the normalisation",
         )
     model: Any = sae.model
-    own = encode(model.encode, model, rows if sae.transcodes else model.signals(rows))
+    own = encode(model.encode, model, jnp.asarray(rows) if sae.transcodes else model.signals(rows))
     demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
     demand(
         close(model.reconstruct(own, rows, rows), reconstruction),

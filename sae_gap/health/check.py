@@ -294,7 +294,7 @@ def _better(sae: SAE, reading: Reading, kept, read: Read, certified: bool) -> tu
         return ()
     if not sae.signed:
         sums, used = _pursued(reading.atoms, read.target[few], l0)
-        guess = reading.guess(sums, *kept)
+        guess: Any = reading.guess(sums, *kept)
         found.append(("a screened pursuit", used, guess, None))
     if certified:
         read_by = jnp.asarray(kept[0]) if sae.transcodes else None

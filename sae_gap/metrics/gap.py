@@ -100,12 +100,13 @@ def amortisation_gap(
             f"{model.decoder.shape[0]}."
         )
     reads = isinstance(model, Transcoder) and getattr(encode, "reads_inputs", True)
-    if reads == (inputs is None) or np.shape(inputs)[:1] not in ((), signals.shape[:1]):
+    given: Any = inputs
+    if reads == (given is None) or np.shape(given)[:1] not in ((), signals.shape[:1]):
         raise ValueError(
             "the own encoder of a transcoder reads inputs, one row for each signal, and that of "
-            f"any other model none, but they are {shown(inputs)}; give or leave out inputs."
+            f"any other model none, but they are {shown(given)}; give or leave out inputs."
         )
-    read = as_floats("inputs", matching.as_matrix("inputs", inputs)) if reads else signals
+    read = as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, read)
     if np.shape(own) != (len(signals), len(norms)):

@@ -31,11 +31,11 @@ def load_sae(
     its files.
 
     It reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify
-    (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), the output of
-    `save_sae`, and the suite's own fits (`fit.safetensors` under results/models/). A bare decoder
-    is the output of `learn(...).save` or `train_real`, one array of atoms, (input_dim,
-    num_latents), in a .npy, .safetensors or .pt file, a Jacobian lens, or the vocabulary of a
-    model.
+    (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), their transcoders and
+    those of circuit-tracer (`layer_0.safetensors`), acausal crosscoders, the output of `save_sae`,
+    and the suite's own fits (`fit.safetensors` under results/models/). A bare decoder is the output
+    of `learn(...).save` or `train_real`, one array of atoms, (input_dim, num_latents), in a .npy,
+    .safetensors or .pt file, a Jacobian lens, or the vocabulary of a model.
 
     Args:
       path: the folder of one SAE or dictionary, or the file of its weights with its configuration

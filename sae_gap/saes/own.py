@@ -112,7 +112,8 @@ def _blank(
     parts: Any = (form(shape), form((dim,)), parameters)
     if num_inputs is None:
         return Model(*parts)
-    return Transcoder(*parts, centre=form((read,)), skip=form((read, dim)) if skip else None)
+    more: Any = {"centre": form((read,)), "skip": form((read, dim)) if skip else None}
+    return Transcoder(*parts, **more)
 
 
 def _check_finite(model: Model) -> None:

@@ -98,9 +98,10 @@ def files_of(
     architecture, options, tensors = exported(chosen, plain)
     transcodes = isinstance(plain, Transcoder)
     if isinstance(plain, Transcoder):
-        architecture = transcoder_of(architecture, plain.skip is not None)
-        if architecture is None:
+        named = transcoder_of(architecture, plain.skip is not None)
+        if named is None:
             return {FIT: own.content_of(plain, chosen, said)}
+        architecture = named
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
         if plain.skip is not None:

@@ -276,7 +276,7 @@ class SAE(nn.Module):
         def of_rows(codes, *like):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
             if self.transcodes:
-                return [guess + self._skip(*(like or (None,)), guess)]
+                return [guess + self._skip(like[0] if like else None, guess)]
             return [self._normalisation(codes).undo(guess, *(like or (None,)))]
 
         pair = (codes,) if like is None else self._pairs(like, codes, explained=False)[::-1]

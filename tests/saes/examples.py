@@ -30,6 +30,16 @@ ENCODERS = {
     "batchtopk": BatchTopK(3),
     "matryoshka": MatryoshkaBatchTopK(3),
 }
+# Transcoders, by the encoder and whether they have a skip.
+TRANSCODERS = {"transcoder": (ReLU(), False), "skip_transcoder": (BatchTopK(3), True)}
+
+
+def saved(name):
+    """The model of a folder of files/saved/."""
+    if name in ENCODERS:
+        return example(name)
+    encoder, skip = TRANSCODERS[name]
+    return transcoder(encoder, skip=skip)[0]
 
 
 def example(name, input_dim=6, num_latents=10):
@@ -70,8 +80,8 @@ def transcoder(encoder, *, skip=True, num_inputs=5, input_dim=6, num_latents=10)
 
 
 if __name__ == "__main__":
-    for name in ENCODERS:
+    for name in (*ENCODERS, *TRANSCODERS):
         shutil.rmtree(SAVED / name, ignore_errors=True)
         sae_gap.save_sae(
-            example(name), SAVED / name, metadata={"hook_name": "blocks.2.hook_resid_post"}
+            saved(name), SAVED / name, metadata={"hook_name": "blocks.2.hook_resid_post"}
         )

@@ -18,14 +18,14 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes import save
-from tests.saes.examples import ENCODERS, SAVED, example
+from tests.saes.examples import ENCODERS, SAVED, TRANSCODERS, example, saved
 from tests.saes.test_libraries import loaded
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", (*ENCODERS, *TRANSCODERS))
 def test_the_files_that_saelens_read_are_those_written_now(tmp_path, name):
     sae_gap.save_sae(
-        example(name), tmp_path / "sae", metadata={"hook_name": "blocks.2.hook_resid_post"}
+        saved(name), tmp_path / "sae", metadata={"hook_name": "blocks.2.hook_resid_post"}
     )
     assert sorted(os.listdir(tmp_path)) == ["sae"]
     # The version that wrote them is the one thing that may differ.
