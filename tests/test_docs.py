@@ -63,7 +63,7 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_pat
     assert "field number" not in page + face and "new instance of" not in page + face
     assert 'src="http' not in page + face and "<em>" not in page + face
     assert re.search("½ ?‖y", face) and 'id="sparse_code"' in face
-    assert 'href="sae_gap/core.html"' in face and "How to choose" in face
+    assert 'href="sae_gap/core.html"' in face and ">How to choose</h2>" in face
     first = [face.index(f'id="{name}"') for name in ("learn", "check", "load_sae", "Model")]
     assert first == sorted(first)
     assert 'id="SAE.pursuit"' in (tmp_path / "sae_gap/torch/module.html").read_text()

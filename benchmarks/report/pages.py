@@ -7,6 +7,7 @@ Nothing here needs JAX, and only `saved` needs matplotlib.
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -209,4 +210,5 @@ _TEMPLATES.filters |= {
     "number": _number,
     "escaped": _escaped,
     "grid": tables.grid,
+    "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
 }
