@@ -1,4 +1,4 @@
-"""Writes the outputs of a measurement: summary.csv, codes.csv, figures, and its page."""
+"""Writes the outputs of a measurement: summary.csv, codes.csv, figures, model cards, its page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -133,10 +133,16 @@ def write(
         line["cost"] = _cost(loaded.get(line["dictionary"]))
     if len(lines) > 1:
         answers = [table(_TITLE, STANDINGS, lines), *answers]
-    for each in verdicts:
-        said.append(f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}")
     samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
-    counted = f"{samples:,} rows of {documents} held-out documents, or blocks of rows, are scored"
+    on = f"{samples:,} rows of {documents} held-out documents, or blocks of rows"
+    counted = f"{on}, are scored"
+    for each in verdicts:
+        sentences = str(each).splitlines()
+        said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
+        # Those of this run come first.
+        line = next(line for line in lines if line["dictionary"] == each.dictionary)
+        card = pages.model_card(each.dictionary, line, sentences, on)
+        folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
         said.append(f"Only {counted}, so intervals are wide.")
     page = pages.Page(

@@ -20,9 +20,11 @@ import markdown_it
 import markupsafe
 
 from benchmarks.report.table import Table as Table
+from benchmarks.report.table import heading
 from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import version
 
 FILE = "page.json"
 
@@ -113,6 +115,29 @@ def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
     }
     for name, text in content.items():
         folder.write(name, text.encode())
+
+
+def model_card(name: str, line: Mapping[str, Any], sentences: Sequence[str], scored: str) -> str:
+    """The card of an SAE for the README.md beside its weights, as Hugging Face reads it: what was
+    measured, for programs at its head and then for people.
+
+    Args:
+      name: of the SAE.
+      line: its metrics by their names; only numbers are shown.
+      sentences: on it.
+      scored: the rows of the measurement.
+    """
+    metrics = [
+        {"type": metric, "name": heading(metric), "value": value}
+        for metric, value in line.items()
+        if isinstance(value, int | float)
+    ]
+    task = {"type": "feature-extraction", "name": "Sparse codes of activations"}
+    data = {"type": "activations", "name": scored}
+    index = [{"name": name, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
+    template = _TEMPLATES.get_template("model_card.md")
+    told = {"name": name, "metrics": metrics, "sentences": sentences, "scored": scored}
+    return template.render(index=index, version=version("sae_gap"), **told)
 
 
 def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from matplotlib import image
 
 import sae_gap
@@ -24,6 +25,7 @@ from tests.conftest import lines_of, refused, succeed
 
 FIGURES = ("curve", "gap_parts", "coherence")
 FILES = {"README.md", "codes.csv", "page.json", "report.html", "rows", "summary.csv"}
+FILES |= {"mine.model_card.md", "other.model_card.md"}
 FILES |= {f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "pdf")}
 
 
@@ -96,6 +98,18 @@ def test_what_it_leaves(done):
     # On the page the verdict stands before all else.
     places = [page.index(word) for word in ("Of the dictionaries", "Loading: ", "<caption", "<img")]
     assert places == sorted(places) and "not better features" in page
+
+
+def test_what_was_measured_travels_with_the_sae(done):
+    folder = done[1] / "measure_sae"
+    _, head, text = (folder / "mine.model_card.md").read_text().split("---\n", 2)
+    (model,) = yaml.safe_load(head)["model-index"]
+    (result,) = model["results"]
+    found = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    line = lines_of(folder / "summary.csv")[0]
+    assert model["name"] == "mine" and found["own_fvu"] == pytest.approx(float(line["fvu"]))
+    assert f"| own FVU | {found['own_fvu']:.4g} |\n" in text and "\n- Encoder: " in text
+    assert result["dataset"]["name"].startswith("30 rows of 3 held-out") and "rank" not in found
 
 
 def test_the_same_command_measures_nothing_again(done, monkeypatch):
