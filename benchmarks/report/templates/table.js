@@ -1,17 +1,19 @@
-// A click on a heading sorts a table, and a word filters its rows.
+// A click on a heading sorts a table, by numbers where cells begin with one, and a word filters its rows.
 const number = (text) => parseFloat(text.replaceAll("\u2212", "-").replace("\u00d710", "e"));
 for (const table of document.querySelectorAll("table")) {
   const rows = [...table.tBodies[0].rows], heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    const button = document.createElement("button"), numeric = head.classList.contains("number");
-    const of = (row) => row.cells[column].textContent.trim();
+    const button = document.createElement("button");
     button.append(...head.childNodes);
     head.append(button);
     button.onclick = () => {
       const sign = head.ariaSort === "ascending" ? -1 : 1;
-      const order = (a, b) => numeric
-        ? isNaN(number(of(a))) - isNaN(number(of(b))) || sign * (number(of(a)) - number(of(b)))
-        : sign * of(a).localeCompare(of(b), "en", { numeric: true });
+      const order = (a, b) => {
+        const [x, y] = [a, b].map((row) => row.cells[column].textContent.trim());
+        // Cells without a number stay last.
+        const lacking = isNaN(number(x)) - isNaN(number(y));
+        return lacking || sign * (number(x) - number(y) || x.localeCompare(y, "en"));
+      };
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.ariaSort = sign > 0 ? "ascending" : "descending";
       table.tBodies[0].append(...rows.sort(order));
