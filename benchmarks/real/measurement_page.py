@@ -130,7 +130,9 @@ def write(
         said.append(f"{sentence} {ORDERS}")
     lines = standings(rows, stored)
     for line in lines:
-        line["cost"] = _cost(loaded.get(line["dictionary"]))
+        # Another SAE of that name may have been scored elsewhere.
+        if line["scored"] == lines[0]["scored"]:
+            line["cost"] = _cost(loaded.get(line["dictionary"]))
     if len(lines) > 1:
         answers = [table(_TITLE, STANDINGS, lines), *answers]
     samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
@@ -141,7 +143,8 @@ def write(
         said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
         # Those of this run come first.
         line = next(line for line in lines if line["dictionary"] == each.dictionary)
-        card = pages.model_card(each.dictionary, line, sentences, on)
+        told = {"name": each.dictionary, "line": line, "sentences": sentences, "scored": on}
+        card = pages.model_card(**told)
         folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
         said.append(f"Only {counted}, so intervals are wide.")

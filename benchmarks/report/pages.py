@@ -117,27 +117,15 @@ def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
         folder.write(name, text.encode())
 
 
-def model_card(name: str, line: Mapping[str, Any], sentences: Sequence[str], scored: str) -> str:
+def model_card(**parts: Any) -> str:
     """The card of an SAE for the README.md beside its weights, as Hugging Face reads it: what was
     measured, for programs at its head and then for people.
 
     Args:
-      name: of the SAE.
-      line: its metrics by their names; only numbers are shown.
-      sentences: on it.
-      scored: the rows of the measurement.
+      **parts: its `name`; the `line` of its metrics by their names, of which numbers are shown; the
+        `sentences` on it; and which rows are `scored`.
     """
-    metrics = [
-        {"type": metric, "name": heading(metric), "value": value}
-        for metric, value in line.items()
-        if isinstance(value, int | float)
-    ]
-    task = {"type": "feature-extraction", "name": "Sparse codes of activations"}
-    data = {"type": "activations", "name": scored}
-    index = [{"name": name, "results": [{"task": task, "dataset": data, "metrics": metrics}]}]
-    template = _TEMPLATES.get_template("model_card.md")
-    told = {"name": name, "metrics": metrics, "sentences": sentences, "scored": scored}
-    return template.render(index=index, version=version("sae_gap"), **told)
+    return _TEMPLATES.get_template("model_card.md").render(parts, version=version("sae_gap"))
 
 
 def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
@@ -235,5 +223,6 @@ _TEMPLATES.filters |= {
     "number": _number,
     "escaped": _escaped,
     "grid": tables.grid,
+    "heading": heading,
     "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
 }
