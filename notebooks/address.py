@@ -1,8 +1,9 @@
 """Writes the repository's address, which pyproject.toml alone knows, into every notebook, so that
 each opens alone in Colab.
 
-The owner fills in `Repository` under `[project.urls]`. The first cell of a notebook then installs
-the suite from there. Where the address is on GitHub, a badge opens the notebook in Colab.
+The owner fills in `Repository` under `[project.urls]`. The first cell of a notebook, a form and an
+import, then installs the suite from there if it is missing. Where the address is on GitHub, a badge
+opens the notebook in Colab.
 
   python notebooks/address.py
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COLAB = "https://colab.research.google.com"
 _BADGE = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/"
+_INSTALL = "try:\n    {line}\nexcept ImportError:\n    %pip install -q {source}\n    {line}"
 
 
 def address(root: Path) -> str:
@@ -25,8 +27,8 @@ def address(root: Path) -> str:
 
 
 def addressed(notebook: dict, name: str, repository: str) -> dict:
-    """A notebook with the address in its first cell of code and, of a repository on GitHub, a badge
-    under its title.
+    """A notebook that installs the suite from an address, if there is one, in its first cell of
+    code and, of a repository on GitHub, has a badge under its title.
     """
     title, setup = notebook["cells"][:2]
     lines = list(title["source"])
@@ -35,11 +37,13 @@ def addressed(notebook: dict, name: str, repository: str) -> dict:
     github = re.fullmatch(r"https://github\.com/([^/]+/[^/]+)", repository)
     if github:
         lines[1:1] = ["\n", f"{_BADGE}{github[1]}/blob/main/notebooks/{name})\n"]
-    source = [
-        re.sub(r"^REPOSITORY = .*", lambda _: f"REPOSITORY = {json.dumps(repository)}", line)
-        for line in setup["source"]
-    ]
-    cells = [title | {"source": lines}, setup | {"source": source}, *notebook["cells"][2:]]
+    form, _, imported = "".join(setup["source"]).partition("\n\n")
+    line = imported.splitlines()[-1].strip()
+    if repository:
+        source = f"git+{repository}" if "://" in repository else repository
+        line = _INSTALL.format(line=line, source=source)
+    cell = setup | {"source": f"{form}\n\n{line}".splitlines(keepends=True)}
+    cells = [title | {"source": lines}, cell, *notebook["cells"][2:]]
     return notebook | {"cells": cells}
 
 

@@ -13,15 +13,23 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+HIDDEN = ("sae_gap.torch.saelens", "sae_gap.__main__")
+# A newcomer's first names stand first on the first page.
+FIRST = ("learn", "check", "load_sae", "measure")
 
 
 def module_names() -> list[str]:
-    """Every module of the library, less those of PyTorch, which import it, and what is run."""
+    """Every module of the library, less what is run and what imports SAELens."""
     import sae_gap
 
     found = [module.name for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")]
-    hidden = ("sae_gap.torch", "sae_gap.__main__")
-    return ["sae_gap", *(name for name in found if not name.startswith(hidden))]
+    return ["sae_gap", *(name for name in found if name not in HIDDEN)]
+
+
+def how_to_choose() -> str:
+    """The section of the library's guide that helps to choose."""
+    text = (ROOT / "sae_gap" / "README.md").read_text(encoding="utf-8")
+    return "\n## How to choose\n" + text.split("\n## How to choose\n")[1].split("\n## ")[0]
 
 
 def build(folder: Path, *specs: str) -> None:
@@ -40,13 +48,15 @@ def build(folder: Path, *specs: str) -> None:
             # pdoc shows what a public face lists and has, and some load it when it is asked for.
             vars(module).update({key: getattr(module, key) for key in module.__all__})
             inner = [other.split(".")[-1] for other in names if other.rpartition(".")[0] == name]
-            module.__all__ = [*module.__all__, *inner]
+            module.__all__ = sorted([*module.__all__, *inner], key=lambda key: key not in FIRST)
         for value in vars(module).values():
             if isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields"):
                 # What a named tuple says of itself.
                 for key in ("__new__", *value._fields):
                     getattr(value, key).__doc__ = ""
     templates = ROOT / "notebooks" / "templates"
+    face = importlib.import_module("sae_gap")
+    face.__doc__ = f"{face.__doc__}\n{how_to_choose()}"
     pdoc.render.configure(docformat="google", show_source=False, template_directory=templates)
     pdoc.pdoc(*specs, output_directory=folder)
 

@@ -1,4 +1,4 @@
-"""The public names of the package and where each is defined."""
+# The public names of the package and where each is defined.
 
 from sae_gap.core.matching import match_atoms as match_atoms
 from sae_gap.core.types import Model as Model

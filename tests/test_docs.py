@@ -53,7 +53,7 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_pat
             monkeypatch.setattr(module, "__all__", module.__all__)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reference.build(tmp_path, "sae_gap", "!sae_gap.(?!core|solvers)")
+        reference.build(tmp_path, "sae_gap", "!sae_gap.(?!core|solvers|torch)")
     page, face = (
         (tmp_path / f"{name}.html").read_text() for name in ("sae_gap/solvers/coding", "sae_gap")
     )
@@ -63,4 +63,7 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_pat
     assert "field number" not in page + face and "new instance of" not in page + face
     assert 'src="http' not in page + face and "<em>" not in page + face
     assert re.search("½ ?‖y", face) and 'id="sparse_code"' in face
-    assert 'href="sae_gap/core.html"' in face
+    assert 'href="sae_gap/core.html"' in face and ">How to choose</h2>" in face
+    first = [face.index(f'id="{name}"') for name in ("learn", "check", "load_sae", "Model")]
+    assert first == sorted(first)
+    assert 'id="SAE.pursuit"' in (tmp_path / "sae_gap/torch/module.html").read_text()

@@ -2,6 +2,8 @@
 language model.
 """
 
+import re
+
 import numpy as np
 
 from sae_gap import Method, Setting, Study
@@ -179,3 +181,10 @@ def write_text_sets(folder):
     for name, lines in files.items():
         (data / f"{name}.csv.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
     return data
+
+
+def masked(text):
+    """The lines of a text with each number, and each run of quoted tokens, made one sign."""
+    tokens = re.sub(r"""(?:(?:'(?:[^'\\\n]|\\.)*'|"[^"\n]*")[ ,%\d]*)+""", "…", text)
+    numbers = re.sub(r"[-+]?(?:\d[\d.,e+-]*|nan)", "#", tokens)
+    return [" ".join(re.sub("-{2,}", "-", line).split()) for line in numbers.splitlines()]

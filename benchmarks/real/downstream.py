@@ -175,7 +175,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
         if line["best"] == line["dictionary"]:
             line["dictionary_part"] = None
         splits.append(line)
-    scored = sorted(rows, key=lambda row: (row["level"], row["kl"]))
+    scored = sorted(rows, key=lambda row: (row["dead"], row["level"], row["kl"]))
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
     losses = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
     losses += f"; left out, since their encoders are dead: {dead}" if dead else ""

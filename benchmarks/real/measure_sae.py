@@ -109,7 +109,8 @@ def main(options: MeasureOptions) -> None:
     began = time.perf_counter()
     folder = options.folder(measure.STUDY)
     plan, reports = plan_of(options)
-    rows = measure.run(plan, results.Store(folder))
+    store = results.Store(folder)
+    rows = measure.run(plan, store)
     if distributed.is_first():
         size = f"{plan.activations.num_samples:,} of {plan.activations.input_dim} dimensions"
         notes = {
@@ -118,7 +119,8 @@ def main(options: MeasureOptions) -> None:
             "peak memory": f"{devices.peak_memory():.1f} GiB",
         }
         command = f"{cli.COMMAND}measure_sae {shlex.join(sys.argv[1:])}"
-        print(measurement_page.write(folder, rows, plan.source, reports, command, notes))
+        stored = store.rows()
+        print(measurement_page.write(folder, rows, stored, plan.source, reports, command, notes))
         logging.info("read %s/report.html", folder)
 
 

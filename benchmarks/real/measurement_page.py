@@ -1,4 +1,4 @@
-"""Writes the outputs of a measurement: summary.csv, codes.csv, figures, and its page."""
+"""Writes the outputs of a measurement: summary.csv, codes.csv, figures, model cards, its page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,8 +8,9 @@ from benchmarks.report.table import PROVED, table
 from sae_gap import figures, measure
 from sae_gap.figures import tables
 from sae_gap.measure.comparison import FEW_DOCUMENTS
+from sae_gap.measure.summary import BEST, at
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row
+from sae_gap.storage.results import Row, grouped
 
 ABOUT = f"""
 The encoder's codes are compared with the best codes on the very same dictionary, and the dictionary
@@ -41,8 +42,11 @@ ORDERS = (
     "variance."
 )
 STANDINGS = (
-    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents cost"
+    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents "
+    "cost scored"
 )
+# Rows with these columns equal are scored on the same activations.
+SCORED = ("activations", "samples", "seed", "split_seed", "keep_outliers")
 # Columns of each table, by their names in summary.csv and codes.csv.
 LOSSES = "dictionary loss points judged"
 CURVE = (
@@ -64,6 +68,7 @@ FEW = 500
 def write(
     folder: Folder,
     rows: Sequence[Row],
+    stored: Sequence[Row],
     source: Any,
     loaded: Mapping[str, Any],
     command: str,
@@ -74,6 +79,7 @@ def write(
     Args:
       folder: the target.
       rows: rows of the measurement.
+      stored: all rows in the folder, those of earlier measurements too.
       source: source of the plan.
       loaded: how each SAE was read, by name.
       command: the command of the run.
@@ -122,14 +128,24 @@ def write(
     if several:
         verdicts, sentence = measure.ranking(verdicts)
         said.append(f"{sentence} {ORDERS}")
-        lines = measure.standings(verdicts)
-        for line in lines:
+    lines = standings(rows, stored)
+    for line in lines:
+        # Another SAE of that name may have been scored elsewhere.
+        if line["scored"] == lines[0]["scored"]:
             line["cost"] = _cost(loaded.get(line["dictionary"]))
+    if len(lines) > 1:
         answers = [table(_TITLE, STANDINGS, lines), *answers]
-    for each in verdicts:
-        said.append(f"{each.dictionary}:\n\n{_listed(str(each).splitlines())}")
     samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
-    counted = f"{samples:,} rows of {documents} held-out documents, or blocks of rows, are scored"
+    on = f"{samples:,} rows of {documents} held-out documents, or blocks of rows"
+    counted = f"{on}, are scored"
+    for each in verdicts:
+        sentences = str(each).splitlines()
+        said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
+        # Those of this run come first.
+        line = next(line for line in lines if line["dictionary"] == each.dictionary)
+        told = {"name": each.dictionary, "line": line, "sentences": sentences, "scored": on}
+        card = pages.model_card(**told)
+        folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
         said.append(f"Only {counted}, so intervals are wide.")
     page = pages.Page(
@@ -145,8 +161,41 @@ def write(
     )
     pages.write(folder, page)
     # A reader of several begins with how they stand, and finds all else on the page.
-    printed = answers[:1] if several else [each for each in shown if each.title != _SAMPLES]
+    printed = answers[: len(lines) > 1]
+    if not several:
+        printed += [each for each in shown if each.title != _SAMPLES]
     return "\n\n".join([*map(str, printed), *said])
+
+
+def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
+    """How the SAEs of a measurement stand, with those that earlier ones left in its folder.
+
+    Returns:
+      The lines of `measure.standings`, the best first. An SAE is ranked among those scored on the
+      same rows; where an earlier one was scored on others, `scored` says on which.
+    """
+    mine = tuple(rows[0].get(name) for name in SCORED)
+    groups, here = {mine: [*rows]}, {row["learner"].get("model") for row in rows}
+    whole = [
+        row | {"model": row["learner"].get("model")} for row in stored if row.get("fvu") is not None
+    ]
+    for (*scored, model), found in grouped(whole, (*SCORED, "model")).items():
+        # Controls have no model, and what a killed run left may lack the best codes.
+        known = model is None or (tuple(scored) == mine and model in here)
+        if known or at(found, BEST) is None:
+            continue
+        group, name = groups.setdefault(tuple(scored), []), found[0]["dictionary"]
+        if any(row["dictionary"] == name for row in group):
+            name = f"{name} ({model[:4]})"
+        group += [row | {"dictionary": name} for row in found]
+    lines = []
+    for group in groups.values():
+        verdicts = measure.verdict(group)
+        ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
+        samples, data, seed = (group[0][name] for name in ("num_scored", "activations", "seed"))
+        told = f"{samples:,} rows of {data[:6]}, seed {seed}" if len(groups) > 1 else None
+        lines += [line | {"scored": told} for line in measure.standings(ordered)]
+    return lines
 
 
 def _cost(report: Any) -> float | None:

@@ -7,6 +7,7 @@ Nothing here needs JAX, and only `saved` needs matplotlib.
 
 import base64
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -19,9 +20,11 @@ import markdown_it
 import markupsafe
 
 from benchmarks.report.table import Table as Table
+from benchmarks.report.table import heading
 from sae_gap import figures
 from sae_gap.figures import tables
 from sae_gap.storage.folder import Folder
+from sae_gap.storage.results import version
 
 FILE = "page.json"
 
@@ -112,6 +115,17 @@ def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
     }
     for name, text in content.items():
         folder.write(name, text.encode())
+
+
+def model_card(**parts: Any) -> str:
+    """The card of an SAE for the README.md beside its weights, as Hugging Face reads it: what was
+    measured, for programs at its head and then for people.
+
+    Args:
+      **parts: its `name`; the `line` of its metrics by their names, of which numbers are shown; the
+        `sentences` on it; and which rows are `scored`.
+    """
+    return _TEMPLATES.get_template("model_card.md").render(parts, version=version("sae_gap"))
 
 
 def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
@@ -209,4 +223,6 @@ _TEMPLATES.filters |= {
     "number": _number,
     "escaped": _escaped,
     "grid": tables.grid,
+    "heading": heading,
+    "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
 }

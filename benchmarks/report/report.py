@@ -5,7 +5,7 @@ read in a browser or to send.
 
 Each folder with a page.json is a section: what was found and asked, figures, tables, the agreement
 with the published numbers, the command, and what the rows were made by. The file needs no network
-and no script, and shows what the folders hold, so the same folders give the same bytes.
+and shows what the folders hold, so the same folders give the same bytes.
 """
 
 from absl import logging

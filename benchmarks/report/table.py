@@ -46,18 +46,18 @@ class Table(NamedTuple):
         return f"{self.title}\n{tables.format_table(self.lines, self.columns)}"
 
 
+def heading(name: str) -> str:
+    """The name of a column, as written in headings."""
+    return " ".join(_TERMS.get(word, word) for word in name.split("_")).replace("delta CE", "ΔCE")
+
+
 def table(title: str, names: str, lines: Lines) -> Table:
     """A table of the named columns that some line has; columns of non-integers are written as
     means, with their `<name>_half` as deviation.
     """
     kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
     real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
-    headings = {
-        name: " ".join(_TERMS.get(word, word) for word in name.split("_")).replace(
-            "delta CE", "ΔCE"
-        )
-        for name in kept
-    }
+    headings = {name: heading(name) for name in kept}
     keys = {name: f"{name}_mean" if name in real else name for name in kept}
     keys |= {f"{name}_half": f"{name}_sd" for name in real}
     shown = [{key: line.get(name) for name, key in keys.items()} for line in lines]

@@ -67,8 +67,8 @@ def gap_lines(rows: Rows) -> list[Row]:
 
 
 def worst_lines(rows: Rows, source: Any) -> list[Row]:
-    """The samples with the largest gaps of each encoder: `index`, `document`, `gap`, and
-    `relative_gap` to their own optimum.
+    """The samples with the largest gaps of each encoder that is not dead: `index`, `document`,
+    `gap`, and `relative_gap` to their own optimum.
 
     Args:
       rows: of a measurement.
@@ -78,7 +78,8 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
     held = source.parts[1]
     for name, found in by_dictionary(rows).items():
         middle = _middle(found)
-        if found[0]["family"] == "control" or "worst" not in middle:
+        dead = any(row.get("dead") for row in found)
+        if dead or found[0]["family"] == "control" or "worst" not in middle:
             continue
         columns = (middle[column] for column in ("worst", "worst_gap", "worst_relative_gap"))
         for sample, gap, relative in zip(*columns, strict=True):

@@ -2,10 +2,10 @@
 
 A fit has a folder, named after everything that decides it: the learner with its hyper-parameters,
 its version and its bases, the source with its seed, the precision and the kind of device. The
-folder holds models along the fit, `<step>.safetensors`; the last one, `fit.safetensors`, followed
-by `fit.json`, which says that the fit has ended; and during the fit the state from which a killed
-fit resumes, `state.safetensors`. A file that is damaged or of another fit is detected, and fitted
-again.
+folder holds models along the fit, `<step>.safetensors`, of activations only those that were asked
+for; the last one, `fit.safetensors`, followed by `fit.json`, which says that the fit has ended; and
+during the fit the state from which a killed fit resumes, `state.safetensors`. A file that is
+damaged or of another fit is detected, and fitted again.
 """
 
 import dataclasses
@@ -156,11 +156,13 @@ class Models:
         learner = wanted[0].learner
         folders = (each.folder for each in wanted if each.folder is not None)
         saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
+        # Studies of drawn data share models along a fit; those of activations are large.
+        shared = () if hasattr(wanted[0].source, "seen") or not saves else learner.snapshots
         fits = fit(
             learner,
             [each.task for each in wanted],
             [each.key for each in wanted],
-            at=sorted({*at, *(learner.snapshots if saves else ())}),
+            at=sorted({*at, *shared}),
             bases=[each.base for each in wanted if each.base is not None] or None,
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),

@@ -4,5 +4,7 @@ The page of `sae_gap/saes` has an example, and the hooks of TransformerLens and 
 `import sae_gap.torch.saelens` registers the pursuit with SAELens.
 """
 
-from sae_gap.torch.module import SAE as SAE
-from sae_gap.torch.pursuit import pursuit_codes as pursuit_codes
+from sae_gap.torch.module import SAE
+from sae_gap.torch.pursuit import pursuit_codes
+
+__all__ = ["SAE", "pursuit_codes"]

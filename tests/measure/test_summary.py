@@ -53,6 +53,7 @@ def test_the_worst_samples_are_told_by_their_places_in_the_file():
     line, _ = worst_lines(rows, source)
     wanted = {"index": 18, "document": 2, "gap": 5.0, "relative_gap": 0.5}
     assert line == {"dictionary": "mine"} | wanted
+    assert worst_lines([*rows, row("own", 0, 1, dead=True)], source) == []
 
 
 def test_atoms_of_fewer_than_two_have_no_coherence():

@@ -17,6 +17,7 @@ import torch
 import sae_gap
 from sae_gap.lm.language_model import Windows
 from sae_gap.torch import SAE
+from tests.tiny import masked
 from tests.torch.test_module import BLOCKS
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
@@ -118,5 +119,8 @@ def test_the_notebook_runs_without_jax(tmp_path):
     command = [sys.executable, "notebook.py"]
     options = {"cwd": tmp_path, "env": environment, "check": True, "stdout": subprocess.PIPE}
     told = subprocess.run(command, **options, text=True).stdout.splitlines()
+    shown = [output for cell in cells for output in cell.get("outputs", ())]
+    stored = "".join("".join(output.get("text", ())) for output in shown)
+    assert masked("\n".join(told[:-1])) == masked(stored)
     own, refit, pursuit = json.loads(told[-1]).values()
     assert pursuit[0] < refit[0] < own[0] and all(kl > 0 for _, kl, _ in (own, refit, pursuit))

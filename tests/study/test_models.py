@@ -166,6 +166,10 @@ def test_activations_are_known_by_their_content(tmp_path):
         source = HeldOut(open_activations(tmp_path / file), 8, 2)
         names.append(str(Models("x").folder(Walk(), source)))
     assert names[0] == names[1] != names[2]
+    # Of their fits no model along the fit is kept that nobody asked for.
+    fit = Models(tmp_path / "kept").fit(Walk(), [source], [source.task()], (2,))
+    assert files(tmp_path / "kept" / pathlib.Path(names[2]).name) == along(2) + LAST
+    assert [*fit[0].along] == [2]
 
 
 def test_seeds_and_learners_have_keys_of_their_own(tasks):

@@ -319,7 +319,7 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     assert blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype == torch.float32
 
 
-def test_a_learned_dictionary_is_read_and_nothing_of_that_loads_jax(tmp_path):
+def test_a_learned_dictionary_is_read_without_jax_and_the_import_loads_no_numba(tmp_path):
     x = arrays(count=400)[2]
     learned = sae_gap.learn(x, 30, 2.6, visits=5, show_progress=False)
     learned.save(tmp_path / "learned")
@@ -329,6 +329,7 @@ def test_a_learned_dictionary_is_read_and_nothing_of_that_loads_jax(tmp_path):
 import sys
 import numpy as np, torch
 from sae_gap.torch import SAE
+assert not {"numba", "optax", "matplotlib"} & {*sys.modules}
 x = torch.from_numpy(np.load("x.npy"))
 for name in ("learned", "sae"):
     with torch.no_grad():

@@ -4,11 +4,13 @@ whatever is wrong.
 
 import dataclasses
 import re
+import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 from matplotlib import image
 
 import sae_gap
@@ -18,10 +20,12 @@ from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.metrics import reconstruction
+from sae_gap.storage.results import Store
 from tests.conftest import lines_of, refused, succeed
 
 FIGURES = ("curve", "gap_parts", "coherence")
 FILES = {"README.md", "codes.csv", "page.json", "report.html", "rows", "summary.csv"}
+FILES |= {"mine.model_card.md", "other.model_card.md"}
 FILES |= {f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "pdf")}
 
 
@@ -96,10 +100,48 @@ def test_what_it_leaves(done):
     assert places == sorted(places) and "not better features" in page
 
 
+def test_what_was_measured_travels_with_the_sae(done):
+    folder = done[1] / "measure_sae"
+    _, head, text = (folder / "mine.model_card.md").read_text().split("---\n", 2)
+    (model,) = yaml.safe_load(head)["model-index"]
+    (result,) = model["results"]
+    found = {metric["type"]: metric["value"] for metric in result["metrics"]}
+    line = lines_of(folder / "summary.csv")[0]
+    assert model["name"] == "mine" and found["own_fvu"] == pytest.approx(
+        float(line["fvu"]), rel=1e-3
+    )
+    assert f"| own FVU | {found['own_fvu']:.4g} |\n" in text and "\n- Encoder: " in text
+    assert result["dataset"]["name"].startswith("30 rows of 3 held-out") and "rank" not in found
+
+
 def test_the_same_command_measures_nothing_again(done, monkeypatch):
     arguments, results, out = done
     monkeypatch.setattr(reconstruction, "explained", None)
     assert succeed("measure_sae", *arguments, f"--results_dir={results}") == out
+
+
+def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_path):
+    arguments, results, _ = done
+    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
+    alone = (f"--sae={files / 'mine'}", *arguments[1:], f"--results_dir={tmp_path}")
+    out = succeed("measure_sae", *alone)
+    first, *_ = out.split("\n\n")
+    assert [line.split()[0] for line in first.splitlines()[3:]] == ["mine", "other"]
+    assert "All codes" in out and "scored" not in first
+
+    stored = Store(results / "measure_sae").rows()
+    now = [row for row in stored if row["dictionary"] != "other"]
+    models = [row for row in stored if "model" in row["learner"]]
+    elsewhere = [row | {"activations": "0123456789"} for row in models]
+    twins = [row | {"learner": {"model": "abcdef"}} for row in models if row in now]
+    killed = [row | {"learner": {"model": "x"}} for row in models if row["codes"] == "own"]
+    lines = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
+    names = ["mine", "mine (abcd)", "other", "mine", "other"]
+    assert [line["dictionary"] for line in lines] == names
+    # Ranks are among those of the same rows.
+    assert [line["rank"] for line in lines] == [*["1 to 3"] * 3, *["1 to 2"] * 2]
+    assert lines[0]["scored"][:-14] == "30 rows of " and lines[0]["scored"].endswith(", seed 0")
+    assert {line["scored"] for line in lines[3:]} == {"30 rows of 012345, seed 0"}
 
 
 def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):

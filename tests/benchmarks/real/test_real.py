@@ -226,6 +226,10 @@ def test_tables_have_half_of_each_interval_and_the_loss_of_the_model_alone():
     half = (line["values_high"] - line["values_low"]) / 2
     assert lost.lines[0]["values_part_sd"] == pytest.approx(half) and half > 0
     assert "clean loss of 3.000 (zeros 5.000, the mean 4.000)" in str(scored)
+    # A dead encoder, however few latents it has on, opens no table.
+    silent = rows[0] | {"dictionary": "relu", "dead": True, "level": 1e-3}
+    *_, last = downstream.tables_of([silent, *rows])[1].lines
+    assert last["dictionary"] == "relu"
 
 
 def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():
