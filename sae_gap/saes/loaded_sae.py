@@ -456,5 +456,6 @@ def described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any
         "architecture": getattr(model.encode, "name", ""),
         "centred": isinstance(model.encode, AmortisedEncoder),
         "signed": bool(getattr(model.encode, "signed", False)),
-    }
-    return SAE(model, **told | about)
+    } | about
+    told["centred"] = told["centred"] and not isinstance(model, Transcoder)
+    return SAE(model, **told)
