@@ -102,7 +102,7 @@ class SAE:
     @classmethod
     def from_arrays(
         cls,
-        W_enc: Float[ArrayLike, "input_dim num_latents"],  # noqa: N803
+        W_enc: Float[ArrayLike, "num_inputs num_latents"],  # noqa: N803
         b_enc: Float[ArrayLike, " num_latents"],
         W_dec: Float[ArrayLike, "num_latents input_dim"],  # noqa: N803
         b_dec: Float[ArrayLike, " input_dim"],
