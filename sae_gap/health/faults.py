@@ -70,7 +70,7 @@ class Evidence(NamedTuple):
 def find_faults(
     own: Reading,
     others: Iterator[tuple[str, Reading]],
-    x: Sequence[Float[np.ndarray, "few dim"]],
+    x: Sequence[Float[np.ndarray, "few _"]],
     read: Read,
     evidence: Evidence,
 ) -> Iterator[str]:

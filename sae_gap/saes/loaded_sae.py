@@ -102,7 +102,7 @@ class SAE:
     @classmethod
     def from_arrays(
         cls,
-        W_enc: Float[ArrayLike, "input_dim num_latents"],  # noqa: N803
+        W_enc: Float[ArrayLike, "num_inputs num_latents"],  # noqa: N803
         b_enc: Float[ArrayLike, " num_latents"],
         W_dec: Float[ArrayLike, "num_latents input_dim"],  # noqa: N803
         b_dec: Float[ArrayLike, " input_dim"],
@@ -456,5 +456,6 @@ def described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any
         "architecture": getattr(model.encode, "name", ""),
         "centred": isinstance(model.encode, AmortisedEncoder),
         "signed": bool(getattr(model.encode, "signed", False)),
-    }
-    return SAE(model, **told | about)
+    } | about
+    told["centred"] = told["centred"] and not isinstance(model, Transcoder)
+    return SAE(model, **told)

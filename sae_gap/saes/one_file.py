@@ -15,6 +15,7 @@ from sae_gap.storage.tensor_files import Config, Tensors
 # all layers.
 WEIGHTS = re.compile(r"layer_(\d+)\.safetensors")
 _THRESHOLD, _CONFIG = "activation_function.threshold", "config.yaml"
+_HOOKS = {"hook_name": "feature_input_hook", "hook_name_out": "feature_output_hook"}
 # The name that the replication of crosscoders for model diffing gives its weights.
 CROSSCODER = "cc_weights.pt"
 # Files of transcoders whose codes add to many layers.
@@ -44,7 +45,8 @@ def load(path: Path) -> Parts:
     tensors = decoders.read_tensors(path)
     if "W_enc" not in tensors:
         return decoders.load(path, tensors)
-    if len(tensors.sizes("W_enc")) == 3:
+    sizes = tensors.sizes("W_enc")
+    if len(sizes) == 3 and all(sizes):
         return _crosscoder(tensors)
     layer = WEIGHTS.fullmatch(path.name)
     if layer is None:
@@ -83,22 +85,19 @@ def _transcoder(tensors: Tensors, layer: str) -> Parts:
             f"{tensors.path} has thresholds below zero, above which circuit-tracer keeps negative "
             "codes; set them to zero for a JumpReLU."
         )
-    hooks = {
-        name: f"blocks.{layer}.{told[theirs]}"
-        for name, theirs in (
-            ("hook_name", "feature_input_hook"),
-            ("hook_name_out", "feature_output_hook"),
-        )
-        if theirs in told
-    }
-    model = {"model_name": told["model_name"]} if "model_name" in told else {}
+    notes = {"dtype on disk": tensors.dtypes()}
+    if "model_name" in told:
+        notes["model_name"] = told["model_name"]
+    for ours, theirs in _HOOKS.items():
+        if theirs in told:
+            notes[ours] = f"blocks.{layer}.{told[theirs]}"
     return Parts(
         encoder,
         read_options(encoder, Config(path, told), num_latents, input_dim),
         held,
         library="circuit-tracer",
         architecture=encoder,
-        notes={"dtype on disk": tensors.dtypes()} | hooks | model,
+        notes=notes,
         transcodes=True,
     )
 

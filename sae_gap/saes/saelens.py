@@ -108,7 +108,7 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
             notes["caution"] = (
                 "the threshold was never estimated, so that codes are those of a ReLU"
             )
-    elif encoder == "jumprelu" and "log_threshold" in tensors:
+    elif architecture == "jumprelu" and "log_threshold" in tensors:
         known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
     elif architecture == PURSUIT and config.flag("pruned", False):
         known["threshold"] = tensors.scalar("threshold")

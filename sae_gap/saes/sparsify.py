@@ -60,6 +60,6 @@ def load(folder: Path) -> Parts:
         library="sparsify",
         architecture="signed topk" if signed else activation,
         notes={"dtype on disk": tensors.dtypes(), "hookpoint": folder.resolve().name, "k": str(k)},
-        centred=not transcodes,
+        centred=True,
         transcodes=transcodes,
     )

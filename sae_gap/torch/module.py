@@ -113,7 +113,7 @@ class SAE(nn.Module):
         self,
         W_dec: Float[Tensor, "num_latents input_dim"],  # noqa: N803
         b_dec: Float[Tensor, " input_dim"] | None = None,
-        W_enc: Float[Tensor, "input_dim num_latents"] | None = None,  # noqa: N803
+        W_enc: Float[Tensor, "num_inputs num_latents"] | None = None,  # noqa: N803
         b_enc: Float[Tensor, " num_latents"] | None = None,
         *,
         architecture: str = PURSUIT,
@@ -234,7 +234,7 @@ class SAE(nn.Module):
         y = self._flat(y, explained=True)
         return y - self._skip(x, y) if self.transcodes else y
 
-    def encode(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... num_latents"]:
+    def encode(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... num_latents"]:
         """The dense codes, NaN for a row that is not finite; only those of `abstopk` may be
         negative. Codes of a pursuit have gradients: their values follow x and the dictionary while
         the choice of atoms stays fixed.
@@ -254,7 +254,7 @@ class SAE(nn.Module):
     def decode(
         self,
         codes: Float[Tensor, "... num_latents"],
-        like: Float[Tensor, "... input_dim"] | None = None,
+        like: Float[Tensor, "... num_inputs"] | None = None,
     ) -> Float[Tensor, "... input_dim"]:
         """`z W_dec + b_dec`, in the units of activations, with a transcoder's skip.
 
@@ -282,7 +282,7 @@ class SAE(nn.Module):
         pair = (codes,) if like is None else self._pairs(like, codes, explained=False)[::-1]
         return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
 
-    def forward(self, x: Float[Tensor, "... input_dim"]) -> Float[Tensor, "... input_dim"]:
+    def forward(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
         wide = widened(self._flat(x), x)
         found = self.decode(self.encode(wide), wide)

@@ -173,8 +173,10 @@ def test_a_file_of_many_layers_or_of_no_known_library(tmp_path):
         ("W_enc_0.safetensors", "cross-layer"),
         ("params_layer_0.safetensors", "cross-layer"),
         ("mine.safetensors", "SAE.from_arrays"),
+        ("empty.safetensors", "SAE.from_arrays"),
     ):
-        save_file(held, tmp_path / name)
+        empty = {"W_enc": np.zeros((2, 0, 3), np.float32)} if name.startswith("empty") else {}
+        save_file(held | empty, tmp_path / name)
         refused(tmp_path / name, name, words)
 
 

@@ -57,6 +57,7 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
     sae, again = loaded(case), tmp_path / "sae"
     assert sae.library == LIBRARIES[case.split("/")[0]]
     assert sae.transcodes == (case.startswith(TRANSCODERS) or "transcoder" in case)
+    assert not (sae.transcodes and sae.centred)
     if case in UNWRITTEN:
         with pytest.raises(ValueError, match=UNWRITTEN[case]):
             sae_gap.save_sae(sae, again)

@@ -17,7 +17,7 @@ from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 from tests import tiny, torch_files
 from tests.lm.test_lens import published
-from tests.saes.test_bad_input import FILES
+from tests.saes.test_bad_input import FILES, configure, copy
 
 ATOMS = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
 BIAS, MEAN = np.arange(6, dtype=np.float32), np.full(6, 2, np.float32)
@@ -101,6 +101,24 @@ def test_the_vocabulary_and_a_lens_open_with_their_model_and_block(lm, tmp_path)
             sae_gap.load_sae(path)
     with pytest.raises(ValueError, match="no block 0, but 1"):
         sae_gap.load_sae(tmp_path / "one.pt", model=lm, block=0)
+
+
+HERE = "model.layers.5.pre_feedforward_layernorm.output"
+
+
+@pytest.mark.parametrize(
+    ("case", "entries", "transcodes"),
+    [
+        ("transcoder", {"type": "sae", "hf_hook_point_out": HERE}, False),
+        ("transcoder", {"type": "sae"}, True),
+        ("transcoder", {"hf_hook_point_out": HERE}, True),
+        ("transcoder_affine", {"type": "sae", "hf_hook_point_out": HERE}, True),
+    ],
+)
+def test_each_sign_of_a_transcoder_of_gemma_scope_is_enough(tmp_path, case, entries, transcodes):
+    folder = copy(tmp_path, f"gemma_scope/{case}")
+    configure(**entries, affine_connection=False)(folder)
+    assert sae_gap.load_sae(folder).transcodes == transcodes
 
 
 @pytest.mark.parametrize("case", ["saelens/layer_norm", "dictionary_learning/autoencoder"])

@@ -12,7 +12,7 @@ import torch
 
 from sae_gap.core.checks import detached
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes.loaded_sae import SAE, of_parts
 from sae_gap.saes.parts import Parts
@@ -185,7 +185,14 @@ def test_functions_that_encode_are_told_apart_by_what_they_read():
         lambda model, x, times=times: times * jnp.asarray(x) @ model.encoder.weight
         for times in (1, 2)
     )
-    assert digest(once) != digest(twice) != digest(TopK(3))
+
+    class OfTargets(Encoder):
+        reads_inputs = False
+
+        def __call__(self, model, signals):
+            return signals @ model.decoder
+
+    assert len({digest(encode) for encode in (once, twice, TopK(3), OfTargets())}) == 4
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,7 @@ def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(tmp_
         check_sae_format(folder, x, codes, again)
         sae = sae_gap.load_sae(folder)
         assert (sae.transcodes, sae.num_inputs, sae.input_dim) == (True, 5, 6)
+        assert not sae.centred
     assert hooks.items() <= sae.notes.items()
     if sae.library == "SAELens":
         assert sae.architecture.endswith("skip_transcoder" if skip else "transcoder")
