@@ -164,6 +164,8 @@ class Measured(Options):
         saes, reports = [], {}
         for path in paths:
             sae = load_sae(path, model=model, block=block, mean=mean)
+            if sae.transcodes and path in self.sae:
+                _check_inputs(path, sae, inputs)
             if sae.input_dim != x.shape[1]:
                 raise ValueError(
                     f"{path} is of {sae.input_dim} dimensions, but the activations have "
@@ -171,11 +173,6 @@ class Measured(Options):
                 )
             sae = dataclasses.replace(sae, name=called[path])
             if path in self.sae and sae.model.encode is not None:
-                if sae.transcodes and inputs is None:
-                    raise ValueError(
-                        f"{path} is a transcoder, whose inputs are not there; give what it "
-                        "explains as --targets, or --mlp with a recording."
-                    )
                 pair = (inputs, x) if sae.transcodes else (x, None)
                 reports[sae.name] = report = check(sae, pair[0], targets=pair[1], better=False)
                 if not report.fvu <= WRONG and not self.anyway:
@@ -295,6 +292,21 @@ def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
         fault = f"{name} was trained at {hook}, not behind block {layer}"
         raise ValueError(f"{fault}; give its own as --layer.")
+
+
+def _check_inputs(path: str, sae: SAE, inputs: Any) -> None:
+    """Refuses a transcoder without its inputs, or with those of another width."""
+    if inputs is None:
+        raise ValueError(
+            f"{path} is a transcoder, whose inputs are not there; give what it explains as "
+            "--targets, or --mlp with a recording."
+        )
+    if inputs.shape[1] != sae.num_inputs:
+        raise ValueError(
+            f"{path} reads {sae.num_inputs} dimensions, but the activations have "
+            f"{inputs.shape[1]}; give what it reads as --activations, and what it explains as "
+            "--targets."
+        )
 
 
 def npy(array: ArrayLike) -> bytes:

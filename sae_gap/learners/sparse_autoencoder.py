@@ -1,7 +1,7 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -26,8 +26,6 @@ GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
 NUDGE = 0.02
 # The gain of a first encoder is found on so many signals.
 FEW = 500
-# The learner's own rate, in units of 1 / (√num_latents ∜steps).
-RATE = 1.2
 
 
 class Steering(eqx.Module):
@@ -127,6 +125,8 @@ class SparseAutoencoder(Learner):
     frozen: bool = option(default=False)
     standardised: bool = option(default=False)
 
+    # Of the learner's own rate, in units of 1 / (√num_latents ∜steps).
+    height: ClassVar[float] = 1.2
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
@@ -160,7 +160,7 @@ class SparseAutoencoder(Learner):
 
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
         height = (
-            RATE / (num_latents**0.5 * total**0.25)
+            self.height / (num_latents**0.5 * total**0.25)
             if self.learning_rate is None
             else self.learning_rate
         )

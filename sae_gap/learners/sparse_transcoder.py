@@ -26,7 +26,7 @@ class SparseTranscoder(SparseAutoencoder):
 
     The encoder starts as `a M D` with the ridge regression M of y on x and the gain a of
     `SparseAutoencoder.standardised`, and D at random or as the base's dictionary, which explains
-    the targets; the skip W_s starts at zero.
+    the targets; the skip W_s starts at zero. `learning_rate=None` takes a third of an SAE's.
 
     Args:
       skip: whether an affine skip of the inputs, `x W_s`, is trained along.
@@ -35,6 +35,9 @@ class SparseTranscoder(SparseAutoencoder):
       Dunefsky, Chlenski & Nanda (2024), arXiv:2406.11944. Paulo, Shabalin & Belrose (2025),
       arXiv:2501.18823.
     """
+
+    # At the rate of SAEs half of the latents of a transcoder with a skip die.
+    height = 0.4
 
     skip: bool = option(default=False, kw_only=True)
 
