@@ -55,13 +55,13 @@ class Recorded(NamedTuple):
       identity: the model's `LM.identity`.
       context: the most tokens of a window.
       layers: recorded blocks, counted from 0.
-      mlps: blocks whose MLPs were recorded.
       dtype: the type of the rows.
       tokens: the token of each row.
       documents: the number of each row's document, ascending.
       positions: the place of each row within its window.
       names: the names of the documents.
       topics: the topics of the documents, or None.
+      mlps: blocks whose MLPs were recorded.
     """
 
     folder: Folder
@@ -69,13 +69,13 @@ class Recorded(NamedTuple):
     identity: str
     context: int
     layers: tuple[int, ...]
-    mlps: tuple[int, ...]
     dtype: str
     tokens: Int[np.ndarray, " rows"]
     documents: Int[np.ndarray, " rows"]
     positions: Int[np.ndarray, " rows"]
     names: tuple[str, ...]
     topics: tuple[str, ...] | None
+    mlps: tuple[int, ...] = ()
 
     def activations(self, layer: int) -> Activations:
         """Returns the residual stream after a block, after checking all digests.
@@ -298,10 +298,10 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
             folder,
             **{name: about[name] for name in ("model", "identity", "context", "dtype")},
             layers=tuple(about["layers"]),
-            mlps=tuple(about.get("mlps", ())),
             **{name: arrays[name] for name in ("tokens", "documents", "positions")},
             names=tuple(arrays["names"].tolist()),
             topics=tuple(arrays["topics"].tolist()) if "topics" in arrays else None,
+            mlps=tuple(about.get("mlps", ())),
         )
     except Exception as error:
         raise ValueError(_DAMAGED.format(folder, brief(error))) from error
