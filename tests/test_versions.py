@@ -42,6 +42,7 @@ WITH = {
     "pruned": {"base": Oracle()},
     "softplus_adam": {"block": 20},
     "sparseautoencoder": {"encoder": TopK(2)},
+    "sparsetranscoder": {"encoder": TopK(2), "skip": True, "learning_rate": None},
     "support": {"encoder": TopK(2)},
     "surgery": {"base": Oracle()},
 }
@@ -52,7 +53,10 @@ THINGS = {"learners": LEARNERS, "encoders": catalogue.encoders(), "metrics": cat
 
 @functools.cache
 def task():
-    return draw(Setting(12, 2, 80))
+    """With what a transcoder reads beside what is explained."""
+    drawn = draw(Setting(12, 2, 80))
+    train = dataclasses.replace(drawn.train, inputs=drawn.train.signals[:, 1:])
+    return dataclasses.replace(drawn, train=train)
 
 
 def fingerprint(*arrays):
