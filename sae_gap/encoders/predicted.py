@@ -59,8 +59,8 @@ class Predicted(Inferring):
     """Codes a prediction of what a transcoder explains, so that they are a function of the input
     alone, as its own codes are.
 
-    The prediction is a ridge regression on the inputs, or that and a layer of hidden units,
-    whichever predicts held-out training rows better. Codes that are given the target itself may use
+    The prediction is a ridge regression on the inputs, or that and a layer of hidden units after
+    some epoch, whichever predicts held-out training rows best. Codes that are given the target itself may use
     what the input does not tell; these show how much of that can be reached from the input.
 
     Args:
@@ -159,14 +159,16 @@ def _trained(x, y, hidden: int, steps: int) -> Network:
 
         return jax.lax.scan(step, state, batches(key, len(inputs), BATCH))[0]
 
-    state = jax.tree.map(jnp.copy, (ridge, rule.init(ridge)))
-    for number in range(epochs):
-        state = epoch(state, jax.random.key(number))
-
     def error(network):
         return float(jnp.mean((network((few - middle) / own) - (truth - mean) / unit) ** 2))
 
-    best = min(ridge, state[0], key=error)
+    state = jax.tree.map(jnp.copy, (ridge, rule.init(ridge)))
+    best, least = ridge, error(ridge)
+    for number in range(epochs):
+        state = epoch(state, jax.random.key(number))
+        if (found := error(state[0])) < least:
+            # The next epoch consumes its state.
+            best, least = jax.tree.map(jnp.copy, state[0]), found
     inner = best.inner / own
     slope = unit / own * best.slope
     return Network(

@@ -135,11 +135,13 @@ def parts(
 ) -> dict[str, tuple[Any, Any]]:
     """The (better, worse) codes for each part of an encoder's loss: "values" and "support"; unless
     `proposed` is None, "selection" and "screening", whose sum is the support part; and unless
-    `predicted` is None, "amortisation" and "unseen", whose sum is the whole loss.
+    `predicted` is None, "amortisation" and "unseen", whose sum is the whole loss and which are
+    parted by the better of `predicted` and `own`, both of them functions of the input.
     """
     pairs = {"values": (refit, own), "support": (best, refit)}
     if proposed is not None:
         pairs |= {"selection": (proposed, refit), "screening": (best, proposed)}
     if predicted is not None:
-        pairs |= {"amortisation": (predicted, own), "unseen": (best, predicted)}
+        told = min(own, predicted, key=lambda row: row.get("kl", row["fvu"]))
+        pairs |= {"amortisation": (told, own), "unseen": (best, told)}
     return pairs

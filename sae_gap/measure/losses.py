@@ -13,9 +13,11 @@ encoder's loss is the sum of
 
 Values and support part of a transcoder, whose input is not what it explains, are also the sum of
 
-  amortisation part  L(own) - L(predicted): another function of the input does better
-  unseen part        L(predicted) - L(best): best knows the target, and no network that was tried
-                     predicts so much of it from the input
+  amortisation part  L(own) - L(told): another function of the input does better
+  unseen part        L(told) - L(best): best knows the target, and no function of the input that
+                     was tried tells so much of it
+
+where told is predicted, or own if that is better.
 
 Here best is lasso_refit, omp, screened or weighted, whichever has the smallest divergence; better
 codes may exist. A weighted pursuit also changes the norm, and the screening part then includes
