@@ -153,6 +153,12 @@ def test_the_figures_of_a_transcoder_are_of_its_targets(transcoded, tmp_path):
     assert found.fvu == pytest.approx(fvu(y[3:], guess[3:]), rel=1e-5)
     assert found.with_outliers["fvu"] == pytest.approx(fvu(y, guess), rel=1e-5)
     assert (found.outliers, found.rows) == (3, 397)
+    error, sums = (y - guess)[3:], np.asarray(sae.encode(x) @ sae.model.decoder.T)[3:]
+    sums = sums - sums.mean(axis=0)
+    gain = 1 + np.vdot(error - error.mean(axis=0), sums) / np.vdot(sums, sums)
+    assert found.gain == pytest.approx(gain, rel=1e-4)
+    share = (error.mean(axis=0) ** 2).sum() / (error**2).sum(axis=1).mean()
+    assert found.offset == pytest.approx(share, rel=1e-3)
     norm = np.linalg.norm(y[3:], axis=1).mean()
     assert found.activation_norm == pytest.approx(norm, rel=1e-5)
     few = evenly_spaced(397, FEW)
@@ -160,10 +166,12 @@ def test_the_figures_of_a_transcoder_are_of_its_targets(transcoded, tmp_path):
         assert better.own_fvu == pytest.approx(fvu(y[3:][few], guess[3:][few]), rel=1e-4)
         assert better.fvu < better.own_fvu
     assert "input_dim 6, of a transcoder of 5 inputs" in str(found)
-    # A skip that is read anew, and one left out.
-    (encoder, offset, atoms, bias), skip, x, y = transcoded
-    told = sae_gap.check((encoder, offset, atoms, bias), x, targets=y - x @ skip, **CODER)
-    assert told.wrong == () and [each.fvu < each.own_fvu for each in told.better] == [True]
+    # Better codes have the skip, or there is none.
+    arrays, skip, x, y = transcoded
+    for aims, options in ((y, CODER | {"W_skip": skip}), (y - x @ skip, CODER)):
+        told = sae_gap.check(arrays, x, targets=aims, certified=True, **options)
+        assert told.wrong == () and len(told.better) == 2
+        assert all(each.fvu < each.own_fvu < 0.05 for each in told.better)
 
 
 @pytest.mark.parametrize(
