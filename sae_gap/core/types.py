@@ -290,7 +290,7 @@ class Model(eqx.Module):
     def signals(
         self,
         activations: Float[Array, "n input_dim"],
-        inputs: Float[Array, "n num_inputs"] | None = None,
+        inputs: Float[Any, "n num_inputs"] | None = None,
     ) -> Float[Array, "n input_dim"]:
         """Returns the normalised activations, which encoders code; only a transcoder uses
         `inputs`.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -160,11 +161,11 @@ class HeldOut:
                 return devices.read_rows(take, train.num_samples, width)
             return take(evenly_spaced(train.num_samples, train.num_pooled))
 
-        return Unread(
-            lambda: read(train.take, train.input_dim),
-            inputs
-            and (lambda: read(lambda rows: self._read(train.numbers[rows]), inputs.input_dim)),
-        )
+        def beside(rows):
+            return self._read(train.numbers[rows])
+
+        read_inputs = None if inputs is None else partial(read, beside, inputs.input_dim)
+        return Unread(partial(read, train.take, train.input_dim), read_inputs)
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
@@ -172,8 +173,8 @@ class HeldOut:
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
         numbers = [self.parts[1].numbers[self.places]]
         if len(self.left_out):
-            held, left = self._left_out
-            numbers.append(held.numbers[left])
+            whole, left = self._left_out
+            numbers.append(whole.numbers[left])
         read = self._read(np.concatenate(numbers))
         held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)

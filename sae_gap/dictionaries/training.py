@@ -70,7 +70,7 @@ def fit_rows(
     saves = None
     if checkpoint is not None:
         saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
-    options = {"bases": base and [base], "checkpoints": saves, "show_progress": show_progress}
+    options: Any = {"bases": base and [base], "checkpoints": saves, "show_progress": show_progress}
     return fit_signals(learner, rows.pool(), width, seed, **options).model
 
 

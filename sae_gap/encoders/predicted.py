@@ -16,10 +16,11 @@ from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, Inferring
-from sae_gap.learners.learner import batches
 
 # Every so many-th training row tells which of the two maps predicts better.
 HELD = 10
+# The most operations and steps of a training.
+WORK, STEPS = 2e13, 8_000
 # Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' squares.
 BATCH, RATE, RIDGE = 512, 2e-3, 1e-3
 
@@ -60,13 +61,15 @@ class Predicted(Inferring):
     alone, as its own codes are.
 
     The prediction is a ridge regression on the inputs, or that and a layer of hidden units after
-    some epoch, whichever predicts held-out training rows best. Codes that are given the target itself may use
-    what the input does not tell; these show how much of that can be reached from the input.
+    some epoch, whichever predicts held-out training rows best. Codes that are given the target
+    itself may use what the input does not tell; these show how much of that can be reached from the
+    input.
 
     Args:
       encoder: codes the prediction.
       breadth: hidden units for each dimension of the input.
-      steps: steps of the training, of 512 rows each.
+      steps: steps of the training, of 512 rows each; None takes as many as some minutes allow on
+        two cores, up to 8,000.
       held: the network; `prepared` trains it.
     """
 
@@ -79,7 +82,7 @@ class Predicted(Inferring):
 
     encoder: Encoder
     breadth: int = option(default=4)
-    steps: int = option(default=2_000)
+    steps: int | None = option(default=None)
     held: _Held | None = eqx.field(default=None, static=True, metadata={"rare": True})
 
     @property
@@ -94,7 +97,11 @@ class Predicted(Inferring):
                 "codes are predicted from the inputs of a transcoder, and there are none; leave "
                 "them out."
             )
-        held = _Held(_predictor(task.train, self.breadth, self.steps))
+        num_inputs, dim = (part.shape[1] for part in (task.train.inputs, task.train.signals))
+        hidden = self.breadth * num_inputs
+        products = num_inputs * hidden + hidden * dim + num_inputs * dim
+        steps = self.steps or min(STEPS, max(1, round(WORK / (6 * BATCH * products))))
+        held = _Held(_predictor(task.train, hidden, steps))
         signals = _signals(held.network, model, jnp.asarray(split.inputs))
         encoder = self.encoder.prepared(model, dataclasses.replace(split, signals=signals), task)
         return dataclasses.replace(self, encoder=encoder, held=held)
@@ -112,17 +119,15 @@ def _signals(network: Network, model: Model, inputs):
 class _Last:
     """The last network and what it was trained on: dictionaries of one source share it."""
 
-    asked: Any = None
+    train: Any = None
+    sizes: Any = None
     network: Any = None
 
 
-def _predictor(train: Any, breadth: int, steps: int) -> Network:
-    asked = train, breadth, steps
-    if _Last.asked is None or any(
-        old is not new for old, new in zip(_Last.asked, asked, strict=True)
-    ):
+def _predictor(train: Any, *sizes: int) -> Network:
+    if _Last.train is not train or _Last.sizes != sizes:
         x, y = (jnp.asarray(part, jnp.zeros(()).dtype) for part in (train.inputs, train.signals))
-        _Last.asked, _Last.network = asked, _trained(x, y, breadth * x.shape[1], steps)
+        _Last.train, _Last.sizes, _Last.network = train, sizes, _trained(x, y, *sizes)
     return _Last.network
 
 
@@ -139,25 +144,27 @@ def _trained(x, y, hidden: int, steps: int) -> Network:
     inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
     zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
     ridge = Network(slope, zeros[0], inner / x.shape[1] ** 0.5, zeros[:, 0], zeros)
-    epochs = -(-steps * BATCH // len(x))
-    steps = epochs * -(-len(x) // BATCH)
+    size = min(BATCH, len(x))
+    many = len(x) // size
+    epochs = -(-steps // many)
+    steps = epochs * many
     rate = optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps)
     rule = optax.adam(rate)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def epoch(state, key):
-        def step(state, batch):
+        def step(state, rows):
             network, memory = state
-            rows, weights = batch
 
             def loss(network):
-                errors = jnp.mean((network(inputs[rows]) - targets[rows]) ** 2, axis=1)
-                return jnp.sum(weights * errors)
+                return jnp.mean((network(inputs[rows]) - targets[rows]) ** 2)
 
             updates, memory = rule.update(jax.grad(loss)(network), memory)
             return (eqx.apply_updates(network, updates), memory), None
 
-        return jax.lax.scan(step, state, batches(key, len(inputs), BATCH))[0]
+        # Each epoch leaves out fewer rows than a batch has.
+        order = jax.random.permutation(key, len(inputs))[: many * size]
+        return jax.lax.scan(step, state, order.reshape(many, size))[0]
 
     def error(network):
         return float(jnp.mean((network((few - middle) / own) - (truth - mean) / unit) ** 2))
