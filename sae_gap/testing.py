@@ -173,7 +173,7 @@ def check_learner(learner: Learner) -> None:
         cannot be kept.
     """
     demand = _part(learner)
-    task, other = (draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1))
+    task, other = (_drawn(learner, seed=seed) for seed in (0, 1))
     model, unlike = (fitted.end.model for fitted in fit(learner, [task, other], [0, 1]))
     demand(_finite(model), "must learn finite numbers; divide by nothing that may be zero")
     noise = Split(other.train.signals)
@@ -196,12 +196,21 @@ def check_learner(learner: Learner) -> None:
     like = blank_model(learner, task, jax.random.key(0), base)
     stored = trees.load(trees.dump(model, {}), like)
     demand(_same(stored, model), "must come back from a file; let the task decide the shapes")
-    wide = fit(learner, [draw(Setting(20, 3, 200, padded_dim=15))], [0])[0].end.model
+    wide = fit(learner, [_drawn(learner, padded_dim=15)], [0])[0].end.model
     for part in (wide.bias, wide.dictionary):
         demand(
             part is None or not np.any(part[12:]),
             "must leave dimensions of zeros at zero; see `live_dims`",
         )
+
+
+def _drawn(learner: Learner, **options: Any) -> Task:
+    """A small task, with inputs that tell all of it if a transcoder is to learn."""
+    task = draw(Setting(20, 3, 200, **options))
+    if not learner.transcodes:
+        return task
+    train = dataclasses.replace(task.train, inputs=2 * task.train.signals[:, ::-1] + 1)
+    return dataclasses.replace(task, train=train)
 
 
 def check_metric(metric: Metric) -> None:

@@ -9,7 +9,7 @@ from sae_gap.core.options import option
 from sae_gap.core.types import Split, Task, Transcoder
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.predicted import regression
-from sae_gap.learners.learner import live_share
+from sae_gap.learners.learner import live_dims, live_share
 from sae_gap.learners.sparse_autoencoder import (
     FEW,
     GENTLE,
@@ -75,6 +75,7 @@ class SparseTranscoder(SparseAutoencoder):
         (num_inputs, dim), (mean, unit) = (x.shape[1], y.shape[1]), (means[1], units[1])
         if base is None:
             atoms, bias = jax.random.normal(weights_key, (dim, num_latents), dtype), jnp.zeros(dim)
+            atoms = jnp.where(live_dims(y)[:, None], atoms, 0)
         else:
             atoms, bias = base.decoder, (base.bias - mean) / unit
         atoms = unit_atoms(atoms)[0]
