@@ -125,9 +125,11 @@ def main(options: RealOptions) -> None:
     if ordered[0] not in train_real.SAES:
         fault = f"--methods={','.join(methods)} trains no SAE"
         raise ValueError(f"{fault}; add one, such as topk.")
+    planned = plan(options, place, steps | {"train_real": training})
     if options.dry_run:
-        print(plan(options, place, steps | {"train_real": training}))
+        print(planned)
         return
+    logging.info("%s", planned)
     recording = record.RecordOptions(
         layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
     )

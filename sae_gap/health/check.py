@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.optimize
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
@@ -29,10 +28,13 @@ from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
 from sae_gap.metrics.reconstruction import CHANCES
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
+from sae_gap.solvers.least_squares import by_gram
 from sae_gap.study.inference import Inference
 
 # Fewer rows say nothing of the rest; better codes are sought on so many.
 FEWEST, FEW = 10, 250
+# Of the Gram matrices of pruned codes, so that rounding leaves these definite.
+RIDGE = 1e-6
 
 
 class Better(NamedTuple):
@@ -321,6 +323,7 @@ def _pursued(atoms, target, l0: float):
     on = (gains > 0) & (gains >= least_gain(gains, l0))
     guess, used = np.zeros_like(target), 0
     for row, signal, support in zip(guess, target, map(np.compress, on, chosen), strict=True):
-        values = scipy.optimize.nnls(atoms[support].T, signal)[0] if len(support) else np.zeros(0)
-        row[:], used = values @ atoms[support], used + int(np.count_nonzero(values))
+        own = atoms[support]
+        values = by_gram(own @ own.T, own @ signal, RIDGE) if len(support) else np.zeros(0)
+        row[:], used = values @ own, used + int(np.count_nonzero(values))
     return guess, used / len(target)

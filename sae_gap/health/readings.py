@@ -100,7 +100,7 @@ class Reading(NamedTuple):
             sae.normalisation,
             sae.encode_signals,
             np.asarray(sae.lengths),
-            np.ascontiguousarray(np.asarray(sae.unit_dictionary).T),
+            np.asarray(sae.unit_dictionary.T),
             bias,
             np.asarray(maps[0].weight).T if maps else None,
             _SHRUNK if isinstance(sae.model.encode, ReLU) else _MOST_GAIN,

@@ -14,6 +14,8 @@ from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subt
 # Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
 # time.
 LANES = 32
+# The Gram matrix of candidates with more floats takes less time at once than by rows on demand.
+FEW_FLOATS = 2**16
 
 
 @helper
@@ -202,6 +204,7 @@ def _match(
     latents,
     whole,
     own,
+    inner,
     pull,
     left,
     score,
@@ -214,7 +217,8 @@ def _match(
 
     Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
     of the chosen atoms, `values` those of the signal, `gram` those of the chosen atoms with each
-    other. Returns the number of chosen atoms.
+    other. Those of the candidates are read off `whole` or `inner`, or computed where neither has
+    entries. Returns the number of chosen atoms.
     """
     top, dependent = latents.size, left.dtype.type(DEPENDENT)
     wide = _wide(top)
@@ -229,6 +233,8 @@ def _match(
             products = whole[latents[best]]
             for n in range(top):
                 row[n] = products[latents[n]]
+        elif inner.size:
+            copy(row[: len(inner)], inner[best])
         else:
             np.dot(own, own[best], row[: len(own)])
         places[step] = best
@@ -275,6 +281,7 @@ def pursue_block(
     # One more place than atoms, where the search for the largest writes too.
     latents, seats = np.empty(num_candidates + 1, np.int64), np.empty(size, np.int64)
     own = np.zeros((0 if whole.size else num_candidates, dim), kind)
+    inner = np.empty((len(own) if own.size > FEW_FLOATS else 0, len(own)), kind)
     basis, work = (
         np.zeros((size, _wide(num_candidates)), kind),
         np.zeros((3, _wide(num_candidates)), kind),
@@ -298,6 +305,8 @@ def pursue_block(
                 work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
                 if len(own):
                     copy(own[n], atoms[latents[n]])
+            if len(inner):
+                np.dot(own, own.T, inner)
             used[i] = end = _match(
                 begun,
                 sizes[screen],
@@ -305,6 +314,7 @@ def pursue_block(
                 latents[:top],
                 whole,
                 own,
+                inner,
                 work[0],
                 work[1],
                 work[2],

@@ -1,4 +1,5 @@
-"""The screened pursuit on tensors of an accelerator: each operation runs at once on all rows.
+"""The screened pursuit and least squares on tensors of an accelerator: each operation runs at once
+on all rows, and the host reads no value, for which it would wait.
 
 `sae_gap.encoders.screened_pursuit` describes the method; `sae_gap.loops.host` has it for a CPU.
 """
@@ -9,7 +10,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK
+from sae_gap.core.pursuit import DEPENDENT, SLACK
+
+# Exchanges of atoms between zero and positive codes; six are the most that were seen, on as many
+# atoms as dimensions.
+EXCHANGES = 10
+# Steps of a solution of least norm, each of which leaves less than half of what depends on
+# directions that have more than 0.001 of an atom's energy, in float32.
+STEPS = 8
 
 
 def pursue(
@@ -28,7 +36,8 @@ def pursue(
             codes, _ = least_squares(target, own, on, exchanges=0)
             score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
             # Atoms chosen earlier are proposed first, and taken first.
-            score[_rows(chosen)[on], chosen[on]] = math.inf
+            first = torch.where(on, math.inf, -math.inf).to(score)
+            score = score.scatter_reduce(1, chosen, first, "amax")
         near = score.topk(num_candidates, sorted=False).indices
         rows, own = _rows(near), atoms[near]
         first = score[rows, near] == math.inf
@@ -45,7 +54,7 @@ def least_squares(
     target: Float[Tensor, "n input_dim"],
     own: Float[Tensor, "n size input_dim"],
     on: Bool[Tensor, "n size"],
-    exchanges: int = MOST,
+    exchanges: int = EXCHANGES,
 ) -> tuple[Float[Tensor, "n size"], Float[Tensor, "n size"]]:
     """Solves least squares over `z ≥ 0` by block principal pivoting.
 
@@ -53,53 +62,45 @@ def least_squares(
       target: (n, input_dim).
       own: the atoms of each row, (n, size, input_dim).
       on: a mask of the atoms that may be used; these must be independent.
-      exchanges: the most exchanges of atoms between zero and positive codes; 0 allows any sign.
+      exchanges: how often atoms are exchanged between zero and positive codes; 0 allows any sign.
 
     Returns:
       The codes z, and the increase of the squared error without each, `z_j² / [(D_SᵀD_S)⁻¹]_jj` on
       the support S.
     """
-    allowed, on = on, on.clone()
-    gram, wanted = own @ own.mT, (own @ target[:, :, None])[:, :, 0]
-    codes, spread, slack = 0 * wanted, 0 * wanted, _slack(target)
-    rows, order = _rows(on)[:, 0], torch.arange(1, on.shape[1] + 1, device=on.device)
+    gram, slack, allowed = own @ own.mT, _slack(target), on
+    codes = wanted = own @ target[:, :, None]
     for exchange in range(exchanges + 1):
-        support = on[rows]
-        inverse = inverse_gram(gram[rows], support)
-        values = inverse @ (wanted[rows] * support)[:, :, None]
-        codes[rows], spread[rows] = values[:, :, 0], inverse.diagonal(dim1=1, dim2=2)
-        excess = wanted[rows] - (gram[rows] @ values)[:, :, 0]
-        above = allowed[rows] & (excess > slack[rows])
-        wrong = torch.where(support, codes[rows] < -slack[rows], above)
-        rows, wrong = rows[wrong.any(1)], wrong[wrong.any(1)]
-        if exchange == exchanges or not len(rows):
-            break
-        if exchange >= EXCHANGES:
-            wrong = wrong & (order == order[(wrong * order).argmax(1)][:, None])
-        on[rows] ^= wrong
-    codes = torch.where(on, codes.clamp(min=0) if exchanges else codes, 0)
-    return codes, codes**2 / spread
+        if exchange:
+            above = allowed & ((wanted - gram @ codes)[:, :, 0] > slack)
+            on = on ^ torch.where(on, codes[:, :, 0] < -slack, above)
+        half = _half(torch.where(on[:, :, None] & on[:, None], gram, _one(gram)))
+        codes = half.mT @ (half @ (wanted * on[:, :, None]))
+    codes = torch.where(on, codes[:, :, 0].clamp(min=0) if exchanges else codes[:, :, 0], 0)
+    return codes, codes**2 / half.square().sum(1)
 
 
-def inverse_gram(
-    gram: Float[Tensor, "n size size"], on: Bool[Tensor, "n size"], *, least_norm: bool = False
-) -> Float[Tensor, "n size size"]:
-    """Returns the inverse of the Gram matrix of the atoms that are on, within a matrix of all. If
-    atoms may depend on each other it is the pseudoinverse, which gives the solution of least norm.
+def least_norm(
+    gram: Float[Tensor, "n size size"], right: Float[Tensor, "n size 1"]
+) -> Float[Tensor, "n size 1"]:
+    """Solves `G z = b`, with the least norm where atoms depend on each other, by steps
+    `z ← z + G (G + μ)⁻² (b - G z)`. The last product keeps rounding from what G does not reach.
     """
-    size = gram.shape[1]
-    one = torch.eye(size, dtype=gram.dtype, device=gram.device)
-    gram = torch.where(on[:, :, None] & on[:, None], gram, one)
-    if not least_norm:
-        return torch.linalg.inv(gram)
-    eps = torch.finfo(gram.dtype).eps
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    inverse = torch.cholesky_inverse(factor)
-    # Half of the digits are left at least.
-    lost = (failed > 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > eps**0.5)
-    if lost.any():
-        inverse[lost] = torch.linalg.pinv(gram[lost], rtol=size * eps, hermitian=True)
-    return inverse
+    half = _half(gram + torch.finfo(gram.dtype).eps ** 0.5 * _one(gram))
+    inverse, codes = half.mT @ half, 0 * right
+    for _ in range(STEPS):
+        codes = codes + gram @ (inverse @ (inverse @ (right - gram @ codes)))
+    return codes
+
+
+def _half(gram):
+    """The inverse of the Cholesky factor L of `G = L Lᵀ`."""
+    factor, _ = torch.linalg.cholesky_ex(gram)
+    return torch.linalg.solve_triangular(factor, _one(gram).expand_as(gram), upper=False)
+
+
+def _one(gram):
+    return torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 
 def _match(gram, pull, first, slack, size):

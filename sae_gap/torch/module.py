@@ -27,6 +27,7 @@ from sae_gap.torch.pursuit import (
     pursue,
     pursuit_codes,
     pursuit_options,
+    supports,
     unit_atoms,
     widened,
 )
@@ -303,7 +304,9 @@ class SAE(nn.Module):
 
         def of_rows(x, codes):
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
-            found = least_squares(self._target(x), atoms, codes.where(whole, 0), anew=True)
+            codes = codes.where(whole, 0)
+            given = self._target(x), atoms, codes, *supports(codes)
+            found = least_squares(*given, anew=True)
             found = found / lengths
             if self.cfg.architecture != "abstopk":
                 found = found.clamp(min=0)

@@ -1,5 +1,6 @@
 """The codes of a screened pursuit and least squares on a support, with gradients, in PyTorch."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,10 +77,12 @@ def pursuit_codes(
         rows = rows.where(finite, 0)
         with torch.no_grad():
             chosen, codes, _ = pursue(rows, atoms, *sizes, least)
-            codes = codes if learns else codes / lengths[chosen]
+            on, codes = codes > 0, codes if learns else codes / lengths[chosen]
             codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
         if learns:
-            codes = least_squares(rows, atoms, codes).clamp(min=0) / lengths
+            # A CPU is faster with places for the atoms that stay alone.
+            held = supports(codes) if _on_host(rows) else (chosen, on)
+            codes = least_squares(rows, atoms, codes, *held).clamp(min=0) / lengths
         return [codes.masked_fill_(~finite, math.nan)]
 
     chunk = MANY_ROWS if chunk is None and not learns else chunk
@@ -120,31 +123,69 @@ def pursuit_options(sae: Any) -> dict[str, Any]:
     return options | {"threshold": sae.threshold}
 
 
-def least_squares(target, atoms, codes, *, anew=False):
-    """Least squares on the support of codes: the codes given, or a new solution of least norm.
+def least_squares(target, atoms, codes, places, on, *, anew=False):
+    """Least squares on the supports of codes: the codes given, or a new solution of least norm.
 
     With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
     Dᵀ (y - D z) vanishes, has the gradient of the solution.
+
+    Args:
+      target: y, (n, input_dim).
+      atoms: of unit length, (num_latents, input_dim).
+      codes: z, (n, num_latents).
+      places: the atoms in each support, (n, size).
+      on: a mask of those that are not padding, (n, size).
+      anew: whether to solve anew.
     """
     with torch.no_grad():
-        rows, latents = codes.nonzero(as_tuple=True)
-        sizes = (codes != 0).sum(1)
-        slots = torch.arange(len(rows), device=rows.device) - (sizes.cumsum(0) - sizes)[rows]
-        places = latents.new_zeros(len(codes), max([1, *sizes.tolist()]))
-        on = torch.arange(places.shape[1], device=rows.device) < sizes[:, None]
-        places[rows, slots] = latents
-        own = atoms[places]
-        inverse = batched.inverse_gram(own @ own.mT, on, least_norm=anew)
+        own, shown = atoms[places], on[:, :, None]
+        gram = own @ own.mT
+        if _on_host(target):
+            solve = _inverse(gram, on, least_norm=anew).matmul
+        else:
+            solve = functools.partial(batched.least_norm, gram * (shown & shown.mT))
         if anew:
-            values = inverse @ (own @ target[:, :, None] * on[:, :, None])
+            values = solve(own @ target[:, :, None] * shown)
             # Refined once.
-            rest = target[:, :, None] - own.mT @ values
-            values += inverse @ (own @ rest * on[:, :, None])
+            values += solve(own @ (target[:, :, None] - own.mT @ values) * shown)
             codes = torch.zeros_like(codes).scatter_add_(1, places, values[:, :, 0])
     if anew and not _learns(target, atoms):
         return codes
     pull = ((target - codes @ atoms) @ atoms.mT).gather(1, places) * on
-    return codes.scatter_add(1, places, (inverse @ pull[:, :, None])[:, :, 0])
+    return codes.scatter_add(1, places, solve(pull[:, :, None])[:, :, 0])
+
+
+def supports(codes):
+    """The atoms in each support, and a mask of those that are not padding. The most atoms of a row
+    is the one number that the host reads.
+    """
+    sizes = (codes != 0).sum(1)
+    size = max([1, *sizes.tolist()])
+    if not _on_host(codes):
+        on, places = (codes != 0).to(codes).topk(size)
+        return places, on > 0
+    rows, latents = codes.nonzero(as_tuple=True)
+    slots = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
+    places = latents.new_zeros(len(codes), size)
+    places[rows, slots] = latents
+    return places, torch.arange(size) < sizes[:, None]
+
+
+def _inverse(gram, on, *, least_norm):
+    """The inverse of the Gram matrix of the atoms that are on, within a matrix of all. If atoms may
+    depend on each other it is the pseudoinverse, which gives the solution of least norm.
+    """
+    gram = gram.where(on[:, :, None] & on[:, None], torch.eye(gram.shape[1], dtype=gram.dtype))
+    if not least_norm:
+        return torch.linalg.inv(gram)
+    eps = torch.finfo(gram.dtype).eps
+    factor, failed = torch.linalg.cholesky_ex(gram)
+    inverse = torch.cholesky_inverse(factor)
+    # Half of the digits are left at least.
+    lost = (failed > 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > eps**0.5)
+    if lost.any():
+        inverse[lost] = torch.linalg.pinv(gram[lost], rtol=gram.shape[1] * eps, hermitian=True)
+    return inverse
 
 
 def unit_atoms(weights):
@@ -157,7 +198,7 @@ def unit_atoms(weights):
 def mean_length(weights):
     """The root mean square of the lengths of the atoms that are not zero."""
     squares = weights.detach().square().sum(1)
-    return squares[squares > 0].mean().sqrt()
+    return (squares.sum() / (squares > 0).sum()).sqrt()
 
 
 def widened(values, like):

@@ -68,3 +68,14 @@ def test_codes_are_those_of_xla(case, form, monkeypatch):
     chosen, codes, again = map(np.asarray, found(*options, least))
     agree(host.spread(chosen, codes, width), left)
     np.testing.assert_array_equal(again, gains)
+
+
+def test_candidates_beyond_a_cache_are_multiplied_at_once(monkeypatch):
+    rng = np.random.default_rng(5)
+    atoms = rng.normal(size=(260, 260))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    options = rng.normal(size=(4, 260)), atoms, 256, (6, 12)
+    expected = host.pursue(*options)
+    monkeypatch.setattr(host, "WHOLE", 0)
+    for found, wanted in zip(host.pursue(*options), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9)

@@ -1,5 +1,6 @@
 """The modules of `sae_gap.torch`: the codes of JAX, gradients by differences, folders, and hooks."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -149,7 +150,7 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     assert half.refit(x.float(), codes)[0, 0].isnan().all()
 
 
-def test_gradients_reach_the_input_and_the_dictionary():
+def test_gradients_reach_the_input_and_the_dictionary(device):
     """They are those of differences; and half a squared error at its least squares has r and z rᵀ,
     as if codes were held.
     """
@@ -469,3 +470,17 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     named = {"x": torch.randn(500, 6)}
     exec(BLOCKS[0], named)
     assert (named["gap"] >= 0).all() and sae_gap.load_sae("my_pursuit").num_latents == 10
+
+
+@pytest.mark.parametrize("threshold", [None, 0.3])
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_host_reads_no_value_of_an_accelerator(threshold, learns, monkeypatch):
+    """A tensor without values stands for one whose values the host would wait for."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+    target, atoms = torch.empty(9, DIM, device="meta"), torch.empty(WIDTH, DIM, device="meta")
+    target.requires_grad_(learns)
+    codes = pursuit_codes(target, atoms, k=6, screens=3, threshold=threshold)
+    assert codes.shape == (9, WIDTH) and codes.requires_grad == learns
+    places, on = torch.empty(9, 6, device="meta").long(), torch.empty(9, 6, device="meta") > 0
+    given = target, atoms, codes, places, on
+    assert pursuit.least_squares(*given, anew=True).shape == (9, WIDTH)

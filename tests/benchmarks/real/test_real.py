@@ -254,6 +254,12 @@ def test_a_dry_run_says_how_much_would_run_and_writes_nothing(call, tmp_path, mo
         == "train_real: sparsity 16, methods topk, width 3072, epochs 3, visits 75.0, seed 0"
     )
     assert "34 minutes" in out and lines[-1] == f"The page: {place}/real/quick/report.html"
+    # A run logs the same before it records.
+    logged: list[str] = []
+    monkeypatch.setattr(real.logging, "info", lambda form, *values: logged.append(form % values))
+    with pytest.raises(AttributeError, match="RecordOptions"):
+        call("real", *flags)
+    assert logged[-1] + "\n" == out
     # Methods that leave no SAE to read are refused before anything is recorded.
     code, _, err = call("real", "--methods=online_dl", *flags)
     assert (code, err) == (2, "--methods=online_dl trains no SAE; add one, such as topk.\n")
