@@ -209,7 +209,8 @@ def _drawn(learner: Learner, **options: Any) -> Task:
     task = draw(Setting(20, 3, 200, **options))
     if not learner.transcodes:
         return task
-    train = dataclasses.replace(task.train, inputs=2 * task.train.signals[:, ::-1] + 1)
+    signals, codes = task.train.signals, task.train.codes
+    train = Split(signals, codes, inputs=2 * signals[:, ::-1] + 1)
     return dataclasses.replace(task, train=train)
 
 

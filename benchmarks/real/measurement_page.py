@@ -143,8 +143,7 @@ def write(
         said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
         # Those of this run come first.
         line = next(line for line in lines if line["dictionary"] == each.dictionary)
-        told = {"name": each.dictionary, "line": line, "sentences": sentences, "scored": on}
-        card = pages.model_card(**told)
+        card = pages.model_card(name=each.dictionary, line=line, sentences=sentences, scored=on)
         folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
         said.append(f"Only {counted}, so intervals are wide.")
