@@ -1,7 +1,7 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -125,8 +125,6 @@ class SparseAutoencoder(Learner):
     frozen: bool = option(default=False)
     standardised: bool = option(default=False)
 
-    # Of the learner's own rate, in units of 1 / (√num_latents ∜steps).
-    height: ClassVar[float] = 1.2
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
@@ -153,6 +151,11 @@ class SparseAutoencoder(Learner):
     @property
     def encode(self):
         return self.encoder
+
+    @property
+    def height(self) -> float:
+        """The learner's own rate, in units of 1 / (√num_latents ∜steps)."""
+        return 1.2
 
     def _optimiser(self, num_samples: int, num_latents: int):
         # Imported here, since --help need not wait for it.

@@ -26,7 +26,8 @@ class SparseTranscoder(SparseAutoencoder):
 
     The encoder starts as `a M D` with the ridge regression M of y on x and the gain a of
     `SparseAutoencoder.standardised`, and D at random or as the base's dictionary, which explains
-    the targets; the skip W_s starts at zero. `learning_rate=None` takes a third of an SAE's.
+    the targets; the skip W_s starts at zero. Beside a skip, `learning_rate=None` takes a third of an SAE's
+    rate for an encoder without a penalty, most of whose latents would die at an SAE's.
 
     Args:
       skip: whether an affine skip of the inputs, `x W_s`, is trained along.
@@ -35,9 +36,6 @@ class SparseTranscoder(SparseAutoencoder):
       Dunefsky, Chlenski & Nanda (2024), arXiv:2406.11944. Paulo, Shabalin & Belrose (2025),
       arXiv:2501.18823.
     """
-
-    # At the rate of SAEs half of the latents of a transcoder with a skip die.
-    height = 0.4
 
     skip: bool = option(default=False, kw_only=True)
 
@@ -58,6 +56,10 @@ class SparseTranscoder(SparseAutoencoder):
     @property
     def transcodes(self):
         return True
+
+    @property
+    def height(self):
+        return 0.4 if self.skip and self.l0 is None else super().height
 
     def needs(self, task: Task) -> str | None:
         return "inputs" if task.train.inputs is None else super().needs(task)
