@@ -45,6 +45,7 @@ OF_ONE = {
     },
     "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
+    "transcoders": {"NUM_SAMPLES": 1_000, "EPOCHS": 2},
     "vocabulary": {
         "WINDOWS": 1,
         "LENS_CONTEXT": 16,
@@ -172,6 +173,7 @@ def test_there_is_one_to_run():
         "dictionary_learning",
         "language_model",
         "quickstart",
+        "transcoders",
         "vocabulary",
         "your_own_sae",
     ]

@@ -21,6 +21,8 @@ from sae_gap.encoders.encoder import Encoder, Inferring
 HELD = 10
 # The most operations and steps of a training.
 WORK, STEPS = 2e13, 8_000
+# Hidden units for each dimension of the input.
+BREADTH = 4
 # Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' squares.
 BATCH, RATE, RIDGE = 512, 2e-3, 1e-3
 
@@ -67,7 +69,6 @@ class Predicted(Inferring):
 
     Args:
       encoder: codes the prediction.
-      breadth: hidden units for each dimension of the input.
       steps: steps of the training, of 512 rows each; None takes as many as some minutes allow on
         two cores, up to 8,000.
       held: the network; `prepared` trains it.
@@ -81,7 +82,6 @@ class Predicted(Inferring):
     reads_inputs = True
 
     encoder: Encoder
-    breadth: int = option(default=4)
     steps: int | None = option(default=None)
     held: _Held | None = eqx.field(default=None, static=True, metadata={"rare": True})
 
@@ -98,7 +98,7 @@ class Predicted(Inferring):
                 "them out."
             )
         num_inputs, dim = (part.shape[1] for part in (task.train.inputs, task.train.signals))
-        hidden = self.breadth * num_inputs
+        hidden = BREADTH * num_inputs
         products = num_inputs * hidden + hidden * dim + num_inputs * dim
         steps = self.steps or min(STEPS, max(1, round(WORK / (6 * BATCH * products))))
         held = _Held(_predictor(task.train, hidden, steps))

@@ -19,6 +19,7 @@ from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.outliers import find_outliers, norms
+from sae_gap.data.held_out import check_pairs
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.health.faults import Evidence, find_faults
 from sae_gap.health.readings import BLOCK, Read, Reading, affines, others
@@ -220,11 +221,7 @@ def check(
     every = [np.asarray(loaded.as_rows(source.take(places)))]
     if targets is not None:
         aims = open_activations(targets)
-        if aims.num_samples != source.num_samples:
-            raise ValueError(
-                f"there are {aims.num_samples} targets for {source.num_samples} activations; give "
-                "one of each for every token, in the same order."
-            )
+        check_pairs(aims, source)
         every.append(np.asarray(loaded.as_rows(aims.take(places), explained=True)))
     # What is explained comes last.
     outliers = find_outliers(norms(every[-1])).rows

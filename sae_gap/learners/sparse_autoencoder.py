@@ -153,7 +153,7 @@ class SparseAutoencoder(Learner):
         return self.encoder
 
     @property
-    def height(self) -> float:
+    def peak_rate(self) -> float:
         """The learner's own rate, in units of 1 / (√num_latents ∜steps)."""
         return 1.2
 
@@ -163,7 +163,7 @@ class SparseAutoencoder(Learner):
 
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
         height = (
-            self.height / (num_latents**0.5 * total**0.25)
+            self.peak_rate / (num_latents**0.5 * total**0.25)
             if self.learning_rate is None
             else self.learning_rate
         )

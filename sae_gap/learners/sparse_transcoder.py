@@ -26,8 +26,8 @@ class SparseTranscoder(SparseAutoencoder):
 
     The encoder starts as `a M D` with the ridge regression M of y on x and the gain a of
     `SparseAutoencoder.standardised`, and D at random or as the base's dictionary, which explains
-    the targets; the skip W_s starts at zero. Beside a skip, `learning_rate=None` takes a third of an SAE's
-    rate for an encoder without a penalty, most of whose latents would die at an SAE's.
+    the targets; the skip W_s starts at zero. Beside a skip, `learning_rate=None` takes a third of
+    an SAE's rate for an encoder without a penalty, most of whose latents would die at an SAE's.
 
     Args:
       skip: whether an affine skip of the inputs, `x W_s`, is trained along.
@@ -58,8 +58,8 @@ class SparseTranscoder(SparseAutoencoder):
         return True
 
     @property
-    def height(self):
-        return 0.4 if self.skip and self.l0 is None else super().height
+    def peak_rate(self):
+        return 0.4 if self.skip and self.l0 is None else super().peak_rate
 
     def needs(self, task: Task) -> str | None:
         return "inputs" if task.train.inputs is None else super().needs(task)

@@ -280,7 +280,7 @@ def mlp_hook(layer: int | str, side: str) -> str:
     """Names a hook point of the MLP of a block: "in" is what it reads, after its norm, and "out"
     what it adds to the stream.
     """
-    return f"model.layers.{layer}.mlp.{side}put"
+    return f"blocks.{layer}.hook_mlp_out" if side == "out" else f"model.layers.{layer}.mlp.input"
 
 
 def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:

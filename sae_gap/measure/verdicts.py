@@ -119,8 +119,7 @@ class Verdict:
         told = f"{values} in values and {support} in support"
         if "unseen" in self.losses:
             more, unseen = (self.losses[part].points for part in ("amortisation", "unseen"))
-            told = f"{more} by another function of its input and {unseen} that only what it "
-            told += "explains tells"
+            told = f"{more} in amortisation and {unseen} unseen in its input"
         return (
             f"{finding}: its own explain {_share(lost.other)} of the variance, the best at {where} "
             f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {told}"

@@ -46,7 +46,7 @@ def load(path: Path) -> Parts:
     source, aim = (config.text(f"hf_hook_point_{side}", "") for side in ("in", "out"))
     skip = config.flag("affine_connection", False) or _SKIP in tensors
     told = any(map(_TRANSCODERS.search, folders))
-    transcodes = skip or told or kind == "transcoder" or source != aim
+    transcodes = skip or told or kind == "transcoder" or bool(aim and source != aim)
     names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {"W_enc": "W_enc"}
     read, num_latents = tensors.shape(names["W_enc"])
     input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]

@@ -156,8 +156,8 @@ def least_squares(target, atoms, codes, places, on, *, anew=False):
 
 
 def supports(codes):
-    """The atoms in each support, and a mask of those that are not padding. The most atoms of a row
-    is the one number that the host reads.
+    """The atoms in each support, and a mask of those that are not padding. The host reads the sizes
+    of the supports, once for all rows.
     """
     sizes = (codes != 0).sum(1)
     size = max([1, *sizes.tolist()])

@@ -116,20 +116,9 @@ def test_what_is_no_transcoder_is_refused():
         Inference(Task(alone, alone, alone, width=2), plain).infer(learner.encode, "id")
 
 
-@pytest.mark.parametrize(
-    ("name", "skip", "share"), [("topk", True, 3), ("topk", False, 1), ("relu", True, 1)]
-)
-def test_without_a_penalty_a_skip_lowers_the_rate(name, skip, share):
-    options = {"sparsity": K, "input_dim": DIM, "num_steps": 3, "batch_size": 50}
-    sae = catalogue.sae_for_activations(name, **options)
-    transcoder = catalogue.transcoder_for_activations(name, skip=skip, **options)
-    assert transcoder.learning_rate is None and sae.learning_rate is None
-    moved = []
-    for learner in (sae, transcoder):
-        rule = learner._optimiser(1_000, LATENTS)
-        # A step of Adam on a constant gradient is as long as the rate.
-        state = rule.init(jnp.zeros(()))
-        for _ in range(5):
-            step, state = rule.update(jnp.ones(()), state, jnp.zeros(()))
-        moved.append(float(step))
-    assert moved[1] == pytest.approx(moved[0] / share, rel=1e-3)
+def test_without_a_penalty_a_skip_lowers_the_rate():
+    """Which SAEs learn at, tests of theirs tell."""
+    options = {"sparsity": K, "input_dim": DIM}
+    for name, skip, rate in (("topk", True, 0.4), ("topk", False, 1.2), ("relu", True, 1.2)):
+        learner = catalogue.transcoder_for_activations(name, skip=skip, **options)
+        assert (learner.learning_rate, learner.peak_rate) == (None, rate)

@@ -99,9 +99,9 @@ def test_what_an_mlp_reads_and_adds_is_recorded(lm, texts, tmp_path):
     np.testing.assert_array_equal(
         read, open_activations(tmp_path / "r" / "mlp1_in").take(np.arange(len(read)))
     )
-    for side, name in (("in", "input"), ("out", "output")):
+    for side, name in (("in", "model.layers.1.mlp.input"), ("out", "blocks.1.hook_mlp_out")):
         told = recording.origin_of(tmp_path / "r" / f"mlp1_{side}")
-        assert told["hook_name"] == f"model.layers.1.mlp.{name}"
+        assert told["hook_name"] == name
     with pytest.raises(
         ValueError, match=r"^the MLP of block 0 is not in .*; record it with mlps=0\.$"
     ):

@@ -94,7 +94,7 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     trained = tmp_path / "train_real"
     notes = sae_gap.load_sae(trained / names[0]).notes
     assert notes["hook_name"] == "model.layers.1.mlp.input"
-    assert notes["hook_name_out"] == "model.layers.1.mlp.output"
+    assert notes["hook_name_out"] == "blocks.1.hook_mlp_out"
     mine = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--mlp")
     mine += (f"--sae={','.join(str(trained / name) for name in names)}",)
     with pytest.MonkeyPatch.context() as patch:
@@ -129,7 +129,7 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     plain = [each for each in mine if each != "--mlp"]
     for words, *arguments in (
         (
-            "trained at model.layers.1.mlp.output; give an SAE of the residual",
+            "trained at blocks.1.hook_mlp_out; give an SAE of the residual",
             *plain,
             "--anyway",
             f"--sae={trained / 'topk'}",
