@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from benchmarks.report import pages
 from benchmarks.report.table import PROVED, table
 from sae_gap import figures, measure
@@ -45,8 +47,10 @@ STANDINGS = (
     "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents "
     "cost scored"
 )
+# The share by which L0s at which dictionaries are ranked may differ.
+ALIKE = 0.02
 # Rows with these columns equal are scored on the same activations.
-SCORED = ("activations", "samples", "seed", "split_seed", "keep_outliers")
+SCORED = ("activations", "inputs", "samples", "seed", "split_seed", "keep_outliers")
 # Columns of each table, by their names in summary.csv and codes.csv.
 LOSSES = "dictionary loss points judged"
 CURVE = (
@@ -171,8 +175,9 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
 
     Returns:
       The lines of `measure.standings`, the best first. An SAE is ranked among those scored on the
-      same rows; where an earlier one was scored on others, `scored` says on which.
+      same rows at the same L0; where an earlier one was scored on others, `scored` says on which.
     """
+    level = at(rows, BEST, "common")["l0"]
     mine = tuple(rows[0].get(name) for name in SCORED)
     groups, here = {mine: [*rows]}, {row["learner"].get("model") for row in rows}
     whole = [
@@ -183,7 +188,14 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
         known = model is None or (tuple(scored) == mine and model in here)
         if known or at(found, BEST) is None:
             continue
-        group, name = groups.setdefault(tuple(scored), []), found[0]["dictionary"]
+        # Runs at several L0s may have measured it.
+        alike = [row for row in found if row.get("level") != "common" or _near(row["l0"], level)]
+        best = at(alike, BEST, "common")
+        if best is not None and _near(best["l0"], level):
+            found, place = alike, tuple(scored)
+        else:
+            place = (*scored, round(at(found, BEST, "common")["l0"]))
+        group, name = groups.setdefault(place, []), found[0]["dictionary"]
         if any(row["dictionary"] == name for row in group):
             name = f"{name} ({model[:4]})"
         group += [row | {"dictionary": name} for row in found]
@@ -192,16 +204,24 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
         verdicts = measure.verdict(group)
         ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
         samples, data, seed = (group[0][name] for name in ("num_scored", "activations", "seed"))
-        told = f"{samples:,} rows of {data[:6]}, seed {seed}" if len(groups) > 1 else None
-        lines += [line | {"scored": told} for line in measure.standings(ordered)]
+        told = f"{samples:,} rows of {data[:6]}, seed {seed}, L0 {verdicts[0].common['l0']:.3g}"
+        scored = told if len(groups) > 1 else None
+        lines += [line | {"scored": scored} for line in measure.standings(ordered)]
     return lines
+
+
+def _near(l0: float, level: float) -> bool:
+    return abs(l0 - level) <= ALIKE * level
 
 
 def _cost(report: Any) -> float | None:
     """Multiply-adds of an encoder's products for a row, in millions."""
     flops = getattr(report and report.sae.model.encode, "flops", None)
-    count = flops and flops(report.sae.input_dim, report.sae.num_latents)
-    return count and count / 2e6
+    if not flops:
+        return None
+    sae = report.sae
+    count, skip = flops(sae.num_inputs, sae.num_latents), getattr(sae.model, "skip", None)
+    return count and (count / 2 + np.size(skip) * (skip is not None)) / 1e6
 
 
 def _listed(lines: Sequence[str]) -> str:

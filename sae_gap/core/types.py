@@ -371,18 +371,21 @@ class Transcoder(Model):
         return self.signals(activations, inputs)
 
     def signals(self, activations, inputs=None):
-        return activations if self.skip is None else activations - self._read(inputs) @ self.skip
+        if self.skip is None:
+            return activations
+        return activations - self._read(inputs, len(activations)) @ self.skip
 
     def reconstruct(self, codes, activations, inputs=None):
         decoded = super().reconstruct(codes, None)
-        return decoded if self.skip is None else decoded + self._read(inputs) @ self.skip
+        return (
+            decoded if self.skip is None else decoded + self._read(inputs, len(decoded)) @ self.skip
+        )
 
-    def _read(self, inputs):
-        shape = np.shape(inputs)
-        if len(shape) != 2 or shape[1] != self.num_inputs:
+    def _read(self, inputs, rows):
+        if np.shape(inputs) != (rows, self.num_inputs):
             raise ValueError(
-                f"a transcoder with a skip reads inputs of shape (n, {self.num_inputs}), but they "
-                f"are {shown(inputs)}; give what its encoder reads as inputs."
+                f"a transcoder with a skip reads inputs of shape ({rows}, {self.num_inputs}), but "
+                f"they are {shown(inputs)}; give what its encoder reads as inputs."
             )
         return inputs
 

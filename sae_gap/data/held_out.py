@@ -52,7 +52,7 @@ class HeldOut:
 
     def __post_init__(self):
         if self.inputs is not None:
-            check_pairs(self.activations, self.inputs)
+            object.__setattr__(self, "activations", self.activations.with_inputs(self.inputs))
 
     @property
     def input_dim(self) -> int:
@@ -204,12 +204,3 @@ class HeldOut:
         held = "none" if self.held_out is None else self.held_out.fingerprint
         every = digest([self.activations.fingerprint, held])
         return self.seen() | {"activations": every, "samples": self.samples}
-
-
-def check_pairs(targets: Activations, inputs: Activations) -> None:
-    """Raises a ValueError unless what is explained and what is read have as many rows."""
-    if targets.num_rows != inputs.num_samples:
-        raise ValueError(
-            f"there are {targets.num_rows} targets for {inputs.num_samples} activations; give one "
-            "of each for every token, in the same order."
-        )

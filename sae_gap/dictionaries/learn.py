@@ -12,10 +12,8 @@ from jax.typing import ArrayLike
 
 from sae_gap.core.checks import check_choice, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.activations import open_activations
-from sae_gap.data.held_out import check_pairs
 from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
-from sae_gap.dictionaries.rows import Rows, screened
+from sae_gap.dictionaries.rows import Rows, open_pair, screened
 from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_rows
 from sae_gap.learners.learner import base_of
@@ -91,11 +89,8 @@ def learn(
     # JAX would trace numbers of NumPy's.
     width, l0, visits = int(width), float(l0), float(visits)
     # Later methods of the dictionary read the rows again.
-    inputs = None if targets is None else open_activations(activations).copied()
-    explained = activations if targets is None else targets
-    rows = screened(open_activations(explained, documents=documents).copied(), outliers)
-    if inputs is not None:
-        check_pairs(rows, inputs)
+    inputs, opened = open_pair(activations, targets, documents)
+    rows = screened(opened, outliers)
     check_sparse("l0", l0, rows.input_dim, width)
     train, held_out = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:

@@ -25,7 +25,7 @@ from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
-from sae_gap.dictionaries.rows import Rows, screened
+from sae_gap.dictionaries.rows import Rows, open_pair, screened
 from sae_gap.dictionaries.structure import Structure
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
@@ -479,6 +479,7 @@ class LearnedDictionary:
         activations: Rows | None = None,
         *,
         documents: ArrayLike | None = None,
+        targets: Rows | None = None,
         outliers: str = "drop",
     ) -> "LearnedDictionary":
         """Loads a dictionary that `save` wrote.
@@ -488,6 +489,7 @@ class LearnedDictionary:
           activations: those of `learn`; needed for `sae`, `report`, codes at another L0 and scores
             of the held-out rows.
           documents: as given to `learn`.
+          targets: as given to `learn`.
           outliers: as given to `learn`.
 
         Raises:
@@ -502,12 +504,12 @@ class LearnedDictionary:
                 "folder that save wrote."
             ) from None
         if activations is not None:
-            opened = open_activations(activations, documents=documents).copied()
+            learned._inputs, opened = open_pair(activations, targets, documents)
             learned._parts = screened(opened, outliers).split()
             if learned._of_rows() != learned._fingerprint:
                 raise ValueError(
                     f"the dictionary in {place} was learned from other rows; give the activations, "
-                    "documents and outliers that learn was given."
+                    "documents, targets and outliers that learn was given."
                 )
         return learned
 
@@ -516,7 +518,8 @@ class LearnedDictionary:
 
     def _of_rows(self) -> str:
         """Returns a digest of the rows learned from and of those held out."""
-        return digest([self.train.fingerprint, self.held_out.fingerprint])
+        parts = [self.train, self.held_out, *([self._inputs] if self._inputs else [])]
+        return digest([part.fingerprint for part in parts])
 
     def _content(self) -> bytes:
         if not self._given:

@@ -62,11 +62,18 @@ def _transcoder(tensors: Tensors, layer: str) -> Parts:
     (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name(_CONFIG)
     input_dim = tensors.shape("W_dec")[1]
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
-    told: dict[str, Any] = dict(re.findall(r"^(\w+): *[\"']?(.*?)[\"']? *$", text, re.MULTILINE))
-    encoder = "standard"
+    told: dict[str, Any] = dict(
+        re.findall(r"^(\w+): *[\"']?(.*?)[\"']? *(?: #.*)?$", text, re.MULTILINE)
+    )
+    encoder, activation = "standard", told.get("activation", "relu")
+    if activation not in ("relu", "jumprelu", "topk"):
+        raise ValueError(
+            f"{path} has the activation {activation!r}, but relu, jumprelu and topk are read; "
+            "correct it there."
+        )
     if _THRESHOLD in tensors:
         encoder = "jumprelu"
-    elif "k" in tensors or told.get("activation") == "topk":
+    elif "k" in tensors or activation == "topk":
         encoder, k = "topk", told.get("k", "")
         told["k"] = tensors.scalar("k") if "k" in tensors else int(k) if k.isdecimal() else k
     held = take(

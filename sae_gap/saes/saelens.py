@@ -72,8 +72,8 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} describes a transcoder, but its architecture is {architecture}; set it "
             f"to one of {', '.join(TRANSCODERS)}."
         )
-    if architecture == "standard" and config.entries.get("k") is not None:
-        fault = f"{config.path} has a k, but its architecture is standard, a ReLU without one"
+    if architecture in ("standard", "transcoder") and config.entries.get("k") is not None:
+        fault = f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one"
         raise ValueError(f"{fault}; set architecture to topk, or remove k.")
     read, num_latents = config.size("d_in"), config.size("d_sae")
     input_dim = config.size("d_out") if transcodes else read

@@ -162,6 +162,10 @@ class SAE(nn.Module):
                 value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
             self.register_parameter(name, value)
         _check_finite("W_dec", W_dec)
+        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
+            raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
+        if self.W_skip is not None:
+            _check_finite("W_skip", self.W_skip)
         if threshold is not None:
             if architecture == PURSUIT:
                 check_scalar("threshold", threshold)

@@ -29,7 +29,22 @@ def test_inputs_are_of_the_same_rows_as_their_targets(options):
     assert seen[0]["inputs"] == x.fingerprint
 
 
-def test_other_numbers_of_rows_are_refused():
+def test_rows_with_outliers_of_the_inputs_are_left_out_too():
+    x, y = INPUTS.copy(), INPUTS[:, :2].copy()
+    x[[3, 500, 700]] *= 1_000
+    y[[500, 11]] *= 1_000
+    source = HeldOut(open_activations(y), samples=900, inputs=open_activations(x))
+    np.testing.assert_array_equal(source.activations.outliers.rows, [3, 11, 500, 700])
+    parts = np.concatenate([part.numbers for part in source.parts])
+    assert {*range(900)} - {*parts} == {3, 11, 500, 700}
+
+
+def test_other_rows_are_refused():
     x, y = (open_activations(part) for part in (INPUTS[1:], TARGETS))
     with pytest.raises(ValueError, match=r"^there are 900 targets for 899 activations; give one"):
         HeldOut(y, inputs=x)
+    named = open_activations(INPUTS.reshape(90, 10, 4))
+    with pytest.raises(ValueError, match="the targets other ones or none; give both the same"):
+        HeldOut(y, inputs=named)
+    same = open_activations(TARGETS, documents=7 + 2 * (np.arange(900) // 10))
+    assert HeldOut(same, inputs=named).num_train > 800

@@ -406,6 +406,14 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     np.testing.assert_allclose(
         frozen.decoder / np.linalg.norm(frozen.decoder, axis=0), learned.atoms, atol=1e-5
     )
+    # Another session needs both sides again.
+    learned.save(tmp_path / "d")
+    with pytest.raises(
+        ValueError, match="learned from other rows; give the activations, documents"
+    ):
+        sae_gap.LearnedDictionary.load(tmp_path / "d", y)
+    again = sae_gap.LearnedDictionary.load(tmp_path / "d", x, targets=y).sae(**options)
+    np.testing.assert_array_equal(again.model.encoder.weight, frozen.encoder.weight)
     with pytest.raises(ValueError, match=r"^only a transcoder has a skip; give learn the targets"):
         direct.sae(skip=True)
     with pytest.raises(ValueError, match=r"targets for .* activations; give one of each"):

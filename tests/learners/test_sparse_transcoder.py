@@ -107,8 +107,9 @@ def test_what_is_no_transcoder_is_refused():
     learner, model, _ = learned("topk", skip=True)
     alone = Split(TARGETS[-200:])
     assert learner.needs(Task(alone, alone, alone, width=2)) == "inputs"
-    with pytest.raises(ValueError, match=r"reads inputs of shape \(n, 12\), but they are None"):
-        model.signals(TARGETS)
+    for inputs, told in ((None, "None"), (INPUTS[:1], r".*\(1, 12\)")):
+        with pytest.raises(ValueError, match=rf"reads inputs of shape \(1200, 12\), but.* {told}"):
+            model.signals(TARGETS, inputs)
     with pytest.raises(ValueError, match=r"^signals must have the shape \(n, 12\)"):
         learner.encode(model, TARGETS)
     plain = learned("topk")[1]

@@ -120,6 +120,7 @@ FAULTS = [
     ("circuit_tracer/jumprelu", edit(threshold=TWOS), "holds threshold"),
     ("circuit_tracer/topk", configure_yaml("k: many"), "k ", "config.yaml", "'many'"),
     ("circuit_tracer/topk", configure_yaml(""), "k ", "config.yaml"),
+    ("circuit_tracer/topk", configure_yaml("activation: batch_topk"), "'batch_topk'", "relu"),
     ("dictionary_learning/topk", configure(trainer={"dict_class": "CrossCoder"}), "CrossCoder"),
     (
         "dictionary_learning/topk",

@@ -15,6 +15,7 @@ import torch
 
 import sae_gap
 from sae_gap.core import lasso_problem
+from sae_gap.core.normalise import LayerNorm
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU
@@ -412,6 +413,22 @@ REFUSED = {
         sae.W_dec, W_enc=sae.W_dec.mT, architecture="standard", W_skip=x
     ),
     "sae_gap_pursuit needs W_enc": lambda sae, x, _: SAE(sae.W_dec, k=3, transcoder=True),
+    "no transcoder normalises": lambda sae, x, _: SAE(
+        sae.W_dec,
+        None,
+        sae.W_dec.mT,
+        architecture="standard",
+        transcoder=True,
+        normalisation=LayerNorm(),
+    ),
+    "W_skip must be finite": lambda sae, x, _: SAE(
+        sae.W_dec,
+        None,
+        sae.W_dec.mT,
+        architecture="standard",
+        transcoder=True,
+        W_skip=torch.full((24, 24), torch.nan),
+    ),
     "W_skip must be (24, 24)": lambda sae, x, _: SAE(
         sae.W_dec, None, sae.W_dec.mT, architecture="standard", transcoder=True, W_skip=x
     ),

@@ -7,6 +7,7 @@ References:
   Sun et al. (2024), "Massive activations in large language models".
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -82,6 +83,21 @@ def find_outliers(
         len(norms),
         None if firsts is None else int(np.isin(rows, firsts).sum()),
     )
+
+
+def join_outliers(
+    parts: Sequence[Outliers], documents: Int[np.ndarray, " n"] | None = None
+) -> Outliers:
+    """Returns the rows that are outliers of any part: of what is read or of what is explained."""
+    if not any(len(part.rows) for part in parts[1:]):
+        return parts[0]
+    ratios = np.zeros(parts[0].num_rows)
+    for part in parts:
+        ratios[part.rows] = np.maximum(ratios[part.rows], part.ratios)
+    rows = np.flatnonzero(ratios)
+    firsts = None if documents is None else np.unique(documents, return_index=True)[1]
+    count = None if firsts is None else int(np.isin(rows, firsts).sum())
+    return Outliers(rows, ratios[rows], len(ratios), count)
 
 
 def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:

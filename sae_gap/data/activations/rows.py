@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.checks import check_number, check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
+from sae_gap.data.activations.outliers import Outliers, find_outliers, join_outliers, norms
 from sae_gap.data.activations.tables import Table, in_memory
 from sae_gap.storage.results import digest
 
@@ -33,6 +34,8 @@ class Activations:
     numbers: Int[np.ndarray, " num_samples"]
     # The rows before outliers were left out: `split` draws documents from these.
     _whole: "Activations | None" = None
+    # What a transcoder reads of all rows of the files.
+    _inputs: "Activations | None" = None
 
     @property
     def num_samples(self) -> int:
@@ -68,14 +71,43 @@ class Activations:
 
     @functools.cached_property
     def outliers(self) -> Outliers:
-        """The rows whose norm exceeds `outliers.FACTOR` times the median norm. Finding them reads
-        all rows, in chunks.
+        """The rows whose norm exceeds `outliers.FACTOR` times the median norm, or whose input's
+        does. Finding them reads all rows, in chunks.
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        return find_outliers(
-            np.concatenate([norms(chunk) for chunk in self.chunks(SPAN)]), self.documents
-        )
+        found = [
+            find_outliers(
+                np.concatenate([norms(chunk) for chunk in part.chunks(SPAN)]), self.documents
+            )
+            for part in (self, self._inputs and replace(self._inputs, numbers=self.numbers))
+            if part is not None
+        ]
+        return join_outliers(found, self.documents)
+
+    def with_inputs(self, inputs: "Activations") -> "Activations":
+        """Returns the same rows beside what a transcoder reads of them.
+
+        Raises:
+          ValueError: there are more or fewer of these, or of other documents.
+        """
+        if self.num_rows != inputs.num_samples:
+            raise ValueError(
+                f"there are {self.num_rows} targets for {inputs.num_samples} activations; give one "
+                "of each for every token, in the same order."
+            )
+        if inputs.documents is not None:
+            named = self.documents, inputs.documents[self.numbers]
+            # Their names may differ.
+            own, read = (
+                None if part is None else np.unique(part, return_inverse=True)[1] for part in named
+            )
+            if not np.array_equal(own, read):  # type: ignore[arg-type]
+                raise ValueError(
+                    "the activations name documents, and the targets other ones or none; give both "
+                    "the same, since whole documents are held out."
+                )
+        return replace(self, _inputs=inputs)
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -135,13 +135,27 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     elsewhere = [row | {"activations": "0123456789"} for row in models]
     twins = [row | {"learner": {"model": "abcdef"}} for row in models if row in now]
     killed = [row | {"learner": {"model": "x"}} for row in models if row["codes"] == "own"]
+    # At another L0, or of other inputs, nothing is compared.
+    denser = [
+        row | {"learner": {"model": "denser"}, "l0": 2 * row["l0"], "dictionary": "denser"}
+        for row in models
+        if row in now
+    ]
+    apart = measurement_page.standings(now, denser)
+    assert [(line["dictionary"], line["rank"]) for line in apart] == [
+        ("mine", "1"),
+        ("denser", "1"),
+    ]
+    assert apart[0]["scored"] != apart[1]["scored"]
+    read = [row | {"inputs": "0123456789"} for row in models]
+    assert len(measurement_page.standings(now, read)) == 3
     lines = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
     names = ["mine", "mine (abcd)", "other", "mine", "other"]
     assert [line["dictionary"] for line in lines] == names
     # Ranks are among those of the same rows.
     assert [line["rank"] for line in lines] == [*["1 to 3"] * 3, *["1 to 2"] * 2]
-    assert lines[0]["scored"][:-14] == "30 rows of " and lines[0]["scored"].endswith(", seed 0")
-    assert {line["scored"] for line in lines[3:]} == {"30 rows of 012345, seed 0"}
+    assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", lines[0]["scored"])
+    assert {line["scored"][:25] for line in lines[3:]} == {"30 rows of 012345, seed 0"}
 
 
 def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
