@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks.report import pages
 from benchmarks.report.table import PROVED, table
 from sae_gap import figures, measure
@@ -221,7 +219,7 @@ def _cost(report: Any) -> float | None:
         return None
     sae = report.sae
     count, skip = flops(sae.num_inputs, sae.num_latents), getattr(sae.model, "skip", None)
-    return count and (count / 2 + np.size(skip) * (skip is not None)) / 1e6
+    return count and (count / 2 + (0 if skip is None else skip.size)) / 1e6
 
 
 def _listed(lines: Sequence[str]) -> str:
