@@ -23,6 +23,8 @@ HELD = 10
 WORK, STEPS = 2e13, 8_000
 # Hidden units for each dimension of the input.
 BREADTH = 4
+# Looks at held-out rows, at most.
+LOOKS = 20
 # Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' squares.
 BATCH, RATE, RIDGE = 512, 2e-3, 1e-3
 
@@ -147,12 +149,14 @@ def _trained(x, y, hidden: int, steps: int) -> Network:
     size = min(BATCH, len(x))
     many = len(x) // size
     epochs = -(-steps // many)
-    steps = epochs * many
+    # Epochs between two looks at the held-out rows.
+    apart = -(-epochs // LOOKS)
+    looks = -(-epochs // apart)
+    steps = looks * apart * many
     rate = optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps)
     rule = optax.adam(rate)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def epoch(state, key):
+    def epoch(state, number):
         def step(state, rows):
             network, memory = state
 
@@ -163,18 +167,22 @@ def _trained(x, y, hidden: int, steps: int) -> Network:
             return (eqx.apply_updates(network, updates), memory), None
 
         # Each epoch leaves out fewer rows than a batch has.
-        order = jax.random.permutation(key, len(inputs))[: many * size]
-        return jax.lax.scan(step, state, order.reshape(many, size))[0]
+        order = jax.random.permutation(jax.random.key(number), len(inputs))[: many * size]
+        return jax.lax.scan(step, state, order.reshape(many, size))[0], None
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def advance(state, numbers):
+        return jax.lax.scan(epoch, state, numbers)[0]
 
     def error(network):
         return float(jnp.mean((network((few - middle) / own) - (truth - mean) / unit) ** 2))
 
     state = jax.tree.map(jnp.copy, (ridge, rule.init(ridge)))
     best, least = ridge, error(ridge)
-    for number in range(epochs):
-        state = epoch(state, jax.random.key(number))
+    for numbers in np.arange(looks * apart).reshape(looks, apart):
+        state = advance(state, numbers)
         if (found := error(state[0])) < least:
-            # The next epoch consumes its state.
+            # The next epochs consume their state.
             best, least = jax.tree.map(jnp.copy, state[0]), found
     inner = best.inner / own
     slope = unit / own * best.slope
