@@ -3,6 +3,7 @@ coherence of its atoms.
 """
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,9 @@ def name_of(row: Row) -> str:
 def _said(name: str) -> str:
     """Returns the name of what `train_real` trained as people say it, and others as they are."""
     kind, start, base = name.partition("_from_")
-    return labels.label(kind).removesuffix(" SAE") + start.replace("_", " ") + base
+    trained, ending = re.fullmatch(r"(.*?)((?:_skip)?_transcoder)?", kind).groups("")  # type: ignore[union-attr]
+    said = labels.label(trained).removesuffix(" SAE") + (ending + start).replace("_", " ")
+    return said + base
 
 
 def is_control(row: Row) -> bool:

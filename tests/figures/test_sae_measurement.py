@@ -98,11 +98,12 @@ def test_the_nats_of_an_sae_are_a_bar_of_their_parts():
     assert words == [" 0.10, 80 % its encoder's", " 0.20, 40 % its encoder's"]
     assert figures.loss_parts([]) is None
     # A transcoder has parts of its own, beside an SAE's.
-    read = {"amortisation_part": 0.03, "unseen_part": 0.05, "dictionary": "topk_transcoder"}
+    read = {"amortisation_part": 0.03, "unseen_part": 0.05, "dictionary": "topk_skip_transcoder"}
     figure = figures.loss_parts([costly, costly | read | {"total": 0.1}])
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches[:4]] == pytest.approx([0.03, 0.05, 0.04, 0.08])
     assert axes.texts[0].get_text() == " 0.10, 30 % amortisation"
+    assert axes.get_yticklabels()[0].get_text() == "TopK skip transcoder, L0 8"
     colours = {bar.get_facecolor() for bar in axes.patches}
     (legend,) = figure.legends
     assert len(colours) == len(legend.get_texts()) == 6

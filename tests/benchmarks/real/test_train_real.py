@@ -3,6 +3,7 @@ fit has seen.
 """
 
 import dataclasses
+import functools
 import itertools
 
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from benchmarks.real import train_real
 from sae_gap import Store, load_sae, open_activations, save_activations
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.held_out import HeldOut
+from sae_gap.encoders.predicted import Predicted
+from sae_gap.measure import methods
 from tests.conftest import lines_of, refused, succeed
 
 DIM, LATENTS, K = 8, 16, 3
@@ -123,7 +126,10 @@ def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers
     assert own["fvu_outliers"] == pytest.approx(errors.sum() / (60 * held.var(axis=0).sum()), 1e-3)
 
 
-def test_transcoders_read_the_activations_and_explain_the_targets(train, file, tmp_path):
+def test_transcoders_read_the_activations_and_explain_the_targets(
+    train, file, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(methods, "Predicted", functools.partial(Predicted, steps=20))
     x, targets = open_activations(file), tmp_path / "y.npz"
     y = np.maximum(x.take(np.arange(600)) @ np.linspace(-1, 1, DIM * 6).reshape(DIM, 6), 0)
     # Two outlier tokens of the targets, which decide what is left out.
