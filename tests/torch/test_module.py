@@ -200,7 +200,7 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
         assert not values[~support].any()
     # On twins, and on more atoms than dimensions, it is the solution of least norm.
     unit = atoms / np.linalg.norm(atoms.astype(np.float64), axis=1, keepdims=True)
-    for rows in (unit[[*range(9)] * 2], unit):
+    for rows in (unit[[*range(9)] * 2], unit, np.tile(np.eye(DIM), (2, 1))):
         sae = SAE(*tensors(rows), architecture="dictionary")
         found = sae.refit(torch.from_numpy(x).double(), -torch.ones(COUNT, len(rows)))
         equal(found, np.linalg.lstsq(rows.T, x.T, rcond=1e-6)[0].T, 1e-12)
