@@ -125,6 +125,11 @@ class SAE(nn.Module):
             raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
         if W_skip is not None and not transcoder:
             raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
+        if transcoder and architecture == PURSUIT:
+            raise ValueError(
+                "a transcoder's pursuit codes what it explains, not what it reads; give the "
+                "architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
+            )
         if transcoder and type(normalisation or Normalisation()) is not Normalisation:
             raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
 
@@ -211,9 +216,15 @@ class SAE(nn.Module):
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit. By default k is its own k,
         if it has one; a pursuit with that k keeps its threshold. That of a transcoder codes its
-        `signals(y, x)`.
+        `signals(y, x)`, and so keeps the hook of y, or with a skip none.
         """
-        pursued = getattr(self.cfg, "k", None)
+        pursued, metadata = getattr(self.cfg, "k", None), self.cfg.metadata
+        if self.transcodes:
+            hooks = {name for name in metadata if name.startswith("hook_")}
+            outer = {name for name in hooks if name.endswith("_out") and self.W_skip is None}
+            metadata = {name: metadata[name] for name in metadata if name not in hooks} | {
+                name.removesuffix("_out"): metadata[name] for name in outer
+            }
         return type(self)(
             *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
             k=pursued if k is None else k,
@@ -222,7 +233,7 @@ class SAE(nn.Module):
             threshold=self.threshold if self._pursues and k in (None, pursued) else None,
             normalisation=self._normalisation(self.W_dec),
             heads=self.cfg.reshape_activations == "hook_z",
-            metadata=self.cfg.metadata,
+            metadata=metadata,
         )
 
     def signals(

@@ -263,6 +263,14 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         again = SAE.from_folder(FILES / case, k=2).encode(given)
         torch.testing.assert_close(again, better.encode(given))
     assert better.W_dec is sae.W_dec and (better.encode(signals) > 0).sum(1).max() == 2
+    # A pursuit is an SAE of what it codes, which is at no hook if a skip is subtracted.
+    hook = "hook_name_out" if sae.transcodes else "hook_name"
+    hook = None if sae.W_skip is not None else sae.cfg.metadata.get(hook)
+    assert better.cfg.metadata.get("hook_name") == hook
+    if not case.endswith(("saelens/scaled", "saelens/whitened")):
+        better.save(tmp_path / "better")
+        again = SAE.from_folder(tmp_path / "better")
+        torch.testing.assert_close(again.encode(signals), better.encode(signals))
     for name in ("model_name", "hook_name", "hook_name_out"):
         assert sae.cfg.metadata.get(name) == loaded.notes.get(name)
     dictionary = Model(loaded.model.decoder, 0 * loaded.bias)
@@ -372,7 +380,9 @@ REFUSED = {
     "an SAE has no W_skip": lambda sae, x, _: SAE(
         sae.W_dec, W_enc=sae.W_dec.mT, architecture="standard", W_skip=x
     ),
-    "sae_gap_pursuit needs W_enc": lambda sae, x, _: SAE(sae.W_dec, k=3, transcoder=True),
+    "pursuit codes what it explains": lambda sae, x, _: SAE(
+        sae.W_dec, None, sae.W_dec.mT, k=3, transcoder=True
+    ),
     "no transcoder normalises": lambda sae, x, _: SAE(
         sae.W_dec,
         None,
