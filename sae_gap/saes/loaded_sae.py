@@ -163,8 +163,10 @@ class SAE:
         arrays |= {} if W_skip is None else {"W_skip": W_skip}
         held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
         for word in ("b_enc", "b_dec"):
-            if held[word].ndim != 1:
-                raise ValueError(f"{word} must be a vector, but it is {shown(held[word])}.")
+            if held[word].ndim != 1 or not held[word].size:
+                raise ValueError(
+                    f"{word} must be a vector of at least one number, but it is {shown(held[word])}."
+                )
         num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
         check_flag("centred", centred)
         check_flag("transcoder", transcoder)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT, check_k, least_gain, screen_sizes
+from sae_gap.core.pursuit import PURSUIT, check_k, check_threshold, least_gain, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
@@ -337,7 +337,8 @@ class SAE(nn.Module):
           The same module, with its threshold set.
 
         Raises:
-          ValueError: the SAE is no pursuit, or x is not finite or all zeros but for one row.
+          ValueError: the SAE is no pursuit, x is not finite or all zeros but for one row, or its
+            rows have fewer atoms than k.
         """
         if not self._pursues:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
@@ -353,8 +354,9 @@ class SAE(nn.Module):
             return pursue(self._target(x), atoms, *sizes)[2:]
 
         (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
-        least = least_gain(gains, cfg.k)
-        self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
+        threshold = least_gain(gains, cfg.k).sqrt() / mean_length(weights)
+        check_threshold(threshold)
+        self.threshold = threshold.to(self.W_dec)
         self.cfg.pruned = True
         return self
 

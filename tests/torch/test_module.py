@@ -426,6 +426,7 @@ REFUSED = {
     "0 rows that are not all zeros": lambda sae, x, _: sae.calibrate(0 * x[:3]),
     "too few to find a threshold": lambda sae, x, _: sae.calibrate(x[:0]),
     "1 rows that are not all zeros": lambda sae, x, _: sae.calibrate(x[:1]),
+    "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(-x.abs()),
     "it is there already": lambda sae, x, folder: [sae.save(folder) for _ in range(2)],
     "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
     "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
