@@ -14,6 +14,7 @@ from sae_gap.core.checks import check_choice, check_size
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.pursuit import PURSUIT, check_k, check_threshold, least_gain, screen_sizes
 from sae_gap.core.rows import counted
+from sae_gap.saes.parts import side_by_side
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     MANY_ROWS,
@@ -64,7 +65,8 @@ class SAE(nn.Module):
       b_enc: (num_latents,); None for zeros.
       architecture: see above.
       normalisation: normalisation of x before it is coded, which decoding undoes; None for none.
-      heads: whether x may come as (..., heads, head_dim), to be laid side by side.
+      heads: whether x may come as (..., heads, head_dim), or as (..., layers, dim) of a crosscoder,
+        to be laid side by side.
       metadata: further entries of the configuration, such as `hook_name`.
       transcoder: whether it is one, whose W_enc is (num_inputs, num_latents).
       W_skip: the affine skip of a transcoder, (num_inputs, input_dim); None for none.
@@ -407,7 +409,7 @@ class SAE(nn.Module):
         mend = "give activations of the layer that the SAE was trained on"
         heads = self.cfg.reshape_activations == "hook_z"
         if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
-            x = x.flatten(-2)
+            x = side_by_side(x, self.cfg.metadata)
         check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
 
