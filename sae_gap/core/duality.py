@@ -1,4 +1,4 @@
-"""The duality gap of the lasso on arrays of NumPy, JAX or PyTorch; imports neither of the last two.
+"""The duality gap of the lasso on arrays of NumPy or JAX, which it does not import.
 
 `sae_gap.core.lasso_problem` defines the gap.
 """
@@ -6,8 +6,6 @@
 from typing import Any
 
 from jaxtyping import Float
-
-from sae_gap.core.namespace import namespace
 
 
 def dual_scale(
@@ -19,7 +17,7 @@ def dual_scale(
     The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones,
     `c = Dᵀ θ`.
     """
-    xp = namespace(correlations)
+    xp = correlations.__array_namespace__()
     pull = correlations if nonneg else xp.abs(correlations)
     broken = pull > lam
     return xp.amin(xp.where(broken, lam / xp.where(broken, pull, 1), 1), axis=1)
@@ -47,7 +45,7 @@ def value_and_gap(
     Returns:
       (n,) objectives and (n,) duality gaps, as NumPy arrays if the input is.
     """
-    xp, scale = namespace(codes), scale[:, None]
+    xp, scale = codes.__array_namespace__(), scale[:, None]
     misfit = (1 - scale) * rest if dual is None else rest - scale * dual
     # Subtract before multiplying, which would round. Only rounding makes it negative, where λ_j =
     # d_jᵀ t.

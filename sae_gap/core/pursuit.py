@@ -28,6 +28,15 @@ def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
     return (ordered[first] + ordered[max(0, first - 1)]) / 2
 
 
+def check_threshold(value: Any) -> None:
+    """Raises a ValueError unless a calibrated threshold is positive."""
+    if not value > 0:
+        raise ValueError(
+            "no threshold leaves so many atoms; give rows of which the dictionary explains "
+            "something, and a k below half of input_dim and of the atoms."
+        )
+
+
 def check_k(k: int, input_dim: int, num_latents: int) -> None:
     """Raises a ValueError unless so many atoms can be independent."""
     if k > min(input_dim, num_latents):

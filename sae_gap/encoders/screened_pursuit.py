@@ -15,7 +15,16 @@ from sae_gap.core import matching
 from sae_gap.core.checks import check_number, is_traced
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, WHOLE, check_k, screen_sizes
+from sae_gap.core.pursuit import (
+    DEPENDENT,
+    EXCHANGES,
+    MOST,
+    SLACK,
+    WHOLE,
+    check_k,
+    check_threshold,
+    screen_sizes,
+)
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
@@ -216,11 +225,7 @@ class BatchPursuit(ScreenedPursuit):
                 f"{len(model.decoder)} dimensions; give those of its layer."
             )
         found = self.calibrated(model, signals[counted(signals)])
-        if not found.encoder.value > 0:
-            raise ValueError(
-                "no threshold leaves so many atoms; give rows of which the dictionary explains "
-                "something, and a k below half of input_dim and of the atoms."
-            )
+        check_threshold(found.encoder.value)
         return Model(model.decoder, model.bias, found.encoder, self)
 
     def calibrated(self, model, signals):

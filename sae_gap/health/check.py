@@ -207,9 +207,7 @@ def check(
     check_flag("better", better)
     check_flag("certified", certified)
     loaded = _sae(sae, options)
-    given = detached(activations)
-    if loaded.heads and getattr(given, "ndim", 0) == 3:
-        activations = given.reshape(len(given), -1)
+    activations = loaded.flat(detached(activations))
     if loaded.transcodes == (targets is None):
         told = "a transcoder explains other activations than it reads; give those as targets."
         raise ValueError(

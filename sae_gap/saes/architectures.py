@@ -1,5 +1,5 @@
 """The architectures of SAEs, a row each, under SAELens's names where it has them. Readers make SAEs
-of them from files, JAX and PyTorch infer with these, and writers save them.
+of them from files, JAX infers with all of these and PyTorch with some, and writers save them.
 """
 
 import types

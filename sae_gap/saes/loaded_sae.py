@@ -40,7 +40,7 @@ from sae_gap.encoders.encoder import (
 from sae_gap.learners.given import Given, Held
 from sae_gap.saes.architectures import ARCHITECTURES, take
 from sae_gap.saes.exchange import imported
-from sae_gap.saes.parts import Parts
+from sae_gap.saes.parts import Parts, side_by_side
 from sae_gap.storage.tensor_files import Tensors, printable
 
 # The further arguments of `SAE.from_arrays`, by architecture; at least one is needed.
@@ -68,7 +68,8 @@ class SAE:
       library: the library that wrote it.
       architecture: that library's name for it.
       centred: whether the encoder subtracts the decoder's bias from its input.
-      heads: whether activations may come as (n, heads, head_dim), to be laid side by side.
+      heads: whether activations may come as (n, heads, head_dim), to be laid side by side, or as
+        the (n, layers, dim) of a crosscoder.
       notes: notes on the file for a report: its types, its flags, its hook point.
       name: its name in rows and figures.
       signed: whether codes may be negative, so that the optimum is over signed codes too.
@@ -163,8 +164,10 @@ class SAE:
         arrays |= {} if W_skip is None else {"W_skip": W_skip}
         held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
         for word in ("b_enc", "b_dec"):
-            if held[word].ndim != 1:
-                raise ValueError(f"{word} must be a vector, but it is {shown(held[word])}.")
+            if held[word].ndim != 1 or not held[word].size:
+                raise ValueError(
+                    f"{word} must be a vector with entries, but it is {shown(held[word])}."
+                )
         num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
         check_flag("centred", centred)
         check_flag("transcoder", transcoder)
@@ -382,6 +385,16 @@ class SAE:
         """
         return self.decode(self.encode(activations), activations)
 
+    def flat(self, activations: Any) -> Any:
+        """Activations as they are, or by heads or layers, (n, layers, dim), side by side.
+
+        Raises:
+          ValueError: the layers of a crosscoder do not stand there.
+        """
+        if self.heads and getattr(activations, "ndim", 0) == 3:
+            return side_by_side(activations, self.notes)
+        return activations
+
     def as_rows(
         self, activations: Float[ArrayLike, "..."], *, explained: bool = False
     ) -> Float[Array, "n dim"]:
@@ -389,9 +402,7 @@ class SAE:
         `explained`.
         """
         # `asanyarray` keeps masks, so that the check refuses them.
-        array = np.asanyarray(detached(activations))
-        if self.heads and array.ndim == 3:
-            array = array.reshape(len(array), -1)
+        array = self.flat(np.asanyarray(detached(activations)))
         name = "targets" if self.transcodes and explained else "activations"
         word = "num_inputs" if self.transcodes and not explained else "input_dim"
         array = matching.as_matrix(name, array)

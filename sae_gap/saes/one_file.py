@@ -8,7 +8,7 @@ from typing import Any
 
 from sae_gap.saes import decoders
 from sae_gap.saes.architectures import read_options, take
-from sae_gap.saes.parts import Parts
+from sae_gap.saes.parts import LAYERS, Parts
 from sae_gap.storage.tensor_files import Config, Tensors
 
 # circuit-tracer's names: of the transcoder of a layer, of a threshold, and of the configuration of
@@ -119,6 +119,6 @@ def _crosscoder(tensors: Tensors) -> Parts:
     encoder = "jumprelu" if "threshold" in tensors else "standard"
     held = take(encoder, tensors, num_latents, layers * dim, known=held)
     tensors.finish("crosscoder")
-    notes = {"dtype on disk": tensors.dtypes(), "layers side by side": str(layers)}
+    notes = {"dtype on disk": tensors.dtypes(), LAYERS: str(layers)}
     about: Any = {"architecture": "crosscoder", "notes": notes, "heads": True}
     return Parts(encoder, {}, held, library="crosscoder", **about)

@@ -13,8 +13,27 @@ from sae_gap.core.normalise import Normalisation
 MOST = 64
 # The file of a finished fit of the suite, and of a dictionary that `learn` learned.
 FIT, DICTIONARY = "fit.safetensors", "dictionary.safetensors"
+# The note of a crosscoder that says how many layers it explains.
+LAYERS = "layers side by side"
 # Notes that stay with an SAE that is read and saved again.
-NOTED = ("model_name", "hook_name", "hook_name_out")
+NOTED = ("model_name", "hook_name", "hook_name_out", LAYERS)
+
+
+def side_by_side(rows: Any, notes: Mapping[str, Any]) -> Any:
+    """Lays the last two axes of rows, heads or the layers of a crosscoder, side by side.
+
+    Raises:
+      ValueError: the notes are a crosscoder's, and the rows are not (..., layers, dim), which no
+        shape tells where both are equal.
+    """
+    layers = notes.get(LAYERS)
+    if layers is not None and str(rows.shape[-2]) != layers:
+        raise ValueError(
+            f"a crosscoder of {layers} layers takes activations as (n, layers, dim), but they are "
+            f"{tuple(rows.shape)}; swap their axes, or give those layers alone."
+        )
+    *others, parts, dim = rows.shape
+    return rows.reshape((*others, parts * dim))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +57,7 @@ class Parts:
       codes_of_unit_atoms: whether the library multiplies p by the lengths of the atoms, so that its
         codes are those of unit atoms.
       normalisation: normalisation of the activations.
-      heads: whether activations may come by heads.
+      heads: whether activations may come by heads, or by the layers of a crosscoder.
       metadata: further entries of SAELens's configuration.
       transcodes: whether it is a transcoder.
     """

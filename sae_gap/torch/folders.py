@@ -1,7 +1,7 @@
 """Reads the arguments of an SAE in PyTorch from a folder, and writes an SAE into one."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,17 @@ from sae_gap.saes.find import read as read_parts
 from sae_gap.saes.parts import NOTED
 
 
-def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dict[str, Any]:
-    """Reads the arguments of the SAE in a folder; see `SAE.from_folder`."""
+def read(
+    path: str | os.PathLike[str], sae_id: str | None, k: int | None, known: Collection[str]
+) -> dict[str, Any]:
+    """Reads the arguments of the SAE in a folder, without an encoder unless its architecture is
+    `known`; see `SAE.from_folder`.
+    """
     parts = read_parts(locate(path, sae_id))
-    if parts.encoder is None and k is None:
-        if "l0" not in parts.notes:
-            kind = parts.architecture or "a decoder alone"
-            raise ValueError(
-                f"{path} has no encoder that PyTorch has here ({kind}); give k, for a pursuit on "
-                "its atoms."
-            )
+    if parts.encoder is None and k is None and "l0" in parts.notes:
         k = max(1, round(float(parts.notes["l0"])))
     held: dict[str, Any] = {
-        _renamed(name): torch.from_numpy(value)
-        for name, value in parts.settled(parts.atoms.dtype).items()
+        name: torch.from_numpy(value) for name, value in parts.settled(parts.atoms.dtype).items()
     }
     about: dict[str, Any] = {"normalisation": parts.normalisation, "heads": parts.heads}
     notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
@@ -41,10 +38,11 @@ def read(path: str | os.PathLike[str], sae_id: str | None, k: int | None) -> dic
                 "code sae.signals(y, x) by sae.pursuit(k)."
             )
         about["transcoder"] = True
-    if k is None:
+    if k is None and parts.encoder in known:
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
-    names = {"W_dec", "b_dec", "W_enc", "b_enc"}
-    return {name: held[name] for name in names & held.keys()} | about | {"k": k}
+    names = {"W_dec", "b_dec", "W_enc", "b_enc", "W_skip"}
+    about |= {"architecture": "dictionary"} if k is None else {"k": k}
+    return {name: held[name] for name in names & held.keys()} | about
 
 
 def write(
@@ -64,12 +62,11 @@ def write(
     Raises:
       ValueError: SAELens has no form for it, or the folder has files already.
     """
-    row, entries = ARCHITECTURES[cfg.architecture], vars(cfg)
-    if row.foreign or normalises.saelens is None:
+    entries = vars(cfg)
+    if cfg.architecture == "dictionary" or normalises.saelens is None:
         raise ValueError(
-            f"SAELens has no form for {cfg.architecture} codes of activations with the "
-            f"normalisation {normalises.__name__}; save sae.pursuit(k) of an SAE "
-            "without one."
+            "SAELens has no form for a dictionary without an encoder, nor for the normalisation "
+            f"{normalises.__name__}; save sae.pursuit(k) of an SAE with none."
         )
     if "d_out" in entries:
         named = transcoder_of(cfg.architecture, "W_skip" in state)
@@ -79,12 +76,8 @@ def write(
                 "it by sae_gap.load_sae and sae_gap.save_sae."
             )
         entries = entries | {"architecture": named}
-    names = ("W_dec", "b_dec", "W_skip", "threshold", *row.tensors)
-    tensors = {
-        name: state[_renamed(name)].float().cpu().numpy()
-        for name in names
-        if _renamed(name) in state
-    }
+    names = ("W_dec", "b_dec", "W_skip", "threshold", *ARCHITECTURES[cfg.architecture].tensors)
+    tensors = {name: state[name].float().cpu().numpy() for name in names if name in state}
     if "W_skip" in tensors:
         tensors["W_skip"] = tensors["W_skip"].T
     folder = Path(folder).expanduser()
@@ -92,8 +85,3 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in saelens.written(entries, tensors, cfg.metadata).items():
         (folder / name).write_bytes(content)
-
-
-def _renamed(name: str) -> str:
-    """The module's name for a tensor."""
-    return "b_enc" if name == "b_gate" else name

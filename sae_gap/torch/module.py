@@ -11,11 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_gap.core.checks import check_choice, check_size
-from sae_gap.core.duality import dual_scale, value_and_gap
 from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT, check_k, least_gain, screen_sizes
+from sae_gap.core.pursuit import PURSUIT, check_k, check_threshold, least_gain, screen_sizes
 from sae_gap.core.rows import counted
-from sae_gap.saes.architectures import ARCHITECTURES
+from sae_gap.saes.parts import side_by_side
 from sae_gap.torch import folders
 from sae_gap.torch.pursuit import (
     MANY_ROWS,
@@ -32,12 +31,13 @@ from sae_gap.torch.pursuit import (
     widened,
 )
 
-# Default values of options.
-_DEFAULTS = {
-    "breadth": 2,
-    "screens": 2,
-    "residual_threshold": 0.01,
-    "stop_on_duplicate_support": True,
+# The options of each architecture with their default values; `...` has none.
+_OPTIONS: dict[str, dict[str, Any]] = {
+    PURSUIT: {"k": ..., "breadth": 2, "screens": 2, "threshold": None},
+    "standard": {},
+    "topk": {"k": ...},
+    "jumprelu": {"threshold": ...},
+    "dictionary": {},
 }
 
 
@@ -49,44 +49,34 @@ class SAE(nn.Module):
       sae_gap_pursuit   the screened pursuit of `pursuit_codes`, which uses the dictionary alone
       standard          relu(p)
       topk              the k largest relu(p) of a row
-      abstopk           the k entries of p with the largest magnitude
       jumprelu          relu(p) above each latent's threshold
-      gated             relu((x - b_dec) W_enc exp(r_mag) + b_mag) where p > 0
-      matching_pursuit  those of SAELens, which may choose an atom again
-      groupmax          the largest relu(p) in each of k consecutive groups
-      batch_largest     the k n largest relu(p) of n rows: BatchTopK without a threshold
+      dictionary        none: atoms for `pursuit` and `refit`
 
     Whatever the types of x and of the weights, codes are computed in float32 at least, outside any
     autocast, and returned in the type of x.
 
     A transcoder reads x by `p = x W_enc + b_enc`, and its codes explain another activation, as
-    `y ≈ z W_dec + b_dec + x W_skip`. Its `refit`, `certify` and `pursuit` take `signals(y, x)`.
+    `y ≈ z W_dec + b_dec + x W_skip`. Its `refit` and `pursuit` take `signals(y, x)`.
 
     Args:
       W_dec: (num_latents, input_dim), atoms of any length.
       b_dec: (input_dim,); None for zeros.
-      W_enc: (input_dim, num_latents); only pursuits need none.
+      W_enc: (input_dim, num_latents); a pursuit and a dictionary alone need none.
       b_enc: (num_latents,); None for zeros.
       architecture: see above.
       normalisation: normalisation of x before it is coded, which decoding undoes; None for none.
-      heads: whether x may come as (..., heads, head_dim), to be laid side by side.
+      heads: whether x may come as (..., heads, head_dim), or as (..., layers, dim) of a crosscoder,
+        to be laid side by side.
       metadata: further entries of the configuration, such as `hook_name`.
       transcoder: whether it is one, whose W_enc is (num_inputs, num_latents).
       W_skip: the affine skip of a transcoder, (num_inputs, input_dim); None for none.
-      k: latents in a code, or groups of groupmax.
+      k: latents in a code.
       breadth: candidates of a screen for each atom of a pursuit; by default 2.
       screens: screens of a pursuit; by default 2. A coherent dictionary needs 4 to 6; see
         `pursuit_codes`.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
         each latent's threshold of jumprelu. Codes of a pursuit without one have exactly k atoms, if
         as many correlate; `calibrate` finds one.
-      r_mag: of gated, as b_mag, (num_latents,).
-      b_mag: of gated.
-      max_iterations: atoms that matching_pursuit adds up at most; by default input_dim.
-      residual_threshold: matching_pursuit stops once the residual's norm is below this; by default
-        0.01.
-      stop_on_duplicate_support: whether matching_pursuit stops once it chooses an atom again; by
-        default it does.
 
     Raises:
       TypeError: the architecture has no such option, or an argument is no tensor of floating-point
@@ -105,8 +95,6 @@ class SAE(nn.Module):
     b_dec: Tensor
     W_enc: Tensor
     b_enc: Tensor
-    r_mag: Tensor
-    b_mag: Tensor
     W_skip: Tensor
     threshold: Tensor
 
@@ -122,53 +110,63 @@ class SAE(nn.Module):
         heads: bool = False,
         metadata: dict[str, Any] | None = None,
         transcoder: bool = False,
+        W_skip: Float[Tensor, "num_inputs input_dim"] | None = None,  # noqa: N803
         **options: Any,
     ):
         super().__init__()
-        check_choice("architecture", architecture, ARCHITECTURES)
+        check_choice("architecture", architecture, _OPTIONS)
+        takes = _OPTIONS[architecture]
+        options = {name: value for name, value in options.items() if value is not None}
+        if foreign := sorted(options.keys() - takes):
+            raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
+        options = takes | options
+        missing = [name for name, value in options.items() if value is ...]
+        if W_enc is None and (transcoder or architecture not in (PURSUIT, "dictionary")):
+            missing.insert(0, "W_enc")
+        if missing:
+            raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
+        if W_skip is not None and not transcoder:
+            raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
+        if transcoder and architecture == PURSUIT:
+            raise ValueError(
+                "a transcoder's pursuit codes what it explains, not what it reads; give the "
+                "architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
+            )
+        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
+            raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
+
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         (width, dim), like = W_dec.shape, dict[str, Any](dtype=W_dec.dtype, device=W_dec.device)
-        row, defaults = ARCHITECTURES[architecture], _DEFAULTS | {"max_iterations": dim}
-        needed = {"W_dec", *row.tensors, *row.options} - {"b_enc", "b_gate"}
-        given: dict[str, Any] = {"W_dec": W_dec, "b_dec": b_dec, "W_enc": W_enc, "b_enc": b_enc}
-        given = {name: value for name, value in (given | options).items() if value is not None}
-        given = {name: defaults[name] for name in needed & defaults.keys()} | given
-        free = {"b_dec", "W_enc", "b_enc"} | ({"threshold"} if architecture == PURSUIT else set())
-        free |= {"W_skip"} if transcoder else set()
-        needed |= {"W_enc"} if transcoder else set()
-        if foreign := sorted(given.keys() - needed - free):
-            raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
-        if missing := sorted(needed - given.keys()):
-            raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
-        zeros = {"b_dec": dim} | ({} if W_enc is None else {"b_enc": width})
-        given = {**{name: torch.zeros(size, **like) for name, size in zeros.items()}, **given}
-        for name in given.keys() & {"k", "breadth", "screens", "max_iterations"}:
-            check_size(name, given[name])
-        if given.get("k", 1) > width:
-            raise ValueError(f"k must be at most the {width} latents, but it is {given['k']}.")
-        if architecture == "groupmax" and width % given["k"]:
-            raise ValueError(f"k must divide the {width} latents into groups; give a divisor.")
-        threshold: Any = given.pop("threshold", None)
-        if architecture == PURSUIT:
-            check_k(given["k"], dim, width)
-            given["pruned"] = threshold is not None
-        read = len(given["W_enc"]) if transcoder else dim
-        shapes = {"W_dec": (width, dim), "b_dec": (dim,), "W_enc": (read, width)}
-        shapes["W_skip"] = (read, dim)
-        for name in ("W_dec", "b_dec", "W_enc", "b_enc", "r_mag", "b_mag", "W_skip"):
-            value, shape = given.pop(name, None), shapes.get(name, (width,))
+        read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]
+        if b_dec is None:
+            b_dec = torch.zeros(dim, **like)
+        if b_enc is None and W_enc is not None:
+            b_enc = torch.zeros(width, **like)
+        for name, value, shape in (
+            ("W_dec", W_dec, (width, dim)),
+            ("b_dec", b_dec, (dim,)),
+            ("W_enc", W_enc, (read, width)),
+            ("b_enc", b_enc, (width,)),
+            ("W_skip", W_skip, (read, dim)),
+        ):
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
                 value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+                if name in ("W_dec", "W_skip"):
+                    _check_finite(name, value)
             self.register_parameter(name, value)
-        _check_finite("W_dec", W_dec)
-        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
-            raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
-        if self.W_skip is not None:
-            _check_finite("W_skip", self.W_skip)
-        if threshold is not None:
-            if architecture == PURSUIT:
+
+        threshold: Any = options.pop("threshold", None)
+        for name, value in options.items():
+            check_size(name, value)
+        if architecture == PURSUIT:
+            check_k(options["k"], dim, width)
+            if threshold is not None:
                 check_scalar("threshold", threshold)
+            options["pruned"] = threshold is not None
+        elif options.get("k", 1) > width:
+            raise ValueError(f"k must be at most the {width} latents, but it is {options['k']}.")
+        if threshold is not None:
             threshold = torch.as_tensor(threshold, **like)
         if architecture == "jumprelu":
             threshold = threshold if threshold.ndim else threshold.expand(width).clone()
@@ -176,13 +174,14 @@ class SAE(nn.Module):
             # With an infinite threshold a latent never fires, or always.
             _check_finite("threshold", threshold.clamp(-1, 1))
         self.register_buffer("threshold", threshold)
+
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
             value = torch.as_tensor(getattr(normalisation, field.name), **like)
             self.register_buffer(f"normalisation_{field.name}", value)
         self.chunk: int | None = None
         self.transcodes = transcoder
-        given |= {"d_out": dim} if transcoder else {}
+        options |= {"d_out": dim} if transcoder else {}
         self.cfg = types.SimpleNamespace(
             architecture=architecture,
             d_in=read,
@@ -192,7 +191,7 @@ class SAE(nn.Module):
             apply_b_dec_to_input=not transcoder,
             normalize_activations=self._normalises.saelens,
             reshape_activations="hook_z" if heads else "none",
-            **given,
+            **options,
             metadata=dict(metadata or {}),
         )
 
@@ -200,7 +199,8 @@ class SAE(nn.Module):
     def from_folder(
         cls, path: str | os.PathLike[str], sae_id: str | None = None, *, k: int | None = None
     ) -> "SAE":
-        """The SAE in a folder, with its saved encoder.
+        """The SAE in a folder, with its saved encoder if that is a pursuit, ReLU, TopK or JumpReLU;
+        another SAE opens as a dictionary for `pursuit` and `refit`.
 
         It reads whatever `sae_gap.load_sae` reads, and the output of `learn(...).save`, a
         dictionary whose codes are a pursuit at the L0 that it was learned for.
@@ -211,16 +211,22 @@ class SAE(nn.Module):
           k: k of a pursuit that replaces the encoder; None keeps the encoder.
 
         Raises:
-          ValueError: there is no SAE that can be read, or PyTorch has no encoder like its own here.
+          ValueError: there is no SAE that can be read, or k is given for a transcoder.
         """
-        return cls(**folders.read(path, sae_id, k))
+        return cls(**folders.read(path, sae_id, k, _OPTIONS))
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit. By default k is its own k,
         if it has one; a pursuit with that k keeps its threshold. That of a transcoder codes its
-        `signals(y, x)`.
+        `signals(y, x)`, and so keeps the hook of y, or with a skip none.
         """
-        pursued = getattr(self.cfg, "k", None)
+        pursued, metadata = getattr(self.cfg, "k", None), self.cfg.metadata
+        if self.transcodes:
+            hooks = {name for name in metadata if name.startswith("hook_")}
+            outer = {name for name in hooks if name.endswith("_out") and self.W_skip is None}
+            metadata = {name: metadata[name] for name in metadata if name not in hooks} | {
+                name.removesuffix("_out"): metadata[name] for name in outer
+            }
         return type(self)(
             *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
             k=pursued if k is None else k,
@@ -229,7 +235,7 @@ class SAE(nn.Module):
             threshold=self.threshold if self._pursues and k in (None, pursued) else None,
             normalisation=self._normalisation(self.W_dec),
             heads=self.cfg.reshape_activations == "hook_z",
-            metadata=self.cfg.metadata,
+            metadata=metadata,
         )
 
     def signals(
@@ -240,10 +246,17 @@ class SAE(nn.Module):
         return y - self._skip(x, y) if self.transcodes else y
 
     def encode(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... num_latents"]:
-        """The dense codes, NaN for a row that is not finite; only those of `abstopk` may be
-        negative. Codes of a pursuit have gradients: their values follow x and the dictionary while
-        the choice of atoms stays fixed.
+        """The dense codes, NaN for a row that is not finite. Codes of a pursuit have gradients:
+        their values follow x and the dictionary while the choice of atoms stays fixed.
+
+        Raises:
+          ValueError: it is a dictionary without an encoder.
         """
+        if self.cfg.architecture == "dictionary":
+            raise ValueError(
+                "this SAE's encoder has no form in PyTorch here; code by sae.pursuit(k), or encode "
+                "by sae_gap.load_sae or the library that trained it."
+            )
         x, chunk = self._flat(x), self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
@@ -251,8 +264,6 @@ class SAE(nn.Module):
             (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
             codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            if self.cfg.architecture == "batch_largest":
-                chunk = max(1, whole.numel())
             (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
@@ -297,64 +308,23 @@ class SAE(nn.Module):
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
     ) -> Float[Tensor, "... num_latents"]:
         """`argmin_z ‖y - z W_dec‖` on the support of the codes, with y the normalised x less b_dec;
-        clamped at zero except for `abstopk`. The codes `own_refit` of the commands solve
-        non-negative least squares instead, whose error is no larger.
+        clamped at zero unless some of the codes are negative. The codes `own_refit` of the commands
+        solve non-negative least squares instead, whose error is no larger.
 
         If several solutions are best, as with more atoms than dimensions, it takes the one with the
         least norm on unit atoms. Gradients reach x and the dictionary.
         """
-        pair = self._pairs(x, codes)
+        pair, signed = self._pairs(x, codes), (codes < 0).any()
         atoms, lengths = unit_atoms(widened(self.W_dec, x))
 
         def of_rows(x, codes):
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
             codes = codes.where(whole, 0)
             given = self._target(x), atoms, codes, *supports(codes)
-            found = least_squares(*given, anew=True)
-            found = found / lengths
-            if self.cfg.architecture != "abstopk":
-                found = found.clamp(min=0)
-            return [found.where(whole, math.nan)]
+            found = least_squares(*given, anew=True) / lengths
+            return [found.where(signed, found.clamp(min=0)).where(whole, math.nan)]
 
         return by_rows(of_rows, self.chunk, *pair)[0].to(x.dtype)
-
-    @torch.no_grad()
-    def certify(
-        self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"], lam: float
-    ) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
-        """Lasso objective and duality gap of some codes: no codes z ≥ 0 have an objective below the
-        first minus the second.
-
-        The lasso is `½‖y - D z‖² + λ‖z‖₁` on unit atoms D, as everywhere in the suite, with y the
-        normalised x less b_dec. With `r` the residual, s the largest number up to 1 with
-        `s d_jᵀ r ≤ λ` and `t = s r`,
-
-          gap = ½‖r - t‖² + Σ_j z_j (λ - d_jᵀ t).
-
-        Args:
-          x: (..., input_dim).
-          codes: non-negative codes from any encoder, in units of W_dec, (..., num_latents).
-          lam: λ.
-
-        Returns:
-          Objectives and gaps, one for each row, in float32 at least.
-
-        Raises:
-          ValueError: a code or λ is negative, or the numbers of codes and activations differ.
-        """
-        check_scalar("lam", lam)
-
-        def of_rows(x, codes):
-            if (codes < 0).any():
-                raise ValueError("codes must be non-negative, as the lasso's are; give others.")
-            atoms, lengths = unit_atoms(self.W_dec.to(x))
-            codes = codes * lengths
-            rest = self._target(x) - codes @ atoms
-            pull = rest @ atoms.mT
-            return value_and_gap(rest, codes, pull, lam, dual_scale(pull, lam, nonneg=True))
-
-        objective, gap = by_rows(of_rows, self.chunk, *self._pairs(x, codes))
-        return objective, gap
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
@@ -369,7 +339,8 @@ class SAE(nn.Module):
           The same module, with its threshold set.
 
         Raises:
-          ValueError: the SAE is no pursuit, or x is not finite or all zeros but for one row.
+          ValueError: the SAE is no pursuit, x is not finite or all zeros but for one row, or its
+            rows have fewer atoms than k.
         """
         if not self._pursues:
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
@@ -385,8 +356,9 @@ class SAE(nn.Module):
             return pursue(self._target(x), atoms, *sizes)[2:]
 
         (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
-        least = least_gain(gains, cfg.k)
-        self.threshold = (least.sqrt() / mean_length(weights)).to(self.W_dec)
+        threshold = least_gain(gains, cfg.k).sqrt() / mean_length(weights)
+        check_threshold(threshold)
+        self.threshold = threshold.to(self.W_dec)
         self.cfg.pruned = True
         return self
 
@@ -423,27 +395,12 @@ class SAE(nn.Module):
         return self._flat(x).to(like) @ self.W_skip.to(like)
 
     def _encoder(self, x):
-        architecture, k = self.cfg.architecture, getattr(self.cfg, "k", 0)
-        target = x if self.transcodes else self._target(x)
-        if architecture == "matching_pursuit":
-            options = (getattr(self.cfg, name) for name in ARCHITECTURES[architecture].options)
-            return _match_again(target, self.W_dec.to(x), *options)
-        pull = target @ self.W_enc.to(x)
-        hidden = pull + self.b_enc.to(x)
-        if architecture == "gated":
-            shrunk = pull * self.r_mag.to(x).exp() + self.b_mag.to(x)
-            return shrunk.relu() * (hidden > 0)
-        if architecture == "abstopk":
-            return hidden * (_largest(hidden.abs(), k) > 0)
-        if architecture == "jumprelu":
+        hidden = (x if self.transcodes else self._target(x)) @ self.W_enc.to(x) + self.b_enc.to(x)
+        if self.cfg.architecture == "jumprelu":
             hidden = hidden * ~(hidden <= self.threshold)
-        elif architecture == "topk":
-            hidden = _largest(hidden, k)
-        elif architecture == "batch_largest":
-            hidden = _largest(hidden.reshape(1, -1), k * len(hidden)).reshape(hidden.shape)
-        elif architecture == "groupmax":
-            groups = hidden.reshape(len(hidden) * k, hidden.shape[1] // k)
-            hidden = _largest(groups, 1).reshape(hidden.shape)
+        if self.cfg.architecture == "topk":
+            largest = hidden.topk(self.cfg.k, dim=1)
+            hidden = torch.zeros_like(hidden).scatter(1, largest.indices, largest.values)
         return hidden.relu()
 
     def _flat(self, x, *, explained=False):
@@ -452,7 +409,7 @@ class SAE(nn.Module):
         mend = "give activations of the layer that the SAE was trained on"
         heads = self.cfg.reshape_activations == "hook_z"
         if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
-            x = x.flatten(-2)
+            x = side_by_side(x, self.cfg.metadata)
         check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
 
@@ -469,27 +426,3 @@ def _check_finite(name, values):
         raise ValueError(
             f"{name} must be finite, but has NaN or infinite entries, as float16 has beyond 65,504."
         )
-
-
-def _largest(values, k):
-    """The rows with all but the k largest entries set to zero."""
-    if k >= values.shape[1]:
-        return values
-    largest = values.topk(k, dim=1)
-    return torch.zeros_like(values).scatter(1, largest.indices, largest.values)
-
-
-def _match_again(target, atoms, rounds, residual, stop_on_repeat):
-    """The codes of `sae_gap.saes.foreign_encoders.RepeatingPursuit`."""
-    codes, rest = target.new_zeros(len(target), len(atoms)), target
-    done = codes[:, :1] > 0
-    for _ in range(rounds):
-        value, best = (rest @ atoms.mT).max(1, keepdim=True)
-        value, before = value.relu().masked_fill(done, 0), codes.gather(1, best)
-        codes, rest = codes.scatter_add(1, best, value), rest - value * atoms[best[:, 0]]
-        # A round adds the chosen atom to the support or changes nothing.
-        again = (before != 0) == (before + value != 0)
-        done = done | again & stop_on_repeat | (rest.norm(dim=1, keepdim=True) < residual)
-        if done.all():
-            break
-    return codes

@@ -175,14 +175,16 @@ def _inverse(gram, on, *, least_norm):
     """The inverse of the Gram matrix of the atoms that are on, within a matrix of all. If atoms may
     depend on each other it is the pseudoinverse, which gives the solution of least norm.
     """
-    gram = gram.where(on[:, :, None] & on[:, None], torch.eye(gram.shape[1], dtype=gram.dtype))
+    one = torch.eye(gram.shape[1], dtype=gram.dtype)
+    gram = gram.where(on[:, :, None] & on[:, None], one)
     if not least_norm:
         return torch.linalg.inv(gram)
     eps = torch.finfo(gram.dtype).eps
     factor, failed = torch.linalg.cholesky_ex(gram)
-    inverse = torch.cholesky_inverse(factor)
     # Half of the digits are left at least.
     lost = (failed > 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > eps**0.5)
+    # A factor that failed may have no inverse.
+    inverse = torch.cholesky_inverse(factor.where(~lost[:, None, None], one))
     if lost.any():
         inverse[lost] = torch.linalg.pinv(gram[lost], rtol=gram.shape[1] * eps, hermitian=True)
     return inverse

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
 from sae_gap.saes.decoders import read_tensors
+from sae_gap.torch import SAE
 
 FILES = Path(__file__).parent / "files"
 
@@ -199,9 +201,27 @@ def test_a_crosscoder_without_one_of_its_layers(tmp_path, name, missing):
     held = {each: np.ascontiguousarray(held[each]) for each in names}
     save_file(held, tmp_path / "x.safetensors")
     refused(tmp_path / "x.safetensors", "where", name.replace("W_enc", "(10, 2, 2)"))
-    sae = sae_gap.load_sae(FILES / "crosscoder/relu")
-    with pytest.raises(ValueError, match="activations have 4 columns, but the SAE has input_dim 6"):
-        sae.encode(np.ones((3, 2, 2)))
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_crosscoder_takes_layers_before_dimensions(tmp_path, saved):
+    folder, x = FILES / "crosscoder/relu", np.random.default_rng(0).normal(size=(20, 3, 2))
+    if saved:
+        sae_gap.save_sae(sae_gap.load_sae(folder), tmp_path / "sae")
+        folder = tmp_path / "sae"
+    sae, module = sae_gap.load_sae(folder), SAE.from_folder(folder)
+    for takes in (
+        sae.encode,
+        lambda x: sae_gap.check(sae, x),
+        lambda x: module(torch.from_numpy(x)),
+    ):
+        takes(x)
+        for wrong in (x.swapaxes(1, 2), x[:, :2]):
+            with pytest.raises(ValueError, match=r"as \(n, layers, dim\), but they are \(20, 2,"):
+                takes(wrong)
+        for wrong in (x[:, :, :1], x[:, :2].reshape(20, 4)):
+            with pytest.raises(ValueError, match=r"\(\.\.\., 6\)|columns|layers"):
+                takes(wrong)
 
 
 def test_a_path_without_an_sae(tmp_path):

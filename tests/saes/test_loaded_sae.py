@@ -233,7 +233,10 @@ def test_square_matrices_are_taken_as_one_says(linear):
         ({"W_enc": np.zeros((4, 6))}, r"W_enc in the arrays has shape \(4, 6\) where \(4, 7\)"),
         ({"W_dec": np.full((7, 4), np.nan)}, "W_dec in the arrays has NaN"),
         ({"b_dec": ["a"]}, "b_dec must be an array of floats"),
-        *(({"b_enc": bias}, "b_enc must be a vector") for bias in (np.zeros((1, 7)), 0.0)),
+        *(
+            ({"b_enc": bias}, "b_enc must be a vector")
+            for bias in (np.zeros((1, 7)), np.zeros(0), 0.0)
+        ),
         ({"centred": "False"}, "centred must be True or False"),
         ({"architecture": "batchtopk", "threshold": 0.5, "k": 99}, "k must be an integer"),
         ({"architecture": "gated"}, "architecture must be one of relu, topk"),
