@@ -16,7 +16,6 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.baselines import Random, Samples
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure.decomposition import control_atoms
 from tests.probing.test_probing import drawn
 
 LEARNERS = {
@@ -82,7 +81,6 @@ SEEDED = {
     "learn": lambda _, seed: learned(seed).atoms,
     "export": lambda _, seed: learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight,
     "mcc_paper": lambda _, seed: sae_gap.mcc_paper(np.eye(9), np.eye(9)[:, :4], "id", seed=seed),
-    "lookalike": lambda _, seed: control_atoms("covariance", X.T, seed),
     "texts": lambda _, seed: TEXTS.split(seed).train["all"],
     "cells": lambda _, seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train["withheld"],
     "rows": lambda _, seed: probing.choose_rows([drawn()[1:]], drawn()[0], 400, seed),
