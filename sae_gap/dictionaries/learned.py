@@ -26,7 +26,6 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.dictionaries.rows import Rows, open_pair, screened
-from sae_gap.dictionaries.structure import Structure
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
@@ -135,7 +134,6 @@ class LearnedDictionary:
       labels: a text for each atom; None uses their numbers.
       certificate: the largest duality gap of a row in the last `encode`, relative to its objective:
         no codes lower a row's lasso objective by more than this share. None before the first call.
-      structure: the findings of `learn(..., structure="auto")`; None otherwise, and after `load`.
     """
 
     def __init__(
@@ -154,7 +152,6 @@ class LearnedDictionary:
         # A digest of the rows that were learned from.
         self._fingerprint: str | None = None
         self.certificate: float | None = None
-        self.structure: Structure | None = None
         self._weights: dict[float, float] = {}
 
     @property
