@@ -19,4 +19,3 @@ from sae_gap.probing.concepts import (
 )
 from sae_gap.probing.probed import Probed
 from sae_gap.probing.summary import overall
-from sae_gap.probing.text_sets import TextSet, read_sets
