@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sae_gap import probing
 from sae_gap.metrics import probes
+from sae_gap.probing import concepts
 
 
 def test_dense_probe_against_scikit_learn():
@@ -59,8 +60,8 @@ def test_probes_read_what_their_names_say():
     on = rng.random(400) < 0.5
     codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
     rows = np.arange(400)
-    tested = {"10": rows[200:][labels[200:]], "00": rows[200:][~labels[200:]]}
-    split = probing.Split({"all": rows[:200]}, tested | {"11": rows[:0], "01": rows[:0]})
+    tested = {cell: rows[200:][labels[200:] == (cell[0] == "1")] for cell in concepts.CELLS}
+    split = probing.Split(dict.fromkeys(("all", "withheld"), rows[:200]), tested)
     task = SimpleNamespace(concepts={"c": probing.Labelled(labels, {0: split})})
     blind = rng.random((400, 1))
     told = np.column_stack([blind, labels[:, None]])
