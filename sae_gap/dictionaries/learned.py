@@ -31,6 +31,7 @@ from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.measure.methods import refit as least_squares
@@ -382,50 +383,59 @@ class LearnedDictionary:
         check_choice("encoder", encoder, catalogue.saes())
         if epochs is not None:
             check_size("epochs", epochs)
-        # An impossible k is refused before an encoder is trained.
-        best, rows = self.fvu(None, k, outliers="keep"), self.train.pool()
-        # The learner only asks its base for the model, which is this one.
-        make: Any = catalogue.sae_for_activations
-        inputs = None
-        if self._inputs is not None:
-            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
-            inputs = self._inputs.take(
-                self.train.numbers[evenly_spaced(self.train.num_samples, len(rows))]
-            )
-        elif skip:
+        if skip and self._inputs is None:
             raise ValueError(
                 "only a transcoder has a skip; give learn the targets, or leave it out."
             )
-        learner = make(
-            encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
-        )
-        steps = (
-            math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size))
-            if epochs is None
-            else epochs
-        )
-        learner = dataclasses.replace(learner, num_steps=steps)
-        if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
-            # Matching pursuit reads only the dictionary.
-            model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
-        elif frozen and isinstance(learner.encoder, BatchPursuit):
-            # A threshold of the rows that the dictionary learned from leaves too many latents on in
-            # others.
-            others = jnp.asarray(self.held_out.pool())
-            model, seconds = learner.encoder.calibrate(self.model, others), 0.0
-        else:
-            _, model, seconds = fit_signals(
-                learner,
-                rows,
-                self.width,
-                seed,
-                inputs,
-                bases=[self.model],
-                show_progress=show_progress,
-            )
-
+        # An impossible k is refused before an encoder is trained.
+        best = self.fvu(None, k, outliers="keep")
+        learner = self._learner(encoder, k, epochs, frozen, skip)
+        model, seconds = self._trained(learner, seed, show_progress)
         own = self._score(model, ["own"], k, self.held_out, True)["own"]
         return Export(model, k, seconds, own["l0"], own["fvu"], best)
+
+    def _learner(
+        self, encoder: str, k: int, epochs: int | None, frozen: bool, skip: bool
+    ) -> SparseAutoencoder:
+        """The learner of an SAE, or of a transcoder, that starts from this dictionary."""
+        options: Any = {"sparsity": k, "input_dim": len(self.bias), "frozen": frozen}
+        make: Any = catalogue.sae_for_activations
+        if self._inputs is not None:
+            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
+        # It only asks its base for the model, which is this one.
+        learner = make(encoder, base=OnlineDictionary(), **options)
+        if epochs is None:
+            epochs = math.ceil(STEPS / math.ceil(self.train.num_pooled / learner.batch_size))
+        return dataclasses.replace(learner, num_steps=epochs)
+
+    def _trained(
+        self, learner: SparseAutoencoder, seed: int, show_progress: bool
+    ) -> tuple[Model, float]:
+        """The SAE of a learner, and the seconds of its training."""
+        encoder: Any = learner.encoder
+        if learner.frozen:
+            if encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
+                # Matching pursuit reads only the dictionary.
+                return dataclasses.replace(self.model, encode=encoder), 0.0
+            if isinstance(encoder, BatchPursuit):
+                # A threshold of the rows that the dictionary learned from leaves too many latents
+                # on in others.
+                return encoder.calibrate(self.model, jnp.asarray(self.held_out.pool())), 0.0
+        rows, inputs = self.train, None
+        if self._inputs is not None:
+            inputs = self._inputs.take(
+                rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
+            )
+        _, model, seconds = fit_signals(
+            learner,
+            rows.pool(),
+            self.width,
+            seed,
+            inputs,
+            bases=[self.model],
+            show_progress=show_progress,
+        )
+        return model, seconds
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias and the weights λ found so far, without activations.

@@ -60,8 +60,9 @@ def fit_rows(
     saves = None
     if checkpoint is not None:
         saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
-    options: Any = {"checkpoints": saves, "show_progress": show_progress}
-    return fit_signals(learner, rows.pool(), width, seed, **options).model
+    return fit_signals(
+        learner, rows.pool(), width, seed, checkpoints=saves, show_progress=show_progress
+    ).model
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:
