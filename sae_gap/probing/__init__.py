@@ -5,10 +5,7 @@ B. The reference is the same probe trained on as many rows with that cell among 
 the same rows.
 """
 
-from sae_gap.metrics.probes import fit_dense, fit_sparse, score_pair
 from sae_gap.probing.concepts import (
-    CELLS,
-    Concept,
     Labelled,
     Split,
     Tokens,

@@ -9,6 +9,7 @@ import pytest
 
 from sae_gap import catalogue, open_activations, probing
 from sae_gap.core.rows import evenly_spaced
+from sae_gap.metrics import probes
 from sae_gap.metrics.probes import SCORES
 from sae_gap.probing import concepts, probed
 
@@ -98,9 +99,9 @@ def test_drops_are_those_of_the_dictionary():
     merged = np.column_stack([noise, (a.has & ~both) * one, both * two, b.has * three])
     rows = split.train["withheld"]
     for k, codes in enumerate((apart, merged), 1):
-        assert probing.fit_sparse(codes[rows], a.has[rows], 1).latents.tolist() == [5]
-        fit = functools.partial(probing.fit_sparse, k=k)
-        found = probing.score_pair(codes, a.has, split, fit)
+        assert probes.fit_sparse(codes[rows], a.has[rows], 1).latents.tolist() == [5]
+        fit = functools.partial(probes.fit_sparse, k=k)
+        found = probes.score_pair(codes, a.has, split, fit)
         assert found["auc_id"] == found["all_auc_ood"] == 1
         expected = 0.0 if k == 1 else pytest.approx(0.5, abs=0.1)
         assert found["drop"] == 1 - found["auc_ood"] == expected
