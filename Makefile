@@ -18,11 +18,12 @@ CODE := import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1)
 COMPILE := $(VENV)/bin/python -c '$(CODE); $(LEARN)'
 # import-linter has no module to run; its report is shown only if a folder imports from one above it.
 LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
+STUDIES := $(patsubst benchmarks/studies/%.py,%,$(shell grep -l '^BENCH = ' benchmarks/studies/*.py))
 
 # Else every process of the tests would compile the modules of this tree once more.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help bench studies report real docs dist test lint format clean
+.PHONY: $(STUDIES) help bench studies report real docs dist test lint format clean
 .NOTPARALLEL:
 
 help:
@@ -42,8 +43,12 @@ help:
 bench: $(VENV)/.ready
 	$(RUN) sae_gap amortisation_gap $(ARGS)
 
-studies: $(VENV)/.ready
-	$(RUN) sae_gap all $(ARGS)
+# A study that fails does not keep the others from running.
+studies:
+	@$(MAKE) --no-print-directory --keep-going $(STUDIES)
+
+$(STUDIES): $(VENV)/.ready
+	$(RUN) sae_gap $@ $(ARGS)
 
 report: $(VENV)/.ready
 	$(RUN) sae_gap report

@@ -15,7 +15,6 @@ import sae_gap
 from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task, catalogue
 from sae_gap.core import options
 from sae_gap.encoders.encoder import Affine, Encoder
-from sae_gap.encoders.exchange import Exchange
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
@@ -56,7 +55,7 @@ OPTIONS = {
     "base": (3, "oracle"),
     "start": (3, "topk"),
 }
-PARTS = [*catalogue.encoders().values(), *catalogue.learners().values(), Exchange]
+PARTS = [*catalogue.encoders().values(), *catalogue.learners().values()]
 NEEDED = {"encoder": TopK(3), "encoders": (TopK(3),), "of": None}
 BASED = (Amortised, Lista, Families, Pruned, Surgery)
 

@@ -124,7 +124,7 @@ def test_the_list_has_every_binary_with_its_purpose(capsys):
         assert (
             {*lines}
             == {*command.binaries()}
-            >= {*studies.found(), "all", "measure_sae", "report", "solver_speed"}
+            >= {*studies.found(), "measure_sae", "report", "solver_speed"}
         )
         assert (
             "The headline benchmark: is it the encoder or the dictionary?"

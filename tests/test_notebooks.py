@@ -46,14 +46,6 @@ OF_ONE = {
     "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
     "transcoders": {"NUM_SAMPLES": 1_000, "EPOCHS": 2},
-    "vocabulary": {
-        "WINDOWS": 1,
-        "LENS_CONTEXT": 16,
-        "LAYER": 1,
-        "CONTEXT": 32,
-        "NUM_TOKENS": 500,
-        "NUM_SAMPLES": 8,
-    },
 }
 
 # Cells of which data decide more than numbers and tokens: columns, names, a verdict.
@@ -61,7 +53,6 @@ DECIDED = {
     "absorption-9",
     "language_model-4",
     "transcoders-10",
-    "vocabulary-4",
     "your_own_sae-8",
 }
 
@@ -180,7 +171,6 @@ def test_there_is_one_to_run():
         "language_model",
         "quickstart",
         "transcoders",
-        "vocabulary",
         "your_own_sae",
     ]
 

@@ -129,6 +129,21 @@ def test_the_makefile_has_every_target_that_a_page_calls():
     )
 
 
+def test_all_studies_run_with_the_same_flags_though_one_fails(tmp_path):
+    (tmp_path / "bin").mkdir()
+    for name in ("bin/python", ".ready"):
+        (tmp_path / name).touch()
+    (tmp_path / "run").write_text('echo "$@"; test $2 != attribution')
+    done = subprocess.run(
+        ["make", "studies", "ARGS=--dry_run", f"VENV={tmp_path}", f"RUN=@sh {tmp_path / 'run'}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.splitlines() == [f"sae_gap {name} --dry_run" for name in studies.found()]
+    assert done.returncode and "attribution" in done.stderr
+
+
 def test_packages_are_checked_and_a_host_runs_what_a_developer_does():
     recipe = (ROOT / "Makefile").read_text().partition("\ndist: ")[2].partition("\n\n")[0]
     steps = ("build\n", "twine check --strict", "$(PIP) dist/*.whl", "bin/sae-gap bench")
@@ -174,7 +189,9 @@ def test_every_command_of_a_page_parses():
             if words[0] == "make" and (
                 given := [word[5:] for word in words if word.startswith("ARGS=")]
             ):
-                target = {"bench": "amortisation_gap", "studies": "all"}.get(words[1], words[1])
+                target = {"bench": "amortisation_gap", "studies": "amortisation_gap"}.get(
+                    words[1], words[1]
+                )
                 words = ["-m", "sae_gap", target, *shlex.split(given[0])]
             found = called(words)
             if found is None or found[0] in NEW:
@@ -202,7 +219,7 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
     sizes = "--world=pairs --num_latents=16 --num_samples=400 --seeds=0 --lam=1"
     smoke = ["--preset=smoke", f"--results_dir={tmp_path}"]
     commands = ["--help", "then", "squared_relu", *smoke, *sizes.split(), f"--methods={names}"]
-    commands += ["then", "all", "--studies=squared_relu", "--dry_run", *smoke, "--seeds=1", "then"]
+    commands += ["then", "squared_relu", "--dry_run", *smoke, "--seeds=1", "then"]
     pyplot = "sys.stdout.write(str('matplotlib.pyplot' in sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", IN_ONE + pyplot, *commands],

@@ -16,7 +16,6 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.learners.baselines import Random, Samples
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure.decomposition import control_atoms
 from tests.probing.test_probing import drawn
 
 LEARNERS = {
@@ -28,8 +27,6 @@ WORLD = {"num_latents": 30, "input_dim": 10, "roots": 0, "orthogonal_steps": 2, 
 X = np.random.default_rng(0).normal(1, 1, (300, 8)).astype(np.float32)
 X[7] *= 300
 DOCUMENTS = np.arange(300) // 5
-LABELS = np.arange(300) % 2 == 0
-TEXTS = probing.TextSet("set", tuple(map(str, range(300))), LABELS, np.arange(300) > 280)
 
 
 @functools.cache
@@ -82,8 +79,6 @@ SEEDED = {
     "learn": lambda _, seed: learned(seed).atoms,
     "export": lambda _, seed: learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight,
     "mcc_paper": lambda _, seed: sae_gap.mcc_paper(np.eye(9), np.eye(9)[:, :4], "id", seed=seed),
-    "lookalike": lambda _, seed: control_atoms("covariance", X.T, seed),
-    "texts": lambda _, seed: TEXTS.split(seed).train["all"],
     "cells": lambda _, seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train["withheld"],
     "rows": lambda _, seed: probing.choose_rows([drawn()[1:]], drawn()[0], 400, seed),
     **{
@@ -116,10 +111,6 @@ APART = {
         part.take(np.arange(part.num_samples)) for part in (learned().train, learned().held_out)
     ],
     "held out": lambda *_: signals_of(held_out(0).task())[:2],
-    "texts": lambda *_: [
-        TEXTS.split(0).train["all"][:, None],
-        np.concatenate([*TEXTS.split(0).test.values()])[:, None],
-    ],
 }
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from sae_gap import catalogue, testing
 from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.exchange import Exchange
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
@@ -36,7 +35,6 @@ FORMS = [
     LISTA(3, factored=False),
     JumpReLU(threshold=0.5),
     AbsTopK(3),
-    Exchange(3),
     Pruned(OnSupport(TopK(3), 0.0), 2.0),
 ]
 

@@ -151,38 +151,6 @@ def weight(target, atoms, l0, nonneg=True):
     return float(np.quantile(correlations, 1 - l0 / correlations.shape[1]))
 
 
-def write_text_sets(folder):
-    """Writes the package sae-probes with two binary sets, one of which has shifted texts, and
-    returns its folder of data.
-    """
-    import zstandard
-
-    data = folder / "sae_probes" / "data"
-    for inner in (data / "cleaned_data", data / "OOD data"):
-        inner.mkdir(parents=True)
-    (folder / "sae_probes" / "__init__.py").write_text("raise ImportError")
-    kinds = [
-        "1_old.csv,Binary Classification",
-        "2_odd.csv,Binary Classification",
-        "3_other.csv,Regression",
-    ]
-    files = {
-        "probing_datasets_MASTER": [
-            "Dataset save name,Data type",
-            *(f"cleaned_data/{kind}" for kind in kinds),
-        ],
-        "cleaned_data/1_old": [
-            "prompt,target",
-            *(f'"{i}, then",{"no" if i % 3 else "yes"}' for i in (*range(90), 5, 6)),
-        ],
-        "cleaned_data/2_odd": ["prompt,target", *(f"{i},{i % 2}" for i in range(2_000))],
-        "OOD data/1_old_OOD": ["target,prompt", "yes,x", "no,y", "no,z"],
-    }
-    for name, lines in files.items():
-        (data / f"{name}.csv.zst").write_bytes(zstandard.compress("\n".join(lines).encode()))
-    return data
-
-
 def masked(text):
     """The lines of a text with each number, and each run of quoted tokens, made one sign."""
     tokens = re.sub(r"""(?:(?:'(?:[^'\\\n]|\\.)*'|"[^"\n]*")[ ,%\d]*)+""", "…", text)

@@ -34,20 +34,14 @@ _EXCLUDED = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RunOptions(Fitted, Distributed):
-    """The options of a run of a study, or of all."""
+class StudyOptions(Fitted, Distributed):
+    """The options of a study's run; `options_of` adds the changes to its preset."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
     shard: str | None = option(
         None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
     )
     dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StudyOptions(RunOptions):
-    """The options of a study's run; `options_of` adds the changes to its preset."""
-
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by "

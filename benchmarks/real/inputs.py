@@ -133,8 +133,6 @@ class Measured(Options):
         x: Float[np.ndarray, "n input_dim"],
         mean: Callable[[], Float[np.ndarray, " input_dim"]],
         controls: Collection[str],
-        model: LM | None = None,
-        block: int | None = None,
         inputs: Float[np.ndarray, "n num_inputs"] | None = None,
     ) -> tuple[list[SAE], dict[str, Check]]:
         """Reads SAEs, then dictionaries.
@@ -143,8 +141,6 @@ class Measured(Options):
           x: activations on which to try SAEs, (n, input_dim).
           mean: returns the bias of dictionaries whose files have none, (input_dim,).
           controls: names that none of them may take.
-          model: the language model of a Jacobian lens or an unembedding.
-          block: block of that lens.
           inputs: what transcoders read of these activations, if that is known.
 
         Returns:
@@ -163,7 +159,7 @@ class Measured(Options):
         called = dict(zip(paths, names(paths, controls), strict=True))
         saes, reports = [], {}
         for path in paths:
-            sae = load_sae(path, model=model, block=block, mean=mean)
+            sae = load_sae(path, mean=mean)
             if sae.transcodes and path in self.sae:
                 _check_inputs(path, sae, inputs)
             if sae.input_dim != x.shape[1]:
@@ -236,9 +232,7 @@ class PutBack(OfRecording, Outliers):
         )
         # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
         rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs)
-        saes, reports = self.read(
-            rows.scored, rows.parts[0].mean, controls, lm, self.layer, rows.scored_inputs
-        )
+        saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, rows.scored_inputs)
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:

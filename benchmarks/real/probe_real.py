@@ -19,16 +19,14 @@ those that --codes names, encoders among them:
 Read the AUC before the drop: codes that tell little of A have little to lose. Rows of A and B are
 withheld from the probes alone; the dictionaries learned from them too, without labels.
 
-All rows are of documents that `train_real` holds out, unless --documents=all. --sets=shifts also
-probes the texts of the package sae-probes, at their last tokens: a probe learns from a set and is
-scored on its shifted texts. Writes rows, pairs.csv, sets.csv and figures under
-<results_dir>/probe_real/; a run that was stopped goes on with the same command.
+All rows are of documents that `train_real` holds out, unless --documents=all. Writes rows,
+pairs.csv and a figure under <results_dir>/probe_real/; a run that was stopped goes on with the same
+command.
 
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
 """
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -37,7 +35,7 @@ from jaxtyping import Float
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import OfRecording, learners_of, npy
+from benchmarks.real.inputs import OfRecording, learners_of
 from benchmarks.report.table import Table, table
 from sae_gap import figures, probing
 from sae_gap.data.activations import Activations, open_activations
@@ -45,15 +43,12 @@ from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.linear import Linear
 from sae_gap.figures import tables
 from sae_gap.learners.baselines import Raw
-from sae_gap.lm.last_tokens import last_tokens
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
 from sae_gap.measure.methods import finite, methods_of, study_of
 from sae_gap.metrics import probes
-from sae_gap.runtime import progress
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results
-from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 from sae_gap.study.runner import run
 from sae_gap.study.study import Method
@@ -93,11 +88,6 @@ class ProbeOptions(OfRecording):
         "held_out",
         "Which documents to probe; take all if no SAE learned from them.",
         choices=("held_out", "all"),
-    )
-    sets: str = option(
-        "none",
-        "Sets of the package sae-probes to probe too: the 8 that have shifted texts, or all 113.",
-        choices=("none", "shifts", "all"),
     )
     rows: int = option(16_000, "Rows to code, at most.", least=1)
 
@@ -150,30 +140,6 @@ def of_pairs(
     return held.take(chosen), labelled
 
 
-def of_sets(lm: LM, layer: int, folder: Folder, seeds: Sequence[int], *, every: bool) -> Concepts:
-    """The last tokens of the texts of sae-probes; a folder keeps their activations."""
-    parts, labelled = [], {}
-    sets = probing.read_sets(every=every)
-    starts = np.cumsum([0, *(len(each.labels) for each in sets)])
-    with progress.bar(len(sets), "texts") as line:
-        for each, start in zip(sets, starts, strict=False):
-            texts = results.digest([np.array(each.texts)])
-            name = f"{results.key({'lm': lm.identity, 'layer': layer, 'texts': texts})}.npy"
-            if not folder.exists(name):
-                folder.write(name, npy(last_tokens(lm, each.texts, layer)))
-            parts.append(np.load(io.BytesIO(folder.read(name)), allow_pickle=False))
-            has = np.zeros(starts[-1], bool)
-            has[start : start + len(each.labels)] = each.labels
-            splits = {}
-            for seed in seeds:
-                sides = each.split(seed)
-                moved = ({kind: start + rows for kind, rows in side.items()} for side in sides)
-                splits[seed] = probing.Split(*moved)
-            labelled[each.name] = probing.Labelled(has, splits)
-            line.update(1)
-    return np.concatenate(parts), labelled
-
-
 def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
     """The activations, and all codes on each SAE and each control."""
     codes = dict.fromkeys(options.codes)
@@ -184,8 +150,8 @@ def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[
     return found
 
 
-def measure(options: ProbeOptions) -> dict[str, list[Row]]:
-    """Probes pairs and, if asked for, sets; writes their means and figures, and returns the rows.
+def measure(options: ProbeOptions) -> list[Row]:
+    """Probes pairs; writes their means and a figure, and returns the rows.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -199,43 +165,37 @@ def measure(options: ProbeOptions) -> dict[str, list[Row]]:
     if recorded.topics:
         topics = {recorded.topics[number] for number in recorded.documents[held.numbers]}
     pairs = options.pairs or usual_pairs(sorted(topics))
-    saes, _ = options.read(source.scored, train.mean, options.controls, lm, options.layer)
+    saes, _ = options.read(source.scored, train.mean, options.controls)
     chosen = methods(options, saes, source.input_dim)
-    found = {"pairs": of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)}
-    if options.sets != "none":
-        texts, every = folder / "texts", options.sets == "all"
-        found["sets"] = of_sets(lm, options.layer, texts, options.seeds, every=every)
-    rows = {}
-    for kind, (x, concepts) in found.items():
-        logging.info("%d rows of %d %s", len(x), len(concepts), kind)
-        probed = probing.Probed(
-            train,
-            width=saes[0].num_latents,
-            samples=len(x),
-            keep_outliers=True,
-            held_out=open_activations(x),
-            concepts=concepts,
-        )
-        study = study_of(NAME, [probed], chosen, probes.METRIC)
-        rows[kind] = finite(run(study, results.Store(folder)))
-        lines = probing.overall(rows[kind], saes[0].name)
-        tables.write_table(folder, f"{kind}.csv", lines)
-        figures.save(figures.ood_drop(lines, kind), folder, f"{kind}_drop")
+    x, concepts = of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)
+    logging.info("%d rows of %d pairs", len(x), len(concepts))
+    probed = probing.Probed(
+        train,
+        width=saes[0].num_latents,
+        samples=len(x),
+        keep_outliers=True,
+        held_out=open_activations(x),
+        concepts=concepts,
+    )
+    rows = finite(run(study_of(NAME, [probed], chosen, probes.METRIC), results.Store(folder)))
+    lines = probing.overall(rows, saes[0].name)
+    tables.write_table(folder, "pairs.csv", lines)
+    figures.save(figures.ood_drop(lines), folder, "pairs_drop")
     return rows
 
 
-def table_of(lines: Sequence[Row], kind: str, baseline: str) -> Table:
+def table_of(lines: Sequence[Row], baseline: str) -> Table:
     """The scores of each probe, from lines that `probing.overall` compared with a baseline."""
-    over = f"means over {lines[0]['pairs']} {kind} ± half their 95 % intervals"
+    over = f"means over {lines[0]['pairs']} pairs ± half their 95 % intervals"
     return table(
         f"AUC and its drop, {over}; more: less what own codes of {baseline} have", SHOWN, lines
     )
 
 
 def main(options: ProbeOptions) -> None:
-    for kind, rows in measure(options).items():
-        first = next(row["dictionary"] for row in rows if row["family"] != "activations")
-        print(table_of(probing.overall(rows, first), kind, first), end="\n\n")
+    rows = measure(options)
+    first = next(row["dictionary"] for row in rows if row["family"] != "activations")
+    print(table_of(probing.overall(rows, first), first), end="\n\n")
 
 
 if __name__ == "__main__":

@@ -161,7 +161,7 @@ def main(options: RealOptions) -> None:
     patched = downstream.measure(downstream.DownstreamOptions(**put_back))
     asked = probe_real.ProbeOptions(l0=float(options.sparsity), **measured, **steps["probe_real"])
     try:
-        probed = probe_real.measure(asked)["pairs"]
+        probed = probe_real.measure(asked)
     except ValueError as error:
         # The text may be too short for any pair of concepts; earlier measurements stand.
         logging.warning("%s", error)
@@ -221,10 +221,10 @@ def write(
         sentences.append(probing_change(lines, best, sparsity))
         told = [line for line in lines if line["codes"] in ("own", "activations")]
         told += [line for line in lines if line["codes"] == "lasso_refit" and _told(line, few)]
-        drawn["pairs_drop"] = figures.ood_drop(told, "pairs")
+        drawn["pairs_drop"] = figures.ood_drop(told)
         alike = [row for row in patched if row["codes"] == "own" or row["level"] == sparsity]
         drawn["features_and_nats"] = figures.features_and_nats(lines, alike, PROBE)
-        shown.append(probe_real.table_of(lines, "pairs", best["dictionary"]))
+        shown.append(probe_real.table_of(lines, best["dictionary"]))
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
     finding = "\n\n".join(sentences)

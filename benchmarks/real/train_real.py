@@ -39,7 +39,6 @@ from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.core.types import Model, Transcoder
 from sae_gap.data.held_out import HeldOut
-from sae_gap.dictionaries.structure import with_families
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
@@ -67,7 +66,6 @@ METHODS = (
 DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
     "online_dl": lambda online: online,
     "online_dl_incoherent": lambda online: dataclasses.replace(online, incoherent=True),
-    "online_dl_families": with_families,
 }
 # Ending of the name of an SAE that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"

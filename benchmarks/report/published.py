@@ -18,6 +18,9 @@ _NUMBERED = (*CELL, "lam", "iterations", "step")
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
 
+# What tells the lines of one method apart beside its latents.
+VARIED = ("num_samples", "lam", "iterations", "step")
+
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic: the authors' own code, run again on the same data, moves by half of its allowance.
 _TOLERANCE = 0.04
@@ -147,6 +150,18 @@ def table(comparison: Lines) -> Table:
     columns = {name: name.replace("_", " ") for name in (*varied, *measured)}
     title = f"Published numbers: {close:,} of {every:,} are within their tolerance"
     return Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
+
+
+def agreement(place: str, comparison: Lines) -> str:
+    """A line of Markdown on a comparison: its numbers, those that are close, and the furthest."""
+    close, count = sum(row["close"] for row in comparison), len(comparison)
+    row = max(comparison, key=distance)
+    varied = [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
+    where = [f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]]
+    form = ".3g" if row["relative"] else ".3f"
+    spread = "" if row["published_sd"] is None else f" ± {row['published_sd']:{form}}"
+    furthest = f"{', '.join(where)}: {row['ours']:{form}}, published {row['published']:{form}}"
+    return f"| {place} | {count:,} | {close:,} | {close / count:.1%} | {furthest}{spread} |"
 
 
 def distance(row: Row) -> float:

@@ -1,12 +1,12 @@
 """The timed problems: signals and a dictionary of some world, and a weight."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from sae_gap.core.types import Setting
+from sae_gap.data import paper
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Cell:
       sparsity: atoms in each signal.
       num_samples: signals.
       lam: weight of the l1 norm.
-      world: `paper`, independent Gaussian atoms; or `coherent`, see `coherent`.
+      world: `paper`, that of `sae_gap.draw`; or `coherent`, see `coherent`.
       input_dim: dimensions; None takes the world's.
       lam_fraction: weight as a fraction of the median λ_max of the signals, instead of `lam`.
     """
@@ -69,8 +69,15 @@ def draw(cell: Cell) -> Problem:
     Raises:
       ValueError: there are no such signals, or at the weight every code is zero.
     """
-    signals, atoms = WORLDS[cell.world](cell, np.random.default_rng(0))
-    dictionary = np.ascontiguousarray(atoms.T)
+    if cell.world == "coherent":
+        signals, dictionary = coherent(cell)
+    else:
+        # Half of the samples are for training.
+        count = max(4, 2 * cell.num_samples)
+        setting = Setting(cell.num_latents, cell.sparsity, count, input_dim=cell.input_dim)
+        task = paper.draw(setting)
+        signals = np.asarray(task.train.signals)[: cell.num_samples]
+        dictionary = np.ascontiguousarray(task.dictionary)
     # The weight at which the code of each signal vanishes.
     tops = [(signal @ dictionary).max() for signal in signals]
     lam = cell.lam
@@ -84,40 +91,22 @@ def draw(cell: Cell) -> Problem:
     return Problem(signals, dictionary, lam)
 
 
-def paper(cell: Cell, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Signals and atoms of the paper's model; codes are drawn without a matrix of them."""
-    setting = Setting(cell.num_latents, cell.sparsity, max(4, cell.num_samples))
-    input_dim = cell.input_dim or setting.input_dim
-    assert input_dim is not None  # Setting fills it in.
-    atoms = _unit(rng.standard_normal((cell.num_latents, input_dim), dtype=np.float32))
-    mixed = _mixed(cell, atoms, rng, lambda size: rng.uniform(size=size).astype(np.float32))
-    return mixed, atoms
-
-
-def coherent(cell: Cell, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Signals and atoms like those of a trained SAE: atoms in clusters of 16, with a cosine of
-    about 0.5 within a cluster.
+def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    """Signals and a dictionary like those of a trained SAE: atoms in clusters of 16, with a cosine
+    of about 0.5 within a cluster.
 
     An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity`
     random atoms with exponential codes, 5 % of noise, and unit norm.
     """
+    rng, count, size = np.random.default_rng(0), cell.num_samples, cell.sparsity
     input_dim = cell.input_dim or max(1, cell.num_latents // 8)
     centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
     atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
     atoms = _unit(atoms + rng.standard_normal(atoms.shape, dtype=np.float32))
-    clean = _mixed(cell, atoms, rng, lambda size: rng.exponential(size=size))
-    noise = _unit(rng.standard_normal(clean.shape))
-    return _unit(_unit(clean) + 0.05 * noise).astype(np.float32), atoms
-
-
-WORLDS = {"paper": paper, "coherent": coherent}
-
-
-def _mixed(cell: Cell, atoms: np.ndarray, rng: Any, codes: Callable[[int], Any]) -> np.ndarray:
-    """Signals with `sparsity` atoms each; all supports are drawn before any codes."""
-    size = cell.sparsity
-    active = [rng.choice(len(atoms), size, replace=False) for _ in range(cell.num_samples)]
-    return np.stack([codes(size) @ atoms[on] for on in active])
+    supports = [rng.choice(len(atoms), size, replace=False) for _ in range(count)]
+    clean = np.stack([rng.exponential(size=size) @ atoms[on] for on in supports])
+    signals = _unit(_unit(clean) + 0.05 * _unit(rng.standard_normal(clean.shape)))
+    return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -1,7 +1,5 @@
 """The front door for a dictionary that `learn` did not make, such as the rows of an unembedding."""
 
-from collections.abc import Sequence
-
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -16,7 +14,6 @@ from sae_gap.encoders.encoder import check_model, unit_atoms
 def dictionary(
     atoms: ArrayLike,
     bias: ArrayLike | None = None,
-    labels: Sequence[str] | None = None,
     *,
     l0: float = 25,
 ) -> LearnedDictionary:
@@ -31,28 +28,23 @@ def dictionary(
         atoms scaled to unit length.
       bias: b in `x ≈ b + D z`, (input_dim,); None takes zeros, so that codes are of the unshifted
         activations.
-      labels: a text for each atom, such as its token; `largest` shows codes by it.
       l0: the default mean L0 of codes.
 
     Returns:
       The dictionary.
 
     Raises:
-      ValueError: the atoms are no finite matrix, one is zero, or bias or labels do not fit them.
+      ValueError: the atoms are no finite matrix, one is zero, or the bias does not fit them.
     """
     matrix = as_matrix("atoms", atoms)
-    dim, width = matrix.shape
-    if labels is not None and len(labels) != width:
-        mend = "transpose atoms" if len(labels) == dim else "give one for each column of atoms"
-        raise ValueError(f"{len(labels)} labels do not fit {width} atoms; {mend}.")
     decoder = unit_atoms(jnp.asarray(matrix))[0]
     empty = np.flatnonzero(~np.asarray(decoder).any(axis=0))
     if empty.size:
         raise ValueError(
             f"{empty.size} of the atoms have zero length, the first is number {empty[0]}; leave "
-            "them out, with their labels."
+            "them out."
         )
-    offset = np.zeros(dim) if bias is None else detached(bias)
+    offset = np.zeros(len(matrix)) if bias is None else detached(bias)
     model = Model(decoder, jnp.asarray(offset, decoder.dtype))
     check_model(model)
-    return LearnedDictionary(model, l0, None, None, 0.0, None if labels is None else [*labels])
+    return LearnedDictionary(model, l0, None, None, 0.0)

@@ -1,31 +1,25 @@
-"""The front door: learns a dictionary of a user's activations, and may sort its atoms into
-families.
-"""
+"""The front door: learns a dictionary of a user's activations."""
 
 import contextlib
 import os
 import time
-from typing import Any
 
 from absl import logging
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import check_choice, check_seed, check_size
+from sae_gap.core.checks import check_seed, check_size
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
 from sae_gap.dictionaries.rows import Rows, open_pair, screened
-from sae_gap.dictionaries.structure import Structure, compare_seeds, with_families
 from sae_gap.dictionaries.training import fit_rows
-from sae_gap.learners.learner import base_of
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.measure.verdicts import ROWS_AN_ATOM
 from sae_gap.metrics.definitions import check_varies
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
 
-# The states of an unfinished `learn`: of the base and of families.
-_STATES = "learn.safetensors", "families.safetensors"
-STRUCTURES = "none", "families", "auto"
+# The state of an unfinished `learn`.
+_STATE = "learn.safetensors"
 
 
 def learn(
@@ -38,7 +32,6 @@ def learn(
     targets: Rows | None = None,
     outliers: str = "drop",
     visits: float = VISITS,
-    structure: str = "none",
     checkpoint: str | os.PathLike[str] | None = None,
     show_progress: bool = True,
 ) -> LearnedDictionary:
@@ -47,8 +40,7 @@ def learn(
 
     It holds a tenth of the documents out, the same ones for any seed; see `Activations.split`. Rows
     of more than 2 GiB as float32 stay in their files: each of a hundred rounds reads other rows,
-    from all over the file. For that, a compressed or Parquet file is read whole in every round. An
-    array is copied.
+    from all over the file. A compressed or Parquet file is held in memory. An array is copied.
 
     It warns if there are fewer than twenty rows to learn from for each atom.
 
@@ -65,12 +57,6 @@ def learn(
         too; both report them.
       visits: rows coded for each atom over the whole fit; time grows with it, and a quarter of them
         still does well.
-      structure: "families" tells parents from children among the learned atoms, by `Families`.
-        "auto" does so only if it makes the dictionaries of two seeds agree more, which short fits
-        of about 80 visits test on rows in memory, at most 2 GiB, evenly spaced, and repeat after a
-        kill; the result's `structure` has their findings. "none" never does. Families suit data
-        whose concepts are kinds of a more general one; they suited no activations of a transformer
-        that were tried.
       checkpoint: a folder, or the URL of one in a bucket, that stores the state about once a
         minute. After a kill the same call goes on from there and ends with the same dictionary. The
         state is removed at the end.
@@ -84,7 +70,6 @@ def learn(
       ValueError: the activations cannot be read, or an argument does not fit.
     """
     check_size("width", width)
-    check_choice("structure", structure, STRUCTURES)
     check_seed(seed)
     # JAX would trace numbers of NumPy's.
     width, l0, visits = int(width), float(l0), float(visits)
@@ -102,31 +87,16 @@ def learn(
             ROWS_AN_ATOM,
         )
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
-    saves: list[Any] = [None] * len(_STATES)
+    save = None
     if checkpoint is not None:
-        fit = train.fingerprint
-        saves = [trees.Checkpoint(Folder(checkpoint), name, fit=fit) for name in _STATES]
+        save = trees.Checkpoint(Folder(checkpoint), _STATE, fit=train.fingerprint)
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
-    told: Structure | None = None
-    if structure == "auto":
-        told = compare_seeds(train.pool(), learner, width, seed, show_progress=show_progress)
-        logging.info("%s", told)
-        structure = "families" if told.has_families else "none"
-    parts: list[Any] = [learner]
-    if structure == "families":
-        families = with_families(learner)
-        parts = [base_of(families), families]
-    model: Any = None
-    for part, save in zip(parts, saves, strict=False):
-        model = fit_rows(
-            part, train, width, seed, base=model, checkpoint=save, show_progress=show_progress
-        )
-    for save in filter(None, saves):
+    model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
+    if save is not None:
         save.discard()
     seconds = time.perf_counter() - began
     learned = LearnedDictionary(model, l0, train, held_out, seconds, inputs=inputs)
-    learned.structure = told
     # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
     with contextlib.suppress(ValueError):
         learned.lam()

@@ -26,12 +26,12 @@ from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.dictionaries.rows import Rows, open_pair, screened
-from sae_gap.dictionaries.structure import Structure
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.measure.methods import refit as least_squares
@@ -48,7 +48,7 @@ from sae_gap.saes.save import as_metadata, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row, Store, digest
+from sae_gap.storage.results import Row, Store
 from sae_gap.storage.tensor_files import brief
 from sae_gap.study import runner
 from sae_gap.study.models import Models
@@ -132,10 +132,8 @@ class LearnedDictionary:
       model: the dictionary and the bias, without an encoder.
       l0: the default mean L0 of codes.
       seconds: the time of learning; 0 for a given dictionary.
-      labels: a text for each atom; None uses their numbers.
       certificate: the largest duality gap of a row in the last `encode`, relative to its objective:
         no codes lower a row's lasso objective by more than this share. None before the first call.
-      structure: the findings of `learn(..., structure="auto")`; None otherwise, and after `load`.
     """
 
     def __init__(
@@ -145,16 +143,11 @@ class LearnedDictionary:
         train: Activations | None,
         held_out: Activations | None,
         seconds: float,
-        labels: Sequence[str] | None = None,
         inputs: Activations | None = None,
     ):
-        self.model, self.l0, self.seconds, self.labels = model, l0, seconds, labels
-        self._inputs = inputs
-        self._parts = train, held_out
-        # A digest of the rows that were learned from.
-        self._fingerprint: str | None = None
+        self.model, self.l0, self.seconds = model, l0, seconds
+        self._parts, self._inputs = (train, held_out), inputs
         self.certificate: float | None = None
-        self.structure: Structure | None = None
         self._weights: dict[float, float] = {}
 
     @property
@@ -169,19 +162,17 @@ class LearnedDictionary:
 
     def _part(self, place: int) -> Activations:
         part = self._parts[place]
-        if self._given:
-            raise ValueError("a dictionary that was given has no rows; give activations.")
         if part is None:
             raise ValueError(
-                "the activations of learn were not saved with the dictionary; give them to "
+                "a dictionary that was given or loaded has no rows; give activations, here or to "
                 "sae_gap.LearnedDictionary.load."
             )
         return part
 
     @property
     def _given(self) -> bool:
-        """True if it was given rather than learned."""
-        return self._parts[0] is None and self._fingerprint is None
+        """True if it has no rows of its own."""
+        return self._parts[0] is None
 
     @property
     def atoms(self) -> Float[np.ndarray, "input_dim width"]:
@@ -237,8 +228,8 @@ class LearnedDictionary:
 
         Args:
           activations: as for `learn`.
-          l0: mean L0 of the lasso on the rows that were learned from or, for a given dictionary, on
-            these rows; None takes `learn`'s.
+          l0: mean L0 of the lasso on the rows that were learned from or, if there are none and no
+            weight was saved for it, on these rows; None takes `learn`'s.
           refit: whether to take the values of least squares; False takes the lasso's own.
           show_progress: whether to show a line of progress on a terminal or in a notebook.
 
@@ -246,7 +237,8 @@ class LearnedDictionary:
           Codes, (n, width), a row for each of the activations, also for outliers.
         """
         rows, parts = self._opened(activations), []
-        lasso = Lasso(self.lam(l0, rows if self._given else None))
+        known = not self._given or self._sparsity(l0) in self._weights
+        lasso = Lasso(self.lam(l0, None if known else rows))
         self.certificate = 0.0
         with progress.line(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
             for chunk in rows.chunks(CHUNK):
@@ -272,30 +264,6 @@ class LearnedDictionary:
                 f"{rows.shape[1]}."
             )
         return rows @ self.atoms.T + self.bias
-
-    def largest(
-        self, codes: ArrayLike | scipy.sparse.sparray, count: int = 10
-    ) -> list[list[tuple[Any, float]]]:
-        """Returns the largest codes of each row in descending order, without zeros, each with the
-        label of its atom.
-
-        Args:
-          codes: dense or sparse, (n, width).
-          count: the most codes of a row.
-        """
-        check_size("count", count)
-        rows = scipy.sparse.csr_array(codes)
-        if rows.shape[-1] != self.width:
-            raise ValueError(
-                f"codes must have {self.width} columns, one for each atom, but have the shape "
-                f"{rows.shape}; give codes on this dictionary."
-            )
-        labels = range(self.width) if self.labels is None else self.labels
-        parts = np.split(np.stack([rows.indices, rows.data]), rows.indptr[1:-1], axis=1)
-        return [
-            [(labels[int(atom)], value) for atom, value in part[:, np.argsort(-part[1])[:count]].T]
-            for part in parts
-        ]
 
     def fvu(
         self, activations: Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
@@ -415,62 +383,76 @@ class LearnedDictionary:
         check_choice("encoder", encoder, catalogue.saes())
         if epochs is not None:
             check_size("epochs", epochs)
-        # An impossible k is refused before an encoder is trained.
-        best, rows = self.fvu(None, k, outliers="keep"), self.train.pool()
-        # The learner only asks its base for the model, which is this one.
-        make: Any = catalogue.sae_for_activations
-        inputs = None
-        if self._inputs is not None:
-            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
-            inputs = self._inputs.take(
-                self.train.numbers[evenly_spaced(self.train.num_samples, len(rows))]
-            )
-        elif skip:
+        if skip and self._inputs is None:
             raise ValueError(
                 "only a transcoder has a skip; give learn the targets, or leave it out."
             )
-        learner = make(
-            encoder, sparsity=k, input_dim=len(self.bias), base=OnlineDictionary(), frozen=frozen
-        )
-        steps = (
-            math.ceil(STEPS / math.ceil(len(rows) / learner.batch_size))
-            if epochs is None
-            else epochs
-        )
-        learner = dataclasses.replace(learner, num_steps=steps)
-        if frozen and learner.encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
-            # Matching pursuit reads only the dictionary.
-            model, seconds = dataclasses.replace(self.model, encode=learner.encoder), 0.0
-        elif frozen and isinstance(learner.encoder, BatchPursuit):
-            # A threshold of the rows that the dictionary learned from leaves too many latents on in
-            # others.
-            others = jnp.asarray(self.held_out.pool())
-            model, seconds = learner.encoder.calibrate(self.model, others), 0.0
-        else:
-            _, model, seconds = fit_signals(
-                learner,
-                rows,
-                self.width,
-                seed,
-                inputs,
-                bases=[self.model],
-                show_progress=show_progress,
-            )
-
+        # An impossible k is refused before an encoder is trained.
+        best = self.fvu(None, k, outliers="keep")
+        learner = self._learner(encoder, k, epochs, frozen, skip)
+        model, seconds = self._trained(learner, seed, show_progress)
         own = self._score(model, ["own"], k, self.held_out, True)["own"]
         return Export(model, k, seconds, own["l0"], own["fvu"], best)
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
-        """Writes the dictionary, its bias, its labels and the weights λ found so far, without
-        activations.
+    def _learner(
+        self, encoder: str, k: int, epochs: int | None, frozen: bool, skip: bool
+    ) -> SparseAutoencoder:
+        """The learner of an SAE, or of a transcoder, that starts from this dictionary."""
+        options: Any = {"sparsity": k, "input_dim": len(self.bias), "frozen": frozen}
+        make: Any = catalogue.sae_for_activations
+        if self._inputs is not None:
+            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
+        # It only asks its base for the model, which is this one.
+        learner = make(encoder, base=OnlineDictionary(), **options)
+        if epochs is None:
+            epochs = math.ceil(STEPS / math.ceil(self.train.num_pooled / learner.batch_size))
+        return dataclasses.replace(learner, num_steps=epochs)
 
-        Pickling writes the same.
+    def _trained(
+        self, learner: SparseAutoencoder, seed: int, show_progress: bool
+    ) -> tuple[Model, float]:
+        """The SAE of a learner, and the seconds of its training."""
+        encoder: Any = learner.encoder
+        if learner.frozen:
+            if encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
+                # Matching pursuit reads only the dictionary.
+                return dataclasses.replace(self.model, encode=encoder), 0.0
+            if isinstance(encoder, BatchPursuit):
+                # A threshold of the rows that the dictionary learned from leaves too many latents
+                # on in others.
+                return encoder.calibrate(self.model, jnp.asarray(self.held_out.pool())), 0.0
+        rows, inputs = self.train, None
+        if self._inputs is not None:
+            inputs = self._inputs.take(
+                rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
+            )
+        _, model, seconds = fit_signals(
+            learner,
+            rows.pool(),
+            self.width,
+            seed,
+            inputs,
+            bases=[self.model],
+            show_progress=show_progress,
+        )
+        return model, seconds
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes the dictionary, its bias and the weights λ found so far, without activations.
 
         Args:
           folder: a path or the URL of a folder in a bucket; it is made, and an earlier dictionary
             there replaced.
         """
-        Folder(folder).write(DICTIONARY, self._content())
+        note = {
+            "shape": self.atoms.shape,
+            "dtype": str(self.model.decoder.dtype),
+            "l0": self.l0,
+            "seconds": self.seconds,
+            "weights": list(self._weights.items()),
+        }
+        content = trees.dump(dataclasses.replace(self.model, encode=None), note)
+        Folder(folder).write(DICTIONARY, content)
 
     @classmethod
     def load(
@@ -486,18 +468,23 @@ class LearnedDictionary:
 
         Args:
           folder: the folder that `save` was given.
-          activations: those of `learn`; needed for `sae`, `report`, codes at another L0 and scores
-            of the held-out rows.
+          activations: those of `learn`, which `sae` and scores of the held-out rows need.
           documents: as given to `learn`.
           targets: as given to `learn`.
           outliers: as given to `learn`.
 
         Raises:
-          ValueError: there is no such dictionary, or it was learned from other activations.
+          ValueError: there is no such dictionary.
         """
         place = Folder(folder)
         try:
-            learned = _read(place.read(DICTIONARY))
+            content = place.read(DICTIONARY)
+            note = trees.read_note(content)
+            shapes = tuple(note["shape"]), tuple(note["shape"][:1])
+            like: Any = [jax.ShapeDtypeStruct(shape, note["dtype"]) for shape in shapes]
+            model = trees.load(content, Model(*like))
+            learned = cls(model, note["l0"], None, None, note["seconds"])
+            learned._weights = dict(note["weights"])
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{place} has no learned dictionary that can be read ({brief(error)}); give the "
@@ -506,34 +493,7 @@ class LearnedDictionary:
         if activations is not None:
             learned._inputs, opened = open_pair(activations, targets, documents)
             learned._parts = screened(opened, outliers).split()
-            if learned._of_rows() != learned._fingerprint:
-                raise ValueError(
-                    f"the dictionary in {place} was learned from other rows; give the activations, "
-                    "documents, targets and outliers that learn was given."
-                )
         return learned
-
-    def __reduce__(self):
-        return _read, (self._content(),)
-
-    def _of_rows(self) -> str:
-        """Returns a digest of the rows learned from and of those held out."""
-        parts = [self.train, self.held_out, *([self._inputs] if self._inputs else [])]
-        return digest([part.fingerprint for part in parts])
-
-    def _content(self) -> bytes:
-        if not self._given:
-            self._fingerprint = self._fingerprint or self._of_rows()
-        note = {
-            "shape": self.atoms.shape,
-            "dtype": str(self.model.decoder.dtype),
-            "l0": self.l0,
-            "seconds": self.seconds,
-            "weights": list(self._weights.items()),
-            "rows": self._fingerprint,
-            "labels": self.labels,
-        }
-        return trees.dump(dataclasses.replace(self.model, encode=None), note)
 
     def save_sae(
         self,
@@ -592,17 +552,6 @@ class LearnedDictionary:
     def __repr__(self) -> str:
         name, size = GIVEN if self._given else LEARNED, len(self.bias)
         return f"<{self.width} atoms of {size} dimensions, {name} for an L0 of {self.l0:g}>"
-
-
-def _read(content: bytes) -> LearnedDictionary:
-    """Reads the dictionary that `save` wrote, without activations."""
-    note = trees.read_note(content)
-    shapes = tuple(note["shape"]), tuple(note["shape"][:1])
-    like: Any = [jax.ShapeDtypeStruct(shape, note["dtype"]) for shape in shapes]
-    model = trees.load(content, Model(*like))
-    learned = LearnedDictionary(model, note["l0"], None, None, note["seconds"], note.get("labels"))
-    learned._weights, learned._fingerprint = dict(note["weights"]), note["rows"]
-    return learned
 
 
 def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:

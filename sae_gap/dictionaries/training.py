@@ -12,7 +12,6 @@ from jaxtyping import Float, PRNGKeyArray
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.data.activations import Activations
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.gradient_sums import total_visits
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.storage.trees import Checkpoint
@@ -26,52 +25,44 @@ STRIDE = 61
 
 
 def fit_rows(
-    learner: OnlineDictionary | Families,
+    learner: OnlineDictionary,
     rows: Activations,
     width: int,
     seed: int,
     *,
-    base: Model | None = None,
     checkpoint: Checkpoint | None,
     show_progress: bool,
 ) -> Model:
-    """Learns a dictionary of activations: in memory if the rows fit there; otherwise `online_dl`
-    and families read them from their files.
+    """Learns a dictionary of activations: in memory if the rows fit there, and otherwise from
+    their files.
 
     Args:
       learner: the learner to fit.
       rows: the rows to learn from.
       width: number of atoms to learn.
       seed: seeds the fit.
-      base: the model of the learner's base, for families.
       checkpoint: stores the state, and finds it after a kill; its `fit` names the rows.
       show_progress: whether to show a line of progress.
     """
     if rows.num_pooled < rows.num_samples:
-        if isinstance(learner, OnlineDictionary):
-            total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-            learner = dataclasses.replace(learner, visits=None)
-            share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
-        else:
-            # Use no row twice before all were used.
-            _, share = learner.minibatches(rows.num_samples, width)
-            rounds = math.ceil(rows.num_samples / share)
-            total = rounds * share
+        total = total_visits(learner.visits, width)  # type: ignore[arg-type]
+        learner = dataclasses.replace(learner, visits=None)
+        share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
         return fit_stream(
             learner,
             spread(rows, rounds, share),
             num_latents=width,
             num_samples=total,
             key=seed,
-            base=base,
             checkpoint=checkpoint,
             show_progress=show_progress,
         )
     saves = None
     if checkpoint is not None:
         saves = [checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")]
-    options: Any = {"bases": base and [base], "checkpoints": saves, "show_progress": show_progress}
-    return fit_signals(learner, rows.pool(), width, seed, **options).model
+    return fit_signals(
+        learner, rows.pool(), width, seed, checkpoints=saves, show_progress=show_progress
+    ).model
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:

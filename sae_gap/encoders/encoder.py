@@ -79,7 +79,7 @@ class Encoder(MethodPart):
 
     @property
     def origins(self) -> tuple["Encoder", ...]:
-        """The encoders whose codes `infer` takes, in this order: by default `origin` alone."""
+        """`origin`, if any, to go through."""
         return () if self.origin is None else (self.origin,)
 
     @property
@@ -103,15 +103,6 @@ class Encoder(MethodPart):
         """Returns the codes of the signals, in units of the model's own atoms:
         `codes @ dictionary.T + bias` reconstructs.
         """
-
-    def exported(self, model: Model) -> tuple[str, dict[str, Any], dict[str, Array]] | None:
-        """Returns SAELens's form of this encoder: architecture, options, and all tensors but the
-        decoder's; None if it has none.
-
-        `save_sae` knows the suite's own encoders, and asks only the class itself: a subclass may
-        infer in another way, so it inherits no form.
-        """
-        return None
 
     def flops(self, input_dim: int, num_latents: int) -> int | None:
         """Returns the floating-point operations of matrix products for a sample; None if they

@@ -2,23 +2,10 @@
 which approximates it.
 """
 
-from jaxtyping import Array, Int
-
 from sae_gap.core.options import option
 from sae_gap.core.types import Coded
 from sae_gap.encoders.encoder import Inferring, keep_nans, on_unit_atoms
-from sae_gap.solvers import pursuit_order
-from sae_gap.solvers.greedy import gradient_pursuit, spread
-
-
-class Ordered(Coded):
-    """Codes with the atoms that a pursuit chose for each signal, in the order of choice.
-
-    Attributes:
-      order: numbers of atoms, (n, k).
-    """
-
-    order: Int[Array, "n k"]
+from sae_gap.solvers.greedy import gradient_pursuit, orthogonal_matching_pursuit
 
 
 class OMP(Inferring):
@@ -54,10 +41,8 @@ class OMP(Inferring):
     def infer(self, model, signals, begun=None):
         """Returns the codes, outside of `jit`, so that a CPU takes its own path."""
         target, atoms, norms = on_unit_atoms(model, signals)
-        order, values = pursuit_order(target, atoms, self.k, nonneg=self.nonneg)
-        codes = spread(order, values, num_latents=len(norms))
-        codes = keep_nans(target, codes.clip(0) if self.nonneg else codes)
-        return Ordered(codes / norms, order)
+        codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
+        return Coded(keep_nans(target, codes.clip(0) if self.nonneg else codes) / norms)
 
 
 class GradientPursuit(OMP):

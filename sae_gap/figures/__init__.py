@@ -15,7 +15,6 @@ import importlib
 from typing import Any
 
 _NAMES = {
-    "blocks": "captured_by_block",
     "cosines": "matched_cosines",
     "cost": "budget loss_by_cost recovery_by_seconds",
     "curves": "curve recovery_by_level",

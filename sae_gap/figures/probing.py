@@ -20,17 +20,15 @@ _PROBES = {
 }
 
 
-def ood_drop(lines: style.Lines, tasks: str) -> Figure:
-    """Draws the drop of each kind of probe on each kind of codes, with 95 % intervals over tasks.
+def ood_drop(lines: style.Lines) -> Figure:
+    """Draws the drop of each kind of probe on each kind of codes, with 95 % intervals over pairs.
 
     Args:
       lines: the result of `sae_gap.probing.overall`.
-      tasks: the name of the tasks.
 
     Returns:
       The figure.
     """
-    lines = [line for line in lines if line["drop"] is not None]
     names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
     order, probes = [*names], [*_PROBES]
     points = [
@@ -52,8 +50,8 @@ def ood_drop(lines: style.Lines, tasks: str) -> Figure:
         size=(1.8, 0.24 * len(names)),
         of=lines,
         title="AUC that probes lose out of distribution",
-        more=f"{lines[0]['pairs']} {tasks}, {lines[0]['splits']} splits of each, intervals of 95 % "
-        f"over {tasks}",
+        more=f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each, intervals of 95 % "
+        "over pairs",
     )
     (axes,) = figure.axes
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)

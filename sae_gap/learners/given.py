@@ -1,4 +1,4 @@
-"""A given model as a learner: an SAE of any library, a decoder alone, the vocabulary, or a saved
+"""A given model as a learner: an SAE of any library, a decoder alone, or a saved
 result of `learn`.
 """
 

@@ -54,20 +54,17 @@ class LanguageModel(eqx.Module):
 
     @abc.abstractmethod
     def block_parts(
-        self, windows: Windows, product: Callable[[Array, Array], Array] = product
+        self, windows: Windows
     ) -> Callable[[Stream, Any], tuple[Stream, Stream, Stream]]:
         """Returns a function that maps the residual stream and one block's parameters to the stream
-        after attention, what the MLP reads, and what it adds to the stream. `product` multiplies
-        rows by a matrix of the block.
+        after attention, what the MLP reads, and what it adds to the stream.
         """
 
-    def block_step(
-        self, windows: Windows, product: Callable[[Array, Array], Array] = product
-    ) -> Callable[[Stream, Any], Stream]:
+    def block_step(self, windows: Windows) -> Callable[[Stream, Any], Stream]:
         """Returns a function that maps the residual stream and one block's parameters to the stream
         after the block.
         """
-        parts = self.block_parts(windows, product)
+        parts = self.block_parts(windows)
 
         def step(hidden, block):
             hidden, _, added = parts(hidden, block)

@@ -105,7 +105,7 @@ class Llama(LanguageModel):
     def embed(self, windows):
         return self.shape.scale * self.embedding[windows.tokens]
 
-    def block_parts(self, windows, product=product):
+    def block_parts(self, windows):
         shape, places = self.shape, jnp.arange(windows.tokens.shape[1])
         distance = places[:, None] - places
         before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
@@ -115,7 +115,7 @@ class Llama(LanguageModel):
             turn = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
             seen = before & (distance < block.reach)
             normed = _norm(hidden, block.attention_norm, shape.epsilon)
-            added = product(_attend(normed, block, shape, turn, seen, product), block.output)
+            added = product(_attend(normed, block, shape, turn, seen), block.output)
             hidden = hidden + _norm(added, block.attention_output_norm, shape.epsilon)
             normed = _norm(hidden, block.mlp_norm, shape.epsilon)
             gate = shape.activation(product(normed, block.gate))
@@ -135,7 +135,7 @@ def _norm(hidden, gain, epsilon):
     return gain * hidden * jax.lax.rsqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + epsilon)
 
 
-def _attend(normed, block, shape, turn, seen, product):
+def _attend(normed, block, shape, turn, seen):
     """Returns the outputs of all heads, (rows, length, heads * size)."""
     rows, length, _ = normed.shape
     query, key, value = (

@@ -63,19 +63,6 @@ class LM(NamedTuple):
             for row, places in zip(lists, windows, strict=True)
         ]
 
-    def labels(self) -> list[str]:
-        """Returns the text of the token for each row of the unembedding. A part of a letter is
-        spelled as the tokenizer spells it, and a row without a token has its number in brackets.
-        """
-        numbers = range(len(self.model.unembedding))
-        texts = self.tokenizer.decode_batch([[i] for i in numbers], skip_special_tokens=False)
-        return [
-            text
-            if text and "\N{REPLACEMENT CHARACTER}" not in text
-            else self.tokenizer.id_to_token(i) or f"[{i}]"
-            for i, text in enumerate(texts)
-        ]
-
 
 def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM:
     """Reads a Llama or a Gemma 3 from a GGUF file.

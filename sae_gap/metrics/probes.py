@@ -115,9 +115,6 @@ def score_pair(
 ) -> dict[str, float]:
     """Scores the probe trained without the cell and the one trained with it on the same rows.
 
-    A split that withholds nothing, such as a `TextSet`'s, has one probe, scored on the rows under
-    "11" and "01", if there are any, and on the others.
-
     Args:
       features: of all rows, (n, columns), a dense or a sparse array.
       has: which rows have the concept.
@@ -127,24 +124,19 @@ def score_pair(
     Returns:
       `auc_ood` and `accuracy_ood` of the probe that never saw the cell, on rows with the other
       concept; `auc_id` and `accuracy_id` on rows without it; the same scores of the reference,
-      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`. If nothing
-      is withheld, the drop is `auc_id - auc_ood`.
+      `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`.
     """
     scores: dict[str, float] = {}
-    withheld = "withheld" in split.train
-    for kind, prefix in (("withheld", ""), ("all", "all_")) if withheld else (("all", ""),):
+    for kind, prefix in (("withheld", ""), ("all", "all_")):
         rows = split.train[kind]
         probe = fit(features[rows], has[rows])
         for side, named in SIDES.items():
             tested = np.concatenate([split.test[cell] for cell in named])
-            if len(tested):
-                decided = probe.decide(features[tested])
-                scores[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
-                scores[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
-    if "auc_ood" in scores:
-        for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
-            reference = f"all_{score}_ood" if withheld else f"{score}_id"
-            scores[name] = scores[reference] - scores[f"{score}_ood"]
+            decided = probe.decide(features[tested])
+            scores[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
+            scores[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
+    for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
+        scores[name] = scores[f"all_{score}_ood"] - scores[f"{score}_ood"]
     return scores
 
 
@@ -155,8 +147,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     Returns:
       `probes`, their names, "dense", "k=all" but of activations, and "k=1", "k=2", "k=5" and
       "k=20"; `pairs`, the names of the concepts; `splits`, how many each has; and for each of
-      `SCORES` and each probe, such as `drop k=5`, the mean over splits for each concept, NaN if it
-      has no such score.
+      `SCORES` and each probe, such as `drop k=5`, the mean over splits for each concept.
     """
     concepts, codes = inferred.task.concepts, inferred.codes["id"]
     columns = inferred.activations
@@ -174,7 +165,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
         ]
         found |= {
             f"{score} {probe}": [
-                float(np.mean([each.get(score, np.nan) for each in splits])) for splits in scored
+                float(np.mean([each[score] for each in splits])) for splits in scored
             ]
             for score in SCORES
         }

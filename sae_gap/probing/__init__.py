@@ -5,10 +5,7 @@ B. The reference is the same probe trained on as many rows with that cell among 
 the same rows.
 """
 
-from sae_gap.metrics.probes import fit_dense, fit_sparse, score_pair
 from sae_gap.probing.concepts import (
-    CELLS,
-    Concept,
     Labelled,
     Split,
     Tokens,
@@ -19,4 +16,3 @@ from sae_gap.probing.concepts import (
 )
 from sae_gap.probing.probed import Probed
 from sae_gap.probing.summary import overall
-from sae_gap.probing.text_sets import TextSet, read_sets

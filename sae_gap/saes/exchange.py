@@ -48,14 +48,12 @@ def imported(
 
 def has_form(kind: type) -> bool:
     """True if SAELens has an encoder like one of this class."""
-    # A subclass may infer differently, so each class says itself how to export it.
-    return class_name(kind) in ENCODERS or "exported" in vars(kind)
+    # A subclass may infer differently, so it inherits no form.
+    return class_name(kind) in ENCODERS
 
 
 def exported(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """SAELens's form of an encoder: architecture, options, and tensors except the decoder's."""
-    if "exported" in vars(type(encoder)):
-        return encoder.exported(model)  # type: ignore[return-value]
     architecture, places = ENCODERS[class_name(type(encoder))]
     row, width = ARCHITECTURES[architecture], model.decoder.shape[1]
     tensors = {name: attrgetter(place)(model.encoder) for name, place in places.items()}

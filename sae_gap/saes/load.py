@@ -8,23 +8,16 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from sae_gap.core.checks import AnyPath, check_path, detached
-from sae_gap.lm.lens import holds_lens, open_lens
-from sae_gap.lm.pretrained import LM
 from sae_gap.saes import own
 from sae_gap.saes.find import locate, read
 from sae_gap.saes.loaded_sae import SAE, of_parts
-from sae_gap.saes.parts import FIT, Parts
-
-# Stands for a path: the atoms of a language model's vocabulary.
-UNEMBEDDING = "unembedding"
+from sae_gap.saes.parts import FIT
 
 
 def load_sae(
     path: AnyPath,
     sae_id: str | None = None,
     *,
-    model: LM | None = None,
-    block: int | None = None,
     mean: ArrayLike | Callable[[], ArrayLike] | None = None,
 ) -> SAE:
     """Opens a published SAE with its own encode and decode, or a bare decoder; executes nothing in
@@ -35,15 +28,13 @@ def load_sae(
     those of circuit-tracer (`layer_0.safetensors`), acausal crosscoders, the output of `save_sae`,
     and the suite's own fits (`fit.safetensors` under results/models/). A bare decoder is the output
     of `learn(...).save` or `train_real`, one array of atoms, (input_dim, num_latents), in a .npy,
-    .safetensors or .pt file, a Jacobian lens, or the vocabulary of a model.
+    .safetensors or .pt file.
 
     Args:
       path: the folder of one SAE or dictionary, or the file of its weights with its configuration
         beside it; `~` is your home. With `sae_id`, a release in the local cache of the Hugging Face
-        hub, see `hub.cached`. "unembedding" takes the model's.
+        hub, see `hub.cached`.
       sae_id: which SAE of a release; None for a path.
-      model: the language model of a lens or an unembedding.
-      block: the block of a lens, counted from 0.
       mean: the bias of a decoder whose file has none, (input_dim,), or a function that returns it;
         None takes zeros.
 
@@ -56,14 +47,10 @@ def load_sae(
         fault and the mend.
     """
     check_path("path", path)
-    if sae_id is None and of_language_model(path):
-        held = {"W_dec": _vocabulary(path, model, block)}
-        parts = Parts(None, {}, held, "sae_gap", "", {})
-    else:
-        weights = locate(path, sae_id)
-        if weights.name == FIT:
-            return own.load_fit(weights)
-        parts = read(weights)
+    weights = locate(path, sae_id)
+    if weights.name == FIT:
+        return own.load_fit(weights)
+    parts = read(weights)
     if "b_dec" not in parts.tensors:
         dim: int = parts.atoms.shape[1]
         given: Any = mean() if callable(mean) else np.zeros(dim) if mean is None else mean
@@ -74,20 +61,3 @@ def load_sae(
             )
         parts = dataclasses.replace(parts, tensors={**parts.tensors, "b_dec": detached(given)})
     return of_parts(parts)
-
-
-def of_language_model(path: AnyPath) -> bool:
-    """True if the atoms of a path need their language model: a lens or the unembedding."""
-    return str(path) == UNEMBEDDING or holds_lens(path)
-
-
-def _vocabulary(path: Any, model: LM | None, block: int | None) -> np.ndarray:
-    lens = str(path) != UNEMBEDDING
-    if model is None or (lens and block is None):
-        raise ValueError(
-            f"the atoms of {path} are those of a language model; give the model and the block, "
-            "which commands take from --recording."
-        )
-    if not lens:
-        return np.asarray(model.model.unembedding)
-    return open_lens(path, model).atoms(block)[0]  # type: ignore[arg-type]

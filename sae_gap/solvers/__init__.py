@@ -1,13 +1,11 @@
-"""Sparse coding: solvers of the lasso behind `sparse_code`, greedy pursuits, and exchanges."""
+"""Sparse coding: solvers of the lasso behind `sparse_code`, and greedy pursuits."""
 
 from sae_gap.solvers.coding import SOLVERS, sparse_code
-from sae_gap.solvers.exchange import exchange_pursuit
 from sae_gap.solvers.greedy import orthogonal_matching_pursuit, pursuit_order
 from sae_gap.solvers.path import match_l0
 
 __all__ = [
     "SOLVERS",
-    "exchange_pursuit",
     "match_l0",
     "orthogonal_matching_pursuit",
     "pursuit_order",

@@ -14,7 +14,7 @@ from benchmarks.report import pages
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.figures import tables
 from sae_gap.study import program
-from tests.conftest import FEW, SMALL, refused, smoke_flags, succeed
+from tests.conftest import FEW, SMALL, smoke_flags, succeed
 
 STUDIES = studies.found()
 CERTIFIED = 1e-6
@@ -193,31 +193,3 @@ def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, call, tmp_pat
     there = (f"--results_dir={smoke.directory.parent}", f"--models_dir={smoke.models}")
     code, out, _ = call("amortisation_gap", *options, *there)
     assert code == 0 and "8 jobs, 0 models to fit" in out and out.count("2/2 rows there") == 4
-
-
-def test_all_runs_the_studies_that_it_is_given(smokes, tmp_path):
-    models = smokes("amortisation_gap").models
-    options = (f"--results_dir={tmp_path}", f"--models_dir={models}", "--preset=smoke", "--seeds=0")
-    options += ("--studies=large_latents,lambda_sensitivity", "--num_latents=20")
-    out = succeed("all", *options)
-    assert re.findall(r"^# (\w+)$", out, re.MULTILINE) == [
-        "large_latents",
-        "lambda_sensitivity",
-    ]
-    assert {path.name for path in tmp_path.iterdir()} == {"large_latents", "lambda_sensitivity"}
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--studies=nope"], "--studies has nope"),
-        (["--studies="], "--studies must be a tuple"),
-        (["--studies=vary_latents", "--methods=nope"], "methods"),
-        # The first of them could run.
-        (["--studies=vary_latents,large_latents"], "--preset must be one of quick, paper"),
-    ],
-)
-def test_all_refuses_before_the_first_study_runs(flags, message, monkeypatch, tmp_path):
-    monkeypatch.delitem(STUDIES["large_latents"].presets, "smoke")
-    refused(message, "all", "--preset=smoke", f"--results_dir={tmp_path / 'results'}", *flags)
-    assert not (tmp_path / "results").exists()

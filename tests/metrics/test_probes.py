@@ -10,6 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sae_gap import probing
 from sae_gap.metrics import probes
+from sae_gap.probing import concepts
 
 
 def test_dense_probe_against_scikit_learn():
@@ -18,8 +19,8 @@ def test_dense_probe_against_scikit_learn():
     x[:, 0] += labels
     # So many rows of float32 that their sum in that type would be far from it.
     constant = np.full((200_000, 2), 0.1, np.float32)
-    assert not probing.fit_dense(constant, np.arange(200_000) < 10).scale.any()
-    probe = probing.fit_dense(x, labels)
+    assert not probes.fit_dense(constant, np.arange(200_000) < 10).scale.any()
+    probe = probes.fit_dense(x, labels)
     peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-8)).fit(x, labels)
     np.testing.assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
 
@@ -33,7 +34,7 @@ def test_latents_are_ranked_as_sae_probes_ranks_them():
     scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
     ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
     sparse = scipy.sparse.csr_array(codes)
-    probe = probing.fit_sparse(sparse, labels, 5)
+    probe = probes.fit_sparse(sparse, labels, 5)
     assert probe.latents.tolist() == ranked[:5].tolist()
     np.testing.assert_allclose(probe.decide(sparse), probe.decide(codes))
 
@@ -45,11 +46,11 @@ def test_what_is_alike_ties():
     # Each but the last two is on in one row, all of one class.
     codes[:, :38] = 0
     codes[2 * np.arange(38), np.arange(38)] = 10.0 ** rng.uniform(-3, 3, 38)
-    probe = probing.fit_sparse(codes, labels, 40)
+    probe = probes.fit_sparse(codes, labels, 40)
     chosen = [latent for latent in probe.latents.tolist() if latent < 38]
     assert chosen == sorted(chosen) and len(chosen) == 38
     dense = rng.normal(size=(500, 37)).astype(np.float32)
-    odds = probing.fit_dense(dense, dense[:, 0] > 0).decide(np.repeat(dense[:1], 333, axis=0))
+    odds = probes.fit_dense(dense, dense[:, 0] > 0).decide(np.repeat(dense[:1], 333, axis=0))
     assert len({*odds.tolist()}) == 1
 
 
@@ -59,8 +60,8 @@ def test_probes_read_what_their_names_say():
     on = rng.random(400) < 0.5
     codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
     rows = np.arange(400)
-    tested = {"10": rows[200:][labels[200:]], "00": rows[200:][~labels[200:]]}
-    split = probing.Split({"all": rows[:200]}, tested | {"11": rows[:0], "01": rows[:0]})
+    tested = {cell: rows[200:][labels[200:] == (cell[0] == "1")] for cell in concepts.CELLS}
+    split = probing.Split(dict.fromkeys(("all", "withheld"), rows[:200]), tested)
     task = SimpleNamespace(concepts={"c": probing.Labelled(labels, {0: split})})
     blind = rng.random((400, 1))
     told = np.column_stack([blind, labels[:, None]])

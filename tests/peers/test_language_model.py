@@ -1,19 +1,16 @@
-"""The language model has the log-probabilities of transformers, `Downstream` has the losses of
-SAELens, and the Jacobian lens is TransformerLens's.
+"""The language model has the log-probabilities of transformers, and `Downstream` the losses
+of SAELens.
 """
-
-import functools
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.lm import lens, pretrained
+from sae_gap.lm import pretrained
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.language_model import Windows
-from sae_gap.lm.lens import fit_lens, open_lens
-from sae_gap.lm.texts import Texts, read_texts
+from sae_gap.lm.texts import read_texts
 from sae_gap.lm.windows import cut, pack
 from tests import tiny
 
@@ -185,44 +182,3 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
         },
         abs=TOLERANCE,
     )
-
-
-def test_the_jacobian_lens_is_that_of_transformer_lens(tmp_path, monkeypatch):
-    """On the same texts, with derivatives that are not rounded; and its file is read."""
-    import torch
-    from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.tools.analysis import JacobianLens
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(lens, "_of_window", functools.partial(lens._of_window, kind=np.float32))
-    lm, rng = tiny.tiny_lm(tmp_path), np.random.default_rng(0)
-    texts = [" ".join(rng.choice(["the", "cat", "in", "12", "hats"], 20)) for _ in range(3)]
-    ours = fit_lens(
-        lm,
-        Texts((*texts,), ("a", "b", "c"), None),
-        tmp_path,
-        3,
-        context=12,
-        first=4,
-        outliers="keep",
-    )
-    network = AutoModelForCausalLM.from_pretrained(
-        tmp_path, gguf_file="tiny.gguf", dtype=torch.float32
-    )
-    network.config.save_pretrained(tmp_path)
-    special = dict.fromkeys(("bos_token", "eos_token", "pad_token", "unk_token"), "!")
-    PreTrainedTokenizerFast(tokenizer_object=lm.tokenizer, **special).save_pretrained(tmp_path)
-    bridge = TransformerBridge.boot_transformers(
-        str(tmp_path), hf_model=network.eval(), dtype=torch.float32, device="cpu"
-    ).eval()
-    bridge.cfg.default_prepend_bos = False
-    theirs = JacobianLens.fit(
-        bridge, texts, corpus="words", max_seq_len=12, skip_first_positions=4, show_progress=False
-    )
-    theirs.save(str(tmp_path / "saved.pt"), dtype=torch.float32)
-    saved = open_lens(tmp_path / "saved.pt", lm)
-    assert saved.windows == 3 and [*saved.jacobians] == [*ours.jacobians]
-    for block, found in ours.jacobians.items():
-        np.testing.assert_allclose(found, theirs.jacobians[block], atol=2e-6)
-        np.testing.assert_array_equal(saved.jacobian(block), theirs.jacobians[block])

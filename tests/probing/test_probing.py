@@ -3,16 +3,15 @@ has by construction.
 """
 
 import functools
-import sys
 
 import numpy as np
 import pytest
 
 from sae_gap import catalogue, open_activations, probing
 from sae_gap.core.rows import evenly_spaced
+from sae_gap.metrics import probes
 from sae_gap.metrics.probes import SCORES
 from sae_gap.probing import concepts, probed
-from tests import tiny
 
 
 def drawn(count=4_000, seed=0):
@@ -100,9 +99,9 @@ def test_drops_are_those_of_the_dictionary():
     merged = np.column_stack([noise, (a.has & ~both) * one, both * two, b.has * three])
     rows = split.train["withheld"]
     for k, codes in enumerate((apart, merged), 1):
-        assert probing.fit_sparse(codes[rows], a.has[rows], 1).latents.tolist() == [5]
-        fit = functools.partial(probing.fit_sparse, k=k)
-        found = probing.score_pair(codes, a.has, split, fit)
+        assert probes.fit_sparse(codes[rows], a.has[rows], 1).latents.tolist() == [5]
+        fit = functools.partial(probes.fit_sparse, k=k)
+        found = probes.score_pair(codes, a.has, split, fit)
         assert found["auc_id"] == found["all_auc_ood"] == 1
         expected = 0.0 if k == 1 else pytest.approx(0.5, abs=0.1)
         assert found["drop"] == 1 - found["auc_ood"] == expected
@@ -140,51 +139,3 @@ def test_differences_are_paired_over_pairs():
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
     assert (other["more_drop"], other["more_drop_half"]) == pytest.approx((0.25, 0), abs=1e-9)
     assert (one["drop"], one["drop_half"], one["more_drop"]) == (0.2, None, pytest.approx(0.1))
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """The data of the package sae-probes."""
-    monkeypatch.syspath_prepend(tmp_path)
-    return tiny.write_text_sets(tmp_path)
-
-
-def test_sets_of_sae_probes_are_split_by_class_and_hold_shifted_texts_out(package):
-    assert [one.name for one in probing.read_sets()] == ["1_old"]
-    old, odd = probing.read_sets(every=True)
-    assert (old.name, odd.name) == ("1_old", "2_odd")
-    assert old.texts[:2] == ("0, then", "1, then") and old.texts[-3:] == ("x", "y", "z")
-    assert old.labels[:4].tolist() == [True, False, False, True]
-    assert len(odd.texts) == 1_500 and not odd.shifted.any()
-    assert len({*old.texts}) == len(old.texts) == 90 + 3
-    split = old.split(0)
-    sizes = {kind: len(rows) for kind, rows in (*split.train.items(), *split.test.items())}
-    assert sizes == {"all": 36, "10": 12, "00": 12, "11": 1, "01": 2}
-    assert old.labels[split.train["all"]].mean() == 0.5
-    assert not {*split.train["all"]} & {*split.test["10"]}
-
-    def score(each):
-        return probing.score_pair(
-            each.labels[:, None] * 1.0, each.labels, each.split(0), probing.fit_dense
-        )
-
-    assert (score(old)["auc_id"], score(old)["auc_ood"], score(old)["drop"]) == (1, 1, 0)
-    assert {*score(odd)} == {"auc_id", "accuracy_id"}
-
-
-def test_a_package_that_is_missing_or_damaged_is_named(package, monkeypatch):
-    import zstandard
-
-    (package / "OOD data" / "1_old_OOD.csv.zst").write_bytes(b"not zstandard")
-    with pytest.raises(ValueError, match="cannot be read"):
-        probing.read_sets()
-    empty = zstandard.compress(b"prompt,target")
-    (package / "OOD data" / "1_old_OOD.csv.zst").write_bytes(empty)
-    with pytest.raises(ValueError, match=r"1_old_OOD.csv.zst cannot be read \(it has no texts\)"):
-        probing.read_sets()
-    monkeypatch.setitem(sys.modules, "zstandard", None)
-    with pytest.raises(ValueError, match="read by the library zstandard"):
-        probing.read_sets()
-    monkeypatch.undo()
-    with pytest.raises(ValueError, match="sae_probes is not installed"):
-        probing.read_sets()

@@ -1,7 +1,5 @@
 """One opener reads whatever holds atoms: each kind gives its atoms, and a mistake is one sentence."""
 
-import shutil
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,22 +9,14 @@ import sae_gap
 from benchmarks.real import train_real
 from sae_gap.core import identity
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.lm.lens import fit_lens
-from sae_gap.lm.texts import Texts
 from sae_gap.storage import trees
 from sae_gap.storage.folder import Folder
-from tests import tiny, torch_files
-from tests.lm.test_lens import published
+from tests import torch_files
 from tests.saes.test_bad_input import FILES, configure, copy
 
 ATOMS = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
 BIAS, MEAN = np.arange(6, dtype=np.float32), np.full(6, 2, np.float32)
 MODEL = sae_gap.Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))
-
-
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    return tiny.tiny_lm(tmp_path_factory.mktemp("lm"))
 
 
 def fit(folder):
@@ -81,26 +71,6 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_pa
         with pytest.raises(ValueError, match=r"must be of shape \(10, num_latents\).*transpose"):
             sae_gap.load_sae(tmp_path / kind, mean=np.ones(10))
         assert not sae_gap.load_sae(tmp_path / kind).bias.any()
-
-
-def test_the_vocabulary_and_a_lens_open_with_their_model_and_block(lm, tmp_path):
-    texts = Texts(("the cat in the hat " * 9,), ("a",), None)
-    lens = fit_lens(lm, texts, tmp_path / "lens", windows=1, context=16, first=4)
-    published(tmp_path / "one.pt", {1: lens.jacobian(1)})
-    shutil.copytree(tmp_path / "lens", tmp_path / "other")
-    for path, rows, tol in (
-        ("unembedding", lm.model.unembedding, 0),
-        (tmp_path / "lens", lens.atoms(1)[0], 0),
-        (tmp_path / "one.pt", lens.atoms(1)[0], 0.01),
-    ):
-        sae = sae_gap.load_sae(path, model=lm, block=1, mean=np.ones(lm.model.dim))
-        found, rows = np.asarray(sae.model.decoder).T, np.asarray(rows)
-        np.testing.assert_allclose(found, rows, atol=1e-6 + tol * np.abs(rows).max())
-        assert sae.bias.all()
-        with pytest.raises(ValueError, match=r"give the model and the block.*\.$"):
-            sae_gap.load_sae(path)
-    with pytest.raises(ValueError, match="no block 0, but 1"):
-        sae_gap.load_sae(tmp_path / "one.pt", model=lm, block=0)
 
 
 HERE = "model.layers.5.pre_feedforward_layernorm.output"

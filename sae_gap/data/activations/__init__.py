@@ -3,8 +3,7 @@ they come from.
 
 Opening a file reads its header alone, and rows are read on request, so memory holds a chunk and
 never the file. Arrays are memory-mapped if they lie uncompressed on disk: .npy, .safetensors, .pt,
-Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read in order, and Parquet a row
-group at a time.
+Arrow, and .npz as `numpy.savez` writes it. A compressed .npz and a Parquet file are read whole.
 """
 
 from sae_gap.data.activations.fetching import fetched

@@ -1,6 +1,7 @@
-"""Files of arrays: .npy, .npz, .safetensors and .pt. They are memory-mapped unless compressed."""
+"""Files of arrays: .npy, .npz, .safetensors and .pt. They are memory-mapped, but a compressed
+.npz is read whole.
+"""
 
-import math
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
@@ -97,25 +98,12 @@ def _table(
 def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
     if info.flag_bits & 1 or info.compress_type == zipfile.ZIP_STORED:
         return _mapped(path, *member_start(path, info))
-    # Kept open: the next rows usually lie ahead. To reach earlier rows, the entry is decompressed
-    # again from its start.
-    with zipfile.ZipFile(path) as archive:
-        file = archive.open(info)
-    header = _checked(read_header(file), info.file_size)
-    if header.fortran and len(header.shape) > 1:
-        raise ValueError(
-            "its columns are compressed one after the other, so that no row can be read by itself"
-        )
-    width = header.shape[1:]
-    stride = math.prod(width) * header.dtype.itemsize
-
-    def read(start: int, stop: int) -> np.ndarray:
-        file.seek(header.length + start * stride)
-        return np.frombuffer(file.read((stop - start) * stride), header.dtype).reshape(
-            stop - start, *width
-        )
-
-    return Array(header.shape, header.dtype, read)
+    with zipfile.ZipFile(path) as archive, archive.open(info) as file:
+        header = _checked(read_header(file), info.file_size)
+        if header.dtype.hasobject:
+            return Array(header.shape, header.dtype, lambda start, stop: np.zeros(0))
+        numbers = np.frombuffer(file.read(), header.dtype)
+    return in_memory(numbers.reshape(header.shape, order="F" if header.fortran else "C"))
 
 
 def read_pt(path: pathlib.Path, key: str | None) -> Table:

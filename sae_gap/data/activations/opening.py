@@ -47,7 +47,8 @@ def open_activations(
     key: str | None = None,
     documents: Int[ArrayLike, " n"] | None = None,
 ) -> Activations:
-    """Opens activations, rows of one vector each, without reading them.
+    """Opens activations, rows of one vector each, without reading them; a compressed .npz and a
+    .parquet are read whole.
 
     A file is .npy, .npz, .safetensors, .pt, .arrow or .parquet. The last two need the extra
     `arrow`; a .pt, one tensor or a dict of them from `torch.save`, needs no PyTorch. A folder holds
@@ -55,10 +56,10 @@ def open_activations(
     Floats of any width and byte order become float32 as they are read, also bfloat16, which NumPy
     saves as two raw bytes.
 
-    Arrays of (documents, tokens, input_dim), or columns of lists of lists, give a row for each
-    token, and define the documents. Otherwise an array or a column `documents`, or the file
-    `x.documents.npy` beside `x.npy` or `x.pt`, may name them by an integer for each row. One number
-    in several files of a folder is one document.
+    Arrays of (documents, tokens, input_dim) give a row for each token, and define the documents.
+    Otherwise an array or a column `documents`, or the file `x.documents.npy` beside `x.npy` or
+    `x.pt`, may name them by an integer for each row. One number in several files of a folder is one
+    document.
 
     An array in memory is treated as one in a file, and is not copied.
 

@@ -89,9 +89,7 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     raise RefusedError(f"{path} holds {fault}.")
 
 
-def as_table(
-    path: pathlib.Path | str, array: Array, documents: Array | None = None, *, counted: bool = False
-) -> Table:
+def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = None) -> Table:
     """Makes a table of an array of rows, or of documents of equal length.
 
     Args:
@@ -99,7 +97,6 @@ def as_table(
       array: (rows, width), or (documents, tokens, width), whose tokens become the rows.
       documents: an integer for each row or, with three axes, for each document; None if the file
         names none.
-      counted: whether `documents` are numbered from zero rather than named by the file.
 
     Raises:
       RefusedError: the array is not of floats, has the wrong axes or no entries, or `documents` do
@@ -122,7 +119,7 @@ def as_table(
         )
     if len(shape) == 2:
         named = documents and read_documents(path, documents, shape[0])
-        return Table(path, *shape, array.read, named, counted)
+        return Table(path, *shape, array.read, named)
     count, length, width = shape
 
     def rows(start: int, stop: int) -> np.ndarray:

@@ -58,7 +58,6 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
         ("measure_sae", rows, sae, "--controls=kmeans", "--codes=nearest", "--samples=100"),
         ("downstream", *put, sae, "--controls=kmeans", f"--codes={codes}"),
         ("encoder_cost", *put, sae, "--codes=own,nearest"),
-        ("decompose", rows, f"--dictionary={folder / 'mine'}", "--codes=nearest", "--controls=0"),
     ]
     words = [word for each in commands for word in ("then", *each, results)][1:]
     done = subprocess.run(
@@ -74,7 +73,7 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
         found = [row for row in Store(tmp_path / "results" / name).rows() if "fvu" in row]
         mine = [row for row in found if row["codes"] == "nearest"]
         learners = {row["dictionary"] for row in mine}
-        assert learners >= ({"mine"} if name in ("encoder_cost", "decompose") else {"kmeans"}), name
+        assert learners >= ({"mine"} if name == "encoder_cost" else {"kmeans"}), name
         for row in mine:
             assert 0 < row["effective"] <= row["l0"] and row["encoder"]["class"].endswith("Nearest")
             # `encoder_cost` finds thresholds on other rows, and `measure_sae` names its levels.

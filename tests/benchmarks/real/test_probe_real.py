@@ -1,7 +1,6 @@
 """Probing on a tiny model from the recording to the table."""
 
 import string
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,6 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.lm.recording import record
 from sae_gap.lm.texts import Texts
 from sae_gap.probing import concepts
-from sae_gap.storage.folder import Folder
 from sae_gap.study import runner
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
@@ -42,12 +40,9 @@ def options(tmp_path_factory):
 
 
 def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, caplog):
-    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(concepts, "FEWEST", 5)
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
-    tiny.write_text_sets(tmp_path)
     options += (
-        "--sets=shifts",
         "--codes=own,own_refit,lasso,lasso_refit,thresholded,omp",
         f"--results_dir={tmp_path}",
     )
@@ -56,26 +51,21 @@ def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, capl
     assert "the cells of letters:x+space are too small" in caplog.text
     folder, coded = tmp_path / "probe_real", {"mine": 6, "random": 4}
     rows = sae_gap.Store(folder).rows()
-    assert {tuple(row["pairs"]) for row in rows} == {
-        ("topic:x+capital", "capital+topic:x"),
-        ("1_old",),
-    }
+    assert {tuple(row["pairs"]) for row in rows} == {("topic:x+capital", "capital+topic:x")}
     names = [row["dictionary"] for row in rows]
-    assert {name: names.count(name) / 2 for name in {*names}} == {"activations": 1} | coded
+    assert {name: names.count(name) for name in {*names}} == {"activations": 1} | coded
     for row in rows:
         alone = row["dictionary"] == "activations"
         assert alone or row["fvu"] > 0
         assert ("k=all" in row["probes"]) != alone and {"dense", "k=1", "k=20"} < {*row["probes"]}
         assert all(len(row[f"drop {probe}"]) == len(row["pairs"]) for probe in row["probes"])
         assert row["splits"] == 2
-    for name in ("pairs", "sets"):
-        lines = [line["dictionary"] for line in lines_of(folder / f"{name}.csv")]
-        assert lines == [*["activations"] * 5, *["mine"] * 36, *["random"] * 24]
+    lines = [line["dictionary"] for line in lines_of(folder / "pairs.csv")]
+    assert lines == [*["activations"] * 5, *["mine"] * 36, *["random"] * 24]
     assert "means over 2 pairs" in out
     assert image.imread(folder / "pairs_drop.png").std() > 0.01
 
-    # Nothing is coded again, and no text is run.
-    monkeypatch.setattr(probe_real, "last_tokens", None)
+    # Nothing is coded again.
     monkeypatch.setattr(runner, "score", None)
     assert succeed("probe_real", *options) == out
 
@@ -116,23 +106,6 @@ def test_documents_are_those_that_are_held_out_or_all(options, call, tmp_path, m
     for documents in ("held_out", "all"):
         call("probe_real", *options, f"--documents={documents}", f"--results_dir={tmp_path}")
     assert 0 < 5 * seen[0] < seen[1]
-
-
-def test_texts_are_kept_for_each_layer_and_split_by_each_seed(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    tiny.write_text_sets(tmp_path)
-
-    def filled(lm, texts, layer):
-        return np.full((len(texts), 2), layer)
-
-    monkeypatch.setattr(probe_real, "last_tokens", filled)
-    lm, folder = SimpleNamespace(identity="this"), Folder(tmp_path / "texts")
-    for layer in (1, 2):
-        x, labelled = probe_real.of_sets(lm, layer, folder, (0, 1), every=False)
-        assert (x == layer).all()
-    for each in labelled.values():
-        one, other = (each.splits[seed].train["all"] for seed in (0, 1))
-        assert not np.array_equal(one, other)
 
 
 def test_usual_pairs_meet_each_topic_in_both_orders():

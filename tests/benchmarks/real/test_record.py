@@ -1,14 +1,10 @@
-"""The command lines of the recorder and of the lens, on a tiny model and a folder of text."""
+"""The command lines of the recorder, on a tiny model and a folder of text."""
 
 import sys
 
-import numpy as np
 import pytest
 
-from sae_gap.lm.lens import fit_lens, open_lens
-from sae_gap.lm.pretrained import load_lm
 from sae_gap.lm.recording import open_recording
-from sae_gap.lm.texts import read_texts
 from tests import tiny
 from tests.conftest import refused, succeed
 
@@ -44,18 +40,6 @@ def test_it_records_what_open_recording_reads(tmp_path, options):
     few = f"--results_dir={tmp_path / 'few'}"
     succeed("record", *options, "--layers=0", "--context=8", most, few)
     assert len(open_recording(tmp_path / "few" / "record" / "tiny-words").names) < 3
-
-
-def test_it_fits_a_lens(tmp_path, options):
-    flags = ("lens", *options, "--context=4", "--first=1", "--outliers=keep")
-    lm = load_lm(tmp_path / "tiny.gguf")
-    for windows in (1, 2):
-        succeed(*flags, f"--windows={windows}")
-        found = open_lens(tmp_path / "results" / "lens" / "tiny-words", lm)
-        assert found.windows == windows
-    expected = fit_lens(lm, read_texts(tmp_path / "words"), tmp_path, 2, 4, 1, "keep")
-    np.testing.assert_array_equal(found.jacobian(1), expected.jacobian(1))
-    refused("too few for 9 windows", *flags, "--windows=9")
 
 
 FAULTS = {

@@ -154,14 +154,13 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
 LEARNERS = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0)
 
 
-def test_families_and_saes_go_on_from_online_dl_itself():
-    alone, incoherent, families, *saes = (
+def test_saes_go_on_from_online_dl_itself():
+    alone, incoherent, *saes = (
         train_real.learner_of(name, LEARNERS, 8)
         for name in (*train_real.DICTIONARIES, *train_real.SAES)
     )
-    assert families.base == incoherent == dataclasses.replace(alone, incoherent=True)
-    assert (families.margin, families.num_slots, alone.num_slots) == (alone.margin, 12, 12)
-    assert (alone.visits, alone.centred, alone.incoherent) == (7, True, False)
+    assert incoherent == dataclasses.replace(alone, incoherent=True)
+    assert (alone.visits, alone.centred, alone.incoherent, alone.num_slots) == (7, True, False, 12)
     half = len(saes) // 2
     for started, fresh in zip(saes[half:], saes[:half], strict=True):
         assert started == dataclasses.replace(fresh, base=alone)

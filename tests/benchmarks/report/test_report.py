@@ -4,9 +4,12 @@ import re
 
 import pytest
 
-from benchmarks.report import pages
+from benchmarks.report import pages, published
+from sae_gap.figures import tables
+from tests.conftest import succeed
 
 from .test_pages import write
+from .test_published import find
 
 
 def test_the_binary_writes_one_file(tmp_path, call):
@@ -15,6 +18,20 @@ def test_the_binary_writes_one_file(tmp_path, call):
     assert (code, out) == (0, ""), err
     whole = pages.render([pages.read(tmp_path / "results" / "a", "a")])
     assert (tmp_path / "results" / "report.html").read_text() == whole
+
+
+def test_it_counts_the_published_numbers_that_are_close_and_names_the_furthest(tmp_path):
+    line = find("vary_latents", "fista_oracle")
+    ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
+    ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"]}
+    ours |= {"auc_ood_mean": line["auc_ood_mean"] - 0.2}
+    page = tmp_path / "vary_latents" / "protocol=paper"
+    write(page)
+    tables.write_table(page, "published.csv", published.compare([ours], "vary_latents"))
+    heading, _, line = succeed("report", f"--results_dir={tmp_path}").splitlines()
+    assert heading.startswith("| study | compared | close")
+    assert line.startswith("| vary_latents/protocol=paper | 2 | 1 | 50.0% |")
+    assert "fista_oracle at 100 latents, num_samples 5,000, auc_ood: 0.790" in line
 
 
 @pytest.mark.parametrize("name", ["", "absent", "file"])
