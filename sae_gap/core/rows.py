@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 GOLDEN = (5**0.5 - 1) / 2
 # The fewest rows that give a score or a threshold.
 FEWEST = 2
-# The most runs of rows, and how many times longer than their correlation they are.
-RUNS, APART = 100, 10
+# The fewest and the most runs of rows, and how many times longer than their correlation they are.
+RUNS, APART = (5, 100), 10
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
@@ -36,7 +36,7 @@ def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         τ = 1 + 2 Σ_h ρ(h),
 
     over lags up to the first pair ρ(2 m) + ρ(2 m + 1) that is not positive: Geyer's initial
-    positive sequence. There are `n / (1 + 10 (τ - 1))` runs, but at least 2 and at most 100. The
+    positive sequence. There are `n / (1 + 10 (τ - 1))` runs, but at least 5 and at most 100. The
     variance of their means, over their length, is at most a tenth too small if ρ(h) = ρ(1)^h.
 
     Args:
@@ -51,8 +51,8 @@ def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     shared = np.fft.irfft(power)[: size + size % 2]
     # Values that are all alike have no correlation.
     pairs = shared.reshape(-1, 2).sum(axis=1) / (shared[0] or 1)
-    time = max(1.0, 2 * pairs[np.cumprod(pairs > 0, dtype=bool)].sum() - 1)
-    count = np.clip(int(size / (1 + APART * (time - 1))), FEWEST, RUNS)
+    more = 2 * pairs[np.cumprod(pairs > 0, dtype=bool)].sum() - 2
+    count = np.clip(int(size / (1 + APART * max(0, more))), *RUNS)
     return np.arange(size) * min(count, size) // size
 
 

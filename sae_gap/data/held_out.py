@@ -53,8 +53,9 @@ class HeldOut:
     inputs: Activations | None = None
 
     def __post_init__(self):
-        if self.inputs is not None:
-            object.__setattr__(self, "activations", self.activations.with_inputs(self.inputs))
+        for name in ("activations", "held_out") if self.inputs is not None else ():
+            if isinstance(part := getattr(self, name), Activations):
+                object.__setattr__(self, name, part.with_inputs(self.inputs))
 
     @property
     def input_dim(self) -> int:
@@ -69,11 +70,10 @@ class HeldOut:
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
-        held = self.held_out
-        if not isinstance(held, Activations):
-            train, held = self._split(self.kept)
-            return (self._split(self.activations)[0] if self.learn_outliers else train), held
-        return self.kept, held if self.keep_outliers else held.without_outliers()
+        if (held := self.whole) is self.held_out:
+            return self.kept, held if self.keep_outliers else held.without_outliers()
+        train, held = self._split(self.kept)
+        return (self._split(self.activations)[0] if self.learn_outliers else train), held
 
     @property
     def _split_seed(self) -> int:
@@ -191,7 +191,7 @@ class HeldOut:
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
-        if not isinstance(self.held_out, Activations):
+        if self.whole is not self.held_out:
             found["split_seed"] = self._split_seed
             if self.held_out != TENTH:
                 found["held_out"] = self.held_out

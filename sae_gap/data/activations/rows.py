@@ -133,7 +133,7 @@ class Activations:
                 fault = f"{path} is damaged: its rows are not those of its digest"
                 raise ValueError(f"{fault}; remove it and record again.")
         named = whole.groups
-        if whole.documents is None and named[-1] + 1 == min(RUNS, whole.num_samples):
+        if whole.documents is None and named[-1] + 1 == min(RUNS[1], whole.num_samples):
             # Earlier keys stay.
             named = "none"
 
