@@ -53,8 +53,9 @@ class HeldOut:
     inputs: Activations | None = None
 
     def __post_init__(self):
-        for name in ("activations", "held_out") if self.inputs is not None else ():
-            if isinstance(part := getattr(self, name), Activations):
+        for name in ("activations", "held_out"):
+            part = getattr(self, name)
+            if self.inputs is not None and isinstance(part, Activations):
                 object.__setattr__(self, name, part.with_inputs(self.inputs))
 
     @property

@@ -39,7 +39,7 @@ class Held:
             own: Any = model.encode
             read = model.num_inputs if getattr(own, "reads_inputs", True) else len(model.bias)
             scales = np.logspace(*SCALES, ASKED, dtype=np.float32)[:, None]
-            rows = scales * jax.random.normal(jax.random.key(0), (ASKED, read))
+            rows: Any = scales * jax.random.normal(jax.random.key(0), (ASKED, read))
             if split is not None:
                 rows = split.read_by(model)
             told.append(encode(own, model, rows) if isinstance(own, Encoder) else own(model, rows))

@@ -132,7 +132,7 @@ class Activations:
             if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
                 fault = f"{path} is damaged: its rows are not those of its digest"
                 raise ValueError(f"{fault}; remove it and record again.")
-        named = whole.groups
+        named: Any = whole.groups
         if whole.documents is None and named[-1] + 1 == min(RUNS[1], whole.num_samples):
             # Earlier keys stay.
             named = "none"
