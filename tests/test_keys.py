@@ -83,6 +83,15 @@ def function(share):
     return encode
 
 
+def function_on_rows(share):
+    """It has no codes of any other rows."""
+
+    def encode(model, signals):
+        return jnp.isin(signals[:, :1], X[:, :1]) * function(share)(model, signals)
+
+    return encode
+
+
 def class_of_ones_own(share):
     class Mine(TopK):
         def __call__(self, model, signals):
@@ -113,7 +122,9 @@ def keys_of(plan, monkeypatch):
 
 def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options):
     x, documents = data(row, document)
-    held = None if held_out is None else open_activations(X[: 100 + held_out] + 1)
+    held = held_out
+    if held_out == 0:
+        held = open_activations(X[:100] + 1)
     plan = measure.Plan([sae(**given)], open_activations(x, documents=documents), held_out=held)
     return keys_of(dataclasses.replace(plan, **options), monkeypatch)
 
@@ -240,7 +251,7 @@ CHANGES = {
     of_run: {
         ("own", "coded"): [
             *({"row": 137}, {"row": 399}, {"document": 5}, {"seed": 1}, {"samples": 20}),
-            *({"keep_outliers": True}, {"held_out": 0}, {"given": {"k": 1}}),
+            *({"keep_outliers": True}, {"held_out": 0}, {"held_out": 0.2}, {"given": {"k": 1}}),
             *({"given": {"scale": 2.0}}, {"given": {"encode": function(0.5)}}),
         ],
         ("coded",): [{"given": {"signed": True}}],
@@ -249,7 +260,7 @@ CHANGES = {
     of_measure_sae: {
         ("coded", "control"): [
             *({"row": 137}, {"document": 5}, {"seed": 1}, {"samples": 20}, {"outliers": "keep"}),
-            *({"atom": 1}, {"match_l0": 0.7}),
+            *({"atom": 1}, {"match_l0": 0.7}, {"held_out": "0.2"}),
         ],
         ("curve",): [{"lam": 0.1}],
         ("control",): [{"controls": ("samples",)}],
@@ -300,7 +311,10 @@ CASES += [
         {"given": {"encode": make(2)}},
         id=f"{door.__name__[3:]}-{make.__name__}",
     )
-    for door, make in itertools.product((of_run, of_downstream), (function, class_of_ones_own))
+    for door, make in [
+        (of_run, function_on_rows),
+        *itertools.product((of_run, of_downstream), (function, class_of_ones_own)),
+    ]
 ]
 
 

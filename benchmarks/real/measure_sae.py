@@ -4,9 +4,9 @@ Reads SAEs as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite
 decoder alone, and says how they were read. Then it says whether the loading, the encoder or the
 dictionary is at fault, with figures and their intervals: how much better the best codes are at the
 encoder's own L0, and what the dictionary is worth beside control dictionaries. All is scored on the
-same rows of held-out documents. Writes rows, summary.csv, figures, README.md and report.html, one
-self-contained page, under <results_dir>/measure_sae/. A run that was stopped goes on with the same
-command.
+same rows, of held-out documents if controls learn. Writes rows, summary.csv, figures, README.md and
+report.html, one self-contained page, under <results_dir>/measure_sae/. A run that was stopped goes
+on with the same command.
 
   python -m sae_gap measure_sae --sae=FOLDER --activations=activations.npy
   python -m sae_gap measure_sae --sae=FIRST,SECOND --activations=FOLDER --controls=random,samples
@@ -17,6 +17,7 @@ import dataclasses
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 
 from absl import logging
 
@@ -25,6 +26,7 @@ from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import Measured, OnPairs, Outliers
 from sae_gap import measure
+from sae_gap.data.activations import Activations
 from sae_gap.health.check import Check
 from sae_gap.learners.online.gradient_sums import total_visits
 from sae_gap.learners.online.online_dictionary import VISITS
@@ -52,7 +54,12 @@ class MeasureOptions(Results, OnPairs, Measured, Outliers, Distributed):
     codes: tuple[str, ...] = option(
         (), "Further codes: omp, or an encoder of the suite without parameters; _refit refits them."
     )
-    samples: int = option(5_000, "Rows of held-out documents to score, at most.", least=2)
+    samples: int = option(5_000, "Rows to score, at most.", least=2)
+    held_out: str | None = option(
+        None,
+        "Share of the documents to hold out and score; all scores all.  [all without controls; "
+        "else 0.1, which train_real leaves too]",
+    )
     seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
 
 
@@ -68,12 +75,16 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         )
     if options.lam is not None and options.match_l0 is not None:
         raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
+    chosen = measure.CONTROLS if options.controls is None else options.controls
+    controls = tuple(name for name in chosen if name != "none")
     activations, inputs = options.read_pairs()
     plan = measure.Plan(
         (),
         activations,
         lam=options.lam,
         l0=options.match_l0,
+        controls=controls,
+        held_out=_held_out(options.held_out, activations, controls),
         codes=options.codes,
         samples=options.samples,
         keep_outliers=options.keep_outliers,
@@ -83,7 +94,6 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
     if len(activations.outliers.rows):
         fate = "kept" if plan.keep_outliers else "left out; --outliers=keep keeps them"
         logging.info("%s; they are %s.", activations.outliers, fate)
-    chosen = measure.CONTROLS if options.controls is None else options.controls
     taken = (*measure.CONTROLS, *chosen)
     source = plan.source
     saes, reports = options.read(
@@ -91,11 +101,29 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
     )
     for name, report in reports.items():
         logging.info("%s, as loaded\n%s", name, report)
-    controls = tuple(name for name in chosen if name != "none")
     if options.controls is None and not is_affordable(saes[0]):
         logging.info("online_dl would take hours and is left out; --controls=online_dl runs it.")
         controls = controls[1:]
     return dataclasses.replace(plan, saes=saes, controls=controls), reports
+
+
+def _held_out(
+    text: str | None, activations: Activations, controls: Sequence[str]
+) -> Activations | float | None:
+    """What is scored, or the share of it."""
+    if text != "all":
+        try:
+            return None if text is None else float(text)
+        except ValueError:
+            raise ValueError(
+                f"--held_out must be a share between 0 and 1, or all, but it is {text!r}."
+            ) from None
+    if controls:
+        raise ValueError(
+            "--held_out=all leaves no rows for controls to learn from; give a share, or "
+            "--controls=none."
+        )
+    return activations
 
 
 def is_affordable(sae: SAE) -> bool:

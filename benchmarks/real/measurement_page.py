@@ -15,7 +15,8 @@ from sae_gap.storage.results import Row, grouped
 ABOUT = f"""
 The encoder's codes are compared with the best codes on the very same dictionary, and the dictionary
 with others of the same width. All figures are of the same rows, of documents that controls did not
-learn from. Intervals are of 95 %, over documents. {PROVED}
+learn from. Intervals are of 95 %, over documents or, where none are named, over runs of rows, as
+long as the correlation of neighbours asks for. {PROVED}
 
 An encoder loses variance in two parts: in values, what least squares on its own supports gains, and
 in support, what the best codes gain beyond that. The best codes are least squares on the supports
@@ -42,13 +43,15 @@ ORDERS = (
     "variance."
 )
 STANDINGS = (
-    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents "
-    "cost scored"
+    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents cost"
 )
 # The share by which L0s at which dictionaries are ranked may differ.
 ALIKE = 0.02
 # Rows with these columns equal are scored on the same activations.
-SCORED = ("activations", "inputs", "samples", "seed", "split_seed", "keep_outliers")
+SCORED = (
+    *("activations", "inputs", "samples", "seed", "split_seed", "keep_outliers"),
+    *("held_out", "runs"),
+)
 # Columns of each table, by their names in summary.csv and codes.csv.
 LOSSES = "dictionary loss points judged"
 CURVE = (
@@ -61,7 +64,13 @@ SUPPORT = "dictionary jaccard overlap_precision overlap_recall fired_only used_o
 ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
 LOADED = "dictionary library architecture normalisation fvu l0 dead"
-_TITLE = "The best first: parts in points of 100, cost in million multiply-adds a row"
+_TITLE = "The best first, parts in points of 100 and cost in million multiply-adds a row: "
+# How to make intervals over whole documents.
+_UNNAMED = (
+    "The activations name no documents: runs of neighbouring rows take their place, as long as the "
+    "correlation of neighbours asks for. To compare and hold out whole documents, give an array "
+    "`documents` beside that of the activations, with an integer for each row."
+)
 _SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
 FEW = 500
@@ -130,25 +139,26 @@ def write(
     if several:
         verdicts, sentence = measure.ranking(verdicts)
         said.append(f"{sentence} {ORDERS}")
-    lines = standings(rows, stored)
-    for line in lines:
-        # Another SAE of that name may have been scored elsewhere.
-        if line["scored"] == lines[0]["scored"]:
-            line["cost"] = _cost(loaded.get(line["dictionary"]))
-    if len(lines) > 1:
-        answers = [table(_TITLE, STANDINGS, lines), *answers]
+    groups = standings(rows, stored)
+    lines = groups[0][1]
+    ranked = [table(_TITLE + title, STANDINGS, found) for title, found in groups]
+    answers = ranked * (len(ranked) > 1 or len(lines) > 1) + answers
     samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
-    on = f"{samples:,} rows of {documents} held-out documents, or blocks of rows"
-    counted = f"{on}, are scored"
+    unnamed, held = source.whole.documents is None, "split_seed" in rows[0]
+    unit = f"{'run' if unnamed else 'document'}{'s' * (documents > 1)}"
+    on = f"{samples:,} rows of {documents} {'held-out ' * held}{unit}"
+    counted = f"{on} are scored"
     for each in verdicts:
         sentences = str(each).splitlines()
         said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
-        # Those of this run come first.
         line = next(line for line in lines if line["dictionary"] == each.dictionary)
         card = pages.model_card(name=each.dictionary, line=line, sentences=sentences, scored=on)
         folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
-        said.append(f"Only {counted}, so intervals are wide.")
+        more = "; a larger --held_out scores more" * held
+        said.append(f"Only {counted}, which are few to judge by{more}.")
+    if unnamed:
+        said.append(_UNNAMED)
     page = pages.Page(
         measure.STUDY,
         "Your own SAE: is it the loading, the encoder or the dictionary?",
@@ -162,18 +172,18 @@ def write(
     )
     pages.write(folder, page)
     # A reader of several begins with how they stand, and finds all else on the page.
-    printed = answers[: len(lines) > 1]
+    printed = ranked[: len(lines) > 1]
     if not several:
         printed += [each for each in shown if each.title != _SAMPLES]
     return "\n\n".join([*map(str, printed), *said])
 
 
-def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
+def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     """How the SAEs of a measurement stand, with those that earlier ones left in its folder.
 
     Returns:
-      The lines of `measure.standings`, the best first. An SAE is ranked among those scored on the
-      same rows at the same L0; where an earlier one was scored on others, `scored` says on which.
+      For each group scored on the same rows at the same L0, that of the measurement first: what it
+      was scored on, and the lines of `measure.standings`, the best first.
     """
     level = at(rows, BEST, "common")["l0"]
     mine = tuple(rows[0].get(name) for name in SCORED)
@@ -197,29 +207,20 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[Row]:
         if any(row["dictionary"] == name for row in group):
             name = f"{name} ({model[:4]})"
         group += [row | {"dictionary": name} for row in found]
-    lines = []
+    found = []
     for group in groups.values():
         verdicts = measure.verdict(group)
         ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
         samples, data, seed = (group[0][name] for name in ("num_scored", "activations", "seed"))
-        told = f"{samples:,} rows of {data[:6]}, seed {seed}, L0 {verdicts[0].common['l0']:.3g}"
-        scored = told if len(groups) > 1 else None
-        lines += [line | {"scored": scored} for line in measure.standings(ordered)]
-    return lines
+        read = f" read from {group[0]['inputs'][:6]}" if "inputs" in group[0] else ""
+        level = verdicts[0].common["l0"]
+        title = f"{samples:,} rows of {data[:6]}{read}, seed {seed}, L0 {level:.3g}"
+        found.append((title, measure.standings(ordered)))
+    return found
 
 
 def _near(l0: float, level: float) -> bool:
     return abs(l0 - level) <= ALIKE * level
-
-
-def _cost(report: Any) -> float | None:
-    """Multiply-adds of an encoder's products for a row, in millions."""
-    flops = getattr(report and report.sae.model.encode, "flops", None)
-    if not flops:
-        return None
-    sae = report.sae
-    count, skip = flops(sae.num_inputs, sae.num_latents), getattr(sae.model, "skip", None)
-    return count and (count / 2 + (0 if skip is None else skip.size)) / 1e6
 
 
 def _listed(lines: Sequence[str]) -> str:

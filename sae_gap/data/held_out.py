@@ -11,9 +11,11 @@ from jaxtyping import Bool, Float, Int
 from sae_gap.core.rows import FEWEST, evenly_spaced
 from sae_gap.core.types import Split, Task, Unread
 from sae_gap.data.activations import Activations
-from sae_gap.data.activations.rows import BLOCKS
 from sae_gap.runtime import devices
 from sae_gap.storage.results import digest
+
+# The share that is held out by default.
+TENTH = 0.1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class HeldOut:
         others. If not, outlier tokens are coded beside the scored rows, in the same share, but do
         not count.
       seed: seeds the learners, and the split unless `split_seed` is given.
-      held_out: the activations to score; None holds out a tenth of `activations`.
+      held_out: the activations to score, or the share of `activations` to hold out.
       split_seed: draws the held-out documents.
       together: whether all processes fit one learner together. Each process reads the rows of its
         own devices, and training uses all rows, rather than as many as one memory holds.
@@ -44,15 +46,17 @@ class HeldOut:
     samples: int = 5_000
     keep_outliers: bool = False
     seed: int = 0
-    held_out: Activations | None = None
+    held_out: Activations | float = TENTH
     split_seed: int | None = None
     together: bool = False
     learn_outliers: bool = False
     inputs: Activations | None = None
 
     def __post_init__(self):
-        if self.inputs is not None:
-            object.__setattr__(self, "activations", self.activations.with_inputs(self.inputs))
+        for name in ("activations", "held_out"):
+            part = getattr(self, name)
+            if self.inputs is not None and isinstance(part, Activations):
+                object.__setattr__(self, name, part.with_inputs(self.inputs))
 
     @property
     def input_dim(self) -> int:
@@ -67,18 +71,22 @@ class HeldOut:
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
-        train, held = self.kept, self.held_out
-        if held is None:
-            train, held = train.split(seed=self._split_seed)
-            if self.learn_outliers:
-                train = self.activations.split(seed=self._split_seed)[0]
-        elif not self.keep_outliers:
-            held = held.without_outliers()
-        return train, held
+        if (held := self.whole) is self.held_out:
+            return self.kept, held if self.keep_outliers else held.without_outliers()
+        train, held = self._split(self.kept)
+        return (self._split(self.activations)[0] if self.learn_outliers else train), held
 
     @property
     def _split_seed(self) -> int:
         return self.seed if self.split_seed is None else self.split_seed
+
+    def _split(self, rows: Activations) -> tuple[Activations, Activations]:
+        return rows.split(self.held_out, self._split_seed)  # type: ignore[arg-type]
+
+    @property
+    def whole(self) -> Activations:
+        """The activations of which all or a share are scored."""
+        return self.held_out if isinstance(self.held_out, Activations) else self.activations
 
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " n"]:
@@ -114,8 +122,9 @@ class HeldOut:
 
     @functools.cached_property
     def _left_out(self) -> tuple[Activations, Int[np.ndarray, " m"]]:
-        whole = self.activations if self.held_out is None else self.held_out
-        held = whole.split(seed=self._split_seed)[1] if self.held_out is None else whole
+        whole = held = self.whole
+        if held is not self.held_out:
+            held = self._split(whole)[1]
         rows = np.flatnonzero(np.isin(held.numbers, whole.numbers[whole.outliers.rows]))
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return held, rows[evenly_spaced(len(rows), most)]
@@ -131,13 +140,9 @@ class HeldOut:
 
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
-        """The document of each scored row, counted from 0; contiguous blocks if no documents are
-        named.
-        """
-        documents, count = self.parts[1].documents, len(self.places)
-        if documents is not None:
-            return np.unique(documents[self.places], return_inverse=True)[1]
-        return np.arange(count) * min(BLOCKS, count) // count
+        """The document of each scored row, or its run of neighbours, counted from 0."""
+        rows = np.searchsorted(self.whole.numbers, self.parts[1].numbers[self.places])
+        return np.unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"] | None:
@@ -187,8 +192,10 @@ class HeldOut:
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
-        if self.held_out is None:
+        if self.whole is not self.held_out:
             found["split_seed"] = self._split_seed
+            if self.held_out != TENTH:
+                found["held_out"] = self.held_out
         if self.learn_outliers:
             found["learn_outliers"] = True
         if self.inputs is not None:
@@ -201,6 +208,9 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """Returns all that decides the data and the fits."""
-        held = "none" if self.held_out is None else self.held_out.fingerprint
+        held = self.whole.fingerprint if self.whole is self.held_out else "none"
         every = digest([self.activations.fingerprint, held])
-        return self.seen() | {"activations": every, "samples": self.samples}
+        found = {"activations": every, "samples": self.samples}
+        if self.whole.documents is None:
+            found["runs"] = digest([self.members])
+        return self.seen() | found

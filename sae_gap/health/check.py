@@ -18,7 +18,7 @@ from sae_gap.core.pursuit import least_gain, screen_sizes
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Solution, Split, Task
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.activations.outliers import find_outliers, join_outliers, norms
+from sae_gap.data.activations.outliers import find_outliers, norms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.health.faults import Evidence, find_faults
 from sae_gap.health.readings import BLOCK, Read, Reading, affines, others
@@ -221,7 +221,7 @@ def check(
         aims = aims.with_inputs(source)
         every.append(np.asarray(loaded.as_rows(aims.take(places), explained=True)))
     # What is explained comes last.
-    outliers = join_outliers([find_outliers(norms(part)) for part in every[::-1]]).rows
+    outliers = find_outliers(*map(norms, every)).rows
     kept = [np.delete(part, outliers, axis=0) for part in every]
     x = kept[-1]
     if len(x) < FEWEST:

@@ -7,22 +7,29 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 
 from sae_gap.core.identity import class_name, describe
-from sae_gap.core.types import Model
+from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Encoder, encode
 from sae_gap.encoders.own import Own
 from sae_gap.learners.learner import Learner
 from sae_gap.storage.results import digest
 
-# A function that encodes is identified by its codes on so many signals.
-ASKED = 64
+# Without rows, a function that encodes is identified by its codes on so many signals, of scales
+# between these powers of ten, so that its thresholds are crossed.
+ASKED, SCALES = 64, (-2, 5)
 
 
 class Held:
-    """A model, identified by a digest of its numbers."""
+    """A model, identified by a digest of its numbers.
 
-    def __init__(self, model: Model):
+    Args:
+      model: the model.
+      split: samples that it is to code; a function is identified by its codes on them.
+    """
+
+    def __init__(self, model: Model, split: Split | None = None):
         self.model = model
         structure = f"{jax.tree.structure(model)} {describe(model.encode)}"
         told = [*jax.tree.leaves(model), re.sub(r" at 0x[0-9a-f]+", "", structure)]
@@ -31,10 +38,11 @@ class Held:
             # Another function may share its name, but not its codes.
             own: Any = model.encode
             read = model.num_inputs if getattr(own, "reads_inputs", True) else len(model.bias)
-            signals = jax.random.normal(jax.random.key(0), (ASKED, read))
-            told.append(
-                encode(own, model, signals) if isinstance(own, Encoder) else own(model, signals)
-            )
+            scales = np.logspace(*SCALES, ASKED, dtype=np.float32)[:, None]
+            rows: Any = scales * jax.random.normal(jax.random.key(0), (ASKED, read))
+            if split is not None:
+                rows = split.read_by(model)
+            told.append(encode(own, model, rows) if isinstance(own, Encoder) else own(model, rows))
         self.digest = digest(told)
 
     def __eq__(self, other: object) -> bool:

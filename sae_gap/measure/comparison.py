@@ -65,6 +65,14 @@ class Comparison(NamedTuple):
         return int(first) - int(second)
 
     @property
+    def reason(self) -> str:
+        """Why nothing is judged although there is a difference or may be one; empty if it is."""
+        if not np.isfinite(self.low):
+            return "not judged: one document has no interval"
+        unequal = not self.sign and self.low * self.high > 0
+        return f"not judged: unequal L0, {self.l0s[0]:.2f} and {self.l0s[1]:.2f}" * unequal
+
+    @property
     def points(self) -> str:
         """The difference and its interval, in points of 100."""
         return self._points(1)

@@ -17,13 +17,15 @@ from sae_gap import catalogue
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_choice, check_number, check_sequence, check_type
 from sae_gap.data.activations import Activations
-from sae_gap.data.held_out import HeldOut
+from sae_gap.data.held_out import TENTH, HeldOut
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import DENSEST, Lasso
+from sae_gap.encoders.own import Own
+from sae_gap.learners.given import Held
 from sae_gap.learners.learner import Learner
 from sae_gap.measure.methods import OF_ENCODERS, check_codes, control, methods_of, refit, study_of
 from sae_gap.metrics import atom_statistics, gap_parts
-from sae_gap.metrics.metric import Metric
+from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
 from sae_gap.study import runner
@@ -61,7 +63,8 @@ class Plan:
       samples: held-out samples to score, at most.
       keep_outliers: whether rows beyond ten times the median norm are kept for all purposes.
       seed: seed of the split, and of the controls.
-      held_out: activations to score; None holds a tenth of `activations` out.
+      held_out: activations to score, or a share of the documents of `activations`; None scores all
+        of these if there are no controls, which learn, and else a tenth.
       inputs: what transcoders among the SAEs read, a row for each of `activations`.
     """
 
@@ -74,18 +77,21 @@ class Plan:
     samples: int = 5_000
     keep_outliers: bool = False
     seed: int = 0
-    held_out: Activations | None = None
+    held_out: Activations | float | None = None
     inputs: Activations | None = None
 
     @functools.cached_property
     def source(self) -> HeldOut:
         """The source: the rows, which of them are scored, and their documents."""
+        held = self.held_out
+        if held is None:
+            held = TENTH if self.controls else self.activations
         return HeldOut(
             self.activations,
             samples=self.samples,
             keep_outliers=self.keep_outliers,
             seed=self.seed,
-            held_out=self.held_out,
+            held_out=held,
             inputs=self.inputs,
         )
 
@@ -95,8 +101,8 @@ class Plan:
         """
         mend = "open them by sae_gap.open_activations"
         check_type("activations", self.activations, Activations, mend)
-        for word in ("held_out", "inputs"):
-            check_type(word, getattr(self, word), (Activations, type(None)), mend)
+        check_type("held_out", self.held_out, (Activations, float, type(None)), mend)
+        check_type("inputs", self.inputs, (Activations, type(None)), mend)
         check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
         for word in ("lam", "l0"):
             if getattr(self, word) is not None:
@@ -158,7 +164,11 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         mend it.
     """
     plan.check()
-    dim, givens = plan.activations.input_dim, {sae.name: sae.given for sae in plan.saes}
+    dim, held = plan.activations.input_dim, plan.source.task().id
+    # A function is identified by its codes on the rows that are scored.
+    givens = {
+        sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held)) for sae in plan.saes
+    }
     agreed = atom_statistics.agreement_with(givens[plan.saes[0].name])
     every = gap_parts.METRIC, atom_statistics.METRIC, agreed
 
@@ -169,7 +179,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         return runner.run(study, store, models=Models(), show_progress=show_progress)
 
     encoded = (methods_of(given, ("own", "own_refit"), 1.0) for given in givens.values())
-    rows = measure(plan.source, chain(*encoded))
+    rows = measure(plan.source, chain(*encoded), COST)
     own = {row["dictionary"]: row for row in rows if row["codes"] == "own"}
     levels = {
         name: {"own": min(row["l0"], DENSEST * dim)}
@@ -191,6 +201,17 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     rows += measure(train, (_with(told, method) for method in chain(*controlled)), *every)
     order = [*givens, *(learner.name for learner in learners)]
     return sorted(rows, key=lambda row: order.index(row["dictionary"]))
+
+
+def _cost(inferred: Inferred) -> dict[str, float]:
+    """`cost`, the million multiply-adds of an encoder's products for a row."""
+    model, encoder = inferred.model, inferred.encoder
+    flops = isinstance(encoder, Own) and encoder.flops(model.num_inputs, model.decoder.shape[1])
+    skip = getattr(model, "skip", None)
+    return {"cost": (flops / 2 + (0 if skip is None else skip.size)) / 1e6} if flops else {}
+
+
+COST = Metric("encoder_products", _cost, everywhere=False)
 
 
 def _methods(

@@ -93,7 +93,8 @@ class Verdict:
                 "dictionary": self.dictionary,
                 "loss": name,
                 "points": lost.points,
-                "judged": {1: "lost", 0: "not beyond doubt", -1: "gained"}[lost.sign],
+                "judged": lost.reason
+                or {1: "lost", 0: "not beyond doubt", -1: "gained"}[lost.sign],
             }
             for name, lost in self.losses.items()
         ]
@@ -113,15 +114,17 @@ class Verdict:
         alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
         lost = self.losses["encoder"]
-        unsure = "no loss beyond doubt" if alike else "not judged"
-        finding = "better codes exist" if lost.sign > 0 else unsure
+        unsure = "no loss beyond doubt:" if alike else "not judged:"
+        if lost.reason:
+            unsure = f"{lost.reason};"
+        finding = "better codes exist:" if lost.sign > 0 else unsure
         values, support = (self.losses[part].points for part in ("values", "support"))
         told = f"{values} in values and {support} in support"
         if "unseen" in self.losses:
             more, unseen = (self.losses[part].points for part in ("amortisation", "unseen"))
             told = f"{more} in amortisation and {unseen} unseen in its input"
         return (
-            f"{finding}: its own explain {_share(lost.other)} of the variance, the best at {where} "
+            f"{finding} its own explain {_share(lost.other)} of the variance, the best at {where} "
             f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {told}"
         )
 
@@ -139,9 +142,8 @@ class Verdict:
         # A rival that learned from too few rows and still wins is a rival.
         if lost.sign <= 0 and rows < needed:
             few = f", too few: {width:,} atoms need {needed:,}"
-        # More latents may explain an interval that excludes zero.
-        unfair = not lost.sign and lost.low * lost.high > 0
-        finding = "not judged against" if few or unfair else kind[lost.sign]
+        few = few or lost.reason.removeprefix("not judged")
+        finding = "not judged against" if few else kind[lost.sign]
         width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
         return (
             f"{finding} one ({RIVAL}{width_told}) learned from {rows:,} other rows{few}; {explain} "
@@ -210,7 +212,9 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
         raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
     first, second = ordered[:2]
     lead = compare_rows(first.common, second.common)
-    best = f"{first.dictionary} is the best" if lead.sign > 0 else "none is the best beyond doubt"
+    best = f"none is the best beyond doubt{lead.reason.removeprefix('not judged')}"
+    if lead.sign > 0:
+        best = f"{first.dictionary} is the best"
     told = [
         f"of {each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
         for each in (first, second)
@@ -225,7 +229,8 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
     Returns:
       The `rank` of its best codes at the common L0 among those that are not dead, as all ranks that
       no comparison rules out; at its own L0 `own_fvu` and `best_fvu`, and the parts of the loss
-      between them, in points of 100 of the variance; its `l0`; and the latents that never fire.
+      between them, in points of 100 of the variance; its `l0`; the latents that never fire;
+      and the `cost` of its encoder, in million multiply-adds a row.
     """
     judged, lines = [each for each in verdicts if not each.dead], []
     for each in verdicts:
@@ -239,6 +244,7 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
         if own := each.own:
             dead = own["num_latents"] - own["fired"]
             line |= {"own_fvu": own["fvu"], "l0": own["l0"], "dead_latents": dead}
+            line["cost"] = own.get("cost")
         for name in ("values", "support", "dictionary"):
             line[f"{name}_part"] = 100 * each.losses[name].more if name in each.losses else None
         lines.append(line)

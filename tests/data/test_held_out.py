@@ -33,10 +33,12 @@ def test_rows_with_outliers_of_the_inputs_are_left_out_too():
     x, y = INPUTS.copy(), INPUTS[:, :2].copy()
     x[[3, 500, 700]] *= 1_000
     y[[500, 11]] *= 1_000
-    source = HeldOut(open_activations(y), samples=900, inputs=open_activations(x))
-    np.testing.assert_array_equal(source.activations.outliers.rows, [3, 11, 500, 700])
-    parts = np.concatenate([part.numbers for part in source.parts])
-    assert {*range(900)} - {*parts} == {3, 11, 500, 700}
+    rows = open_activations(y)
+    for held_out in (0.1, rows):
+        source = HeldOut(rows, samples=900, inputs=open_activations(x), held_out=held_out)
+        np.testing.assert_array_equal(source.activations.outliers.rows, [3, 11, 500, 700])
+        parts = np.concatenate([part.numbers for part in source.parts])
+        assert {*range(900)} - {*parts} == {3, 11, 500, 700}
 
 
 def test_other_rows_are_refused():

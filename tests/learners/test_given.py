@@ -23,9 +23,9 @@ def model(scale=1.0, encode=None):
     return Model(jnp.asarray(scale * ATOMS), jnp.zeros(12), weight, encode or TopK(4))
 
 
-def function(share):
+def function(share, threshold=0.0):
     def encode(model, signals):
-        return share * np.maximum(signals @ np.asarray(model.decoder), 0)
+        return share * np.maximum(signals @ np.asarray(model.decoder) - threshold, 0)
 
     return encode
 
@@ -37,8 +37,11 @@ def test_another_model_is_another_learner(make):
     assert one.described() == same.described() != other.described()
 
 
-def test_functions_of_one_name_are_told_by_their_codes():
-    one, same, other = (Held(model(encode=function(share))).digest for share in (1, 1, 2))
+@pytest.mark.parametrize("threshold", [0, 200])
+def test_functions_of_one_name_are_told_by_their_codes(threshold):
+    one, same, other = (
+        Held(model(encode=function(share, threshold))).digest for share in (1, 1, 2)
+    )
     assert one == same != other
 
 

@@ -4,8 +4,10 @@ words.
 
 import numpy as np
 import pytest
+import scipy.signal
 import scipy.stats
 
+from sae_gap.core.rows import runs
 from sae_gap.measure.comparison import Comparison, compare, interval
 
 
@@ -57,6 +59,19 @@ def test_a_single_document_has_no_interval():
 @pytest.mark.parametrize("skewed", [False, True])
 def test_intervals_hold_the_truth_as_often_as_they_say(documents, skewed):
     assert coverage(documents, skewed=skewed, draws=4_000) > 0.92
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlation):
+    """Another series, which correlates as far, decides the runs. Three deviations are allowed."""
+    noise = np.random.default_rng(0).standard_normal((2, 400, 1_000))
+    noise[..., 1:] *= np.sqrt(1 - correlation**2)
+    held = 0
+    for loss, other in zip(*scipy.signal.lfilter([1], [1, -correlation], noise), strict=True):
+        members = runs(other)
+        low, high = interval(np.bincount(members, loss), np.bincount(members))
+        held += low <= 0 <= high
+    assert abs(held - 380) < 3 * np.sqrt(380 * 0.05)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def activations(task, model):
 
 @pytest.fixture(scope="module")
 def plan(model, activations):
-    return measure.Plan([SAE.of_model(model, name="mine")], activations, lam=LAM)
+    return measure.Plan([SAE.of_model(model, name="mine")], activations, lam=LAM, held_out=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
         assert row["errors"] == pytest.approx(errors(values), rel=1e-3)
         assert row["fvu"] == pytest.approx(errors(values).sum() / variance, rel=1e-3)
         assert name.endswith("refit") or row["l0"] == pytest.approx((values > 0).sum() / len(x))
-    source = measure.Plan((), activations).source
+    source = measure.Plan((), activations, held_out=0.1).source
     worst, order = measure.worst_lines(rows, source), np.argsort(-gaps)[:10]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
@@ -230,6 +230,11 @@ def test_a_control_is_trained_at_the_l0_of_the_comparison():
     assert control("topk", 9, 3.4, 20).encoder.k == 3
 
 
-def test_the_seed_draws_the_rows_that_are_scored(plan):
-    other = dataclasses.replace(plan, seed=1)
-    assert not np.array_equal(other.source.scored, plan.source.scored)
+def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan):
+    one, other, every, tenth = (
+        dataclasses.replace(plan, **change).source
+        for change in ({}, {"seed": 1}, {"held_out": None}, {"held_out": None, "controls": ["x"]})
+    )
+    assert not np.array_equal(other.scored, one.scored)
+    np.testing.assert_array_equal(tenth.scored, one.scored)
+    assert len(every.scored) == 300 and max(every.members) == 29

@@ -135,12 +135,14 @@ def test_denser_codes_are_no_better_in_any_line():
     (mine,) = measure.verdict(rows)
     told = mine.lines["Encoder"]
     assert told.startswith("not judged") and " points (" in told
-    assert {line["judged"] for line in mine.table} == {"not beyond doubt"}
+    judged = {line["loss"]: line["judged"] for line in mine.table}
+    unequal = "not judged: unequal L0, 3.00 and 2.00"
+    assert judged == {"encoder": unequal, "values": "not beyond doubt", "support": unequal}
     # An SAE of the user's that is called as the rival is none.
     assert measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival is None
     best = rows[1] | {"dictionary": "other", "l0": 2.0, "errors": [1.0] * 3}
     _, sentence = measure.ranking([mine, *measure.verdict([best])])
-    assert "none is the best beyond doubt" in sentence and " points (" in sentence
+    assert "none is the best beyond doubt: unequal L0" in sentence and " points (" in sentence
 
 
 def coded(l0, codes="own", learned_from=8_000, **others):
@@ -157,6 +159,7 @@ TOLD = Verdict("mine", ("no scale.", "turned."), coded(200.0), BEST, BEST, None,
 LEARNED = {"rival": coded(144.0), "losses": {**LOST, "dictionary": POINTS}}
 LEAD = Comparison(0.8, 0.9, -0.15, -0.05)
 WON = LEARNED | {"losses": {**LOST, "dictionary": LEAD}}
+ALONE = {part: POINTS._replace(low=-np.inf, high=np.inf) for part in (*LOST, "dictionary")}
 DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0))}}
 
 
@@ -177,7 +180,14 @@ DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0)
         ("Dictionary", "not judged, since online_dl was left out", {}),
         ("Dictionary", "worse than one (online_dl) learned from 8,000 other rows; at L0", LEARNED),
         ("Dictionary", "better than one (online_dl) learned from 8,000 other rows; at L0", WON),
-        ("Dictionary", "not judged against one", DENSE),
+        ("Encoder", "not judged: one document has no interval; its own", {"losses": ALONE}),
+        ("Dictionary", "rows: one document has no interval; at", LEARNED | {"losses": ALONE}),
+        (
+            "Dictionary",
+            "not judged against one (online_dl) learned from 8,000 other rows: unequal L0, 100.00 "
+            "and 144.00; at",
+            DENSE,
+        ),
         ("Dictionary", "(online_dl, 32 atoms)", WON | {"rival": coded(144.0, num_latents=32)}),
         (
             "Dictionary",

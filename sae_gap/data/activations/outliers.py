@@ -7,7 +7,6 @@ References:
   Sun et al. (2024), "Massive activations in large language models".
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -60,41 +59,26 @@ def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
 
 
 def find_outliers(
-    norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None
+    *norms: Float[np.ndarray, " n"], documents: Int[np.ndarray, " n"] | None = None
 ) -> Outliers:
-    """Finds the rows of norm `‖y‖ > FACTOR · median ‖y‖`, with the median over non-zero rows.
+    """Finds the rows of norm `‖y‖ > FACTOR · median ‖y‖`, with the median over non-zero rows, of
+    what is explained or of what is read.
 
     Raises:
-      ValueError: the median is too large or too small for sums of squares in float32.
+      ValueError: a median is too large or too small for sums of squares in float32.
     """
-    median = np.median(norms[norms > 0]) if np.any(norms) else 0.0
-    if median > _LONGEST or 0 < median < _SHORTEST:
-        raise ValueError(
-            f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums of "
-            "such squares; scale all rows "
-            f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a power "
-            "of two."
-        )
-    rows = np.flatnonzero(norms > FACTOR * median)
-    firsts = None if documents is None else np.unique(documents, return_index=True)[1]
-    return Outliers(
-        rows,
-        norms[rows] / (median or 1),
-        len(norms),
-        None if firsts is None else int(np.isin(rows, firsts).sum()),
-    )
-
-
-def join_outliers(
-    parts: Sequence[Outliers], documents: Int[np.ndarray, " n"] | None = None
-) -> Outliers:
-    """Returns the rows that are outliers of any part: of what is read or of what is explained."""
-    if not any(len(part.rows) for part in parts[1:]):
-        return parts[0]
-    ratios = np.zeros(parts[0].num_rows)
-    for part in parts:
-        ratios[part.rows] = np.maximum(ratios[part.rows], part.ratios)
-    rows = np.flatnonzero(ratios)
+    ratios = np.zeros(len(norms[0]))
+    for lengths in norms:
+        median = np.median(lengths[lengths > 0]) if np.any(lengths) else 0.0
+        if median > _LONGEST or 0 < median < _SHORTEST:
+            raise ValueError(
+                f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums "
+                "of such squares; scale all rows "
+                f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a "
+                "power of two."
+            )
+        ratios = np.maximum(ratios, lengths / (median or 1))
+    rows = np.flatnonzero(ratios > FACTOR)
     firsts = None if documents is None else np.unique(documents, return_index=True)[1]
     count = None if firsts is None else int(np.isin(rows, firsts).sum())
     return Outliers(rows, ratios[rows], len(ratios), count)

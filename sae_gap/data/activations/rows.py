@@ -11,13 +11,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sae_gap.core.checks import check_number, check_seed, check_size
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.activations.outliers import Outliers, find_outliers, join_outliers, norms
+from sae_gap.core.rows import RUNS, evenly_spaced, runs
+from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
 from sae_gap.data.activations.tables import Table, in_memory
 from sae_gap.storage.results import digest
 
-# Number of contiguous blocks that replace documents where the files name none.
-BLOCKS = 100
 # Most numbers that are held in memory as one array of rows.
 POOL = 2**29
 # Picking or averaging reads this many rows at once, and reads through gaps of up to `NEAR` rows
@@ -70,20 +68,32 @@ class Activations:
         return np.concatenate([table.documents for table in self._tables])[self.numbers]
 
     @functools.cached_property
+    def groups(self) -> Int[np.ndarray, " num_samples"]:
+        """The document of each row or, where the files name none, its run of neighbours, as long as
+        the correlation of their distances from the mean row asks for; see `core.rows.runs`.
+        """
+        if self.documents is not None:
+            return self.documents
+        if self._whole is not None:
+            return np.delete(self._whole.groups, self._whole.outliers.rows)
+        mean = self.mean()
+        return runs(np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)]))
+
+    @functools.cached_property
     def outliers(self) -> Outliers:
         """The rows whose norm exceeds `outliers.FACTOR` times the median norm, or whose input's
         does. Finding them reads all rows, in chunks.
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        found = [
-            find_outliers(
-                np.concatenate([norms(chunk) for chunk in part.chunks(SPAN)]), self.documents
+        parts = [self, *([self._inputs] if self._inputs else [])]
+        lengths = (
+            np.concatenate(
+                [norms(chunk) for chunk in replace(part, numbers=self.numbers).chunks(SPAN)]
             )
-            for part in (self, self._inputs and replace(self._inputs, numbers=self.numbers))
-            if part is not None
-        ]
-        return join_outliers(found, self.documents)
+            for part in parts
+        )
+        return find_outliers(*lengths, documents=self.documents)
 
     def with_inputs(self, inputs: "Activations") -> "Activations":
         """Returns the same rows beside what a transcoder reads of them.
@@ -122,7 +132,10 @@ class Activations:
             if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
                 fault = f"{path} is damaged: its rows are not those of its digest"
                 raise ValueError(f"{fault}; remove it and record again.")
-        named = "none" if whole.documents is None else whole.documents
+        named: Any = whole.groups
+        if whole.documents is None and named[-1] + 1 == min(RUNS[1], whole.num_samples):
+            # Earlier keys stay.
+            named = "none"
 
         def arrays():
             yield from ((whole.num_samples, self.num_samples, self.input_dim), self.numbers, named)
@@ -190,12 +203,11 @@ class Activations:
         Neighbouring tokens of a text are alike, so holding out a token is only a test if its
         neighbours are held out too. The split therefore draws whole documents in random order, as
         long as each brings the held-out share nearer to `held_out`. If the files name no documents,
-        contiguous blocks of a hundredth of the rows replace them; their edges may cut a text in
-        two.
+        the runs of `groups` replace them; their edges may cut a text in two.
 
         Args:
           held_out: the approximate share of rows to hold out.
-          seed: draws the documents or the blocks.
+          seed: draws the documents or the runs.
 
         Returns:
           The two parts, rows in the order of the files.
@@ -219,12 +231,7 @@ class Activations:
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Marks the rows that are held out."""
-        documents = self.documents
-        if documents is None:
-            documents = (
-                np.arange(self.num_samples) * min(BLOCKS, self.num_samples) // self.num_samples
-            )
-        names, member, sizes = np.unique(documents, return_inverse=True, return_counts=True)
+        names, member, sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
         if len(names) < 2:
             raise ValueError(
                 f"{self._tables[0].path} holds one document alone; give several, some of which can "

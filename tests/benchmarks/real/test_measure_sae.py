@@ -127,7 +127,8 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     out = succeed("measure_sae", *alone)
     first, *_ = out.split("\n\n")
     assert [line.split()[0] for line in first.splitlines()[3:]] == ["mine", "other"]
-    assert "All codes" in out and "scored" not in first
+    assert "All codes" in out and [line.split()[-1] for line in first.splitlines()[1:2]] == ["cost"]
+    assert all(line.split()[-1] == "2.4e-04" for line in first.splitlines()[3:])
 
     stored = Store(results / "measure_sae").rows()
     now = [row for row in stored if row["dictionary"] != "other"]
@@ -142,27 +143,27 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
         if row in now
     ]
     apart = measurement_page.standings(now, denser)
-    assert [(line["dictionary"], line["rank"]) for line in apart] == [
-        ("mine", "1"),
-        ("denser", "1"),
-    ]
-    assert apart[0]["scored"] != apart[1]["scored"]
+    assert [[line["dictionary"] for line in lines] for _, lines in apart] == [["mine"], ["denser"]]
+    assert apart[0][0] != apart[1][0]
     read = [row | {"inputs": "0123456789"} for row in models]
-    assert len(measurement_page.standings(now, read)) == 3
-    lines = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
-    names = ["mine", "mine (abcd)", "other", "mine", "other"]
-    assert [line["dictionary"] for line in lines] == names
+    (_, here), (title, there) = measurement_page.standings(now, read)
+    assert (len(here), len(there)) == (1, 2) and " read from 012345, " in title
+    groups = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
+    told = [[(line["dictionary"], line["rank"]) for line in lines] for _, lines in groups]
     # Ranks are among those of the same rows.
-    assert [line["rank"] for line in lines] == [*["1 to 3"] * 3, *["1 to 2"] * 2]
-    assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", lines[0]["scored"])
-    assert {line["scored"][:25] for line in lines[3:]} == {"30 rows of 012345, seed 0"}
+    assert told == [
+        [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")],
+        [(name, "1 to 2") for name in ("mine", "other")],
+    ]
+    assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", groups[0][0])
+    assert groups[1][0].startswith("30 rows of 012345, seed 0")
 
 
 def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
     # Few documents alone make intervals wide.
     monkeypatch.setattr(measurement_page, "FEW", 20)
     arguments = (f"--sae={files / 'saved'}", f"--activations={files / 'x.npz'}", "--match_l0=2")
-    options = ("--controls=none", "--samples=20", f"--results_dir={tmp_path}")
+    options = ("--controls=none", "--samples=20", "--held_out=0.1", f"--results_dir={tmp_path}")
     out = succeed("measure_sae", *arguments, *options)
     assert "Encoder: there is none" in out
     assert "Only 20 rows of 3 held-out documents" in out
@@ -175,10 +176,11 @@ def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
 
 def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path):
     x = np.load(files / "x.npz")
-    np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7, documents=x["documents"])
+    np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7)
     arguments = (f"--sae={files / 'mine'}", f"--activations={tmp_path / 'moved.npz'}", "--anyway")
     out = succeed("measure_sae", *arguments, "--controls=none", f"--results_dir={tmp_path}")
-    assert "Loading: suspicious, because" in out
+    assert "Loading: suspicious, because" in out and out.count("name no documents") == 1
+    assert re.search(r"Only 300 rows of \d+ runs are scored", out)
     page = (tmp_path / "measure_sae" / "report.html").read_text()
     # A terminal shows one SAE's tables, but no samples.
     assert "All codes" in out and "largest gaps" not in out and "largest gaps" in page
@@ -195,6 +197,14 @@ BAD = {
     "two weights": (
         ["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"],
         "each set the weight; give one of them",
+    ),
+    "nothing to learn from": (
+        ["--sae={mine}", "--activations={x}", "--held_out=all"],
+        "leaves no rows for controls",
+    ),
+    "share of nothing": (
+        ["--sae={mine}", "--activations={x}", "--held_out=some"],
+        "a share between 0 and 1, or all",
     ),
     "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "activations of another mean": (

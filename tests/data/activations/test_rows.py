@@ -88,12 +88,13 @@ def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, docu
     assert (documents is None) == (alone.fingerprint == rows(ROWS[left], None).fingerprint)
 
 
-def test_rows_of_unknown_documents_are_held_out_in_blocks():
-    train, held = rows(np.arange(10_000, dtype=np.float32)[:, None], None).split(0.1)
-    assert train.documents is None and held.num_samples == 1_000
-    places = held.take(np.arange(1_000))[:, 0].astype(int)
-    # Ten hundredths, each of a piece.
-    assert np.count_nonzero(np.diff(places) != 1) < 10 and len(np.unique(places // 100)) == 10
+@pytest.mark.parametrize(("alike", "shortest"), [(1, 100), (100, 500)])
+def test_rows_of_unknown_documents_are_held_out_in_runs_longer_than_they_correlate(alike, shortest):
+    noise = np.random.default_rng(0).normal(size=10_000)
+    train, held = rows(np.convolve(noise, np.ones(alike), "same")[:, None], None).split(0.1)
+    assert train.documents is None and 500 < held.num_samples < 1_500
+    ends = np.flatnonzero(np.diff(held.numbers, prepend=-2, append=20_000) != 1)
+    assert np.diff(ends).min() >= shortest
 
 
 @pytest.mark.parametrize("sizes", [[1, 99], [99, 1], [50, 50], [1] * 100])
