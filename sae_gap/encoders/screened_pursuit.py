@@ -323,7 +323,19 @@ def _code(encoder, model, signals, threshold, proposals=None):
         return sharding.place_rows(jax.device_put(run(*given)), signals)
     shapes = (len(signals), model.decoder.shape[1]), (len(signals), options[1][-1])
     kinds = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
-    return jax.pure_callback(run, kinds, *given, vmap_method="sequential")
+    call = jax.custom_jvp(
+        lambda *given: jax.pure_callback(run, kinds, *given, vmap_method="sequential")
+    )
+    call.defjvp(_refuse_gradient)
+    return call(*given)
+
+
+def _refuse_gradient(primals, tangents):
+    raise TypeError(
+        "a screened pursuit has no gradient on a CPU, where a callback computes its codes; take "
+        "that of sparse_code(signals - bias, dictionary, 0.0, support=codes).codes, which are the "
+        "same, or of the encoder's loss, which keeps codes fixed."
+    )
 
 
 @functools.partial(jax.jit, static_argnames="kind")

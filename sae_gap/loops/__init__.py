@@ -9,8 +9,9 @@ The coder works in double precision, except for products with all atoms, which s
 that may exceed their weight from the others. The other loops, which certify nothing, compute in the
 precision of the signals.
 
-Numba compiles these and caches them; the cache is renewed when a file of this folder changes, but
-not when another one does. So all functions that they call are here, and sizes and settings from
-other files are arguments. No loop takes Python's lock; nor does one assign an array to a slice,
-since Numba would spend seconds on compiling its error message for wrong shapes.
+Numba compiles these and caches them; the cache is renewed when a file of this folder changes, or a
+number that the file of a loop imports, but not when another file does. So all functions that they
+call are here, and sizes and other settings are arguments. No loop takes Python's lock; nor does
+one assign an array to a slice, since Numba would spend seconds on compiling its error message for
+wrong shapes.
 """

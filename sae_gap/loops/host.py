@@ -44,25 +44,35 @@ def pursue(
     chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.empty(shape, kind)
     # For many rows it pays to compute the Gram matrix of all atoms.
     paid = len(atoms) ** 2 <= min(WHOLE, len(signals) * len(sizes) * num_candidates**2)
-    whole = np.empty((len(atoms) * paid,) * 2, kind)
-    signals, atoms = _read_only(signals), _read_only(atoms)
-    proposals = _read_only(np.empty((0, 0), kind) if proposals is None else proposals)
+    whole = gram_matrix(atoms[: len(atoms) * paid])
+    signals, atoms = read_only(signals), read_only(atoms)
+    proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)
     shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
     options = num_candidates, np.array(sizes), kind.type(least)
-
-    def multiply(begin: int) -> None:
-        rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
-        np.matmul(atoms[rows], atoms[: rows.stop].T, out=whole[rows, : rows.stop])
-        whole[:begin, rows] = whole[rows, :begin].T
 
     def work(own: slice) -> None:
         given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])
         screened.pursue_block(*given, *options, *results, gains[own])
 
     with one_blas_thread():
-        on_cores(multiply, range(0, len(whole), FEW_ATOMS)[::-1])
         on_cores(work, _blocks(len(signals)))
     return chosen, codes, gains
+
+
+def gram_matrix(
+    atoms: Float[np.ndarray, "num_latents input_dim"],
+) -> Float[np.ndarray, "num_latents num_latents"]:
+    """Multiplies all atoms with each other, on all cores."""
+    gram = np.empty((len(atoms), len(atoms)), atoms.dtype)
+
+    def multiply(begin: int) -> None:
+        rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
+        np.matmul(atoms[rows], atoms[: rows.stop].T, out=gram[rows, : rows.stop])
+        gram[:begin, rows] = gram[rows, :begin].T
+
+    with one_blas_thread():
+        on_cores(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
+    return gram
 
 
 def spread(
@@ -88,7 +98,7 @@ def _blocks(count: int) -> list[slice]:
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
 
-def _read_only(array: np.ndarray) -> np.ndarray:
+def read_only(array: np.ndarray) -> np.ndarray:
     """A view that cannot be written to: for one that can, Numba would compile the loops again."""
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False

@@ -15,7 +15,8 @@ def kept(function: Callable, **options: Any) -> Any:
     """A function compiled by `numba.njit`, cached beside its file or in the user's cache, if one of
     them can be written.
 
-    It is compiled again when a file of its folder changes, since it may call functions of these.
+    It is compiled again when a file of its folder changes, since it may call functions of these, or
+    a number that its own file imports, since Numba compiles numbers in.
 
     Args:
       function: the function to compile.
@@ -35,5 +36,9 @@ class _Cache(FunctionCache):
         super().__init__(function)
         # Numba itself checks only the function's own file.
         files = sorted(pathlib.Path(inspect.getfile(function)).parent.glob("*.py"))
-        stamp = hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+        numbers = [
+            each for each in function.__globals__.items() if isinstance(each[1], int | float)
+        ]
+        parts = repr(numbers).encode(), *(file.read_bytes() for file in files)
+        stamp = hashlib.sha256(b"\0".join(parts)).hexdigest()
         self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)

@@ -62,6 +62,9 @@ def _largest(values, count, found):
             low = middle
     size = np.int64(0)
     for n in range(values.size):
+        # None are wanted, or more are equally large.
+        if size == count:
+            break
         # Without a branch, which would often be mispredicted.
         found[size] = n
         size += values[n] > low
@@ -278,8 +281,7 @@ def pursue_block(
     (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
     rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
     values, used = np.empty((num_samples, size), kind), np.zeros(num_samples, np.int64)
-    # One more place than atoms, where the search for the largest writes too.
-    latents, seats = np.empty(num_candidates + 1, np.int64), np.empty(size, np.int64)
+    latents, seats = np.empty(num_candidates, np.int64), np.empty(size, np.int64)
     own = np.zeros((0 if whole.size else num_candidates, dim), kind)
     inner = np.empty((len(own) if own.size > FEW_FLOATS else 0, len(own)), kind)
     basis, work = (

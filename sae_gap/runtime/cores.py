@@ -39,6 +39,10 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(cores())
 
 
+if hasattr(os, "register_at_fork"):
+    # A fork has none of the threads.
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
 # Limits fits that compile or run a loop to one per core, across calls and threads: host callbacks
 # of more loops, such as those of `online_dl`, may deadlock.
 LOOPS = threading.BoundedSemaphore(cores())

@@ -11,13 +11,14 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
+from sae_gap.loops.host import gram_matrix, read_only
 from sae_gap.runtime.cores import cores, on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.leaders import GROUPS, mask
 from sae_gap.solvers.reweighted import num_blocks
 
-# Samples of a block, and rows of a Gram matrix to multiply at once.
-MANY_SAMPLES, FEW_ATOMS = 64, 2**10
+# Samples of a block.
+MANY_SAMPLES = 64
 
 
 def pursue(
@@ -37,9 +38,7 @@ def pursue(
     """
     from sae_gap.loops import pursuit
 
-    # For writable arrays Numba would compile the loops again.
-    signals, atoms = signals.view(), atoms.view()
-    signals.flags.writeable = atoms.flags.writeable = False
+    signals, atoms = read_only(signals), read_only(atoms)
     places = np.empty((len(signals), num_slots), np.int32)
     codes, residual = np.empty(places.shape, signals.dtype), np.empty_like(signals)
     eps, whole = float(np.finfo(signals.dtype).eps), np.dtype(f"i{signals.itemsize}")
@@ -107,15 +106,7 @@ def match(
     from sae_gap.loops import matching
 
     chosen = np.empty((len(signals), num_atoms), np.int32)
-    codes, gram = (
-        np.empty(chosen.shape, signals.dtype),
-        np.empty((len(atoms), len(atoms)), atoms.dtype),
-    )
-
-    def multiply(begin: int) -> None:
-        rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
-        np.matmul(atoms[rows], atoms[: rows.stop].T, out=gram[rows, : rows.stop])
-        gram[:begin, rows] = gram[rows, :begin].T
+    codes, gram = np.empty(chosen.shape, signals.dtype), gram_matrix(atoms)
 
     def work(begin: int) -> None:
         own = slice(begin, begin + MANY_SAMPLES)
@@ -124,7 +115,6 @@ def match(
         )
 
     with one_blas_thread():
-        on_cores(multiply, range(0, len(atoms), FEW_ATOMS)[::-1])
         on_cores(work, range(0, len(signals), MANY_SAMPLES))
     return chosen, codes
 

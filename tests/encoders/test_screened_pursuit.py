@@ -192,6 +192,12 @@ def test_rows_of_zeros_do_not_count_where_a_threshold_is_found(model, signals, c
     assert encoder.calibrate(bare, signals[:2]).encoder.value > 0
 
 
+@pytest.mark.parametrize("form", ["loops"], indirect=True)
+def test_a_gradient_on_a_cpu_is_refused(model, signals):
+    with pytest.raises(TypeError, match=r"take that of sparse_code\(.*support=codes\)"):
+        jax.grad(lambda x: jnp.sum(ScreenedPursuit(8)(model, x)))(signals)
+
+
 def test_what_cannot_be_calibrated_is_refused_and_half_precision_is_coded(model, signals):
     encoder = ScreenedPursuit(8, 3)
     with pytest.raises(ValueError, match="finite"):

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 from sae_gap.core.pursuit import least_gain, screen_sizes
 from sae_gap.core.rows import counted
@@ -70,12 +71,13 @@ def test_codes_are_those_of_xla(case, form, monkeypatch):
     np.testing.assert_array_equal(again, gains)
 
 
-def test_candidates_beyond_a_cache_are_multiplied_at_once(monkeypatch):
-    rng = np.random.default_rng(5)
-    atoms = rng.normal(size=(260, 260))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    options = rng.normal(size=(4, 260)), atoms, 256, (6, 12)
-    expected = host.pursue(*options)
-    monkeypatch.setattr(host, "WHOLE", 0)
-    for found, wanted in zip(host.pursue(*options), expected, strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-9)
+def test_exchanges_of_tensors_do_not_go_round_in_circles():
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(1)
+    own = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6))
+    x, on = rng.normal(size=(600, 6)), torch.ones(600, 6, dtype=torch.bool)
+    codes, _ = pytest.importorskip("sae_gap.torch").batched.least_squares(
+        *map(torch.from_numpy, (x, own)), on
+    )
+    expected = [scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)]
+    np.testing.assert_allclose(codes, expected, atol=1e-6)

@@ -14,10 +14,11 @@ def compiled(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "module.py").write_text("def double(x):\n    return 2 * x\n")
 
-    def compiled():
+    def compiled(**imported):
         spec = importlib.util.spec_from_file_location("module", tmp_path / "module.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        vars(module).update(imported)
         return kept(module.double)
 
     return compiled
@@ -36,6 +37,11 @@ def test_a_change_of_another_file_of_the_folder_compiles_anew(compiled, tmp_path
     hits(compiled())
     (tmp_path / "routines.py").write_text("")
     assert hits(compiled()) == 0 and hits(compiled()) == 1
+
+
+def test_a_change_of_an_imported_number_compiles_anew(compiled):
+    hits(compiled(LEAST=1e-5))
+    assert hits(compiled(LEAST=1e-4)) == 0 and hits(compiled(LEAST=1e-4)) == 1
 
 
 def test_what_has_no_file_is_compiled_all_the_same():

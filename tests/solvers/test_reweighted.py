@@ -131,7 +131,8 @@ import os, signal
 import numpy as np
 from sae_gap.solvers import host_pursuits
 
-signals, atoms = np.eye(8, dtype="float32"), np.eye(32, 8, dtype="float32")
+# Of several blocks.
+signals, atoms = np.eye(200, 8, dtype="float32"), np.eye(32, 8, dtype="float32")
 
 def pursue():
     return host_pursuits.pursue(signals, atoms, 0.1, 0.05, num_slots=4, num_rounds=3)

@@ -1,0 +1,61 @@
+"""Compiled loops against their own code without the compiler, where NumPy checks each index: Numba
+checks none, and what is written out of bounds ends Python or spoils other numbers.
+"""
+
+import itertools
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+
+from sae_gap.core.pursuit import screen_sizes
+from sae_gap.loops import host
+from sae_gap.solvers import exchange_pursuit, host_pursuits, reweighted, sparse_code
+
+
+def explained():
+    """What codes of each loop explain, from no row on, also with more atoms than dimensions and
+    more screens than atoms; some atoms are the same, and some rows zeros.
+    """
+    rng = np.random.default_rng(0)
+    for dim, width, count in itertools.product([1, 3, 7], [1, 4, 9], [0, 1, 5]):
+        atoms, x = rng.normal(size=(width, dim)), rng.normal(size=(count, dim))
+        atoms[1:4] = atoms[:1]
+        atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+        x[3:] = 0
+        rows = np.pad(atoms, ((0, -width % reweighted.num_blocks(16)), (0, 0)))
+        given = x.astype(np.float32), rows.astype(np.float32)
+        found = host_pursuits.pursue(*given, 0.2, 0.1, num_slots=16, num_rounds=3)
+        yield from (found[2], host_pursuits.sums(*found, width)[0])
+        x.flags.writeable = atoms.flags.writeable = False
+        start, rate = np.zeros((count, width)), np.float64(0.1)
+        codes = [host_pursuits.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)]
+        most, both = min(dim, width), [False, True]
+        if count:
+            codes += [sparse_code(x, atoms.T, 0.1, nonneg=each, sparse=True).codes for each in both]
+            codes.append(exchange_pursuit(x, atoms.T, most))
+        for k in {1, min(2, most), most}:
+            found = [host_pursuits.match(x, atoms, k, nonneg=nonneg) for nonneg in both]
+            for breadth, screens in itertools.product([1, 2, 9], [1, 2, 6]):
+                sizes = screen_sizes(k, breadth, screens, dim, width)
+                for proposals in None, rng.normal(size=(count, width)):
+                    found.append(host.pursue(x, atoms, *sizes, 0.01, proposals)[:2])
+            codes += [host.spread(*each, width) for each in found]
+        yield from (each @ atoms for each in codes)
+
+
+def test_no_loop_reads_or_writes_out_of_bounds():
+    """Smaller blocks are multiplied at once there, which the compiler keeps for larger ones."""
+    code = "import pickle, sys\nfrom sae_gap.loops import screened\nscreened.FEW_FLOATS = 8\n"
+    code += f"from {__name__} import explained\npickle.dump([*explained()], sys.stdout.buffer)"
+    plain = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=120,
+    )
+    for found, expected in zip(explained(), pickle.loads(plain.stdout), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
