@@ -130,6 +130,11 @@ def write(
     if several:
         verdicts, sentence = measure.ranking(verdicts)
         said.append(f"{sentence} {ORDERS}")
+    if source.activations.of_mlp:
+        said.append(
+            "An MLP computes what transcoders explain here from what they read, so all that their "
+            "encoders lose is amortisation."
+        )
     lines = standings(rows, stored)
     for line in lines:
         # Another SAE of that name may have been scored elsewhere.

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 from safetensors import safe_open
 
 from sae_gap.saes.parts import DICTIONARY, Parts
@@ -49,15 +48,6 @@ def read_note(path: Path) -> Config:
     """The note in a file of the suite."""
     with reading(path, "a file of the suite"), safe_open(path, "numpy") as file:
         return Config(path, json.loads(file.metadata()["note"]))
-
-
-def read_matrix(path: str) -> Float[np.ndarray, "rows columns"]:
-    """The finite matrix in a .npy, .safetensors or .pt file that holds nothing else, in float32.
-
-    Raises:
-      ValueError: the file cannot be read, or holds anything else.
-    """
-    return read_tensors(Path(path).expanduser()).only().astype(np.float32)
 
 
 def read_tensors(path: Path) -> Tensors:

@@ -61,11 +61,3 @@ def test_codes_are_those_of_the_prediction_whatever_the_target():
     held = dataclasses.replace(inference.task.id, signals=np.zeros((300, DIM), np.float32))
     other = Inference(dataclasses.replace(inference.task, id=held, ood=held), MODEL)
     np.testing.assert_array_equal(other.infer(encoder, "id").codes, found)
-
-
-def test_without_inputs_there_is_nothing_to_predict_from():
-    alone = Split(X[:, :DIM])
-    with pytest.raises(ValueError, match="the inputs of a transcoder, and there are none; leave"):
-        Inference(Task(alone, alone, alone), dataclasses.replace(MODEL, skip=None)).prepare(
-            Predicted(BatchPursuit(2, l0=2.0))
-        )
