@@ -28,7 +28,6 @@ def measure(inferred: Inferred) -> dict[str, float]:
     inputs, x = np.asarray(task.id.inputs)[kept], inferred.activations[kept]
     train = jnp.asarray(task.train.inputs), jnp.asarray(task.train.signals)
     middle, mean = (part.mean(axis=0) for part in train)
-    # The squares of a common mean would hide distances.
     known, near = train[0] - middle, inputs - middle
     slope = regression(known, train[1] - mean)
     few = evenly_spaced(len(train[0]), TRAIN)
@@ -45,7 +44,9 @@ def nearest(
     known: Float[np.ndarray, "m num_inputs"],
     values: Float[np.ndarray, "m input_dim"],
 ) -> Float[np.ndarray, "n input_dim"]:
-    """Returns the mean of the values at the nearest of some known inputs."""
+    """Returns the mean of the values at the nearest of some known inputs; both are about a common
+    centre, since a large mean takes the digits of their distances.
+    """
     half, found = 0.5 * (known**2).sum(axis=1), []
     for start in range(0, len(inputs), CHUNK):
         far = half - inputs[start : start + CHUNK] @ known.T
