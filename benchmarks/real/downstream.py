@@ -35,7 +35,6 @@ from sae_gap.lm.on_network import OnNetwork
 from sae_gap.measure.losses import (
     BEST,
     PARTS,
-    READ,
     SUPPORT,
     best_at,
     over_documents,
@@ -58,8 +57,8 @@ OWN = ("own", "own_refit")
 MOST_PURSUED = 64
 # Columns of the tables.
 SPLIT = (
-    "dictionary loss l0 total values_part support_part selection_part screening_part "
-    "amortisation_part unseen_part dictionary_part rest best"
+    "dictionary loss l0 total amortisation_part values_part support_part selection_part "
+    "screening_part dictionary_part rest best"
 )
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
 
@@ -75,7 +74,7 @@ class DownstreamOptions(PutBack):
         (16, 32, 64, 128), "Mean L0s at which dictionaries are compared.", least=1
     )
     codes: tuple[str, ...] = option(
-        (*OWN, *LEVELLED[:-1], *OF_ENCODERS),
+        (*OWN, *LEVELLED[:-1], "proposed"),
         "Codes to put back, encoders by their names too; a loss is split where own, own_refit and "
         "one of lasso_refit, omp, screened and weighted are among them.",
     )
@@ -167,7 +166,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     splits = []
     for line in split_lines(rows):
         line = line | {"loss": {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]}
-        for part in [*PARTS, *SUPPORT, *READ]:
+        for part in ["amortisation", *PARTS, *SUPPORT]:
             if line[f"{part}_part"] is not None and np.isfinite(line[f"{part}_low"]):
                 half = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
                 line[f"{part}_part_half"] = half

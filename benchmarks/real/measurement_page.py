@@ -139,6 +139,11 @@ def write(
     if several:
         verdicts, sentence = measure.ranking(verdicts)
         said.append(f"{sentence} {ORDERS}")
+    if source.activations.of_mlp:
+        said.append(
+            "An MLP computes what transcoders explain here from what they read, so all that their "
+            "encoders lose is amortisation."
+        )
     groups = standings(rows, stored)
     lines = groups[0][1]
     ranked = [table(_TITLE + title, STANDINGS, found) for title, found in groups]

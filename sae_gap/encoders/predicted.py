@@ -4,6 +4,7 @@ and another encoder codes the prediction.
 
 import dataclasses
 import functools
+import weakref
 from typing import Any
 
 import equinox as eqx
@@ -94,15 +95,10 @@ class Predicted(Inferring):
     def prepared(self, model, split, task):
         if self.held is not None:
             return self
-        if task.train.inputs is None:
-            raise ValueError(
-                "codes are predicted from the inputs of a transcoder, and there are none; leave "
-                "them out."
-            )
         num_inputs, dim = (part.shape[1] for part in (task.train.inputs, task.train.signals))
         hidden = BREADTH * num_inputs
         products = num_inputs * hidden + hidden * dim + num_inputs * dim
-        steps = self.steps or min(STEPS, max(1, round(WORK / (6 * BATCH * products))))
+        steps = self.steps or min(STEPS, round(WORK / (6 * BATCH * products)))
         held = _Held(_predictor(task.train, hidden, steps))
         signals = _signals(held.network, model, jnp.asarray(split.inputs))
         encoder = self.encoder.prepared(model, dataclasses.replace(split, signals=signals), task)
@@ -118,19 +114,16 @@ def _signals(network: Network, model: Model, inputs):
     return model.signals(network(inputs), inputs)
 
 
-class _Last:
-    """The last network and what it was trained on: dictionaries of one source share it."""
-
-    train: Any = None
-    sizes: Any = None
-    network: Any = None
+# The last network, which dictionaries of one source share, and what it was trained on. The rows do
+# not stay in memory for it.
+_last: dict[str, Any] = {}
 
 
 def _predictor(train: Any, *sizes: int) -> Network:
-    if _Last.train is not train or _Last.sizes != sizes:
+    if _last.get("sizes") != sizes or _last["train"]() is not train:
         x, y = (jnp.asarray(part, jnp.zeros(()).dtype) for part in (train.inputs, train.signals))
-        _Last.train, _Last.sizes, _Last.network = train, sizes, _trained(x, y, *sizes)
-    return _Last.network
+        _last.update(train=weakref.ref(train), sizes=sizes, network=_trained(x, y, *sizes))
+    return _last["network"]
 
 
 def _trained(x, y, hidden: int, steps: int) -> Network:

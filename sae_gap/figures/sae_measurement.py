@@ -21,14 +21,10 @@ _PARTS = {
     "values_share": ("values on the encoder's support", "#56B4E9"),
     "support_share": ("another support", "#0072B2"),
 }
-# Parts of a loss, as `STEPS` colours those of a score: an SAE's encoder's, a transcoder's, and what
-# both have.
-_OF_SAE = {"values_part": ("values", "#56B4E9"), "support_part": ("support", "#0072B2")}
-_OF_TRANSCODER = {
-    "amortisation_part": ("amortisation", "#009E73"),
-    "unseen_part": ("unseen in the input", "#CC79A7"),
-}
+# Parts of a loss, as `STEPS` colours those of a score.
 _LOSS = {
+    "values_part": ("values", "#56B4E9"),
+    "support_part": ("support", "#0072B2"),
     "dictionary_part": ("dictionary", "#E69F00"),
     "rest": ("rest, with the best codes on the best dictionary at hand", "#BDBDBD"),
 }
@@ -145,9 +141,8 @@ def gap_parts(lines: style.Rows) -> Figure | None:
 
 @style.styled
 def loss_parts(splits: style.Lines) -> Figure | None:
-    """Draws the nats of KL that each SAE costs, stacked: values, support, dictionary and rest, and
-    for a transcoder amortisation and what is unseen in place of the first two; a whisker is the
-    95 % interval of its part.
+    """Draws the nats of KL that each SAE costs, stacked: values, support, dictionary and rest; a
+    whisker is the 95 % interval of its part.
 
     Args:
       splits: the result of `sae_gap.measure.losses.split_lines`.
@@ -160,21 +155,18 @@ def loss_parts(splits: style.Lines) -> Figure | None:
     if not shown:
         return None
     figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(shown)))
-    axes, looks = figure.add_subplot(), dict[str, tuple[str, str]]()
+    axes = figure.add_subplot()
     for place, line in enumerate(shown):
-        reads = line.get("amortisation_part") is not None
-        own, left = _OF_TRANSCODER if reads else _OF_SAE, 0.0
-        looks |= own
-        for part, (_, colour) in (own | _LOSS).items():
+        left = 0.0
+        for part, (_, colour) in _LOSS.items():
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
             ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
             left += max(0.0, line[part])
-        share = 100 * sum(line[part] for part in [*own][: 1 if reads else 2]) / line["total"]
-        whose = "amortisation" if reads else "its encoder's"
-        words = f" {line['total']:.2f}, {share:.0f} % {whose}"
+        share = 100 * line["amortisation_part"] / line["total"]
+        words = f" {line['total']:.2f}, {share:.0f} % its encoder's"
         axes.annotate(words, (left, place), va="center")
     style.name_along(
         axes.yaxis, [f"{_said(line['dictionary'])}, L0 {line['l0']:.0f}" for line in shown]
@@ -183,7 +175,7 @@ def loss_parts(splits: style.Lines) -> Figure | None:
     # Leave room for the words beside the longest bar.
     axes.set_xlim(0, 1.4 * max(line["total"] for line in shown))
     axes.set_xlabel("KL, nats a token")
-    handles = [style.swatch(*look) for look in (looks | _LOSS).values()]
+    handles = [style.swatch(*look) for look in _LOSS.values()]
     style.finish(figure, shown, handles, title="The nats that each SAE costs, and where they go")
     return figure
 

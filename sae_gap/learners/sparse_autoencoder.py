@@ -178,17 +178,16 @@ class SparseAutoencoder(Learner):
         input_dim = signals.shape[1]
         mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
         if self.standardised:
-            mean = jnp.mean(signals, axis=0)
-            unit = jnp.sqrt(jnp.mean((signals - mean) ** 2))
+            mean, unit = standard(signals)
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
-        live, bound = live_share(signals), input_dim**-0.5
         if base is None:
-            weight = jax.random.uniform(
-                weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound
+            bound, shape = input_dim**-0.5, (input_dim, num_latents)
+            weight = jax.random.uniform(weights_key, shape, dtype, -bound, bound)
+            weight = jnp.where(
+                live_dims(signals)[:, None], weight / jnp.sqrt(live_share(signals)), 0
             )
-            weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
             atoms, bias = unit_atoms(weight)[0], jnp.zeros(input_dim, dtype)
         else:
             weight = atoms = unit_atoms(base.decoder)[0]
@@ -206,10 +205,14 @@ class SparseAutoencoder(Learner):
             # Zero rows, such as padding, stay zero and do not count.
             counted = jnp.any(signals != 0, axis=1, keepdims=True)
             model = self.encoder.calibrated(model, jnp.where(counted, (signals - mean) / unit, 0))
-        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        return self._state(model, signals, key, mean, unit)
+
+    def _state(self, model, signals, key, mean, unit) -> SAEState:
+        """Returns the state before the first step from a model."""
+        zero, count = jnp.zeros((), signals.dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        optimiser = self._optimiser(len(signals), num_latents).init(model)
-        return SAEState(model, optimiser, count, live, key, steering, mean, unit)
+        optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
+        return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
 
     def done(self, state: SAEState) -> bool:
         kind = type(self.encoder)
@@ -326,6 +329,12 @@ class SparseAutoencoder(Learner):
                 lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
             )
         return self.encoder.observe(eqx.apply_updates(model, updates), seen), optimiser
+
+
+def standard(rows: Float[Array, "n columns"]) -> tuple[Float[Array, " columns"], Float[Array, ""]]:
+    """Returns the mean of rows, and their r.m.s. deviation from it as one unit."""
+    mean = jnp.mean(rows, axis=0)
+    return mean, jnp.sqrt(jnp.mean((rows - mean) ** 2))
 
 
 def unscaled(encoder: Any, unit: Float[Array, ""]) -> Any:

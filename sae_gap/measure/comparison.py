@@ -138,18 +138,11 @@ def interval(
     return mean - half, mean + half
 
 
-def parts(
-    own: Any, refit: Any, proposed: Any, best: Any, predicted: Any = None
-) -> dict[str, tuple[Any, Any]]:
-    """The (better, worse) codes for each part of an encoder's loss: "values" and "support"; unless
-    `proposed` is None, "selection" and "screening", whose sum is the support part; and unless
-    `predicted` is None, "amortisation" and "unseen", whose sum is the whole loss and which are
-    parted by the better of `predicted` and `own`, both of them functions of the input.
+def parts(own: Any, refit: Any, proposed: Any, best: Any) -> dict[str, tuple[Any, Any]]:
+    """The (better, worse) codes for each part of an encoder's loss: "values" and "support"; and
+    unless `proposed` is None, "selection" and "screening", whose sum is the support part.
     """
     pairs = {"values": (refit, own), "support": (best, refit)}
     if proposed is not None:
         pairs |= {"selection": (proposed, refit), "screening": (best, proposed)}
-    if predicted is not None:
-        told = min(own, predicted, key=lambda row: row.get("kl", row["fvu"]))
-        pairs |= {"amortisation": (told, own), "unseen": (best, told)}
     return pairs

@@ -11,13 +11,12 @@ encoder's loss is the sum of
   dictionary part  L(best) - L(best on the best dictionary at hand)
   rest             L(best on the best dictionary at hand)
 
-Values and support part of a transcoder, whose input is not what it explains, are also the sum of
+Values and support part together are the
 
-  amortisation part  L(own) - L(told): another function of the input does better
-  unseen part        L(told) - L(best): best knows the target, and no function of the input that
-                     was tried tells so much of it
+  amortisation part  L(own) - L(best)
 
-where told is predicted, or own if that is better.
+of a transcoder as of an SAE: the MLP that it stands for computes the target from its input, so
+that the best codes are a function of that input, too.
 
 Here best is lasso_refit, omp, screened or weighted, whichever has the smallest divergence; better
 codes may exist. A weighted pursuit also changes the norm, and the screening part then includes
@@ -34,7 +33,6 @@ from typing import Any
 import numpy as np
 
 from sae_gap.measure.comparison import FEW_DOCUMENTS, compare, parts
-from sae_gap.measure.methods import OF_ENCODERS
 from sae_gap.storage.results import Row
 
 # The losses to split: for each name, the columns of its sums by document and of their divisors.
@@ -42,8 +40,6 @@ LOSSES = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("err
 PARTS = ("values", "support", "dictionary")
 # The parts of the support part, where they are known.
 SUPPORT = ("selection", "screening")
-# The parts of a transcoder's values and support part.
-READ = ("amortisation", "unseen")
 # Candidates for the best codes of a dictionary.
 BEST = ("lasso_refit", "omp", "screened", "weighted")
 # Snap an L0 within 1 % of a requested or whole one to it, so that SAEs of similar L0 share the
@@ -96,9 +92,8 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
       (`own_best_codes`) and on the best (`best_codes`); `total`, the loss above the clean model's;
       the parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`;
       `selection_part` and `screening_part`, which sum to the support part and are None without
-      "proposed"; `amortisation_part` and `unseen_part`, which sum to values and support part and
-      are None without "predicted"; and the ends of the interval of each but the rest,
-      `<part>_low` and `<part>_high`.
+      "proposed"; `amortisation_part`, the sum of values and support part; and the ends of the
+      interval of each but the rest, `<part>_low` and `<part>_high`.
     """
     rows = list(rows)
     scored = {(row["dictionary"], row["level"], row["codes"]): row for row in rows}
@@ -107,8 +102,8 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
         at = best_at(rows, own["near"]) if codes == "own" and not own["dead"] else None
         if at is None:
             continue
-        refit, proposed, predicted, mine, best = (
-            *(scored.get((name, level, other)) for other in ("own_refit", *OF_ENCODERS)),
+        refit, proposed, mine, best = (
+            *(scored.get((name, level, other)) for other in ("own_refit", "proposed")),
             *(best_at(rows, level, on) for on in (name, at["dictionary"])),
         )
         if refit is None or mine is None or best is None:
@@ -124,18 +119,15 @@ def split_lines(rows: Iterable[Mapping[str, Any]]) -> list[Row]:
             "best_codes": best["codes"],
             "best_l0": best["l0"],
         }
-        every = parts(own, refit, proposed, mine, predicted)
-        pairs: dict[str, Any] = {"dictionary": (best, mine)} | every
+        pairs = {"dictionary": (best, mine), "amortisation": (mine, own)} | parts(
+            own, refit, proposed, mine
+        )
         for loss, (column, unit) in LOSSES.items():
             base = sum(own["ce_clean"]) if loss == "ce" else 0.0
             line = about | {"loss": loss}
             for total, row in {"total": own, "rest": best}.items():
                 line[total] = (sum(row[column]) - base) / sum(own[unit])
-            line |= {
-                f"{part}_{end}": None
-                for part in (*SUPPORT, *READ)
-                for end in ("part", "low", "high")
-            }
+            line |= {f"{part}_{end}": None for part in SUPPORT for end in ("part", "low", "high")}
             for part, (better, worse) in pairs.items():
                 lost = compare(better[column], worse[column], own[unit])
                 line[f"{part}_part"] = lost.more

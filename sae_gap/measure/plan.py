@@ -157,7 +157,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
       "own_refit" are the codes of an encoder and of least squares on its supports. All others have
       a `level`: "own", the L0 of the encoder; "common", the L0 of all dictionaries, where it
       differs; or "lam", a given weight. Rows of the curve have `times`, the multiple of the weight
-      of its middle.
+      of its middle, and those of a transcoder with a skip `skip`.
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to
@@ -222,11 +222,14 @@ def _methods(
     if abs(levels["common"] - levels.get("own", 0)) <= ALIKE * levels["common"]:
         # One level stands for both; verdicts allow for the difference.
         del levels["common"]
+    about = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
+    # The MLP itself predicts its output, and a pursuit of that is one of the target.
+    left = ("own", "predicted") if plan.source.activations.of_mlp else "own"
     for level, l0 in levels.items():
         names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
-        asked = [name for name in dict.fromkeys(names) if not name.startswith("own")]
+        asked = [name for name in dict.fromkeys(names) if not name.startswith(left)]
         for method in methods_of(learner, asked, l0, family=family, signed=signed):
-            yield _with({"level": level}, method)
+            yield _with({"level": level} | about, method)
     middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
     whole, shares = Lasso(l0=levels[middle], nonneg=not signed), list(SPREAD)
     if plan.lam is not None:

@@ -10,10 +10,16 @@ Where the encoder's pre-activations show what it proposes, the support part is i
   selection part  what a pursuit among the latents that it proposes gains,
   screening part  what the best codes gain beyond that.
 
-A transcoder's loss is also the sum of
+All of the loss of a transcoder is amortisation where the MLP is known that computes its target from
+its input: a pursuit of what the MLP computes is a function of the input, and is as good as the
+best codes. Otherwise a network predicts the target, and the loss is also the sum of
 
-  amortisation part  what codes gain that are another function of its input,
-  unseen part        what the best codes gain beyond that, which are given what it explains.
+  amortisation part  what a pursuit of the prediction gains, a bound from below,
+  unreached part     what the best codes gain beyond that, which are given the target: a bound from
+                     above on what no function of the input gains.
+
+These are not judged where the prediction's codes are worse than the encoder's or the network had
+fewer than `ROWS_AN_ATOM` rows for each latent.
 
 Two dictionaries are compared by their best codes at an equal mean L0. The best codes are least
 squares on the supports of the certified lasso, or a screened pursuit, whichever explain more. The
@@ -35,6 +41,8 @@ RIVAL = "online_dl"
 ROWS_AN_ATOM = 20
 # Two L0s count as equal if they differ by no more than this share.
 _ALIKE = 0.02
+# Parts that a network's prediction bounds.
+_BOUNDS = {"amortisation": "at least", "unreached": "at most"}
 _BEST = {"lasso_refit": "the lasso, refitted", "screened": "a screened pursuit"}
 
 
@@ -50,8 +58,9 @@ class Verdict:
       common: the row of the best codes at the L0 at which dictionaries are compared.
       rival: that row for the dictionary that `online_dl` learned; None if it was left out.
       losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
-        "screening", or "amortisation" and "unseen"; and how much less the "dictionary" explains
+        "screening", or "amortisation" and "unreached"; and how much less the "dictionary" explains
         than the learned one. Empty if nothing is judged.
+      unsure: why a network that predicts a transcoder's target parts no loss.
     """
 
     dictionary: str
@@ -61,6 +70,7 @@ class Verdict:
     common: Row
     rival: Row | None
     losses: Mapping[str, Comparison]
+    unsure: str = ""
 
     @property
     def dead(self) -> bool:
@@ -93,7 +103,8 @@ class Verdict:
                 "dictionary": self.dictionary,
                 "loss": name,
                 "points": lost.points,
-                "judged": lost.reason
+                "judged": _BOUNDS.get(name)
+                or lost.reason
                 or {1: "lost", 0: "not beyond doubt", -1: "gained"}[lost.sign],
             }
             for name, lost in self.losses.items()
@@ -120,9 +131,11 @@ class Verdict:
         finding = "better codes exist:" if lost.sign > 0 else unsure
         values, support = (self.losses[part].points for part in ("values", "support"))
         told = f"{values} in values and {support} in support"
-        if "unseen" in self.losses:
-            more, unseen = (self.losses[part].points for part in ("amortisation", "unseen"))
-            told = f"{more} in amortisation and {unseen} unseen in its input"
+        if self.unsure:
+            told += f". Amortisation is not judged by the network of its input, since {self.unsure}"
+        elif "unreached" in self.losses:
+            more, rest = (self.losses[part].points for part in _BOUNDS)
+            told = f"at least {more} in amortisation, at most {rest} not reached by the network"
         return (
             f"{finding} its own explain {_share(lost.other)} of the variance, the best at {where} "
             f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {told}"
@@ -132,16 +145,16 @@ class Verdict:
         explain = f"at L0 {self.common['l0']:.1f} its best codes explain {_share(self.explained)}"
         if self.dead:
             return f"not judged, since its encoder is dead; {explain} of the variance"
-        if self.rival is None:
+        if self.rival is None or "dictionary" not in self.losses:
             mend = f"{RIVAL} was left out of the controls; name it there to have it"
+            if "skip" in self.common:
+                mend = f"its skip explains without atoms, and {RIVAL} has none"
             return f"not judged, since {mend}. A{explain[1:]} of the variance"
         rows, width = self.rival["learned_from"], self.rival["num_latents"]
         lost = self.losses["dictionary"]
         kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
-        few, needed = "", ROWS_AN_ATOM * width
         # A rival that learned from too few rows and still wins is a rival.
-        if lost.sign <= 0 and rows < needed:
-            few = f", too few: {width:,} atoms need {needed:,}"
+        few = _few(rows, width) if lost.sign <= 0 else ""
         few = few or lost.reason.removeprefix("not judged")
         finding = "not judged against" if few else kind[lost.sign]
         width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
@@ -170,16 +183,25 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
             continue
         kinds = ["own"], ["own_refit"], ["proposed"], BEST, ["predicted"]
         own, again, proposed, best, predicted = (at(found, codes) for codes in kinds)
+        unsure = ""
         common = at(found, BEST, "common")
         dead = own is not None and own["dead"]
         pairs: dict[str, tuple[Any, Any]] = {}
         if own is not None and not dead:
-            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best, predicted)
-        if rival is not None and not dead:
+            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best)
+            if predicted is not None:
+                few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
+                if few:
+                    unsure = f"it learned from {rows:,} rows{few}"
+                elif predicted["fvu"] > own["fvu"]:
+                    unsure = "its codes are worse than the encoder's"
+                else:
+                    pairs |= {"amortisation": (predicted, own), "unreached": (best, predicted)}
+        if rival is not None and not dead and "skip" not in common:
             pairs["dictionary"] = rival, common
         losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
         said = None if suspicions is None else suspicions.get(name)
-        verdicts.append(Verdict(name, said, own, best, common, rival, losses))
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure))
     return verdicts
 
 
@@ -249,6 +271,11 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
             line[f"{name}_part"] = 100 * each.losses[name].more if name in each.losses else None
         lines.append(line)
     return lines
+
+
+def _few(rows: int, width: int) -> str:
+    needed = ROWS_AN_ATOM * width
+    return f", too few: {width:,} atoms need {needed:,}" if rows < needed else ""
 
 
 def _share(value: float) -> str:

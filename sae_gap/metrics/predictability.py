@@ -18,7 +18,8 @@ NEIGHBOURS, TRAIN, CHUNK = 10, 20_000, 500
 def measure(inferred: Inferred) -> dict[str, float]:
     """The FVU that predictions of the activations from the input leave on rows that count: of a
     ridge regression and of the mean of the nearest training rows, and of the network whose
-    prediction was coded. Each bounds from above what no function of the input explains.
+    prediction was coded, with the training rows that this network had, `network_rows`. Each FVU
+    bounds from above what no function of the input explains.
     """
     encoder, task = inferred.encoder, inferred.inference and inferred.inference.task
     if not isinstance(encoder, Predicted):
@@ -27,12 +28,14 @@ def measure(inferred: Inferred) -> dict[str, float]:
     inputs, x = np.asarray(task.id.inputs)[kept], inferred.activations[kept]
     train = jnp.asarray(task.train.inputs), jnp.asarray(task.train.signals)
     middle, mean = (part.mean(axis=0) for part in train)
-    slope = regression(train[0] - middle, train[1] - mean)
+    known, near = train[0] - middle, inputs - middle
+    slope = regression(known, train[1] - mean)
     few = evenly_spaced(len(train[0]), TRAIN)
     return {
-        "ridge_fvu": fvu(x, np.asarray(mean + product(inputs - middle, slope))),
-        "neighbours_fvu": fvu(x, nearest(inputs, *(np.asarray(part)[few] for part in train))),
+        "ridge_fvu": fvu(x, np.asarray(mean + product(near, slope))),
+        "neighbours_fvu": fvu(x, nearest(*map(np.asarray, (near, known[few], train[1][few])))),
         "network_fvu": fvu(x, np.asarray(encoder.held.network(jnp.asarray(inputs)))),  # type: ignore[union-attr]
+        "network_rows": len(known),
     }
 
 
@@ -41,7 +44,9 @@ def nearest(
     known: Float[np.ndarray, "m num_inputs"],
     values: Float[np.ndarray, "m input_dim"],
 ) -> Float[np.ndarray, "n input_dim"]:
-    """Returns the mean of the values at the nearest of some known inputs."""
+    """Returns the mean of the values at the nearest of some known inputs; both are about a common
+    centre, since a large mean takes the digits of their distances.
+    """
     half, found = 0.5 * (known**2).sum(axis=1), []
     for start in range(0, len(inputs), CHUNK):
         far = half - inputs[start : start + CHUNK] @ known.T
@@ -58,5 +63,6 @@ METRIC = Metric(
         "neighbours_fvu": Column("FVU of the nearest inputs' mean", 0.0, "neighbours FVU"),
         "network_fvu": Column("FVU of a network of the input", 0.0, "network FVU"),
     },
+    version=2,
     everywhere=False,
 )

@@ -29,6 +29,17 @@ def test_inputs_are_of_the_same_rows_as_their_targets(options):
     assert seen[0]["inputs"] == x.fingerprint
 
 
+def test_what_a_recorded_mlp_adds_is_known_to_be_a_function(tmp_path):
+    for place in ("mlp2_in", "mlp3_in", "mlp3_out"):
+        (tmp_path / place).mkdir()
+        np.save(tmp_path / place / "0.npy", INPUTS if "in" in place else TARGETS)
+    other, x, y = (open_activations(place) for place in sorted(tmp_path.iterdir()))
+    assert not y.with_inputs(x).of_mlp
+    (tmp_path / "recording.json").touch()
+    known = [y.with_inputs(rows).of_mlp for rows in (other, x, open_activations(INPUTS))]
+    assert known == [False, True, False] and not y.of_mlp
+
+
 def test_rows_with_outliers_of_the_inputs_are_left_out_too():
     x, y = INPUTS.copy(), INPUTS[:, :2].copy()
     x[[3, 500, 700]] *= 1_000
@@ -48,5 +59,7 @@ def test_other_rows_are_refused():
     named = open_activations(INPUTS.reshape(90, 10, 4))
     with pytest.raises(ValueError, match="the targets other ones or none; give both the same"):
         HeldOut(y, inputs=named)
+    with pytest.raises(ValueError, match="the targets are the activations themselves; give what"):
+        HeldOut(x, inputs=open_activations(INPUTS[1:]))
     same = open_activations(TARGETS, documents=7 + 2 * (np.arange(900) // 10))
     assert HeldOut(same, inputs=named).num_train > 800

@@ -405,8 +405,6 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     np.testing.assert_array_equal(again.model.encoder.weight, frozen.encoder.weight)
     with pytest.raises(ValueError, match=r"^only a transcoder has a skip; give learn the targets"):
         direct.sae(skip=True)
-    with pytest.raises(ValueError, match=r"targets for .* activations; give one of each"):
-        sae_gap.learn(x[1:], WIDTH, L0, targets=y)
 
 
 def test_the_unit_of_the_activations_does_not_matter(activations, learned):

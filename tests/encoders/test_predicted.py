@@ -1,6 +1,8 @@
 """Codes that the input tells: functions of it alone, as good as its prediction."""
 
 import dataclasses
+import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -32,9 +34,9 @@ TRUTH = {
 }
 
 
-def inference_of(y):
+def inference_of(y, x=X):
     y = y.astype(np.float32)
-    train, held = (Split(y[rows], inputs=X[rows]) for rows in (slice(1_200), slice(1_200, None)))
+    train, held = (Split(y[rows], inputs=x[rows]) for rows in (slice(1_200), slice(1_200, None)))
     return Inference(Task(train, held, held, width=LATENTS), MODEL)
 
 
@@ -63,9 +65,10 @@ def test_codes_are_those_of_the_prediction_whatever_the_target():
     np.testing.assert_array_equal(other.infer(encoder, "id").codes, found)
 
 
-def test_without_inputs_there_is_nothing_to_predict_from():
-    alone = Split(X[:, :DIM])
-    with pytest.raises(ValueError, match="the inputs of a transcoder, and there are none; leave"):
-        Inference(Task(alone, alone, alone), dataclasses.replace(MODEL, skip=None)).prepare(
-            Predicted(BatchPursuit(2, l0=2.0))
-        )
+def test_the_rows_of_the_last_network_do_not_stay_in_memory():
+    inference = inference_of(TRUTH["linear"])
+    inference.prepare(Predicted(BatchPursuit(2, l0=2.0), steps=1))
+    train = weakref.ref(inference.task.train)
+    del inference
+    gc.collect()
+    assert train() is None

@@ -3,7 +3,6 @@ refuse.
 """
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,7 +10,6 @@ from sae_gap import Split, Task, catalogue, fit
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.learners.sparse_transcoder import SparseTranscoder
 from sae_gap.measure.methods import refit
-from sae_gap.solvers import sparse_code
 from sae_gap.study.inference import Inference
 
 READ, DIM, LATENTS, K = 12, 8, 16, 4
@@ -57,14 +55,12 @@ def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
     # What the codes should add up to is no part of what they are.
     other = Inference(task_of(targets=TARGETS[::-1].copy()), model)
     np.testing.assert_array_equal(other.infer(learner.encode, "id").codes, own)
-    # Codes that are given the target are the lasso's of what the skip leaves of it, certified.
+    # Codes that are given the target are of what the skip leaves of it.
     x, y = INPUTS[-200:], TARGETS[-200:]
     left = y - (0 if model.skip is None else x @ np.asarray(model.skip)) - np.asarray(model.bias)
     np.testing.assert_allclose(inference.signals("id") - model.bias, left, atol=1e-4)
     better = inference.infer(refit(learner.encode), "id").codes
     assert unexplained(inference, better) < unexplained(inference, own)
-    solved = sparse_code(left, model.decoder, 0.1)
-    assert float(jnp.max(solved.gap / solved.objective)) <= 1e-6
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -115,11 +111,3 @@ def test_what_is_no_transcoder_is_refused():
     plain = learned("topk")[1]
     with pytest.raises(ValueError, match=r"^a transcoder reads inputs, and these activations have"):
         Inference(Task(alone, alone, alone, width=2), plain).infer(learner.encode, "id")
-
-
-def test_without_a_penalty_a_skip_lowers_the_rate():
-    """Which SAEs learn at, tests of theirs tell."""
-    options = {"sparsity": K, "input_dim": DIM}
-    for name, skip, rate in (("topk", True, 0.4), ("topk", False, 1.2), ("relu", True, 1.2)):
-        learner = catalogue.transcoder_for_activations(name, skip=skip, **options)
-        assert (learner.learning_rate, learner.peak_rate) == (None, rate)

@@ -164,6 +164,31 @@ DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0)
 
 
 @pytest.mark.parametrize(
+    ("fvu", "rows", "words"),
+    [
+        (0.2, 1_280, ": at least 10.0 (10.0 to 10.0) in amortisation, at most 10.0"),
+        (
+            0.2,
+            1_279,
+            "is not judged by the network of its input, since it learned from 1,279 rows, too",
+        ),
+        (0.31, 1_280, "since its codes are worse than the encoder's"),
+    ],
+)
+def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, words):
+    codes = {"own": 0.3, "own_refit": 0.3, "predicted": fvu, "screened": 0.1}
+    found = [
+        coded(2.0, name, fvu=fvu, network_rows=rows, errors=[5 * fvu] * 3)
+        | {"dictionary": "mine", "family": "sae"}
+        for name, fvu in codes.items()
+    ]
+    (mine,) = measure.verdict(found)
+    assert words in str(mine)
+    judged = [line["judged"] for line in mine.table]
+    assert ("at most" in judged) == ("at most" in words)
+
+
+@pytest.mark.parametrize(
     ("line", "part", "change"),
     [
         ("Loading", "suspicious, because no scale (and 1 more)", {}),

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -99,12 +100,18 @@ class Activations:
         """Returns the same rows beside what a transcoder reads of them.
 
         Raises:
-          ValueError: there are more or fewer of these, or of other documents.
+          ValueError: there are more or fewer of these, or of other documents, or they are the same.
         """
         if self.num_rows != inputs.num_samples:
             raise ValueError(
                 f"there are {self.num_rows} targets for {inputs.num_samples} activations; give one "
                 "of each for every token, in the same order."
+            )
+        first = range(min(self.num_samples, 10))
+        if np.array_equal(self.take(first), inputs.take(self.numbers[first])):
+            raise ValueError(
+                "the targets are the activations themselves; give what is explained in a file of "
+                "its own, or name what is read of a file of both by key."
             )
         if inputs.documents is not None:
             named = self.documents, inputs.documents[self.numbers]
@@ -118,6 +125,18 @@ class Activations:
                     "the same, since whole documents are held out."
                 )
         return replace(self, _inputs=inputs)
+
+    @property
+    def of_mlp(self) -> bool:
+        """True if `record` wrote the rows as what an MLP adds to the stream, and those that a
+        transcoder reads as what the same MLP reads: they are then a function of them.
+        """
+        read = self._inputs.files if self._inputs else ()
+        twins = [
+            re.sub(r"/mlp(\d+)_out/", r"/mlp\1_in/", str(path.absolute())) for path in self.files
+        ]
+        known = bool(read) and (read[0].parent.parent / "recording.json").exists()
+        return known and twins == [str(path.absolute()) for path in read]
 
     @functools.cached_property
     def fingerprint(self) -> str:

@@ -30,6 +30,7 @@ def files(tmp_path_factory):
     wrong = Affine(-affine.weight, jnp.full(12, 1e-3))
     sae_gap.save_sae(dataclasses.replace(model, encoder=wrong), folder / "wrong")
     save(folder / "x.pt", x.astype(np.float32))
+    save(folder / "y.pt", x.astype(np.float32) + 1e-6)
     return folder
 
 
@@ -40,7 +41,8 @@ def files(tmp_path_factory):
         (("mine", "--activations=x.pt", "--rows=50"), 0, "on 50 rows: L0"),
         (("mine", "--activations=x.pt", "--certified"), 0, "by the certified lasso"),
         (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
-        (("reads", "--activations=x.pt", "--targets=x.pt"), 0, "of a transcoder of 12 inputs"),
+        (("reads", "--activations=x.pt", "--targets=y.pt"), 0, "of a transcoder of 12 inputs"),
+        (("reads", "--activations=x.pt", "--targets=x.pt"), 2, "are the activations themselves"),
         (("reads", "--activations=x.pt"), 2, "give those as targets"),
         ((), 2, "nothing to check; give FOLDER and --activations"),
         (("mine",), 2, "the activations to check mine on are missing; give --activations"),

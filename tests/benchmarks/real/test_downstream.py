@@ -3,9 +3,9 @@ whatever is wrong.
 """
 
 import csv
-import functools
 from types import SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,9 +16,8 @@ from benchmarks.real import downstream, encoder_cost, inputs
 from sae_gap.core.types import Coded
 from sae_gap.encoders import lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.predicted import Predicted
 from sae_gap.lm.recording import record
-from sae_gap.measure import methods
+from sae_gap.measure.verdicts import RIVAL
 from sae_gap.study import scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
@@ -97,43 +96,15 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     assert notes["hook_name_out"] == "blocks.1.hook_mlp_out"
     mine = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--mlp")
     mine += (f"--sae={','.join(str(trained / name) for name in names)}",)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(methods, "Predicted", functools.partial(Predicted, steps=20))
-        out = succeed("downstream", *mine, "--anyway")
+    out = succeed("downstream", *mine, "--anyway")
     splits = lines_of(tmp_path / "downstream" / "splits.csv")
     for line in splits:
-        parts = [line[f"{part}_part"] for part in ("values", "support", "amortisation", "unseen")]
-        assert bool(parts[2]) == (line["dictionary"] != "topk")
-        if parts[2]:
-            values, support, amortised, unseen = map(float, parts)
-            assert values + support == pytest.approx(amortised + unseen, abs=1e-6)
+        lost = [float(line[f"{part}_part"]) for part in ("values", "support", "amortisation")]
+        assert lost[0] + lost[1] == pytest.approx(lost[2], abs=1e-6)
     assert "amortisation part" in out and len(splits) == 9
-    rows = sae_gap.Store(tmp_path / "downstream").rows()
-    (own,) = (row for row in rows if row["dictionary"] == names[1] and row["codes"] == "own")
-    # The network's own view of it, the long way.
-    held = np.unique(found.mlp(1)[1].split()[1].documents)
-    batches = [batch for batch, _ in found.batches(held)]
-    network = sae_gap.Downstream.of_model(
-        recorded.lm.model,
-        [batch.windows for batch in batches],
-        1,
-        documents=np.concatenate([batch.documents[batch.documents >= 0] for batch in batches]),
-        mlp=True,
-    )
-    guess = sae_gap.load_sae(trained / names[1]).reconstruct(network.inputs)
-    assert own["kl"] == pytest.approx(network.score(np.asarray(guess))["kl"], rel=1e-3)
-    predicted_rows = [row for row in rows if row["codes"] == "predicted"]
-    assert {row["dictionary"] for row in predicted_rows} == {*names[:2]}
-    assert all(0 < row["network_fvu"] <= 1.1 for row in predicted_rows)
     sae, mine = mine[-1], mine[:-1]
     plain = [each for each in mine if each != "--mlp"]
     for words, *arguments in (
-        (
-            "trained at blocks.1.hook_mlp_out; give an SAE of the residual",
-            *plain,
-            "--anyway",
-            f"--sae={trained / 'topk'}",
-        ),
         ("is a transcoder, whose inputs are not there; give what it explains as", *plain, sae),
         ("the MLP of block 0 is not in", *mine, sae, "--layer=0"),
         (
@@ -144,6 +115,21 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
         ),
     ):
         refused(words, "downstream", *arguments)
+    # The MLP itself predicts the targets, to the digits that were recorded.
+    x, y = (part.take(np.arange(part.num_samples)) for part in found.mlp(1))
+    block = jax.tree.map(lambda leaf: leaf[1], recorded.lm.model.blocks)
+    guess = (jax.nn.silu(x @ block.gate) * (x @ block.up)) @ block.down
+    np.testing.assert_allclose(guess, y, atol=2e-3 * np.abs(y).max())
+    # So nothing else does, and a dictionary without a skip does not judge one with it.
+    given = *given, sae, "--anyway", "--controls=samples", f"--results_dir={tmp_path}"
+    assert "so all that their encoders lose is amortisation" in succeed("measure_sae", *given)
+    rows = sae_gap.Store(tmp_path / "measure_sae").rows()
+    assert "predicted" not in {row["codes"] for row in rows}
+    assert {row["dictionary"] for row in rows if row.get("skip")} == {names[0]}
+    rows = [row | ({"dictionary": RIVAL} if row["family"] == "control" else {}) for row in rows]
+    said = {each.dictionary: each for each in sae_gap.measure.verdict(rows)}
+    assert [name for name in names if "dictionary" in said[name].losses] == [*names[1:]]
+    assert "not judged, since its skip explains without atoms" in str(said[names[0]])
 
 
 def test_a_pursuit_splits_the_loss_by_itself(made, monkeypatch):

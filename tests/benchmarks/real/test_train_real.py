@@ -146,8 +146,6 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
         errors = (held.scored - np.asarray(guess)) ** 2
         expected = errors.sum() / ((held.scored - held.scored.mean(axis=0)) ** 2).sum()
         assert rows[name, "own"]["fvu"] == pytest.approx(expected, rel=1e-4)
-        assert rows[name, "own_refit"]["fvu"] <= rows[name, "own"]["fvu"] * (1 + 1e-6)
-        assert rows[name, "lasso"]["own_certificate"] < 1e-5
     assert rows["topk", "own"]["num_scored"] == 50
 
 
