@@ -50,7 +50,7 @@ def test_the_wheel_holds_every_module_and_table_and_one_package_at_the_top(insta
         if path.suffix in (".py", ".csv")
     ]
     wanted = {*map(str, suite)} | {f"sae_gap/binaries/{path}" for path in binaries}
-    assert wanted <= there and "sae_gap/binaries/benchmarks/report/published.csv" in there
+    assert wanted <= there and "sae_gap/analysis/published.csv" in there
     assert {path.split("/")[0] for path in there} == {
         "sae_gap",
         f"sae_gap-{sae_gap.__version__}.dist-info",

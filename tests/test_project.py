@@ -19,9 +19,9 @@ from packaging.version import Version
 import sae_gap
 from benchmarks import studies
 from benchmarks.harness import crossing
-from benchmarks.report import published
 from sae_gap import Store
 from sae_gap import __main__ as command
+from sae_gap.analysis import published
 from tests.conftest import IN_ONE, binary_of, flags_of, page_of
 
 ROOT = Path(__file__).parents[1]

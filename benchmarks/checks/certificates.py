@@ -32,8 +32,8 @@ import scipy.optimize
 from benchmarks import cli
 from benchmarks.checks import scores
 from benchmarks.options import Options, option
+from sae_gap.analysis import tables
 from sae_gap.core.types import Solution
-from sae_gap.figures import tables
 from sae_gap.solvers import sparse_code
 
 TOL = 1e-6

@@ -30,7 +30,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks import cli
 from benchmarks.options import Options, option
-from sae_gap.figures import tables
+from sae_gap.analysis import tables
 from sae_gap.solvers import coding, pivoting, slots, sparse_code, working_set
 
 # Dimensions, latents, latents that are on, and λ.

@@ -37,6 +37,7 @@ class Bench:
       tables: columns to print, by title; their headings are the metrics' own.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
+      note: what the answer says of its SAEs.
       sources: the sources of a preset.
       slow: methods that run only if they are named, or all are.
       without: options that make no sense here.
@@ -54,6 +55,7 @@ class Bench:
         default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
     )
     parts: bool = False
+    note: str = ""
     sources: Callable[[Preset], Sequence[Source]] = grid
     slow: tuple[str, ...] = ()
     without: tuple[str, ...] = ()

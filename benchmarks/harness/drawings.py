@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_gap import figures
-from sae_gap.figures.tables import Lines
+from sae_gap.analysis.parts import splits
+from sae_gap.analysis.tables import Lines
 from sae_gap.storage.results import CELL, Row
 
 
@@ -76,9 +77,11 @@ def along(
     }
 
 
-def stairs(metric: str = "mcc_ood") -> dict[str, Drawing]:
-    """The parts of each SAE's distance to the oracle."""
-    return {"decomposition": Drawing("decomposition", {"metric": metric}, cells=CELL)}
+def parts(
+    score: str = "mcc_ood", name: str = "loss_parts", cells: tuple[str, ...] = CELL
+) -> Drawing:
+    """The parts of what each SAE lacks in a score."""
+    return Drawing(name, {"loss": score}, lambda rows: splits(rows, [score]), cells)
 
 
 def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:

@@ -12,28 +12,23 @@ from benchmarks import studies
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
-from benchmarks.report import pages, published
+from benchmarks.report import pages
 from sae_gap import catalogue
-from sae_gap.figures import decompose, labels, tables
-from sae_gap.figures.tables import Lines
+from sae_gap.analysis import published, tables
+from sae_gap.analysis.parts import shares, splits, table_of
+from sae_gap.analysis.tables import Lines
+from sae_gap.figures import labels
 from sae_gap.storage.results import CELL, Row, grouped
 
-_SPLIT = "Distance to the oracle in MCC OOD: values part + support part + dictionary part"
 _ANSWER = "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD"
+# Scores whose distance to the oracle is split.
+_SCORES = [
+    f"{stem}_{split}"
+    for stem in ("mcc", "support_f1", "accuracy", "auc")
+    for split in ("id", "ood")
+]
 # Scores of codes of one optimum differ by no more.
 _ALIKE = 1e-3
-_PARTS = (
-    "encoder",
-    "support",
-    "frozen",
-    "oracle",
-    "values_part",
-    "support_part",
-    "amortisation_part",
-    "dictionary_part",
-    "relative_gap",
-    "frozen_codes",
-)
 # A run is comparable with the paper's numbers only if these are as in the paper.
 _AS_PUBLISHED = (
     *("lam", "seeds", "epochs", "rounds", "blocks"),
@@ -68,11 +63,13 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         for title, names in listed.items()
         if names
     ]
-    cell = (*tables.BY, *conditions, *decompose.CODES)
-    parts = _decompositions(rows, run.names, cell) if bench.parts else []
-    recovered = [line for line in parts if line["metric"] == "mcc_ood"]
+    parts = splits(rows, _SCORES) if bench.parts else []
+    parts.sort(key=lambda line: (_SCORES.index(line["loss"]), run.names.index(line["method"])))
+    recovered = [line for line in parts if line["loss"] == "mcc_ood"]
     if recovered:
-        shown.append(pages.Table(_SPLIT, heads | _headings(_PARTS, recovered), recovered))
+        over = f"{recovered[0]['units']} seeds"
+        title = f"1 - MCC OOD of each SAE and its parts ± half their 95 % intervals over {over}"
+        shown.append(table_of(recovered, title, " ".join(varied)))
     known = is_comparable(run) and published.published(bench.name)
     comparison = published.compare(summary, bench.name) if known else []
     if comparison:
@@ -81,15 +78,13 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     about = "\n".join(
         line for line in bench.about.splitlines() if not line.startswith("  ")
     ).strip()
-    answer = _answer(recovered)
-    files = {"summary": summary, "decomposition": parts, "published": comparison}
-    for name, content in files.items():
-        if content:
-            tables.write_table(folder, f"{name}.csv", content)
-    figures, made = pages.saved(folder, drawn), {**notes, **pages.provenance(rows[-1])}
-    pages.write(
+    answer = _answer(recovered, bench.note)
+    pages.publish(
         folder,
-        pages.Page(bench.name, bench.title, about, run.command, answer, figures, shown, made),
+        pages.Page(bench.name, bench.title, about, run.command, answer, (), shown, notes),
+        rows[-1],
+        drawn,
+        {"summary": summary, "decomposition": parts, "published": comparison},
     )
     return "\n\n".join(
         [*map(str, shown), *filter(None, [answer]), f"The page: {folder}/report.html"]
@@ -118,20 +113,18 @@ def _distinct(summary: Lines, names: Sequence[str], by: Sequence[str]) -> list[R
     ]
 
 
-def _answer(parts: Lines) -> str:
+def _answer(parts: Lines, note: str = "") -> str:
     """The shares of encoder and dictionary in the distance of each SAE to the oracle, a line each;
     several sizes have no one answer.
     """
     if not parts or len({line["method"] for line in parts}) < len(parts):
         return ""
-    said = [f"{_ANSWER} (number of seeds: {parts[0]['seeds']}):\n"]
+    said = [f"{_ANSWER} (number of seeds: {parts[0]['units']}{note}):\n"]
     for line in parts:
-        encoder, dictionary = (line[f"{part}_part_mean"] for part in ("amortisation", "dictionary"))
-        whole = encoder + dictionary
-        told = f"{labels.label(line['method'].removeprefix('sae_'))}: {whole:.3f}"
-        if whole > 0:
-            told += f", {encoder / whole:.0%} encoder, {dictionary / whole:.0%} dictionary"
-        said.append(f"- {told}".replace("%", " %"))
+        whole = line["total"] - line["rest"]
+        told = [f"{labels.label(line['method'].removeprefix('sae_'))}: {whole:.3f}"]
+        told += [shares(line, "encoder", "dictionary")] if whole > 0 else []
+        said.append(f"- {', '.join(told)}")
     return "\n".join(said)
 
 
@@ -188,20 +181,6 @@ def _drawn(
                 if value is not None and len(groups) > 1
             ]
             yield "_".join([stem, *named]), drawing.draw(group)
-
-
-def _decompositions(rows: Lines, names: Sequence[str], by: Sequence[str]) -> list[Row]:
-    """The parts of each score."""
-    scores = [
-        f"{stem}_{split}"
-        for stem in ("mcc", "support_f1", "accuracy", "auc")
-        for split in ("id", "ood")
-    ]
-    return [
-        {"metric": score} | line
-        for score in scores
-        for line in tables.summarise(decompose.decompositions(rows, score), by=by, methods=names)
-    ]
 
 
 def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:

@@ -21,26 +21,17 @@ that was stopped goes on with the same command.
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
-import numpy as np
-
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack, learners_of
-from benchmarks.report.table import Table, table
 from sae_gap import figures
+from sae_gap.analysis import tables
+from sae_gap.analysis.comparison import over_documents
+from sae_gap.analysis.parts import BEST, SUMS, best_at, placed, sentence, splits, table_of
+from sae_gap.analysis.tables import Table, table
 from sae_gap.core.normalise import Whitening
 from sae_gap.encoders.lasso import DENSEST
-from sae_gap.figures import tables
 from sae_gap.lm.on_network import OnNetwork
-from sae_gap.measure.losses import (
-    BEST,
-    PARTS,
-    SUPPORT,
-    best_at,
-    over_documents,
-    placed,
-    split_lines,
-)
 from sae_gap.measure.methods import OF_ENCODERS, REFIT, check_codes, finite, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.saes.loaded_sae import SAE
@@ -56,10 +47,6 @@ OWN = ("own", "own_refit")
 # Largest L0 of a full pursuit: its time grows with the square, and would exceed all else.
 MOST_PURSUED = 64
 # Columns of the tables.
-SPLIT = (
-    "dictionary loss l0 total amortisation_part values_part support_part selection_part "
-    "screening_part dictionary_part rest best"
-)
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
 
 
@@ -93,12 +80,12 @@ def measure(options: DownstreamOptions) -> list[Row]:
     folder = options.folder(NAME)
     source, saes = options.begin(options.l0, options.controls)
     rows = put_back(options, source, saes, results.Store(folder))
-    splits = split_lines(rows)
-    for name, content in {"summary": rows, "splits": splits}.items():
+    lines = splits(rows, SUMS)
+    for name, content in {"summary": rows, "splits": lines}.items():
         if content:
             tables.write_table(folder, f"{name}.csv", content)
     figures.save(figures.fvu_curve(rows), folder, "curve")
-    figures.save(figures.loss_parts(splits), folder, "parts")
+    figures.save(figures.loss_parts(lines), folder, "parts")
     return rows
 
 
@@ -163,17 +150,6 @@ def put_back(
 def tables_of(rows: Sequence[Row]) -> list[Table]:
     """The parts of each SAE's loss, and the scores of all codes."""
     first = rows[0]
-    splits = []
-    for line in split_lines(rows):
-        line = line | {"loss": {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}[line["loss"]]}
-        for part in ["amortisation", *PARTS, *SUPPORT]:
-            if line[f"{part}_part"] is not None and np.isfinite(line[f"{part}_low"]):
-                half = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
-                line[f"{part}_part_half"] = half
-        # The best dictionary's own part is zero by definition.
-        if line["best"] == line["dictionary"]:
-            line["dictionary_part"] = None
-        splits.append(line)
     scored = sorted(rows, key=lambda row: (row["dead"], row["level"], row["kl"]))
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
     losses = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
@@ -181,7 +157,7 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
     clean = sum(first["ce_clean"]) / sum(first["tokens"])
     shown = [
-        table(losses, SPLIT, splits),
+        table_of(splits(rows, SUMS), losses),
         table(f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored),
     ]
     return [each for each in shown if each.lines]
@@ -189,7 +165,8 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
 
 def main(options: DownstreamOptions) -> None:
     rows = measure(options)
-    print(*tables_of(rows), sep="\n\n")
+    said = [f"{sentence(line)}." for line in splits(rows, ["kl"])]
+    print(*tables_of(rows), *said, sep="\n\n")
 
 
 if __name__ == "__main__":

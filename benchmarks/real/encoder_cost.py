@@ -35,14 +35,14 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
-from benchmarks.report.table import Table, table
 from sae_gap import figures
+from sae_gap.analysis import tables
+from sae_gap.analysis.tables import Table, table
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.refined import AtWeight, Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
-from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.measure.methods import check_codes, finite, methods_of, refit, study_of
 from sae_gap.metrics import nats

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import pages
-from benchmarks.report.table import PROVED, table
 from sae_gap import figures, measure
-from sae_gap.figures import tables
-from sae_gap.measure.comparison import FEW_DOCUMENTS
-from sae_gap.measure.summary import BEST, at
+from sae_gap.analysis.comparison import FEW_DOCUMENTS
+from sae_gap.analysis.parts import BEST
+from sae_gap.analysis.summarise import at
+from sae_gap.analysis.tables import table
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row, grouped
 
@@ -16,7 +16,7 @@ ABOUT = f"""
 The encoder's codes are compared with the best codes on the very same dictionary, and the dictionary
 with others of the same width. All figures are of the same rows, of documents that controls did not
 learn from. Intervals are of 95 %, over documents or, where none are named, over runs of rows, as
-long as the correlation of neighbours asks for. {PROVED}
+long as the correlation of neighbours asks for. {pages.PROVED}
 
 An encoder loses variance in two parts: in values, what least squares on its own supports gains, and
 in support, what the best codes gain beyond that. The best codes are least squares on the supports
@@ -109,8 +109,6 @@ def write(
     joined: dict[str, Row] = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
-    tables.write_table(folder, "summary.csv", [*joined.values()])
-    tables.write_table(folder, "codes.csv", rows)
     verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
     dead = {each.dictionary for each in verdicts if each.dead}
     encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]
@@ -154,7 +152,7 @@ def write(
     on = f"{samples:,} rows of {documents} {'held-out ' * held}{unit}"
     counted = f"{on} are scored"
     for each in verdicts:
-        sentences = str(each).splitlines()
+        sentences = [*str(each).splitlines(), *filter(None, [each.shares])]
         said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
         line = next(line for line in lines if line["dictionary"] == each.dictionary)
         card = pages.model_card(name=each.dictionary, line=line, sentences=sentences, scored=on)
@@ -170,12 +168,13 @@ def write(
         ABOUT.strip(),
         command,
         "\n\n".join(said),
-        pages.saved(folder, drawn.items()),
+        (),
         rest,
-        {**notes, "scored": counted} | pages.provenance(rows[-1]),
+        {**notes, "scored": counted},
         answers,
     )
-    pages.write(folder, page)
+    files = {"summary": [*joined.values()], "codes": rows}
+    pages.publish(folder, page, rows[-1], drawn.items(), files)
     # A reader of several begins with how they stand, and finds all else on the page.
     printed = ranked[: len(lines) > 1]
     if not several:

@@ -36,12 +36,12 @@ from jaxtyping import Float
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OfRecording, learners_of
-from benchmarks.report.table import Table, table
 from sae_gap import figures, probing
+from sae_gap.analysis import tables
+from sae_gap.analysis.tables import Table, table
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.linear import Linear
-from sae_gap.figures import tables
 from sae_gap.learners.baselines import Raw
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded

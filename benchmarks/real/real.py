@@ -15,7 +15,6 @@ was stopped goes on with the same command.
 """
 
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -28,12 +27,11 @@ from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
 from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
-from benchmarks.report.table import PROVED
 from sae_gap import figures, probing
-from sae_gap.figures.tables import Lines
+from sae_gap.analysis.comparison import over_documents
+from sae_gap.analysis.parts import SUMS, best_at, compared, sentence, splits
+from sae_gap.analysis.tables import Lines
 from sae_gap.lm.recording import DTYPES
-from sae_gap.measure.comparison import compare
-from sae_gap.measure.losses import best_at, over_documents, split_lines
 from sae_gap.runtime import devices
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
@@ -78,7 +76,7 @@ gains; support, what the best codes on its own dictionary gain; dictionary, what
 at hand gains. The support part is a sum: selection, what a pursuit among the latents that the
 encoder proposes gains, and screening, what the best codes gain beyond that. The best codes are
 those of the certified lasso or of a pursuit, refitted on their supports, or of a pursuit that
-weighs an error by the nats it costs. {PROVED} Outlier tokens
+weighs an error by the nats it costs. {pages.PROVED} Outlier tokens
 keep their activation and are left out of averages. Intervals of 95 % are over documents, or over
 pairs of concepts.
 
@@ -204,27 +202,27 @@ def write(
     notes: Mapping[str, str],
 ) -> str:
     """Writes the page, and returns its three sentences."""
-    splits = split_lines(patched)
-    best = best_sae(splits, sparsity)
+    lines = splits(patched, SUMS)
+    best = best_sae(lines, sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
         raise ValueError(f"{fault}; train other methods, or wider or longer.")
-    sentences = [encoder_share(patched, best), best_dictionary(patched, sparsity)]
+    sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
     few = best["dictionary"], best["best"]
     drawn = {
-        "parts": figures.loss_parts(splits),
+        "parts": figures.loss_parts(lines),
         "curve": figures.fvu_curve([row for row in patched if _told(row, few)]),
     }
     shown = downstream.tables_of(patched)
     if probed:
-        lines = probing.overall(probed, best["dictionary"])
-        sentences.append(probing_change(lines, best, sparsity))
-        told = [line for line in lines if line["codes"] in ("own", "activations")]
-        told += [line for line in lines if line["codes"] == "lasso_refit" and _told(line, few)]
+        probes = probing.overall(probed, best["dictionary"])
+        sentences.append(probing_change(probes, best, sparsity))
+        told = [line for line in probes if line["codes"] in ("own", "activations")]
+        told += [line for line in probes if line["codes"] == "lasso_refit" and _told(line, few)]
         drawn["pairs_drop"] = figures.ood_drop(told)
         alike = [row for row in patched if row["codes"] == "own" or row["level"] == sparsity]
-        drawn["features_and_nats"] = figures.features_and_nats(lines, alike, PROBE)
-        shown.append(probe_real.table_of(lines, best["dictionary"]))
+        drawn["features_and_nats"] = figures.features_and_nats(probes, alike, PROBE)
+        shown.append(probe_real.table_of(probes, best["dictionary"]))
     else:
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
     finding = "\n\n".join(sentences)
@@ -234,11 +232,11 @@ def write(
         ABOUT.strip(),
         command,
         finding,
-        pages.saved(folder, drawn.items()),
+        (),
         shown,
-        dict(notes) | pages.provenance(patched[-1]),
+        notes,
     )
-    pages.write(folder, page)
+    pages.publish(folder, page, patched[-1], drawn.items())
     return finding
 
 
@@ -250,37 +248,12 @@ def best_sae(splits: Lines, sparsity: float) -> Row | None:
     return min(alike or divergences, key=lambda line: line["total"], default=None)
 
 
-def encoder_share(rows: Lines, best: Row) -> str:
-    """Says which share of the lost nats is the encoder's, for the SAE that loses least."""
-    mine = [row for row in rows if row["dictionary"] == best["dictionary"]]
-    sums = {row["codes"]: row["kl_sums"] for row in mine if row["level"] == best["level"]}
-    own, refitted = sums["own"], sums[best["own_best_codes"]]
-    # As a share of the encoder's own loss on the same documents.
-    share = compare(refitted, own, own)
-    percent, low, high = (f"{100 * value:.0f}" for value in (share.more, share.low, share.high))
-    interval = f"{low} to {high}, " if math.isfinite(share.low) else ""
-    lost = f"Of the {best['total']:.3f} nats of KL that {best['dictionary']} loses at L0"
-
-    def per_cent(part: str) -> str:
-        return f"{100 * best[f'{part}_part'] / best['total']:.0f} %"
-
-    parts = f"{percent} % ({interval}{over_documents(rows[0])}) are its encoder's"
-    parts += f" ({per_cent('values')} in values and {per_cent('support')} in support"
-    if best["selection_part"] is not None:
-        parts += f": {per_cent('selection')} in selection and {per_cent('screening')} in screening"
-    parts += ")"
-    if best["best"] != best["dictionary"]:
-        parts += f", {per_cent('dictionary')} its dictionary's compared with {best['best']}"
-    rest = 100 * best["rest"] / best["total"]
-    return f"{lost} {best['l0']:.0f}, {parts}, and {rest:.0f} % no dictionary here saves."
-
-
 def best_dictionary(rows: Lines, sparsity: int) -> str:
     """Says which dictionary loses least at the L0 of training, and by how much."""
     names = dict.fromkeys(row["dictionary"] for row in rows)
     refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
     best, second, *_ = sorted(refitted, key=lambda row: row["kl"])
-    less = compare(best["kl_sums"], second["kl_sums"], rows[0]["tokens"])
+    less = compared([best], [second], "kl")
     interval = f"{less.low:.3f} to {less.high:.3f}, {over_documents(rows[0])}"
     lost = f"{best['kl']:.3f} nats of KL, {less.more:.3f} ({interval}) less"
     of = f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']}"

@@ -37,10 +37,10 @@ from benchmarks import cli
 from benchmarks.options import Distributed, Fitted, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
+from sae_gap.analysis import tables
 from sae_gap.core.types import Model, Transcoder
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.figures import tables
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.lm.recording import origin_of

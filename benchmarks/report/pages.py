@@ -2,7 +2,7 @@
 for the report of all.
 
 A text has paragraphs and lists; `words in backticks` are code, and everything else is literal.
-Nothing here needs JAX, and only `saved` needs matplotlib.
+Nothing here needs JAX, and only `publish` needs matplotlib.
 """
 
 import base64
@@ -13,20 +13,26 @@ import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
 import markdown_it
 import markupsafe
 
-from benchmarks.report.table import Table as Table
-from benchmarks.report.table import heading
 from sae_gap import figures
-from sae_gap.figures import tables
+from sae_gap.analysis import tables
+from sae_gap.analysis.tables import Lines, Table, heading
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import version
 
 FILE = "page.json"
+# What the suite proves, for every page.
+PROVED = (
+    "A duality gap proves the optimum of the penalised objective, the lasso; a k-sparse optimum is "
+    "not proved, since least squares on the lasso's supports and matching pursuit carry no "
+    "certificate."
+)
 
 # In the order of the page.
 _MADE_BY = ("date", "revision", "machine", "device", "precision")
@@ -81,16 +87,32 @@ class Entry(NamedTuple):
     place: str = ""
 
 
-def saved(folder: Folder, drawn: Iterable[tuple[str, Any]]) -> list[Figure]:
-    """Writes figures to the folder of their page, and returns them with the names of their files;
-    None is skipped.
+def publish(
+    folder: Folder,
+    page: Page,
+    row: Mapping[str, Any],
+    drawn: Iterable[tuple[str, Any]],
+    files: Mapping[str, Lines] = MappingProxyType({}),
+) -> None:
+    """Writes a page with all that belongs to it.
+
+    Args:
+      folder: the folder of the page.
+      page: the page without its figures.
+      row: a row, of whose provenance the page makes notes.
+      drawn: figures by their stems; None is skipped.
+      files: lines of CSV files by their stems; without lines there is none.
     """
+    for name, lines in files.items():
+        if lines:
+            tables.write_table(folder, f"{name}.csv", lines)
     shown = []
     for stem, figure in drawn:
         if figure is not None:
             file, _ = figures.save(figure, folder, stem)
             shown.append(Figure(file, figure.get_label()))
-    return shown
+    notes = {**page.notes, **provenance(row)}
+    write(folder, dataclasses.replace(page, figures=shown, notes=notes))
 
 
 def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:

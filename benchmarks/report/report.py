@@ -15,7 +15,8 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import Results
-from benchmarks.report import pages, published
+from benchmarks.report import pages
+from sae_gap.analysis import published
 from sae_gap.storage.folder import Folder
 
 _COMPARED = "published.csv"

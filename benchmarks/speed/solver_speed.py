@@ -32,7 +32,7 @@ from benchmarks.options import Results, option
 from benchmarks.speed import problems
 from benchmarks.speed.coders import CODERS, JITTED, OURS, Run, codes_of
 from benchmarks.speed.problems import Cell
-from sae_gap.figures import tables
+from sae_gap.analysis import tables
 from sae_gap.runtime import devices
 from sae_gap.storage import results
 from sae_gap.storage.results import Row

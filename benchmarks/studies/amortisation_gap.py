@@ -26,8 +26,9 @@ BENCH = Bench(
     __doc__,
     _methods,
     PRESETS,
-    figures=drawings.stairs()
+    figures={"decomposition": drawings.parts()}
     | drawings.plain("matched_cosines", CELL)
     | drawings.plain("recovery", CELL),
     parts=True,
+    note="; the SAEs have the paper's untuned options",
 )

@@ -81,7 +81,7 @@ BENCH = Bench(
         ),
     },
     figures={
-        f"shares_{score}": drawings.Drawing("loss_shares", {"metric": score})
+        f"shares_{score}": drawings.parts(score, "encoder_shares", ())
         for score in ("mcc_ood", "mcc_id", "support_f1_ood")
     },
     tables={},

@@ -29,7 +29,7 @@ BENCH = Bench(
     __doc__,
     _methods,
     PRESETS_BY_LATENTS,
-    figures=drawings.stairs() | drawings.inference_along(style="inference"),
+    figures={"decomposition": drawings.parts()} | drawings.inference_along(style="inference"),
     parts=True,
     slow=("softplus_adam",),
 )

@@ -33,7 +33,7 @@ BENCH = Bench(
     __doc__,
     _methods,
     PRESETS_BY_LATENTS,
-    figures=drawings.stairs("support_f1_ood")
+    figures={"decomposition": drawings.parts("support_f1_ood")}
     | drawings.inference_along("support_f1_ood", style="inference"),
     tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
     parts=True,

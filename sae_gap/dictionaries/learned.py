@@ -18,6 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
+from sae_gap.analysis import tables
+from sae_gap.analysis.comparison import Comparison
+from sae_gap.analysis.summarise import curve_lines
+from sae_gap.analysis.verdicts import compare_dictionaries
 from sae_gap.core.checks import check_choice, check_number, check_size
 from sae_gap.core.lasso_problem import relative_gap
 from sae_gap.core.matching import as_matrix
@@ -29,15 +33,11 @@ from sae_gap.dictionaries.rows import Rows, open_pair, screened
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
-from sae_gap.figures import tables
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure.comparison import Comparison
 from sae_gap.measure.methods import methods_of, study_of
 from sae_gap.measure.methods import refit as least_squares
 from sae_gap.measure.plan import Plan, run
-from sae_gap.measure.summary import curve_lines
-from sae_gap.measure.verdicts import compare_dictionaries
 from sae_gap.metrics.atom_statistics import agreement
 from sae_gap.runtime import progress
 from sae_gap.saes.exchange import has_form

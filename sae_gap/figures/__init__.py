@@ -20,10 +20,9 @@ _NAMES = {
     "curves": "curve recovery_by_level",
     "heat": "counting_bound heat_map recovery_by_samples",
     "probing": "features_and_nats ood_drop",
-    "sae_measurement": "coherence fvu_curve gap_parts loss_parts",
+    "parts": "encoder_shares gap_parts loss_parts",
+    "sae_measurement": "coherence fvu_curve",
     "scatter": "recovery",
-    "shares": "loss_shares",
-    "stairs": "decomposition",
     "style": "save",
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}

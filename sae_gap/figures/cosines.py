@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style, tables
+from sae_gap.analysis import tables
+from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
 
 _CLOSE = 0.9

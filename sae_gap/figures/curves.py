@@ -4,7 +4,8 @@ import math
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style, tables
+from sae_gap.analysis import tables
+from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
 
 # Groups of features, in drawing order.

@@ -1,6 +1,4 @@
-"""A user's SAE in three figures: its place beside the curves, the parts of its gap, and the
-coherence of its atoms.
-"""
+"""A user's SAE: its place beside the curves, and the coherence of its atoms."""
 
 import itertools
 import re
@@ -16,18 +14,6 @@ from sae_gap.storage.results import Row
 # SAEs take these in order, and then again from the first; controls and other lines have colours in
 # `sae_gap.figures.labels`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
-_PARTS = {
-    "scale_share": ("one scale of all codes", "#BDBDBD"),
-    "values_share": ("values on the encoder's support", "#56B4E9"),
-    "support_share": ("another support", "#0072B2"),
-}
-# Parts of a loss, as `STEPS` colours those of a score.
-_LOSS = {
-    "values_part": ("values", "#56B4E9"),
-    "support_part": ("support", "#0072B2"),
-    "dictionary_part": ("dictionary", "#E69F00"),
-    "rest": ("rest, with the best codes on the best dictionary at hand", "#BDBDBD"),
-}
 _DUPLICATE = 0.95
 _OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
@@ -91,7 +77,7 @@ def name_of(row: Row) -> str:
     return labels.label(row["dictionary"]) if is_control(row) else row["dictionary"]
 
 
-def _said(name: str) -> str:
+def trained_name(name: str) -> str:
     """Returns the name of what `train_real` trained as people say it, and others as they are."""
     kind, start, base = name.partition("_from_")
     trained, ending = re.fullmatch(r"(.*?)((?:_skip)?_transcoder)?", kind).groups("")  # type: ignore[union-attr]
@@ -102,82 +88,6 @@ def _said(name: str) -> str:
 def is_control(row: Row) -> bool:
     """True if the dictionary of a row is a control."""
     return row.get("family") == "control"
-
-
-@style.styled
-def gap_parts(lines: style.Rows) -> Figure | None:
-    """Draws the parts of each encoder's gap, in per cent of the optimum's objective.
-
-    Args:
-      lines: the result of `sae_gap.measure.gap_lines`; lines without an encoder are left out.
-
-    Returns:
-      The figure, or None if there is no encoder.
-    """
-    shown = [line for line in lines if line.get("relative_gap") is not None]
-    if not shown:
-        return None
-    figure = Figure(figsize=(style.WIDTH, 1.5 + 0.62 * len(shown)))
-    axes = figure.add_subplot()
-    left = np.zeros(len(shown))
-    for part, (_, colour) in _PARTS.items():
-        widths = np.array([max(0.0, 100 * line[part]) for line in shown])
-        bars = axes.barh(range(len(shown)), widths, 0.6, left, color=colour)
-        left += widths
-    for bar, line in zip(bars, shown, strict=True):
-        sizes = " + ".join(f"{100 * line[part]:.1f}" for part in _PARTS)
-        text = f" {100 * line['relative_gap']:.1f} % = {sizes}"
-        axes.annotate(text, (1, 0.5), xycoords=bar, va="center")
-    style.name_along(axes.yaxis, [line["dictionary"] for line in shown])
-    axes.invert_yaxis()
-    # Leave room for the words beside the longest bar.
-    axes.set_xlim(0, 1.75 * max(*left, 1e-6))
-    axes.set_xlabel("gap F(own codes) − F(best codes), % of F(best codes)")
-    handles = [style.swatch(*part) for part in _PARTS.values()]
-    more = f"{shown[0]['samples']:,} samples"
-    style.finish(figure, shown, handles, title="The gap of each encoder and its parts", more=more)
-    return figure
-
-
-@style.styled
-def loss_parts(splits: style.Lines) -> Figure | None:
-    """Draws the nats of KL that each SAE costs, stacked: values, support, dictionary and rest; a
-    whisker is the 95 % interval of its part.
-
-    Args:
-      splits: the result of `sae_gap.measure.losses.split_lines`.
-
-    Returns:
-      The figure, or None if no SAE was split.
-    """
-    shown = [line for line in splits if line["loss"] == "kl"]
-    shown.sort(key=lambda line: line["total"])
-    if not shown:
-        return None
-    figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(shown)))
-    axes = figure.add_subplot()
-    for place, line in enumerate(shown):
-        left = 0.0
-        for part, (_, colour) in _LOSS.items():
-            axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
-            name = part.removesuffix("_part")
-            ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
-            if np.isfinite(ends).all():
-                axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
-            left += max(0.0, line[part])
-        share = 100 * line["amortisation_part"] / line["total"]
-        words = f" {line['total']:.2f}, {share:.0f} % its encoder's"
-        axes.annotate(words, (left, place), va="center")
-    style.name_along(
-        axes.yaxis, [f"{_said(line['dictionary'])}, L0 {line['l0']:.0f}" for line in shown]
-    )
-    axes.invert_yaxis()
-    # Leave room for the words beside the longest bar.
-    axes.set_xlim(0, 1.4 * max(line["total"] for line in shown))
-    axes.set_xlabel("KL, nats a token")
-    handles = [style.swatch(*look) for look in _LOSS.values()]
-    style.finish(figure, shown, handles, title="The nats that each SAE costs, and where they go")
-    return figure
 
 
 def coherence(rows: style.Rows) -> Figure | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sae_gap import catalogue
-from sae_gap.measure import comparison
+from sae_gap.analysis import comparison
 from sae_gap.metrics.probes import SCORES
 from sae_gap.storage.results import Row
 

@@ -14,9 +14,9 @@ from benchmarks.harness import command, learners
 from benchmarks.harness import preset as presets
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import Preset, grid
-from benchmarks.report import published
 from benchmarks.studies import attribution
 from sae_gap import Setting
+from sae_gap.analysis import published
 from sae_gap.core.identity import describe
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder

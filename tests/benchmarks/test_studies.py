@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import studies
 from benchmarks.report import pages
+from sae_gap.analysis import tables
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.figures import tables
 from sae_gap.study import program
 from tests.conftest import FEW, SMALL, smoke_flags, succeed
 

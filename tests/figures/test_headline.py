@@ -4,9 +4,9 @@ covered.
 
 import numpy as np
 import pytest
+from sae_gap.figures.decompose import decompositions
 
 from sae_gap import figures
-from sae_gap.figures.decompose import decompositions
 
 from .samples import SCORES, assert_legible, bars, choose, make_rows, mean, words
 

@@ -11,6 +11,7 @@ import pytest
 
 import sae_gap
 from benchmarks.real.downstream import DownstreamOptions, put_back
+from sae_gap.analysis.parts import split_lines
 from sae_gap.core import normalise
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders.encoder import Affine
@@ -19,7 +20,6 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
 from sae_gap.measure import losses
-from sae_gap.measure.losses import split_lines
 from sae_gap.measure.methods import encoder_at, refit
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE

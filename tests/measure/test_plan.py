@@ -11,12 +11,12 @@ from scipy.optimize import lsq_linear
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap import Store, measure
+from sae_gap.analysis.summarise import at, by_dictionary
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.measure.methods import control
-from sae_gap.measure.summary import at, by_dictionary
 from sae_gap.saes.loaded_sae import SAE
 
 LAM = 0.25

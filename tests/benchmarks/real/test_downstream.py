@@ -13,11 +13,11 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import downstream, encoder_cost, inputs
+from sae_gap.analysis.verdicts import RIVAL
 from sae_gap.core.types import Coded
 from sae_gap.encoders import lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.lm.recording import record
-from sae_gap.measure.verdicts import RIVAL
 from sae_gap.study import scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed

@@ -10,10 +10,10 @@ import pytest
 
 import sae_gap
 from benchmarks.real import downstream, real, record
+from sae_gap.analysis.parts import split_lines
 from sae_gap.encoders import lasso
 from sae_gap.lm import recording
 from sae_gap.measure import losses
-from sae_gap.measure.losses import split_lines
 from sae_gap.probing import concepts
 from sae_gap.study import scoring
 from sae_gap.study.models import Models

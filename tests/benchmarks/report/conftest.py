@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from benchmarks.report import published
+from sae_gap.analysis import published
 
 
 @pytest.fixture(scope="package", autouse=True)

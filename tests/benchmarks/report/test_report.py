@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from benchmarks.report import pages, published
-from sae_gap.figures import tables
+from benchmarks.report import pages
+from sae_gap.analysis import published, tables
 from tests.conftest import succeed
 
 from .test_pages import write

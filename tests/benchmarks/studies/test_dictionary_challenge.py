@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.studies.dictionary_challenge import BENCH
 from sae_gap import Setting, Store, catalogue
-from sae_gap.figures import tables
+from sae_gap.analysis import tables
 from tests.conftest import FEW, lines_of, page_of, refused, succeed
 
 SAES = tuple(f"sae_{name}" for name in catalogue.saes())

@@ -7,7 +7,7 @@ import pathlib
 
 import pytest
 
-from benchmarks.report import published
+from sae_gap.analysis import published
 
 FILE = pathlib.Path(published.__file__).with_name("published.csv")
 SPLIT = [

@@ -1,14 +1,13 @@
 """Summaries of a measurement's rows, a line for each SAE, dictionary and control."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sae_gap import catalogue
+from sae_gap.analysis.parts import BEST, best
+from sae_gap.analysis.tables import Rows
 from sae_gap.storage.results import Row, grouped
 
-Rows = Iterable[Mapping[str, Any]]
-# The candidates for the best codes; whichever explain more count.
-BEST = ("lasso_refit", "screened")
 # Columns of the metric `gap_parts`.
 _GAP = (
     "gap scale relative_gap scale_share values_share support_share support_slack optimum_slack "
@@ -34,7 +33,8 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
     """
     there = [row for row in rows if row["codes"] in codes and "times" not in row]
     there = [row for row in there if row.get("level") != "lam"]
-    return min(there, key=lambda row: (row.get("level") != level, row["fvu"]), default=None)
+    there = [row for row in there if row.get("level") == level] or there
+    return (best(([row] for row in there), "fvu") or [None])[0]
 
 
 def gap_lines(rows: Rows) -> list[Row]:

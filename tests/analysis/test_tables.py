@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from sae_gap.figures import tables
+from sae_gap.analysis import tables
 
 from .samples import SETTING
 

@@ -7,8 +7,8 @@ import pytest
 import scipy.signal
 import scipy.stats
 
+from sae_gap.analysis.comparison import Comparison, compare, interval, parts
 from sae_gap.core.rows import runs
-from sae_gap.measure.comparison import Comparison, compare, interval, parts
 
 
 def coverage(documents: int, *, skewed: bool, draws: int = 10_000, seed: int = 0) -> float:

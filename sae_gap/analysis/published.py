@@ -8,8 +8,7 @@ import itertools
 import pathlib
 from typing import Any
 
-from benchmarks.report.table import Table
-from sae_gap.figures.tables import Lines
+from sae_gap.analysis.tables import Lines, Table
 from sae_gap.storage.results import CELL, Row
 
 # Columns in which a line must agree, if the published line has them.

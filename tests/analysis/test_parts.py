@@ -1,7 +1,6 @@
 """The parts of the distance to the oracle: paired within a cell, and summing to it."""
 
 import pytest
-
 from sae_gap.figures.decompose import decompositions
 
 from .samples import SETTING, row

@@ -23,16 +23,18 @@ fewer than `ROWS_AN_ATOM` rows for each latent.
 
 Two dictionaries are compared by their best codes at an equal mean L0. The best codes are least
 squares on the supports of the certified lasso, or a screened pursuit, whichever explain more. The
-intervals are those of `sae_gap.measure.comparison`, over documents; they take the lasso's weights
+intervals are those of `sae_gap.analysis.comparison`, over documents; they take the lasso's weights
 and the mean as fixed.
 """
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from sae_gap.measure.comparison import Comparison, compare, parts
-from sae_gap.measure.summary import BEST, Rows, at, by_dictionary
+from sae_gap.analysis import parts
+from sae_gap.analysis.comparison import Comparison
+from sae_gap.analysis.parts import BEST
+from sae_gap.analysis.summarise import at, by_dictionary
+from sae_gap.analysis.tables import Rows
 from sae_gap.storage.results import Row
 
 # The control that judges a dictionary.
@@ -43,7 +45,12 @@ ROWS_AN_ATOM = 20
 _ALIKE = 0.02
 # Parts that a network's prediction bounds.
 _BOUNDS = {"amortisation": "at least", "unreached": "at most"}
-_BEST = {"lasso_refit": "the lasso, refitted", "screened": "a screened pursuit"}
+_BEST = {
+    "lasso_refit": "the lasso, refitted",
+    "omp": "orthogonal matching pursuit",
+    "screened": "a screened pursuit",
+    "weighted": "a pursuit by nats",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +68,8 @@ class Verdict:
         "screening", or "amortisation" and "unreached"; and how much less the "dictionary" explains
         than the learned one. Empty if nothing is judged.
       unsure: why a network that predicts a transcoder's target parts no loss.
+      shares: the sentence on what it loses at its own L0, and by what; the dictionary's share is
+        named where the learned one was measured at that L0.
     """
 
     dictionary: str
@@ -71,6 +80,7 @@ class Verdict:
     rival: Row | None
     losses: Mapping[str, Comparison]
     unsure: str = ""
+    shares: str = ""
 
     @property
     def dead(self) -> bool:
@@ -186,9 +196,11 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         unsure = ""
         common = at(found, BEST, "common")
         dead = own is not None and own["dead"]
-        pairs: dict[str, tuple[Any, Any]] = {}
+        losses: dict[str, Comparison] = {}
         if own is not None and not dead:
-            pairs = {"encoder": (best, own)} | parts(own, again, proposed, best)
+            codes = [row and [row] for row in (own, again, best, proposed)]
+            losses = parts.split(*codes, "fvu")
+            losses = {"encoder": losses.pop("amortisation")} | losses
             if predicted is not None:
                 few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
                 if few:
@@ -196,18 +208,23 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                 elif predicted["fvu"] > own["fvu"]:
                     unsure = "its codes are worse than the encoder's"
                 else:
-                    pairs |= {"amortisation": (predicted, own), "unreached": (best, predicted)}
+                    losses["amortisation"] = compare_rows(predicted, own)
+                    losses["unreached"] = compare_rows(best, predicted)
         if rival is not None and not dead and "skip" not in common:
-            pairs["dictionary"] = rival, common
-        losses = {part: compare_rows(*pair) for part, pair in pairs.items()}
+            losses["dictionary"] = compare_rows(rival, common)
+        shares = ""
+        if own is not None and not dead:
+            here = "dictionary" in losses and common is best and not losses["dictionary"].reason
+            line = parts.line_of(*codes, [rival] if here else None, "fvu")
+            shares = f"Parts: {parts.sentence(line)}"
         said = None if suspicions is None else suspicions.get(name)
-        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure))
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, shares))
     return verdicts
 
 
 def compare_rows(one: Row, other: Row) -> Comparison:
     """Compares what the codes of two rows explain of the same samples."""
-    return compare(one["errors"], other["errors"], one["variance"], (one["l0"], other["l0"]))
+    return parts.compared([one], [other])
 
 
 def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:

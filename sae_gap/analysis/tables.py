@@ -1,6 +1,4 @@
-"""Tables of rows: means and deviations over seeds, as CSV files and for a terminal. Nothing here
-needs JAX.
-"""
+"""Tables of rows: means and deviations over seeds, as CSV files, for a page and for a terminal."""
 
 import csv
 import io
@@ -8,12 +6,12 @@ import math
 import os
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, SIZES, Row, grouped
 
-Rows: TypeAlias = Iterable[Row]
+Rows: TypeAlias = Iterable[Mapping[str, Any]]
 Lines: TypeAlias = Sequence[Row]
 # These columns, and those that vary among its rows, identify a line of a summary.
 BY = ("method", *CELL)
@@ -30,6 +28,18 @@ _FIRST = (
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
+# Words of column names, as written in headings.
+_TERMS = {
+    "ood": "OOD",
+    "id": "ID",
+    "l0": "L0",
+    "fvu": "FVU",
+    "lam": "λ",
+    "kl": "KL",
+    "ce": "CE",
+    "auc": "AUC",
+    "level": "asked L0",
+}
 
 
 def summarise(
@@ -246,3 +256,41 @@ def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> 
     return "\n\n".join(
         "\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
     )
+
+
+class Table(NamedTuple):
+    """Lines of a summary.
+
+    Attributes:
+      title: title of the lines.
+      columns: the headings of metrics and of columns of the lines, in order.
+      lines: lines of `tables.summarise`; without any, only the title is shown.
+    """
+
+    title: str
+    columns: Mapping[str, str]
+    lines: Lines
+
+    def __str__(self) -> str:
+        """The table for a terminal."""
+        if not self.lines:
+            return self.title
+        return f"{self.title}\n{format_table(self.lines, self.columns)}"
+
+
+def heading(name: str) -> str:
+    """The name of a column, as written in headings."""
+    return " ".join(_TERMS.get(word, word) for word in name.split("_")).replace("delta CE", "ΔCE")
+
+
+def table(title: str, names: str, lines: Lines) -> Table:
+    """A table of the named columns that some line has; columns of non-integers are written as
+    means, with their `<name>_half` as deviation.
+    """
+    kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
+    real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
+    headings = {name: heading(name) for name in kept}
+    keys = {name: f"{name}_mean" if name in real else name for name in kept}
+    keys |= {f"{name}_half": f"{name}_sd" for name in real}
+    shown = [{key: line.get(name) for name, key in keys.items()} for line in lines]
+    return Table(title, headings, shown)

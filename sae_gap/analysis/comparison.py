@@ -21,6 +21,7 @@ References:
   methods for cluster-robust inference".
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,11 +139,13 @@ def interval(
     return mean - half, mean + half
 
 
-def parts(own: Any, refit: Any, proposed: Any, best: Any) -> dict[str, tuple[Any, Any]]:
-    """The (better, worse) codes for each part of an encoder's loss: "values" and "support"; and
-    unless `proposed` is None, "selection" and "screening", whose sum is the support part.
-    """
-    pairs = {"values": (refit, own), "support": (best, refit)}
-    if proposed is not None:
-        pairs |= {"selection": (proposed, refit), "screening": (best, proposed)}
-    return pairs
+def over(count: int, unit: str) -> str:
+    """Says how many documents or seeds an interval covers; few hardly show how others differ."""
+    if count == 1:
+        return f"of a single {unit}, so no interval"
+    return f"over {'only ' if count < FEW_DOCUMENTS else ''}{count} {unit}s"
+
+
+def over_documents(row: Mapping[str, Any]) -> str:
+    """Says over how many documents the intervals of a row are."""
+    return over(int(np.count_nonzero(row["tokens"])), "document")

@@ -1,0 +1,3 @@
+"""What rows of results say: means over seeds, the parts of a loss, verdicts, tables, and the
+published numbers beside ours. Nothing here needs JAX or matplotlib.
+"""

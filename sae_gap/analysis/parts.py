@@ -1,0 +1,275 @@
+"""Splits the loss of an SAE's codes into parts, from rows alone.
+
+With L(·) the mean loss of codes over the same documents or seeds,
+
+  values part      L(own) - L(kept)
+  support part     L(kept) - L(best), where known the sum of
+    selection part   L(kept) - L(proposed): the latent was proposed, and not taken
+    screening part   L(proposed) - L(best): it was not proposed
+  dictionary part  L(best) - L(reference)
+  rest             L(reference)
+
+sum to L(own); values and support part together are the amortisation part. `kept` are the best codes
+that keep the support of the encoder's own, those included, `best` the best ones on its dictionary,
+and `reference` the best ones on the true dictionary where it is known, else on the best at hand.
+
+The best codes are those of the least mean loss over the very same rows, for each loss by itself. On
+drawn data all codes take part, the own ones too; on activations those of `BEST`, at one mean L0. A
+score is a loss of opposite sign, 1 - S. Better codes may exist. A weighted pursuit also changes the
+norm, so that the screening part may be negative. A dead encoder's loss is not split. All 95 %
+intervals, over documents or seeds, are those of `sae_gap.analysis.comparison`.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from sae_gap.analysis.comparison import Comparison, compare, over
+from sae_gap.analysis.tables import Lines, Rows, Table, is_finite, table
+from sae_gap.storage.results import SIZES, Row, grouped
+
+# The rows of some codes: one for each seed, or one with sums by document.
+Codes: TypeAlias = Sequence[Mapping[str, Any]]
+
+# The losses with sums by document, and the columns of these and of their divisors. Any other name
+# is a score, 1 at best, of one seed.
+SUMS = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
+PARTS = ("values", "support", "dictionary")
+# The parts of the support part, where they are known.
+SUPPORT = ("selection", "screening")
+# Candidates for the best codes at a mean L0.
+BEST = ("lasso_refit", "omp", "screened", "weighted")
+# Codes that keep the support of the own ones.
+KEPT = ("own_refit", "support", "least_squares")
+# Snap an L0 within 1 % of a requested or whole one to it, so that SAEs of similar L0 share the
+# measurements of the best dictionary.
+ALIKE = 0.01
+# Scores are compared only within one of these, documents within a level.
+_CELL = ("study", "protocol", "data", "stream", *SIZES)
+# Columns that tell codes on one dictionary apart.
+_CODES = ("method", "codes", "inference", "lam", "start", "iterations", "screens")
+# Columns of a split that come from the row of the own codes.
+_ABOUT = ("method", "dictionary", *SIZES, "stream", "world", "seed", "step", "level", "l0")
+_NAMES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
+_COLUMNS = (
+    "loss l0 total amortisation_part values_part support_part selection_part screening_part "
+    "dictionary_part rest best own_best_codes"
+)
+
+
+def placed(l0: float, asked: Sequence[float]) -> Row:
+    """The requested L0 closest by ratio to the encoder's, and the L0 used to split its loss."""
+    near = min(asked, key=lambda each: max(each, l0) / min(each, l0)) if l0 else asked[0]
+    taken = next((each for each in (near, round(l0)) if abs(l0 - each) <= ALIKE * each), l0)
+    return {"near": near, "level": taken}
+
+
+def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
+    """The codes of the least mean loss over their rows; None if there are none."""
+    sign = 1 if loss in SUMS else -1
+    means = ((sign * statistics.fmean(row[loss] for row in codes), codes) for codes in candidates)
+    return min(means, key=lambda pair: pair[0], default=(0, None))[1]
+
+
+def best_at(
+    rows: Rows, level: float, dictionary: str | None = None, loss: str = "kl"
+) -> Mapping[str, Any] | None:
+    """The row of the best codes at an L0, on one dictionary or on all; None if there is none."""
+    found = best(
+        (
+            [row]
+            for row in rows
+            if row["codes"] in BEST
+            and row["level"] == level
+            and dictionary in (None, row["dictionary"])
+        ),
+        loss,
+    )
+    return found and found[0]
+
+
+def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
+    """How much less the first codes lose than the second, over documents or seeds."""
+    (one, unit), (other, _) = _losses(better, loss), _losses(worse, loss)
+    l0s = (better[0]["l0"], worse[0]["l0"]) if loss in SUMS else (1.0, 1.0)
+    return compare(one, other, unit, l0s)
+
+
+def split(
+    own: Codes, kept: Codes | None, best: Codes, proposed: Codes | None, loss: str
+) -> dict[str, Comparison]:
+    """The amortisation part of a loss and its parts, as far as these are known."""
+    pairs = {"amortisation": (best, own)}
+    if kept is not None:
+        pairs |= {"values": (kept, own), "support": (best, kept)}
+        if proposed is not None:
+            pairs |= {"selection": (proposed, kept), "screening": (best, proposed)}
+    return {part: compared(*pair, loss) for part, pair in pairs.items()}
+
+
+def line_of(
+    own: Codes,
+    kept: Codes | None,
+    best: Codes,
+    proposed: Codes | None,
+    reference: Codes | None,
+    loss: str,
+) -> Row:
+    """The line of one split, as `splits` has them."""
+    parts = split(own, kept, best, proposed, loss)
+    if reference is not None:
+        parts["dictionary"] = compared(reference, best, loss)
+    lost, unit = _losses(own, loss)
+    whole = parts["amortisation"].other
+    line: Row = {"loss": loss} | {name: own[0][name] for name in _ABOUT if name in own[0]}
+    line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
+    for part in ("amortisation", *PARTS, *SUPPORT):
+        found = parts.get(part)
+        ends = (None, None, None) if found is None else (found.more, found.low, found.high)
+        line |= dict(zip((f"{part}_part", f"{part}_low", f"{part}_high"), ends, strict=True))
+    last = best if reference is None else reference
+    line["rest"] = 1 - compared(last, own, loss).one
+    if loss in SUMS:
+        share = compare(_losses(best, loss)[0], lost, lost)
+        line |= {"share_low": share.low, "share_high": share.high}
+    line["best"] = last[0]["dictionary"]
+    codes = {"support_codes": kept, "own_best_codes": best, "best_codes": last}
+    return line | {name: found and _name(found[0]) for name, found in codes.items()}
+
+
+def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
+    """Splits the loss of each encoder.
+
+    Args:
+      rows: of results, a row for each dictionary, codes and seed or level. Codes are named by their
+        column `codes` or, of drawn data, `inference`; the true dictionary is "oracle".
+      losses: names: "kl", "ce" and "fvu" have sums by document; others are columns of scores.
+
+    Returns:
+      A line for each loss and each own codes that are not dead, if other codes were measured on
+      their dictionary: `loss`; the `level` and `l0` of the own codes, or their sizes; `units`, how
+      many documents or seeds there are; `total`, of cross entropy that above the clean model's; the
+      parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`, and
+      `amortisation_part`, `selection_part` and `screening_part`, None where they are not known; the
+      ends of the interval of each part, `<part>_low` and `<part>_high`, and with sums by document
+      of the encoder's share of the total, `share_low` and `share_high`; the `best` dictionary; and
+      the names of the best codes on the own support, dictionary and the best one, `support_codes`,
+      `own_best_codes` and `best_codes`.
+
+    Raises:
+      ValueError: codes of one place have two rows of one seed.
+    """
+    rows, lines = list(rows), []
+    for loss in losses:
+        known = [
+            row
+            for row in rows
+            if is_finite(row.get(loss))
+            and row.get("dictionary") is not None
+            and row.get("columns") in (None, "learned")
+        ]
+        by_document = loss in SUMS
+        for here in grouped(known, ("level",) if by_document else _CELL).values():
+            of = grouped(here, ("dictionary", "step"))
+            for group in of.values():
+                own = [row for row in group if _name(row) == "own" and not row.get("dead")]
+                above = here if by_document else of.get(("oracle", None), [])
+                for encoded in grouped(own, _CODES).values():
+                    lines += _line(encoded, group, above, loss)
+    return lines
+
+
+def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
+    """The line of some own codes among those of their dictionary; none if others are missing."""
+    seeds = [row.get("seed") for row in own]
+    mine, others = _on_seeds(group, seeds), _on_seeds(above, seeds)
+    keeping = [codes for codes in mine if _name(codes[0]) in KEPT]
+    proposed = next((codes for codes in mine if _name(codes[0]) == "proposed"), None)
+    further = [codes for codes in mine if codes[0] not in own and codes not in keeping]
+    if loss in SUMS:
+        mine = further = [codes for codes in further if _name(codes[0]) in BEST]
+        others = [codes for codes in others if _name(codes[0]) in BEST]
+    top = best(mine, loss) if further else None
+    reference = best(others, loss)
+    if top is None or reference is None:
+        return []
+    kept = best([own, *keeping], loss) if keeping else None
+    return [line_of(own, kept, top, proposed, reference, loss)]
+
+
+def shares(line: Row, *names: str) -> str:
+    """Says which shares of some parts of a loss are the encoder's, the dictionary's and the rest:
+    "x % encoder, y % dictionary, z % rest".
+    """
+    amounts = {"encoder": line["amortisation_part"], "dictionary": line["dictionary_part"]}
+    amounts["rest"] = line["rest"]
+    amounts = {name: amounts[name] for name in names or amounts if amounts[name] is not None}
+    whole = sum(amounts.values())
+    return ", ".join(f"{amount / whole:.0%} {name}" for name, amount in amounts.items()).replace(
+        "%", " %"
+    )
+
+
+def sentence(line: Row) -> str:
+    """Says of one SAE how much it loses, and by what."""
+    inner = [
+        f"{line[f'{part}_part'] / line['total']:.0%} {part}".replace("%", " %")
+        for part in ("values", "support", *SUPPORT)
+        if line[f"{part}_part"] is not None
+    ]
+    if np.isfinite(line["share_low"]):
+        ends = (f"{100 * line[f'share_{end}']:.0f}" for end in ("low", "high"))
+        inner.insert(0, f"{' to '.join(ends)}")
+    inner.append(over(line["units"], "document"))
+    of = {"kl": "nats of KL", "ce": "nats of cross entropy"}.get(line["loss"], "of the variance")
+    encoder, *others = shares(line).split(", ")
+    rest = ", ".join([f"{encoder} ({', '.join(inner)})", *others])
+    beside = f" beside {line['best']}" * (line["best"] != line["dictionary"])
+    name, lost = line["dictionary"], f"{line['total']:.3f} {of} at L0 {line['l0']:.0f}"
+    return f"{name} loses {lost}{beside}: {rest}"
+
+
+def table_of(lines: Lines, title: str, names: str = "dictionary") -> Table:
+    """The table of splits, each part with half its interval."""
+    shown = []
+    for line in lines:
+        line = line | {"loss": _NAMES.get(line["loss"], line["loss"])}
+        for part in ("amortisation", *PARTS, *SUPPORT):
+            low, high = (line[f"{part}_{end}"] for end in ("low", "high"))
+            if low is not None and np.isfinite(low):
+                line[f"{part}_part_half"] = (high - low) / 2
+        if line["best"] == line["dictionary"]:
+            # The best dictionary's own part is zero by definition.
+            line["dictionary_part"] = None
+        shown.append(line)
+    return table(title, f"{names} {_COLUMNS}", shown)
+
+
+def _name(row: Mapping[str, Any]) -> Any:
+    return row.get("codes") or row.get("inference")
+
+
+def _losses(codes: Codes, loss: str) -> tuple[np.ndarray, np.ndarray]:
+    """A loss of codes by document or seed, and what it is a share of."""
+    if loss not in SUMS:
+        return 1 - np.array([row[loss] for row in codes], float), np.ones(len(codes))
+    (row,), (column, unit) = codes, SUMS[loss]
+    clean = np.asarray(row["ce_clean"], float) if loss == "ce" else 0.0
+    return np.asarray(row[column], float) - clean, np.asarray(row[unit], float)
+
+
+def _on_seeds(rows: Codes, seeds: Sequence[Any]) -> list[Codes]:
+    """The rows of all codes that have these seeds, in their order."""
+    found = []
+    for group in grouped(rows, ("dictionary", *_CODES)).values():
+        by_seed = {row.get("seed"): row for row in group}
+        if len(by_seed) < len(group):
+            raise ValueError(
+                f"rows of {group[0].get('method')} hold a seed twice; choose the rows of one run, "
+                "with one value of whatever else they vary."
+            )
+        if by_seed.keys() >= {*seeds}:
+            found.append([by_seed[seed] for seed in seeds])
+    return found

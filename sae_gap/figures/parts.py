@@ -1,0 +1,175 @@
+"""The parts of a loss: stacked bars of an SAE each, and a table of shares along each size."""
+
+import collections
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from sae_gap.analysis.parts import SUMS, shares
+from sae_gap.figures import labels, style
+from sae_gap.figures.sae_measurement import trained_name
+from sae_gap.storage.results import CELL, Row
+
+# Values and support are the encoder's, in a lighter and a darker blue.
+PARTS = {
+    "scale_share": ("one scale of all codes", "#BDBDBD"),
+    "values_share": ("values on the encoder's support", "#56B4E9"),
+    "support_share": ("another support", "#0072B2"),
+    "values_part": ("values", "#56B4E9"),
+    "support_part": ("support", "#0072B2"),
+    "amortisation_part": ("values and support", "#0072B2"),
+    "dictionary_part": ("dictionary", "#E69F00"),
+    "rest": ("rest, with the best codes on the best dictionary", "#BDBDBD"),
+}
+
+
+@style.styled
+def stacked(
+    bars: Iterable[tuple[str, str, Mapping[str, Any]]], lines: style.Lines, xlabel: str, title: str
+) -> Figure:
+    """Draws a bar a line, the parts of `PARTS` that the line has one after another.
+
+    Args:
+      bars: the name of each bar, the words at its end, and its line: a negative part takes no room,
+        and a whisker is the 95 % interval, `<part>_low` to `<part>_high`.
+      lines: what the figure is of.
+      xlabel: label of the axis.
+      title: says what is drawn.
+    """
+    names, words, drawn = zip(*bars, strict=True)
+    figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(names)))
+    axes = figure.add_subplot()
+    longest, used = 1e-6, []
+    for place, line in enumerate(drawn):
+        left = 0.0
+        for part, (_, colour) in PARTS.items():
+            if line.get(part) is None:
+                continue
+            used.append(part)
+            axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
+            name = part.removesuffix("_part")
+            ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
+            if np.isfinite(ends).all():
+                axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
+            left += max(0.0, line[part])
+        axes.annotate(f" {words[place]}", (left, place), va="center")
+        longest = max(longest, left)
+    style.name_along(axes.yaxis, names)
+    axes.invert_yaxis()
+    # Leave room for the words beside the longest bar.
+    axes.set_xlim(0, 1.5 * longest)
+    axes.set_xlabel(xlabel)
+    handles = [style.swatch(*look) for part, look in PARTS.items() if part in used]
+    style.finish(figure, lines, handles, title=title)
+    return figure
+
+
+def gap_parts(lines: style.Rows) -> Figure | None:
+    """Draws the parts of each encoder's gap, in per cent of the optimum's objective.
+
+    Args:
+      lines: the result of `sae_gap.measure.gap_lines`; lines without an encoder are left out.
+
+    Returns:
+      The figure, or None if there is no encoder.
+    """
+    bars = []
+    for line in lines:
+        if line.get("relative_gap") is not None:
+            names = [name for name in PARTS if name.endswith("_share")]
+            parts = {name: 100 * line[name] for name in names}
+            sizes = " + ".join(f"{part:.1f}" for part in parts.values())
+            words = f"{100 * line['relative_gap']:.1f} % = {sizes}"
+            bars.append((line["dictionary"], words, parts))
+    if not bars:
+        return None
+    xlabel = "gap F(own codes) − F(best codes), % of F(best codes)"
+    return stacked(bars, [*lines], xlabel, "The gap of each encoder and its parts")
+
+
+def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
+    """Draws what each SAE loses, stacked: values, support, dictionary and rest.
+
+    Args:
+      lines: the result of `sae_gap.analysis.parts.splits`.
+      loss: which of them to draw.
+
+    Returns:
+      The figure, or None if no SAE was split.
+    """
+    shown = sorted((line for line in lines if line["loss"] == loss), key=lambda line: line["total"])
+    if not shown:
+        return None
+    real, bars = loss in SUMS, []
+    for line in shown:
+        # Of a score the distance to the oracle is what encoder and dictionary share.
+        share = shares(line, *(() if real else ("encoder", "dictionary"))).split(",")[0]
+        kept = {
+            part: line[part]
+            for part in line
+            if part != "amortisation_part" or line["values_part"] is None
+        }
+        name = labels.label(line["dictionary"])
+        if real:
+            name = f"{trained_name(line['dictionary'])}, L0 {line['l0']:.0f}"
+        bars.append((name, f"{line['total']:.2f}, {share}", kept))
+    units = {"kl": "KL, nats a token", "ce": "ΔCE, nats a token", "fvu": "FVU"}
+    xlabel = units.get(loss) or f"1 − {labels.metric_label(loss)}"
+    return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes")
+
+
+@style.styled
+def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
+    """Draws the share of each SAE's distance to the oracle that is its encoder's, as tables with
+    coloured cells: a row an SAE, and a table for each size that varies while the others keep their
+    most common value.
+
+    Args:
+      lines: the result of `sae_gap.analysis.parts.splits`.
+      loss: which of them to draw.
+
+    Returns:
+      The figure, or None if no size varies.
+    """
+    shown = [line for line in lines if line["loss"] == loss]
+    base = {
+        size: collections.Counter(line[size] for line in shown).most_common(1)[0][0]
+        for size in CELL
+        if shown
+    }
+    tables = {}
+    for size in base:
+        cells = [
+            line for line in shown if all(line[name] == base[name] for name in CELL if name != size)
+        ]
+        if len({line[size] for line in cells}) > 1:
+            tables[size] = cells
+    if not tables:
+        return None
+    names = sorted({line["dictionary"] for line in shown}, key=labels.rank)
+    figure = Figure(figsize=(style.WIDTH, 1.0 + len(tables) * (0.7 + 0.22 * len(names))))
+    drawn = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
+    for axes, (size, cells) in zip(drawn, tables.items(), strict=True):
+        sizes = sorted({line[size] for line in cells})
+        table = np.full((len(names), len(sizes)), np.nan)
+        for line in cells:
+            table[names.index(line["dictionary"]), sizes.index(line[size])] = _share(line)
+        axes.imshow(table, "PuOr_r", vmin=0, vmax=100, aspect="auto")
+        for (down, across), value in np.ndenumerate(table):
+            ink = "black" if 20 < value < 80 else "white"
+            text = f"{value:.0f}" if np.isfinite(value) else ""
+            axes.text(across, down, text, ha="center", va="center", fontsize=7, color=ink)
+        style.name_along(axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names])
+        style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
+        others = [labels.label(base[name], name) for name in CELL if name != size]
+        axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
+    title = f"The encoder's share of what each SAE lacks in {labels.metric_label(loss)}, %"
+    style.finish(figure, shown, title=title)
+    return figure
+
+
+def _share(line: Row) -> float:
+    parts = [max(0.0, line[f"{name}_part"]) for name in ("amortisation", "dictionary")]
+    return 100 * parts[0] / sum(parts) if any(parts) else float("nan")
