@@ -51,7 +51,7 @@ _CELL = ("study", "protocol", "data", "stream", *SIZES)
 # Columns that tell codes on one dictionary apart.
 _CODES = ("method", "codes", "inference", "lam", "start", "iterations", "screens")
 # Columns of a split that come from the row of the own codes.
-_ABOUT = ("method", "dictionary", *SIZES, "stream", "world", "seed", "step", "level", "l0")
+_ABOUT = ("method", "dictionary", *SIZES, "stream", "world", "step", "level", "l0")
 _NAMES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 _COLUMNS = (
     "loss l0 total amortisation_part values_part support_part selection_part screening_part "

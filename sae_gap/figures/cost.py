@@ -4,6 +4,7 @@ from matplotlib.figure import Figure
 
 from sae_gap.figures import labels, style
 from sae_gap.figures.lines import draw_lines
+from sae_gap.storage.results import Row
 
 # Looks by the name of codes, or by family and screens.
 _CODES = {
@@ -24,7 +25,8 @@ _COSTS = {
     "processor": "in processor time, one thread",
 }
 _CAPTION = (
-    "Along a line of screens there are more candidates for each atom. Pruned codes pursue twice as "
+    "A point of screens names them and the candidates of each for an atom, 2×4 for two screens of "
+    "four, one of FISTA its iterations. Pruned codes pursue twice as "
     "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
     "codes, matching and gradient pursuit have values by least squares"
 )
@@ -72,8 +74,8 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     dictionary and in processor time.
 
     Args:
-      rows: rows with `codes`, `family`, `screens`, `products`, `processor` and `kl`. Rows without
-        `products`, such as the certified lasso's, are drawn as levels.
+      rows: rows with `codes`, `family`, `screens`, `breadth`, `products`, `processor` and `kl`.
+        Rows without `products`, such as the certified lasso's, are drawn as levels.
 
     Returns:
       The figure, or None if no codes have a cost.
@@ -85,7 +87,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         by_name = is_named or row["codes"] in _CODES
         line = row["codes"] if by_name else f"{row['family']} {row['screens']}"
         if is_named or (line in _CODES and (row["products"] or row["family"] == "lasso")):
-            points.append({**row, "line": line})
+            points.append({**row, "line": line, "text": _text(row)})
     costly = [point for point in points if point["products"]]
     if not costly:
         return None
@@ -113,7 +115,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         panel="by",
         looks={"line": looks},
         of=points[:1],
-        title=f"KL of codes on {points[0]['dictionary']} by their cost",
+        title=f"Nats that codes on {points[0]['dictionary']} lose, by what finding them costs",
         more=f"L0 {least:.0f} to {most:.0f}",
         caption=_CAPTION,
     )
@@ -124,6 +126,13 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
         axes.set_xlim(min(0.5, *costs), 2 * max(costs))
     return figure
+
+
+def _text(row: Row) -> str:
+    """The name of a point."""
+    if row["screens"]:
+        return f"{row['screens']}×{row['breadth']}"
+    return str(row.get("iterations") or row["codes"].replace("_", " "))
 
 
 def recovery_by_seconds(rows: style.Rows) -> Figure | None:

@@ -5,8 +5,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from sae_gap.analysis.comparison import over
 from sae_gap.analysis.parts import SUMS, shares
 from sae_gap.figures import labels, style
 from sae_gap.figures.sae_measurement import trained_name
@@ -23,11 +25,19 @@ PARTS = {
     "dictionary_part": ("dictionary", "#E69F00"),
     "rest": ("rest, with the best codes on the best dictionary", "#BDBDBD"),
 }
+# From all the dictionary's to all the encoder's.
+_SHARES = LinearSegmentedColormap.from_list(
+    "shares", [PARTS["dictionary_part"][1], "white", PARTS["values_part"][1]]
+)
 
 
 @style.styled
 def stacked(
-    bars: Iterable[tuple[str, str, Mapping[str, Any]]], lines: style.Lines, xlabel: str, title: str
+    bars: Iterable[tuple[str, str, Mapping[str, Any]]],
+    lines: style.Lines,
+    xlabel: str,
+    title: str,
+    more: str = "",
 ) -> Figure:
     """Draws a bar a line, the parts of `PARTS` that the line has one after another.
 
@@ -37,6 +47,7 @@ def stacked(
       lines: what the figure is of.
       xlabel: label of the axis.
       title: says what is drawn.
+      more: further conditions.
     """
     names, words, drawn = zip(*bars, strict=True)
     figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(names)))
@@ -54,7 +65,8 @@ def stacked(
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
             left += max(0.0, line[part])
-        axes.annotate(f" {words[place]}", (left, place), va="center")
+        text = axes.annotate(f" {words[place]}", (left, place), va="center", zorder=4)
+        text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         longest = max(longest, left)
     style.name_along(axes.yaxis, names)
     axes.invert_yaxis()
@@ -62,7 +74,7 @@ def stacked(
     axes.set_xlim(0, 1.5 * longest)
     axes.set_xlabel(xlabel)
     handles = [style.swatch(*look) for part, look in PARTS.items() if part in used]
-    style.finish(figure, lines, handles, title=title)
+    style.finish(figure, lines, handles, title=title, more=more)
     return figure
 
 
@@ -117,7 +129,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
         bars.append((name, f"{line['total']:.2f}, {share}", kept))
     units = {"kl": "KL, nats a token", "ce": "ΔCE, nats a token", "fvu": "FVU"}
     xlabel = units.get(loss) or f"1 − {labels.metric_label(loss)}"
-    return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes")
+    more = f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
+    return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes", more)
 
 
 @style.styled
@@ -156,17 +169,16 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
         table = np.full((len(names), len(sizes)), np.nan)
         for line in cells:
             table[names.index(line["dictionary"]), sizes.index(line[size])] = _share(line)
-        axes.imshow(table, "PuOr_r", vmin=0, vmax=100, aspect="auto")
+        axes.imshow(table, _SHARES, vmin=0, vmax=100, aspect="auto")
         for (down, across), value in np.ndenumerate(table):
-            ink = "black" if 20 < value < 80 else "white"
             text = f"{value:.0f}" if np.isfinite(value) else ""
-            axes.text(across, down, text, ha="center", va="center", fontsize=7, color=ink)
+            axes.text(across, down, text, ha="center", va="center", fontsize=8)
         style.name_along(axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names])
         style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
         others = [labels.label(base[name], name) for name in CELL if name != size]
         axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
-    title = f"The encoder's share of what each SAE lacks in {labels.metric_label(loss)}, %"
-    style.finish(figure, shown, title=title)
+    title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
+    style.finish(figure, shown, title=title, more=f"means over {shown[0]['units']} seeds")
     return figure
 
 

@@ -8,9 +8,8 @@ import jax
 import numpy as np
 
 from sae_gap.core.codes import dense_chunks
-from sae_gap.core.lasso_problem import product
+from sae_gap.core.lasso_problem import objective
 from sae_gap.core.registry import Column
-from sae_gap.core.rows import squares
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.pursuit import OMP
@@ -51,22 +50,26 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     flops = encoder.flops(dim, width)
 
     def find():
-        best = inferred.infer(Lasso(lam, nonneg=nonneg)).codes
+        best = inferred.infer(Lasso(lam, nonneg=nonneg))
         pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
-        return _objective(inferred, best, lam), np.asarray(pursued) != 0
+        return np.asarray(best.objective, float)[counts].sum(), np.asarray(pursued) != 0
 
     optimum, full = inferred.once(f"cost at {lam}", find)
-    used, shared = 0, 0
+    atoms, norms = map(np.asarray, inferred.unit_dictionary)
+    target = np.asarray(inferred.task.id.signals - inferred.model.bias)
+    used, shared, reached = 0, 0, 0.0
     for rows, part in dense_chunks(codes):
         on = (part != 0) & counts[rows, None]
         used, shared = used + int(on.sum()), shared + int((on & full[rows]).sum())
+        values = objective(target[rows], atoms, part * norms, lam)
+        reached += float(np.asarray(values, float)[counts[rows]].sum())
     size = encoder.fitted * used / counts.sum()
     return {
         "products": None
         if flops is None
         else flops / (2 * dim * width) + size * (1 + size) / width,
         "seconds": inferred.inference.time(encoder, TIMED),
-        "objective_gap": _objective(inferred, codes, lam) / optimum - 1,
+        "objective_gap": reached / optimum - 1,
         "shared": shared / max(1, int(full[counts].sum())),
     }
 
@@ -97,15 +100,3 @@ def _processor(inferred: Inferred) -> dict[str, Any]:
             for each in (wanted, own)
         )
     return {"processor": mine / encoder}
-
-
-def _objective(inferred: Inferred, codes: Any, lam: float) -> float:
-    """The lasso's objective of codes on unit atoms, summed over the scored samples."""
-    atoms, norms = inferred.unit_dictionary
-    signals, total = np.asarray(inferred.task.id.signals) - np.asarray(inferred.model.bias), 0.0
-    for rows, part in dense_chunks(codes):
-        scaled = part * np.asarray(norms)
-        rest = signals[rows] - np.asarray(product(scaled, atoms.T))
-        values = squares(rest) / 2 + lam * abs(scaled).sum(axis=1, dtype=float)
-        total += float(values[inferred.counts[rows]].sum())
-    return total

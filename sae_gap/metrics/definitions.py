@@ -20,6 +20,11 @@ LIBRARIES = {
 }
 
 
+def spread(x: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
+    """`‖x - x̄‖²` of each row: the FVU divides the sum of squared errors by that of these."""
+    return squares(x - x.mean(axis=0, dtype=np.float64))
+
+
 def explained(
     x: Float[np.ndarray, "n input_dim"], guess: Float[np.ndarray, "n input_dim"]
 ) -> dict[str, float]:
@@ -39,7 +44,7 @@ def explained(
       `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
     """
     error = x - guess
-    rest, centred = squares(error), squares(x - x.mean(axis=0, dtype=np.float64))
+    rest, centred = squares(error), spread(x)
     power = squares(x).mean()
     with np.errstate(divide="ignore", invalid="ignore"):
         legacy = 1 - rest / centred
@@ -47,9 +52,7 @@ def explained(
         "fvu": float(rest.sum() / centred.sum()),
         "ev_saelens_legacy": float(legacy.mean()),
         "ev_saebench": float(1 - rest.mean() / (power - (power / x.shape[1]) ** 2)),
-        "ev_dictionary_learning": float(
-            1 - squares(error - error.mean(axis=0, dtype=np.float64)).sum() / centred.sum()
-        ),
+        "ev_dictionary_learning": float(1 - spread(error).sum() / centred.sum()),
     }
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.core.rows import squares
+from sae_gap.metrics.definitions import spread
 from sae_gap.metrics.metric import Inferred, Metric
 
 # Signals shorter than this have no shrinkage.
@@ -36,23 +37,19 @@ def explained(
       signal is longer than 1e-6.
     """
     every, atoms, offset = map(np.asarray, (signals, dictionary, bias))
-    mean = every.mean(axis=0, dtype=np.float64)
-    lost = square = varied = 0.0
-    ratios = []
+    parts = []
     for rows, part in dense_chunks(codes):
-        target, linear = every[rows], part @ atoms.T
-        # Subtract the offset first, and take variances about the mean: a large common part would
-        # lose both to rounding.
-        lost += float(squares(target - offset - linear).sum())
-        square += float(squares(target).sum())
-        varied += float(squares(target - mean).sum())
-        long, length = np.sqrt(squares(target)), np.sqrt(squares(linear + offset))
-        ratios.append(length[long > _SHORTEST] / long[long > _SHORTEST])
-    shares = np.concatenate(ratios)
+        linear = part @ atoms.T
+        # Subtract the offset first: a large common part would lose the rest to rounding.
+        parts.append((every[rows] - offset - linear, np.sqrt(squares(linear + offset))))
+    error, drawn = map(np.concatenate, zip(*parts, strict=True))
+    lost, varied, lengths = squares(error).sum(), spread(every).sum(), np.sqrt(squares(every))
+    long = lengths > _SHORTEST
+    # Rounding gives a constant a tiny variance, which counts as none.
+    varies = varied > float(np.finfo(np.float32).eps) ** 2 * (lengths**2).sum()
     return {
-        # Rounding gives a constant a tiny variance, which counts as none.
-        "r2": 1 - lost / varied if varied > float(np.finfo(np.float32).eps) ** 2 * square else 0.0,
-        "shrinkage": float(shares.mean()) if len(shares) else 0.0,
+        "r2": float(1 - lost / varied) if varies else 0.0,
+        "shrinkage": float((drawn[long] / lengths[long]).mean()) if long.any() else 0.0,
     }
 
 

@@ -5,12 +5,11 @@ It is for activations of a network: for drawn data `explained` says the same.
 """
 
 import numpy as np
-from jaxtyping import Float
 
 from sae_gap.core.codes import dense_chunks
 from sae_gap.core.registry import Column
 from sae_gap.core.rows import squares
-from sae_gap.metrics.definitions import explained
+from sae_gap.metrics.definitions import explained, spread
 from sae_gap.metrics.metric import Inferred, Metric
 
 # Call a latent dead only if each had 20 chances to fire on average.
@@ -29,7 +28,8 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     """
     x, counts, guess = inferred.activations, inferred.counts, inferred.reconstruction
     errors = squares(x - guess)
-    spread = squares(x - _mean(x[counts]))
+    variance = np.zeros(len(x))
+    variance[counts] = spread(x[counts])
     used, fired = 0, np.zeros(inferred.codes["id"].shape[1], bool)
     for rows, codes in dense_chunks(inferred.codes["id"]):
         on = codes[counts[rows]] != 0
@@ -37,7 +37,7 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     samples, width = int(counts.sum()), len(fired)
     found: dict[str, float | list[float]] = {
         "errors": inferred.by_document(errors),
-        "variance": inferred.by_document(spread),
+        "variance": inferred.by_document(variance),
         "l0": used / samples,
         "fired": int(fired.sum()),
         "num_scored": samples,
@@ -47,15 +47,10 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     network = inferred.task.network
     every = np.ones_like(counts) if network is None else network.ordinary
     if (every > counts).any():
-        spread = squares(x[every] - _mean(x[every]))
-        found["fvu_outliers"] = float(errors[every].sum() / spread.sum())
+        found["fvu_outliers"] = float(errors[every].sum() / spread(x[every]).sum())
     own = inferred.learner is not None and inferred.encoder == inferred.learner.encode
     silent = used >= CHANCES * width and 2 * fired.sum() < width
     return found | {"dead": bool(own and (used < samples or silent))}
-
-
-def _mean(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " input_dim"]:
-    return rows.mean(axis=0, dtype=np.float64)
 
 
 METRIC = Metric(
