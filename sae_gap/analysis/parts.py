@@ -219,13 +219,11 @@ def sentence(line: Row) -> str:
         for part in ("values", "support", *SUPPORT)
         if line[f"{part}_part"] is not None
     ]
-    if np.isfinite(line["share_low"]):
-        ends = (f"{100 * line[f'share_{end}']:.0f}" for end in ("low", "high"))
-        inner.insert(0, f"{' to '.join(ends)}")
-    inner.append(over(line["units"], "document"))
+    ends = "{share_low:.0%} to {share_high:.0%} ".format_map(line).replace("%", "")
+    where = ends * bool(np.isfinite(line["share_low"])) + over(line["units"], "document")
     of = {"kl": "nats of KL", "ce": "nats of cross entropy"}.get(line["loss"], "of the variance")
     encoder, *others = shares(line).split(", ")
-    rest = ", ".join([f"{encoder} ({', '.join(inner)})", *others])
+    rest = ", ".join([f"{encoder} ({'; '.join([where, ', '.join(inner)])})", *others])
     beside = f" beside {line['best']}" * (line["best"] != line["dictionary"])
     name, lost = line["dictionary"], f"{line['total']:.3f} {of} at L0 {line['l0']:.0f}"
     return f"{name} loses {lost}{beside}: {rest}"

@@ -7,7 +7,7 @@ import pytest
 import scipy.signal
 import scipy.stats
 
-from sae_gap.analysis.comparison import Comparison, compare, interval, parts
+from sae_gap.analysis.comparison import Comparison, compare, interval
 from sae_gap.core.rows import runs
 
 
@@ -47,12 +47,6 @@ def test_the_interval_is_of_student_by_leaving_each_document_out():
     assert compare(own, own, far)[:4] == (found.other, found.other, 0, 0)
     # A document that weighs nothing changes nothing.
     assert compare(*([*each, 0] for each in (best, own, far)))[:4] == pytest.approx(found[:4])
-
-
-def test_parts_sum_to_the_loss():
-    lost = {name: better - worse for name, (better, worse) in parts(1, 3, 7, 15).items()}
-    assert lost == {"values": 2, "support": 12, "selection": 4, "screening": 8}
-    assert [*parts(1, 3, None, 15)] == ["values", "support"]
 
 
 def test_a_single_document_has_no_interval():

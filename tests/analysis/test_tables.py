@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from sae_gap.analysis import tables
-
-from .samples import SETTING
+from tests.figures.samples import SETTING
 
 
 def row(method, seed, **values):

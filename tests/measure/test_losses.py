@@ -11,7 +11,7 @@ import pytest
 
 import sae_gap
 from benchmarks.real.downstream import DownstreamOptions, put_back
-from sae_gap.analysis.parts import split_lines
+from sae_gap.analysis.parts import SUMS, splits
 from sae_gap.core import normalise
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders.encoder import Affine
@@ -19,7 +19,6 @@ from sae_gap.encoders.pursuit import OMP
 from sae_gap.encoders.topk import TopK
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
-from sae_gap.measure import losses
 from sae_gap.measure.methods import encoder_at, refit
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
@@ -113,16 +112,11 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     dead = [row for row in rows if row.get("dead")]
     assert {row["dictionary"] for row in dead} == {"dead"} and 0 < dead[0]["l0"] < 1
     # No sparse codes are as dense as some, and dead ones have no match.
-    lines = {(line["dictionary"], line["loss"]): line for line in split_lines(rows)}
+    lines = {(line["dictionary"], line["loss"]): line for line in splits(rows, SUMS)}
     assert set(lines) == {
         (name, loss) for name in ("values", "atoms") for loss in ("kl", "ce", "fvu")
     }
-    # Without the encoder's codes there is nothing to split.
-    assert split_lines(row for row in rows if row["codes"] != "own_refit") == []
     for (name, loss), line in lines.items():
-        parts = [line[f"{part}_part"] for part in losses.PARTS]
-        assert sum(parts) + line["rest"] == pytest.approx(line["total"])
-        assert sum(parts[:2]) == pytest.approx(line["amortisation_part"])
         (own,) = (
             row for row in scored.values() if (row["dictionary"], row["codes"]) == (name, "own")
         )
@@ -142,9 +136,8 @@ def test_parts_sum_to_the_loss_and_name_what_is_at_fault(patched, tmp_path, monk
     # A path that is named otherwise changes names alone, and nothing is measured again.
     monkeypatch.setattr(scoring, "Inference", None)
     renamed = [dataclasses.replace(sae, name=f"a/{sae.name}") for sae in candidates]
-    for line, other in zip(
-        split_lines(rows), split_lines(run(patched, tmp_path, *renamed)), strict=True
-    ):
+    again = splits(run(patched, tmp_path, *renamed), SUMS)
+    for line, other in zip(splits(rows, SUMS), again, strict=True):
         assert other == line | {name: f"a/{line[name]}" for name in ("dictionary", "best")}
 
 
@@ -162,12 +155,10 @@ def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patche
     rows = run(patched, tmp_path, *saes, l0=(2,), codes=chosen)
     measured = {row["dictionary"] for row in rows if row["codes"] == "proposed"}
     assert measured == set(weights) and not any("lam" in row for row in rows)
-    lines = {line["dictionary"]: line for line in split_lines(rows) if line["loss"] == "kl"}
+    lines = {line["dictionary"]: line for line in splits(rows, ["kl"])}
     assert lines["function"]["selection_part"] is lines["function"]["screening_high"] is None
     for name in weights:
         line = lines[name]
-        selection, screening = (line[f"{part}_part"] for part in losses.SUPPORT)
-        assert selection + screening == pytest.approx(line["support_part"])
         assert line["own_best_codes"] == line["best_codes"] == "screened"
     unlike, turned = (lines[name] for name in weights)
     assert unlike["selection_low"] > 10 * abs(unlike["screening_part"])
@@ -185,36 +176,6 @@ def test_codes_with_signs_are_not_screened(patched, tmp_path):
     found = [(row["dictionary"], row["codes"]) for row in rows]
     assert found == [("signed", "own"), ("signed", "lasso"), ("random", "lasso")]
     assert [row["nonneg"] for row in rows if "nonneg" in row] == []
-
-
-def test_the_best_codes_are_those_of_least_divergence_at_the_very_l0():
-    places = (
-        ("a", "omp", 4, 0.5, 0.1),
-        ("a", "lasso_refit", 4, 0.4, 0.2),
-        ("a", "own", 4, 0.1, 0),
-        ("b", "omp", 4, 0.3, 0.3),
-    )
-    places += (("b", "lasso_refit", 2, 0.2, 0), ("b", "lasso_refit", 8, 0.1, 0))
-    places += (("a", "screened", 4, 0.45, 0), ("a", "screened", 2, 0.1, 0.3))
-    places += (("a", "lasso_refit", 2, 0.15, 0.2), ("a", "proposed", 2, 0.05, 0.1))
-    places += (("a", "weighted", 8, 0.05, 0.2),)
-    rows = [
-        dict(zip(("dictionary", "codes", "level", "kl", "fvu"), place, strict=True))
-        for place in places
-    ]
-    assert losses.best_at(rows, 4) == rows[3] and losses.best_at(rows, 4, "a") == rows[1]
-    assert losses.best_at(rows, 3) is None and losses.best_at(rows, 2, "a") == rows[7]
-    assert losses.best_at(rows, 8) == rows[-1]
-
-
-@pytest.mark.parametrize(
-    ("l0", "near", "level"),
-    [(34, 64, 34), (16.1, 16, 16), (34.3, 64, 34), (33.7, 64, 34), (1.4, 16, 1.4), (0, 16, 0)],
-)
-def test_an_encoder_is_split_at_its_own_l0_and_beside_the_asked_one_of_nearest_ratio(
-    l0, near, level
-):
-    assert losses.placed(l0, (16, 64)) == {"near": near, "level": level}
 
 
 def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
@@ -261,15 +222,3 @@ def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, t
     rows = run(patched, tmp_path, *saes, l0=(1,), codes=("screened", "weighted"))
     found = [row["codes"] for row in rows]
     assert found == (["screened"] * 2 if kind else ["screened", "weighted"])
-
-
-@pytest.mark.parametrize(
-    ("tokens", "told"),
-    [
-        ([0, 5, 0], "of a single document, so no interval"),
-        ([1, 0, 2], "over only 2 documents"),
-        ([1] * losses.FEW_DOCUMENTS, f"over {losses.FEW_DOCUMENTS} documents"),
-    ],
-)
-def test_what_intervals_are_over(tokens, told):
-    assert losses.over_documents({"tokens": tokens}) == told
