@@ -18,11 +18,14 @@ NAMES = ("codes", "family", "screens", "products", "l0", "fvu", "kl")
 ROWS = [ABOUT | dict(zip(NAMES, values, strict=True)) for values in TABLE]
 # A pursuit's product takes longer than an encoder's.
 for row in ROWS:
+    row["breadth"] = 4 if row["codes"].endswith("4") else 2
     row["processor"] = (row["products"] or 9) ** 1.5
 
 
 def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
     figure = figures.loss_by_cost(ROWS)
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert {"2×4", "2×2", "own", "nearest atoms"} <= named
     assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
     for axes, cost in zip(figure.axes, ("products", "processor"), strict=True):
         drawn = {one.get_label(): one.lines[0].get_xydata().tolist() for one in axes.containers}

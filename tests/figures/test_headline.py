@@ -4,13 +4,13 @@ covered.
 
 import numpy as np
 import pytest
-from sae_gap.figures.decompose import decompositions
 
 from sae_gap import figures
+from sae_gap.analysis.parts import splits
 
-from .samples import SCORES, assert_legible, bars, choose, make_rows, mean, words
+from .samples import SCORES, assert_legible, choose, make_rows
 
-FIGURES = (figures.decomposition, figures.matched_cosines, figures.recovery)
+FIGURES = (figures.matched_cosines, figures.recovery)
 
 
 @pytest.mark.parametrize("draw", FIGURES, ids=lambda draw: draw.__name__)
@@ -20,79 +20,30 @@ def test_no_text_is_clipped_or_covers_another(draw):
     assert_legible(draw([row | {name: 0.2 + row[name] / 50 for name in scores} for row in rows]))
 
 
-def test_the_stairs_climb_from_the_encoder_to_the_oracle():
-    rows = make_rows()
-    # A dictionary that serves better than the true one.
-    rows = [row | {"mcc_ood": row["mcc_ood"] + 0.7 * (row["dictionary"] == "mp")} for row in rows]
-    figure = figures.decomposition(rows)
-    found = bars(figure.axes[0])
-    assert len(found) == 4 * len(SCORES)
-    oracle = mean(rows, dictionary="oracle")
-    for place, name in enumerate(SCORES):
-        own, support = (
-            mean(rows, dictionary=name, inference=inference) for inference in ("own", "support")
-        )
-        support = max(own, support)
-        starts = [mean(rows, dictionary=name, start=start) for start in ("cold", "warm")]
-        frozen = max(support, *starts)
-        steps = [(0, own), (own, support), (support, frozen), (frozen, oracle)]
-        np.testing.assert_allclose(found[4 * place : 4 * place + 4], steps, atol=1e-12)
-        differences = [f"{top - low:+z.2f}".replace("-", "−") for low, top in steps[1:]]
-        written = {f"{own:.2f}", *differences}
-        assert written <= set(words(figure))
-    hatched = [bool(patch.get_hatch()) for patch in figure.axes[0].patches]
-    assert hatched == [patch.get_height() <= -0.005 for patch in figure.axes[0].patches]
-    assert any(hatched)
-    assert {"values part", "support part", "dictionary part"} <= set(words(figure))
-    assert "hatched part is a step down" in figure.get_label()
-    assert "amortisation part" not in words(figure)
-    # Without the support there are two steps.
-    rows = make_rows(support=False)
-    found = bars(figures.decomposition(rows).axes[0])
-    own, *others = (mean(rows, dictionary="topk", start=start) for start in (None, "cold", "warm"))
-    frozen = max(others)
-    np.testing.assert_allclose(found[3:6], [(0, own), (own, frozen), (frozen, oracle)], atol=1e-12)
-
-
-def test_shares_stack_to_the_whole_distance_along_each_size():
+def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
     sizes = ({}, {"num_latents": 50}, {"num_samples": 1_000})
     rows = [row for size in sizes for row in make_rows(saes=("topk", "mp"), **size)]
-    rows = [
-        row
-        | {"dictionary": f"{row['dictionary']}".replace("mp", "tuned_mp")}
-        | ({"mcc_ood": 0.95} if row["num_samples"] == 1_000 and row["inference"] == "lasso" else {})
-        for row in rows
-    ]
-    figure = figures.loss_shares(rows)
+    lines = splits(rows, ["mcc_ood"])
+    figure = figures.encoder_shares(lines, "mcc_ood")
     latents, samples = figure.axes
-    assert "50, 100" in latents.get_title("left") and "1,000, 5,000" in samples.get_title("left")
-    for axes in figure.axes:
-        stacks = np.reshape(bars(axes), (4, 3, 2))
-        assert np.all(stacks[:, 1:, 0] == stacks[:, :-1, 1]) and np.all(stacks[:, 0, 0] == 0)
-        np.testing.assert_allclose(stacks[:, -1, 1], 100)
-        assert [text.get_text() for text in axes.get_xticklabels()] == ["TopK", "tuned MP"]
-    lines = decompositions(rows)
-    shown = [line for line in lines if line["num_latents"] == 50 and line["dictionary"] == "topk"]
-    parts = [np.mean([line[f"{part}_part"] for line in shown]) for part in ("values", "support")]
-    whole = np.mean([line["oracle"] - line["encoder"] for line in shown])
-    first = bars(latents)[:2]
-    np.testing.assert_allclose(np.diff(first)[:, 0], 100 * np.array(parts) / whole)
-    # The oracle has the same score as both dictionaries, which leaves nothing of the distance.
-    assert bars(samples)[2][0] == bars(samples)[2][1] == 100
-    assert figures.loss_shares(make_rows()) is None
-    # Without codes on the own support the encoder's part is one.
-    figure = figures.loss_shares([row for row in rows if row["inference"] != "support"])
-    assert np.shape(bars(figure.axes[0])) == (8, 2) and "amortisation part" in words(figure)
-    assert "values part" not in words(figure)
+    for axes, size, values in (
+        (latents, "num_latents", (50, 100)),
+        (samples, "num_samples", (1_000, 5_000)),
+    ):
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["TopK", "MP"]
+        assert [text.get_text() for text in axes.get_xticklabels()] == [
+            f"{one:,}" for one in values
+        ]
+        shown = {text.get_position(): text.get_text() for text in axes.texts}
+        base = {"num_latents": 100, "num_samples": 5_000}
+        for line in lines:
+            if all(line[name] == value for name, value in base.items() if name != size):
+                place = values.index(line[size]), ("topk", "mp").index(line["dictionary"])
+                whole = line["amortisation_part"] + line["dictionary_part"]
+                assert shown[place] == f"{100 * line['amortisation_part'] / whole:.0f}"
     assert_legible(figure)
-
-
-def test_whiskers_are_of_the_paired_differences():
-    rows = make_rows(saes=("topk",), spread=0)
-    rows = [row | {"mcc_ood": row["mcc_ood"] + row["seed"]} for row in rows]
-    figure = figures.decomposition(rows)
-    lengths = [np.ptp(line.get_segments()[0][:, 1]) for line in figure.axes[0].collections]
-    np.testing.assert_allclose(lengths, [2, 0, 0, 0], atol=1e-12)
+    assert figures.encoder_shares(splits(make_rows(), ["mcc_ood"]), "mcc_ood") is None
+    assert figures.encoder_shares([], "mcc_ood") is None
 
 
 @pytest.mark.parametrize("draw", FIGURES)

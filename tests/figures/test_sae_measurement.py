@@ -64,41 +64,41 @@ def test_patching_has_a_panel_for_the_divergence():
     assert drawn == [[0.3, 0.2, 0.4], [0.9, 0.5, 0.7]]
 
 
-SHARES = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}
-
-
-def test_the_parts_are_bars_that_end_at_the_gap():
-    row = SIZES | SHARES | {"dictionary": "my_sae", "samples": 500, "relative_gap": 0.3}
-    figure = figures.gap_parts([row, SIZES | {"dictionary": "D"}])
-    bars = figure.axes[0].patches
-    assert [bar.get_width() for bar in bars] == pytest.approx([10, 15, 5])
-    assert bars[-1].get_x() + bars[-1].get_width() == pytest.approx(30)
-    assert [text.get_text() for text in figure.axes[0].texts] == [" 30.0 % = 10.0 + 15.0 + 5.0"]
+def test_the_parts_of_a_gap_are_bars_that_end_at_it():
+    shares = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}
+    row = SIZES | shares | {"dictionary": "my_sae", "samples": 500, "relative_gap": 0.3}
+    (axes,) = figures.gap_parts([row, SIZES | {"dictionary": "D"}]).axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([10, 15, 5])
+    assert [bar.get_x() for bar in axes.patches] == pytest.approx([0, 10, 25])
+    assert [text.get_text() for text in axes.texts] == [" 30.0 % = 10.0 + 15.0 + 5.0"]
     assert figures.gap_parts([{"dictionary": "D"}]) is None
 
 
-def test_the_nats_of_an_sae_are_a_bar_of_their_parts():
+def test_what_an_sae_loses_is_a_bar_of_its_parts():
     parts = {"values_part": 0.1, "support_part": -0.02, "dictionary_part": 0.04, "rest": 0.08}
     ends = {"values_low": 0.05, "values_high": 0.12, "support_low": float("nan")}
     costly = {"dictionary": "topk_from_online_dl", "loss": "kl", "l0": 8.0, "total": 0.2}
-    costly |= parts | ends | {"support_high": float("nan"), "amortisation_part": 0.08}
-    lines = [costly, costly | {"dictionary": "a", "total": 0.1}, costly | {"loss": "ce"}]
+    costly |= parts | ends | {"support_high": float("nan"), "amortisation_part": 0.08, "units": 3}
+    lines = [costly, costly | {"dictionary": "a", "total": 0.1}, costly | {"loss": "mcc_ood"}]
     (axes,) = figures.loss_parts(lines).axes
     # The SAE that costs least comes first, and a negative part takes no room.
-    assert [text.get_text() for text in axes.get_yticklabels()] == [
-        "a, L0 8",
-        "TopK from online_dl, L0 8",
-    ]
+    names = ["a, L0 8", "TopK from online_dl, L0 8"]
+    assert [text.get_text() for text in axes.get_yticklabels()] == names
     widths = [bar.get_width() for bar in axes.patches]
     assert widths == pytest.approx(2 * [0.1, 0, 0.04, 0.08])
     assert [bar.get_x() for bar in axes.patches[4:]] == pytest.approx([0, 0.1, 0.1, 0.14])
     whiskers = [list(line.get_xdata()) for line in axes.get_lines()]
     assert whiskers == 2 * [pytest.approx([0.05, 0.12])]
     words = [text.get_text() for text in axes.texts]
-    assert words == [" 0.10, 80 % its encoder's", " 0.20, 40 % its encoder's"]
+    assert words == [" 0.10, 40 % encoder", " 0.20, 40 % encoder"]
     assert figures.loss_parts([]) is None
     (axes,) = figures.loss_parts([costly | {"dictionary": "topk_skip_transcoder"}]).axes
     assert axes.get_yticklabels()[0].get_text() == "TopK skip transcoder, L0 8"
+    # Of a score, shares are of the distance to the oracle; the encoder's part may be known alone.
+    unknown = {"values_part": None, "support_part": None, "dictionary": "topk"}
+    (axes,) = figures.loss_parts([lines[2] | unknown], "mcc_ood").axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.08, 0.04, 0.08])
+    assert axes.texts[0].get_text() == " 0.20, 67 % encoder"
 
 
 def test_probes_stand_where_their_codes_nats_do():
