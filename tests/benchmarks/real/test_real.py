@@ -10,10 +10,9 @@ import pytest
 
 import sae_gap
 from benchmarks.real import downstream, real, record
-from sae_gap.analysis.parts import split_lines
+from sae_gap.analysis.parts import SUMS, best_at, sentence, splits
 from sae_gap.encoders import lasso
 from sae_gap.lm import recording
-from sae_gap.measure import losses
 from sae_gap.probing import concepts
 from sae_gap.study import scoring
 from sae_gap.study.models import Models
@@ -86,7 +85,7 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     assert own["dictionary"] == "topk" and own["l0"] == pytest.approx(L0, abs=0.01)
     assert numbers(encoder)[:2] == pytest.approx([own["kl"], L0], abs=0.001)
     names = ("topk", "online_dl", "samples", "random")
-    best = {name: losses.best_at(rows, L0, name)["kl"] for name in names}
+    best = {name: best_at(rows, L0, name)["kl"] for name in names}
     least, second, *_ = sorted(best, key=best.get)
     told = [L0, best[least], best[second] - best[least]]
     assert numbers(dictionary)[:3] == pytest.approx(told, abs=0.001)
@@ -173,7 +172,6 @@ def rows_of(kl, tokens=(100, 300, 50), shares=(1.0, 2.0, 4.0)):
             "codes": codes,
             "dead": False,
             "level": 32,
-            "near": 32,
             "l0": 32.0,
             "kl": value,
         }
@@ -193,36 +191,22 @@ KL = {
     ("topk", "lasso_refit"): 0.75,
     ("topk", "omp"): 0.8,
 }
-SPLIT = "15 % in support: 5 % in selection and 10 % in screening"
 
 
-@pytest.mark.parametrize(
-    ("more", "support", "others"),
-    [
-        (
-            {("d", "omp"): 0.5},
-            "15 % in support",
-            "25 % its dictionary's compared with d, and 50",
-        ),
-        ({("topk", "proposed"): 0.85}, SPLIT, "and 75"),
-    ],
-)
-def test_the_interval_of_a_share_is_that_of_the_ratio(more, support, others):
+def test_the_interval_of_a_share_is_that_of_the_ratio():
     """Where all documents have one share, its interval is that share, however much each of them
     loses.
     """
-    rows = rows_of(KL | more)
-    told = real.encoder_share(rows, real.best_sae(split_lines(rows), 32))
-    parts = (
-        "25 % (25 to 25, over only 3 documents) are its encoder's (10 % in values and "
-        f"{support}), {others} % no dictionary here saves."
-    )
-    assert told == f"Of the 1.000 nats of KL that topk loses at L0 32, {parts}"
+    rows = rows_of(KL | {("topk", "proposed"): 0.85, ("d", "omp"): 0.5})
+    parts = "25 % encoder (25 to 25 over only 3 documents; 10 % values, 15 % support, "
+    parts += "5 % selection, 10 % screening), 25 % dictionary, 50 % rest"
+    line = real.best_sae(splits(rows, SUMS), 32)
+    assert sentence(line) == f"topk loses 1.000 nats of KL at L0 32 beside d: {parts}"
 
 
 def test_tables_have_half_of_each_interval_and_the_loss_of_the_model_alone():
     rows = [row | {"ce_zero": 5.0, "ce_mean": 4.0} for row in rows_of(KL)]
-    line, lost, scored = split_lines(rows)[0], *downstream.tables_of(rows)
+    line, lost, scored = splits(rows, ["kl"])[0], *downstream.tables_of(rows)
     half = (line["values_high"] - line["values_low"]) / 2
     assert lost.lines[0]["values_part_sd"] == pytest.approx(half) and half > 0
     assert "clean loss of 3.000 (zeros 5.000, the mean 4.000)" in str(scored)

@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks.report import pages
 from sae_gap.analysis import published, tables
+from tests.analysis.test_published import find
 from tests.conftest import succeed
 
 from .test_pages import write
-from .test_published import find
 
 
 def test_the_binary_writes_one_file(tmp_path, call):

@@ -74,27 +74,28 @@ def test_the_tables_name_every_method_and_fill_every_column(smoke, summary):
         assert all(labels.heading(name).removesuffix(" ID") in headings for name in columns)
         # A column that is empty for every method names a metric that nothing measures.
         assert all(any(line.get(f"{name}_mean") for line in summary) for name in columns)
-    _, _, table = smoke.printed.partition("Distance to the oracle in MCC OOD")
+    _, _, table = smoke.printed.partition("1 - MCC OOD of each SAE")
     table = table.split("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table[3:]] == [f"sae_{name}" for name in SAES]
     lines = [
-        line for line in lines_of(smoke.page / "decomposition.csv") if line["metric"] == "auc_ood"
+        line for line in lines_of(smoke.page / "decomposition.csv") if line["loss"] == "auc_ood"
     ]
     assert [line["method"] for line in lines] == [f"sae_{name}" for name in SAES]
     own, frozen = (
         float(by_method(summary)[name]["auc_ood_mean"]) for name in ("sae_relu", "frozen_relu")
     )
-    assert float(lines[0]["amortisation_part_mean"]) == pytest.approx(frozen - own)
+    assert float(lines[0]["amortisation_part"]) == pytest.approx(frozen - own)
 
 
 def test_a_run_ends_with_its_answer_and_the_path_of_its_page(smoke, summary):
     *_, question, answer, page = smoke.printed.strip().split("\n\n")
-    assert question.endswith("to the oracle in MCC OOD (number of seeds: 2):")
+    about = "(number of seeds: 2; the SAEs have the paper's untuned options):"
+    assert question.endswith(f"to the oracle in MCC OOD {about}")
     lines = [
-        line for line in lines_of(smoke.page / "decomposition.csv") if line["metric"] == "mcc_ood"
+        line for line in lines_of(smoke.page / "decomposition.csv") if line["loss"] == "mcc_ood"
     ]
     for line, told in zip(lines, answer.splitlines(), strict=True):
-        parts = [float(line[f"{part}_part_mean"]) for part in ("amortisation", "dictionary")]
+        parts = [float(line[f"{part}_part"]) for part in ("amortisation", "dictionary")]
         said = [f"{part / sum(parts):.0%}".replace("%", " %") for part in parts]
         name = labels.label(line["method"].removeprefix("sae_"))
         assert told == f"- {name}: {sum(parts):.3f}, {said[0]} encoder, {said[1]} dictionary"
@@ -104,7 +105,7 @@ def test_a_run_ends_with_its_answer_and_the_path_of_its_page(smoke, summary):
     assert outcome._distinct(lines, ["mcc_id"], ["method"]) == lines[:1]
     lines[0] = {"method": "frozen_a", "mcc_id_mean": 0.3}
     assert outcome._distinct(lines, ["mcc_id"], ["method"]) == lines
-    one = {"method": "sae_topk", "seeds": 1, "amortisation_part_mean": 0, "dictionary_part_mean": 0}
+    one = {"method": "sae_topk", "units": 1, "total": 0.1, "rest": 0.1}
     # An SAE as good as the oracle has no parts; and no one number is for two sizes.
     assert outcome._answer([one]).endswith("- TopK SAE: 0.000") and outcome._answer([one] * 2) == ""
 

@@ -42,17 +42,20 @@ def test_the_file_of_parts_names_the_best_codes_and_sums_to_the_distance(smokes)
         lines = list(csv.DictReader(file))
     assert {line["num_samples"] for line in lines} == {"100", "200"}
     for line in lines:
-        parts = ("values", "support", "dictionary")
-        values, support, dictionary = (float(line[f"{part}_part_mean"]) for part in parts)
-        whole = float(line["oracle_mean"]) - float(line["encoder_mean"])
-        assert values + support + dictionary == pytest.approx(whole)
-        assert values >= 0 and support >= 0
-        sums = collections.Counter()
+        parts = [float(line[f"{part}_part"]) for part in ("values", "support", "dictionary")]
+        assert sum(parts) == pytest.approx(float(line["total"]) - float(line["rest"]))
+        assert min(parts[:2]) >= 0
+        sums, codes = collections.Counter(), {}
         for row in smoke.rows:
-            if row["dictionary"] == "topk" and str(row["num_samples"]) == line["num_samples"]:
-                sums[row["method"]] += row[line["metric"]]
-        assert float(line["frozen_mean"]) == pytest.approx(max(sums.values()) / 2)
-        assert sums[line["frozen_codes"]] == max(sums.values())
+            place = row["dictionary"], str(row["num_samples"])
+            if place == (line["dictionary"], line["num_samples"]):
+                sums[row["method"]] += row[line["loss"]]
+                codes[row["method"]] = row["inference"]
+        best = float(line["rest"]) + parts[2]
+        assert 1 - best == pytest.approx(max(sums.values()) / 2)
+        assert line["own_best_codes"] in {
+            codes[name] for name in sums if sums[name] == max(sums.values())
+        }
 
 
 def test_costs_count_products_with_the_dictionary():
