@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.report import pages
 from sae_gap import figures, measure
 from sae_gap.analysis.comparison import FEW_DOCUMENTS
-from sae_gap.analysis.parts import BEST
+from sae_gap.analysis.parts import BEST, sentence, table_of
 from sae_gap.analysis.summarise import at
 from sae_gap.analysis.tables import table
 from sae_gap.storage.folder import Folder
@@ -53,7 +53,6 @@ SCORED = (
     *("held_out", "runs"),
 )
 # Columns of each table, by their names in summary.csv and codes.csv.
-LOSSES = "dictionary loss points judged"
 CURVE = (
     "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
     "refit_fvu_ratio certificate"
@@ -71,6 +70,7 @@ _UNNAMED = (
     "correlation of neighbours asks for. To compare and hold out whole documents, give an array "
     "`documents` beside that of the activations, with an integer for each row."
 )
+_LOST = "What each SAE loses at its own L0, and its parts ± half their 95 % intervals"
 _SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
 FEW = 500
@@ -118,9 +118,8 @@ def write(
         "coherence": figures.coherence(rows),
     }
     reports = [report.columns | {"dictionary": name} for name, report in loaded.items()]
-    lost = [line for each in verdicts for line in each.table]
+    lost = [each.line for each in verdicts if each.line is not None]
     told = [
-        ("What is lost, in points of 100 of the variance", LOSSES, lost),
         ("Reconstruction", CURVE, curves),
         ("All codes", CODES, [row for row in rows if "times" not in row]),
         ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
@@ -129,14 +128,15 @@ def write(
         (_SAMPLES, WORST, measure.worst_lines(rows, source)),
         ("As loaded", LOADED, reports),
     ]
-    shown = [table(*each) for each in told if each[-1]]
-    answers, rest = (shown[:1], shown[1:]) if lost else ([], shown)
+    rest = [table(*each) for each in told if each[-1]]
+    answers = [table_of(lost, _LOST)] if lost else []
+    shown = answers + rest
     doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
     said = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
     several = len(verdicts) - len(dead) > 1
     if several:
-        verdicts, sentence = measure.ranking(verdicts)
-        said.append(f"{sentence} {ORDERS}")
+        verdicts, first = measure.ranking(verdicts)
+        said.append(f"{first} {ORDERS}")
     if source.activations.of_mlp:
         said.append(
             "An MLP computes what transcoders explain here from what they read, so all that their "
@@ -152,7 +152,8 @@ def write(
     on = f"{samples:,} rows of {documents} {'held-out ' * held}{unit}"
     counted = f"{on} are scored"
     for each in verdicts:
-        sentences = [*str(each).splitlines(), *filter(None, [each.shares])]
+        sentences = str(each).splitlines()
+        sentences += [] if each.line is None else [f"Parts: {sentence(each.line)}"]
         said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
         line = next(line for line in lines if line["dictionary"] == each.dictionary)
         card = pages.model_card(name=each.dictionary, line=line, sentences=sentences, scored=on)

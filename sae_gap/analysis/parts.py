@@ -21,8 +21,8 @@ intervals, over documents or seeds, are those of `sae_gap.analysis.comparison`.
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from sae_gap.analysis.tables import Lines, Rows, Table, is_finite, table
 from sae_gap.storage.results import SIZES, Row, grouped
 
 # The rows of some codes: one for each seed, or one with sums by document.
-Codes: TypeAlias = Sequence[Mapping[str, Any]]
+Codes: TypeAlias = Sequence[Row]
 
 # The losses with sums by document, and the columns of these and of their divisors. Any other name
 # is a score, 1 at best, of one seed.
@@ -75,7 +75,7 @@ def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
 
 def best_at(
     rows: Rows, level: float, dictionary: str | None = None, loss: str = "kl"
-) -> Mapping[str, Any] | None:
+) -> Row | None:
     """The row of the best codes at an L0, on one dictionary or on all; None if there is none."""
     found = best(
         (
@@ -87,7 +87,7 @@ def best_at(
         ),
         loss,
     )
-    return found and found[0]
+    return None if found is None else found[0]
 
 
 def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
@@ -97,30 +97,33 @@ def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
     return compare(one, other, unit, l0s)
 
 
-def split(
-    own: Codes, kept: Codes | None, best: Codes, proposed: Codes | None, loss: str
-) -> dict[str, Comparison]:
-    """The amortisation part of a loss and its parts, as far as these are known."""
+class Compared(NamedTuple):
+    """The codes between which the parts of a loss lie; None if they were not measured."""
+
+    own: Codes
+    kept: Codes | None
+    best: Codes
+    proposed: Codes | None = None
+    reference: Codes | None = None
+
+
+def split(codes: Compared, loss: str) -> dict[str, Comparison]:
+    """The amortisation part of a loss and the other parts, as far as these are known."""
+    own, kept, best, proposed, reference = codes
     pairs = {"amortisation": (best, own)}
     if kept is not None:
         pairs |= {"values": (kept, own), "support": (best, kept)}
         if proposed is not None:
             pairs |= {"selection": (proposed, kept), "screening": (best, proposed)}
+    if reference is not None:
+        pairs["dictionary"] = reference, best
     return {part: compared(*pair, loss) for part, pair in pairs.items()}
 
 
-def line_of(
-    own: Codes,
-    kept: Codes | None,
-    best: Codes,
-    proposed: Codes | None,
-    reference: Codes | None,
-    loss: str,
-) -> Row:
+def line_of(codes: Compared, loss: str) -> Row:
     """The line of one split, as `splits` has them."""
-    parts = split(own, kept, best, proposed, loss)
-    if reference is not None:
-        parts["dictionary"] = compared(reference, best, loss)
+    own, kept, best, _, reference = codes
+    parts = split(codes, loss)
     lost, unit = _losses(own, loss)
     whole = parts["amortisation"].other
     line: Row = {"loss": loss} | {name: own[0][name] for name in _ABOUT if name in own[0]}
@@ -135,8 +138,8 @@ def line_of(
         share = compare(_losses(best, loss)[0], lost, lost)
         line |= {"share_low": share.low, "share_high": share.high}
     line["best"] = last[0]["dictionary"]
-    codes = {"support_codes": kept, "own_best_codes": best, "best_codes": last}
-    return line | {name: found and _name(found[0]) for name, found in codes.items()}
+    names = {"support_codes": kept, "own_best_codes": best, "best_codes": last}
+    return line | {name: found and _name(found[0]) for name, found in names.items()}
 
 
 def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
@@ -196,7 +199,7 @@ def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
     if top is None or reference is None:
         return []
     kept = best([own, *keeping], loss) if keeping else None
-    return [line_of(own, kept, top, proposed, reference, loss)]
+    return [line_of(Compared(own, kept, top, proposed, reference), loss)]
 
 
 def shares(line: Row, *names: str) -> str:
@@ -245,7 +248,7 @@ def table_of(lines: Lines, title: str, names: str = "dictionary") -> Table:
     return table(title, f"{names} {_COLUMNS}", shown)
 
 
-def _name(row: Mapping[str, Any]) -> Any:
+def _name(row: Row) -> Any:
     return row.get("codes") or row.get("inference")
 
 
@@ -260,7 +263,7 @@ def _losses(codes: Codes, loss: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _on_seeds(rows: Codes, seeds: Sequence[Any]) -> list[Codes]:
     """The rows of all codes that have these seeds, in their order."""
-    found = []
+    found: list[Codes] = []
     for group in grouped(rows, ("dictionary", *_CODES)).values():
         by_seed = {row.get("seed"): row for row in group}
         if len(by_seed) < len(group):

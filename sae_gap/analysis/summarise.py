@@ -34,7 +34,8 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
     there = [row for row in rows if row["codes"] in codes and "times" not in row]
     there = [row for row in there if row.get("level") != "lam"]
     there = [row for row in there if row.get("level") == level] or there
-    return (best(([row] for row in there), "fvu") or [None])[0]
+    found = best(([row] for row in there), "fvu")
+    return None if found is None else found[0]
 
 
 def gap_lines(rows: Rows) -> list[Row]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import CELL, SIZES, Row, grouped
 
-Rows: TypeAlias = Iterable[Mapping[str, Any]]
+Rows: TypeAlias = Iterable[Row]
 Lines: TypeAlias = Sequence[Row]
 # These columns, and those that vary among its rows, identify a line of a summary.
 BY = ("method", *CELL)

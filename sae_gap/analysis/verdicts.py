@@ -68,8 +68,8 @@ class Verdict:
         "screening", or "amortisation" and "unreached"; and how much less the "dictionary" explains
         than the learned one. Empty if nothing is judged.
       unsure: why a network that predicts a transcoder's target parts no loss.
-      shares: the sentence on what it loses at its own L0, and by what; the dictionary's share is
-        named where the learned one was measured at that L0.
+      line: the split of its FVU at its own L0, as `sae_gap.analysis.parts.splits` has them; its
+        dictionary part is known where the learned one was measured at that L0.
     """
 
     dictionary: str
@@ -80,7 +80,7 @@ class Verdict:
     rival: Row | None
     losses: Mapping[str, Comparison]
     unsure: str = ""
-    shares: str = ""
+    line: Row | None = None
 
     @property
     def dead(self) -> bool:
@@ -102,23 +102,6 @@ class Verdict:
             reason = doubts[0].rstrip(".") if doubts else ""
             lines["Loading"] = f"suspicious, because {reason}{more}" if doubts else "nothing found"
         return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
-
-    @property
-    def table(self) -> list[Row]:
-        """A line for each loss: its `points` of the variance with their interval, and whether it is
-        `judged` a loss.
-        """
-        return [
-            {
-                "dictionary": self.dictionary,
-                "loss": name,
-                "points": lost.points,
-                "judged": _BOUNDS.get(name)
-                or lost.reason
-                or {1: "lost", 0: "not beyond doubt", -1: "gained"}[lost.sign],
-            }
-            for name, lost in self.losses.items()
-        ]
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
@@ -198,8 +181,9 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         dead = own is not None and own["dead"]
         losses: dict[str, Comparison] = {}
         if own is not None and not dead:
-            codes = [row and [row] for row in (own, again, best, proposed)]
-            losses = parts.split(*codes, "fvu")
+            rows_of = (row and [row] for row in (own, again, best, proposed))
+            codes = parts.Compared(*rows_of)
+            losses = parts.split(codes, "fvu")
             losses = {"encoder": losses.pop("amortisation")} | losses
             if predicted is not None:
                 few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
@@ -212,13 +196,12 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                     losses["unreached"] = compare_rows(best, predicted)
         if rival is not None and not dead and "skip" not in common:
             losses["dictionary"] = compare_rows(rival, common)
-        shares = ""
+        line = None
         if own is not None and not dead:
             here = "dictionary" in losses and common is best and not losses["dictionary"].reason
-            line = parts.line_of(*codes, [rival] if here else None, "fvu")
-            shares = f"Parts: {parts.sentence(line)}"
+            line = parts.line_of(codes._replace(reference=[rival] if here else None), "fvu")
         said = None if suspicions is None else suspicions.get(name)
-        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, shares))
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, line))
     return verdicts
 
 

@@ -50,7 +50,7 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     flops = encoder.flops(dim, width)
 
     def find():
-        best = inferred.infer(Lasso(lam, nonneg=nonneg))
+        best: Any = inferred.infer(Lasso(lam, nonneg=nonneg))
         pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
         return np.asarray(best.objective, float)[counts].sum(), np.asarray(pursued) != 0
 
@@ -61,7 +61,7 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     for rows, part in dense_chunks(codes):
         on = (part != 0) & counts[rows, None]
         used, shared = used + int(on.sum()), shared + int((on & full[rows]).sum())
-        values = objective(target[rows], atoms, part * norms, lam)
+        values: Any = objective(target[rows], atoms, part * norms, lam)
         reached += float(np.asarray(values, float)[counts[rows]].sum())
     size = encoder.fitted * used / counts.sum()
     return {

@@ -77,8 +77,10 @@ def test_the_culprit_is_found(rows):
     gaps = {line["dictionary"]: line for line in measure.gap_lines(rows)}
     shares = gaps["shrunk"]["scale_share"], gaps["shrunk"]["relative_gap"]
     assert shares[0] == pytest.approx(shares[1], rel=0.05)
-    judged = {line["loss"]: line["judged"] for line in encoder.table}
-    assert judged["support"] == "lost" and judged["dictionary"] == "not beyond doubt"
+    line = encoder.line
+    assert line["best"] == RIVAL and line["own_best_codes"] == encoder.best["codes"]
+    whole = line["amortisation_part"] + line["dictionary_part"] + line["rest"]
+    assert line["total"] == pytest.approx(whole) == pytest.approx(encoder.own["fvu"])
     # All dictionaries are compared at the L0 of the first that is not dead.
     for each in found.values():
         assert each.common["l0"] == pytest.approx(3, rel=0.02)
@@ -135,9 +137,12 @@ def test_denser_codes_are_no_better_in_any_line():
     (mine,) = measure.verdict(rows)
     told = mine.lines["Encoder"]
     assert told.startswith("not judged") and " points (" in told
-    judged = {line["loss"]: line["judged"] for line in mine.table}
     unequal = "not judged: unequal L0, 3.00 and 2.00"
-    assert judged == {"encoder": unequal, "values": "not beyond doubt", "support": unequal}
+    assert {name: lost.reason for name, lost in mine.losses.items()} == {
+        "encoder": unequal,
+        "values": "",
+        "support": unequal,
+    }
     # An SAE of the user's that is called as the rival is none.
     assert measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival is None
     best = rows[1] | {"dictionary": "other", "l0": 2.0, "errors": [1.0] * 3}
@@ -184,8 +189,7 @@ def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, wo
     ]
     (mine,) = measure.verdict(found)
     assert words in str(mine)
-    judged = [line["judged"] for line in mine.table]
-    assert ("at most" in judged) == ("at most" in words)
+    assert ("unreached" in mine.losses) == ("at most" in words)
 
 
 @pytest.mark.parametrize(
