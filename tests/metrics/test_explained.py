@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
+from sae_gap.metrics.definitions import fvu
 from sae_gap.metrics.explained import explained
 from tests.metrics.samples import RNG, sparse_codes, unit
 
@@ -59,3 +60,13 @@ def test_what_is_explained_is_told_at_any_scale():
             kind(scale * codes), np.eye(3, dtype=kind), np.zeros(3, kind), kind(0.5 * scale * codes)
         )
         assert found["shrinkage"] == pytest.approx(0.5, rel=1e-3)
+
+
+def test_fvu_is_one_for_the_mean():
+    x = np.random.default_rng(0).normal(3, 2, size=(50, 4))
+    assert fvu(x, np.tile(x.mean(axis=0), (50, 1))) == pytest.approx(1) and fvu(x, x) == 0
+    assert fvu(7 * x, 7 * (x + 1)) == pytest.approx(fvu(x, x + 1))
+    with pytest.raises(ValueError, match="one shape"):
+        fvu(x, x[:3])
+    with pytest.raises(ValueError, match="no variance"):
+        fvu(np.ones((3, 2)), np.zeros((3, 2)))
