@@ -85,7 +85,13 @@ def test_what_it_leaves(done):
     }
     page = (folder / "report.html").read_text()
     titles = ("Reconstruction", "All codes", "The gap of the lasso's objective", "Supports")
-    for title in (*titles, "Atoms", "Samples of the largest gaps", "As loaded", "What is lost"):
+    for title in (
+        *titles,
+        "Atoms",
+        "Samples of the largest gaps",
+        "As loaded",
+        "What each SAE loses",
+    ):
         assert title in page and title not in out
     # Of 20 latents; a product of a TopK with its dictionary has 12 times as many multiply-adds.
     names, _, *stand = [re.split(r"  +", line.strip()) for line in out.splitlines()[1:5]]
