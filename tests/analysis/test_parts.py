@@ -138,6 +138,9 @@ def test_the_best_codes_are_those_of_the_best_mean_over_seeds():
     (line,) = splits([*seeds[0], *seeds[1]], ["mcc_ood"])
     assert line["support_codes"] == "least_squares" and line["units"] == 2
     assert line["values_part"] == pytest.approx(3.5 - 1)
+    # What was not inferred for all of the seeds is not compared.
+    some = seeds[0][2] | {"method": "topk omp", "inference": "omp", "mcc_ood": 99.0}
+    assert splits([*seeds[0], *seeds[1], some], ["mcc_ood"]) == [line]
     low, high = interval(np.array([2.0, 5.0]) - 1, np.ones(2))
     assert (line["values_low"], line["values_high"]) == pytest.approx((low, high))
 

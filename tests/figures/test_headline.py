@@ -21,7 +21,7 @@ def test_no_text_is_clipped_or_covers_another(draw):
 
 
 def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
-    sizes = ({}, {"num_latents": 50}, {"num_samples": 1_000})
+    sizes = ({}, {"num_latents": 50}, {"num_samples": 1_000, "spread": 0.15})
     rows = [row for size in sizes for row in make_rows(saes=("topk", "mp"), **size)]
     lines = splits(rows, ["mcc_ood"])
     figure = figures.encoder_shares(lines, "mcc_ood")
