@@ -120,10 +120,10 @@ def test_a_cause_is_named_where_it_is_sure_and_only_there(zoo):
     x, layer, saes = zoo
     for kind, other in (("topk", "jumprelu"), ("jumprelu", "topk")):
         for words, changes, rows in causes(saes[kind], x):
-            (said,) = sae_gap.check(loaded(saes[kind], **changes), rows, better=False).wrong
+            (said,) = sae_gap.check(loaded(saes[kind], **changes), rows).wrong
             assert words in said, (kind, said)
         for words, changes, rows in doubts(saes[kind], saes[other], x, layer):
-            wrong = sae_gap.check(loaded(saes[kind], **changes), rows, better=False).wrong
+            wrong = sae_gap.check(loaded(saes[kind], **changes), rows).wrong
             assert any(words in said for said in wrong), (kind, words, wrong)
             assert not any("so the FVU" in said or "put both" in said for said in wrong), wrong
 
@@ -137,7 +137,7 @@ def test_sound_saes_are_accused_of_nothing(zoo):
             sound |= {"lengths": rescaled(arrays, LENGTHS), "k": {"notes": {"k": "9"}}}
         for name, changes in sound.items():
             for rows in (x, x[:60]):
-                found = sae_gap.check(loaded(arrays, **changes), rows, better=False)
+                found = sae_gap.check(loaded(arrays, **changes), rows)
                 assert found.wrong == () and str(found).endswith("nothing found"), (name, found)
 
 
@@ -159,7 +159,7 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
     for kind in (LayerNorm(), ConstantNorm()):
         sae = loaded(arrays, normalisation=kind)
         # An error of nearly nothing may be one vector.
-        assert sae_gap.check(sae, x, better=False).wrong == ()
+        assert sae_gap.check(sae, x).wrong == ()
         sound = Reading.of(sae).read(x)
         (reading,) = (
             reading
@@ -167,7 +167,7 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
             if f"is not none but {kind.name};" in cause
         )
         assert reading.read(x).fvu == sound.fvu < 0.01
-    (said,) = sae_gap.check(plain, x, better=False).wrong
+    (said,) = sae_gap.check(plain, x).wrong
     assert "is not none but" in said
     # Without a bias only the usual scale is tried, whatever the scale of the file.
     scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
@@ -182,7 +182,7 @@ def test_columns_of_noise_are_not_taken_for_permuted_ones():
     atoms, weight = DRAWS.normal(size=(2, 2_048, 256)).astype("f")
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     sae = loaded(dict(W_dec=atoms, b_dec=atoms[0], W_enc=weight.T, b_enc=np.zeros(2_048, "f")))
-    wrong = sae_gap.check(sae, DRAWS.normal(size=(40, 256)), better=False).wrong
+    wrong = sae_gap.check(sae, DRAWS.normal(size=(40, 256))).wrong
     assert "energy" in " ".join(wrong) and "permuted" not in " ".join(wrong)
 
 
