@@ -96,9 +96,13 @@ def find_faults(
             "never makes."
         )
     doubts = [*_doubts(own, read, evidence)]
+    # A high FVU alone is another layer's as well, so that no other reading is sure.
+    sure = bool(doubts)
+    if _USUAL < read.fvu < _POOR:
+        doubts.insert(0, f"FVU {read.fvu:.4g}, high for an SAE: another layer?")
     # A healthy SAE may lack a bias.
     doubts += [f"the {part}'s bias is zero: was it lost?" for part in evidence.zeros if doubts]
-    if not doubts:
+    if not sure:
         # Codes of atoms of several lengths may be ranked in either unit, and a skip be transposed.
         others = (
             (cause, reading)
@@ -153,8 +157,6 @@ def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
             f"FVU {read.fvu:.4g}: not read as it was trained; a normalisation, another layer or "
             "another file."
         )
-    elif read.fvu > _USUAL:
-        yield f"FVU {read.fvu:.4g}, high for an SAE: another layer?"
     if read.l0 < 1:
         yield f"L0 is {read.l0:.4g}: many rows have no latent on."
     if read.l0 > _DENSE * own.atoms.shape[1]:
