@@ -80,6 +80,7 @@ class Reading(NamedTuple):
       columns: of the encoder, (num_latents, input_dim); None where it has none.
       most_gain: the largest gain that training leaves; a penalty shrinks the codes.
       skip: of a transcoder, (num_inputs, input_dim); None where it has none.
+      offset: the encoder's bias in its file, (num_latents,); None where it has none.
     """
 
     normalisation: Normalisation
@@ -90,6 +91,7 @@ class Reading(NamedTuple):
     columns: Float[np.ndarray, "num_latents input_dim"] | None
     most_gain: float
     skip: Float[np.ndarray, "num_inputs input_dim"] | None = None
+    offset: Float[np.ndarray, " num_latents"] | None = None
 
     @classmethod
     def of(cls, sae: SAE) -> "Reading":
@@ -105,6 +107,7 @@ class Reading(NamedTuple):
             np.asarray(maps[0].weight).T if maps else None,
             _SHRUNK if isinstance(sae.model.encode, ReLU) else _MOST_GAIN,
             None if skip is None else np.asarray(skip),
+            _offset(sae, maps[0]) if maps else None,
         )
 
     def guess(
@@ -207,6 +210,12 @@ def others(
             "rescale_acts_by_decoder_norm",
             own._replace(encode=times.encode_signals, units=np.ones_like(lengths)),
         )
+    # By one number, which mends no shrinkage; atoms of one length stay as they are.
+    yield (
+        "atoms have lengths of which the codes do not know: rows of W_dec were scaled without the "
+        "encoder; bring them to one length",
+        own._replace(units=np.full_like(own.units, np.median(own.units))),
+    )
     square = [len(own.atoms) == dim for dim in (sae.num_inputs, sae.input_dim)]
     if own.skip is not None and sae.num_inputs == sae.input_dim:
         yield (
@@ -256,6 +265,15 @@ def affines(model: Model) -> list[Affine]:
     """The affine maps of the encoder; that of the target comes first."""
     parts = jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine))
     return [part for part in parts if isinstance(part, Affine)]
+
+
+def _offset(sae: SAE, part: Affine) -> Float[np.ndarray, " num_latents"]:
+    """The bias of an encoder before the decoder's was brought into it; rounding counts as zero."""
+    bias = np.asarray(part.bias, float)
+    if sae.centred:
+        return bias
+    shift = np.asarray(sae.bias, float) @ np.asarray(part.weight, float)
+    return np.where(np.abs(bias - shift) > 1e-5 * np.abs(shift).max(), bias - shift, 0)
 
 
 def _replaced(sae: SAE, change) -> SAE:
