@@ -64,7 +64,7 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
     nonneg, row, column, bound = (
         problem.nonneg,
         block.row[i],
-        block.column[i % block.column.shape[0], begin:],
+        problem.column[begin:],
         room.bound[i],
     )
     leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
@@ -133,7 +133,7 @@ def _solve_on_all(problem, block, room, i, correlations):
         problem.nonneg,
         problem.gram,
         block.signals[i],
-        block.column[i % block.column.shape[0]],
+        problem.column,
     )
     pull, weight, code, sign, spare = (
         room.all[0],
@@ -232,7 +232,7 @@ def _open(problem, block, room, i):
             copy(room.exact[top], problem.atoms[latent])
             latents[top], room.code[i, top], room.sign[i, top] = latent, 0, 0
             room.work[0, top] = dot(block.signals[i], room.exact[top])
-            room.work[1, top] = block.row[i] * block.column[i % block.column.shape[0], latent]
+            room.work[1, top] = block.row[i] * problem.column[latent]
             top += 1
             if problem.gram.size:
                 _fill(problem.atoms, problem.gram, latents, top, top - 1, room.atom, inner)
@@ -254,7 +254,7 @@ def _advance(problem, block, room, i, top, candidates):
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
     atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], room.theta[i]
-    row, column = block.row[i], block.column[i % block.column.shape[0]]
+    row, column = block.row[i], problem.column
     latents, code, sign, inner = room.latents[i], room.code[i], room.sign[i], room.inner[i]
     basis, inverse, size = room.basis[i], room.inverse[i], room.size[i]
     work = room.work
@@ -337,7 +337,7 @@ def _certify(problem, block, room, i):
     before rounding.
     """
     atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
-    row, column, scale = block.row[i], block.column[i % block.column.shape[0]], room.scale[i]
+    row, column, scale = block.row[i], problem.column, room.scale[i]
     found, values, latents, basis, size = (
         block.found[i],
         block.values[i],
@@ -373,7 +373,7 @@ def _nearly(problem, block, room, i):
     """Tells whether the gap may be met at the scale from coarse correlations, with those of the
     basis equal to their weights.
     """
-    theta, column, linear = room.theta[i], block.column[i % block.column.shape[0]], 0.0
+    theta, column, linear = room.theta[i], problem.column, 0.0
     for b in range(room.size[i]):
         w = room.basis[i, b]
         linear += block.row[i] * column[room.latents[i, w]] * abs(room.code[i, w])
@@ -390,7 +390,7 @@ def _rescale(problem, block, room, i, close):
     theta, row, column, scale = (
         room.theta[i],
         block.row[i],
-        block.column[i % block.column.shape[0]],
+        problem.column,
         1.0,
     )
     excess = 0.0
