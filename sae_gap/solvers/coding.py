@@ -218,13 +218,13 @@ def _call_back(options, *arrays) -> Solution:
     (num_samples, _), dtype = arrays[0].shape, arrays[0].dtype
     shapes = (num_samples, arrays[1].shape[1]), *[(num_samples,)] * 4
     kinds = zip(shapes, (dtype, dtype, dtype, jnp.int32, bool), strict=True)
+    results: Any = (jax.ShapeDtypeStruct(*kind) for kind in kinds)
 
     def solve(*arrays):
         found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
         return _checked(found, *map(np.asarray, arrays[:3]))
 
-    results = Solution(*(jax.ShapeDtypeStruct(*kind) for kind in kinds))
-    return jax.pure_callback(solve, results, *arrays, vmap_method="sequential")
+    return jax.pure_callback(solve, Solution(*results), *arrays, vmap_method="sequential")
 
 
 def _iterate(options, by_row, dictionary, tol, limit) -> Solution:

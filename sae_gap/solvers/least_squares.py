@@ -148,7 +148,4 @@ def _factor(gram: Float[Array, "n size size"]) -> Float[Array, "n size size"]:
 def _solve(
     factor: Float[Array, "n size size"], right: Float[Array, "n size"]
 ) -> Float[Array, "n size"]:
-    half = jax.lax.linalg.triangular_solve(factor, right[:, :, None], left_side=True, lower=True)
-    return jax.lax.linalg.triangular_solve(
-        factor, half, left_side=True, lower=True, transpose_a=True
-    )[:, :, 0]
+    return jax.scipy.linalg.cho_solve((factor, True), right[:, :, None])[:, :, 0]
