@@ -72,9 +72,10 @@ def sparse_code(
       support: the latents that may differ from zero in each sample, as the non-zero entries of an
         array or a sparse array, `(n, num_latents)`; None for all. The gap is then the gap of the
         problem on the support. `auto` solves on known supports by the compiled loops, whatever the
-        device, in a time that grows with the size of the support; it then uses neither `init` nor
-        `max_iterations`. With `lam=0` the codes are the least squares on the support, non-negative
-        if `nonneg`, without a certificate: a weight of zero leaves no room for rounding.
+        device. These take a time that grows with the size of the support, and use neither `init`
+        nor `max_iterations`. With `lam=0` the codes are the least squares on the support,
+        non-negative if `nonneg`, without a certificate: a weight of zero leaves no room for
+        rounding.
 
     Returns:
       A `Solution`.
