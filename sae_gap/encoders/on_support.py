@@ -77,8 +77,9 @@ class OnSupport(Refined):
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         target, atoms, norms = on_unit_atoms(model, signals)
         on = abs(codes) > self.on
-        options = {"nonneg": self.nonneg, "max_iterations": MOST}
-        found = sparse_code(target, atoms, self.lam, support=on, **options)
+        found = sparse_code(
+            target, atoms, self.lam, nonneg=self.nonneg, max_iterations=MOST, support=on
+        )
         codes = found.codes / norms
         certified = is_traced(self.lam) or self.lam
         return dataclasses.replace(found, codes=codes) if certified else Coded(codes)
