@@ -66,19 +66,6 @@ def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negat
             assert found.codes.min() >= 0
 
 
-def test_an_atom_that_only_rounding_wants_is_left_out():
-    """An atom in the span of the basis takes the place of another one. Where none can go for it, it
-    is not tried again.
-    """
-    rng = np.random.default_rng(0)
-    dictionary = rng.normal(size=(10, 5)) @ rng.normal(size=(5, 35))
-    dictionary = (dictionary / np.linalg.norm(dictionary, axis=0)).astype(np.float32)
-    signals = rng.normal(size=(40, 10)).astype(np.float32)
-    found = sparse_code(signals, dictionary, 1e-8)
-    value, _ = score(signals, dictionary, found.codes, 1e-8)
-    np.testing.assert_allclose(found.objective, value, rtol=1e-6)
-
-
 @pytest.mark.parametrize("num_samples", [1, 300])
 def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
     signals, dictionary = draw(4, (num_samples, 40, 120), 5)
