@@ -65,6 +65,11 @@ def pytest_xdist_auto_num_workers(config):
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_addoption(parser):
+    words = "lasso problems whose certificates are judged, for each solver"
+    parser.addoption("--problems", type=int, default=700, help=words)
+
+
 def pytest_configure():
     import jax
 

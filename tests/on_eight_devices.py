@@ -13,14 +13,15 @@ import pytest
 import scipy.sparse
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.speed.scores import score
 from sae_gap.core.types import Split
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
-from sae_gap.solvers import implicit, sparse_code, working_set
+from sae_gap.solvers import coding, implicit, sparse_code
 from sae_gap.study import program as loop
-from tests.solvers.problems import draw, score
+from tests.solvers.problems import draw
 
 LAM = 0.05
 SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 256
@@ -109,12 +110,10 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     )
 
     # In chunks of three, which no device's four samples divide into.
-    monkeypatch.setattr(working_set, "batch_size", lambda *shape: 3)
-    # Enough for all, so that a single number of slots is compiled.
-    monkeypatch.setattr(working_set, "most_slots", lambda *shape: 32)
+    monkeypatch.setattr(coding, "ROOM", 3 * coding.ARRAYS * NUM_LATENTS)
 
     def loss(signals, dictionary):
-        solution = sparse_code(signals, dictionary, LAM, solver="working_set")
+        solution = sparse_code(signals, dictionary, LAM)
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective), solution
 
     with jax.set_mesh(devices.mesh()):
@@ -126,8 +125,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     (signals_bar, dictionary_bar), solution = program(signals, dictionary)
     assert_solved(solution, alone, problem)
     assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
-    # The cotangent of the dictionary is a sum over all samples, and the units of the weights are
-    # one number for all samples.
+    # The cotangent of the dictionary is a sum over all samples.
     shapes = [shape for _, shapes in collectives(program.as_text()) for shape in shapes]
     assert {name for name, _ in collectives(program.as_text())} == {"all-reduce"}
     assert (
@@ -139,13 +137,11 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
 
 
 def test_samples_that_do_not_divide_are_filled_up_with_zeros():
-    """Thirty samples, copied to all eight devices, of which each works on four; with a weight for
-    each sample and atom.
-    """
+    """Thirty samples, copied to all eight devices, of which each works on four."""
     problem = draw(1, (30, 8, 24), sparsity=2)
     signals = devices.place(problem[0], devices.mesh())
     options = {"solver": "fista"}
-    lam = np.full((30, 24), LAM, np.float32)
+    lam = np.full(30, LAM, np.float32)
     alone = sparse_code(signals, problem[1], lam, **options)
     assert_solved(alone, alone, problem)
     found = sparse_code(signals, problem[1], lam, **options, sparse=True)

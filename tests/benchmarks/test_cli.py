@@ -58,32 +58,32 @@ MEMORY = "there is not enough memory"
         (ValueError("give more."), "give more"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(call, monkeypatch, error, sentence):
-    def draw(*sizes):
+def test_what_a_user_can_mend_is_one_sentence(call, monkeypatch, tmp_path, error, sentence):
+    def draw(cell):
         raise error
 
-    monkeypatch.setattr("benchmarks.checks.device_cost.draw", draw)
-    code, out, err = call("device_cost")
+    monkeypatch.setattr("benchmarks.speed.problems.draw", draw)
+    code, out, err = call("solver_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and re.match(sentence, err)
 
 
 @pytest.mark.parametrize("raised", [RuntimeError("Unable to initialize backend"), AssertionError()])
-def test_a_device_that_is_not_there_is_one_sentence(call, monkeypatch, raised):
+def test_a_device_that_is_not_there_is_one_sentence(call, monkeypatch, tmp_path, raised):
     def none():
         raise raised
 
     # As JAX does it, the second for a platform without its plugin.
     monkeypatch.setattr("jax.local_devices", none)
-    monkeypatch.setattr("benchmarks.checks.device_cost.draw", lambda *sizes: none())
+    monkeypatch.setattr("benchmarks.speed.problems.draw", lambda cell: none())
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    code, out, err = call("device_cost")
+    code, out, err = call("solver_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("JAX finds no device of")
 
 
-def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch):
-    monkeypatch.setattr("benchmarks.checks.device_cost.draw", lambda *sizes: 1 / 0)
+def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch, tmp_path):
+    monkeypatch.setattr("benchmarks.speed.problems.draw", lambda cell: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        call("device_cost")
+        call("solver_speed", f"--results_dir={tmp_path}")
 
 
 @pytest.mark.parametrize("name", command.binaries())

@@ -13,8 +13,7 @@ import pytest
 from sae_gap import Setting, Split, draw, match_atoms
 from sae_gap.learners.online import online_dictionary
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.solvers.reweighted import atom_rows, pursue
-from sae_gap.solvers.working_set import default_slots
+from sae_gap.solvers.reweighted import atom_rows, default_slots, pursue
 
 QUICK = OnlineDictionary(num_steps=60, visits=60)
 # For what happens within a round.
