@@ -156,28 +156,23 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
     """With the seconds before the kill, and in its own precision, which is set for one thread,
     where seeds have threads of their own.
     """
-    learner, before, after = LEARNERS[name], {}, {}
-
-    def going_on(kind, kept):
-        def keep(place, one):
-            kept[place, one.step] = one
-
-        saves = [kind(tmp_path / str(seed), every=0) for seed in range(2)]
-        return fit(learner, given, KEYS, at=(2, 4), checkpoints=saves, keep=keep)
-
     with jax.enable_x64(wide):
         given = [draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1)] if wide else tasks
-        whole = fit(learner, given, KEYS, at=(2, 4))
+
+        def going_on(kind):
+            saves = [kind(tmp_path / str(seed), every=0) for seed in range(2)]
+            return fit(LEARNERS[name], given, KEYS, at=(2, 4), checkpoints=saves)
+
+        whole = fit(LEARNERS[name], given, KEYS, at=(2, 4))
         with pytest.raises(KilledError):
-            going_on(Mortal, before)
-        resumed = going_on(Checkpoint, after)
+            going_on(Mortal)
+        resumed = going_on(Checkpoint)
         assert same_ends(resumed, whole)
         assert resumed[0].end.model.dictionary.dtype == jnp.zeros(()).dtype
-    assert {step for _, step in before} == {2} and {step for _, step in after} == {4}
-    for (place, step), one in (before | after).items():
-        assert same_bits(one.model, whole[place].at(step).model)
-        assert (one.seconds > 1_000) == (step == 4)
-    assert all(1_000 < one.end.seconds < 1_010 for one in resumed)
+    for one in resumed:
+        assert 1_000 < min(one.at(4).seconds, one.end.seconds) < 1_010
+        # The first of a kill's models was kept before it.
+        assert [*one.along] == [4][: one.end.step > 4]
 
 
 @pytest.mark.parametrize("cores", [1, 2])

@@ -1,5 +1,7 @@
 """Each encoder runs once on a split of a model, and only what compiled is timed again."""
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -82,52 +84,34 @@ def test_one_run_for_an_encoder_and_a_split(task, model):
     assert len(encoder.calls) == 4
 
 
-@pytest.mark.parametrize(
-    ("compiled", "split", "runs"),
-    [([0, 1, 1, 1], "id", 2), ([0, 1, 1, 1], "ood", 1), ([0, 0], "id", 1)],
-)
-def test_a_run_that_compiled_is_repeated_for_its_time_on_id_alone(
-    task, model, monkeypatch, compiled, split, runs
+def test_the_seconds_are_those_of_the_last_run_and_of_all_that_it_starts_from(
+    task, model, monkeypatch
 ):
-    count = iter(compiled)
-    monkeypatch.setattr(devices, "compilations", lambda: next(count))
-    encoder = Counting()
-    Inference(task, model).infer(encoder, split)
-    assert len(encoder.calls) == runs
-
-
-def test_the_seconds_are_those_of_a_run_and_of_all_that_it_starts_from(task, model, monkeypatch):
     monkeypatch.setattr(inference.time, "perf_counter", lambda: NOW[0])
+    # Each run on the ID split is repeated once if it compiled.
+    monkeypatch.setattr(devices, "compilations", itertools.count().__next__)
     first = Counting(1.0)
     second = Counting(2.0, first)
     third = Counting(4.0, second)
     found = Inference(task, model)
     assert found.seconds(third) == 7.0 and found.seconds(second) == 3.0
+    codes = found.infer(second, "ood").codes
+    found.infer(third, "ood")
+    assert len(third.calls) == len(second.calls) == len(first.calls) == 3
+    # A start is inferred once and handed on.
+    assert third.calls[-1][1] is codes and second.calls[-1][1] is found.infer(first, "ood").codes
     rows = len(task.id.signals)
     timed = found.time(third, 2 * rows, 3, clock=lambda: NOW[0])
     assert timed == pytest.approx(7.0 / rows * 1_000)
-    codes = found.infer(second, "ood").codes
-    found.infer(third, "ood")
-    # A start is inferred once and handed on.
-    assert third.calls[-1][1] is codes and second.calls[-1][1] is found.infer(first, "ood").codes
 
 
-def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(
-    task, model, monkeypatch
-):
-    calls, infer = [], Lasso.infer
-
-    def counting(self, model, signals, *begun):
-        calls.append(self.lam)
-        return infer(self, model, signals, *begun)
-
-    monkeypatch.setattr(Lasso, "infer", counting)
+def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(task, model):
     found = Inference(task, model)
-    for encoder in (Lasso(0.1), Lasso(0.1, start=None), *[Lasso(0.1, start=TopK(3))] * 2):
-        solution = found.infer(encoder, "ood")
-        assert solution.certified is not None
-    np.testing.assert_allclose(solution.codes, found.infer(Lasso(0.1), "ood").codes, atol=1e-3)
-    assert calls == [0.1] * 2 and found.infer(TopK(3), "ood").certified is None
+    solution = found.infer(Lasso(0.1), "ood")
+    assert found.infer(Lasso(0.1, start=None), "ood") is solution
+    warm = found.infer(Lasso(0.1, start=TopK(3)), "ood")
+    np.testing.assert_allclose(warm.codes, solution.codes, atol=1e-3)
+    assert warm.certified is not None and found.infer(TopK(3), "ood").certified is None
     before = devices.compilations()
     # Nor does what trained a model.
     for encode in (None, TopK(4)):
@@ -138,13 +122,11 @@ def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(
 
 @pytest.mark.parametrize("beyond", [0, 1])
 def test_codes_of_many_samples_are_held_by_their_non_zeros(task, model, monkeypatch, beyond):
-    whole = Inference(task, model)
+    whole = Inference(task, model).infer(Lasso(0.1), "ood")
     monkeypatch.setattr(inference, "DENSE_NUMBERS", len(task.ood.signals) * task.width - beyond)
     monkeypatch.setattr(inference, "_CHUNK", 30 * task.width)
-    found = Inference(task, model)
-    for encoder in (TopK(3), Lasso(0.1)):
-        coded, dense = found.infer(encoder, "ood"), whole.infer(encoder, "ood")
-        assert scipy.sparse.issparse(coded.codes) == bool(beyond) and found.seconds(encoder) > 0
-        codes = coded.codes.toarray() if beyond else coded.codes
-        np.testing.assert_allclose(codes, dense.codes, atol=1e-5)
-    np.testing.assert_allclose(coded.objective, dense.objective, rtol=1e-5)
+    coded = Inference(task, model).infer(Lasso(0.1), "ood")
+    assert scipy.sparse.issparse(coded.codes) == bool(beyond)
+    codes = coded.codes.toarray() if beyond else coded.codes
+    np.testing.assert_allclose(codes, whole.codes, atol=1e-5)
+    np.testing.assert_allclose(coded.objective, whole.objective, rtol=1e-5)
