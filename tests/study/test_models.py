@@ -2,6 +2,7 @@
 goes on to the same bits.
 """
 
+import contextlib
 import dataclasses
 import json
 
@@ -194,29 +195,32 @@ DAMAGE = {
 }
 
 
+STATE = "state.safetensors"
+
+
 @pytest.mark.parametrize(
-    ("name", "damage"),
+    ("killed", "name", "damage", "goes_on_from"),
     [
-        ("state.safetensors", None),
-        *(("state.safetensors", damage) for damage in ("flipped", "renamed")),
-        *((along(2)[0], damage) for damage in ("flipped", "removed")),
+        (True, STATE, None, 3),
+        *((True, STATE, damage, None) for damage in ("flipped", "renamed")),
+        *((True, along(2)[0], damage, 3) for damage in ("flipped", "removed")),
+        *((False, name, "cut", None) for name in LAST),
+        *((False, along(2)[0], damage, None) for damage in ("flipped", "renamed")),
     ],
 )
-def test_a_killed_fit_goes_on_or_with_damage_is_made_again(
-    tmp_path, monkeypatch, task, expected, name, damage
+def test_a_killed_fit_goes_on_and_what_is_damaged_is_made_again(
+    tmp_path, monkeypatch, task, expected, fits, killed, name, damage, goes_on_from
 ):
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
-    with monkeypatch.context() as patched:
-        patched.setattr(models, "Checkpoint", Mortal)
-        with pytest.raises(KilledError):
-            fit_one(tmp_path, task, at=(2, 3))
+    with monkeypatch.context() as patched, contextlib.suppress(KilledError):
+        patched.setattr(models, "Checkpoint", Mortal if killed else Checkpoint)
+        fit_one(tmp_path, task, at=(2, 3))
     (folder,) = tmp_path.iterdir()
-    assert files(folder) == [*along(1, 2), "state.safetensors"]
-    path = folder / name
-    content = path.read_bytes()
-    path.unlink()
+    assert files(folder) == ([*along(1, 2), STATE] if killed else along(1, 2, 3, 4) + LAST)
+    content = (folder / name).read_bytes()
+    (folder / name).unlink()
     if damage != "removed":
-        path.write_bytes(content if damage is None else DAMAGE[damage](content))
+        (folder / name).write_bytes(DAMAGE[damage](content) if damage else content)
     taken, load = [], Checkpoint.load
 
     def loading(self, like):
@@ -227,24 +231,11 @@ def test_a_killed_fit_goes_on_or_with_damage_is_made_again(
     monkeypatch.setattr(Checkpoint, "load", loading)
     for _ in range(2):
         assert is_as_expected(fit_one(tmp_path, task, at=(2, 3)), expected, 2, 3)
-    assert taken[0] == (None if "state" in name and damage else 3)
+    # One that went on before a model was lost is made once more.
+    assert taken[0] == goes_on_from and len(fits) == 2 + (
+        goes_on_from is not None and name != STATE
+    )
     assert files(folder) == along(1, 2, 3, 4) + LAST
-
-
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        *((name, "cut") for name in LAST),
-        *((along(1)[0], damage) for damage in ("flipped", "renamed")),
-    ],
-)
-def test_damage_is_noticed_and_fitted_again(tmp_path, task, expected, fits, damage, name):
-    fit_one(tmp_path, task, at=(1,))
-    (path,) = tmp_path.glob(f"*/{name}")
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
-    for _ in range(2):
-        assert is_as_expected(fit_one(tmp_path, task, at=(1,)), expected, 1)
-        assert len(fits) == 2
 
 
 def test_a_fit_goes_on_where_nothing_can_be_kept(tmp_path, task, expected, caplog):
