@@ -2,7 +2,7 @@
 
 import pytest
 
-from sae_gap import Method, Setting, Study
+from sae_gap import Method, Study
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.topk import TopK
@@ -68,9 +68,3 @@ TWICE = [Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)
 def test_methods_and_studies_are_checked_where_they_are_made(make_wrong, words):
     with pytest.raises(ValueError, match=words):
         make_wrong()
-
-
-def test_one_name_may_stand_for_methods_that_vary_something():
-    methods = [Method("frozen", "frozen", SAE, Lasso(), {"tol": tol}) for tol in (1, 2)]
-    methods += [Method("frozen", "frozen", SAE, one) for one in (FISTA, ISTA, Lasso(0.2))]
-    assert [*Study("tiny", [SETTING], methods, lam=0).methods(Setting())] == methods
