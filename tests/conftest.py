@@ -317,49 +317,6 @@ def pair():
     return Pair
 
 
-# What two processes begin with. Each has a folder of its own to work in, as on hosts that share
-# none.
-PREAMBLE = """
-import json, os, sys, time, warnings
-import jax, jax.numpy as jnp, numpy as np
-from sae_gap import Setting, draw, load
-from sae_gap.runtime import devices, distributed
-
-warnings.simplefilter("error")
-# Else a process that fails would wait for the other, which waits for it.
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
-process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-os.makedirs(f"{folder}/host{process}", exist_ok=True)
-os.chdir(f"{folder}/host{process}")
-distributed.start(f"localhost:{port}", 2, process)
-
-def refused(kind, do, *told):
-    try:
-        do()
-    except kind as error:
-        assert all(part in str(error) for part in told), str(error)
-    else:
-        raise AssertionError(f"{do} was not refused")
-
-"""
-
-
-@pytest.fixture(scope="session")
-def run_pair():
-    """Runs some code in two processes, after the preamble, in a folder; neither may fail."""
-
-    def run(code, folder):
-        script = folder / "script.py"
-        script.write_text(PREAMBLE + code)
-        codes, _, err = Pair(
-            [script, "{process}", "{port}", folder],
-            PYTHONPATH=str(pathlib.Path(__file__).parents[1]),
-        ).end()
-        assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
-
-    return run
-
-
 @dataclasses.dataclass(frozen=True)
 class Smoke:
     """A finished run of the smoke preset.

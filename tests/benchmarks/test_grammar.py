@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import options, studies
 from benchmarks.harness import command, learners
-from benchmarks.harness import preset as presets
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.report import published
@@ -191,12 +190,6 @@ def test_a_grid_has_a_setting_for_each_cell_and_seed():
     found = grid(Preset((20, 30), (3,), (200,), width=(None, 40), seeds=(0, 1)))
     assert found[0] == Setting(20, 3, 200, 0) and found[2] == Setting(20, 3, 200, 0, width=40)
     assert len(found) == 8 == len(set(found)) and found[-1] == Setting(30, 3, 200, 1, width=40)
-
-
-def test_a_published_world_has_the_sizes_of_its_flags(monkeypatch):
-    monkeypatch.setattr(presets, "published_world", lambda path, **sizes: sizes)
-    (found,) = grid(Preset(world_file="there", noise_db=(20.0,), width=(7,), seeds=(3,)))
-    assert found == {"num_samples": 5_000, "noise_db": 20.0, "width": 7, "seed": 3}
 
 
 def test_methods_run_in_the_order_of_the_study_and_crossings_behind_them():

@@ -137,7 +137,8 @@ def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, mon
         np.testing.assert_allclose(READ[0], rows, atol=1e-6)
 
 
-def test_each_model_is_fitted_and_encoded_once(tmp_path, monkeypatch):
+def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
+    based = dataclasses.replace(SAE, base=SAE)
     calls, fits = collections.Counter(), []
     inner, fit = Inference._infer, models.fit
 
@@ -155,13 +156,16 @@ def test_each_model_is_fitted_and_encoded_once(tmp_path, monkeypatch):
         *METHODS[1:3],
         Method("again", "sae", SAE, TopK(3), {"depth": 1}),
         Method("warm", "sae", SAE, Lasso(start=TopK(3))),
+        Method("based", "sae", based, TopK(3)),
     )
     kept, options = Models(tmp_path / "models"), {"metrics": (gap.METRIC,), "seconds": False}
-    run(make(methods=methods, **options), Store(tmp_path / "store"), models=kept)
-    # On three splits of two seeds; the lasso from zero is the reference of all four, and the warm
-    # one is another.
-    assert calls == {"TopK": 6, "Lasso": 12}
-    assert fits == [(SAE, 2)] and len(kept.directory.folders()) == 2
+    rows = run(make(methods=methods, **options), Store(tmp_path / "store"), models=kept)
+    # Of two seeds; the lasso from zero is the reference of all on a model, on two splits, and the
+    # warm one is another.
+    assert calls == {"TopK": 12, "Lasso": 16}
+    assert fits == [(SAE, 2), (based, 2)] and len(kept.directory.folders()) == 4
+    (found,) = kept.fit(based, [SETTING], [task])
+    assert rows[-2]["fit_seconds"] == found.end.seconds + rows[0]["fit_seconds"]
 
 
 @pytest.mark.parametrize("name", ["mse_id", "seed"])
@@ -310,12 +314,13 @@ def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, c
 
 
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path, monkeypatch):
-    hot = dataclasses.replace(SAE, learning_rate=1e30)
-    sae, frozen = Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())
-    for _ in range(2):
-        rows = run(make(SETTING, methods=(sae, frozen, METHODS[3])), Store(tmp_path))
-        assert [row.get("diverged") for row in rows] == [True, True, None]
-        assert "mcc_id" in rows[2] and "mcc_id" not in rows[0]
+    hot, metrics = dataclasses.replace(SAE, learning_rate=1e30), default_metrics()
+    methods = [Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())]
+    for more in ((), (Metric("more", lambda _: {}),)):
+        study = make(SETTING, methods=methods, metrics=(*metrics, *more))
+        rows = run(study, Store(tmp_path))
+        assert [row["diverged"] for row in rows] == [True] * 2 and "mcc_id" not in rows[0]
+        # Nor is it measured again.
         monkeypatch.setattr(runner, "score", fail)
 
 
