@@ -69,13 +69,18 @@ def assert_solved(solution, alone, problem):
 
 
 def test_samples_and_what_does_not_divide_are_placed(problem):
-    mesh = devices.mesh()
-    placed = devices.place({"whole": problem[0], "odd": problem[0][:30]}, mesh)
-    assert mesh.shape == {"samples": 8} and placed["whole"].addressable_shards[0].data.shape == (
-        4,
-        INPUT_DIM,
-    )
+    given = {"whole": problem[0], "odd": problem[0][:30], "name": "x", "none": None, "count": 3}
+    placed = devices.place(given, devices.mesh())
+    assert placed["whole"].sharding.spec == PartitionSpec("samples")
+    assert placed["whole"].addressable_shards[0].data.shape == (4, INPUT_DIM)
     assert placed["odd"].sharding.is_fully_replicated
+    assert (placed["name"], placed["none"], placed["count"]) == ("x", None, 3)
+    assert devices.place(jnp.float32(2), devices.mesh()).sharding.is_fully_replicated
+    for name in ("whole", "odd"):
+        many = jax.jit(lambda rows: rows.T @ rows)(placed[name])
+        assert len(many.devices()) == 8
+        np.testing.assert_allclose(many, given[name].T @ given[name], rtol=1e-5, atol=1e-5)
+    assert devices.describe().startswith("8 x cpu (")
 
 
 def test_an_explicit_mesh_is_refused(problem):
@@ -201,22 +206,19 @@ def test_a_state_with_codes_lies_as_its_samples():
     )
 
 
-def test_a_context_without_a_mesh_changes_nothing():
-    batch = jnp.ones((4, 3))
-    assert sharding.split_batch(batch) is batch and sharding.constrain(batch, batch) is batch
-    assert sharding.mesh_of(batch, batch) is None and sharding.num_parts() == 1
-
-
-def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
+def test_the_parts_of_an_axis_are_those_of_the_mesh_in_whose_context_it_is():
     found = []
 
-    def look(array):
-        mesh = sharding.mesh_of(array, array)
+    def look(batch):
+        mesh = sharding.mesh_of(batch, batch)
         found.append((None if mesh is None else mesh.size, sharding.num_parts()))
-        return array
+        return batch
 
-    rows = PartitionSpec("samples")
+    rows, batch = PartitionSpec("samples"), jnp.ones((8, 3))
+    # Without a mesh nothing changes.
+    assert sharding.split_batch(batch) is batch is sharding.constrain(look(batch), batch)
     with jax.set_mesh(devices.mesh()):
+        # An axis that each device works on by itself has one part.
         for function in (look, jax.shard_map(look, in_specs=rows, out_specs=rows)):
-            jax.eval_shape(function, jnp.ones(8))
-    assert found == [(8, 8), (None, 1)]
+            jax.eval_shape(function, batch)
+    assert found == [(None, 1), (8, 8), (None, 1)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task, catalogue
+from sae_gap import Method, Model, Setting, Split, Store, Study, Task, catalogue
 from sae_gap.core import options
 from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.lasso import Lasso
@@ -292,16 +292,6 @@ DOORS = {
     "a key that is no integer": (fit(keys=[0.5]), "a key must be an integer or one random key"),
     "a key below zero": (fit(keys=[-1]), "seed must be an integer of at least 0"),
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
-    "bases that are none": (fit(bases=[3]), r"bases\[0\] must be of class Model"),
-    "a base for none": (fit(bases=[MODEL]), "of a learner that has a base"),
-    "models of no learner": (
-        lambda: Models().fit("x", [Setting()], [task()]),
-        "learner must be of class Learner",
-    ),
-    "models of too many tasks": (
-        lambda: Models().fit(ONLINE, [Setting()], [task(), task()]),
-        "tasks must be 1",
-    ),
     "a stream's key": (stream(key="0"), "key must be an integer or one random key"),
     "a stream's learner": (stream(learner=DLFista()), "learner must be of class OnlineDictionary"),
     "a stream's source": (stream(3), "source must be an array"),
@@ -314,7 +304,7 @@ DOORS = {
         lambda: study(sources=[3]),
         r"sources\[0\] must be a setting",
     ),
-    "a study's methods": (lambda: study(methods=3), "methods must be a list"),
+    "a study's methods": (lambda: study(methods=3), "must be a list"),
     "a study's method": (
         lambda: study(methods=lambda source: [3]),
         r"methods\(source\)\[0\] must be of class Method",
