@@ -178,8 +178,7 @@ class SparseAutoencoder(Learner):
         input_dim = signals.shape[1]
         mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
         if self.standardised:
-            mean = jnp.mean(signals, axis=0)
-            unit = jnp.sqrt(jnp.mean((signals - mean) ** 2))
+            mean, unit = scales(signals)
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
@@ -194,8 +193,7 @@ class SparseAutoencoder(Learner):
             weight = atoms = unit_atoms(base.decoder)[0]
             bias = (base.bias - mean) / unit
             if self.standardised:
-                few = (signals[:: -(-len(signals) // FEW)] - mean) / unit - bias
-                weight = self._gain(atoms, few) * atoms
+                weight = self._gain(atoms, (few(signals) - mean) / unit - bias) * atoms
         parameters = self.encoder.parameters(weight, parameters_key)
         if base is not None and not self.standardised:
             # Another kind of encoder has parameters of its own.
@@ -206,10 +204,14 @@ class SparseAutoencoder(Learner):
             # Zero rows, such as padding, stay zero and do not count.
             counted = jnp.any(signals != 0, axis=1, keepdims=True)
             model = self.encoder.calibrated(model, jnp.where(counted, (signals - mean) / unit, 0))
-        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        return self._started(model, signals, key, mean, unit)
+
+    def _started(self, model: Model, signals, key, mean, unit) -> SAEState:
+        """Returns the state of a model before the first step."""
+        zero, count = jnp.zeros((), signals.dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        optimiser = self._optimiser(len(signals), num_latents).init(model)
-        return SAEState(model, optimiser, count, live, key, steering, mean, unit)
+        optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
+        return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
 
     def done(self, state: SAEState) -> bool:
         kind = type(self.encoder)
@@ -326,6 +328,17 @@ class SparseAutoencoder(Learner):
                 lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
             )
         return self.encoder.observe(eqx.apply_updates(model, updates), seen), optimiser
+
+
+def scales(rows: Float[Array, "n dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
+    """Returns the mean of rows, and the root mean square about it."""
+    mean = jnp.mean(rows, axis=0)
+    return mean, jnp.sqrt(jnp.mean((rows - mean) ** 2))
+
+
+def few(rows: Float[Array, "n dim"]) -> Float[Array, "some dim"]:
+    """Returns at most `FEW` of the rows, from all over."""
+    return rows[:: -(-len(rows) // FEW)]
 
 
 def unscaled(encoder: Any, unit: Float[Array, ""]) -> Any:

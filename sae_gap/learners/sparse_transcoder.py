@@ -9,15 +9,8 @@ from sae_gap.core.options import option
 from sae_gap.core.types import Split, Task, Transcoder
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.predicted import regression
-from sae_gap.learners.learner import live_dims, live_share
-from sae_gap.learners.sparse_autoencoder import (
-    FEW,
-    GENTLE,
-    SAEState,
-    SparseAutoencoder,
-    Steering,
-    unscaled,
-)
+from sae_gap.learners.learner import random_atoms
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder, few, scales, unscaled
 
 
 class SparseTranscoder(SparseAutoencoder):
@@ -70,34 +63,21 @@ class SparseTranscoder(SparseAutoencoder):
     def init(self, data, *, num_latents, key, base=None):
         x, y, dtype = data.inputs, data.signals, data.signals.dtype
         weights_key, parameters_key, key = jax.random.split(key, 3)
-        means = jnp.mean(x, axis=0), jnp.mean(y, axis=0)
-        units = [
-            jnp.sqrt(jnp.mean((part - mean) ** 2)) for part, mean in ((x, means[0]), (y, means[1]))
-        ]
-        (num_inputs, dim), (mean, unit) = (x.shape[1], y.shape[1]), (means[1], units[1])
+        (middle, own), (mean, unit) = scales(x), scales(y)
+        num_inputs, dim = x.shape[1], y.shape[1]
         if base is None:
-            atoms, bias = jax.random.normal(weights_key, (dim, num_latents), dtype), jnp.zeros(dim)
-            atoms = jnp.where(live_dims(y)[:, None], atoms, 0)
+            atoms, bias = random_atoms(weights_key, y, num_latents), jnp.zeros(dim)
         else:
-            atoms, bias = base.decoder, (base.bias - mean) / unit
-        atoms = unit_atoms(atoms)[0]
-        inputs = (x - means[0]) / units[0]
+            atoms, bias = unit_atoms(base.decoder)[0], (base.bias - mean) / unit
+        inputs = (x - middle) / own
         slope = regression(inputs, (y - mean) / unit)
-        few = inputs[:: -(-len(inputs) // FEW)] @ slope
-        parameters = self.encoder.parameters(
-            self._gain(atoms, few) * (slope @ atoms), parameters_key
-        )
+        gain = self._gain(atoms, few(inputs) @ slope)
+        parameters = self.encoder.parameters(gain * (slope @ atoms), parameters_key)
         skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
         centre = jnp.zeros(num_inputs, dtype)
         model = Transcoder(atoms, bias.astype(dtype), parameters, centre=centre, skip=skip)
-        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
-        steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        optimiser = self._optimiser(len(y), num_latents).init(model)
-        sizes = jnp.array([num_inputs, dim])
-        wide = jnp.repeat(jnp.stack(units), sizes, total_repeat_length=num_inputs + dim)
-        return SAEState(
-            model, optimiser, count, live_share(y), key, steering, jnp.concatenate(means), wide
-        )
+        units = jnp.concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
+        return self._started(model, y, key, jnp.concatenate([middle, mean]), units)
 
     def model(self, state):
         model = state.model

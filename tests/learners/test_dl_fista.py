@@ -58,7 +58,9 @@ def test_few_latents_are_coded_on_the_host_where_one_cpu_has_all_samples(monkeyp
     def on_host(num_samples, num_latents):
         # An abstract mesh has no devices on which zeros could be made.
         data = Split(jax.ShapeDtypeStruct((num_samples, 3), jnp.float32))
-        state = jax.eval_shape(lambda data: learner.init(data, num_latents=num_latents, key=KEY), data)
+        state = jax.eval_shape(
+            lambda data: learner.init(data, num_latents=num_latents, key=KEY), data
+        )
         return "pure_callback" in str(jax.make_jaxpr(learner.step)(data, state))
 
     assert on_host(10, 20) and not on_host(9, 20)

@@ -108,9 +108,7 @@ def unpack(model):
 )
 def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
     frozen, every = options.get("frozen", False), options["renormalise_every"]
-    rate, seen, signals = (5e-4, SIGNALS, SIGNALS)
-    if "schedule" in options:
-        rate = cosine
+    rate, seen, signals = cosine if "schedule" in options else 5e-4, SIGNALS, SIGNALS
     if "standardised" in options:
         seen = 1e3 * SIGNALS + 5e3
         signals = SIGNALS - SIGNALS.mean(axis=0)
@@ -133,13 +131,18 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
         own, given = learner.model(state), ENCODERS[name](state.model, jnp.asarray(signals))
         codes = ENCODERS[name](own, data.signals)
         np.testing.assert_allclose(codes, given, rtol=1e-8, atol=1e-10)
-        fits = [codes @ of.decoder.T + of.bias for of in (own, state.model)]
-        scale = (seen[1] - seen[0])[0] / (signals[1] - signals[0])[0]
-        np.testing.assert_allclose(fits[0] - seen, scale * (fits[1] - signals), rtol=1e-6, atol=1e-8)
+        errors = [
+            codes @ of.decoder.T + of.bias - rows
+            for of, rows in ((own, seen), (state.model, signals))
+        ]
+        unit = np.ptp(seen[:, 0]) / np.ptp(signals[:, 0])
+        np.testing.assert_allclose(errors[0], errors[1] * unit, rtol=1e-6, atol=1e-8)
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for place, (parameter, other, initial) in enumerate(zip(ours, theirs, start, strict=True)):
             # Optax keeps the step of a schedule in single precision.
-            np.testing.assert_allclose(parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10)
+            np.testing.assert_allclose(
+                parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10
+            )
             moved = np.abs(parameter - initial).max()
             assert moved > 4e-4 if not frozen or place > 1 else moved == 0
         is_unit = np.allclose(np.linalg.norm(ours[0], axis=0), 1, rtol=0, atol=1e-12)

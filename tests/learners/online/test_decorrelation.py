@@ -1,7 +1,6 @@
 """Coherent atoms decorrelated: beside a Gram matrix that is formed at once, and by hand."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 

@@ -183,7 +183,9 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
     signals = 5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9]
     dictionary = eye[:, [*range(8), 9, 10, 11]]
     known = [250] * 8 + [75, 0, 0]
-    new = take_step(learner, signals, begin(learner, signals, dictionary, squares=known, round=turn))
+    new = take_step(
+        learner, signals, begin(learner, signals, dictionary, squares=known, round=turn)
+    )
     moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
     assert moved[8:].tolist() == [False, restarts, False]
     # One that restarts counts as used until it is known whether it is.

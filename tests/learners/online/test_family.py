@@ -104,11 +104,10 @@ def with_factor(cosine):
     return stack(p, cosine**0.5 * NARROW[:, 5:6] + (1 - cosine) ** 0.5 * NARROW[:, 1:5])
 
 
-def two_families(have, unused):
-    """The parent of the second may have an atom without a use, which the first may not take."""
+def two_families():
+    """The parent of the second has an atom without a use, which the first may not take."""
     first, second = (WIDE[:, a : a + 1] + WIDE[:, a + 1 : a + 5] for a in (0, 5))
-    parent = unit(second).sum(axis=1, keepdims=True) + 0.1 * WIDE[:, 10:11]
-    return stack(first, second, parent[:, :have], WIDE[:, 11 : 11 + unused])
+    return stack(first, second, unit(second).sum(axis=1) + 0.1 * WIDE[:, 10], WIDE[:, 11])
 
 
 def parent_of_two():
@@ -162,8 +161,7 @@ CASES = {
     # Loadings of 1 and four times the cosine, on average .56 or .73.
     "little in common": (around(0.45), rows(*E[:5, :5]), []),
     "much in common": (around(0.66), rows(*E[:5, :5]), ALL),
-    "one place": (two_families(0, 1), rows(*E[:8, :9]), [*range(4), 8]),
-    "a place and a parent": (two_families(1, 1), rows(*E[:8, :10]), [*range(10)]),
+    "a place and a parent": (two_families(), rows(*E[:8, :10]), [*range(10)]),
     "parent of two": (parent_of_two(), rows(*E[:12, :13]), [*range(6), 12]),
     "followers": (followers(), rows(*E[:10, :11]), [*range(3, 10)]),
     # A parent is taken out of a child that is used in its place; not of a sibling, of which p is a
@@ -194,7 +192,11 @@ CASES = {
         [],
     ),
     # A mean cosine of .09.
-    "not alike": (stack(merged[:, 0], NARROW[:, 2:5] + 0.3145 * NARROW[:, 6:7], c[3]), of_merged, []),
+    "not alike": (
+        stack(merged[:, 0], NARROW[:, 2:5] + 0.3145 * NARROW[:, 6:7], c[3]),
+        of_merged,
+        [],
+    ),
     # The parent is on in 77 % of each child's uses.
     "not included": (merged, more(of_merged, *E[1:4, :5], times=30), []),
     "rare": (merged, of_merged[:20], []),
