@@ -16,7 +16,7 @@ from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised, Lista
+from sae_gap.learners.amortised import Among, Amortised, Lista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.solvers import sparse_code
 
@@ -56,6 +56,7 @@ def test_the_targets_are_certified_codes_on_the_frozen_dictionary(task, start, m
     for of in (start.model, model):
         np.testing.assert_allclose(of.dictionary, task.dictionary, atol=1e-6)
         np.testing.assert_array_equal(of.bias, base.bias)
+    assert model.encode is None and Amortised(ENCODERS[:1], base=BASE).encode == Among(ENCODERS[0])
 
 
 @pytest.mark.parametrize("place", range(len(ENCODERS)))
@@ -65,18 +66,6 @@ def test_training_lowers_the_distance_to_the_optimum(learner, model, start, task
         for of in (model, start.model)
     )
     assert found < 0.75 * before
-
-
-def test_an_encoder_is_trained_alike_alone_and_in_company(model, task, base):
-    learner = Amortised(ENCODERS[2:3], base=BASE, num_steps=100, learning_rate=5e-3)
-    alone = fit(learner, [task], [KEY], bases=[base])[0].end.model
-    own = eqx.tree_at(lambda m: m.encoder, model, model.encoder[2])
-    np.testing.assert_allclose(
-        encode(alone.encode, alone, task.ood.signals),
-        encode(ENCODERS[2], own, task.ood.signals),
-        atol=1e-3,
-    )
-    assert alone.encode.encoder == ENCODERS[2] and model.encode is None
 
 
 def test_epochs_of_lista_are_steps_of_adam_over_their_batches(task, base):

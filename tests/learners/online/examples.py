@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.learners.online import families
-from sae_gap.learners.online.cooccurrence import PARTNERS, Cooccurrence, drop_atoms
+from sae_gap.learners.online.cooccurrence import PARTNERS, Cooccurrence
 from sae_gap.learners.online.family.atoms import idle_energy
 
 ROWS, WIDTH = 200, 14
@@ -29,7 +29,7 @@ WIDE, NARROW = (
 def repair(dictionary, counts):
     idle = idle_energy(counts.squares)
     (found, moved), idle = families.repair(dictionary, counts, idle)
-    return found, moved, drop_atoms(counts, moved), idle
+    return found, moved, idle
 
 
 def unit(atoms):

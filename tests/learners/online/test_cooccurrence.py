@@ -54,6 +54,16 @@ def test_of_too_many_partners_those_of_the_largest_shares_are_kept():
     assert counts.together[0].tolist() == [5, 6, 7, 7]
 
 
+def test_dropped_atoms_have_no_counts_and_are_no_partners():
+    counts = of_tables([[9, 6, 5], [6, 7, 4], [5, 4, 6]])
+    left = cooccurrence.drop_atoms(counts, jnp.arange(WIDTH) == 1)
+    assert left.partners[:3, :2].tolist() == [[WIDTH, 2], [WIDTH] * 2, [0, WIDTH]]
+    for table in (left.together, left.products):
+        assert table[:3, :2].tolist() == [[0, 5], [0, 0], [5, 0]]
+    for part in (left.uses, left.sums, left.squares):
+        assert part[:3].tolist() == [9, 0, 6]
+
+
 def test_shares_and_mean_codes_are_of_the_samples_that_use_the_row():
     counts = of_codes(np.array([[1, 2], [3, 4], [0, 5], [0, 6.0]]), 4)
     np.testing.assert_allclose(counts.given[:, 0], [1, 0.5])
