@@ -156,6 +156,19 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     assert least_cosine(LEARNER, 0 * signals, frame, frame) > 0.999
 
 
+def test_quiet_and_rare_atoms_that_are_right_stay():
+    """A third of the size of others, or a fifteenth as often on, in noise: of little energy, but
+    more than any residual.
+    """
+    rng = np.random.default_rng(0)
+    atoms = unit(rng.standard_normal((40, WIDTH)))
+    rate, size = np.full(WIDTH, 0.06), np.full(WIDTH, 4.0)
+    size[:4], rate[4:8] = 1.2, 0.004
+    codes = (rng.random((1_500, WIDTH)) < rate) * size * rng.uniform(0.9, 1.1, (1_500, WIDTH))
+    signals = jnp.asarray(codes @ atoms.T + 0.05 * rng.standard_normal((1_500, 40)), jnp.float32)
+    assert least_cosine(LEARNER, signals, atoms, atoms) > 0.97
+
+
 @pytest.mark.parametrize(
     ("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)]
 )
