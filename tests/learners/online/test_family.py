@@ -106,6 +106,16 @@ def two_families():
     return stack(first, second, unit(second).sum(axis=1) + 0.1 * WIDE[:, 10], WIDE[:, 11])
 
 
+def parent_of_two():
+    """Cosines of .365 in each family and of .2995 between them, not coherent; and .905 with the sum
+    of all, an atom without a use.
+    """
+    cosines = np.kron(0.0655 * np.eye(2) + 0.2995, np.ones((6, 6)))
+    np.fill_diagonal(cosines, 1)
+    family = WIDE[:, :12] @ np.linalg.cholesky(cosines).T
+    return stack(family, family.sum(axis=1))
+
+
 def followers():
     """Three atoms around b, which is alike to c, around which there are more: only those around c
     are a family.
@@ -145,6 +155,7 @@ CASES = {
     "on together": (rays(WIDE, wide), rows(*(1 - E[:4, :5]) * [1, 1, 1, 1, 0]), []),
     "coherent by chance": (rays(NARROW, c[3]), lone, []),
     "a place and a parent": (two_families(), rows(*E[:8, :10]), [*range(10)]),
+    "parent of two": (parent_of_two(), rows(*E[:12, :13]), [*range(6), 12]),
     "followers": (followers(), rows(*E[:10, :11]), [*range(3, 10)]),
     # A parent is taken out of a child that is used in its place; not of a sibling, of which p is a
     # half, nor of an atom that is hardly used.
