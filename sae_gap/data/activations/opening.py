@@ -47,8 +47,8 @@ def open_activations(
     key: str | None = None,
     documents: Int[ArrayLike, " n"] | None = None,
 ) -> Activations:
-    """Opens activations, rows of one vector each, without reading them; a compressed .npz and a
-    .parquet are read whole.
+    """Opens activations, rows of one vector each, without reading them; a compressed .npz is
+    read whole, and a .parquet copied, uncompressed, to a file in `$TMPDIR`.
 
     A file is .npy, .npz, .safetensors, .pt, .arrow or .parquet. The last two need the extra
     `arrow`; a .pt, one tensor or a dict of them from `torch.save`, needs no PyTorch. A folder holds
