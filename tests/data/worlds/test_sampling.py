@@ -11,7 +11,6 @@ from scipy import stats
 from sae_gap.data.worlds import sampling
 from sae_gap.data.worlds.firing import firing_of
 from sae_gap.data.worlds.law import Law
-from tests.data.worlds import dense
 
 # Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
 UNLIKELY = 1e-4
@@ -32,6 +31,36 @@ def codes(law, count, seed=0, **changes):
     return sampling.Sampler(dataclasses.replace(firing_of(law), **changes)).codes(
         np.random.default_rng(seed), count
     )
+
+
+def the_long_way(firing, rng, count):
+    """Codes, (count, N), of the constants, by `F ε + √δ η > τ` and one node after the other."""
+    number = len(firing.rates)
+    shared, own = (
+        rng.standard_normal((count, firing.factor.shape[1])),
+        rng.standard_normal((count, number)),
+    )
+    fires = shared @ firing.factor.T + np.sqrt(firing.rest) * own > stats.norm.isf(firing.rates)
+    codes = np.where(
+        fires, np.maximum(0, firing.mean + firing.std * rng.standard_normal((count, number))), 0
+    )
+    for level in range(firing.level.max() + 1):
+        for node in np.flatnonzero(firing.level == level):
+            above = firing.parent[node]
+            if above >= 0:
+                gate = (
+                    codes[:, above] / firing.mean[above]
+                    if firing.scaled[above]
+                    else codes[:, above] > 0
+                )
+                codes[:, node] *= gate
+            children = np.flatnonzero(firing.parent == node)
+            if firing.exclusive[node]:
+                for row in np.flatnonzero(codes[:, node]):
+                    on = children[codes[row, children] > 0]
+                    if len(on) > 1:
+                        codes[row, np.setdiff1d(on, rng.choice(on))] = 0
+    return codes
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +94,7 @@ def test_a_small_world_has_the_law_of_the_long_way():
     flags = np.arange(40)
     firing = dataclasses.replace(firing_of(SMALL), exclusive=flags % 2 == 0, scaled=flags % 3 > 0)
     mine = sampling.Sampler(firing).codes(np.random.default_rng(1), 30_000).toarray()
-    other = dense.draw(firing, np.random.default_rng(3), 3_000)
+    other = the_long_way(firing, np.random.default_rng(3), 3_000)
     for here, there in ((mine > 0, other > 0), (mine, other), (mine**2, other**2)):
         error = np.sqrt(here.var(axis=0) / len(mine) + there.var(axis=0) / len(other))
         score = (here.mean(axis=0) - there.mean(axis=0)) / error
