@@ -23,9 +23,7 @@ _AT_ONCE = 2**22
 AnyCodes = Float[ArrayLike, "n _"] | scipy.sparse.csr_array
 
 
-def active_columns(
-    codes: Any,
-) -> tuple[Float[np.ndarray, "n active"], Int[np.ndarray, " active"] | slice]:
+def active_columns(codes: Any) -> tuple[Float[np.ndarray, "n active"], Any]:
     """Returns dense columns of codes, and which latents they are: all columns of dense codes, and
     of sparse ones, in any format, the columns with a non-zero, or the first column if none has.
     """

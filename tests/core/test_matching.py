@@ -52,9 +52,10 @@ def test_match_on_a_small_dictionary_is_the_best_of_all_in_double_precision():
     np.testing.assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
     # Also of single precision; and squares of tiny atoms do not underflow.
     truth = rng.standard_normal((8, 12)).astype(np.float32)
-    match = matching.match_atoms(-np.float32(1e-30) * truth[:, ::-1], truth)
-    assert match.learned.tolist() == [*range(12)][::-1]
-    np.testing.assert_allclose(match.cosine, -1, rtol=1e-6)
+    for scale in (np.float32(-3), np.float64(-1e-200)):
+        match = matching.match_atoms(scale * truth[:, ::-1], truth)
+        assert match.learned.tolist() == [*range(12)][::-1]
+        np.testing.assert_allclose(match.cosine, -1, rtol=1e-13)
 
 
 def test_the_true_dictionary_itself_is_matched_without_a_product():

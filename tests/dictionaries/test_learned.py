@@ -55,7 +55,7 @@ def fresh(task):
 
 
 def test_it_finds_the_dictionary_whatever_the_outliers_rows(task, activations, learned):
-    kept = sae_gap.learn(activations, WIDTH, L0, visits=40, outliers="keep")
+    kept = sae_gap.learn(activations, WIDTH, L0, visits=20, outliers="keep")
     assert learned.train.num_samples + learned.held_out.num_samples == len(activations) - 2
     assert kept.train.num_samples + kept.held_out.num_samples == len(activations)
     for dictionary in (learned, kept):
@@ -319,34 +319,27 @@ def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path
     assert kept.best_fvu == pytest.approx(learned.fvu(spoilt, outliers="keep"), rel=1e-4)
 
 
-def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, activations, learned):
+def test_an_sae_is_trained_as_asked_and_else_for_2000_steps(monkeypatch, activations, learned):
     """Of 35 rows an epoch is a step of a batch that is not full, and of some 900 it is 8."""
-    found = []
+    fits = []
 
     def interrupted(learner, rows, width, seed, inputs, **_):
-        found.append(
-            (learner, learner.num_steps * -(-len(rows) // learner.batch_size), width, seed)
-        )
+        steps = learner.num_steps * -(-len(rows) // learner.batch_size)
+        fits.append((learner, steps, width, seed))
         raise InterruptedError
 
-    few = sae_gap.open_activations(activations[:35])
     monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
-    for dictionary in (
-        learned,
-        sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0),
-    ):
-        for told in ({}, {"k": 2, "encoder": "batchtopk", "epochs": 3, "frozen": False, "seed": 4}):
-            with pytest.raises(InterruptedError):
-                dictionary.sae(**told)
-    assert all(2_000 <= steps < 2_008 for _, steps, *_ in found[::2])
-    for learner, steps, width, seed in found[1::2]:
-        assert (learner.encoder, learner.frozen, width, seed) == (BatchTopK(2), False, WIDTH, 4)
-        assert learner.num_steps == 3 and steps < 2_000
+    few = sae_gap.open_activations(activations[:35])
+    asked = {"k": 2, "encoder": "batchtopk", "epochs": 3, "frozen": False, "seed": 4}
+    for l0, train, options in ((L0, learned.train, {}), (0.4, few, {}), (L0, few, asked)):
+        dictionary = sae_gap.LearnedDictionary(learned.model, l0, train, learned.held_out, 0)
+        with pytest.raises(InterruptedError):
+            dictionary.sae(**options)
+    assert all(2_000 <= steps < 2_008 for _, steps, *_ in fits[:2])
     # At least one latent is in use, and metadata are refused before anything is trained.
-    thin = sae_gap.LearnedDictionary(learned.model, 0.4, learned.train, learned.held_out, 0)
-    with pytest.raises(InterruptedError):
-        thin.sae()
-    assert found[-1][0].encoder == TopK(1)
+    assert fits[1][0].encoder == TopK(1)
+    learner, *last = fits[2]
+    assert (learner.encoder, learner.frozen, *last) == (BatchTopK(2), False, 3, WIDTH, 4)
     with pytest.raises(TypeError, match="JSON"):
         learned.save_sae("nowhere", metadata={"a": {1}})
 
@@ -374,8 +367,8 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     )
     # Another session needs both sides again.
     learned.save(tmp_path / "d")
-    again = sae_gap.LearnedDictionary.load(tmp_path / "d", x, targets=y).sae(**options)
-    np.testing.assert_array_equal(again.model.encoder.weight, frozen.encoder.weight)
+    again = sae_gap.LearnedDictionary.load(tmp_path / "d", x, targets=y).sae(epochs=1)
+    assert again.model.num_inputs == x.shape[1]
     with pytest.raises(ValueError, match=r"^only a transcoder has a skip; give learn the targets"):
         direct.sae(skip=True)
     with pytest.raises(ValueError, match=r"targets for .* activations; give one of each"):
@@ -394,20 +387,15 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda x, d: sae_gap.learn(x, 0, L0), "width"),
         (lambda x, d: sae_gap.learn(x, WIDTH, 31), "l0"),
         (lambda x, d: sae_gap.learn(x, 3, 3), "fewer than the 3 atoms"),
-        (lambda x, d: sae_gap.learn(x, WIDTH, L0, outliers="clip"), "outliers"),
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
         (lambda x, d: sae_gap.learn([x[:30], x[30:99]], WIDTH, L0), "unequal lengths joined"),
-        (lambda x, d: sae_gap.learn(d.train, WIDTH, L0, documents=np.zeros(3)), "documents"),
         (lambda x, d: d.encode(x[:, :29]), "29 dimensions, but the dictionary 30"),
         (lambda x, d: d.fvu(d.bias + x[:40, :1] * d.atoms[:, 0], l0=5), "no weight"),
         (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
-        (lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * 1j)), "codes must be .* re"),
         (lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * np.nan)), "must be finite"),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
-        (lambda x, d: d.sae(encoder="lasso"), "encoder must be one of"),
         (lambda x, d: d.save_sae("."), "there already"),
         (lambda x, d: d.agreement(np.ones((30, 5), np.float32)), "one shape"),
     ],

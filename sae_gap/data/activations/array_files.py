@@ -5,6 +5,7 @@
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -61,8 +62,9 @@ def _mapped(path: pathlib.Path, begin: int, size: int) -> Array:
         )
     if not header.size:
         return in_memory(np.zeros(header.shape, header.dtype))
-    order, place = "F" if header.fortran else "C", begin + header.length
-    return _numbers(np.memmap(path, header.dtype, "r", place, header.shape, order))
+    place, shape = begin + header.length, header.shape
+    order: Any = "F" if header.fortran else "C"
+    return _numbers(np.memmap(path, header.dtype, "r", place, shape, order))
 
 
 def _numbers(values: np.ndarray) -> Array:

@@ -135,15 +135,7 @@ def test_a_law_that_cannot_be_is_one_sentence(changes, words):
     Law(num_latents=10_880)
 
 
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        (["roots"], "must list different pairs"),
-        (["wings=2"], "of roots, branching, depth"),
-        (["roots=2.5"], "such as roots=128"),
-        (["exclusive=1"], "such as exclusive=true"),
-    ],
-)
-def test_a_law_that_cannot_be_read_is_one_sentence(entries, message):
-    with pytest.raises(ValueError, match=message):
-        parse_law(entries)
+def test_a_law_that_cannot_be_read_is_one_sentence():
+    for entry, fault in (("wings=2", "of roots, branching, depth"), ("roots=2.5", "as roots=128")):
+        with pytest.raises(ValueError, match=fault):
+            parse_law([entry])

@@ -49,16 +49,3 @@ def test_a_file_in_the_folder_is_a_world(tmp_path, monkeypatch):
     found = instances(named.__name__, NamedWorld)
     assert found.keys() == WORLDS.keys() | {"dropped-in"}
     assert all(found[name].name == name and "\n" not in found[name].about for name in found)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("heaven",), "one of .*absorption, .*, but it is 'heaven'"),
-        (("synthsae", "64"), "num_latents must be an integer"),
-        (("absorption", 5), "has 2 features, not 5"),
-    ],
-)
-def test_unknown_worlds_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        named_world(*arguments)

@@ -83,12 +83,6 @@ def test_the_full_world_has_the_published_figures(full):
     assert (full.data > 0).all() and full.has_sorted_indices
 
 
-def test_the_first_version_does_not_scale_children(full):
-    first, second = codes(Law(seed=42, scale_children=False), 1_024), full[:1_024]
-    np.testing.assert_array_equal(first.indices, second.indices)
-    assert np.sum(first.data**2) / np.sum(second.data**2) == pytest.approx(817.4 / 837.9, abs=0.008)
-
-
 def test_a_small_world_has_the_law_of_the_long_way():
     # Some parents let several children fire, and some do not scale them.
     flags = np.arange(40)
