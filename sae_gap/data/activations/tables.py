@@ -126,27 +126,19 @@ def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = N
         return tokens[start - first * length : stop - first * length]
 
     if documents is not None:
-        each = total if documents.shape == (total,) else count
-        named = read_documents(path, documents, each)
+        each, given = total if documents.shape == (total,) else count, documents.dtype
+        if documents.shape != (each,) or given.kind not in "iu":
+            raise RefusedError(
+                f"the documents of {path} must be {each} integers, one a row, but they are {given} "
+                f"of shape {documents.shape}; save them so, or leave them out."
+            )
+        named = documents.read(0, each).astype(np.int64)
     elif len(shape) == 3:
         named = np.arange(count)
     else:
         return Table(path, total, width, rows, None)
     named = np.repeat(named, total // len(named))
     return Table(path, total, width, rows, named, documents is None)
-
-
-def read_documents(
-    path: pathlib.Path | str, documents: Array, count: int
-) -> Int[np.ndarray, " count"]:
-    """Returns the documents that a file names, read only if their number is right."""
-    if documents.shape != (count,) or documents.dtype.kind not in "iu":
-        raise RefusedError(
-            f"the documents of {path} must be {count} integers, one a row, but they are "
-            f"{documents.dtype} of shape "
-            f"{documents.shape}; save them so, or leave them out."
-        )
-    return documents.read(0, count).astype(np.int64)
 
 
 def in_memory(values: np.ndarray) -> Array:
