@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.linear_model import RidgeCV
 
 from sae_gap import Split, Task, fit
@@ -56,6 +57,17 @@ def test_on_the_generative_model(task):
     model = fit(LinearProbe(), [task], [jax.random.key(0)])[0].end.model
     np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=1e-4)
     assert model.dictionary is None and not model.bias.any() and not model.encoder.bias.any()
+
+
+def test_sparse_codes_give_the_weights_of_the_dense_ones():
+    signals, codes = problem(60, 0.1)
+    # Latents that are never on.
+    codes[:, [0, 3]] = 0
+    splits = [Split(jnp.asarray(signals), form) for form in (jnp.asarray(codes), csr_array(codes))]
+    tasks = [Task(split, split, split, width=5) for split in splits]
+    dense, sparse = (fit(LinearProbe(), [task], [0])[0].end.model.encoder.weight for task in tasks)
+    np.testing.assert_allclose(sparse, dense, atol=1e-6)
+    assert not sparse[:, [0, 3]].any()
 
 
 def test_the_penalties_are_the_callers():
