@@ -25,7 +25,6 @@ from jaxtyping import Float
 
 from sae_gap import catalogue
 from sae_gap.core.checks import check_type
-from sae_gap.core.codes import Codes
 from sae_gap.core.identity import MethodPart, describe
 from sae_gap.core.registry import looks_of
 from sae_gap.core.types import SPLITS, Model, Setting, Split, Task
@@ -255,11 +254,10 @@ def check_metric(metric: Metric) -> None:
         )
         values = np.concatenate([[0.0], *map(np.ravel, found.values())])
         demand(np.isfinite(values).all(), "must give finite numbers, or leave a column out")
-        for form in (scipy.sparse.csr_array, Codes.from_dense):
-            demand(
-                _alike(metric(inferred(form)), found),
-                "must say the same of sparse codes; read `dense_chunks`",
-            )
+        demand(
+            _alike(metric(inferred(scipy.sparse.csr_array)), found),
+            "must say the same of sparse codes; read `dense_chunks`",
+        )
         # Activations of a network are never padded.
         padded = metric(inferred(padded=15)) if metric.everywhere else found
         demand(

@@ -324,11 +324,11 @@ DOORS = {
     ),
     "documents for other rows": (
         lambda: sae_gap.save_activations("never.npz", Y, np.zeros(7, int)),
-        "documents must be 8 integers",
+        "documents of the array must be 8 integers",
     ),
     "rows beyond float32": (
         lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)),
-        "finite in float32",
+        "as float32; drop or mend such rows",
     ),
     "an SAE nowhere": (lambda: sae_gap.load_sae(3), "path must be a path"),
     "a folder for an SAE": (lambda: sae_gap.save_sae(MODEL, 3), "must be a path"),

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 from sklearn.linear_model import RidgeCV
 
 from sae_gap import Split, Task, fit
@@ -46,3 +47,15 @@ def test_against_scikit_learn(n, noise, alpha, third, alphas):
     np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
     found, atol = Linear()(model, train.signals), 2e-3 * np.abs(codes).max()
     np.testing.assert_allclose(found, peer.predict(signals), atol=atol)
+
+
+def test_sparse_codes_give_the_weights_of_the_dense_ones():
+    rng = np.random.default_rng(0)
+    signals, codes = rng.normal(size=(60, 12)), rng.normal(size=(60, 5))
+    # Latents that are never on.
+    codes[:, [0, 3]] = 0
+    splits = [Split(jnp.asarray(signals), form) for form in (jnp.asarray(codes), csr_array(codes))]
+    tasks = [Task(split, split, split, width=5) for split in splits]
+    dense, sparse = (fit(LinearProbe(), [task], [0])[0].end.model.encoder.weight for task in tasks)
+    np.testing.assert_allclose(sparse, dense, atol=1e-6)
+    assert not sparse[:, [0, 3]].any()
