@@ -1,6 +1,6 @@
 """What an SAE makes of rows, as it was loaded and in other readings of the same arrays."""
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, own_codes
 
 # Below this share of the variance an error is nothing to mend.
 _LEAST = 1e-3
@@ -98,7 +98,7 @@ class Reading(NamedTuple):
         maps = () if sae.transcodes else affines(sae.model)
         return cls(
             sae.normalisation,
-            sae.encode_signals,
+            functools.partial(own_codes, sae.model),
             np.asarray(sae.lengths),
             np.asarray(sae.unit_dictionary.T),
             bias,
@@ -205,7 +205,7 @@ def others(
         yield (
             "the k largest codes are chosen as if atoms had unit norm; set "
             "rescale_acts_by_decoder_norm",
-            own._replace(encode=times.encode_signals, units=np.ones_like(lengths)),
+            own._replace(encode=times, units=np.ones_like(lengths)),
         )
     square = [len(own.atoms) == dim for dim in (sae.num_inputs, sae.input_dim)]
     if own.skip is not None and sae.num_inputs == sae.input_dim:
@@ -216,7 +216,7 @@ def others(
     turned = own
     if square[0]:
         encoder = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
-        turned = own._replace(encode=encoder.encode_signals)
+        turned = own._replace(encode=encoder)
         yield "the square encoder is transposed; transpose it in the file", turned
     if square[1]:
         atoms = np.ascontiguousarray(own.atoms.T)
@@ -258,6 +258,6 @@ def affines(model: Model) -> list[Affine]:
     return [part for part in parts if isinstance(part, Affine)]
 
 
-def _replaced(sae: SAE, change) -> SAE:
+def _replaced(sae: SAE, change) -> Callable[[Any], Any]:
     parts = [change(part) for part in affines(sae.model)]
-    return dataclasses.replace(sae, model=eqx.tree_at(affines, sae.model, parts))
+    return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))
