@@ -19,7 +19,6 @@ _TAKES = {
     "batchtopk": ("threshold", "k"),
     "jumprelu": ("threshold",),
 }
-_PRODUCTS = {"W_enc": "x @ W_enc", "W_dec": "z @ W_dec", "W_skip": "x @ W_skip"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +45,17 @@ def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts
         raise ValueError(
             f"{architecture} takes {wanted}, but it is given {' and '.join(has) or 'none'}."
         )
-    check_flag("centred", options.centred)
-    check_flag("transcoder", transcodes)
-    check_flag("linear", bool(0) if options.linear is None else options.linear)
-    more = {name: getattr(options, name) for name in ("threshold", "W_skip")}
-    arrays = dict(given) | {name: value for name, value in more.items() if value is not None}
-    if "W_skip" in arrays and not transcodes:
+    for name in ("centred", "transcoder", "linear"):
+        if (flag := getattr(options, name)) is not None:
+            check_flag(name, flag)
+    arrays = {**given, "threshold": options.threshold, "W_skip": options.W_skip}
+    held = {
+        name: as_real(name, value, "an array of floats")
+        for name, value in arrays.items()
+        if value is not None
+    }
+    if "W_skip" in held and not transcodes:
         raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
-    held = {name: as_real(name, value, "an array of floats") for name, value in arrays.items()}
     for name in ("b_enc", "b_dec"):
         if held[name].ndim != 1 or not held[name].size:
             raise ValueError(
@@ -70,17 +72,15 @@ def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts
         "W_dec": (input_dim, num_latents),
         "W_skip": (input_dim, read),
     }
-    notes, square = {}, []
+    square = [name for name in held if name in linear and len({*linear[name]}) == 1]
     for name in linear.keys() & held.keys():
-        alike = linear[name][0] == linear[name][1]
-        square += [name] * alike
-        if options.linear if alike else held[name].shape == linear[name]:
+        turned = held[name].shape == linear[name]
+        if options.linear if name in square else turned:
             held[name] = held[name].T
+    notes = dict[str, str]()
     if square and options.linear is None:
-        notes["square matrices"] = (
-            f"taken as {' and '.join(_PRODUCTS[name] for name in sorted(square))}; linear=True "
-            "takes torch.nn.Linear's"
-        )
+        products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
+        notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
     encoder = "standard"
     if "threshold" in held:
         encoder = "jumprelu"

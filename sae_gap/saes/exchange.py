@@ -49,13 +49,17 @@ def imported(
     """
     row = ARCHITECTURES.get(str(parts.encoder))
     if row is None:
-        encoder: Any = _trained(Config(Path("its note"), parts.options), shape[1])
+        encoder: Any = _trained(
+            Config(Path(f"the fit {parts.notes['fit']}"), parts.options), shape[1]
+        )
         places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
     else:
         module, kind, names = row.module, row.encoder, row.tensors
         if parts.encoder == PURSUIT and tensors:
             kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
-        encoder = getattr(importlib.import_module(f"sae_gap.{module}"), kind)(*parts.options.values())
+        encoder = getattr(importlib.import_module(f"sae_gap.{module}"), kind)(
+            *parts.options.values()
+        )
         places = {place: name for name, place in names.items()}
     if not places:
         return encoder, None

@@ -96,11 +96,8 @@ def _weights(path: Path) -> Path:
             f"{path} has several files of weights, {_listed(path, found)}; give the path of one."
         )
     below = sorted({place.parent for depth in range(1, _DEPTH) for place in _found(path, depth)})
-    choices = (
-        f"but these below it have: {_listed(path, below)}; give the path of one"
-        if below
-        else _EXPECTED
-    )
+    named = f"but these below it have: {_listed(path, below)}; give the path of one"
+    choices = named if below else _EXPECTED
     raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 

@@ -27,7 +27,7 @@ def load(config: Config, tensors: Tensors) -> Parts:
       ValueError: the files do not fit, or are of several layers.
     """
     folders = tensors.path.absolute().parts[:-1]
-    for part in filter(_OTHERS.search, folders):
+    if part := next(filter(_OTHERS.search, folders), ""):
         raise ValueError(
             f"{tensors.path} lies in {part}, whose weights are of several layers; give an SAE or a "
             "transcoder of one."

@@ -217,7 +217,8 @@ class SAE:
         """
         with jax.default_matmul_precision("highest"):
             rows = self.as_rows(activations, explained=True)
-            return self.model.signals(rows, self._read(inputs, len(rows))) - self.bias
+            read = self._beside(inputs, len(rows)) if self.transcodes else None
+            return self.model.signals(rows, read) - self.bias
 
     def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
         """The library's codes, in its own units.
@@ -255,19 +256,15 @@ class SAE:
           ValueError: the codes have another width or are not finite, or `like` is needed and
             missing.
         """
-        given: Any = codes
-        codes = matching.as_matrix("codes", given.toarray() if issparse(given) else given)
+        whole: Any = codes.toarray() if issparse(codes) else codes  # type: ignore[union-attr]
+        codes = matching.as_matrix("codes", whole)
         if codes.shape[1] != self.num_latents:
             raise ValueError(
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
             )
-        if self.normalisation.per_sample and (like is None or len(like) != len(codes)):  # type: ignore[arg-type]
-            fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
-            raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
-        rows = self.as_rows(like) if self.normalisation.per_sample else None  # type: ignore[arg-type]
-        read = self._read(like, len(codes))
+        read = self._beside(like, len(codes))
         with jax.default_matmul_precision("highest"):
-            return self.model.reconstruct(jnp.asarray(codes), rows, read)
+            return self.model.reconstruct(jnp.asarray(codes), read, read)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
@@ -312,16 +309,19 @@ class SAE:
             )
         return as_floats(name, array)
 
-    def _read(self, inputs: Any, count: int) -> Any:
-        """What the skip of a transcoder reads of so many rows; None where there is no skip."""
-        if getattr(self.model, "skip", None) is None:
+    def _beside(self, like: Any, count: int) -> Any:
+        """What an SAE read of so many rows, if their codes alone do not decide its output."""
+        why = f"normalises each sample by itself ({self.normalisation.name})"
+        if getattr(self.model, "skip", None) is not None:
+            why = "adds a skip of its inputs"
+        elif not self.normalisation.per_sample:
             return None
-        if inputs is None or len(inputs) != count:
+        if like is None or len(like) != count:
             raise ValueError(
-                "this transcoder adds a skip of its inputs; give what it read, one row for each of "
-                f"the {count}."
+                f"this SAE {why}; give like=activations, what it read, one row for each of the "
+                f"{count}."
             )
-        return self.as_rows(inputs)
+        return self.as_rows(like)
 
 
 def own_codes(

@@ -62,7 +62,10 @@ def test_a_fit_infers_as_its_model_does(tmp_path, name):
     sae = sae_gap.load_sae(path.parent)
     assert (sae.library, sae.architecture) == ("sae_gap", type(model.encode).__name__)
     assert sae.notes.items() >= {"fit": "fit", "learner": "SparseAutoencoder", "seed": "3"}.items()
-    assert sae.notes.get("k", str(sae.model.encode.k) if "k" in dir(model.encode) else None) in (None, "3")
+    assert sae.notes.get("k", str(sae.model.encode.k) if "k" in dir(model.encode) else None) in (
+        None,
+        "3",
+    )
 
 
 @pytest.mark.parametrize("skip", [True, False])
