@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_gap.core.checks import detached
 from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.topk import TopK
 from sae_gap.saes.loaded_sae import SAE
 from tests.saes.examples import refused, transcoder
@@ -41,12 +40,6 @@ def test_the_identity_follows_codes_and_versions_but_no_name_and_no_place_in_mem
     class Mine(TopK):
         pass
 
-    class OfTargets(Encoder):
-        reads_inputs = False
-
-        def __call__(self, model, signals):
-            return signals @ model.decoder
-
     affine = Affine(jnp.asarray(ATOMS), jnp.zeros(3))
     plain = Model(jnp.asarray(ATOMS.T), jnp.asarray(BIAS), affine)
 
@@ -62,21 +55,13 @@ def test_the_identity_follows_codes_and_versions_but_no_name_and_no_place_in_mem
     Mine.version = 2
     assert before != digest(Mine(2))
     reads = transcoder(TopK(3))[0]
-    different = times(1), times(2), TopK(3), OfTargets()
-    assert len({digest(encode, model=reads) for encode in different}) == 4
+    assert len({digest(encode, model=reads) for encode in (times(1), times(2), TopK(3))}) == 3
 
 
 def tensor(array):
     """A tensor of PyTorch with a gradient."""
     kind = torch.bfloat16 if array.dtype == ml_dtypes.bfloat16 else torch.float32
     return torch.tensor(array.astype(np.float32)).to(kind).requires_grad_()
-
-
-def test_a_tensor_comes_to_the_host(monkeypatch):
-    moved = []
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or self)
-    np.testing.assert_array_equal(detached(tensor(ROWS)), ROWS)
-    assert moved
 
 
 RNG = np.random.default_rng(5)
@@ -102,7 +87,9 @@ ARCHITECTURES = [
 @pytest.mark.parametrize("turned", [(), ("W_enc", "W_dec")])
 @pytest.mark.parametrize("centred", [True, False])
 @pytest.mark.parametrize(("options", "codes_of"), ARCHITECTURES)
-def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, centred, turned):
+def test_an_sae_of_arrays_infers_as_its_formula_says(
+    options, codes_of, centred, turned, monkeypatch
+):
     half = {name: array.astype(ml_dtypes.bfloat16) for name, array in DRAWN.items()}
     weight, offset, atoms, bias = (array.astype(np.float64) for array in half.values())
     kinds = [np.asarray, jnp.asarray, tensor, tensor]
@@ -110,15 +97,17 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, centred,
         name: kind(array.T if name in turned else array)
         for kind, (name, array) in zip(kinds, half.items(), strict=True)
     }
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or self)
     sae = SAE.from_arrays(**given, centred=centred, name="mine", **options)
     codes = codes_of((ROWS - centred * bias) @ weight + offset)
-    assert 0 < np.count_nonzero(codes) < codes.size and sae.name == "mine"
+    assert 0 < np.count_nonzero(codes) < codes.size and sae.name == "mine" and len(moved) > 1
     np.testing.assert_allclose(sae.encode(tensor(ROWS)), codes, atol=1e-5)
     np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
 
 @pytest.mark.parametrize("skip", [True, False])
-@pytest.mark.parametrize("turned", [(), ("W_enc",), ("W_dec", "W_skip")])
+@pytest.mark.parametrize("turned", ["W_enc", ("W_dec", "W_skip")])
 def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned, skip):
     weight, matrix = RNG.normal(size=(5, 7)).astype("f"), RNG.normal(size=(5, 4)).astype("f")
     x = RNG.normal(1, 2, size=(9, 5)).astype("f")
@@ -130,7 +119,6 @@ def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned, skip):
     np.testing.assert_allclose(sae.encode(x), codes, atol=1e-5)
     np.testing.assert_allclose(sae.reconstruct(x), codes @ DRAWN["W_dec"] + added, atol=1e-4)
     np.testing.assert_allclose(sae.target(ROWS, x), ROWS - added, atol=1e-4)
-    assert "square matrices" not in sae.notes
     refused(lambda: sae.encode(ROWS), "activations have 4", "the transcoder has num_inputs")
     refused(lambda: sae.target(x, x), "targets have 5", "the transcoder has input_dim")
     if skip:
@@ -138,7 +126,6 @@ def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned, skip):
         refused(lambda: sae.decode(codes, x[:3]), "one row for each of the 9")
         refused(lambda: sae.target(ROWS), "what it read")
     else:
-        np.testing.assert_array_equal(sae.decode(codes), sae.reconstruct(x))
         np.testing.assert_array_equal(sae.target(ROWS), sae.target(ROWS, x))
 
 
@@ -162,13 +149,11 @@ def test_square_matrices_are_taken_as_one_says(linear):
         ({"W_enc": np.zeros((4, 6))}, "W_enc in the arrays has shape (4, 6) where (4, 7)"),
         ({"W_dec": np.full((7, 4), np.nan)}, "W_dec in the arrays has NaN"),
         ({"b_dec": ["a"]}, "b_dec must be an array of floats"),
-        *(({"b_enc": bias}, "b_enc must be a vector") for bias in (np.zeros((1, 7)), np.zeros(0))),
+        ({"b_enc": np.zeros(0)}, "b_enc must be a vector"),
         ({"centred": "False"}, "centred must be True or False"),
         ({"architecture": "batchtopk", "threshold": 0.5, "k": 8}, "of at most 7"),
-        ({"architecture": "gated"}, "architecture must be one of relu, topk"),
         ({"W_skip": np.zeros((4, 4))}, "an SAE has no W_skip; give transcoder=True"),
         ({"k": None}, "topk takes k, but it is given none"),
-        ({"threshold": 1.0}, "topk takes k, but it is given k and threshold"),
         ({"architecture": "relu"}, "relu takes neither k nor threshold, but it is given k"),
         ({"architecture": "jumprelu", "k": None, "threshold": np.zeros(3)}, "has shape (3,)"),
     ],
@@ -176,11 +161,3 @@ def test_square_matrices_are_taken_as_one_says(linear):
 def test_arrays_that_make_no_sae_are_refused(change, words):
     options = DRAWN | {"architecture": "topk", "k": 2} | change
     refused(lambda: SAE.from_arrays(**options), words)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [({"skip": np.zeros((6, 5))}, "of shape (5, 6)"), ({"centre": np.full(5, np.nan)}, "centre")],
-)
-def test_a_transcoder_whose_parts_do_not_fit_is_refused(change, words):
-    refused(lambda: SAE.of_model(dataclasses.replace(transcoder(TopK(3))[0], **change)), words)
