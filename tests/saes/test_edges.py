@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.torch
@@ -11,6 +12,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
+from sae_gap.saes.foreign_encoders import RepeatingPursuit
 from sae_gap.saes.loaded_sae import of_parts
 from sae_gap.saes.parts import Parts
 from sae_gap.storage.tensor_files import Config, Tensors
@@ -91,6 +93,14 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
     arrays["b_enc"] = np.full(3, -(2.0**24), np.float32)
     sae = of_parts(Parts("standard", {}, arrays, "ours", "standard", {}))
     np.testing.assert_array_equal(sae.model.encoder.bias, [1, 1, 1])
+
+
+def test_a_pursuit_stops_once_little_is_left():
+    model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
+    signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
+    # After 3, what is left of the first is of norm 1.12.
+    codes = RepeatingPursuit(9, residual=1.2)(model, signals)
+    np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 
 def test_tensors_and_entries_of_other_types():
