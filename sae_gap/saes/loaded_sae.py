@@ -352,24 +352,22 @@ def of_parts(parts: Parts) -> SAE:
     largest = np.abs(parts.atoms).max(axis=1)
     check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
     held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
-    atoms, bias, centre, skip = (
-        jnp.asarray(held.pop(name)) if name in held else None
-        for name in ("W_dec", "b_dec", "centre", "W_skip")
-    )
-    about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
+    atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
+    more = {name: jnp.asarray(held.pop(name)) for name in ("centre", "W_skip") if name in held}
     model = Model(atoms.T, bias)
     if parts.encoder is not None:
-        width, read = len(atoms), len(bias)
+        centre = bias
         if parts.transcodes:
-            read = len(held["W_enc"] if centre is None else centre)
-            centre = jnp.zeros(read, bias.dtype) if centre is None else centre
-        encoder, parameters = imported(parts, held, (read, width))
-        kind = parts.normalisation
-        whole = atoms.T, bias, parameters, encoder
+            centre = more["centre"] if "centre" in more else jnp.zeros(len(held["W_enc"]))
+        encoder, parameters = imported(parts, held, (len(centre), len(atoms)))
+        whole: Any = atoms.T, bias, parameters, encoder
         if parts.transcodes:
-            model = Transcoder(*whole, centre=centre, skip=skip)
+            model = Transcoder(*whole, centre=centre.astype(bias.dtype), skip=more.get("W_skip"))
         else:
-            model = Model(*whole, None if type(kind) is Normalisation else kind)
+            kind = parts.normalisation
+            same = type(kind) is Normalisation
+            model = Model(*whole, normalisation=None if same else kind)
+    about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
     return _described(model, parts.notes, **about)
 
 
