@@ -365,8 +365,9 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre.astype(bias.dtype), skip=more.get("W_skip"))
         else:
             kind = parts.normalisation
-            same = type(kind) is Normalisation
-            model = Model(*whole, normalisation=None if same else kind)
+            model = Model(*whole)
+            if type(kind) is not Normalisation:
+                model = dataclasses.replace(model, normalisation=kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
     return _described(model, parts.notes, **about)
 
