@@ -323,12 +323,9 @@ def check_sae_format(
 
 
 def _check_sae(demand, path, x, codes, reconstruction):
-    sae, rows, close = (
-        load_sae(path),
-        np.reshape(x, (len(x), -1)),
-        functools.partial(_close, tol=1e-5),
-    )
-    found = np.asarray(sae.encode(x))
+    sae, rows = load_sae(path), np.reshape(x, (len(x), -1))
+    close = functools.partial(_close, tol=1e-5)
+    found, model = np.asarray(sae.encode(x)), sae.model
     demand(
         np.array_equal(found != 0, codes != 0),
         "must have the same latents on; compare k and thresholds",
@@ -340,32 +337,16 @@ def _check_sae(demand, path, x, codes, reconstruction):
             close(sae.decode(held, x), reconstruction),
             "must decode them alike; compare W_dec, b_dec and the normalisation",
         )
-    model: Any = sae.model
-    own = encode(model.encode, model, jnp.asarray(rows) if sae.transcodes else model.signals(rows))
-    demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
+    # What the codes of both kinds should add up to, of reconstructions.
+    sums = sae.target(reconstruction, x) if sae.transcodes else sae.target(x)
+    if not sae.transcodes:
+        undone = sae.normalisation.undo(sums + sae.bias, rows)
+        demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
+        sums = codes * np.asarray(sae.lengths) @ np.asarray(sae.unit_dictionary).T
     demand(
-        close(model.reconstruct(own, rows, rows), reconstruction),
-        "must have a model that decodes alike; see `Parts.settled`",
+        close(sums, found @ model.decoder.T),
+        "must have a target and unit atoms of its codes; see `SAE.target` and `lengths`",
     )
-    if sae.transcodes:
-        demand(
-            close(sae.target(reconstruction, x), own @ model.decoder.T),
-            "must have its skip taken from targets; see `Transcoder.signals`",
-        )
-        return
-    target = sae.target(x)
-    on_unit = np.asarray(sae.encode_target(target))
-    demand(
-        close(on_unit, codes * np.asarray(sae.lengths)),
-        "must have its codes on unit atoms; multiply them by `lengths`",
-    )
-    sums = on_unit @ np.asarray(sae.unit_dictionary).T
-    demand(
-        close(sums, own @ model.decoder.T),
-        "must have atoms of unit length; divide them by `lengths`",
-    )
-    undone = sae.normalisation.undo(target + sae.bias, rows)
-    demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
 
 
 def _part(part: Any) -> Any:

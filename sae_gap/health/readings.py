@@ -1,6 +1,6 @@
 """What an SAE makes of rows, as it was loaded and in other readings of the same arrays."""
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, own_codes
 
 # Below this share of the variance an error is nothing to mend.
 _LEAST = 1e-3
@@ -100,7 +100,7 @@ class Reading(NamedTuple):
         maps = () if sae.transcodes else affines(sae.model)
         return cls(
             sae.normalisation,
-            sae.encode_signals,
+            functools.partial(own_codes, sae.model),
             np.asarray(sae.lengths),
             np.asarray(sae.unit_dictionary.T),
             bias,
@@ -208,7 +208,7 @@ def others(
         yield (
             "the k largest codes are chosen as if atoms had unit norm; set "
             "rescale_acts_by_decoder_norm",
-            own._replace(encode=times.encode_signals, units=np.ones_like(lengths)),
+            own._replace(encode=times, units=np.ones_like(lengths)),
         )
     # By one number, which mends no shrinkage; atoms of one length stay as they are.
     yield (
@@ -225,7 +225,7 @@ def others(
     turned = own
     if square[0]:
         encoder = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
-        turned = own._replace(encode=encoder.encode_signals)
+        turned = own._replace(encode=encoder)
         yield "the square encoder is transposed; transpose it in the file", turned
     if square[1]:
         atoms = np.ascontiguousarray(own.atoms.T)
@@ -276,6 +276,6 @@ def _offset(sae: SAE, part: Affine) -> Float[np.ndarray, " num_latents"]:
     return np.where(np.abs(bias - shift) > 1e-5 * np.abs(shift).max(), bias - shift, 0)
 
 
-def _replaced(sae: SAE, change) -> SAE:
+def _replaced(sae: SAE, change) -> Callable[[Any], Any]:
     parts = [change(part) for part in affines(sae.model)]
-    return dataclasses.replace(sae, model=eqx.tree_at(affines, sae.model, parts))
+    return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))
