@@ -25,7 +25,6 @@ from jaxtyping import Float
 
 from sae_gap import catalogue
 from sae_gap.core.checks import check_type
-from sae_gap.core.codes import Codes
 from sae_gap.core.identity import MethodPart, describe
 from sae_gap.core.registry import looks_of
 from sae_gap.core.types import SPLITS, Model, Setting, Split, Task
@@ -46,10 +45,14 @@ from sae_gap.study.study import Method
 
 # Sizes that differ, so that an axis is told by its length.
 DIM, WIDTH, ROWS = 7, 11, 12
+# So many times these rows are a large batch.
+MANY = 50
 # Signals in another unit, which rounds nothing, and from another origin.
 UNIT, ORIGIN = 8.0, 4.0
 # The latent whose atom is zero.
 DEAD = 3
+# Families of learners that start from random numbers.
+DRAWN = ("dictionary_learning", "sae", "peer")
 
 
 @jax.default_matmul_precision("highest")
@@ -97,11 +100,11 @@ def check_encoder(encoder: Encoder) -> None:
             _refused(prepared, model, rows),
             "must refuse signals of another shape; let `__call__` see them first",
         )
-    halves = np.concatenate([codes_of(y[6:]), codes_of(y[:6])])
-    demand(
-        _close(halves, np.roll(codes, 6, axis=0)),
-        "must code a row alike in every batch; let no row see another",
-    )
+    for rows in (np.arange(6), np.arange(6, ROWS), np.tile(np.arange(ROWS), MANY)):
+        demand(
+            _close(codes_of(y[rows]), codes[rows]),
+            "must code a row alike in every batch, of any size; let no row see another",
+        )
     others = np.arange(ROWS) != 2
     for infer in (codes_of, lambda y: np.asarray(encode(prepared, model, y))):
         try:
@@ -174,8 +177,21 @@ def check_learner(learner: Learner) -> None:
     """
     demand = _part(learner)
     task, other = (_drawn(learner, seed=seed) for seed in (0, 1))
-    model, unlike = (fitted.end.model for fitted in fit(learner, [task, other], [0, 1]))
+    fits = fit(learner, [task, other, task], [0, 0, 1])
+    model, unlike, rekeyed = (fitted.end.model for fitted in fits)
     demand(_finite(model), "must learn finite numbers; divide by nothing that may be zero")
+    types = {leaf.dtype for leaf in jax.tree.leaves(model)}
+    floats = {dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)}
+    demand(
+        floats == {task.train.signals.dtype},
+        "must learn numbers of the type of its data; take the type from them",
+    )
+    # Baselines may have fewer, and those of a base may be pruned.
+    whole = model.dictionary is None or model.dictionary.shape[1] == task.width
+    demand(
+        whole or learner.family == "baseline" or learner.base is not None,
+        "must learn as many atoms as it is asked for; see `num_latents`",
+    )
     noise = Split(other.train.signals)
     blind = Task(Split(task.train.signals), noise, noise, width=20)
     lacks = learner.needs(blind)
@@ -192,6 +208,11 @@ def check_learner(learner: Learner) -> None:
     )
     knows = learner.family == "baseline" or not _same(unlike, model)
     demand(knows, "must learn from its data; `select` them")
+    drawn = learner.base is None and learner.family in DRAWN
+    demand(
+        not drawn or not _same(rekeyed, model),
+        "must draw by its key, since seeds tell fits apart; or say by `family` that it draws none",
+    )
     base = None if learner.base is None else fit(learner.base, [task], [0])[0].end.model
     like = blank_model(learner, task, jax.random.key(0), base)
     stored = trees.load(trees.dump(model, {}), like)
@@ -218,21 +239,25 @@ def check_metric(metric: Metric) -> None:
     """Checks a metric on codes of 11 atoms, of which one is zero and not all are used.
 
     Raises:
-      AssertionError: its numbers depend on how codes are held, on padding or on the order of
-        latents, or it says what it cannot tell.
+      AssertionError: its numbers depend on how codes are held, on padding, on the order of latents
+        or on the rows of another split, it changes codes, or it says what it cannot tell.
     """
     check_type("the metric", metric, Metric, "give the METRIC of a module")
     demand = functools.partial(_demand, metric.name)
     for protocol, used in (("strict", True), ("paper", True), ("strict", False)):
         inferred = functools.partial(_inferred, protocol, used)
-        found = metric(inferred())
+        given = inferred()
+        found = metric(given)
+        demand(
+            all(np.array_equal(given.codes[name], z) for name, z in inferred().codes.items()),
+            "must not change codes in place; copy them first",
+        )
         values = np.concatenate([[0.0], *map(np.ravel, found.values())])
         demand(np.isfinite(values).all(), "must give finite numbers, or leave a column out")
-        for form in (scipy.sparse.csr_array, Codes.from_dense):
-            demand(
-                _alike(metric(inferred(form)), found),
-                "must say the same of sparse codes; read `dense_chunks`",
-            )
+        demand(
+            _alike(metric(inferred(scipy.sparse.csr_array)), found),
+            "must say the same of sparse codes; read `dense_chunks`",
+        )
         # Activations of a network are never padded.
         padded = metric(inferred(padded=15)) if metric.everywhere else found
         demand(
@@ -249,6 +274,32 @@ def check_metric(metric: Metric) -> None:
             demand(
                 left.keys() <= found.keys(), f"must leave out what it cannot tell without {missing}"
             )
+    _check_reads(demand, metric)
+
+
+def _check_reads(demand, metric):
+    """Checks which rows a metric scores, and that it counts the bias."""
+    numbers = functools.cache(lambda **other: metric(_inferred("strict", True, **other)))
+
+    def moved(found, other):
+        return {
+            name
+            for name in found
+            if not _alike({name: found[name]}, {name: other.get(name, np.nan)})
+        }
+
+    unbiased = numbers(bias=0.0)
+    demand(
+        moved(unbiased, numbers(bias=0.0, origin=0.0)) <= moved(unbiased, numbers()),
+        "must count the decoder's bias where it reads signals; see `Model.reconstruct`",
+    )
+    by = {name: moved(numbers(), numbers(few=name)) for name in SPLITS}
+    for column in set.union(*by.values()):
+        own = [name for name in SCORED if column.endswith(f"_{name}")] or SCORED
+        demand(
+            any(column in by[name] for name in own) and (own != ["id"] or column not in by["ood"]),
+            f"must score in {column} the rows of its split, not of another; see `by_split`",
+        )
 
 
 def check_sae_format(
@@ -272,12 +323,9 @@ def check_sae_format(
 
 
 def _check_sae(demand, path, x, codes, reconstruction):
-    sae, rows, close = (
-        load_sae(path),
-        np.reshape(x, (len(x), -1)),
-        functools.partial(_close, tol=1e-5),
-    )
-    found = np.asarray(sae.encode(x))
+    sae, rows = load_sae(path), np.reshape(x, (len(x), -1))
+    close = functools.partial(_close, tol=1e-5)
+    found, model = np.asarray(sae.encode(x)), sae.model
     demand(
         np.array_equal(found != 0, codes != 0),
         "must have the same latents on; compare k and thresholds",
@@ -289,32 +337,16 @@ def _check_sae(demand, path, x, codes, reconstruction):
             close(sae.decode(held, x), reconstruction),
             "must decode them alike; compare W_dec, b_dec and the normalisation",
         )
-    model: Any = sae.model
-    own = encode(model.encode, model, jnp.asarray(rows) if sae.transcodes else model.signals(rows))
-    demand(close(own, codes), "must have a model of the same codes; see `Parts.settled`")
+    # What the codes of both kinds should add up to, of reconstructions.
+    sums = sae.target(reconstruction, x) if sae.transcodes else sae.target(x)
+    if not sae.transcodes:
+        undone = sae.normalisation.undo(sums + sae.bias, rows)
+        demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
+        sums = codes * np.asarray(sae.lengths) @ np.asarray(sae.unit_dictionary).T
     demand(
-        close(model.reconstruct(own, rows, rows), reconstruction),
-        "must have a model that decodes alike; see `Parts.settled`",
+        close(sums, found @ model.decoder.T),
+        "must have a target and unit atoms of its codes; see `SAE.target` and `lengths`",
     )
-    if sae.transcodes:
-        demand(
-            close(sae.target(reconstruction, x), own @ model.decoder.T),
-            "must have its skip taken from targets; see `Transcoder.signals`",
-        )
-        return
-    target = sae.target(x)
-    on_unit = np.asarray(sae.encode_target(target))
-    demand(
-        close(on_unit, codes * np.asarray(sae.lengths)),
-        "must have its codes on unit atoms; multiply them by `lengths`",
-    )
-    sums = on_unit @ np.asarray(sae.unit_dictionary).T
-    demand(
-        close(sums, own @ model.decoder.T),
-        "must have atoms of unit length; divide them by `lengths`",
-    )
-    undone = sae.normalisation.undo(target + sae.bias, rows)
-    demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
 
 
 def _part(part: Any) -> Any:
@@ -409,28 +441,34 @@ def _same(tree, other):
 
 def _alike(found, other):
     return found.keys() == other.keys() and all(
-        np.allclose(found[name], other[name], rtol=1e-4, atol=1e-6) for name in found
+        np.shape(found[name]) == np.shape(other[name])
+        and np.allclose(found[name], other[name], rtol=1e-4, atol=1e-6)
+        for name in found
     )
 
 
-def _inferred(protocol, used, form=np.asarray, padded=None, roll=0, missing=""):
-    """A hundred samples of each split with codes of any sign, some latents of which are silent."""
+def _inferred(
+    protocol, used, form=np.asarray, padded=None, roll=0, missing="", few="", origin=1.0, bias=1.0
+):
+    """A hundred samples of each split, or sixty, with codes of any sign and some silent latents."""
     task, rng = draw(Setting(20, 3, 200, padded_dim=padded)), np.random.default_rng(1)
     atoms: Any = np.zeros((task.input_dim, WIDTH))
     atoms[:12] = rng.normal(size=(12, WIDTH)) * (np.arange(WIDTH) != DEAD)
+    live = np.arange(task.input_dim) < 12
     splits, codes = dict[str, Any](), {}
     for name, silent in zip(SPLITS, ([0, 1, 2], [0, 4], [5]), strict=True):
         z = rng.normal(size=(100, WIDTH)) * (rng.random((100, WIDTH)) < 0.3)
         z[:, silent if used or name == "ood" else slice(None)] = 0
-        codes[name] = form(np.roll(z, roll, axis=1).astype(np.float32))
+        rows = slice(60 if name == few else None)
+        codes[name] = form(np.roll(z, roll, axis=1).astype(np.float32)[rows])
         split = getattr(task, name)
-        truth = None if missing == "truth" else form(np.asarray(split.codes))
-        splits[name] = Split(split.signals, truth)
+        truth = None if missing == "truth" else form(np.asarray(split.codes)[rows])
+        splits[name] = Split(split.signals[rows] + origin * live, truth)
     known = None if missing == "truth" else task.dictionary
     task = dataclasses.replace(task, dictionary=known, **splits)
     atoms = jnp.asarray(np.roll(atoms, roll, axis=1), jnp.float32)
     dictionary = None if missing == "dictionary" else atoms
-    model = Model(dictionary, jnp.zeros(len(atoms)), Affine.create(atoms), ReLU())
+    model = Model(dictionary, jnp.asarray(bias * live), Affine.create(atoms), ReLU())
     inference, lasso = Inference(task, model, timed=False), Lasso(0.1)
     optimum = dict[str, Any]()
     if missing not in ("dictionary", "optimum"):

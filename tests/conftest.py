@@ -65,6 +65,11 @@ def pytest_xdist_auto_num_workers(config):
     return (os.cpu_count() or 1) + 1
 
 
+def pytest_addoption(parser):
+    words = "lasso problems whose certificates are judged, for each solver"
+    parser.addoption("--problems", type=int, default=700, help=words)
+
+
 def pytest_configure():
     import jax
 
@@ -317,49 +322,6 @@ def pair():
     return Pair
 
 
-# What two processes begin with. Each has a folder of its own to work in, as on hosts that share
-# none.
-PREAMBLE = """
-import json, os, sys, time, warnings
-import jax, jax.numpy as jnp, numpy as np
-from sae_gap import Setting, draw, load
-from sae_gap.runtime import devices, distributed
-
-warnings.simplefilter("error")
-# Else a process that fails would wait for the other, which waits for it.
-sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
-process, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-os.makedirs(f"{folder}/host{process}", exist_ok=True)
-os.chdir(f"{folder}/host{process}")
-distributed.start(f"localhost:{port}", 2, process)
-
-def refused(kind, do, *told):
-    try:
-        do()
-    except kind as error:
-        assert all(part in str(error) for part in told), str(error)
-    else:
-        raise AssertionError(f"{do} was not refused")
-
-"""
-
-
-@pytest.fixture(scope="session")
-def run_pair():
-    """Runs some code in two processes, after the preamble, in a folder; neither may fail."""
-
-    def run(code, folder):
-        script = folder / "script.py"
-        script.write_text(PREAMBLE + code)
-        codes, _, err = Pair(
-            [script, "{process}", "{port}", folder],
-            PYTHONPATH=str(pathlib.Path(__file__).parents[1]),
-        ).end()
-        assert codes == [0, 0], "\n".join(text[-2_000:] for text in err)
-
-    return run
-
-
 @dataclasses.dataclass(frozen=True)
 class Smoke:
     """A finished run of the smoke preset.
@@ -379,38 +341,19 @@ class Smoke:
     rows: list[dict]
 
 
-# Of studies that share their methods with the headline's, and whose sizes would compile all of them
-# anew. That of vary_latents has what the headline lacks.
-FEW = dict.fromkeys(("vary_samples", "vary_sparsity"), "raw,linear_probe,sae_topk,fista_oracle")
-FEW |= {"vary_latents": "raw,pca,linear_probe,sae_topk,online_dl,softplus_adam,fista_oracle"}
-FEW |= {"worlds": "sae_topk,frozen_topk,random,fista_oracle"}
-FEW |= {"phase_transition": "linear_probe,sae_topk,fista_oracle"}
-FEW |= {
-    "dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle"
-}
-# What differs between SAEs is the headline's: one, and one whose codes have signs.
-FEW |= {"warmstart_encoder": "cold_topk,warm_topk,fista_oracle"}
-FEW |= {
+# What other studies add to the methods of the headline.
+FEW = {
+    "worlds": "sae_topk,frozen_topk,random,fista_oracle",
+    "dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle",
     "attribution": "sae_topk,support_topk,least_squares_topk,lasso_1_topk,omp_topk,lasso_1_oracle",
-    "dict_quality": "frozen_topk,renormed_topk,oracle_norms_topk,fista_oracle",
     "encoder_budget": "relu,topk,jumprelu,lista_1,lista_4,lista_16,lista_published,fista_1,fista_5,"
     "fista_20,fista_100,ista_1,ista_5,ista_20,ista_100,screened_pursuit,omp,lasso",
-    "frozen_decoder": "linear_probe,sae_topk,sae_mp,support_topk,support_mp,frozen_topk,frozen_mp,"
-    "refined_topk,refined_mp,online_dl,fista_oracle",
-    "lambda_sensitivity": "sae_topk,frozen_topk,fista_oracle",
-    "large_latents": "linear_probe,sae_topk,fista_oracle",
-    "learning_dynamics": "sae_topk,online_dl",
-    "support_recovery": "sae_topk,sae_mp,support_topk,support_mp,least_squares_topk,"
-    "least_squares_mp,frozen_topk,frozen_mp,fista_oracle",
 }
-# Of studies whose second size would compile all that the headline has anew.
-SMALL = ("dict_quality", "frozen_decoder", "support_recovery")
 
 
 def smoke_flags(name):
     """The flags of the smoke run of a study."""
-    small = ("--num_latents=20",) if name in SMALL else ()
-    return ("--preset=smoke", f"--methods={FEW.get(name, 'all')}", *small)
+    return ("--preset=smoke", f"--methods={FEW.get(name, 'all')}")
 
 
 @pytest.fixture(scope="session")

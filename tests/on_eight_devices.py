@@ -13,14 +13,15 @@ import pytest
 import scipy.sparse
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.speed.scores import score
 from sae_gap.core.types import Split
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.runtime import devices, sharding
-from sae_gap.solvers import implicit, sparse_code, working_set
+from sae_gap.solvers import coding, implicit, sparse_code
 from sae_gap.study import program as loop
-from tests.solvers.problems import draw, score
+from tests.solvers.problems import draw
 
 LAM = 0.05
 SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 256
@@ -68,13 +69,18 @@ def assert_solved(solution, alone, problem):
 
 
 def test_samples_and_what_does_not_divide_are_placed(problem):
-    mesh = devices.mesh()
-    placed = devices.place({"whole": problem[0], "odd": problem[0][:30]}, mesh)
-    assert mesh.shape == {"samples": 8} and placed["whole"].addressable_shards[0].data.shape == (
-        4,
-        INPUT_DIM,
-    )
+    given = {"whole": problem[0], "odd": problem[0][:30], "name": "x", "none": None, "count": 3}
+    placed = devices.place(given, devices.mesh())
+    assert placed["whole"].sharding.spec == PartitionSpec("samples")
+    assert placed["whole"].addressable_shards[0].data.shape == (4, INPUT_DIM)
     assert placed["odd"].sharding.is_fully_replicated
+    assert (placed["name"], placed["none"], placed["count"]) == ("x", None, 3)
+    assert devices.place(jnp.float32(2), devices.mesh()).sharding.is_fully_replicated
+    for name in ("whole", "odd"):
+        many = jax.jit(lambda rows: rows.T @ rows)(placed[name])
+        assert len(many.devices()) == 8
+        np.testing.assert_allclose(many, given[name].T @ given[name], rtol=1e-5, atol=1e-5)
+    assert devices.describe().startswith("8 x cpu (")
 
 
 def test_an_explicit_mesh_is_refused(problem):
@@ -109,12 +115,10 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     )
 
     # In chunks of three, which no device's four samples divide into.
-    monkeypatch.setattr(working_set, "batch_size", lambda *shape: 3)
-    # Enough for all, so that a single number of slots is compiled.
-    monkeypatch.setattr(working_set, "most_slots", lambda *shape: 32)
+    monkeypatch.setattr(coding, "ROOM", 3 * coding.ARRAYS * NUM_LATENTS)
 
     def loss(signals, dictionary):
-        solution = sparse_code(signals, dictionary, LAM, solver="working_set")
+        solution = sparse_code(signals, dictionary, LAM)
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective), solution
 
     with jax.set_mesh(devices.mesh()):
@@ -126,8 +130,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     (signals_bar, dictionary_bar), solution = program(signals, dictionary)
     assert_solved(solution, alone, problem)
     assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
-    # The cotangent of the dictionary is a sum over all samples, and the units of the weights are
-    # one number for all samples.
+    # The cotangent of the dictionary is a sum over all samples.
     shapes = [shape for _, shapes in collectives(program.as_text()) for shape in shapes]
     assert {name for name, _ in collectives(program.as_text())} == {"all-reduce"}
     assert (
@@ -139,13 +142,11 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
 
 
 def test_samples_that_do_not_divide_are_filled_up_with_zeros():
-    """Thirty samples, copied to all eight devices, of which each works on four; with a weight for
-    each sample and atom.
-    """
+    """Thirty samples, copied to all eight devices, of which each works on four."""
     problem = draw(1, (30, 8, 24), sparsity=2)
     signals = devices.place(problem[0], devices.mesh())
     options = {"solver": "fista"}
-    lam = np.full((30, 24), LAM, np.float32)
+    lam = np.full(30, LAM, np.float32)
     alone = sparse_code(signals, problem[1], lam, **options)
     assert_solved(alone, alone, problem)
     found = sparse_code(signals, problem[1], lam, **options, sparse=True)
@@ -205,22 +206,19 @@ def test_a_state_with_codes_lies_as_its_samples():
     )
 
 
-def test_a_context_without_a_mesh_changes_nothing():
-    batch = jnp.ones((4, 3))
-    assert sharding.split_batch(batch) is batch and sharding.constrain(batch, batch) is batch
-    assert sharding.mesh_of(batch, batch) is None and sharding.num_parts() == 1
-
-
-def test_an_axis_that_each_device_works_on_by_itself_has_one_part():
+def test_the_parts_of_an_axis_are_those_of_the_mesh_in_whose_context_it_is():
     found = []
 
-    def look(array):
-        mesh = sharding.mesh_of(array, array)
+    def look(batch):
+        mesh = sharding.mesh_of(batch, batch)
         found.append((None if mesh is None else mesh.size, sharding.num_parts()))
-        return array
+        return batch
 
-    rows = PartitionSpec("samples")
+    rows, batch = PartitionSpec("samples"), jnp.ones((8, 3))
+    # Without a mesh nothing changes.
+    assert sharding.split_batch(batch) is batch is sharding.constrain(look(batch), batch)
     with jax.set_mesh(devices.mesh()):
+        # An axis that each device works on by itself has one part.
         for function in (look, jax.shard_map(look, in_specs=rows, out_specs=rows)):
-            jax.eval_shape(function, jnp.ones(8))
-    assert found == [(8, 8), (None, 1)]
+            jax.eval_shape(function, batch)
+    assert found == [(None, 1), (8, 8), (None, 1)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import Method, Model, Models, Setting, Split, Store, Study, Task, catalogue
+from sae_gap import Method, Model, Setting, Split, Store, Study, Task, catalogue
 from sae_gap.core import options
 from sae_gap.encoders.encoder import Affine, Encoder
 from sae_gap.encoders.lasso import Lasso
@@ -85,6 +85,11 @@ def beyond(hint, limits):
     if int in allowed:
         return [True, 1.5, limits.get("least", 1) - 1, limits.get("most", 2**31 - 1) + 1, *absent]
     return ["x", *absent]
+
+
+def test_limits_that_an_integer_does_not_have_are_named():
+    part = dataclasses.make_dataclass("Part", [("size", int, options.option(2, above=0))])
+    refused(lambda: options.check_options(part(3)), "least and most; leave out above")
 
 
 @pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
@@ -287,16 +292,6 @@ DOORS = {
     "a key that is no integer": (fit(keys=[0.5]), "a key must be an integer or one random key"),
     "a key below zero": (fit(keys=[-1]), "seed must be an integer of at least 0"),
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
-    "bases that are none": (fit(bases=[3]), r"bases\[0\] must be of class Model"),
-    "a base for none": (fit(bases=[MODEL]), "of a learner that has a base"),
-    "models of no learner": (
-        lambda: Models().fit("x", [Setting()], [task()]),
-        "learner must be of class Learner",
-    ),
-    "models of too many tasks": (
-        lambda: Models().fit(ONLINE, [Setting()], [task(), task()]),
-        "tasks must be 1",
-    ),
     "a stream's key": (stream(key="0"), "key must be an integer or one random key"),
     "a stream's learner": (stream(learner=DLFista()), "learner must be of class OnlineDictionary"),
     "a stream's source": (stream(3), "source must be an array"),
@@ -309,7 +304,7 @@ DOORS = {
         lambda: study(sources=[3]),
         r"sources\[0\] must be a setting",
     ),
-    "a study's methods": (lambda: study(methods=3), "methods must be a list"),
+    "a study's methods": (lambda: study(methods=3), "must be a list"),
     "a study's method": (
         lambda: study(methods=lambda source: [3]),
         r"methods\(source\)\[0\] must be of class Method",
@@ -329,11 +324,11 @@ DOORS = {
     ),
     "documents for other rows": (
         lambda: sae_gap.save_activations("never.npz", Y, np.zeros(7, int)),
-        "documents must be 8 integers",
+        "documents of the array must be 8 integers",
     ),
     "rows beyond float32": (
         lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)),
-        "finite in float32",
+        "as float32; drop or mend such rows",
     ),
     "an SAE nowhere": (lambda: sae_gap.load_sae(3), "path must be a path"),
     "a folder for an SAE": (lambda: sae_gap.save_sae(MODEL, 3), "must be a path"),

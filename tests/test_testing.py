@@ -3,11 +3,13 @@
 import re
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap import catalogue, testing
+from sae_gap.core.codes import dense_chunks
 from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.jumprelu import JumpReLU
 from sae_gap.encoders.lasso import Lasso
@@ -70,6 +72,7 @@ ENCODER_FAULTS = {
     "not all zero": lambda model, y: 0 * RELU(model, y),
     "below zero": lambda model, y: -RELU(model, y),
     "another shape": lambda model, y: RELU(model, jnp.resize(y, (len(y), len(model.bias)))),
+    "of any size": lambda model, y: RELU(model, y) * (1 + (len(y) > testing.ROWS)),
     "in every batch": lambda model, y: RELU(model, y) / RELU(model, y).max(),
     "lose a NaN": lambda model, y: jnp.nan_to_num(RELU(model, y)),
     "change other rows": lambda model, y: RELU(model, y) * jnp.isfinite(y).all(),
@@ -106,15 +109,28 @@ def drawn(signals, width):
 
 
 class Drawn(HostLearner):
+    atoms = staticmethod(drawn)
+
     def learn(self, data, *, num_latents, key):
-        return drawn(data.signals, num_latents)
+        return type(self).atoms(jax.random.permutation(key, data.signals), num_latents)
+
+
+def blind(self, data, *, num_latents, key):
+    return drawn(jax.random.normal(key, data.signals.shape), num_latents)
+
+
+def keyless(self, data, *, num_latents, key):
+    return drawn(data.signals, num_latents)
 
 
 # Models, or other members of a learner.
 LEARNER_FAULTS = {
-    "finite numbers": lambda data, width: drawn(jnp.nan * data.signals, width),
-    "learn from its data": lambda data, width: drawn(jnp.ones_like(data.signals), width),
-    "at zero": lambda data, width: drawn(data.signals + 1, width),
+    "finite numbers": lambda signals, width: drawn(jnp.nan * signals, width),
+    "type of its data": lambda signals, width: drawn(signals.astype(jnp.float16), width),
+    "as many atoms": lambda signals, width: drawn(signals, width - 1),
+    "learn from its data": {"learn": blind},
+    "draw by its key": {"learn": keyless},
+    "at zero": lambda signals, width: drawn(signals + 1, width),
     "in words": {"needs": lambda self, task: 3},
     "same bits": {"select": lambda self, task: task.id},
 }
@@ -123,18 +139,34 @@ LEARNER_FAULTS = {
 @pytest.mark.parametrize("words", LEARNER_FAULTS)
 def test_a_fault_of_a_learner_is_named(words):
     fault = LEARNER_FAULTS[words]
-    if not isinstance(fault, dict):
-        fault = {
-            "learn": lambda self, data, *, num_latents, key: LEARNER_FAULTS[words](
-                data, num_latents
-            )
-        }
-    kind = types.new_class("Faulty", (Drawn,), exec_body=lambda body: body.update(fault))
+    members = fault if isinstance(fault, dict) else {"atoms": staticmethod(fault)}
+    kind = types.new_class("Faulty", (Drawn,), exec_body=lambda body: body.update(members))
     with pytest.raises(AssertionError, match=words):
         testing.check_learner(kind())
 
 
+def dense(inferred, split):
+    return np.concatenate([codes for _, codes in dense_chunks(inferred.codes[split])])
+
+
+def zeroed(inferred):
+    inferred.codes["id"][:] = 0
+    return {}
+
+
+def unbiased(inferred):
+    if inferred.model.dictionary is None:
+        return {}
+    left = inferred.task.id.signals - dense(inferred, "id") @ inferred.model.decoder.T
+    return {"score_id": float(jnp.sum(left**2))}
+
+
 METRIC_FAULTS = {
+    "codes in place": zeroed,
+    "count the decoder's bias": unbiased,
+    "in score the rows": lambda inferred: {"score": (dense(inferred, "train") != 0).mean()},
+    "in score_id the rows": lambda inferred: {"score_id": (dense(inferred, "ood") != 0).mean()},
+    "in score_ood the rows": lambda inferred: {"score_ood": (dense(inferred, "id") != 0).mean()},
     "finite numbers": lambda inferred: {"score": np.nan},
     "same of sparse": lambda inferred: {"score": isinstance(inferred.codes["id"], np.ndarray)},
     "dimensions of zeros": lambda inferred: {"score": inferred.task.input_dim},

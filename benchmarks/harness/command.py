@@ -23,6 +23,7 @@ from sae_gap.learners.peer import Peer
 from sae_gap.storage import results
 from sae_gap.storage.folder import Folder
 from sae_gap.study.models import Models
+from sae_gap.study.scheduling import chain
 from sae_gap.study.study import Method, Study
 
 # Options that conflict.
@@ -215,16 +216,15 @@ def study_of(
     )
 
 
-def _check_library(name: str, learner: Learner | None) -> None:
+def _check_library(name: str, learner: Learner) -> None:
     """Refuses a method that learns, itself or in a base, by a library that is not installed."""
-    while learner is not None:
-        if isinstance(learner, Peer):
+    for peer in chain(learner):
+        if isinstance(peer, Peer):
             try:
-                learner.library()
+                peer.library()
             except ImportError:
-                package = learner.module.partition(".")[0]
+                package = peer.module.partition(".")[0]
                 mend = f"run: pip install 'sae_gap[peers]', or leave {name} out"
                 raise ValueError(
                     f"{name} needs {package}, which is not installed; {mend}."
                 ) from None
-        learner = learner.base

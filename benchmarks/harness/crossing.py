@@ -20,6 +20,7 @@ from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.learner import HostLearner, Learner
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.study.scheduling import chain
 from sae_gap.study.study import Method
 
 
@@ -68,7 +69,7 @@ def _learner(
         found = [method.learner for method in known if method.learner.name == name]
         if found:
             # Learners that build on a dictionary share its name.
-            return min(found, key=_depth)
+            return min(found, key=lambda learner: len(chain(learner)))
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
         raise ValueError(
@@ -81,10 +82,6 @@ def _learner(
     return catalogue.make_learner(
         name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps
     )
-
-
-def _depth(learner: Learner) -> int:
-    return 0 if learner.base is None else 1 + _depth(learner.base)
 
 
 def _encoded(learner: Learner, name: str, source: Any, p: Preset) -> tuple[Learner, Encoder]:

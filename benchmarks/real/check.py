@@ -1,12 +1,11 @@
-"""Evidence that an SAE is broken or was loaded wrongly, its FVU by the definition of each library,
-and what better codes would give. A cause is named only where it is sure.
+"""Evidence that an SAE is broken or was loaded wrongly, and its FVU by the definition of each
+library. A cause is named only where it is sure.
 
 Reads an SAE as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, and
 activations of its layer. Prints one screen and writes nothing. Exits with 0 where nothing was
 found, with 1 where something looks wrong, and with 2 where the input cannot be used.
 
   python -m sae_gap check FOLDER --activations=x.pt
-  python -m sae_gap check FOLDER --activations=x.pt --certified
   python -m sae_gap check TRANSCODER --activations=x.pt --targets=y.pt
 """
 
@@ -25,7 +24,6 @@ class CheckOptions(OnPairs):
 
     sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)
     rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=10)
-    certified: bool = option(False, "Look for codes by the certified lasso too; takes minutes.")
 
 
 def main(options: CheckOptions) -> None:
@@ -37,13 +35,7 @@ def main(options: CheckOptions) -> None:
             "such as x.pt."
         )
     activations = options.read_activations()
-    found = sae_gap.check(
-        options.sae,
-        activations,
-        targets=options.targets,
-        rows=options.rows,
-        certified=options.certified,
-    )
+    found = sae_gap.check(options.sae, activations, targets=options.targets, rows=options.rows)
     print(found)
     sys.exit(int(bool(found.wrong)))
 

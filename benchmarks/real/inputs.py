@@ -170,7 +170,7 @@ class Measured(Options):
             sae = dataclasses.replace(sae, name=called[path])
             if path in self.sae and sae.model.encode is not None:
                 pair: Any = (inputs, x) if sae.transcodes else (x, None)
-                reports[sae.name] = report = check(sae, pair[0], targets=pair[1], better=False)
+                reports[sae.name] = report = check(sae, pair[0], targets=pair[1])
                 if not report.fvu <= WRONG and not self.anyway:
                     doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
                     raise ValueError(

@@ -81,9 +81,8 @@ def codes_of(result: Any) -> np.ndarray:
 
 
 OURS, JITTED = "working_set", "jitted"
-_WORKING_SET = functools.partial(sparse_code, solver=OURS)
 CODERS = {
-    OURS: Coder("working set", functools.partial(ours, code=_WORKING_SET)),
+    OURS: Coder("working set", functools.partial(ours, code=sparse_code)),
     JITTED: Coder("under jit", functools.partial(ours, code=jax.jit(sparse_code))),
     "spams": Coder("SPAMS", functools.partial(spams_lars, dtype=np.float32)),
     "spams_double": Coder("SPAMS in double", functools.partial(spams_lars, dtype=np.float64)),

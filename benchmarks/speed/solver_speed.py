@@ -27,9 +27,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import cli
-from benchmarks.checks import scores
 from benchmarks.options import Results, option
-from benchmarks.speed import problems
+from benchmarks.speed import problems, scores
 from benchmarks.speed.coders import CODERS, JITTED, OURS, Run, codes_of
 from benchmarks.speed.problems import Cell
 from sae_gap.analysis import tables

@@ -1,7 +1,7 @@
 """What is left at a million concepts?
 
 The oracle and the linear probe at 1,000 to 1,000,000 latents, ten of them active, from 1,000
-samples in the dimension that compressed sensing asks for. Codes are held by their active columns
+samples in the dimension that compressed sensing asks for. Codes are held by their non-zeros
 and the lasso is solved a hundred samples at a time, so that memory is set by the dictionary.
 Whoever learns a dictionary can be named at the sizes that fit.
 

@@ -18,7 +18,7 @@ import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from sae_gap.core.checks import SEED, check_integer, shown
-from sae_gap.core.codes import SparseCodes
+from sae_gap.core.codes import AnyCodes
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.core.options import option, settle
 
@@ -143,8 +143,8 @@ class Split(eqx.Module):
 
     Attributes:
       signals: (n, input_dim).
-      codes: the true codes, (n, num_latents), or None. Codes of very many latents are `Codes`;
-        those of a world are a sparse array.
+      codes: the true codes, (n, num_latents), or None. Those of very many latents, or of a
+        world, are a sparse array.
       documents: each sample's document, from 0, as the unit of intervals; None names none.
       counts: a mask of the samples that metrics and calibration count; None counts all.
       inputs: what a transcoder reads to explain the signals, (n, num_inputs); None where encoders
@@ -152,7 +152,7 @@ class Split(eqx.Module):
     """
 
     signals: Float[Any, "n input_dim"]
-    codes: Float[Array, "n num_latents"] | SparseCodes | None = None
+    codes: AnyCodes | None = None
     documents: Int[np.ndarray, " n"] | None = None
     counts: Bool[np.ndarray, " n"] | None = None
     inputs: Float[Any, "n num_inputs"] | None = None
@@ -175,12 +175,9 @@ class Split(eqx.Module):
         """The probe's target: whether latent 0 exceeds one half."""
         if self.codes is None:
             return None
-        # A column of a sparse array is sparse, and some sparse formats cannot be sliced.
-        codes = (
-            scipy.sparse.csr_array(self.codes)[:, [0]].toarray()
-            if scipy.sparse.issparse(self.codes)
-            else self.codes
-        )
+        # Some sparse formats cannot be sliced.
+        sparse = scipy.sparse.issparse(self.codes)
+        codes = scipy.sparse.csc_array(self.codes)[:, [0]].toarray() if sparse else self.codes
         return codes[:, 0] > 0.5
 
 
@@ -391,8 +388,8 @@ class Transcoder(Model):
 
 
 class Coded(eqx.Module):
-    """Codes of n signals from any method; codes of very many latents are `Codes`, or a sparse array
-    on request.
+    """Codes of n signals from any method; those of very many latents or samples are a sparse
+    array.
     """
 
     codes: Float[Array, "n num_latents"]

@@ -115,24 +115,29 @@ class HeldOut:
     @functools.cached_property
     def left_out(self) -> Float[np.ndarray, "m input_dim"]:
         """Held-out outlier tokens, in the same share as the scored rows, but at least one."""
-        if self.keep_outliers:
-            return np.zeros((0, self.input_dim), np.float32)
-        held, rows = self._left_out
-        return held.take(rows)
+        return self.whole.take(np.searchsorted(self.whole.numbers, self._outside))
 
     @functools.cached_property
-    def _left_out(self) -> tuple[Activations, Int[np.ndarray, " m"]]:
+    def _outside(self) -> Int[np.ndarray, " m"]:
+        """The numbers of these tokens among all rows of the files."""
         whole = held = self.whole
+        if self.keep_outliers:
+            return whole.numbers[:0]
         if held is not self.held_out:
             held = self._split(whole)[1]
-        rows = np.flatnonzero(np.isin(held.numbers, whole.numbers[whole.outliers.rows]))
+        rows = np.intersect1d(held.numbers, whole.numbers[whole.outliers.rows])
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
-        return held, rows[evenly_spaced(len(rows), most)]
+        return rows[evenly_spaced(len(rows), most)]
+
+    @property
+    def _inside(self) -> Int[np.ndarray, " n"]:
+        """The numbers of the scored rows among all rows of the files."""
+        return self.parts[1].numbers[self.places]
 
     @property
     def scored_inputs(self) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of the held-out rows to score."""
-        return self._read(self.parts[1].numbers[self.places])
+        return self._read(self._inside)
 
     def _read(self, numbers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
@@ -141,7 +146,7 @@ class HeldOut:
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
         """The document of each scored row, or its run of neighbours, counted from 0."""
-        rows = np.searchsorted(self.whole.numbers, self.parts[1].numbers[self.places])
+        rows = np.searchsorted(self.whole.numbers, self._inside)
         return np.unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
@@ -176,11 +181,7 @@ class HeldOut:
         """Returns the rows that learners see, and the scored rows as one split."""
         members = np.pad(self.members, (0, len(self.left_out)))
         rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
-        numbers = [self.parts[1].numbers[self.places]]
-        if len(self.left_out):
-            whole, left = self._left_out
-            numbers.append(whole.numbers[left])
-        read = self._read(np.concatenate(numbers))
+        read = self._read(np.concatenate([self._inside, self._outside]))
         held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 

@@ -1,11 +1,14 @@
 """Draws the data of a setting of the paper's generative model."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy import sparse
 
 from sae_gap.core.checks import check_type
-from sae_gap.core.codes import DENSE_LATENTS, Codes
+from sae_gap.core.codes import DENSE_LATENTS
 from sae_gap.core.types import Setting, Split, Task
 from sae_gap.data.paper_model import draw_dictionary, draw_id_supports, draw_ood_supports
 from sae_gap.data.paper_stream import Stream
@@ -29,8 +32,8 @@ def draw(setting: Setting | World) -> Task:
     Returns:
       A task with `num_samples // 2` training samples, the rest of the ID samples for validation,
       and `num_samples // 2` OOD samples. A stream has `num_samples` training signals without codes,
-      and at most 2,500 samples in each other split. Codes of more than 20,000 latents are `Codes`,
-      which hold only the active columns.
+      and at most 2,500 samples in each other split. Codes of more than 20,000 latents are a sparse
+      array.
 
     References:
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
@@ -56,7 +59,7 @@ def draw(setting: Setting | World) -> Task:
     signals, codes = _draw_samples(setting, active, atoms, id_supports, id_rng, noise_rng)
     padding = 0 if setting.padded_dim is None else setting.padded_dim - dictionary.shape[0]
 
-    def split(signals: np.ndarray, codes: np.ndarray | Codes | None = None) -> Split:
+    def split(signals: np.ndarray, codes: Any = None) -> Split:
         padded = np.pad(signals, ((0, 0), (0, padding))) if padding else signals
         return Split(
             # `asarray` would compile a program for each shape.
@@ -86,7 +89,7 @@ def draw(setting: Setting | World) -> Task:
 
 def _draw_samples(
     setting: Setting, active: np.ndarray, atoms: np.ndarray, supports: np.ndarray, rng, noise_rng
-) -> tuple[np.ndarray, np.ndarray | Codes]:
+) -> tuple[np.ndarray, Any]:
     """Returns signals and codes for given supports; `atoms` has the atoms of the latents `active`,
     as rows.
     """
@@ -99,9 +102,7 @@ def _draw_samples(
     if setting.noise_db is not None:
         scale = noise_scale(signals, setting.noise_db)
         signals += scale * noise_rng.standard_normal(signals.shape)
-    sparse_codes = setting.num_latents > DENSE_LATENTS
-    codes = np.zeros((n, len(active) if sparse_codes else setting.num_latents), values.dtype)
-    np.put_along_axis(codes, places if sparse_codes else supports, values, axis=1)
-    return signals.astype(values.dtype), Codes(codes, active, setting.num_latents)[
-        :
-    ] if sparse_codes else codes
+    ends, shape = np.arange(0, supports.size + 1, k), (n, setting.num_latents)
+    codes: Any = sparse.csr_array((values.ravel(), supports.ravel(), ends), shape)
+    dense = setting.num_latents <= DENSE_LATENTS
+    return signals.astype(values.dtype), codes.toarray() if dense else codes

@@ -81,7 +81,6 @@ def _true_latents(task: Task) -> int:
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
-@typing.runtime_checkable
 class Source(typing.Protocol):
     """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
     dimension, values that tell it from others, and `task()`.

@@ -37,7 +37,14 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     if width is not None:
         check_size("width", width)
     check_seed(seed)
-    tensors = _read(fetched(path))
+    file = fetched(path)
+    with reading(file, "arrays in an .npz file"), np.load(file, allow_pickle=False) as archive:
+        arrays = {name: np.asarray(archive[name]) for name in _NAMES if name in archive}
+    dtype = jnp.zeros(()).dtype
+    with np.errstate(over="ignore"):
+        for name, part in arrays.items():
+            arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
+    tensors = Tensors(file, arrays)
     input_dim = tensors.shape("Y_train")[1]
     widths = [
         tensors.shape(name)[1] for name in ("A", "Z_train", "Z_val", "Z_ood") if name in tensors
@@ -64,17 +71,3 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         width=int(width or widths[0]),
         seed=seed,
     )
-
-
-def _read(path: pathlib.Path) -> Tensors:
-    with reading(path, "arrays in an .npz file"), np.load(path, allow_pickle=False) as archive:
-        arrays = {name: np.asarray(archive[name]) for name in _NAMES if name in archive}
-    with np.errstate(over="ignore"):
-        dtype = jnp.zeros(()).dtype
-        return Tensors(
-            path,
-            {
-                name: part.astype(dtype) if part.dtype.kind in "fiu" else part
-                for name, part in arrays.items()
-            },
-        )

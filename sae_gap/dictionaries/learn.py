@@ -40,7 +40,7 @@ def learn(
 
     It holds a tenth of the documents out, the same ones for any seed; see `Activations.split`. Rows
     of more than 2 GiB as float32 stay in their files: each of a hundred rounds reads other rows,
-    from all over the file. A compressed or Parquet file is held in memory. An array is copied.
+    from all over the file. A compressed .npz file is held in memory. An array is copied.
 
     It warns if there are fewer than twenty rows to learn from for each atom.
 

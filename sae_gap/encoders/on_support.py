@@ -15,6 +15,8 @@ from sae_gap.solvers.least_squares import least_squares
 
 # A latent is on above this magnitude.
 ON = 1e-4
+# Without a weight no gap ends the iterations of an accelerator.
+MOST = 2_000
 
 
 class Refined(Inferring):
@@ -75,7 +77,9 @@ class OnSupport(Refined):
         codes = self.encoder.infer(model, signals).codes if begun is None else begun
         target, atoms, norms = on_unit_atoms(model, signals)
         on = abs(codes) > self.on
-        found = sparse_code(target, atoms, self.lam, nonneg=self.nonneg, support=on)
+        found = sparse_code(
+            target, atoms, self.lam, nonneg=self.nonneg, max_iterations=MOST, support=on
+        )
         codes = found.codes / norms
         certified = is_traced(self.lam) or self.lam
         return dataclasses.replace(found, codes=codes) if certified else Coded(codes)

@@ -31,7 +31,6 @@ from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_a
 from sae_gap.loops import host
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding
-from sae_gap.solvers.working_set import in_batches
 
 # Floats for the samples that are coded at once.
 CHUNK = 2**24
@@ -372,7 +371,7 @@ def _compiled(options, atoms, lengths, targets, proposals, threshold):
     count = max(1, -(-len(targets) // max(1, most)))
     code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
     size, given = -(-len(targets) // count), (targets, proposals)
-    codes, gains = in_batches(lambda part: code(*part), given, size)
+    codes, gains = sharding.in_batches(lambda part: code(*part), given, size)
     # A NaN chooses no atom, but must remain visible, and so must an overflow.
     finite = jnp.isfinite(jnp.linalg.norm(targets, axis=1, keepdims=True))
     return jnp.where(finite, codes / lengths, jnp.nan), gains

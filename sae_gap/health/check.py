@@ -1,70 +1,27 @@
-"""Is an SAE broken, or was it loaded wrongly, and what would better codes on the same dictionary
-give?
-"""
+"""Is an SAE broken, or was it loaded wrongly?"""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_flag, check_integer, check_type, detached
-from sae_gap.core.lasso_problem import relative_gap
-from sae_gap.core.pursuit import least_gain, screen_sizes
+from sae_gap.core.checks import check_integer, check_type, detached
 from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Model, Solution, Split, Task
+from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.health.faults import Evidence, find_faults
-from sae_gap.health.readings import BLOCK, Read, Reading, affines, others
-from sae_gap.loops import host
-from sae_gap.measure.methods import refit
-from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained, fvu
+from sae_gap.health.readings import BLOCK, Reading, affines, others
+from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained
 from sae_gap.metrics.reconstruction import CHANCES
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.solvers.least_squares import by_gram
-from sae_gap.study.inference import Inference
 
-# Fewer rows say nothing of the rest; better codes are sought on so many.
-FEWEST, FEW = 10, 250
-# Of the Gram matrices of pruned codes, so that rounding leaves these definite.
-RIDGE = 1e-6
-
-
-class Better(NamedTuple):
-    """Other codes on the dictionary of an SAE, beside its own on the same rows.
-
-    Attributes:
-      codes: how they are found.
-      rows: that both are of.
-      l0: mean number of latents in use.
-      fvu: fraction of the variance that they leave.
-      own_l0: the same of the encoder's codes.
-      own_fvu: the same of the encoder's codes.
-      certificate: the largest duality gap relative to the objective of the lasso on whose supports
-        they are; None for a pursuit.
-    """
-
-    codes: str
-    rows: int
-    l0: float
-    fvu: float
-    own_l0: float
-    own_fvu: float
-    certificate: float | None
-
-    def __str__(self) -> str:
-        proof = "" if self.certificate is None else f", duality gap {self.certificate:.0e}"
-        return (
-            f"better codes, on {self.rows:,} rows: FVU {self.fvu:.4f} at L0 {self.l0:.4g} by "
-            f"{self.codes}{proof}; the encoder's {self.own_fvu:.4f} at {self.own_l0:.4g}"
-        )
+# Fewer rows say nothing of the rest.
+FEWEST = 10
 
 
 class Check(NamedTuple):
@@ -83,8 +40,6 @@ class Check(NamedTuple):
       evidence: what the weights and the codes show beside.
       wrong: what looks wrong, each a sentence with its figure, and with its cause and mend where
         these are sure; empty where nothing was found.
-      better: other codes on its dictionary; empty for an encoder without sparse codes, and None
-        where nobody asked.
       outliers: activations that were left out, being of more than ten times the median norm.
       with_outliers: `explained` of all, these too; empty where there are none.
     """
@@ -99,7 +54,6 @@ class Check(NamedTuple):
     offset: float
     evidence: Evidence
     wrong: tuple[str, ...]
-    better: tuple[Better, ...] | None
     outliers: int
     with_outliers: Mapping[str, float]
 
@@ -163,10 +117,8 @@ class Check(NamedTuple):
                 if of
             ]
             lines.append("".join(f"{share:10.4f}" for share in shares) + f"  {calls}")
-        none = ["better codes: not looked for, since its own are signed, dense or hardly any"]
-        better = map(str, self.better) if self.better else none * (self.better is not None)
         wrong = [f"wrong: {said}" for said in self.wrong] or ["nothing found"]
-        return "\n".join([*lines, *better, *wrong])
+        return "\n".join([*lines, *wrong])
 
 
 def check(
@@ -175,11 +127,9 @@ def check(
     *,
     targets: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str] | None = None,
     rows: int = 5_000,
-    better: bool = True,
-    certified: bool = False,
     **options: Any,
 ) -> Check:
-    """Evidence that an SAE is broken or was loaded wrongly, and what better codes would give.
+    """Evidence that an SAE is broken or was loaded wrongly.
 
     A cause is named only where reading the same arrays in that way reconstructs as healthy SAEs do.
 
@@ -192,8 +142,6 @@ def check(
         .pt; for a transcoder those that it reads.
       targets: what a transcoder explains, row by row; all figures are of these.
       rows: how many of the activations are looked at, at most, evenly spread.
-      better: whether to look for better codes, by a screened pursuit.
-      certified: whether to look for them by the certified lasso too, which takes minutes.
       options: of `SAE.from_arrays`.
 
     Returns:
@@ -204,8 +152,6 @@ def check(
         or targets are missing or left over.
     """
     check_integer("rows", rows, least=FEWEST)
-    check_flag("better", better)
-    check_flag("certified", certified)
     loaded = _sae(sae, options)
     activations = loaded.flat(detached(activations))
     if loaded.transcodes == (targets is None):
@@ -252,7 +198,6 @@ def check(
         whole.offset,
         evidence,
         tuple(wrong),
-        _better(loaded, own, kept, whole, certified) if better else None,
         len(outliers),
         with_outliers,
     )
@@ -279,45 +224,3 @@ def _sae(sae, options: Mapping[str, Any]) -> SAE:
         return load_sae(sae)
     check_type("sae", sae, SAE, "give a folder, what sae_gap.load_sae returns, or four arrays")
     return sae
-
-
-def _better(sae: SAE, reading: Reading, kept, read: Read, certified: bool) -> tuple[Better, ...]:
-    few = evenly_spaced(len(kept[-1]), FEW)
-    kept = [part[few] for part in kept]
-    x, l0 = kept[-1], float(read.on[few].mean())
-    found = list[tuple[str, float, ArrayLike, float | None]]()
-    if not 1 <= l0 <= DENSEST * sae.input_dim:
-        return ()
-    if not sae.signed:
-        sums, used = _pursued(reading.atoms, read.target[few], l0)
-        guess: Any = reading.guess(sums, *kept)
-        found.append(("a screened pursuit", used, guess, None))
-    if certified:
-        read_by = jnp.asarray(kept[0]) if sae.transcodes else None
-        rows = Split(jnp.asarray(x), inputs=read_by)
-        inference = Inference(Task(rows, rows, rows, width=sae.num_latents), sae.model, timed=False)
-        lasso = Lasso(l0=l0, nonneg=not sae.signed)
-        solved, refitted = (inference.infer(each, "id") for each in (lasso, refit(lasso)))
-        gap = float(relative_gap(cast(Solution, solved)).max())
-        guess = sae.model.reconstruct(refitted.codes, x, read_by)
-        used = np.count_nonzero(refitted.codes) / len(x)
-        found.append(("the certified lasso, refitted", used, guess, gap))
-    own = fvu(x, read.guess[few])
-    return tuple(
-        Better(how, len(x), used, fvu(x, guess), l0, own, gap) for how, used, guess, gap in found
-    )
-
-
-def _pursued(atoms, target, l0: float):
-    """What the codes of a `BatchPursuit` calibrated on these rows add up to, and their mean L0; JAX
-    would compile it for longer.
-    """
-    sizes = screen_sizes(2 * math.ceil(l0), 2, 2, *atoms.shape[::-1])
-    chosen, _, gains = host.pursue(target, atoms, *sizes)
-    on = (gains > 0) & (gains >= least_gain(gains, l0))
-    guess, used = np.zeros_like(target), 0
-    for row, signal, support in zip(guess, target, map(np.compress, on, chosen), strict=True):
-        own = atoms[support]
-        values = by_gram(own @ own.T, own @ signal, RIDGE) if len(support) else np.zeros(0)
-        row[:], used = values @ own, used + int(np.count_nonzero(values))
-    return guess, used / len(target)

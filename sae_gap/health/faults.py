@@ -29,8 +29,8 @@ _POOR, _USUAL = 0.9, 0.5
 # The first reading tells whose score is within a factor of the best, if that is below this share of
 # the SAE's as it was loaded.
 _ALIKE, _BETTER = 1.05, 0.85
-# L0 is within this factor of k.
-_FAR = 2.0
+# L0 is within this factor of k, and below this share of the dimensions.
+_FAR, _DENSE = 2.0, 0.5
 
 
 class Evidence(NamedTuple):
@@ -46,6 +46,7 @@ class Evidence(NamedTuple):
         others to their own.
       empty: latents whose atom or encoder column is zero.
       copies: atoms or encoder columns that are copies of others.
+      zeros: whose bias is zero, of "decoder" and "encoder".
     """
 
     k: float
@@ -55,6 +56,7 @@ class Evidence(NamedTuple):
     misplaced: float
     empty: int
     copies: int
+    zeros: tuple[str, ...]
 
     @classmethod
     def of(cls, own: Reading, read: Read, k: float) -> "Evidence":
@@ -64,7 +66,9 @@ class Evidence(NamedTuple):
         copies = max(_copies(part, ~zero) for part in parts)
         shares = _compare(own, read.energy)
         alike = bool(np.ptp(own.units) < 0.1 * np.min(own.units))
-        return cls(k, alike, *shares, int(zero.sum()), copies)
+        biases = {"decoder": own.bias, "encoder": own.offset}
+        zeros = tuple(part for part, bias in biases.items() if bias is not None and not bias.any())
+        return cls(k, alike, *shares, int(zero.sum()), copies, zeros)
 
 
 def find_faults(
@@ -92,9 +96,20 @@ def find_faults(
             "never makes."
         )
     doubts = [*_doubts(own, read, evidence)]
-    # Codes of atoms of several lengths may be ranked in either unit, and a skip may be transposed.
-    suspect = doubts or not evidence.alike or own.skip is not None
-    cause = _of_columns(evidence) or (suspect and _cause(own, others, x))
+    # A high FVU alone is another layer's as well, so that no other reading is sure.
+    sure = bool(doubts)
+    if _USUAL < read.fvu < _POOR:
+        doubts.insert(0, f"FVU {read.fvu:.4g}, high for an SAE: another layer?")
+    # A healthy SAE may lack a bias.
+    doubts += [f"the {part}'s bias is zero: was it lost?" for part in evidence.zeros if doubts]
+    if not sure:
+        # Codes of atoms of several lengths may be ranked in either unit, and a skip be transposed.
+        others = (
+            (cause, reading)
+            for cause, reading in others
+            if reading.skip is not own.skip or not (evidence.alike or reading.units is own.units)
+        )
+    cause = _of_columns(evidence) or _cause(own, others, x)
     yield from [cause] if cause else doubts
 
 
@@ -141,6 +156,13 @@ def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
         yield (
             f"FVU {read.fvu:.4g}: not read as it was trained; a normalisation, another layer or "
             "another file."
+        )
+    if read.l0 < 1:
+        yield f"L0 is {read.l0:.4g}: many rows have no latent on."
+    if read.l0 > _DENSE * own.atoms.shape[1]:
+        yield (
+            f"L0 is {read.l0:.4g} in {own.atoms.shape[1]} dimensions, dense for an SAE: another "
+            "bias, threshold or architecture?"
         )
     if read.offset > OFFSET:
         yield (

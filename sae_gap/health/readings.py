@@ -1,6 +1,6 @@
 """What an SAE makes of rows, as it was loaded and in other readings of the same arrays."""
 
-import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, own_codes
 
 # Below this share of the variance an error is nothing to mend.
 _LEAST = 1e-3
@@ -80,6 +80,7 @@ class Reading(NamedTuple):
       columns: of the encoder, (num_latents, input_dim); None where it has none.
       most_gain: the largest gain that training leaves; a penalty shrinks the codes.
       skip: of a transcoder, (num_inputs, input_dim); None where it has none.
+      offset: the encoder's bias in its file, (num_latents,); None where it has none.
     """
 
     normalisation: Normalisation
@@ -90,6 +91,7 @@ class Reading(NamedTuple):
     columns: Float[np.ndarray, "num_latents input_dim"] | None
     most_gain: float
     skip: Float[np.ndarray, "num_inputs input_dim"] | None = None
+    offset: Float[np.ndarray, " num_latents"] | None = None
 
     @classmethod
     def of(cls, sae: SAE) -> "Reading":
@@ -98,13 +100,14 @@ class Reading(NamedTuple):
         maps = () if sae.transcodes else affines(sae.model)
         return cls(
             sae.normalisation,
-            sae.encode_signals,
+            functools.partial(own_codes, sae.model),
             np.asarray(sae.lengths),
             np.asarray(sae.unit_dictionary.T),
             bias,
             np.asarray(maps[0].weight).T if maps else None,
             _SHRUNK if isinstance(sae.model.encode, ReLU) else _MOST_GAIN,
             None if skip is None else np.asarray(skip),
+            _offset(sae, maps[0]) if maps else None,
         )
 
     def guess(
@@ -205,8 +208,14 @@ def others(
         yield (
             "the k largest codes are chosen as if atoms had unit norm; set "
             "rescale_acts_by_decoder_norm",
-            own._replace(encode=times.encode_signals, units=np.ones_like(lengths)),
+            own._replace(encode=times, units=np.ones_like(lengths)),
         )
+    # By one number, which mends no shrinkage; atoms of one length stay as they are.
+    yield (
+        "atoms have lengths of which the codes do not know: rows of W_dec were scaled without the "
+        "encoder; bring them to one length",
+        own._replace(units=np.full_like(own.units, np.median(own.units))),
+    )
     square = [len(own.atoms) == dim for dim in (sae.num_inputs, sae.input_dim)]
     if own.skip is not None and sae.num_inputs == sae.input_dim:
         yield (
@@ -216,7 +225,7 @@ def others(
     turned = own
     if square[0]:
         encoder = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
-        turned = own._replace(encode=encoder.encode_signals)
+        turned = own._replace(encode=encoder)
         yield "the square encoder is transposed; transpose it in the file", turned
     if square[1]:
         atoms = np.ascontiguousarray(own.atoms.T)
@@ -258,6 +267,15 @@ def affines(model: Model) -> list[Affine]:
     return [part for part in parts if isinstance(part, Affine)]
 
 
-def _replaced(sae: SAE, change) -> SAE:
+def _offset(sae: SAE, part: Affine) -> Float[np.ndarray, " num_latents"]:
+    """The bias of an encoder before the decoder's was brought into it; rounding counts as zero."""
+    bias = np.asarray(part.bias, float)
+    if sae.centred:
+        return bias
+    shift = np.asarray(sae.bias, float) @ np.asarray(part.weight, float)
+    return np.where(np.abs(bias - shift) > 1e-5 * np.abs(shift).max(), bias - shift, 0)
+
+
+def _replaced(sae: SAE, change) -> Callable[[Any], Any]:
     parts = [change(part) for part in affines(sae.model)]
-    return dataclasses.replace(sae, model=eqx.tree_at(affines, sae.model, parts))
+    return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import Affine, unit_atoms
-from sae_gap.learners.learner import Learner, live_dims
+from sae_gap.learners.learner import Learner, live_dims, random_atoms
 
 
 class Raw(Learner):
@@ -81,9 +81,7 @@ class Random(Learner):
     family = "baseline"
 
     def init(self, data, *, num_latents, key):
-        atoms = jax.random.normal(key, (data.signals.shape[1], num_latents), data.signals.dtype)
-        atoms = jnp.where(live_dims(data.signals)[:, None], atoms, 0)
-        return unit_atoms(atoms)[0], jnp.mean(data.signals, axis=0)
+        return random_atoms(key, data.signals, num_latents), jnp.mean(data.signals, axis=0)
 
     def model(self, state):
         return Model(*state)

@@ -11,7 +11,7 @@ from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split
 from sae_gap.data.activations import outliers
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, live_dims
+from sae_gap.learners.learner import Learner, random_atoms
 from sae_gap.runtime.sharding import num_parts
 from sae_gap.solvers import fista, host_pursuits
 from sae_gap.solvers.host import wants_gram
@@ -77,12 +77,11 @@ class DLFista(Learner):
         signals = data.signals
         codes = jnp.zeros((len(signals), num_latents), signals.dtype)
         if base is None:
-            atoms = jax.random.normal(key, (signals.shape[1], num_latents), signals.dtype)
-            atoms = jnp.where(live_dims(signals)[:, None], atoms, 0)
+            atoms = random_atoms(key, signals, num_latents)
         else:
-            atoms = base.decoder
+            atoms = unit_atoms(base.decoder)[0]
         return DLFistaState(
-            unit_atoms(atoms)[0], codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32)
+            atoms, codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32)
         )
 
     def step(self, data, state):

@@ -13,7 +13,7 @@ from sae_gap.core.identity import MethodPart
 from sae_gap.core.options import option
 from sae_gap.core.types import Model, Split, Task, Transcoder
 from sae_gap.data.activations import outliers
-from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.encoder import Encoder, unit_atoms
 
 
 class Learner(MethodPart):
@@ -138,6 +138,14 @@ def live_share(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
     """
     share = jnp.mean(live_dims(signals), dtype=signals.dtype)
     return jnp.where(share > 0, share, 1)
+
+
+def random_atoms(
+    key: PRNGKeyArray, signals: Float[Array, "n input_dim"], num_latents: int
+) -> Float[Array, "input_dim num_latents"]:
+    """Draws unit atoms in random directions, without the dimensions that padding added."""
+    atoms = jax.random.normal(key, (signals.shape[1], num_latents), signals.dtype)
+    return unit_atoms(jnp.where(live_dims(signals)[:, None], atoms, 0))[0]
 
 
 def batches(

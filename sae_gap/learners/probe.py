@@ -1,8 +1,10 @@
 """The linear probe: supervised ridge regression from signals to codes."""
 
 import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import issparse
 
-from sae_gap.core.codes import Codes
+from sae_gap.core.codes import active_columns
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
 from sae_gap.core.types import Model, Task
@@ -37,14 +39,20 @@ class LinearProbe(Learner):
         return "the true codes of the training split" if task.train.codes is None else None
 
     def select(self, task):
-        return task.train
+        """Returns the signals, their codes and, of sparse ones, the active column of each latent,
+        which is beyond the last if the latent is never on.
+        """
+        signals, codes = task.train.signals, task.train.codes
+        if not issparse(codes):
+            return signals, codes, None
+        active, latents = active_columns(codes)
+        places = np.full(codes.shape[1], len(latents))
+        places[latents] = np.arange(len(latents))
+        return signals, active, places
 
     def init(self, data, *, num_latents, key):
-        # A latent that is never on in training gets no weights, and does not influence the choice
-        # of α.
-        sparse = isinstance(data.codes, Codes)
-        codes = data.codes.values if sparse else data.codes
-        left, singular, right = jnp.linalg.svd(data.signals, full_matrices=False)
+        signals, codes, places = data
+        left, singular, right = jnp.linalg.svd(signals, full_matrices=False)
         projected = product(left.T, codes)
         # The part that no signal can explain stays apart from the part that the penalty shrinks:
         # one minus the explained part would cancel if a small penalty leaves almost nothing.
@@ -58,16 +66,12 @@ class LinearProbe(Learner):
             left_out = slack + jnp.sum(left**2 * shrunk, axis=1, keepdims=True)
             return jnp.mean((residual / left_out) ** 2)
 
-        alphas = jnp.asarray(self.alphas, data.signals.dtype)
+        alphas = jnp.asarray(self.alphas, signals.dtype)
         alpha = alphas[jnp.nanargmin(jnp.stack([leave_one_out(alpha) for alpha in alphas]))]
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
-        if not sparse:
-            return weights
-        return (
-            jnp.zeros((len(weights), data.codes.num_latents), weights.dtype)
-            .at[:, data.codes.latents]
-            .set(weights)
-        )
+        # A latent that is never on in training gets no weights, and did not influence the choice of
+        # α.
+        return weights if places is None else jnp.pad(weights, ((0, 0), (0, 1)))[:, places]
 
     def model(self, state):
         return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))

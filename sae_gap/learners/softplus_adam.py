@@ -10,9 +10,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from sae_gap.core.options import option
 from sae_gap.core.types import Model
 from sae_gap.data.activations import outliers
-from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lookup import Lookup, LookupParameters
-from sae_gap.learners.learner import Learner, live_dims, live_share
+from sae_gap.learners.learner import Learner, live_share, random_atoms
 
 # The codes start near zero: softplus(-10) is 5e-5.
 START = -10.0
@@ -102,8 +101,7 @@ class SoftplusAdam(Learner):
     ) -> SoftplusAdamState:
         dtype = data[0].dtype
         keys = jax.random.split(key, 3)
-        dictionary = jax.random.normal(keys[0], (data[0].shape[1], num_latents), dtype)
-        dictionary = unit_atoms(jnp.where(live_dims(data[0])[:, None], dictionary, 0))[0]
+        dictionary = random_atoms(keys[0], data[0], num_latents)
         codes = tuple(
             START + jax.random.normal(key, (len(signals), num_latents), dtype)
             for key, signals in zip(keys[1:], data, strict=False)

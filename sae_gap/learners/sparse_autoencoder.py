@@ -178,23 +178,22 @@ class SparseAutoencoder(Learner):
         input_dim = signals.shape[1]
         mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
         if self.standardised:
-            mean, unit = standard(signals)
+            mean, unit = scales(signals)
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
+        live, bound = live_share(signals), input_dim**-0.5
         if base is None:
-            bound, shape = input_dim**-0.5, (input_dim, num_latents)
-            weight = jax.random.uniform(weights_key, shape, dtype, -bound, bound)
-            weight = jnp.where(
-                live_dims(signals)[:, None], weight / jnp.sqrt(live_share(signals)), 0
+            weight = jax.random.uniform(
+                weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound
             )
+            weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
             atoms, bias = unit_atoms(weight)[0], jnp.zeros(input_dim, dtype)
         else:
             weight = atoms = unit_atoms(base.decoder)[0]
             bias = (base.bias - mean) / unit
             if self.standardised:
-                few = (signals[:: -(-len(signals) // FEW)] - mean) / unit - bias
-                weight = self._gain(atoms, few) * atoms
+                weight = self._gain(atoms, (few(signals) - mean) / unit - bias) * atoms
         parameters = self.encoder.parameters(weight, parameters_key)
         if base is not None and not self.standardised:
             # Another kind of encoder has parameters of its own.
@@ -205,10 +204,10 @@ class SparseAutoencoder(Learner):
             # Zero rows, such as padding, stay zero and do not count.
             counted = jnp.any(signals != 0, axis=1, keepdims=True)
             model = self.encoder.calibrated(model, jnp.where(counted, (signals - mean) / unit, 0))
-        return self._state(model, signals, key, mean, unit)
+        return self._started(model, signals, key, mean, unit)
 
-    def _state(self, model, signals, key, mean, unit) -> SAEState:
-        """Returns the state before the first step from a model."""
+    def _started(self, model: Model, signals, key, mean, unit) -> SAEState:
+        """Returns the state of a model before the first step."""
         zero, count = jnp.zeros((), signals.dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
@@ -331,10 +330,15 @@ class SparseAutoencoder(Learner):
         return self.encoder.observe(eqx.apply_updates(model, updates), seen), optimiser
 
 
-def standard(rows: Float[Array, "n columns"]) -> tuple[Float[Array, " columns"], Float[Array, ""]]:
-    """Returns the mean of rows, and their r.m.s. deviation from it as one unit."""
+def scales(rows: Float[Array, "n dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
+    """Returns the mean of rows, and the root mean square about it."""
     mean = jnp.mean(rows, axis=0)
     return mean, jnp.sqrt(jnp.mean((rows - mean) ** 2))
+
+
+def few(rows: Float[Array, "n dim"]) -> Float[Array, "some dim"]:
+    """Returns at most `FEW` of the rows, from all over."""
+    return rows[:: -(-len(rows) // FEW)]
 
 
 def unscaled(encoder: Any, unit: Float[Array, ""]) -> Any:

@@ -9,8 +9,8 @@ from sae_gap.core.options import option
 from sae_gap.core.types import Split, Task, Transcoder
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.predicted import regression
-from sae_gap.learners.learner import live_dims
-from sae_gap.learners.sparse_autoencoder import FEW, SparseAutoencoder, standard, unscaled
+from sae_gap.learners.learner import random_atoms
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder, few, scales, unscaled
 
 
 class SparseTranscoder(SparseAutoencoder):
@@ -61,26 +61,23 @@ class SparseTranscoder(SparseAutoencoder):
         return dataclasses.replace(super().select(task), inputs=task.train.inputs)
 
     def init(self, data, *, num_latents, key, base=None):
-        x, y = data.inputs, data.signals
+        x, y, dtype = data.inputs, data.signals, data.signals.dtype
         weights_key, parameters_key, key = jax.random.split(key, 3)
-        (middle, own), (mean, unit) = standard(x), standard(y)
+        (middle, own), (mean, unit) = scales(x), scales(y)
+        num_inputs, dim = x.shape[1], y.shape[1]
         if base is None:
-            atoms = jax.random.normal(weights_key, (len(mean), num_latents), y.dtype)
-            atoms, bias = jnp.where(live_dims(y)[:, None], atoms, 0), jnp.zeros_like(mean)
+            atoms, bias = random_atoms(weights_key, y, num_latents), jnp.zeros(dim)
         else:
-            atoms, bias = base.decoder, (base.bias - mean) / unit
-        atoms = unit_atoms(atoms)[0]
+            atoms, bias = unit_atoms(base.decoder)[0], (base.bias - mean) / unit
         inputs = (x - middle) / own
         slope = regression(inputs, (y - mean) / unit)
-        few = inputs[:: -(-len(inputs) // FEW)] @ slope
-        parameters = self.encoder.parameters(
-            self._gain(atoms, few) * (slope @ atoms), parameters_key
-        )
-        skip = jnp.zeros_like(slope) if self.skip else None
-        centre = jnp.zeros_like(middle)
-        model = Transcoder(atoms, bias, parameters, centre=centre, skip=skip)
-        wide = jnp.full_like(middle, own), jnp.full_like(mean, unit)
-        return self._state(model, y, key, jnp.concatenate([middle, mean]), jnp.concatenate(wide))
+        gain = self._gain(atoms, few(inputs) @ slope)
+        parameters = self.encoder.parameters(gain * (slope @ atoms), parameters_key)
+        skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
+        centre = jnp.zeros(num_inputs, dtype)
+        model = Transcoder(atoms, bias.astype(dtype), parameters, centre=centre, skip=skip)
+        units = jnp.concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
+        return self._started(model, y, key, jnp.concatenate([middle, mean]), units)
 
     def model(self, state):
         model = state.model

@@ -5,7 +5,18 @@ from typing import no_type_check
 import numba
 import numpy as np
 
-from sae_gap.loops.routines import OPTIONS, copy, dot, drop, entry, helper, pivot, subtract
+from sae_gap.loops.routines import (
+    OPTIONS,
+    Slots,
+    copy,
+    dot,
+    drop,
+    entry,
+    helper,
+    inlined,
+    pivot,
+    subtract,
+)
 
 # Fewest violators that enter in a round; one more for each so many numbers of the dictionary, since
 # products then take longer.
@@ -33,6 +44,24 @@ REFINEMENTS = 5
 # States of a sample: in progress, ready for exact products, certified, out of slots, as good as
 # rounding or its rounds allow.
 OPEN, READY, DONE, FULL, SETTLED = range(5)
+# Stages of a block: pivots on all atoms or on the given latents; rounds of products in single
+# precision; rounds in double precision, for samples that these could not settle.
+BEGIN, ROUGH, EXACT = range(3)
+
+
+@inlined
+@no_type_check
+def _slots(room, i):
+    """The slots of a sample, with the work memory that all share."""
+    given = room.latents[i], room.work[0], room.work[1], room.code[i], room.sign[i], room.inner[i]
+    return Slots(*given, room.basis[i], room.inverse[i], room.work[2], room.work[3], room.work[4])
+
+
+@inlined
+@no_type_check
+def _limit(problem, block, i, latent):
+    """The weight of a latent for a sample."""
+    return block.row[i] * problem.column[latent]
 
 
 @helper
@@ -61,12 +90,7 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
     `most_close`; then it searches only for leaders, since the sample cannot be certified in this
     round. Until then the scale is the largest that may be feasible, and exact if the bound is zero.
     """
-    nonneg, row, column, bound = (
-        problem.nonneg,
-        block.row[i],
-        block.column[i % block.column.shape[0], begin:],
-        room.bound[i],
-    )
+    nonneg, row, bound = problem.nonneg, block.row[i], room.bound[i]
     leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
     close, num_close, scale, passed = room.close[i], room.num_close[i], room.scale[i], room.passed
     low, place, chunk = -bound, 0, passed.size
@@ -74,22 +98,21 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
         place = _least(leads, most)
         low = leads[place]
     for start in range(0, pull.size, chunk):
-        part, weight = pull[start : start + chunk], column[start : start + chunk]
+        part = pull[start : start + chunk]
+        weight = problem.column[begin + start : begin + start + part.size]
         level = low if num_close > most_close else -bound
         # Without a branch this takes few instructions for many atoms.
         above = np.int64(0)
         for j in range(part.size):
-            above += (
-                np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
-            )
+            excess = _steep(part[j], nonneg) - row * weight[j]
+            above += np.int64(1) if excess > level else np.int64(0)
         if above == 0:
             continue
         above = np.int64(0)
         for j in range(part.size):
             passed[above] = j
-            above += (
-                np.int64(1) if _steep(part[j], nonneg) - row * weight[j] > level else np.int64(0)
-            )
+            excess = _steep(part[j], nonneg) - row * weight[j]
+            above += np.int64(1) if excess > level else np.int64(0)
         for n in range(above):
             j = passed[n]
             steep, limit, latent = _steep(part[j], nonneg), row * weight[j], begin + start + j
@@ -112,89 +135,57 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
     room.num_leaders[i], room.num_close[i], room.scale[i] = count, num_close, scale
 
 
-@helper
+@inlined
 @no_type_check
-def _fill(atoms, gram, latents, top, slot, atom, inner):
+def _fill(problem, room, i, top, slot):
     """The inner products of a slot's atom with those of all others."""
+    atoms, gram, latents, inner = problem.atoms, problem.gram, room.latents[i], room.inner[i]
     latent = latents[slot]
     if gram.size == 0:
-        copy(atom, atoms[latent])
+        copy(room.atom, atoms[latent])
     for other in range(top):
-        if latents[other] >= 0:
-            value = gram[latent, latents[other]] if gram.size else dot(atom, atoms[latents[other]])
+        near = latents[other]
+        if near >= 0:
+            value = gram[latent, near] if gram.size else dot(room.atom, atoms[near])
             inner[slot, other] = inner[other, slot] = value
 
 
 @helper
 @no_type_check
 def _solve_on_all(problem, block, room, i, correlations):
-    """Pivots on all atoms at once, by their Gram matrix, and stores the basis in the slots."""
-    nonneg, gram, signal, column = (
-        problem.nonneg,
-        problem.gram,
-        block.signals[i],
-        block.column[i % block.column.shape[0]],
-    )
-    pull, weight, code, sign, spare = (
-        room.all[0],
-        room.all[1],
-        room.all[2],
-        room.all[3],
-        room.all[4],
-    )
-    latents, basis, chosen, inverse, cross, slope = (
-        room.latents[i],
-        room.basis[i],
-        room.chosen,
-        room.inverse[i],
-        room.work[3],
-        room.work[4],
-    )
+    """Pivots on all atoms at once, by their Gram matrix, and stores the basis in the slots; returns
+    its size.
+    """
+    slots, signal = _slots(room, i), block.signals[i]
+    pull, weight, code, sign = room.all[0], room.all[1], room.all[2], room.all[3]
     for j in range(pull.size):
-        pull[j], weight[j], code[j], sign[j] = correlations[j], block.row[i] * column[j], 0, 0
+        pull[j], weight[j], code[j], sign[j] = correlations[j], _limit(problem, block, i, j), 0, 0
     # There are no codes if the weight equals the largest correlation up to the rounding of its
     # type.
     floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
+    given = room.names, pull, weight, code, sign, problem.gram, room.chosen, slots.inverse
+    every = Slots(*given, room.all[4], slots.cross, slots.slope)
     # Not a plain 0, since Numba would compile the pivots again for that literal.
-    size = np.int64(0)
-    size, _ = pivot(
-        nonneg,
-        floor,
-        DEPENDENT,
-        top,
-        room.names,
-        pull,
-        weight,
-        code,
-        sign,
-        gram,
-        chosen,
-        inverse,
-        size,
-        spare,
-        cross,
-        slope,
-    )
+    size, _ = pivot(every, top, np.int64(0), problem.nonneg, floor, DEPENDENT)
     for b in range(size):
-        latent = chosen[b]
-        latents[b], basis[b], room.code[i, b], room.sign[i, b] = (
-            latent,
-            b,
-            code[latent],
-            sign[latent],
-        )
-        _fill(problem.atoms, gram, latents, b + 1, b, room.atom, room.inner[i])
+        latent = room.chosen[b]
+        slots.latents[b], slots.basis[b] = latent, b
+        slots.code[b], slots.sign[b] = code[latent], sign[latent]
+        _fill(problem, room, i, b + 1, b)
     room.size[i] = size
+    return size
 
 
 @helper
 @no_type_check
-def _refine(enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, wrong):
+def _refine(slots, size, atoms, theta, enough):
     """Newton steps for the codes of the basis, with newly computed correlations; returns its size
     and the last error of these.
 
     Steps end once errors are at most `enough`, or no longer halve.
     """
+    latents, code, sign, basis = slots.latents, slots.code, slots.sign, slots.basis
+    weight, inverse, wrong = slots.weight, slots.inverse, slots.cross
     worst = np.inf
     for _ in range(REFINEMENTS):
         before, worst = worst, 0.0
@@ -232,10 +223,10 @@ def _open(problem, block, room, i):
             copy(room.exact[top], problem.atoms[latent])
             latents[top], room.code[i, top], room.sign[i, top] = latent, 0, 0
             room.work[0, top] = dot(block.signals[i], room.exact[top])
-            room.work[1, top] = block.row[i] * block.column[i % block.column.shape[0], latent]
+            room.work[1, top] = _limit(problem, block, i, latent)
             top += 1
             if problem.gram.size:
-                _fill(problem.atoms, problem.gram, latents, top, top - 1, room.atom, inner)
+                _fill(problem, room, i, top, top - 1)
     if problem.gram.size == 0:
         # There is no basis yet, so the room of its inverse is free.
         product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
@@ -245,7 +236,7 @@ def _open(problem, block, room, i):
     return top
 
 
-@helper
+@inlined
 @no_type_check
 def _advance(problem, block, room, i, top, candidates):
     """Takes violators into free slots, solves on the slots, and stores the codes and their
@@ -254,22 +245,19 @@ def _advance(problem, block, room, i, top, candidates):
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
     atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], room.theta[i]
-    row, column = block.row[i], block.column[i % block.column.shape[0]]
-    latents, code, sign, inner = room.latents[i], room.code[i], room.sign[i], room.inner[i]
-    basis, inverse, size = room.basis[i], room.inverse[i], room.size[i]
-    work = room.work
-    pull, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    slots, size = _slots(room, i), room.size[i]
+    latents, pull, weight = slots.latents, slots.pull, slots.weight
+    code, sign, basis = slots.code, slots.sign, slots.basis
     norm = np.sqrt(dot(signal, signal))
     # If a fit without weights is exact, correlations are rounding alone.
-    floor = (IDLE if problem.limit == 0 and row == 0 else ROUNDING) * norm
+    floor = (IDLE if problem.limit == 0 and block.row[i] == 0 else ROUNDING) * norm
     # Not a plain 0, since Numba would compile functions for that literal.
     full, free, every = False, 0, top > 0
     for b in range(size):
         w = basis[b]
         top = max(top, w + 1)
-        weight[w] = row * column[latents[w]]
-    for n in range(candidates.size):
-        latent = candidates[n]
+        weight[w] = _limit(problem, block, i, latents[w])
+    for latent in candidates:
         held = latent < 0
         for b in range(size):
             held = held or latents[basis[b]] == latent
@@ -280,41 +268,22 @@ def _advance(problem, block, room, i, top, candidates):
         if free == latents.size:
             full = True
             break
-        value, limit = dot(theta, atoms[latent]), row * column[latent]
-        if (value if nonneg else abs(value)) - limit <= floor:
+        value, limit = dot(theta, atoms[latent]), _limit(problem, block, i, latent)
+        if _steep(value, nonneg) - limit <= floor:
             continue
         top = max(top, free + 1)
         latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
-        _fill(atoms, problem.gram, latents, top, free, room.atom, inner)
+        _fill(problem, room, i, top, free)
     total = 0
     for _ in range(2):
-        size, entered = pivot(
-            nonneg,
-            floor,
-            DEPENDENT,
-            top,
-            latents,
-            pull,
-            weight,
-            code,
-            sign,
-            inner,
-            basis,
-            inverse,
-            size,
-            spare,
-            cross,
-            slope,
-        )
+        size, entered = pivot(slots, top, size, nonneg, floor, DEPENDENT)
         total += entered
         copy(theta, signal)
         for b in range(size):
             subtract(theta, code[basis[b]], atoms[latents[basis[b]]])
         # If nothing enters, only better values can still certify the codes.
         enough = (0.1 if entered or every else 0.001) * floor
-        size, worst = _refine(
-            enough, atoms, latents, weight, code, sign, basis, inverse, size, theta, cross
-        )
+        size, worst = _refine(slots, size, atoms, theta, enough)
         if worst <= LOST * norm:
             break
         # The inverse is lost to rounding.
@@ -330,27 +299,21 @@ def _advance(problem, block, room, i, top, candidates):
     return total, full
 
 
-@helper
+@inlined
 @no_type_check
 def _certify(problem, block, room, i):
     """Stores the rounded codes, their objective, and their duality gap at the scaled residual
     before rounding.
     """
     atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
-    row, column, scale = block.row[i], block.column[i % block.column.shape[0]], room.scale[i]
-    found, values, latents, basis, size = (
-        block.found[i],
-        block.values[i],
-        room.latents[i],
-        room.basis[i],
-        room.size[i],
-    )
+    scale, found, values, size = room.scale[i], block.found[i], block.values[i], room.size[i]
     copy(rest, signal)
     linear, slack = 0.0, 0.0
     for b in range(size):
-        latent = latents[basis[b]]
-        found[b], values[b] = latent, room.code[i, basis[b]]
-        value, limit = np.float64(values[b]), row * column[latent]
+        w = room.basis[i, b]
+        latent = room.latents[i, w]
+        found[b], values[b] = latent, room.code[i, w]
+        value, limit = np.float64(values[b]), _limit(problem, block, i, latent)
         subtract(rest, value, atoms[latent])
         pull = dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
         linear += limit * abs(value)
@@ -367,16 +330,16 @@ def _certify(problem, block, room, i):
     return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
 
 
-@helper
+@inlined
 @no_type_check
 def _nearly(problem, block, room, i):
     """Tells whether the gap may be met at the scale from coarse correlations, with those of the
     basis equal to their weights.
     """
-    theta, column, linear = room.theta[i], block.column[i % block.column.shape[0]], 0.0
+    theta, linear = room.theta[i], 0.0
     for b in range(room.size[i]):
         w = room.basis[i, b]
-        linear += block.row[i] * column[room.latents[i, w]] * abs(room.code[i, w])
+        linear += _limit(problem, block, i, room.latents[i, w]) * abs(room.code[i, w])
     energy, short = 0.5 * dot(theta, theta), 1 - room.scale[i]
     return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
 
@@ -387,153 +350,140 @@ def _rescale(problem, block, room, i, close):
     """The scale for all atoms, from exact correlations of the close ones, since no other exceeds
     its weight; returns the largest excess.
     """
-    theta, row, column, scale = (
-        room.theta[i],
-        block.row[i],
-        block.column[i % block.column.shape[0]],
-        1.0,
-    )
-    excess = 0.0
+    theta, scale, excess = room.theta[i], 1.0, 0.0
     for latent in close:
         if latent < 0:
             continue
-        steep, limit = (
-            _steep(dot(theta, problem.atoms[latent]), problem.nonneg),
-            row * column[latent],
-        )
+        steep = _steep(dot(theta, problem.atoms[latent]), problem.nonneg)
+        limit = _limit(problem, block, i, latent)
         if steep > limit:
             scale, excess = min(scale, limit / steep), max(excess, steep - limit)
     room.scale[i] = scale
     return excess
 
 
+@helper
+@no_type_check
+def _gather(problem, block, room, stage):
+    """Lists the samples in progress, and copies their residuals beside each other; returns their
+    number.
+    """
+    active = 0
+    for i in range(block.state.size):
+        theta = room.theta[i]
+        if stage == ROUGH and block.state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
+            block.state[i] = READY
+        if block.state[i] != OPEN:
+            continue
+        room.who[active], room.num_leaders[i], room.num_close[i] = i, 0, 0
+        room.scale[i], room.bound[i] = 1.0, 0.0
+        if stage == ROUGH:
+            copy(room.coarse_theta[active], theta)
+            room.bound[i] = COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
+        else:
+            copy(room.exact_theta[active], theta)
+        active += 1
+    return active
+
+
+@numba.njit(**OPTIONS)
+@no_type_check
+def _correlate(problem, block, room, stage, active, few):
+    """Correlates the residuals with all atoms, a tile of them at a time; the product of the last
+    tile stays.
+    """
+    num_latents, tile = problem.atoms.shape[0], room.exact_pull.shape[1]
+    for begin in range(0, num_latents, tile):
+        # The last tile overlaps the one before.
+        first = min(begin, num_latents - tile)
+        if stage == ROUGH:
+            atoms = problem.coarse[first : first + tile]
+            np.dot(room.coarse_theta[:active], atoms.T, room.coarse_pull[:active])
+        else:
+            for j in range(tile):
+                copy(room.exact[j], problem.atoms[first + j])
+            np.dot(room.exact_theta[:active], room.exact[:tile].T, room.exact_pull[:active])
+        for n in range(active if stage != BEGIN else 0):
+            i = room.who[n]
+            most, near = min(room.leaders.shape[1], max(few, room.size[i] // 2)), begin - first
+            if stage == ROUGH:
+                pull, most_close = room.coarse_pull[n, near:], room.size[i] + 2 * few
+                _collect(problem, block, room, i, pull, begin, most, most_close)
+            else:
+                pull = room.exact_pull[n, near:]
+                _collect(problem, block, room, i, pull, begin, most, num_latents)
+
+
+@inlined
+@no_type_check
+def _is_certified(problem, block, room, i, stage, few):
+    """Certifies a sample, if its gap may be met; stores the codes then."""
+    if stage == ROUGH:
+        near = room.num_close[i]
+        if near > room.size[i] + 2 * few or not _nearly(problem, block, room, i):
+            return False
+        _rescale(problem, block, room, i, room.close[i, :near])
+    return stage != BEGIN and _certify(problem, block, room, i)
+
+
+@inlined
+@no_type_check
+def _next_state(problem, block, room, i, stage, top):
+    """Solves a sample on its slots, and says how it goes on."""
+    leaders = room.leaders[i, : room.num_leaders[i]]
+    entered, full = _advance(problem, block, room, i, top, leaders)
+    if stage == BEGIN and problem.limit == 0:
+        # No other atom may enter, so these alone bound the gap.
+        excess, signal = _rescale(problem, block, room, i, block.begun[i]), block.signals[i]
+        done = _certify(problem, block, room, i)
+        # The inverse was lost to rounding.
+        lost = excess > LOST * np.sqrt(dot(signal, signal))
+        return FULL if lost else DONE if done else SETTLED
+    if stage == BEGIN:
+        return READY
+    if full and room.size[i] > block.found.shape[1] - FEWEST:
+        copy(block.found[i], room.latents[i])
+        return FULL
+    if entered == 0:
+        return SETTLED if stage == EXACT else READY
+    return OPEN
+
+
 @entry
 @no_type_check
 def code_block(problem, block, room):
     """Codes a block of samples."""
-    num_samples, slots, num_latents = (
-        block.signals.shape[0],
-        block.found.shape[1],
-        problem.atoms.shape[0],
-    )
-    tile, state = room.exact_pull.shape[1], block.state
+    state, cold = block.state, block.begun.size == 0
     few = min(room.leaders.shape[1], FEWEST + problem.atoms.size // NUMBERS)
-    who = room.who
-    for i in range(num_samples):
+    for i in range(state.size):
         room.size[i] = 0
         room.latents[i, :] = -1
         copy(room.theta[i], block.signals[i])
-    # Stages: pivots on all atoms or on the given latents; rounds of coarse products; rounds of
-    # exact products for samples that these could not settle.
-    for stage in range(3):
-        at_once = stage == 0 and problem.at_once and block.begun.size == 0
-        while True:
-            active = 0
-            for i in range(num_samples):
-                if stage == 1 and state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
-                    state[i] = READY
-                if state[i] == OPEN:
-                    who[active], room.num_leaders[i], room.num_close[i], room.scale[i] = (
-                        i,
-                        0,
-                        0,
-                        1.0,
-                    )
-                    room.bound[i] = 0.0
-                    if stage == 1:
-                        theta = room.theta[i]
-                        copy(room.coarse_theta[active], theta)
-                        room.bound[i] = (
-                            COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
-                        )
-                    else:
-                        copy(room.exact_theta[active], room.theta[i])
-                    active += 1
-            idle = stage == 0 and block.begun.size == 0 and problem.limit > 0 and not at_once
-            if active == 0 or idle:
+    for stage in range(BEGIN, EXACT + 1):
+        at_once = stage == BEGIN and problem.at_once and cold
+        # Without latents to open its slots, a sample begins with a round.
+        idle = stage == BEGIN and cold and problem.limit > 0 and not at_once
+        while not idle:
+            active = _gather(problem, block, room, stage)
+            if active == 0:
                 break
-            for begin in range(0, num_latents if stage or at_once else 0, tile):
-                # The last tile overlaps the one before.
-                first = min(begin, num_latents - tile)
-                if stage == 1:
-                    np.dot(
-                        room.coarse_theta[:active],
-                        problem.coarse[first : first + tile].T,
-                        room.coarse_pull[:active],
-                    )
-                else:
-                    for j in range(tile):
-                        copy(room.exact[j], problem.atoms[first + j])
-                    np.dot(room.exact_theta[:active], room.exact[:tile].T, room.exact_pull[:active])
-                for n in range(active):
-                    i = who[n]
-                    most, most_close = (
-                        min(room.leaders.shape[1], max(few, room.size[i] // 2)),
-                        room.size[i] + 2 * few,
-                    )
-                    if stage == 1:
-                        _collect(
-                            problem,
-                            block,
-                            room,
-                            i,
-                            room.coarse_pull[n, begin - first :],
-                            begin,
-                            most,
-                            most_close,
-                        )
-                    elif stage == 2:
-                        _collect(
-                            problem,
-                            block,
-                            room,
-                            i,
-                            room.exact_pull[n, begin - first :],
-                            begin,
-                            most,
-                            num_latents,
-                        )
+            if stage != BEGIN or at_once:
+                _correlate(problem, block, room, stage, active, few)
             for n in range(active):
-                i = who[n]
-                block.rounds[i] += stage > 0 or at_once
-                ripe = stage == 2
-                if (
-                    stage == 1
-                    and room.num_close[i] <= room.size[i] + 2 * few
-                    and _nearly(problem, block, room, i)
-                ):
-                    _rescale(problem, block, room, i, room.close[i, : room.num_close[i]])
-                    ripe = True
-                if ripe and _certify(problem, block, room, i):
+                i, top = room.who[n], np.int64(0)
+                block.rounds[i] += stage != BEGIN or at_once
+                if _is_certified(problem, block, room, i, stage, few):
                     state[i] = DONE
-                elif stage == 1 and block.rounds[i] >= ROUNDS:
+                elif stage == ROUGH and block.rounds[i] >= ROUNDS:
                     state[i] = READY
-                elif stage == 2 and block.rounds[i] >= min(problem.limit, ROUNDS):
+                elif stage == EXACT and block.rounds[i] >= min(problem.limit, ROUNDS):
                     state[i] = SETTLED
                 else:
-                    top = np.int64(0)
                     if at_once:
-                        _solve_on_all(problem, block, room, i, room.exact_pull[n])
-                        top = room.size[i]
-                    elif stage == 0:
+                        top = _solve_on_all(problem, block, room, i, room.exact_pull[n])
+                    elif stage == BEGIN:
                         top = _open(problem, block, room, i)
-                    leaders = room.leaders[i, : room.num_leaders[i]]
-                    entered, full = _advance(problem, block, room, i, top, leaders)
-                    if stage == 0 and problem.limit == 0:
-                        # No other atom may enter, so these alone bound the gap.
-                        excess = _rescale(problem, block, room, i, block.begun[i])
-                        state[i] = DONE if _certify(problem, block, room, i) else SETTLED
-                        # The inverse was lost to rounding.
-                        signal = block.signals[i]
-                        if excess > LOST * np.sqrt(dot(signal, signal)):
-                            state[i] = FULL
-                    elif stage == 0:
-                        state[i] = READY
-                    elif full and room.size[i] > slots - FEWEST:
-                        state[i] = FULL
-                        copy(block.found[i], room.latents[i])
-                    elif entered == 0:
-                        state[i] = SETTLED if stage == 2 else READY
-        for i in range(num_samples):
+                    state[i] = _next_state(problem, block, room, i, stage, top)
+        for i in range(state.size):
             if state[i] == READY:
                 state[i] = OPEN

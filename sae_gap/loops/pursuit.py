@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from sae_gap.loops.routines import copy, entry, helper, pivot, subtract
+from sae_gap.loops.routines import Slots, copy, entry, helper, pivot, subtract
 
 
 @helper
@@ -160,24 +160,8 @@ def pursue_block(
                 if latents[i, w] >= 0:
                     scale = max(scale, abs(near[w] - weight[w]))
             floor = 2 * eps * scale
-            size, _ = pivot(
-                True,
-                floor,
-                close,
-                top,
-                latents[i],
-                near,
-                weight,
-                code[i],
-                on,
-                inner[i],
-                basis,
-                inverse,
-                0,
-                spare,
-                cross,
-                slope,
-            )
+            given = latents[i], near, weight, code[i], on, inner[i], basis, inverse
+            pivot(Slots(*given, spare, cross, slope), top, np.int64(0), True, floor, close)
             copy(residual[i], signals[i])
             used = 0
             for w in range(top):

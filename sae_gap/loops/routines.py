@@ -3,10 +3,11 @@ matrix, and the pivots that solve on slots.
 """
 
 import functools
-from typing import Any, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import numba
 import numpy as np
+from numpy import ndarray
 
 from sae_gap.loops.keeping import kept
 
@@ -21,9 +22,10 @@ entry = functools.partial(kept, **OPTIONS)
 # Compiles functions that only these loops call. They allocate nothing, so reference counts, a third
 # of the run time, can go; Python does not call them, so wrappers, a seventh of the compile time,
 # can go.
-helper = numba.njit(
-    **OPTIONS | {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-)
+HELPER = OPTIONS | {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+helper = numba.njit(**HELPER)
+# Passing on a block and its room takes longer than many a step.
+inlined = numba.njit(**HELPER, forceinline=True)
 # Values searched together for a larger one.
 CHUNK = 32
 
@@ -97,45 +99,64 @@ def first_largest(values):
     return place
 
 
+class Slots(NamedTuple):
+    """A few atoms of a sample, and work memory, for `pivot`; an empty slot has the latent -1.
+
+    Attributes:
+      latents: the atoms in the slots.
+      pull: their correlations with the residual.
+      weight: their weights.
+      code: their codes.
+      sign: the signs of codes in the basis, 0 elsewhere.
+      inner: the inner products of the atoms.
+      basis: the slots of the basis.
+      inverse: the inverse of the Gram matrix of the basis.
+      spare: work memory of a number for each slot, as `cross` and `slope`.
+    """
+
+    latents: ndarray
+    pull: ndarray
+    weight: ndarray
+    code: ndarray
+    sign: ndarray
+    inner: ndarray
+    basis: ndarray
+    inverse: ndarray
+    spare: ndarray
+    cross: ndarray
+    slope: ndarray
+
+
 @helper
 @no_type_check
-def _move(rows, w, change, top, code, pull, spare, inner):
+def _move(slots, rows, w, change, top):
     """Changes a code, and updates the correlations of all slots or notes the change."""
-    code[w] += change
+    slots.code[w] += change
     if rows:
-        subtract(pull[:top], change, inner[w, :top])
+        subtract(slots.pull[:top], change, slots.inner[w, :top])
     else:
-        spare[w] += change
+        slots.spare[w] += change
 
 
 @helper
 @no_type_check
-def pivot(
-    nonneg,
-    floor,
-    close,
-    top,
-    latents,
-    pull,
-    weight,
-    code,
-    sign,
-    inner,
-    basis,
-    inverse,
-    size,
-    spare,
-    cross,
-    slope,
-):
+def pivot(slots, top, size, nonneg, floor, close):
     """Solves the lasso on the slots from the current basis; returns its size, and how many atoms
     entered it.
 
     `pull` is updated for slots outside the basis: by rows if these are many, or else at the end of
     a pivot. Correlations of the basis equal their weights. An atom depends on the basis if at most
-    the share `close` of its energy is outside its span. `spare`, `cross` and `slope` are work
-    memory.
+    the share `close` of its energy is outside its span.
+
+    Args:
+      slots: those of a sample.
+      top: slots in use, the first ones.
+      size: of the basis.
+      nonneg: whether codes are non-negative.
+      floor: an excess of a correlation above its weight up to this is rounding.
+      close: as above.
     """
+    latents, pull, weight, code, sign, inner, basis, inverse, spare, cross, slope = slots
     entered = 0
     while top > 0 and entered < 4 * latents.size and size < basis.size:
         # The atom outside the basis that most exceeds its weight.
@@ -174,13 +195,13 @@ def pivot(
                 w = basis[b]
                 # If several vanish at once, rounding must not take the others below zero.
                 change = sign[w] * max(-way * step * slope[b] * sign[w], -code[w] * sign[w])
-                _move(rows, w, change, top, code, pull, spare, inner)
-            _move(rows, best, way * step, top, code, pull, spare, inner)
+                _move(slots, rows, w, change, top)
+            _move(slots, rows, best, way * step, top)
             excess -= left * step
             if out < 0:
                 break
             gone = basis[out]
-            _move(rows, gone, -code[gone], top, code, pull, spare, inner)
+            _move(slots, rows, gone, -code[gone], top)
             # The leaving atom's correlation equals its weight, as for all of the basis.
             pull[gone], sign[gone] = sign[gone] * weight[gone], 0
             ratio = slope[out] / inverse[out, out]
@@ -193,7 +214,7 @@ def pivot(
         if not step < np.inf:
             # In the span of the basis and without an atom to replace: only rounding makes it exceed
             # its weight.
-            _move(rows, best, -code[best], top, code, pull, spare, inner)
+            _move(slots, rows, best, -code[best], top)
             sign[best] = 2
         for w in range(0 if rows else top):
             if latents[w] >= 0 and sign[w] == 0:

@@ -13,7 +13,7 @@ import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from sae_gap.core.codes import Codes, as_codes, by_columns
+from sae_gap.core.codes import active_columns, columns_of
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 
@@ -187,13 +187,11 @@ def measure(inferred: Inferred) -> dict[str, float]:
     labels = inferred.split(fitted_on).labels
     if labels is None or not 0 < np.mean(labels) < 1:
         return {}
-    fitted = by_columns(inferred.codes[fitted_on])
+    fitted = inferred.codes[fitted_on]
     # No fit puts weight on latents that are off on its whole split; `fit_latent` picks latent 0 if
     # all are constant.
-    latents = (
-        np.union1d([0], fitted.latents) if isinstance(fitted, Codes) else np.arange(fitted.shape[1])
-    )
-    codes = {name: as_codes(part).at(latents) for name, part in inferred.codes.items()}
+    latents = np.union1d([0], np.arange(fitted.shape[1])[active_columns(fitted)[1]])
+    codes = {name: columns_of(part, latents) for name, part in inferred.codes.items()}
     logistic, latent = fit_logistic(codes[fitted_on], labels), fit_latent(codes[fitted_on], labels)
 
     def score(name):

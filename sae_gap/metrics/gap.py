@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem, matching
 from sae_gap.core.checks import check_callable, check_flag, shown
-from sae_gap.core.codes import AnyCodes, Codes, as_columns, by_columns
+from sae_gap.core.codes import AnyCodes, active_columns
 from sae_gap.core.registry import Column
 from sae_gap.core.types import Model, Solution, Transcoder
 from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
@@ -219,7 +219,7 @@ def l0_above(codes: AnyCodes) -> float:
     """The mean over samples of the number of latents above 0.01 in magnitude, for codes (n,
     num_latents).
     """
-    return float((np.abs(as_columns(codes)) > _ABOVE).sum(axis=1).mean())
+    return int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]
 
 
 def _active_columns(
@@ -229,10 +229,8 @@ def _active_columns(
     """The dictionary and the codes; of sparse codes only the active columns, since the others
     contribute nothing.
     """
-    held, atoms = by_columns(codes), np.asarray(dictionary)
-    return (atoms[:, np.asarray(held.latents)] if isinstance(held, Codes) else atoms), as_columns(
-        held
-    )
+    columns, latents = active_columns(codes)
+    return np.asarray(dictionary)[:, latents], columns
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -251,9 +249,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
             dictionary, norms = inferred.unit_dictionary
             dims = slice(inferred.task.input_dim - inferred.task.padding)
             scores["mse"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
-            held, optimum = by_columns(codes), inferred.optimum[name]
-            on_unit_atoms = held.scaled(norms) if isinstance(held, Codes) else held * norms
-            scores |= objective_gap(signals, dictionary, on_unit_atoms, optimum, inferred.lam)
+            scaled, optimum = codes * np.asarray(norms), inferred.optimum[name]
+            scores |= objective_gap(signals, dictionary, scaled, optimum, inferred.lam)
             scores["unconverged"] = 1 - float(np.mean(optimum.converged))
         return scores
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core.codes import SparseCodes, dense_chunks
+from sae_gap.core.codes import AnyCodes, dense_chunks
 from sae_gap.core.matching import Match, match_atoms, nearest_atoms
 from sae_gap.core.registry import Column
 from sae_gap.core.types import Coded, Model, Solution, Split, Task
@@ -28,8 +28,7 @@ class Inferred:
       task: the task, its truth included where it is known.
       model: the learned model.
       codes: codes of the splits "id" and "ood", and of "train" if its true codes are known, in
-        units of the model's atoms; dense, as `Codes` if there are very many latents, or sparse if
-        there are very many samples.
+        units of the model's atoms; dense, or sparse if there are very many latents or samples.
       optimum: certified lasso solutions of "id" and "ood" on the model's dictionary with unit
         atoms, over signed codes if `codes` are signed and over non-negative ones if not; empty
         without a dictionary, and in studies without an optimum.
@@ -44,7 +43,7 @@ class Inferred:
 
     task: Task
     model: Model
-    codes: Mapping[str, Float[np.ndarray, "n num_latents"] | SparseCodes]
+    codes: Mapping[str, AnyCodes]
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str

@@ -18,7 +18,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.core.codes import Codes
+from sae_gap.core.codes import active_columns, columns_of
 from sae_gap.metrics.classification import LogisticProbe, fit_logistic, roc_auc
 from sae_gap.metrics.metric import Inferred, Metric
 
@@ -49,7 +49,7 @@ class Probe(NamedTuple):
 
     def decide(self, features: Any) -> Float[np.ndarray, " n"]:
         """The log-odds of the concept, of dense or sparse features, (n, columns)."""
-        scaled = (_columns(features, self.latents) - self.centre) * self.scale
+        scaled = (columns_of(features, self.latents) - self.centre) * self.scale
         # Equal rows must tie: a matrix product rounds each by its place.
         odds = np.einsum("ij,j->i", scaled, self.logistic.weights)
         return odds + self.logistic.intercept
@@ -89,7 +89,7 @@ def _fit(
     labels: Bool[np.ndarray, " n"],
     c: float,
 ) -> Probe:
-    columns = _columns(features, latents)
+    columns = columns_of(features, latents)
     # Summed in float32 over many rows, a constant would seem to vary.
     centre, spread = (
         moment(axis=0, dtype=np.float64).astype(columns.dtype)
@@ -100,11 +100,6 @@ def _fit(
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
     logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
     return Probe(latents, centre, scale, logistic)
-
-
-def _columns(features: Any, latents: Int[np.ndarray, " some"] | slice) -> np.ndarray:
-    chosen = features[:, latents]
-    return chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
 
 
 def score_pair(
@@ -154,7 +149,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     kinds: dict[str, tuple[Any, Any]] = {"dense": (columns, fit_dense)}
     if inferred.model.dictionary is not None:
         # A latent that is never on separates no classes.
-        columns = scipy.sparse.csr_array(codes.values if isinstance(codes, Codes) else codes)
+        columns = scipy.sparse.csr_array(active_columns(codes)[0])
         kinds = {"dense": (inferred.reconstruction, fit_dense), "k=all": (columns, fit_dense)}
     kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
     found: dict[str, Any] = {"probes": [*kinds], "pairs": [*concepts]}

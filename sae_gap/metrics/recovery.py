@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from sae_gap.core import matching
 from sae_gap.core.checks import check_choice, check_seed
-from sae_gap.core.codes import AnyCodes, as_columns
+from sae_gap.core.codes import AnyCodes, active_columns
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.runtime.cores import one_blas_thread
@@ -124,8 +124,8 @@ def _check(
     work on sparse codes.
     """
     truth, inferred = (
-        matching.as_matrix("true_codes", as_columns(true_codes)),
-        matching.as_matrix("codes", as_columns(codes)),
+        matching.as_matrix("true_codes", active_columns(true_codes)[0]),
+        matching.as_matrix("codes", active_columns(codes)[0]),
     )
     if len(truth) != len(inferred):
         raise ValueError(
@@ -164,7 +164,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     """
 
     def score(name, truth, codes):
-        if not np.any(_is_active(as_columns(truth))):
+        if not np.any(_is_active(active_columns(truth)[0])):
             return {}
         published = (
             {"mcc_paper": mcc_paper(truth, codes, name)} if codes.shape[1] <= _WIDEST_PADDED else {}

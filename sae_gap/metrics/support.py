@@ -1,8 +1,8 @@
 """Recovery of the support: which latents are on in a sample, after matching the dictionaries."""
 
-import numpy as np
+import scipy.sparse
 
-from sae_gap.core.codes import AnyCodes, as_codes
+from sae_gap.core.codes import AnyCodes
 from sae_gap.core.matching import Match
 from sae_gap.core.registry import Column
 from sae_gap.metrics.cuts import ratio
@@ -34,14 +34,12 @@ def support_recovery(
       `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean
       number of code columns above 1e-4.
     """
-    truth, inferred = as_codes(true_codes), as_codes(codes)
-    # Columns that are zero on both sides are never on, nor is a missing partner.
-    partnered = np.flatnonzero(np.isin(match.learned, inferred.latents))
-    either = np.union1d(partnered, truth.latents)
-    true_on = np.abs(truth.at(either)) > _ON
-    on = np.abs(inferred.at(match.learned[either])) > _ON
-    every_on = np.abs(np.asarray(inferred.values)) > _ON
-    hits, num_on, num_true = (true_on & on).sum(axis=1), on.sum(axis=1), true_on.sum(axis=1)
+    true_on, every_on = (abs(scipy.sparse.csr_array(part)) > _ON for part in (true_codes, codes))
+    # A missing partner is never on.
+    paired = match.learned >= 0
+    on = every_on[:, match.learned[paired]]
+    hits = (true_on[:, paired] * on).sum(axis=1)
+    num_on, num_true = on.sum(axis=1), true_on.sum(axis=1)
     return {
         "support_precision": float(ratio(hits, num_on).mean()),
         "support_recall": float(ratio(hits, num_true).mean()),

@@ -110,6 +110,21 @@ def by_device(
     return jax.tree.map(lambda a: a[:num_samples], results) if spare else results
 
 
+def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTree:
+    """Applies `run` to at most `size` rows at a time; zeros fill up the last batch."""
+    number = len(jax.tree.leaves(rows)[0])
+    if size >= number:
+        return run(rows)
+    batches = -(-number // size)
+
+    def split(array):
+        padded = jnp.pad(array, ((0, batches * size - number),) + ((0, 0),) * (array.ndim - 1))
+        return padded.reshape(batches, size, *array.shape[1:])
+
+    found = lax.map(run, jax.tree.map(split, rows))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:number], found)
+
+
 def place_rows(tree: PyTree, like: Array) -> PyTree:
     """The arrays of a tree, their rows placed as the rows of `like`, if that is on a mesh."""
     sharding = getattr(like, "sharding", None)

@@ -88,54 +88,52 @@ def read_options(
             "residual_threshold": config.number("residual_threshold", 1e-2),
             "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
         }
-    # No k exceeds the width.
-    return {
-        name: config.size(name, most=num_latents if name == "k" else max(num_latents, MOST))
-        for name in ARCHITECTURES[architecture].options
-    }
+    names = ARCHITECTURES[architecture].options
+    return {name: config.size(name, most=most_of(name, num_latents)) for name in names}
+
+
+def most_of(option: str, num_latents: int) -> int:
+    """The largest number that an option may be: no k exceeds the width."""
+    return num_latents if option == "k" else max(num_latents, MOST)
 
 
 def take(
     architecture: str,
     tensors: Tensors,
-    num_latents: int,
-    input_dim: int,
+    sizes: tuple[int, int, int],
+    *,
     names: Mapping[str, str] | None = None,
     linear: tuple[str, ...] = (),
     known: Mapping[str, Any] | None = None,
-    *,
-    num_inputs: int | None = None,
     skip: bool = False,
 ) -> dict[str, Any]:
     """The tensors of an architecture, of its decoder and of a transcoder's skip.
 
     Args:
-      architecture: a name in the table.
+      architecture: a name in the table; any other has no tensors but those that are known.
       tensors: tensors of a file.
-      num_latents: number of latents of the SAE.
-      input_dim: dimension of the activations.
+      sizes: the dimension of what the encoder reads, the number of latents, and the dimension of
+        what they explain.
       names: the file's names, where they differ from ours.
       linear: our names of tensors that the file stores transposed, as `torch.nn.Linear` does.
       known: tensors already at hand, which are not read.
-      num_inputs: dimension of what the encoder of a transcoder reads; None takes input_dim.
       skip: whether there is a W_skip, (num_inputs, input_dim).
 
     Raises:
       ValueError: one is missing, has another shape or type, or is not finite.
     """
-    read = input_dim if num_inputs is None else num_inputs
-    sizes: dict[str, tuple[int, ...]] = {
+    read, num_latents, input_dim = sizes
+    shapes: dict[str, tuple[int, ...]] = {
         "b_dec": (input_dim,),
         "W_dec": (num_latents, input_dim),
         "W_enc": (read, num_latents),
         "W_skip": (read, input_dim),
     }
-    held = dict(known or {})
-    wanted = ("b_dec", "W_dec", *ARCHITECTURES[architecture].tensors, *(("W_skip",) * skip))
-    for name in wanted:
-        theirs, size = (names or {}).get(name, name), sizes.get(name, (num_latents,))
-        if name in linear:
-            held[name] = tensors.take(theirs, *size[::-1]).T
-        elif name not in held:
-            held[name] = tensors.take(theirs, *size)
+    held, row = dict(known or {}), ARCHITECTURES.get(architecture)
+    for name in ("b_dec", "W_dec", *(row.tensors if row else ()), *(("W_skip",) * skip)):
+        if name not in held:
+            theirs, shape = (names or {}).get(name, name), shapes.get(name, (num_latents,))
+            turned = name in linear
+            found = tensors.take(theirs, *(shape[::-1] if turned else shape))
+            held[name] = found.T if turned else found
     return held

@@ -4,13 +4,11 @@ trainer.
 
 import types
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.pickles import read_pt
-from sae_gap.storage.tensor_files import Config, read_json
+from sae_gap.storage.tensor_files import Config, Tensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "ae.pt", "config.json"
@@ -43,26 +41,18 @@ _LAYOUTS = {
 }
 
 
-def load(path: Path) -> Parts:
+def load(config: Config, tensors: Tensors) -> Parts:
     """Reads the SAE in a file that dictionary_learning saved, final or during training.
 
     The atoms of an `AutoEncoder` get unit length, as in that library; those of the others stay
     unchanged.
 
-    Args:
-      path: file of the weights. The configuration is beside it, or beside its folder `checkpoints`.
-
-    Returns:
-      The SAE.
-
     Raises:
-      ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the
-        fault and the mend.
+      ValueError: the files do not fit, or hold an SAE of an unknown kind.
     """
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    config = Config(folder / CONFIG, read_json(folder / CONFIG)).part("trainer")
+    config = config.part("trainer")
     kind = config.choice("dict_class", "", _LAYOUTS)
-    layout, tensors = _LAYOUTS[kind], read_pt(path)
+    layout = _LAYOUTS[kind]
     notes = {
         name: str(config.entries[name])
         for name in ("lm_name", "layer", "submodule_name", "norm_factor")
@@ -75,9 +65,9 @@ def load(path: Path) -> Parts:
     input_dim, num_latents = shape[::-1] if names else shape
     options, known = dict[str, Any](), dict[str, float]()
     if "TopK" in kind:
-        k = (Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config).size(
-            "k", most=num_latents
-        )
+        beside = "k" in tensors
+        source = Config(tensors.path, {"k": tensors.scalar("k")}) if beside else config
+        k = source.size("k", most=num_latents)
         notes["k"] = str(k)
         tensors.ignore("group_sizes")
         if kind == "AutoEncoderTopK":
@@ -97,9 +87,11 @@ def load(path: Path) -> Parts:
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
             )
-    held = take(encoder, tensors, num_latents, input_dim, names, turned, known)
+    sizes = input_dim, num_latents, input_dim
+    held = take(encoder, tensors, sizes, names=names, linear=turned, known=known)
     tensors.finish(kind)
-    if kind == "AutoEncoder":
+    of_unit_atoms = kind == "AutoEncoder"
+    if of_unit_atoms:
         notes["units"] = "codes of unit atoms, as the library loads them"
     return Parts(
         encoder,
@@ -109,5 +101,5 @@ def load(path: Path) -> Parts:
         architecture=kind,
         notes=notes,
         centred=layout.centred,
-        codes_of_unit_atoms=kind == "AutoEncoder",
+        codes_of_unit_atoms=of_unit_atoms,
     )

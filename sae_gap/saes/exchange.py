@@ -4,46 +4,76 @@ import dataclasses
 import importlib
 from collections.abc import Mapping
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jax.tree_util import keystr
 
-from sae_gap.core.identity import class_name
+from sae_gap.core import registry
+from sae_gap.core.identity import class_name, describe
 from sae_gap.core.pursuit import PURSUIT
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.screened_pursuit import BatchPursuit, Threshold
-from sae_gap.saes.architectures import ARCHITECTURES, ENCODERS, LOGARITHMS
+from sae_gap.core.types import Model, Transcoder
+from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, as_floats, check_model
+from sae_gap.saes.architectures import (
+    ARCHITECTURES,
+    ENCODERS,
+    LOGARITHMS,
+    most_of,
+    transcoder_of,
+)
+from sae_gap.saes.parts import OWN, Parts
+from sae_gap.storage import trees
+from sae_gap.storage.tensor_files import Config, Tensors
+
+_KNOWN = (
+    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
+)
 
 
 def imported(
-    architecture: str, options: Mapping[str, Any], tensors: Mapping[str, Array]
+    parts: Parts, tensors: Mapping[str, Any], shape: tuple[int, int]
 ) -> tuple[Encoder, Any]:
-    """The encoder of an architecture, and its parameters for a model.
+    """The encoder of an SAE, and its parameters for a model.
 
     Args:
-      architecture: a name in `ARCHITECTURES`.
-      options: its options, in order.
-      tensors: its learned tensors.
+      parts: the SAE.
+      tensors: its tensors, settled.
+      shape: that of W_enc, (num_inputs, num_latents).
+
+    Raises:
+      ValueError: the suite has no such encoder, or a parameter or an option of it is missing or
+        does not fit.
     """
-    row = ARCHITECTURES[architecture]
-    if architecture == PURSUIT and tensors:
-        return BatchPursuit(*options.values()), Threshold(tensors["threshold"])
-    kind = getattr(importlib.import_module(f"sae_gap.{row.module}"), row.encoder)
-    encoder = kind(*options.values())
-    if not tensors:
+    row = ARCHITECTURES.get(str(parts.encoder))
+    if row is None:
+        encoder: Any = _trained(
+            Config(Path(f"the fit {parts.notes['fit']}"), parts.options), shape[1]
+        )
+        places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
+    else:
+        module, kind, names = row.module, row.encoder, row.tensors
+        if parts.encoder == PURSUIT and tensors:
+            kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
+        encoder = getattr(importlib.import_module(f"sae_gap.{module}"), kind)(
+            *parts.options.values()
+        )
+        places = {place: name for name, place in names.items()}
+    if not places:
         return encoder, None
-    found = [attrgetter(place) for place in row.tensors.values()]
-    # Codes are positive, so a threshold below zero is equivalent to zero.
-    values = [
-        jnp.log(jnp.maximum(tensors[name], 0)) if place == LOGARITHMS else tensors[name]
-        for name, place in row.tensors.items()
-    ]
-    blank = eqx.filter_eval_shape(encoder.parameters, tensors["W_enc"], jax.random.key(0))
-    return encoder, eqx.tree_at(lambda tree: [get(tree) for get in found], blank, values)
+    held = Tensors(Path("its file"), {place: tensors[name] for place, name in places.items()})
+
+    def taken(path, leaf):
+        place = keystr(path)[1:]
+        value = jnp.asarray(held.take(place, *leaf.shape))
+        # Codes are positive, so a threshold below zero is equivalent to zero.
+        return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
+
+    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+    blank = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))
+    return encoder, jax.tree.map_with_path(taken, blank)
 
 
 def has_form(kind: type) -> bool:
@@ -52,8 +82,16 @@ def has_form(kind: type) -> bool:
     return class_name(kind) in ENCODERS
 
 
-def exported(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """SAELens's form of an encoder: architecture, options, and tensors except the decoder's."""
+def form_of(model: Model, encoder: Encoder) -> str | None:
+    """SAELens's name of the architecture of an SAE or a transcoder; None if it has none."""
+    name, _ = ENCODERS.get(class_name(type(encoder)), (None, None))
+    if name and isinstance(model, Transcoder):
+        return transcoder_of(name, model.skip is not None)
+    return name
+
+
+def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """SAELens's form of an encoder: options, and tensors except the decoder's."""
     architecture, places = ENCODERS[class_name(type(encoder))]
     row, width = ARCHITECTURES[architecture], model.decoder.shape[1]
     tensors = {name: attrgetter(place)(model.encoder) for name, place in places.items()}
@@ -70,4 +108,43 @@ def exported(encoder: Encoder, model: Model) -> tuple[str, dict[str, Any], dict[
         tensors["threshold"] = jnp.broadcast_to(tensors["threshold"], width)
     if "topk" in architecture:
         options["rescale_acts_by_decoder_norm"] = False
-    return architecture, options, tensors
+    return options, tensors
+
+
+def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes:
+    """The file of a finished fit with this model, whose note has the metadata.
+
+    Raises:
+      ValueError: the suite trains no such encoder, or the parts of the model do not fit.
+    """
+    if type(encoder) not in _trainable().values():
+        fault = f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none"
+        raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
+    check_model(model, encoder)
+    for leaf in jax.tree.leaves(model.encoder):
+        as_floats("the encoder's parameters", leaf)
+    described = describe(encoder)
+    if "k" in described:
+        # A larger k means all latents.
+        described["k"] = min(described["k"], model.decoder.shape[1])
+    return trees.dump(model, {"learner": {"encoder": described}, "metadata": metadata})
+
+
+def _trainable() -> dict[str, type[AmortisedEncoder]]:
+    """The encoders that the suite trains in an SAE, by the names of their classes."""
+    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+    return {class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+
+
+def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
+    """The encoder of a description. Inference needs only the numbers among its hyper-parameters; no
+    k exceeds the width.
+    """
+    kind = _trainable()[described.choice("class", "", _trainable())]
+    readers: dict[type, Any] = {
+        int: lambda name: described.size(name, most=most_of(name, num_latents)),
+        float: described.number,
+        bool: lambda name: described.flag(name, False),
+    }
+    fields = {field.name: readers.get(type(field.default)) for field in dataclasses.fields(kind)}
+    return kind(**{name: read(name) for name, read in fields.items() if read})

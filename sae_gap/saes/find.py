@@ -18,23 +18,24 @@ from sae_gap.saes import (
 )
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
 from sae_gap.storage.folder import Folder
-from sae_gap.storage.tensor_files import printable
+from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json
 
-# How to read an SAE, by the file name of its weights.
-_READERS: dict[str, Callable[[Path], Parts]] = {
-    saelens.WEIGHTS: lambda path: saelens.load(path.parent),
-    sparsify.WEIGHTS: lambda path: sparsify.load(path.parent),
-    dictionary_learning.WEIGHTS: dictionary_learning.load,
-    gemma_scope.WEIGHTS: gemma_scope.load,
-    gemma_scope.WEIGHTS_2: gemma_scope.load,
-    FIT: fits.load,
-    DICTIONARY: decoders.load,
-    decoders.ATOMS: decoders.load,
-    one_file.CROSSCODER: one_file.load,
+# How to read an SAE, by the file name of its weights: from its configuration, which has a name if
+# there is one, and its tensors.
+_READERS: dict[str, tuple[Callable[[Config, Tensors], Parts], str]] = {
+    saelens.WEIGHTS: (saelens.load, saelens.CONFIG),
+    sparsify.WEIGHTS: (sparsify.load, sparsify.CONFIG),
+    dictionary_learning.WEIGHTS: (dictionary_learning.load, dictionary_learning.CONFIG),
+    gemma_scope.WEIGHTS: (gemma_scope.load, ""),
+    gemma_scope.WEIGHTS_2: (gemma_scope.load, gemma_scope.CONFIG),
+    FIT: (fits.load, ""),
+    DICTIONARY: (decoders.load, ""),
+    decoders.ATOMS: (decoders.load, ""),
+    one_file.CROSSCODER: (one_file.load, ""),
 }
 _EXPECTED = f"which are called {', '.join(_READERS)}"
 # dictionary_learning's names of weights during training.
-_AMID_TRAINING = re.compile(r"ae_\d+\.pt")
+_AMID_TRAINING = re.compile(r"^ae_\d+\.pt$")
 _PATTERNS = (_AMID_TRAINING, one_file.WEIGHTS, one_file.CROSS_LAYER)
 # How many folders deep to search for SAEs, and how many to name in a message.
 _DEPTH, _NAMED = 5, 12
@@ -72,9 +73,13 @@ def locate(path: AnyPath, sae_id: str | None = None) -> Path:
 
 def read(weights: Path) -> Parts:
     """Reads a file that `locate` found."""
-    amid_training = _AMID_TRAINING.fullmatch(weights.name)
-    other = dictionary_learning.load if amid_training else one_file.load
-    return _READERS.get(weights.name, other)(weights)
+    name, folder = _AMID_TRAINING.sub(dictionary_learning.WEIGHTS, weights.name), weights.parent
+    load, beside = _READERS.get(name, (one_file.load, ""))
+    if load is dictionary_learning.load and folder.name == "checkpoints":
+        folder = folder.parent
+    path = folder / beside
+    needed = beside and (load is not gemma_scope.load or path.exists())
+    return load(Config(path, read_json(path) if needed else {}), decoders.read_tensors(weights))
 
 
 def _weights(path: Path) -> Path:
@@ -91,11 +96,8 @@ def _weights(path: Path) -> Path:
             f"{path} has several files of weights, {_listed(path, found)}; give the path of one."
         )
     below = sorted({place.parent for depth in range(1, _DEPTH) for place in _found(path, depth)})
-    choices = (
-        f"but these below it have: {_listed(path, below)}; give the path of one"
-        if below
-        else _EXPECTED
-    )
+    named = f"but these below it have: {_listed(path, below)}; give the path of one"
+    choices = named if below else _EXPECTED
     raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 

@@ -1,59 +1,64 @@
-"""Reads finished fits of the suite without JAX; `own.load_fit` reads every encoder."""
+"""Reads the suite's own form of an SAE, a finished fit, without JAX."""
 
-import dataclasses
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sae_gap.saes import decoders
 from sae_gap.saes.architectures import ENCODERS, LOGARITHMS, read_options, take
-from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import read_safetensors
+from sae_gap.saes.parts import NOTED, OWN, Parts
+from sae_gap.storage.tensor_files import Config, Tensors
 
 # Names of the decoder's tensors in a fit.
 _MODEL = {"W_dec": ".dictionary", "b_dec": ".bias", "W_skip": ".skip"}
+# Entries of the note that a report shows.
+_SHOWN = ("learner", "seed", "data", *NOTED)
 
 
-def load(path: Path) -> Parts:
-    """The SAE of a finished fit; a bare decoder if SAELens has no such encoder.
+def load(config: Config, tensors: Tensors) -> Parts:
+    """The SAE of a finished fit, in SAELens's terms if SAELens has the encoder, and else with its
+    tensors as they are; a bare decoder if the fit trained no encoder.
 
     Raises:
-      ValueError: the file cannot be read, or its parts do not fit.
+      ValueError: the note cannot be read, or the parts do not fit.
     """
-    note = decoders.read_note(path)
-    described = note.part("learner").part("encoder")
-    kind = described.text("class", "")
-    if kind not in ENCODERS:
-        return dataclasses.replace(decoders.load(path), architecture=kind)
-    (encoder, places), tensors = ENCODERS[kind], read_safetensors(path)
+    note = decoders.read_note(tensors)
+    learner, metadata = note.part("learner"), note.part("metadata").entries
+    described, name = learner.part("encoder"), learner.text("class", "").rpartition(".")[2]
+    if name and not described.entries:
+        return decoders.load(config, tensors)
+    entries = {"learner": name or None} | note.part("source").entries | metadata
+    notes = {"fit": tensors.path.parent.name}
+    notes |= {part: str(entries[part]) for part in _SHOWN if entries.get(part) is not None}
+    encoder = described.text("class", "")
     input_dim, num_latents = tensors.shape(".dictionary")
-    names, known = {name: f".encoder.{place}" for name, place in places.items()}, {}
-    if places.get("threshold") == LOGARITHMS:
-        known["threshold"] = np.exp(tensors.take(names["threshold"], num_latents))
-    elif "threshold" in places:
-        known["threshold"] = tensors.scalar(names["threshold"])
-    transcodes, read = ".centre" in tensors, input_dim
+    transcodes, skip, known = ".centre" in tensors, ".skip" in tensors, dict[str, Any]()
+    (read,) = tensors.sizes(".centre") if transcodes else (input_dim,)
     if transcodes:
-        read = tensors.shape(names["W_enc"])[0]
         known["centre"] = tensors.take(".centre", read)
-    return Parts(
+    about: dict[str, Any] = {"architecture": encoder.removeprefix("sae_gap."), "notes": notes}
+    about |= {"centred": True, "transcodes": transcodes, "metadata": metadata}
+    if encoder in ENCODERS:
+        encoder, places = ENCODERS[encoder]
+        names = {ours: f"{OWN}{place}" for ours, place in places.items()}
+        if places.get("threshold") == LOGARITHMS:
+            known["threshold"] = np.exp(tensors.take(names["threshold"], num_latents))
+        elif "threshold" in places:
+            known["threshold"] = tensors.scalar(names["threshold"])
+        options = read_options(encoder, described, num_latents, input_dim)
+        if "k" in described and not options:
+            notes["k"] = str(described.size("k", most=num_latents))
+    else:
+        names, options = {}, described.entries
+        own = [name for name in tensors if name.startswith(OWN)]
+        known |= {name: tensors.take(name, *tensors.sizes(name)) for name in own}
+    held = take(
         encoder,
-        read_options(encoder, described, num_latents, input_dim),
-        take(
-            encoder,
-            tensors,
-            num_latents,
-            input_dim,
-            names | _MODEL,
-            ("W_dec",),
-            known,
-            num_inputs=read,
-            skip=".skip" in tensors,
-        ),
-        library="sae_gap",
-        architecture=kind,
-        notes={},
-        centred=True,
-        metadata=note.part("metadata").entries,
-        transcodes=transcodes,
+        tensors,
+        (read, num_latents, input_dim),
+        names=names | _MODEL,
+        linear=("W_dec",),
+        known=known,
+        skip=skip,
     )
+    return Parts(encoder, options, held, library="sae_gap", **about)

@@ -3,11 +3,10 @@ the second.
 """
 
 import re
-from pathlib import Path
 
 from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import Config, read_json, read_npz, read_safetensors
+from sae_gap.storage.tensor_files import Config, Tensors
 
 # The files that the library writes.
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"
@@ -17,30 +16,23 @@ _OTHERS = re.compile(r"^(crosscoder|clt)(_all)?$")
 _SKIP = "affine_skip_connection"
 
 
-def load(path: Path) -> Parts:
+def load(config: Config, tensors: Tensors) -> Parts:
     """Reads a JumpReLU SAE or transcoder of either release, which takes activations without
     normalisation. A skip is `x W`.
 
-    Args:
-      path: file of the weights. The second release has a configuration beside it; in the first,
-        only the folders' names tell an SAE from a transcoder.
-
-    Returns:
-      The SAE.
+    The second release has a configuration; in the first only the folders' names tell an SAE from a
+    transcoder.
 
     Raises:
-      ValueError: a file cannot be read, or is of several layers; the message names the fault and
-        the mend.
+      ValueError: the files do not fit, or are of several layers.
     """
-    folders = path.absolute().parts[:-1]
-    for part in filter(_OTHERS.search, folders):
+    folders = tensors.path.absolute().parts[:-1]
+    if part := next(filter(_OTHERS.search, folders), ""):
         raise ValueError(
-            f"{path} lies in {part}, whose weights are of several layers; give an SAE or a "
+            f"{tensors.path} lies in {part}, whose weights are of several layers; give an SAE or a "
             "transcoder of one."
         )
-    second, beside = path.name == WEIGHTS_2, path.with_name(CONFIG)
-    tensors = read_safetensors(path) if second else read_npz(path)
-    config = Config(beside, read_json(beside) if second and beside.exists() else {})
+    second = tensors.path.name == WEIGHTS_2
     config.choice("architecture", "jump_relu", ("jump_relu",))
     kind = config.choice("type", "sae", ("sae", "transcoder"))
     source, aim = (config.text(f"hf_hook_point_{side}", "") for side in ("in", "out"))
@@ -50,7 +42,7 @@ def load(path: Path) -> Parts:
     names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {"W_enc": "W_enc"}
     read, num_latents = tensors.shape(names["W_enc"])
     input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
-    held = take("jumprelu", tensors, num_latents, input_dim, names, num_inputs=read, skip=skip)
+    held = take("jumprelu", tensors, (read, num_latents, input_dim), names=names, skip=skip)
     tensors.finish("JumpReLU")
     notes = {
         "dtype on disk": tensors.dtypes(),

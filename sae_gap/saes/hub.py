@@ -45,12 +45,8 @@ def cached(release: str, sae_id: str) -> Path:
         repository = f"{found[0]}/{repository}"
     folder = cache / f"models--{repository.replace('/', '--')}"
     revision = folder / "refs" / "main"
-    place = (
-        folder
-        / "snapshots"
-        / (revision.read_text().strip() if revision.is_file() else "main")
-        / inside
-    )
+    name = revision.read_text().strip() if revision.is_file() else "main"
+    place = folder / "snapshots" / name / inside
     if not place.exists():
         get = f"hf download {printable(repository)} --include '{printable(inside)}/*'"
         raise ValueError(

@@ -7,11 +7,9 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import AnyPath, check_path, detached
-from sae_gap.saes import own
+from sae_gap.core.checks import AnyPath, detached
 from sae_gap.saes.find import locate, read
 from sae_gap.saes.loaded_sae import SAE, of_parts
-from sae_gap.saes.parts import FIT
 
 
 def load_sae(
@@ -46,13 +44,9 @@ def load_sae(
       ValueError: there is no SAE, there are several, or it cannot be read; the message names the
         fault and the mend.
     """
-    check_path("path", path)
-    weights = locate(path, sae_id)
-    if weights.name == FIT:
-        return own.load_fit(weights)
-    parts = read(weights)
+    parts = read(locate(path, sae_id))
     if "b_dec" not in parts.tensors:
-        dim: int = parts.atoms.shape[1]
+        dim = parts.atoms.shape[1]
         given: Any = mean() if callable(mean) else np.zeros(dim) if mean is None else mean
         if np.shape(given) != (dim,):
             raise ValueError(

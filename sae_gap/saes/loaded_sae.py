@@ -8,7 +8,6 @@ be certified.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,15 +18,7 @@ from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
 from sae_gap.core import matching
-from sae_gap.core.checks import (
-    as_real,
-    check_choice,
-    check_flag,
-    check_integer,
-    check_vanishing,
-    detached,
-    shown,
-)
+from sae_gap.core.checks import check_vanishing, detached
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import (
@@ -38,18 +29,11 @@ from sae_gap.encoders.encoder import (
     unit_atoms,
 )
 from sae_gap.learners.given import Given, Held
-from sae_gap.saes.architectures import ARCHITECTURES, take
+from sae_gap.saes import arrays
 from sae_gap.saes.exchange import imported
 from sae_gap.saes.parts import Parts, side_by_side
-from sae_gap.storage.tensor_files import Tensors, printable
+from sae_gap.storage.tensor_files import printable
 
-# The further arguments of `SAE.from_arrays`, by architecture; at least one is needed.
-_OPTIONS = {
-    "relu": (),
-    "topk": ("k",),
-    "batchtopk": ("threshold", "k"),
-    "jumprelu": ("threshold",),
-}
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6
 
@@ -98,7 +82,7 @@ class SAE:
         check_model(model)
         dictionary = as_floats("the dictionary", model.decoder)
         bias = as_floats("bias", model.bias)
-        return described(dataclasses.replace(model, dictionary=dictionary, bias=bias), name=name)
+        return _described(dataclasses.replace(model, dictionary=dictionary, bias=bias), name=name)
 
     @classmethod
     def from_arrays(
@@ -109,13 +93,8 @@ class SAE:
         b_dec: Float[ArrayLike, " input_dim"],
         *,
         architecture: str,
-        k: int | None = None,
-        threshold: Float[ArrayLike, " num_latents"] | float | None = None,
-        centred: bool = True,
-        linear: bool | None = None,
         name: str = "sae",
-        transcoder: bool = False,
-        W_skip: Float[ArrayLike, "num_inputs input_dim"] | None = None,  # noqa: N803
+        **options: Any,
     ) -> "SAE":
         """An SAE from arrays of NumPy, JAX or PyTorch, also in bfloat16.
 
@@ -137,91 +116,24 @@ class SAE:
           W_dec: (num_latents, input_dim), or transposed.
           b_dec: (input_dim,), in units of the activations.
           architecture: one of relu, topk, batchtopk and jumprelu.
-          k: latents that are on in each row, or on average.
-          threshold: a number, or one for each latent, in units of p.
-          centred: whether the encoder subtracts b_dec from x; False has `p = x W_enc + b_enc`.
-          linear: whether matrices are those of `torch.nn.Linear`; used only for square ones, so
-            that no shape decides. None takes False, and the SAE's notes say so.
           name: name of the SAE.
-          transcoder: whether it is a transcoder, whose W_enc is (num_inputs, num_latents).
-          W_skip: the affine skip of a transcoder, (num_inputs, input_dim), or transposed.
+          **options: any of these.
+            k: latents that are on in each row, or on average.
+            threshold: a number, or one for each latent, in units of p.
+            centred: whether the encoder subtracts b_dec from x, by default True; False has
+              `p = x W_enc + b_enc`.
+            linear: whether matrices are those of `torch.nn.Linear`; used only for square ones,
+              where no shape decides. None takes False, and the SAE's notes say so.
+            transcoder: whether it is a transcoder, whose W_enc is (num_inputs, num_latents).
+            W_skip: the affine skip of a transcoder, (num_inputs, input_dim), or transposed.
 
         Raises:
+          TypeError: there is no such option.
           ValueError: the arrays do not fit each other or are not finite, or k or the threshold is
             missing or does not belong to the architecture.
         """
-        check_choice("architecture", architecture, _OPTIONS)
-        options = {"k": k, "threshold": threshold}
-        given = {option for option, value in options.items() if value is not None}
-        takes = _OPTIONS[architecture]
-        if given - {*takes} or (takes and not given):
-            told = f"{' or '.join(takes) or 'neither k nor threshold'}, but it is given"
-            raise ValueError(
-                f"{architecture} takes {told} {' and '.join(sorted(given)) or 'none'}."
-            )
-        arrays = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        arrays |= {} if threshold is None else {"threshold": threshold}
-        arrays |= {} if W_skip is None else {"W_skip": W_skip}
-        held = {word: as_real(word, value, "an array of floats") for word, value in arrays.items()}
-        for word in ("b_enc", "b_dec"):
-            if held[word].ndim != 1 or not held[word].size:
-                raise ValueError(
-                    f"{word} must be a vector with entries, but it is {shown(held[word])}."
-                )
-        num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
-        check_flag("centred", centred)
-        check_flag("transcoder", transcoder)
-        if W_skip is not None and not transcoder:
-            raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
-        num_inputs = held["W_enc"].size // num_latents if transcoder else input_dim
-        if linear is not None:
-            check_flag("linear", linear)
-        if k is not None:
-            check_integer("k", k, least=1, most=num_latents)
-        square = []
-        for word, shape in (
-            ("W_enc", (num_latents, num_inputs)),
-            ("W_dec", (input_dim, num_latents)),
-            ("W_skip", (input_dim, num_inputs)),
-        ):
-            if word in held:
-                alike = shape[0] == shape[1]
-                square += [word] * alike
-                if linear if alike else held[word].shape == shape:
-                    held[word] = held[word].T
-        if threshold is not None:
-            encoder = "jumprelu"
-            if held["threshold"].size == 1:
-                held["threshold"] = np.resize(held["threshold"], num_latents)
-        elif k is not None:
-            encoder = "topk" if architecture == "topk" else "batch_largest"
-        else:
-            encoder = "standard"
-        tensors = Tensors(Path("the arrays"), held)
-        notes = {"dtype given": tensors.dtypes()} | ({} if k is None else {"k": str(k)})
-        if square and linear is None:
-            products = {"W_enc": "x @ W_enc", "W_dec": "z @ W_dec", "W_skip": "x @ W_skip"}
-            notes["square matrices"] = (
-                f"taken as {' and '.join(products[word] for word in square)}; linear=True takes "
-                "torch.nn.Linear's"
-            )
-        parts = Parts(
-            encoder,
-            {name: k for name in ARCHITECTURES[encoder].options},
-            take(
-                encoder,
-                tensors,
-                num_latents,
-                input_dim,
-                num_inputs=num_inputs,
-                skip=W_skip is not None,
-            ),
-            library="given",
-            architecture=architecture,
-            notes=notes,
-            centred=centred,
-            transcodes=transcoder,
-        )
+        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        parts = arrays.read(given, architecture, arrays.Options(**options))
         return dataclasses.replace(of_parts(parts), name=name)
 
     @property
@@ -305,7 +217,8 @@ class SAE:
         """
         with jax.default_matmul_precision("highest"):
             rows = self.as_rows(activations, explained=True)
-            return self.model.signals(rows, self._read(inputs, len(rows))) - self.bias
+            read = self._beside(inputs, len(rows)) if self.transcodes else None
+            return self.model.signals(rows, read) - self.bias
 
     def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
         """The library's codes, in its own units.
@@ -322,21 +235,7 @@ class SAE:
         """
         with jax.default_matmul_precision("highest"):
             rows = self.as_rows(activations)
-            return self.encode_signals(rows if self.transcodes else self.model.signals(rows))
-
-    def encode_target(self, target: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-        """The codes of `target(activations)`, on unit atoms; zero for atoms of zeros."""
-        if self.transcodes:
-            raise ValueError("a transcoder's encoder reads no target; call encode with its inputs.")
-        return self.encode_signals(target + self.bias) * self.lengths
-
-    def encode_signals(
-        self, signals: Float[ArrayLike, "n input_dim"]
-    ) -> Float[Array, "n num_latents"]:
-        """The library's codes of normalised activations, or of a transcoder's inputs."""
-        if self.model.encode is None:
-            raise ValueError(f"{self.name} is a decoder alone; give a model with an encoder.")
-        return own_codes(self.model, jnp.asarray(signals))
+            return own_codes(self.model, rows if self.transcodes else self.model.signals(rows))
 
     def decode(
         self,
@@ -357,19 +256,15 @@ class SAE:
           ValueError: the codes have another width or are not finite, or `like` is needed and
             missing.
         """
-        given: Any = codes
-        codes = matching.as_matrix("codes", given.toarray() if issparse(given) else given)
+        whole: Any = codes.toarray() if issparse(codes) else codes  # type: ignore[union-attr]
+        codes = matching.as_matrix("codes", whole)
         if codes.shape[1] != self.num_latents:
             raise ValueError(
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
             )
-        if self.normalisation.per_sample and (like is None or len(like) != len(codes)):  # type: ignore[arg-type]
-            fault = f"this SAE normalises each sample by itself ({self.normalisation.name})"
-            raise ValueError(f"{fault}; give like=activations, one row for each of codes.")
-        rows = self.as_rows(like) if self.normalisation.per_sample else None  # type: ignore[arg-type]
-        read = self._read(like, len(codes))
+        read = self._beside(like, len(codes))
         with jax.default_matmul_precision("highest"):
-            return self.model.reconstruct(jnp.asarray(codes), rows, read)
+            return self.model.reconstruct(jnp.asarray(codes), read, read)
 
     def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
@@ -414,59 +309,74 @@ class SAE:
             )
         return as_floats(name, array)
 
-    def _read(self, inputs: Any, count: int) -> Any:
-        """What the skip of a transcoder reads of so many rows; None where there is no skip."""
-        if getattr(self.model, "skip", None) is None:
+    def _beside(self, like: Any, count: int) -> Any:
+        """What an SAE read of so many rows, if their codes alone do not decide its output."""
+        why = f"normalises each sample by itself ({self.normalisation.name})"
+        if getattr(self.model, "skip", None) is not None:
+            why = "adds a skip of its inputs"
+        elif not self.normalisation.per_sample:
             return None
-        if inputs is None or len(inputs) != count:
+        if like is None or len(like) != count:
             raise ValueError(
-                "this transcoder adds a skip of its inputs; give what it read, one row for each of "
-                f"the {count}."
+                f"this SAE {why}; give like=activations, what it read, one row for each of the "
+                f"{count}."
             )
-        return self.as_rows(inputs)
+        return self.as_rows(like)
 
 
-def own_codes(model: Model, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
-    """The codes of a model's own encoder, or function, in the model's units."""
+def own_codes(
+    model: Model, signals: Float[ArrayLike, "n input_dim"]
+) -> Float[Array, "n num_latents"]:
+    """The codes of a model's encoder, or function, in the model's units, from normalised
+    activations, or from a transcoder's inputs.
+
+    Raises:
+      ValueError: the model has no encoder.
+    """
     encode: Any = model.encode
+    if encode is None:
+        raise ValueError("a decoder alone gives no codes; give a model with an encoder.")
     with jax.default_matmul_precision("highest"):
         if isinstance(encode, Encoder):
-            return encode.infer(model, signals).codes
-        return encode(model, signals)
+            return encode.infer(model, jnp.asarray(signals)).codes
+        return encode(model, jnp.asarray(signals))
 
 
 def of_parts(parts: Parts) -> SAE:
     """The SAE from the parts of a file.
 
     Raises:
-      ValueError: a bias overflows on the target, or an atom is too small to be told from zero.
+      ValueError: a bias overflows on the target, an atom is too small to be told from zero, or the
+        encoder or its parameters do not fit.
     """
     largest = np.abs(parts.atoms).max(axis=1)
     check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
-    settled = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
-    held = {name: jnp.asarray(value) for name, value in settled.items()}
-    dictionary, bias = held.pop("W_dec").T, held.pop("b_dec")
-    if parts.encoder is None:
-        model = Model(dictionary, bias)
-    else:
-        kind, same = parts.normalisation, type(parts.normalisation) is Normalisation
-        skip = held.pop("W_skip", None)
-        encoder, parameters = imported(parts.encoder, parts.options, held)
-        model = Model(dictionary, bias, parameters, encoder, None if same else kind)
+    held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
+    atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
+    more = {name: jnp.asarray(held.pop(name)) for name in ("centre", "W_skip") if name in held}
+    model = Model(atoms.T, bias)
+    if parts.encoder is not None:
+        centre = bias
         if parts.transcodes:
-            centre = jnp.zeros(len(held["W_enc"]), bias.dtype)
-            model = Transcoder(dictionary, bias, parameters, encoder, centre=centre, skip=skip)
+            centre = more["centre"] if "centre" in more else jnp.zeros(len(held["W_enc"]))
+        encoder, parameters = imported(parts, held, (len(centre), len(atoms)))
+        whole: Any = atoms.T, bias, parameters, encoder
+        if parts.transcodes:
+            model = Transcoder(*whole, centre=centre.astype(bias.dtype), skip=more.get("W_skip"))
+        else:
+            kind = parts.normalisation
+            model = Model(*whole)
+            if type(kind) is not Normalisation:
+                model = dataclasses.replace(model, normalisation=kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
-    return described(model, parts.notes, **about)
+    return _described(model, parts.notes, **about)
 
 
-def described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any) -> SAE:
+def _described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any) -> SAE:
     """The SAE of a model known to be complete; `about` are further attributes."""
-    told: dict[str, Any] = {
-        "notes": {name: printable(str(value)) for name, value in (notes or {}).items()},
-        "architecture": getattr(model.encode, "name", ""),
-        "centred": isinstance(model.encode, AmortisedEncoder),
-        "signed": bool(getattr(model.encode, "signed", False)),
-    } | about
-    told["centred"] = told["centred"] and not isinstance(model, Transcoder)
-    return SAE(model, **told)
+    encode = model.encode
+    about = {"centred": isinstance(encode, AmortisedEncoder)} | about
+    about["centred"] = about["centred"] and not isinstance(model, Transcoder)
+    shown = {name: printable(str(value)) for name, value in (notes or {}).items()}
+    signed = bool(getattr(encode, "signed", False))
+    return SAE(model, notes=shown, signed=signed, **about)

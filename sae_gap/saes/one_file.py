@@ -3,7 +3,6 @@ and acausal crosscoders, and else a bare decoder.
 """
 
 import re
-from pathlib import Path
 from typing import Any
 
 from sae_gap.saes import decoders
@@ -22,29 +21,23 @@ CROSSCODER = "cc_weights.pt"
 CROSS_LAYER = re.compile(r"(W_enc_|W_dec_|params_layer_)\d+\.safetensors")
 
 
-def load(path: Path) -> Parts:
+def load(config: Config, tensors: Tensors) -> Parts:
     """Reads a file by the tensors in it.
 
     A crosscoder without a cause reads activations of several layers, or models, and explains all of
     them: it is an SAE of them side by side, (n, layers · dim).
 
-    Args:
-      path: the file.
-
-    Returns:
-      The SAE, the transcoder or the decoder.
-
     Raises:
-      ValueError: the file cannot be read, or holds anything else.
+      ValueError: the file holds anything else.
     """
+    path = tensors.path
     if CROSS_LAYER.fullmatch(path.name):
         raise ValueError(
             f"{path} is of a cross-layer transcoder, whose codes add to many layers; give a "
             "transcoder of one layer."
         )
-    tensors = decoders.read_tensors(path)
     if "W_enc" not in tensors:
-        return decoders.load(path, tensors)
+        return decoders.load(config, tensors)
     sizes = tensors.sizes("W_enc")
     if len(sizes) == 3 and all(sizes):
         return _crosscoder(tensors)
@@ -79,11 +72,9 @@ def _transcoder(tensors: Tensors, layer: str) -> Parts:
     held = take(
         encoder,
         tensors,
-        num_latents,
-        input_dim,
-        {"threshold": _THRESHOLD},
-        ("W_enc", "W_skip"),
-        num_inputs=read,
+        (read, num_latents, input_dim),
+        names={"threshold": _THRESHOLD},
+        linear=("W_enc", "W_skip"),
         skip="W_skip" in tensors,
     )
     tensors.finish("circuit-tracer")
@@ -117,7 +108,7 @@ def _crosscoder(tensors: Tensors) -> Parts:
         "b_dec": tensors.take("b_dec", layers, dim).reshape(-1),
     }
     encoder = "jumprelu" if "threshold" in tensors else "standard"
-    held = take(encoder, tensors, num_latents, layers * dim, known=held)
+    held = take(encoder, tensors, (layers * dim, num_latents, layers * dim), known=held)
     tensors.finish("crosscoder")
     notes = {"dtype on disk": tensors.dtypes(), LAYERS: str(layers)}
     about: Any = {"architecture": "crosscoder", "notes": notes, "heads": True}

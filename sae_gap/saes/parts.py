@@ -13,6 +13,8 @@ from sae_gap.core.normalise import Normalisation
 MOST = 64
 # The file of a finished fit of the suite, and of a dictionary that `learn` learned.
 FIT, DICTIONARY = "fit.safetensors", "dictionary.safetensors"
+# What the names of an encoder's tensors start with in a fit.
+OWN = ".encoder."
 # The note of a crosscoder that says how many layers it explains.
 LAYERS = "layers side by side"
 # Notes that stay with an SAE that is read and saved again.
@@ -45,7 +47,8 @@ class Parts:
     `(x - centre) W + c`, and its decoder adds `x W_skip`.
 
     Attributes:
-      encoder: its row in `ARCHITECTURES`, which says what it does to p; None for a bare decoder.
+      encoder: its row in `ARCHITECTURES`, which says what it does to p; None for a bare decoder; or
+        the class of an encoder that the suite alone has, whose tensors have their names in a fit.
       options: options of that encoder, in order.
       tensors: A, b and the encoder's learned tensors, by the names of that table. A bare decoder
         may have no b, one threshold may serve all latents, and a transcoder may have a W_skip,

@@ -38,30 +38,14 @@ _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, Layer
 _NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 
 
-def load(folder: Path) -> Parts:
-    """Reads the SAE in a folder that SAELens wrote, exported or as a checkpoint of its training.
+def load(config: Config, tensors: Tensors) -> Parts:
+    """Reads an SAE that SAELens wrote, exported or as a checkpoint of its training, whose scaler
+    may lie beside the configuration.
 
     BatchTopK and Matryoshka checkpoints infer with their `topk_threshold`, as SAELens exports them.
 
-    Args:
-      folder: folder of the configuration, the weights, and a checkpoint's scaler, if it has one.
-
-    Returns:
-      The SAE.
-
     Raises:
-      ValueError: a file cannot be read, or holds an SAE of an unknown kind; the message names the
-        fault and the mend.
-    """
-    path = folder / CONFIG
-    return assemble(Config(path, read_json(path)), read_safetensors(folder / WEIGHTS))
-
-
-def assemble(config: Config, tensors: Tensors) -> Parts:
-    """The SAE of a configuration and its weights.
-
-    Raises:
-      ValueError: as `load`.
+      ValueError: a file cannot be read, or holds an SAE of an unknown kind.
     """
     config, folder = _current(config), config.path.parent
     metadata, architecture = config.part("metadata"), config.text("architecture", "standard")
@@ -112,8 +96,8 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
         known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
     elif architecture == PURSUIT and config.flag("pruned", False):
         known["threshold"] = tensors.scalar("threshold")
-    options_of_skip: Any = {"linear": ("W_skip",), "num_inputs": read, "skip": skip}
-    held = take(encoder, tensors, num_latents, input_dim, known=known, **options_of_skip)
+    sizes = read, num_latents, input_dim
+    held = take(encoder, tensors, sizes, linear=("W_skip",), known=known, skip=skip)
     held["W_dec"] = held["W_dec"] * _finetuning(config, tensors, num_latents)
     if "W_enc" not in held and not centred:
         # Matching pursuit adds its bias only if it subtracted it.
@@ -125,20 +109,17 @@ def assemble(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
             "normalize_activations to none, and give its inputs normalised."
         )
-    return Parts(
-        encoder,
-        options,
-        held,
-        library="SAELens",
-        architecture=architecture,
-        notes=notes,
-        centred=centred,
-        codes_of_unit_atoms=rescaled,
-        normalisation=normalisation,
-        heads=heads,
-        metadata=metadata.entries,
-        transcodes=transcodes,
-    )
+    about: dict[str, Any] = {
+        "library": "SAELens",
+        "architecture": architecture,
+        "centred": centred,
+        "codes_of_unit_atoms": rescaled,
+        "normalisation": normalisation,
+        "heads": heads,
+        "metadata": metadata.entries,
+        "transcodes": transcodes,
+    }
+    return Parts(encoder, options, held, notes=notes, **about)
 
 
 def written(
@@ -190,11 +171,9 @@ def _current(config: Config) -> Config:
 
 def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:
     """The factors on the codes of an older SAE before it decodes them, as a column."""
-    factors = (
-        tensors.take("scaling_factor", num_latents)
-        if "scaling_factor" in tensors
-        else np.ones(1, np.float32)
-    )
+    if "scaling_factor" not in tensors:
+        return np.ones(1, np.float32)
+    factors = tensors.take("scaling_factor", num_latents)
     if not np.allclose(factors, 1) and not config.flag("finetuning_scaling_factor", False):
         fault = f"{tensors.path} has a scaling_factor that {config.path} does not use"
         raise ValueError(f"{fault}; set finetuning_scaling_factor to true, or remove the tensor.")

@@ -13,12 +13,10 @@ from sae_gap.core.checks import AnyPath, check_type
 from sae_gap.core.normalise import Normalisation
 from sae_gap.core.types import Model, Transcoder
 from sae_gap.encoders.encoder import Encoder, check_model
-from sae_gap.saes import own, saelens
-from sae_gap.saes.architectures import transcoder_of
-from sae_gap.saes.exchange import exported, has_form
+from sae_gap.saes import saelens
+from sae_gap.saes.exchange import as_fit, exported, form_of
 from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.own import FITTED
 from sae_gap.saes.parts import FIT, NOTED
 from sae_gap.storage.folder import Folder
 
@@ -83,25 +81,21 @@ def files_of(
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(
-            f"the model is a dictionary alone, which is no SAE; {FITTED}, or give encoder."
+            "the model is a dictionary alone, which is no SAE; fit an encoder by "
+            "sae_gap.learn(activations, width, l0).save_sae(folder), or give encoder."
         )
     normalises = type(plain.normalisation or Normalisation())
-    formless = not has_form(type(chosen))
-    if normalises.saelens is None or (formless and normalises is not Normalisation):
+    architecture = form_of(plain, chosen)
+    if normalises.saelens is None or (not architecture and normalises is not Normalisation):
         raise ValueError(
             f"an SAE whose activations are normalised by {plain.normalisation.name} cannot be "  # type: ignore[union-attr]
             "written as a whole; normalise the activations yourself and give a model of those."
         )
-    if formless:
-        return {FIT: own.content_of(plain, chosen, said)}
+    if architecture is None:
+        return {FIT: as_fit(plain, chosen, said)}
     check_model(plain, chosen)
-    architecture, options, tensors = exported(chosen, plain)
-    transcodes = isinstance(plain, Transcoder)
-    if isinstance(plain, Transcoder):
-        named = transcoder_of(architecture, plain.skip is not None)
-        if named is None:
-            return {FIT: own.content_of(plain, chosen, said)}
-        architecture = named
+    options, tensors = exported(chosen, plain)
+    if transcodes := isinstance(plain, Transcoder):
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
         if plain.skip is not None:

@@ -2,37 +2,26 @@
 hookpoint.
 """
 
-from pathlib import Path
-
 from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
+from sae_gap.storage.tensor_files import Config, Tensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae.safetensors", "cfg.json"
 
 
-def load(folder: Path) -> Parts:
-    """The SAE of one hookpoint.
-
-    Args:
-      folder: folder of the configuration and the weights.
-
-    Returns:
-      The SAE.
+def load(config: Config, tensors: Tensors) -> Parts:
+    """The SAE or the transcoder of one hookpoint.
 
     Raises:
-      ValueError: a file cannot be read, or holds an SAE with a skip connection; the message names
-        the fault and the mend.
+      ValueError: the files do not fit, or describe an SAE with a skip connection.
     """
-    path = folder / CONFIG
-    config, tensors = Config(path, read_json(path)), read_safetensors(folder / WEIGHTS)
     transcodes = config.flag("transcode", False)
     skip = config.flag("skip_connection", False) or "W_skip" in tensors
     if skip and not transcodes:
         raise ValueError(
-            f"{path} describes a skip connection (W_skip), which no dictionary can replace; give "
-            "an SAE without."
+            f"{config.path} describes a skip connection (W_skip), which no dictionary can replace; "
+            "give an SAE without."
         )
     input_dim = config.size("d_in")
     # A width of 0 means a multiple of the dimensions.
@@ -45,21 +34,27 @@ def load(folder: Path) -> Parts:
     signed = config.flag("signed", False)
     if activation == "groupmax" and (signed or num_latents % k):
         raise ValueError(
-            f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
+            f"{config.path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
             "correct k or signed."
         )
     encoder = "abstopk" if signed else activation
-    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
-    turned = ("W_enc", "W_skip")
-    held = take(encoder, tensors, num_latents, input_dim, names, turned, skip=skip)
+    held = take(
+        encoder,
+        tensors,
+        (input_dim, num_latents, input_dim),
+        names={"W_enc": "encoder.weight", "b_enc": "encoder.bias"},
+        linear=("W_enc", "W_skip"),
+        skip=skip,
+    )
     tensors.finish(activation)
+    hookpoint = config.path.parent.resolve().name
     return Parts(
         encoder,
         {"k": k},
         held,
         library="sparsify",
         architecture="signed topk" if signed else activation,
-        notes={"dtype on disk": tensors.dtypes(), "hookpoint": folder.resolve().name, "k": str(k)},
+        notes={"dtype on disk": tensors.dtypes(), "hookpoint": hookpoint, "k": str(k)},
         centred=True,
         transcodes=transcodes,
     )

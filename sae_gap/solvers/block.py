@@ -24,6 +24,7 @@ class Problem(NamedTuple):
     Attributes:
       atoms: `(num_latents, input_dim)`, of about unit norm.
       coarse: the atoms in single precision.
+      column: `(num_latents,)`, the factor of the weights that is the atom's; see `Block`.
       gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or
         `(0, 0)`.
       at_once: whether samples without given latents first pivot on all atoms, by the Gram matrix.
@@ -32,11 +33,11 @@ class Problem(NamedTuple):
         its working set, and certified on these alone.
       nonneg: whether codes are constrained to be non-negative.
       eps: machine epsilon of the codes' type.
-      eps: of the type of the codes.
     """
 
     atoms: ndarray
     coarse: ndarray
+    column: ndarray
     gram: ndarray
     at_once: bool
     tol: float
@@ -50,8 +51,7 @@ class Block(NamedTuple):
 
     Attributes:
       signals: `(n, input_dim)`, of order one, in double precision.
-      row: `(n,)`, the weight of sample i and atom j is `row_i column_ij`.
-      column: `(1 or n, num_latents)`.
+      row: `(n,)`, the weight of sample i and atom j is `row_i column_j`.
       begun: `(n, some)` latents that open the working sets, -1 for none.
       found: `(n, slots)` the latents of the codes, -1 for none; for a sample whose slots are full,
         the latents to continue from.
@@ -64,7 +64,6 @@ class Block(NamedTuple):
 
     signals: ndarray
     row: ndarray
-    column: ndarray
     begun: ndarray
     found: ndarray
     values: ndarray

@@ -1,5 +1,9 @@
-"""The public sparse coder: picks a solver, splits the problem in chunks, and differentiates the
+"""The public sparse coder: picks an engine, splits the problem in chunks, and differentiates the
 result.
+
+On a CPU, a mesh of one process included, `host` runs compiled loops, which programs of XLA call
+back. Elsewhere, traced on a mesh and over processes `fista` iterates as a program of XLA, in chunks
+that memory sets.
 """
 
 import functools
@@ -9,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 from jax.typing import ArrayLike
 
@@ -16,12 +21,14 @@ from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, is_traced
 from sae_gap.core.types import Solution
 from sae_gap.runtime import sharding
-from sae_gap.solvers import fista, host, implicit, working_set
-from sae_gap.solvers.problem import check_problem, on_host, scale_codes, scale_problem, unscale
-from sae_gap.solvers.slots import Samples
+from sae_gap.solvers import fista, host, implicit
+from sae_gap.solvers.problem import check_problem, lengths, on_host, power_of_two
 
 # The names that `sparse_code` takes.
-SOLVERS = ("auto", "working_set", "working_set_xla", "fista", "ista")
+SOLVERS = ("auto", "fista", "ista")
+# Floats of the iterates of a chunk of samples, 2 GiB in float32, and arrays of codes that a step
+# needs.
+ROOM, ARRAYS = 2**29, 12
 
 
 def sparse_code(
@@ -39,7 +46,7 @@ def sparse_code(
 ) -> Solution:
     """Codes every signal by the lasso on a dictionary, with a certificate for each.
 
-    Minimises `F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|`, over `z ≥ 0` if `nonneg`, until the duality gap
+    Minimises `F(z) = ½‖y - D z‖² + λ‖z‖₁`, over `z ≥ 0` if `nonneg`, until the duality gap
     is at most `tol F(z)`. May be called under `jit` and `vmap`; shapes are always checked, values
     only where they are known.
 
@@ -49,25 +56,23 @@ def sparse_code(
     Args:
       signals: `(n, input_dim)`, float32 or float64.
       dictionary: `(input_dim, num_latents)`, atoms as columns, of any norm.
-      lam: non-negative scalar, one value for each sample `(n,)` or `(n, 1)`, one for each
-        coefficient `(num_latents,)` or `(1, num_latents)`, or `(n, num_latents)`.
+      lam: non-negative scalar, or one value for each sample, `(n,)` or `(n, 1)`.
       nonneg: whether codes are constrained to be non-negative.
       tol: duality gap to reach, relative to the objective. None runs the textbook iteration of
         `fista` or `ista` for exactly `max_iterations` steps from `init`; `converged` then tells
         whether the gap is below 1e-6.
-      max_iterations: iterations after which the solver gives up on a sample and reports it as not
-        converged; for `working_set`, products with the dictionary.
+      max_iterations: after these it gives up on a sample and reports it as not converged: products
+        with the dictionary of the compiled loops, else iterations, rounded up to the next check.
       init: `(n, num_latents)` codes to start from; None starts from zero.
-      solver: one of `SOLVERS`. `working_set` runs compiled loops on values in a CPU's memory, and a
-        program of XLA elsewhere; `working_set_xla` runs that program on any device. `auto` is
-        `working_set`, or `fista` for `tol=None`.
+      solver: one of `SOLVERS`. `auto` runs compiled loops on a CPU and batched FISTA elsewhere;
+        `fista` and `ista` iterate on any device.
       sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
         codes of a million latents or of 100,000 samples fit in memory; not within a transformation
         of JAX.
       support: the latents that may differ from zero in each sample, as the non-zero entries of an
         array or a sparse array, `(n, num_latents)`; None for all. The gap is then the gap of the
-        problem on the support. If values are known, the time grows with the size of the support:
-        nothing is multiplied with the whole dictionary, and the coder of `auto` uses neither `init`
+        problem on the support. `auto` solves on known supports by the compiled loops, whatever the
+        device. These take a time that grows with the size of the support, and use neither `init`
         nor `max_iterations`. With `lam=0` the codes are the least squares on the support,
         non-negative if `nonneg`, without a certificate: a weight of zero leaves no room for
         rounding.
@@ -95,69 +100,46 @@ def sparse_code(
     if tol is not None:
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
-    by_xla = solver == "working_set_xla"
-    solver = "working_set" if by_xla else solver
-    if tol is None and solver == "working_set":
-        raise ValueError(
-            "tol=None asks for a fixed number of plain steps, but working_set has none; choose "
-            "fista or ista."
-        )
     mesh = sharding.mesh_of(targets, atoms)
-    arrays: Any = targets, atoms, weights, first, tol, max_iterations
-    traced = any(map(is_traced, (*arrays, support)))
-    here = not by_xla and runs_on_host((*arrays, support))
-    own = None
-    if support is not None:
-        exact = solver in ("auto", "working_set") and tol is not None
-        if exact and not traced and (here or mesh is None):
-            # On any device: a tableau in float32 cannot separate atoms that hardly differ, and at a
-            # weight of zero no certificate would show it.
-            own, solver, here = _stored(support), "working_set", True
-        else:
-            dense = support.toarray() if scipy.sparse.issparse(support) else support
-            if first is None and exact and (is_traced(max_iterations) or max_iterations):
-                # These codes open the working sets.
-                first = (dense != 0).astype(targets.dtype)
-            weights, first = _forbid(targets, atoms, weights, first, dense)
-            arrays = targets, atoms, weights, first, tol, max_iterations
-    if solver == "auto":
-        solver = "fista" if tol is None else "working_set"
-    certifies = not is_traced(max_iterations) and max_iterations == 0 and own is None
-    if not here and certifies and solver == "working_set":
-        # With `max_iterations=0` the working set would solve again on the support; FISTA certifies
-        # the codes as given.
-        solver = "fista"
+    arrays: Any = targets, atoms, weights, support, first, tol, max_iterations
+    traced = any(map(is_traced, arrays))
     if sparse and traced:
         raise ValueError(
             "sparse codes are no arrays of JAX, and cannot be traced; leave sparse out within jit, "
             "vmap and grad."
         )
-    if solver == "working_set" and here and not traced:
-        # Threads share the memory, so samples on several CPU devices have the same bits as on one.
-        solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse), support=own)
+    # Traced on a mesh, each device iterates on its own samples. Threads share the memory, so known
+    # samples on several CPU devices have the same bits as on one. At a weight of zero no iteration
+    # would know its end.
+    alone = mesh is None
+    here = runs_on_host(arrays) and (alone or not traced)
+    here = here or (support is not None and alone and not traced)
+    compiled = here and solver == "auto" and tol is not None
+    if compiled and not traced:
+        solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
         # more than a call for one.
         placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
         return sharding.place_rows(Solution(*placed), targets)
-    options = _Options(bool(nonneg), solver, tol is None, mesh, here and mesh is None)
+    options = _Options(bool(nonneg), solver != "ista", tol is None, compiled, mesh)
+    if scipy.sparse.issparse(support):
+        support = support.toarray()
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     limit = jnp.asarray(max_iterations, jnp.int32)
     solve = _solve_sparse if sparse else _solve
-    if solver == "working_set" and not traced and mesh is None:
-        solve = functools.partial(_solve_apart, sparse)
-    return solve(options, targets, atoms, weights, first, accuracy, limit)
+    return solve(options, targets, atoms, weights, support, first, accuracy, limit)
 
 
 class _Options(NamedTuple):
-    """Static options of a program: `fixed` takes a fixed number of plain steps, `host` calls back
-    the host's coder.
+    """Static options of a program: `fixed` takes a fixed number of plain steps, `compiled` calls
+    back the compiled loops.
     """
 
     nonneg: bool
-    solver: str
+    momentum: bool
     fixed: bool
+    compiled: bool
     mesh: Mesh | AbstractMesh | None
-    host: bool = False
 
 
 def runs_on_host(arrays) -> bool:
@@ -172,71 +154,16 @@ def runs_on_host(arrays) -> bool:
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
-def _stored(support: Any) -> scipy.sparse.csr_array:
-    """A support as a sparse array that stores exactly its non-zero entries."""
-    if scipy.sparse.issparse(support):
-        stored = scipy.sparse.csr_array(support)
-        if not (stored.has_canonical_format and stored.data.all()):
-            stored = stored.copy()
-            stored.sum_duplicates()
-            stored.eliminate_zeros()
-        return stored
-    on = np.asarray(support) != 0
-    # In one dimension NumPy finds the entries several times as fast.
-    places, ends = np.flatnonzero(on), np.cumsum(np.count_nonzero(on, axis=1))
-    parts = np.ones(len(places), bool), places % on.shape[1], np.append(0, ends)
-    return scipy.sparse.csr_array(parts, on.shape)
-
-
-@jax.jit
-def _forbid(targets, atoms, weights, first, support):
-    """The weights that keep codes on a support, larger off it than any correlation, and the first
-    codes on it.
-    """
-    on = support != 0
-    most = 2 * len(atoms) * jnp.max(jnp.abs(atoms), axis=0)
-    most = jnp.max(jnp.abs(targets), axis=1, keepdims=True) * most
-    beyond = jax.lax.stop_gradient(jnp.clip(most, 1, jnp.finfo(most.dtype).max / 4))
-    begun = None if first is None else jnp.where(on, first, 0)
-    return jnp.where(on, weights, beyond), begun
-
-
-def _solve_apart(sparse, options, targets, atoms, weights, first, tol, limit) -> Solution:
-    """Solves in batches, each by the program for the number of slots that its samples need."""
-    problem = _scaled(targets, atoms, weights, equalise=True)
-    samples, column, init = _posed(problem, first)
-    given = samples, problem.dictionary, column, init
-    batches = working_set.solve_apart(*given, tol=tol, limit=limit, nonneg=options.nonneg)
-    shape = len(targets), atoms.shape[1], targets.dtype
-    if not sparse:
-        solution = working_set.empty(*shape)
-        for rows, batch in batches:
-            solution = working_set.put(solution, rows, batch)
-        return unscale(solution, problem)
-    found = host.Found(*shape)
-    for rows, batch in batches:
-        inside = rows < len(targets)
-        rows, batch = rows[inside], jax.tree.map(lambda a, inside=inside: a[inside], batch)
-        places, code, *rest = map(np.asarray, batch)
-        row, slot = np.nonzero(code)
-        found.put(rows[row], places[row, slot], code[row, slot])
-        found.objective[rows], found.gap[rows], found.iterations[rows] = rest[:3]
-        found.converged[rows] = rest[3]
-    scales = np.asarray(problem.signal_scale)[:, 0], np.asarray(problem.atom_scale)[0]
-    codes, *certificates = found.unscaled(*scales, sparse=True)
-    return Solution(codes, *jax.device_put(certificates))
-
-
-def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Solution:
+def _solve_sparse(options, targets, atoms, weights, support, first, tol, limit) -> Solution:
     """Solves chunk by chunk, so that only one chunk of dense codes is held at a time."""
     num_samples, parts = targets.shape[0], 1 if options.mesh is None else options.mesh.size
-    size = parts * max(1, working_set.ROOM // atoms.shape[1])
+    size = parts * max(1, ROOM // atoms.shape[1])
     codes, certificates = [], []
     for begin in range(0, num_samples, size):
         chosen = slice(begin, begin + size)
-        own = weights[chosen] if weights.shape[0] == num_samples else weights
-        start = None if first is None else first[chosen]
-        solved = _solve(options, targets[chosen], atoms, own, start, tol, limit)
+        own = weights[chosen] if len(weights) == num_samples else weights
+        on, start = (None if each is None else each[chosen] for each in (support, first))
+        solved = _solve(options, targets[chosen], atoms, own, on, start, tol, limit)
         codes.append(scipy.sparse.csr_array(np.asarray(solved.codes)))
         certificates.append((solved.objective, solved.gap, solved.iterations, solved.converged))
     rest = jax.tree.map(lambda *parts: jnp.concatenate(parts), *certificates)
@@ -244,19 +171,13 @@ def _solve_sparse(options, targets, atoms, weights, first, tol, limit) -> Soluti
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(
-    options: _Options, signals, dictionary, lam, init, tol, max_iterations
-) -> Solution:
-    if options.host and options.solver == "working_set":
-        return _call_back(options, signals, dictionary, lam, init, tol, max_iterations)
-    problem = scale_problem(signals, dictionary, lam, equalise=not options.fixed)
-    samples, column, begun = _posed(problem, init)
-
-    def run(per_sample, *shared):
-        return _run(options, *per_sample, *shared)
-
-    common = problem.dictionary, column, tol, max_iterations
-    found = unscale(sharding.by_device(run, options.mesh, (samples, begun), *common), problem)
+def _differentiable(options: _Options, signals, dictionary, lam, *rest) -> Solution:
+    if options.compiled:
+        return _call_back(options, signals, dictionary, lam, *rest)
+    support, init, tol, limit = rest
+    by_row = signals, jnp.broadcast_to(lam, (len(signals), 1)), support, init
+    run = functools.partial(_iterate, options)
+    found = sharding.by_device(run, options.mesh, by_row, dictionary, tol, limit)
     return _checked(found, signals, dictionary, lam)
 
 
@@ -272,69 +193,86 @@ def _checked(found, signals, dictionary, lam) -> Solution:
     return Solution(codes, value, gap, found.iterations, found.converged & sound)
 
 
-def _posed(problem, init) -> tuple[Samples, Any, Any]:
-    """The samples, the factors on their weights if these are shared, and the first codes."""
-    row = jnp.broadcast_to(problem.row, (len(problem.signals), 1))
-    shared = len(problem.column) == 1
-    samples = Samples(problem.signals, row, None if shared else problem.column)
-    begun = None if init is None else scale_codes(init, problem)
-    return samples, problem.column if shared else None, begun
-
-
-def _solve_forward(options, signals, dictionary, lam, init, tol, max_iterations):
-    solution = _differentiable(options, signals, dictionary, lam, init, tol, max_iterations)
+def _solve_forward(options, *arrays):
+    solution = _differentiable(options, *arrays)
     # A sample left out of a loss must not spoil the gradients of the others.
     lost = jnp.isnan(solution.objective)[:, None]
-    signals, codes = (jnp.where(lost, 0, each) for each in (signals, solution.codes))
-    return solution, (signals, dictionary, lam, codes)
+    signals, codes = (jnp.where(lost, 0, each) for each in (arrays[0], solution.codes))
+    return solution, (signals, *arrays[1:3], codes)
 
 
 def _solve_backward(options, saved, bar):
     signals, dictionary, lam, codes = saved
-    signals_bar, dictionary_bar, lam_bar = implicit.pull_back(
+    *bars, lam_bar = implicit.pull_back(
         signals, dictionary, codes, bar.codes, bar.objective, options.mesh
     )
-    spread = tuple(axis for axis in (0, 1) if lam.shape[axis] == 1)
-    return (
-        signals_bar,
-        dictionary_bar,
-        jnp.sum(lam_bar, axis=spread, keepdims=True),
-        None,
-        None,
-        None,
-    )
+    spread = (0, 1) if len(lam) == 1 else (1,)
+    return *bars, jnp.sum(lam_bar, axis=spread, keepdims=True), None, None, None, None
 
 
 _differentiable.defvjp(_solve_forward, _solve_backward)
 _solve = jax.jit(_differentiable, static_argnums=0)
-_scaled = jax.jit(scale_problem, static_argnames="equalise")
 
 
 def _call_back(options, *arrays) -> Solution:
-    """The host coder's solution within a program of XLA, bit for bit the same."""
-    signals, dictionary = arrays[:2]
-    shape = len(signals), dictionary.shape[1], signals.dtype
-    kinds = jax.eval_shape(lambda: working_set.empty(*shape))
+    """The solution of the compiled loops within a program of XLA, bit for bit the same."""
+    (num_samples, _), dtype = arrays[0].shape, arrays[0].dtype
+    shapes = (num_samples, arrays[1].shape[1]), *[(num_samples,)] * 4
+    kinds = zip(shapes, (dtype, dtype, dtype, jnp.int32, bool), strict=True)
+    results: Any = (jax.ShapeDtypeStruct(*kind) for kind in kinds)
 
     def solve(*arrays):
         found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
         return _checked(found, *map(np.asarray, arrays[:3]))
 
-    return jax.pure_callback(solve, kinds, *arrays, vmap_method="sequential")
+    return jax.pure_callback(solve, Solution(*results), *arrays, vmap_method="sequential")
 
 
-def _run(options, samples, init, dictionary, column, tol, max_iterations):
-    nonneg = options.nonneg
-    if options.solver == "working_set":
-        options = {"tol": tol, "limit": max_iterations, "nonneg": nonneg}
-        return working_set.solve(samples, dictionary, column, init, **options)
-    signals, lam = samples.signals, samples.row * (samples.column if column is None else column)
-    arrays, momentum = (signals, dictionary, lam, init), options.solver == "fista"
-    if not options.fixed:
-        return fista.solve(
-            *arrays, tol=tol, max_iterations=max_iterations, nonneg=nonneg, momentum=momentum
-        )
-    codes = fista.fixed(*arrays, iterations=max_iterations, nonneg=nonneg, momentum=momentum)
-    value, gap = lasso_problem.certificate(signals, dictionary, codes, lam, nonneg=nonneg)
-    done = jnp.full(value.shape, max_iterations)
-    return Solution(codes, value, gap, done, lasso_problem.is_converged(signals, value, gap, tol))
+def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
+    """Solves by FISTA or ISTA, chunk by chunk, in units in which signals and atoms are of order
+    one.
+
+    With `y' = y / s` and `d' = d / a` the weight is `λ' = λ / s / a`, and codes are `z = z' s / a`.
+    Scales are powers of two, hence exact: what is certified for the scaled problem holds for the
+    given one.
+    """
+    nonneg, momentum = options.nonneg, options.momentum
+    length = lengths(dictionary.T)[None]
+    if options.fixed:
+        # The textbook takes atoms as they are beside each other.
+        length = jnp.full_like(length, jnp.max(length))
+    atoms, largest = dictionary / length, jnp.finfo(dictionary.dtype).max / 4
+
+    def chunk(by_row):
+        signals, lam, support, init = by_row
+        scale = power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
+        # Barriers keep divisions apart: the compiler would divide by a product, which may overflow
+        # or underflow. A weight beyond any correlation must not become an infinity.
+        weight = jnp.minimum(lax.optimization_barrier(lam / scale) / length, largest)
+        on = jnp.any(atoms != 0, axis=0)
+        if support is not None:
+            on = on & (support != 0)
+            weight = jnp.where(on, weight, largest)
+        if init is not None:
+            init = jnp.where(on, lax.optimization_barrier(init / scale) * length, 0)
+        given: Any = signals / scale, atoms, weight, init
+        if options.fixed:
+            codes = fista.fixed(*given, iterations=limit, nonneg=nonneg, momentum=momentum)
+            value, gap = lasso_problem.certificate(given[0], atoms, codes, weight, nonneg=nonneg)
+            good = lasso_problem.is_converged(given[0], value, gap, tol)
+            found = Solution(codes, value, gap, jnp.full(value.shape, limit), good)
+        else:
+            found = fista.solve(
+                *given, tol=tol, max_iterations=limit, nonneg=nonneg, momentum=momentum
+            )
+        # One scale after the other: their quotient may overflow where a zero code stays zero.
+        codes = lax.optimization_barrier(found.codes * scale) / length
+        # A code that overflows or underflows is not the certified one.
+        size, least = jnp.abs(codes), jnp.finfo(codes.dtype).tiny
+        exact = (found.codes == 0) | ((size >= least) & jnp.isfinite(size))
+        value, gap = (each * scale[:, 0] ** 2 for each in (found.objective, found.gap))
+        good = found.converged & jnp.all(exact, axis=1) & jnp.isfinite(value)
+        return Solution(codes, value, gap, found.iterations, good)
+
+    size = max(1, ROOM // (ARRAYS * dictionary.shape[1]))
+    return sharding.in_batches(chunk, by_row, size)

@@ -19,14 +19,16 @@ from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.least_squares import by_gram
-from sae_gap.solvers.problem import power_of_two
-from sae_gap.solvers.working_set import SLOTS, default_slots, doubled
+from sae_gap.solvers.problem import lengths, power_of_two
+from sae_gap.solvers.reweighted import default_slots
 
 # Samples of a block: few enough that every core has some, and enough for fast products. A
 # dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at
 # least MANY_SAMPLES.
 FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
 CACHE = 2**23
+# Most slots at the start.
+SLOTS = 256
 # Floats of the working sets of a block.
 BLOCK = 2**22
 # Most atoms to pivot on at once: their Gram matrix stays in the cache of a core.
@@ -44,29 +46,19 @@ class Problem(NamedTuple):
     """A lasso in units where every signal and every atom is of order one.
 
     Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is
-    `z = z' s_i / a_j`, and the weight of sample i and atom j is
-    `λ_ij / (s_i a_j) = row_i column_ij`.
+    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`.
     """
 
     signals: Float[np.ndarray, "n input_dim"]
     atoms: Float[np.ndarray, "num_latents input_dim"]
-    lam: Float[np.ndarray, "rows columns"]
+    lam: Float[np.ndarray, " n"]
     signal_scale: Float[np.ndarray, " n"]
     atom_scale: Float[np.ndarray, " num_latents"]
 
-    def block(self, rows: Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Some signals in double precision, with their rows and columns of weights."""
-        lam = (self.lam[rows] if len(self.lam) > 1 else self.lam).astype(np.float64)
+    def block(self, rows: Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray]:
+        """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
-        # A weight that overflows exceeds any correlation.
-        with np.errstate(over="ignore"):
-            if lam.shape[1] == 1:
-                return (
-                    self.signals[rows] / scale[:, None],
-                    lam[:, 0] / scale,
-                    1 / self.atom_scale[None],
-                )
-            return self.signals[rows] / scale[:, None], 1 / scale, lam / self.atom_scale
+        return self.signals[rows] / scale[:, None], self.lam[rows].astype(np.float64) / scale
 
 
 def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any = None) -> Problem:
@@ -79,23 +71,17 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any
         part = atoms[own] if used is None else np.empty(given.shape[::-1], given.dtype)
         for dim in range(0, len(given), FEW_DIMS):
             part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
-        first, squares = np.ones(len(part)), np.einsum("ij,ij->i", part, part)
-        if not np.all((squares > 2.0**-60) & (squares < 2.0**60)):
-            # Squares of much larger or smaller entries overflow or underflow.
-            top = np.abs(part).max(axis=1)
-            first = np.where((top < 2.0**-40) | (top > 2.0**40), power_of_two(top), 1)
-            part /= first[:, None].astype(part.dtype)
-            squares = np.einsum("ij,ij->i", part, part)
-        # The factor keeps atoms of unit norm, up to rounding, at their scale.
-        second = power_of_two(1.25 * np.sqrt(squares))
-        if np.any(second != 1):
-            part /= second[:, None].astype(part.dtype)
+        # Lengths whose squares neither overflow nor underflow take a single pass.
+        squares = np.einsum("ij,ij->i", part, part)
+        tame = np.all((squares > 2.0**-60) & (squares < 2.0**60))
+        length = power_of_two(1.25 * np.sqrt(squares)) if tame else lengths(part.astype(np.float64))
+        if np.any(length != 1):
+            part[:] = part / length[:, None].astype(np.float64)
         if used is not None:
             atoms[own] = part
-        scale[own] = first * second
-    return Problem(
-        signals, atoms, lam, power_of_two(np.abs(signals).max(axis=1)).astype(np.float64), scale
-    )
+        scale[own] = length
+    top = power_of_two(np.abs(signals).max(axis=1)).astype(np.float64)
+    return Problem(signals, atoms, np.broadcast_to(lam[:, 0], len(signals)), top, scale)
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
@@ -106,29 +92,30 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
 def solve(
     signals: Float[ArrayLike, "n input_dim"],
     dictionary: Float[ArrayLike, "input_dim num_latents"],
-    lam: Float[ArrayLike, "rows columns"],
+    lam: Float[ArrayLike, "rows 1"],
+    support: Any,
     init: Float[ArrayLike, "n num_latents"] | None,
     tol: float,
     max_iterations: int,
     *,
     nonneg: bool = True,
     sparse: bool = False,
-    support: scipy.sparse.csr_array | None = None,
 ) -> tuple[Any, ...]:
     """Solves the lasso of `sparse_code` on the host.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, of any norm.
-      lam: weights, `(1 or n, 1 or num_latents)`.
+      lam: weights, `(1 or n, 1)`.
+      support: the latents that may differ from zero, as the non-zero entries of an array or a
+        sparse array, `(n, num_latents)`; None for all. With a support `init` and `max_iterations`
+        have no effect.
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: products with the dictionary before it gives up on a sample; with 0 it
         certifies the codes of `init` as given.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
-      support: the latents that may differ from zero, as the stored entries of `(n, num_latents)`;
-        None for all. With a support `init` and `max_iterations` have no effect.
 
     Returns:
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
@@ -140,6 +127,7 @@ def solve(
         float(tol),
         int(max_iterations),
     )
+    support = None if support is None else _stored(support)
     used = None if support is None else np.flatnonzero(np.bincount(support.indices))
     problem = pose(signals, dictionary, lam, used)
     found = Found(len(signals), dictionary.shape[1], signals.dtype)
@@ -216,7 +204,10 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         gram = atoms @ atoms.T
     at_once = 0 < len(gram) <= FEW_LATENTS and max_iterations > 1
     eps = float(np.finfo(problem.atoms.dtype).eps)
-    shared = block.Problem(problem.atoms, coarse, gram, at_once, tol, max_iterations, nonneg, eps)
+    column = 1 / problem.atom_scale
+    shared = block.Problem(
+        problem.atoms, coarse, column, gram, at_once, tol, max_iterations, nonneg, eps
+    )
 
     def work(part, slots):
         rows, begun = part
@@ -224,11 +215,10 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
             begun = (
                 np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
             )
-        (signals, row, column), size = problem.block(rows), len(rows)
+        (signals, row), size = problem.block(rows), len(rows)
         own = block.Block(
             signals,
             row,
-            column,
             begun,
             found=np.full((size, slots), -1),
             values=np.zeros((size, slots), problem.atoms.dtype),
@@ -256,7 +246,8 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     most = min(input_dim, num_latents) + block.MOST
     if not max_iterations:
         first = most = max(1, int(np.diff(init.indptr).max()))
-    for slots in doubled(first, most):
+    slots = min(first, most)
+    while True:
         rooms: list[block.Room] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
         parts = [(pending[place], None if begun is None else begun[place]) for place in places]
@@ -265,6 +256,9 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         found.put(*codes)
         if not len(pending):
             return
+        if slots == most:
+            break
+        slots = min(2 * slots, most)
     if not max_iterations:
         for row in pending:
             _by_cholesky(problem, found, int(row), init, tol, nonneg=nonneg)
@@ -275,9 +269,9 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
     roundings.
     """
     latents = support.indices[slice(*support.indptr[row : row + 2])]
-    (signal,), weight, column = problem.block(np.array([row]))
+    (signal,), weight = problem.block(np.array([row]))
     own = problem.atoms[latents].astype(np.float64)
-    lam = weight[0] * np.broadcast_to(column[0], len(problem.atoms))[latents]
+    lam = weight / problem.atom_scale[latents]
     atoms, signed = own, not nonneg and lam.any()
     if signed:
         # A signed code is the difference of two non-negative ones.
@@ -304,6 +298,22 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
+def _stored(support: Any) -> scipy.sparse.csr_array:
+    """A support as a sparse array that stores exactly its non-zero entries."""
+    if scipy.sparse.issparse(support):
+        stored = scipy.sparse.csr_array(support)
+        if not (stored.has_canonical_format and stored.data.all()):
+            stored = stored.copy()
+            stored.sum_duplicates()
+            stored.eliminate_zeros()
+        return stored
+    on = np.asarray(support) != 0
+    # In one dimension NumPy finds the entries several times as fast.
+    places, ends = np.flatnonzero(on), np.cumsum(np.count_nonzero(on, axis=1))
+    parts = np.ones(len(places), bool), places % on.shape[1], np.append(0, ends)
+    return scipy.sparse.csr_array(parts, on.shape)
+
+
 def _largest(codes: Any, most: int) -> Int[np.ndarray, "n some"]:
     """Latents of the `most` largest codes, padded with -1; all stored ones of a sparse array."""
     if not scipy.sparse.issparse(codes):
@@ -321,9 +331,11 @@ def _certify(problem, found, rows, tol, *, nonneg) -> None:
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """
-    signals, row, column = problem.block(rows)
+    signals, row = problem.block(rows)
     # A weight above any correlation needs no larger value.
-    lam = np.minimum(row[:, None] * column, float(np.finfo(problem.atoms.dtype).max) ** 0.8)
+    lam = np.minimum(
+        row[:, None] / problem.atom_scale, float(np.finfo(problem.atoms.dtype).max) ** 0.8
+    )
     codes = found.sparse()[rows].toarray().astype(np.float64)
     step = max(1, FEW_NUMBERS // signals.shape[1])
     tiles = [slice(begin, begin + step) for begin in range(0, len(problem.atoms), step)]

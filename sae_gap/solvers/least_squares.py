@@ -12,8 +12,7 @@ import scipy
 from jaxtyping import Array, Float
 
 from sae_gap.core.lasso_problem import product
-from sae_gap.solvers import slots
-from sae_gap.solvers.working_set import in_batches
+from sae_gap.runtime.sharding import in_batches
 
 # Floats of the dictionaries of the samples in one batch.
 CHUNK = 2**24
@@ -113,7 +112,8 @@ def _few(signals, on, pull, atoms, most):
     factor, pull = _factor(gram), jnp.take_along_axis(pull, chosen, axis=1)
 
     def refine(_, codes):
-        left = pull + slots.correlate(own, slots.residual(signals, own, codes))
+        rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision="highest")
+        left = pull + jnp.einsum("nwm,nm->nw", own, rest, precision="highest")
         return codes + _solve(factor, jnp.where(filled, left, 0))
 
     codes = jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype))
@@ -148,7 +148,4 @@ def _factor(gram: Float[Array, "n size size"]) -> Float[Array, "n size size"]:
 def _solve(
     factor: Float[Array, "n size size"], right: Float[Array, "n size"]
 ) -> Float[Array, "n size"]:
-    half = jax.lax.linalg.triangular_solve(factor, right[:, :, None], left_side=True, lower=True)
-    return jax.lax.linalg.triangular_solve(
-        factor, half, left_side=True, lower=True, transpose_a=True
-    )[:, :, 0]
+    return jax.scipy.linalg.cho_solve((factor, True), right[:, :, None])[:, :, 0]

@@ -33,7 +33,7 @@ def solve(
     *,
     max_pivots: Int[Array, ""] | int,
     rank: int | None = None,
-) -> tuple[Float[Array, "n slots"], Float[Array, "n slots slots"], Bool[Array, "n slots"]]:
+) -> Float[Array, "n slots"]:
     """Minimises `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis.
 
     The linear term starts at `b - t` with `t` so large that all codes are zero; then `t` falls to
@@ -60,8 +60,7 @@ def solve(
         place of another.
 
     Returns:
-      `(n, slots)` codes; `(n, slots, slots)` swept tableaus, which hold `-G⁻¹` on the basis;
-      `(n, slots)` bases.
+      `(n, slots)` codes.
 
     References:
       Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics
@@ -140,4 +139,4 @@ def solve(
     entering, live = jnp.full((len(linear), 1), -1), jnp.ones(len(linear), bool)
     start = _Tableau(jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live)
     last = lax.while_loop(unfinished, pivot, start)
-    return jnp.where(last.basic, jnp.maximum(last.value, 0), 0), last.swept, last.basic
+    return jnp.where(last.basic, jnp.maximum(last.value, 0), 0)

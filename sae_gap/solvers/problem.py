@@ -1,23 +1,15 @@
 """The caller's lasso problem: checked, and scaled so that every product is of order one."""
 
 import functools
-import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
 
-from sae_gap.core import lasso_problem
 from sae_gap.core.checks import as_real, check_vanishing, is_traced
-from sae_gap.core.types import Solution
-
-# Correlations of atoms and signals of order one are far smaller.
-_LARGEST_ROW = 2.0**50
 
 
 def _known(function: Callable[..., Any], array: Any) -> np.ndarray:
@@ -106,7 +98,12 @@ def check_problem(
             f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it."
         )
     weights = _cast(_as_array("lam", lam, "a non-negative number or an array of them"), dtype)
-    weights = weights.reshape(lasso_problem.lam_shape(weights.shape, *shape))
+    if weights.shape not in ((), (1,), (1, 1), shape[:1], (shape[0], 1)):
+        raise ValueError(
+            f"lam has shape {weights.shape}, but it must be one number, or one for each sample, "
+            f"(n,) = ({shape[0]},); reshape it."
+        )
+    weights = weights.reshape(-1, 1)
     if not is_traced(weights) and not _known(
         lambda a, xp: xp.all((a >= 0) & xp.isfinite(a)), weights
     ):
@@ -158,22 +155,6 @@ def _check_range(largest, signals):
         )
 
 
-class Scaled(NamedTuple):
-    """The same problem in units where signals and atoms are of order one.
-
-    With `y' = y / s`, `d' = d / a`, the weight is `λ'_ij = row_i column_ij` and codes are
-    `z = z' s / a`. Scales are powers of two, hence exact: what is certified for the scaled problem
-    holds for the given one.
-    """
-
-    signals: Float[Array, "n input_dim"]
-    dictionary: Float[Array, "input_dim num_latents"]
-    row: Float[Array, "n 1"]
-    column: Float[Array, "rows num_latents"]
-    signal_scale: Float[Array, "n 1"]
-    atom_scale: Float[Array, "1 num_latents"]
-
-
 def power_of_two(values: Any) -> Any:
     """The power of two at or just below each magnitude; one for zero and non-finite values. The
     result is of the same array library.
@@ -185,68 +166,10 @@ def power_of_two(values: Any) -> Any:
     )
 
 
-def scale_problem(signals, dictionary, lam, *, equalise: bool) -> Scaled:
-    """Scales signals to order one, and each atom if `equalise`, else the dictionary as a whole."""
-    peak = jnp.max(jnp.abs(signals), axis=1, keepdims=True)
-    # A signal of zeros could have any scale; the largest signal's keeps its weight comparable with
-    # the others'.
-    signal_scale = power_of_two(jnp.where(peak > 0, peak, jnp.max(peak)))
-    if equalise:
-        # First by the largest entry, since the squares of a small atom would vanish beside a large
-        # one.
-        atom_scale = power_of_two(jnp.max(jnp.abs(dictionary), axis=0, keepdims=True))
-        # The factor keeps atoms of unit norm, up to rounding, at their scale.
-        norm = power_of_two(1.25 * jnp.linalg.norm(dictionary / atom_scale, axis=0, keepdims=True))
-        dictionary, atom_scale = dictionary / atom_scale / norm, atom_scale * norm
-    else:
-        overall = power_of_two(jnp.max(jnp.abs(dictionary)))
-        dictionary, atom_scale = dictionary / overall, jnp.full((1, dictionary.shape[1]), overall)
-    # Each factor is of order one if the weights are; one that overflows says nothing of the
-    # product. A barrier keeps the divisions apart: the compiler would divide by a product, which
-    # may overflow or underflow.
-    if lam.shape[1] == 1:
-        overall = jnp.max(atom_scale)
-        row, column = lax.optimization_barrier(lam / signal_scale) / overall, overall / atom_scale
-    elif lam.shape[0] == 1:
-        overall = jnp.max(signal_scale)
-        row, column = overall / signal_scale, lax.optimization_barrier(lam / atom_scale) / overall
-    else:
-        row, column = (
-            jnp.ones((1, 1), lam.dtype),
-            lax.optimization_barrier(lam / atom_scale) / signal_scale,
-        )
-    # A row or a weight above any correlation forces zero codes, and must not become an infinity.
-    # The largest row becomes one, so that such a column forces zeros on every sample's row.
-    row = jnp.minimum(row, _LARGEST_ROW)
-    top = power_of_two(jnp.max(row))
-    row, column = row / top, jnp.minimum(column * top, jnp.finfo(signals.dtype).max ** 0.8)
-    return Scaled(signals / signal_scale, dictionary, row, column, signal_scale, atom_scale)
-
-
-@jax.jit
-def scale_codes(codes, problem: Scaled):
-    """Codes in the units of the scaled problem, zero for zero atoms."""
-    return (
-        jnp.where(jnp.any(problem.dictionary != 0, axis=0), codes, 0)
-        / problem.signal_scale
-        * problem.atom_scale
-    )
-
-
-@jax.jit
-def unscale(found: Solution, problem: Scaled) -> Solution:
-    """The solution of a scaled problem in the units of the caller."""
-    # One scale after the other: their quotient may overflow where a zero code stays zero.
-    codes = lax.optimization_barrier(found.codes * problem.signal_scale) / problem.atom_scale
-    # A code that overflows or underflows is not the certified one.
-    size, scale = jnp.abs(codes), problem.signal_scale[:, 0]
-    exact = jnp.all(
-        (found.codes == 0) | ((size >= jnp.finfo(codes.dtype).tiny) & (size < math.inf)), axis=1
-    )
-    return Solution(
-        codes,
-        found.objective * scale**2,
-        found.gap * scale**2,
-        found.iterations,
-        found.converged & exact,
-    )
+def lengths(atoms: Any) -> Any:
+    """The power of two near the length of each row, also where squares overflow or vanish. The
+    factor keeps atoms of unit length, up to rounding, at one.
+    """
+    xp = atoms.__array_namespace__()
+    top = power_of_two(xp.max(xp.abs(atoms), axis=1))
+    return top * power_of_two(1.25 * xp.linalg.norm(atoms / top[:, None], axis=1))

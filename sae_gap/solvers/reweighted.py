@@ -2,15 +2,19 @@
 of dictionary learning.
 """
 
+import math
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import lasso_problem
-from sae_gap.solvers import slots
+from sae_gap.solvers import pivoting
 from sae_gap.solvers.leaders import leaders
+
+# Slots are multiples of this, to fill vector registers evenly.
+LANES = 16
 
 
 class Pursuit(NamedTuple):
@@ -81,11 +85,17 @@ def pursue(
         correlations = lasso_problem.product(residual, atoms.T)
         candidate = leaders(jnp.maximum(correlations - limit, 0), blocks, num_slots // 2)
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
-        places, lead = slots.merge(places, code > 0, candidate, jnp.where(lead > limit, lead, 0))
-        sign = jnp.sign(code + lead)
+        places, on = _merge(places, code > 0, candidate, lead > limit)
         weight = limit * epsilon / (code + epsilon)
-        own, (code, *_) = slots.solve(atoms, signals, places, sign, weight)
-        return Pursuit(places, code, slots.residual(signals, own, code))
+        rows = jnp.where(on[:, :, None], atoms[places], 0)
+        gram = jnp.einsum("nwm,nvm->nwv", rows, rows, precision="highest")
+        # A free slot stays at zero.
+        gram = gram + jnp.where(on[:, :, None], 0, jnp.eye(num_slots, dtype=gram.dtype))
+        pull = jnp.einsum("nwm,nm->nw", rows, signals, precision="highest")
+        linear = jnp.where(on, pull - weight, 0)
+        code = pivoting.solve(gram, linear, rank=signals.shape[1], max_pivots=4 * num_slots)
+        fit = jnp.einsum("nw,nwm->nm", code, rows, precision="highest")
+        return Pursuit(places, code, signals - fit)
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
     return lax.fori_loop(0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals))
@@ -94,3 +104,35 @@ def pursue(
 def num_blocks(num_slots: int) -> int:
     """The number of blocks of atoms; each sends one candidate a round."""
     return 8 * num_slots
+
+
+def default_slots(input_dim: int, num_latents: int) -> int:
+    """The number of slots for the usual support of a sample, with room for new violators.
+
+    It is about twice the largest support k that compressed sensing allows,
+    `input_dim = 2 k ln(num_latents / k)`.
+    """
+    support = 1.0
+    for _ in range(20):
+        support = input_dim / (2 * max(1.0, math.log(num_latents / support)))
+    return LANES * max(2, math.ceil(2.2 * support / LANES))
+
+
+def _merge(
+    places: Int[Array, "n slots"],
+    used: Bool[Array, "n slots"],
+    candidate: Int[Array, "n candidates"],
+    leads: Bool[Array, "n candidates"],
+) -> tuple[Int[Array, "n slots"], Bool[Array, "n slots"]]:
+    """The atoms of the slots, and which of these are in use: those that were, and free ones that
+    take a candidate which leads.
+    """
+    repeated = jnp.any((candidate[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
+    # A product counts the free slots up to each one: a cumulative sum would run one row at a time.
+    upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), jnp.float32))
+    rank = jnp.matmul((~used).astype(jnp.float32), upto).astype(jnp.int32) - 1
+    seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
+    fresh = jnp.take_along_axis(leads & ~repeated, seat, axis=1)
+    fresh &= ~used & (rank < candidate.shape[1])
+    entrant = jnp.take_along_axis(candidate, seat, axis=1)
+    return jnp.where(used, places, jnp.where(fresh, entrant, 0)), used | fresh

@@ -34,7 +34,7 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 # Entries under which a training run keeps the weights beside its optimiser.
-_NESTED = ("ae", "state_dict", "model", "model_state_dict")
+NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
 class _Named:
@@ -58,7 +58,7 @@ def read_pt(path: Path) -> Tensors:
         storage.
     """
     with reading(path, "a file of weights that torch.save wrote"), zipfile.ZipFile(path) as archive:
-        return Tensors(path, tensors_of(_load(path, archive, archive.read), _NESTED))
+        return Tensors(path, tensors_of(_load(path, archive, archive.read), NESTED))
 
 
 def map_pt(path: Path) -> Any:

@@ -47,6 +47,9 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
     def shape(self, name: str) -> tuple[int, int]:
         """The shape of a matrix not taken yet; it must not be empty."""
         shape = self.sizes(name)

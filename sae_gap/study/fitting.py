@@ -98,13 +98,11 @@ def fit(
       ValueError: there is no task, tasks differ in their shapes or are not finite, or the numbers
         of keys and tasks differ.
     """
-    keys = _checked(learner, tasks, keys, at, bases)
+    keys = _checked(learner, tasks, keys, at)
+    before: Sequence[Fit | None] = [None] * len(tasks)
     if learner.base is not None and bases is None:
-        options: Any = {"show_progress": show_progress, "mesh": mesh}
-        before = fit(learner.base, tasks, keys, **options)
-        options |= {"at": at, "checkpoints": checkpoints, "keep": keep}
-        after = fit(learner, tasks, keys, bases=[base.end.model for base in before], **options)
-        return [fitted.on(base) for fitted, base in zip(after, before, strict=True)]
+        fits = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
+        before, bases = fits, [base.end.model for base in fits]
     num_latents = int(tasks[0].width)
     given: Sequence[Model | None] = bases or [None] * len(tasks)
     inputs = [
@@ -112,7 +110,8 @@ def fit(
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
     if isinstance(learner, HostLearner):
-        return [_fit_on_host(learner, *each, num_latents) for each in inputs]
+        made = (_fit_on_host(learner, *each, num_latents) for each in inputs)
+        return [fitted.on(base) for fitted, base in zip(made, before, strict=True)]
     mesh = devices.own_mesh() if mesh is None else mesh
     inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
     with LOOPS:
@@ -153,7 +152,7 @@ def fit(
             end = whole(program.run(*inputs[place], save, at=at, keep=kept, watch=reported))
         # A fit that stops by itself at a requested step keeps that model twice; drop one.
         along.pop(end.step, None)
-        return Fit(end, along, program.compile_seconds, device)
+        return Fit(end, along, program.compile_seconds, device).on(before[place])
 
     with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
         return list(pool.map(run, range(len(tasks))))
@@ -198,7 +197,7 @@ def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit
     )
 
 
-def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[PRNGKeyArray]:
+def _checked(learner: Any, tasks: Any, keys: Any, at: Any) -> list[PRNGKeyArray]:
     """The key of each task, after a check of all arguments; see `fit` for these."""
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
     check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
@@ -219,13 +218,6 @@ def _checked(learner: Any, tasks: Any, keys: Any, at: Any, bases: Any) -> list[P
         )
     for step in at:
         check_integer("at", step, least=0)
-    if bases is not None:
-        check_sequence("bases", bases, Model, "give a model for each task")
-        if learner.base is None or len(bases) != len(tasks):
-            raise ValueError(
-                f"bases must be one for each of {len(tasks)} tasks, of a learner that has a base; "
-                "see its base."
-            )
     return [as_key("a key", key) for key in keys]
 
 

@@ -46,10 +46,7 @@ class Inference:
         maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
         samples = max(len(task.id.signals), len(task.ood.signals))
-        # Keep only the non-zeros of codes with few latents and many samples, where every latent is
-        # on in some sample.
-        self._sparse = self._width <= DENSE_LATENTS and samples * self._width > DENSE_NUMBERS
-        self._in_chunks = self._width > DENSE_LATENTS or self._sparse
+        self._in_chunks = self._width > DENSE_LATENTS or samples * self._width > DENSE_NUMBERS
 
     def signals(self, split: str) -> Float[Array, "n input_dim"]:
         """The signals of a split as encoders see them, normalised as the model requires."""
@@ -173,6 +170,5 @@ class Inference:
             lambda chunk, *begun: encoder.infer(self.model, jnp.asarray(chunk), *begun),
             signals,
             size,
-            sparse=self._sparse,
             begun=begun,
         )

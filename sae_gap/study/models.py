@@ -22,7 +22,6 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import identity
-from sae_gap.core.checks import check_type
 from sae_gap.core.types import Model, Task
 from sae_gap.data.recording import Source
 from sae_gap.learners.learner import Learner
@@ -107,15 +106,7 @@ class Models:
 
         Returns:
           A fit for each source.
-
-        Raises:
-          ValueError: an argument does not fit; the message names it.
         """
-        check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
-        if len(sources) != len(tasks):
-            raise ValueError(
-                f"tasks must be {len(sources)}, one for each source, but they are {len(tasks)}."
-            )
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]

@@ -47,13 +47,13 @@ def fit_together(
         return {}
     needed: dict[Learner, list[Job]] = collections.defaultdict(list)
     for job in jobs:
-        chain = _chain(job.learner)
-        if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in chain):
-            for learner in chain:
+        parts = chain(job.learner)
+        if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in parts):
+            for learner in parts:
                 needed[learner].append(job)
 
     def depth(learner: Learner) -> int:
-        return len(_chain(learner))
+        return len(chain(learner))
 
     def fit(learner: Learner) -> Fits:
         needed_by = needed[learner]
@@ -78,6 +78,6 @@ def fit_together(
     return fits
 
 
-def _chain(learner: Learner) -> list[Learner]:
+def chain(learner: Learner) -> list[Learner]:
     """The learner after all its bases, the innermost first."""
-    return [learner] if learner.base is None else [*_chain(learner.base), learner]
+    return [learner] if learner.base is None else [*chain(learner.base), learner]

@@ -65,10 +65,11 @@ def _measure(
 ) -> tuple[results.Row, Sequence[Metric]]:
     """The columns of a line, and the metrics that did not fail."""
     method, reference, task = line.method, line.reference, inference.task
-    diverged = "%s diverged: its %s not finite, and its metrics are left out"
+    said = "%s diverged: its %s not finite, and its metrics are left out"
+    diverged: results.Row = {"diverged": True, "measured": {}}
     if not _finite(inference.model):
-        logging.warning(diverged, method.name, "model is")
-        return {"diverged": True, "measured": {}}, metrics
+        logging.warning(said, method.name, "model is")
+        return diverged, metrics
     scored = inference.scored
     # Without the truth no metric is fitted on the training split, which may be too large for codes.
     splits = SPLITS if task.train.codes is not None else scored
@@ -81,8 +82,8 @@ def _measure(
         measured["lam"] = encoder.weight
     codes = jax.device_get({split: coded.codes for split, coded in inferred.items()})
     if not _finite(codes):
-        logging.warning(diverged, method.name, "codes are")
-        return {"diverged": True, "measured": {}} | measured, metrics
+        logging.warning(said, method.name, "codes are")
+        return diverged | measured, metrics
     optimum: dict = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
         optimum = {split: inference.infer(reference, split).certified for split in scored}

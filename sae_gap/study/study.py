@@ -5,14 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.core.checks import (
-    check_choice,
-    check_number,
-    check_sequence,
-    check_type,
-    is_integer,
-    shown,
-)
+from sae_gap.core.checks import check_sequence, check_type, is_integer, shown
+from sae_gap.core.options import check_options, option
 from sae_gap.data.recording import Source, check_sources
 from sae_gap.encoders.encoder import Encoder
 from sae_gap.learners.learner import HostLearner, Learner
@@ -48,8 +42,6 @@ class Method:
     at: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for name in ("name", "family"):
-            check_type(name, getattr(self, name), str, "give a name")
         check_type("row", self.row, Mapping, "give a value for each column")
         if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
             raise ValueError(
@@ -102,26 +94,19 @@ class Study:
     name: str
     sources: Sequence[Source]
     methods: Any
-    lam: float | None = 0.1
-    protocol: str = "strict"
+    lam: float | None = option(0.1, least=0)
+    protocol: str = option("strict", choices=PROTOCOLS)
     metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
     optimum: bool = True
     timed: bool = False
-    calibrate_on: str = "scored"
-    spread: str = "jobs"
+    calibrate_on: str = option("scored", choices=("scored", "train"))
+    spread: str = option("jobs", choices=("jobs", "rows"))
     seconds: bool = True
 
     def __post_init__(self):
-        check_type("name", self.name, str, "give a name")
-        check_choice("protocol", self.protocol, PROTOCOLS)
-        check_choice("calibrate_on", self.calibrate_on, ("scored", "train"))
-        check_choice("spread", self.spread, ("jobs", "rows"))
-        if self.lam is not None:
-            check_number("lam", self.lam, least=0)
+        check_options(self)
         if not callable(self.methods):
-            mend = "give some, or a function source -> methods"
-            check_sequence("methods", self.methods, Method, mend)
-            every = tuple(self.methods)
+            every = self.methods
             object.__setattr__(self, "methods", lambda source: every)
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")

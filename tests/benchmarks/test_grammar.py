@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks import options, studies
 from benchmarks.harness import command, learners
-from benchmarks.harness import preset as presets
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import Preset, grid
 from benchmarks.studies import attribution
@@ -21,7 +20,9 @@ from sae_gap.core.identity import describe
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.storage import results
+from sae_gap.study.job import jobs
 from sae_gap.study.study import PROTOCOLS
+from tests.conftest import flags_of
 
 STUDIES = studies.found()
 RECORD = pathlib.Path(__file__).with_name("studies.json")
@@ -72,24 +73,22 @@ def test_a_study_has_the_methods_that_its_stored_rows_are_known_by(name):
     assert json.loads(RECORD.read_text()).get(name) in (None, digests(name))
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_stored_fit_keeps_the_models_that_any_study_scores(name, protocol):
-    for method in methods(name, protocol=protocol):
-        assert set(method.at) <= {*method.learner.snapshots, method.learner.num_steps}
+def test_every_stored_fit_keeps_the_models_that_any_study_scores():
+    for name, protocol in itertools.product(STUDIES, PROTOCOLS):
+        for method in methods(name, protocol=protocol):
+            assert {*method.at} <= {*method.learner.snapshots, method.learner.num_steps}
 
 
 def test_only_what_the_paper_published_is_held_against_it():
-    for name in sorted({line["study"] for line in published.published()} | {"amortisation_gap"}):
-        alike = read(name, "--protocol=paper")
-        assert is_comparable(alike)
-    changes = {"protocol": "strict", "epochs": 3, "rounds": 3, "seeds": (0,), "noise_db": (20.0,)}
-    changes |= {"width": (7,), "input_dim": (47,), "stream": True, "lam": 0.2, "world": "synthsae"}
-    for change in [{field: value} for field, value in changes.items()]:
-        other = dataclasses.replace(alike, preset=dataclasses.replace(alike.preset, **change))
-        assert not is_comparable(other)
-    sizes = dataclasses.replace(alike.preset, num_latents=(50, 7))
-    assert is_comparable(dataclasses.replace(alike, preset=sizes))
+    for name in {line["study"] for line in published.published()}:
+        assert is_comparable(read(name, "--protocol=paper"))
+    assert is_comparable(read(name, "--protocol=paper", "--num_latents=50,70"))
+    for change in (
+        *("protocol=strict", "epochs=3", "rounds=3", "seeds=0", "noise_db=20", "width=70"),
+        *("input_dim=47", "stream", "lam=0.2", "world=synthsae"),
+    ):
+        flags = [] if "protocol" in change else ["--protocol=paper"]
+        assert not is_comparable(read("vary_latents", *flags, f"--{change}")), change
 
 
 # Studies that score the headline's own SAEs at its sizes.
@@ -119,22 +118,10 @@ def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_he
     assert not varies or found.preset.weights == (0.3,)
 
 
-def test_the_weight_of_the_command_line_is_that_of_crossings():
-    found = read("vary_latents", "--lam=0.3", "--methods=topk:thresholding_pursuit").study
-    (method,) = found.methods(found.sources[0])
-    assert method.encoder.lam == 0.3
-
-
-@pytest.mark.parametrize("name", STUDIES)
-def test_every_study_takes_a_width(name):
-    # The true dictionary has a width of its own.
-    learned = ("--dictionary=online_dl",) if name == "encoder_budget" else ()
-    if learned:
-        with pytest.raises(ValueError, match="--width is of a dictionary that is learned"):
-            read(name, "--preset=smoke", "--width=40")
-    found = read(name, "--preset=smoke", "--width=40", *learned)
-    assert {source.width for source in found.study.sources} == {40}
-    assert len(found.study.sources) == len(read(name, "--preset=smoke").study.sources)
+def test_the_true_dictionary_has_a_width_of_its_own():
+    with pytest.raises(ValueError, match="--width is of a dictionary that is learned"):
+        read("encoder_budget", "--width=40")
+    assert read("encoder_budget", "--width=40", "--dictionary=online_dl")
 
 
 def test_options_of_a_preset_are_those_of_its_learners():
@@ -145,20 +132,36 @@ def test_options_of_a_preset_are_those_of_its_learners():
     assert learners.tuned_sae("topk", source, preset).num_steps == 3
 
 
-def test_a_study_may_have_options_of_its_own():
-    lengths = {"epochs": 3, "rounds": 4, "visits": 5, "blocks": 6, "sae_steps": 7}
-    preset = read("vary_latents", *(f"--{name}={size}" for name, size in lengths.items())).preset
-    assert lengths.items() <= vars(preset).items()
-    assert read("encoder_budget", "--dictionary=dl_fista").preset.dictionary == "dl_fista"
-    assert read("phase_transition").preset.ratios[:2] == (0.5, 1.0)
-    assert read("phase_transition", "--ratios=2,3").preset.ratios == (2.0, 3.0)
-    assert read("dictionary_challenge", "--peer_steps=12").preset.peer_steps == 12
-    with pytest.raises(ValueError, match="--peer_steps must be an integer of at least 1"):
-        read("dictionary_challenge", "--peer_steps=0")
-    foreign = {"vary_latents": "dictionary", "encoder_budget": "ratios", "worlds": "sparsity"}
-    for name, flag in foreign.items():
-        with pytest.raises(ValueError, match=f"Unknown command line flag '{flag}'"):
-            read(name, f"--{flag}=1")
+# Two values of each flag that are not the default, beside those with which a run goes.
+FLAGS = {
+    "vary_latents": "num_latents=40/50 sparsity=2/4 num_samples=100/300 input_dim=9/10 "
+    "noise_db=20/none,20 width=30/40 seeds=3/4 stream=true lam=0.2/0.3 protocol=paper epochs=6/7 "
+    "rounds=6/7 visits=5/6 blocks=3/4 methods=raw/topk:omp,raw world=correlated/synthsae",
+    "worlds": "law=roots=1/most=0.3",
+    "dictionary_challenge": "sae_steps=300/400 peer_steps=12/13",
+    "encoder_budget": "dictionary=dl_fista/online_dl",
+    "phase_transition": "ratios=1/2,3",
+    "warmstart_encoder": "tuned=relu/topk",
+    "lambda_sensitivity": "lam=0.2/0.3",
+}
+# How and where a run goes, and files.
+OTHERS = "preset shard dry_run data world_file distributed coordinator num_processes process_id"
+
+
+def test_each_value_of_a_flag_is_another_run():
+    tested = {*OTHERS.split(), "models_dir", "results_dir"}
+    for name, table in FLAGS.items():
+        given = dict(pair.split("=", 1) for pair in table.split())
+        tested |= {*given}
+        flags = [f"--{flag}={value}" for flag in given for value in given[flag].split("/")]
+        found = set()
+        for flag in ("--methods=all", *flags):
+            every = () if "methods" in flag else ("--methods=all",)
+            study = read(name, "--preset=smoke", flag, *every).study
+            found.add(frozenset(line.key for job in jobs(study) for line in job.lines))
+        assert len(found) == 1 + len(flags), name
+    for name, one in STUDIES.items():
+        assert {*flags_of(name)} - {"help"} <= tested, one.name
 
 
 def test_a_page_has_a_folder_for_each_choice_of_flags(arrays, tmp_path, monkeypatch):
@@ -177,11 +180,9 @@ def test_a_page_has_a_folder_for_each_choice_of_flags(arrays, tmp_path, monkeypa
     np.savez("mine.npz", **arrays)
     assert folder("--data=mine.npz") == "/data=mine.npz"
     # What is long is cut, and told apart by a hash.
-    names = ["omp", "lasso", "relu", "topk", "jumprelu", "lista", "batchtopk"]
-    one, other = (
-        folder(f"--methods={','.join(f'oracle:{name}' for name in order)}")
-        for order in (names, names[::-1])
-    )
+    pairs = itertools.product(("oracle", "topk", "relu"), ("omp", "lasso", "relu", "topk"))
+    crossings = [":".join(pair) for pair in pairs]
+    one, other = (folder(f"--methods={','.join(order)}") for order in (crossings, crossings[::-1]))
     assert one != other and len(one) <= 101 and len(other) <= 101
 
 
@@ -191,17 +192,9 @@ def test_a_grid_has_a_setting_for_each_cell_and_seed():
     assert len(found) == 8 == len(set(found)) and found[-1] == Setting(30, 3, 200, 1, width=40)
 
 
-def test_a_published_world_has_the_sizes_of_its_flags(monkeypatch):
-    monkeypatch.setattr(presets, "published_world", lambda path, **sizes: sizes)
-    (found,) = grid(Preset(world_file="there", noise_db=(20.0,), width=(7,), seeds=(3,)))
-    assert found == {"num_samples": 5_000, "noise_db": 20.0, "width": 7, "seed": 3}
-
-
 def test_methods_run_in_the_order_of_the_study_and_crossings_behind_them():
     names = read("amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe").names
     assert names == ["linear_probe", "fista_oracle", "oracle:omp"]
-    every = read("vary_latents", "--methods=all").names
-    assert "softplus_adam" in every and "softplus_adam" not in read("vary_latents").names
 
 
 # Of options that are wrong alone, tests/benchmarks/test_options.py.
@@ -210,14 +203,12 @@ BAD_FLAGS = {
     "--num_latents=3": "sparsity must be below num_latents",
     "--width=3": "sparsity must be below width",
     "--input_dim=21": "input_dim 21 is above num_latents 20",
-    "--lam=0": "lam",
-    "--epochs=0": "epochs",
     "--shard=2/2": "--shard must read i/N",
     "--num_latents=none": "--num_latents=none is for a world of its own size",
-    "--colour=red": "Unknown command line flag 'colour'",
     "--world_file=there --law=roots=2": "--law and --world_file exclude each other",
     "--data=x.npz --noise_db=20": "--noise_db and --data exclude each other",
     "results": "'results' is not a flag",
+    "--dictionary=oracle": "Unknown command line flag 'dictionary'",
 }
 
 
@@ -226,15 +217,6 @@ def test_a_bad_flag_is_refused_in_one_sentence(flag):
     with pytest.raises(ValueError, match=r"^[^\n]+\.$") as stop:
         read("amortisation_gap", "--preset=smoke", *flag.split())
     assert BAD_FLAGS[flag] in str(stop.value)
-
-
-@pytest.mark.parametrize(
-    "flag", ["--num_latents=40", "--sparsity=2", "--noise_db=none,20", "--num_samples=100,120"]
-)
-def test_a_grid_is_changed_by_its_flags(flag):
-    name, _, values = flag[2:].partition("=")
-    found = getattr(read("vary_latents", "--preset=smoke", flag).preset, name)
-    assert found == tuple(None if value == "none" else float(value) for value in values.split(","))
 
 
 if __name__ == "__main__":

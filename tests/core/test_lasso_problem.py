@@ -1,3 +1,5 @@
+"""The objective and the duality gap by hand, and the proximal map by a grid."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,124 +14,93 @@ from sae_gap.core.types import Solution
 certificate = jax.jit(lasso_problem.certificate, static_argnames="nonneg")
 
 
-def _problem(seed, n=7, m=6, latents=11, nonneg=True):
+def _problem(seed, nonneg=True):
     rng = np.random.default_rng(seed)
-    codes = rng.normal(size=(n, latents)) * (rng.uniform(size=(n, latents)) < 0.4)
-    return (
-        rng.normal(size=(n, m)),
-        rng.normal(size=(m, latents)),
-        np.abs(codes) if nonneg else codes,
-    )
+    codes = rng.normal(size=(7, 11)) * (rng.uniform(size=(7, 11)) < 0.4)
+    codes = np.abs(codes) if nonneg else codes
+    return rng.normal(size=(7, 6)), rng.normal(size=(6, 11)), codes
 
 
-def _dual(signals, theta):
-    return 0.5 * (signals**2).sum(1) - 0.5 * ((signals - theta) ** 2).sum(1)
-
-
+@pytest.mark.parametrize("given", [False, True], ids=["residual", "other dual"])
 @pytest.mark.parametrize("nonneg", [True, False])
 @pytest.mark.parametrize("shape", [(), (7, 1), (1, 11), (7, 11), (7,), (11,)])
-def test_gap_is_primal_minus_feasible_dual(nonneg, shape):
-    signals, dictionary, codes = _problem(0, nonneg=nonneg)
-    lam = np.random.default_rng(1).uniform(0.1, 0.6, size=shape)
-    value, gap = (
-        np.asarray(a) for a in certificate(signals, dictionary, codes, lam, nonneg=nonneg)
+def test_gap_is_primal_minus_feasible_dual(nonneg, shape, given):
+    signals, dictionary, codes = _problem(0, nonneg)
+    rng = np.random.default_rng(1)
+    lam, other = rng.uniform(0.1, 0.6, size=shape), rng.normal(size=signals.shape)
+    value, gap = certificate(
+        signals, dictionary, codes, lam, nonneg=nonneg, dual=other if given else None
     )
-    weight = np.broadcast_to(np.asarray(lasso_problem.expand_lam(lam, 7, 11)), (7, 11))
+    weight = np.broadcast_to(lam[:, None] if shape == (7,) else lam, (7, 11))
     rest = signals - codes @ dictionary.T
-    pull = rest @ dictionary if nonneg else np.abs(rest @ dictionary)
-    scale = np.minimum(
-        1, np.min(np.where(pull > 0, weight / np.maximum(pull, 1e-30), np.inf), axis=1)
-    )
+    theta = other if given else rest
+    pull = theta @ dictionary if nonneg else np.abs(theta @ dictionary)
+    scale = np.min(np.where(pull > weight, weight / np.maximum(pull, 1e-30), 1), axis=1)
     primal = 0.5 * (rest**2).sum(1) + (weight * np.abs(codes)).sum(1)
+    dual = 0.5 * (signals**2 - (signals - scale[:, None] * theta) ** 2).sum(1)
     np.testing.assert_allclose(value, primal, rtol=1e-5)
-    np.testing.assert_allclose(
-        gap, primal - _dual(signals, scale[:, None] * rest), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_allclose(
-        lasso_problem.objective(signals, dictionary, codes, lam), primal, rtol=1e-5
-    )
-
-
-def test_gap_with_a_given_dual_point():
-    signals, dictionary, codes = _problem(2)
-    theta = np.random.default_rng(3).normal(size=signals.shape)
-    scale = np.minimum(1, 0.3 / (theta @ dictionary).max(1))[:, None]
-    primal = np.asarray(lasso_problem.objective(signals, dictionary, codes, 0.3))
-    gap = certificate(signals, dictionary, codes, 0.3, dual=theta)[1]
-    np.testing.assert_allclose(gap, primal - _dual(signals, scale * theta), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(gap, primal - dual, rtol=1e-4, atol=1e-5)
+    found = lasso_problem.objective(signals, dictionary, codes, lam)
+    np.testing.assert_allclose(found, primal, rtol=1e-5)
 
 
 def test_gap_does_not_cancel_in_float32():
     # One atom: the optimum is y - lam, and a code off by e has a gap of about lam e, here far below
     # the roundoff of F.
-    signals = np.full((1, 1), 1000.0, np.float32)
-    dictionary = np.ones((1, 1), np.float32)
-    codes = np.full((1, 1), 999.75, np.float32)
-    value, gap = certificate(signals, dictionary, codes, np.float32(0.25 + 2**-20))
+    signals, codes = np.array([[[1000.0]], [[999.75]]], np.float32)
+    value, gap = certificate(signals, np.ones((1, 1), np.float32), codes, np.float32(0.25 + 2**-20))
     exact = 0.5 * 0.25**2 + 999.75 * (0.25 + 2**-20)
     assert value[0] == pytest.approx(exact, rel=1e-6)
     assert gap[0] == pytest.approx(999.75 * 2**-20, rel=1e-4)
 
 
-@given(
-    st.lists(st.floats(-5, 5, width=32), min_size=2, max_size=2),
-    st.floats(0, 3, width=32),
-    st.booleans(),
-)
+@given(*[st.floats(-5, 5, width=32)] * 2, st.floats(0, 3, width=32), st.booleans())
 @settings(max_examples=15, deadline=None)
-def test_soft_threshold_is_a_non_expansive_proximal_map(values, threshold, nonneg):
-    x, y = (lasso_problem.soft_threshold(jnp.float32(v), threshold, nonneg=nonneg) for v in values)
-    assert abs(float(x - y)) <= abs(values[0] - values[1]) * (1 + 1e-6) + 1e-6
+def test_soft_threshold_is_a_non_expansive_proximal_map(x, y, threshold, nonneg):
+    near, far = (
+        float(lasso_problem.soft_threshold(jnp.float32(value), threshold, nonneg=nonneg))
+        for value in (x, y)
+    )
+    assert abs(near - far) <= abs(x - y) * (1 + 1e-6) + 1e-6
     grid = np.linspace(0 if nonneg else -6, 6, 2401)
-    best = grid[np.argmin(0.5 * (grid - values[0]) ** 2 + threshold * np.abs(grid))]
-    assert float(x) == pytest.approx(best, abs=5e-3)
+    best = grid[np.argmin(0.5 * (grid - x) ** 2 + threshold * np.abs(grid))]
+    assert near == pytest.approx(best, abs=5e-3)
 
 
 @pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
 def test_lipschitz_is_the_squared_spectral_norm(shape):
     dictionary = np.random.default_rng(0).normal(size=shape).astype(np.float32)
-    assert float(lasso_problem.lipschitz(dictionary)) == pytest.approx(
-        np.linalg.norm(dictionary, 2) ** 2, rel=1e-5
-    )
+    found = float(lasso_problem.lipschitz(dictionary))
+    assert found == pytest.approx(np.linalg.norm(dictionary, 2) ** 2, rel=1e-5)
 
 
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_lambda_max_is_where_zero_becomes_optimal(nonneg):
-    signals, dictionary, _ = _problem(4)
-    zero = np.zeros((7, 11))
+    signals, dictionary, codes = _problem(4)
     top = lasso_problem.lambda_max(signals, dictionary, nonneg=nonneg)
     above, below = (
-        np.asarray(certificate(signals, dictionary, zero, top * share, nonneg=nonneg)[1])
+        certificate(signals, dictionary, 0 * codes, top * share, nonneg=nonneg)[1]
         for share in (1.0001, 0.9)
     )
     assert above.max() == 0 and below.min() > 0
+    # Zero where nothing correlates.
+    found = lasso_problem.lambda_max(-jnp.ones((1, 3)), jnp.eye(3), nonneg=nonneg)
+    assert found.tolist() == [not nonneg]
 
 
-def test_lambda_max_is_zero_where_nothing_correlates():
-    against = -jnp.ones((1, 3))
-    assert lasso_problem.lambda_max(against, jnp.eye(3)).tolist() == [0]
-    assert lasso_problem.lambda_max(against, jnp.eye(3), nonneg=False).tolist() == [1]
-
-
-def test_is_converged_of_an_infinite_objective_says_no():
-    infinite = jnp.array([jnp.inf, jnp.nan])
-    assert not lasso_problem.is_converged(jnp.ones((2, 3)), infinite, infinite, 1e-6).any()
-
-
-def test_is_converged_counts_an_unresolvable_objective_as_zero():
-    signals = jnp.ones((2, 4), jnp.float32)
+def test_is_converged_counts_an_unresolvable_objective_as_zero_and_an_infinite_one_as_no():
+    signals = jnp.ones((4, 4), jnp.float32)
     # Beside ½ (16 eps ‖y‖)², of ‖y‖ = 2.
-    value = 0.5 * (32 * np.finfo(np.float32).eps) ** 2 * jnp.asarray([0.9, 1.1], jnp.float32)
-    assert lasso_problem.is_converged(signals, value, value, 1e-6).tolist() == [True, False]
+    floor = 0.5 * (32 * np.finfo(np.float32).eps) ** 2
+    value = jnp.asarray([0.9 * floor, 1.1 * floor, jnp.inf, jnp.nan], jnp.float32)
+    found = lasso_problem.is_converged(signals, value, value, 1e-6)
+    assert found.tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("shape", [(3,), (7, 3), (2, 11), (1, 1, 1)])
-def test_expand_lam_refuses_shapes_that_fit_nothing(shape):
+def test_expand_lam_refuses_shapes_that_fit_nothing_or_two_things(shape):
     with pytest.raises(ValueError, match="lam has shape"):
         lasso_problem.expand_lam(jnp.ones(shape), 7, 11)
-
-
-def test_expand_lam_refuses_to_guess():
     with pytest.raises(ValueError, match="reshape it to"):
         lasso_problem.expand_lam(jnp.ones(4), 4, 4)
     assert lasso_problem.expand_lam(jnp.ones(1), 1, 1).shape == (1, 1)

@@ -2,8 +2,8 @@
 nothing else touched.
 """
 
+import importlib
 import sys
-import textwrap
 
 import pytest
 
@@ -12,7 +12,6 @@ from sae_gap.core import registry
 from sae_gap.figures import labels
 
 ENCODER = """
-import jax
 from sae_gap.encoders.encoder import AmortisedEncoder
 
 class Dropped(AmortisedEncoder):
@@ -21,7 +20,7 @@ class Dropped(AmortisedEncoder):
     k: int = 10
 
     def __call__(self, model, signals):
-        return jax.nn.relu(self.preactivations(model, signals))
+        return self.preactivations(model, signals)
 """
 LEARNER = """
 from sae_gap.learners.oracle import Oracle
@@ -34,7 +33,7 @@ METRIC = """
 from sae_gap.core.registry import Column
 from sae_gap.metrics.metric import Metric
 
-METRIC = Metric("mean_code", lambda inferred: {}, {"mean_code": Column("mean code", heading="mean")})
+METRIC = Metric("dropped", lambda inferred: {}, {"mean_code": Column("mean code", heading="mean")})
 """
 
 
@@ -43,85 +42,61 @@ def drop(tmp_path, monkeypatch):
     """Puts a file into a package for the time of a test."""
     caches = [catalogue.encoders, catalogue.learners, catalogue.metrics]
     caches += [labels._dictionaries, labels._inferences, labels._metrics]
-    names = []
 
-    def put(package, name, text):
-        folder = tmp_path / package
-        folder.mkdir(exist_ok=True)
-        (folder / f"{name}.py").write_text(textwrap.dedent(text))
-        home = (
-            sys.modules[package] if package in sys.modules else __import__(package, fromlist=["x"])
-        )
-        monkeypatch.setattr(home, "__path__", [*home.__path__, str(folder)])
-        names.append(f"{package}.{name}")
+    def put(package, text):
+        (tmp_path / "dropped.py").write_text(text)
+        home = importlib.import_module(package)
+        monkeypatch.setattr(home, "__path__", [*home.__path__, str(tmp_path)])
+        monkeypatch.delitem(sys.modules, f"{package}.dropped", raising=False)
         for cache in caches:
             cache.cache_clear()
 
     yield put
-    for name in names:
-        sys.modules.pop(name, None)
+    for name in [name for name in sys.modules if name.endswith(".dropped")]:
+        del sys.modules[name]
     for cache in caches:
         cache.cache_clear()
 
 
 def test_an_encoder_that_is_dropped_in_is_an_sae_and_infers_on_any_dictionary(drop):
-    drop("sae_gap.encoders", "dropped", ENCODER)
+    drop("sae_gap.encoders", ENCODER)
     assert catalogue.saes()["dropped"].version == 1
-    assert (
-        labels.label("dropped") == "Dropped-in SAE"
-        and labels.label("dropped", "inference") == "Dropped-in"
-    )
+    assert labels.label("dropped") == f"{labels.label('dropped', 'inference')} SAE"
     assert labels.colour("dropped") == labels.colour("dropped", "inference") == "#123456"
     encoder = catalogue.make_encoder("dropped", sparsity=4)
-    assert (
-        encoder.k == 4
-        and catalogue.make_learner("sae_dropped", sparsity=4, input_dim=9).encoder == encoder
-    )
+    learner = catalogue.make_learner("sae_dropped", sparsity=4, input_dim=9)
+    assert encoder.k == 4 and learner.encoder == encoder
     assert labels.rank("dropped")[0] == 0
-
-
-def test_a_learner_that_is_dropped_in_has_a_spare_colour_if_it_has_none(drop):
-    drop("sae_gap.learners", "nameless", LEARNER)
-    learner = catalogue.make_learner("nameless", sparsity=4, input_dim=9, lam=0.3, num_steps=7)
-    assert (
-        learner.lam == 0.3
-        and learner.coordinates == {"dictionary": "nameless"}
-        and learner.family == "dictionary_learning"
-    )
-    assert labels.label("nameless") == "nameless" and labels.colour("nameless") in labels._SPARE
-
-
-def test_a_metric_that_is_dropped_in_is_measured_everywhere_and_named(drop):
-    drop("sae_gap.metrics", "mean_code", METRIC)
-    assert catalogue.metrics()["mean_code"].everywhere
-    assert labels.metric_label("mean_code_ood") == "mean code out of distribution"
-    assert (
-        labels.heading("mean_code_ood") == "mean OOD"
-        and labels.heading("unknown_thing_id") == "unknown thing ID"
-    )
-
-
-def test_two_things_of_one_name_are_refused(drop):
-    drop("sae_gap.encoders", "again", ENCODER.replace("Dropped", "TopK"))
+    drop("sae_gap.encoders", ENCODER.replace("Dropped", "TopK"))
     with pytest.raises(ValueError, match=r"has the name of .*topk; give one of them another"):
         catalogue.encoders()
 
 
-def test_what_is_imported_or_abstract_is_not_registered():
-    names = {
-        kind.__name__ for kind in (*catalogue.encoders().values(), *catalogue.learners().values())
-    }
+def test_a_learner_that_is_dropped_in_has_a_spare_colour_if_it_has_none(drop):
+    drop("sae_gap.learners", LEARNER)
+    learner = catalogue.make_learner("nameless", sparsity=4, input_dim=9, lam=0.3, num_steps=7)
+    assert learner.lam == 0.3 and learner.coordinates == {"dictionary": "nameless"}
+    assert labels.label("nameless") == "nameless" and labels.colour("nameless") in labels._SPARE
+
+
+def test_a_metric_that_is_dropped_in_is_measured_everywhere_and_named(drop):
+    drop("sae_gap.metrics", METRIC)
+    assert catalogue.metrics()["dropped"].everywhere
+    assert labels.metric_label("mean_code_ood") == "mean code out of distribution"
+    assert labels.heading("mean_code_ood") == "mean OOD"
+    assert labels.heading("unknown_thing_id") == "unknown thing ID"
+
+
+def test_all_but_what_is_imported_or_abstract_has_a_label_and_dictionaries_a_colour():
+    kinds = {*catalogue.encoders().values(), *catalogue.learners().values()}
+    names = {kind.__name__ for kind in kinds}
     assert not names & {"Encoder", "AmortisedEncoder", "Learner", "Peer", "Among"}
     assert {"Lasso", "OnlineDictionary", "SpamsTrainDL"} < names
-
-
-def test_everything_has_a_label_and_dictionaries_a_colour_of_their_own():
-    for register in (catalogue.encoders(), catalogue.learners()):
-        named = [kind for kind in register.values() if isinstance(kind.name, str)]
-        assert all(
-            "label" in vars(kind) for kind in named if kind.__name__ not in ("Linear", "Lookup")
-        )
-    learned = [name for name in labels._dictionaries() if name not in ("random", "samples")]
+    bare = {
+        kind.__name__ for kind in kinds if isinstance(kind.name, str) and "label" not in vars(kind)
+    }
+    assert bare <= {"Linear", "Lookup"}
+    learned = labels._dictionaries().keys() - {"random", "samples"}
     assert len({labels.colour(name) for name in learned}) == len(learned)
 
 
@@ -129,12 +104,9 @@ def test_everything_has_a_label_and_dictionaries_a_colour_of_their_own():
 def test_a_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text):
     package = tmp_path / "broken_package"
     package.mkdir()
-    (package / "__init__.py").write_text("")
     (package / "bad.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(
-        registry.BrokenFileError,
-        match=r"^broken_package/bad\.py cannot be imported \(.+\); mend it or move it",
-    ):
+    fault = r"^broken_package/bad\.py cannot be imported \(.+\); mend it or move it"
+    with pytest.raises(registry.BrokenFileError, match=fault):
         list(registry.modules("broken_package"))
-    sys.modules.pop("broken_package", None)
+    del sys.modules["broken_package"]

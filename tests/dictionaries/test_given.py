@@ -30,10 +30,8 @@ def test_it_codes_the_true_concepts_whatever_the_atoms_lengths(task, atoms):
     assert sae_gap.fvu(x[:300], given.decode(codes)) == pytest.approx(given.fvu(x[:300]), rel=0.1)
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9
     report = given.report(x, controls=("random",))
-    assert report.lead.low > 0 and {line["dictionary"] for line in report.curves} == {
-        "given",
-        "random",
-    }
+    assert report.lead.low > 0
+    assert {line["dictionary"] for line in report.curves} == {"given", "random"}
 
 
 def test_the_bias_is_taken_off_first(tmp_path, atoms):
@@ -49,13 +47,9 @@ def test_the_bias_is_taken_off_first(tmp_path, atoms):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda a: sae_gap.dictionary(a[0]), "atoms must be a non-empty matrix"),
-        (lambda a: sae_gap.dictionary(a * np.nan), "atoms must be finite"),
         (lambda a: sae_gap.dictionary(a * (np.arange(WIDTH) > 1)), "^2 of the atoms .* number 0"),
-        (lambda a: sae_gap.dictionary(a * np.float32(1e-44)), "^40 of the atoms"),
         (lambda a: sae_gap.dictionary(a, np.zeros(WIDTH)), "bias must be 30 finite numbers"),
         (lambda a: sae_gap.dictionary(a).fvu(), "given or loaded has no rows; give activations"),
-        (lambda a: sae_gap.dictionary(a).encode(a.T), "l0 is 25, .* 7.5"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(atoms, call, match):

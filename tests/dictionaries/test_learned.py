@@ -3,27 +3,22 @@ and by hand.
 """
 
 import itertools
-import os
 import shutil
 from types import SimpleNamespace
 from unittest import mock
 
-import jax
 import numpy as np
 import pytest
 import scipy.optimize
 
 import sae_gap
 from sae_gap import Setting
-from sae_gap.core.rows import evenly_spaced
 from sae_gap.data.activations import Activations, rows
 from sae_gap.dictionaries import learned as curve
 from sae_gap.dictionaries import training
-from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.batchtopk import BatchTopK
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.storage.folder import Folder
 from sae_gap.storage.trees import Checkpoint
 
@@ -60,7 +55,7 @@ def fresh(task):
 
 
 def test_it_finds_the_dictionary_whatever_the_outliers_rows(task, activations, learned):
-    kept = sae_gap.learn(activations, WIDTH, L0, visits=40, outliers="keep")
+    kept = sae_gap.learn(activations, WIDTH, L0, visits=20, outliers="keep")
     assert learned.train.num_samples + learned.held_out.num_samples == len(activations) - 2
     assert kept.train.num_samples + kept.held_out.num_samples == len(activations)
     for dictionary in (learned, kept):
@@ -71,11 +66,8 @@ def test_few_dimensions_are_learned_too():
     """In 24 dimensions four times a residual's root mean square is most of its norm: such a
     threshold leaves .23.
     """
-    crowded = sae_gap.draw(Setting(num_latents=50, sparsity=5, num_samples=1_800))
-    assert (
-        crowded.input_dim == 24
-        and sae_gap.learn(crowded.train.signals, 50, 5, visits=30).fvu() < 0.1
-    )
+    crowded = sae_gap.draw(Setting(num_latents=50, sparsity=5, num_samples=1_800)).train.signals
+    assert crowded.shape[1] == 24 and sae_gap.learn(crowded, 50, 5, visits=30).fvu() < 0.1
 
 
 def test_the_same_seed_gives_the_same_bits_from_a_file_and_another_agrees(
@@ -138,7 +130,7 @@ def test_its_fvu_is_that_of_the_report(learned, fresh):
     x, rebuilt = fresh.astype(float), learned.decode(learned.encode(fresh))
     by_hand = np.sum((x - rebuilt) ** 2) / np.sum((x - x.mean(axis=0)) ** 2)
     assert learned.fvu(fresh) == pytest.approx(by_hand, rel=0.15)
-    assert learned.fvu(l0=2 * L0) < learned.fvu() < learned.fvu(l0=L0 / 2)
+    assert learned.fvu(l0=2 * L0) < learned.fvu()
 
 
 def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(
@@ -172,13 +164,6 @@ def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, lea
     assert learned.certificate == max(found) > min(found)
 
 
-def test_rows_beyond_what_memory_holds_are_thinned_evenly(monkeypatch, learned):
-    monkeypatch.setattr(rows, "POOL", 30 * 100)
-    train = learned.train
-    chosen = evenly_spaced(train.num_samples, 100)
-    np.testing.assert_array_equal(train.pool(), train.take(chosen))
-
-
 def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
     monkeypatch.setattr(rows, "POOL", 1_000)
     monkeypatch.setattr(Activations, "pool", None)
@@ -189,7 +174,7 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
     np.testing.assert_allclose(found.bias, kept.mean(axis=0), atol=0.05)
 
 
-@pytest.mark.parametrize(("count", "rounds"), [(40, 100), (97, 100), (1_000, 100), (1_000, 61)])
+@pytest.mark.parametrize(("count", "rounds"), [(97, 100), (1_000, 61)])
 def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds):
     numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
     source = training.spread(numbered, rounds, 8)
@@ -263,9 +248,9 @@ def test_a_saved_dictionary_codes_as_before(tmp_path, activations, learned, fres
     assert (again.l0, again.seconds) == (L0, learned.seconds) and again.fvu(fresh) == scored
     # It has no rows of its own, so a new weight is that of the rows that it codes.
     assert again.encode(5 * fresh, 2.5, refit=False).nnz == pytest.approx(150, rel=0.1)
-    for name, options in (("fvu", {}), ("sae", {}), ("lam", {"l0": 2.5})):
+    for ask in (again.fvu, again.sae, lambda: again.lam(2.5)):
         with pytest.raises(ValueError, match=r"given or loaded has no rows; give activations"):
-            getattr(again, name)(**options)
+            ask()
     whole = sae_gap.LearnedDictionary.load(tmp_path, activations)
     assert (whole.fvu(), whole.lam(2.5)) == (learned.fvu(), learned.lam(2.5))
     content = bytearray((tmp_path / "dictionary.safetensors").read_bytes())
@@ -291,13 +276,7 @@ def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
 
 
 @pytest.mark.parametrize(
-    ("encoder", "frozen"),
-    [
-        ("topk", True),
-        ("jumprelu", False),
-        ("batch_pursuit", False),
-        ("batch_pursuit", True),
-    ],
+    ("encoder", "frozen"), [("topk", True), ("jumprelu", False), ("batch_pursuit", True)]
 )
 def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     tmp_path, learned, fresh, encoder, frozen
@@ -340,40 +319,27 @@ def test_matching_pursuit_on_the_dictionary_itself_has_nothing_to_train(tmp_path
     assert kept.best_fvu == pytest.approx(learned.fvu(spoilt, outliers="keep"), rel=1e-4)
 
 
-def test_in_double_precision_rows_of_single_are_learned_from_in_double(activations):
-    with jax.enable_x64(True):
-        found = fit_signals(SparseAutoencoder(TopK(L0), num_steps=1), activations[:100], WIDTH, 0)
-        assert found.model.decoder.dtype == np.float64
-
-
-def test_an_sae_is_trained_as_it_is_told_and_else_for_2000_steps(monkeypatch, activations, learned):
+def test_an_sae_is_trained_as_asked_and_else_for_2000_steps(monkeypatch, activations, learned):
     """Of 35 rows an epoch is a step of a batch that is not full, and of some 900 it is 8."""
-    found = []
+    fits = []
 
     def interrupted(learner, rows, width, seed, inputs, **_):
-        found.append(
-            (learner, learner.num_steps * -(-len(rows) // learner.batch_size), width, seed)
-        )
+        steps = learner.num_steps * -(-len(rows) // learner.batch_size)
+        fits.append((learner, steps, width, seed))
         raise InterruptedError
 
-    few = sae_gap.open_activations(activations[:35])
     monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
-    for dictionary in (
-        learned,
-        sae_gap.LearnedDictionary(learned.model, L0, few, learned.held_out, 0),
-    ):
-        for told in ({}, {"k": 2, "encoder": "batchtopk", "epochs": 3, "frozen": False, "seed": 4}):
-            with pytest.raises(InterruptedError):
-                dictionary.sae(**told)
-    assert all(2_000 <= steps < 2_008 for _, steps, *_ in found[::2])
-    for learner, steps, width, seed in found[1::2]:
-        assert (learner.encoder, learner.frozen, width, seed) == (BatchTopK(2), False, WIDTH, 4)
-        assert learner.num_steps == 3 and steps < 2_000
+    few = sae_gap.open_activations(activations[:35])
+    asked = {"k": 2, "encoder": "batchtopk", "epochs": 3, "frozen": False, "seed": 4}
+    for l0, train, options in ((L0, learned.train, {}), (0.4, few, {}), (L0, few, asked)):
+        dictionary = sae_gap.LearnedDictionary(learned.model, l0, train, learned.held_out, 0)
+        with pytest.raises(InterruptedError):
+            dictionary.sae(**options)
+    assert all(2_000 <= steps < 2_008 for _, steps, *_ in fits[:2])
     # At least one latent is in use, and metadata are refused before anything is trained.
-    thin = sae_gap.LearnedDictionary(learned.model, 0.4, learned.train, learned.held_out, 0)
-    with pytest.raises(InterruptedError):
-        thin.sae()
-    assert found[-1][0].encoder == TopK(1)
+    assert fits[1][0].encoder == TopK(1)
+    learner, *last = fits[2]
+    assert (learner.encoder, learner.frozen, *last) == (BatchTopK(2), False, 3, WIDTH, 4)
     with pytest.raises(TypeError, match="JSON"):
         learned.save_sae("nowhere", metadata={"a": {1}})
 
@@ -401,8 +367,8 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     )
     # Another session needs both sides again.
     learned.save(tmp_path / "d")
-    again = sae_gap.LearnedDictionary.load(tmp_path / "d", x, targets=y).sae(**options)
-    np.testing.assert_array_equal(again.model.encoder.weight, frozen.encoder.weight)
+    again = sae_gap.LearnedDictionary.load(tmp_path / "d", x, targets=y).sae(epochs=1)
+    assert again.model.num_inputs == x.shape[1]
     with pytest.raises(ValueError, match=r"^only a transcoder has a skip; give learn the targets"):
         direct.sae(skip=True)
 
@@ -419,44 +385,17 @@ def test_the_unit_of_the_activations_does_not_matter(activations, learned):
 @pytest.mark.parametrize(
     ("call", "match"),
     [
-        (lambda x, d: sae_gap.learn(x, 0, L0), "width"),
         (lambda x, d: sae_gap.learn(x, WIDTH, 31), "l0"),
         (lambda x, d: sae_gap.learn(x, 3, 3), "fewer than the 3 atoms"),
-        (lambda x, d: sae_gap.learn(x, WIDTH, L0, outliers="clip"), "outliers"),
         (lambda x, d: sae_gap.learn(np.ones((50, 30), np.float32), WIDTH, L0), "alike"),
-        (
-            lambda x, d: sae_gap.learn([x[:30], x[30:100]], WIDTH, L0),
-            "documents of unequal lengths joined, .* do not make one array",
-        ),
-        (lambda x, d: sae_gap.learn("nowhere.npy", WIDTH, L0), "neither a file nor a folder"),
+        (lambda x, d: sae_gap.learn([x[:30], x[30:99]], WIDTH, L0), "unequal lengths joined"),
         (lambda x, d: d.encode(x[:, :29]), "29 dimensions, but the dictionary 30"),
-        (lambda x, d: d.fvu(x, l0=8), "l0"),
-        (
-            lambda x, d: d.fvu(d.bias + np.linspace(1, 2, 40)[:, None] * d.atoms[:, 0], l0=5),
-            "no weight",
-        ),
+        (lambda x, d: d.fvu(d.bias + x[:40, :1] * d.atoms[:, 0], l0=5), "no weight"),
         (lambda x, d: d.decode(np.ones((3, 7), np.float32)), "40 columns"),
-        (
-            lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * 1j)),
-            "codes must be .* real",
-        ),
-        (
-            lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * np.nan)),
-            "codes must be finite",
-        ),
+        (lambda x, d: d.decode(scipy.sparse.csr_array(np.eye(1, 40) * np.nan)), "must be finite"),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
-        (lambda x, d: d.sae(epochs=0), "epochs"),
-        (lambda x, d: d.sae(encoder="lasso"), "encoder must be one of"),
-        (lambda x, d: d.sae(frozen=2), "frozen must be"),
-        (lambda x, d: d.save_sae(os.getcwd()), "there already"),
-        (lambda x, d: sae_gap.learn(np.ma.masked_greater(x, 3), WIDTH, L0), "mask"),
-        (lambda x, d: sae_gap.learn(d.train, WIDTH, L0, documents=np.zeros(3)), "documents"),
-        (lambda x, d: sae_gap.fvu(x.reshape(20, 50, 30), x.reshape(20, 50, 30)), "matrix"),
+        (lambda x, d: d.save_sae("."), "there already"),
         (lambda x, d: d.agreement(np.ones((30, 5), np.float32)), "one shape"),
-        (
-            lambda x, d: sae_gap.learn(x, WIDTH, L0, documents=["a"] * len(x)),
-            "a vector of integers, .* give such numbers",
-        ),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):

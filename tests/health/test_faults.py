@@ -10,6 +10,7 @@ import sae_gap
 from sae_gap import catalogue
 from sae_gap.core.normalise import ConstantNorm, LayerNorm, Scale
 from sae_gap.core.types import Split, Task
+from sae_gap.health.faults import Evidence, find_faults
 from sae_gap.health.readings import Reading, others
 from sae_gap.saes.loaded_sae import of_parts
 from sae_gap.saes.parts import Parts
@@ -91,6 +92,7 @@ def causes(arrays, x):
     yield "signs of the encoder", {"W_dec": -arrays["W_dec"]}, x
     yield "permuted", {"W_enc": weight[:, ORDER], "b_enc": offset[ORDER]}, x
     yield "permuted", {"W_dec": DRAWS.permutation(arrays["W_dec"])}, x
+    yield "to one length", {"W_dec": arrays["W_dec"] * LENGTHS}, x
 
 
 def doubts(arrays, other, x, layer):
@@ -100,7 +102,14 @@ def doubts(arrays, other, x, layer):
     copied = np.where(np.arange(WIDTH) % 4, np.arange(WIDTH), 0)
     yield "a normalisation, another layer or another file", {}, layer
     yield "a normalisation, another layer or another file", {"b_enc": np.full(WIDTH, -1e3)}, x
+    few = {"threshold": 1.5 * arrays.get("threshold", 0)}
+    yield "high for an SAE", few if "threshold" in arrays else {"options": {"k": 1}}, x
+    yield "many rows have no latent on", {"b_enc": np.full(WIDTH, -1e3)}, x
     yield "would mend", {"b_dec": 0 * bias}, x
+    yield "the decoder's bias is zero", {"b_dec": 0 * bias}, x
+    yield "the encoder's bias is zero", {"b_enc": 0 * arrays["b_enc"]}, layer
+    loose = {"centred": False, "b_enc": np.zeros(WIDTH, "f")}
+    yield "the encoder's bias is zero", loose, layer
     for factor in (0.5, 2):
         yield "multiplied by", {"W_dec": factor * atoms}, x
         yield "multiplied by", {"W_enc": factor * weight}, x
@@ -110,6 +119,7 @@ def doubts(arrays, other, x, layer):
     yield "latents never fire", {"b_enc": np.where(DEAD, -1e3, arrays["b_enc"])}, np.tile(x, (3, 1))
     if "threshold" in arrays:
         yield "but k is 30", {"notes": {"k": "30"}}, x
+        yield "dense for an SAE", {"b_enc": 5 + arrays["b_enc"]}, x
     yield "63 atoms or encoder columns are copies", {"W_dec": atoms[copied]}, x
     yield "63 atoms or encoder columns are copies", {"W_enc": weight[:, copied]}, x
     yield "latents have an atom or encoder weights", {"W_enc": np.where(DEAD, 0, weight)}, x
@@ -120,10 +130,10 @@ def test_a_cause_is_named_where_it_is_sure_and_only_there(zoo):
     x, layer, saes = zoo
     for kind, other in (("topk", "jumprelu"), ("jumprelu", "topk")):
         for words, changes, rows in causes(saes[kind], x):
-            (said,) = sae_gap.check(loaded(saes[kind], **changes), rows, better=False).wrong
+            (said,) = sae_gap.check(loaded(saes[kind], **changes), rows).wrong
             assert words in said, (kind, said)
         for words, changes, rows in doubts(saes[kind], saes[other], x, layer):
-            wrong = sae_gap.check(loaded(saes[kind], **changes), rows, better=False).wrong
+            wrong = sae_gap.check(loaded(saes[kind], **changes), rows).wrong
             assert any(words in said for said in wrong), (kind, words, wrong)
             assert not any("so the FVU" in said or "put both" in said for said in wrong), wrong
 
@@ -137,7 +147,7 @@ def test_sound_saes_are_accused_of_nothing(zoo):
             sound |= {"lengths": rescaled(arrays, LENGTHS), "k": {"notes": {"k": "9"}}}
         for name, changes in sound.items():
             for rows in (x, x[:60]):
-                found = sae_gap.check(loaded(arrays, **changes), rows, better=False)
+                found = sae_gap.check(loaded(arrays, **changes), rows)
                 assert found.wrong == () and str(found).endswith("nothing found"), (name, found)
 
 
@@ -159,15 +169,19 @@ def test_a_normalisation_that_the_configuration_lacks_is_named():
     for kind in (LayerNorm(), ConstantNorm()):
         sae = loaded(arrays, normalisation=kind)
         # An error of nearly nothing may be one vector.
-        assert sae_gap.check(sae, x, better=False).wrong == ()
-        sound = Reading.of(sae).read(x)
+        assert sae_gap.check(sae, x).wrong == ()
+        own = Reading.of(sae)
+        sound = own.read(x)
+        # Without a doubt nothing is read in another way.
+        unread = iter([("never", own._replace(encode=None))])
+        assert [*find_faults(own, unread, [x], sound, Evidence.of(own, sound, 0))] == []
         (reading,) = (
             reading
             for cause, reading in others(plain, Reading.of(plain), x)
             if f"is not none but {kind.name};" in cause
         )
         assert reading.read(x).fvu == sound.fvu < 0.01
-    (said,) = sae_gap.check(plain, x, better=False).wrong
+    (said,) = sae_gap.check(plain, x).wrong
     assert "is not none but" in said
     # Without a bias only the usual scale is tried, whatever the scale of the file.
     scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
@@ -182,7 +196,7 @@ def test_columns_of_noise_are_not_taken_for_permuted_ones():
     atoms, weight = DRAWS.normal(size=(2, 2_048, 256)).astype("f")
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     sae = loaded(dict(W_dec=atoms, b_dec=atoms[0], W_enc=weight.T, b_enc=np.zeros(2_048, "f")))
-    wrong = sae_gap.check(sae, DRAWS.normal(size=(40, 256)), better=False).wrong
+    wrong = sae_gap.check(sae, DRAWS.normal(size=(40, 256))).wrong
     assert "energy" in " ".join(wrong) and "permuted" not in " ".join(wrong)
 
 

@@ -13,53 +13,43 @@ from sae_gap.core.types import Split
 from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
 from sae_gap.learners.spams_train_dl import SpamsTrainDL
 
-PEERS = {"spams": SpamsTrainDL, "sklearn": SklearnMiniBatch}
+KEY = jax.random.key(0)
+both = pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
 
 
 @pytest.fixture(scope="module")
-def tasks():
-    return [draw(Setting(20, 3, 1_000, seed=seed)) for seed in (0, 1)]
+def drawn():
+    return draw(Setting(20, 3, 1_000))
 
 
-@pytest.fixture(scope="module", params=PEERS)
-def learner(request):
-    return PEERS[request.param](batch_size=64, num_steps=40)
+@both
+def test_a_peer_recovers_a_small_dictionary(peer, drawn):
+    found, start = (
+        fit(peer(batch_size=64, num_steps=steps), [drawn], [KEY])[0].end for steps in (40, 1)
+    )
+    model = found.model
+    np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
+    right, before = (
+        np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean()
+        for end in (found, start)
+    )
+    assert right > max(0.8, before + 0.05)
+    assert (found.step, model.encode) == (40, None) and not np.any(model.bias)
 
 
-def keys(*seeds):
-    return [jax.random.key(seed) for seed in seeds]
+@both
+def test_fewer_samples_than_latents_are_enough_to_start_from(peer, drawn):
+    few = Split(drawn.train.signals[:10])
+    assert np.isfinite(peer(num_steps=2).learn(few, num_latents=20, key=KEY).dictionary).all()
 
 
-def test_a_peer_recovers_a_small_dictionary(learner, tasks):
-    fitted = fit(learner, tasks, keys(0, 1))
-    for task, one, key in zip(tasks, fitted, keys(0, 1), strict=True):
-        model = one.end.model
-        assert model.dictionary.shape == (12, 20)
-        assert model.dictionary.dtype == task.dictionary.dtype
-        np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
-        assert not np.any(model.bias) and model.encode is None
-        shorter = type(learner)(batch_size=64, num_steps=1)
-        start = shorter.learn(Split(task.train.signals), num_latents=20, key=key)
-        found, before = (
-            np.abs(match_atoms(one.dictionary, task.dictionary).cosine).mean()
-            for one in (model, start)
-        )
-        assert found > max(0.8, before + 0.05)
-        assert one.end.step == 40 and one.compile_seconds == 0 and one.end.seconds > 0
-
-
-def test_fewer_samples_than_latents_are_enough_to_start_from(learner):
-    few = Split(draw(Setting(20, 3, 20)).train.signals)
-    assert np.isfinite(learner.learn(few, num_latents=20, key=keys(0)[0]).dictionary).all()
-
-
-def test_their_weight_is_ours(tasks):
+def test_their_weight_is_ours(drawn):
     """At one λ the codes that each library trains on are those of our lasso, and at another they
     are not.
     """
     import spams
 
-    signals, atoms = np.asarray(tasks[0].id.signals[:20]), np.asarray(tasks[0].dictionary)
+    signals, atoms = np.asarray(drawn.id.signals[:20]), np.asarray(drawn.dictionary)
     ours = np.asarray(sparse_code(signals, atoms, 0.1).codes)
     columns = np.asfortranarray(signals.T)
     options = {"lambda1": 0.1, "mode": 2, "pos": True, "numThreads": 1}
@@ -72,7 +62,7 @@ def test_their_weight_is_ours(tasks):
         assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same
 
 
-@pytest.mark.parametrize("peer", PEERS.values())
+@both
 def test_an_absent_library_is_an_import_error(peer, monkeypatch):
     monkeypatch.setitem(sys.modules, peer.module, None)
     with pytest.raises(ImportError):

@@ -3,92 +3,44 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from sae_gap import Models, Split, Task, fit
+from sae_gap import Models, Task
 from sae_gap.core.types import Model
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.learners.surgery import Surgery
 
-KEY = jax.random.key(0)
 SAE = SparseAutoencoder(TopK(3), num_steps=2)
 
 
-class Shuffled(Learner):
-    """The true atoms in another order, with other lengths and signs, and as many again at
-    random.
+@pytest.mark.parametrize("columns", ["renormed", "oracle_norms"])
+def test_lengths_alone_are_changed(task, columns):
+    """True atoms of many lengths in another order, with others and signs, and as many again at
+    random, which match none.
     """
-
-    def select(self, task):
-        return task.dictionary
-
-    def init(self, data, *, num_latents, key):
-        order_key, length_key, spare_key = jax.random.split(key, 3)
-        order = jax.random.permutation(order_key, data.shape[1])
-        lengths = jax.random.uniform(length_key, order.shape, minval=-2, maxval=2)
-        return jnp.concatenate(
-            [data[:, order] * lengths, jax.random.normal(spare_key, data.shape)], axis=1
-        )
-
-    def model(self, state):
-        return Model(state, jnp.ones(state.shape[0]))
-
-
-def stretched(task):
-    """The task with true atoms of many lengths."""
-    lengths = jnp.linspace(0.5, 2, 20)
-    split = Split(task.train.signals)
-    return Task(split, split, split, task.dictionary * lengths, width=20)
-
-
-def test_renormed_atoms_have_unit_length(setting, task):
-    base = Models().fit(SAE, [setting], [task])[0].end.model
-    learner = Surgery("renormed", base=SAE)
-    assert learner.coordinates == {"dictionary": "topk", "columns": "renormed"}
-    model = Models().fit(learner, [setting], [task])[0].end.model
-    before = np.asarray(base.dictionary, np.float64)
-    assert np.abs(np.linalg.norm(before, axis=0) - 1).max() > 1e-4
-    np.testing.assert_allclose(model.dictionary, before / np.linalg.norm(before, axis=0), atol=1e-6)
-    np.testing.assert_array_equal(model.bias, base.bias)
-    np.testing.assert_array_equal(model.encoder.weight, base.encoder.weight)
-    assert model.encode == TopK(3)
-
-
-def test_atoms_get_the_lengths_of_the_true_ones_they_match(task):
-    task = stretched(task)
-    base, found = (
-        fit(one, [task], [KEY])[0].end.model
-        for one in (Shuffled(), Surgery("oracle_norms", base=Shuffled()))
+    rng = np.random.default_rng(0)
+    wanted, order = np.linspace(0.5, 2, 20), rng.permutation(20)
+    truth = np.asarray(task.dictionary) * wanted
+    other = rng.uniform(0.1, 2, 20) * rng.choice([-1, 1], 20)
+    atoms = np.concatenate([truth[:, order] * other, rng.normal(size=truth.shape)], axis=1)
+    base = SAE.encoder.parameters(jnp.asarray(atoms), jax.random.key(0))
+    base = Model(jnp.asarray(atoms, jnp.float32), jnp.ones(len(atoms)), base)
+    learner = Surgery(columns, base=SAE)
+    data = learner.select(Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40))
+    found = learner.learn(data, num_latents=40, key=None, base=base)
+    lengths = np.concatenate([wanted[order], np.linalg.norm(atoms[:, 20:], axis=0)])
+    np.testing.assert_allclose(
+        np.linalg.norm(found.dictionary, axis=0),
+        1 if columns == "renormed" else lengths,
+        rtol=1e-5,
     )
-    truth = np.asarray(task.dictionary)
     np.testing.assert_allclose(
         unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6
     )
-    # Up to signs the first atoms are the true ones again; those that match none keep their lengths.
-    own = np.asarray(found.dictionary)[:, :20, None]
-    distance = np.minimum(
-        *(np.linalg.norm(own - sign * truth[:, None], axis=0) for sign in (1, -1))
-    )
-    np.testing.assert_allclose(distance.min(axis=1), 0, atol=1e-5)
-    np.testing.assert_allclose(
-        np.sort(np.linalg.norm(found.dictionary[:, :20], axis=0)),
-        np.linspace(0.5, 2, 20),
-        rtol=1e-4,
-    )
-    np.testing.assert_allclose(found.dictionary[:, 20:], base.dictionary[:, 20:], rtol=1e-5)
-    np.testing.assert_array_equal(found.bias, base.bias)
-
-
-def test_what_it_needs_and_sees(task):
-    bare = Task(Split(task.train.signals), task.id, task.ood, None, width=20)
-    assert Surgery("renormed", base=SAE).needs(bare) is None
-    assert Surgery("renormed", base=SAE).select(task) is None
-    assert Surgery("oracle_norms", base=SAE).needs(bare) == "the true dictionary"
-    assert Surgery("renormed", base=Oracle()).needs(bare) == "the true dictionary"
-    assert Surgery("oracle_norms", base=SAE).needs(task) is None
+    assert found.bias is base.bias and found.encoder is base.encoder
+    assert found.encode == TopK(3)
 
 
 def test_it_takes_no_step_and_leaves_no_file_but_its_bases(setting, task, tmp_path):

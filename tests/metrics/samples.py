@@ -3,7 +3,6 @@
 import numpy as np
 import scipy.sparse
 
-from sae_gap.core.codes import Codes
 from sae_gap.core.types import Model, Split, Task, Tree
 from sae_gap.metrics.metric import Inferred
 
@@ -22,7 +21,7 @@ def sparse_codes(n, width, share=0.2, rng=RNG):
 
 
 def forms(codes):
-    return codes, scipy.sparse.csr_array(codes), Codes.from_dense(codes)
+    return codes, scipy.sparse.csr_array(codes)
 
 
 def inferred(n=40, width=5, **changes):

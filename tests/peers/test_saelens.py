@@ -6,6 +6,7 @@ import pytest
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.saes.exchange import has_form
+from tests.saes.examples import close
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 WIDTH, SPARSITY = 160, 8
@@ -41,7 +42,7 @@ def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
         pairs = [(codes, their_codes), (np.asarray(ours.decode(codes)), theirs.decode(their_codes))]
     assert codes.any()
     for values, other in pairs:
-        np.testing.assert_allclose(values, other.numpy(), rtol=0, atol=1e-5 * np.abs(values).max())
+        close(other.numpy(), values)
 
 
 def test_saelens_evaluates_a_pursuit_on_a_model(tmp_path):
@@ -74,9 +75,8 @@ def test_saelens_evaluates_a_pursuit_on_a_model(tmp_path):
     found, _ = run_evals(
         sae, store, model, ActivationScaler(), config, exclude_special_tokens=False
     )
-    assert found["sparsity"]["l0"] == pytest.approx(
-        (ours.encode(x) > 0).sum(-1).float().mean().item()
-    )
+    l0 = (ours.encode(x) > 0).sum(-1).float().mean().item()
+    assert found["sparsity"]["l0"] == pytest.approx(l0)
     flat, guess = (part.detach().reshape(-1, 24).numpy() for part in (x, ours(x)))
     explained = found["reconstruction_quality"]["explained_variance"]
     assert explained == pytest.approx(1 - sae_gap.fvu(flat, guess), abs=1e-4)

@@ -9,27 +9,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sae_gap.core.types import Split
 from sae_gap.runtime import devices
 
-FOUR = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
 PREAMBLE = """
 import jax, jax.numpy as jnp, numpy as np
-from jax.sharding import PartitionSpec
 from sae_gap.runtime import devices
-from sae_gap.core.types import Split
 
-rng = np.random.default_rng(0)
-split = Split(rng.normal(size=(24, 6)).astype("float32"), rng.random((24, 9), dtype="float32"))
-odd = rng.normal(size=(7, 3)).astype("float32")
-
-@jax.jit
-def work(split, odd):
-    return split.signals @ split.signals.T, split.codes.mean(0), odd.sum(), split.labels
+odd = np.random.default_rng(0).normal(size=(7, 3)).astype("float32")
+work = jax.jit(lambda rows: rows @ rows.T)
 """
 
 
@@ -45,70 +36,43 @@ def python(code, **environment):
     return process.stdout
 
 
-def test_sharded_equals_single_device_and_memory_is_told():
-    code = """
-mesh = devices.mesh()
-assert mesh.axis_names == ("samples",) and mesh.size == 4
-placed = devices.place({"split": split, "odd": odd, "name": "x", "none": None, "count": 3}, mesh)
-assert (placed["name"], placed["none"], placed["count"]) == ("x", None, 3)
-assert placed["split"].signals.sharding.spec == placed["split"].codes.sharding.spec == PartitionSpec("samples")
-assert placed["split"].signals.addressable_shards[0].data.shape == (6, 6)
-assert placed["odd"].sharding.is_fully_replicated
-assert devices.place(jnp.float32(2), mesh).sharding.is_fully_replicated
-alone = work(split, odd)
-assert all(len(leaf.devices()) == 1 for leaf in alone)
-for one, many in zip(alone, work(placed["split"], placed["odd"])):
-    assert len(many.devices()) == 4
-    np.testing.assert_allclose(one, many, rtol=1e-6, atol=1e-6)
-before = devices.peak_memory()
-held = np.ones(2**26)
-print(before, devices.peak_memory() - before, devices.describe())
-"""
-    before, more, kind = python(code, XLA_FLAGS=FOUR).split(maxsplit=2)
-    assert kind.startswith("4 x cpu (")
-    # In GiB.
-    assert 0.05 < float(before) < 4 and 0.4 < float(more) < 0.6
+def test_the_peak_of_memory_is_in_gib_and_devices_are_named():
+    assert 0.05 < devices.peak_memory() < 40
+    assert devices.describe().startswith("1 x cpu (")
 
 
 def test_one_device_leaves_arrays_free_to_move():
-    mesh = jax.make_mesh(
-        (1,), ("samples",), devices=jax.devices()[:1], axis_types=(jax.sharding.AxisType.Auto,)
-    )
-    split = devices.place(Split(np.ones((4, 2), np.float32)), mesh)
-    assert (
-        isinstance(split.signals, jax.Array) and not split.signals.committed and split.codes is None
-    )
-    np.testing.assert_array_equal(split.signals, jnp.ones((4, 2)))
+    split = devices.place(Split(np.ones((4, 2), np.float32)), devices.own_mesh())
+    assert isinstance(split.signals, jax.Array) and not split.signals.committed
+    np.testing.assert_array_equal(split.signals, np.ones((4, 2)))
+    assert split.codes is None
 
 
-AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
+def mesh(axis, kind):
+    return jax.make_mesh((1,), (axis,), axis_types=(kind,))
 
 
-@pytest.mark.parametrize("door", [devices.place, devices.replicate])
-def test_what_is_no_mesh_to_place_on_is_refused(door):
-    array = np.ones((4, 2), np.float32)
-    for wrong in (None, "cpu", jax.devices()):
-        with pytest.raises(
-            TypeError, match=r"mesh must be of class Mesh, but it is .*; make it by sae_gap"
-        ):
-            door(array, wrong)
-    with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
-        door(array, jax.make_mesh((1,), ("samples",), axis_types=(EXPLICIT,)))
-
-
-def test_samples_are_placed_along_an_axis_of_theirs():
-    with pytest.raises(
-        ValueError,
-        match=r"the mesh has no axis 'samples'; make it by sae_gap\.runtime\.devices\.mesh",
-    ):
-        devices.place(np.ones((4, 2)), jax.make_mesh((1,), ("rows",), axis_types=(AUTO,)))
+@pytest.mark.parametrize(
+    ("wrong", "fault", "words"),
+    [
+        *((wrong, TypeError, "mesh must be of class Mesh") for wrong in (None, jax.devices())),
+        (mesh("samples", jax.sharding.AxisType.Explicit), ValueError, "must have axes of type"),
+        (mesh("rows", jax.sharding.AxisType.Auto), ValueError, "the mesh has no axis 'samples'"),
+    ],
+)
+def test_what_is_no_mesh_to_place_on_is_refused(wrong, fault, words):
+    with pytest.raises(fault, match=rf"{words}.*make it by sae_gap\.runtime\.devices\.mesh"):
+        devices.place(np.ones((4, 2), np.float32), wrong)
+    if "samples" not in words:
+        with pytest.raises(fault, match=words):
+            devices.replicate(np.ones((4, 2), np.float32), wrong)
 
 
 # Prints the folder, and after each call how many programs were compiled so far.
 CACHED = """
 print(devices.enable_compilation_cache(), devices.compilations(), end=" ")
 for rows in (odd, odd, odd[:5]):
-    work(split, rows)
+    work(rows)
     print(devices.compilations(), end=" ")
 """
 
@@ -130,7 +94,7 @@ def test_programs_are_kept_in_the_cache_folder_and_each_counts_once(tmp_path):
     none, compiled, again, other = map(int, counts)
     assert place == str(folder) and none == 0 < compiled == again < other
     written = programs(folder)
-    assert any("work" in name for name in written)
+    assert written
     assert python(CACHED, **kept) == first and programs(folder) == written
 
 

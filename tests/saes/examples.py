@@ -1,4 +1,5 @@
-"""Models of this suite with random parameters, one for each encoder that SAELens has as well.
+"""Models of this suite with random parameters, one for each encoder that SAELens has as well, and
+what tests of their files share.
 
 `python -m tests.saes.examples` writes them to files/saved/ by `save_sae`; the script that
 files/PROVENANCE.md names adds what SAELens makes of them.
@@ -10,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import sae_gap
 from sae_gap.core.types import Transcoder
@@ -21,7 +23,8 @@ from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 
-SAVED = Path(__file__).parent / "files" / "saved"
+FILES = Path(__file__).parent / "files"
+SAVED, HOOK = FILES / "saved", {"hook_name": "blocks.2.hook_resid_post"}
 ENCODERS = {
     "relu": ReLU(),
     "topk": TopK(3),
@@ -79,9 +82,20 @@ def transcoder(encoder, *, skip=True, num_inputs=5, input_dim=6, num_latents=10)
     return Transcoder(*parts, encoder, centre=centre, skip=matrix if skip else None), np.asarray(x)
 
 
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+def refused(call, *words):
+    """Sees that a call is refused on one line with these words."""
+    with pytest.raises(ValueError) as caught:
+        call()
+    message = str(caught.value)
+    assert all(word in message for word in words), message
+    assert message.endswith(".") and "\n" not in message and len(message) < 700, message
+
+
 if __name__ == "__main__":
     for name in (*ENCODERS, *TRANSCODERS):
         shutil.rmtree(SAVED / name, ignore_errors=True)
-        sae_gap.save_sae(
-            saved(name), SAVED / name, metadata={"hook_name": "blocks.2.hook_resid_post"}
-        )
+        sae_gap.save_sae(saved(name), SAVED / name, metadata=HOOK)

@@ -3,15 +3,14 @@ reconstructions.
 """
 
 import functools
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sae_gap
 from sae_gap.testing import check_sae_format
+from tests.saes.examples import FILES, refused
 
-FILES = Path(__file__).parent / "files"
 LIBRARIES = {
     "saelens": "SAELens",
     "dictionary_learning": "dictionary_learning",
@@ -37,15 +36,6 @@ def expected(case):
         return found["activations"], found["codes"], found["reconstruction"]
 
 
-def close(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * max(1, np.abs(wanted).max()))
-
-
-def test_there_are_files_of_every_library():
-    assert {case.split("/")[0] for case in CASES} == set(LIBRARIES)
-    assert len(CASES) > 60
-
-
 @functools.cache
 def loaded(case):
     return sae_gap.load_sae(FILES / case)
@@ -59,8 +49,7 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
     assert sae.transcodes == (case.startswith(TRANSCODERS) or "transcoder" in case)
     assert not (sae.transcodes and sae.centred)
     if case in UNWRITTEN:
-        with pytest.raises(ValueError, match=UNWRITTEN[case]):
-            sae_gap.save_sae(sae, again)
+        refused(lambda: sae_gap.save_sae(sae, again), UNWRITTEN[case])
         assert not [*tmp_path.iterdir()]
         return
     sae_gap.save_sae(sae, again)
@@ -77,7 +66,7 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
         ("decode them alike", lambda codes, guess: (codes, guess + 1)),
     ],
 )
-def test_a_file_that_is_read_as_another_sae_is_told(words, wrong):
+def test_a_file_that_is_read_as_another_sae_is_refused(words, wrong):
     x, *given = expected("saelens/topk")
     with pytest.raises(AssertionError, match=words):
         check_sae_format(FILES / "saelens/topk", x, *wrong(*given))

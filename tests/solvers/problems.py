@@ -1,12 +1,9 @@
-"""Problems, scores and bounds that the solver tests share."""
+"""Problems that the tests of solvers share."""
 
 import numpy as np
 
-SHAPE = (
-    24,
-    16,
-    40,
-)  # samples, dimensions, latents: one shape for most tests, since each shape is compiled anew
+# Samples, dimensions, latents: one shape for most tests, since each shape is compiled anew.
+SHAPE = (24, 16, 40)
 
 
 def draw(seed=0, shape=SHAPE, sparsity=4):
@@ -21,21 +18,3 @@ def draw(seed=0, shape=SHAPE, sparsity=4):
             size=min(sparsity, latents)
         )
     return (codes @ dictionary.T).astype(np.float32), dictionary.astype(np.float32)
-
-
-def score(signals, dictionary, codes, lam, nonneg=True):
-    """Objective and duality gap in float64, as numpy tells them."""
-    signals, dictionary, codes, lam = (
-        np.asarray(a, np.float64) for a in (signals, dictionary, codes, lam)
-    )
-    rest = signals - codes @ dictionary.T
-    pull = rest @ dictionary
-    bound = pull if nonneg else np.abs(pull)
-    lam = np.broadcast_to(lam, pull.shape)
-    broken = bound > lam
-    scale = np.min(np.where(broken, lam / np.where(broken, bound, 1), 1), axis=1)[:, None]
-    value = 0.5 * (rest**2).sum(1) + (lam * np.abs(codes)).sum(1)
-    gap = 0.5 * (((1 - scale) * rest) ** 2).sum(1) + (
-        lam * np.abs(codes) - scale * codes * pull
-    ).sum(1)
-    return value, gap

@@ -18,19 +18,19 @@ def x64():
 
 
 @pytest.mark.parametrize(
-    ("nonneg", "shape"),
-    [(True, ()), (False, (1, 30)), (True, (5, 30)), (False, (5, 1))],
+    ("nonneg", "shape", "share"), [(True, (), 1), (False, (5, 1), 1), (True, (5,), 0.5)]
 )
-def test_gradients_equal_finite_differences(x64, nonneg, shape):
+def test_gradients_equal_finite_differences(x64, nonneg, shape, share):
     rng = np.random.default_rng(0)
     n, m, latents = SHAPE
     dictionary = rng.normal(size=(m, latents))
     dictionary /= np.linalg.norm(dictionary, axis=0)
     point = (rng.normal(size=(n, m)), dictionary, rng.uniform(0.1, 0.3, size=shape))
     weights = rng.normal(size=(n, latents))
+    support = rng.uniform(size=(n, latents)) < share if share < 1 else None
 
     def loss(signals, dictionary, lam):
-        solution = sparse_code(signals, dictionary, lam, tol=1e-12, nonneg=nonneg)
+        solution = sparse_code(signals, dictionary, lam, tol=1e-12, nonneg=nonneg, support=support)
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective**2)
 
     grads = jax.grad(loss, (0, 1, 2))(*point)

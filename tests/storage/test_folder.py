@@ -2,50 +2,31 @@
 
 import errno
 import os
-import signal
 import subprocess
 import sys
 import time
 
+import fsspec
 import pytest
 
 from sae_gap.storage.folder import BucketError, Folder
 
 
-@pytest.fixture(params=["disk", "file", "memory"])
-def folder(request, tmp_path):
-    if request.param == "memory":
-        import fsspec
-
-        fsspec.filesystem("memory").store.clear()
-    return Folder(
-        {"disk": tmp_path / "a", "file": f"file://{tmp_path}/a/", "memory": "memory://bucket/a"}[
-            request.param
-        ]
-    )
-
-
-def test_files_are_put_got_listed_and_removed(folder):
-    assert (
-        folder.names() == folder.folders() == []
-        and not folder.exists("x")
-        and folder.obstacle() is None
-    )
+@pytest.mark.parametrize("place", ["{}/a", "file://{}/a/", "memory://bucket/a"])
+def test_files_are_put_got_listed_and_removed(place, tmp_path):
+    fsspec.filesystem("memory").store.clear()
+    folder = Folder(place.format(tmp_path))
+    inner = folder / "inner"
+    assert folder.names() == folder.folders() == [] and folder.obstacle() is None
     folder.write("x", b"old")
     folder.write("x", b"new")
-    (folder / "inner").write("y", b"")
-    assert folder.read("x") == b"new" and (folder / "inner").read("y") == b""
-    assert (
-        folder.names() == ["x"]
-        and folder.folders() == ["inner"]
-        and (folder / "inner").names() == ["y"]
-    )
+    inner.write("y", b"")
+    assert folder.read("x") == b"new" and inner.read("y") == b""
+    assert (folder.names(), folder.folders(), inner.names()) == (["x"], ["inner"], ["y"])
     assert folder.exists("x") and not folder.exists("inner") and not (folder / "none").exists("y")
-    assert (
-        folder.name == "a"
-        and str(folder / "inner") == f"{folder}/inner"
-        and (folder / "inner").name == "inner"
-    )
+    assert (folder.name, inner.name, str(inner)) == ("a", "inner", f"{folder}/inner")
+    # Only a folder on disk has a path.
+    assert folder.local == (None if "://" in place else tmp_path / "a")
     for _ in range(2):
         folder.remove("x")
     assert folder.names() == []
@@ -53,22 +34,11 @@ def test_files_are_put_got_listed_and_removed(folder):
         folder.read("x")
 
 
-def test_only_a_folder_on_disk_has_a_path(folder, tmp_path):
-    assert folder.local in (tmp_path / "a", None) and (folder.local is None) == (
-        "://" in str(folder)
-    )
-
-
-def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
+def test_a_file_is_as_open_to_others_as_any_and_may_be_at_home(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
-    Folder("~/here").write("x", b"1")
-    assert (tmp_path / "here" / "x").read_bytes() == b"1"
-
-
-def test_a_file_is_as_open_to_others_as_any(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
-    Folder(tmp_path).write("x", b"1")
-    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    Folder("~/here").write("x", b"1")
+    assert (tmp_path / "here/x").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 WRITER = """
@@ -85,7 +55,7 @@ def test_a_killed_writer_leaves_the_old_content_or_the_new(tmp_path):
     while not (tmp_path / "x").exists():
         time.sleep(0.01)
     time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
     content = (tmp_path / "x").read_bytes()
     assert len(content) == 100_000 and len(set(content)) == 1
@@ -109,17 +79,13 @@ def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left on device") as error:
         Folder(tmp_path).write("x", b"new")
     assert error.value.filename == str(tmp_path / "x")
-    assert (tmp_path / "x").read_bytes() == b"old" and [
-        path.name for path in tmp_path.iterdir()
-    ] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old" and len([*tmp_path.iterdir()]) == 1
 
 
-def test_where_nothing_can_be_written_is_told_beforehand_and_nothing_is_made(tmp_path, monkeypatch):
+def test_where_nothing_can_be_written_is_said_beforehand_and_nothing_is_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(
-        ValueError,
-        match=r"results cannot be written to .*/file/inner \(Not a directory\); choose another",
-    ):
+    fault = r"results cannot be written to .*/file/inner \(Not a directory\); choose another"
+    with pytest.raises(ValueError, match=fault):
         Folder(tmp_path / "file" / "inner").require_writable()
     Folder(tmp_path / "not" / "yet").require_writable()
     assert not (tmp_path / "not").exists()
@@ -138,8 +104,7 @@ def test_a_bucket_that_refuses_is_named(monkeypatch):
         raise RuntimeError("403 Forbidden.")
 
     monkeypatch.setattr(folder._bucket, "pipe_file", refuse)
-    with pytest.raises(
-        BucketError, match=r"^memory://bucket/a/x cannot be written \(403 Forbidden\)\.$"
-    ):
+    fault = r"^memory://bucket/a/x cannot be written \(403 Forbidden\)\.$"
+    with pytest.raises(BucketError, match=fault):
         folder.write("x", b"")
     assert "403" in folder.obstacle()

@@ -7,19 +7,11 @@ import pytest
 
 from sae_gap.storage.npy import read_header
 
+ONES = np.ones((4, 5), ">f4")
+
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0)])
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.array(3.0),
-        np.ones((4, 5), ">f4"),
-        np.asfortranarray(np.ones((4, 5))),
-        np.ones((2, 0), int),
-        np.zeros(3, "V2"),
-    ],
-    ids=["a number", "big-endian", "columns first", "empty", "two bytes"],
-)
+@pytest.mark.parametrize("array", [np.array(3.0), ONES, ONES.T, ONES[:, :0], np.zeros(3, "V2")])
 def test_a_header_is_what_numpy_wrote(array, version):
     file = io.BytesIO(b"before")
     file.seek(6)
@@ -27,34 +19,29 @@ def test_a_header_is_what_numpy_wrote(array, version):
     file.seek(6)
     header = read_header(file)
     assert (header.shape, header.dtype, header.size) == (array.shape, array.dtype, array.nbytes)
-    assert file.tell() == 6 + header.length and file.read() == array.tobytes(
-        "F" if header.fortran else "C"
-    )
+    assert file.tell() == 6 + header.length
+    assert file.read() == array.tobytes("F" if header.fortran else "C")
 
 
-def header(descr="'<f4'", fortran="False", shape="(2,)", version=1, text=None):
-    text = text or f"{{'descr': {descr}, 'fortran_order': {fortran}, 'shape': {shape}}}"
-    return (
-        b"\x93NUMPY"
-        + bytes((version, 0))
-        + len(text).to_bytes(2 * version, "little")
-        + text.encode("latin1")
-    )
+def header(shape="(2,)", descr="'<f4'", version=1, text=None):
+    text = text or f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}}}"
+    start = b"\x93NUMPY" + bytes((version, 0)) + len(text).to_bytes(2 * version, "little")
+    return start + text.encode()
 
 
 BAD = {
     "nothing": b"",
     "text": b"some text, not an array",
     "a version to come": header(version=3),
-    "long": header(shape="(2, " + "1, " * 4_096 + ")"),
-    "a call": header(shape="(exit(),)"),
+    "long": header("(2, " + "1, " * 4_096 + ")"),
+    "a call": header("(exit(),)"),
     "no shape": header(text="{'descr': '<f4', 'fortran_order': False}"),
     # NumPy lets a TokenError through for the first and the last of these.
     "open quotes": header(text="{'descr': '''<f4"),
     "a huge type": header(descr="'<f99999999999999999999'"),
     "deep": header(text="(" * 4_000),
-    "negative": header(shape="(-2, -2)"),
-    "a side that is no integer": header(shape="(2.0,)"),
+    "negative": header("(-2, -2)"),
+    "a side that is no integer": header("(2.0,)"),
 }
 
 

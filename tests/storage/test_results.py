@@ -27,36 +27,21 @@ def names(store):
 def test_rows_come_back_as_they_went_in(tmp_path):
     store = Store(tmp_path / "study")
     assert store.rows() == [] and not (tmp_path / "study").exists()
-    values = {
-        "nested": {"list": [1, None]},
-        "number": np.float32(0.1),
-        "array": np.arange(2),
-        "lost": math.inf,
-        "nan": math.nan,
-    }
-    store.put(row("b", **values))
+    plain = {"nested": {"list": [1, None]}}
+    numbers = {"number": np.float32(0.1), "array": np.arange(2), "inf": math.inf, "nan": math.nan}
+    store.put(row("b", **plain, **numbers))
     store.put(row("a"))
-    assert names(store) == ["a", "b"] == names(Store(tmp_path / "study"))
-    found = store.rows()[1]
-    assert (
-        found["nested"] == {"list": [1, None]}
-        and found["number"] == float(np.float32(0.1))
-        and found["array"] == [0, 1]
-    )
-    assert found["lost"] is found["nan"] is None
+    found = row("b", **plain, number=float(np.float32(0.1)), array=[0, 1], inf=None, nan=None)
+    assert store.rows() == Store(tmp_path / "study").rows() == [row("a"), found]
     folder = tmp_path / "study" / "rows"
-    assert sorted(path.name for path in folder.iterdir()) == ["a.json", "b.json"]
     assert json.loads((folder / "b.json").read_text())["rows"] == [found]
 
 
 def test_rows_are_grouped_in_order_and_may_lack_a_column():
     rows = [{"a": 2, "n": 0}, {"a": 1}, {"a": 2, "n": 0}, {"n": 0}]
     found = results.grouped(rows, ("a", "n"))
-    assert [*found.items()] == [
-        ((2, 0), [rows[0], rows[2]]),
-        ((1, None), [rows[1]]),
-        ((None, 0), [rows[3]]),
-    ]
+    groups = {(2, 0): [rows[0], rows[2]], (1, None): [rows[1]], (None, 0): [rows[3]]}
+    assert [*found.items()] == [*groups.items()]
     with pytest.raises(KeyError):
         found[3, 3]
 
@@ -64,33 +49,29 @@ def test_rows_are_grouped_in_order_and_may_lack_a_column():
 def test_a_row_is_written_once_and_others_see_it(tmp_path):
     store, other = Store(tmp_path), Store(tmp_path)
     store.put(row("a"))
-    content = (tmp_path / "rows" / "a.json").read_bytes()
+    content = (tmp_path / "rows" / "a.json").read_text()
     other.put(row("a", mcc_id=0.7))
-    assert (tmp_path / "rows" / "a.json").read_bytes() == content
+    assert (tmp_path / "rows" / "a.json").read_text() == content
     other.put(row("b"))
     assert names(store) == names(other) == ["a", "b"]
     # Earlier versions wrote the rows of a job together, of which the first of a key counts.
-    old = content.replace(b'"a"', b'"b"').replace(b"0.5", b"0.9")
-    rows = [{"key": "b", "mcc_id": 0.9}, {"key": "c"}]
-    found = json.loads(old) | {"rows": rows, "digest": results._digest(rows)}
-    (tmp_path / "rows" / "job.json").write_text(json.dumps(found))
-    assert names(Store(tmp_path)) == ["a", "b", "c"] and store.rows()[1]["mcc_id"] == 0.5
+    rows = [row("b", mcc_id=0.9), row("c")]
+    old = json.loads(content) | {"rows": rows, "digest": results._digest(rows)}
+    (tmp_path / "rows" / "job.json").write_text(json.dumps(old))
+    assert names(store) == ["a", "b", "c"] and store.rows()[1]["mcc_id"] == 0.5
 
 
+DAMAGED, EDITED = "is damaged or holds no rows", "was edited after it was written"
 EDITS = {
-    "a value": (lambda text: text.replace("0.5", "0.6", 1), "was edited after it was written"),
-    "a row less": (lambda text: text[: text.index("[") + 1] + "]}", "was edited"),
-    "a digest": (lambda text: text.replace('"digest"', '"other"'), "was edited"),
-    "cut short": (lambda text: text[:-20], "is damaged or holds no rows"),
-    "empty": (lambda text: "", "is damaged or holds no rows"),
-    "no json": (lambda text: "rows", "is damaged or holds no rows"),
-    "other json": (lambda text: "[1, 2]", "is damaged or holds no rows"),
-    "nested deep": (lambda text: "[" * 100_000, "is damaged or holds no rows"),
-    "another form": (
-        lambda text: text.replace("rows 1", "rows 9"),
-        "is of the form 'sae_gap rows 9', not 'sae_gap rows 1'",
-    ),
-    "no key": (lambda text: text.replace('"key"', '"kex"', 1), "is damaged or holds no rows"),
+    "a value": (lambda text: text.replace("0.5", "0.6", 1), EDITED),
+    "a row less": (lambda text: text[: text.index("[") + 1] + "]}", EDITED),
+    "a digest": (lambda text: text.replace('"digest"', '"other"'), EDITED),
+    "cut short": (lambda text: text[:-20], DAMAGED),
+    "empty": (lambda text: "", DAMAGED),
+    "other json": (lambda text: "[1, 2]", DAMAGED),
+    "nested deep": (lambda text: "[" * 100_000, DAMAGED),
+    "another form": (lambda text: text.replace("rows 1", "rows 9"), "is of the form 'sae_gap row"),
+    "no key": (lambda text: text.replace('"key"', '"kex"', 1), DAMAGED),
 }
 
 
@@ -100,34 +81,23 @@ def test_what_is_damaged_or_edited_is_named(tmp_path, name):
     edit, fault = EDITS[name]
     path = tmp_path / "rows" / "a.json"
     path.write_text(edit(path.read_text()))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=rf"^{path} {fault}.*move it away"):
         Store(tmp_path).rows()
-    assert (
-        str(error.value).startswith(str(path))
-        and fault in str(error.value)
-        and "move it away" in str(error.value)
-    )
 
 
 def test_rows_are_read_without_jax(tmp_path):
-    Store(tmp_path).put(row("a"))
     code = (
         "import sys; from sae_gap import Store, measure; measure.verdict, measure.curve_lines; "
-        "print(len(Store(sys.argv[1]).rows()), 'jax' in sys.modules)"
+        "Store(sys.argv[1]).rows(); assert 'jax' not in sys.modules"
     )
-    assert subprocess.check_output([sys.executable, "-c", code, tmp_path], text=True) == "1 False\n"
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True)
 
 
-values = (
-    st.none()
-    | st.booleans()
-    | st.integers(-1000, 1000)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=5)
-)
+VALUES = st.none() | st.booleans() | st.integers(-1000, 1000) | st.text(max_size=5)
+VALUES |= st.floats(allow_nan=False, allow_infinity=False)
 
 
-@given(st.dictionaries(st.text(max_size=5), values, max_size=6))
+@given(st.dictionaries(st.text(max_size=5), VALUES, max_size=6))
 def test_a_key_forgets_order_and_containers(mapping):
     shuffled = dict(reversed(mapping.items()))
     assert results.key({"inner": [mapping, (1, 2)]}) == results.key({"inner": (shuffled, [1.0, 2])})
@@ -141,70 +111,37 @@ def test_keys_are_stable_and_distinct():
         results.key({"a": object()})
 
 
-def test_digests_tell_shapes_types_and_bytes_apart():
-    arrays = [
-        np.zeros(4),
-        np.zeros((2, 2)),
-        np.zeros(8, np.float32),
-        np.zeros(4, np.int64),
-        np.ones(4),
-        np.zeros(3),
-    ]
-    assert len({results.digest([array]) for array in arrays}) == len(arrays)
-    assert results.digest([np.zeros(4), np.ones(2)]) != results.digest([np.ones(2), np.zeros(4)])
-    turned = np.arange(6.0).reshape(2, 3)
-    assert (
-        results.digest([np.asfortranarray(turned)])
-        == results.digest([turned])
-        != results.digest([turned.T])
-    )
+def test_digests_tell_shapes_types_bytes_and_orders_apart():
+    zeros, turned = np.zeros(4), np.arange(6.0).reshape(2, 3)
+    lists = [[zeros], [zeros.reshape(2, 2)], [np.zeros(8, np.float32)], [np.zeros(4, np.int64)]]
+    lists += [[np.ones(4)], [turned], [turned.T], [zeros, turned], [turned, zeros]]
+    assert len({*map(results.digest, lists)}) == len(lists)
+    assert results.digest([np.asfortranarray(turned)]) == results.digest([turned])
 
 
-def test_provenance_is_plain_and_has_no_paths():
-    found = results.provenance()
-    assert list(found) == [
-        "python",
-        "jax",
-        "jaxlib",
-        "equinox",
-        "optax",
-        "numpy",
-        "scipy",
-        "sae_gap",
-        "revision",
-        "machine",
-    ]
-    assert found["numpy"] == np.__version__
-    assert all(value is None or "/" not in value for value in found.values())
-
-
-def test_provenance_survives_the_absence_of_git(monkeypatch):
+def test_provenance_is_plain_and_has_no_paths_and_survives_the_absence_of_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
     results._revision.cache_clear()
-    try:
-        assert results.provenance()["revision"] is None
-    finally:
-        results._revision.cache_clear()
+    found = results.provenance()
+    results._revision.cache_clear()
+    names = "python jax jaxlib equinox optax numpy scipy sae_gap revision machine"
+    assert [*found] == names.split()
+    assert found["numpy"] == np.__version__ and found["revision"] is None
+    assert all(value is None or "/" not in value for value in found.values())
 
 
 def test_the_revision_is_of_this_code_and_of_no_other(tmp_path):
     def git(*arguments):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
-        return subprocess.run(
-            ["git", "-C", tmp_path, *identity, *arguments],
-            check=True,
-            capture_output=True,
-            text=True,
-        ).stdout
+        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        return subprocess.check_output(command, text=True).strip()
 
+    revision = results._revision.__wrapped__
     git("init", "-q")
-    (tmp_path / "results.py").write_text("")
-    (tmp_path / "other").write_text("")
-    git("add", "other")
-    git("commit", "-qm", "first")
-    assert results._revision.__wrapped__(tmp_path) is None
-    git("add", "results.py")
-    git("commit", "-qm", "second")
-    assert results._revision.__wrapped__(tmp_path) == git("rev-parse", "HEAD").strip()
+    for name, known in (("other", False), ("results.py", True)):
+        (tmp_path / "results.py").write_text("")
+        (tmp_path / name).write_text("")
+        git("add", name)
+        git("commit", "-qm", name)
+        assert revision(tmp_path) == (git("rev-parse", "HEAD") if known else None)
     (tmp_path / "results.py").write_text("edited")
-    assert results._revision.__wrapped__(tmp_path) == git("rev-parse", "HEAD").strip() + "-dirty"
+    assert revision(tmp_path) == git("rev-parse", "HEAD") + "-dirty"

@@ -1,110 +1,117 @@
 """What a result is named by: whatever changes it changes its key, and nothing else does."""
 
 import dataclasses
+import itertools
+from types import SimpleNamespace
 
 import jax
-import numpy as np
 import pytest
 
-from sae_gap import Method, Recording, Setting
-from sae_gap.catalogue import default_metrics
+from sae_gap import Method, Setting
 from sae_gap.core import identity
+from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.metrics.metric import Metric
 from sae_gap.study import job
-from tests.tiny import METHODS, SAE, SETTING, make
+from tests.tiny import SAE, SETTING, make
 
 
 def keys_of(a_study):
-    return {line.key for one in job.jobs(a_study) for line in one.lines}
+    return [line.key for one in job.jobs(a_study) for line in one.lines]
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        make(lam=0.2, methods=METHODS[:2]),
-        make(protocol="paper"),
-        make(Setting(20, 3, 200, seed=2)),
-        make(Setting(20, 3, 202)),
-        make(Setting(20, 2, 200, input_dim=12)),
-        make(Setting(30, 3, 200)),
-        make(Setting(20, 3, 200, noise_db=20.0)),
-        make(Setting(20, 3, 200, input_dim=13)),
-        make(Setting(20, 3, 200, stream=True)),
-        make(methods=[Method("sae", "sae", dataclasses.replace(SAE, num_steps=3), TopK(3))]),
-        make(methods=[Method("sae", "sae", dataclasses.replace(SAE, learning_rate=1e-3), TopK(3))]),
-        make(methods=[Method("sae", "sae", dataclasses.replace(SAE, base=Oracle()), TopK(3))]),
-        make(methods=[Method("sae", "sae", SAE, TopK(4))]),
-        make(methods=[Method("other", "sae", SAE, TopK(3))]),
-        make(methods=[Method("sae", "sae", SAE, TopK(3), {"start": "warm"})]),
-        make(methods=[Method("sae", "sae", SAE, TopK(3), at=(1,))]),
-        make(methods=[Method("sae", "sae", SAE, TopK(3), at=(2,))]),
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(0.2))]),
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(start=TopK(3)))]),
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(nonneg=False))]),
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(unit_atoms=False))]),
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(tol=None, max_iterations=10))]),
-        make(methods=[Method("frozen", "frozen", SAE, Lasso(momentum=False))]),
-        make(metrics=default_metrics()[:-1]),
-        make(metrics=(*default_metrics(), Metric("none", lambda inferred: {}))),
-        dataclasses.replace(make(), name="other"),
-    ],
-)
-def test_whatever_changes_a_result_changes_its_key(other):
-    assert len(keys_of(other)) in (1, 2, 4, 8)
-    assert not keys_of(other) & keys_of(make())
+METHOD = Method("sae", "sae", SAE, TopK(3))
+METRICS = [Metric(f"m{version}", lambda _: {}, version=version) for version in (1, 2)]
+METRICS += [Metric("m1", lambda _: {}, version=version) for version in (2, 3)]
 
 
-def test_steps_have_keys_of_their_own():
-    def at(*steps):
-        return make(SETTING, methods=[Method("sae", "sae", SAE, TopK(3), at=steps)])
+def study(part=None, **changes):
+    """The study of one row with a part of it changed: a setting, a method, its learner or encoder,
+    or the study.
+    """
+    changed = part and dataclasses.replace(part, **changes)
+    method = changed if isinstance(part, Method) else METHOD
+    if isinstance(part, SparseAutoencoder):
+        method = dataclasses.replace(METHOD, learner=changed)
+    if isinstance(part, Encoder):
+        method = dataclasses.replace(METHOD, encoder=changed)
+    source, options = (changed, {}) if isinstance(part, Setting) else (SETTING, changes)
+    return make(source, methods=[method], **({} if part else options))
 
-    assert keys_of(at(0)) < keys_of(at(0, 1)) and len(keys_of(at(0, 1, 2))) == 3
-    assert not keys_of(at()) & keys_of(at(0, 1, 2))
+
+# Of each field values that are not the default.
+CHANGES = [
+    (SETTING, {"seed": (2, 3), "num_latents": (30, 40), "sparsity": (2, 4), "stream": (True,)}),
+    (SETTING, {"num_samples": (202, 204), "noise_db": (20.0, 30.0), "input_dim": (13, 14)}),
+    (SETTING, {"width": (30, 40)}),
+    (SAE, {"num_steps": (3, 4), "learning_rate": (1e-3, 2e-3), "base": (Oracle(), SAE)}),
+    (TopK(3), {"k": (4, 5)}),
+    (METHOD, {"name": ("other", "another"), "at": ((0,), (1,), (2,))}),
+    (METHOD, {"row": ({"start": "warm"}, {"start": "cold"})}),
+    (Lasso(), {"lam": (0.1, 0.2, 0.3), "start": (TopK(3), TopK(4)), "nonneg": (False,)}),
+    (Lasso(), {"tol": (1e-5, 1e-4), "unit_atoms": (False,)}),
+    (Lasso(tol=None), {"max_iterations": (10, 20), "momentum": (False,)}),
+    (None, {"lam": (0.2, 0.3, None), "protocol": ("paper",), "calibrate_on": ("train",)}),
+    (None, {"metrics": [METRICS[:count] for count in range(4)] + [METRICS[2:3], METRICS[3:]]}),
+]
+OTHERS = [
+    study(part, **{name: value})
+    for part, fields in CHANGES
+    for name, values in fields.items()
+    for value in values
+]
+OTHERS += [dataclasses.replace(study(), name=name) for name in ("other", "another")]
 
 
-def test_what_else_is_run_does_not_change_a_key():
-    assert keys_of(make(SETTING, methods=METHODS[1:2])) < keys_of(make())
-    assert keys_of(make(Setting(20, 3, 200, seed=1), Setting(30, 3, 200))) & keys_of(make())
-
-
-def test_another_precision_changes_every_key(monkeypatch):
+def test_whatever_changes_a_result_changes_its_key(monkeypatch):
+    found = [keys_of(one) for one in (study(), *OTHERS)]
     with jax.default_matmul_precision("bfloat16"):
-        rounded = keys_of(make())
+        found.append(keys_of(study()))
     with jax.enable_x64(True):
-        wide = keys_of(make())
-    here = keys_of(make())
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    there = keys_of(make())
-    assert len(rounded | wide | here | there) == 4 * len(here)
+        found.append(keys_of(study()))
+    for place, name, value in (
+        (jax, "default_backend", lambda: "gpu"),
+        (identity, "NUMERICS", identity.NUMERICS + 1),
+        (TopK, "version", 7),
+        (TopK, "version", 8),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, value, raising=False)
+            found.append(keys_of(study()))
+    keys = [*itertools.chain(*found)]
+    assert len(set(keys)) == len(keys) == len(found) == len(OTHERS) + 7
 
 
-def test_a_raised_version_changes_the_key_and_moving_a_class_does_not(monkeypatch):
-    def keys(encoder):
-        return keys_of(make(methods=[Method("frozen", "frozen", SAE, encoder)]))
-
-    before = keys(Lasso())
-    monkeypatch.setattr(Lasso, "__module__", "sae_gap.elsewhere")
-    assert keys(Lasso()) == before
-    monkeypatch.setattr(Lasso, "version", 7, raising=False)
-    assert not keys(Lasso()) & before
-    monkeypatch.undo()
-    monkeypatch.setattr(identity, "NUMERICS", identity.NUMERICS + 1)
-    assert not keys(Lasso()) & before
+def test_what_else_is_run_and_where_a_class_lies_do_not_change_a_key(monkeypatch):
+    (key,) = keys_of(study())
+    every = keys_of(make(SETTING, Setting(20, 3, 200, seed=1), Setting(30, 3, 200)))
+    assert key in every and len(set(every)) == 12
+    some, more = (keys_of(study(METHOD, at=at)) for at in ((0,), (0, 1)))
+    assert {*some} < {*more}
+    assert keys_of(dataclasses.replace(study(), timed=True, spread="rows")) == [key]
+    monkeypatch.setattr(TopK, "__module__", "sae_gap.elsewhere")
+    assert keys_of(study()) == [key]
 
 
-def test_a_metric_with_another_version_changes_every_key():
-    first, second = (Metric("third", lambda inferred: {}, version=version) for version in (1, 2))
-    assert not keys_of(make(metrics=(first,))) & keys_of(make(metrics=(second,)))
-
-
-def test_a_recording_is_known_by_its_content(tmp_path, arrays):
-    np.savez(tmp_path / "with_truth.npz", **arrays)
-    recording = Recording(tmp_path / "with_truth.npz", sparsity=3)
-    before = keys_of(make(recording))
-    moved = Recording(recording.path.rename(tmp_path / "moved.npz"), sparsity=3)
-    assert keys_of(make(moved)) == before
-    np.savez(moved.path, **arrays | {"Y_val": arrays["Y_val"] + 1})
-    assert not keys_of(make(moved)) & before
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_latest_measurement_of_each_metric_counts(order):
+    metrics = [Metric(name, lambda _: {}) for name in "abc"]
+    first = study(metrics=metrics[:2])
+    every = [*job.jobs(first)]
+    (line,) = every[0].lines
+    shared = {"study": "tiny", "cell": line.cell}
+    rows = [
+        shared | {"date": str(day), "key": str(day), "measured": {f"{name} 1": [name]}, name: day}
+        for day, name in enumerate("aba")
+    ]
+    store = SimpleNamespace(rows=lambda: rows[::order])
+    for some, lacking in ((metrics[:1], None), (metrics[:2], None), (metrics, metrics[2:])):
+        stored = job.Stored(study(metrics=some), store)
+        assert stored.lacking(line) == lacking and bool(stored.rest(every[0]).lines) == bool(
+            lacking
+        )
+        (row,) = stored.rows(every)
+        assert (row["a"], row.get("b"), row["date"]) == (2, 1 if len(some) > 1 else None, "2")

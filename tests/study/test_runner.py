@@ -1,41 +1,39 @@
-"""One row a result, each learner fitted once, and any sequence of kills and shards ends in the same
-rows.
+"""One row a result, each model fitted and encoded once, and any sequence of kills and shards ends
+in the same rows.
 """
 
 import collections
 import contextlib
 import dataclasses
-import io
 import itertools
 import logging
-import pathlib
+import random
 import re
-import signal
-import subprocess
-import sys
 import time
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from tqdm import tqdm
 
-from sae_gap import Method, Models, Recording, Setting, Store, draw, run
+from sae_gap import Method, Models, Recording, Setting, Store, run
 from sae_gap.catalogue import default_metrics
-from sae_gap.core.types import Model
+from sae_gap.core.rows import evenly_spaced
+from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.linear import Linear
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.learners.given import Given, Held
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 from sae_gap.metrics import gap
 from sae_gap.metrics.metric import Metric
 from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
-from sae_gap.study import models, runner
+from sae_gap.storage.folder import Folder
+from sae_gap.storage.trees import Checkpoint
+from sae_gap.study import inference, models, runner, scoring
 from sae_gap.study.inference import Inference
+from sae_gap.study.job import jobs
+from tests.study.test_fitting import KilledError
 from tests.tiny import METHODS, NAMES, SAE, SETTING, make, timeless
 
 
@@ -45,168 +43,140 @@ def finished(tmp_path_factory):
     return run(make(), store), store
 
 
-@pytest.fixture(scope="module")
-def tasks():
-    return [draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1)]
-
-
-def learned(learner, tasks, at=()):
-    sources = [Setting(20, 3, 200, seed=task.seed) for task in tasks]
-    return Models().fit(learner, sources, tasks, at)
-
-
-def test_a_row_for_each_method_and_seed_in_order(finished):
+def test_a_row_says_what_it_is_of(finished, task):
     rows, store = finished
-    assert [(row["method"], row["seed"]) for row in rows] == [
-        (name, seed) for name in NAMES for seed in (0, 1)
-    ]
+    assert [(row["method"], row["seed"]) for row in rows] == [*itertools.product(NAMES, (0, 1))]
     stored = {row["key"]: row for row in store.rows()}
-    for row in rows:
-        assert {name: stored[row["key"]][name] for name in row} == row
-    assert len({row["key"] for row in rows}) == 8
-
-
-def test_a_row_says_what_it_is_of(finished):
-    rows, _ = finished
-    said = {"study": "tiny", "protocol": "strict", "lam": 0.1} | SETTING.asdict()
-    for row in rows:
-        assert said.items() <= (row | {"seed": 0}).items()
+    said = {"study": "tiny", "protocol": "strict", "lam": 0.1, "precision": "float32"}
+    for row, method in zip(rows, np.repeat(METHODS, 2), strict=True):
+        assert row.items() <= stored.pop(row["key"]).items()
+        settings = SETTING.asdict() | {"seed": row["seed"], "family": method.family}
+        assert (said | settings | method.coordinates).items() <= row.items()
         assert {"python", "jax", "numpy", "revision", "machine", "device"} <= row.keys()
-        assert row["precision"] == "float32"
-        assert row["encode_seconds"] > 0 and row["fit_seconds"] > 0 and row["compile_seconds"] > 0
-        assert row["fit_steps"] == (2 if row["method"] in ("sae", "frozen") else 0)
-        assert "step" not in row
-    assert [row["family"] for row in rows[::2]] == [method.family for method in METHODS]
-    for row, method in zip(rows[::2], METHODS, strict=True):
-        assert method.coordinates.items() <= row.items()
-    assert [row.get("reference") for row in rows[::2]] == [None] + ["non-negative"] * 3
+        assert min(row[f"{part}_seconds"] for part in ("encode", "fit", "compile")) > 0
+        assert row["fit_steps"] == method.learner.num_steps and "step" not in row
+        assert row.get("reference") == (None if method is METHODS[0] else "non-negative")
+        for part in ("learner", "encoder"):
+            assert row[part]["class"] == f"sae_gap.{type(getattr(method, part)).__name__}"
+        assert 0 <= row.get("own_certificate_id", 0) <= 1e-6
+        assert ("own_certificate_ood" in row) == isinstance(method.encoder, Lasso)
+    assert not stored and store.folder.folders() == ["models", "rows"]
+    codes = sparse_code(task.ood.signals, task.dictionary, 0.1)
+    # Of that of one sample alone it is twice as much or more.
+    worst = pytest.approx(float(np.max(codes.gap / codes.objective)), rel=0.5, abs=0)
+    assert rows[-2]["own_certificate_ood"] == worst
 
 
-def test_a_row_has_its_learner_and_its_encoder_as_plain_data(finished):
-    (row,) = (row for row in finished[0] if (row["method"], row["seed"]) == ("frozen", 1))
-    learner, encoder = row["learner"], row["encoder"]
-    assert learner["class"] == "sae_gap.SparseAutoencoder" and learner["num_steps"] == 2
-    assert learner["encoder"]["class"] == "sae_gap.TopK" and learner["encoder"]["k"] == 3
-    assert learner["base"] is None and learner["learning_rate"] == SAE.learning_rate
-    assert encoder["class"] == "sae_gap.Lasso" and (encoder["lam"], encoder["tol"]) == (0.1, 1e-6)
-
-
-def objective(task, model, codes, lam, split="id"):
+def objective(task, model, codes, lam, split):
     """Mean over a split of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
-    dictionary = np.asarray(model.dictionary, np.float64)
-    residual = (
-        np.asarray(getattr(task, split).signals, np.float64)
-        - np.asarray(model.bias)
-        - np.asarray(codes) @ dictionary.T
-    )
-    weights = np.abs(np.asarray(codes)) @ np.linalg.norm(dictionary, axis=0)
+    dictionary, codes = np.asarray(model.dictionary, np.float64), np.asarray(codes)
+    residual = getattr(task, split).signals - np.asarray(model.bias) - codes @ dictionary.T
+    weights = np.abs(codes) @ np.linalg.norm(dictionary, axis=0)
     return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
 
 
-def test_the_gap_is_at_the_weight_that_the_codes_minimise_at(tmp_path, tasks):
+def test_the_gap_is_at_the_weight_that_the_codes_minimise_at_and_at_the_step_of_the_row(
+    tmp_path, task
+):
+    pursuit = SparseAutoencoder(MatchingPursuit(3), num_steps=1)
     methods = [
         Method("frozen", "frozen", SAE, Lasso(0.2)),
         Method("refined", "refined", SAE, Lasso(0.05, start=TopK(3))),
         Method("few", "frozen", SAE, Lasso(0.3, tol=None, max_iterations=3)),
-        METHODS[1],
-        Method("mp", "sae", SparseAutoencoder(MatchingPursuit(3), num_steps=1), MatchingPursuit(3)),
+        Method("mp", "sae", pursuit, MatchingPursuit(3)),
+        Method("sae", "sae", SAE, TopK(3), at=(0, 1, 2)),
     ]
-    found = run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
-    rows = {row["method"]: row for row in found}
-    for method, lam in zip(methods, (0.2, 0.05, 0.3, 0.1, 0.1), strict=True):
-        row, signed = rows[method.name], method.name == "mp"
-        model = learned(method.learner, tasks[:1])[0].end.model
-        assert row["lam"] == lam and row["reference"] == ("signed" if signed else "non-negative")
+    rows = run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
+    ends = [(None, 2, 0.2), (None, 2, 0.05), (None, 2, 0.3), (None, 1, 0.1)]
+    assert [(row.get("step"), row["fit_steps"], row["lam"]) for row in rows] == [
+        *ends,
+        *((step, step, 0.1) for step in (0, 1, 2)),
+    ]
+    methods, signed = {method.name: method for method in methods}, {"mp": "signed"}
+    for row in rows:
+        method, lam = methods[row["method"]], row["lam"]
+        (outcome,) = Models().fit(method.learner, [SETTING], [task], (0, 1))
+        model = outcome.at(row.get("step")).model
+        assert row["reference"] == signed.get(method.name, "non-negative")
         for split in ("id", "ood"):
-            signals, achieved = getattr(tasks[0], split).signals, row[f"objective_{split}"]
-            best = Lasso(lam, tol=1e-7, nonneg=not signed)(model, signals)
+            signals, achieved = getattr(task, split).signals, row[f"objective_{split}"]
+            best = Lasso(lam, tol=1e-7, nonneg=method.name != "mp")(model, signals)
             for codes, value in (
                 (method.encoder(model, signals), achieved),
                 (best, achieved - row[f"gap_{split}"]),
             ):
-                expected = objective(tasks[0], model, codes, lam, split)
+                expected = objective(task, model, codes, lam, split)
                 assert value == pytest.approx(expected, rel=1e-4)
             assert 0 <= row[f"certificate_{split}"] <= 1e-6
-    for name in ("frozen", "refined"):
-        assert abs(rows[name]["relative_gap_id"]) <= max(rows[name]["certificate_id"], 2e-6)
-    assert rows["few"]["relative_gap_id"] > 1e-3 and rows["few"]["iterations"] == 3
-    assert rows["refined"]["start"] == "warm" and rows["frozen"]["start"] == "cold"
+    seconds = [row["fit_seconds"] for row in rows[4:]]
+    assert seconds == sorted(seconds) and seconds[-1] == rows[0]["fit_seconds"] > seconds[1]
 
 
-def test_a_fit_is_scored_along(tmp_path, tasks):
-    longer = dataclasses.replace(SAE, num_steps=4)
-    methods = [
-        Method("sae", "sae", longer, TopK(3), at=(0, 2, 4)),
-        Method("mse", "sae", longer, Lasso(), {"inference": "x"}),
-    ]
-    rows = run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
-    along = [row for row in rows if row["method"] == "sae"]
-    assert [row["step"] for row in along] == [row["fit_steps"] for row in along] == [0, 2, 4]
-    assert "step" not in rows[-1] and rows[-1]["fit_steps"] == 4 and rows[-1]["inference"] == "x"
-    (outcome,) = learned(longer, tasks[:1], (0, 2))
-    for row in along:
-        model = outcome.at(row["step"]).model
-        codes = TopK(3)(model, tasks[0].id.signals)
-        expected = objective(tasks[0], model, codes, 0.1)
-        assert row["objective_id"] == pytest.approx(expected, rel=1e-4)
-    assert len({row["objective_id"] for row in along}) == 3
-    assert [row["fit_seconds"] for row in along] == sorted(row["fit_seconds"] for row in along)
+class Reading(Encoder):
+    """Says which rows it finds its parameters on."""
+
+    def prepared(self, model, split, task):
+        READ.append(np.asarray(split.signals))
+        return self
+
+    def __call__(self, model, signals):
+        return signals @ model.dictionary
 
 
-def test_the_seconds_of_a_fit_include_those_of_its_base(tmp_path):
-    learners = SAE, dataclasses.replace(SAE, base=SAE)
-    methods = [Method(f"sae{i}", "sae", learner, TopK(3)) for i, learner in enumerate(learners)]
-    first, later = run(make(SETTING, methods=methods), Store(tmp_path))
-    (found,) = Models(tmp_path / "models").fit(learners[1], [SETTING], [draw(SETTING)])
-    assert later["fit_seconds"] == found.end.seconds + first["fit_seconds"]
+READ = []
 
 
-def test_a_weight_is_found_on_the_rows_that_a_study_names(tmp_path):
-    method = Method("oracle", "oracle", Oracle(), Lasso(l0=2.0))
-    scored, train = (
-        run(make(SETTING, methods=[method], lam=None, calibrate_on=rows), Store(tmp_path))[0]["lam"]
-        for rows in ("scored", "train")
-    )
-    assert scored != train
+def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, monkeypatch):
+    monkeypatch.setattr(inference, "CALIBRATED", 3)
+    method = Method("oracle", "oracle", Oracle(), Reading())
+    few = task.train.signals[evenly_spaced(len(task.train.signals), 3)]
+    for calibrate_on, rows in (("scored", task.id.signals), ("train", few)):
+        READ.clear()
+        options = {"metrics": (), "calibrate_on": calibrate_on}
+        run(make(SETTING, methods=[method], lam=None, **options), Store(tmp_path))
+        np.testing.assert_allclose(READ[0], rows, atol=1e-6)
 
 
-def test_each_model_is_encoded_once(tmp_path, monkeypatch):
-    calls = collections.Counter()
-    inner = Inference._run
+def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
+    based = dataclasses.replace(SAE, base=SAE)
+    calls, fits = collections.Counter(), []
+    inner, fit = Inference._infer, models.fit
 
-    def counting(self, encoder, split):
-        fresh = len(self._coded)
-        found = inner(self, encoder, split)
-        calls[type(encoder).__name__, split] += len(self._coded) > fresh
-        return found
+    def counting(self, encoder, *rest):
+        calls[type(encoder).__name__] += 1
+        return inner(self, encoder, *rest)
 
-    monkeypatch.setattr(Inference, "_run", counting)
+    def fitting(learner, tasks, keys, **options):
+        fits.append((learner, len(tasks)))
+        return fit(learner, tasks, keys, **options)
+
+    monkeypatch.setattr(Inference, "_infer", counting)
+    monkeypatch.setattr(models, "fit", fitting)
     methods = (
         *METHODS[1:3],
         Method("again", "sae", SAE, TopK(3), {"depth": 1}),
         Method("warm", "sae", SAE, Lasso(start=TopK(3))),
+        Method("based", "sae", based, TopK(3)),
     )
-    run(make(SETTING, methods=methods, metrics=(gap.METRIC,)), Store(tmp_path))
-    # Lasso from zero is the reference of all four, and the warm one is another.
-    runs = itertools.product({"TopK": 1, "Lasso": 2}.items(), ("train", "id", "ood"))
-    assert calls == {(name, split): count for (name, count), split in runs}
+    kept, options = Models(tmp_path / "models"), {"metrics": (gap.METRIC,), "seconds": False}
+    rows = run(make(methods=methods, **options), Store(tmp_path / "store"), models=kept)
+    # Of two seeds; the lasso from zero is the reference of all on a model, on two splits, and the
+    # warm one is another.
+    assert calls == {"TopK": 12, "Lasso": 16}
+    assert fits == [(SAE, 2), (based, 2)] and len(kept.directory.folders()) == 4
+    (found,) = kept.fit(based, [SETTING], [task])
+    assert rows[-2]["fit_seconds"] == found.end.seconds + rows[0]["fit_seconds"]
 
 
-@pytest.mark.parametrize(
-    ("columns", "fault"),
-    [({"mse_id": 1.0}, "'mine' gives 'mse_id'"), ({"seed": 7.0}, "'mine' gives 'seed'")],
-)
-def test_a_metric_overwrites_nothing(tmp_path, columns, fault):
-    mine = Metric("mine", lambda inferred: columns, {})
-    with pytest.raises(ValueError, match=fault):
-        run(make(SETTING, methods=METHODS[3:], metrics=(*default_metrics(), mine)), Store(tmp_path))
+@pytest.mark.parametrize("name", ["mse_id", "seed"])
+def test_a_metric_overwrites_nothing(tmp_path, name):
+    metrics = (*default_metrics(), Metric("mine", lambda inferred: {name: 7.0}))
+    with pytest.raises(ValueError, match=f"'mine' gives '{name}'"):
+        run(make(SETTING, methods=METHODS[3:], metrics=metrics), Store(tmp_path))
     assert not (tmp_path / "rows").exists()
 
 
-@pytest.mark.parametrize("everywhere", [True, False])
-def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(
-    tmp_path, caplog, everywhere
-):
+def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tmp_path, caplog):
     broken, calls = ["oracle"], []
 
     def measure(inferred):
@@ -215,289 +185,164 @@ def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(
             raise ZeroDivisionError("out of luck")
         return {"mine": 1.0}
 
-    metrics = Metric("mine", measure, everywhere=everywhere), Metric("other", lambda _: {"b": 2.0})
-    study = make(SETTING, methods=METHODS[::3], metrics=metrics)
-    if not everywhere:
-        with pytest.raises(ZeroDivisionError, match="out of luck"):
-            run(study, Store(tmp_path))
-        return
-    for _ in range(2):
-        rows = run(study, Store(tmp_path))
-        assert [(row.get("mine"), row["b"]) for row in rows] == [(1.0, 2.0), (None, 2.0)]
-    said = "mine of the codes of lasso on oracle failed, and is left out: ZeroDivisionError('out of luck')"
-    assert caplog.text.count(said) == 2
-    broken.clear()
-    rows = run(study, Store(tmp_path))
-    assert [(row["mine"], row["b"]) for row in rows] == [(1.0, 2.0)] * 2
+    mine, other = Metric("mine", measure), Metric("other", lambda _: {"b": 2.0})
+    for value in (None, None, 1.0):
+        broken[:] = ["oracle"] if value is None else []
+        rows = run(make(SETTING, methods=METHODS[::3], metrics=(mine, other)), Store(tmp_path))
+        assert [(row.get("mine"), row["b"]) for row in rows] == [(1.0, 2.0), (value, 2.0)]
+    assert caplog.text.count("mine of the codes of lasso on oracle failed, and is left out") == 2
     assert calls == ["linear_probe", *["oracle"] * 3]
-
-
-def test_a_stream_is_scored_on_held_out_samples_alone(tmp_path, caplog):
-    def splits(inferred):
-        assert inferred.lam == 0.1 and inferred.protocol == "strict"
-        return {"seen": sorted(inferred.codes), "optima": sorted(inferred.optimum)}
-
-    metrics = (*default_metrics(), Metric("splits", splits))
-    rows = run(make(Setting(20, 3, 200, stream=True), metrics=metrics), Store(tmp_path))
-    assert [row["method"] for row in rows] == ["sae", "frozen", "oracle"]
-    assert "left out linear_probe: the data lack the true codes" in caplog.text
-    for row in rows:
-        assert row["seen"] == row["optima"] == ["id", "ood"]
-        assert row["stream"] is True
-        assert row["num_samples"] == 200
-        assert {"mcc_id", "cosine", "support_f1_ood", "relative_gap_id"} <= row.keys()
-        assert "auc_id" not in row
-
-
-def test_a_dictionary_on_which_a_weight_is_not_found_is_named(tmp_path):
-    model = Model(jnp.zeros((SETTING.input_dim, 20)), jnp.zeros(SETTING.input_dim))
-    method = Method("lasso", "sae", Given(Held(model), "mine"), Lasso(l0=2.0))
-    with pytest.raises(ValueError, match=r"^mine: every signal is orthogonal to the dictionary"):
-        run(make(SETTING, methods=[method]), Store(tmp_path))
-
-
-def test_a_learner_is_fitted_once_for_all_seeds_and_methods(tmp_path, monkeypatch):
-    fitted = []
-    fit = models.fit
-
-    def counting(learner, tasks, keys, **options):
-        fitted.append((type(learner).__name__, len(tasks)))
-        return fit(learner, tasks, keys, **options)
-
-    monkeypatch.setattr(models, "fit", counting)
-    rows = run(make(), Store(tmp_path / "rows"), models=Models(tmp_path / "models"))
-    assert sorted(fitted) == [("LinearProbe", 2), ("Oracle", 2), ("SparseAutoencoder", 2)]
-    assert len(rows) == 8
-    assert not (tmp_path / "rows" / "models").exists()
-    assert len(list((tmp_path / "models").iterdir())) == 2
+    broken[:], asked = ["oracle"], dataclasses.replace(mine, version=2, everywhere=False)
+    with pytest.raises(ZeroDivisionError, match="out of luck"):
+        run(make(SETTING, methods=METHODS[3:], metrics=(asked,)), Store(tmp_path))
 
 
 def fail(*_, **__):
-    raise AssertionError("nothing is left to fit")
+    raise AssertionError("nothing is left to do")
 
 
-def rows_of(store):
-    folder = store.folder.local / "rows"
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
-
-
-def test_a_second_run_adds_nothing_and_fits_nothing(finished, monkeypatch):
-    rows, store = finished
-    content = rows_of(store)
-    monkeypatch.setattr(runner, "score", fail)
-    monkeypatch.setattr(Models, "fit", fail)
-    assert run(make(), Store(store.folder)) == rows
-    assert rows_of(store) == content and len(content) == 8
-
-
-def test_models_are_kept_beside_the_rows_unless_one_says_otherwise(finished):
-    _, store = finished
-    assert store.folder.folders() == ["models", "rows"] and store.folder.names() == []
-    assert len((store.folder / "models").folders()) == 2
-
-
-def test_rows_of_another_study_are_refused(finished, monkeypatch):
-    _, store = finished
-    monkeypatch.setattr(runner, "score", fail)
+def test_rows_of_another_study_are_refused(finished):
     with pytest.raises(ValueError, match="rows of the study 'tiny', where 'other'"):
-        run(dataclasses.replace(make(), name="other"), store)
+        run(dataclasses.replace(make(), name="other"), finished[1])
 
 
-def test_a_store_that_lost_jobs_is_completed(finished, tmp_path):
-    rows, store = finished
-    (tmp_path / "rows").mkdir()
-    for name in sorted(rows_of(store))[:1]:
-        (tmp_path / "rows" / name).write_bytes(rows_of(store)[name])
-    there = {row["key"] for row in Store(tmp_path).rows()}
-    found = run(make(), Store(tmp_path), models=Models(store.folder / "models"))
-    assert timeless(found) == timeless(rows)
-    pairs = zip(found, rows, strict=True)
-    assert {one["key"] for one, other in pairs if one == other} == there
+def test_shards_partition_the_jobs(tmp_path, monkeypatch):
+    run_of = []
+    monkeypatch.setattr(runner, "_run_cell", lambda cell, *_: run_of.extend(map(str, cell)))
+    for index in range(4):
+        run(make(), Store(tmp_path), (index, 4))
+    assert run_of == [*map(str, jobs(make()))]
+    for shard in ((2, 2), (-1, 2), (0, 0), (0.0, 2)):
+        with pytest.raises(ValueError, match="shard must be"):
+            run(make(), Store(tmp_path), shard)
 
 
-def test_an_edited_file_stops_a_run(finished, tmp_path):
-    _, store = finished
-    (tmp_path / "rows").mkdir()
-    for name, content in rows_of(store).items():
-        (tmp_path / "rows" / name).write_bytes(content.replace(b'"lam": 0.1', b'"lam": 0.3', 1))
-    with pytest.raises(ValueError, match="was edited after"):
-        run(make(), Store(tmp_path))
+@pytest.mark.parametrize("seed", range(2))
+def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed):
+    """Shards die before or after any of their writes, and go on in any order: no row is lost, and
+    none that is there is measured again.
+    """
+    longer = dataclasses.replace(SAE, base=SAE, num_steps=3)
+    study = make(methods=(*METHODS, Method("later", "sae", longer, TopK(3), at=(1, 3))))
+    whole = run(study, Store(tmp_path / "whole"))
+    rng, left, measured, deaths = random.Random(seed), [0], [], 0
+    write, measure = Folder.write, scoring._measure
+
+    def age():
+        left[0] -= 1
+        if left[0] <= 0:
+            raise KilledError
+
+    def mortal(self, name, content):
+        age()
+        write(self, name, content)
+        age()
+
+    def counted(study, line, *rest):
+        measured.append(line.key)
+        return measure(study, line, *rest)
+
+    monkeypatch.setattr(Folder, "write", mortal)
+    monkeypatch.setattr(scoring, "_measure", counted)
+    # After every step.
+    monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
+    store, there = Store(tmp_path / "killed"), set()
+    while len(there) < len(whole):
+        measured.clear()
+        left[0] = rng.randrange(2, 60)
+        try:
+            run(study, store, rng.choice([None, (0, 2), (1, 2), (2, 3)]))
+        except KilledError:
+            deaths += 1
+        before, there = there, {row["key"] for row in Store(store.folder).rows()}
+        assert before <= there and not before & {*measured} and len({*measured}) == len(measured)
+    left[0] = 1
+    assert timeless(run(study, Store(store.folder))) == timeless(whole) and deaths > 1
+    assert not [*(tmp_path / "killed").rglob("state*")]
 
 
-def test_shards_partition_the_whole(finished, tmp_path):
-    rows, store = finished
-    kept = Models(store.folder / "models")
-    # One more than there are jobs.
-    parts = [
-        run(make(), Store(tmp_path / str(index)), (index, 4), models=kept) for index in range(4)
-    ]
-    written = {row["key"]: row for part in parts for row in part}
-    assert sum(map(len, parts)) == len(written) and all(parts[:3]) and parts[3] == []
-    assert timeless([written[row["key"]] for row in rows]) == timeless(rows)
-
-
-@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0, 0), (0.0, 2)])
-def test_a_shard_outside_its_count_is_refused(tmp_path, monkeypatch, shard):
-    monkeypatch.setattr(runner, "score", fail)
-    with pytest.raises(ValueError, match="shard must be"):
-        run(make(), Store(tmp_path), shard)
-
-
-def test_cells_of_a_grid_come_in_order(tmp_path):
-    noisy = dataclasses.replace(SETTING, noise_db=5.0)
-    cells = [Setting(20, 3, 300), SETTING, Setting(20, 2, 200, input_dim=12), noisy]
-    scored = Metric("scored", lambda inferred: {"scored": len(inferred.task.id.signals)})
-    rows = run(make(*cells, methods=METHODS[:1], metrics=(scored,)), Store(tmp_path))
-    assert all(2 * row["scored"] == row["num_samples"] for row in rows)
-    found = [(row["sparsity"], row["num_samples"], row["noise_db"]) for row in rows]
-    assert found == [(2, 200, None), (3, 200, None), (3, 200, 5.0), (3, 300, None)]
-
-
-def test_methods_weights_iterations_and_steps_come_in_order(tmp_path):
+def test_rows_come_in_the_order_of_their_sizes_methods_and_what_these_vary(tmp_path):
     def few(lam, count):
         encoder = Lasso(lam, tol=None, max_iterations=count)
         return Method("b", "oracle", Oracle(), encoder, {"weight": lam})
 
     methods = [few(0.2, 1), few(0.1, 2), few(0.1, 1), Method("a", "sae", SAE, Linear(), at=(2, 0))]
-    rows = run(make(methods=methods, metrics=()), Store(tmp_path))
-    columns = ("method", "lam", "iterations", "step", "seed")
-    found = [tuple(row.get(column) for column in columns) for row in rows]
-    cells = [("b", lam, count, None) for lam, count in ((0.1, 1), (0.1, 2), (0.2, 1))]
-    cells += [("a", 0.1, None, step) for step in (0, 2)]
-    assert found == [(*cell, seed) for cell in cells for seed in (0, 1)]
-
-
-def test_a_recording_of_a_setting_has_its_results(finished, tmp_path, arrays):
-    np.savez(tmp_path / "with_truth.npz", **arrays)
-    source = Recording(tmp_path / "with_truth.npz", sparsity=3)
-    rows = run(make(source), Store(tmp_path / "store"))
-    expected = [row for row in finished[0] if row["seed"] == 0]
-    told_apart = ("key", "data", "noise_db")
-    assert timeless(rows, *told_apart) == timeless(expected, *told_apart)
-    assert not {row["key"] for row in rows} & {row["key"] for row in expected}
+    cells = {"num_samples": 202, "noise_db": 5.0, "seed": 1}
+    sources = [*(dataclasses.replace(SETTING, **{name: cells[name]}) for name in cells), SETTING]
+    rows = run(make(*sources, methods=methods, metrics=()), Store(tmp_path))
+    columns = ("num_samples", "noise_db", "method", "lam", "iterations", "step", "seed")
+    lines = [("b", lam, count, None) for lam, count in ((0.1, 1), (0.1, 2), (0.2, 1))]
+    lines += [("a", 0.1, None, step) for step in (0, 2)]
+    assert [tuple(map(row.get, columns)) for row in rows] == [
+        (*cell, *line, seed)
+        for cell, seeds in (((200, None), (0, 1)), ((200, 5.0), (0,)), ((202, None), (0,)))
+        for line in lines
+        for seed in seeds
+    ]
 
 
 NEED_TRUTH = ("mcc", "cosine", "close", "angle", "norm_ratio", "support", "accuracy", "auc")
+# Of a stream the codes of training samples are unknown.
+LACKING = {
+    "Y": (NAMES[1:3], NEED_TRUTH, {"mse_id", "mse_ood", "l0_above_id", "relative_gap_ood"}),
+    "YZ": (NAMES[:3], ("cosine",), {"mcc_id"}),
+    "YA": (NAMES[1:], ("mcc_id",), {"cosine"}),
+    "stream": (NAMES[1:], ("auc",), {"mcc_id", "cosine", "support_f1_ood", "relative_gap_id"}),
+}
 
 
-@pytest.mark.parametrize(
-    ("kept", "methods", "absent", "present"),
-    [
-        ("Y", NAMES[1:3], NEED_TRUTH, {"mse_id", "mse_ood", "l0_above_id", "relative_gap_ood"}),
-        ("YZ", NAMES[:3], ("cosine",), {"mcc_id"}),
-        ("YA", NAMES[1:], ("mcc_id",), {"cosine"}),
-    ],
-)
-def test_what_the_truth_lacks_leaves_methods_and_metrics_out(
-    tmp_path, arrays, kept, methods, absent, present
-):
-    given = {name: array for name, array in arrays.items() if name[0] in kept}
-    np.savez(tmp_path / "some.npz", **given)
-    source = Recording(tmp_path / "some.npz", width=20, sparsity=3)
-    rows = run(make(source), Store(tmp_path / "store"))
+@pytest.mark.parametrize("kept", LACKING)
+def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, caplog, kept):
+    def splits(inferred):
+        assert inferred.lam == 0.1 and inferred.protocol == "strict"
+        return {"seen": [*inferred.codes], "optima": [*inferred.optimum]}
+
+    methods, absent, present = LACKING[kept]
+    source = Setting(20, 3, 200, stream=True)
+    if kept != "stream":
+        given = {name: array for name, array in arrays.items() if name[0] in kept}
+        np.savez(tmp_path / "some.npz", **given)
+        source = Recording(tmp_path / "some.npz", width=20, sparsity=3)
+    metrics = (*default_metrics(), Metric("splits", splits))
+    rows = run(make(source, metrics=metrics), Store(tmp_path / "store"))
     assert [row["method"] for row in rows] == methods and present <= rows[-1].keys()
     assert not [name for row in rows for name in row if name.startswith(absent)]
+    assert {*rows[-1]["seen"]} - {"train"} == {*rows[-1]["optima"]} == {"id", "ood"}
+    assert ("train" in rows[-1]["seen"]) == ("Z" in kept)
+    left_out = "left out linear_probe: the data lack the true codes" in caplog.text
+    assert left_out == (NAMES[0] not in methods)
 
 
-SCRIPT = """
-import sys
-from sae_gap import Store, run
-from tests.tiny import make
-run(make(), Store(sys.argv[1]))
-"""
+def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path, monkeypatch):
+    hot, metrics = dataclasses.replace(SAE, learning_rate=1e30), default_metrics()
+    methods = [Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())]
+    for more in ((), (Metric("more", lambda _: {}),)):
+        study = make(SETTING, methods=methods, metrics=(*metrics, *more))
+        rows = run(study, Store(tmp_path))
+        assert [row["diverged"] for row in rows] == [True] * 2 and "mcc_id" not in rows[0]
+        # Nor is it measured again.
+        monkeypatch.setattr(runner, "score", fail)
 
 
-def test_a_killed_run_ends_with_the_rows_of_one_left_alone(finished, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, tmp_path],
-        cwd=pathlib.Path(__file__).parents[2],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not list(tmp_path.glob("rows/*.json")):
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    _, logged = process.communicate()
-    assert process.returncode == -signal.SIGKILL, logged
-    content = rows_of(Store(tmp_path))
-    assert 0 < len([name for name in content if name.endswith(".json")]) < 3
-    found = run(make(), Store(tmp_path))
-    assert timeless(found) == timeless(finished[0])
-    assert content.items() <= rows_of(Store(tmp_path)).items()
-    # Keys are the same in every process: what the other had finished is there once.
-    assert {row["key"] for row in Store(tmp_path).rows()} == {row["key"] for row in found}
-
-
-def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path):
-    hot = dataclasses.replace(SAE, learning_rate=1e30)
-    sae, frozen = Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())
-    methods = (sae, frozen, METHODS[3])
-    for _ in range(2):
-        store = Store(tmp_path / f"rows{_}")
-        rows = run(make(SETTING, methods=methods), store, models=Models(tmp_path / "models"))
-        assert [row.get("diverged") for row in rows] == [True, True, None]
-        assert "mcc_id" in rows[2] and "mcc_id" not in rows[0]
-
-
-def test_what_a_solver_certifies_of_its_own_codes_is_in_the_row(finished):
-    rows, _ = finished
-    for row in rows:
-        assert 0 <= row.get("own_certificate_id", 0) <= 1e-6
-        assert ("own_certificate_ood" in row) == (row["family"] in ("frozen", "oracle"))
-        assert row.get("unconverged_id", 0) == 0
-    oracle = next(row for row in rows if row["method"] == "oracle")
-    task = draw(dataclasses.replace(SETTING, seed=oracle["seed"]))
-    codes = sparse_code(task.ood.signals, task.dictionary, oracle["lam"])
-    worst = float(np.max(codes.gap / codes.objective))
-    # Of that of one sample alone it is twice as much or more.
-    assert oracle["own_certificate_ood"] == pytest.approx(worst, rel=0.5, abs=0)
-
-
-def test_a_learner_that_fails_leaves_the_models_of_the_others(tmp_path, monkeypatch):
-    fit = models.fit
-
-    def failing(learner, *rest, **options):
-        if isinstance(learner, SparseAutoencoder):
-            raise RuntimeError("out of luck")
-        return fit(learner, *rest, **options)
-
-    monkeypatch.setattr(models, "fit", failing)
-    with pytest.raises(RuntimeError, match="out of luck"):
-        run(make(), Store(tmp_path))
-    monkeypatch.setattr(models, "fit", fit)
-    assert len(run(make(), Store(tmp_path))) == 8
-
-
-def test_a_line_of_progress_ends_full(finished, tmp_path, monkeypatch):
-    lines = []
-
-    @contextlib.contextmanager
-    def line(total, what, *, shown, done, **options):
-        line = tqdm(total=total, initial=done, file=io.StringIO(), mininterval=0)
-        lines.extend([line] if shown else [])
-        yield line
-
-    monkeypatch.setattr(progress, "line", line)
-    for _ in range(2):
-        run(make(), Store(tmp_path), models=Models(finished[1].folder / "models"))
-    assert [(line.total, round(line.n, 6)) for line in lines] == [(11, 11), (11, 11)]
-
-
-@pytest.mark.parametrize("shown", [True, False])
-def test_a_log_says_how_much_is_done_and_how_much_time_is_left(
-    finished, tmp_path, monkeypatch, caplog, shown
+def test_progress_is_counted_and_logged_with_the_time_that_is_left(
+    finished, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(progress, "EVERY", 0.01)
-    monkeypatch.setattr("sys.stderr", stderr := io.StringIO())
-    kept = Models(finished[1].folder / "models")
-    with caplog.at_level(logging.INFO, "absl"):
-        run(make(), Store(tmp_path), models=kept, show_progress=shown)
-        # Work of an earlier run tells nothing of the time left.
-        with progress.line(9, "work", unit="rows", done=4, shown=shown):
-            time.sleep(0.1)
-    for form in (
-        r"tiny: (\d+) of 11 fits and rows in \d\d:\d\d, (\?|\d\d:\d\d) left(, \w+)*",
-        r"work: 4 of 9 rows in 00:00, \? left",
-    ):
-        assert any(re.fullmatch(form, words) for words in caplog.messages) == shown
-    assert not stderr.getvalue()
+    lines, line = [], progress.line
+
+    @contextlib.contextmanager
+    def watched(*given, **options):
+        with line(*given, **options) as found:
+            lines.append(found)
+            yield found
+            time.sleep(0.05)
+
+    monkeypatch.setattr(progress, "line", watched)
+    for shown, done in ((True, 0), (False, 11)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, "absl"):
+            kept = Models(finished[1].folder / "models")
+            run(make(), Store(tmp_path), models=kept, show_progress=shown)
+        said = r"tiny: 11 of 11 fits and rows in \d\d:\d\d, \d\d:\d\d left(, \w+)*"
+        assert any(re.fullmatch(said, words) for words in caplog.messages) == shown
+        assert (lines[-1].total, round(lines[-1].n, 6), lines[-1].initial) == (11, 11, done)

@@ -1,9 +1,7 @@
 """The modules of `sae_gap.torch`: the codes of JAX, gradients by differences, folders, and hooks."""
 
 import contextlib
-import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,13 +19,12 @@ from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.on_support import LeastSquares
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
 from sae_gap.encoders.topk import TopK
-from sae_gap.saes import own
+from sae_gap.saes.exchange import as_fit
 from sae_gap.saes.parts import FIT
 from sae_gap.saes.saelens import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit, pursuit_codes
-from tests.saes.examples import example, transcoder
+from tests.saes.examples import FILES, close, example, transcoder
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
-from tests.saes.test_libraries import FILES, close
 from tests.saes.test_libraries import expected as of_library
 
 pytestmark = pytest.mark.filterwarnings("default")
@@ -243,8 +240,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         sae.save(tmp_path / "sae")
         assert {path.name for path in (tmp_path / "sae").iterdir()} == {WEIGHTS, CONFIG}
         saes.append(SAE.from_folder(tmp_path / "sae"))
-        again = sae_gap.load_sae(tmp_path / "sae")
-        close(again.encode(x), codes)
+        close(sae_gap.load_sae(tmp_path / "sae").encode(x), codes)
     for one in saes:
         found = one.encode(given)
         np.testing.assert_array_equal(found != 0, codes != 0)
@@ -302,36 +298,24 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     assert blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype == torch.float32
 
 
-def test_a_learned_dictionary_is_read_without_jax_and_the_import_loads_no_numba(tmp_path):
-    x = arrays(count=400)[2]
-    learned = sae_gap.learn(x, 30, 2.6, visits=5, show_progress=False)
+def test_a_dictionary_is_read_without_jax_and_the_import_loads_no_numba(tmp_path):
+    atoms, bias, x = arrays()
+    learned = sae_gap.dictionary(atoms.T, bias, l0=2.6)
     learned.save(tmp_path / "learned")
-    made = learned.save_sae(tmp_path / "sae", encoder="batch_pursuit", epochs=1)
     np.save(tmp_path / "x.npy", x)
     script = """
 import sys
 import numpy as np, torch
 from sae_gap.torch import SAE
 assert not {"numba", "optax", "matplotlib"} & {*sys.modules}
-x = torch.from_numpy(np.load("x.npy"))
-for name in ("learned", "sae"):
-    with torch.no_grad():
-        np.save(f"{name}.npy", SAE.from_folder(name).encode(x).numpy())
+with torch.no_grad():
+    np.save("z.npy", SAE.from_folder("learned").encode(torch.from_numpy(np.load("x.npy"))))
 assert "jax" not in sys.modules
 """
     environment = {"PYTHONPATH": str(Path(sae_gap.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
-    found = np.load(tmp_path / "learned.npy")
-    equal(found, jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, x))
-    equal(np.load(tmp_path / "sae.npy"), made.model.encode(made.model, x))
-
-
-def without_architecture(case, folder):
-    shutil.copytree(FILES / case, folder / "sae")
-    entries = json.loads((folder / "sae" / CONFIG).read_text())
-    del entries["architecture"]
-    (folder / "sae" / CONFIG).write_text(json.dumps(entries))
-    return SAE.from_folder(folder / "sae")
+    codes = jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, x)
+    equal(np.load(tmp_path / "z.npy"), codes)
 
 
 @torch.no_grad()
@@ -343,96 +327,72 @@ def test_a_fit_of_the_suite_has_its_codes_or_those_of_a_pursuit(tmp_path):
         for kind, skip in ((TopK(3), True), (JumpReLU(), False))
     ]
     for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk"))):
-        file.write_bytes(own.content_of(model, model.encode, {}))
+        file.write_bytes(as_fit(model, model.encode, {}))
         sae, codes = SAE.from_folder(tmp_path), model.encode(model, x)
         equal(sae.encode(torch.from_numpy(x)), codes)
         equal(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
     model = Model(model.decoder, model.bias)
-    file.write_bytes(own.content_of(model, MatchingPursuit(3), {}))
+    file.write_bytes(as_fit(model, MatchingPursuit(3), {}))
     with pytest.raises(ValueError, match="no form in PyTorch here"):
         SAE.from_folder(tmp_path).encode(torch.from_numpy(x))
     found = SAE.from_folder(tmp_path, k=2).encode(torch.from_numpy(x))
     equal(found, jax_codes(ScreenedPursuit(2), model.decoder.T, model.bias, x))
 
 
-SKIP = FILES / "saelens" / "transcoder_jumprelu_skip"
-LAYER_NORM = FILES / "saelens" / "layer_norm"
+SKIP, LAYER_NORM = (FILES / "saelens" / name for name in ("transcoder_jumprelu_skip", "layer_norm"))
+
+
+def made(architecture="standard", **options):
+    """Makes an SAE of the atoms of another with these options."""
+    return lambda sae, x, _: SAE(
+        **{"W_dec": sae.W_dec, "W_enc": sae.W_dec.mT, "architecture": architecture} | options
+    )
+
+
+def pursued(**options):
+    return made("sae_gap_pursuit", **{"W_enc": None, "k": 3} | options)
+
+
+TRANSCODES = {"transcoder": True, "W_skip": torch.full((24, 24), torch.nan)}
 REFUSED = {
     "b_dec must be (60)": lambda sae, x, _: SAE(sae.W_dec.mT, sae.b_dec, k=3),
-    "W_enc must be (24, 60)": lambda sae, x, _: SAE(
-        sae.W_dec, W_enc=sae.W_dec, architecture="standard"
-    ),
-    "needs W_enc, threshold": lambda sae, x, _: SAE(sae.W_dec, architecture="jumprelu"),
-    "k must be an integer": lambda sae, x, _: SAE(sae.W_dec, k=0),
-    "k must be at most the 60 latents": lambda sae, x, _: SAE(
-        sae.W_dec, W_enc=sae.W_dec.mT, architecture="topk", k=61
-    ),
-    "k must be at most the 24 dimensions and the 60": lambda sae, x, _: SAE(sae.W_dec, k=25),
-    "but it is 61; give fewer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=61),
-    "topk has no breadth": lambda sae, x, _: SAE(sae.W_dec, architecture="topk", breadth=2),
-    "architecture must be one of": lambda sae, x, _: SAE(sae.W_dec, architecture="gated"),
-    "has a k, but its architecture": lambda sae, x, folder: without_architecture(
-        "saelens/topk", folder
-    ),
-    "threshold, which a standard SAE": lambda sae, x, folder: without_architecture(
-        "saelens/jumprelu", folder
-    ),
-    "an SAE has no W_skip": lambda sae, x, _: SAE(
-        sae.W_dec, W_enc=sae.W_dec.mT, architecture="standard", W_skip=x
-    ),
-    "pursuit codes what it explains": lambda sae, x, _: SAE(
-        sae.W_dec, None, sae.W_dec.mT, k=3, transcoder=True
-    ),
-    "no transcoder normalises": lambda sae, x, _: SAE(
-        sae.W_dec,
-        None,
-        sae.W_dec.mT,
-        architecture="standard",
-        transcoder=True,
-        normalisation=LayerNorm(),
-    ),
-    "W_skip must be finite": lambda sae, x, _: SAE(
-        sae.W_dec,
-        None,
-        sae.W_dec.mT,
-        architecture="standard",
-        transcoder=True,
-        W_skip=torch.full((24, 24), torch.nan),
-    ),
-    "W_skip must be (24, 24)": lambda sae, x, _: SAE(
-        sae.W_dec, None, sae.W_dec.mT, architecture="standard", transcoder=True, W_skip=x
-    ),
+    "W_enc must be (24, 60)": made(W_enc=torch.zeros(60, 24)),
+    "b_enc must be (60)": made(b_enc=torch.zeros(3)),
+    "needs W_enc, threshold": made("jumprelu", W_enc=None),
+    "k must be an integer": pursued(k=0),
+    "k must be at most the 60 latents": made("topk", k=61),
+    "k must be at most the 24 dimensions and the 60": pursued(k=25),
+    "topk has no breadth": made("topk", breadth=2),
+    "architecture must be one of": made("gated"),
+    "an SAE has no W_skip": made(W_skip=torch.zeros(24, 24)),
+    "pursuit codes what it explains": made("sae_gap_pursuit", k=3, **TRANSCODES),
+    "no transcoder normalises": made(**TRANSCODES, normalisation=LayerNorm()),
+    "W_skip must be finite": made(**TRANSCODES),
+    "W_skip must be (24, 24)": made(transcoder=True, W_skip=torch.zeros(9, 24)),
+    "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
+    "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
+    "threshold must be a finite number": pursued(threshold=-1.0),
     "give what it read": lambda sae, x, _: SAE.from_folder(SKIP).decode(torch.ones(2, 10)),
     "x must be (..., 6), but it is (50, 5)": lambda sae, x, _: SAE.from_folder(SKIP).refit(
         x[:, :5], torch.ones(50, 10)
     ),
     "x must be (..., 5), but it is (50, 6)": lambda sae, x, _: SAE.from_folder(SKIP)(x[:, :6]),
-    "x must be (..., 24), but it is (50, 23)": lambda sae, x, _: sae.encode(x[:, 1:]),
     "x must be (..., 24), but it is ()": lambda sae, x, _: sae.encode(x[0, 0]),
     "x is an array of float32": lambda sae, x, _: sae.encode(x.numpy()),
     "codes is an array of torch.int64": lambda sae, x, _: sae.refit(x, sae.encode(x).long()),
-    "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
-    "target is an array of float32": lambda sae, x, _: pursuit_codes(x.numpy(), sae.W_dec, k=3),
+    "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
+    "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
     "on meta, but W_dec on cpu": lambda sae, x, _: sae(x.to("meta")),
-    "neither a folder": lambda sae, x, _: SAE.from_folder("nowhere"),
-    "nowhere names no repository": lambda sae, x, _: SAE.from_folder("nowhere", "layer"),
-    "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
     "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(torch.ones(2, 10)),
-    "b_enc must be (60)": lambda sae, x, _: SAE(
-        sae.W_dec, W_enc=sae.W_dec.mT, b_enc=x[0, :3], architecture="standard"
-    ),
-    "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
-    "threshold must be a finite number": lambda sae, x, _: SAE(sae.W_dec, k=3, threshold=-1.0),
+    "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
+    "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
     "0 rows that are not all zeros": lambda sae, x, _: sae.calibrate(0 * x[:3]),
-    "too few to find a threshold": lambda sae, x, _: sae.calibrate(x[:0]),
     "1 rows that are not all zeros": lambda sae, x, _: sae.calibrate(x[:1]),
     "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(-x.abs()),
     "it is there already": lambda sae, x, folder: [sae.save(folder) for _ in range(2)],
-    "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
-    "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
     "chunk must be an integer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=3, chunk=-1),
     "give W_dec as": lambda sae, x, _: pursuit_codes(x[:, 1:], sae.W_dec, k=3),
-    "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
+    "but it is 61; give fewer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=61),
 }
 
 

@@ -3,7 +3,8 @@ they come from.
 
 Opening a file reads its header alone, and rows are read on request, so memory holds a chunk and
 never the file. Arrays are memory-mapped if they lie uncompressed on disk: .npy, .safetensors, .pt,
-Arrow, and .npz as `numpy.savez` writes it. A compressed .npz and a Parquet file are read whole.
+Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read whole; a Parquet file is
+copied, uncompressed, to a temporary file.
 """
 
 from sae_gap.data.activations.fetching import fetched

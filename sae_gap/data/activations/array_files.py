@@ -5,6 +5,7 @@
 import pathlib
 import zipfile
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -20,7 +21,7 @@ from sae_gap.data.activations.tables import (
     choose,
     in_memory,
 )
-from sae_gap.storage.npy import Header, read_header
+from sae_gap.storage.npy import read_header
 from sae_gap.storage.pickles import map_pt, tensors_of
 from sae_gap.storage.tensor_files import member_start
 
@@ -51,28 +52,24 @@ def _mapped(path: pathlib.Path, begin: int, size: int) -> Array:
     """Maps an array that NumPy saved in `size` bytes of a file, from byte `begin` on."""
     with path.open("rb") as file:
         file.seek(begin)
-        header = _checked(read_header(file), size)
-    if header.dtype.hasobject or header.size == 0:
+        header = read_header(file)
+    if header.dtype.hasobject:
         return Array(header.shape, header.dtype, lambda start, stop: np.zeros(0))
-    numbers = np.memmap(
-        path, header.dtype, "r", begin + header.length, header.shape, "F" if header.fortran else "C"
-    )
-    return Array(header.shape, header.dtype, lambda start, stop: numbers[start:stop])
-
-
-def _checked(header: Header, there: int) -> Header:
-    """Checks that an array's numbers fill the remaining `there` bytes, and returns its header."""
-    if not header.dtype.hasobject and header.size != there - header.length:
+    if header.size != size - header.length:
         raise ValueError(
             f"its header promises {header.size} bytes of numbers, but there are "
-            f"{there - header.length}"
+            f"{size - header.length}"
         )
-    # NumPy has no bfloat16 and saves it as two raw bytes.
-    return (
-        header._replace(dtype=np.dtype(ml_dtypes.bfloat16))
-        if header.dtype == np.dtype("V2")
-        else header
-    )
+    if not header.size:
+        return in_memory(np.zeros(header.shape, header.dtype))
+    place, shape = begin + header.length, header.shape
+    order: Any = "F" if header.fortran else "C"
+    return _numbers(np.memmap(path, header.dtype, "r", place, shape, order))
+
+
+def _numbers(values: np.ndarray) -> Array:
+    """Wraps an array that NumPy saved; it has no bfloat16 and saves it as two raw bytes."""
+    return in_memory(values.view(ml_dtypes.bfloat16) if values.dtype == np.dtype("V2") else values)
 
 
 def read_npz(path: pathlib.Path, key: str | None) -> Table:
@@ -96,14 +93,10 @@ def _table(
 
 
 def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> Array:
-    if info.flag_bits & 1 or info.compress_type == zipfile.ZIP_STORED:
+    if info.compress_type == zipfile.ZIP_STORED:
         return _mapped(path, *member_start(path, info))
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        header = _checked(read_header(file), info.file_size)
-        if header.dtype.hasobject:
-            return Array(header.shape, header.dtype, lambda start, stop: np.zeros(0))
-        numbers = np.frombuffer(file.read(), header.dtype)
-    return in_memory(numbers.reshape(header.shape, order="F" if header.fortran else "C"))
+        return _numbers(np.lib.format.read_array(file))
 
 
 def read_pt(path: pathlib.Path, key: str | None) -> Table:

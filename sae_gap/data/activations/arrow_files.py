@@ -1,8 +1,9 @@
-"""Reads columns of Arrow files, which are memory-mapped, and of Parquet files, which are read
-whole. Needs pyarrow, from the extra `arrow`.
+"""Reads columns of Arrow files, which are memory-mapped, and of Parquet files, by a copy in Arrow's
+format. Needs pyarrow, from the extra `arrow`.
 """
 
 import pathlib
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,19 @@ def arrow_library(path: pathlib.Path) -> Any:
 
 
 def read_arrow_table(path: pathlib.Path) -> Any:
-    """Opens a Parquet file, or one in Arrow's stream or file format, as a `pyarrow.Table`."""
+    """Opens a Parquet file, or one in Arrow's stream or file format, as a `pyarrow.Table` that is
+    memory-mapped. Of a Parquet file that is a temporary copy, made a batch at a time.
+    """
     pyarrow = arrow_library(path)
-    if path.suffix == ".parquet":
-        return pyarrow.parquet.read_table(path)
-    source = pyarrow.memory_map(str(path))
+    # Its name is no longer needed once it is mapped.
+    with tempfile.NamedTemporaryFile() as copy:
+        if path.suffix == ".parquet":
+            file = pyarrow.parquet.ParquetFile(path)
+            with pyarrow.ipc.new_stream(copy.name, file.schema_arrow) as writer:
+                for batch in file.iter_batches(4_096):
+                    writer.write_batch(batch)
+            path = pathlib.Path(copy.name)
+        source = pyarrow.memory_map(str(path))
     try:
         return pyarrow.ipc.open_stream(source).read_all()
     except pyarrow.ArrowInvalid:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked, shown
+from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked
 from sae_gap.core.matching import as_matrix
 from sae_gap.data.activations.array_files import (
     read_npy,
@@ -47,8 +47,8 @@ def open_activations(
     key: str | None = None,
     documents: Int[ArrayLike, " n"] | None = None,
 ) -> Activations:
-    """Opens activations, rows of one vector each, without reading them; a compressed .npz and a
-    .parquet are read whole.
+    """Opens activations, rows of one vector each, without reading them; a compressed .npz is
+    read whole, and a .parquet copied, uncompressed, to a file in `$TMPDIR`.
 
     A file is .npy, .npz, .safetensors, .pt, .arrow or .parquet. The last two need the extra
     `arrow`; a .pt, one tensor or a dict of them from `torch.save`, needs no PyTorch. A folder holds
@@ -190,19 +190,12 @@ def save_activations(
     check_path("path", path)
     path = pathlib.Path(os.path.expanduser(path))
     rows = as_matrix("activations", activations)
-    # `open_activations` reads the rows as float32.
-    if np.abs(rows).max() > np.finfo(np.float32).max:
-        raise ValueError(
-            "activations must be finite in float32, but some are too large; drop those rows."
-        )
+    opened = open_activations(rows, documents=documents)
+    # It reads all rows, and names one that float32 cannot hold.
+    opened.mean()
     arrays: dict[str, Any] = {ACTIVATIONS: rows}
     if documents is not None:
-        arrays[DOCUMENTS] = as_real("documents", documents, "a vector of integers")
-        if arrays[DOCUMENTS].dtype.kind not in "iu" or arrays[DOCUMENTS].shape != rows.shape[:1]:
-            raise ValueError(
-                f"documents must be {len(rows)} integers, one for each row, but they are "
-                f"{shown(documents)}."
-            )
+        arrays[DOCUMENTS] = opened.documents
     for name, values in others.items():
         check_unmasked(name, values)
     path.parent.mkdir(parents=True, exist_ok=True)

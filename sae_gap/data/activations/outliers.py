@@ -15,6 +15,8 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
+from sae_gap.core.rows import squares
+
 # A layer's other rows have norms within a few times their median. The median, unlike the mean, does
 # not move with the few outliers, and a multiple of it does not depend on the model's scale.
 FACTOR = 10
@@ -55,7 +57,7 @@ class Outliers(NamedTuple):
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     """Returns each row's l2 norm, in float64, which holds the squares of float32 numbers."""
-    return np.sqrt(np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+    return np.sqrt(squares(rows))
 
 
 def find_outliers(

@@ -117,36 +117,28 @@ def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = N
             f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to "
             "(samples, input_dim)."
         )
-    if len(shape) == 2:
-        named = documents and read_documents(path, documents, shape[0])
-        return Table(path, *shape, array.read, named)
-    count, length, width = shape
+    count, length, width = shape if len(shape) == 3 else (shape[0], 1, shape[1])
+    total = count * length
 
     def rows(start: int, stop: int) -> np.ndarray:
-        first, last = start // length, -(-stop // length)
-        return array.read(first, last).reshape(-1, width)[
-            start - first * length : stop - first * length
-        ]
+        first = start // length
+        tokens = array.read(first, -(-stop // length)).reshape(-1, width)
+        return tokens[start - first * length : stop - first * length]
 
-    if documents is not None and documents.shape == (count * length,):
-        return Table(
-            path, count * length, width, rows, read_documents(path, documents, count * length)
-        )
-    named = np.arange(count) if documents is None else read_documents(path, documents, count)
-    return Table(path, count * length, width, rows, np.repeat(named, length), documents is None)
-
-
-def read_documents(
-    path: pathlib.Path | str, documents: Array, count: int
-) -> Int[np.ndarray, " count"]:
-    """Returns the documents that a file names, read only if their number is right."""
-    if documents.shape != (count,) or documents.dtype.kind not in "iu":
-        raise RefusedError(
-            f"the documents of {path} must be {count} integers, one a row, but they are "
-            f"{documents.dtype} of shape "
-            f"{documents.shape}; save them so, or leave them out."
-        )
-    return documents.read(0, count).astype(np.int64)
+    if documents is not None:
+        each, given = total if documents.shape == (total,) else count, documents.dtype
+        if documents.shape != (each,) or given.kind not in "iu":
+            raise RefusedError(
+                f"the documents of {path} must be {each} integers, one a row, but they are {given} "
+                f"of shape {documents.shape}; save them so, or leave them out."
+            )
+        named = documents.read(0, each).astype(np.int64)
+    elif len(shape) == 3:
+        named = np.arange(count)
+    else:
+        return Table(path, total, width, rows, None)
+    named = np.repeat(named, total // len(named))
+    return Table(path, total, width, rows, named, documents is None)
 
 
 def in_memory(values: np.ndarray) -> Array:

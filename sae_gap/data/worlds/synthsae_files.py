@@ -18,7 +18,7 @@ FILES = _CONFIG, _TREES, _TENSORS = (
 # Torch draws normal numbers in blocks of this size.
 _BLOCK = 16
 # Rounding may move lengths and variances this far from 1.
-_ROUNDING = 1e-3
+_ONE = 1 - 1e-3, 1 + 1e-3
 
 
 def sizes(folder: pathlib.Path) -> tuple[int, int]:
@@ -48,13 +48,8 @@ def read_atoms(
     number, input_dim = sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
-    _check_range(
-        "the lengths of feature_vectors",
-        np.linalg.norm(atoms, axis=1),
-        1 - _ROUNDING,
-        1 + _ROUNDING,
-        tensors.path,
-    )
+    lengths = np.linalg.norm(atoms, axis=1)
+    _check_range("the lengths of feature_vectors", lengths, *_ONE, tensors.path)
     return atoms, tensors.take("bias", input_dim).astype(np.float32)
 
 
@@ -75,13 +70,7 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
         factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
         rest = tensors.take("correlation_diag", number).astype(np.float64)
         variances = rest + np.sum(factor**2, axis=1)
-        _check_range(
-            "the variances of correlation_factor",
-            variances,
-            1 - _ROUNDING,
-            1 + _ROUNDING,
-            tensors.path,
-        )
+        _check_range("the variances of correlation_factor", variances, *_ONE, tensors.path)
     std = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
     _check_range("std_firing_magnitudes", std, 0, LOUDEST, config.path)
     mean = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)

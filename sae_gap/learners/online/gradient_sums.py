@@ -12,13 +12,14 @@ from jaxtyping import Array, Float
 
 from sae_gap.runtime.sharding import SAMPLES, num_parts
 from sae_gap.solvers import host_pursuits
-from sae_gap.solvers.reweighted import Pursuit, atom_rows, pursue
-from sae_gap.solvers.working_set import batch_size, default_slots
+from sae_gap.solvers.reweighted import Pursuit, atom_rows, default_slots, pursue
 
 T = TypeVar("T")
 
 # The first threshold comes from so many samples, coded so often.
 FIRST_SAMPLES, FIRST_ROUNDS = 1_024, 3
+# Floats of a chunk of samples in XLA: their atoms, tableaus and correlations take 2 GiB.
+ROOM = 2**29
 # Visits are counted per latent, for at least so many latents: a small dictionary needs as many
 # minibatches.
 LEAST_LATENTS = 500
@@ -74,7 +75,8 @@ def accumulate(
         found = pursue(chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds)
         return _add(sums, found), found
 
-    chunks = -(-num_samples // batch_size(dictionary.shape, slots))
+    per_sample = slots * input_dim + 4 * slots**2 + 4 * num_latents
+    chunks = -(-num_samples // max(16, ROOM // per_sample))
     size = -(-num_samples // chunks)
     padded = jnp.pad(signals, ((0, chunks * size - num_samples), (0, 0))).reshape(
         chunks, size, input_dim

@@ -15,7 +15,7 @@ from sae_gap.core.options import option
 from sae_gap.core.registry import Look
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, live_dims, live_share
+from sae_gap.learners.learner import Learner, live_share, random_atoms
 from sae_gap.learners.online import gradient_sums, renewal
 from sae_gap.learners.online.decorrelation import decorrelate_atoms
 from sae_gap.learners.online.gradient_sums import GradientSums
@@ -228,8 +228,7 @@ class OnlineDictionary(Learner):
             samples_key, num_samples, (min(num_samples, num_latents),), replace=False
         )
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
-        spare = jax.random.normal(normal_key, (input_dim, num_latents - atoms.shape[1]), dtype)
-        spare = unit_atoms(jnp.where(live_dims(signals)[:, None], spare, 0))[0]
+        spare = random_atoms(normal_key, signals, num_latents - atoms.shape[1])
         zero, live = jnp.zeros((), dtype), live_share(signals)
         mean = jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
         return OnlineState(

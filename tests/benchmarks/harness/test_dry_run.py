@@ -5,20 +5,12 @@ import types
 import pytest
 
 from benchmarks.harness.dry_run import check_writable, plan
-from sae_gap import Method, run
+from sae_gap import Method
 from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners.learner import HostLearner
-from sae_gap.metrics.metric import Metric
 from sae_gap.storage.results import Store
 from sae_gap.study.models import Models
 from tests import tiny
-
-
-class Some(HostLearner):
-    rate: float = 0.0
-
-    def learn(self, data, *, num_latents, key):
-        raise NotImplementedError
+from tests.study.test_models import OnHost
 
 
 def run_of(study, rows, models):
@@ -26,25 +18,14 @@ def run_of(study, rows, models):
 
 
 def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
-    base = Some(1.0, num_steps=1)
-    learners = [base, Some(2.0, num_steps=1, base=base), base, Some(3.0, num_steps=1)]
+    base = OnHost(num_steps=1)
+    learners = [base, OnHost(num_steps=2, base=base), base, OnHost(num_steps=3)]
     methods = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(learners)]
-    study = tiny.make(methods=methods)
-    said = plan(run_of(study, tmp_path, tmp_path)).splitlines()
+    said = plan(run_of(tiny.make(methods=methods), tmp_path, tmp_path)).splitlines()
     # Methods of one learner are one job.
     counts = [line.rpartition(": ")[2] for line in said[:-1]]
     assert counts == [f"0/{number} rows there, 2 to fit" for number in (4, 2, 2)]
     assert said[-1] == "3 jobs, 6 models to fit"
-
-
-def test_a_row_without_a_metric_is_yet_to_come(tmp_path):
-    first, mine = (
-        tiny.make(tiny.SETTING, methods=tiny.METHODS[:1], metrics=metrics)
-        for metrics in ((), (Metric("mine", lambda inferred: {}),))
-    )
-    run(first, Store(tmp_path))
-    for study, there in ((first, 1), (mine, 0)):
-        assert f"{there}/1 rows there" in plan(run_of(study, tmp_path, tmp_path))
 
 
 def test_models_that_are_all_there_may_lie_where_nothing_can_be_written(tmp_path, monkeypatch):

@@ -39,7 +39,6 @@ def files(tmp_path_factory):
     [
         (("--activations=x.pt", "mine"), 0, "nothing found"),
         (("mine", "--activations=x.pt", "--rows=50"), 0, "on 50 rows: L0"),
-        (("mine", "--activations=x.pt", "--certified"), 0, "by the certified lasso"),
         (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
         (("reads", "--activations=x.pt", "--targets=y.pt"), 0, "of a transcoder of 12 inputs"),
         (("reads", "--activations=x.pt", "--targets=x.pt"), 2, "are the activations themselves"),

@@ -10,8 +10,7 @@ import pytest
 import scipy.optimize
 import sklearn.linear_model
 
-from benchmarks.checks import scores
-from benchmarks.speed import coders, problems
+from benchmarks.speed import coders, problems, scores
 
 # Worst relative gaps.
 REACHED = {

@@ -17,61 +17,45 @@ DOCUMENTS = np.repeat([3, 0, 7, 0, 9, 4], [8, 12, 5, 15, 11, 9])
 
 def rows(values=ROWS, documents=DOCUMENTS, cut=25):
     """The rows of two files."""
-    parts = [slice(0, cut), slice(cut, len(values))]
-    tables = [
-        Table(
-            pathlib.Path(f"{place}.npy"),
-            len(values[part]),
-            values.shape[1],
-            lambda start, stop, part=part: values[part][start:stop],
-            None if documents is None else documents[part],
-        )
-        for place, part in enumerate(parts)
-    ]
-    return Activations(tuple(tables), np.arange(len(values)))
+
+    def table(place, part):
+        named, path = documents if documents is None else documents[part], f"{place}.npy"
+        read = lambda start, stop: values[part][start:stop]  # noqa: E731
+        return Table(pathlib.Path(path), len(values[part]), values.shape[1], read, named)
+
+    tables = table(0, slice(cut)), table(1, slice(cut, None))
+    return Activations(tables, np.arange(len(values)))
 
 
 def test_rows_are_chunked_and_picked_across_files():
     found = rows()
-    assert (found.num_samples, found.input_dim, [path.name for path in found.files]) == (
-        60,
-        5,
-        ["0.npy", "1.npy"],
-    )
+    assert (found.num_samples, found.input_dim) == ROWS.shape
     for size, lengths in ((7, [7] * 8 + [4]), (60, [60]), (1_000, [60])):
-        chunks = list(found.chunks(size))
-        assert [len(chunk) for chunk in chunks] == lengths
-        assert all(chunk.dtype == np.float32 for chunk in chunks)
+        chunks = [*found.chunks(size)]
+        assert [len(chunk) for chunk in chunks] == lengths and chunks[0].dtype == np.float32
         np.testing.assert_array_equal(np.concatenate(chunks), ROWS)
     wanted = [59, 3, 3, 25, 24, 0, 41]
     np.testing.assert_array_equal(found.take(wanted), ROWS[wanted])
     assert found.take([]).shape == (0, 5)
-    np.testing.assert_allclose(found.mean(), ROWS.mean(axis=0, dtype=float), atol=1e-7)
     # A sum in float32 would be off by 1e-5.
-    np.testing.assert_allclose(
-        rows(np.full((9_000, 1), 0.1, np.float32), None).mean(), np.float32(0.1), rtol=1e-7
-    )
+    tenths = np.full((9_000, 1), 0.1, np.float32)
+    np.testing.assert_allclose(rows(tenths, None).mean(), tenths[0], rtol=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_parts_hold_whole_documents_and_every_row_once(seed):
-    whole = rows()
-    parts = whole.split(0.25, seed)
+    parts = rows().split(0.25, seed)
     assert not set(parts[0].documents) & set(parts[1].documents)
     assert sum(part.num_samples for part in parts) == 60
     # Drawn as long as each brings the share nearer, so that it is off by less than half of some
     # document.
     assert abs(parts[1].num_samples - 15) <= 6
-    for part in parts:
+    for part in (*parts, *parts[0].split(0.3, 2)):
         own = np.isin(DOCUMENTS, part.documents)
-        np.testing.assert_array_equal(np.concatenate(list(part.chunks(8))), ROWS[own])
+        np.testing.assert_array_equal(np.concatenate([*part.chunks(8)]), ROWS[own])
         np.testing.assert_array_equal(part.documents, DOCUMENTS[own])
         np.testing.assert_array_equal(part.take(np.arange(part.num_samples)[::-1]), ROWS[own][::-1])
-    first, second = parts[0].split(0.3, 2)
-    assert set(first.documents) | set(second.documents) == set(parts[0].documents)
-    np.testing.assert_array_equal(
-        rows().split(0.25, seed)[0].split(0.3, 2)[1].documents, second.documents
-    )
+    np.testing.assert_array_equal(rows().split(0.25, seed)[1].numbers, parts[1].numbers)
 
 
 @pytest.mark.parametrize("place", [4, 59])
@@ -80,10 +64,9 @@ def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, docu
     """The same rows may be left of more, by which a split draws."""
     loud, left = ROWS.copy(), np.arange(60) != place
     loud[place] *= 1e3
-    less = rows(loud, documents).without_outliers()
-    alone = rows(ROWS[left], None if documents is None else documents[left])
+    less, again = (rows(loud, documents, cut).without_outliers() for cut in (25, 30))
+    alone = rows(ROWS[left], documents if documents is None else documents[left])
     np.testing.assert_array_equal(less.take(np.arange(59)), alone.take(np.arange(59)))
-    again = rows(loud, documents, cut=30).without_outliers()
     assert less.fingerprint == again.fingerprint != alone.fingerprint
     assert (documents is None) == (alone.fingerprint == rows(ROWS[left], None).fingerprint)
 
@@ -97,12 +80,11 @@ def test_rows_of_unknown_documents_are_held_out_in_runs_longer_than_they_correla
     assert np.diff(ends).min() >= shortest
 
 
-@pytest.mark.parametrize("sizes", [[1, 99], [99, 1], [50, 50], [1] * 100])
-@pytest.mark.parametrize("share", [1e-6, 0.02, 0.5, 0.999])
+@pytest.mark.parametrize("sizes", [[1, 99], [99, 1], [1] * 100])
+@pytest.mark.parametrize("share", [1e-6, 0.5, 0.999])
 def test_neither_part_is_ever_empty(sizes, share):
-    parts = rows(np.ones((100, 2), np.float32), np.repeat(np.arange(len(sizes)), sizes)).split(
-        share
-    )
+    documents = np.repeat(np.arange(len(sizes)), sizes)
+    parts = rows(np.ones((100, 2), np.float32), documents).split(share)
     assert all(part.num_samples for part in parts)
 
 
@@ -121,11 +103,10 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
     ("ask", "message"),
     [
         (lambda found: found.take([60]), "index 60 is out of bounds"),
-        (lambda found: found.take([0.5]), "valid indices"),
-        (lambda found: list(found.chunks(0)), "size must be"),
+        (lambda found: found.take([-1]), "numbered from 0 to 59"),
+        (lambda found: [*found.chunks(0)], "size must be"),
         (lambda found: found.split(1), "held_out must be"),
         (lambda found: found.split(0.1, -1), "seed must be"),
-        (lambda found: rows(documents=np.zeros(60, int)).split(), "one document alone"),
     ],
 )
 def test_bad_arguments_are_refused(ask, message):

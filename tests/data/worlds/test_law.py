@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sae_gap import World, WorldStream
 from sae_gap.data.worlds.feature_vectors import atoms_of
 from sae_gap.data.worlds.firing import (
     base_rates,
@@ -23,8 +22,8 @@ FULL = Law(seed=42)
 
 def test_base_rates_are_the_published_ones():
     rates = base_rates(FULL)
-    places = [0, 127, 128, 639, 2687, 4095, 10879, 16383]
-    published = [0.4, 0.032944, 0.032805, 0.013270, 0.005121, 0.003646, 0.001215, 0.0005]
+    places = [0, 127, 639, 4095, 16383]
+    published = [0.4, 0.032944, 0.013270, 0.003646, 0.0005]
     np.testing.assert_allclose(rates[places], published, atol=6e-7)
     assert rates.sum() == pytest.approx(59.144, abs=5e-4)
 
@@ -34,7 +33,6 @@ def test_an_exponent_of_minus_one_is_a_line():
     np.testing.assert_allclose(base_rates(line), [0.5, 0.4, 0.3, 0.2, 0.1])
     even = Law(num_latents=3, roots=0, exponent=0, most=0.2, least=0.2)
     np.testing.assert_allclose(base_rates(even), 0.2)
-    np.testing.assert_allclose(base_rates(Law(num_latents=1, roots=0)), 0.4)
     # Powers that are too large for a number: all but the last are as frequent as the first.
     np.testing.assert_allclose(base_rates(Law(exponent=-100))[:5], 0.4)
     # By hand: 1, 1/2 and 1/3 to the power of nearly 0 differ as their logarithms do.
@@ -79,9 +77,6 @@ def test_the_full_world_has_the_published_constants():
 def test_a_correlation_that_would_take_all_the_variance_is_scaled():
     factor, rest = correlate(Law(num_latents=3_000, roots=0, rank=4, correlation=0.5))
     square = np.sum(factor**2, axis=1)
-    # Some would leave less than .01 though they do not take all.
-    drawn = 0.5 * np.random.default_rng([0, 46]).standard_normal((3_000, 4))
-    assert np.any(np.abs(np.sum(drawn**2, axis=1) - 0.995) < 0.005)
     assert square.max() == pytest.approx(0.99)
     assert rest.min() == pytest.approx(0.01)
     assert (square[rest > 0.011] < 0.99).all()
@@ -102,7 +97,6 @@ def test_a_title_tells_all_laws_apart():
     assert Law(num_latents=500, roots=4, scale_children=False, spread=(0.5, 0)).title == (
         "synthsae roots=4 spread=0.5,0 scale_children=False"
     )
-    assert set(firing_of(Law(num_latents=9, roots=0, spread=(0.5, 0.0))).std) == {0.5}
     tree = "roots=3 branching=2 depth=1 exponent=0.7 most=0.3 least=1e-3 rank=4 bias=0.1"
     rest = "correlation=0.2 loudest=6 softest=3 spread=0.5:0.1 exclusive=false orthogonal_steps=3"
     hard = "lognormal=0.5 dense=2 antipodal=3 drift=0.7 scale_children=false"
@@ -124,37 +118,15 @@ def test_all_that_is_random_is_drawn_from_the_seed():
         assert abs(np.corrcoef(mine.ravel(), theirs.ravel())[0, 1]) < 0.5
 
 
-@pytest.mark.parametrize("trees", [{"roots": 0}, {"roots": 2, "branching": 0}])
-def test_levels_of_no_features_are_passed_over(trees):
-    parent, level = plant(Law(num_latents=64, input_dim=16, depth=2**31 - 1, **trees))
-    assert (parent == -1).all() and (level >= 0).sum() == trees["roots"]
-
-
-def test_the_largest_and_the_smallest_law_give_finite_signals():
-    for changes in (
-        {"loudest": 1e6, "softest": 1e6, "spread": (1e6, 1e6), "bias": 1e6},
-        {"loudest": 1e-6, "softest": 1e-6},
-    ):
-        size = {"num_latents": 60, "input_dim": 20, "roots": 2, "depth": 1, "num_samples": 50}
-        world = World(**size, correlation=10.0, exponent=-100.0, **changes)
-        assert np.isfinite(WorldStream(world)(0, 50)).all()
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_latents": 0}, "num_latents must be an integer"),
-        ({"seed": -1}, "seed must be an integer"),
         ({"num_latents": 10_879}, "do not fit the 10879 features"),
-        ({"orthogonal_steps": 2_000_000_000}, "of at most 100000"),
-        ({"most": 1.0}, "most must be a finite number above 0 and below 1"),
+        ({"dense": 21, "antipodal": 8_182}, "dense or antipodal are more than the 16384"),
         ({"most": 1e-7, "least": 1e-7}, "hardly any ever fires"),
         ({"least": 0.5}, "but least is 0.5 and most is 0.4"),
         ({"exponent": 0.0}, "exponent 0 gives every feature one"),
-        ({"correlation": 1e300}, "of at most 10"),
-        ({"spread": (0.5,)}, "spread must be a tuple of 2"),
         ({"spread": (0.5, -1.0)}, "the standard deviation of spread"),
-        ({"scale_children": "no"}, "scale_children must be True or False"),
     ],
 )
 def test_a_law_that_cannot_be_is_one_sentence(changes, words):
@@ -163,22 +135,7 @@ def test_a_law_that_cannot_be_is_one_sentence(changes, words):
     Law(num_latents=10_880)
 
 
-def test_a_law_is_read_by_the_types_of_its_parts():
-    read = parse_law(["roots=64", "most=0.3", "scale_children=false", "spread=0.2:0.1"])
-    assert read == {"roots": 64, "most": 0.3, "scale_children": False, "spread": (0.2, 0.1)}
-    assert parse_law([]) == {}
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        (["roots"], "must list different pairs"),
-        (["wings=2"], "of roots, branching, depth"),
-        (["roots=2.5"], "such as roots=128"),
-        (["most=much"], "such as most=0.4"),
-        (["exclusive=1"], "such as exclusive=true"),
-    ],
-)
-def test_a_law_that_cannot_be_read_is_one_sentence(entries, message):
-    with pytest.raises(ValueError, match=message):
-        parse_law(entries)
+def test_a_law_that_cannot_be_read_is_one_sentence():
+    for entry, fault in (("wings=2", "of roots, branching, depth"), ("roots=2.5", "as roots=128")):
+        with pytest.raises(ValueError, match=fault):
+            parse_law([entry])

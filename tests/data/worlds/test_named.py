@@ -10,7 +10,6 @@ import pytest
 
 from sae_gap.core.registry import instances
 from sae_gap.data.worlds import WorldStream, named
-from sae_gap.data.worlds.firing import firing_of
 from sae_gap.data.worlds.law import Law
 from sae_gap.data.worlds.named import WORLDS, named_world
 from sae_gap.data.worlds.named_world import NamedWorld
@@ -20,7 +19,7 @@ def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():
     assert named_world("synthsae").law == Law()
     small = named_world("synthsae", 2_048)
     assert (small.input_dim, small.roots, small.depth, small.sparsity) == (256, 64, 2, 16)
-    for number in (1, 20, 21, 60, 10_879, 10_880):
+    for number in (1, 20, 21, 10_879, 10_880):
         assert named_world("synthsae", number).num_latents == number
     assert named_world("synthsae", 60, width=30, input_dim=None, roots=2).width == 30
 
@@ -32,7 +31,6 @@ def test_correlated_features_are_orthogonal_and_fire_together():
     on = stream.samples(0, 8_000)[1].toarray() > 0
     pairs = np.corrcoef(on.T)[np.triu_indices(50, 1)]
     assert np.abs(gram).max() < 0.03 and np.abs(pairs).max() > 0.2 and world.sparsity == 10
-    assert (firing_of(world.law).level == -1).all()
 
 
 @pytest.mark.parametrize(("name", "width"), [("absorption", None), ("hedging", 1)])
@@ -48,23 +46,6 @@ def test_a_file_in_the_folder_is_a_world(tmp_path, monkeypatch):
     (tmp_path / "dropped_in.py").write_text(source.replace('"correlated"', '"dropped-in"'))
     monkeypatch.setattr(named, "__path__", [*named.__path__, str(tmp_path)])
     importlib.invalidate_caches()
-    assert instances(named.__name__, NamedWorld).keys() == WORLDS.keys() | {"dropped-in"}
-
-
-def test_every_world_says_what_it_is():
-    for name, world in WORLDS.items():
-        assert world.name == name and world.about and "\n" not in world.about
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("heaven",), "one of .*absorption, .*, but it is 'heaven'"),
-        ((["synthsae"],), "world must be one of"),
-        (("synthsae", "64"), "num_latents must be an integer"),
-        (("absorption", 5), "has 2 features, not 5"),
-    ],
-)
-def test_unknown_worlds_are_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        named_world(*arguments)
+    found = instances(named.__name__, NamedWorld)
+    assert found.keys() == WORLDS.keys() | {"dropped-in"}
+    assert all(found[name].name == name and "\n" not in found[name].about for name in found)

@@ -1,17 +1,11 @@
-"""Two processes of two devices each: what they fit together is what one would, and each hears what the others say."""
+"""What two processes fit together in `test_distributed.py`; it imports nothing of pytest."""
 
-import dataclasses
-import pickle
-
-import jax
 import numpy as np
-import pytest
 
-from sae_gap import Models, Setting, draw, fit_stream
+from sae_gap import Setting
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.runtime import distributed
 
 SETTING = Setting(20, 3, 202)
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=6)
@@ -20,13 +14,18 @@ ONLINE = OnlineDictionary(
 )
 SIGNALS = np.random.default_rng(0).normal(size=(802, 12)).astype(np.float32)
 
+# What two processes run after the commands, of which the first has joined them.
 CODE = """
-import dataclasses, pickle
+import dataclasses, os, pickle, warnings
+import jax, jax.numpy as jnp, numpy as np
 from sae_gap import Models, draw, fit_stream
+from sae_gap.runtime import devices, distributed
 from sae_gap.storage.trees import Checkpoint
-from tests.runtime.test_distributed import ONLINE, SAE, SETTING, SIGNALS
+from tests.benchmarks.in_two import ONLINE, SAE, SETTING, SIGNALS
 
-assert (distributed.count(), distributed.index(), distributed.is_first()) == (2, process, process == 0)
+warnings.simplefilter("error")
+process, folder = distributed.index(), os.environ["FOLDER"]
+assert (distributed.count(), str(process), distributed.is_first()) == (2, os.environ["PROCESS"], process == 0)
 assert distributed.gather({"process": process, "long": "x" * 3_000 * process})[1] == {"process": 1, "long": "x" * 3_000}
 assert distributed.from_first(process) == 0
 distributed.wait("here")
@@ -64,8 +63,10 @@ def source(start, count):
 # Clocks tell the processes apart; the first one's decides.
 save = Checkpoint(folder + "/stream", every=1e9 if process else 0)
 options = {"num_latents": 64, "key": jax.random.key(0), "num_samples": 802, "checkpoint": save}
-refused(Killed, lambda: fit_stream(ONLINE, source, watch=kill, **options))
-distributed.wait("saved")
+try:
+    fit_stream(ONLINE, source, watch=kill, **options)
+except Killed:
+    distributed.wait("saved")
 assert save.folder.exists(save.name)
 stream = fit_stream(ONLINE, source, **options)
 # Of each of four minibatches of a round the 26 or 24 rows of its own devices; once more the first round, by which the fit is known, and no second.
@@ -73,41 +74,3 @@ assert asked == [(50 * i + 26 * process, 26 - 2 * process) for i in [*range(12),
 bare = [jax.tree.map(np.asarray, dataclasses.replace(one, encode=None)) for one in (begun.end.model, again.end.model, stream)]
 pickle.dump(bare, open(f"{folder}/found{process}.pkl", "wb"))
 """
-
-
-@pytest.fixture(scope="module")
-def found(run_pair, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("two")
-    run_pair(CODE, folder)
-    return [pickle.loads((folder / f"found{process}.pkl").read_bytes()) for process in range(2)]
-
-
-def close(model, other):
-    for leaf, expected in zip(jax.tree.leaves(model), jax.tree.leaves(other), strict=True):
-        np.testing.assert_allclose(leaf, expected, atol=1e-5)
-
-
-def test_two_processes_fit_as_one(found):
-    (alone,) = Models().fit(SAE, [SETTING], [draw(SETTING)])
-    for first, again, _ in found:
-        close(first, dataclasses.replace(alone.end.model, encode=None))
-        close(again, first)
-
-
-def test_two_processes_share_a_stream(found):
-    alone = fit_stream(ONLINE, SIGNALS, num_latents=64, key=jax.random.key(0))
-    for *_, stream in found:
-        close(stream, dataclasses.replace(alone, encode=None))
-
-
-def test_a_process_by_itself_pays_nothing():
-    thing = object()
-    assert (distributed.count(), distributed.index(), distributed.is_first()) == (1, 0, True)
-    assert distributed.gather(thing) == [thing] and distributed.from_first(thing) is thing
-    distributed.wait("nobody")
-    distributed.leave(3)
-
-
-def test_half_of_an_address_is_refused():
-    with pytest.raises(ValueError, match="go together"):
-        distributed.start("localhost:1234", 2)

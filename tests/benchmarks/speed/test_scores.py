@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.checks import scores
+from benchmarks.speed import scores
 
 
 def problem(nonneg):

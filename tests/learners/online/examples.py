@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.learners.online import families
-from sae_gap.learners.online.cooccurrence import PARTNERS, Cooccurrence, drop_atoms
+from sae_gap.learners.online.cooccurrence import PARTNERS, Cooccurrence
 from sae_gap.learners.online.family.atoms import idle_energy
 
 ROWS, WIDTH = 200, 14
@@ -23,14 +23,13 @@ WIDE, NARROW = (
     )
     for dim in (ROWS, 60)
 )
-HALF = 0.5**0.5
 
 
 @jax.jit
 def repair(dictionary, counts):
     idle = idle_energy(counts.squares)
     (found, moved), idle = families.repair(dictionary, counts, idle)
-    return found, moved, drop_atoms(counts, moved), idle
+    return found, moved, idle
 
 
 def unit(atoms):
@@ -49,8 +48,11 @@ def counted(codes, number=None):
     spare = WIDTH - codes.shape[1]
     codes = np.pad(codes, ((0, 100 * spare), (0, spare))).astype(np.float32)
     codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
+    return of_codes(codes, number or 4 * len(codes))
+
+
+def of_codes(codes, number):
     on = (codes > 0).astype(np.float32)
-    number = 4 * len(codes) if number is None else number
     return of_pairs(on.T @ on, codes.T @ codes, codes.sum(axis=0), number)
 
 
@@ -72,31 +74,10 @@ def of_tables(together, products=None, number=1_000):
     """The counts of codes that are all 1, or whose products are others."""
 
     def filled_up(table):
-        spare = WIDTH - len(table)
-        return np.pad(np.asarray(table, np.float32), (0, spare)) + np.diag(
-            [0] * len(table) + [60] * spare
+        spare = [60] * (WIDTH - len(table))
+        return np.pad(np.asarray(table, np.float32), (0, len(spare))) + np.diag(
+            [0] * len(table) + spare
         )
 
     together, products = map(filled_up, (together, together if products is None else products))
     return of_pairs(together, products, np.diag(together), number)
-
-
-def rearranged(atoms, codes, number=None):
-    """The atoms after the rules, and which of them moved; no atom that fills up does."""
-    found, moved, *_ = repair(filled(atoms), counted(codes, number))
-    own = atoms.shape[1]
-    np.testing.assert_allclose(np.asarray(found)[:, ~moved], filled(atoms)[:, ~moved], atol=1e-6)
-    assert not moved[own:].any()
-    return np.asarray(found)[:, :own], np.flatnonzero(moved).tolist()
-
-
-def samples(*patterns, times=100):
-    return np.tile(np.array(patterns, float), (times, 1))
-
-
-def repaired(frame=NARROW):
-    """What four rays `p + c_k` tell of their common factor and of what they have beside it:
-    `4 p + Σ c` and `c_k - Σ c / 4`.
-    """
-    p, c = frame[:, 0], frame[:, 1:5]
-    return unit(4 * p + c.sum(axis=1)), unit(c - c.mean(axis=1, keepdims=True))

@@ -1,0 +1,102 @@
+"""An SAE from arrays in memory, of NumPy, JAX or PyTorch."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sae_gap.core.checks import as_real, check_choice, check_flag, check_integer, shown
+from sae_gap.saes.architectures import ARCHITECTURES, take
+from sae_gap.saes.parts import Parts
+from sae_gap.storage.tensor_files import Tensors
+
+# The options of an architecture; at least one is needed.
+_TAKES = {
+    "relu": (),
+    "topk": ("k",),
+    "batchtopk": ("threshold", "k"),
+    "jumprelu": ("threshold",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The options of `SAE.from_arrays`, which describes them."""
+
+    k: int | None = None
+    threshold: Any = None
+    centred: bool = True
+    linear: bool | None = None
+    transcoder: bool = False
+    W_skip: Any = None
+
+
+def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts:
+    """The SAE of `W_enc`, `b_enc`, `W_dec` and `b_dec`; the errors are those of
+    `SAE.from_arrays`.
+    """
+    check_choice("architecture", architecture, _TAKES)
+    k, takes, transcodes = options.k, _TAKES[architecture], options.transcoder
+    has = [name for name in ("k", "threshold") if getattr(options, name) is not None]
+    if {*has} - {*takes} or (takes and not has):
+        wanted = " or ".join(takes) or "neither k nor threshold"
+        raise ValueError(
+            f"{architecture} takes {wanted}, but it is given {' and '.join(has) or 'none'}."
+        )
+    for name in ("centred", "transcoder", "linear"):
+        if (flag := getattr(options, name)) is not None:
+            check_flag(name, flag)
+    arrays = {**given, "threshold": options.threshold, "W_skip": options.W_skip}
+    held = {
+        name: as_real(name, value, "an array of floats")
+        for name, value in arrays.items()
+        if value is not None
+    }
+    if "W_skip" in held and not transcodes:
+        raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
+    for name in ("b_enc", "b_dec"):
+        if held[name].ndim != 1 or not held[name].size:
+            raise ValueError(
+                f"{name} must be a vector with entries, but it is {shown(held[name])}."
+            )
+    num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
+    read = held["W_enc"].size // num_latents if transcodes else input_dim
+    if k is not None:
+        check_integer("k", k, least=1, most=num_latents)
+
+    # As torch.nn.Linear has them; no shape decides for a square one.
+    linear = {
+        "W_enc": (num_latents, read),
+        "W_dec": (input_dim, num_latents),
+        "W_skip": (input_dim, read),
+    }
+    square = [name for name in held if name in linear and len({*linear[name]}) == 1]
+    for name in linear.keys() & held.keys():
+        turned = held[name].shape == linear[name]
+        if options.linear if name in square else turned:
+            held[name] = held[name].T
+    notes = dict[str, str]()
+    if square and options.linear is None:
+        products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
+        notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
+    encoder = "standard"
+    if "threshold" in held:
+        encoder = "jumprelu"
+        if held["threshold"].size == 1:
+            held["threshold"] = np.resize(held["threshold"], num_latents)
+    elif k is not None:
+        encoder, notes["k"] = "topk" if architecture == "topk" else "batch_largest", str(k)
+    tensors = Tensors(Path("the arrays"), held)
+    notes["dtype given"] = tensors.dtypes()
+    return Parts(
+        encoder,
+        {name: k for name in ARCHITECTURES[encoder].options},
+        take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held),
+        library="given",
+        architecture=architecture,
+        notes=notes,
+        centred=options.centred,
+        transcodes=transcodes,
+    )

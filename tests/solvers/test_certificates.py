@@ -1,0 +1,211 @@
+"""Whether the certificates of `sparse_code` are true: random lasso problems, each solved and then
+judged by NumPy alone.
+
+A batch is a dictionary with some signals, drawn from a seed: coherent, duplicate, dependent, zero
+or badly scaled atoms, zero or badly scaled signals, λ from a thousandth of λ_max to above it,
+signed and non-negative codes, one signal up. Objective and duality gap are recomputed in float64
+from signals, dictionary and codes. The dual point is the residual, made feasible; where that does
+not settle a claim it is the projection of the signal on the dual polyhedron, by least-distance
+programming, which owes nothing to the coder. A claim is false where the objective is off by more
+than rounding, where the claimed lower bound is above the optimum, or where a code is called
+converged whose gap is larger than was asked for.
+
+  python -m pytest -n 0 tests/solvers/test_certificates.py --problems=100000
+
+References:
+  Lawson & Hanson (1974), "Solving Least Squares Problems", chapter 23 (least-distance programming
+  by NNLS).
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import scipy.optimize
+
+from benchmarks.speed import scores
+from sae_gap.core.types import Solution
+from sae_gap.solvers import sparse_code
+
+TOL = 1e-6
+# Samples, dimensions and latents: small, since each is compiled; the last has several blocks.
+SHAPES = ((1, 6, 10), (7, 12, 30), (60, 16, 64), (600, 16, 48))
+# Give up a problem after so many iterations, which is no false claim.
+MAX_ITERATIONS = 2_000
+# Powers of ten over which atoms and signals are spread. The type must hold the squares of signals,
+# and gaps of a millionth of them.
+ATOM_POWERS = 20
+SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
+# Transformations of Gaussian atoms and signals.
+KINDS = (
+    "gaussian",
+    "coherent",
+    "duplicate",
+    "dependent",
+    "zeros",
+    "scaled atoms",
+    "scaled signals",
+)
+
+
+class Batch(NamedTuple):
+    """Signals `(n, input_dim)` to code on a dictionary by weights `(n, 1)`."""
+
+    kind: str
+    signals: np.ndarray
+    dictionary: np.ndarray
+    lam: np.ndarray
+    nonneg: bool
+
+
+def draw(seed, dtype=np.float32, kind=None, shape=None):
+    """The batch of a seed; every other signal is sparse on the atoms, the rest are Gaussian."""
+    rng = np.random.default_rng(seed)
+    kind = kind or KINDS[rng.integers(len(KINDS))]
+    num_samples, input_dim, num_latents = shape or SHAPES[rng.integers(len(SHAPES))]
+    nonneg = bool(rng.integers(2))
+    atoms = rng.normal(size=(input_dim, num_latents))
+    signals = rng.normal(size=(num_samples, input_dim))
+    if kind == "coherent":
+        atoms = atoms + 4 * rng.normal(size=(input_dim, 1))
+    elif kind == "duplicate":
+        atoms = atoms[:, rng.integers(0, num_latents // 2, num_latents)]
+    elif kind == "dependent":
+        basis = rng.normal(size=(input_dim, input_dim // 3))
+        atoms = basis @ rng.normal(size=(basis.shape[1], num_latents))
+    elif kind == "zeros":
+        atoms = atoms * (rng.uniform(size=num_latents) < 0.8)
+        signals = signals * (rng.uniform(size=(num_samples, 1)) < 0.8)
+    on = rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents
+    sparse = rng.normal(size=on.shape) * on
+    signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[::2]
+    norms, sizes = np.ones((1, num_latents)), np.ones((num_samples, 1))
+    if kind == "scaled atoms":
+        norms = 10 ** rng.uniform(-ATOM_POWERS, ATOM_POWERS, size=norms.shape)
+    elif kind == "scaled signals":
+        sizes = 10 ** rng.uniform(*SIGNAL_POWERS[np.dtype(dtype)], size=sizes.shape)
+    pull = signals @ atoms * norms
+    largest = (pull if nonneg else np.abs(pull)).max(axis=1, keepdims=True)
+    # A signal without a positive correlation has no λ_max.
+    lam = 10 ** rng.uniform(-3, 0.1, size=sizes.shape) * np.where(largest > 0, largest, 1) * sizes
+    arrays = (array.astype(dtype) for array in (signals * sizes, atoms * norms, lam))
+    return Batch(kind, *arrays, nonneg)
+
+
+def project(signal, dictionary, lam, *, nonneg):
+    """The optimum of one lasso, from its dual: t = argmin ‖y − t‖ over Dᵀt ≤ λ, for signed codes
+    over |Dᵀt| ≤ λ; returns t, and the codes.
+    """
+    size, norms = np.linalg.norm(signal), np.linalg.norm(dictionary, axis=0)
+    used, codes = np.flatnonzero(norms), np.zeros(len(norms))
+    if size == 0 or not len(used):
+        return signal, codes
+    # In units in which everything is of order one.
+    target, atoms = signal / size, dictionary[:, used] / norms[used]
+    weights = np.tile(lam / norms[used] / size, 2 - nonneg)
+    sides = atoms if nonneg else np.hstack([atoms, -atoms])
+    # A constraint far beyond λ_max is so far from equality that moving it nearer changes nothing.
+    excess = np.maximum(sides.T @ target - weights, -10)
+    last = np.append(np.zeros(len(target)), 1)
+    found, _ = scipy.optimize.nnls(np.vstack([-sides, excess]), last, maxiter=100 * len(excess))
+    found = found / (1 - excess @ found)
+    # The second half, if there is one, has the other sign.
+    first, *second = np.split(found, 2 - nonneg)
+    codes[used] = (first - sum(second)) * size / norms[used]
+    return (target - sides @ found) * size, codes
+
+
+def judge(batch: Batch, claimed: Solution):
+    """Checks the claims of a solution in float64: which samples are certified, and are; and the
+    sample and the words of each false claim.
+    """
+    codes = np.asarray(claimed.codes)
+    objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
+    finite = np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap)
+    converged = finite & np.asarray(claimed.converged)
+    # A code that is not finite is faulted for that alone, and then counts as zero.
+    codes = np.where(finite[:, None], codes, 0)
+    objective, gap = (np.where(finite, values, 0) for values in (objective, gap))
+    signals, dictionary, lam = (np.asarray(array, np.float64) for array in batch[1:4])
+    sign = {"nonneg": batch.nonneg}
+    value, true = scores.score(signals, dictionary, codes, lam, **sign)
+    # An entry of the residual has an error of at most u (s + 2) (|y| + |D| |z|) with s active
+    # atoms, and the sums one of u (m + d) F. An objective below the floor is zero but for that.
+    unit, active = np.finfo(codes.dtype).eps, (codes != 0).sum(axis=1, keepdims=True) + 2
+    reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
+    error = np.linalg.norm(unit * active * reach, axis=1)
+    allowed = error * np.sqrt(2 * value) + 0.5 * error**2 + unit * sum(dictionary.shape) * value
+    floor = 0.5 * np.sum((16 * unit * signals) ** 2, axis=1)
+    # The residual is one dual point; only claims that it does not settle go on.
+    settled = ((true <= TOL * value) | ~converged) & (gap >= true - allowed)
+    optimum = value.copy()
+    for i in np.flatnonzero(~settled):
+        point, best = project(signals[i], dictionary, lam[i], **sign)
+        scale = scores.feasible(point[None] @ dictionary, lam[i], **sign)[0]
+        dual = scale * (signals[i] @ point) - 0.5 * scale**2 * (point @ point)
+        true[i] = min(true[i], max(value[i] - dual, 0))
+        least = scores.score(signals[i, None], dictionary, best[None], lam[i, None], **sign)[0][0]
+        optimum[i] = min(value[i], least)
+    far = (true > TOL * value + allowed) & (value > floor)
+    tests = {
+        "is not finite": ~finite,
+        "has a negative code": batch.nonneg & (codes < 0).any(axis=1),
+        "claims an objective that it has not": finite & (np.abs(objective - value) > allowed),
+        "claims a negative gap": gap < 0,
+        "claims a lower bound above the optimum": finite & (objective - gap > optimum + allowed),
+        "claims to be converged": converged & far,
+    }
+    faults = [(int(i), words) for words, broken in tests.items() for i in np.flatnonzero(broken)]
+    return converged & ~far, faults
+
+
+def solve(batch, code=sparse_code, **options):
+    given = batch.signals, batch.dictionary, batch.lam
+    options = {"nonneg": batch.nonneg, "tol": TOL, "max_iterations": MAX_ITERATIONS} | options
+    return jax.tree.map(np.asarray, code(*given, **options))
+
+
+@pytest.mark.parametrize(("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)])
+def test_no_claim_is_false(solver, wide, request):
+    left, seed, missed, faults = request.config.getoption("--problems"), 0, 0, []
+    with jax.enable_x64(wide):
+        while left > 0:
+            batch = draw(seed, np.float64 if wide else np.float32)
+            good, false = judge(batch, solve(batch, solver=solver))
+            faults += [(seed, batch.kind, batch.nonneg, *said) for said in false]
+            missed, left, seed = missed + np.sum(~good), left - len(good), seed + 1
+    assert not faults
+    # Iterations do not certify all in time; the compiled loops leave none.
+    assert solver == "fista" or not missed
+
+
+# What is spoilt in the claims on a sample, and what is said of it.
+SPOILT = [
+    ({"objective": 1.001}, "claims an objective that it has not"),
+    ({"gap": -1e9}, "claims a negative gap"),
+    ({"gap": np.nan}, "is not finite"),
+    ({"codes": np.inf}, "is not finite"),
+    ({"codes": -1}, "has a negative code"),
+    ({"codes": 0.9}, "claims to be converged"),
+    ({"codes": 0.9, "converged": 0}, "claims a lower bound above the optimum"),
+]
+
+
+@pytest.mark.parametrize(("factors", "words"), SPOILT)
+def test_a_false_claim_is_named(factors, words):
+    batch = next(b for b in map(draw, range(100)) if b.nonneg and len(b.signals) == 7)
+    claimed = solve(batch)
+    assert judge(batch, claimed)[1] == []
+    place = np.abs(claimed.codes * np.linalg.norm(batch.dictionary, axis=0)).sum(axis=1).argmax()
+    arrays = {name: np.array(getattr(claimed, name)) for name in factors}
+    for name, factor in factors.items():
+        with np.errstate(invalid="ignore"):
+            arrays[name][place] = arrays[name][place] * factor
+    if "codes" in factors and words != "is not finite":
+        codes = arrays["codes"], batch.lam
+        arrays["objective"] = scores.score(*batch[1:3], *codes)[0].astype(np.float32)
+    good, faults = judge(batch, dataclasses.replace(claimed, **arrays))
+    assert (place, words) in faults and {i for i, _ in faults} == {place}
+    assert not good[place] or words not in ("is not finite", "claims to be converged")
