@@ -48,7 +48,7 @@ def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path):
     one, (run, lines) = STUDIES[name], lines_to_measure(name, f"--results_dir={tmp_path}")
     assert len({line.key for line in lines}) == len(lines) and len(run.study.sources) >= 2
     by = [*tables.BY, *one.varies]
-    columns = {column for names in one.tables.values() for column in names} - {*by}
+    columns = {column for names in one.tables.values() for column in names.split()} - {*by}
     rows, means, drawn, draw = [], {}, [], Drawing.draw
     for line in lines:
         rng = random.Random(line.key)
