@@ -139,12 +139,11 @@ class Reading(NamedTuple):
             dense = codes.nnz > _SPARSE * block.size
             sums.append((codes.toarray() if dense else codes) @ self.atoms)
         decoded = np.concatenate(sums)
-        guess, target = decoded + self.bias, signals - self.bias
+        guess, skipped = decoded + self.bias, 0 if self.skip is None else signals @ self.skip
         if y is None:
-            guess = np.asarray(self.normalisation.undo(guess, x))
+            target, guess = signals - self.bias, np.asarray(self.normalisation.undo(guess, x))
         else:
-            skipped = 0 if self.skip is None else signals @ self.skip
-            guess, target = guess + skipped, y - skipped - self.bias
+            target, guess = y - skipped - self.bias, guess + skipped
         error = target - decoded
         mean = error.mean(axis=0)
         left = max(float(np.vdot(error, error)), _LEAST * len(x) * target.var(axis=0).sum())
