@@ -106,6 +106,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
     - `letters:abc`: the word begins with one of these letters; for words of one token.
     - `suffix:ing`: the word ends so after two letters or more; for words of one token.
     - `capital`: the first letter is a capital; for tokens of letters.
+    - `space`: a space goes before, so that a word begins here; for tokens of letters.
     - `topic:sport`: the document is of this topic; for tokens of letters.
 
     Args:
@@ -129,6 +130,8 @@ def concept(name: str, tokens: Tokens) -> Concept:
     if name == "capital":
         capital = np.array([text.strip()[:1].isupper() for text in texts])
         return Concept(name, capital, letters, True)
+    if name == "space":
+        return Concept(name, begins, letters, True)
     if kind == "topic":
         topics = set() if tokens.topics is None else {*tokens.topics.tolist()}
         if value in topics:
@@ -136,7 +139,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
         known = ", ".join(sorted(topics)) or "other concepts"
         raise ValueError(f"no document is of the topic {value!r}; choose from {known}.")
     raise ValueError(
-        f"{name!r} is no concept; choose letters:abc, suffix:ing, capital or topic:NAME."
+        f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME."
     )
 
 

@@ -42,6 +42,7 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("letters:bu") == [[" bed", " U"], [" walked", " dogs"]]
     assert texts_of("suffix:ed") == [[" walked"], [" bed", " U", " dogs"]]
     assert texts_of("capital") == [["The", " U", "S"], [" bed", " walk", "ing", " walked", " dogs"]]
+    assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
     for name in ("suffix", "letters:A", "topic:z"):
