@@ -2,8 +2,6 @@
 whatever is wrong.
 """
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -73,24 +71,6 @@ def test_a_run_ends_with_its_answer_and_the_path_of_its_page(smoke):
     one = {"method": "sae_topk", "seeds": 1, "amortisation_part_mean": 0, "dictionary_part_mean": 0}
     # An SAE as good as the oracle has no parts; and no one number is for two sizes.
     assert outcome._answer([one]).endswith("- TopK SAE: 0.000") and outcome._answer([one] * 2) == ""
-
-
-def test_a_second_run_prints_the_same_and_a_choice_reports_what_is_chosen(smoke, tmp_path):
-    copy = shutil.copytree(smoke.directory, tmp_path / "amortisation_gap")
-
-    def rows():
-        return {path.name: path.read_bytes() for path in (copy / "rows").iterdir()}
-
-    before, folder = rows(), f"--results_dir={tmp_path}"
-    # The last line has the path of the page.
-    assert succeed(*SMOKE, folder).splitlines()[:-1] == smoke.printed.splitlines()[:-1]
-    assert rows() == before
-    out = succeed(*SMOKE, folder, "--methods=fista_oracle,linear_probe", "--seeds=1")
-    assert "sae_relu" not in out and "±" not in out
-    # Beside the page of the whole, which stands.
-    (page,) = (path for path in copy.iterdir() if "fista_oracle,linear_probe" in path.name)
-    assert [*read(page)] == ["linear_probe", "fista_oracle"] and "seeds=1" in page.name
-    assert read(copy / "preset=smoke") == read(smoke.page)
 
 
 def test_the_published_protocol(tmp_path, smoke):

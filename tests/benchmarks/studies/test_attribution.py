@@ -7,6 +7,7 @@ import pytest
 from benchmarks.harness.methods import Tuned
 from benchmarks.studies.attribution import BENCH, one_at_a_time
 from benchmarks.studies.warmstart_encoder import by_products
+from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from tests.conftest import lines_of
 
@@ -22,6 +23,9 @@ def test_every_sae_has_all_codes_on_its_own_dictionary():
     preset = Tuned(tuned=("gated", "topk"))
     codes, learners = collections.defaultdict(set), {}
     for method in BENCH.methods(one_at_a_time(preset)[0], preset):
+        if isinstance(method.encoder, Lasso):
+            share = method.coordinates["inference"].removeprefix("lasso_")
+            assert method.encoder.lam == pytest.approx(float(share) * preset.lam)
         name = method.coordinates["dictionary"]
         codes[name].add(method.coordinates["inference"])
         assert learners.setdefault(name, method.learner) == method.learner

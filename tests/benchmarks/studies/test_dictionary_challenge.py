@@ -31,30 +31,15 @@ def test_learners_see_all_samples_and_take_the_steps_of_the_preset(smokes):
     }
 
 
-def test_cells_of_a_grid_have_lines_and_figures_of_their_own(tmp_path):
-    grid = ("--num_latents=20,30", "--num_samples=200", "--noise_db=none,20", "--seeds=0")
-    options = ("--preset=smoke", "--methods=spams,fista_oracle", f"--results_dir={tmp_path}")
-    succeed("dictionary_challenge", *options, *grid)
-    folder = page_of(tmp_path)
-    lines = lines_of(folder / "summary.csv")
-    assert len(lines) == 2 * 4 and list(lines[0])[:5] == [*tables.BY, "noise_db"]
-    # Noise takes away from what even the oracle recovers.
-    found = [line for line in lines if line["method"] == "fista_oracle"]
-    oracle = {line["noise_db"]: float(line["mcc_ood_mean"]) for line in found}
-    assert oracle["20.0"] < oracle[""]
-    names = {path.name for path in folder.glob("*.png")}
-    assert {"recovery_by_seconds_30_3_200_20.png", "recovery_by_samples_3_20.png"} < names
-    assert len(names) == 6
-
-
 def test_a_stream_trains_on_all_of_its_samples(tmp_path, caplog):
-    options = ("--preset=smoke", "--stream", f"--results_dir={tmp_path}")
+    options = ("--preset=smoke", "--stream", "--noise_db=20", f"--results_dir={tmp_path}")
     succeed("dictionary_challenge", *options, "--methods=sklearn,sae_relu,fista_oracle")
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
     rows = Store(tmp_path / "dictionary_challenge").rows()
     assert {(row["samples_seen"], row["stream"]) for row in rows} == {(200, True)}
     assert {row["fit_steps"] for row in rows if row["method"] == "sae_relu"} == {25}
-    assert {line["stream"] for line in lines_of(page_of(tmp_path) / "summary.csv")} == {"True"}
+    for line in lines_of(page_of(tmp_path) / "summary.csv"):
+        assert [*line][:6] == [*tables.BY, "noise_db", "stream"] and line["stream"] == "True"
 
 
 def test_saes_are_tuned_and_take_the_steps_they_are_given():
