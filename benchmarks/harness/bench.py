@@ -9,7 +9,10 @@ from benchmarks.harness.preset import Preset, grid
 from sae_gap.data.recording import Source
 from sae_gap.study.study import Method
 
-RECOVERY = "mcc_id mcc_ood cosine close support_f1_id support_f1_ood accuracy_id accuracy_ood auc_id auc_ood"
+RECOVERY = (
+    "mcc_id mcc_ood cosine close support_f1_id support_f1_ood accuracy_id accuracy_ood auc_id "
+    "auc_ood"
+)
 INFERENCE = (
     "l0_above_id mse_id objective_id gap_id relative_gap_id certificate_id fit_seconds "
     "encode_seconds"

@@ -192,6 +192,14 @@ def test_columns_of_noise_are_not_taken_for_permuted_ones():
     assert "energy" in " ".join(wrong) and "permuted" not in " ".join(wrong)
 
 
+def test_columns_count_by_the_energy_of_their_codes():
+    arrays, x = exact()
+    off = np.arange(11) == 3
+    changes = {"W_enc": np.where(off, -1, 1) * arrays["W_enc"], "threshold": 0.5 + 1e9 * off}
+    found = sae_gap.check(loaded(arrays, **changes), x).evidence
+    assert (found.aligned, found.negated) == pytest.approx((1, 0))
+
+
 def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
     arrays, x = exact()
 
