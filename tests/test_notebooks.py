@@ -126,6 +126,7 @@ def test_they_run(paths, this_python, tiny_packages):
     is stored in it is what the code prints.
     """
     notebooks, cells, stored = [], [], []
+    assert len(paths) >= 2
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
@@ -166,18 +167,6 @@ def test_the_form_holds_the_sizes_and_the_rest_of_the_cell_is_one_line(path):
     rest = "".join(cell.source for cell in notebook.cells[2:] if cell.cell_type == "code")
     assert [name for name in form if name not in rest] == []
     assert notebook.cells[1].source.partition("\n\n")[2] == "import sae_gap"
-
-
-def test_there_is_one_to_run():
-    assert [path.stem for path in NOTEBOOKS] == [
-        "absorption",
-        "better_sae",
-        "dictionary_learning",
-        "language_model",
-        "quickstart",
-        "transcoders",
-        "your_own_sae",
-    ]
 
 
 def test_the_address_is_that_of_the_project(monkeypatch):

@@ -12,6 +12,7 @@ its supports, and orthogonal matching pursuit.
 """
 
 import dataclasses
+from typing import Any
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
@@ -43,8 +44,9 @@ def _methods(source, p):
     best: dict[str, Encoder] = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
     best["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
     best["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
+    learners: dict[str, Any] = {**methods.with_tuned(source, p), "oracle": Oracle()}
     found = []
-    for name, learner in (methods.with_tuned(source, p) | {"oracle": Oracle()}).items():
+    for name, learner in learners.items():
         row = {"dictionary": name}
         if name != "oracle":
             own = learner.encoder
@@ -54,7 +56,7 @@ def _methods(source, p):
                 Method(f"least_squares_{name}", "support", learner, LeastSquares(own), row),
             ]
         found += [
-            methods.coded(f"{codes}_{name}", learner, p, encoder, **row, inference=codes)
+            methods.coded(f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes)
             for codes, encoder in best.items()
         ]
     return found
