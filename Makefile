@@ -70,7 +70,7 @@ dist: $(VENV)/.ready-dist
 	build/fresh/bin/sae-gap bench --preset=smoke --results_dir=build/fresh/results
 
 test: $(VENV)/.ready-test
-	$(RUN) pytest
+	$(RUN) pytest --durations=25
 
 lint: $(VENV)/.ready-test
 	$(RUN) ruff check .
@@ -119,5 +119,5 @@ $(VENV)/.ready-real: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -9,16 +9,17 @@ import dataclasses
 import fcntl
 import functools
 import gc
+import hashlib
 import importlib
 import io
 import os
 import pathlib
+import platform
 import random
 import re
 import socket
 import subprocess
 import sys
-import tempfile
 from importlib import metadata
 from unittest import mock
 
@@ -41,11 +42,22 @@ _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault(
     "XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE
 )
-if "PYTEST_XDIST_WORKER" not in os.environ:
-    # Shared with the workers and with the processes that tests start, so that a program of one
-    # shape is compiled once in all.
-    CACHE = tempfile.TemporaryDirectory(prefix="sae_gap-tests-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = CACHE.name
+
+
+def kind_of_machine():
+    """Names what XLA compiles for: the version of jaxlib, the processor and its instructions."""
+    path = pathlib.Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    kinds = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    text = repr((platform.uname().machine, platform.processor(), sorted(kinds)))
+    return f"{metadata.version('jaxlib')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+# Shared with the workers, with the processes that tests start and with the next run, so that a
+# program of one shape is compiled once in all. Another processor may lack its instructions.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+    pathlib.Path(__file__).parents[1] / ".cache" / f"xla-{kind_of_machine()}"
+)
 
 
 # Tracing makes many objects that stay, and Python would look through them for garbage again and

@@ -157,10 +157,8 @@ def test_packages_are_checked_and_a_host_runs_what_a_developer_does():
 
 def called(words):
     """The binary that a command calls, and its words; None for another program."""
-    for at, word in enumerate(words):
-        if word == "sae_gap" and words[at - 1] == "-m" and words[at + 1 :]:
-            return command.ALIASES.get(words[at + 1], words[at + 1]), words[at + 2 :]
-        if Path(word).name == "sae-gap" and words[at + 1 :]:
+    for at, word in enumerate(words[:-1]):
+        if Path(word).name == "sae-gap" or words[at - 1 : at + 1] == ["-m", "sae_gap"]:
             return command.ALIASES.get(words[at + 1], words[at + 1]), words[at + 2 :]
     return None
 

@@ -10,12 +10,12 @@ from sae_gap.data.recording import Source
 from sae_gap.study.study import Method
 
 RECOVERY = (
-    *("mcc_id", "mcc_ood", "cosine", "close", "support_f1_id", "support_f1_ood"),
-    *("accuracy_id", "accuracy_ood", "auc_id", "auc_ood"),
+    "mcc_id mcc_ood cosine close support_f1_id support_f1_ood accuracy_id accuracy_ood auc_id "
+    "auc_ood"
 )
 INFERENCE = (
-    *("l0_above_id", "mse_id", "objective_id", "gap_id", "relative_gap_id", "certificate_id"),
-    *("fit_seconds", "encode_seconds"),
+    "l0_above_id mse_id objective_id gap_id relative_gap_id certificate_id fit_seconds "
+    "encode_seconds"
 )
 
 
@@ -34,7 +34,7 @@ class Bench:
       varies: columns beside the name that its methods vary; summary.csv shows them next to the
         sizes.
       figures: by the stem of their file.
-      tables: columns to print, by title; their headings are the metrics' own.
+      tables: columns to print, as words, by title; their headings are the metrics' own.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
       note: what the answer says of its SAEs.
@@ -51,7 +51,7 @@ class Bench:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     varies: tuple[str, ...] = ()
     figures: Mapping[str, Drawing] = dataclasses.field(default_factory=dict)
-    tables: Mapping[str, Sequence[str]] = dataclasses.field(
+    tables: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
     )
     parts: bool = False

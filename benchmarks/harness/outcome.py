@@ -57,7 +57,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     drawn = _drawn(bench, rows, conditions)
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
-    listed = {**bench.tables, "Further metrics": _unlisted(summary)}
+    listed = {title: names.split() for title, names in bench.tables.items()}
+    listed["Further metrics"] = _unlisted(summary)
     shown = [
         pages.Table(title, heads | _headings(names, summary), _distinct(summary, names, by))
         for title, names in listed.items()
@@ -204,7 +205,7 @@ def _unlisted(summary: Lines) -> list[str]:
         _stem(name)
         for one in studies.found().values()
         for names in one.tables.values()
-        for name in names
+        for name in names.split()
     }
     columns = [item for metric in catalogue.metrics().values() for item in metric.columns.items()]
     shown = {name for name, column in columns if column.heading != "" and name not in listed}

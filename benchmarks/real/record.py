@@ -44,17 +44,8 @@ class RecordOptions(OnText):
 
 def main(options: RecordOptions) -> Recorded:
     lm, texts, folder = options.begin(NAME)
-    found = record(
-        lm,
-        texts,
-        folder,
-        options.layers,
-        options.context,
-        options.dtype,
-        options.tokens,
-        options.seed,
-        options.mlps,
-    )
+    names = ("layers", "mlps", "tokens", "context", "dtype", "seed")
+    found = record(lm, texts, folder, **{name: getattr(options, name) for name in names})
     size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
     memory = f"peak memory {devices.peak_memory():.2f} GiB"
     logging.info("%s holds %s, after blocks %s; %s", folder, size, found.layers, memory)

@@ -28,7 +28,7 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -62,11 +62,8 @@ METHODS = (
     *("topk", "topk_from_online_dl", "batchtopk", "jumprelu"),
     *("matryoshka", "relu", "online_dl"),
 )
-# Dictionaries with non-default options, given `online_dl`.
-DICTIONARIES: dict[str, Callable[[OnlineDictionary], Learner]] = {
-    "online_dl": lambda online: online,
-    "online_dl_incoherent": lambda online: dataclasses.replace(online, incoherent=True),
-}
+# Dictionaries with the options of activations, and whether their atoms are made incoherent.
+DICTIONARIES = {"online_dl": False, "online_dl_incoherent": True}
 # Ending of the name of an SAE that starts from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
 # Endings of the names of transcoders, and whether they have a skip.
@@ -138,7 +135,7 @@ def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
     width, sparsity = options.width, options.sparsity
     online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=options.visits)
     if name in DICTIONARIES:
-        return DICTIONARIES[name](online)
+        return dataclasses.replace(online, incoherent=DICTIONARIES[name])
     if name not in SAES:
         return catalogue.make_learner(name, sparsity=sparsity, input_dim=input_dim)
     stem, make = name.removesuffix(FROM), catalogue.sae_for_activations

@@ -5,8 +5,6 @@ A function prepares a problem, untimed, and returns the call to time, which code
 and waits for the result. A missing library raises an `ImportError`.
 """
 
-import functools
-import importlib
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -39,35 +37,40 @@ class Coder(NamedTuple):
     at_most: int | None = None
 
 
-def ours(problem: Problem, *, code: Callable[..., Any]) -> Run:
+def ours(problem: Problem, code: Callable[..., Any] = sparse_code) -> Run:
     """`sparse_code` to its own tolerance, which is `TARGET`."""
     signals = devices.place(problem.signals, devices.mesh())
     arrays = signals, jnp.asarray(problem.dictionary), problem.lam
     return lambda: jax.block_until_ready(code(*arrays))
 
 
-def spams_lars(problem: Problem, *, dtype: type) -> Run:
-    """The LARS of SPAMS in single or double precision, timed with its Gram matrix."""
+def jitted(problem: Problem) -> Run:
+    """The same under `jax.jit`."""
+    return ours(problem, jax.jit(sparse_code))
+
+
+def spams_lars(problem: Problem) -> Run:
+    """The LARS of SPAMS in single precision, timed with its Gram matrix."""
     import spams
 
-    columns: np.ndarray = np.asfortranarray(problem.signals.T, dtype)
-    atoms: np.ndarray = np.asfortranarray(problem.dictionary, dtype)
+    columns, atoms = np.asfortranarray(problem.signals.T), np.asfortranarray(problem.dictionary)
     return lambda: spams.lasso(
         columns, D=atoms, lambda1=problem.lam, mode=2, pos=True, numThreads=-1
     )
 
 
-def one_by_one(problem: Problem, *, library: str) -> Run:
-    """Celer or skglm, one signal at a time, in double precision: single does not reach 1e-6."""
-    kind = importlib.import_module(library).Lasso
+def celer(problem: Problem) -> Run:
+    """Celer, one signal at a time, in double precision: single does not reach 1e-6."""
+    from celer import Lasso
+
     atoms = np.asfortranarray(problem.dictionary, np.float64)
-    signals = problem.signals.astype(np.float64)
     options = {"max_iter": 1_000, "positive": True, "fit_intercept": False}
-    model = kind(alpha=problem.lam / len(atoms), tol=TARGET, **options)
+    model = Lasso(alpha=problem.lam / len(atoms), tol=TARGET, **options)
 
     def run():
-        # They warn that they miss their accuracy, which the table shows.
+        # It warns that it misses its accuracy, which the table shows.
         with warnings.catch_warnings(action="ignore"):
+            signals = problem.signals.astype(np.float64)
             return np.stack([np.ravel(model.fit(atoms, signal).coef_) for signal in signals])
 
     return run
@@ -82,10 +85,8 @@ def codes_of(result: Any) -> np.ndarray:
 
 OURS, JITTED = "working_set", "jitted"
 CODERS = {
-    OURS: Coder("working set", functools.partial(ours, code=sparse_code)),
-    JITTED: Coder("under jit", functools.partial(ours, code=jax.jit(sparse_code))),
-    "spams": Coder("SPAMS", functools.partial(spams_lars, dtype=np.float32)),
-    "spams_double": Coder("SPAMS in double", functools.partial(spams_lars, dtype=np.float64)),
-    "celer": Coder("celer", functools.partial(one_by_one, library="celer"), at_most=10),
-    "skglm": Coder("skglm", functools.partial(one_by_one, library="skglm"), at_most=10),
+    OURS: Coder("working set", ours),
+    JITTED: Coder("under jit", jitted),
+    "spams": Coder("SPAMS", spams_lars),
+    "celer": Coder("celer", celer, at_most=10),
 }

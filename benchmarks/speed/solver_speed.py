@@ -18,6 +18,7 @@ other solver, with its largest gap in brackets. Writes <results_dir>/solver_spee
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -53,7 +54,7 @@ class SolverSpeedOptions(Results):
     num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
     lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
     solvers: tuple[str, ...] = option(
-        (JITTED, "spams", "spams_double", "celer", "skglm"),
+        (JITTED, "spams", "celer"),
         f"What {OURS} is held against: some of {', '.join(CODERS)}.",
         choices=tuple(CODERS),
     )
@@ -68,44 +69,39 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     """
     problem = problems.draw(cell)
     runs: dict[str, Run] = {}
-    skipped, first, codes = [], {}, {}
+    skipped, rows = [], []
     for name in names:
         coder = CODERS[name]
-        part = problem._replace(signals=problem.signals[: coder.at_most])
         try:
-            runs[name] = coder.prepare(part)
+            runs[name] = coder.prepare(problem._replace(signals=problem.signals[: coder.at_most]))
         except ImportError as error:
             skipped.append(f"{name} skipped: {error.name} is not installed")
-    product = jax.jit(jnp.matmul)
-    arrays = jnp.asarray(problem.signals), jnp.asarray(problem.dictionary)
+    product, arrays = jax.jit(jnp.matmul), tuple(map(jnp.asarray, problem[:2]))
     runs[_PRODUCT] = lambda: product(*arrays).block_until_ready()
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for name, run in runs.items():
-        first[name], result = _timed(run)
-        codes[name] = codes_of(result)
+    first = {name: _timed(run) for name, run in runs.items()}
+    least = dict.fromkeys(runs, math.inf)
     start = time.perf_counter()
     for _ in range(repeats):
         for name, run in runs.items():
-            seconds[name].append(_timed(run)[0] * len(problem.signals) / len(codes[name]))
+            least[name] = min(least[name], _timed(run)[0])
         if time.perf_counter() - start > MOST_SECONDS:
             break
-    least = {name: min(times) for name, times in seconds.items()}
-    rows = []
     for name in [*runs][:-1]:
-        found = codes[name]
-        signals = problem.signals[: len(found)]
-        value, gap = scores.score(signals, problem.dictionary, found, problem.lam)
+        codes = codes_of(first[name][1])
+        signals = problem.signals[: len(codes)]
+        value, gap = scores.score(signals, problem.dictionary, codes, problem.lam)
+        seconds = least[name] * len(problem.signals) / len(codes)
         row = {
             **dataclasses.asdict(cell),
             "lam": problem.lam,
             "input_dim": problem.signals.shape[1],
             "method": name,
-            "num_timed": len(found),
-            "seconds": least[name],
-            "seconds_first": first[name],
-            "ratio_to_product": least[name] / least[_PRODUCT],
+            "num_timed": len(codes),
+            "seconds": seconds,
+            "seconds_first": first[name][0],
+            "ratio_to_product": seconds / least[_PRODUCT],
             "relative_gap_max": float((gap / np.maximum(value, 1e-300)).max()),
-            "l0": float(np.count_nonzero(found, axis=1).mean()),
+            "l0": float(np.count_nonzero(codes, axis=1).mean()),
         }
         rows.append(row)
     return rows, skipped

@@ -23,7 +23,6 @@ from sae_gap.encoders.encoder import Encoder
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
 from sae_gap.encoders.pursuit import OMP
-from sae_gap.learners.learner import Learner
 from sae_gap.learners.oracle import Oracle
 from sae_gap.study.study import Method
 
@@ -40,29 +39,27 @@ def one_at_a_time(p: Preset) -> list[Source]:
     return list(dict.fromkeys(source for line in lines for source in grid(line)))
 
 
-def _codes(name: str, learner: Learner, source: Any, p: Preset) -> list[Method]:
-    """Codes on a learner's dictionary that do without its encoder."""
-    found: dict[str, Encoder] = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
-    found["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
-    found["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
-    return [
-        methods.coded(f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes)
-        for codes, encoder in found.items()
-    ]
-
-
 def _methods(source, p):
+    # Codes that do without a dictionary's own encoder.
+    best: dict[str, Encoder] = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
+    best["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
+    best["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
+    learners: dict[str, Any] = {**methods.with_tuned(source, p), "oracle": Oracle()}
     found = []
-    for name, sae in methods.with_tuned(source, p).items():
+    for name, learner in learners.items():
         row = {"dictionary": name}
-        kept = {
-            "support": OnSupport(sae.encoder, p.lam),
-            "least_squares": LeastSquares(sae.encoder),
-        }
-        found.append(Method(f"sae_{name}", "sae", sae, sae.encoder, row))
-        found += [Method(f"{codes}_{name}", "support", sae, kept[codes], row) for codes in kept]
-        found += _codes(name, sae, source, p)
-    return [*found, *_codes("oracle", Oracle(), source, p)]
+        if name != "oracle":
+            own = learner.encoder
+            found += [
+                Method(f"sae_{name}", "sae", learner, own, row),
+                Method(f"support_{name}", "support", learner, OnSupport(own, p.lam), row),
+                Method(f"least_squares_{name}", "support", learner, LeastSquares(own), row),
+            ]
+        found += [
+            methods.coded(f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes)
+            for codes, encoder in best.items()
+        ]
+    return found
 
 
 BENCH = Bench(

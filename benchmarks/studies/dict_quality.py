@@ -37,7 +37,7 @@ BENCH = Bench(
     figures=drawings.plain("matched_cosines", CELL) | drawings.inference_along(style="columns"),
     tables={
         "Recovery": RECOVERY,
-        "Columns": ("cosine", "close", "angle", "norm_ratio"),
+        "Columns": "cosine close angle norm_ratio",
         "Inference on ID": INFERENCE,
     },
 )

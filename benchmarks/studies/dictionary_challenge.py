@@ -64,19 +64,8 @@ BENCH = Bench(
     figures=drawings.plain("recovery_by_seconds", (*CELL, "noise_db"))
     | drawings.plain("recovery_by_samples", ("sparsity", "noise_db")),
     tables={
-        "Dictionaries": (
-            *(
-                "cosine",
-                "close",
-                "mcc_id",
-                "mcc_ood",
-                "mcc_paper_id",
-                "mcc_paper_ood",
-                "support_f1_id",
-                "support_f1_ood",
-            ),
-            *("samples_seen", "fit_seconds"),
-        )
+        "Dictionaries": "cosine close mcc_id mcc_ood mcc_paper_id mcc_paper_ood support_f1_id "
+        "support_f1_ood samples_seen fit_seconds"
     },
     options={
         "metrics": (*catalogue.default_metrics(), Metric("samples_seen", samples_seen)),

@@ -13,12 +13,8 @@ from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 SUPPORT = (
-    *(
-        f"support_{name}_{split}"
-        for name in ("precision", "recall", "f1")
-        for split in ("id", "ood")
-    ),
-    "support_l0_id",
+    "support_precision_id support_precision_ood support_recall_id support_recall_ood support_f1_id "
+    "support_f1_ood support_l0_id"
 )
 
 

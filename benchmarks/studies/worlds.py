@@ -107,27 +107,11 @@ BENCH = Bench(
     },
     figures=drawings.plain("recovery_by_level", (*CELL, "noise_db")),
     tables={
-        "Dictionaries": (
-            *("atom_mcc", "close", "uniqueness"),
-            *(
-                f"atom_mcc_{level}"
-                for level in ("roots", "children", "grandchildren", "great_grandchildren", "free")
-            ),
-            *(f"atom_mcc_{quartile}" for quartile in ("frequent", "common", "uncommon", "rare")),
-            "fit_seconds",
-        ),
-        "Detection": (
-            *(
-                "f1_id",
-                "precision_id",
-                "recall_id",
-                "cut_f1_id",
-                "cut_precision_id",
-                "cut_recall_id",
-                "cut_f1_ood",
-            ),
-            *("absorption_id", "r2_id", "shrinkage_id", "fired_id", "dead_id"),
-        ),
+        "Dictionaries": "atom_mcc close uniqueness atom_mcc_roots atom_mcc_children "
+        "atom_mcc_grandchildren atom_mcc_great_grandchildren atom_mcc_free atom_mcc_frequent "
+        "atom_mcc_common atom_mcc_uncommon atom_mcc_rare fit_seconds",
+        "Detection": "f1_id precision_id recall_id cut_f1_id cut_precision_id cut_recall_id "
+        "cut_f1_ood absorption_id r2_id shrinkage_id fired_id dead_id",
     },
     options={
         "metrics": tuple(

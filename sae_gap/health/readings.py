@@ -110,20 +110,6 @@ class Reading(NamedTuple):
             _offset(sae, maps[0]) if maps else None,
         )
 
-    def guess(
-        self,
-        decoded: Float[np.ndarray, "n input_dim"],
-        x: Float[np.ndarray, "n num_inputs"],
-        y: Float[np.ndarray, "n input_dim"] | None = None,
-    ) -> Float[np.ndarray, "n input_dim"]:
-        """The reconstructions from what the codes of rows add up to; see `read`."""
-        if y is None:
-            return np.asarray(self.normalisation.undo(decoded + self.bias, x))
-        return decoded + self.bias + self._skipped(x)
-
-    def _skipped(self, x):
-        return 0 if self.skip is None else np.asarray(self.normalisation.apply(x)) @ self.skip
-
     def read(
         self,
         x: Float[np.ndarray, "n num_inputs"],
@@ -153,8 +139,11 @@ class Reading(NamedTuple):
             dense = codes.nnz > _SPARSE * block.size
             sums.append((codes.toarray() if dense else codes) @ self.atoms)
         decoded = np.concatenate(sums)
-        target = (signals if y is None else y - self._skipped(x)) - self.bias
-        guess = self.guess(decoded, x, y)
+        guess, skipped = decoded + self.bias, 0 if self.skip is None else signals @ self.skip
+        if y is None:
+            target, guess = signals - self.bias, np.asarray(self.normalisation.undo(guess, x))
+        else:
+            target, guess = y - skipped - self.bias, guess + skipped
         error = target - decoded
         mean = error.mean(axis=0)
         left = max(float(np.vdot(error, error)), _LEAST * len(x) * target.var(axis=0).sum())

@@ -92,11 +92,6 @@ def by_device(
         return function(per_sample, *shared)
     num_samples = jax.tree.leaves(per_sample)[0].shape[0]
     spare = -num_samples % mesh.size
-    padded = (
-        jax.tree.map(lambda a: jnp.pad(a, ((0, spare),) + ((0, 0),) * (a.ndim - 1)), per_sample)
-        if spare
-        else per_sample
-    )
     rows = PartitionSpec(mesh.axis_names)
     mapped = jax.shard_map(
         function,
@@ -106,8 +101,14 @@ def by_device(
         # Loops start with constants, equal on all devices, and end with values that differ.
         check_vma=False,
     )
-    results = mapped(padded, *shared)
-    return jax.tree.map(lambda a: a[:num_samples], results) if spare else results
+    if not spare:
+        return mapped(per_sample, *shared)
+    results = mapped(jax.tree.map(lambda a: _padded(a, spare), per_sample), *shared)
+    return jax.tree.map(lambda a: a[:num_samples], results)
+
+
+def _padded(array: Array, rows: int) -> Array:
+    return jnp.pad(array, ((0, rows),) + ((0, 0),) * (array.ndim - 1))
 
 
 def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTree:
@@ -118,7 +119,7 @@ def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTr
     batches = -(-number // size)
 
     def split(array):
-        padded = jnp.pad(array, ((0, batches * size - number),) + ((0, 0),) * (array.ndim - 1))
+        padded = _padded(array, batches * size - number)
         return padded.reshape(batches, size, *array.shape[1:])
 
     found = lax.map(run, jax.tree.map(split, rows))

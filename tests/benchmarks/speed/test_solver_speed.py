@@ -1,5 +1,5 @@
-"""The speed benchmark at smoke size: every solver scored, the files it leaves, and one sentence for
-whatever is wrong.
+"""Every coder solves the timed problem, as its score in double precision proves; problems have the
+atoms and weights that they say, and the table says what was measured.
 """
 
 import itertools
@@ -9,48 +9,88 @@ import types
 
 import numpy as np
 import pytest
+import sklearn.linear_model
 
-from benchmarks.speed import coders, problems
+from benchmarks.speed import coders, problems, scores
 from benchmarks.speed import solver_speed as binary
+from benchmarks.speed.problems import Cell
 from tests.conftest import lines_of, refused, succeed
 
+# Worst relative gaps.
+REACHED = {"working_set": 1.1e-6, "jitted": 1.1e-6, "spams": 1e-5, "celer": 1e-5}
 SMOKE = ("--num_latents=30", "--sparsity=3", "--num_samples=12", "--lam=0.1", "--repeats=1")
 
 
-def test_table_and_rows(tmp_path):
-    solvers = "--solvers=jitted,spams"
-    out = succeed("solver_speed", *SMOKE, solvers, f"--results_dir={tmp_path}")
-    rows = {row["method"]: row for row in lines_of(tmp_path / "solver_speed" / "summary.csv")}
-    assert rows.keys() == {"working_set", "jitted", "spams"}
-    for row in rows.values():
-        assert row["num_latents"] == "30" and row["revision"] is not None
-        assert float(row["seconds"]) > 0 and 0 <= float(row["relative_gap_max"]) <= 1e-5
-    headings, _, cells = (re.split(r" ?\| ?", line)[1:-1] for line in out.splitlines())
-    ratio, _ = dict(zip(headings, cells, strict=True))["/ SPAMS"].split()
-    seconds = [float(rows[name]["seconds"]) for name in ("working_set", "spams")]
-    assert ratio == f"{seconds[0] / seconds[1]:.2g}"
+@pytest.mark.parametrize("lam", [0.3, np.linspace(0.1, 0.7, 28).reshape(4, 7)])
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_score_is_the_definition(nonneg, lam):
+    rng = np.random.default_rng(0)
+    signals, dictionary, codes = (rng.normal(size=size) for size in ((4, 5), (5, 7), (4, 7)))
+    codes = np.abs(codes) if nonneg else codes
+    value, gap = scores.score(signals, dictionary, codes, lam, nonneg=nonneg)
+    rest = signals - codes @ dictionary.T
+    bound = rest @ dictionary if nonneg else np.abs(rest @ dictionary)
+    scale = np.minimum(1, (lam / np.maximum(bound, 1e-9)).min(axis=1))[:, None]
+    np.testing.assert_allclose(value, 0.5 * (rest**2).sum(1) + (lam * np.abs(codes)).sum(1))
+    dual = 0.5 * (signals**2).sum(1) - 0.5 * ((signals - scale * rest) ** 2).sum(1)
+    np.testing.assert_allclose(gap, value - dual, atol=1e-12)
+    for bad in (0, np.where(np.arange(7) == 1, 0, lam), np.nan):
+        with pytest.raises(ValueError, match="lam must be above 0"):
+            scores.score(signals, dictionary, codes, bad)
 
 
-def test_the_whole_table_has_a_line_a_cell_and_a_dash_for_what_is_not_timed(
-    call, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(problems, "TABLE", (problems.Cell(30, 3, 5), problems.Cell(20, 2, 4)))
-    monkeypatch.setattr(
-        problems, "WIDE", problems.Cell(48, 4, 3, world="coherent", lam_fraction=0.1)
-    )
-    options = ("--repeats=1", "--solvers=jitted,spams", f"--results_dir={tmp_path}")
-    code, out, _ = call("solver_speed", *options)
-    lines = [line.split(" | ") for line in out.splitlines()]
-    assert code == 0
-    assert [line[0] for line in lines[2:]] == ["| 30 in 14", "| 20 in 10", "| 48 in 6, coherent"]
-    assert lines[-1][3] == "0.1 λ_max" and lines[-1][-2:] == ["-", "- |"]
+@pytest.mark.parametrize("name", coders.CODERS)
+def test_a_coder_of_the_lasso_reaches_the_optimum(name, monkeypatch):
+    """Celer has the interface of scikit-learn, whose solver takes its place."""
+    monkeypatch.setitem(sys.modules, "celer", sklearn.linear_model)
+    problem = problems.draw(Cell(30, 3, 12))
+    codes = coders.codes_of(coders.CODERS[name].prepare(problem)())
+    value, gap = scores.score(problem.signals, problem.dictionary, codes, problem.lam)
+    assert codes.shape == (12, 30) and codes.min() >= 0
+    assert (gap / value).max() <= REACHED[name]
 
 
-def test_absent_peers_are_named(monkeypatch):
+def test_atoms_come_in_clusters_or_as_in_the_paper_and_fractions_become_weights():
+    cell = Cell(320, 5, 40, world="coherent", input_dim=200, lam_fraction=0.5)
+    coherent, plain = problems.draw(cell), problems.draw(Cell(40, 3, 6, 0.2))
+    assert plain.lam == 0.2 and plain.signals.shape == (6, 16)
+    strongest = (coherent.signals @ coherent.dictionary).max(axis=1)
+    assert coherent.lam == pytest.approx(0.5 * np.median(strongest), rel=1e-6)
+    assert coherent.signals.shape == (40, 200)
+    np.testing.assert_allclose(np.linalg.norm(coherent.signals, axis=1), 1, rtol=1e-5)
+    for _, dictionary, _ in (coherent, plain):
+        np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-5)
+    cosines, cluster = coherent.dictionary.T @ coherent.dictionary, np.arange(320) // 16
+    same = (cluster[:, None] == cluster) & ~np.eye(320, dtype=bool)
+    assert abs(cosines[same].mean() - 0.5) < 0.03
+    assert abs(cosines[cluster[:, None] != cluster].mean()) < 0.03
+
+
+def test_the_table_has_a_line_a_cell_and_a_dash_for_what_is_not_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(problems, "TABLE", (Cell(30, 3, 5),))
+    monkeypatch.setattr(problems, "WIDE", Cell(48, 4, 3, world="coherent", lam_fraction=0.1))
+    out = succeed("solver_speed", "--repeats=1", "--solvers=spams", f"--results_dir={tmp_path}")
+    rows = lines_of(tmp_path / "solver_speed" / "summary.csv")
+    assert [row["method"] for row in rows] == ["working_set", "spams", "working_set"]
+    assert all(float(row["relative_gap_max"]) <= 1e-5 and row["revision"] for row in rows)
+    headings, _, *lines = (re.split(r" ?\| ?", line)[1:-1] for line in out.splitlines())
+    first, wide = (dict(zip(headings, line, strict=True)) for line in lines)
+    ratio = float(rows[0]["seconds"]) / float(rows[1]["seconds"])
+    assert first["atoms"] == "30 in 14" and first["/ SPAMS"].split()[0] == f"{ratio:.2g}"
+    assert wide["atoms"] == "48 in 6, coherent" and wide["/ SPAMS"] == "-"
+    assert wide["λ"] == "0.1 λ_max"
+
+
+def test_a_cell_of_your_own_without_a_peer(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "spams", None)
-    rows, skipped = binary.measure(problems.Cell(20, 3, 6), ["jitted", "spams"], 1)
-    assert {row["method"] for row in rows} == {"jitted"}
-    assert skipped == ["spams skipped: spams is not installed"]
+    options = "--solvers=jitted,spams", f"--results_dir={tmp_path}"
+    out = succeed("solver_speed", *SMOKE, *options)
+    assert out.endswith("\nspams skipped: spams is not installed\n")
+    rows = lines_of(tmp_path / "solver_speed" / "summary.csv")
+    assert [(row["method"], row["num_latents"]) for row in rows] == [
+        ("working_set", "30"),
+        ("jitted", "30"),
+    ]
 
 
 def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_of_all(monkeypatch):
@@ -67,15 +107,12 @@ def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_
     coder = coders.CODERS["jitted"]._replace(prepare=lambda _: code)
     monkeypatch.setitem(coders.CODERS, "jitted", coder)
     monkeypatch.setattr(binary, "MOST_SECONDS", 0.0)
-    (row,), _ = binary.measure(problems.Cell(20, 3, 6), ["jitted"], 5)
+    (row,), _ = binary.measure(Cell(20, 3, 6), ["jitted"], 5)
     assert len(calls) == 2
     assert [row[column] for column in ("seconds_first", "num_timed", "seconds")] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    "bad",
-    ["--lam=9", "--solvers=lars", "--sparsity=2000"],
-)
+@pytest.mark.parametrize("bad", ["--lam=9", "--solvers=lars", "--sparsity=2000"])
 def test_bad_flags_are_one_sentence(bad, tmp_path):
-    refused(".", "solver_speed", *bad.split(), f"--results_dir={tmp_path / 'results'}")
+    refused(".", "solver_speed", bad, f"--results_dir={tmp_path / 'results'}")
     assert not (tmp_path / "results").exists()

@@ -1,14 +1,15 @@
 """Where the loss of SAEs lies, by size: which settings run, and which codes take part."""
 
 import collections
-import csv
 
 import pytest
 
 from benchmarks.harness.methods import Tuned
 from benchmarks.studies.attribution import BENCH, one_at_a_time
 from benchmarks.studies.warmstart_encoder import by_products
+from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+from tests.conftest import lines_of
 
 
 def test_one_size_varies_at_a_time_from_the_first_of_each_for_every_seed():
@@ -20,26 +21,24 @@ def test_one_size_varies_at_a_time_from_the_first_of_each_for_every_seed():
 
 def test_every_sae_has_all_codes_on_its_own_dictionary():
     preset = Tuned(tuned=("gated", "topk"))
-    methods = BENCH.methods(one_at_a_time(preset)[0], preset)
-    names = ("relu", "topk", "jumprelu", "mp", "tuned_gated", "tuned_topk")
-    others = {"lasso_0.1", "lasso_0.3", "lasso_1", "lasso_3", "lasso_fit", "omp"}
-    for name in (*names, "oracle"):
-        codes = {
-            method.coordinates["inference"]
-            for method in methods
-            if method.coordinates["dictionary"] == name
-        }
-        assert codes == others | (
-            {"own", "support", "least_squares"} if name != "oracle" else set()
-        )
-    learners = {method.coordinates["dictionary"]: method.learner for method in methods}
-    assert learners["tuned_topk"] != learners["topk"] and len(set(learners.values())) == 7
+    codes, learners = collections.defaultdict(set), {}
+    for method in BENCH.methods(one_at_a_time(preset)[0], preset):
+        if isinstance(method.encoder, Lasso):
+            share = method.coordinates["inference"].removeprefix("lasso_")
+            assert method.encoder.lam == pytest.approx(float(share) * preset.lam)
+        name = method.coordinates["dictionary"]
+        codes[name].add(method.coordinates["inference"])
+        assert learners.setdefault(name, method.learner) == method.learner
+    best = codes.pop("oracle")
+    assert best == {"lasso_0.1", "lasso_0.3", "lasso_1", "lasso_3", "lasso_fit", "omp"}
+    assert {*codes} == {"relu", "topk", "jumprelu", "mp", "tuned_gated", "tuned_topk"}
+    assert all(kinds == best | {"own", "support", "least_squares"} for kinds in codes.values())
+    assert len(set(learners.values())) == 7
 
 
 def test_the_file_of_parts_names_the_best_codes_and_sums_to_the_distance(smokes):
     smoke = smokes("attribution")
-    with (smoke.page / "decomposition.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
+    lines = lines_of(smoke.page / "decomposition.csv")
     assert {line["num_samples"] for line in lines} == {"100", "200"}
     for line in lines:
         parts = [float(line[f"{part}_part"]) for part in ("values", "support", "dictionary")]
@@ -62,24 +61,18 @@ def test_costs_count_products_with_the_dictionary():
     size = {"num_latents": 40, "input_dim": 20, "sparsity": 3, "family": "sae"}
     size["dictionary"] = "tuned_topk"
     fista = {"inference": "fista", "iterations": 5}
-    rows = [
-        {"inference": "own"},
-        fista | {"start": "cold"},
-        fista | {"start": "warm"},
-        fista | {"start": "cold", "iterations": 0},
-        fista | {"start": "warm", "iterations": 0},
-        {"inference": "screened_pursuit", "screens": 3},
-        {"inference": "lasso"},
-        fista | {"start": "cold", "family": "oracle"},
-        fista | {"start": "warm", "dictionary": "mp"},
+    pursuit = ScreenedPursuit(3, screens=3).flops(20, 40)
+    cases = [
+        ({"inference": "own"}, ("own", 1)),
+        (fista | {"start": "cold"}, ("cold", 9)),
+        (fista | {"start": "warm"}, ("warm", 11)),
+        (fista | {"start": "cold", "iterations": 0}, None),
+        (fista | {"start": "warm", "iterations": 0}, ("warm", 1)),
+        ({"inference": "screened_pursuit", "screens": 3}, ("screens", pursuit / 1_600)),
+        ({"inference": "lasso"}, None),
+        (fista | {"start": "cold", "family": "oracle"}, None),
+        (fista | {"start": "warm", "dictionary": "mp"}, ("warm", 3 + 10)),
     ]
-    found = [(row["codes"], row["products"]) for row in by_products([size | row for row in rows])]
-    pursuit = ScreenedPursuit(3, screens=3).flops(20, 40) / (2 * 20 * 40)
-    assert found == [
-        ("own", 1),
-        ("cold", 9),
-        ("warm", 11),
-        ("warm", 1),
-        ("screens", pursuit),
-        ("warm", 3 + 10),
-    ]
+    found = by_products([size | row for row, _ in cases])
+    wanted = [place for _, place in cases if place]
+    assert [(row["codes"], row["products"]) for row in found] == wanted
