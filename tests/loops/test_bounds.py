@@ -36,7 +36,8 @@ def explained():
         if count:
             codes += [sparse_code(x, atoms.T, 0.1, nonneg=each, sparse=True).codes for each in both]
         for k in {1, min(2, most), most}:
-            found = [host_pursuits.match(x, atoms, k, nonneg=nonneg) for nonneg in both]
+            omp = x, atoms, width, (k,)
+            found = [host.pursue(*omp, plain=True, signed=signed)[:2] for signed in both]
             for breadth, screens in itertools.product([1, 2, 9], [1, 2, 6]):
                 sizes = screen_sizes(k, breadth, screens, dim, width)
                 for proposals in None, rng.normal(size=(count, width)):
