@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap.core.pursuit import WHOLE
+from sae_gap.core.pursuit import whole_pays
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 
 # Rows of a block at least and at most, and rows of a Gram matrix to multiply at once.
@@ -26,7 +26,7 @@ def pursue(
     *,
     plain: bool = False,
     signed: bool = False,
-    largest: int = WHOLE,
+    largest: int | None = None,
 ) -> tuple[Int[np.ndarray, "n size"], Float[np.ndarray, "n size"], Float[np.ndarray, "n size"]]:
     """Runs a screened pursuit, then solves least squares over `z ≥ 0`. One screen of all atoms is
     orthogonal matching pursuit.
@@ -41,7 +41,7 @@ def pursue(
       plain: whether codes are the least squares of either sign on all atoms of the last screen, as
         in orthogonal matching pursuit; there are then no gains.
       signed: whether a step takes the atom of the largest |correlation|.
-      largest: the largest Gram matrix of all atoms that is stored, in floats.
+      largest: the largest Gram matrix of all atoms that is stored, in floats; None takes `WHOLE`.
 
     Returns:
       The numbers of the chosen atoms, their codes (zero for an unused atom), and the increase of
@@ -52,7 +52,7 @@ def pursue(
     kind, shape = atoms.dtype, (len(signals), sizes[-1])
     chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.empty(shape, kind)
     # For many rows it pays to compute the Gram matrix of all atoms.
-    paid = len(atoms) ** 2 <= min(largest, len(signals) * len(sizes) * num_candidates**2)
+    paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
     whole = gram_matrix(atoms[: len(atoms) * paid])
     signals, atoms = read_only(signals), read_only(atoms)
     proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)

@@ -1,5 +1,5 @@
-"""The screened pursuit, and orthogonal matching pursuit as a screen of all atoms, a row at a time, in
-the type of the rows.
+"""The screened pursuit, which is orthogonal matching pursuit on a screen of all atoms, a row at a
+time, in the type of the rows.
 
 Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is that
 of G less the sum of `U[h, i] U[h]` over the rows before, over its root.

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import scipy.optimize
 
+from sae_gap.core import pursuit
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders import screened_pursuit
 from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, leave_one_out
-from sae_gap.solvers import coding, sparse_code
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.solvers import coding, screened, sparse_code
+from sae_gap.solvers.screened import leave_one_out
 
 WIDTH, DIM, COUNT = 60, 24, 40
 
@@ -150,8 +152,8 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
     encoder = ScreenedPursuit(8, 3)
     assert WIDTH**2 <= COUNT * 2 * 24**2
     codes = encoder(model, signals)
-    monkeypatch.setattr(screened_pursuit, "WHOLE", 0)
-    monkeypatch.setattr(screened_pursuit, "CHUNK", 1)
+    monkeypatch.setattr(pursuit, "WHOLE", 0)
+    monkeypatch.setattr(screened, "CHUNK", 1)
     pairs = jax.jit(jax.vmap(encoder, (None, 0)))(model, signals.reshape(2, -1, DIM))
     np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
 

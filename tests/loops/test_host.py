@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
+from sae_gap.core import pursuit
 from sae_gap.core.pursuit import least_gain, screen_sizes
 from sae_gap.core.rows import counted
 from sae_gap.core.types import Model
@@ -58,7 +59,7 @@ def test_codes_are_those_of_xla(case, form, monkeypatch):
         # Of the type of the arrays.
         given = np.float32(x), np.float32(atoms)
     else:
-        monkeypatch.setattr(host, "WHOLE", 0)
+        monkeypatch.setattr(pursuit, "WHOLE", 0)
     options = *given, *screen_sizes(k, breadth, screens, DIM, width)
     chosen, codes, gains = map(np.asarray, found(*options))
     agree(host.spread(chosen, codes, width), expected)
