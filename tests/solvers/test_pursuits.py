@@ -131,6 +131,11 @@ def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
     expected = [[3, 1], [0, 0], [0, 4], [6, 8]]
     np.testing.assert_allclose(codes @ atoms / scale, expected, atol=1e-5)
     assert (np.count_nonzero(codes, axis=1) == [2, 0, 1, 1]).all() and not codes[:, 3].any()
+    atoms = np.random.default_rng(0).normal(size=(60, DIM))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes, _ = map(np.asarray, form(2 * scale * atoms, atoms, (24, (4, 8)), 0.0))
+    np.testing.assert_allclose(codes / scale, 2 * np.eye(60), atol=1e-5)
+    assert (np.count_nonzero(codes, axis=1) == 1).all()
 
 
 def test_exchanges_of_tensors_do_not_go_round_in_circles():
