@@ -263,8 +263,8 @@ def _code(encoder, model, signals, threshold, proposals=None):
     # Cholesky factors need at least single precision.
     kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
     posed = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
-    options, least = encoder.sizes(*model.decoder.shape), jnp.asarray(threshold, kind)
-    return screened.pursue(options, *posed, threshold=least)
+    given = *posed, jnp.asarray(threshold, kind)
+    return screened.pursue(encoder.sizes(*model.decoder.shape), *given)
 
 
 @functools.partial(jax.jit, static_argnames="kind")
