@@ -1,6 +1,6 @@
 """What all forms of the screened pursuit share: `sae_gap.encoders.screened_pursuit` describes the
-method and compiles it for accelerators, `sae_gap.loops.host` has it for a CPU, and
-`sae_gap.torch.batched` for tensors elsewhere.
+method, `sae_gap.loops.host` has it for a CPU, `sae_gap.solvers.screened` for XLA, and
+`sae_gap.torch.batched` for tensors elsewhere. All select, refit and prune alike.
 """
 
 from typing import Any
@@ -26,6 +26,22 @@ def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
     flat = gains.reshape(-1)
     ordered, first = flat[flat.argsort()], max(0, len(flat) - max(1, round(l0 * len(gains))))
     return (ordered[first] + ordered[max(0, first - 1)]) / 2
+
+
+def whole_pays(
+    num_latents: int, num_samples: int, m: int, sizes: tuple[int, ...], most: int | None = None
+) -> bool:
+    """Whether the Gram matrix of all atoms fits, and costs no more than those of the candidates.
+
+    Args:
+      num_latents: all atoms.
+      num_samples: samples to code.
+      m: candidates of a screen.
+      sizes: numbers of atoms after the screens.
+      most: the largest Gram matrix, in floats; None takes `WHOLE`.
+    """
+    paid = num_samples * len(sizes) * m**2
+    return num_latents**2 <= min(WHOLE if most is None else most, paid)
 
 
 def check_threshold(value: Any) -> None:

@@ -15,7 +15,8 @@ from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, Inferring, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport, Refined
-from sae_gap.encoders.screened_pursuit import least_gain, leave_one_out
+from sae_gap.encoders.screened_pursuit import least_gain
+from sae_gap.solvers.screened import leave_one_out
 
 
 class Pruned(Refined):

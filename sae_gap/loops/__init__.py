@@ -2,9 +2,9 @@
 
 `sae_gap/solvers/README.md` has the mathematics. `solvers.host` calls `active_set.code_block`, the
 certified coder. `solvers.host_pursuits` calls `pursuit.pursue_block` and `pursuit.add_products`,
-the pursuit that learns dictionaries, `matching.match_block`, orthogonal matching pursuit, and
-`proximal.iterate_block`, iterations of FISTA. `host` here, which imports no JAX, calls
-`screened.pursue_block`, the screened pursuit, and `screened.fit_block`, least squares on supports.
+the pursuit that learns dictionaries, and `proximal.iterate_block`, iterations of FISTA. `host`
+here, which imports no JAX, calls `screened.pursue_block`, the screened pursuit, which is orthogonal
+matching pursuit on all atoms.
 The coder works in double precision, except for products with all atoms, which separate the atoms
 that may exceed their weight from the others. The other loops, which certify nothing, compute in the
 precision of the signals.

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap.core.pursuit import WHOLE
+from sae_gap.core.pursuit import whole_pays
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 
 # Rows of a block at least and at most, and rows of a Gram matrix to multiply at once.
@@ -23,8 +23,13 @@ def pursue(
     sizes: tuple[int, ...],
     least: float = 0.0,
     proposals: Float[np.ndarray, "n num_latents"] | None = None,
+    *,
+    plain: bool = False,
+    signed: bool = False,
+    largest: int | None = None,
 ) -> tuple[Int[np.ndarray, "n size"], Float[np.ndarray, "n size"], Float[np.ndarray, "n size"]]:
-    """Runs a screened pursuit, then solves least squares over `z ≥ 0`.
+    """Runs a screened pursuit, then solves least squares over `z ≥ 0`. One screen of all atoms is
+    orthogonal matching pursuit.
 
     Args:
       signals: finite rows, (n, input_dim).
@@ -33,6 +38,10 @@ def pursue(
       sizes: numbers of atoms after the screens.
       least: atoms whose absence raises the squared error by less are dropped.
       proposals: the first screen takes the largest of these; None takes correlations.
+      plain: whether codes are the least squares of either sign on all atoms of the last screen, as
+        in orthogonal matching pursuit; there are then no gains.
+      signed: whether a step takes the atom of the largest |correlation|.
+      largest: the largest Gram matrix of all atoms that is stored, in floats; None takes `WHOLE`.
 
     Returns:
       The numbers of the chosen atoms, their codes (zero for an unused atom), and the increase of
@@ -43,12 +52,12 @@ def pursue(
     kind, shape = atoms.dtype, (len(signals), sizes[-1])
     chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.empty(shape, kind)
     # For many rows it pays to compute the Gram matrix of all atoms.
-    paid = len(atoms) ** 2 <= min(WHOLE, len(signals) * len(sizes) * num_candidates**2)
+    paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
     whole = gram_matrix(atoms[: len(atoms) * paid])
     signals, atoms = read_only(signals), read_only(atoms)
     proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)
     shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
-    options = num_candidates, np.array(sizes), kind.type(least)
+    options = num_candidates, np.array(sizes), kind.type(least), plain, signed
 
     def work(own: slice) -> None:
         given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])

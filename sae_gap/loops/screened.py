@@ -1,4 +1,5 @@
-"""The screened pursuit and least squares on supports, a row at a time, in the type of the rows.
+"""The screened pursuit, which is orthogonal matching pursuit on a screen of all atoms, a row at a
+time, in the type of the rows.
 
 Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is that
 of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
@@ -198,12 +199,19 @@ def _gains(on, codes, half, gains, room):
         gains[few[n]] = codes[few[n]] ** 2 / spread[n]
 
 
+@helper
+@no_type_check
+def _score(pull, free, signed):
+    return (abs(pull) if signed else pull) if free else -np.inf
+
+
 @entry
 @no_type_check
 def _match(
     begun,
     steps,
     slack,
+    signed,
     latents,
     whole,
     own,
@@ -216,7 +224,8 @@ def _match(
     places,
     gram,
 ):
-    """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first.
+    """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first, and
+    then those of the largest correlations, or |correlations| if `signed`.
 
     Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
     of the chosen atoms, `values` those of the signal, `gram` those of the chosen atoms with each
@@ -226,16 +235,19 @@ def _match(
     top, dependent = latents.size, left.dtype.type(DEPENDENT)
     wide = _wide(top)
     for n in range(wide):
-        score[n] = pull[n] if left[n] > dependent else -np.inf
+        score[n] = _score(pull[n], left[n] > dependent, signed)
     for step in range(steps):
         best = step if step < begun else first_largest(score[:wide])
-        if step >= begun and not (left[best] > dependent and pull[best] > slack):
+        if step >= begun and not score[best] > slack:
             return step
         row = basis[step, :wide]
         if whole.size:
             products = whole[latents[best]]
-            for n in range(top):
-                row[n] = products[latents[n]]
+            if begun == 0 and top == products.size:
+                copy(row[:top], products)
+            else:
+                for n in range(top):
+                    row[n] = products[latents[n]]
         elif inner.size:
             copy(row[: len(inner)], inner[best])
         else:
@@ -252,7 +264,7 @@ def _match(
             row[n] *= scale
             pull[n] -= fall * row[n]
             left[n] -= row[n] ** 2
-            score[n] = pull[n] if left[n] > dependent else -np.inf
+            score[n] = _score(pull[n], left[n] > dependent, signed)
         left[best], score[best] = 0, -np.inf
     return steps
 
@@ -260,7 +272,19 @@ def _match(
 @entry
 @no_type_check
 def pursue_block(
-    signals, atoms, energy, whole, proposals, num_candidates, sizes, threshold, chosen, codes, gains
+    signals,
+    atoms,
+    energy,
+    whole,
+    proposals,
+    num_candidates,
+    sizes,
+    threshold,
+    plain,
+    signed,
+    chosen,
+    codes,
+    gains,
 ):
     """The screened pursuit of `sae_gap.encoders.screened_pursuit` for a block of rows.
 
@@ -274,6 +298,9 @@ def pursue_block(
       num_candidates: candidates of a screen, at most num_latents.
       sizes: numbers of atoms after the screens, at most num_candidates.
       threshold: the last least squares are without atoms of which the squared error rises by less.
+      plain: whether it ends with the least squares of the last screen, and no sooner than with all
+        its atoms, as orthogonal matching pursuit does; there are then no gains.
+      signed: whether a step takes the largest |correlation|.
       chosen: `(n, size)`, the result.
       codes: `(n, size)`, the result; zero for an unused atom.
       gains: `(n, size)`, the result: the rise of the squared error without each atom.
@@ -301,7 +328,12 @@ def pursue_block(
                 # Below all others.
                 latents[b], pull[i, chosen[i, b]] = chosen[i, b], -2 * length
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
-            top = begun + _largest(wanted, num_candidates - begun, latents[begun:])
+            if begun == 0 and num_candidates == num_latents:
+                top = num_latents
+                for n in range(top):
+                    latents[n] = n
+            else:
+                top = begun + _largest(wanted, num_candidates - begun, latents[begun:])
             work[1, top:] = 0
             for n in range(top):
                 work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
@@ -312,7 +344,8 @@ def pursue_block(
             used[i] = end = _match(
                 begun,
                 sizes[screen],
-                SLACK * length,
+                -np.inf if plain else SLACK * length,
+                signed,
                 latents[:top],
                 whole,
                 own,
@@ -329,8 +362,10 @@ def pursue_block(
                 chosen[i, a], factor[a] = latents[seats[a]], 0
                 for b in range(a, end):
                     factor[a, b] = basis[a, seats[b]]
-            if screen < sizes.size - 1:
+            if plain or screen < sizes.size - 1:
                 _back(factor, end, values[i], toward)
+                if plain:
+                    copy(codes[i, :end], toward)
                 copy(rest[i], signals[i])
                 for a in range(end):
                     subtract(rest[i], toward[a], atoms[chosen[i, a]])
@@ -347,4 +382,6 @@ def pursue_block(
                 drops |= kept[a] != on[a]
             if drops:
                 _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
-            chosen[i, end:], codes[i, end:], gains[i, end:] = 0, 0, 0
+            gains[i, end:] = 0
+    for i in range(num_samples):
+        chosen[i, used[i] :], codes[i, used[i] :] = 0, 0

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.core.checks import check_integer
 from sae_gap.core.lasso_problem import product
+from sae_gap.loops import host
 from sae_gap.runtime import sharding
-from sae_gap.solvers import host_pursuits
 from sae_gap.solvers.problem import on_host
 
-# Most bytes for the Gram matrix of all atoms: 23,170 atoms in single precision.
-LARGEST_GRAM = 2**31
+# Most floats for the Gram matrix of all atoms: of 23,170 atoms.
+LARGEST_GRAM = 2**29
 # Floats of the orthonormal bases of the samples that step together.
 BASES = 2**24
 # Most atoms for which matching pursuit updates its correlations by the Gram matrix.
@@ -142,9 +142,9 @@ def orthogonal_matching_pursuit(
     the final choice S. Atoms that depend on those chosen before get a code of zero.
 
     On a CPU and outside of `jit` a compiled loop codes each sample by itself on the Gram matrix of
-    all atoms, if that is worth its products and takes at most `LARGEST_GRAM` bytes. Elsewhere all
+    all atoms, if that is worth its products and has at most `LARGEST_GRAM` floats. Elsewhere all
     samples take each step together. Both choose the same atoms, except for ties up to rounding and
-    atoms within 3e-4 of the span of those chosen before.
+    atoms within 3e-3 of the span of those chosen before.
 
     Args:
       signals: `(n, input_dim)`.
@@ -185,8 +185,8 @@ def pursuit_order(
       nonneg: likewise.
 
     Returns:
-      `(n, num_atoms)` numbers of atoms, each once in its row; and the coefficients of the unit
-      atoms.
+      `(n, num_atoms)` numbers of atoms, and the coefficients of the unit atoms; each atom once in
+      its row, but for those of code zero.
 
     Raises:
       ValueError: as `orthogonal_matching_pursuit`.
@@ -194,29 +194,26 @@ def pursuit_order(
     num_samples, num_latents = len(signals), dictionary.shape[1]
     check_integer("num_atoms", num_atoms, least=1, most=min(dictionary.shape))
     dtype, num_atoms = jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
-    worth = (
-        num_latents <= num_samples * num_atoms and num_latents**2 * dtype.itemsize <= LARGEST_GRAM
-    )
+    worth = num_latents <= num_samples * num_atoms and num_latents**2 <= LARGEST_GRAM
     if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
         return _pursue_at_once(
             jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg
         )
     atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
-    found = host_pursuits.match(
-        np.asarray(signals, dtype), _unit(atoms, 1, np), num_atoms, nonneg=bool(nonneg)
-    )
-    return sharding.place_rows(jax.device_put(found), signals)
+    given = np.asarray(signals, dtype), _unit(atoms, 1, np), num_latents, (num_atoms,)
+    chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
+    return sharding.place_rows(jax.device_put((chosen.astype(np.int32), codes)), signals)
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")
 def spread(
     chosen: Int[Array, "n k"], values: Float[Array, "n k"], *, num_latents: int
 ) -> Float[Array, "n num_latents"]:
-    """Dense codes from the values of chosen latents, each once in its row."""
+    """Dense codes from the values of chosen latents; a latent that comes twice has their sum."""
     return (
         jnp.zeros((len(chosen), num_latents), values.dtype)
         .at[jnp.arange(len(chosen))[:, None], chosen]
-        .set(values)
+        .add(values)
     )
 
 

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from jaxtyping import Float, Int
 
-from sae_gap.loops.host import gram_matrix, read_only
+from sae_gap.loops.host import read_only
 from sae_gap.runtime.cores import cores, on_cores, one_blas_thread
 from sae_gap.solvers import block
 from sae_gap.solvers.leaders import GROUPS, mask
@@ -91,32 +91,6 @@ def sums(
         squares.astype(dtype),
         np.bincount(places[codes != 0], minlength=num_latents).astype(dtype),
     )
-
-
-def match(
-    signals: Float[np.ndarray, "n input_dim"],
-    atoms: Float[np.ndarray, "num_latents input_dim"],
-    num_atoms: int,
-    *,
-    nonneg: bool,
-) -> tuple[Int[np.ndarray, "n num_atoms"], Float[np.ndarray, "n num_atoms"]]:
-    """The atoms of `greedy.orthogonal_matching_pursuit` in the order of their choice, and their
-    codes, for unit atoms.
-    """
-    from sae_gap.loops import matching
-
-    chosen = np.empty((len(signals), num_atoms), np.int32)
-    codes, gram = np.empty(chosen.shape, signals.dtype), gram_matrix(atoms)
-
-    def work(begin: int) -> None:
-        own = slice(begin, begin + MANY_SAMPLES)
-        matching.match_block(
-            signals[own], atoms, gram, signals[own] @ atoms.T, nonneg, chosen[own], codes[own]
-        )
-
-    with one_blas_thread():
-        on_cores(work, range(0, len(signals), MANY_SAMPLES))
-    return chosen, codes
 
 
 def iterate(

@@ -21,7 +21,7 @@ from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.study import inference
 from sae_gap.study.inference import Inference
-from tests.encoders.test_screened_pursuit import by_loop
+from tests.solvers.test_pursuits import by_loop
 
 RNG = np.random.default_rng(5)
 ATOMS = RNG.normal(size=(10, 30)) * RNG.uniform(0.5, 2, 30)

@@ -1,5 +1,5 @@
-"""The screened pursuit against a loop in NumPy and SciPy that knows no Gram matrix, its threshold
-against leaving atoms out one by one, and what a full screen must give.
+"""The encoders of a screened pursuit: bias, lengths of atoms and thresholds. The table of
+tests/solvers/test_pursuits.py has the pursuit itself.
 """
 
 import dataclasses
@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.optimize
 
+from sae_gap.core import pursuit
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders import screened_pursuit
 from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, leave_one_out
-from sae_gap.solvers import coding, sparse_code
+from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.solvers import coding, screened, sparse_code
+from sae_gap.solvers.screened import leave_one_out
 
 WIDTH, DIM, COUNT = 60, 24, 40
 
@@ -46,39 +47,6 @@ def signals(model):
 
 def float64(model, signals):
     return np.asarray(signals - model.bias, np.float64), np.asarray(model.decoder, np.float64)
-
-
-def by_loop(signal, atoms, sizes, candidates):
-    """Screens by sorting, steps by lstsq, and values by SciPy's active set."""
-    unit, chosen, rest = atoms / np.linalg.norm(atoms, axis=0), [], signal
-    for size in sizes:
-        pull = rest @ unit
-        pull[chosen] = np.inf
-        proposed = np.argsort(-pull, kind="stable")[:candidates]
-        while len(chosen) < size:
-            free = [atom for atom in proposed if atom not in chosen]
-            best = max(free, key=lambda atom: rest @ unit[:, atom])
-            if rest @ unit[:, best] <= 0:
-                break
-            chosen.append(best)
-            values = np.linalg.lstsq(unit[:, chosen], signal, rcond=None)[0]
-            rest = signal - unit[:, chosen] @ values
-    codes = np.zeros(atoms.shape[1])
-    codes[chosen] = scipy.optimize.nnls(atoms[:, chosen], signal)[0]
-    return codes
-
-
-@pytest.mark.parametrize(
-    ("k", "breadth", "screens", "sizes"),
-    [(7, 1, 3, (3, 5, 7)), (6, 3, 2, (3, 6)), (6, 10, 1, (6,))],
-)
-def test_against_a_loop(model, signals, k, breadth, screens, sizes):
-    found = np.asarray(ScreenedPursuit(k, breadth, screens)(model, signals))
-    targets, atoms = float64(model, signals)
-    expected = [by_loop(target, atoms, sizes, breadth * k) for target in targets]
-    # A tie within rounding may go either way.
-    assert np.isclose(found, expected, atol=2e-3).all(axis=1).mean() >= 0.95
-    assert (found >= 0).all()
 
 
 def test_the_threshold_leaves_out_what_adds_least(model, signals):
@@ -150,28 +118,10 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
     encoder = ScreenedPursuit(8, 3)
     assert WIDTH**2 <= COUNT * 2 * 24**2
     codes = encoder(model, signals)
-    monkeypatch.setattr(screened_pursuit, "WHOLE", 0)
-    monkeypatch.setattr(screened_pursuit, "CHUNK", 1)
+    monkeypatch.setattr(pursuit, "WHOLE", 0)
+    monkeypatch.setattr(screened, "CHUNK", 1)
     pairs = jax.jit(jax.vmap(encoder, (None, 0)))(model, signals.reshape(2, -1, DIM))
     np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
-
-
-def test_where_nothing_is_left_nothing_is_pursued(model):
-    """A signal of one atom has no use for more, which only rounding would choose."""
-    codes = np.asarray(ScreenedPursuit(8, 3)(model, 2 * model.decoder.T + model.bias))
-    np.testing.assert_allclose(codes, 2 * np.eye(WIDTH), atol=1e-5)
-    assert (np.count_nonzero(codes, axis=1) == 1).all()
-
-
-def test_atoms_that_depend_on_others_are_no_choice():
-    """Twins, an atom of zeros, and more atoms than dimensions: finite codes that explain all that
-    can be.
-    """
-    atoms = jnp.asarray([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 2.0, 0.0]])
-    signals = jnp.asarray([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0]])
-    codes = np.asarray(ScreenedPursuit(2, 2)(Model(atoms, jnp.zeros(2)), signals))
-    np.testing.assert_allclose(codes @ np.asarray(atoms).T, [[3, 1], [0, 0], [0, 4]], atol=1e-5)
-    assert (np.count_nonzero(codes, axis=1) == [2, 0, 1]).all()
 
 
 def test_rows_of_zeros_do_not_count_where_a_threshold_is_found(model, signals, caplog):

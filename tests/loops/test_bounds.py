@@ -12,7 +12,7 @@ import numpy as np
 
 from sae_gap.core.pursuit import screen_sizes
 from sae_gap.loops import host
-from sae_gap.solvers import exchange_pursuit, host_pursuits, reweighted, sparse_code
+from sae_gap.solvers import host_pursuits, reweighted, sparse_code
 
 
 def explained():
@@ -35,9 +35,9 @@ def explained():
         most, both = min(dim, width), [False, True]
         if count:
             codes += [sparse_code(x, atoms.T, 0.1, nonneg=each, sparse=True).codes for each in both]
-            codes.append(exchange_pursuit(x, atoms.T, most))
         for k in {1, min(2, most), most}:
-            found = [host_pursuits.match(x, atoms, k, nonneg=nonneg) for nonneg in both]
+            omp = x, atoms, width, (k,)
+            found = [host.pursue(*omp, plain=True, signed=signed)[:2] for signed in both]
             for breadth, screens in itertools.product([1, 2, 9], [1, 2, 6]):
                 sizes = screen_sizes(k, breadth, screens, dim, width)
                 for proposals in None, rng.normal(size=(count, width)):

@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
-from sae_gap.loops import matching, routines
-from sae_gap.solvers import greedy, host_pursuits, orthogonal_matching_pursuit, pursuit_order
+from sae_gap.loops import host, routines
+from sae_gap.solvers import greedy, orthogonal_matching_pursuit, pursuit_order
 
 from .problems import draw
 
@@ -54,7 +54,7 @@ def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(
     # A few samples at once, and atoms of several tiles.
     monkeypatch.setattr(greedy, "BASES", 20 * 12 * 10)
     rng = np.random.default_rng(0)
-    dictionary = rng.normal(size=(20, matching.TILE + 100)).astype(precision)
+    dictionary = rng.normal(size=(20, 2_148)).astype(precision)
     atoms = dictionary / np.linalg.norm(dictionary, axis=0)
     signals = rng.normal(size=(210, 20)).astype(precision)
     with jax.enable_x64(precision == np.float64):
@@ -77,12 +77,12 @@ def test_an_orthogonal_pursuit_is_that_of_dense_least_squares(
 
 def test_a_gram_matrix_is_made_where_it_fits_and_is_worth_its_products(monkeypatch):
     signals, dictionary = draw()
-    monkeypatch.delattr(host_pursuits, "match")
-    monkeypatch.setattr(greedy, "LARGEST_GRAM", 4 * 40**2 - 1)
+    monkeypatch.delattr(host, "pursue")
+    monkeypatch.setattr(greedy, "LARGEST_GRAM", 40**2 - 1)
     assert pursuit_order(signals, dictionary, 2)[0].shape == (len(signals), 2)
-    monkeypatch.setattr(greedy, "LARGEST_GRAM", 4 * 40**2)
+    monkeypatch.setattr(greedy, "LARGEST_GRAM", 40**2)
     assert pursuit_order(signals[:19], dictionary, 2)[0].shape == (19, 2)
-    with pytest.raises(AttributeError, match="match"):
+    with pytest.raises(AttributeError, match="pursue"):
         pursuit_order(signals[:20], dictionary, 2)
 
 
@@ -114,7 +114,7 @@ def test_dependent_atoms_have_codes_of_zero(function, each_alone):
         np.asarray(function(lambda y, way=way: way(y, dictionary, 12))(signals))
         for way in (orthogonal_matching_pursuit, lambda *given: pursuit_order(*given)[0])
     )
-    assert all(len(set(row)) == 12 for row in order.tolist())
+    assert all(len(set(row[:8])) == 8 for row in order.tolist())
     assert np.all(np.count_nonzero(codes, axis=1) == 8) and not codes[:, -4:].any()
     atoms = dictionary / np.maximum(np.linalg.norm(dictionary, axis=0), 1e-9)
     # Eight independent atoms span what all of them span.

@@ -114,6 +114,15 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     np.testing.assert_array_equal(uses, np.count_nonzero(whole, axis=0))
 
 
+def test_a_candidate_in_use_takes_no_second_slot():
+    """A free slot takes the candidate of its rank, unless that is in use or does not lead."""
+    places, used = jnp.array([[3, 0, 0, 0]]), jnp.array([[True, False, False, False]])
+    candidates, leads = jnp.array([[3, 5, 7]]), jnp.array([[True, True, False]])
+    places, on = reweighted._merge(places, used, candidates, leads)
+    np.testing.assert_array_equal(places, [[3, 0, 5, 0]])
+    np.testing.assert_array_equal(on, [[True, False, True, False]])
+
+
 FORK = """
 import os, signal
 import numpy as np

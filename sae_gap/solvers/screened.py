@@ -1,0 +1,253 @@
+"""The form of the screened pursuit for XLA, its choice of an engine, and the gains of atoms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float
+
+from sae_gap.core.checks import is_traced
+from sae_gap.core.lasso_problem import product
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, whole_pays
+from sae_gap.loops import host
+from sae_gap.runtime import sharding
+from sae_gap.solvers import coding
+
+# Floats for the samples that are coded at once.
+CHUNK = 2**24
+
+
+def pursue(
+    options: tuple[int, tuple[int, ...]],
+    atoms: Float[Array, "num_latents input_dim"],
+    lengths: Float[Array, " num_latents"],
+    targets: Float[Array, "n input_dim"],
+    proposals: Float[Array, "n num_latents"] | None,
+    threshold: Float[Array, ""],
+) -> tuple[Float[Array, "n num_latents"], Float[Array, "n size"]]:
+    """The codes of a screened pursuit, NaN for a row that is not finite, and the rise in squared
+    error without each atom of a support; zero for an unused atom.
+
+    Args:
+      options: candidates of a screen, and the numbers of atoms after the screens.
+      atoms: of unit length or zero, (num_latents, input_dim).
+      lengths: the lengths of the atoms that codes are of.
+      targets: (n, input_dim).
+      proposals: the first screen takes the largest of these; None takes correlations.
+      threshold: the root of the rise below which an atom is dropped.
+    """
+    given = atoms, lengths, targets, proposals, threshold
+    traced, kind = any(map(is_traced, given)), targets.dtype
+    # A call back from a program of several devices would keep the others waiting for ever.
+    if not coding.runs_on_host(given) or (traced and jax.device_count() > 1):
+        return _compiled(options, *given)
+    run = functools.partial(_on_host, *options)
+    if not traced:
+        return sharding.place_rows(jax.device_put(run(*given)), targets)
+    shapes = (len(targets), len(atoms)), (len(targets), options[1][-1])
+    kinds = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
+    call = jax.custom_jvp(
+        lambda *given: jax.pure_callback(run, kinds, *given, vmap_method="sequential")
+    )
+    call.defjvp(_refuse_gradient)
+    return call(*given)
+
+
+def _refuse_gradient(primals, tangents):
+    raise TypeError(
+        "a screened pursuit has no gradient on a CPU, where a callback computes its codes; take "
+        "that of sparse_code(signals - bias, dictionary, 0.0, support=codes).codes, which are the "
+        "same, or of the encoder's loss, which keeps codes fixed."
+    )
+
+
+def leave_one_out(
+    dictionary: Float[Array, "input_dim num_latents"], codes: Float[ArrayLike, "n num_latents"]
+) -> Float[Array, "n num_latents"]:
+    """Returns the rise in the least-squares error if an atom goes and the rest is refitted,
+    `z_j² / [(D_SᵀD_S)⁻¹]_jj`; zero for an atom that depends on others.
+
+    Args:
+      dictionary: D, unit atoms, (input_dim, num_latents).
+      codes: least squares on their supports S, (n, num_latents).
+    """
+    codes = jnp.asarray(codes)
+    largest = int(jnp.max(jnp.sum(codes != 0, axis=1)))
+    return _leave_one_out(dictionary.T, codes, max(1, largest))
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _leave_one_out(atoms, codes, size):
+    # A ridge of a few roundings of the trace keeps the Gram matrix of dependent atoms definite.
+    ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
+
+    def one(codes):
+        chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
+        held, values = atoms[chosen], codes[chosen]
+        gains = _gains(product(held, held.T) + ridge, values, values != 0)
+        return jnp.zeros_like(codes).at[chosen].set(gains)
+
+    return jax.lax.map(one, codes, batch_size=max(1, CHUNK // (size * atoms.shape[1])))
+
+
+def _gains(gram, codes, on):
+    return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
+
+
+def _on_host(num_candidates, sizes, atoms, lengths, targets, proposals, threshold):
+    """Codes and gains by the loops of a CPU."""
+    atoms, lengths, targets, threshold = map(np.asarray, (atoms, lengths, targets, threshold))
+    proposals = None if proposals is None else np.asarray(proposals)
+    lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
+    if lost.any():
+        targets = np.where(lost[:, None], 0, targets)
+    given = targets, atoms, num_candidates, sizes, float(threshold**2), proposals
+    chosen, values, gains = host.pursue(*given)
+    codes = host.spread(chosen, values / lengths[chosen], len(atoms))
+    codes[lost] = np.nan
+    return codes, gains
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(options, atoms, lengths, targets, proposals, threshold):
+    """The same by a program of XLA. For many samples it pays to compute the Gram matrix of all
+    atoms, and to read the candidates' off it.
+    """
+    (m, sizes), (width, dim) = options, atoms.shape
+    paid = whole_pays(width, len(targets), m, sizes)
+    whole = product(atoms, atoms.T) if paid else None
+    most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
+    count = max(1, -(-len(targets) // max(1, most)))
+    code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
+    size, given = -(-len(targets) // count), (targets, proposals)
+    codes, gains = sharding.in_batches(lambda part: code(*part), given, size)
+    # A NaN chooses no atom, but must remain visible, and so must an overflow.
+    finite = jnp.isfinite(jnp.linalg.norm(targets, axis=1, keepdims=True))
+    return jnp.where(finite, codes / lengths, jnp.nan), gains
+
+
+def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
+    chosen, on, toward = jnp.zeros(0, jnp.int32), jnp.zeros(0, bool), product(atoms, signal)
+    pull = toward if proposal is None else proposal
+    slack = SLACK * jnp.linalg.norm(signal)
+    for size in sizes:
+        # Atoms chosen before are proposed first.
+        candidates = jax.lax.top_k(pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m)[1]
+        if whole is None:
+            own = atoms[candidates]
+            gram = product(own, own.T)
+        else:
+            gram = whole[candidates[:, None], candidates]
+        correlation = toward[candidates]
+        places, on, codes = _pursue(gram, correlation, jnp.sum(on), size, slack)
+        chosen = candidates[places]
+        pull = product(atoms, signal - product(codes, atoms[chosen]))
+    gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
+    codes, on = _nonnegative(gram, correlation, on, slack)
+    gains = _gains(gram, codes, on)
+    codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
+    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
+
+
+def _pursue(gram, correlation, begun, size, slack):
+    """Runs orthogonal matching pursuit on the Gram matrix of the candidates, and takes the first
+    `begun` of them first. It ends when none correlates with the residual beyond rounding.
+
+    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
+    of the chosen atoms, which their least squares use too.
+
+    Returns:
+      The places of the chosen atoms, whether each adds anything, and their least squares.
+    """
+
+    def step(i, carry):
+        basis, pull, left, places, values, on = carry
+        # A chosen candidate has no energy left.
+        best = jnp.argmax(jnp.where(left > DEPENDENT, pull, -jnp.inf))
+        best = jnp.where(i < begun, i, best).astype(places.dtype)
+        fine = (left[best] > DEPENDENT) & ((pull[best] > slack) | (i < begun))
+        new = (gram[best] - product(basis[:, best], basis)) / jnp.sqrt(left[best])
+        new = jnp.where(fine, new, 0)
+        value = jnp.where(fine, pull[best] / jnp.sqrt(left[best]), 0)
+        return (
+            basis.at[i].set(new),
+            pull - value * new,
+            left - new**2,
+            places.at[i].set(best),
+            values.at[i].set(value),
+            on.at[i].set(fine),
+        )
+
+    m, kind = len(gram), gram.dtype
+    begin = (
+        jnp.zeros((size, m), kind),
+        correlation,
+        jnp.diagonal(gram),
+        jnp.zeros(size, jnp.int32),
+        jnp.zeros(size, kind),
+        jnp.zeros(size, bool),
+    )
+    basis, _, _, places, values, on = jax.lax.fori_loop(0, size, step, begin)
+    upper = jnp.triu(jnp.where(on[:, None] & on, basis[:, places], 0))
+    upper = upper + jnp.diag(jnp.where(on, 0, 1).astype(kind))
+    return places, on, _back(upper, values)
+
+
+def _by_row(function):
+    """Maps a function that calls LAPACK over samples, one after another on a CPU: jaxlib shares a
+    batch among threads that wait for each other, and two batches at once would wait for ever.
+    """
+    one = jax.custom_batching.sequential_vmap(function)
+    return lambda *arrays: jax.lax.platform_dependent(*arrays, cpu=one, default=function)
+
+
+@_by_row
+def _back(upper, values):
+    return jax.scipy.linalg.solve_triangular(upper, values)
+
+
+@_by_row
+def _solve(gram, correlation):
+    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), correlation)
+
+
+@_by_row
+def _inverse_diagonal(gram):
+    """Returns the diagonal of the inverse of G = L Lᵀ, which is L⁻ᵀ L⁻¹."""
+    one = jnp.eye(len(gram), dtype=gram.dtype)
+    half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(gram), one, lower=True)
+    return jnp.sum(half**2, axis=0)
+
+
+def _restricted(gram, on):
+    """Returns the Gram matrix of the atoms that are on, with the identity for the others."""
+    return jnp.where(on[:, None] & on, gram, jnp.eye(len(gram), dtype=gram.dtype))
+
+
+def _nonnegative(gram, correlation, allowed, slack):
+    """Solves least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting; returns
+    the codes, and which of them may differ from zero.
+    """
+
+    def solve(on):
+        return _solve(_restricted(gram, on), jnp.where(on, correlation, 0))
+
+    def wrong(on, codes):
+        excess = correlation - product(gram, codes)
+        return jnp.where(on, codes < -slack, allowed & (excess > slack))
+
+    def exchange(carry):
+        count, on, codes = carry
+        swap = wrong(on, codes)
+        last = jnp.arange(len(swap)) == len(swap) - 1 - jnp.argmax(swap[::-1])
+        on = on ^ jnp.where(count < EXCHANGES, swap, swap & last)
+        return count + 1, on, solve(on)
+
+    def more(carry):
+        count, on, codes = carry
+        return (count < MOST) & jnp.any(wrong(on, codes))
+
+    _, on, codes = jax.lax.while_loop(more, exchange, (0, allowed, solve(allowed)))
+    return jnp.where(on, codes, 0).clip(0), on & (codes > 0)
