@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.real import measure_sae, probe_real, train_real
+from benchmarks.real import measure as binary
+from benchmarks.real import probe_real, train_real
 from sae_gap import Store, measure, open_activations
 from sae_gap.core.types import Model
 from sae_gap.data.held_out import HeldOut
@@ -122,11 +123,15 @@ def keys_of(plan, monkeypatch):
 
 def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options):
     x, documents = data(row, document)
-    held = held_out
-    if held_out == 0:
-        held = open_activations(X[:100] + 1)
-    plan = measure.Plan([sae(**given)], open_activations(x, documents=documents), held_out=held)
-    return keys_of(dataclasses.replace(plan, **options), monkeypatch)
+    source = HeldOut(open_activations(x, documents=documents))
+    if held_out is not None:
+        held = held_out or open_activations(X[:100] + 1)
+        source = dataclasses.replace(source, held_out=held)
+    rows = {
+        name: options.pop(name) for name in ("seed", "samples", "keep_outliers") if name in options
+    }
+    plan = measure.Plan([sae(**given)], dataclasses.replace(source, **rows), **options)
+    return keys_of(plan, monkeypatch)
 
 
 def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
@@ -135,8 +140,8 @@ def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags
         "activations": write(folder, row, document),
         "dictionary": (str(folder / "D.npy"),),
     }
-    options = measure_sae.MeasureOptions(**given, **{"controls": ("random",)} | flags)
-    return keys_of(measure_sae.plan_of(options)[0], monkeypatch)
+    options = binary.VarianceOptions(**given, **{"controls": ("random",)} | flags)
+    return keys_of(binary.plan_of(options)[0], monkeypatch)
 
 
 def of_train_real(folder, row=None, document=None, **flags):
