@@ -12,7 +12,7 @@ import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks.real import downstream, encoder_cost, inputs
+from benchmarks.real import inputs
 from sae_gap.core.types import Coded
 from sae_gap.encoders import lasso
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
@@ -141,32 +141,6 @@ def test_a_pursuit_splits_the_loss_by_itself(made, monkeypatch):
     assert "support part" in out and "selection part" not in out
     lines = lines_of(results / "downstream" / "splits.csv")
     assert {line["own_best_codes"] for line in lines} == {"screened"} and len(lines) == 3
-
-
-def test_no_seed_scores_what_train_real_learned_from(made):
-    """Another seed draws the same held-out documents, of which both runs take all."""
-    succeed(
-        "downstream",
-        *made.mine,
-        "--seed=1",
-        "--codes=own",
-        f"--results_dir={made.folder / 'seeded'}",
-    )
-    one, other = (
-        sum(sae_gap.Store(made.folder / folder / "downstream").rows()[0]["ce_clean"])
-        for folder in ("results", "seeded")
-    )
-    assert other == pytest.approx(one, rel=1e-6)
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"outliers": "keep"}, {"tokens": 100}])
-@pytest.mark.parametrize("kind", [downstream.DownstreamOptions, encoder_cost.CostOptions])
-def test_flags_of_the_documents_are_in_keys(made, kind, change):
-    folder = made.folder
-    places = {"recording": str(folder / "r"), "model": str(folder / "tiny.gguf")}
-    usual = places | {"layer": 1, "sae": (str(folder / "mine"),), "tokens": 1}
-    sources = [kind(**usual | more).begin((4,))[0].asdict() for more in ({}, {}, change)]
-    assert sources[0] == sources[1] != sources[2]
 
 
 def test_codes_that_are_not_finite_are_left_out(made, monkeypatch, caplog):

@@ -9,10 +9,8 @@ import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks.real import encoder_cost
+from benchmarks.real.measure import NAMED
 from sae_gap.core.types import Model, Split, Task
-from sae_gap.data.activations import open_activations
-from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders import lasso
 from sae_gap.encoders.lasso import Lasso, find_weight
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
@@ -20,6 +18,7 @@ from sae_gap.encoders.pursuit import OMP, GradientPursuit
 from sae_gap.encoders.refined import Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
 from sae_gap.learners.given import Given
+from sae_gap.measure import plan
 from sae_gap.measure.methods import refit
 from sae_gap.metrics import cost
 from sae_gap.metrics.cost import cost_at
@@ -28,8 +27,7 @@ from sae_gap.runtime import cores
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.study import scoring
 from sae_gap.study.inference import Inference
-from sae_gap.study.job import jobs
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Method
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
 
@@ -60,8 +58,8 @@ def on():
 
 
 def ways(on, learner=None):
-    named = (*encoder_cost.NAMED, "thresholding_pursuit")
-    every = encoder_cost.ways(learner or on.given, K, on.lam, on.denser, named)
+    lams = {K: on.lam, 2 * K: on.denser}
+    every = plan.ways(learner or on.given, K, lams, plan.KINDS, (*NAMED, "thresholding_pursuit"))
     return {way.name: way.encoder for way in every}
 
 
@@ -172,18 +170,8 @@ def test_a_signed_dictionary_has_signed_codes(on):
         assert on.inference.infer(every[name], "id").codes.min() < 0
 
 
-def test_codes_at_another_l0_have_keys_of_their_own(on):
-    def keys(k):
-        methods = tuple(encoder_cost.ways(on.given, k, on.lam, on.denser))
-        sources = (HeldOut(open_activations(X), WIDTH, 1),)
-        every = jobs(Study("encoder_cost", sources, methods, lam=None, metrics=()))
-        return {line.key for job in every for line in job.lines}
-
-    assert keys(K) and not keys(K) & keys(K + 1)
-
-
 def test_what_it_leaves_and_that_it_goes_on(recorded, monkeypatch):
-    monkeypatch.setattr(encoder_cost, "ITERATIONS", (5,))
+    monkeypatch.setattr(plan, "ITERATIONS", (5,))
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     flags = (*recorded.flags, f"--sae={recorded.folder / 'mine'}")
     succeed("encoder_cost", *flags, "--codes=own,mp")

@@ -140,18 +140,6 @@ def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypa
     )
 
 
-def test_the_seed_is_that_of_what_is_learned(options, small, call, monkeypatch):
-    seen = []
-
-    def stop(given):
-        seen.append(given.seed)
-        raise ValueError("enough.")
-
-    monkeypatch.setattr(real.train_real, "train", stop)
-    call("real", *options[1], "--seed=7")
-    assert seen == [7]
-
-
 def numbers(sentence):
     return [
         float(number)
