@@ -21,8 +21,7 @@ from sae_gap.lm import recording
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
-from sae_gap.measure.methods import control as make_control
-from sae_gap.measure.methods import methods_of, study_of
+from sae_gap.measure.methods import learner_at, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.probing import Probed, Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE
@@ -231,7 +230,7 @@ def of_downstream(
         study = Study("downstream", (source,), methods, lam=None, metrics=(nats.METRIC,))
         return [line.key for job in jobs(study) for line in job.lines]
 
-    learner = make_control(control, width, level, DIM)
+    learner = learner_at(control, width, level, DIM)
     texts = results.key(source.asdict())
     return {"texts": texts, "score": keys(sae(**given).given), "control": keys(learner)}
 

@@ -24,7 +24,7 @@ Studies of real models cross them with dictionaries.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -60,6 +60,11 @@ _NUMBERS = re.compile(r"((?:screened|batch)_pursuit)_(\d+)x(\d+)|(fista)_(\d+)")
 CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded", "predicted")
 # Those of an encoder at its own L0 alone.
 OF_ENCODERS = ("proposed", "predicted")
+# Learners of activations with options. Endings of transcoders, and whether they have a skip; and of
+# SAEs that start from the dictionary of `online_dl`.
+DICTIONARIES = ("online_dl", "online_dl_incoherent")
+TRANSCODERS = {"_transcoder": False, "_skip_transcoder": True}
+FROM = "_from_online_dl"
 
 
 class LeftOutError(Exception):
@@ -82,13 +87,20 @@ def kind_of(name: str) -> str:
     return (numbers[1] or numbers[4]) if numbers else stem(name)
 
 
-def check_codes(names: Iterable[str]) -> None:
+def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = None) -> None:
     """Refuses unknown names, and encoders whose parameters a dictionary alone cannot give.
+
+    Args:
+      names: names of codes.
+      dictionaries: names that may stand before a colon; None takes any.
 
     Raises:
       ValueError: a name is refused; the message says which and why.
     """
-    for name in map(stem, names):
+    for name in names:
+        on, name = name.rpartition(":")[0], stem(name)
+        if on and dictionaries is not None:
+            check_choice("a dictionary of codes", on, dictionaries)
         if name not in CODES and not _NUMBERS.fullmatch(name):
             check_choice("codes", name, dict.fromkeys((*CODES, *catalogue.encoders())))
             encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
@@ -147,15 +159,15 @@ def encoder_at(
         if learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None:  # type: ignore[arg-type]
             raise LeftOutError("no single affine map decides what its encoder proposes")
         return BatchPursuit(k, screens=1, l0=l0, proposer=own)
-    made: dict[str, Callable[[], Encoder]] = {
-        "lasso": lambda: solved(l0),
-        "omp": lambda: refit(OMP(max(1, round(l0)), nonneg=nonneg)),
-        "screened": lambda: BatchPursuit(k, l0=l0),
-        "weighted": lambda: InNorm(BatchPursuit(k, l0=l0)),
-        "thresholded": lambda: AtWeight(ThresholdingPursuit(), solved(l0)),
+    made: dict[str, Encoder] = {
+        "lasso": solved(l0),
+        "omp": refit(OMP(max(1, round(l0)), nonneg=nonneg)),
+        "screened": BatchPursuit(k, l0=l0),
+        "weighted": InNorm(BatchPursuit(k, l0=l0)),
+        "thresholded": AtWeight(ThresholdingPursuit(), solved(l0)),
     }
     if name in made:
-        return made[name]()
+        return made[name]
     encoder = catalogue.make_encoder(name, sparsity=max(1, round(l0)), nonneg=nonneg, l0=l0)
     return AtWeight(encoder, solved(l0)) if hasattr(encoder, "lam") else encoder
 
@@ -236,18 +248,49 @@ def finite(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
-    """The learner of a control dictionary: `online_dl` with the settings of `learn`, `samples`,
-    `random`, or any learner or SAE of the catalogue by its name.
+def sae_names() -> list[str]:
+    """SAEs by name, transcoders of encoders that read no residuals, and all of them started from
+    the dictionary of `online_dl`.
+    """
+    return [
+        name + ending + start
+        for start in ("", FROM)
+        for ending in ("", *TRANSCODERS)
+        for name, encoder in catalogue.saes().items()
+        if not ending or encoder.reads_inputs
+    ]
+
+
+def learner_at(
+    name: str, width: int, l0: float, input_dim: int, visits: float = VISITS, **options: Any
+) -> Learner:
+    """The learner of a name for activations.
+
+    Args:
+      name: `online_dl`, `online_dl_incoherent`, one of `sae_names`, or any learner.
+      width: atoms of `online_dl`.
+      l0: mean L0 to learn at.
+      input_dim: dimension of the activations.
+      visits: rows that `online_dl` sees for each latent.
+      **options: of SAEs.
 
     Raises:
-      ValueError: the catalogue has no such name.
+      ValueError: there is no such name.
     """
-    if name == OnlineDictionary.name:
-        return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
-    if name in catalogue.saes():
-        return catalogue.sae_for_activations(name, sparsity=round(l0), input_dim=input_dim)
-    return catalogue.make_learner(name, sparsity=round(l0), input_dim=input_dim)
+    if name in DICTIONARIES:
+        online = OnlineDictionary.for_activations(width, l0, input_dim, visits=visits)
+        return dataclasses.replace(online, incoherent=name != online.name)
+    about: dict[str, Any] = {"sparsity": round(l0), "input_dim": input_dim}
+    if name not in sae_names():
+        return catalogue.make_learner(name, **about)
+    if name.endswith(FROM):
+        about["base"] = learner_at(OnlineDictionary.name, width, l0, input_dim, visits)
+    encoder, make = name.removesuffix(FROM), catalogue.sae_for_activations
+    for ending, skip in reversed(TRANSCODERS.items()):
+        if encoder.endswith(ending):
+            encoder, make = encoder.removesuffix(ending), catalogue.transcoder_for_activations
+            about["skip"] = skip
+    return make(encoder, **about, **options)
 
 
 def learners_of(
@@ -261,7 +304,7 @@ def learners_of(
     found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
     for name in controls:
         if name != "none":
-            found[name] = control(name, first.num_latents, l0, input_dim), about
+            found[name] = learner_at(name, first.num_latents, l0, input_dim), about
     return found
 
 

@@ -162,7 +162,7 @@ class Plan:
                 f"a mean L0 of {self.l0:g} is more than a quarter of the dimensions, where codes "
                 f"are no longer sparse; ask for at most {densest:g}."
             )
-        check_codes(self.codes)
+        check_codes(self.codes, names)
         for name in self.controls:
             check_choice("a control", name, {**catalogue.learners(), **catalogue.saes()})
 
@@ -198,7 +198,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     every = gap_parts.METRIC, atom_statistics.METRIC, agreed
     train = dataclasses.replace(source, width=saes[0].num_latents)
 
-    def levels_of(rows: Iterable[Row]) -> tuple[dict[str, float], float]:
+    def levels_of(rows):
         """The L0 of each encoder that is not dead, and that of all dictionaries."""
         own = {
             row["dictionary"]: min(row["l0"], DENSEST * dim)
@@ -209,16 +209,16 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         able = (name for name, each in givens.items() if name in own or each.encode is None)
         return own, plan.l0 or own.get(next(able, "")) or USUAL * dim
 
-    def encoded(_: list[Row]) -> Iterable[Method]:
+    def encoded(_):
         return chain(*(methods_of(each, ("own", "own_refit"), 1.0) for each in givens.values()))
 
-    def given(rows: list[Row]) -> Iterator[Method]:
+    def given(rows):
         own, common = levels_of(rows)
         for name, learner in givens.items():
             at = {"own": own[name]} if name in own else {}
             yield from _methods(plan, learner, {"common": common} | at)
 
-    def controlled(rows: list[Row]) -> Iterator[Method]:
+    def controlled(rows):
         common = levels_of(rows)[1]
         for learner, about in learners_of(saes, plan.controls, common, dim).values():
             for method in _methods(plan, learner, {"common": common}, **about) if about else ():
@@ -258,6 +258,7 @@ def put_back(
     """
     middle, densest = l0[len(l0) // 2], DENSEST * source.input_dim
     learners = learners_of(saes, controls, middle, source.input_dim)
+    check_codes(codes, learners)
     # In other units errors have other costs.
     units = [sae.normalisation for sae in saes]
     if any(isinstance(each, Whitening) or each.per_sample for each in units):
@@ -267,22 +268,22 @@ def put_back(
     levelled = [name for name in codes if name not in (*own, *proposing)]
     splitting = [name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")]
 
-    def at(name: str, names: Iterable[str], level: float) -> Iterator[Method]:
+    def at(name, names, level):
         kept = [each for each in names if level <= MOST_PURSUED or stem(each) != "omp"]
         learner, about = learners[name]
         return methods_of(learner, kept, level, **about)
 
-    def encoded(_: list[Row]) -> Iterable[Method]:
+    def encoded(_):
         return chain(*(at(name, own, middle) for name in learners))
 
-    def common(rows: list[Row]) -> Iterable[Method]:
+    def common(rows):
         own = [row for row in rows if row["codes"] == "own"]
         places = {row["dictionary"]: placed(row["l0"], l0) for row in own}
         for row in rows:
             row.update(places.get(row["dictionary"], {}))
         return chain(*(at(name, levelled, level) for name in learners for level in l0))
 
-    def split(rows: list[Row]) -> Iterator[Method]:
+    def split(rows):
         for row in rows:
             # Do not split denser codes, which are not sparse.
             if row["codes"] != "own" or row["dead"] or row["level"] > densest:
@@ -316,7 +317,7 @@ def priced(
     learner, nonneg = sae.given, not sae.signed
     twice = min(2 * k, sae.num_latents)
 
-    def weights(_: list[Row]) -> Iterator[Method]:
+    def weights(_):
         for l0 in (k, twice):
             yield Method("weight", "", learner, Lasso(l0=l0, nonneg=nonneg), {"level": l0})
 
@@ -348,7 +349,7 @@ def ways(
     plain = "own", "own_refit", "omp", "omp_pruned", "lasso", "lasso_refit", "lasso_pruned"
     every = [name for name in (*plain, *numbered) if kind_of(name) in kinds]
 
-    def lasso(l0: float) -> Lasso:
+    def lasso(l0):
         return Lasso(lams[l0], nonneg=not learner.signed)
 
     for method in methods_of(learner, [*every, *names], k, lasso=lasso):
@@ -383,10 +384,10 @@ def _methods(
         del levels["common"]
     about = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
     # The MLP itself predicts its output, and a pursuit of that is one of the target.
-    left = ("own", "predicted") if plan.source.activations.of_mlp else "own"
+    left = ("own", "predicted") if plan.source.activations.of_mlp else ("own",)
     for level, l0 in levels.items():
         names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
-        asked = [name for name in dict.fromkeys(names) if not name.startswith(left)]
+        asked = [name for name in dict.fromkeys(names) if stem(name) not in left]
         for method in methods_of(learner, asked, l0, family=family, signed=signed):
             yield _with({"level": level} | about, method)
     middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"

@@ -14,8 +14,13 @@ from sae_gap import Store, measure
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.on_support import OnSupport
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.encoders.refined import Pruned
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure.methods import control
+from sae_gap.measure.methods import kind_of, learner_at, methods_of
 from sae_gap.measure.summary import at, by_dictionary
 from sae_gap.saes.loaded_sae import SAE
 
@@ -157,6 +162,7 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept(plan, activations, tmp
         ({"controls": "random"}, "controls must be of class list or tuple, but it is 'random'"),
         ({"codes": "own"}, "codes must be of class list or tuple, but it is 'own'"),
         ({"controls": ["pcb"]}, "a control must be one of"),
+        ({"codes": ["their:omp"]}, "a dictionary of codes must be one of mine, but it is 'their'"),
         ({"codes": ["pcb"]}, r"codes must be one of (?!.*\b(lasso|omp), .*\b\1,)"),
         ({"names": ()}, "at least one entry"),
         ({"source": {"samples": 9}}, "9 held-out activations are too few"),
@@ -238,7 +244,7 @@ def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path
 
 
 def test_a_control_is_trained_at_the_l0_of_the_comparison():
-    assert control("topk", 9, 3.4, 20).encoder.k == 3
+    assert learner_at("topk", 9, 3.4, 20).encoder.k == 3
 
 
 def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, activations):
@@ -247,3 +253,18 @@ def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, act
     assert not np.array_equal(other.scored, one.scored)
     np.testing.assert_array_equal(tenth.scored, one.scored)
     assert len(every.scored) == 300 and max(every.members) == 29
+
+
+def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
+    learner, other = plan.saes[0].given, learner_at("random", 20, 2, 12)
+    names = [*["mine:omp_pruned", "screened_pursuit_2x4", "fista_5", "lasso_pruned_refit"]]
+    found = {each.name: each.encoder for each in methods_of(learner, names, 3)}
+    assert list(found) == [name.rpartition(":")[2] for name in names]
+    twice = OnSupport(OMP(6, nonneg=True), 0.0, True, 0.0), OnSupport(Lasso(l0=6), 0.0, True, 0.0)
+    assert found["omp_pruned"] == Pruned(twice[0], 3)
+    assert found["screened_pursuit_2x4"] == ScreenedPursuit(3, breadth=4, screens=2)
+    few = Lasso(l0=3, tol=None, max_iterations=5)
+    assert found["fista_5"] == Pruned(few, 3, by="magnitude")
+    assert found["lasso_pruned_refit"] == OnSupport(Pruned(twice[1], 3), 0.0, True, 0.0)
+    assert [each.name for each in methods_of(other, names, 3)] == [*found][1:]
+    assert [*map(kind_of, names)] == ["omp", "screened_pursuit", "fista", "lasso"]

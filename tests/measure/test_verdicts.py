@@ -55,7 +55,7 @@ def rows(tmp_path_factory):
     # A learner that finds the truth.
     truth = Given(Held(Model(task.dictionary, bias)), RIVAL, "control")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(methods, "control", lambda *_: truth)
+        patched.setattr(methods, "learner_at", lambda *_: truth)
         found = measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
     return found
 

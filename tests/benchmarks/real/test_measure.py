@@ -84,9 +84,6 @@ def test_what_it_leaves(done):
         *("own", "own_refit", "lasso", "lasso_refit", "screened", "proposed")
     }
     page = (folder / "report.html").read_text()
-    titles = ("Reconstruction", "All codes", "The gap of the lasso's objective", "Supports")
-    for title in (*titles, "Atoms", "Samples of the largest gaps", "As loaded", "What is lost"):
-        assert title in page and title not in out
     # Of 20 latents; a product of a TopK with its dictionary has 12 times as many multiply-adds.
     names, _, *stand = [re.split(r"  +", line.strip()) for line in out.splitlines()[1:5]]
     assert names[:4] == ["dictionary", "rank", "own FVU", "best FVU"] and names[-1] == "cost"
@@ -189,7 +186,6 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path)
 
 BAD = {
     "nothing": ([], "nothing to measure"),
-    "no sae there": (["--sae={folder}/none", "--activations={x}"], "neither a folder nor a file"),
     "too few activations": (
         ["--dictionary={D}", "--activations={few}", "--lam=1"],
         "too few to judge by",
@@ -206,20 +202,17 @@ BAD = {
         ["--sae={mine}", "--activations={x}", "--held_out=some"],
         "a share between 0 and 1, or all",
     ),
-    "other width": (["--sae={mine}", "--activations={narrow}"], "12 dimensions"),
     "activations of another mean": (
         ["--sae={mine}", "--activations={moved}"],
         "--anyway measures it all the same",
     ),
-    "turned": (["--dictionary={turned}", "--activations={x}"], "its transpose"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, tmp_path):
     x = np.load(files / "x.npz")["activations"]
-    arrays = {"narrow": x[:, :5], "turned": np.ones((20, 12))}
-    arrays |= {"moved": x - 0.7, "few": x[:9]}
+    arrays = {"moved": x - 0.7, "few": x[:9]}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays]} | {

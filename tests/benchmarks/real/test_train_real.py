@@ -148,8 +148,6 @@ def test_saes_go_on_from_online_dl_itself():
 
 
 FAULTS = {
-    "no flag": ([], "--activations is needed"),
-    "method": (["--methods=topk,sae"], "an entry of --methods must be one of"),
     "sparsity": ([f"--sparsity={DIM}"], f"--sparsity must be below the {LATENTS} atoms and"),
     "codes": (["--codes=topk"], "topk has parameters"),
     "learner": (["--methods=pruned"], "Pruned needs a base"),
@@ -160,7 +158,13 @@ FAULTS = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, case):
     arguments, message = FAULTS[case]
-    given = [] if case == "no flag" else [f"--activations={file}"]
     results = tmp_path / "results"
-    refused(message, "train_real", *given, f"--results_dir={results}", *OPTIONS, *arguments)
+    refused(
+        message,
+        "train_real",
+        f"--activations={file}",
+        f"--results_dir={results}",
+        *OPTIONS,
+        *arguments,
+    )
     assert not results.exists()
