@@ -73,7 +73,9 @@ def given(monkeypatch, call, tmp_path):
 
     def spy(patch, place, stub):
         def stand_in(*args, **named):
-            seen.append((place, told(args), told(named)))
+            # Pages have the command and its seconds.
+            args_told = told(args[:1] if place.endswith(".write") else args)
+            seen.append((place, args_told, told(named)))
             return stub(*args, **named) if callable(stub) else stub
 
         patch.setattr(place, stand_in)
@@ -106,8 +108,8 @@ def given(monkeypatch, call, tmp_path):
         "sae_gap.study.runner.run": measured,
         "benchmarks.real.probe_real.run": measured,
         "benchmarks.real.measurement_page.write": "page",
-        "benchmarks.real.downstream.tables_of": ["nats"],
-        "benchmarks.real.encoder_cost.tables_of": ["costs"],
+        "benchmarks.real.downstream.tables_of": lambda *_: ["nats"],
+        "benchmarks.real.encoder_cost.tables_of": lambda *_: ["costs"],
         "benchmarks.real.probe_real.table_of": "table",
         "benchmarks.real.probe_real.tokens_of": None,
         "benchmarks.real.probe_real.of_pairs": lambda *_: (X, {}),
@@ -141,7 +143,7 @@ def given(monkeypatch, call, tmp_path):
                 code, out, err = call(name, *flags)
                 assert code == 0 or "--anyway" in err, err
                 seen.append(out)
-        return str(seen)
+        return [*map(str, seen)]
 
     return run
 
@@ -164,16 +166,16 @@ BASE = {
     ],
     "measure_sae": ["--sae=mine", "--activations=x"],
     "downstream": ["--sae=mine", "--recording=r", "--l0=3"],
-    "encoder_cost": ["--sae=mine", "--recording=r", "--l0=3"],
+    "encoder_cost": ["--sae=mine", "--recording=r", "--l0=3", "--codes=own,mp"],
     "probe_real": ["--sae=mine", "--recording=r", "--l0=3"],
     "check": ["--sae=mine", "--activations=x"],
     "real": ["--sparsity=4", "--preset=smoke"],
 }
 # Other values than the usual ones, of flags whose type does not tell.
 OTHER = {
-    "codes": "thresholded,gradient_pursuit",
+    "codes": "own,thresholded",
     "controls": "samples",
-    "costs": "omp,mp",
+    "costs": "own,thresholded",
     "dictionary": "D",
     "held_out": "0.2",
     "l0": "2",
@@ -225,13 +227,40 @@ def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, fiel
     # A weight and an L0 exclude each other.
     leave = f"--{flag}=", *(["--match_l0", "--costs"] if flag == "lam" else [])
     again = [each for each in flags if not each.startswith(leave)]
-    before, after = given(name, flags, fvu), given(name, [*again, changed], fvu)
-    assert before != after
+    before, same, after = (given(name, each, fvu) for each in (flags, flags, [*again, changed]))
+    assert before == same != after
 
 
 @pytest.mark.parametrize("name", ["train_real", "downstream", "encoder_cost", "measure"])
 def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
     told = given(name, [*BASE[name], f"--results_dir={tmp_path}", "--seed=3"])
-    splits = {*re.findall(r"'split_seed': ['\"]+(\S+)", told)}
+    splits = {*re.findall(r"'split_seed': ['\"]+(\S+)", "\n".join(told))}
     # Where variance is measured alone, a seed draws what is scored.
     assert splits == {"0"} | ({"None"} if name == "measure" else set())
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "word", "there"),
+    [
+        ("encoder_cost", [], "'encoder_cost', 'train'", True),
+        # Controls learn for the middle of the L0s.
+        ("downstream", ["--l0=2,3,4", "--controls=topk", "--codes=own"], "'k': '3 3'", True),
+        ("measure_sae", ["--dictionary=other"], "'codes': \"own 'own'\"", True),
+        ("measure_sae", ["--sae=", "--dictionary=mine"], "'codes': \"own 'own'\"", False),
+    ],
+)
+def test_what_the_library_is_given(given, tmp_path, name, flags, word, there):
+    told = given(name, [*BASE[name], f"--results_dir={tmp_path}", *flags])
+    assert (word in "\n".join(told)) == there
+
+
+def test_a_recording_gives_the_rows_of_its_files(given, tmp_path):
+    files = ["--activations=x"], ["--activations=other", "--targets=x"]
+    usual = "--sae=mine", "--controls=none", f"--results_dir={tmp_path}"
+    for mlp, place in zip(([], ["--mlp"]), files, strict=True):
+        told = given("measure", [*usual, "--recording=r", "--l0=3", *mlp])
+        again = given("measure", [*usual, *place])
+        studies = [
+            [each for each in run if "'measure_sae', 'scored'" in each] for run in (told, again)
+        ]
+        assert studies[0][0].split("Folder")[0] == studies[1][0].split("Folder")[0]
