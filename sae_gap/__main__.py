@@ -16,8 +16,8 @@ from pathlib import Path
 import sae_gap
 from sae_gap.core.registry import BrokenFileError
 
-# The commands that are used most have a second, shorter name.
-ALIASES = {"bench": "amortisation_gap", "measure": "measure_sae"}
+# A command that is used most has a second, shorter name.
+ALIASES = {"bench": "amortisation_gap"}
 _USAGE = """{}
 
 usage: sae-gap NAME [--flag=value ...]

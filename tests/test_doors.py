@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap import Method, Model, Setting, Split, Store, Study, Task, catalogue
+from sae_gap import Method, Model, Setting, Split, Study, Task, catalogue
 from sae_gap.core import options
-from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.encoders.encoder import Affine
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.lista import LISTA
 from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised, Lista
-from sae_gap.learners.dl_fista import DLFista
 from sae_gap.learners.online.families import Families
 from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.learners.online.pruned import Pruned
@@ -119,16 +118,6 @@ def test_static_options_that_cannot_be_hashed_are_refused(kind):
         ("k", lambda: TopK(k=kind(3))),
     ):
         refused(call, f"^{name} must be a plain Python value")
-
-
-def test_an_encoder_of_ones_own_is_asked_for_no_option_of_ours():
-    class Mine(Encoder):
-        k: int = -1
-
-        def __call__(self, model, signals):
-            return signals
-
-    assert Mine().k == -1
 
 
 def test_a_pursuit_without_its_threshold_is_refused():
@@ -234,12 +223,7 @@ DOORS = {
         "bias must be 4 finite numbers",
     ),
     "encoder without weights": (gap(replaced(encoder=None)), "ReLU reads Affine"),
-    "a dictionary in lists": (
-        gap(replaced(dictionary=D.tolist())),
-        "the dictionary must be of class",
-    ),
     "no model": (gap("model"), "model must be of class Model"),
-    "no function": (gap(encode=3), "encode must be a function"),
     "codes that broadcast": (
         gap(encode=lambda model, signals: Z[:, :1]),
         "encode must give codes of shape",
@@ -262,38 +246,16 @@ DOORS = {
         lambda: sae_gap.sparse_code(Y, 1e-200 * D.astype(float), 0.1),
         "an atom whose largest",
     ),
-    "a measured dictionary that vanishes": (
-        lambda: SAE.of_model(Model(jnp.asarray(1e-42 * D), jnp.zeros(4)), name="mine"),
-        "an atom",
-    ),
     "a target that is no number": (lambda: sae_gap.match_l0(Y, D, "two"), "target must be"),
-    "a split that is none": (
-        lambda: sae_gap.mcc_paper(Z, Z, "val"),
-        "split must be one of id, ood",
-    ),
-    "a seed that is none": (lambda: sae_gap.mcc_paper(Z, Z, "id", seed=-1), "seed must be"),
-    "nothing to draw": (lambda: sae_gap.draw(3), "setting must be of class Setting"),
-    "no learner": (fit(3), "learner must be of class Learner"),
-    "a task that is none": (fit(tasks=[3]), r"tasks\[0\] must be of class Task"),
     "tasks of two lengths": (
         fit(tasks=[task(), task(5)], keys=[KEY] * 2),
-        "tasks must have one shape",
-    ),
-    "tasks of two widths": (
-        fit(tasks=[task(), task(num_latents=7)], keys=[KEY] * 2),
         "tasks must have one shape",
     ),
     "a width that is none": (fit(tasks=[task(num_latents=0)]), "must be"),
     "a NaN to learn from": (learnt_from(jnp.full((4, 4), NAN)), "have a NaN or an infinity"),
     "a list to learn from": (learnt_from([[1.0]]), "must be a matrix"),
-    "nothing to learn from": (learnt_from(jnp.zeros((0, 4))), "must be a matrix"),
-    "integers to learn from": (learnt_from(jnp.zeros((4, 4), jnp.int32)), "must be a matrix"),
-    "too many keys": (fit(keys=[KEY, KEY]), "keys must be 1"),
     "a key that is no integer": (fit(keys=[0.5]), "a key must be an integer or one random key"),
-    "a key below zero": (fit(keys=[-1]), "seed must be an integer of at least 0"),
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
-    "a stream's key": (stream(key="0"), "key must be an integer or one random key"),
-    "a stream's learner": (stream(learner=DLFista()), "learner must be of class OnlineDictionary"),
     "a stream's source": (stream(3), "source must be an array"),
     "a stream without columns": (stream(Y[:, :0]), "the source gave float32 of shape"),
     "a stream of nothing": (
@@ -304,24 +266,11 @@ DOORS = {
         lambda: study(sources=[3]),
         r"sources\[0\] must be a setting",
     ),
-    "a study's methods": (lambda: study(methods=3), "must be a list"),
-    "a study's method": (
-        lambda: study(methods=lambda source: [3]),
-        r"methods\(source\)\[0\] must be of class Method",
-    ),
     "a method's columns": (
         lambda: Method("m", "f", ONLINE, Lasso(), row=3),
         "row must be of class Mapping",
     ),
-    "no study": (lambda: sae_gap.run(3, None), "study must be of class Study"),
-    "no store": (lambda: sae_gap.run(study(), "here"), "store must be of class Store"),
-    "a folder that is none": (lambda: Store(3), "must be a path"),
-    "a file that is none": (lambda: sae_gap.load(3), "path must be a path"),
     "activations nowhere": (lambda: sae_gap.open_activations(None), "but it is None; give"),
-    "an array without a name": (
-        lambda: sae_gap.open_activations("here", key=3),
-        "key must be of class str",
-    ),
     "documents for other rows": (
         lambda: sae_gap.save_activations("never.npz", Y, np.zeros(7, int)),
         "documents of the array must be 8 integers",
@@ -330,8 +279,6 @@ DOORS = {
         lambda: sae_gap.save_activations("never.npz", 1e200 * Y.astype(float)),
         "as float32; drop or mend such rows",
     ),
-    "an SAE nowhere": (lambda: sae_gap.load_sae(3), "path must be a path"),
-    "a folder for an SAE": (lambda: sae_gap.save_sae(MODEL, 3), "must be a path"),
 }
 
 

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.real import measure_sae, probe_real, train_real
+from benchmarks.real import measure as binary
+from benchmarks.real import probe_real, train_real
 from sae_gap import Store, measure, open_activations
 from sae_gap.core.types import Model
 from sae_gap.data.held_out import HeldOut
@@ -20,8 +21,7 @@ from sae_gap.lm import recording
 from sae_gap.lm.on_network import OnNetwork
 from sae_gap.lm.recording import Recorded
 from sae_gap.lm.texts import Texts
-from sae_gap.measure.methods import control as make_control
-from sae_gap.measure.methods import methods_of, study_of
+from sae_gap.measure.methods import learner_at, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.probing import Probed, Tokens, concepts
 from sae_gap.saes.loaded_sae import SAE
@@ -122,11 +122,15 @@ def keys_of(plan, monkeypatch):
 
 def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options):
     x, documents = data(row, document)
-    held = held_out
-    if held_out == 0:
-        held = open_activations(X[:100] + 1)
-    plan = measure.Plan([sae(**given)], open_activations(x, documents=documents), held_out=held)
-    return keys_of(dataclasses.replace(plan, **options), monkeypatch)
+    source = HeldOut(open_activations(x, documents=documents))
+    if held_out is not None:
+        held = held_out or open_activations(X[:100] + 1)
+        source = dataclasses.replace(source, held_out=held)
+    rows = {
+        name: options.pop(name) for name in ("seed", "samples", "keep_outliers") if name in options
+    }
+    plan = measure.Plan([sae(**given)], dataclasses.replace(source, **rows), **options)
+    return keys_of(plan, monkeypatch)
 
 
 def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
@@ -135,8 +139,8 @@ def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags
         "activations": write(folder, row, document),
         "dictionary": (str(folder / "D.npy"),),
     }
-    options = measure_sae.MeasureOptions(**given, **{"controls": ("random",)} | flags)
-    return keys_of(measure_sae.plan_of(options)[0], monkeypatch)
+    options = binary.VarianceOptions(**given, **{"controls": ("random",)} | flags)
+    return keys_of(binary.plan_of(options)[0], monkeypatch)
 
 
 def of_train_real(folder, row=None, document=None, **flags):
@@ -226,7 +230,7 @@ def of_downstream(
         study = Study("downstream", (source,), methods, lam=None, metrics=(nats.METRIC,))
         return [line.key for job in jobs(study) for line in job.lines]
 
-    learner = make_control(control, width, level, DIM)
+    learner = learner_at(control, width, level, DIM)
     texts = results.key(source.asdict())
     return {"texts": texts, "score": keys(sae(**given).given), "control": keys(learner)}
 

@@ -4,8 +4,8 @@ import dataclasses
 import io
 import pathlib
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import logging
@@ -16,16 +16,17 @@ from benchmarks.options import Options, Results, option
 from sae_gap.data.activations import Activations, open_activations
 from sae_gap.data.held_out import HeldOut
 from sae_gap.health.check import Check, check
-from sae_gap.learners.learner import Learner
-from sae_gap.lm.on_network import OnNetwork
-from sae_gap.lm.pretrained import LM, load_lm
-from sae_gap.lm.recording import Recorded, open_recording
-from sae_gap.lm.texts import Texts, read_texts
-from sae_gap.measure.methods import control
 from sae_gap.saes.find import holds
 from sae_gap.saes.load import load_sae
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.folder import Folder
+
+# What needs no network loads none.
+if TYPE_CHECKING:
+    from sae_gap.lm.on_network import OnNetwork
+    from sae_gap.lm.pretrained import LM
+    from sae_gap.lm.recording import Recorded
+    from sae_gap.lm.texts import Texts
 
 # Above this FVU an SAE explains so little that its reading or the activations must be wrong.
 WRONG = 0.9
@@ -107,8 +108,11 @@ class OnText(LanguageModel):
     )
     seed: int = option(0, "Draws the order of the documents.", least=0)
 
-    def begin(self, name: str) -> tuple[LM, Texts, Folder]:
+    def begin(self, name: str) -> tuple["LM", "Texts", Folder]:
         """The model, the documents, and the folder of a benchmark for both."""
+        from sae_gap.lm.pretrained import load_lm
+        from sae_gap.lm.texts import read_texts
+
         home = self.folder(name)
         texts = read_texts(self.text)
         lm = load_lm(self.model, self.tokenizer)
@@ -189,12 +193,15 @@ class OfRecording(Measured, LanguageModel):
     recording: str | None = option(None, "A folder that record wrote.")
     layer: int = option(10, "The block, counted from 0, after which it was recorded.", least=0)
 
-    def open(self) -> tuple[Recorded, LM]:
+    def open(self) -> tuple["Recorded", "LM"]:
         """The recording, and the recorded model.
 
         Raises:
           ValueError: a flag is missing, or the model is another one.
         """
+        from sae_gap.lm.pretrained import load_lm
+        from sae_gap.lm.recording import open_recording
+
         if not self.recording or not (self.sae or self.dictionary):
             raise ValueError(
                 "there is nothing to measure; give --recording and --sae or --dictionary."
@@ -216,7 +223,7 @@ class PutBack(OfRecording, Outliers):
 
     def begin(
         self, l0: Sequence[float], controls: Collection[str] = ()
-    ) -> tuple[OnNetwork, list[SAE]]:
+    ) -> tuple["OnNetwork", list[SAE]]:
         """The documents with the network, and the SAEs to measure on them.
 
         Args:
@@ -226,6 +233,8 @@ class PutBack(OfRecording, Outliers):
         Raises:
           ValueError: something does not fit; the message says how to mend it.
         """
+        from sae_gap.lm.on_network import OnNetwork
+
         recorded, lm = self.open()
         inputs, activations = (
             recorded.mlp(self.layer) if self.mlp else (None, recorded.activations(self.layer))
@@ -252,21 +261,6 @@ class PutBack(OfRecording, Outliers):
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
         source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed)
         return source, saes
-
-
-def learners_of(
-    saes: Sequence[SAE], controls: Iterable[str], l0: float, input_dim: int
-) -> dict[str, tuple[Learner, dict[str, Any]]]:
-    """The learners of SAEs and of controls for an L0, by name, with their row columns; controls
-    have signed codes if the first SAE does.
-    """
-    first = saes[0]
-    about = {"family": "control", "signed": first.signed}
-    found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
-    for name in controls:
-        if name != "none":
-            found[name] = control(name, first.num_latents, l0, input_dim), about
-    return found
 
 
 def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:

@@ -35,7 +35,7 @@ from jaxtyping import Float
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real.inputs import OfRecording, learners_of
+from benchmarks.real.inputs import OfRecording
 from sae_gap import figures, probing
 from sae_gap.analysis import tables
 from sae_gap.analysis.tables import Table, table
@@ -45,7 +45,7 @@ from sae_gap.encoders.linear import Linear
 from sae_gap.learners.baselines import Raw
 from sae_gap.lm.pretrained import LM
 from sae_gap.lm.recording import Recorded
-from sae_gap.measure.methods import finite, methods_of, study_of
+from sae_gap.measure.methods import finite, learners_of, methods_of, study_of
 from sae_gap.metrics import probes
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage import results

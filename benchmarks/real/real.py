@@ -25,7 +25,8 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import downstream, probe_real, record, train_real
-from benchmarks.real.inputs import OnText
+from benchmarks.real.inputs import OnText, PutBack
+from benchmarks.real.measure import CODES
 from benchmarks.report import pages
 from sae_gap import figures, probing
 from sae_gap.analysis.comparison import over_documents
@@ -37,6 +38,7 @@ from sae_gap.storage.folder import Folder
 from sae_gap.storage.results import Row
 
 NAME = "real"
+CONTROLS = ("samples", "random")
 # The bare lasso takes minutes, and no sentence needs it.
 BETTER = ("own", "own_refit", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # The size of a run: options of each step that differ from the defaults.
@@ -149,15 +151,20 @@ def main(options: RealOptions) -> None:
     measured = lm | {
         "recording": str(recorded.folder),
         "layer": options.layer,
-        "controls": ("samples", "random"),
         # Measure what was learned here, however good it is.
         "anyway": True,
         "sae": tuple(f"{place}/{train_real.NAME}/{name}" for name in ordered),
     }
     levels = {level for level in steps["downstream"]["l0"] if level <= most} | {options.sparsity}
-    put_back = measured | steps["downstream"] | {"l0": tuple(sorted(levels))}
-    patched = downstream.measure(downstream.DownstreamOptions(**put_back))
-    asked = probe_real.ProbeOptions(l0=float(options.sparsity), **measured, **steps["probe_real"])
+    put_back = {"codes": CODES} | steps["downstream"] | {"l0": tuple(sorted(levels))}
+    patching = PutBack(**measured, tokens=put_back.pop("tokens", PutBack.tokens))
+    source, saes = patching.begin(put_back["l0"], CONTROLS)
+    patched = downstream.measure(
+        patching.folder(downstream.NAME), source, saes, controls=CONTROLS, **put_back
+    )
+    asked = probe_real.ProbeOptions(
+        l0=float(options.sparsity), controls=CONTROLS, **measured, **steps["probe_real"]
+    )
     try:
         probed = probe_real.measure(asked)
     except ValueError as error:

@@ -26,8 +26,6 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
-import functools
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -42,9 +40,8 @@ from sae_gap.core.types import Model, Transcoder
 from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
 from sae_gap.lm.recording import origin_of
-from sae_gap.measure.methods import methods_of, study_of
+from sae_gap.measure.methods import DICTIONARIES, learner_at, methods_of, sae_names, study_of
 from sae_gap.metrics import atom_statistics
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes.decoders import ATOMS, BIAS
@@ -62,19 +59,7 @@ METHODS = (
     *("topk", "topk_from_online_dl", "batchtopk", "jumprelu"),
     *("matryoshka", "relu", "online_dl"),
 )
-# Dictionaries with the options of activations, and whether their atoms are made incoherent.
-DICTIONARIES = {"online_dl": False, "online_dl_incoherent": True}
-# Ending of the name of an SAE that starts from the dictionary of `online_dl`.
-FROM = "_from_online_dl"
-# Endings of the names of transcoders, and whether they have a skip.
-TRANSCODERS = {"_transcoder": False, "_skip_transcoder": True}
-SAES = tuple(
-    name + ending + start
-    for start in ("", FROM)
-    for ending in ("", *TRANSCODERS)
-    for name, encoder in catalogue.saes().items()
-    if not ending or encoder.reads_inputs
-)
+SAES = sae_names()
 EVERY = tuple(dict.fromkeys((*SAES, *DICTIONARIES, *catalogue.learners())))
 CODES = ("own", "own_refit", "lasso", "lasso_refit")
 # The columns that tell the lines of the summary apart, and the others, with headings.
@@ -132,24 +117,9 @@ def source_of(options: TrainOptions) -> HeldOut:
 
 def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
     """The learner of a method for activations of `input_dim` dimensions."""
-    width, sparsity = options.width, options.sparsity
-    online = OnlineDictionary.for_activations(width, sparsity, input_dim, visits=options.visits)
-    if name in DICTIONARIES:
-        return dataclasses.replace(online, incoherent=DICTIONARIES[name])
-    if name not in SAES:
-        return catalogue.make_learner(name, sparsity=sparsity, input_dim=input_dim)
-    stem, make = name.removesuffix(FROM), catalogue.sae_for_activations
-    for ending, skip in TRANSCODERS.items():
-        if stem.endswith(ending):
-            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
-    return make(
-        re.sub(r"(_skip)?_transcoder$", "", stem),
-        sparsity=sparsity,
-        input_dim=input_dim,
-        base=online if name.endswith(FROM) else None,
-        num_steps=options.epochs,
-        batch_size=options.batch_size,
-    )
+    about = {"num_steps": options.epochs, "batch_size": options.batch_size}
+    sizes = options.width, options.sparsity, input_dim, options.visits
+    return learner_at(name, *sizes, **about)
 
 
 def study_for(

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sae_gap.core.checks import check_type
 from sae_gap.core.rows import FEWEST, evenly_spaced
 from sae_gap.core.types import Split, Task, Unread
 from sae_gap.data.activations import Activations
@@ -53,6 +54,10 @@ class HeldOut:
     inputs: Activations | None = None
 
     def __post_init__(self):
+        mend = "open them by sae_gap.open_activations"
+        check_type("activations", self.activations, Activations, mend)
+        check_type("held_out", self.held_out, (Activations, float), mend)
+        check_type("inputs", self.inputs, (Activations, type(None)), mend)
         for name in ("activations", "held_out"):
             part = getattr(self, name)
             if self.inputs is not None and isinstance(part, Activations):

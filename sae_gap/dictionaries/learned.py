@@ -28,7 +28,7 @@ from sae_gap.core.matching import as_matrix
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model
 from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.held_out import HeldOut
+from sae_gap.data.held_out import TENTH, HeldOut
 from sae_gap.dictionaries.rows import Rows, open_pair, screened
 from sae_gap.dictionaries.training import fit_signals
 from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
@@ -314,7 +314,7 @@ class LearnedDictionary:
         outliers: str = "drop",
         show_progress: bool = True,
     ) -> Report:
-        """Runs `measure_sae` on the dictionary, on at most 5,000 rows, evenly spread.
+        """Runs `sae-gap measure` on the dictionary, on at most 5,000 rows, evenly spread.
 
         Args:
           activations: as for `learn`; None takes the rows that `learn` held out.
@@ -327,14 +327,10 @@ class LearnedDictionary:
         """
         rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
         name = GIVEN if self._given else LEARNED
-        plan = Plan(
-            [SAE.of_model(self.model, name=name)],
-            rows if self._given else self.train,
-            l0=l0,
-            controls=controls,
-            keep_outliers=outliers == "keep",
-            held_out=None if self._given else rows,
-        )
+        train = rows if self._given else self.train
+        held = TENTH if self._given and controls else rows
+        source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
+        plan = Plan([SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls)
         with tempfile.TemporaryDirectory() as folder:
             measured = run(plan, Store(folder), show_progress=show_progress)
         curves = curve_lines(measured)

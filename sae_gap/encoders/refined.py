@@ -156,7 +156,7 @@ class InNorm(Inferring, _Of):
             fault = (
                 "weighted codes ask a network what errors cost, and there is none behind these rows"
             )
-            raise ValueError(f"{fault}; leave them out, or take downstream.")
+            raise ValueError(f"{fault}; leave them out, or give --recording.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         norm = _Norm(((vectors * root) @ vectors.T).astype(np.float32))

@@ -15,6 +15,7 @@ from typing import Any
 _HOME = {
     "sae_gap.metrics.definitions": "fvu",
     "sae_gap.core.rows": "evenly_spaced",
+    "sae_gap.data.held_out": "HeldOut",
     "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
     "sae_gap.analysis.summarise": "atom_lines curve_lines gap_lines worst_lines",
     "sae_gap.analysis.verdicts": "ranking standings verdict",

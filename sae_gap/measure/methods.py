@@ -13,11 +13,18 @@ Studies of real models cross them with dictionaries.
   NAME         any encoder of `sae_gap.encoders` without parameters. Its field `l0` takes the mean
                L0, `k` the nearest whole number, and `lam` the λ at which the lasso has that L0;
                the encoder's own L0 may differ
+  NAME_2x4     a pursuit, such as batch_pursuit, of 2 screens of 4 candidates for each atom
+  fista_10     10 iterations of the lasso, least squares on the codes above one threshold
   ..._refit    least squares on the support of any of these
+  ..._pruned   the same from twice the L0, pruned to it by one threshold
+
+`DICTIONARY:CODES` are codes on that dictionary alone.
 """
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -35,21 +42,29 @@ from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.own import Own
 from sae_gap.encoders.predicted import Predicted
 from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.refined import AtWeight, InNorm
+from sae_gap.encoders.refined import AtWeight, InNorm, Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.learners.learner import Learner
 from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
 from sae_gap.metrics import predictability, reconstruction
 from sae_gap.metrics.metric import Metric
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row
 from sae_gap.study.study import Method, Scalar, Study
 
-REFIT = "_refit"
+REFIT, PRUNED = "_refit", "_pruned"
+# Endings that set numbers: of screens and candidates, or of iterations.
+_NUMBERS = re.compile(r"((?:screened|batch)_pursuit)_(\d+)x(\d+)|(fista)_(\d+)")
 # Names that are not class names of encoders.
 CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded", "predicted")
 # Those of an encoder at its own L0 alone.
 OF_ENCODERS = ("proposed", "predicted")
+# Learners of activations with options. Endings of transcoders, and whether they have a skip; and of
+# SAEs that start from the dictionary of `online_dl`.
+DICTIONARIES = ("online_dl", "online_dl_incoherent")
+TRANSCODERS = {"_transcoder": False, "_skip_transcoder": True}
+FROM = "_from_online_dl"
 
 
 class LeftOutError(Exception):
@@ -61,21 +76,44 @@ def refit(encoder: Encoder) -> OnSupport:
     return OnSupport(encoder, 0.0, not encoder.signed, 0.0)
 
 
-def check_codes(names: Iterable[str]) -> None:
+def stem(name: str) -> str:
+    """The name of codes without their dictionary and endings."""
+    return re.sub(f"({REFIT}|{PRUNED})+$", "", name.rpartition(":")[2])
+
+
+def kind_of(name: str) -> str:
+    """The stem of a name without its numbers."""
+    numbers = _NUMBERS.fullmatch(stem(name))
+    return (numbers[1] or numbers[4]) if numbers else stem(name)
+
+
+def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = None) -> None:
     """Refuses unknown names, and encoders whose parameters a dictionary alone cannot give.
+
+    Args:
+      names: names of codes.
+      dictionaries: names that may stand before a colon; None takes any.
 
     Raises:
       ValueError: a name is refused; the message says which and why.
     """
     for name in names:
-        plain = name.removesuffix(REFIT)
-        if plain not in CODES:
-            check_choice("codes", plain, dict.fromkeys((*CODES, *catalogue.encoders())))
-            encoder = catalogue.make_encoder(plain, sparsity=1, nonneg=True, l0=1.0)
-            _check_bare(plain, encoder)
+        on, name = name.rpartition(":")[0], stem(name)
+        if on and dictionaries is not None:
+            check_choice("a dictionary of codes", on, dictionaries)
+        if name not in CODES and not _NUMBERS.fullmatch(name):
+            check_choice("codes", name, dict.fromkeys((*CODES, *catalogue.encoders())))
+            encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
+            _check_bare(name, encoder)
 
 
-def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = None) -> Encoder:
+def encoder_at(
+    name: str,
+    l0: float,
+    learner: Learner,
+    signed: bool | None = None,
+    lasso: Callable[[float], Lasso] | None = None,
+) -> Encoder:
     """The encoder of a name, for the dictionary of a learner.
 
     Args:
@@ -83,21 +121,36 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
       l0: requested mean L0.
       learner: learner of the dictionary.
       signed: whether codes may be negative; None asks the learner.
+      lasso: the lasso at an L0, where its λ is known.
 
     Raises:
       LeftOutError: the dictionary cannot have such codes.
     """
-    if name.endswith(REFIT):
-        return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed))
     own: Any = learner.encode
     nonneg = not (learner.signed if signed is None else signed)
+    solved = lasso or (lambda l0: Lasso(l0=l0, nonneg=nonneg))
+    if name.endswith(REFIT):
+        return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed, lasso))
+    if name.endswith(PRUNED):
+        most = 2 * l0 if learner.ready is None else min(2 * l0, learner.ready.decoder.shape[1])
+        whole = encoder_at(name.removesuffix(PRUNED), most, learner, signed, lasso)
+        refitted = whole if isinstance(whole, OnSupport) else refit(whole)
+        return Pruned(refitted, l0, nonneg=nonneg)
+    numbers = _NUMBERS.fullmatch(name)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
-    if name in CODES[3:] and not nonneg:
+    if (name in CODES[3:] or (numbers and numbers[1])) and not nonneg:
         raise LeftOutError("such a pursuit has no signed codes")
     if name == "own":
         return own
     k = max(1, math.ceil(l0))
+    if numbers and numbers[1]:
+        sizes = {"breadth": int(numbers[3]), "screens": int(numbers[2])}
+        pursuit = catalogue.make_encoder(numbers[1], sparsity=k, l0=float(l0))
+        return dataclasses.replace(pursuit, **sizes)
+    if numbers:
+        few = dataclasses.replace(solved(l0), tol=None, max_iterations=int(numbers[5]))
+        return Pruned(few, l0, "magnitude", nonneg)
     if name == "predicted":
         if not learner.transcodes:
             raise LeftOutError("its encoder reads what it explains")
@@ -106,18 +159,17 @@ def encoder_at(name: str, l0: float, learner: Learner, signed: bool | None = Non
         if learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None:  # type: ignore[arg-type]
             raise LeftOutError("no single affine map decides what its encoder proposes")
         return BatchPursuit(k, screens=1, l0=l0, proposer=own)
-    lasso = Lasso(l0=l0, nonneg=nonneg)
     made: dict[str, Encoder] = {
-        "lasso": lasso,
+        "lasso": solved(l0),
         "omp": refit(OMP(max(1, round(l0)), nonneg=nonneg)),
         "screened": BatchPursuit(k, l0=l0),
         "weighted": InNorm(BatchPursuit(k, l0=l0)),
-        "thresholded": AtWeight(ThresholdingPursuit(), lasso),
+        "thresholded": AtWeight(ThresholdingPursuit(), solved(l0)),
     }
     if name in made:
         return made[name]
     encoder = catalogue.make_encoder(name, sparsity=max(1, round(l0)), nonneg=nonneg, l0=l0)
-    return AtWeight(encoder, lasso) if hasattr(encoder, "lam") else encoder
+    return AtWeight(encoder, solved(l0)) if hasattr(encoder, "lam") else encoder
 
 
 def methods_of(
@@ -127,6 +179,7 @@ def methods_of(
     *,
     family: str = "",
     signed: bool | None = None,
+    lasso: Callable[[float], Lasso] | None = None,
 ) -> Iterator[Method]:
     """Yields a method for each of the codes that a learner's dictionary can have; the log says why
     others are left out.
@@ -137,14 +190,17 @@ def methods_of(
       l0: requested mean L0.
       family: family of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
+      lasso: the lasso at an L0, where its λ is known.
 
     Raises:
       ValueError: a name is unknown or cannot be used; see `check_codes`.
     """
     check_codes(names := [*names])
-    for name in names:
+    for dictionary, _, name in (name.rpartition(":") for name in names):
+        if dictionary not in ("", learner.name):
+            continue
         try:
-            encoder = encoder_at(name, l0, learner, signed)
+            encoder = encoder_at(name, l0, learner, signed, lasso)
         except LeftOutError as reason:
             # Nobody expects own codes of a bare decoder, or predicted ones of an SAE.
             expected = {"own": learner.encode is not None, "predicted": learner.transcodes}
@@ -192,18 +248,64 @@ def finite(rows: Iterable[Row]) -> list[Row]:
     return found
 
 
-def control(name: str, width: int, l0: float, input_dim: int) -> Learner:
-    """The learner of a control dictionary: `online_dl` with the settings of `learn`, `samples`,
-    `random`, or any learner or SAE of the catalogue by its name.
+def sae_names() -> list[str]:
+    """SAEs by name, transcoders of encoders that read no residuals, and all of them started from
+    the dictionary of `online_dl`.
+    """
+    return [
+        name + ending + start
+        for start in ("", FROM)
+        for ending in ("", *TRANSCODERS)
+        for name, encoder in catalogue.saes().items()
+        if not ending or encoder.reads_inputs
+    ]
+
+
+def learner_at(
+    name: str, width: int, l0: float, input_dim: int, visits: float = VISITS, **options: Any
+) -> Learner:
+    """The learner of a name for activations.
+
+    Args:
+      name: `online_dl`, `online_dl_incoherent`, one of `sae_names`, or any learner.
+      width: atoms of `online_dl`.
+      l0: mean L0 to learn at.
+      input_dim: dimension of the activations.
+      visits: rows that `online_dl` sees for each latent.
+      **options: of SAEs.
 
     Raises:
-      ValueError: the catalogue has no such name.
+      ValueError: there is no such name.
     """
-    if name == OnlineDictionary.name:
-        return OnlineDictionary.for_activations(width, l0, input_dim, visits=VISITS)
-    if name in catalogue.saes():
-        return catalogue.sae_for_activations(name, sparsity=round(l0), input_dim=input_dim)
-    return catalogue.make_learner(name, sparsity=round(l0), input_dim=input_dim)
+    if name in DICTIONARIES:
+        online = OnlineDictionary.for_activations(width, l0, input_dim, visits=visits)
+        return dataclasses.replace(online, incoherent=name != online.name)
+    about: dict[str, Any] = {"sparsity": round(l0), "input_dim": input_dim}
+    if name not in sae_names():
+        return catalogue.make_learner(name, **about)
+    if name.endswith(FROM):
+        about["base"] = learner_at(OnlineDictionary.name, width, l0, input_dim, visits)
+    encoder, make = name.removesuffix(FROM), catalogue.sae_for_activations
+    for ending, skip in reversed(TRANSCODERS.items()):
+        if encoder.endswith(ending):
+            encoder, make = encoder.removesuffix(ending), catalogue.transcoder_for_activations
+            about["skip"] = skip
+    return make(encoder, **about, **options)
+
+
+def learners_of(
+    saes: Sequence[SAE], controls: Iterable[str], l0: float, input_dim: int
+) -> dict[str, tuple[Learner, dict[str, Any]]]:
+    """The learners of SAEs and of controls for an L0, by name, with options of `methods_of`:
+    controls have signed codes if the first SAE does.
+    """
+    first = saes[0]
+    about = {"family": "control", "signed": first.signed}
+    found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
+    for name in controls:
+        if name != "none":
+            found[name] = learner_at(name, first.num_latents, l0, input_dim), about
+    return found
 
 
 def _check_bare(name: str, encoder: Encoder) -> None:

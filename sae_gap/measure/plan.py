@@ -1,35 +1,46 @@
-"""One's own SAEs, dictionaries and controls as a study, all on the same rows of held-out documents,
-in two stages on one store.
+"""One's own SAEs, dictionaries and controls as studies, in stages on one store.
 
 The encoders' own codes come first, since their L0 sets the levels of all other codes: each
-dictionary at the L0 of its own encoder, and all at a common one.
+dictionary at the L0 of its own encoder, and all at common ones.
 """
 
 import dataclasses
-import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import jax.numpy as jnp
 
 from sae_gap import catalogue
+from sae_gap.analysis.parts import BEST, best_at, placed
 from sae_gap.core import lasso_problem
 from sae_gap.core.checks import check_choice, check_number, check_sequence, check_type
+from sae_gap.core.normalise import Whitening
 from sae_gap.data.activations import Activations
 from sae_gap.data.held_out import TENTH, HeldOut
+from sae_gap.data.recording import Source
 from sae_gap.encoders.encoder import unit_atoms
 from sae_gap.encoders.lasso import DENSEST, Lasso
 from sae_gap.encoders.own import Own
 from sae_gap.learners.given import Held
 from sae_gap.learners.learner import Learner
-from sae_gap.measure.methods import OF_ENCODERS, check_codes, control, methods_of, refit, study_of
-from sae_gap.metrics import atom_statistics, gap_parts
+from sae_gap.measure.methods import (
+    OF_ENCODERS,
+    check_codes,
+    finite,
+    kind_of,
+    learners_of,
+    methods_of,
+    refit,
+    stem,
+    study_of,
+)
+from sae_gap.metrics import atom_statistics, gap_parts, nats
+from sae_gap.metrics.cost import cost_at, processor_time
 from sae_gap.metrics.metric import Inferred, Metric
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.storage.results import Row, Store
 from sae_gap.study import runner
-from sae_gap.study.models import Models
 from sae_gap.study.study import Method
 
 # Name of the study in its rows.
@@ -48,6 +59,44 @@ ALIKE = 0.01
 FEWEST = 10
 
 
+# Largest L0 of a full pursuit: its time grows with the square, and would exceed all else.
+MOST_PURSUED = 64
+# Names of the studies in nats, and of their costs.
+NATS, COSTS = "downstream", "encoder_cost"
+# Codes whose cost is measured, by kinds.
+SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
+ITERATIONS = (1, 2, 5, 10, 20, 50)
+KINDS = ("own", "screened_pursuit", "batch_pursuit", "omp", "fista", "lasso")
+
+# A source, its metrics, and the methods that all earlier rows ask for.
+Stage = tuple[Source, Sequence[Metric], Callable[[list[Row]], Iterable[Method]]]
+
+
+def in_stages(
+    name: str, store: Store, stages: Iterable[Stage], *, shown: bool = True, **options: Any
+) -> list[Row]:
+    """Runs studies of activations one after the other on one store.
+
+    Args:
+      name: of all studies.
+      store: where rows go.
+      stages: the studies.
+      shown: whether to show a line of progress.
+      **options: of all studies.
+
+    Returns:
+      The rows of all studies whose codes are finite.
+    """
+    rows: list[Row] = []
+    for source, metrics, wanted in stages:
+        # Dictionaries of one L0 share the codes of another.
+        methods = {(each.learner, each.encoder, *each.row.items()): each for each in wanted(rows)}
+        if methods:
+            study = study_of(name, [source], [*methods.values()], *metrics, **options)
+            rows += finite(runner.run(study, store, show_progress=shown))
+    return rows
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """A plan of what to measure, and how.
@@ -55,54 +104,31 @@ class Plan:
     Args:
       saes: SAEs and dictionaries. The first sets the width of the controls, and the first whose
         encoder is not dead sets the L0 at which dictionaries are compared.
-      activations: all of them or, with `held_out`, those that controls learn from.
+      source: the rows, which of them are scored, and their documents; activations score a tenth of
+        the documents if there are controls, which learn, and else all.
       lam: weight λ of the gap and of the middle of the curve; None finds it.
       l0: mean L0 of the gap and of the comparison of dictionaries; None takes the encoder's own.
       controls: names of control dictionaries: learners of the suite, or encoders of its SAEs.
       codes: further codes, by their names; see `sae_gap.measure.methods`.
-      samples: held-out samples to score, at most.
-      keep_outliers: whether rows beyond ten times the median norm are kept for all purposes.
-      seed: seed of the split, and of the controls.
-      held_out: activations to score, or a share of the documents of `activations`; None scores all
-        of these if there are no controls, which learn, and else a tenth.
-      inputs: what transcoders among the SAEs read, a row for each of `activations`.
     """
 
     saes: Sequence[SAE]
-    activations: Activations
+    source: HeldOut
     lam: float | None = None
     l0: float | None = None
     controls: Sequence[str] = ()
     codes: Sequence[str] = ()
-    samples: int = 5_000
-    keep_outliers: bool = False
-    seed: int = 0
-    held_out: Activations | float | None = None
-    inputs: Activations | None = None
 
-    @functools.cached_property
-    def source(self) -> HeldOut:
-        """The source: the rows, which of them are scored, and their documents."""
-        held = self.held_out
-        if held is None:
-            held = TENTH if self.controls else self.activations
-        return HeldOut(
-            self.activations,
-            samples=self.samples,
-            keep_outliers=self.keep_outliers,
-            seed=self.seed,
-            held_out=held,
-            inputs=self.inputs,
-        )
+    def __post_init__(self):
+        if isinstance(self.source, Activations):
+            held = TENTH if self.controls else self.source
+            object.__setattr__(self, "source", HeldOut(self.source, held_out=held))
 
     def check(self) -> None:
         """Raises a ValueError or a TypeError for faults that would otherwise show only after
         minutes, or as wrong figures.
         """
-        mend = "open them by sae_gap.open_activations"
-        check_type("activations", self.activations, Activations, mend)
-        check_type("held_out", self.held_out, (Activations, float, type(None)), mend)
-        check_type("inputs", self.inputs, (Activations, type(None)), mend)
+        check_type("source", self.source, HeldOut, "open activations by sae_gap.open_activations")
         check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
         for word in ("lam", "l0"):
             if getattr(self, word) is not None:
@@ -130,13 +156,13 @@ class Plan:
                     f"lam is {weight:g}, which is not below {top:.3g}, the largest λ_max of "
                     f"the samples on {sae.name!r}, and leaves no code; give less."
                 )
-        densest = DENSEST * self.activations.input_dim
+        densest = DENSEST * self.source.input_dim
         if self.l0 is not None and self.l0 > densest:
             raise ValueError(
                 f"a mean L0 of {self.l0:g} is more than a quarter of the dimensions, where codes "
                 f"are no longer sparse; ask for at most {densest:g}."
             )
-        check_codes(self.codes)
+        check_codes(self.codes, names)
         for name in self.controls:
             check_choice("a control", name, {**catalogue.learners(), **catalogue.saes()})
 
@@ -164,43 +190,173 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         mend it.
     """
     plan.check()
-    dim, held = plan.activations.input_dim, plan.source.task().id
+    source, saes = plan.source, plan.saes
+    dim, held = source.input_dim, source.task().id
     # A function is identified by its codes on the rows that are scored.
-    givens = {
-        sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held)) for sae in plan.saes
-    }
-    agreed = atom_statistics.agreement_with(givens[plan.saes[0].name])
+    givens = {sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held)) for sae in saes}
+    agreed = atom_statistics.agreement_with(givens[saes[0].name])
     every = gap_parts.METRIC, atom_statistics.METRIC, agreed
+    train = dataclasses.replace(source, width=saes[0].num_latents)
 
-    def measure(source: HeldOut, methods: Iterable[Method], *metrics: Metric) -> list[Row]:
-        if not (asked := list(methods)):
-            return []
-        study = study_of(STUDY, [source], asked, *metrics)
-        return runner.run(study, store, models=Models(), show_progress=show_progress)
+    def levels_of(rows):
+        """The L0 of each encoder that is not dead, and that of all dictionaries."""
+        own = {
+            row["dictionary"]: min(row["l0"], DENSEST * dim)
+            for row in rows
+            if row["codes"] == "own" and not row["dead"]
+        }
+        # A dead encoder's L0 is no level at which to compare dictionaries.
+        able = (name for name, each in givens.items() if name in own or each.encode is None)
+        return own, plan.l0 or own.get(next(able, "")) or USUAL * dim
 
-    encoded = (methods_of(given, ("own", "own_refit"), 1.0) for given in givens.values())
-    rows = measure(plan.source, chain(*encoded), COST)
-    own = {row["dictionary"]: row for row in rows if row["codes"] == "own"}
-    levels = {
-        name: {"own": min(row["l0"], DENSEST * dim)}
-        for name, row in own.items()
-        if "l0" in row and not row["dead"]
-    }
-    # A dead encoder's L0 is no level at which to compare dictionaries.
-    leader = next((name for name in givens if name in levels or name not in own), None)
-    common = plan.l0 or levels.get(leader, {}).get("own") or USUAL * dim
-    coded = (
-        _methods(plan, given, {"common": common} | levels.get(name, {}))
-        for name, given in givens.items()
-    )
-    rows += measure(plan.source, chain(*coded), *every)
-    train = dataclasses.replace(plan.source, width=plan.saes[0].num_latents)
-    learners = [control(name, train.width, common, dim) for name in plan.controls]
-    controlled = (_methods(plan, learner, {"common": common}, "control") for learner in learners)
-    told = {"learned_from": train.num_train}
-    rows += measure(train, (_with(told, method) for method in chain(*controlled)), *every)
-    order = [*givens, *(learner.name for learner in learners)]
+    def encoded(_):
+        return chain(*(methods_of(each, ("own", "own_refit"), 1.0) for each in givens.values()))
+
+    def given(rows):
+        own, common = levels_of(rows)
+        for name, learner in givens.items():
+            at = {"own": own[name]} if name in own else {}
+            yield from _methods(plan, learner, {"common": common} | at)
+
+    def controlled(rows):
+        common = levels_of(rows)[1]
+        for learner, about in learners_of(saes, plan.controls, common, dim).values():
+            for method in _methods(plan, learner, {"common": common}, **about) if about else ():
+                yield _with({"learned_from": train.num_train}, method)
+
+    stages = (source, [COST], encoded), (source, every, given), (train, every, controlled)
+    rows = in_stages(STUDY, store, stages, shown=show_progress)
+    order = [*givens, *plan.controls]
     return sorted(rows, key=lambda row: order.index(row["dictionary"]))
+
+
+def put_back(
+    source: Any,
+    saes: Sequence[SAE],
+    store: Store,
+    l0: Sequence[float],
+    codes: Sequence[str],
+    controls: Sequence[str] = (),
+) -> list[Row]:
+    """Measures in nats what reconstructions cost a network: at the L0 of each encoder, and of all
+    dictionaries at common ones.
+
+    Own codes set the L0 at which each encoder is split, and codes at the common L0s find the best
+    dictionary.
+
+    Args:
+      source: rows of a network.
+      saes: SAEs and dictionaries.
+      store: where rows go.
+      l0: mean L0s at which dictionaries are compared.
+      codes: names of codes.
+      controls: names of control dictionaries, which learn for the middle of these L0s.
+
+    Returns:
+      A row for each dictionary, codes and level; those of encoders also have `near`, the common L0
+      closest to theirs.
+    """
+    middle, densest = l0[len(l0) // 2], DENSEST * source.input_dim
+    learners = learners_of(saes, controls, middle, source.input_dim)
+    check_codes(codes, learners)
+    # In other units errors have other costs.
+    units = [sae.normalisation for sae in saes]
+    if any(isinstance(each, Whitening) or each.per_sample for each in units):
+        codes = [name for name in codes if stem(name) != "weighted"]
+    proposing = [name for name in codes if stem(name) in OF_ENCODERS]
+    own = [name for name in codes if stem(name) == "own"]
+    levelled = [name for name in codes if name not in (*own, *proposing)]
+    splitting = [name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")]
+
+    def at(name, names, level):
+        kept = [each for each in names if level <= MOST_PURSUED or stem(each) != "omp"]
+        learner, about = learners[name]
+        return methods_of(learner, kept, level, **about)
+
+    def encoded(_):
+        return chain(*(at(name, own, middle) for name in learners))
+
+    def common(rows):
+        own = [row for row in rows if row["codes"] == "own"]
+        places = {row["dictionary"]: placed(row["l0"], l0) for row in own}
+        for row in rows:
+            row.update(places.get(row["dictionary"], {}))
+        return chain(*(at(name, levelled, level) for name in learners for level in l0))
+
+    def split(rows):
+        for row in rows:
+            # Do not split denser codes, which are not sparse.
+            if row["codes"] != "own" or row["dead"] or row["level"] > densest:
+                continue
+            yield from at(row["dictionary"], proposing, row["level"])
+            near = best_at(rows, row["near"]) or row
+            if row["level"] not in l0:
+                for name in (row["dictionary"], near["dictionary"]):
+                    yield from at(name, splitting, row["level"])
+
+    stages = [(source, [nats.METRIC], each) for each in (encoded, common, split)]
+    return in_stages(NATS, store, stages)
+
+
+def priced(
+    source: Source, sae: SAE, store: Store, k: int, kinds: Sequence[str], names: Sequence[str] = ()
+) -> list[Row]:
+    """Measures what ways to code on a dictionary cost and save in nats.
+
+    Args:
+      source: rows of a network.
+      sae: the SAE or dictionary.
+      store: where rows go.
+      k: mean L0 of all codes but those of encoders.
+      kinds: some of `KINDS`.
+      names: further codes.
+
+    Returns:
+      A row for each way, with the λ at which the lasso has an L0 of k.
+    """
+    learner, nonneg = sae.given, not sae.signed
+    twice = min(2 * k, sae.num_latents)
+
+    def weights(_):
+        for l0 in (k, twice):
+            yield Method("weight", "", learner, Lasso(l0=l0, nonneg=nonneg), {"level": l0})
+
+    found = in_stages(COSTS, store, [(source, (), weights)], metrics=())
+    lams = {row["level"]: row["lam"] for row in found}
+    methods = ways(learner, k, lams, kinds, names)
+    metrics = nats.METRIC, cost_at(lams[k], k), processor_time()
+    stage = source, metrics, lambda _: methods
+    rows = in_stages(COSTS, store, [stage], calibrate_on="train")
+    return [row | {"lam": lams[k]} for row in rows]
+
+
+def ways(
+    learner: Learner,
+    k: int,
+    lams: Mapping[float, float],
+    kinds: Sequence[str],
+    names: Sequence[str] = (),
+) -> Iterator[Method]:
+    """Ways of some kinds to code on a dictionary with k atoms a sample, and further codes by their
+    names, with the lasso's λ at the L0s that need one.
+    """
+    numbered: dict[str, dict[str, Any]] = {
+        f"{kind}_{screens}x{breadth}": {"screens": screens, "breadth": breadth}
+        for screens, breadth in SCREENS
+        for kind in KINDS[1:3]
+    }
+    numbered |= {f"fista_{count}": {"iterations": count} for count in ITERATIONS}
+    plain = "own", "own_refit", "omp", "omp_pruned", "lasso", "lasso_refit", "lasso_pruned"
+    every = [name for name in (*plain, *numbered) if kind_of(name) in kinds]
+
+    def lasso(l0):
+        return Lasso(lams[l0], nonneg=not learner.signed)
+
+    for method in methods_of(learner, [*every, *names], k, lasso=lasso):
+        family = method.name if method.name in names else kind_of(method.name)
+        columns = dict.fromkeys(("screens", "breadth", "iterations"))
+        row = {"codes": method.name, "level": k, **columns, **numbered.get(method.name, {})}
+        yield dataclasses.replace(method, family=family, row=row)
 
 
 def _cost(inferred: Inferred) -> dict[str, float]:
@@ -215,19 +371,23 @@ COST = Metric("encoder_products", _cost, everywhere=False)
 
 
 def _methods(
-    plan: Plan, learner: Learner, levels: dict[str, float], family: str = ""
+    plan: Plan,
+    learner: Learner,
+    levels: dict[str, float],
+    family: str = "",
+    signed: bool | None = None,
 ) -> Iterator[Method]:
     """The codes of a dictionary at each level, and the curve about one of them."""
-    signed = plan.saes[0].signed if family else learner.signed
+    signed = learner.signed if signed is None else signed
     if abs(levels["common"] - levels.get("own", 0)) <= ALIKE * levels["common"]:
         # One level stands for both; verdicts allow for the difference.
         del levels["common"]
     about = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
     # The MLP itself predicts its output, and a pursuit of that is one of the target.
-    left = ("own", "predicted") if plan.source.activations.of_mlp else "own"
+    left = ("own", "predicted") if plan.source.activations.of_mlp else ("own",)
     for level, l0 in levels.items():
         names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
-        asked = [name for name in dict.fromkeys(names) if not name.startswith(left)]
+        asked = [name for name in dict.fromkeys(names) if stem(name) not in left]
         for method in methods_of(learner, asked, l0, family=family, signed=signed):
             yield _with({"level": level} | about, method)
     middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"

@@ -12,7 +12,7 @@ from sae_gap.analysis.comparison import Comparison
 from sae_gap.analysis.verdicts import RIVAL, Verdict, compare_dictionaries
 from sae_gap.core.types import Model
 from sae_gap.learners.given import Given, Held
-from sae_gap.measure import plan
+from sae_gap.measure import methods
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
 
@@ -55,7 +55,7 @@ def rows(tmp_path_factory):
     # A learner that finds the truth.
     truth = Given(Held(Model(task.dictionary, bias)), RIVAL, "control")
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(plan, "control", lambda *_: truth)
+        patched.setattr(methods, "learner_at", lambda *_: truth)
         found = measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
     return found
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import sae_gap
-from benchmarks.real.downstream import DownstreamOptions, put_back
 from sae_gap.analysis.parts import SUMS, splits
 from sae_gap.core import normalise
 from sae_gap.core.types import Model, Split, Task
@@ -20,6 +19,7 @@ from sae_gap.encoders.topk import TopK
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
 from sae_gap.measure.methods import encoder_at, refit
+from sae_gap.measure.plan import put_back
 from sae_gap.saes.foreign_encoders import AbsTopK
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.solvers import sparse_code
@@ -88,9 +88,8 @@ class Shrunk:
 
 
 def run(patched, folder, *saes, l0=(1, 2), controls=(), codes=CODES, **source):
-    options = DownstreamOptions(l0=l0, codes=codes, controls=controls)
     store = sae_gap.Store(folder)
-    return put_back(options, Source(patched.downstream, **source), saes, store)
+    return put_back(Source(patched.downstream, **source), saes, store, l0, codes, controls)
 
 
 def test_the_parts_name_what_is_at_fault(patched, tmp_path):

@@ -15,8 +15,13 @@ from sae_gap.analysis.summarise import at, by_dictionary
 from sae_gap.core.types import Model
 from sae_gap.data.activations import open_activations
 from sae_gap.encoders.encoder import Affine
+from sae_gap.encoders.lasso import Lasso
+from sae_gap.encoders.on_support import OnSupport
+from sae_gap.encoders.pursuit import OMP
+from sae_gap.encoders.refined import Pruned
+from sae_gap.encoders.screened_pursuit import ScreenedPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.measure.methods import control
+from sae_gap.measure.methods import kind_of, learner_at, methods_of
 from sae_gap.saes.loaded_sae import SAE
 
 LAM = 0.25
@@ -41,7 +46,7 @@ def activations(task, model):
 
 @pytest.fixture(scope="module")
 def plan(model, activations):
-    return measure.Plan([SAE.of_model(model, name="mine")], activations, lam=LAM, held_out=0.1)
+    return measure.Plan([SAE.of_model(model, name="mine")], measure.HeldOut(activations), lam=LAM)
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,11 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(plan, store):
     return measure.run(plan, store)
+
+
+def of_source(plan, **options):
+    """The plan on another source."""
+    return dataclasses.replace(plan, source=dataclasses.replace(plan.source, **options))
 
 
 def changed(plan, folder, **options):
@@ -102,7 +112,7 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
         assert row["errors"] == pytest.approx(errors(values), rel=1e-3)
         assert row["fvu"] == pytest.approx(errors(values).sum() / variance, rel=1e-3)
         assert name.endswith("refit") or row["l0"] == pytest.approx((values > 0).sum() / len(x))
-    source = measure.Plan((), activations, held_out=0.1).source
+    source = measure.HeldOut(activations)
     worst, order = measure.worst_lines(rows, source), np.argsort(-gaps)[:10]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
@@ -131,7 +141,8 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept(plan, activations, tmp
     outliers = np.array([50, held[0] * 10, held[1] * 10 + 3])
     x[outliers] = 300 * x[outliers] + 5
     loud = open_activations(x, documents=activations.documents)
-    (found,) = changed(plan, tmp_path, activations=loud).values()
+    plan = of_source(plan, activations=loud)
+    (found,) = changed(plan, tmp_path).values()
     own, sae = at(found, ["own"]), plan.saes[0]
     # Of the scored rows, and of those of the held-out part.
     every = x.reshape(30, 10, -1)[held].reshape(30, -1)
@@ -139,7 +150,7 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept(plan, activations, tmp
     assert own["num_scored"] == 28
     for column, part in (("fvu", ordinary), ("fvu_outliers", every)):
         assert own[column] == pytest.approx(measure.fvu(part, sae.reconstruct(part)), rel=1e-3)
-    (kept,) = changed(plan, tmp_path, activations=loud, keep_outliers=True).values()
+    (kept,) = changed(of_source(plan, keep_outliers=True), tmp_path).values()
     assert kept[0]["num_scored"] == 30 and "fvu_outliers" not in kept[0]
 
 
@@ -151,9 +162,10 @@ def test_outlier_tokens_are_left_out_unless_they_are_kept(plan, activations, tmp
         ({"controls": "random"}, "controls must be of class list or tuple, but it is 'random'"),
         ({"codes": "own"}, "codes must be of class list or tuple, but it is 'own'"),
         ({"controls": ["pcb"]}, "a control must be one of"),
+        ({"codes": ["their:omp"]}, "a dictionary of codes must be one of mine, but it is 'their'"),
         ({"codes": ["pcb"]}, r"codes must be one of (?!.*\b(lasso|omp), .*\b\1,)"),
         ({"names": ()}, "at least one entry"),
-        ({"samples": 9}, "9 held-out activations are too few"),
+        ({"source": {"samples": 9}}, "9 held-out activations are too few"),
         ({"l0": 4.0}, "at most 3"),
         ({"l0": -1}, "l0 must be a finite number above 0"),
         *(({"lam": lam}, "lam must be a finite number above 0") for lam in (0, float("nan"))),
@@ -164,7 +176,10 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
     plan, model, tmp_path, change, message
 ):
     names = change.pop("names", ("mine",))
-    saes = [SAE.of_model(model, name=name) for name in names]
+    saes, plan = (
+        [SAE.of_model(model, name=name) for name in names],
+        of_source(plan, **change.pop("source", {})),
+    )
     with pytest.raises((ValueError, TypeError), match=message):
         measure.run(dataclasses.replace(plan, saes=saes, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
@@ -217,24 +232,39 @@ def test_rows_that_are_given_to_be_scored_are_scored(plan, activations, tmp_path
     train, held = activations.split()
     x = held.take(np.arange(held.num_samples))
     first, second = (
-        changed(plan, tmp_path, activations=train, held_out=open_activations(part))["mine"][0]
+        changed(of_source(plan, activations=train, held_out=open_activations(part)), tmp_path)[
+            "mine"
+        ][0]
         for part in (x, 0.1 * x)
     )
     assert first["fvu"] != pytest.approx(second["fvu"], rel=0.01)
     far = np.concatenate([x, 99 * x[:1]])
-    source = dataclasses.replace(plan, held_out=open_activations(far)).source
+    source = of_source(plan, held_out=open_activations(far)).source
     assert source.parts[1].num_samples == len(x)
 
 
 def test_a_control_is_trained_at_the_l0_of_the_comparison():
-    assert control("topk", 9, 3.4, 20).encoder.k == 3
+    assert learner_at("topk", 9, 3.4, 20).encoder.k == 3
 
 
-def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan):
-    one, other, every, tenth = (
-        dataclasses.replace(plan, **change).source
-        for change in ({}, {"seed": 1}, {"held_out": None}, {"held_out": None, "controls": ["x"]})
-    )
+def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, activations):
+    one, other = plan.source, of_source(plan, seed=1).source
+    every, tenth = (measure.Plan((), activations, controls=each).source for each in ((), ["x"]))
     assert not np.array_equal(other.scored, one.scored)
     np.testing.assert_array_equal(tenth.scored, one.scored)
     assert len(every.scored) == 300 and max(every.members) == 29
+
+
+def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
+    learner, other = plan.saes[0].given, learner_at("random", 20, 2, 12)
+    names = [*["mine:omp_pruned", "screened_pursuit_2x4", "fista_5", "lasso_pruned_refit"]]
+    found = {each.name: each.encoder for each in methods_of(learner, names, 3)}
+    assert list(found) == [name.rpartition(":")[2] for name in names]
+    twice = OnSupport(OMP(6, nonneg=True), 0.0, True, 0.0), OnSupport(Lasso(l0=6), 0.0, True, 0.0)
+    assert found["omp_pruned"] == Pruned(twice[0], 3)
+    assert found["screened_pursuit_2x4"] == ScreenedPursuit(3, breadth=4, screens=2)
+    few = Lasso(l0=3, tol=None, max_iterations=5)
+    assert found["fista_5"] == Pruned(few, 3, by="magnitude")
+    assert found["lasso_pruned_refit"] == OnSupport(Pruned(twice[1], 3), 0.0, True, 0.0)
+    assert [each.name for each in methods_of(other, names, 3)] == [*found][1:]
+    assert [*map(kind_of, names)] == ["omp", "screened_pursuit", "fista", "lasso"]

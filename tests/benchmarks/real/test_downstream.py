@@ -12,7 +12,7 @@ import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks.real import downstream, encoder_cost, inputs
+from benchmarks.real import inputs
 from sae_gap.analysis.verdicts import RIVAL
 from sae_gap.core.types import Coded
 from sae_gap.encoders import lasso
@@ -43,14 +43,10 @@ def made(recorded):
 
 def test_what_it_leaves(made, monkeypatch):
     results = made.folder / "results" / "downstream"
-    assert {path.name for path in results.iterdir()} == {
+    files = {path.name for path in results.iterdir()}
+    assert files == {
         "rows",
-        "summary.csv",
-        "splits.csv",
-        "curve.png",
-        "curve.pdf",
-        "parts.png",
-        "parts.pdf",
+        *["summary.csv", "splits.csv", "curve.png", "curve.pdf", "parts.png", "parts.pdf"],
     }
     assert image.imread(results / "curve.png").std() > 0.01
     with (results / "summary.csv").open(newline="") as file:
@@ -132,43 +128,6 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     assert "not judged, since its skip explains without atoms" in str(said[names[0]])
 
 
-def test_a_pursuit_splits_the_loss_by_itself(made, monkeypatch):
-    monkeypatch.setattr(lasso, "find_weight", None)
-    results = made.folder / "screened"
-    out = succeed(
-        "downstream", *made.mine, "--codes=own,own_refit,screened", f"--results_dir={results}"
-    )
-    assert "support part" in out and "selection part" not in out
-    lines = lines_of(results / "downstream" / "splits.csv")
-    assert {line["own_best_codes"] for line in lines} == {"screened"} and len(lines) == 3
-
-
-def test_no_seed_scores_what_train_real_learned_from(made):
-    """Another seed draws the same held-out documents, of which both runs take all."""
-    succeed(
-        "downstream",
-        *made.mine,
-        "--seed=1",
-        "--codes=own",
-        f"--results_dir={made.folder / 'seeded'}",
-    )
-    one, other = (
-        sum(sae_gap.Store(made.folder / folder / "downstream").rows()[0]["ce_clean"])
-        for folder in ("results", "seeded")
-    )
-    assert other == pytest.approx(one, rel=1e-6)
-
-
-@pytest.mark.parametrize("change", [{"seed": 1}, {"outliers": "keep"}, {"tokens": 100}])
-@pytest.mark.parametrize("kind", [downstream.DownstreamOptions, encoder_cost.CostOptions])
-def test_flags_of_the_documents_are_in_keys(made, kind, change):
-    folder = made.folder
-    places = {"recording": str(folder / "r"), "model": str(folder / "tiny.gguf")}
-    usual = places | {"layer": 1, "sae": (str(folder / "mine"),), "tokens": 1}
-    sources = [kind(**usual | more).begin((4,))[0].asdict() for more in ({}, {}, change)]
-    assert sources[0] == sources[1] != sources[2]
-
-
 def test_codes_that_are_not_finite_are_left_out(made, monkeypatch, caplog):
     def nan(encoder, model, signals, *begun):
         return Coded(jnp.full((len(signals), model.decoder.shape[1]), jnp.nan))
@@ -201,7 +160,6 @@ def test_what_is_wrong_is_told_in_a_sentence(made):
             (f"--dictionary={folder / 'narrow.npy'}",),
             "(64, num_latents), but it is (63, 96); give one of that layer",
         ),
-        ((atoms, "--layer=2"), "block 2 is not in"),
         ((f"{atoms},{folder / 'few.npy'}", "--l0=8"), "8 atoms of few; ask for at most 7."),
         ((atoms, atoms.replace("dictionary", "sae")), "is both a --sae and a --dictionary"),
         (

@@ -14,6 +14,11 @@ from sae_gap import Store
 from tests.conftest import IN_ONE
 from tests.test_project import ADDED, ROOT
 
+# Variance loads no language model.
+NO_NETWORK = """
+    if sys.argv[0] == "measure":
+        assert not [name for name in sys.modules if name.startswith("sae_gap.lm")]
+"""
 ENCODER = '''
 """The atoms of largest correlation, above one threshold for all samples."""
 
@@ -54,14 +59,14 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
     small = ("--methods=kmeans,relu", "--width=40", "--sparsity=4", "--epochs=1", "--samples=100")
     codes = "own,own_refit,lasso_refit,nearest,nearest_refit"
     commands = [
+        ("measure", rows, sae, "--controls=kmeans", "--codes=nearest", "--samples=100"),
         ("train_real", rows, *small, "--codes=nearest"),
-        ("measure_sae", rows, sae, "--controls=kmeans", "--codes=nearest", "--samples=100"),
         ("downstream", *put, sae, "--controls=kmeans", f"--codes={codes}"),
         ("encoder_cost", *put, sae, "--codes=own,nearest"),
     ]
     words = [word for each in commands for word in ("then", *each, results)][1:]
     done = subprocess.run(
-        [sys.executable, "-c", IN_ONE, *words],
+        [sys.executable, "-c", IN_ONE + NO_NETWORK, *words],
         cwd=tree,
         env=os.environ | {"PYTHONPATH": str(tree)},
         capture_output=True,
@@ -76,7 +81,7 @@ def test_files_that_are_dropped_in_take_part_in_every_command(recorded, tmp_path
         assert learners >= ({"mine"} if name == "encoder_cost" else {"kmeans"}), name
         for row in mine:
             assert 0 < row["effective"] <= row["l0"] and row["encoder"]["class"].endswith("Nearest")
-            # `encoder_cost` finds thresholds on other rows, and `measure_sae` names its levels.
+            # `encoder_cost` finds thresholds on other rows, and `measure` names its levels.
             if name in ("train_real", "downstream"):
                 assert row["l0"] == pytest.approx(row["level"], rel=0.02)
             assert len(row["errors"]) > 1 and np.isfinite(row["errors"]).all(), name

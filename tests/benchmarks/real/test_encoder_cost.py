@@ -9,17 +9,16 @@ import pytest
 from matplotlib import image
 
 import sae_gap
-from benchmarks.real import encoder_cost
+from benchmarks.real import measure
+from benchmarks.real.measure import NAMED
 from sae_gap.core.types import Model, Split, Task
-from sae_gap.data.activations import open_activations
-from sae_gap.data.held_out import HeldOut
 from sae_gap.encoders import lasso
 from sae_gap.encoders.lasso import Lasso, find_weight
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.pursuit import OMP, GradientPursuit
 from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
+from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.learners.given import Given
+from sae_gap.measure import plan
 from sae_gap.measure.methods import refit
 from sae_gap.metrics import cost
 from sae_gap.metrics.cost import cost_at
@@ -28,8 +27,7 @@ from sae_gap.runtime import cores
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.study import scoring
 from sae_gap.study.inference import Inference
-from sae_gap.study.job import jobs
-from sae_gap.study.study import Method, Study
+from sae_gap.study.study import Method
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
 
@@ -60,8 +58,8 @@ def on():
 
 
 def ways(on, learner=None):
-    named = (*encoder_cost.NAMED, "thresholding_pursuit")
-    every = encoder_cost.ways(learner or on.given, K, on.lam, on.denser, named)
+    lams = {K: on.lam, 2 * K: on.denser}
+    every = plan.ways(learner or on.given, K, lams, plan.KINDS, (*NAMED, "thresholding_pursuit"))
     return {way.name: way.encoder for way in every}
 
 
@@ -81,23 +79,11 @@ def made(on):
     return {name: (every[name], on.inference.infer(every[name], "id")) for name in kept}
 
 
-def test_a_name_says_how_codes_are_made(on):
-    """What the encoders compute has tests of its own; pruned ones begin with twice as many."""
-    twice, nearest = refit(Lasso(on.denser)), Lasso(on.lam, tol=None, max_iterations=10)
-    expected = {
-        "omp": refit(OMP(K, nonneg=True)),
-        "omp_pruned": Pruned(refit(OMP(2 * K, nonneg=True)), K),
-        "mp": MatchingPursuit(K, nonneg=True),
-        "gradient_pursuit": GradientPursuit(K, nonneg=True),
-        "fista_10": Pruned(nearest, K, "magnitude"),
-        "lasso": Lasso(on.lam),
-        "lasso_refit": refit(Lasso(on.lam)),
-        "lasso_pruned": Pruned(twice, K),
-        "screened_pursuit_2x4": ScreenedPursuit(K, 4, 2),
-        "batch_pursuit_2x4": BatchPursuit(K, 4, 2, l0=3.0),
-    }
+def test_twice_the_l0_and_few_iterations_have_the_known_weights(on):
     every = ways(on)
-    assert {name: every[name] for name in expected} == expected
+    assert every["lasso_pruned"] == Pruned(refit(Lasso(on.denser)), K)
+    assert every["fista_10"].encoder == Lasso(on.lam, tol=None, max_iterations=10)
+    assert every["batch_pursuit_2x4"] == BatchPursuit(K, 4, 2, l0=3.0)
     assert every["thresholding_pursuit"].lasso == Lasso(on.lam)
 
 
@@ -172,45 +158,38 @@ def test_a_signed_dictionary_has_signed_codes(on):
         assert on.inference.infer(every[name], "id").codes.min() < 0
 
 
-def test_codes_at_another_l0_have_keys_of_their_own(on):
-    def keys(k):
-        methods = tuple(encoder_cost.ways(on.given, k, on.lam, on.denser))
-        sources = (HeldOut(open_activations(X), WIDTH, 1),)
-        every = jobs(Study("encoder_cost", sources, methods, lam=None, metrics=()))
-        return {line.key for job in every for line in job.lines}
-
-    assert keys(K) and not keys(K) & keys(K + 1)
-
-
-def test_what_it_leaves_and_that_it_goes_on(recorded, monkeypatch):
-    monkeypatch.setattr(encoder_cost, "ITERATIONS", (5,))
+def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypatch):
+    monkeypatch.setattr(plan, "ITERATIONS", (5,))
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
-    flags = (*recorded.flags, f"--sae={recorded.folder / 'mine'}")
-    succeed("encoder_cost", *flags, "--codes=own,mp")
-    results = recorded.folder / "results" / "encoder_cost"
-    some = {row["key"] for row in sae_gap.Store(results).rows()}
-    flags += ("--codes=own,mp,fista",)
-    out = succeed("encoder_cost", *flags)
-    rows = sae_gap.Store(results).rows()
+    monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
+    mine, results = f"--sae={recorded.folder / 'mine'}", recorded.folder / "results" / "measure"
+    flags = (*recorded.flags, mine, "--match_l0=4", "--controls=random", "--samples=100")
+    succeed("measure", *flags, "--costs=own,mp")
+    some = {row["key"] for row in sae_gap.Store(results / "costs").rows()}
+    flags += ("--costs=own,mp,fista",)
+    out = succeed("measure", *flags)
+    rows = sae_gap.Store(results / "costs").rows()
     # Two weights, the encoder's codes as they are and refitted, and a pursuit.
     assert len(some) == 5 and some < {row["key"] for row in rows}
-    assert {path.name for path in results.iterdir()} == {
-        "rows",
-        "summary.csv",
-        "mine.png",
-        "mine.pdf",
+    assert {"summary.csv", "report.html", "nats", "costs"} < {
+        path.name for path in results.iterdir()
     }
-    assert image.imread(results / "mine.png").std() > 0.01
-    lines = {line["codes"]: line for line in lines_of(results / "summary.csv")}
+    lines = {line["codes"]: line for line in lines_of(results / "costs" / "summary.csv")}
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
-    assert float(lines["own"]["processor"]) > 0
-    assert len(lines) == len(rows) - 2
+    assert float(lines["own"]["processor"]) > 0 and len(lines) == len(rows) - 2
+    assert image.imread(results / "costs" / "mine.png").std() > 0.01
+    losses = {line["dictionary"] for line in lines_of(results / "nats" / "summary.csv")}
+    assert losses == {"mine", "random"} and len(lines_of(results / "nats" / "splits.csv")) == 3
+    said = [out.index(word) for word in ("Encoder: ", "The loss of each SAE", "Codes on mine")]
+    assert said == sorted(said)
     # The same command codes nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
-    assert succeed("encoder_cost", *flags) == out
+    assert succeed("measure", *flags) == out
     for wrong, fault in (
         (recorded.flags, "nothing to measure"),
-        ((*flags, "--codes=none"), "codes must be one of own"),
+        ((*flags, "--costs=none"), "codes must be one of own"),
         ((*flags, "--codes=relu"), "relu has parameters, which no dictionary alone gives; give"),
+        ((mine, "--costs=all"), "--costs runs the network; give its --recording"),
+        ((*flags, "--distributed"), "--recording takes one process"),
     ):
-        refused(fault, "encoder_cost", *wrong)
+        refused(fault, "measure", *wrong)

@@ -95,19 +95,6 @@ def test_what_is_wrong_is_said_in_a_sentence(options, tmp_path, case):
     refused(words, "probe_real", *options, *arguments, f"--results_dir={tmp_path}")
 
 
-def test_documents_are_those_that_are_held_out_or_all(options, call, tmp_path, monkeypatch):
-    seen = []
-
-    def stop(tokens, held, *rest):
-        seen.append(held.num_samples)
-        raise ValueError("enough.")
-
-    monkeypatch.setattr(probe_real, "of_pairs", stop)
-    for documents in ("held_out", "all"):
-        call("probe_real", *options, f"--documents={documents}", f"--results_dir={tmp_path}")
-    assert 0 < 5 * seen[0] < seen[1]
-
-
 def test_usual_pairs_meet_each_topic_in_both_orders():
     pairs = probe_real.usual_pairs(["a", "a+b", "b"])
     assert pairs[:3] == ["topic:a+capital", "capital+topic:a", "topic:b+letters:abc"]

@@ -17,7 +17,7 @@ from sae_gap.probing import concepts
 from sae_gap.study import scoring
 from sae_gap.study.models import Models
 from tests import tiny
-from tests.conftest import succeed
+from tests.conftest import refused, succeed
 
 L0 = 4
 
@@ -119,36 +119,13 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
         assert again[name] == page[name]
 
 
-def test_what_a_small_model_and_little_text_allow(options, small, call, monkeypatch):
-    """L0s of the preset beyond a quarter of the dimensions are left out, and what cannot be probed
-    is told.
-    """
-    folder, arguments = options
-    monkeypatch.setattr(concepts, "FEWEST", 1_000)
-    real.PRESETS["smoke"]["downstream"]["l0"] = (L0, 17)
-    out = succeed("real", *arguments)
-    assert (
-        out.strip().split("\n\n")[2]
-        == "Probing was left out, since no pair of concepts has enough text."
+def test_an_l0_beyond_a_quarter_of_the_dimensions_is_refused(options, small):
+    flags = (*options[1], "--methods=topk", "--width=17", "--sparsity=17")
+    refused(
+        "--sparsity 17 is too much for this width and this model; ask for at most 16.",
+        "real",
+        *flags,
     )
-    page = json.loads((folder / "page.json").read_text())
-    assert (len(page["figures"]), len(page["tables"])) == (2, 2)
-    code, _, err = call("real", *arguments, "--methods=topk", "--width=17", "--sparsity=17")
-    assert code == 2 and err.endswith(
-        "--sparsity 17 is too much for this width and this model; ask for at most 16.\n"
-    )
-
-
-def test_the_seed_is_that_of_what_is_learned(options, small, call, monkeypatch):
-    seen = []
-
-    def stop(given):
-        seen.append(given.seed)
-        raise ValueError("enough.")
-
-    monkeypatch.setattr(real.train_real, "train", stop)
-    call("real", *options[1], "--seed=7")
-    assert seen == [7]
 
 
 def numbers(sentence):

@@ -94,23 +94,6 @@ def test_a_summary_has_the_seeds_and_methods_of_its_options(train, tmp_path):
     assert (tmp_path / "train_real" / "summary.csv").read_text().splitlines()[1][:8] == "samples,"
 
 
-@pytest.mark.parametrize(("method", "epochs"), [("samples", 2), ("samples", 8), ("topk", 2)])
-def test_the_log_says_which_methods_have_no_epochs(file, tmp_path, caplog, method, epochs):
-    options = train_real.TrainOptions(
-        activations=str(file),
-        results_dir=str(tmp_path),
-        methods=(method,),
-        width=LATENTS,
-        sparsity=K,
-        epochs=epochs,
-        samples=50,
-    )
-    with caplog.at_level("INFO"):
-        train_real.train(options)
-    said = "--epochs is for SAEs, and changes nothing of samples" in caplog.text
-    assert said == (method == "samples" and epochs == 2)
-
-
 @pytest.mark.parametrize(("outliers", "seen"), [("drop", 531), ("keep", 540)])
 def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers, seen):
     rows, data = open_activations(file).take(np.arange(600)), tmp_path / "x.npz"
@@ -165,8 +148,6 @@ def test_saes_go_on_from_online_dl_itself():
 
 
 FAULTS = {
-    "no flag": ([], "--activations is needed"),
-    "method": (["--methods=topk,sae"], "an entry of --methods must be one of"),
     "sparsity": ([f"--sparsity={DIM}"], f"--sparsity must be below the {LATENTS} atoms and"),
     "codes": (["--codes=topk"], "topk has parameters"),
     "learner": (["--methods=pruned"], "Pruned needs a base"),
@@ -177,7 +158,13 @@ FAULTS = {
 @pytest.mark.parametrize("case", FAULTS)
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, case):
     arguments, message = FAULTS[case]
-    given = [] if case == "no flag" else [f"--activations={file}"]
     results = tmp_path / "results"
-    refused(message, "train_real", *given, f"--results_dir={results}", *OPTIONS, *arguments)
+    refused(
+        message,
+        "train_real",
+        f"--activations={file}",
+        f"--results_dir={results}",
+        *OPTIONS,
+        *arguments,
+    )
     assert not results.exists()

@@ -1,0 +1,240 @@
+r"""Is it the encoder or the dictionary? Your own SAE on your own activations, with certificates.
+
+Reads SAEs as SAELens, dictionary_learning, sparsify, Gemma Scope and this suite write them, or a
+decoder alone, and says how they were read. Then it says whether the loading, the encoder or the
+dictionary is at fault, with figures and their intervals: how much better the best codes are at the
+encoder's own L0, and what the dictionary is worth beside control dictionaries. All is scored on the
+same rows, of held-out documents if controls learn.
+
+The loss is the variance that is left. With the recording of a language model it is also what
+reconstructions cost the model in nats; `--costs=all` adds what codes cost in products and seconds.
+Writes rows, summary.csv, figures, README.md and report.html, one self-contained page, under
+<results_dir>/measure/, and what the network says to nats/ and costs/ in there. A run that was
+stopped goes on with the same command.
+
+  python -m sae_gap measure --sae=FOLDER --activations=activations.npy
+  python -m sae_gap measure --sae=FIRST,SECOND --activations=FOLDER --controls=random,samples
+  python -m sae_gap measure --dictionary=D.npy --activations=activations.npz --match_l0=32
+  python -m sae_gap measure --sae=FOLDER --recording=FOLDER --layer=10 --l0=16,32 --costs=all
+"""
+
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from absl import logging
+
+from benchmarks import cli
+from benchmarks.options import Distributed, Options, Results, fields, option, written
+from benchmarks.real import measurement_page
+from benchmarks.real.inputs import Measured, OnPairs, Outliers, PutBack
+from sae_gap import measure
+from sae_gap.data.activations import Activations
+from sae_gap.data.held_out import TENTH, HeldOut
+from sae_gap.health.check import Check
+from sae_gap.learners.online.gradient_sums import total_visits
+from sae_gap.learners.online.online_dictionary import VISITS
+from sae_gap.measure.methods import check_codes
+from sae_gap.measure.plan import KINDS
+from sae_gap.runtime import devices, distributed
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.storage import results
+
+NAME = "measure"
+# Most multiply-adds for learning `online_dl` unless it is named: about ten minutes on two cores.
+AFFORDABLE = 1e13
+# Codes in nats, and codes whose cost is measured beside `KINDS`.
+CODES = ("own", "own_refit", "omp", "lasso", "lasso_refit", "screened", "proposed")
+NAMED = ("mp", "gradient_pursuit")
+LEVELS, PRICED = (16, 32, 64, 128), 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VarianceOptions(OnPairs, Measured, Results, Outliers, Distributed):
+    """What to measure on activations alone, and how."""
+
+    lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
+    match_l0: float | None = option(
+        None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
+    )
+    controls: tuple[str, ...] | None = option(
+        None,
+        "Dictionaries of learners of the suite to compare with, or none.  [online_dl if it takes "
+        "minutes, samples, random]",
+    )
+    codes: tuple[str, ...] = option(
+        (), "Further codes: omp, or an encoder of the suite without parameters; _refit refits them."
+    )
+    samples: int = option(5_000, "Rows to score, at most.", least=2)
+    held_out: str | None = option(
+        None,
+        "Share of the documents to hold out and score; all scores all.  [all without controls; "
+        "else 0.1, which train_real leaves too]",
+    )
+    seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureOptions(VarianceOptions, PutBack):
+    """The options of `measure`."""
+
+    l0: tuple[int, ...] = option(
+        LEVELS, "Mean L0s at which dictionaries are compared in nats.", least=1
+    )
+    costs: tuple[str, ...] = option(
+        (),
+        f"Codes whose cost to measure, at --match_l0 or {PRICED}: all, or some of "
+        f"{', '.join(KINDS)} and encoders by their names.  [none]",
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_codes([*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))])
+        if self.costs and not self.recording:
+            raise ValueError("--costs runs the network; give its --recording too.")
+        if self.distributed and self.recording:
+            raise ValueError("--recording takes one process; leave --distributed out.")
+
+    def read_pairs(self) -> tuple[Activations, Activations | None]:
+        if self.activations or not self.recording:
+            return super().read_pairs()
+        from sae_gap.lm.recording import open_recording
+
+        recorded = open_recording(self.recording)
+        if not self.mlp:
+            return recorded.activations(self.layer), None
+        inputs, activations = recorded.mlp(self.layer)
+        return activations, inputs
+
+
+def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
+    """The plan of the measurement, and a report on how each SAE was read, by name.
+
+    Raises:
+      ValueError: something does not fit; the message says how to mend it.
+    """
+    if not (options.sae or options.dictionary):
+        raise ValueError(
+            "there is nothing to measure; give --activations and --sae or --dictionary."
+        )
+    if options.lam is not None and options.match_l0 is not None:
+        raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
+    chosen = measure.CONTROLS if options.controls is None else options.controls
+    controls = tuple(name for name in chosen if name != "none")
+    activations, inputs = options.read_pairs()
+    source = HeldOut(
+        activations,
+        samples=options.samples,
+        keep_outliers=options.keep_outliers,
+        seed=options.seed,
+        held_out=_held_out(options.held_out, activations, controls),
+        inputs=inputs,
+    )
+    if len(activations.outliers.rows):
+        fate = "kept" if source.keep_outliers else "left out; --outliers=keep keeps them"
+        logging.info("%s; they are %s.", activations.outliers, fate)
+    saes, reports = options.read(
+        source.scored,
+        source.kept.mean,
+        (*measure.CONTROLS, *chosen),
+        inputs=source.scored_inputs,
+    )
+    for name, report in reports.items():
+        logging.info("%s, as loaded\n%s", name, report)
+    if options.controls is None and not is_affordable(saes[0]):
+        logging.info("online_dl would take hours and is left out; --controls=online_dl runs it.")
+        controls = controls[1:]
+    plan = measure.Plan(saes, source, options.lam, options.match_l0, controls, options.codes)
+    return plan, reports
+
+
+def _held_out(
+    text: str | None, activations: Activations, controls: Sequence[str]
+) -> Activations | float:
+    """What is scored, or the share of it."""
+    if text == "all" and controls:
+        raise ValueError(
+            "--held_out=all leaves no rows for controls to learn from; give a share, or "
+            "--controls=none."
+        )
+    if text in (None, "all"):
+        return TENTH if controls else activations
+    try:
+        return float(str(text))
+    except ValueError:
+        raise ValueError(
+            f"--held_out must be a share between 0 and 1, or all, but it is {text!r}."
+        ) from None
+
+
+def is_affordable(sae: SAE) -> bool:
+    """True if `online_dl` learns a dictionary of the SAE's width in minutes."""
+    # Each of three rounds of the pursuit costs a product with the dictionary, and so does the step.
+    products = 4 * total_visits(VISITS, sae.num_latents)
+    return products * sae.input_dim * sae.num_latents <= AFFORDABLE
+
+
+def moved(name: str, options: Options, **changed: Any) -> None:
+    """Logs the command that takes the place of a binary's; `changed` are options whose names or
+    values differ.
+    """
+    there = {field.name for field in fields(MeasureOptions)}
+    shared = {
+        field.name: getattr(options, field.name) for field in fields(options) if field.name in there
+    }
+    flags = shlex.join(written(MeasureOptions(**shared | changed)))
+    logging.warning("%s is now `sae-gap measure %s`.", name, flags)
+
+
+def variance(options: VarianceOptions, name: str) -> str:
+    """Measures variance, writes the page in the folder of a name, and returns what to print: the
+    first process alone has any.
+    """
+    began, folder = time.perf_counter(), options.folder(name)
+    plan, reports = plan_of(options)
+    store, activations = results.Store(folder), plan.source.activations
+    rows = measure.run(plan, store)
+    if not distributed.is_first():
+        return ""
+    size = f"{activations.num_samples:,} of {activations.input_dim} dimensions"
+    notes = {
+        "activations": f"{size}; {activations.outliers}",
+        "seconds": f"{time.perf_counter() - began:.0f}",
+        "peak memory": f"{devices.peak_memory():.1f} GiB",
+    }
+    command = f"{cli.COMMAND}{name} {shlex.join(sys.argv[1:])}"
+    text = measurement_page.write(folder, rows, store.rows(), plan.source, reports, command, notes)
+    logging.info("read %s/report.html", folder)
+    return f"{text}\n"
+
+
+def network(options: MeasureOptions) -> list[Any]:
+    """Measures nats, and costs where they are asked for: their tables."""
+    from benchmarks.real import downstream, encoder_cost
+
+    controls = measure.CONTROLS[1:] if options.controls is None else options.controls
+    k, folder = round(options.match_l0 or PRICED), options.folder(NAME)
+    source, saes = options.begin((*options.l0, *([k] if options.costs else [])), controls)
+    codes = [*dict.fromkeys((*CODES, *options.codes))]
+    rows = downstream.measure(folder / "nats", source, saes, options.l0, codes, controls)
+    shown: list[Any] = [*downstream.tables_of(rows), *downstream.sentences_of(rows)]
+    if options.costs:
+        costs = [name for name in options.costs if name != "all"]
+        costs += (*KINDS, *NAMED) if "all" in options.costs else ()
+        priced = encoder_cost.measure(folder / "costs", source, saes, k, costs)
+        shown += encoder_cost.tables_of(priced)
+    return shown
+
+
+def main(options: MeasureOptions) -> None:
+    print(variance(options, NAME), end="")
+    if options.recording:
+        print()
+        print(*network(options), sep="\n\n")
+
+
+if __name__ == "__main__":
+    cli.run(main)
