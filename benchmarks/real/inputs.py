@@ -58,7 +58,8 @@ class OnPairs(OnActivations):
 
     targets: str | None = option(
         None,
-        "File or folder of what a transcoder explains, row by row; its inputs are the activations.",
+        "File or folder of what a transcoder explains, row by row, in an array `targets` or its only "
+        "one; its inputs are the activations.",
     )
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
@@ -68,7 +69,12 @@ class OnPairs(OnActivations):
           ValueError: as `read_activations`.
         """
         found = self.read_activations()
-        return (found, None) if self.targets is None else (open_activations(self.targets), found)
+        if self.targets is None:
+            return found, None
+        try:
+            return open_activations(self.targets, key="targets"), found
+        except ValueError:
+            return open_activations(self.targets), found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

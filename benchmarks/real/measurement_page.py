@@ -187,8 +187,8 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
     """How the SAEs of a measurement stand, with those that earlier ones left in its folder.
 
     Returns:
-      For each group scored on the same rows at the same L0, that of the measurement first: what it
-      was scored on, and the lines of `measure.standings`, the best first.
+      For each group scored on the same rows at the same L0, with a skip or without, that of the
+      measurement first: what it was scored on, and the lines of `measure.standings`, the best first.
     """
     level = at(rows, BEST, "common")["l0"]
     mine = tuple(rows[0].get(name) for name in SCORED)
@@ -215,12 +215,16 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
     found = []
     for group in groups.values():
         verdicts = measure.verdict(group)
-        ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
         samples, data, seed = (group[0][name] for name in ("num_scored", "activations", "seed"))
         read = f" read from {group[0]['inputs'][:6]}" if "inputs" in group[0] else ""
         level = verdicts[0].common["l0"]
         title = f"{samples:,} rows of {data[:6]}{read}, seed {seed}, L0 {level:.3g}"
-        found.append((title, measure.standings(ordered)))
+        # A skip explains without atoms.
+        for skip in (False, True):
+            alike = [each for each in verdicts if ("skip" in each.common) == skip]
+            alike.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
+            if alike:
+                found.append((title + ", with a skip" * skip, measure.standings(alike)))
     return found
 
 

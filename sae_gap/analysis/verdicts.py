@@ -237,6 +237,8 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
     best = f"none is the best beyond doubt{lead.reason.removeprefix('not judged')}"
     if lead.sign > 0:
         best = f"{first.dictionary} is the best"
+    if len({"skip" in each.common for each in ordered if not each.dead}) > 1:
+        best = "none is judged the best, since only some have a skip"
     told = [
         f"of {each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
         for each in (first, second)

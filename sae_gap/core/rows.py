@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from absl import logging
 from jaxtyping import Bool, Float, Int
 
@@ -45,8 +44,11 @@ def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     References:
       Geyer (1992), "Practical Markov chain Monte Carlo".
     """
+    # Takes longer to load than whatever else this folder needs.
+    from scipy.stats import rankdata
+
     size = len(values)
-    ranks = scipy.stats.rankdata(values) - (size + 1) / 2
+    ranks = rankdata(values) - (size + 1) / 2
     power = np.abs(np.fft.rfft(ranks, 2 * size)) ** 2
     shared = np.fft.irfft(power)[: size + size % 2]
     # Values that are all alike have no correlation.

@@ -115,6 +115,9 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     _, sentence = measure.ranking([each for each in verdicts if each.dictionary != "shrunk"])
     assert "bad_encoder is the best." in sentence and "those of bad_dictionary (at L0 3" in sentence
     assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
+    skips = [dataclasses.replace(each, common=each.common | {"skip": True}) for each in ordered[:1]]
+    _, sentence = measure.ranking([*skips, *ordered[1:]])
+    assert "none is judged the best, since only some have a skip" in sentence
 
 
 @pytest.mark.parametrize(

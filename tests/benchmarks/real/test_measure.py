@@ -145,6 +145,8 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     read = [row | {"inputs": "0123456789"} for row in models]
     (_, here), (title, there) = measurement_page.standings(now, read)
     assert (len(here), len(there)) == (1, 2) and " read from 012345, " in title
+    skips = measurement_page.standings(now, [row | {"skip": True} for row in denser])
+    assert [title.endswith(", with a skip") for title, _ in skips] == [False, True]
     groups = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
     told = [[(line["dictionary"], line["rank"]) for line in lines] for _, lines in groups]
     # Ranks are among those of the same rows.
@@ -242,3 +244,11 @@ def test_names_tell_paths_apart(tmp_path):
 def test_a_dictionary_is_learned_unless_it_takes_hours(width, affordable):
     sae = SimpleNamespace(num_latents=width, input_dim=2_304)
     assert binary.is_affordable(sae) == affordable
+
+
+def test_targets_come_from_the_array_of_that_name(tmp_path):
+    path, rows = tmp_path / "both.npz", np.random.default_rng(0).normal(size=(2, 30, 4))
+    np.savez(path, activations=rows[0], targets=rows[1])
+    pair = binary.MeasureOptions(activations=str(path), targets=str(path)).read_pairs()
+    for found, wanted in zip(pair, rows[::-1], strict=True):
+        np.testing.assert_allclose(found.take(np.arange(30)), wanted, rtol=1e-6)
