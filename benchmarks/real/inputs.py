@@ -58,8 +58,8 @@ class OnPairs(OnActivations):
 
     targets: str | None = option(
         None,
-        "File or folder of what a transcoder explains, row by row, in an array `targets` or its only "
-        "one; its inputs are the activations.",
+        "File or folder of what a transcoder explains, row by row, in an array `targets` or its "
+        "only one; its inputs are the activations.",
     )
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:

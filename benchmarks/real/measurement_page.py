@@ -188,7 +188,8 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
 
     Returns:
       For each group scored on the same rows at the same L0, with a skip or without, that of the
-      measurement first: what it was scored on, and the lines of `measure.standings`, the best first.
+      measurement first: what it was scored on, and the lines of `measure.standings`, the best
+      first.
     """
     level = at(rows, BEST, "common")["l0"]
     mine = tuple(rows[0].get(name) for name in SCORED)
