@@ -43,7 +43,7 @@ def inference_of(y, x=X):
 @pytest.mark.parametrize("kind", TRUTH)
 def test_the_better_of_two_maps_predicts(kind):
     inference = inference_of(TRUTH[kind])
-    network = inference.prepare(Predicted(BatchPursuit(2, l0=2.0), steps=400)).held.network
+    network = inference.prepare(Predicted(BatchPursuit(2, l0=2.0), steps=400)).known.value
     y = inference.task.id.signals
     left = ((y - np.asarray(network(X[1_200:]))) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
     low, high = {"linear": (0, 1e-4), "hidden": (0, 0.1), "noise": (0.95, 1.05)}[kind]
