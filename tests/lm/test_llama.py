@@ -179,12 +179,6 @@ def of_other_heads(path):
         tiny.write_lm(path)
 
 
-def without_a_number_for_epsilon(path):
-    reader = gguf.GGUFReader(path, "r+")
-    reader.fields["llama.attention.layer_norm_rms_epsilon"].parts[-1][0] = np.nan
-    reader.data.flush()
-
-
 FAULTS = {
     "another architecture": (
         lambda path: tiny.write_lm(path, architecture="gpt2"),
@@ -195,14 +189,16 @@ FAULTS = {
         "positions scaled by 'yarn'",
     ),
     "cut short": (cut_short, "cannot be read as GGUF"),
-    "no GGUF": (lambda path: path.write_text("This is a poem."), "cannot be read as GGUF"),
+    "experts": (lambda path: tiny.write_lm(path, **{"llama.expert_count": "4"}), "with experts"),
+    "its norms": (
+        lambda path: tiny.write_lm(path, architecture="gemma3", window=0),
+        "windows of 0",
+    ),
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
     "its heads": (
         of_other_heads,
         r"has sizes that are not those of a llama \(.*\); download it again",
     ),
-    "its epsilon": (without_a_number_for_epsilon, r"\(an epsilon of nan\)"),
-    "no file": (lambda path: path.unlink(), "is not a file; check the path"),
 }
 
 

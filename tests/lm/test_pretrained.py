@@ -11,11 +11,6 @@ from sae_gap.lm.pretrained import load_lm
 from tests import tiny
 
 
-@pytest.fixture(scope="module")
-def lm(tmp_path_factory):
-    return tiny.tiny_lm(tmp_path_factory.mktemp("lm"))
-
-
 def pieces(lm, text):
     (ids,) = lm.tokenise([text])
     return [lm.tokenizer.id_to_token(number) for number in ids]
@@ -28,11 +23,6 @@ def test_merges_are_those_of_the_file_within_words_and_digits_stand_alone(lm):
     assert pieces(lm, "é") == ["Ã", "©"]
     assert lm.tokenizer.decode(lm.tokenise(["the hint, 12 é\n"])[0]) == "the hint, 12 é\n"
     assert lm.name == "tiny" and lm.tokenise([""])[0].dtype == np.int32
-
-
-@pytest.fixture(scope="module")
-def gemma(tmp_path_factory):
-    return tiny.tiny_lm(tmp_path_factory.mktemp("gemma"), architecture="gemma3")
 
 
 def test_neighbours_whose_piece_has_the_highest_score_are_joined(gemma):
