@@ -155,6 +155,8 @@ def test_a_raised_threshold_is_that_much_higher(kind):
     hidden = mapped(model, y).clip(0)
     np.testing.assert_allclose(encoder.affine(model)(y - model.bias).clip(0), hidden, rtol=1e-5)
     *_, threshold = jax.tree.leaves(model.encoder)
+    first = encoder.parameters(model.dictionary, jax.random.key(0))
+    np.testing.assert_allclose(jax.tree.leaves(first)[-1], 0 if kind is BatchTopK else np.log(1e-3))
     high = 20 * threshold if kind is BatchTopK else 20 * jnp.exp(threshold)
     found = encoder(encoder.raised(model, np.log(20.0)), y)
     np.testing.assert_allclose(found, np.where(hidden > high, hidden, 0), rtol=1e-5)
@@ -215,9 +217,3 @@ def test_untrained_lista_is_ista(depth, factored):
     np.testing.assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
     fixed = dataclasses.replace(encoder, threshold=0.7).parameters(model.dictionary, None)
     assert (fixed.threshold == jnp.float32(0.7)).all()
-
-
-def test_the_first_thresholds_of_jumprelu_are_the_published_ones():
-    model, _ = drawn(JumpReLU(), trained=False)
-    np.testing.assert_allclose(np.exp(model.encoder.log_threshold), 1e-3, rtol=1e-5)
-    assert JumpReLU().bandwidth == 1e-3

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sae_gap.core.types import Model, Transcoder
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Encoder, check_model, unit_atoms
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, check_model, unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
 from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
@@ -23,11 +23,6 @@ def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
     np.testing.assert_allclose(norms, [5, 1, 1e-30], rtol=1e-6)
     slope = jax.grad(lambda given: unit_atoms(given)[0].sum())(dictionary)
     np.testing.assert_allclose(slope[:, :2], [[0.032, 0], [-0.024, 0]], atol=1e-6)
-
-
-def test_an_encoder_without_a_call_says_so():
-    with pytest.raises(TypeError):
-        Encoder()(None, None)
 
 
 class TwoLayers(AmortisedEncoder):

@@ -142,20 +142,6 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
     np.testing.assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
 
 
-def test_texts_that_share_a_row_do_not_see_each_other(tmp_path):
-    tiny.write_lm(tmp_path / "tiny.gguf")
-    model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
-    second = np.arange(11) >= 6
-    parts = (
-        jnp.asarray(part)[None] for part in (TOKENS, second.astype(int), np.arange(11) - 6 * second)
-    )
-    batch, other = Windows(*parts), windows(TOKENS[6:])
-    one, two = (
-        model.run_blocks(model.embed(each), each, 0, LM["blocks"])[0] for each in (batch, other)
-    )
-    np.testing.assert_allclose(one[6:], two, atol=1e-4)
-
-
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-2_000])
 
