@@ -8,6 +8,7 @@ wrong class is a TypeError. A number that JAX is tracing has no value yet and pa
 import dataclasses
 import math
 import os
+import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -140,9 +141,9 @@ def check_sequence(name: str, value: Any, kinds: type | tuple[type, ...], mend: 
         check_type(f"{name}[{place}]", entry, kinds, mend)
 
 
-def check_path(name: str, value: Any) -> None:
-    """Raises a TypeError unless the value names a file or a folder, and a ValueError if no system
-    takes such a name.
+def check_path(name: str, value: Any) -> pathlib.Path:
+    """Returns the path, with the home folder for ~; raises a TypeError unless the value names a
+    file or a folder, and a ValueError if no system takes such a name.
     """
     if not isinstance(value, str | os.PathLike):
         raise TypeError(
@@ -152,6 +153,7 @@ def check_path(name: str, value: Any) -> None:
         raise ValueError(
             f"{name} must be the name of a file or a folder, but it is {shown(str(value))}."
         )
+    return pathlib.Path(os.path.expanduser(value))
 
 
 def check_static(module: Any) -> None:

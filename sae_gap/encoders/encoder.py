@@ -309,13 +309,6 @@ class AmortisedEncoder(Encoder):
         return model.encoder(model.read(signals))
 
 
-def rectangle(x: jax.Array) -> jax.Array:
-    """The rectangle kernel, 1 on (-1/2, 1/2), which smooths a step for a straight-through
-    gradient.
-    """
-    return (jnp.abs(x) < 0.5).astype(x.dtype)
-
-
 def check_model(model: Model, encode: Any = None) -> None:
     """Refuses a model that cannot be measured because its dictionary, bias and encoder do not fit
     each other or are not finite.
@@ -336,11 +329,10 @@ def check_model(model: Model, encode: Any = None) -> None:
     )
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
-    bias = as_real("bias", model.bias, f"{len(atoms)} finite numbers, one for each dimension")
-    if bias.shape != atoms.shape[:1] or not np.isfinite(bias).all():
+    if (bias := as_floats("bias", model.bias)).shape != atoms.shape[:1]:
         raise ValueError(
-            f"bias must be {len(atoms)} finite numbers, one for each dimension, but it is "
-            f"{shown(bias)}; give zeros for none."
+            f"bias must be {len(atoms)} numbers, one for each dimension, but it is {shown(bias)}; "
+            "give zeros for none."
         )
     if isinstance(model, Transcoder):
         shape = (model.num_inputs, len(atoms))
@@ -369,18 +361,12 @@ def check_model(model: Model, encode: Any = None) -> None:
             )
 
 
-def _check_shape(path: Any, initial: jax.ShapeDtypeStruct, found: Any) -> None:
-    shape = np.shape(found)
-    if shape != initial.shape:
-        turned = (
-            "transpose it, as a PyTorch encoder's is the other way round"
-            if shape[::-1] == initial.shape
-            else ""
-        )
+def _check_shape(path, initial, found):
+    if np.shape(found) != initial.shape:
         raise ValueError(
             f"the encoder's {jax.tree_util.keystr(path)[1:]} must have the shape {initial.shape} "
-            "for this dictionary, but it "
-            f"has {shape}; {turned or 'give the parameters that belong to this dictionary'}."
+            f"for this dictionary, but it has {np.shape(found)}; give that of this dictionary, and "
+            "transpose the weight of a PyTorch encoder."
         )
 
 

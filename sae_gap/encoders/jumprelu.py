@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above, rectangle
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above
 
 
 class JumpReLUParameters(eqx.Module):
@@ -71,7 +71,7 @@ def _jump_forward(hidden, threshold, bandwidth):
 def _jump_backward(residuals, cotangents):
     hidden, threshold, bandwidth = residuals
     codes_bar, gate_bar = cotangents
-    kernel = rectangle((hidden - threshold) / bandwidth) / bandwidth
+    kernel = (jnp.abs(hidden - threshold) < bandwidth / 2) / bandwidth
     threshold_bar = -jnp.sum(kernel * (threshold * codes_bar + gate_bar), axis=0)
     return jnp.where(hidden > threshold, codes_bar, 0), threshold_bar, jnp.zeros_like(bandwidth)
 

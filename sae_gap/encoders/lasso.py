@@ -19,6 +19,7 @@ from sae_gap.core.registry import Look
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Split
 from sae_gap.encoders.encoder import Encoder, Inferring, encode, on_unit_atoms, unit_atoms
+from sae_gap.encoders.own import Own
 from sae_gap.solvers import match_l0, sparse_code
 
 # Asks for the L0 of the model's own encoder.
@@ -84,13 +85,11 @@ class Lasso(Inferring):
 
     @property
     def coordinates(self):
-        asked = self.l0 is not None or self.of is not None
-        found = {
-            "inference": self.name,
-            **({} if asked else {"lam": self.lam}),
-            "start": "cold" if self.start is None else "warm",
-        }
-        return found | ({"iterations": self.max_iterations} if self.tol is None else {})
+        columns: Any = {"inference": self.name}
+        if self.l0 is None and self.of is None:
+            columns["lam"] = self.lam
+        columns["start"] = "cold" if self.start is None else "warm"
+        return columns if self.tol else columns | {"iterations": self.max_iterations}
 
     @property
     def origin(self):
@@ -157,12 +156,10 @@ def mean_l0(model: Model, split: Split) -> float:
     """
     if model.encode is None:
         raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
-    rows, count = split.read_by(model), 0
+    rows, encoder, count = split.read_by(model), Own(model.encode), 0
     for start in range(0, len(rows), CHUNK):
-        part, own = jnp.asarray(rows[start : start + CHUNK]), model.encode
-        codes = encode(own, model, part) if isinstance(own, Encoder) else own(model, part)
-        live = np.asarray(codes)[:, np.any(np.asarray(model.decoder) != 0, axis=0)]
-        count += int(np.count_nonzero(live))
+        codes = encoder.infer(model, jnp.asarray(rows[start : start + CHUNK])).codes
+        count += int(jnp.count_nonzero(codes))
     return count / len(rows)
 
 

@@ -79,17 +79,14 @@ class LISTA(AmortisedEncoder):
         target = signals - model.bias
 
         def layer(codes, rest):
-            if self.factored:
-                weight, threshold = rest
-                return jax.nn.relu(
-                    codes + (target - codes @ model.decoder.T) @ weight - threshold
-                ), None
             weight, threshold, recurrence = rest
-            return jax.nn.relu(target @ weight + codes @ recurrence - threshold), None
+            if self.factored:
+                moved = codes + (target - codes @ model.decoder.T) @ weight
+            else:
+                moved = target @ weight + codes @ recurrence
+            return jax.nn.relu(moved - threshold), None
 
         # The first layer starts from zero codes, so it needs no product with them.
         codes = jax.nn.relu(target @ parameters.weight[0] - parameters.threshold[0])
-        recurrence = () if self.factored else (parameters.recurrence,)
-        return jax.lax.scan(
-            layer, codes, (parameters.weight[1:], parameters.threshold[1:], *recurrence)
-        )[0]
+        rest = parameters.weight[1:], parameters.threshold[1:], parameters.recurrence
+        return jax.lax.scan(layer, codes, rest)[0]

@@ -3,11 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, UInt32
+from jaxtyping import Array, Float
 
 from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.solvers import sparse_code
+from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.lasso import Lasso
 
 
 class LookupParameters(eqx.Module):
@@ -33,40 +33,18 @@ class Lookup(Encoder):
 
     def __call__(self, model, signals):
         known: LookupParameters = model.encoder
-        place, found = _find(known.signals, signals)
+
+        def find(row):
+            same = jnp.all(known.signals == row, axis=1)
+            return jnp.argmax(same), jnp.any(same)
+
+        place, known_too = jax.lax.map(find, signals)
         num_latents = model.decoder.shape[1]
         input_dim = jnp.sum(jnp.any(known.signals != 0, axis=0))
         codes = known.codes[place]
 
         def rest():
-            atoms, norms = unit_atoms(model.decoder)
-            optima = (
-                sparse_code(
-                    signals - model.bias, atoms, self.lam * input_dim / (2 * num_latents)
-                ).codes
-                / norms
-            )
-            return jnp.where(found[:, None], codes, optima)
+            lasso = Lasso(self.lam * input_dim / (2 * num_latents))
+            return jnp.where(known_too[:, None], codes, lasso(model, signals))
 
-        return jax.lax.cond(jnp.all(found), lambda: codes, rest)
-
-
-def _find(
-    known: Float[Array, "known input_dim"], signals: Float[Array, "n input_dim"]
-) -> tuple[Int[Array, " n"], Array]:
-    """Returns for each signal the known row with the same bits, and whether there is one."""
-    digests = _digest(known)
-    order = jnp.argsort(digests)
-    place = order[jnp.searchsorted(digests[order], _digest(signals)).clip(0, len(order) - 1)]
-    # Two signals rarely share a digest: the second then counts as unknown.
-    return place, jnp.all(known[place] == signals, axis=1)
-
-
-def _digest(rows: Float[Array, "n input_dim"]) -> UInt32[Array, " n"]:
-    # A zero has two forms, which are equal.
-    words = jax.lax.bitcast_convert_type(jnp.where(rows == 0, 0, rows), jnp.uint32).reshape(
-        len(rows), -1
-    )
-    factors = (2 * jnp.arange(words.shape[1], dtype=jnp.uint32) + 1) * jnp.uint32(2_654_435_761)
-    mixed = words ^ (words >> 15)
-    return jnp.sum(mixed * factors, axis=1, dtype=jnp.uint32)
+        return jax.lax.cond(jnp.all(known_too), lambda: codes, rest)

@@ -2,13 +2,14 @@
 from that of its magnitudes.
 """
 
+import abc
 import dataclasses
 
-import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from sae_gap.core.checks import check_type, is_traced
 from sae_gap.core.options import option
-from sae_gap.core.types import Coded
+from sae_gap.core.types import Coded, Model
 from sae_gap.encoders.encoder import Encoder, Inferring, keep_nans, on_unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
@@ -30,6 +31,19 @@ class Refined(Inferring):
     @property
     def origin(self):
         return self.encoder
+
+    def infer(self, model, signals, begun=None):
+        codes = self.encoder.infer(model, signals).codes if begun is None else begun
+        return self.refine(model, signals, codes)
+
+    @abc.abstractmethod
+    def refine(
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        codes: Float[Array, "n num_latents"],
+    ) -> Coded:
+        """Returns other codes on the support of given ones, in units of the model's atoms."""
 
 
 class OnSupport(Refined):
@@ -70,11 +84,10 @@ class OnSupport(Refined):
         """Returns those of the encoder."""
         return self.encoder.flops(input_dim, num_latents)
 
-    def infer(self, model, signals, begun=None):
+    def refine(self, model, signals, codes):
         """Returns the codes in units of the model's atoms; objective and gap are those of the
         problem on the support.
         """
-        codes = self.encoder.infer(model, signals).codes if begun is None else begun
         target, atoms, norms = on_unit_atoms(model, signals)
         on = abs(codes) > self.on
         found = sparse_code(
@@ -105,9 +118,7 @@ class LeastSquares(Refined):
     colour = "#E69F00"
     rank = 11
 
-    def infer(self, model, signals, begun=None):
+    def refine(self, model, signals, codes):
         """Returns the codes, without a certificate."""
-        codes = self.encoder.infer(model, signals).codes if begun is None else begun
-        on = jnp.abs(codes) > ON
-        found = least_squares(signals - model.bias, model.decoder, on).clip(0)
+        found = least_squares(signals - model.bias, model.decoder, abs(codes) > ON).clip(0)
         return Coded(keep_nans(signals, found))

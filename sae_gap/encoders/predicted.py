@@ -2,7 +2,6 @@
 and another encoder codes the prediction.
 """
 
-import dataclasses
 import functools
 import weakref
 from typing import Any
@@ -15,8 +14,7 @@ from jaxtyping import Array, Float
 
 from sae_gap.core.lasso_problem import product
 from sae_gap.core.options import option
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Encoder, Inferring
+from sae_gap.encoders.refined import Elsewhere
 
 # Every so many-th training row tells which of the two maps predicts better.
 HELD = 10
@@ -54,14 +52,7 @@ def regression(
     return jnp.linalg.solve(square + size * eye, product(inputs.T, targets))
 
 
-class _Held:
-    """A network that equals only itself, so that its owner has a hash."""
-
-    def __init__(self, network: Network):
-        self.network = network
-
-
-class Predicted(Inferring):
+class Predicted(Elsewhere):
     """Codes a prediction of what a transcoder explains, so that they are a function of the input
     alone, as its own codes are.
 
@@ -74,43 +65,36 @@ class Predicted(Inferring):
       encoder: codes the prediction.
       steps: steps of the training, of 512 rows each; None takes as many as some minutes allow on
         two cores, up to 8,000.
-      held: the network; `prepared` trains it.
+      known: the network; `prepared` trains it.
     """
 
     label = "predicted from the input"
     colour = "#44AA99"
     rank = 18
-    listed = False
-    elsewhere = True
     reads_inputs = True
 
-    encoder: Encoder
-    steps: int | None = option(default=None)
-    held: _Held | None = eqx.field(default=None, static=True, metadata={"rare": True})
+    steps: int | None = option(default=None, kw_only=True)
 
     @property
     def name(self):  # type: ignore[override]
         return f"predicted_{self.encoder.name}"
 
-    def prepared(self, model, split, task):
-        if self.held is not None:
-            return self
+    def flops(self, input_dim, num_latents):
+        """Returns None: those of the network are not counted."""
+
+    def learned(self, task):
         num_inputs, dim = (part.shape[1] for part in (task.train.inputs, task.train.signals))
         hidden = BREADTH * num_inputs
         products = num_inputs * hidden + hidden * dim + num_inputs * dim
         steps = self.steps or min(STEPS, round(WORK / (6 * BATCH * products)))
-        held = _Held(_predictor(task.train, hidden, steps))
-        signals = _signals(held.network, model, jnp.asarray(split.inputs))
-        encoder = self.encoder.prepared(model, dataclasses.replace(split, signals=signals), task)
-        return dataclasses.replace(self, encoder=encoder, held=held)
+        return _predictor(task.train, hidden, steps)
 
-    def infer(self, model, signals, begun=None):
-        held: Any = self.held
-        return Coded(self.encoder.infer(model, _signals(held.network, model, signals)).codes)
+    def moved(self, value, model, rows):
+        return model, _signals(value, model, rows)
 
 
 @eqx.filter_jit
-def _signals(network: Network, model: Model, inputs):
+def _signals(network, model, inputs):
     return model.signals(network(inputs), inputs)
 
 
@@ -119,14 +103,14 @@ def _signals(network: Network, model: Model, inputs):
 _last: dict[str, Any] = {}
 
 
-def _predictor(train: Any, *sizes: int) -> Network:
+def _predictor(train, *sizes):
     if _last.get("sizes") != sizes or _last["train"]() is not train:
         x, y = (jnp.asarray(part, jnp.zeros(()).dtype) for part in (train.inputs, train.signals))
         _last.update(train=weakref.ref(train), sizes=sizes, network=_trained(x, y, *sizes))
     return _last["network"]
 
 
-def _trained(x, y, hidden: int, steps: int) -> Network:
+def _trained(x, y, hidden, steps):
     """Trains on all rows but every `HELD`-th, and chooses on those."""
     import optax
 

@@ -1,17 +1,18 @@
 """Encoders made from others: with fewer atoms, at another weight, or in another norm."""
 
+import abc
 import dataclasses
 from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from sae_gap.core.checks import check_type
 from sae_gap.core.options import option
 from sae_gap.core.rows import counted
-from sae_gap.core.types import Coded, Model
+from sae_gap.core.types import Coded, Model, Task
 from sae_gap.encoders.encoder import Encoder, Inferring, unit_atoms
 from sae_gap.encoders.lasso import Lasso
 from sae_gap.encoders.on_support import OnSupport, Refined
@@ -67,15 +68,13 @@ class Pruned(Refined):
         least = float(least_gain(self._worth(model, codes), self.l0))
         return dataclasses.replace(whole, threshold=least)
 
-    def _worth(self, model: Model, codes: Any) -> Float[Array, "n num_latents"]:
+    def _worth(self, model, codes):
         atoms, norms = unit_atoms(model.decoder)
         scaled = jnp.asarray(codes) * norms
         return jnp.abs(scaled) if self.by == "magnitude" else leave_one_out(atoms, scaled)
 
-    def infer(self, model, signals, begun=None):
-        codes = self.encoder.infer(model, signals).codes if begun is None else begun
-        least = jnp.asarray(self.threshold)
-        kept = jnp.where(self._worth(model, codes) > least, codes, 0)
+    def refine(self, model, signals, codes):
+        kept = jnp.where(self._worth(model, codes) > jnp.asarray(self.threshold), codes, 0)
         return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(model, signals, kept)
 
 
@@ -120,38 +119,66 @@ class AtWeight(_Of):
         return encoder(model, signals)
 
 
-class _Norm:
-    """A matrix that equals only itself, so that its owner has a hash."""
+class Known:
+    """What `prepared` found. It equals only itself, so that its encoder has a hash."""
 
-    def __init__(self, matrix: Float[np.ndarray, "input_dim input_dim"]):
-        self.matrix = matrix
+    def __init__(self, value: Any):
+        self.value = value
 
 
-class InNorm(Inferring, _Of):
-    """An encoder of `A (y - b)` on the atoms `A D`: its codes keep `‖A (y - b - D z)‖` small
-    instead of `‖y - b - D z‖`.
-
-    `AᵀA = I + F / mean(diag F)`, where F is the cost of errors in nats; `prepared` gets F from the
-    task's network, on training documents.
+class Elsewhere(Inferring, _Of):
+    """An encoder of other signals on another model, which `known` decides.
 
     Args:
       encoder: the encoder to apply.
-      norm: A; `prepared` finds it.
+      known: `prepared` finds it.
+    """
+
+    elsewhere = True
+
+    known: Known | None = eqx.field(default=None, static=True, metadata={"rare": True})
+
+    @abc.abstractmethod
+    def learned(self, task: Task) -> Any:
+        """Returns the value of `known`."""
+
+    @abc.abstractmethod
+    def moved(self, value: Any, model: Model, rows: Array) -> tuple[Model, Array]:
+        """Returns the other model, and its signals for rows as this encoder reads them."""
+
+    def prepared(self, model, split, task):
+        if self.known is not None:
+            return self
+        known = Known(self.learned(task))
+        rows = jnp.asarray(split.inputs if self.reads_inputs else split.signals)
+        model, signals = self.moved(known.value, model, rows)
+        # Padding stays padding.
+        signals = jnp.where(jnp.any(rows != 0, axis=1, keepdims=True), signals, 0)
+        split = dataclasses.replace(split, signals=signals)
+        encoder = self.encoder.prepared(model, split, task)
+        return dataclasses.replace(self, encoder=encoder, known=known)
+
+    def infer(self, model, signals, begun=None):
+        known: Any = self.known
+        return Coded(self.encoder.infer(*self.moved(known.value, model, signals)).codes)
+
+
+class InNorm(Elsewhere):
+    """An encoder of `A (y - b)` on the atoms `A D`: its codes keep `‖A (y - b - D z)‖` small
+    instead of `‖y - b - D z‖`.
+
+    `AᵀA = I + F / mean(diag F)`, where F is the cost of errors in nats, from the task's network on
+    training documents.
     """
 
     colour = "#009988"
     rank = 17
-    elsewhere = True
-
-    norm: _Norm | None = eqx.field(default=None, static=True, metadata={"rare": True})
 
     @property
     def name(self):  # type: ignore[override]
         return f"weighted_{self.encoder.name}"
 
-    def prepared(self, model, split, task):
-        if self.norm is not None:
-            return self
+    def learned(self, task):
         if task.network is None:
             fault = (
                 "weighted codes ask a network what errors cost, and there is none behind these rows"
@@ -159,20 +186,8 @@ class InNorm(Inferring, _Of):
             raise ValueError(f"{fault}; leave them out, or give --recording.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
-        norm = _Norm(((vectors * root) @ vectors.T).astype(np.float32))
-        live = jnp.any(split.signals != 0, axis=1, keepdims=True)
-        rows = jnp.where(live, split.signals - model.bias, 0) @ norm.matrix
-        held = dataclasses.replace(split, signals=rows)
-        inside = _inside(norm, model)
-        return dataclasses.replace(
-            self, encoder=self.encoder.prepared(inside, held, task), norm=norm
-        )
+        return ((vectors * root) @ vectors.T).astype(np.float32)
 
-    def infer(self, model, signals, begun=None):
-        norm: Any = self.norm
-        rows = (signals - model.bias) @ norm.matrix
-        return Coded(self.encoder.infer(_inside(norm, model), rows).codes)
-
-
-def _inside(norm: _Norm, model: Model) -> Model:
-    return Model(jnp.asarray(norm.matrix) @ model.decoder, jnp.zeros_like(model.bias))
+    def moved(self, value, model, rows):
+        inside = Model(jnp.asarray(value) @ model.decoder, jnp.zeros_like(model.bias))
+        return inside, (rows - model.bias) @ value

@@ -174,22 +174,17 @@ class Downstream:
         """Cuts a model open after the block `layer`, counted from 0, or at the output of its MLP;
         `options` are the class's.
         """
-        if not 0 <= layer < model.num_blocks:
-            raise ValueError(
-                f"layer must be from 0 to {model.num_blocks - 1}, a block of the model, but it is "
-                f"{layer}."
-            )
+        check_integer("layer", layer, least=0, most=model.num_blocks - 1)
 
         def after(hidden, windows):
             end = model.run_blocks(hidden, windows, layer + 1, model.num_blocks)
             return model.features(end)
 
-        def before(windows):
-            return model.run_blocks(model.embed(windows), windows, 0, layer + 1)
+        def before(windows, stop=layer + 1):
+            return model.run_blocks(model.embed(windows), windows, 0, stop)
 
         def of_mlp(windows):
-            hidden = model.run_blocks(model.embed(windows), windows, 0, layer)
-            return model.run_mlp(hidden, windows, layer)
+            return model.run_mlp(before(windows, layer), windows, layer)
 
         network = Network(before, after, model.unembedding, of_mlp if mlp else None)
         return cls(network, batches, **options)

@@ -6,8 +6,6 @@ side by side.
 """
 
 import dataclasses
-import os
-import pathlib
 from typing import Any
 
 import jax
@@ -18,6 +16,7 @@ from sae_gap.core.checks import AnyPath, check_path
 from sae_gap.data.activations.tables import RefusedError
 from sae_gap.lm.language_model import LanguageModel, Windows
 from sae_gap.lm.llama import Block, Llama, Shape
+from sae_gap.storage.packages import library
 from sae_gap.storage.tensor_files import brief, reading
 
 # The name in the file of each parameter of a block.
@@ -63,14 +62,7 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
       ValueError: the file is missing or damaged, its model has another architecture, or `gguf` is
         not installed or cannot read its quantisation.
     """
-    check_path("path", path)
-    path = pathlib.Path(os.path.expanduser(path))
-    try:
-        import gguf
-    except ImportError:
-        raise ValueError(
-            "language models are read by the library gguf; pip install 'sae_gap[real]'."
-        ) from None
+    path, gguf = check_path("path", path), library("gguf")
     with reading(path, "GGUF"):
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -124,10 +116,8 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
     return model, fields
 
 
-def _assemble(
-    read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context
-) -> LanguageModel:
-    def stacked(name: str) -> jnp.ndarray:
+def _assemble(read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context):
+    def stacked(name):
         # In a file, each row gives one output.
         return jnp.asarray(
             np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
@@ -169,20 +159,20 @@ def _assemble(
     )
 
 
-def _side_by_side(values: jax.Array, size: int) -> jax.Array:
+def _side_by_side(values, size):
     """Puts the coordinates i and i + size / 2 of each head, which are a pair, side by side."""
     halves = values.reshape(*values.shape[:-1], -1, 2, size // 2)
     return jnp.swapaxes(halves, -1, -2).reshape(values.shape)
 
 
-def _run(model: LanguageModel) -> jax.Array:
+def _run(model):
     """Runs the model on one token, which raises if shapes do not fit each other."""
     token = Windows(*np.zeros((3, 1, 1), np.int32))
     end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
     return model.log_probabilities(end)
 
 
-def _optional(read, name: str, default: Any = None) -> Any:
+def _optional(read, name, default=None):
     try:
         return jnp.asarray(read(name))
     except KeyError:

@@ -60,18 +60,6 @@ class LanguageModel(eqx.Module):
         after attention, what the MLP reads, and what it adds to the stream.
         """
 
-    def block_step(self, windows: Windows) -> Callable[[Stream, Any], Stream]:
-        """Returns a function that maps the residual stream and one block's parameters to the stream
-        after the block.
-        """
-        parts = self.block_parts(windows)
-
-        def step(hidden, block):
-            hidden, _, added = parts(hidden, block)
-            return hidden + added
-
-        return step
-
     @abc.abstractmethod
     def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
         """Maps the residual stream after the last block to the features that the unembedding
@@ -98,9 +86,14 @@ class LanguageModel(eqx.Module):
           start: the first block to run, counted from 0.
           stop: the block to end before.
         """
-        step = self.block_step(windows)
-        part = jax.tree.map(lambda leaf: leaf[start:stop], self.blocks)
-        return jax.lax.scan(lambda hidden, block: (step(hidden, block), None), hidden, part)[0]
+        parts = self.block_parts(windows)
+
+        def step(hidden, block):
+            hidden, _, added = parts(hidden, block)
+            return hidden + added, None
+
+        blocks = jax.tree.map(lambda leaf: leaf[start:stop], self.blocks)
+        return jax.lax.scan(step, hidden, blocks)[0]
 
     @eqx.filter_jit
     def run_mlp(self, hidden: Stream, windows: Windows, block: int) -> tuple[Stream, Stream]:

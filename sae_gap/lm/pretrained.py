@@ -1,6 +1,5 @@
 """Reads a language model with its tokenizer from one GGUF file."""
 
-import os
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -11,7 +10,7 @@ from sae_gap.core.checks import AnyPath, check_integer, check_path
 from sae_gap.data.digest import file_digest
 from sae_gap.lm.gguf_files import read_model
 from sae_gap.lm.language_model import LanguageModel
-from sae_gap.storage.packages import package_folders
+from sae_gap.storage.packages import library, package_folders
 from sae_gap.storage.tensor_files import brief, reading
 
 # By default the file of this package is read. Its command installs none of the packages that it
@@ -80,16 +79,17 @@ def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM
       ValueError: a file is missing, damaged or of another kind, its tokenizer is of an unknown
         kind, or a library or the package is not installed.
     """
-    path = installed(path) if path in (None, GEMMA) else path
+    path = check_path("path", installed(path) if path in (None, GEMMA) else path)
     model, fields = read_model(path)
-    path = pathlib.Path(os.path.expanduser(path))
     files = [path]
     if tokenizer is None:
         cutter = _of_file(path, fields)
     else:
-        check_path("tokenizer", tokenizer)
-        files.append(pathlib.Path(os.path.expanduser(tokenizer)))
-        cutter = _of_json(files[1])
+        files.append(check_path("tokenizer", tokenizer))
+        with reading(files[1], "a tokenizer.json"):
+            cutter = library("tokenizers").Tokenizer.from_file(str(files[1]))
+        cutter.no_truncation()
+        cutter.no_padding()
     # Numbers may have gaps.
     most, size = len(model.unembedding), 1 + max(cutter.get_vocab().values(), default=0)
     if size > most:
@@ -118,7 +118,7 @@ def installed(name: str | None = None) -> pathlib.Path:
     return files[0]
 
 
-def _of_file(path: pathlib.Path, fields: dict[str, Any]):
+def _of_file(path, fields):
     """Builds the tokenizer of SmolLM or Gemma."""
     own = {name.removeprefix("tokenizer.ggml."): value for name, value in fields.items()}
     kind = f"{own.get('model')}/{own.get('pre')}"
@@ -130,29 +130,29 @@ def _of_file(path: pathlib.Path, fields: dict[str, Any]):
             f"{' and '.join(_TOKENIZERS)} are known here; name the tokenizer.json of the model as "
             "tokenizer."
         )
-    library = _library()
+    tokenizers = library("tokenizers")
     try:
         vocabulary = {token: number for number, token in enumerate(own["tokens"])}
-        return _TOKENIZERS[kind](library, vocabulary, own)
+        return _TOKENIZERS[kind](tokenizers, vocabulary, own)
     except Exception as error:
         raise ValueError(
             f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
         ) from error
 
 
-def _smollm(library, vocabulary: dict[str, int], fields: dict[str, Any]):
+def _smollm(tokenizers, vocabulary, fields):
     """Builds a tokenizer of byte pairs, within words and single digits."""
     merges = [tuple(merge.split(" ")) for merge in fields["merges"]]
-    found = library.Tokenizer(library.models.BPE(vocabulary, merges))
-    split = library.pre_tokenizers
+    found = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges))
+    split = tokenizers.pre_tokenizers
     found.pre_tokenizer = split.Sequence(
         [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
     )
-    found.decoder = library.decoders.ByteLevel()
+    found.decoder = tokenizers.decoders.ByteLevel()
     return found
 
 
-def _sentencepiece(library, vocabulary: dict[str, int], fields: dict[str, Any]):
+def _sentencepiece(tokenizers, vocabulary, fields):
     """Builds a tokenizer of SentencePiece's pairs: it joins the two neighbours whose joint piece
     has the highest score. A letter without a piece becomes its bytes.
     """
@@ -164,22 +164,22 @@ def _sentencepiece(library, vocabulary: dict[str, int], fields: dict[str, Any]):
         for place in range(1, len(token))
         if token[:place] in pieces and token[place:] in pieces
     ]
-    found = library.Tokenizer(library.models.BPE(vocabulary, merges, byte_fallback=True))
-    found.normalizer = library.normalizers.Replace(" ", "\N{LOWER ONE EIGHTH BLOCK}")
+    found = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, byte_fallback=True))
+    found.normalizer = tokenizers.normalizers.Replace(" ", "\N{LOWER ONE EIGHTH BLOCK}")
     found.add_tokens(
         [
-            library.AddedToken(token, special=kinds[i] == _CONTROL)
+            tokenizers.AddedToken(token, special=kinds[i] == _CONTROL)
             for token, i in vocabulary.items()
             if kinds[i] in (_CONTROL, _WHOLE)
         ]
     )
-    mend = library.decoders
+    mend = tokenizers.decoders
     found.decoder = mend.Sequence(
         [mend.Replace("\N{LOWER ONE EIGHTH BLOCK}", " "), mend.ByteFallback(), mend.Fuse()]
     )
     if fields.get("add_bos_token", True):
         start = tokens[fields["bos_token_id"]]
-        found.post_processor = library.processors.TemplateProcessing(
+        found.post_processor = tokenizers.processors.TemplateProcessing(
             f"{start} $A", special_tokens=[(start, fields["bos_token_id"])]
         )
     return found
@@ -190,22 +190,3 @@ _TOKENIZERS = {"gpt2/smollm": _smollm, "llama/default": _sentencepiece}
 # Kinds of SentencePiece's tokens: those that joined pairs make, marks such as the start of a text,
 # and those that are found whole in a text.
 _NORMAL, _CONTROL, _WHOLE = 1, 3, 4
-
-
-def _of_json(path: pathlib.Path):
-    library = _library()
-    with reading(path, "a tokenizer.json"):
-        cutter = library.Tokenizer.from_file(str(path))
-    cutter.no_truncation()
-    cutter.no_padding()
-    return cutter
-
-
-def _library():
-    try:
-        import tokenizers
-    except ImportError:
-        raise ValueError(
-            "text is cut into tokens by the library tokenizers; pip install 'sae_gap[real]'."
-        ) from None
-    return tokenizers

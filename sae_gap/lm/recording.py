@@ -267,23 +267,19 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
         return {}
     about = json.loads(Folder(parent or ".").read("recording.json"))
     block, mlp, side = place.groups()
+    hook = f"blocks.{block}.hook_resid_post"
+    if mlp:
+        hook = f"blocks.{mlp}.hook_mlp_out" if side == "out" else f"model.layers.{mlp}.mlp.input"
     return {
         "model_name": about["model"],
-        "hook_name": mlp_hook(mlp, side) if mlp else f"blocks.{block}.hook_resid_post",
+        "hook_name": hook,
         "context_size": about["context"],
         "recorded_tokens": about["tokens"],
         "text": about["text"],
     }
 
 
-def mlp_hook(layer: int | str, side: str) -> str:
-    """Names a hook point of the MLP of a block: "in" is what it reads, after its norm, and "out"
-    what it adds to the stream.
-    """
-    return f"blocks.{layer}.hook_mlp_out" if side == "out" else f"model.layers.{layer}.mlp.input"
-
-
-def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
+def _read(folder):
     """Reads recording.json and the recording; raises a ValueError if it is damaged."""
     try:
         about = json.loads(folder.read("recording.json"))
@@ -307,11 +303,11 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
         raise ValueError(_DAMAGED.format(folder, brief(error))) from error
 
 
-def _draw(tokenise, texts: Texts, tokens: int | None, seed: int) -> dict[int, np.ndarray]:
+def _draw(tokenise, texts, tokens, seed):
     """Returns the tokens of documents in random order until the next does not fit; repeated texts
     are left out.
     """
-    lists: dict[int, np.ndarray] = {}
+    lists = dict[int, np.ndarray]()
     left = np.inf if tokens is None else tokens
     for i, numbers in texts.shuffled(tokenise, seed):
         left -= len(numbers)
@@ -329,24 +325,22 @@ def _draw(tokenise, texts: Texts, tokens: int | None, seed: int) -> dict[int, np
     return lists
 
 
-def _positions(documents: Int[np.ndarray, " rows"], context: int) -> Int[np.ndarray, " rows"]:
+def _positions(documents, context):
     """Returns the place of each row within its window."""
     firsts = np.searchsorted(documents, documents)
     return ((np.arange(len(documents)) - firsts) % context).astype(np.int32)
 
 
-def _text(arrays: dict[str, np.ndarray]) -> str:
+def _text(arrays):
     return digest(part for named in arrays.items() for part in named)
 
 
-def _files(number: int) -> tuple[str, str, str]:
+def _files(number):
     """Returns the file names of a shard in the folder of a block."""
     return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
-def _agreed(
-    folder: Folder, about: dict[str, Any], layers: Sequence[int], mlps: Sequence[int]
-) -> dict[str, list[int]]:
+def _agreed(folder, about, layers, mlps):
     """Returns the places of a recording, joined with those in the folder; raises a ValueError if
     the folder holds another recording.
     """
@@ -373,11 +367,11 @@ def _agreed(
     return found | ({"mlps": sorted({*mlps})} if mlps else {})
 
 
-def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
+def _shards(pieces, context):
     """Gives windows in order, as many at a time as fit into whole batches of `SHARD` tokens."""
     rows = batch_rows(context)
     most = max(1, SHARD // (context * rows)) * rows
-    shard: list[Piece] = []
+    shard = list[Piece]()
     for piece in pieces:
         if len(shard) >= most and len(fill([*shard, piece], context)) > most:
             yield shard
@@ -386,7 +380,7 @@ def _shards(pieces: Sequence[Piece], context: int) -> Iterator[list[Piece]]:
     yield shard
 
 
-def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows) -> dict[str, np.ndarray]:
+def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows):
     """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
     relative to the shard's first row.
     """
@@ -407,7 +401,7 @@ def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows) -> dict[str,
     return found
 
 
-def _places(model, windows, layers, mlps) -> Iterator[tuple[str, Any]]:
+def _places(model, windows, layers, mlps):
     """Gives the activations at each place, from the first block on."""
     hidden, start = model.embed(windows), 0
     for layer in sorted({*layers, *mlps}):
@@ -422,7 +416,7 @@ def _places(model, windows, layers, mlps) -> Iterator[tuple[str, Any]]:
             yield f"block{layer}", hidden
 
 
-def _bytes_of(save, *arrays: np.ndarray, **named: np.ndarray) -> bytes:
+def _bytes_of(save, *arrays, **named):
     file = io.BytesIO()
     save(file, *arrays, **named)
     return file.getvalue()

@@ -1,10 +1,9 @@
 """Documents of text, with their names and, if the source has them, their topics."""
 
 import json
-import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -70,9 +69,7 @@ def read_texts(source: AnyPath | None = None) -> Texts:
       ValueError: the file or folder is missing, holds no text or things that are not text, only
         some documents have a topic, or the package is not installed.
     """
-    source = _installed() if source is None else source
-    check_path("text", source)
-    path = pathlib.Path(os.path.expanduser(source))
+    path = check_path("text", _installed() if source is None else source)
     if path.is_dir():
         documents = list(_inside(path))
     elif not path.is_file():
@@ -109,9 +106,9 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     return Texts(texts, names, None)
 
 
-def _installed() -> pathlib.Path:
+def _installed():
     folders = [folder / NEWS for folder in package_folders(PACKAGE)]
-    if not any(folder.is_dir() for folder in folders):
+    if not any(map(pathlib.Path.is_dir, folders)):
         raise ValueError(
             f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "
             f"{INSTALL}."
@@ -119,7 +116,7 @@ def _installed() -> pathlib.Path:
     return folders[0]
 
 
-def _inside(folder: pathlib.Path) -> Iterator[tuple[str, str, str | None]]:
+def _inside(folder):
     files = sorted(path for path in folder.rglob("*.txt") if path.is_file())
     if not files:
         raise ValueError(
@@ -131,7 +128,7 @@ def _inside(folder: pathlib.Path) -> Iterator[tuple[str, str, str | None]]:
         yield place.as_posix(), _decoded(file), place.parts[0] if filed else None
 
 
-def _decoded(path: pathlib.Path) -> str:
+def _decoded(path):
     content = path.read_bytes()
     if b"\0" in content:
         raise ValueError(f"{path} is not text; remove it or give another.")
@@ -142,7 +139,7 @@ def _decoded(path: pathlib.Path) -> str:
         return content.decode("latin-1")
 
 
-def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str | None]:
+def _document(path, number, row):
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
@@ -155,12 +152,12 @@ def _document(path: pathlib.Path, number: int, row: Any) -> tuple[str, str, str 
     return str(number), text, topics[0] if topics else None
 
 
-def _lines(path: pathlib.Path) -> Iterator[Any]:
+def _lines(path):
     with path.open(encoding="utf-8") as file:
         yield from (json.loads(line) for line in file if line.strip())
 
 
-def _columns(path: pathlib.Path) -> Iterator[Any]:
+def _columns(path):
     table = read_arrow_table(path)
     yield from table.select(
         [name for name in ("text", *TOPICS) if name in table.column_names]

@@ -34,7 +34,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     return {
         "ridge_fvu": fvu(x, np.asarray(mean + product(near, slope))),
         "neighbours_fvu": fvu(x, nearest(*map(np.asarray, (near, known[few], train[1][few])))),
-        "network_fvu": fvu(x, np.asarray(encoder.held.network(jnp.asarray(inputs)))),  # type: ignore[union-attr]
+        "network_fvu": fvu(x, np.asarray(encoder.known.value(jnp.asarray(inputs)))),  # type: ignore[union-attr]
         "network_rows": len(known),
     }
 

@@ -1,36 +1,28 @@
-"""What encoders share: the affine map, unit atoms and the defaults of an amortised encoder."""
+"""What encoders share: unit atoms, random parameters, and models whose parts do not fit."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import sae_gap
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import (
-    Affine,
-    AmortisedEncoder,
-    Encoder,
-    check_model,
-    unit_atoms,
-)
+from sae_gap.core.types import Model, Transcoder
+from sae_gap.encoders.encoder import Affine, AmortisedEncoder, check_model, unit_atoms
 from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
+from sae_gap.encoders.topk import TopK
 from sae_gap.learners.amortised import Amortised
 from sae_gap.learners.oracle import Oracle
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
 
 
 def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
-    dictionary = jnp.array([[3.0, 0.0, 1e-10], [4.0, 0.0, 0.0]])
+    dictionary = jnp.array([[3.0, 0.0, 1e-30], [4.0, 0.0, 0.0]])
     atoms, norms = unit_atoms(dictionary)
     np.testing.assert_allclose(atoms, [[0.6, 0, 1], [0.8, 0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(norms, [5, 1, 1e-10], rtol=1e-6)
-    np.testing.assert_allclose(atoms * norms, dictionary, rtol=1e-6)
-
-
-def test_an_encoder_without_a_call_says_so():
-    with pytest.raises(TypeError):
-        Encoder()(None, None)
+    np.testing.assert_allclose(norms, [5, 1, 1e-30], rtol=1e-6)
+    slope = jax.grad(lambda given: unit_atoms(given)[0].sum())(dictionary)
+    np.testing.assert_allclose(slope[:, :2], [[0.032, 0], [-0.024, 0]], atol=1e-6)
 
 
 class TwoLayers(AmortisedEncoder):
@@ -44,38 +36,42 @@ class TwoLayers(AmortisedEncoder):
         return jax.nn.relu(second(jax.nn.relu(first(signals - model.bias))))
 
 
-def test_an_encoder_with_layers_of_its_own_is_trained_and_its_gap_is_measured():
-    task = sae_gap.draw(sae_gap.Setting(9, 2, 20))
+def test_each_fit_and_each_of_its_encoders_draws_other_parameters(task):
     several = Amortised((TwoLayers(), TwoLayers()), base=Oracle(), num_steps=1)
-    for learner in (SparseAutoencoder(TwoLayers(), num_steps=1), several):
-        ends = [
-            end.end.model
-            for end in sae_gap.fit(learner, [task, task], list(jax.random.split(jax.random.key(0))))
-        ]
-        starts = jax.tree.leaves([model.encoder for model in ends])
-        seconds = [np.asarray(leaf) for leaf in starts if leaf.shape == (9, 9)]
-        # Each fit, and each encoder of one, draws another second layer.
-        assert len(seconds) in (2, 4)
-        assert all(
-            abs(np.corrcoef(one.ravel(), seconds[0].ravel())[0, 1]) < 0.6 for one in seconds[1:]
-        )
-        encode = TwoLayers() if learner.encode is not None else learner.members[1]
-        assert (
-            sae_gap.amortisation_gap(ends[0], task.ood.signals, 0.1, encode=encode).gap >= 0
-        ).all()
+    base = {"base": Model(task.dictionary, jnp.zeros(12))}
+    for learner, given in ((SparseAutoencoder(TwoLayers(), num_steps=1), {}), (several, base)):
+        layers = []
+        for key in jax.random.split(jax.random.key(0)):
+            state = learner.init(task.train, num_latents=20, key=key, **given)
+            leaves = jax.tree.leaves(state.model.encoder)
+            layers += [leaf.ravel() for leaf in leaves if leaf.shape == (20, 20)]
+        assert len(layers) in (2, 4)
+        assert np.abs(np.corrcoef(layers) - np.eye(len(layers))).max() < 0.3
 
 
-def test_parameters_of_another_dictionary_are_refused_before_they_are_used():
-    turned = JumpReLUParameters(Affine(jnp.ones((6, 4)), jnp.zeros(4)), jnp.zeros(4))
-    with pytest.raises(
-        ValueError, match=r"affine.weight must have the shape \(4, 6\) .* transpose it"
-    ):
-        check_model(Model(jnp.ones((4, 6)), jnp.zeros(4), turned, JumpReLU()))
-    with pytest.raises(
-        ValueError,
-        match=r"JumpReLU reads JumpReLUParameters from Model\.encoder, but it is .*; give",
-    ):
-        check_model(Model(jnp.ones((4, 6)), jnp.zeros(4), turned.affine), JumpReLU())
-    with pytest.raises(ValueError, match="log_threshold"):
-        parameters = JumpReLUParameters(Affine(jnp.ones((4, 6)), jnp.zeros(6)), jnp.zeros(1))
-        check_model(Model(jnp.ones((4, 6)), jnp.zeros(4), parameters), JumpReLU())
+WEIGHT, ZEROS = jnp.ones((4, 6)), jnp.zeros(4)
+FITS = Model(WEIGHT, ZEROS, Affine(WEIGHT, jnp.zeros(6)), TopK(3))
+READS = Transcoder(WEIGHT, ZEROS, Affine(WEIGHT[:3], jnp.zeros(6)), TopK(3), centre=jnp.zeros(3))
+PARTS = JumpReLUParameters(FITS.encoder, jnp.zeros(1))
+MISFITS = {
+    "dictionary must be a non-empty matrix": {"dictionary": ZEROS},
+    "bias must be 4 numbers, one for each dimension": {"bias": jnp.zeros(3)},
+    "bias must be finite": {"bias": ZEROS.at[1].set(jnp.nan)},
+    "encoder's weight must be finite": {
+        "encoder": Affine(WEIGHT.at[0, 0].set(jnp.inf), jnp.zeros(6))
+    },
+    r"weight must have the shape \(4, 6\) .* transpose": {"encoder": Affine(WEIGHT.T, ZEROS)},
+    "JumpReLU reads JumpReLUParameters from .*; give": {"encode": JumpReLU()},
+    "log_threshold must have": {"encode": JumpReLU(), "encoder": PARTS},
+    "centre must be finite": {"centre": jnp.full(3, jnp.nan)},
+    r"skip must be of shape \(3, 4\)": {"skip": WEIGHT[:, :3]},
+}
+
+
+@pytest.mark.parametrize("fault", MISFITS)
+def test_parts_that_do_not_fit_are_refused(fault):
+    changes = MISFITS[fault]
+    model = READS if changes.keys() & {"centre", "skip"} else FITS
+    check_model(model)
+    with pytest.raises(ValueError, match=fault):
+        check_model(dataclasses.replace(model, **changes))

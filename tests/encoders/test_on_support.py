@@ -12,7 +12,6 @@ from sae_gap.core import lasso_problem
 from sae_gap.encoders.encoder import Encoder, unit_atoms
 from sae_gap.encoders.matching_pursuit import MatchingPursuit
 from sae_gap.encoders.on_support import LeastSquares, OnSupport
-from sae_gap.encoders.relu import ReLU
 from sae_gap.encoders.topk import TopK
 from tests.solvers.test_least_squares import by_lstsq
 
@@ -27,12 +26,9 @@ class Dense(Encoder):
         return jnp.where(draws < 0.9, draws, 0)
 
 
-ENCODERS = {"relu": ReLU(), "topk": TopK(3), "mp": MatchingPursuit(3), "dense": Dense()}
-
-
-@pytest.fixture(scope="module", params=ENCODERS)
+@pytest.fixture(scope="module", params=[TopK(3), MatchingPursuit(3), Dense()], ids=str)
 def encoder(request):
-    return ENCODERS[request.param]
+    return request.param
 
 
 def best_on(signal, atoms, on, lam):

@@ -1,27 +1,26 @@
 """A requested mean L0 is met on the rows that count, and nothing is written into the model."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import nnls
+import scipy.linalg
 
 from sae_gap.core.rows import evenly_spaced
 from sae_gap.core.types import Model, Split, Task
 from sae_gap.encoders import lasso
 from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
 from sae_gap.encoders.lasso import Lasso, find_weight
 from sae_gap.encoders.on_support import OnSupport
 from sae_gap.encoders.own import Own
-from sae_gap.encoders.refined import AtWeight, Pruned
+from sae_gap.encoders.refined import AtWeight, InNorm, Pruned
 from sae_gap.encoders.screened_pursuit import BatchPursuit
 from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
 from sae_gap.encoders.topk import TopK
-from sae_gap.study import inference
 from sae_gap.study.inference import Inference
-from tests.solvers.test_pursuits import by_loop
+from tests.encoders.test_screened_pursuit import fit
 
 RNG = np.random.default_rng(5)
 ATOMS = RNG.normal(size=(10, 30)) * RNG.uniform(0.5, 2, 30)
@@ -47,54 +46,66 @@ def l0_of(found, rows=COUNTS):
     return np.count_nonzero(np.asarray(found.codes)[rows], axis=1).mean()
 
 
-@pytest.mark.parametrize("proposed", [False, True])
-def test_a_pursuit_leaves_out_what_adds_least(proposed):
-    """Against loops: of twice two atoms a row those stay without which the error grows most, 1.5 on
-    average over the rows that count.
-    """
-    parameters = JumpReLUParameters(AFFINE, jnp.zeros(30))
-    model = Model(*PARTS, parameters, JumpReLU())
-    unit, added = ATOMS / LENGTHS, np.zeros((24, 30))
-    for row, out in zip(X - BIAS, added, strict=True):
-        among = np.argsort(-(row @ WEIGHT + SHIFT) * LENGTHS)[:8] if proposed else np.arange(30)
-        codes = np.zeros(30)
-        codes[among] = by_loop(row, unit[:, among], (4,) if proposed else (2, 4), 8)
-
-        def error(on, row=row):
-            return np.linalg.norm(row - unit[:, on] @ np.linalg.lstsq(unit[:, on], row)[0]) ** 2
-
-        on = np.flatnonzero(codes)
-        out[on] = [error(on[on != j]) - error(on) for j in on]
-    least = np.sort(added[COUNTS].ravel())[-18]
-    asked = {"screens": 1, "proposer": Own(JumpReLU())} if proposed else {}
-    found = on_rows(model).infer(BatchPursuit(2, l0=1.5, **asked), "id").codes * LENGTHS
-    for row, values, on in zip(X - BIAS, np.asarray(found), added >= least, strict=True):
-        expected = np.zeros(30)
-        if on.any():
-            expected[on] = nnls(unit[:, on], row)[0]
-        np.testing.assert_allclose(values, expected, atol=1e-4)
-    assert np.count_nonzero(found[:12]) == 18 and np.ptp(np.count_nonzero(found, axis=1)) > 1
-
-
 @pytest.mark.parametrize("by", ["loss", "magnitude"])
 def test_of_codes_those_stay_that_are_worth_most(topk, by):
-    least_squares = OnSupport(Own(TopK(3)), 0.0, True, 0.0)
-    found = topk.infer(Pruned(least_squares, 2.0, by), "id")
-    whole = np.asarray(topk.infer(least_squares, "id").codes)
-    assert l0_of(found) == pytest.approx(2, abs=1 / 12)
-    assert not np.any((np.asarray(found.codes) != 0) & (whole == 0))
+    """Two a row on the rows that count: those whose absence costs most, or the largest."""
+    plain = OnSupport(Own(TopK(3)), 0.0, True, 0.0)
+    codes = np.asarray(topk.infer(plain, "id").codes, np.float64) * LENGTHS
+    unit, worth = ATOMS / LENGTHS, np.abs(codes)
+    for row, code, out in zip(X - BIAS, codes, worth if by == "loss" else [], strict=False):
+        on = np.flatnonzero(code)
+        out[on] = [fit(row, unit, on[on != j])[1] - fit(row, unit, on)[1] for j in on]
+    least = np.sort(worth[COUNTS].ravel())[-24]
+    found = np.asarray(topk.infer(Pruned(plain, 2.0, by), "id").codes)
+    np.testing.assert_array_equal(found != 0, worth >= least)
+    if by == "magnitude":
+        best = topk.infer(OnSupport(Pruned(plain, 2.0, by), 0.0, True, 0.0), "id").codes
+        np.testing.assert_allclose(found, best, atol=1e-5)
 
 
-def test_the_lasso_has_the_l0_of_the_model_s_own_encoder(topk):
-    found, asked = (topk.infer(Lasso(l0=l0), "id") for l0 in ("own", 2.5))
-    # TopK has three; a quarter of ten dimensions is the most that is asked for.
-    assert l0_of(found) == l0_of(asked) == pytest.approx(2.5, abs=0.1)
-    assert topk.prepare(Lasso(l0="own")) == topk.prepare(Lasso(l0=2.5))
-    whole = topk.prepare(Lasso(l0=2.5))
-    half = topk.prepare(Lasso(of=Lasso(l0=2.5), times=0.5))
-    assert half.lam == pytest.approx(whole.lam / 2) and half == topk.prepare(half)
+@pytest.mark.parametrize(("k", "l0"), [(2, 2.0), (3, 2.5)])
+def test_the_lasso_has_the_l0_of_the_model_s_own_encoder(k, l0):
+    """A quarter of ten dimensions is the most that is asked for."""
+    own = on_rows(Model(*PARTS, AFFINE, TopK(k)))
+    found = own.infer(Lasso(l0="own"), "id")
+    assert l0_of(found) == pytest.approx(l0, abs=0.1)
+    whole = own.prepare(Lasso(l0="own"))
+    assert whole == own.prepare(Lasso(l0=l0))
+    half = own.prepare(Lasso(of=Lasso(l0=l0), times=0.5))
+    assert half.lam == pytest.approx(whole.lam / 2) and half == own.prepare(half)
+
+
+def test_the_l0_of_a_model_is_that_of_live_atoms_on_rows_that_count(monkeypatch):
+    monkeypatch.setattr(lasso, "CHUNK", 5)
+    dead = Model(PARTS[0].at[:, ::2].set(0), PARTS[1], AFFINE, TopK(3))
+    codes = TopK(3)(dead, jnp.asarray(X)).at[:, ::2].set(0)
+    for encode in (TopK(3), lambda model, y: TopK(3)(model, jnp.asarray(y))):
+        model = dataclasses.replace(dead, encode=encode)
+        found = lasso.mean_l0(model, Split(X, counts=COUNTS))
+        assert found == np.count_nonzero(codes[COUNTS]) / 12 < 3
     with pytest.raises(ValueError, match="has no L0 of its own"):
         on_rows(Model(*PARTS)).infer(Lasso(l0="own"), "id")
+
+
+def test_codes_in_a_norm_are_those_of_other_signals_on_another_model():
+    """By SciPy's root of the matrix; rows of zeros are padding, and no threshold counts them."""
+    fisher = RNG.normal(size=(10, 10))
+    fisher = fisher @ fisher.T
+    root = scipy.linalg.sqrtm(np.eye(10) + fisher / np.trace(fisher) * 10).real
+    network = SimpleNamespace(information=lambda: fisher)
+    padded = np.concatenate([X, np.zeros((6, 10), np.float32)])
+    held = on_rows(Model(*PARTS), padded, None)
+    held = Inference(dataclasses.replace(held.task, network=network), held.model, timed=False)
+    inside = Model(jnp.asarray(root @ ATOMS, jnp.float32), jnp.zeros(10))
+    y = jnp.asarray((X - BIAS) @ root, jnp.float32)
+    found = held.infer(InNorm(Lasso(0.3)), "id").codes
+    np.testing.assert_allclose(found[:24], Lasso(0.3).infer(inside, y).codes, atol=1e-3)
+    pursuit = held.prepare(InNorm(BatchPursuit(2, l0=1.5)))
+    best = on_rows(inside, y, None).prepare(BatchPursuit(2, l0=1.5))
+    assert pursuit.encoder.threshold == pytest.approx(best.threshold, rel=1e-3)
+    assert held.prepare(pursuit) == pursuit and pursuit.name == "weighted_batch_pursuit"
+    with pytest.raises(ValueError, match="there is none behind these rows; leave them out"):
+        on_rows(Model(*PARTS)).prepare(InNorm(Lasso()))
 
 
 def test_an_encoder_takes_the_weight_of_a_lasso(topk):
@@ -112,29 +123,16 @@ def test_thresholds_of_training_rows_are_another_study_s(topk):
     assert threshold > 1.5 * other.prepare(pursuit).threshold
 
 
-def test_chunks_of_sparse_codes_are_those_of_all_rows(topk, monkeypatch):
-    """A refit goes on from the very rows of its origin."""
-    refit = OnSupport(Lasso(0.5), 0.0, True, 0.0)
-    whole = np.asarray(topk.infer(refit, "id").codes)
-    monkeypatch.setattr(inference, "DENSE_NUMBERS", 1)
-    monkeypatch.setattr(inference, "_CHUNK", 1)
-    parts = on_rows(Model(*PARTS, AFFINE, TopK(3)), np.tile(X, (9, 1)), np.tile(COUNTS, 9))
-    np.testing.assert_allclose(parts.infer(refit, "id").codes.toarray()[:24], whole, atol=1e-5)
-
-
 def test_what_is_spread_is_even_and_each_once():
-    chosen = evenly_spaced(640_000, 5_000)
-    assert len(set(chosen)) == 5_000 and np.diff(chosen).max() < 3 * 128
-    # Windows of 128 rows: each place of them is chosen about as often.
-    assert set(np.bincount(chosen % 128)) <= {37, 38, 39, 40, 41}
-    np.testing.assert_array_equal(evenly_spaced(3, 10), [0, 1, 2])
-    assert evenly_spaced(0, 10).tolist() == []
-    for count, most in ((1_000, 999), (1_000, 500), (999, 64), (7, 1)):
+    for count, most in ((1_000, 999), (1_000, 500), (999, 64), (7, 1), (3, 10), (0, 10)):
         chosen = evenly_spaced(count, most)
-        assert len(set(chosen)) == most and chosen[0] >= 0 and chosen[-1] < count
-        assert (chosen[0] > 0) == (most <= count / 2)
+        assert len({*chosen}) == len(chosen) == min(count, most)
+        assert (len(chosen) > 0 and chosen[0] > 0) == (0 < most <= count / 2)
         # No part of twice their distance is without one.
-        assert np.diff(chosen, prepend=-1, append=count).max() <= 2 * -(-count // most)
+        gaps = np.diff(chosen, prepend=-1, append=count)
+        assert gaps.min() > 0 and gaps.max() <= 2 * -(-count // most) + (count == 0)
+    # Windows of 128 rows: each place of them is chosen about as often.
+    assert {*np.bincount(evenly_spaced(640_000, 5_000) % 128)} <= {37, 38, 39, 40, 41}
 
 
 def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):

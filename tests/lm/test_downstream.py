@@ -10,7 +10,6 @@ import pytest
 from sae_gap.lm import downstream
 from sae_gap.lm.downstream import Downstream, Network
 from sae_gap.lm.language_model import Windows
-from tests import tiny
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -100,67 +99,57 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     np.testing.assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
 
 
-def test_a_model_of_the_suite_is_cut_open_after_the_block(tmp_path):
-    model, batch = tiny.tiny_lm(tmp_path).model, windows()
-    found = Downstream.of_model(model, [batch], 1, first=0)
-    hidden = np.array(model.run_blocks(model.embed(batch), batch, 0, 2))
-    np.testing.assert_allclose(found.activations, hidden[REAL], rtol=1e-5)
-    guess = found.activations + RNG.normal(size=found.activations.shape).astype(np.float32)
-    hidden[REAL] = guess
-    ends = [
-        model.run_blocks(start, batch, first, 3)
-        for start, first in ((model.embed(batch), 0), (hidden, 2))
-    ]
+def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
+    model, batch = lm.model, windows()
+    stream, mlp = (
+        Downstream.of_model(model, [batch], 1, first=0, mlp=at_mlp) for at_mlp in (False, True)
+    )
+    start = model.run_blocks(model.embed(batch), batch, 0, 1)
+    hidden = np.array(model.run_blocks(start, batch, 1, 2))
+    read, added = (np.asarray(part)[REAL] for part in model.run_mlp(start, batch, 1))
+    np.testing.assert_allclose(stream.activations, hidden[REAL], rtol=1e-5)
+    np.testing.assert_allclose(mlp.inputs, read, rtol=1e-6)
+    np.testing.assert_allclose(mlp.activations, added, rtol=1e-6)
+    clean, guess = hidden.copy(), RNG.normal(size=added.shape).astype(np.float32)
+    hidden[REAL] += guess
+    ends = (model.run_blocks(part, batch, 2, 3) for part in (clean, hidden))
     p, q = (
-        np.asarray(model.log_probabilities(end), np.float64)[REAL][found.scored] for end in ends
+        np.asarray(model.log_probabilities(end), np.float64)[REAL][stream.scored] for end in ends
     )
-    nats = found.nats(guess)
-    np.testing.assert_allclose(nats.kl, np.sum(np.exp(p) * (p - q), axis=1), atol=1e-5)
-    following = np.roll(TOKENS, -1, axis=1)[REAL][found.scored]
-    np.testing.assert_allclose(
-        nats.ce, -np.take_along_axis(q, following[:, None], 1)[:, 0], rtol=1e-5
-    )
-    with pytest.raises(
-        ValueError, match=r"layer must be from 0 to 2, a block of the model, but it is 3\.$"
-    ):
-        Downstream.of_model(model, [batch], 3)
+    following = np.roll(TOKENS, -1, axis=1)[REAL][stream.scored]
+    for found in (stream, mlp):
+        nats = found.nats(found.activations + guess)
+        np.testing.assert_allclose(nats.kl, np.sum(np.exp(p) * (p - q), axis=1), atol=1e-5)
+        ce = -np.take_along_axis(q, following[:, None], 1)[:, 0]
+        np.testing.assert_allclose(nats.ce, ce, rtol=1e-5)
+    without = stream.nats(stream.activations - added)
+    np.testing.assert_allclose(mlp.zero.ce, without.ce, rtol=1e-5)
+    np.testing.assert_allclose(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
 
 
-def test_a_reconstruction_may_replace_what_an_mlp_adds(tmp_path):
-    model, batch = tiny.tiny_lm(tmp_path).model, windows()
-    found = Downstream.of_model(model, [batch], 1, first=0, mlp=True)
-    stream = Downstream.of_model(model, [batch], 1, first=0)
-    before = model.run_blocks(model.embed(batch), batch, 0, 1)
-    read, added = (np.asarray(part)[REAL] for part in model.run_mlp(before, batch, 1))
-    np.testing.assert_allclose(found.inputs, read, rtol=1e-6)
-    np.testing.assert_allclose(found.activations, added, rtol=1e-6)
-    np.testing.assert_array_equal(found.clean.ce, stream.clean.ce)
-    guess = RNG.normal(size=added.shape).astype(np.float32)
-    for mine, its in (
-        (found.nats(guess), stream.nats(stream.activations - added + guess)),
-        (found.zero, stream.nats(stream.activations - added)),
-    ):
-        np.testing.assert_allclose(mine.ce, its.ce, rtol=1e-5)
-        np.testing.assert_allclose(mine.kl, its.kl, rtol=1e-3, atol=1e-6)
-    assert found.zero.kl.mean() > 1e-3 and np.abs(found.nats(added).kl).max() < 1e-5
-    np.testing.assert_allclose(found.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
+SHORT, FEW = {"network": NETWORK._replace(unembedding=UNEMBEDDING[:6])}, {"documents": [0, 1]}
+FAULTS = {
+    "give longer texts": {"first": 5},
+    r"documents must be 13 integers, one for each token, but there are 2\.$": FEW,
+    "first must be an integer of at least 0": {"first": 1.5},
+    "token 6 is beyond the 6 rows of the unembedding; give": SHORT,
+}
 
 
-def test_what_cannot_be_scored():
-    with pytest.raises(ValueError, match="give longer texts"):
-        Downstream(NETWORK, [windows()])
-    with pytest.raises(
-        ValueError, match=r"documents must be 13 integers, one for each token, but there are 2\.$"
-    ):
-        Downstream(NETWORK, [windows()], first=1, documents=[0, 1])
-    with pytest.raises(ValueError, match="first must be an integer of at least 0"):
-        Downstream(NETWORK, [windows()], first=1.5)
-    with pytest.raises(ValueError, match="token 6 is beyond the 6 rows of the unembedding; give"):
-        Downstream(NETWORK._replace(unembedding=UNEMBEDDING[:6]), [windows()], first=1)
-    found = Downstream(NETWORK, [windows()], first=1, documents=np.repeat([7, 9], [7, 6]))
-    np.testing.assert_array_equal(found.tokens, [3, 4])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_cannot_be_scored(fault):
+    with pytest.raises(ValueError, match=fault):
+        Downstream(**{"network": NETWORK, "batches": [windows()], "first": 1} | FAULTS[fault])
+
+
+def test_documents_join_windows_and_a_layer_or_a_reconstruction_must_fit(lm):
+    found = Downstream(NETWORK, [windows()], first=4, documents=np.repeat([7, 9], [7, 6]))
+    np.testing.assert_array_equal(found.tokens, [0, 1])
     with pytest.raises(ValueError, match=r"must be of shape \(13, 5\), but it is \(12, 5\)"):
         found.nats(found.activations[1:])
+    for layer in (-1, 3):
+        with pytest.raises(ValueError, match="layer must be an integer of at least 0 and of at m"):
+            Downstream.of_model(lm.model, [windows()], layer)
 
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():

@@ -142,20 +142,6 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
     np.testing.assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
 
 
-def test_texts_that_share_a_row_do_not_see_each_other(tmp_path):
-    tiny.write_lm(tmp_path / "tiny.gguf")
-    model, _ = gguf_files.read_model(tmp_path / "tiny.gguf")
-    second = np.arange(11) >= 6
-    parts = (
-        jnp.asarray(part)[None] for part in (TOKENS, second.astype(int), np.arange(11) - 6 * second)
-    )
-    batch, other = Windows(*parts), windows(TOKENS[6:])
-    one, two = (
-        model.run_blocks(model.embed(each), each, 0, LM["blocks"])[0] for each in (batch, other)
-    )
-    np.testing.assert_allclose(one[6:], two, atol=1e-4)
-
-
 def cut_short(path):
     path.write_bytes(path.read_bytes()[:-2_000])
 
@@ -179,12 +165,6 @@ def of_other_heads(path):
         tiny.write_lm(path)
 
 
-def without_a_number_for_epsilon(path):
-    reader = gguf.GGUFReader(path, "r+")
-    reader.fields["llama.attention.layer_norm_rms_epsilon"].parts[-1][0] = np.nan
-    reader.data.flush()
-
-
 FAULTS = {
     "another architecture": (
         lambda path: tiny.write_lm(path, architecture="gpt2"),
@@ -195,14 +175,16 @@ FAULTS = {
         "positions scaled by 'yarn'",
     ),
     "cut short": (cut_short, "cannot be read as GGUF"),
-    "no GGUF": (lambda path: path.write_text("This is a poem."), "cannot be read as GGUF"),
+    "experts": (lambda path: tiny.write_lm(path, **{"llama.expert_count": "4"}), "with experts"),
+    "its norms": (
+        lambda path: tiny.write_lm(path, architecture="gemma3", window=0),
+        "windows of 0",
+    ),
     "its quantisation": (of_a_kind_that_gguf_cannot_read, "in Q8_1, which gguf cannot read"),
     "its heads": (
         of_other_heads,
         r"has sizes that are not those of a llama \(.*\); download it again",
     ),
-    "its epsilon": (without_a_number_for_epsilon, r"\(an epsilon of nan\)"),
-    "no file": (lambda path: path.unlink(), "is not a file; check the path"),
 }
 
 

@@ -4,10 +4,12 @@ import json
 import os
 import sys
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from sae_gap.lm import texts
 from sae_gap.lm.texts import Texts, read_texts
 
 ROWS = [{"text": "one", "label": 1, "other": [3.5]}, {"text": "two", "label": 0, "other": [1.5]}]
@@ -69,40 +71,37 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
 
 
 FAULTS = {
-    "no file": ({}, "", "is neither a file nor a folder"),
-    "no text": ({"x/picture.png": b"\x89PNG"}, "x", r"holds no \.txt file; give one that does"),
-    "empty": ({"x/1.txt": "", "x/2.txt": " \n"}, "x", "holds no text; give"),
-    "not text": (
-        {"x/1.txt": b"\x89PNG\0\0\1"},
-        "x",
-        r"1\.txt is not text; remove it or give another",
-    ),
-    "another ending": ({"x.doc": "text"}, "x.doc", "has no ending that tells its kind"),
-    "no JSON": ({"x.jsonl": "text"}, "x.jsonl", "cannot be read as documents"),
-    "no Parquet": ({"x.parquet": "text"}, "x.parquet", "cannot be read as documents"),
-    "no column": (
-        {"x.jsonl": lines({"content": "text"})},
-        "x.jsonl",
-        "document 1 of .* has no string `text`; give it one",
-    ),
-    "no string": (
-        {"x.jsonl": lines(*ROWS, {"text": 3})},
-        "x.jsonl",
-        "document 3 of .* has no string `text`",
-    ),
-    "some topics": (
-        {"x.jsonl": lines(*ROWS, {"text": "a"})},
-        "x.jsonl",
-        "^3 in .* has no topic, but others have",
-    ),
+    "nowhere is neither a file nor a folder": {},
+    r"holds no \.txt file; give one that does": {"nowhere/picture.png": b"\x89PNG"},
+    "holds no text; give": {"nowhere/1.txt": "", "nowhere/2.txt": " \n"},
+    r"1\.txt is not text; remove it or give another": {"nowhere/1.txt": b"\x89PNG\0\0\1"},
+    "has no ending that tells its kind": {"x.doc": "text"},
+    "jsonl cannot be read as documents": {"x.jsonl": "text"},
+    "parquet cannot be read as documents": {"x.parquet": "text"},
+    "document 1 of .* has no string `text`; give": {"x.jsonl": lines({"content": "text"})},
+    "document 3 of .* has no string `text`": {"x.jsonl": lines(*ROWS, {"text": 3})},
+    "document 1 of .* has half of a surrogate pair": {"x.jsonl": lines({"text": "a\ud800"})},
+    "^3 in .* has no topic, but others have": {"x.jsonl": lines(*ROWS, {"text": "a"})},
 }
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_what_is_no_text_is_said_in_a_sentence(tmp_path, case):
-    files, name, message = FAULTS[case]
-    for path, content in files.items():
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_is_no_text_is_said_in_a_sentence(tmp_path, fault):
+    name = "nowhere"
+    for path, content in FAULTS[fault].items():
         write(tmp_path / path, content)
-    with pytest.raises(ValueError, match=message) as error:
-        read_texts(tmp_path / (name or "nowhere"))
+        name = path.split("/")[0]
+    with pytest.raises(ValueError, match=fault) as error:
+        read_texts(tmp_path / name)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
+
+
+def test_of_equal_texts_the_first_in_an_order_that_the_seed_draws(monkeypatch):
+    monkeypatch.setattr(texts, "_AT_ONCE", 2)
+    documents = Texts(tuple("abcabd"), tuple("012345"), None)
+    for seed in range(3):
+        order = np.random.default_rng(seed).permutation(6).tolist()
+        # The first of each in this order.
+        wanted = {documents.texts[i]: i for i in reversed(order)}
+        found = documents.shuffled(lambda some: [*some], seed)
+        assert [*found] == [(i, text) for i in order if wanted[text := documents.texts[i]] == i]

@@ -59,8 +59,8 @@ def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides
     assert not np.any(a.has[split.train["withheld"]] & b.has[split.train["withheld"]])
     tested = np.concatenate([*split.test.values()])
     for rows in split.train.values():
-        assert not {*tokens.documents[rows]} & {*tokens.documents[tested]}
-        assert not {*tokens.words[rows]} & {*tokens.words[tested]}
+        for names in (tokens.documents, tokens.words):
+            assert not {*names[rows]} & {*names[tested]}
         assert a.has[rows].mean() == 0.5 and len({*rows}) == len(rows) == len(split.train["all"])
     for name, rows in split.test.items():
         assert np.all(a.has[rows] == (name[0] == "1")) and np.all(b.has[rows] == (name[1] == "1"))
@@ -117,24 +117,19 @@ def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
     assert len(source.task().id.signals) == 8 and source.task().concepts == held
 
 
-def test_metrics_that_every_study_has_stand_beside_the_scores(monkeypatch):
+def test_differences_are_paired_over_pairs(monkeypatch):
     monkeypatch.setattr(catalogue, "default_columns", lambda: ["effective", "absent"])
-    scores = {f"{name} dense": [0.5] for name in SCORES} | {"effective": 2.0}
-    told = {"dictionary": "mine", "family": "sae", "codes": "own", "probes": ["dense"]}
-    (line,) = probing.overall([told | scores | {"pairs": ["p"], "splits": 1}], "mine")
-    assert line["effective"] == 2 and "absent" not in line
 
-
-def test_differences_are_paired_over_pairs():
-    def row(dictionary, *drops):
-        scores = {f"{name} dense": [0.5] * 3 for name in SCORES} | {"drop dense": [*drops]}
-        told = {"dictionary": dictionary, "family": "sae", "codes": "own", "probes": ["dense"]}
-        return told | scores | {"pairs": ["p", "q", "r"], "splits": 2}
+    def row(dictionary, *drops, codes="own"):
+        told = {"dictionary": dictionary, "family": "sae", "codes": codes, "probes": ["dense"]}
+        told |= {f"{name} dense": [0.5] * 3 for name in SCORES} | {"drop dense": [*drops]}
+        return told | {"pairs": ["p", "q", "r"], "splits": 2, "effective": 2.0}
 
     rows = [row("mine", 0.1, 0.5, 0.3), row("other", 0.35, 0.75, 0.55), row("one", 0.2, None, None)]
-    rows.append(row("mine", 1.0, 1.0, 1.0) | {"codes": "lasso"})
+    rows.append(row("mine", 1.0, 1.0, 1.0, codes="lasso"))
     mine, other, one, _ = probing.overall(rows, "mine")
     assert mine["drop"] == pytest.approx(0.3) and mine["more_drop"] == 0 and mine["pairs"] == 3
+    assert mine["effective"] == 2 and "absent" not in mine
     # Student's t of two degrees of freedom, and a deviation of 0.2.
     assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
     assert (other["more_drop"], other["more_drop_half"]) == pytest.approx((0.25, 0), abs=1e-9)

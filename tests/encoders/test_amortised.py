@@ -1,0 +1,219 @@
+"""The encoders of SAEs against their equations: codes, losses, gradients and thresholds."""
+
+import dataclasses
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sae_gap import Split, catalogue
+from sae_gap.core.types import Model
+from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders.jumprelu import JumpReLU
+from sae_gap.encoders.lista import LISTA
+from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.solvers import fista
+
+partial = functools.partial
+COUNT, DIM, WIDTH, K, PENALTY, RATE, WIDE, LAM = 9, 4, 7, 2, 0.3, 0.25, 0.4, 0.1
+# Of seven latents the first two, the first five and all: the shares are rounded up.
+NESTED = {"prefixes": (0.25, 0.6, 1), "rate": RATE}
+ENDS = 2, 5, WIDTH
+stop = jax.lax.stop_gradient
+
+
+def drawn(encoder, trained=True, seed=0):
+    """A model whose parameters are those that training starts from, or moved; and signals."""
+    rng = np.random.default_rng(seed)
+    shapes = (DIM, WIDTH), (DIM, WIDTH), DIM, (COUNT, DIM)
+    weight, atoms, bias, y = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+    parameters = encoder.parameters(weight, jax.random.key(0))
+    moved = jax.tree.map(lambda leaf: leaf + rng.uniform(0.05, 0.4, leaf.shape), parameters)
+    return Model(atoms, bias, moved if trained else parameters), y
+
+
+def mapped(model, y):
+    affine = getattr(model.encoder, "affine", model.encoder)
+    return (y - model.bias) @ affine.weight + affine.bias
+
+
+def largest(values, count):
+    """By a sort of all values."""
+    order = jnp.argsort(-values, axis=None)
+    return values * (jnp.argsort(order) < count).reshape(values.shape)
+
+
+def error(model, y, codes, end=WIDTH):
+    found = codes[:, :end] @ model.dictionary[:, :end].T + model.bias
+    return jnp.mean((found - y) ** 2, axis=1)
+
+
+def relu(model, y):
+    codes = mapped(model, y).clip(0)
+    return codes, error(model, y, codes) + PENALTY * codes.sum(axis=1), None
+
+
+def topk(model, y):
+    codes = jax.vmap(partial(largest, count=K))(mapped(model, y).clip(0))
+    return codes, error(model, y, codes), None
+
+
+def gated(model, y):
+    """Rajamanoharan et al. (2024), eqs. 6 to 8: the auxiliary error trains no decoder."""
+    encoder, centred = model.encoder, y - model.bias
+    gate = centred @ encoder.gate.weight + encoder.gate.bias
+    scaled = encoder.gate.weight * jnp.exp(encoder.log_scale)
+    codes = (gate > 0) * (centred @ scaled + encoder.bias).clip(0)
+    losses = error(model, y, codes) + PENALTY * gate.clip(0).sum(axis=1)
+    return codes, losses + error(stop(model), y, gate.clip(0)), None
+
+
+def jumprelu(model, y):
+    """Rajamanoharan et al. (2024), eqs. 11 and 12: with K the window, the derivative of the codes
+    in θ is -θ/ε K((z - θ)/ε), and that of the step -1/ε K.
+    """
+    hidden, threshold = mapped(model, y).clip(0), jnp.exp(model.encoder.log_threshold)
+    on, near = hidden > threshold, (abs(hidden - threshold) < WIDE / 2) / WIDE
+    change = stop(near) * (threshold - stop(threshold))
+    codes = on * hidden - stop(threshold) * change
+    return codes, error(model, y, codes) + PENALTY * (on - change).sum(axis=1), None
+
+
+def batchtopk(model, y, ends=(WIDTH,), step=0.0):
+    threshold, before = model.encoder.threshold, mapped(model, y)
+    first = (before > threshold) * before.clip(0)
+    rest = y - model.bias - first @ model.dictionary.T
+    hidden = (before + step * rest @ model.encoder.affine.weight).clip(0)
+    kept = largest(hidden, K * COUNT)
+    least = jnp.where(kept > 0, kept, jnp.inf).min()
+    seen = jnp.where(threshold > 0, (1 - RATE) * threshold + RATE * least, least)
+    losses = sum(error(model, y, kept, end) for end in ends) / len(ends)
+    return hidden * (hidden > threshold), losses, seen
+
+
+def lista(model, y, depth=3, factored=True):
+    weight, threshold, recurrence = dataclasses.astuple(model.encoder)
+    target, codes = y - model.bias, jnp.zeros((COUNT, WIDTH))
+    for layer in range(depth):
+        if factored:
+            codes = codes + (target - codes @ model.dictionary.T) @ weight[layer]
+        else:
+            codes = target @ weight[layer] + (codes @ recurrence[layer - 1] if layer else 0)
+        codes = (codes - threshold[layer]).clip(0)
+    return codes, error(model, y, codes), None
+
+
+KINDS = catalogue.encoders()
+MATRYOSHKA = KINDS["matryoshka"](K, **NESTED), KINDS["lista_matryoshka"](K, step=0.5, **NESTED)
+FORMS = [
+    (KINDS["relu"](), relu),
+    (KINDS["topk"](K), topk),
+    (KINDS["gated"](), gated),
+    (JumpReLU(threshold=0.3, bandwidth=WIDE), jumprelu),
+    (BatchTopK(K, rate=RATE), batchtopk),
+    (MATRYOSHKA[0], partial(batchtopk, ends=ENDS)),
+    (MATRYOSHKA[1], partial(batchtopk, ends=ENDS, step=0.5)),
+    (LISTA(3, LAM), lista),
+    (LISTA(3, LAM, False), partial(lista, factored=False)),
+]
+
+
+@eqx.filter_jit
+def told(form, model, y):
+    """The slopes of weighted losses, and all that a form gives."""
+
+    def total(model):
+        seen = form(model, y)
+        if isinstance(form, Encoder):
+            seen = seen, *form.loss(model, y, PENALTY)
+        return seen[1] @ jnp.linspace(1, 2, COUNT), seen
+
+    return jax.grad(total, has_aux=True)(model)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(("encoder", "reference"), FORMS)
+def test_codes_losses_and_gradients_are_those_of_the_equations(encoder, reference, trained):
+    model, y = drawn(encoder, trained)
+    found, expected = (told(form, model, y) for form in (encoder, reference))
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+    codes, _, seen = found[1]
+    assert 0 < np.count_nonzero(codes) < codes.size
+    if seen is not None:
+        assert encoder.observe(model, seen).encoder.threshold == seen
+
+
+@pytest.mark.parametrize("kind", [BatchTopK, JumpReLU])
+def test_a_raised_threshold_is_that_much_higher(kind):
+    encoder = kind()
+    model, y = drawn(encoder)
+    hidden = mapped(model, y).clip(0)
+    np.testing.assert_allclose(encoder.affine(model)(y - model.bias).clip(0), hidden, rtol=1e-5)
+    *_, threshold = jax.tree.leaves(model.encoder)
+    first = encoder.parameters(model.dictionary, jax.random.key(0))
+    np.testing.assert_allclose(jax.tree.leaves(first)[-1], 0 if kind is BatchTopK else np.log(1e-3))
+    high = 20 * threshold if kind is BatchTopK else 20 * jnp.exp(threshold)
+    found = encoder(encoder.raised(model, np.log(20.0)), y)
+    np.testing.assert_allclose(found, np.where(hidden > high, hidden, 0), rtol=1e-5)
+
+
+def test_a_batch_that_keeps_nothing_leaves_the_threshold():
+    model, y = drawn(BatchTopK(K))
+    low = eqx.tree_at(lambda model: model.encoder.affine.bias, model, jnp.full(WIDTH, -99.0))
+    assert BatchTopK(K).loss(low, y, 0)[1] == model.encoder.threshold > 0
+
+
+@pytest.mark.parametrize("encoder", [BatchTopK(K), *MATRYOSHKA])
+@pytest.mark.parametrize("part", [None, "affine"])
+def test_a_model_without_a_threshold_is_refused(encoder, part):
+    model, y = drawn(encoder)
+    plain = dataclasses.replace(model, encoder=part and getattr(model.encoder, part))
+    with pytest.raises(TypeError, match=f"give a model that {encoder.name} was trained with"):
+        encoder(plain, y)
+
+
+def test_what_a_batch_keeps_falls_linearly_from_its_start():
+    """From twice two latents a sample to two; without a start two throughout. There are nine."""
+    falling = eqx.filter_jit(lambda encoder, *given: encoder.loss_after(*given)[0])
+    for start, done, count in ((2, 0.0, 36), (2, 0.5, 27), (2, 1.0, 18), (1, 0.0, 18)):
+        encoder = BatchTopK(K, initial_factor=start)
+        model, y = drawn(encoder)
+        expected = error(model, y, largest(mapped(model, y).clip(0), count))
+        found = falling(encoder, jnp.asarray(done), model, y, 0)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+class Clock(BatchTopK):
+    """Its threshold adds up what its loss is given of the steps done, 9 without any."""
+
+    def loss(self, model, signals, penalty, done=9.0):
+        return jnp.sum(signals @ model.decoder, axis=1), model.encoder.threshold + done
+
+
+@pytest.mark.parametrize(("factor", "given"), [(2, np.arange(6) / 5), (1, np.full(6, 9))])
+def test_training_gives_the_loss_of_a_subclass_the_share_of_steps_done(factor, given):
+    """Two epochs of three batches, the last one smaller."""
+    learner = SparseAutoencoder(Clock(K, initial_factor=factor), num_steps=2, batch_size=4)
+    data = Split(drawn(BatchTopK(K))[1])
+    state = eqx.filter_jit(learner.init)(data, num_latents=WIDTH, key=jax.random.key(0))
+    for steps in (3, 6):
+        state = jax.jit(learner.step)(data, state)
+        assert float(state.model.encoder.threshold) == pytest.approx(sum(given[:steps]), rel=1e-5)
+
+
+@pytest.mark.parametrize("factored", [True, False], ids=["factored", "full"])
+@pytest.mark.parametrize("depth", [1, 16])
+def test_untrained_lista_is_ista(depth, factored):
+    encoder = LISTA(depth, LAM, factored)
+    model, y = drawn(encoder, trained=False)
+    tied = dataclasses.replace(model, encoder=encoder.parameters(model.dictionary, None))
+    given = y - model.bias, model.dictionary, LAM
+    expected = fista.fixed(*given, iterations=depth, momentum=False)
+    np.testing.assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
+    fixed = dataclasses.replace(encoder, threshold=0.7).parameters(model.dictionary, None)
+    assert (fixed.threshold == jnp.float32(0.7)).all()
