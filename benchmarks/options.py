@@ -8,9 +8,9 @@ from typing import Any
 
 from absl import flags, logging
 
-from sae_gap.core.options import check_options, entries, flag_of, hints, kinds
-from sae_gap.core.options import option as option
-from sae_gap.storage.folder import Folder
+from sae_gap.core import check_options, entries, flag_of, hints, kinds
+from sae_gap.core import option as option
+from sae_gap.storage import Folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,29 +5,9 @@ The public names are loaded when first used, so that rows can be read and tabula
 JAX. The stub `__init__.pyi` lists them.
 """
 
-import ast
-import importlib
-from pathlib import Path
-from typing import Any
+from sae_gap.core.faces import attach
 
 __version__ = "0.2.0"
 
-_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
-_HOME = {
-    name.name: node.module
-    for node in _STUB.body
-    if isinstance(node, ast.ImportFrom)
-    for name in node.names
-}
-
-__all__ = [*_HOME, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sae_gap' has no attribute {name!r}")
-    return getattr(importlib.import_module(str(_HOME[name])), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, __file__)
+__all__ = [*__dir__(), "__version__"]

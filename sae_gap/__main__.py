@@ -14,7 +14,7 @@ import threading
 from pathlib import Path
 
 import sae_gap
-from sae_gap.core.registry import BrokenFileError
+from sae_gap.core import BrokenFileError
 
 # A command that is used most has a second, shorter name.
 ALIASES = {"bench": "amortisation_gap"}

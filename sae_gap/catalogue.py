@@ -11,8 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from sae_gap.core import registry
-from sae_gap.core.checks import check_choice, check_number
+from sae_gap.core import check_choice, check_number, registry
 
 if TYPE_CHECKING:
     import sae_gap.encoders.encoder

@@ -24,24 +24,24 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
-from sae_gap.core.checks import check_type
-from sae_gap.core.identity import MethodPart, describe
-from sae_gap.core.registry import looks_of
-from sae_gap.core.types import SPLITS, Model, Setting, Split, Task
-from sae_gap.data.paper import draw
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Encoder, encode
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.relu import ReLU
-from sae_gap.learners.given import Given, Held
-from sae_gap.learners.learner import Learner
-from sae_gap.metrics.metric import SCORED, Inferred, Metric
-from sae_gap.saes.load import load_sae
-from sae_gap.saes.save import save_sae
+from sae_gap.core import (
+    SPLITS,
+    MethodPart,
+    Model,
+    Setting,
+    Split,
+    Task,
+    check_type,
+    describe,
+    looks_of,
+)
+from sae_gap.data import draw
+from sae_gap.encoders import Affine, AmortisedEncoder, Encoder, Lasso, ReLU, encode
+from sae_gap.learners import Given, Held, Learner
+from sae_gap.metrics import SCORED, Inferred, Metric
+from sae_gap.saes import load_sae, save_sae
 from sae_gap.storage import trees
-from sae_gap.study.fitting import fit
-from sae_gap.study.inference import Inference
-from sae_gap.study.program import blank_model
-from sae_gap.study.study import Method
+from sae_gap.study import Inference, Method, blank_model, fit
 
 # Sizes that differ, so that an axis is told by its length.
 DIM, WIDTH, ROWS = 7, 11, 12

@@ -14,10 +14,9 @@ import scipy.sparse
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.speed.scores import score
-from sae_gap.core.types import Split
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.core import Split
+from sae_gap.encoders import TopK
+from sae_gap.learners import DLFista, SparseAutoencoder
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding, implicit, sparse_code
 from sae_gap.study import program as loop

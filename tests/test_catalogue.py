@@ -5,14 +5,8 @@ say.
 import pytest
 
 from sae_gap import catalogue
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.encoders import OMP, JumpReLU, MatchingPursuit, ReLU, TopK
+from sae_gap.learners import DLFista, Oracle, SparseAutoencoder
 
 
 def test_saes_by_default_are_the_papers():

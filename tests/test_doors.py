@@ -14,19 +14,9 @@ import pytest
 import sae_gap
 from sae_gap import Method, Model, Setting, Split, Study, Task, catalogue
 from sae_gap.core import options
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised, Lista
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.online.pruned import Pruned
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.surgery import Surgery
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.encoders import LISTA, Affine, BatchPursuit, Lasso, ReLU, TopK
+from sae_gap.learners import Amortised, Families, Lista, OnlineDictionary, Oracle, Pruned, Surgery
+from sae_gap.saes import SAE
 
 NAN = float("nan")
 KEY = jax.random.key(0)

@@ -13,23 +13,16 @@ import pytest
 from benchmarks.real import measure as binary
 from benchmarks.real import probe_real, train_real
 from sae_gap import Store, measure, open_activations
-from sae_gap.core.types import Model
-from sae_gap.data.held_out import HeldOut
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
-from sae_gap.lm import recording
-from sae_gap.lm.on_network import OnNetwork
-from sae_gap.lm.recording import Recorded
-from sae_gap.lm.texts import Texts
-from sae_gap.measure.methods import learner_at, methods_of, study_of
+from sae_gap.core import Model
+from sae_gap.data import HeldOut
+from sae_gap.encoders import Affine, TopK
+from sae_gap.lm import OnNetwork, Recorded, Texts, recording
+from sae_gap.measure import learner_at, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.probing import Probed, Tokens, concepts
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes import SAE
 from sae_gap.storage import results
-from sae_gap.study import runner
-from sae_gap.study.job import jobs
-from sae_gap.study.models import Models
-from sae_gap.study.study import Study
+from sae_gap.study import Models, Study, jobs, runner
 
 ROWS, DIM, WIDTH = 400, 8, 12
 RNG = np.random.default_rng(0)

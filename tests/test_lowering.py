@@ -13,10 +13,9 @@ import pytest
 
 from sae_gap import Setting, catalogue
 from sae_gap import draw as draw_task
-from sae_gap.core.types import Model
-from sae_gap.encoders.batchtopk import BatchTopK
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import HostLearner, Learner
+from sae_gap.core import Model
+from sae_gap.encoders import BatchTopK, TopK
+from sae_gap.learners import HostLearner, Learner
 from sae_gap.solvers import coding, sparse_code
 from sae_gap.study import program
 

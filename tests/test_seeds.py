@@ -11,11 +11,9 @@ import pytest
 
 import sae_gap
 from sae_gap import Models, Setting, World, open_activations, probing
-from sae_gap.data.held_out import HeldOut
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.baselines import Random, Samples
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.data import HeldOut
+from sae_gap.encoders import TopK
+from sae_gap.learners import OnlineDictionary, Random, Samples, SparseAutoencoder
 from tests.probing.test_probing import drawn
 
 LEARNERS = {

@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 
 from sae_gap import catalogue, testing
-from sae_gap.core.codes import dense_chunks
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import HostLearner
-from sae_gap.metrics.metric import Metric
-from sae_gap.saes.foreign_encoders import AbsTopK
+from sae_gap.core import Coded, Model, dense_chunks
+from sae_gap.encoders import (
+    LISTA,
+    OMP,
+    BatchPursuit,
+    JumpReLU,
+    Lasso,
+    MatchingPursuit,
+    OnSupport,
+    Pruned,
+    ReLU,
+    TopK,
+)
+from sae_gap.learners import HostLearner
+from sae_gap.metrics import Metric
+from sae_gap.saes import AbsTopK
 from tests.test_versions import encoder_of, learner_of
 
 # Its codes are those of signals that it has seen: tests/encoders/test_lookup.py.

@@ -20,15 +20,10 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, catalogue, draw, fit
-from sae_gap.core.types import Model, Tree
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lookup import LookupParameters
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import takes_steps
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.peer import Peer
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Tree
+from sae_gap.encoders import Affine, AmortisedEncoder, Lasso, LookupParameters, TopK
+from sae_gap.learners import Oracle, Peer, takes_steps
+from sae_gap.metrics import Inferred
 
 RECORD = pathlib.Path(__file__).with_name("versions.json")
 # What some are made with, beside a few steps: what they cannot do without, and shorter steps.

@@ -7,12 +7,8 @@ import re
 import numpy as np
 
 from sae_gap import Method, Setting, Study
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.linear import Linear
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.encoders import Lasso, Linear, TopK
+from sae_gap.learners import LinearProbe, Oracle, SparseAutoencoder
 
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=2)
 METHODS = (

@@ -6,8 +6,8 @@ from typing import Any
 
 from benchmarks.harness.drawings import Drawing
 from benchmarks.harness.preset import Preset, grid
-from sae_gap.data.recording import Source
-from sae_gap.study.study import Method
+from sae_gap.data import Source
+from sae_gap.study import Method
 
 RECOVERY = (
     "mcc_id mcc_ood cosine close support_f1_id support_f1_ood accuracy_id accuracy_ood auc_id "

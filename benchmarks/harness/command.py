@@ -14,17 +14,11 @@ from benchmarks.harness import crossing
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset
 from benchmarks.options import Distributed, Fitted, changes, option, written
-from sae_gap.core.types import check_width
-from sae_gap.data.activations import fetched
-from sae_gap.data.recording import Recording, Source
-from sae_gap.data.worlds.named import SCALED
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.peer import Peer
-from sae_gap.storage import results
-from sae_gap.storage.folder import Folder
-from sae_gap.study.models import Models
-from sae_gap.study.scheduling import chain
-from sae_gap.study.study import Method, Study
+from sae_gap.core import check_width
+from sae_gap.data import SCALED, Recording, Source, fetched
+from sae_gap.learners import Learner, Peer
+from sae_gap.storage import Folder, results
+from sae_gap.study import Method, Models, Study, chain
 
 # Options that conflict.
 _EXCLUDED = {

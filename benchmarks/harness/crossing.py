@@ -15,13 +15,10 @@ import jax.numpy as jnp
 from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
 from sae_gap import catalogue
-from sae_gap.data.recording import Source
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
-from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.learner import HostLearner, Learner
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.study.scheduling import chain
-from sae_gap.study.study import Method
+from sae_gap.data import Source
+from sae_gap.encoders import AmortisedEncoder, Encoder
+from sae_gap.learners import Amortised, HostLearner, Learner, SparseAutoencoder
+from sae_gap.study import Method, chain
 
 
 def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> Method:

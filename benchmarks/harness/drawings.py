@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_gap import figures
-from sae_gap.analysis.parts import splits
-from sae_gap.analysis.tables import Lines
-from sae_gap.storage.results import CELL, Row
+from sae_gap.analysis import Lines, splits
+from sae_gap.storage import CELL, Row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
-from sae_gap.storage.results import CELL
-from sae_gap.study.job import Job, Stored, jobs
+from sae_gap.storage import CELL
+from sae_gap.study import Job, Stored, jobs
 
 
 def plan(run: Run) -> str:

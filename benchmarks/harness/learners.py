@@ -6,13 +6,15 @@ from typing import Any
 
 from benchmarks.harness.preset import Preset
 from sae_gap import catalogue
-from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.online.pruned import Pruned
-from sae_gap.learners.softplus_adam import SoftplusAdam
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.learners import (
+    DLFista,
+    Families,
+    Learner,
+    OnlineDictionary,
+    Pruned,
+    SoftplusAdam,
+    SparseAutoencoder,
+)
 
 # The published SAEs are renormalised every 50 epochs of 40 batches; here epochs may be few and
 # long.

@@ -12,16 +12,10 @@ from benchmarks.harness import learners
 from benchmarks.harness.preset import Preset
 from benchmarks.options import option
 from sae_gap import catalogue
-from sae_gap.data.recording import Source
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.linear import Linear
-from sae_gap.encoders.on_support import LeastSquares, OnSupport
-from sae_gap.learners.baselines import PCA, Raw
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.study.study import Method
+from sae_gap.data import Source
+from sae_gap.encoders import Encoder, LeastSquares, Linear, OnSupport
+from sae_gap.learners import PCA, Learner, LinearProbe, Oracle, Raw, SparseAutoencoder
+from sae_gap.study import Method
 
 SAES = ("relu", "topk", "jumprelu", "mp")
 

@@ -14,11 +14,9 @@ from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
 from benchmarks.report import pages
 from sae_gap import catalogue
-from sae_gap.analysis import published, tables
-from sae_gap.analysis.parts import shares, splits, table_of
-from sae_gap.analysis.tables import Lines
+from sae_gap.analysis import Lines, published, shares, splits, table_of, tables
 from sae_gap.figures import labels
-from sae_gap.storage.results import CELL, Row, grouped
+from sae_gap.storage import CELL, Row, grouped
 
 _ANSWER = "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD"
 # Scores whose distance to the oracle is split.

@@ -8,15 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.options import Options, option
-from sae_gap.core.checks import SEED
-from sae_gap.core.types import Setting
-from sae_gap.data.recording import Source
-from sae_gap.data.worlds import published_world
-from sae_gap.data.worlds.law import parse_law
-from sae_gap.data.worlds.named import WORLDS, named_world
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.study.study import PROTOCOLS
+from sae_gap.core import SEED, Setting
+from sae_gap.data import WORLDS, Source, named_world, parse_law, published_world
+from sae_gap.encoders import Encoder, Lasso
+from sae_gap.study import PROTOCOLS
 
 # Headings of tables for columns that runs vary.
 HEADINGS = {

@@ -36,15 +36,12 @@ from benchmarks.options import option
 from benchmarks.real.inputs import PutBack
 from benchmarks.real.measure import LEVELS, NAMED, PRICED, moved
 from sae_gap import figures
-from sae_gap.analysis import tables
-from sae_gap.analysis.tables import Table, table
-from sae_gap.lm.on_network import OnNetwork
-from sae_gap.measure.methods import check_codes
-from sae_gap.measure.plan import KINDS, priced
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage import results
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row
+from sae_gap.analysis import Table, tables
+from sae_gap.analysis.tables import table
+from sae_gap.lm import OnNetwork
+from sae_gap.measure import KINDS, check_codes, priced
+from sae_gap.saes import SAE
+from sae_gap.storage import Folder, Row, results
 
 NAME = "encoder_cost"
 COLUMNS = (

@@ -13,13 +13,11 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from benchmarks.options import Options, Results, option
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.held_out import HeldOut
-from sae_gap.health.check import Check, check
-from sae_gap.saes.find import holds
-from sae_gap.saes.load import load_sae
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage.folder import Folder
+from sae_gap.data import Activations, HeldOut, open_activations
+from sae_gap.health import Check
+from sae_gap.health.check import check
+from sae_gap.saes import SAE, holds, load_sae
+from sae_gap.storage import Folder
 
 # What needs no network loads none.
 if TYPE_CHECKING:

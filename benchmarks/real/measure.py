@@ -32,15 +32,13 @@ from benchmarks.options import Distributed, Options, Results, fields, option, wr
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import Measured, OnPairs, Outliers, PutBack
 from sae_gap import measure
-from sae_gap.data.activations import Activations
-from sae_gap.data.held_out import TENTH, HeldOut
-from sae_gap.health.check import Check
-from sae_gap.learners.online.gradient_sums import total_visits
+from sae_gap.data import TENTH, Activations, HeldOut
+from sae_gap.health import Check
+from sae_gap.learners import total_visits
 from sae_gap.learners.online.online_dictionary import VISITS
-from sae_gap.measure.methods import check_codes
-from sae_gap.measure.plan import KINDS
+from sae_gap.measure import KINDS, check_codes
 from sae_gap.runtime import devices, distributed
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes import SAE
 from sae_gap.storage import results
 
 NAME = "measure"

@@ -5,12 +5,9 @@ from typing import Any
 
 from benchmarks.report import pages
 from sae_gap import figures, measure
-from sae_gap.analysis.comparison import FEW_DOCUMENTS
-from sae_gap.analysis.parts import BEST, sentence, table_of
-from sae_gap.analysis.summarise import at
+from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table_of
 from sae_gap.analysis.tables import table
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row, grouped
+from sae_gap.storage import Folder, Row, grouped
 
 ABOUT = f"""
 The encoder's codes are compared with the best codes on the very same dictionary, and the dictionary

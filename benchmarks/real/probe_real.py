@@ -37,21 +37,17 @@ from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OfRecording
 from sae_gap import figures, probing
-from sae_gap.analysis import tables
-from sae_gap.analysis.tables import Table, table
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.held_out import HeldOut
-from sae_gap.encoders.linear import Linear
-from sae_gap.learners.baselines import Raw
-from sae_gap.lm.pretrained import LM
-from sae_gap.lm.recording import Recorded
-from sae_gap.measure.methods import finite, learners_of, methods_of, study_of
+from sae_gap.analysis import Table, tables
+from sae_gap.analysis.tables import table
+from sae_gap.data import Activations, HeldOut, open_activations
+from sae_gap.encoders import Linear
+from sae_gap.learners import Raw
+from sae_gap.lm import LM, Recorded
+from sae_gap.measure import finite, learners_of, methods_of, study_of
 from sae_gap.metrics import probes
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage import results
-from sae_gap.storage.results import Row
-from sae_gap.study.runner import run
-from sae_gap.study.study import Method
+from sae_gap.saes import SAE
+from sae_gap.storage import Row, results
+from sae_gap.study import Method, run
 
 NAME = "probe_real"
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "thresholded")

@@ -29,13 +29,10 @@ from benchmarks.real.inputs import OnText, PutBack
 from benchmarks.real.measure import CODES
 from benchmarks.report import pages
 from sae_gap import figures, probing
-from sae_gap.analysis.comparison import over_documents
-from sae_gap.analysis.parts import SUMS, best_at, compared, sentence, splits
-from sae_gap.analysis.tables import Lines
-from sae_gap.lm.recording import DTYPES
+from sae_gap.analysis import SUMS, Lines, best_at, compared, over_documents, sentence, splits
+from sae_gap.lm import DTYPES
 from sae_gap.runtime import devices
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row
+from sae_gap.storage import Folder, Row
 
 NAME = "real"
 CONTROLS = ("samples", "random")

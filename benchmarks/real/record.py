@@ -20,7 +20,7 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real.inputs import OnText
-from sae_gap.lm.recording import DTYPES, Recorded, record
+from sae_gap.lm import DTYPES, Recorded, record
 from sae_gap.runtime import devices
 
 NAME = "record"

@@ -36,23 +36,17 @@ from benchmarks.options import Distributed, Fitted, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.analysis import tables
-from sae_gap.core.types import Model, Transcoder
-from sae_gap.data.held_out import HeldOut
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner
-from sae_gap.lm.recording import origin_of
-from sae_gap.measure.methods import DICTIONARIES, learner_at, methods_of, sae_names, study_of
+from sae_gap.core import Model, Transcoder
+from sae_gap.data import HeldOut
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import Learner
+from sae_gap.lm import origin_of
+from sae_gap.measure import DICTIONARIES, learner_at, methods_of, sae_names, study_of
 from sae_gap.metrics import atom_statistics
 from sae_gap.runtime import devices, distributed
-from sae_gap.saes.decoders import ATOMS, BIAS
-from sae_gap.saes.save import files_of
-from sae_gap.storage import results
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row
-from sae_gap.study.job import Stored, jobs
-from sae_gap.study.models import Models
-from sae_gap.study.runner import run
-from sae_gap.study.study import Study
+from sae_gap.saes import ATOMS, BIAS, files_of
+from sae_gap.storage import Folder, Row, results
+from sae_gap.study import Models, Stored, Study, jobs, run
 
 NAME = "train_real"
 METHODS = (

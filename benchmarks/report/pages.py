@@ -21,10 +21,8 @@ import markdown_it
 import markupsafe
 
 from sae_gap import figures
-from sae_gap.analysis import tables
-from sae_gap.analysis.tables import Lines, Table, heading
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import version
+from sae_gap.analysis import Lines, Table, heading, tables
+from sae_gap.storage import Folder, version
 
 FILE = "page.json"
 # What the suite proves, for every page.

@@ -17,7 +17,7 @@ from benchmarks import cli
 from benchmarks.options import Results
 from benchmarks.report import pages
 from sae_gap.analysis import published
-from sae_gap.storage.folder import Folder
+from sae_gap.storage import Folder
 
 _COMPARED = "published.csv"
 _HEAD = (

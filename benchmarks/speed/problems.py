@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sae_gap.core.types import Setting
+from sae_gap.core import Setting
 from sae_gap.data import paper
 
 

@@ -34,8 +34,7 @@ from benchmarks.speed.coders import CODERS, JITTED, OURS, Run, codes_of
 from benchmarks.speed.problems import Cell
 from sae_gap.analysis import tables
 from sae_gap.runtime import devices
-from sae_gap.storage import results
-from sae_gap.storage.results import Row
+from sae_gap.storage import Row, results
 
 NAME = "solver_speed"
 # Seconds after which the repeats of a cell end.

@@ -4,7 +4,7 @@
 
 from typing import Any
 
-from sae_gap.core.registry import modules
+from sae_gap.core import modules
 
 
 def found() -> dict[str, Any]:

@@ -12,7 +12,7 @@ for every optimum it compares with. Writes rows, summary.csv, figures and a page
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import PRESETS
-from sae_gap.storage.results import CELL
+from sae_gap.storage import CELL
 
 
 def _methods(source, p):

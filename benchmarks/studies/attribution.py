@@ -18,13 +18,10 @@ from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.methods import Tuned
 from benchmarks.harness.preset import SMOKE, Preset, grid
-from sae_gap.data.recording import Source
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import LeastSquares, OnSupport
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.learners.oracle import Oracle
-from sae_gap.study.study import Method
+from sae_gap.data import Source
+from sae_gap.encoders import OMP, Encoder, Lasso, LeastSquares, OnSupport
+from sae_gap.learners import Oracle
+from sae_gap.study import Method
 
 TUNED = ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")
 # Weights of the lasso in shares of the study's.

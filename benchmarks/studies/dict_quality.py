@@ -12,8 +12,8 @@ the true ones. In the protocol "strict" λ counts on unit atoms, so lengths chan
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
-from sae_gap.learners.surgery import Surgery
-from sae_gap.storage.results import CELL
+from sae_gap.learners import Surgery
+from sae_gap.storage import CELL
 
 
 def _methods(source, p):

@@ -18,10 +18,9 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
 from benchmarks.options import option
 from sae_gap import catalogue
-from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
-from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from sae_gap.metrics.metric import Inferred, Metric
-from sae_gap.storage.results import CELL
+from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
+from sae_gap.metrics import Inferred, Metric
+from sae_gap.storage import CELL
 
 
 @dataclasses.dataclass(frozen=True)

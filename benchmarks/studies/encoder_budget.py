@@ -16,19 +16,10 @@ from benchmarks.harness import drawings, learners
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, Preset
 from benchmarks.options import option
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised, Lista
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.spams_train_dl import SpamsTrainDL
-from sae_gap.storage.results import CELL
-from sae_gap.study.study import Method
+from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
+from sae_gap.learners import Amortised, Learner, Lista, Oracle, SpamsTrainDL
+from sae_gap.storage import CELL
+from sae_gap.study import Method
 
 DEPTHS = (1, 2, 4, 8, 16)
 ITERATIONS = (1, 2, 5, 10, 20, 50, 100)

@@ -16,7 +16,7 @@ from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, Preset
 from benchmarks.options import option
-from sae_gap.core.types import Setting
+from sae_gap.core import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 _SHAPES = [2**power for power in range(5, 20)]

@@ -16,11 +16,10 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.methods import Tuned
 from benchmarks.harness.preset import PRESETS
 from sae_gap import catalogue
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.learners.oracle import Oracle
-from sae_gap.storage.results import CELL
-from sae_gap.study.study import Method
+from sae_gap.encoders import Lasso, ScreenedPursuit
+from sae_gap.learners import Oracle
+from sae_gap.storage import CELL
+from sae_gap.study import Method
 
 ITERATIONS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 SCREENS = (1, 2, 3, 4)

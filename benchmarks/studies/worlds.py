@@ -22,15 +22,12 @@ from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import SMOKE, Preset
 from sae_gap import catalogue
-from sae_gap.data.recording import Source
-from sae_gap.data.worlds import World
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.learners.baselines import Random
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.data import Source, World
+from sae_gap.encoders import JumpReLU
+from sae_gap.learners import Oracle, Random, SparseAutoencoder
 from sae_gap.metrics import absorption, atoms, detection, dictionary, explained
-from sae_gap.storage.results import CELL
-from sae_gap.study.study import Method
+from sae_gap.storage import CELL
+from sae_gap.study import Method
 
 # Root mean square of an active code in the paper's model, whose codes are uniform on (0, 1), where
 # SAEs were tuned.

@@ -26,9 +26,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from sae_gap.analysis.comparison import Comparison, compare, over
-from sae_gap.analysis.tables import Lines, Rows, Table, is_finite, table
-from sae_gap.storage.results import SIZES, Row, grouped
+from sae_gap.analysis import Comparison, Lines, Rows, Table, is_finite, over
+from sae_gap.analysis.comparison import compare
+from sae_gap.analysis.tables import table
+from sae_gap.storage import SIZES, Row, grouped
 
 # The rows of some codes: one for each seed, or one with sums by document.
 Codes: TypeAlias = Sequence[Row]

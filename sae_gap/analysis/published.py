@@ -8,8 +8,8 @@ import itertools
 import pathlib
 from typing import Any
 
-from sae_gap.analysis.tables import Lines, Table
-from sae_gap.storage.results import CELL, Row
+from sae_gap.analysis import Lines, Table
+from sae_gap.storage import CELL, Row
 
 # Columns in which a line must agree, if the published line has them.
 _NUMBERED = (*CELL, "lam", "iterations", "step")

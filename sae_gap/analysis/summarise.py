@@ -4,9 +4,8 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.analysis.parts import BEST, best
-from sae_gap.analysis.tables import Rows
-from sae_gap.storage.results import Row, grouped
+from sae_gap.analysis import BEST, Rows, best
+from sae_gap.storage import Row, grouped
 
 # Columns of the metric `gap_parts`.
 _GAP = (

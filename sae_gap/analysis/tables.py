@@ -8,8 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import CELL, SIZES, Row, grouped
+from sae_gap.storage import CELL, SIZES, Folder, Row, grouped
 
 Rows: TypeAlias = Iterable[Row]
 Lines: TypeAlias = Sequence[Row]

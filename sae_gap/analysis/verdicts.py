@@ -30,12 +30,8 @@ and the mean as fixed.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from sae_gap.analysis import parts
-from sae_gap.analysis.comparison import Comparison
-from sae_gap.analysis.parts import BEST
-from sae_gap.analysis.summarise import at, by_dictionary
-from sae_gap.analysis.tables import Rows
-from sae_gap.storage.results import Row
+from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts
+from sae_gap.storage import Row
 
 # The control that judges a dictionary.
 RIVAL = "online_dl"

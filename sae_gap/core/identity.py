@@ -10,9 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.checks import check_static
-from sae_gap.core.options import check_options, option
-from sae_gap.core.registry import ClassName, Look
+from sae_gap.core import ClassName, Look, check_options, check_static, option
 
 # Part of the name of every row and every model. Raise it when a change to the draws or to the loop
 # of a fit changes numbers.

@@ -17,8 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from sae_gap.core.duality import dual_scale, value_and_gap
-from sae_gap.core.types import Solution
+from sae_gap.core import Solution, dual_scale, value_and_gap
 
 
 def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[Array, "... p r"]:

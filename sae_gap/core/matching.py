@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from sae_gap.core.checks import as_real
+from sae_gap.core import as_real
 
 # Columns with a smaller share of non-zeros are stored sparse, so many at once.
 _SPARSE = 0.05

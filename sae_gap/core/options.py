@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, shown
+from sae_gap.core import check_choice, check_flag, check_integer, check_number, shown
 
 
 def option(

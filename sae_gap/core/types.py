@@ -17,10 +17,19 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core.checks import SEED, check_integer, shown
-from sae_gap.core.codes import AnyCodes
-from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.core.options import option, settle
+from sae_gap.core import (
+    SEED,
+    AnyCodes,
+    ConstantNorm,
+    LayerNorm,
+    Normalisation,
+    Scale,
+    Whitening,
+    check_integer,
+    option,
+    settle,
+    shown,
+)
 
 # The splits of a task: for training, for scores in distribution, and for scores out of it.
 SPLITS = ("train", "id", "ood")

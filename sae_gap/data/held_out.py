@@ -8,12 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.core.checks import check_type
-from sae_gap.core.rows import FEWEST, evenly_spaced
-from sae_gap.core.types import Split, Task, Unread
-from sae_gap.data.activations import Activations
+from sae_gap.core import FEWEST, Split, Task, Unread, check_type, evenly_spaced
+from sae_gap.data import Activations
 from sae_gap.runtime import devices
-from sae_gap.storage.results import digest
+from sae_gap.storage import digest
 
 # The share that is held out by default.
 TENTH = 0.1

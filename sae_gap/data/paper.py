@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from sae_gap.core.checks import check_type
-from sae_gap.core.codes import DENSE_LATENTS
-from sae_gap.core.types import Setting, Split, Task
-from sae_gap.data.paper_model import draw_dictionary, draw_id_supports, draw_ood_supports
-from sae_gap.data.paper_stream import Stream
-from sae_gap.data.pieces import noise_scale
-from sae_gap.data.worlds import World
+from sae_gap.core import DENSE_LATENTS, Setting, Split, Task, check_type
+from sae_gap.data import (
+    Stream,
+    World,
+    draw_dictionary,
+    draw_id_supports,
+    draw_ood_supports,
+    noise_scale,
+)
 
 
 def draw(setting: Setting | World) -> Task:

@@ -5,7 +5,7 @@ from typing import cast
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.types import Setting
+from sae_gap.core import Setting
 
 # The most numbers held at once while drawing supports and dictionaries.
 _DRAWS_AT_ONCE = 4_000_000

@@ -6,9 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import sparse
 
-from sae_gap.core.types import Setting
-from sae_gap.data.paper_model import draw_dictionary, draw_id_supports
-from sae_gap.data.pieces import noise_scale, pieces_of
+from sae_gap.core import Setting
+from sae_gap.data import draw_dictionary, draw_id_supports, noise_scale, pieces_of
 
 # The codes and signals of a piece this small stay in cache.
 PIECE = 10_000

@@ -6,13 +6,8 @@ import pathlib
 import typing
 from typing import Any
 
-from sae_gap.core.checks import SEED, check_path, check_sequence, shown
-from sae_gap.core.options import option, settle
-from sae_gap.core.types import Task
-from sae_gap.data.activations import fetched
-from sae_gap.data.digest import file_digest
-from sae_gap.data.paper import draw
-from sae_gap.data.task_file import load
+from sae_gap.core import SEED, Task, check_path, check_sequence, option, settle, shown
+from sae_gap.data import draw, fetched, file_digest, load
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +76,7 @@ def _true_latents(task: Task) -> int:
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
+@typing.runtime_checkable
 class Source(typing.Protocol):
     """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
     dimension, values that tell it from others, and `task()`.

@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.checks import check_path, check_seed, check_size
-from sae_gap.core.types import Split, Task
-from sae_gap.data.activations import fetched
-from sae_gap.storage.tensor_files import Tensors, reading
+from sae_gap.core import Split, Task, check_path, check_seed, check_size
+from sae_gap.data import fetched
+from sae_gap.storage import Tensors, reading
 
 _NAMES = ("Y_train", "Y_val", "Y_ood", "Z_train", "Z_val", "Z_ood", "A")
 

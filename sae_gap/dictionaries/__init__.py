@@ -1,1 +1,5 @@
 """A dictionary of a user's activations, learned or given."""
+
+from sae_gap.core.faces import attach
+
+__getattr__, __dir__ = attach(__name__, __file__)

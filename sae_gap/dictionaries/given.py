@@ -4,11 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import detached
-from sae_gap.core.matching import as_matrix
-from sae_gap.core.types import Model
-from sae_gap.dictionaries.learned import LearnedDictionary
-from sae_gap.encoders.encoder import check_model, unit_atoms
+from sae_gap.core import Model, as_matrix, detached
+from sae_gap.dictionaries import LearnedDictionary
+from sae_gap.encoders import check_model, unit_atoms
 
 
 def dictionary(

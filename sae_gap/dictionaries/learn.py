@@ -7,16 +7,21 @@ import time
 from absl import logging
 from jax.typing import ArrayLike
 
-from sae_gap.analysis.verdicts import ROWS_AN_ATOM
-from sae_gap.core.checks import check_seed, check_size
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.dictionaries.learned import SCORED, LearnedDictionary, check_sparse
-from sae_gap.dictionaries.rows import Rows, open_pair, screened
-from sae_gap.dictionaries.training import fit_rows
-from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
-from sae_gap.metrics.definitions import check_varies
-from sae_gap.storage import trees
-from sae_gap.storage.folder import Folder
+from sae_gap.analysis import ROWS_AN_ATOM
+from sae_gap.core import check_seed, check_size, evenly_spaced
+from sae_gap.dictionaries import (
+    SCORED,
+    LearnedDictionary,
+    Rows,
+    check_sparse,
+    fit_rows,
+    open_pair,
+    screened,
+)
+from sae_gap.learners import OnlineDictionary
+from sae_gap.learners.online.online_dictionary import VISITS
+from sae_gap.metrics import check_varies
+from sae_gap.storage import Folder, trees
 
 # The state of an unfinished `learn`.
 _STATE = "learn.safetensors"

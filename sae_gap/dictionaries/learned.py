@@ -18,40 +18,28 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from sae_gap import catalogue
-from sae_gap.analysis import tables
-from sae_gap.analysis.comparison import Comparison
-from sae_gap.analysis.summarise import curve_lines
-from sae_gap.analysis.verdicts import compare_dictionaries
-from sae_gap.core.checks import check_choice, check_number, check_size
-from sae_gap.core.lasso_problem import relative_gap
-from sae_gap.core.matching import as_matrix
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Model
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.held_out import TENTH, HeldOut
-from sae_gap.dictionaries.rows import Rows, open_pair, screened
-from sae_gap.dictionaries.training import fit_signals
-from sae_gap.encoders.lasso import DENSEST, MATCHED, Lasso
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.measure.methods import methods_of, study_of
-from sae_gap.measure.methods import refit as least_squares
-from sae_gap.measure.plan import Plan, run
-from sae_gap.metrics.atom_statistics import agreement
+from sae_gap.analysis import Comparison, compare_dictionaries, curve_lines, tables
+from sae_gap.core import (
+    Model,
+    as_matrix,
+    check_choice,
+    check_number,
+    check_size,
+    evenly_spaced,
+    relative_gap,
+)
+from sae_gap.data import TENTH, Activations, HeldOut, open_activations
+from sae_gap.dictionaries import Rows, fit_signals, open_pair, screened
+from sae_gap.encoders import DENSEST, MATCHED, BatchPursuit, Lasso, ScreenedPursuit
+from sae_gap.learners import OnlineDictionary, SparseAutoencoder
+from sae_gap.measure import Plan, methods_of, run, study_of
+from sae_gap.measure import refit as least_squares
+from sae_gap.metrics import agreement
 from sae_gap.runtime import progress
-from sae_gap.saes.exchange import has_form
-from sae_gap.saes.find import check_free
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.parts import DICTIONARY
-from sae_gap.saes.save import as_metadata, save_sae
+from sae_gap.saes import DICTIONARY, SAE, as_metadata, check_free, has_form, save_sae
 from sae_gap.solvers import match_l0
-from sae_gap.storage import trees
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row, Store
-from sae_gap.storage.tensor_files import brief
-from sae_gap.study import runner
-from sae_gap.study.models import Models
+from sae_gap.storage import Folder, Row, Store, brief, trees
+from sae_gap.study import Models, runner
 
 # Names in the rows of a measurement.
 LEARNED, GIVEN = "learned", "given"

@@ -5,8 +5,8 @@ import os
 from absl import logging
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import check_choice
-from sae_gap.data.activations import Activations, open_activations
+from sae_gap.core import check_choice
+from sae_gap.data import Activations, open_activations
 
 Rows = Activations | ArrayLike | str | os.PathLike[str]
 """What a user gives as activations: rows, the path of a file or folder of them, or opened ones."""

@@ -9,15 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.data.activations import Activations
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.gradient_sums import total_visits
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.fitting import fit
-from sae_gap.study.program import Fitted
-from sae_gap.study.stream import fit_stream
+from sae_gap.core import Model, Split, Task
+from sae_gap.data import Activations
+from sae_gap.learners import Learner, OnlineDictionary, total_visits
+from sae_gap.storage import Checkpoint
+from sae_gap.study import Fitted, fit, fit_stream
 
 # The least shift between one round of a stream and the next, in hundredths of the distance between
 # two rows of a round: even with few rows, consecutive rounds differ.

@@ -5,10 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_type
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, above
-from sae_gap.encoders.topk import keep_largest
+from sae_gap.core import check_type, option
+from sae_gap.encoders import Affine, AmortisedEncoder, above, keep_largest
 
 
 class BatchTopKParameters(eqx.Module):

@@ -17,10 +17,19 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sae_gap.core import matching
-from sae_gap.core.checks import as_real, check_type, check_vanishing, shown
-from sae_gap.core.identity import MethodPart
-from sae_gap.core.types import Coded, Model, Split, Task, Transcoder
+from sae_gap.core import (
+    Coded,
+    MethodPart,
+    Model,
+    Split,
+    Task,
+    Transcoder,
+    as_real,
+    check_type,
+    check_vanishing,
+    matching,
+    shown,
+)
 
 
 class Affine(eqx.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above
+from sae_gap.encoders import Affine, AmortisedEncoder, Recipe, above
 
 
 class GatedParameters(eqx.Module):

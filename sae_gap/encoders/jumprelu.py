@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, Recipe, above
+from sae_gap.core import option
+from sae_gap.encoders import Affine, AmortisedEncoder, Recipe, above
 
 
 class JumpReLUParameters(eqx.Module):

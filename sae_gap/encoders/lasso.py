@@ -13,13 +13,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_number, check_type
-from sae_gap.core.options import option
-from sae_gap.core.registry import Look
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import Encoder, Inferring, encode, on_unit_atoms, unit_atoms
-from sae_gap.encoders.own import Own
+from sae_gap.core import Look, Model, Split, check_number, check_type, evenly_spaced, option
+from sae_gap.encoders import Encoder, Inferring, Own, encode, on_unit_atoms, unit_atoms
 from sae_gap.solvers import match_l0, sparse_code
 
 # Asks for the L0 of the model's own encoder.

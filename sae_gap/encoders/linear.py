@@ -1,6 +1,6 @@
 """The linear encoder of a probe."""
 
-from sae_gap.encoders.encoder import Encoder
+from sae_gap.encoders import Encoder
 
 
 class Linear(Encoder):

@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.core.lasso_problem import lipschitz
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import AmortisedEncoder
+from sae_gap.core import lipschitz, option
+from sae_gap.encoders import AmortisedEncoder
 
 
 class LISTAParameters(eqx.Module):

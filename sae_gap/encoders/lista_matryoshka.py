@@ -3,9 +3,8 @@
 import jax
 from jaxtyping import Array
 
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Recipe, above
-from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
+from sae_gap.core import option
+from sae_gap.encoders import MatryoshkaBatchTopK, Recipe, above
 
 
 class ListaMatryoshka(MatryoshkaBatchTopK):

@@ -5,9 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
+from sae_gap.core import option
+from sae_gap.encoders import Encoder, Lasso
 
 
 class LookupParameters(eqx.Module):

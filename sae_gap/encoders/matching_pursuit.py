@@ -7,9 +7,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, unit_atoms
-from sae_gap.solvers.greedy import matching_pursuit
+from sae_gap.core import option
+from sae_gap.encoders import AmortisedEncoder, Recipe, unit_atoms
+from sae_gap.solvers import matching_pursuit
 
 
 class MatchingPursuit(AmortisedEncoder):

@@ -5,8 +5,8 @@ import math
 
 import jax.numpy as jnp
 
-from sae_gap.core.options import check_options, option
-from sae_gap.encoders.batchtopk import BatchTopK
+from sae_gap.core import check_options, option
+from sae_gap.encoders import BatchTopK
 
 
 class MatryoshkaBatchTopK(BatchTopK):

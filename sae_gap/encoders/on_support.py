@@ -7,10 +7,8 @@ import dataclasses
 
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import check_type, is_traced
-from sae_gap.core.options import option
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Encoder, Inferring, keep_nans, on_unit_atoms
+from sae_gap.core import Coded, Model, check_type, is_traced, option
+from sae_gap.encoders import Encoder, Inferring, keep_nans, on_unit_atoms
 from sae_gap.solvers import sparse_code
 from sae_gap.solvers.least_squares import least_squares
 

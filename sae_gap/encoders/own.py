@@ -6,9 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.identity import class_name, describe
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Affine, Encoder
+from sae_gap.core import Coded, Model, class_name, describe
+from sae_gap.encoders import Affine, Encoder
 
 
 class Own(Encoder):

@@ -12,9 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.options import option
-from sae_gap.encoders.refined import Elsewhere
+from sae_gap.core import option, product
+from sae_gap.encoders import Elsewhere
 
 # Every so many-th training row tells which of the two maps predicts better.
 HELD = 10

@@ -2,10 +2,9 @@
 which approximates it.
 """
 
-from sae_gap.core.options import option
-from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Inferring, keep_nans, on_unit_atoms
-from sae_gap.solvers.greedy import gradient_pursuit, orthogonal_matching_pursuit
+from sae_gap.core import Coded, option
+from sae_gap.encoders import Inferring, keep_nans, on_unit_atoms
+from sae_gap.solvers import gradient_pursuit, orthogonal_matching_pursuit
 
 
 class OMP(Inferring):

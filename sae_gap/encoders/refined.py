@@ -9,15 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from sae_gap.core.checks import check_type
-from sae_gap.core.options import option
-from sae_gap.core.rows import counted
-from sae_gap.core.types import Coded, Model, Task
-from sae_gap.encoders.encoder import Encoder, Inferring, unit_atoms
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport, Refined
-from sae_gap.encoders.screened_pursuit import least_gain
-from sae_gap.solvers.screened import leave_one_out
+from sae_gap.core import Coded, Model, Task, check_type, counted, option
+from sae_gap.encoders import Encoder, Inferring, Lasso, OnSupport, Refined, least_gain, unit_atoms
+from sae_gap.solvers import leave_one_out
 
 
 class Pruned(Refined):

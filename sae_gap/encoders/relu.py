@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders.encoder import AmortisedEncoder, Recipe
+from sae_gap.encoders import AmortisedEncoder, Recipe
 
 
 class ReLU(AmortisedEncoder):

@@ -9,13 +9,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core import matching
-from sae_gap.core.checks import check_number
-from sae_gap.core.options import option
-from sae_gap.core.pursuit import check_k, check_threshold, screen_sizes
-from sae_gap.core.rows import counted
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Recipe, as_floats, unit_atoms
+from sae_gap.core import (
+    Coded,
+    Model,
+    check_k,
+    check_number,
+    check_threshold,
+    counted,
+    matching,
+    option,
+    screen_sizes,
+)
+from sae_gap.encoders import AmortisedEncoder, Recipe, as_floats, unit_atoms
 from sae_gap.runtime import devices
 from sae_gap.solvers import screened
 

@@ -3,11 +3,8 @@
 import equinox as eqx
 import jax.numpy as jnp
 
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.options import option
-from sae_gap.core.types import Coded
-from sae_gap.encoders.encoder import Inferring, keep_nans, unit_atoms
-from sae_gap.encoders.lasso import Lasso
+from sae_gap.core import Coded, option, product
+from sae_gap.encoders import Inferring, Lasso, keep_nans, unit_atoms
 from sae_gap.solvers.least_squares import least_squares
 
 

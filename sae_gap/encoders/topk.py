@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.options import option
-from sae_gap.encoders.encoder import AmortisedEncoder
+from sae_gap.core import option
+from sae_gap.encoders import AmortisedEncoder
 
 
 class TopK(AmortisedEncoder):

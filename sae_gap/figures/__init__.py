@@ -11,26 +11,6 @@ The names are loaded when first used, as importing matplotlib takes longer than 
 which do without it.
 """
 
-import importlib
-from typing import Any
+from sae_gap.core.faces import attach
 
-_NAMES = {
-    "cosines": "matched_cosines",
-    "cost": "budget loss_by_cost recovery_by_seconds",
-    "curves": "curve recovery_by_level",
-    "heat": "counting_bound heat_map recovery_by_samples",
-    "probing": "features_and_nats ood_drop",
-    "parts": "encoder_shares gap_parts loss_parts",
-    "sae_measurement": "coherence fvu_curve",
-    "scatter": "recovery",
-    "style": "save",
-}
-_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-__all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'sae_gap.figures' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"sae_gap.figures.{_HOME[name]}"), name)
+__getattr__, __dir__ = attach(__name__, __file__)

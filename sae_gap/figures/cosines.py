@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import tables
-from sae_gap.figures import labels, style
-from sae_gap.figures.lines import draw_lines
+from sae_gap.figures import draw_lines, labels, style
 
 _CLOSE = 0.9
 

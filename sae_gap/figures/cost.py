@@ -2,9 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style
-from sae_gap.figures.lines import draw_lines
-from sae_gap.storage.results import Row
+from sae_gap.figures import draw_lines, labels, style
+from sae_gap.storage import Row
 
 # Looks by the name of codes, or by family and screens.
 _CODES = {

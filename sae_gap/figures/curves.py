@@ -5,8 +5,7 @@ import math
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import tables
-from sae_gap.figures import labels, style
-from sae_gap.figures.lines import draw_lines
+from sae_gap.figures import draw_lines, labels, style
 
 # Groups of features, in drawing order.
 _PANELS = {

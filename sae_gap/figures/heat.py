@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import Row, grouped
+from sae_gap.storage import Row, grouped
 
 # Above this score, black text is more legible than white.
 _LIGHT = 0.65

@@ -9,8 +9,7 @@ import zlib
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.core import registry
-from sae_gap.core.registry import Column, Look
+from sae_gap.core import Column, Look, registry
 
 # The order of legends.
 _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle")

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sae_gap.figures import labels, style
-from sae_gap.storage.results import Row, grouped
+from sae_gap.storage import Row, grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [

@@ -8,11 +8,9 @@ import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from sae_gap.analysis.comparison import over
-from sae_gap.analysis.parts import SUMS, shares
-from sae_gap.figures import labels, style
-from sae_gap.figures.sae_measurement import trained_name
-from sae_gap.storage.results import CELL, Row
+from sae_gap.analysis import SUMS, over, shares
+from sae_gap.figures import labels, style, trained_name
+from sae_gap.storage import CELL, Row
 
 # Values and support are the encoder's, in a lighter and a darker blue.
 PARTS = {

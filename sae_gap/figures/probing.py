@@ -4,10 +4,8 @@ import itertools
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import style
-from sae_gap.figures.lines import MARKERS, draw_lines
-from sae_gap.figures.sae_measurement import codes_label, name_of
-from sae_gap.storage.results import Row
+from sae_gap.figures import MARKERS, codes_label, draw_lines, name_of, style
+from sae_gap.storage import Row
 
 # Looks by the columns that a probe reads.
 _PROBES = {

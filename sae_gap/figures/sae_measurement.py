@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style
-from sae_gap.figures.lines import draw_lines
-from sae_gap.storage.results import Row
+from sae_gap.figures import draw_lines, labels, style
+from sae_gap.storage import Row
 
 # SAEs take these in order, and then again from the first; controls and other lines have colours in
 # `sae_gap.figures.labels`.

@@ -2,8 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import labels, style
-from sae_gap.figures.lines import MARKERS, draw_lines
+from sae_gap.figures import MARKERS, draw_lines, labels, style
 
 
 def recovery(rows: style.Rows) -> Figure | None:

@@ -16,12 +16,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
+from sae_gap.analysis import Lines as Lines
+from sae_gap.analysis import Rows as Rows
 from sae_gap.analysis import tables
-from sae_gap.analysis.tables import Lines as Lines
-from sae_gap.analysis.tables import Rows as Rows
 from sae_gap.figures import labels
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import Row
+from sae_gap.storage import Folder, Row
 
 # The settings of matplotlib for the suite's figures, and nowhere else.
 STYLE: Any = matplotlib.rc_params_from_file(

@@ -8,17 +8,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_integer, check_type, detached
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Model
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.health.faults import Evidence, find_faults
-from sae_gap.health.readings import BLOCK, Reading, affines, others
-from sae_gap.metrics.definitions import LIBRARIES, check_varies, explained
-from sae_gap.metrics.reconstruction import CHANCES
-from sae_gap.saes.load import load_sae
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.core import Model, check_integer, check_type, detached, evenly_spaced
+from sae_gap.data import Activations, find_outliers, norms, open_activations
+from sae_gap.health import BLOCK, Evidence, Reading, affines, find_faults, others
+from sae_gap.metrics import CHANCES, LIBRARIES, check_varies
+from sae_gap.metrics.definitions import explained
+from sae_gap.saes import SAE, load_sae
 
 # Fewer rows say nothing of the rest.
 FEWEST = 10

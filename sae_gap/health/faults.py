@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.health.readings import LEAST_GAIN, OFFSET, Read, Reading
-from sae_gap.metrics.reconstruction import CHANCES
+from sae_gap.health import LEAST_GAIN, OFFSET, Read, Reading
+from sae_gap.metrics import CHANCES
 
 # The most latents whose columns are compared.
 _COMPARED = 256

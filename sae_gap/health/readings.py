@@ -10,14 +10,10 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float, Int
 
-from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
+from sae_gap.core import ConstantNorm, LayerNorm, Model, Normalisation, Scale
+from sae_gap.encoders import Affine, ReLU, TopK
 from sae_gap.metrics.definitions import explained
-from sae_gap.saes.foreign_encoders import AbsTopK, BatchLargest
-from sae_gap.saes.loaded_sae import SAE, own_codes
+from sae_gap.saes import SAE, AbsTopK, BatchLargest, own_codes
 
 # Below this share of the variance an error is nothing to mend.
 _LEAST = 1e-3

@@ -1,1 +1,5 @@
 """Learners of models, one family a file."""
+
+from sae_gap.core.faces import attach
+
+__getattr__, __dir__ = attach(__name__, __file__)

@@ -11,12 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_sequence, check_type
-from sae_gap.core.options import option
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, unit_atoms
-from sae_gap.encoders.lista import LISTA
-from sae_gap.learners.learner import Learner, base_of, batches, live_share
+from sae_gap.core import Model, check_sequence, check_type, option
+from sae_gap.encoders import LISTA, AmortisedEncoder, Encoder, unit_atoms
+from sae_gap.learners import Learner, base_of, batches, live_share
 from sae_gap.runtime import sharding
 from sae_gap.solvers import sparse_code
 

@@ -5,9 +5,9 @@ atoms.
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine, unit_atoms
-from sae_gap.learners.learner import Learner, live_dims, random_atoms
+from sae_gap.core import Model
+from sae_gap.encoders import Affine, unit_atoms
+from sae_gap.learners import Learner, live_dims, random_atoms
 
 
 class Raw(Learner):

@@ -6,15 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.options import option
-from sae_gap.core.types import Model, Split
+from sae_gap.core import Model, Split, option, product
 from sae_gap.data.activations import outliers
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, random_atoms
-from sae_gap.runtime.sharding import num_parts
-from sae_gap.solvers import fista, host_pursuits
-from sae_gap.solvers.host import wants_gram
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import Learner, random_atoms
+from sae_gap.runtime import num_parts
+from sae_gap.solvers import fista, host_pursuits, wants_gram
 
 
 class DLFistaState(eqx.Module):

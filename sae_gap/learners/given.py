@@ -9,12 +9,10 @@ import equinox as eqx
 import jax
 import numpy as np
 
-from sae_gap.core.identity import class_name, describe
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import Encoder, encode
-from sae_gap.encoders.own import Own
-from sae_gap.learners.learner import Learner
-from sae_gap.storage.results import digest
+from sae_gap.core import Model, Split, class_name, describe
+from sae_gap.encoders import Encoder, Own, encode
+from sae_gap.learners import Learner
+from sae_gap.storage import digest
 
 # Without rows, a function that encodes is identified by its codes on so many signals, of scales
 # between these powers of ten, so that its thresholds are crossed.

@@ -8,12 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_integer, check_type
-from sae_gap.core.identity import MethodPart
-from sae_gap.core.options import option
-from sae_gap.core.types import Model, Split, Task, Transcoder
+from sae_gap.core import (
+    MethodPart,
+    Model,
+    Split,
+    Task,
+    Transcoder,
+    check_integer,
+    check_type,
+    option,
+)
 from sae_gap.data.activations import outliers
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.encoders import Encoder, unit_atoms
 
 
 class Learner(MethodPart):

@@ -2,9 +2,8 @@
 
 import jax.numpy as jnp
 
-from sae_gap.core.options import option
-from sae_gap.core.types import Model, Task
-from sae_gap.learners.learner import Learner
+from sae_gap.core import Model, Task, option
+from sae_gap.learners import Learner
 
 
 class Oracle(Learner):

@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.core.matching import unit_columns
-from sae_gap.core.options import option
-from sae_gap.core.types import Model, Split
-from sae_gap.learners.learner import HostLearner
+from sae_gap.core import Model, Split, option, unit_columns
+from sae_gap.learners import HostLearner
 
 
 class Peer(HostLearner):

@@ -4,12 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import issparse
 
-from sae_gap.core.codes import active_columns
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.options import option
-from sae_gap.core.types import Model, Task
-from sae_gap.encoders.encoder import Affine
-from sae_gap.learners.learner import Learner
+from sae_gap.core import Model, Task, active_columns, option, product
+from sae_gap.encoders import Affine
+from sae_gap.learners import Learner
 
 
 class LinearProbe(Learner):

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.core.options import option
-from sae_gap.learners.peer import Peer
+from sae_gap.core import option
+from sae_gap.learners import Peer
 
 
 class SklearnMiniBatch(Peer):

@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.options import option
-from sae_gap.core.types import Model
+from sae_gap.core import Model, option
 from sae_gap.data.activations import outliers
-from sae_gap.encoders.lookup import Lookup, LookupParameters
-from sae_gap.learners.learner import Learner, live_share, random_atoms
+from sae_gap.encoders import Lookup, LookupParameters
+from sae_gap.learners import Learner, live_share, random_atoms
 
 # The codes start near zero: softplus(-10) is 5e-5.
 START = -10.0

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from sae_gap.core.options import option
-from sae_gap.learners.peer import Peer
+from sae_gap.core import option
+from sae_gap.learners import Peer
 
 
 class SpamsTrainDL(Peer):

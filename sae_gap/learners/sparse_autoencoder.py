@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import check_type
-from sae_gap.core.options import option
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, unit_atoms
-from sae_gap.learners.learner import Learner, base_of, batches, live_dims, live_share
+from sae_gap.core import Model, Split, check_type, option
+from sae_gap.encoders import Affine, AmortisedEncoder, unit_atoms
+from sae_gap.learners import Learner, base_of, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
 # The target L0 falls to the requested one over this share of a fit; and the weight of the newest

@@ -5,12 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core.options import option
-from sae_gap.core.types import Split, Task, Transcoder
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.encoders.predicted import regression
-from sae_gap.learners.learner import random_atoms
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder, few, scales, unscaled
+from sae_gap.core import Split, Task, Transcoder, option
+from sae_gap.encoders import regression, unit_atoms
+from sae_gap.learners import SparseAutoencoder, few, random_atoms, unscaled
+from sae_gap.learners.sparse_autoencoder import scales
 
 
 class SparseTranscoder(SparseAutoencoder):

@@ -5,11 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.matching import match_atoms
-from sae_gap.core.options import option
-from sae_gap.core.types import Task
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import HostLearner, base_of
+from sae_gap.core import Task, match_atoms, option
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import HostLearner, base_of
 
 
 class Surgery(HostLearner):

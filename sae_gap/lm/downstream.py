@@ -29,12 +29,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_choice, check_integer
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.matching import as_matrix
-from sae_gap.data.activations.outliers import find_outliers, norms
-from sae_gap.lm.language_model import LanguageModel, Windows
-from sae_gap.storage.results import Row
+from sae_gap.core import as_matrix, check_choice, check_integer, product
+from sae_gap.data import find_outliers, norms
+from sae_gap.lm import LanguageModel, Windows
+from sae_gap.storage import Row
 
 # The logits of so many tokens lie in memory at once.
 CHUNK = 256

@@ -12,12 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.checks import AnyPath, check_path
-from sae_gap.data.activations.tables import RefusedError
-from sae_gap.lm.language_model import LanguageModel, Windows
-from sae_gap.lm.llama import Block, Llama, Shape
-from sae_gap.storage.packages import library
-from sae_gap.storage.tensor_files import brief, reading
+from sae_gap.core import AnyPath, check_path
+from sae_gap.data import RefusedError
+from sae_gap.lm import Block, LanguageModel, Llama, Shape, Windows
+from sae_gap.storage import brief, library, reading
 
 # The name in the file of each parameter of a block.
 NAMES = {

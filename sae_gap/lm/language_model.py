@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.lasso_problem import product
+from sae_gap.core import product
 
 # The residual stream.
 Stream = Float[Array, "rows length dim"]

@@ -26,8 +26,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.lasso_problem import product
-from sae_gap.lm.language_model import LanguageModel
+from sae_gap.core import product
+from sae_gap.lm import LanguageModel
 
 
 @dataclasses.dataclass(frozen=True)

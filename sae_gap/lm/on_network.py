@@ -13,12 +13,10 @@ import numpy as np
 from absl import logging
 from jaxtyping import Float
 
-from sae_gap.core.types import Split, Task
-from sae_gap.data.held_out import HeldOut
-from sae_gap.lm.downstream import FIRST, Downstream
-from sae_gap.lm.pretrained import LM
-from sae_gap.lm.recording import Recorded
-from sae_gap.storage.results import digest
+from sae_gap.core import Split, Task
+from sae_gap.data import HeldOut
+from sae_gap.lm import FIRST, LM, Downstream, Recorded
+from sae_gap.storage import digest
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

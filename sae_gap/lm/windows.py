@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.lm.language_model import Windows
+from sae_gap.lm import Windows
 
 # Tokens of a batch: larger ones are no faster on a CPU, and store more attention scores.
 TOKENS = 2_048

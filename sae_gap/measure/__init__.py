@@ -9,21 +9,6 @@ explain activations, and nothing about what the latents mean.
 The names are loaded when first used: rows are read without JAX.
 """
 
-import importlib
-from typing import Any
+from sae_gap.core.faces import attach
 
-_HOME = {
-    "sae_gap.metrics.definitions": "fvu",
-    "sae_gap.core.rows": "evenly_spaced",
-    "sae_gap.data.held_out": "HeldOut",
-    "sae_gap.measure.plan": "CONTROLS STUDY Plan run",
-    "sae_gap.analysis.summarise": "atom_lines curve_lines gap_lines worst_lines",
-    "sae_gap.analysis.verdicts": "ranking standings verdict",
-}
-
-
-def __getattr__(name: str) -> Any:
-    for home, names in _HOME.items():
-        if name in names.split():
-            return getattr(importlib.import_module(home), name)
-    raise AttributeError(f"module 'sae_gap.measure' has no attribute {name!r}")
+__getattr__, __dir__ = attach(__name__, __file__)

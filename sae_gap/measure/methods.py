@@ -33,25 +33,27 @@ import jax.numpy as jnp
 from absl import logging
 
 from sae_gap import catalogue
-from sae_gap.core.checks import check_choice
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.data.recording import Source
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.own import Own
-from sae_gap.encoders.predicted import Predicted
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.refined import AtWeight, InNorm, Pruned
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import VISITS, OnlineDictionary
-from sae_gap.metrics import predictability, reconstruction
-from sae_gap.metrics.metric import Metric
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage.results import Row
-from sae_gap.study.study import Method, Scalar, Study
+from sae_gap.core import Model, Split, Task, check_choice
+from sae_gap.data import Source
+from sae_gap.encoders import (
+    OMP,
+    AtWeight,
+    BatchPursuit,
+    Encoder,
+    InNorm,
+    Lasso,
+    OnSupport,
+    Own,
+    Predicted,
+    Pruned,
+    ThresholdingPursuit,
+)
+from sae_gap.learners import Learner, OnlineDictionary
+from sae_gap.learners.online.online_dictionary import VISITS
+from sae_gap.metrics import Metric, predictability, reconstruction
+from sae_gap.saes import SAE
+from sae_gap.storage import Row
+from sae_gap.study import Method, Scalar, Study
 
 REFIT, PRUNED = "_refit", "_pruned"
 # Endings that set numbers: of screens and candidates, or of iterations.

@@ -12,19 +12,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from sae_gap import catalogue
-from sae_gap.analysis.parts import BEST, best_at, placed
-from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_choice, check_number, check_sequence, check_type
-from sae_gap.core.normalise import Whitening
-from sae_gap.data.activations import Activations
-from sae_gap.data.held_out import TENTH, HeldOut
-from sae_gap.data.recording import Source
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.encoders.lasso import DENSEST, Lasso
-from sae_gap.encoders.own import Own
-from sae_gap.learners.given import Held
-from sae_gap.learners.learner import Learner
-from sae_gap.measure.methods import (
+from sae_gap.analysis import BEST, best_at, placed
+from sae_gap.core import (
+    Whitening,
+    check_choice,
+    check_number,
+    check_sequence,
+    check_type,
+    lasso_problem,
+)
+from sae_gap.data import TENTH, Activations, HeldOut, Source
+from sae_gap.encoders import DENSEST, Lasso, Own, unit_atoms
+from sae_gap.learners import Held, Learner
+from sae_gap.measure import (
     OF_ENCODERS,
     check_codes,
     finite,
@@ -35,13 +35,18 @@ from sae_gap.measure.methods import (
     stem,
     study_of,
 )
-from sae_gap.metrics import atom_statistics, gap_parts, nats
-from sae_gap.metrics.cost import cost_at, processor_time
-from sae_gap.metrics.metric import Inferred, Metric
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage.results import Row, Store
-from sae_gap.study import runner
-from sae_gap.study.study import Method
+from sae_gap.metrics import (
+    Inferred,
+    Metric,
+    atom_statistics,
+    cost_at,
+    gap_parts,
+    nats,
+    processor_time,
+)
+from sae_gap.saes import SAE
+from sae_gap.storage import Row, Store
+from sae_gap.study import Method, runner
 
 # Name of the study in its rows.
 STUDY = "measure_sae"

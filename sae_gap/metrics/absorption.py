@@ -5,9 +5,8 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.codes import AnyCodes, dense_chunks
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import AnyCodes, Column, dense_chunks
+from sae_gap.metrics import Inferred, Metric
 
 # Judge a parent only if it fired at least this often with a child on, and as often with none.
 _FEWEST = 10

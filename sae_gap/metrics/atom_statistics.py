@@ -10,12 +10,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import matching
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.registry import Column
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.given import Given
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import Column, matching, product
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import Given
+from sae_gap.metrics import Inferred, Metric
 
 # Two atoms with a |cosine| above this are duplicates.
 DUPLICATE = 0.95

@@ -5,10 +5,8 @@ detect the same feature.
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core import matching
-from sae_gap.core.codes import AnyCodes, dense_chunks
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import AnyCodes, Column, dense_chunks, matching
+from sae_gap.metrics import Inferred, Metric
 
 _LEVELS = ("roots", "children", "grandchildren", "great_grandchildren")
 _QUARTILES = ("frequent", "common", "uncommon", "rare")

@@ -13,9 +13,8 @@ import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from sae_gap.core.codes import active_columns, columns_of
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import Column, active_columns, columns_of
+from sae_gap.metrics import Inferred, Metric
 
 # On separable codes the likelihood has no maximum, so the probe depends on the tolerance at which
 # L-BFGS stops. We take scikit-learn's tolerances, as the published accuracies did.

@@ -7,14 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from sae_gap.core.codes import dense_chunks
-from sae_gap.core.lasso_problem import objective
-from sae_gap.core.registry import Column
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.metrics.metric import Inferred, Metric
-from sae_gap.runtime.cores import one_core
+from sae_gap.core import Column, dense_chunks, objective
+from sae_gap.encoders import OMP, Lasso, OnSupport
+from sae_gap.metrics import Inferred, Metric
+from sae_gap.runtime import one_core
 
 # Samples whose encoding is timed; and on one core, so many times.
 TIMED = 2_000

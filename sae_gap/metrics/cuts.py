@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.core.codes import AnyCodes, dense_chunks
+from sae_gap.core import AnyCodes, dense_chunks
 
 # A code below this share of the latent's usual magnitude counts as off.
 CUT = 1 / 3

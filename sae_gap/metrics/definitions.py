@@ -8,8 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.matching import as_matrix
-from sae_gap.core.rows import squares
+from sae_gap.core import as_matrix, squares
 
 # The libraries' names of each definition.
 LIBRARIES = {

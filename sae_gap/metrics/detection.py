@@ -10,10 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.codes import AnyCodes, dense_chunks
-from sae_gap.core.registry import Column
-from sae_gap.metrics.cuts import ratio
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import AnyCodes, Column, dense_chunks
+from sae_gap.metrics import Inferred, Metric, ratio
 
 
 class Firing(NamedTuple):

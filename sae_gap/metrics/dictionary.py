@@ -4,10 +4,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import matching
-from sae_gap.core.registry import Column
-from sae_gap.core.rows import squares
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import Column, matching, squares
+from sae_gap.metrics import Inferred, Metric
 
 # An atom is found if its cosine is above this.
 _CLOSE = 0.9

@@ -6,11 +6,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core.codes import AnyCodes, dense_chunks
-from sae_gap.core.registry import Column
-from sae_gap.core.rows import squares
-from sae_gap.metrics.definitions import spread
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import AnyCodes, Column, dense_chunks, squares
+from sae_gap.metrics import Inferred, Metric, spread
 
 # Signals shorter than this have no shrinkage.
 _SHORTEST = 1e-6

@@ -15,13 +15,21 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.core import lasso_problem, matching
-from sae_gap.core.checks import check_callable, check_flag, shown
-from sae_gap.core.codes import AnyCodes, active_columns
-from sae_gap.core.registry import Column
-from sae_gap.core.types import Model, Solution, Transcoder
-from sae_gap.encoders.encoder import as_floats, check_model, unit_atoms
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import (
+    AnyCodes,
+    Column,
+    Model,
+    Solution,
+    Transcoder,
+    active_columns,
+    check_callable,
+    check_flag,
+    lasso_problem,
+    matching,
+    shown,
+)
+from sae_gap.encoders import as_floats, check_model, unit_atoms
+from sae_gap.metrics import Inferred, Metric
 from sae_gap.solvers import sparse_code
 
 # The published count of latents counts codes above this magnitude.

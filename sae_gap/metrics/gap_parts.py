@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from sae_gap.core.codes import dense_chunks
-from sae_gap.core.rows import squares
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import dense_chunks, squares
+from sae_gap.encoders import Lasso, OnSupport
+from sae_gap.metrics import Inferred, Metric
 
 # How many of the largest gaps a row lists.
 WORST = 10

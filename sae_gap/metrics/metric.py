@@ -9,11 +9,20 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core.codes import AnyCodes, dense_chunks
-from sae_gap.core.matching import Match, match_atoms, nearest_atoms
-from sae_gap.core.registry import Column
-from sae_gap.core.types import Coded, Model, Solution, Split, Task
-from sae_gap.encoders.encoder import Encoder, unit_atoms
+from sae_gap.core import (
+    AnyCodes,
+    Coded,
+    Column,
+    Match,
+    Model,
+    Solution,
+    Split,
+    Task,
+    dense_chunks,
+    match_atoms,
+    nearest_atoms,
+)
+from sae_gap.encoders import Encoder, unit_atoms
 from sae_gap.metrics.cuts import cuts
 
 # The splits that metrics score.

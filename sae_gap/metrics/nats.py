@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import Column
+from sae_gap.metrics import Inferred, Metric
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:

@@ -4,12 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.registry import Column
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.encoders.predicted import Predicted, regression
-from sae_gap.metrics.definitions import fvu
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import Column, evenly_spaced, product
+from sae_gap.encoders import Predicted, regression
+from sae_gap.metrics import Inferred, Metric, fvu
 
 # How many neighbours are averaged, of how many training rows; and rows that are compared at once.
 NEIGHBOURS, TRAIN, CHUNK = 10, 20_000, 500

@@ -18,9 +18,8 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.core.codes import active_columns, columns_of
-from sae_gap.metrics.classification import LogisticProbe, fit_logistic, roc_auc
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import active_columns, columns_of
+from sae_gap.metrics import Inferred, LogisticProbe, Metric, fit_logistic, roc_auc
 
 # Cells scored out of distribution and in distribution: with A and without.
 SIDES = {"ood": ("11", "01"), "id": ("10", "00")}

@@ -6,11 +6,9 @@ It is for activations of a network: for drawn data `explained` says the same.
 
 import numpy as np
 
-from sae_gap.core.codes import dense_chunks
-from sae_gap.core.registry import Column
-from sae_gap.core.rows import squares
-from sae_gap.metrics.definitions import explained, spread
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import Column, dense_chunks, squares
+from sae_gap.metrics import Inferred, Metric, spread
+from sae_gap.metrics.definitions import explained
 
 # Call a latent dead only if each had 20 chances to fire on average.
 CHANCES = 20

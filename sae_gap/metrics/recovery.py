@@ -11,12 +11,9 @@ import numpy as np
 import scipy
 from jaxtyping import Float
 
-from sae_gap.core import matching
-from sae_gap.core.checks import check_choice, check_seed
-from sae_gap.core.codes import AnyCodes, active_columns
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import Inferred, Metric
-from sae_gap.runtime.cores import one_blas_thread
+from sae_gap.core import AnyCodes, Column, active_columns, check_choice, check_seed, matching
+from sae_gap.metrics import Inferred, Metric
+from sae_gap.runtime import one_blas_thread
 
 # The paper's variance above which a true latent takes part in a split.
 _ACTIVE_VARIANCE = 1e-8

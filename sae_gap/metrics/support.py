@@ -2,11 +2,8 @@
 
 import scipy.sparse
 
-from sae_gap.core.codes import AnyCodes
-from sae_gap.core.matching import Match
-from sae_gap.core.registry import Column
-from sae_gap.metrics.cuts import ratio
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import AnyCodes, Column, Match
+from sae_gap.metrics import Inferred, Metric, ratio
 
 # A latent is on above this magnitude.
 _ON = 1e-4

@@ -5,14 +5,6 @@ B. The reference is the same probe trained on as many rows with that cell among 
 the same rows.
 """
 
-from sae_gap.probing.concepts import (
-    Labelled,
-    Split,
-    Tokens,
-    choose_rows,
-    concept,
-    read_pair,
-    split_cells,
-)
-from sae_gap.probing.probed import Probed
-from sae_gap.probing.summary import overall
+from sae_gap.core.faces import attach
+
+__getattr__, __dir__ = attach(__name__, __file__)

@@ -8,11 +8,10 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Task
-from sae_gap.data.held_out import HeldOut
-from sae_gap.probing.concepts import Labelled
-from sae_gap.storage.results import digest
+from sae_gap.core import Task, evenly_spaced
+from sae_gap.data import HeldOut
+from sae_gap.probing import Labelled
+from sae_gap.storage import digest
 
 # Rows on which encoders find parameters for a requested L0.
 MATCHED = 2_000

@@ -7,8 +7,8 @@ import numpy as np
 
 from sae_gap import catalogue
 from sae_gap.analysis import comparison
-from sae_gap.metrics.probes import SCORES
-from sae_gap.storage.results import Row
+from sae_gap.metrics import SCORES
+from sae_gap.storage import Row
 
 
 def overall(rows: Sequence[Row], baseline: str) -> list[Row]:

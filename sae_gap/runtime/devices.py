@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array
 
-from sae_gap.runtime.sharding import SAMPLES, check_mesh
+from sae_gap.runtime import SAMPLES, check_mesh
 
 Tree = TypeVar("Tree")
 

@@ -13,7 +13,7 @@ from jax import lax
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
-from sae_gap.core.checks import check_type
+from sae_gap.core import check_type
 
 # The name of the axis.
 SAMPLES = "samples"

@@ -6,9 +6,9 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from sae_gap.core.pursuit import PURSUIT
+from sae_gap.core import PURSUIT
 from sae_gap.saes.parts import MOST
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.storage import Config, Tensors
 
 
 class Architecture(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.core.checks import as_real, check_choice, check_flag, check_integer, shown
+from sae_gap.core import as_real, check_choice, check_flag, check_integer, shown
 from sae_gap.saes.architectures import ARCHITECTURES, take
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import Tensors
+from sae_gap.storage import Tensors
 
 # The options of an architecture; at least one is needed.
 _TAKES = {

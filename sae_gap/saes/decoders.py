@@ -7,8 +7,16 @@ import numpy as np
 from safetensors import safe_open
 
 from sae_gap.saes.parts import DICTIONARY, Parts
-from sae_gap.storage.pickles import NESTED, map_pt, tensors_of
-from sae_gap.storage.tensor_files import Config, Tensors, read_npz, read_safetensors, reading
+from sae_gap.storage import (
+    NESTED,
+    Config,
+    Tensors,
+    map_pt,
+    read_npz,
+    read_safetensors,
+    reading,
+    tensors_of,
+)
 
 # The files that `train_real` writes: atoms as columns, and the bias.
 ATOMS, BIAS = "dictionary.npy", "bias.npy"

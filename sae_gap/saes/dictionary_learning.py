@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.storage import Config, Tensors
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "ae.pt", "config.json"

@@ -12,11 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
 
-from sae_gap.core import registry
-from sae_gap.core.identity import class_name, describe
-from sae_gap.core.pursuit import PURSUIT
-from sae_gap.core.types import Model, Transcoder
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder, as_floats, check_model
+from sae_gap.core import PURSUIT, Model, Transcoder, class_name, describe, registry
+from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model
 from sae_gap.saes.architectures import (
     ARCHITECTURES,
     ENCODERS,
@@ -25,8 +22,7 @@ from sae_gap.saes.architectures import (
     transcoder_of,
 )
 from sae_gap.saes.parts import OWN, Parts
-from sae_gap.storage import trees
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.storage import Config, Tensors, trees
 
 _KNOWN = (
     "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"

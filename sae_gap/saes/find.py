@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sae_gap.core.checks import AnyPath, check_path
+from sae_gap.core import AnyPath, check_path
 from sae_gap.saes import (
     decoders,
     dictionary_learning,
@@ -17,8 +17,7 @@ from sae_gap.saes import (
     sparsify,
 )
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.tensor_files import Config, Tensors, printable, read_json
+from sae_gap.storage import Config, Folder, Tensors, printable, read_json
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if
 # there is one, and its tensors.

@@ -7,7 +7,7 @@ import numpy as np
 from sae_gap.saes import decoders
 from sae_gap.saes.architectures import ENCODERS, LOGARITHMS, read_options, take
 from sae_gap.saes.parts import NOTED, OWN, Parts
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.storage import Config, Tensors
 
 # Names of the decoder's tensors in a fit.
 _MODEL = {"W_dec": ".dictionary", "b_dec": ".bias", "W_skip": ".skip"}

@@ -4,8 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders.encoder import AmortisedEncoder, Encoder
-from sae_gap.encoders.topk import keep_largest
+from sae_gap.encoders import AmortisedEncoder, Encoder, keep_largest
 
 
 class AbsTopK(AmortisedEncoder):

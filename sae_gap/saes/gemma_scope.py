@@ -6,7 +6,7 @@ import re
 
 from sae_gap.saes.architectures import take
 from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.storage import Config, Tensors
 
 # The files that the library writes.
 WEIGHTS, WEIGHTS_2, CONFIG = "params.npz", "params.safetensors", "config.json"

@@ -6,8 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from sae_gap.storage.packages import package_folders
-from sae_gap.storage.tensor_files import printable
+from sae_gap.storage import package_folders, printable
 
 
 def cached(release: str, sae_id: str) -> Path:

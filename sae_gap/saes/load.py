@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import AnyPath, detached
+from sae_gap.core import AnyPath, detached
 from sae_gap.saes.find import locate, read
 from sae_gap.saes.loaded_sae import SAE, of_parts
 

@@ -17,22 +17,13 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
-from sae_gap.core import matching
-from sae_gap.core.checks import check_vanishing, detached
-from sae_gap.core.normalise import Normalisation
-from sae_gap.core.types import Model, Transcoder
-from sae_gap.encoders.encoder import (
-    AmortisedEncoder,
-    Encoder,
-    as_floats,
-    check_model,
-    unit_atoms,
-)
-from sae_gap.learners.given import Given, Held
+from sae_gap.core import Model, Normalisation, Transcoder, check_vanishing, detached, matching
+from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
+from sae_gap.learners import Given, Held
 from sae_gap.saes import arrays
 from sae_gap.saes.exchange import imported
 from sae_gap.saes.parts import Parts, side_by_side
-from sae_gap.storage.tensor_files import printable
+from sae_gap.storage import printable
 
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6

@@ -8,7 +8,7 @@ from typing import Any
 from sae_gap.saes import decoders
 from sae_gap.saes.architectures import read_options, take
 from sae_gap.saes.parts import LAYERS, Parts
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.storage import Config, Tensors
 
 # circuit-tracer's names: of the transcoder of a layer, of a threshold, and of the configuration of
 # all layers.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.core.normalise import Normalisation
+from sae_gap.core import Normalisation
 
 # Most that any number other than k may be, if the dictionary has fewer latents.
 MOST = 64

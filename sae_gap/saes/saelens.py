@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from sae_gap.core.normalise import ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.core.pursuit import PURSUIT
+from sae_gap.core import PURSUIT, ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.saes.architectures import ARCHITECTURES, TRANSCODERS, read_options, take
 from sae_gap.saes.parts import NOTED, Parts
-from sae_gap.storage.results import version
-from sae_gap.storage.tensor_files import Config, Tensors, read_json, read_safetensors
+from sae_gap.storage import Config, Tensors, read_json, read_safetensors, version
 
 # The files that the library writes.
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"

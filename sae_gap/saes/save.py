@@ -9,16 +9,14 @@ from typing import Any
 
 from absl import logging
 
-from sae_gap.core.checks import AnyPath, check_type
-from sae_gap.core.normalise import Normalisation
-from sae_gap.core.types import Model, Transcoder
-from sae_gap.encoders.encoder import Encoder, check_model
+from sae_gap.core import AnyPath, Model, Normalisation, Transcoder, check_type
+from sae_gap.encoders import Encoder, check_model
 from sae_gap.saes import saelens
 from sae_gap.saes.exchange import as_fit, exported, form_of
 from sae_gap.saes.find import check_free
 from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import FIT, NOTED
-from sae_gap.storage.folder import Folder
+from sae_gap.storage import Folder
 
 
 def save_sae(

@@ -1,13 +1,5 @@
 """Sparse coding: solvers of the lasso behind `sparse_code`, and greedy pursuits."""
 
-from sae_gap.solvers.coding import SOLVERS, sparse_code
-from sae_gap.solvers.greedy import orthogonal_matching_pursuit, pursuit_order
-from sae_gap.solvers.path import match_l0
+from sae_gap.core.faces import attach
 
-__all__ = [
-    "SOLVERS",
-    "match_l0",
-    "orthogonal_matching_pursuit",
-    "pursuit_order",
-    "sparse_code",
-]
+__getattr__, __dir__ = attach(__name__, __file__)

@@ -17,12 +17,17 @@ from jax import lax
 from jax.sharding import AbstractMesh, Mesh
 from jax.typing import ArrayLike
 
-from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_choice, check_flag, check_integer, check_number, is_traced
-from sae_gap.core.types import Solution
+from sae_gap.core import (
+    Solution,
+    check_choice,
+    check_flag,
+    check_integer,
+    check_number,
+    is_traced,
+    lasso_problem,
+)
 from sae_gap.runtime import sharding
-from sae_gap.solvers import fista, host, implicit
-from sae_gap.solvers.problem import check_problem, lengths, on_host, power_of_two
+from sae_gap.solvers import check_problem, fista, host, implicit, lengths, on_host, power_of_two
 
 # The names that `sparse_code` takes.
 SOLVERS = ("auto", "fista", "ista")

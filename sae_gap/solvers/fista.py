@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from sae_gap.core import lasso_problem
-from sae_gap.core.types import Solution
+from sae_gap.core import Solution, lasso_problem
 
 # A certificate costs four products and an iteration two, so at ten iterations a check certificates
 # stay under a fifth.

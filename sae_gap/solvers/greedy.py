@@ -10,11 +10,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.checks import check_integer
-from sae_gap.core.lasso_problem import product
+from sae_gap.core import check_integer, product
 from sae_gap.loops import host
 from sae_gap.runtime import sharding
-from sae_gap.solvers.problem import on_host
+from sae_gap.solvers import on_host
 
 # Most floats for the Gram matrix of all atoms: of 23,170 atoms.
 LARGEST_GRAM = 2**29

@@ -16,11 +16,8 @@ from jaxtyping import Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
-from sae_gap.runtime.cores import on_cores, one_blas_thread
-from sae_gap.solvers import block
-from sae_gap.solvers.least_squares import by_gram
-from sae_gap.solvers.problem import lengths, power_of_two
-from sae_gap.solvers.reweighted import default_slots
+from sae_gap.runtime import on_cores, one_blas_thread
+from sae_gap.solvers import block, by_gram, default_slots, lengths, power_of_two
 
 # Samples of a block: few enough that every core has some, and enough for fast products. A
 # dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at

@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.loops.host import read_only
-from sae_gap.runtime.cores import cores, on_cores, one_blas_thread
-from sae_gap.solvers import block
-from sae_gap.solvers.leaders import GROUPS, mask
-from sae_gap.solvers.reweighted import num_blocks
+from sae_gap.runtime import on_cores, one_blas_thread
+from sae_gap.runtime.cores import cores
+from sae_gap.solvers import GROUPS, block, mask, num_blocks
 
 # Samples of a block.
 MANY_SAMPLES = 64

@@ -11,8 +11,8 @@ import numpy as np
 import scipy
 from jaxtyping import Array, Float
 
-from sae_gap.core.lasso_problem import product
-from sae_gap.runtime.sharding import in_batches
+from sae_gap.core import product
+from sae_gap.runtime import in_batches
 
 # Floats of the dictionaries of the samples in one batch.
 CHUNK = 2**24

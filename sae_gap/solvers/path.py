@@ -10,11 +10,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.core import lasso_problem
-from sae_gap.core.checks import check_number
-from sae_gap.core.types import Solution
-from sae_gap.solvers.coding import sparse_code
-from sae_gap.solvers.problem import check_problem
+from sae_gap.core import Solution, check_number, lasso_problem
+from sae_gap.solvers import check_problem, sparse_code
 
 
 def match_l0(

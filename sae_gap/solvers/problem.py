@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sae_gap.core.checks import as_real, check_vanishing, is_traced
+from sae_gap.core import as_real, check_vanishing, is_traced
 
 
 def _known(function: Callable[..., Any], array: Any) -> np.ndarray:

@@ -8,9 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.core.checks import is_traced
-from sae_gap.core.lasso_problem import product
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK, whole_pays
+from sae_gap.core import DEPENDENT, EXCHANGES, MOST, SLACK, is_traced, product, whole_pays
 from sae_gap.loops import host
 from sae_gap.runtime import sharding
 from sae_gap.solvers import coding

@@ -1,1 +1,5 @@
 """Storage of results."""
+
+from sae_gap.core.faces import attach
+
+__getattr__, __dir__ = attach(__name__, __file__)

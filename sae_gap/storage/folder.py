@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sae_gap.core.checks import check_path
+from sae_gap.core import check_path
 
 # Age in seconds after which a killed process's draft is removed.
 _STALE = 86_400

@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sae_gap.storage.tensor_files import Tensors, check_members, member_start, reading
+from sae_gap.storage import Tensors, check_members, member_start, reading
 
 _STORAGES = {
     "FloatStorage": np.float32,

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.storage.folder import Folder
+from sae_gap.storage import Folder
 
 # A line of results: a value for each column.
 Row = dict[str, Any]

@@ -17,8 +17,8 @@ import numpy as np
 import safetensors
 from jaxtyping import Float
 
-from sae_gap.core.checks import check_choice, check_integer, check_number, shown
-from sae_gap.storage.npy import read_header
+from sae_gap.core import check_choice, check_integer, check_number, shown
+from sae_gap.storage import read_header
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20

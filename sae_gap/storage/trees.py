@@ -19,8 +19,7 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError
 
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.results import plain
+from sae_gap.storage import Folder, plain
 
 
 def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
-from sae_gap.core.checks import (
+from sae_gap.core import (
+    SPLITS,
+    Model,
+    Task,
     check_integer,
     check_seed,
     check_sequence,
@@ -21,12 +24,11 @@ from sae_gap.core.checks import (
     is_integer,
     shown,
 )
-from sae_gap.core.types import SPLITS, Model, Task
-from sae_gap.learners.learner import HostLearner, Learner
-from sae_gap.runtime import devices, distributed, progress
-from sae_gap.runtime.cores import LOOPS, cores, one_blas_thread
-from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.program import Fitted, Program, given_base
+from sae_gap.learners import HostLearner, Learner
+from sae_gap.runtime import LOOPS, devices, distributed, one_blas_thread, progress
+from sae_gap.runtime.cores import cores
+from sae_gap.storage import Checkpoint
+from sae_gap.study import Fitted, Program, given_base
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core.codes import DENSE_LATENTS, DENSE_NUMBERS, infer_in_chunks
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Coded, Model, Split, Task, Transcoder
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.metrics.metric import SCORED
+from sae_gap.core import (
+    DENSE_LATENTS,
+    DENSE_NUMBERS,
+    Coded,
+    Model,
+    Split,
+    Task,
+    Transcoder,
+    evenly_spaced,
+    infer_in_chunks,
+)
+from sae_gap.encoders import Encoder
+from sae_gap.metrics import SCORED
 from sae_gap.runtime import devices
 
 # Numbers in a chunk of dense codes, when only their non-zeros are kept.

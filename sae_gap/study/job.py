@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from sae_gap.core import identity
-from sae_gap.data.recording import Source
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners.learner import Learner
-from sae_gap.metrics.metric import Metric
+from sae_gap.data import Source
+from sae_gap.encoders import Lasso
+from sae_gap.learners import Learner
+from sae_gap.metrics import Metric
 from sae_gap.storage import results
-from sae_gap.study.study import Method, Study
+from sae_gap.study import Method, Study
 
 
 @dataclasses.dataclass(frozen=True)

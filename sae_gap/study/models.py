@@ -21,16 +21,12 @@ from absl import logging
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
-from sae_gap.core import identity
-from sae_gap.core.types import Model, Task
-from sae_gap.data.recording import Source
-from sae_gap.learners.learner import Learner
+from sae_gap.core import Model, Task, identity
+from sae_gap.data import Source
+from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import results, trees
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.fitting import Fit, fit
-from sae_gap.study.program import Fitted, blank_model
+from sae_gap.storage import Checkpoint, Folder, results, trees
+from sae_gap.study import Fit, Fitted, blank_model, fit
 
 _LAST, _ENDED = "fit.safetensors", "fit.json"
 # Errors from files that are not ours.

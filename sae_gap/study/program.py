@@ -14,10 +14,10 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from sae_gap.core.types import Model, Task
-from sae_gap.learners.learner import HostLearner, Learner
+from sae_gap.core import Model, Task
+from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, sharding
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.storage import Checkpoint
 
 # Seconds between two progress reports of a fit.
 REPORT_EVERY = 1.0

@@ -9,15 +9,11 @@ from typing import Any
 from absl import logging
 from tqdm import tqdm
 
-from sae_gap.core.checks import check_shard, check_type
-from sae_gap.data.recording import task_of
+from sae_gap.core import check_shard, check_type
+from sae_gap.data import task_of
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study.job import Job, Stored, jobs
-from sae_gap.study.models import Models
-from sae_gap.study.scheduling import fit_together
-from sae_gap.study.scoring import score
-from sae_gap.study.study import Study
+from sae_gap.study import Job, Models, Stored, Study, fit_together, jobs, score
 
 
 def run(

@@ -9,12 +9,9 @@ import jax
 from absl import logging
 from tqdm import tqdm
 
-from sae_gap.core.types import Task
-from sae_gap.learners.learner import HostLearner, Learner
-from sae_gap.study import fitting
-from sae_gap.study.fitting import Fit
-from sae_gap.study.job import Job
-from sae_gap.study.models import Models
+from sae_gap.core import Task
+from sae_gap.learners import HostLearner, Learner
+from sae_gap.study import Fit, Job, Models, fitting
 
 # Fit learners together only if the codes, or squares of the width, of all that run at once have at
 # most so many numbers.

@@ -8,14 +8,11 @@ import numpy as np
 from absl import logging
 from scipy.sparse import issparse
 
-from sae_gap.core.types import SPLITS, Task
-from sae_gap.metrics.metric import Inferred, Metric
+from sae_gap.core import SPLITS, Task
+from sae_gap.metrics import Inferred, Metric
 from sae_gap.runtime import devices
 from sae_gap.storage import results
-from sae_gap.study.fitting import Fit
-from sae_gap.study.inference import Inference
-from sae_gap.study.job import Job, Line, Stored
-from sae_gap.study.study import Study
+from sae_gap.study import Fit, Inference, Job, Line, Stored, Study
 
 
 def score(

@@ -15,19 +15,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sae_gap.core.checks import as_real, check_size, check_type, shown
-from sae_gap.core.types import Model, Split
+from sae_gap.core import Model, Split, as_real, check_size, check_type, shown
 from sae_gap.data.activations import outliers
-from sae_gap.encoders.encoder import check_model
-from sae_gap.learners.online.families import Families, FamiliesState
-from sae_gap.learners.online.online_dictionary import OnlineDictionary, OnlineState
-from sae_gap.runtime import devices, distributed, progress
-from sae_gap.runtime.cores import LOOPS
-from sae_gap.runtime.sharding import SAMPLES, check_mesh, constrain
-from sae_gap.storage.results import digest
-from sae_gap.storage.trees import Checkpoint
-from sae_gap.study.fitting import as_key
-from sae_gap.study.program import Stepped, given_base, run_loop
+from sae_gap.encoders import check_model
+from sae_gap.learners import Families, FamiliesState, OnlineDictionary, OnlineState
+from sae_gap.runtime import LOOPS, SAMPLES, check_mesh, constrain, devices, distributed, progress
+from sae_gap.storage import Checkpoint, digest
+from sae_gap.study import Stepped, as_key, given_base, run_loop
 
 # Returns rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]

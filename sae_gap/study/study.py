@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.core.checks import check_sequence, check_type, is_integer, shown
-from sae_gap.core.options import check_options, option
-from sae_gap.data.recording import Source, check_sources
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.learners.learner import HostLearner, Learner
-from sae_gap.metrics.metric import Metric
-from sae_gap.storage.results import key
+from sae_gap.core import check_options, check_sequence, check_type, is_integer, option, shown
+from sae_gap.data import Source, check_sources
+from sae_gap.encoders import Encoder
+from sae_gap.learners import HostLearner, Learner
+from sae_gap.metrics import Metric
+from sae_gap.storage import key
 
 # `strict`: learners see only the training split, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")

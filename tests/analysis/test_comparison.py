@@ -7,8 +7,9 @@ import pytest
 import scipy.signal
 import scipy.stats
 
-from sae_gap.analysis.comparison import Comparison, compare, interval
-from sae_gap.core.rows import runs
+from sae_gap.analysis import Comparison, interval
+from sae_gap.analysis.comparison import compare
+from sae_gap.core import runs
 
 
 def coverage(documents: int, *, skewed: bool, draws: int = 10_000, seed: int = 0) -> float:

@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from sae_gap.analysis.comparison import FEW_DOCUMENTS, interval, over
-from sae_gap.analysis.parts import best_at, placed, sentence, shares, splits, table_of
+from sae_gap.analysis import (
+    FEW_DOCUMENTS,
+    best_at,
+    interval,
+    over,
+    placed,
+    sentence,
+    shares,
+    splits,
+    table_of,
+)
 from tests.figures.samples import row
 
 TOKENS = np.array([100.0, 300, 50, 200])

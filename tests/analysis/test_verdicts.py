@@ -8,12 +8,11 @@ import pytest
 
 import sae_gap
 from sae_gap import measure
-from sae_gap.analysis.comparison import Comparison
-from sae_gap.analysis.verdicts import RIVAL, Verdict, compare_dictionaries
-from sae_gap.core.types import Model
-from sae_gap.learners.given import Given, Held
+from sae_gap.analysis import RIVAL, Comparison, Verdict, compare_dictionaries
+from sae_gap.core import Model
+from sae_gap.learners import Given, Held
 from sae_gap.measure import methods
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes import SAE
 from sae_gap.solvers import sparse_code
 
 

@@ -3,9 +3,8 @@
 import numpy as np
 
 from sae_gap import Setting
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.encoders import TopK
+from sae_gap.learners import OnlineDictionary, SparseAutoencoder
 
 SETTING = Setting(20, 3, 202)
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=6)

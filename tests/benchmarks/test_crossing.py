@@ -9,14 +9,8 @@ from benchmarks import studies
 from benchmarks.harness import crossing
 from benchmarks.harness import preset as presets
 from sae_gap import Setting, Store, catalogue
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.baselines import Random
-from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.encoders import OMP, Lasso, OnSupport
+from sae_gap.learners import Amortised, DLFista, Oracle, Random, SparseAutoencoder
 from tests.conftest import lines_of, page_of, succeed
 
 SOURCE = Setting(20, 3, 200)

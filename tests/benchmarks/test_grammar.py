@@ -16,12 +16,11 @@ from benchmarks.harness.preset import Preset, grid
 from benchmarks.studies import attribution
 from sae_gap import Setting
 from sae_gap.analysis import published
-from sae_gap.core.identity import describe
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.core import describe
+from sae_gap.encoders import Lasso
+from sae_gap.learners import SparseAutoencoder
 from sae_gap.storage import results
-from sae_gap.study.job import jobs
-from sae_gap.study.study import PROTOCOLS
+from sae_gap.study import PROTOCOLS, jobs
 from tests.conftest import flags_of
 
 STUDIES = studies.found()

@@ -16,10 +16,9 @@ from benchmarks.harness.drawings import Drawing
 from benchmarks.harness.outcome import write_outcome
 from benchmarks.report import pages
 from sae_gap.analysis import tables
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.storage.results import grouped
-from sae_gap.study import program
-from sae_gap.study.job import jobs
+from sae_gap.encoders import Lasso
+from sae_gap.storage import grouped
+from sae_gap.study import jobs, program
 from tests.conftest import lines_of, save_picture, succeed
 
 STUDIES = studies.found()

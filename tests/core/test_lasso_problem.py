@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_gap.core import lasso_problem
-from sae_gap.core.types import Solution
+from sae_gap.core import Solution, lasso_problem
 
 # One program each, where each step would be one.
 certificate = jax.jit(lasso_problem.certificate, static_argnames="nonneg")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sae_gap import open_activations
-from sae_gap.data.held_out import HeldOut
+from sae_gap.data import HeldOut
 
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(900, 4)).astype(np.float32)

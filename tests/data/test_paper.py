@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 
 from sae_gap import Setting, draw
-from sae_gap.data import paper, paper_model
-from sae_gap.data.paper_stream import Stream
+from sae_gap.data import Stream, paper, paper_model
 
 # Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
 UNLIKELY = 1e-4

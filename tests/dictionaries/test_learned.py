@@ -13,14 +13,13 @@ import scipy.optimize
 
 import sae_gap
 from sae_gap import Setting
-from sae_gap.data.activations import Activations, rows
+from sae_gap.data import Activations
+from sae_gap.data.activations import rows
 from sae_gap.dictionaries import learned as curve
 from sae_gap.dictionaries import training
-from sae_gap.encoders.batchtopk import BatchTopK
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.encoders import BatchTopK, TopK
+from sae_gap.learners import OnlineDictionary
+from sae_gap.storage import Checkpoint, Folder
 
 WIDTH, L0 = 40, 3
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
+from sae_gap.core import Model
+from sae_gap.encoders import Affine
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Split, catalogue
-from sae_gap.core.types import Model
-from sae_gap.encoders.batchtopk import BatchTopK
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.lista import LISTA
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.core import Model
+from sae_gap.encoders import LISTA, BatchTopK, Encoder, JumpReLU
+from sae_gap.learners import SparseAutoencoder
 from sae_gap.solvers import fista
 
 partial = functools.partial

@@ -7,13 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Model, Transcoder
-from sae_gap.encoders.encoder import Affine, AmortisedEncoder, check_model, unit_atoms
-from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.core import Model, Transcoder
+from sae_gap.encoders import (
+    Affine,
+    AmortisedEncoder,
+    JumpReLU,
+    JumpReLUParameters,
+    TopK,
+    check_model,
+    unit_atoms,
+)
+from sae_gap.learners import Amortised, Oracle, SparseAutoencoder
 
 
 def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():

@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from sae_gap import catalogue
-from sae_gap.core.types import Model
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.own import Own
-from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.topk import TopK
+from sae_gap.core import Model
+from sae_gap.encoders import LISTA, Lasso, OnSupport, Own, Pruned, TopK
 from tests.test_versions import crossed
 
 # LISTA codes by products with atoms of any length.

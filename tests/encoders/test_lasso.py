@@ -6,10 +6,7 @@ import numpy as np
 import pytest
 
 from sae_gap.core import lasso_problem
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.relu import ReLU
+from sae_gap.encoders import Lasso, MatchingPursuit, ReLU, unit_atoms
 
 LAM = 0.05
 

@@ -5,9 +5,8 @@ at the equivalent weight.
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lookup import Lookup, LookupParameters
+from sae_gap.core import Model
+from sae_gap.encoders import Lasso, Lookup, LookupParameters
 
 
 def test_known_signals_have_their_codes_and_others_the_lasso_s(task):

@@ -9,10 +9,7 @@ import pytest
 from scipy.optimize import nnls
 
 from sae_gap.core import lasso_problem
-from sae_gap.encoders.encoder import Encoder, unit_atoms
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.on_support import LeastSquares, OnSupport
-from sae_gap.encoders.topk import TopK
+from sae_gap.encoders import Encoder, LeastSquares, MatchingPursuit, OnSupport, TopK, unit_atoms
 from tests.solvers.test_least_squares import by_lstsq
 
 LAM = 0.05

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Split, Task
-from sae_gap.core.types import Transcoder
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.predicted import Predicted
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.study.inference import Inference
+from sae_gap.core import Transcoder
+from sae_gap.encoders import Affine, BatchPursuit, Predicted, TopK
+from sae_gap.study import Inference
 
 READ, DIM, LATENTS, PURSUIT = 6, 5, 10, BatchPursuit(2, l0=2.0)
 RNG = np.random.default_rng(0)

@@ -8,18 +8,22 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.encoders import lasso
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.lasso import Lasso, find_weight
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.own import Own
-from sae_gap.encoders.refined import AtWeight, InNorm, Pruned
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.study.inference import Inference
+from sae_gap.core import Model, Split, Task, evenly_spaced
+from sae_gap.encoders import (
+    Affine,
+    AtWeight,
+    BatchPursuit,
+    InNorm,
+    Lasso,
+    OnSupport,
+    Own,
+    Pruned,
+    ThresholdingPursuit,
+    TopK,
+    find_weight,
+    lasso,
+)
+from sae_gap.study import Inference
 from tests.encoders.test_screened_pursuit import fit
 
 RNG = np.random.default_rng(5)

@@ -8,11 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.pursuit import OMP, GradientPursuit
-from sae_gap.encoders.thresholding_pursuit import ThresholdingPursuit
+from sae_gap.core import Model
+from sae_gap.encoders import OMP, GradientPursuit, Lasso, MatchingPursuit, ThresholdingPursuit
 from sae_gap.runtime import devices
 
 # The Gram matrix of 12 atoms is formed for k = 3 from 4 signals on.

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from sae_gap.core import pursuit
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders import screened_pursuit
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.own import Own
-from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit
-from sae_gap.solvers import coding, screened
-from sae_gap.solvers.screened import leave_one_out
+from sae_gap.core import Model, Split, pursuit
+from sae_gap.encoders import (
+    Affine,
+    BatchPursuit,
+    Own,
+    Pruned,
+    ReLU,
+    ScreenedPursuit,
+    screened_pursuit,
+)
+from sae_gap.solvers import coding, leave_one_out, screened
 
 WIDTH, DIM, COUNT = 60, 24, 40
 

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.encoders.topk import _by_bits, keep_largest
+from sae_gap.encoders import keep_largest
+from sae_gap.encoders.topk import _by_bits
 
 # Compiled for each k; accelerators, which sort nothing, must keep the same.
 WAYS = [jax.jit(way, static_argnums=1) for way in (keep_largest, _by_bits)]

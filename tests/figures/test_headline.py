@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sae_gap import figures
-from sae_gap.analysis.parts import splits
+from sae_gap.analysis import splits
 
 from .samples import SCORES, assert_legible, choose, make_rows
 

@@ -8,7 +8,7 @@ import pytest
 
 import sae_gap
 from sae_gap.measure import fvu
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes import SAE
 from tests.saes.test_loaded_sae import tensor
 from tests.torch_files import save
 

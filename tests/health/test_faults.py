@@ -8,12 +8,9 @@ import pytest
 
 import sae_gap
 from sae_gap import catalogue
-from sae_gap.core.normalise import ConstantNorm, LayerNorm, Scale
-from sae_gap.core.types import Split, Task
-from sae_gap.health.faults import Evidence, find_faults
-from sae_gap.health.readings import Reading, others
-from sae_gap.saes.loaded_sae import of_parts
-from sae_gap.saes.parts import Parts
+from sae_gap.core import ConstantNorm, LayerNorm, Scale, Split, Task
+from sae_gap.health import Evidence, Reading, find_faults, others
+from sae_gap.saes import Parts, of_parts
 
 DIM, WIDTH, K = 96, 256, 8
 DRAWS = np.random.default_rng(2)

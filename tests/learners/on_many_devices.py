@@ -11,11 +11,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from sae_gap import Setting, Split, draw, fit_stream
-from sae_gap.core.types import Model
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
+from sae_gap.core import Model
+from sae_gap.learners import Families, OnlineDictionary
 from sae_gap.runtime import devices
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.storage import Checkpoint
 
 KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')

@@ -10,14 +10,9 @@ import optax
 import pytest
 
 from sae_gap import fit
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import encode
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Among, Amortised, Lista
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+from sae_gap.core import Model, Split
+from sae_gap.encoders import LISTA, JumpReLU, ReLU, TopK, encode
+from sae_gap.learners import Among, Amortised, Lista, SparseAutoencoder
 from sae_gap.solvers import sparse_code
 
 ENCODERS = (ReLU(), TopK(3), JumpReLU(), LISTA(4))

@@ -6,8 +6,8 @@ import pytest
 from sklearn import decomposition
 
 from sae_gap import Split, Task, fit
-from sae_gap.encoders.linear import Linear
-from sae_gap.learners.baselines import PCA, Samples
+from sae_gap.encoders import Linear
+from sae_gap.learners import PCA, Samples
 
 
 def learned(learner, task, num_samples, num_latents):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Split, fit
-from sae_gap.learners.dl_fista import DLFista
+from sae_gap.learners import DLFista
 
 KEY = jax.random.key(0)
 

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Method, Setting, Store, Study, run
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.own import Own
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.given import Given, Held
+from sae_gap.core import Model
+from sae_gap.encoders import Affine, Own, TopK
+from sae_gap.learners import Given, Held
 from sae_gap.metrics.gap import METRIC
 
 ATOMS = np.random.default_rng(0).normal(size=(12, 20)).astype(np.float32)

@@ -11,21 +11,22 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, Split, Task, draw, fit
-from sae_gap.core.types import Model
-from sae_gap.encoders.lista import LISTA
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.amortised import Amortised, Lista
-from sae_gap.learners.dl_fista import DLFista
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.online.pruned import Pruned
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.probe import LinearProbe
-from sae_gap.learners.softplus_adam import SoftplusAdam
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.learners.surgery import Surgery
+from sae_gap.core import Model
+from sae_gap.encoders import LISTA, ReLU, TopK
+from sae_gap.learners import (
+    Amortised,
+    DLFista,
+    Families,
+    Learner,
+    LinearProbe,
+    Lista,
+    OnlineDictionary,
+    Oracle,
+    Pruned,
+    SoftplusAdam,
+    SparseAutoencoder,
+    Surgery,
+)
 
 KEY = jax.random.key(5)
 FISTA = DLFista(num_steps=3, num_iterations=20)

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, draw, fit, match_atoms, sparse_code
-from sae_gap.core.types import Split
-from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch
-from sae_gap.learners.spams_train_dl import SpamsTrainDL
+from sae_gap.core import Split
+from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
 
 KEY = jax.random.key(0)
 both = pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])

@@ -10,8 +10,8 @@ from scipy.sparse import csr_array
 from sklearn.linear_model import RidgeCV
 
 from sae_gap import Split, Task, fit
-from sae_gap.encoders.linear import Linear
-from sae_gap.learners.probe import LinearProbe
+from sae_gap.encoders import Linear
+from sae_gap.learners import LinearProbe
 
 ALPHAS = LinearProbe().alphas
 

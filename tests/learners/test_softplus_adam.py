@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from sae_gap import fit
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners.softplus_adam import SoftplusAdam
+from sae_gap.encoders import Lasso
+from sae_gap.learners import SoftplusAdam
 
 KEY = jax.random.key(0)
 begin = eqx.filter_jit(lambda learner, data: learner.init(data, num_latents=20, key=KEY))

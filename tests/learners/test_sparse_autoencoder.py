@@ -11,14 +11,8 @@ import optax
 import pytest
 
 from sae_gap import Model, Setting, Split, catalogue, draw, fit
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners import sparse_autoencoder
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder, Steering
+from sae_gap.encoders import Affine, BatchPursuit, JumpReLU, ReLU, TopK
+from sae_gap.learners import Oracle, SparseAutoencoder, Steering, sparse_autoencoder
 
 INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
 ENCODERS = {"relu": ReLU(), "topk": TopK(K)}

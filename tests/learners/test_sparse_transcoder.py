@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from sae_gap import Split, Task, catalogue, fit
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.learners.sparse_transcoder import SparseTranscoder
-from sae_gap.measure.methods import refit
-from sae_gap.study.inference import Inference
+from sae_gap.encoders import MatchingPursuit
+from sae_gap.learners import SparseTranscoder
+from sae_gap.measure import refit
+from sae_gap.study import Inference
 
 READ, DIM, LATENTS, K = 12, 8, 16, 4
 RNG = np.random.default_rng(0)

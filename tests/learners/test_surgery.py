@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Models, Task
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.learners.surgery import Surgery
+from sae_gap.core import Model
+from sae_gap.encoders import TopK, unit_atoms
+from sae_gap.learners import SparseAutoencoder, Surgery
 
 SAE = SparseAutoencoder(TopK(3), num_steps=2)
 

@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from sae_gap.lm import recording, windows
-from sae_gap.lm.recording import record
-from sae_gap.lm.texts import Texts
+from sae_gap.lm import Texts, record, recording, windows
 from tests import tiny
 
 WORDS = ["the", "cat", "in", "the", "hat", "sat", "on", "12", "mats", "near", "the", "inn"]

@@ -7,9 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import downstream
-from sae_gap.lm.downstream import Downstream, Network
-from sae_gap.lm.language_model import Windows
+from sae_gap.lm import Downstream, Network, Windows, downstream
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.

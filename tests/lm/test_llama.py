@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import gguf_files
-from sae_gap.lm.language_model import Windows
+from sae_gap.lm import Windows, gguf_files
 from tests import tiny
 from tests.tiny import LM
 

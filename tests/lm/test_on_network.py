@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Task
-from sae_gap.data.held_out import HeldOut
-from sae_gap.lm.downstream import Downstream
-from sae_gap.lm.on_network import OnNetwork
-from sae_gap.lm.texts import Texts
+from sae_gap.core import Task
+from sae_gap.data import HeldOut
+from sae_gap.lm import Downstream, OnNetwork, Texts
 
 
 @pytest.fixture

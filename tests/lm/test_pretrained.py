@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tokenizers
 
-from sae_gap.lm.pretrained import installed, load_lm
+from sae_gap.lm import installed, load_lm
 from tests import tiny
 
 

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 
 from sae_gap import open_activations
-from sae_gap.lm.language_model import LanguageModel, Windows
-from sae_gap.lm.recording import open_recording, origin_of
-from sae_gap.lm.texts import Texts
-from sae_gap.storage.folder import Folder
+from sae_gap.lm import LanguageModel, Texts, Windows, open_recording, origin_of
+from sae_gap.storage import Folder
 
 
 def content(folder):

@@ -9,8 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from sae_gap.lm import texts
-from sae_gap.lm.texts import Texts, read_texts
+from sae_gap.lm import Texts, read_texts, texts
 
 ROWS = [{"text": "one", "label": 1, "other": [3.5]}, {"text": "two", "label": 0, "other": [1.5]}]
 KNOWN = Texts(("one", "two"), ("1", "2"), ("1", "0"))

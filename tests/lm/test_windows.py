@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from sae_gap.lm import windows
-from sae_gap.lm.windows import cut, pack
+from sae_gap.lm import cut, pack, windows
 
 
 def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(monkeypatch):

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from sae_gap.core.pursuit import screen_sizes
+from sae_gap.core import screen_sizes
 from sae_gap.loops import host
 from sae_gap.solvers import host_pursuits, reweighted, sparse_code
 

@@ -10,18 +10,12 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.analysis.parts import SUMS, splits
-from sae_gap.core import normalise
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.topk import TopK
-from sae_gap.lm.downstream import Downstream, Network
-from sae_gap.lm.language_model import Windows
-from sae_gap.measure.methods import encoder_at, refit
-from sae_gap.measure.plan import put_back
-from sae_gap.saes.foreign_encoders import AbsTopK
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.analysis import SUMS, splits
+from sae_gap.core import Model, Split, Task, normalise
+from sae_gap.encoders import OMP, Affine, TopK
+from sae_gap.lm import Downstream, Network, Windows
+from sae_gap.measure import encoder_at, put_back, refit
+from sae_gap.saes import SAE, AbsTopK
 from sae_gap.solvers import sparse_code
 
 ROWS, LENGTH, DIM = 12, 16, 16

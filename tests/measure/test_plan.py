@@ -11,18 +11,12 @@ from scipy.optimize import lsq_linear
 from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap import Store, measure
-from sae_gap.analysis.summarise import at, by_dictionary
-from sae_gap.core.types import Model
-from sae_gap.data.activations import open_activations
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.on_support import OnSupport
-from sae_gap.encoders.pursuit import OMP
-from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.measure.methods import kind_of, learner_at, methods_of
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.analysis import at, by_dictionary
+from sae_gap.core import Model
+from sae_gap.data import open_activations
+from sae_gap.encoders import OMP, Affine, Lasso, OnSupport, Pruned, ScreenedPursuit, TopK
+from sae_gap.measure import kind_of, learner_at, methods_of
+from sae_gap.saes import SAE
 
 LAM = 0.25
 

@@ -3,8 +3,8 @@
 import numpy as np
 import scipy.sparse
 
-from sae_gap.core.types import Model, Split, Task, Tree
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Split, Task, Tree
+from sae_gap.metrics import Inferred
 
 RNG = np.random.default_rng(0)
 

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from sae_gap.metrics import atom_statistics
-from sae_gap.metrics.atom_statistics import agreement, describe_atoms
+from sae_gap.metrics import agreement, atom_statistics, describe_atoms
 
 
 def cosines(dictionary):

@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse
 from scipy.optimize import linear_sum_assignment
 
-from sae_gap.core.matching import match_atoms, nearest_atoms
-from sae_gap.metrics.atoms import atom_scores, groups_of
+from sae_gap.core import match_atoms, nearest_atoms
+from sae_gap.metrics import atom_scores, groups_of
 from tests.metrics.samples import unit
 
 

@@ -6,9 +6,8 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.metrics import classification
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Split, Task
+from sae_gap.metrics import Inferred, classification
 
 
 def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):

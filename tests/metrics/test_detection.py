@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 
 from sae_gap import catalogue
-from sae_gap.core.matching import nearest_atoms
-from sae_gap.core.types import Split
+from sae_gap.core import Split, nearest_atoms
+from sae_gap.metrics import Firing, atom_scores, count, groups_of
 from sae_gap.metrics.absorption import absorption
-from sae_gap.metrics.atoms import atom_scores, groups_of
 from sae_gap.metrics.cuts import cuts
-from sae_gap.metrics.detection import Firing, count, detection
+from sae_gap.metrics.detection import detection
 from sae_gap.metrics.explained import explained
 from tests.metrics.samples import RNG, forms, inferred, sparse_codes
 

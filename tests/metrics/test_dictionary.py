@@ -5,10 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from sae_gap.core.matching import Match, match_atoms
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.metrics.dictionary import dictionary_recovery, measure
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Match, Model, Split, Task, match_atoms
+from sae_gap.metrics import Inferred, dictionary_recovery
+from sae_gap.metrics.dictionary import measure
 
 
 def score(learned, truth):

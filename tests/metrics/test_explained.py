@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sae_gap.metrics.definitions import fvu
+from sae_gap.metrics import fvu
 from sae_gap.metrics.explained import explained
 from tests.metrics.samples import RNG, sparse_codes, unit
 

@@ -8,13 +8,9 @@ import pytest
 from sklearn.decomposition import sparse_encode
 from sklearn.linear_model import Lasso as SklearnLasso
 
-from sae_gap.core.types import Model, Solution, Split, Task
-from sae_gap.encoders.encoder import Affine, unit_atoms
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
-from sae_gap.metrics import gap
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Solution, Split, Task
+from sae_gap.encoders import Affine, Lasso, ReLU, TopK, unit_atoms
+from sae_gap.metrics import Inferred, gap
 from tests.saes.examples import transcoder
 
 LAM = 0.1

@@ -5,14 +5,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize, minimize_scalar
 
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.learners.given import Given, Held
-from sae_gap.metrics import gap_parts
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Split, Task
+from sae_gap.encoders import Lasso
+from sae_gap.learners import Given, Held
+from sae_gap.metrics import Inferred, gap_parts
 from sae_gap.solvers import sparse_code
-from sae_gap.study.inference import Inference
-from sae_gap.study.study import Method
+from sae_gap.study import Inference, Method
 
 LAM = 0.2
 

@@ -7,9 +7,8 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.neighbors import KNeighborsRegressor
 
-from sae_gap.encoders.predicted import Predicted
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.metrics.metric import Inferred
+from sae_gap.encoders import BatchPursuit, Predicted
+from sae_gap.metrics import Inferred
 from sae_gap.metrics.predictability import METRIC
 from tests.encoders.test_predicted import MODEL, TRUTH, X, inference_of
 

@@ -8,9 +8,8 @@ import pytest
 import scipy.sparse
 from scipy.stats import pearsonr
 
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.metrics import recovery
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Split, Task
+from sae_gap.metrics import Inferred, recovery
 
 
 def brute_force(true_codes, codes):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import precision_recall_fscore_support
 
-from sae_gap.core.matching import Match, match_atoms
-from sae_gap.metrics.support import support_recovery
+from sae_gap.core import Match, match_atoms
+from sae_gap.metrics import support_recovery
 
 
 def identity(width):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import sae_gap
-from sae_gap.lm.language_model import Windows
+from sae_gap.lm import Windows
 from sae_gap.torch import SAE
 from tests.tiny import masked
 from tests.torch.test_module import BLOCKS

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.lm import pretrained
-from sae_gap.lm.gguf_files import read_model
-from sae_gap.lm.language_model import Windows
-from sae_gap.lm.texts import read_texts
-from sae_gap.lm.windows import cut, pack
+from sae_gap.lm import Windows, cut, pack, pretrained, read_model, read_texts
 from tests import tiny
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]

@@ -5,7 +5,7 @@ import pytest
 
 import sae_gap
 from sae_gap import catalogue
-from sae_gap.saes.exchange import has_form
+from sae_gap.saes import has_form
 from tests.saes.examples import close
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from sae_gap.core import matching
-from sae_gap.data.worlds import WorldStream, published_world
-from sae_gap.data.worlds.firing import firing_of
-from sae_gap.metrics import detection, explained
-from sae_gap.metrics.atoms import atom_scores
+from sae_gap.data import WorldStream, firing_of, published_world
+from sae_gap.metrics import atom_scores, detection, explained
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 NUM_LATENTS, INPUT_DIM, NUM_SAMPLES, SEED = 2_048, 256, 20_000, 7

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from sae_gap import catalogue, open_activations, probing
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.metrics import probes
-from sae_gap.metrics.probes import SCORES
+from sae_gap.core import evenly_spaced
+from sae_gap.metrics import SCORES, probes
 from sae_gap.probing import concepts, probed
 
 

@@ -8,8 +8,7 @@ import os
 
 import pytest
 
-from sae_gap.runtime import cores
-from sae_gap.runtime.cores import one_blas_thread
+from sae_gap.runtime import cores, one_blas_thread
 
 
 def threads():

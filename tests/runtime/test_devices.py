@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Split
+from sae_gap.core import Split
 from sae_gap.runtime import devices
 
 PREAMBLE = """

@@ -14,14 +14,19 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.core.types import Transcoder
-from sae_gap.encoders.batchtopk import BatchTopK, BatchTopKParameters
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.gated import Gated, GatedParameters
-from sae_gap.encoders.jumprelu import JumpReLU, JumpReLUParameters
-from sae_gap.encoders.matryoshka import MatryoshkaBatchTopK
-from sae_gap.encoders.relu import ReLU
-from sae_gap.encoders.topk import TopK
+from sae_gap.core import Transcoder
+from sae_gap.encoders import (
+    Affine,
+    BatchTopK,
+    BatchTopKParameters,
+    Gated,
+    GatedParameters,
+    JumpReLU,
+    JumpReLUParameters,
+    MatryoshkaBatchTopK,
+    ReLU,
+    TopK,
+)
 
 FILES = Path(__file__).parent / "files"
 SAVED, HOOK = FILES / "saved", {"hook_name": "blocks.2.hook_resid_post"}

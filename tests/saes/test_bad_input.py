@@ -9,7 +9,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
-from sae_gap.saes.decoders import read_tensors
+from sae_gap.saes import read_tensors
 from sae_gap.torch import SAE
 from tests.saes.examples import FILES, refused
 

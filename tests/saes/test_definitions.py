@@ -11,12 +11,10 @@ import pytest
 
 import sae_gap
 from sae_gap.core import matching
-from sae_gap.lm.downstream import Downstream, Network
-from sae_gap.lm.language_model import Windows
-from sae_gap.metrics import definitions
-from sae_gap.metrics.atoms import atom_scores
+from sae_gap.lm import Downstream, Network, Windows
+from sae_gap.metrics import atom_scores, definitions
 from sae_gap.metrics.definitions import explained
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes import SAE
 
 PAGE = Path(definitions.__file__).with_name("DEFINITIONS.md").read_text()
 (CODE,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)

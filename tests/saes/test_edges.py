@@ -12,10 +12,8 @@ import torch
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
-from sae_gap.saes.foreign_encoders import RepeatingPursuit
-from sae_gap.saes.loaded_sae import of_parts
-from sae_gap.saes.parts import Parts
-from sae_gap.storage.tensor_files import Config, Tensors
+from sae_gap.saes import Parts, RepeatingPursuit, of_parts
+from sae_gap.storage import Config, Tensors
 from tests.saes.examples import FILES, example, refused
 
 

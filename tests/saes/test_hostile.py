@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.storage.pickles import read_pt
+from sae_gap.storage import read_pt
 from tests.saes import examples
 from tests.saes.examples import FILES
 from tests.torch_files import archive, plain, state, storage, tensor

@@ -8,9 +8,8 @@ from safetensors.numpy import save_file
 import sae_gap
 from benchmarks.real import train_real
 from sae_gap.core import identity
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.storage import trees
-from sae_gap.storage.folder import Folder
+from sae_gap.learners import OnlineDictionary
+from sae_gap.storage import Folder, trees
 from tests import torch_files
 from tests.saes.examples import FILES, refused
 from tests.saes.test_bad_input import configure, copy

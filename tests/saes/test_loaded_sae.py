@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.core import Model
+from sae_gap.encoders import Affine, TopK
+from sae_gap.saes import SAE
 from tests.saes.examples import refused, transcoder
 
 # The last atom is dead.

@@ -10,15 +10,10 @@ import pytest
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.core import identity
-from sae_gap.encoders.encoder import encode
-from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.learners.sparse_transcoder import SparseTranscoder
+from sae_gap.encoders import BatchPursuit, ListaMatryoshka, MatchingPursuit, TopK, encode
+from sae_gap.learners import SparseAutoencoder, SparseTranscoder
 from sae_gap.storage import trees
-from sae_gap.study.models import Models
+from sae_gap.study import Models
 from sae_gap.testing import check_sae_format
 from tests.saes.examples import ENCODERS, close, example, refused, transcoder
 

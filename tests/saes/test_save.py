@@ -13,10 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import sae_gap
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.lista_matryoshka import ListaMatryoshka
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.encoders.topk import TopK
+from sae_gap.encoders import BatchPursuit, Lasso, ListaMatryoshka, TopK
 from sae_gap.saes import save
 from tests.saes.examples import ENCODERS, HOOK, SAVED, TRANSCODERS, example, refused, saved
 from tests.saes.test_libraries import loaded

@@ -26,7 +26,7 @@ import pytest
 import scipy.optimize
 
 from benchmarks.speed import scores
-from sae_gap.core.types import Solution
+from sae_gap.core import Solution
 from sae_gap.solvers import sparse_code
 
 TOL = 1e-6

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sae_gap.solvers import GROUPS
 from sae_gap.solvers import leaders as module
-from sae_gap.solvers.leaders import GROUPS
 
 leaders = jax.jit(module.leaders, static_argnums=(1, 2))
 

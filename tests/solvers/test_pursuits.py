@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from sae_gap.core import pursuit
-from sae_gap.core.pursuit import least_gain, screen_sizes
+from sae_gap.core import least_gain, pursuit, screen_sizes
 from sae_gap.loops import host
 from sae_gap.solvers import screened
 

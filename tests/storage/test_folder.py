@@ -9,7 +9,7 @@ import time
 import fsspec
 import pytest
 
-from sae_gap.storage.folder import BucketError, Folder
+from sae_gap.storage import BucketError, Folder
 
 
 @pytest.mark.parametrize("place", ["{}/a", "file://{}/a/", "memory://bucket/a"])

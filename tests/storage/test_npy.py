@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from sae_gap.storage.npy import read_header
+from sae_gap.storage import read_header
 
 ONES = np.ones((4, 5), ">f4")
 

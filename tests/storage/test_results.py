@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sae_gap.storage import results
-from sae_gap.storage.results import Store
+from sae_gap.storage import Store, results
 
 
 def row(key, **values):

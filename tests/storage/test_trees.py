@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from sae_gap.core.types import Model
-from sae_gap.storage import trees
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.core import Model
+from sae_gap.storage import Checkpoint, trees
 
 TREE = {
     "model": Model(jnp.arange(6.0).reshape(2, 3), jnp.ones(2)),

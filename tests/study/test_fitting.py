@@ -13,12 +13,10 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, draw, fit
-from sae_gap.core.types import Model
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import Learner
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.core import Model
+from sae_gap.encoders import TopK
+from sae_gap.learners import Learner, OnlineDictionary, SparseAutoencoder
+from sae_gap.storage import Checkpoint
 from sae_gap.study import fitting
 from sae_gap.study import program as loop
 

@@ -9,13 +9,10 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from sae_gap.core.types import Coded, Model
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.topk import TopK
+from sae_gap.core import Coded, Model
+from sae_gap.encoders import Encoder, Lasso, TopK
 from sae_gap.runtime import devices
-from sae_gap.study import inference
-from sae_gap.study.inference import Inference
+from sae_gap.study import Inference, inference
 
 
 @pytest.fixture

@@ -9,12 +9,9 @@ import pytest
 
 from sae_gap import Method, Setting
 from sae_gap.core import identity
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.metrics.metric import Metric
+from sae_gap.encoders import Encoder, Lasso, TopK
+from sae_gap.learners import Oracle, SparseAutoencoder
+from sae_gap.metrics import Metric
 from sae_gap.study import job
 from tests.tiny import SAE, SETTING, make
 

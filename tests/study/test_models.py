@@ -13,15 +13,11 @@ import numpy as np
 import pytest
 
 from sae_gap import Models, Setting
-from sae_gap.core import identity
-from sae_gap.core.types import Model
-from sae_gap.data.activations import open_activations
-from sae_gap.data.held_out import HeldOut
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.learner import HostLearner
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.core import Model, identity
+from sae_gap.data import HeldOut, open_activations
+from sae_gap.encoders import TopK
+from sae_gap.learners import HostLearner, Oracle, SparseAutoencoder
+from sae_gap.storage import Checkpoint
 from sae_gap.study import models
 from tests.study.test_fitting import KilledError, Mortal, Walk, same_bits
 

@@ -16,23 +16,14 @@ import pytest
 
 from sae_gap import Method, Models, Recording, Setting, Store, run
 from sae_gap.catalogue import default_metrics
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.encoders.encoder import Encoder
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.linear import Linear
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
-from sae_gap.metrics import gap
-from sae_gap.metrics.metric import Metric
+from sae_gap.core import evenly_spaced
+from sae_gap.encoders import Encoder, Lasso, Linear, MatchingPursuit, TopK
+from sae_gap.learners import Oracle, SparseAutoencoder
+from sae_gap.metrics import Metric, gap
 from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
-from sae_gap.storage.folder import Folder
-from sae_gap.storage.trees import Checkpoint
-from sae_gap.study import inference, models, runner, scoring
-from sae_gap.study.inference import Inference
-from sae_gap.study.job import jobs
+from sae_gap.storage import Checkpoint, Folder
+from sae_gap.study import Inference, inference, jobs, models, runner, scoring
 from tests.study.test_fitting import KilledError
 from tests.tiny import METHODS, NAMES, SAE, SETTING, make, timeless
 

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, World, draw, fit, fit_stream, match_atoms
-from sae_gap.core.types import Model
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.storage.trees import Checkpoint
+from sae_gap.core import Model
+from sae_gap.learners import Families, OnlineDictionary
+from sae_gap.storage import Checkpoint
 from sae_gap.study import stream
 
 LEARNER = OnlineDictionary(num_steps=40)

@@ -3,11 +3,8 @@
 import pytest
 
 from sae_gap import Method, Study
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.linear import Linear
-from sae_gap.encoders.topk import TopK
-from sae_gap.learners.oracle import Oracle
-from sae_gap.learners.probe import LinearProbe
+from sae_gap.encoders import Lasso, Linear, TopK
+from sae_gap.learners import LinearProbe, Oracle
 from tests.study.test_models import OnHost
 from tests.tiny import METHODS, SAE, SETTING, make
 

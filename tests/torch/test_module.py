@@ -12,15 +12,17 @@ import pytest
 import torch
 
 import sae_gap
-from sae_gap.core.normalise import LayerNorm
-from sae_gap.core.types import Model
-from sae_gap.encoders.jumprelu import JumpReLU
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.on_support import LeastSquares
-from sae_gap.encoders.screened_pursuit import BatchPursuit, ScreenedPursuit, Threshold
-from sae_gap.encoders.topk import TopK
-from sae_gap.saes.exchange import as_fit
-from sae_gap.saes.parts import FIT
+from sae_gap.core import LayerNorm, Model
+from sae_gap.encoders import (
+    BatchPursuit,
+    JumpReLU,
+    LeastSquares,
+    MatchingPursuit,
+    ScreenedPursuit,
+    Threshold,
+    TopK,
+)
+from sae_gap.saes import FIT, as_fit
 from sae_gap.saes.saelens import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit, pursuit_codes
 from tests.saes.examples import FILES, close, example, transcoder

@@ -7,8 +7,6 @@ Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read whole; a P
 copied, uncompressed, to a temporary file.
 """
 
-from sae_gap.data.activations.fetching import fetched
-from sae_gap.data.activations.opening import open_activations, save_activations
-from sae_gap.data.activations.rows import Activations
+from sae_gap.data import Activations, fetched, open_activations, save_activations
 
 __all__ = ["Activations", "fetched", "open_activations", "save_activations"]

@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import safe_open
 
-from sae_gap.data.activations.tables import (
+from sae_gap.data import (
     ACTIVATIONS,
     DOCUMENTS,
     Array,
@@ -21,9 +21,7 @@ from sae_gap.data.activations.tables import (
     choose,
     in_memory,
 )
-from sae_gap.storage.npy import read_header
-from sae_gap.storage.pickles import map_pt, tensors_of
-from sae_gap.storage.tensor_files import member_start
+from sae_gap.storage import map_pt, member_start, read_header, tensors_of
 
 _TENSORS = {
     "F16": np.float16,

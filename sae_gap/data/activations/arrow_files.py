@@ -8,15 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.data.activations.tables import (
-    DOCUMENTS,
-    Array,
-    RefusedError,
-    Table,
-    as_table,
-    choose,
-    in_memory,
-)
+from sae_gap.data import DOCUMENTS, Array, RefusedError, Table, as_table, choose, in_memory
 
 
 def arrow_library(path: pathlib.Path) -> Any:

@@ -8,11 +8,9 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sae_gap.data.activations.tables import DOCUMENTS
+from sae_gap.data import DOCUMENTS
 from sae_gap.runtime import devices
-from sae_gap.storage.folder import connect
-from sae_gap.storage.results import digest
-from sae_gap.storage.tensor_files import brief
+from sae_gap.storage import brief, connect, digest
 
 
 def fetched(path: str | os.PathLike[str]) -> Path:

@@ -9,26 +9,23 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core.checks import as_real, check_path, check_type, check_unmasked
-from sae_gap.core.matching import as_matrix
-from sae_gap.data.activations.array_files import (
+from sae_gap.core import as_matrix, as_real, check_path, check_type, check_unmasked
+from sae_gap.data import (
+    ACTIVATIONS,
+    DOCUMENTS,
+    Activations,
+    RefusedError,
+    Table,
+    as_table,
+    fetched,
+    in_memory,
+    read_arrow,
     read_npy,
     read_npz,
     read_pt,
     read_safetensors,
 )
-from sae_gap.data.activations.arrow_files import read_arrow
-from sae_gap.data.activations.fetching import fetched
-from sae_gap.data.activations.rows import Activations
-from sae_gap.data.activations.tables import (
-    ACTIVATIONS,
-    DOCUMENTS,
-    RefusedError,
-    Table,
-    as_table,
-    in_memory,
-)
-from sae_gap.storage.tensor_files import brief
+from sae_gap.storage import brief
 
 # The reader for each file ending; it takes the path and the name of the array, or None.
 READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {

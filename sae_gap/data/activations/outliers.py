@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.rows import squares
+from sae_gap.core import squares
 
 # A layer's other rows have norms within a few times their median. The median, unlike the mean, does
 # not move with the few outliers, and a multiple of it does not depend on the model's scale.

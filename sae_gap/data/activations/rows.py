@@ -11,11 +11,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from sae_gap.core.checks import check_number, check_seed, check_size
-from sae_gap.core.rows import RUNS, evenly_spaced, runs
-from sae_gap.data.activations.outliers import Outliers, find_outliers, norms
-from sae_gap.data.activations.tables import Table, in_memory
-from sae_gap.storage.results import digest
+from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
+from sae_gap.data import Outliers, Table, find_outliers, in_memory, norms
+from sae_gap.storage import digest
 
 # Most numbers that are held in memory as one array of rows.
 POOL = 2**29

@@ -2,6 +2,6 @@
 SynthSAEBench.
 """
 
-from sae_gap.data.worlds.world import World, WorldStream, published_world
+from sae_gap.data import World, WorldStream, published_world
 
 __all__ = ["World", "WorldStream", "published_world"]

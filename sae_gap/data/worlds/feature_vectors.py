@@ -5,8 +5,8 @@ import functools
 import numpy as np
 from jaxtyping import Float
 
+from sae_gap.data import Law
 from sae_gap.data.worlds import synthsae_files
-from sae_gap.data.worlds.law import Law
 
 _RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
 # The stream of a seed's random numbers that gives the atoms.

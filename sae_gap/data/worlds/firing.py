@@ -6,8 +6,8 @@ import functools
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sae_gap.data import Law
 from sae_gap.data.worlds import synthsae_files
-from sae_gap.data.worlds.law import Law
 
 # The least share of a feature's variance that stays independent.
 _LEAST_REST = 0.01

@@ -7,8 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from sae_gap.core.checks import SEED, check_number, shown
-from sae_gap.core.options import option, settle
+from sae_gap.core import SEED, check_number, option, settle, shown
 
 # Larger magnitudes leave no room for sums of their squares.
 LOUDEST = 1e6

@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import sparse, special
 
-from sae_gap.data.worlds.firing import Firing, firing_of
-from sae_gap.data.worlds.law import Law
+from sae_gap.data import Firing, Law, firing_of
 
 # A block has so many samples that their probabilities stay in cache.
 _BLOCK = 64

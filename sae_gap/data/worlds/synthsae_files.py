@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.data.worlds.law import LOUDEST
-from sae_gap.storage.tensor_files import Config, read_json, read_safetensors
+from sae_gap.data import LOUDEST
+from sae_gap.storage import Config, read_json, read_safetensors
 
 # The files of a published world.
 FILES = _CONFIG, _TREES, _TENSORS = (

@@ -11,16 +11,29 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from sae_gap.core.checks import check_choice, check_integer, check_path, check_size, check_type
-from sae_gap.core.options import option
-from sae_gap.core.types import Split, Task, Tree
-from sae_gap.data.digest import file_digest
-from sae_gap.data.pieces import noise_scale, pieces_of
+from sae_gap.core import (
+    Split,
+    Task,
+    Tree,
+    check_choice,
+    check_integer,
+    check_path,
+    check_size,
+    check_type,
+    option,
+)
+from sae_gap.data import (
+    Law,
+    Sampler,
+    atoms_of,
+    expected_l0,
+    file_digest,
+    firing_of,
+    noise_scale,
+    out_of_distribution,
+    pieces_of,
+)
 from sae_gap.data.worlds import synthsae_files
-from sae_gap.data.worlds.feature_vectors import atoms_of
-from sae_gap.data.worlds.firing import firing_of, out_of_distribution
-from sae_gap.data.worlds.law import Law
-from sae_gap.data.worlds.sampling import Sampler, expected_l0
 
 # Samples per piece; each piece has its own random generator.
 PIECE = 1_024

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import live_dims
-from sae_gap.learners.online.cooccurrence import Cooccurrence, includes
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import Cooccurrence, includes, live_dims
 
 # A pair of atoms is coherent if its cosine exceeds this and this many times the cosine of chance.
 COHERENT, CHANCES = 0.3, 4

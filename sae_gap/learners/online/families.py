@@ -10,27 +10,30 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core.options import option
-from sae_gap.core.registry import Look
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, base_of, live_share
-from sae_gap.learners.online import gradient_sums, renewal
-from sae_gap.learners.online.cooccurrence import (
+from sae_gap.core import Look, Model, Split, option
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import (
+    Atoms,
     Cooccurrence,
+    GradientSums,
+    Learner,
+    Seeds,
+    add_missing_parents,
+    base_of,
     count,
+    decorrelate_children,
     drop_atoms,
     energy_product,
+    idle_energy,
+    live_share,
+    num_visited,
+    part_from_parents,
+    split_merged_parents,
+    turn_pairs,
     uses_of,
+    usual_energy,
 )
-from sae_gap.learners.online.decorrelation import decorrelate_children
-from sae_gap.learners.online.family.add_missing_parents import add_missing_parents
-from sae_gap.learners.online.family.atoms import Atoms, idle_energy, usual_energy
-from sae_gap.learners.online.family.part_from_parents import part_from_parents
-from sae_gap.learners.online.family.split_merged_parents import split_merged_parents
-from sae_gap.learners.online.family.turn_pairs import turn_pairs
-from sae_gap.learners.online.gradient_sums import GradientSums, num_visited
-from sae_gap.learners.online.renewal import Seeds
+from sae_gap.learners.online import gradient_sums, renewal
 
 # Visits are counted per latent, for at least so many latents: it takes many samples to tell which
 # atoms are on together.

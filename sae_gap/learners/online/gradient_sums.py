@@ -10,9 +10,9 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
-from sae_gap.runtime.sharding import SAMPLES, num_parts
-from sae_gap.solvers import host_pursuits
-from sae_gap.solvers.reweighted import Pursuit, atom_rows, default_slots, pursue
+from sae_gap.runtime import SAMPLES, num_parts
+from sae_gap.solvers import Pursuit, atom_rows, default_slots, host_pursuits
+from sae_gap.solvers.reweighted import pursue
 
 T = TypeVar("T")
 

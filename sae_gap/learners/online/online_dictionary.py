@@ -11,14 +11,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sae_gap.core.options import option
-from sae_gap.core.registry import Look
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, live_share, random_atoms
+from sae_gap.core import Look, Model, Split, option
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import GradientSums, Learner, decorrelate_atoms, live_share, random_atoms
 from sae_gap.learners.online import gradient_sums, renewal
-from sae_gap.learners.online.decorrelation import decorrelate_atoms
-from sae_gap.learners.online.gradient_sums import GradientSums
 
 # Rates if samples are visited many times, and if each is seen once.
 RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)

@@ -5,11 +5,9 @@ from typing import ClassVar
 import jax.numpy as jnp
 from jax import lax
 
-from sae_gap.core.options import option
-from sae_gap.core.registry import Look
-from sae_gap.core.types import Model, Split
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.learner import Learner, base_of, live_share
+from sae_gap.core import Look, Model, Split, option
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import Learner, base_of, live_share
 from sae_gap.learners.online import gradient_sums
 
 # Samples coded for each latent, and the threshold in units of the root mean squares of the residual

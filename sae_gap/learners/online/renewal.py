@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from sae_gap.encoders.encoder import unit_atoms
+from sae_gap.encoders import unit_atoms
 
 # Above this cosine two atoms are duplicates, and above this one two seeds belong to one concept.
 DUPLICATE, ALIKE = 0.7, 0.5

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.harness.dry_run import check_writable, plan
 from sae_gap import Method
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.storage.results import Store
-from sae_gap.study.models import Models
+from sae_gap.encoders import Lasso
+from sae_gap.storage import Store
+from sae_gap.study import Models
 from tests import tiny
 from tests.study.test_models import OnHost
 

@@ -8,9 +8,9 @@ from benchmarks.harness import outcome
 from benchmarks.harness.drawings import Drawing
 from sae_gap import catalogue
 from sae_gap.analysis import tables
-from sae_gap.core.registry import Column
+from sae_gap.core import Column
 from sae_gap.figures import labels
-from sae_gap.metrics.metric import Metric
+from sae_gap.metrics import Metric
 
 SIZES = {"sparsity": 3, "num_samples": 200, "seed": 0}
 

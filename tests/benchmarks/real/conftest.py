@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
-from sae_gap.lm.recording import record
-from sae_gap.lm.texts import Texts
+from sae_gap.core import Model
+from sae_gap.encoders import Affine, TopK
+from sae_gap.lm import Texts, record
 from tests import tiny
 
 WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import sae_gap
-from sae_gap.core.types import Model, Transcoder
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
+from sae_gap.core import Model, Transcoder
+from sae_gap.encoders import Affine, TopK
 from tests.torch_files import save
 
 

@@ -13,11 +13,10 @@ from matplotlib import image
 
 import sae_gap
 from benchmarks.real import inputs
-from sae_gap.analysis.verdicts import RIVAL
-from sae_gap.core.types import Coded
-from sae_gap.encoders import lasso
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.lm.recording import record
+from sae_gap.analysis import RIVAL
+from sae_gap.core import Coded
+from sae_gap.encoders import MatchingPursuit, lasso
+from sae_gap.lm import record
 from sae_gap.study import scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed

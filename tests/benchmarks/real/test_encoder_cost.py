@@ -11,23 +11,14 @@ from matplotlib import image
 import sae_gap
 from benchmarks.real import measure
 from benchmarks.real.measure import NAMED
-from sae_gap.core.types import Model, Split, Task
-from sae_gap.encoders import lasso
-from sae_gap.encoders.lasso import Lasso, find_weight
-from sae_gap.encoders.matching_pursuit import MatchingPursuit
-from sae_gap.encoders.refined import Pruned
-from sae_gap.encoders.screened_pursuit import BatchPursuit
-from sae_gap.learners.given import Given
-from sae_gap.measure import plan
-from sae_gap.measure.methods import refit
-from sae_gap.metrics import cost
-from sae_gap.metrics.cost import cost_at
-from sae_gap.metrics.metric import Inferred
+from sae_gap.core import Model, Split, Task
+from sae_gap.encoders import BatchPursuit, Lasso, MatchingPursuit, Pruned, find_weight, lasso
+from sae_gap.learners import Given
+from sae_gap.measure import plan, refit
+from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.runtime import cores
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.study import scoring
-from sae_gap.study.inference import Inference
-from sae_gap.study.study import Method
+from sae_gap.saes import SAE
+from sae_gap.study import Inference, Method, scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
 

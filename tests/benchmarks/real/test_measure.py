@@ -16,11 +16,10 @@ from matplotlib import image
 import sae_gap
 from benchmarks.real import inputs, measurement_page
 from benchmarks.real import measure as binary
-from sae_gap.core.types import Model
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
+from sae_gap.core import Model
+from sae_gap.encoders import Affine, TopK
 from sae_gap.metrics import reconstruction
-from sae_gap.storage.results import Store
+from sae_gap.storage import Store
 from tests.conftest import lines_of, refused, succeed
 
 FIGURES = ("curve", "gap_parts", "coherence")

@@ -13,14 +13,12 @@ import pytest
 
 from benchmarks import cli, options
 from benchmarks.real import train_real
-from sae_gap.core.options import entries, hints, kinds
-from sae_gap.core.types import Model
-from sae_gap.data.activations import Activations, open_activations
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
-from sae_gap.lm.on_network import OnNetwork
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.storage.results import Store
+from sae_gap.core import Model, entries, hints, kinds
+from sae_gap.data import Activations, open_activations
+from sae_gap.encoders import Affine, TopK
+from sae_gap.lm import OnNetwork
+from sae_gap.saes import SAE
+from sae_gap.storage import Store
 from tests.conftest import binary_of
 
 DIM, WIDTH = 40, 12

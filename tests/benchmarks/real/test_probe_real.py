@@ -9,13 +9,10 @@ from matplotlib import image
 import sae_gap
 from benchmarks.real import probe_real
 from sae_gap import probing
-from sae_gap.core.types import Model
-from sae_gap.data.activations import open_activations
-from sae_gap.encoders import lasso
-from sae_gap.encoders.encoder import Affine
-from sae_gap.encoders.topk import TopK
-from sae_gap.lm.recording import record
-from sae_gap.lm.texts import Texts
+from sae_gap.core import Model
+from sae_gap.data import open_activations
+from sae_gap.encoders import Affine, TopK, lasso
+from sae_gap.lm import Texts, record
 from sae_gap.probing import concepts
 from sae_gap.study import runner
 from tests import tiny

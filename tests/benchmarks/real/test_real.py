@@ -10,12 +10,11 @@ import pytest
 
 import sae_gap
 from benchmarks.real import downstream, real, record
-from sae_gap.analysis.parts import SUMS, best_at, sentence, splits
+from sae_gap.analysis import SUMS, best_at, sentence, splits
 from sae_gap.encoders import lasso
 from sae_gap.lm import recording
 from sae_gap.probing import concepts
-from sae_gap.study import scoring
-from sae_gap.study.models import Models
+from sae_gap.study import Models, scoring
 from tests import tiny
 from tests.conftest import refused, succeed
 

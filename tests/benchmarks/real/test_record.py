@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from sae_gap.lm.recording import open_recording
+from sae_gap.lm import open_recording
 from tests import tiny
 from tests.conftest import refused, succeed
 

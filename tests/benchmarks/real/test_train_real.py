@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.real import train_real
 from sae_gap import Store, load_sae, open_activations, save_activations
-from sae_gap.core.rows import evenly_spaced
-from sae_gap.data.held_out import HeldOut
-from sae_gap.encoders.predicted import Predicted
+from sae_gap.core import evenly_spaced
+from sae_gap.data import HeldOut
+from sae_gap.encoders import Predicted
 from sae_gap.measure import methods
 from tests.conftest import lines_of, refused, succeed
 

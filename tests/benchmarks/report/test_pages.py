@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.report import pages
 from sae_gap.analysis import tables
-from sae_gap.storage.folder import Folder
+from sae_gap.storage import Folder
 
 HOSTILE = """<script>alert(1)</script> "quoted" 'single' & <img src=x onerror=alert(2)> | *b* [e](javascript:f) h_i _g_"""
 

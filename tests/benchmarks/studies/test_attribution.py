@@ -7,8 +7,7 @@ import pytest
 from benchmarks.harness.methods import Tuned
 from benchmarks.studies.attribution import BENCH, one_at_a_time
 from benchmarks.studies.warmstart_encoder import by_products
-from sae_gap.encoders.lasso import Lasso
-from sae_gap.encoders.screened_pursuit import ScreenedPursuit
+from sae_gap.encoders import Lasso, ScreenedPursuit
 from tests.conftest import lines_of
 
 

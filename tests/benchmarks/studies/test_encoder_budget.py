@@ -10,7 +10,7 @@ import pytest
 from benchmarks.studies import encoder_budget
 from benchmarks.studies.encoder_budget import BENCH
 from sae_gap import Model, Setting, Store
-from sae_gap.encoders.lista import LISTA
+from sae_gap.encoders import LISTA
 from tests.conftest import succeed
 
 FISTA, ISTA = ([f"{kind}_{count}" for count in (1, 5, 20, 100)] for kind in ("fista", "ista"))

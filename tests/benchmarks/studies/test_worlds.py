@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.harness import main
 from sae_gap import Store
-from sae_gap.data.worlds.named import named_world
+from sae_gap.data import named_world
 from tests.conftest import refused, succeed
 from tests.data.worlds.test_synthsae_files import parts, write
 

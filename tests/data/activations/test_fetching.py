@@ -7,7 +7,7 @@ import itertools
 import fsspec
 import pytest
 
-from sae_gap.data.activations import fetched, open_activations
+from sae_gap.data import fetched, open_activations
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from safetensors.numpy import save_file
 
-from sae_gap.data.activations import open_activations, save_activations
+from sae_gap.data import open_activations, save_activations
 from tests import torch_files
 from tests.data.activations.test_rows import DOCUMENTS, ROWS
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.data.activations import open_activations, outliers
+from sae_gap.data import open_activations
+from sae_gap.data.activations import outliers
 
 # 200 unit rows, ten to a document.
 UNIT = np.random.default_rng(0).normal(size=(200, 6))

@@ -7,8 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from sae_gap.data.activations.rows import Activations
-from sae_gap.data.activations.tables import Table
+from sae_gap.data import Activations, Table
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, one of them in two places.

@@ -5,16 +5,17 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sae_gap.data.worlds.feature_vectors import atoms_of
-from sae_gap.data.worlds.firing import (
+from sae_gap.data import (
+    Law,
+    atoms_of,
     base_rates,
     compensated,
     correlate,
     firing_of,
     out_of_distribution,
+    parse_law,
     plant,
 )
-from sae_gap.data.worlds.law import Law, parse_law
 
 # The published benchmark is the default.
 FULL = Law(seed=42)

@@ -8,11 +8,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from sae_gap.core.registry import instances
-from sae_gap.data.worlds import WorldStream, named
-from sae_gap.data.worlds.law import Law
-from sae_gap.data.worlds.named import WORLDS, named_world
-from sae_gap.data.worlds.named_world import NamedWorld
+from sae_gap.core import instances
+from sae_gap.data import WORLDS, Law, NamedWorld, WorldStream, named_world
+from sae_gap.data.worlds import named
 
 
 def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():

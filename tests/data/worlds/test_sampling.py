@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from sae_gap.data import Law, firing_of
 from sae_gap.data.worlds import sampling
-from sae_gap.data.worlds.firing import firing_of
-from sae_gap.data.worlds.law import Law
 
 # Tests on random draws have fixed seeds, so they fail by chance once at most, and then for good.
 UNLIKELY = 1e-4

@@ -8,8 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import sae_gap
-from sae_gap.data.worlds.firing import firing_of, out_of_distribution
-from sae_gap.data.worlds.synthsae_files import FILES, torch_normal
+from sae_gap.data import FILES, firing_of, out_of_distribution, torch_normal
 from tests.data.worlds.test_world import world
 
 

@@ -13,10 +13,8 @@ from scipy import stats
 
 import sae_gap
 from sae_gap import World, WorldStream
-from sae_gap.data.recording import task_of
-from sae_gap.data.worlds import published_world
-from sae_gap.data.worlds.feature_vectors import atoms_of, push_apart
-from sae_gap.storage.results import key
+from sae_gap.data import atoms_of, published_world, push_apart, task_of
+from sae_gap.storage import key
 
 SIZE = {"num_latents": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1}
 SIZE |= {"orthogonal_steps": 3}

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sae_gap.learners import PARTNERS, Cooccurrence, idle_energy
 from sae_gap.learners.online import families
-from sae_gap.learners.online.cooccurrence import PARTNERS, Cooccurrence
-from sae_gap.learners.online.family.atoms import idle_energy
 
 ROWS, WIDTH = 200, 14
 # Unrelated directions, the last of which are left to the atoms that fill up.

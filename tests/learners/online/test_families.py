@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Model, Split
-from sae_gap.learners.online.decorrelation import decorrelate_children
-from sae_gap.learners.online.families import Families
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.solvers.reweighted import atom_rows, pursue
+from sae_gap.core import Model, Split
+from sae_gap.learners import Families, OnlineDictionary, decorrelate_children
+from sae_gap.solvers import atom_rows
+from sae_gap.solvers.reweighted import pursue
 from tests.learners.online.examples import of_codes, unit
 
 BASE = OnlineDictionary()

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.learners.online import cooccurrence
-from sae_gap.learners.online.family import (
+from sae_gap.learners import (
     add_missing_parents,
-    atoms,
     part_from_parents,
     split_merged_parents,
     turn_pairs,
 )
+from sae_gap.learners.online import cooccurrence
+from sae_gap.learners.online.family import atoms
 from tests.learners.online.examples import (
     NARROW,
     ROWS,

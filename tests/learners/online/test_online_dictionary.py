@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, Split, draw, match_atoms
+from sae_gap.learners import OnlineDictionary
 from sae_gap.learners.online import gradient_sums, online_dictionary
-from sae_gap.learners.online.online_dictionary import OnlineDictionary
-from sae_gap.solvers.reweighted import atom_rows, default_slots, pursue
+from sae_gap.solvers import atom_rows, default_slots
+from sae_gap.solvers.reweighted import pursue
 
 # For what happens within a round.
 SHORT = OnlineDictionary(num_steps=10, replace=False)

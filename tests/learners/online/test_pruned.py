@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.core.types import Model, Split
-from sae_gap.learners.online.pruned import Pruned
-from sae_gap.learners.oracle import Oracle
+from sae_gap.core import Model, Split
+from sae_gap.learners import Oracle, Pruned
 
 FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].astype(np.float32)
 

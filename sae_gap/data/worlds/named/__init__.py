@@ -5,10 +5,8 @@ defines.
 from collections.abc import Mapping
 from typing import Any
 
-from sae_gap.core.checks import check_choice, check_size
-from sae_gap.core.registry import instances
-from sae_gap.data.worlds.named_world import NamedWorld
-from sae_gap.data.worlds.world import World
+from sae_gap.core import check_choice, check_size, instances
+from sae_gap.data import NamedWorld, World
 
 # Studies scale this world to their own number of latents.
 SCALED = "synthsae"

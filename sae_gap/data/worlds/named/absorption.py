@@ -7,7 +7,7 @@ sparse autoencoders", arXiv:2409.14507.
 
 from typing import Any
 
-from sae_gap.data.worlds.named_world import TOY, NamedWorld
+from sae_gap.data import TOY, NamedWorld
 
 
 def parent_and_child(num_latents: int | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ probabilities from .345 down to .05.
 
 from typing import Any
 
-from sae_gap.data.worlds.named_world import TOY, NamedWorld
+from sae_gap.data import TOY, NamedWorld
 
 
 def _options(num_latents: int | None) -> dict[str, Any]:

@@ -4,8 +4,7 @@ After Chanin, Dulka & Garriga-Alonso (2025), "Feature hedging: correlated featur
 sparse autoencoders", arXiv:2505.11756.
 """
 
-from sae_gap.data.worlds.named.absorption import parent_and_child
-from sae_gap.data.worlds.named_world import NamedWorld
+from sae_gap.data import NamedWorld, parent_and_child
 
 HEDGING = NamedWorld(
     "hedging",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sae_gap.data.worlds.named_world import NamedWorld
+from sae_gap.data import NamedWorld
 
 # The published number of features, and the least that leaves room for three levels of children
 # below its 128 roots.

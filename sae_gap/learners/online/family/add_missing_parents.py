@@ -4,13 +4,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.learners.online.cooccurrence import Cooccurrence
-from sae_gap.learners.online.decorrelation import coherent_cosine
-from sae_gap.learners.online.family.atoms import (
+from sae_gap.learners import (
     BATCH,
     LEAST_REST,
     Atoms,
+    Cooccurrence,
     alike_pairs,
+    coherent_cosine,
     common_factor,
     idle_atoms,
     members_of,

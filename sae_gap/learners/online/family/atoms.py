@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import LEAST_USES, Cooccurrence
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import LEAST_USES, Cooccurrence
 from sae_gap.learners.online.decorrelation import GRAM_COLUMNS
 
 # Two atoms are apart if each is on in less than this share of the other's uses.

@@ -3,10 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import Cooccurrence
-from sae_gap.learners.online.decorrelation import coherent_cosine
-from sae_gap.learners.online.family.atoms import Atoms, alike_pairs, nearest
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import Atoms, Cooccurrence, alike_pairs, coherent_cosine, nearest
 
 # A ray contains another if its projection onto that is longer than this share of it.
 CONTAINS = 0.75

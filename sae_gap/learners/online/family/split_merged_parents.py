@@ -4,27 +4,26 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import (
-    LEAST_USES,
-    PARTNERS,
-    Cooccurrence,
-    parents,
-    with_partner,
-)
-from sae_gap.learners.online.family.atoms import (
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import (
     BATCH,
+    DIFFER,
     LEAST_REST,
+    LEAST_USES,
     MEMBERS,
     NEIGHBOURS,
+    PARTNERS,
     Atoms,
+    Cooccurrence,
     alike_pairs,
     common_factor,
     idle_atoms,
+    is_short,
     members_of,
+    parents,
     unit_columns,
+    with_partner,
 )
-from sae_gap.learners.online.family.turn_pairs import DIFFER, is_short
 
 # Siblings share more than by chance if their cosines, each and on average, exceed this.
 SIBLINGS = 0.1

@@ -3,16 +3,18 @@
 import jax.numpy as jnp
 from jax import lax
 
-from sae_gap.encoders.encoder import unit_atoms
-from sae_gap.learners.online.cooccurrence import (
+from sae_gap.encoders import unit_atoms
+from sae_gap.learners import (
+    BATCH,
+    LEAST_REST,
     LEAST_USES,
     PARTNERS,
+    Atoms,
     Cooccurrence,
     includes,
     least_share,
     mean_code,
 )
-from sae_gap.learners.online.family.atoms import BATCH, LEAST_REST, Atoms
 
 # If a parent is merged with a child, its mean code beside the others is smaller than without them
 # by more than this share. The rays of a child and its parent differ by as much.

@@ -1,0 +1,29 @@
+# The names that other folders take from here, and where each is defined.
+
+from sae_gap.analysis.comparison import FEW_DOCUMENTS as FEW_DOCUMENTS
+from sae_gap.analysis.comparison import Comparison as Comparison
+from sae_gap.analysis.comparison import interval as interval
+from sae_gap.analysis.comparison import over as over
+from sae_gap.analysis.comparison import over_documents as over_documents
+from sae_gap.analysis.parts import BEST as BEST
+from sae_gap.analysis.parts import SUMS as SUMS
+from sae_gap.analysis.parts import best as best
+from sae_gap.analysis.parts import best_at as best_at
+from sae_gap.analysis.parts import compared as compared
+from sae_gap.analysis.parts import placed as placed
+from sae_gap.analysis.parts import sentence as sentence
+from sae_gap.analysis.parts import shares as shares
+from sae_gap.analysis.parts import splits as splits
+from sae_gap.analysis.parts import table_of as table_of
+from sae_gap.analysis.summarise import at as at
+from sae_gap.analysis.summarise import by_dictionary as by_dictionary
+from sae_gap.analysis.summarise import curve_lines as curve_lines
+from sae_gap.analysis.tables import Lines as Lines
+from sae_gap.analysis.tables import Rows as Rows
+from sae_gap.analysis.tables import Table as Table
+from sae_gap.analysis.tables import heading as heading
+from sae_gap.analysis.tables import is_finite as is_finite
+from sae_gap.analysis.verdicts import RIVAL as RIVAL
+from sae_gap.analysis.verdicts import ROWS_AN_ATOM as ROWS_AN_ATOM
+from sae_gap.analysis.verdicts import Verdict as Verdict
+from sae_gap.analysis.verdicts import compare_dictionaries as compare_dictionaries
