@@ -164,7 +164,16 @@ def of_other_heads(path):
         tiny.write_lm(path)
 
 
+def of_fewer_blocks(path):
+    """The tensors of the last block are left over."""
+    with pytest.MonkeyPatch.context() as patch:
+        fewer = lambda self, count: self.add_uint32("llama.block_count", count - 1)  # noqa: E731
+        patch.setattr(gguf.GGUFWriter, "add_block_count", fewer)
+        tiny.write_lm(path)
+
+
 FAULTS = {
+    "a tensor more": (of_fewer_blocks, r"that a plain llama has not, such as blk"),
     "another architecture": (
         lambda path: tiny.write_lm(path, architecture="gpt2"),
         "architecture 'gpt2', of which only llama and gemma3 can be run; give another",

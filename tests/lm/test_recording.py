@@ -194,6 +194,9 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
     told = about.read_text()
     with np.load(tokens) as file:
         arrays = dict(file)
+    about.write_text(told.replace('"form": 2', '"form": 1'))
+    with pytest.raises(ValueError, match="is of form 1, not 2"):
+        open_recording(tmp_path / "r")
     # Another context would cut other windows.
     for context, order in ((9, 1), (16, -1)):
         about.write_text(told.replace('context": 16', f'context": {context}'))
