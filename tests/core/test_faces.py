@@ -12,7 +12,7 @@ ROOT = pathlib.Path(sae_gap.__file__).parent
 STUBS = sorted(ROOT.rglob("__init__.pyi"))
 
 
-@pytest.mark.parametrize("stub", STUBS, ids=lambda stub: stub.parent.name)
+@pytest.mark.parametrize("stub", STUBS)
 def test_a_face_has_the_names_of_its_stub_from_where_they_are_defined(stub):
     face = importlib.import_module(".".join(stub.parent.relative_to(ROOT.parent).parts))
     imports = [node for node in ast.parse(stub.read_text()).body if type(node) is ast.ImportFrom]
