@@ -35,7 +35,8 @@ from sae_gap.storage import Row
 
 # The control that judges a dictionary.
 RIVAL = "online_dl"
-# With fewer rows per atom, a learned dictionary would gain from more rows; RESULTS.md has how much.
+# With fewer rows per atom, a learned dictionary would gain from more rows; benchmarks/NOTES.md has
+# how much.
 ROWS_AN_ATOM = 20
 # Two L0s count as equal if they differ by no more than this share.
 _ALIKE = 0.02
