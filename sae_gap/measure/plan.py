@@ -66,7 +66,8 @@ FEWEST = 10
 MOST_PURSUED = 64
 # Names of the studies in nats, and of their costs.
 NATS, COSTS = "downstream", "encoder_cost"
-# Codes whose cost is measured, by kinds.
+# Codes whose cost is measured: numbers of screens with their breadths, iterations of FISTA, and the
+# kinds of all.
 SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
 ITERATIONS = (1, 2, 5, 10, 20, 50)
 KINDS = ("own", "screened_pursuit", "batch_pursuit", "omp", "fista", "lasso")
