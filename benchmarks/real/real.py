@@ -1,7 +1,7 @@
 r"""A real language model, from nothing to a page: the nats of the encoder and of the dictionary.
 
 Goes four steps: `record` keeps the residual stream of SmolLM2-135M on BBC news, `train_real` learns
-SAEs and a dictionary from it, `downstream` puts reconstructions of held-out documents back into the
+SAEs and a dictionary from it, `measure` puts reconstructions of held-out documents back into the
 model, and `probe_real` probes codes out of distribution. What they write goes to
 <results_dir>/real/<preset>/, with a page, report.html, that answers in three sentences. A run that
 was stopped goes on with the same command.
@@ -64,7 +64,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "probe_real": {"rows": 24_000},
     },
 }
-# Minutes that presets took from nothing to the page; RESULTS.md has the machine.
+# Minutes that presets took from nothing to the page; benchmarks/NOTES.md has the machine.
 MINUTES = {"smoke": 3, "quick": 34}
 ABOUT = f"""
 A reconstruction of the residual stream takes the place of the activations of held-out documents,
@@ -131,7 +131,7 @@ def main(options: RealOptions) -> None:
         layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
     )
     recorded = record.main(recording)
-    # `downstream` does not split denser codes.
+    # The losses of denser codes are not split.
     input_dim = recorded.activations(options.layer).input_dim
     most = min(training["width"] - 1, input_dim // 4)
     if options.sparsity > most:

@@ -1,8 +1,8 @@
 """SAEs and dictionaries learned from activations of your own, and what reconstructs held-out rows.
 
 Trains SAEs and `online_dl` on activations that `sae_gap.open_activations` reads, on the part that
-`Activations.split` gives for training, as `measure_sae` splits them too, so that what it measures
-with is held out here. `--methods` takes any SAE of the suite by its name, the same from the
+`Activations.split` gives for training, as `measure --held_out=0.1` splits them too, so that what it
+scores is held out here. `--methods` takes any SAE of the suite by its name, the same from the
 dictionary of `online_dl` with `_from_online_dl` after its name, three dictionaries, and any learner
 that needs nothing but rows. Each is stored in <results_dir>/train_real/ as SAELens does, or as
 `load_sae` reads it where SAELens has no form for it; a dictionary as atoms and bias. On held-out
@@ -84,7 +84,7 @@ class TrainOptions(Fitted, OnPairs, Outliers, Distributed):
 
 
 def source_of(options: TrainOptions) -> HeldOut:
-    """The rows to learn from, and those that `measure_sae` also scores.
+    """The rows to learn from, and those that `measure --held_out=0.1` also scores.
 
     Raises:
       ValueError: there are none, or none that vary, or the sparsity does not suit them.

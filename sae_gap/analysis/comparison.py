@@ -67,7 +67,7 @@ class Comparison(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why nothing is judged although there is a difference or may be one; empty if it is."""
+        """Why a difference is not judged; empty if it is judged, or if none shows."""
         if not np.isfinite(self.low):
             return "not judged: one document has no interval"
         unequal = not self.sign and self.low * self.high > 0

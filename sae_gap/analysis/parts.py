@@ -9,8 +9,8 @@ With L(·) the mean loss of codes over the same documents or seeds,
   dictionary part  L(best) - L(reference)
   rest             L(reference)
 
-sum to L(own); values and support part together are the amortisation part. `kept` are the best codes
-that keep the support of the encoder's own, those included, `best` the best ones on its dictionary,
+sum to L(own); values and support part together are the amortisation part. `kept` are the best
+among the encoder's own codes and others on their support, `best` the best ones on its dictionary,
 and `reference` the best ones on the true dictionary where it is known, else on the best at hand.
 
 The best codes are those of the least mean loss over the very same rows, for each loss by itself. On

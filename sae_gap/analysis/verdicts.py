@@ -35,7 +35,8 @@ from sae_gap.storage import Row
 
 # The control that judges a dictionary.
 RIVAL = "online_dl"
-# With fewer rows per atom, a learned dictionary would gain from more rows; RESULTS.md has how much.
+# With fewer rows per atom, a learned dictionary would gain from more rows; benchmarks/NOTES.md has
+# how much.
 ROWS_AN_ATOM = 20
 # Two L0s count as equal if they differ by no more than this share.
 _ALIKE = 0.02
@@ -63,7 +64,7 @@ class Verdict:
       losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
         "screening", or "amortisation" and "unreached"; and how much less the "dictionary" explains
         than the learned one. Empty if nothing is judged.
-      unsure: why a network that predicts a transcoder's target parts no loss.
+      unsure: why the loss is not split by a network that predicts a transcoder's target.
       line: the split of its FVU at its own L0, as `sae_gap.analysis.parts.splits` has them; its
         dictionary part is known where the learned one was measured at that L0.
     """
@@ -158,7 +159,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
     """The verdicts of a measurement, from its rows alone.
 
     Args:
-      rows: of `run`.
+      rows: of `sae_gap.measure.run`.
       suspicions: what looked wrong when SAEs were loaded, by their names.
 
     Returns:
@@ -207,8 +208,8 @@ def compare_rows(one: Row, other: Row) -> Comparison:
 
 
 def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
-    """Compares what the best codes on two dictionaries, named as in the rows of `run`, explain at
-    the common L0.
+    """Compares what the best codes on two dictionaries, named as in the rows of
+    `sae_gap.measure.run`, explain at the common L0.
     """
     subjects = by_dictionary(rows)
     return compare_rows(*(at(subjects[name], BEST, "common") for name in (one, other)))

@@ -8,8 +8,12 @@ from typing import Any
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """Returns `__getattr__` and `__dir__` of a package, of the names that the stub beside its
-    `__init__.py` imports.
+    """Returns `__getattr__` and `__dir__` of a package, which load the names that its stub,
+    `__init__.pyi`, imports. A new name takes one line there.
+
+    Args:
+      package: its `__name__`.
+      file: its `__file__`.
     """
     stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
     home = {

@@ -233,7 +233,8 @@ class AmortisedEncoder(Encoder):
 
     # False for one that takes residuals of the signals: no transcoder has it.
     reads_inputs = True
-    # None for encoders of given dictionaries. RESULTS.md tells how the tuned values were found.
+    # None for encoders of given dictionaries. benchmarks/NOTES.md tells how the tuned
+    # values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
     def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:

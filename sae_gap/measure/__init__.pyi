@@ -7,7 +7,6 @@ from sae_gap.analysis.summarise import worst_lines as worst_lines
 from sae_gap.analysis.verdicts import ranking as ranking
 from sae_gap.analysis.verdicts import standings as standings
 from sae_gap.analysis.verdicts import verdict as verdict
-from sae_gap.core.rows import evenly_spaced as evenly_spaced
 from sae_gap.data.held_out import HeldOut as HeldOut
 from sae_gap.measure.methods import DICTIONARIES as DICTIONARIES
 from sae_gap.measure.methods import OF_ENCODERS as OF_ENCODERS

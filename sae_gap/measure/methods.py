@@ -60,12 +60,13 @@ REFIT, PRUNED = "_refit", "_pruned"
 _NUMBERS = re.compile(r"((?:screened|batch)_pursuit)_(\d+)x(\d+)|(fista)_(\d+)")
 # Names that are not class names of encoders.
 CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded", "predicted")
-# Those of an encoder at its own L0 alone.
+# Codes of encoders, measured at their own L0 alone.
 OF_ENCODERS = ("proposed", "predicted")
-# Learners of activations with options. Endings of transcoders, and whether they have a skip; and of
-# SAEs that start from the dictionary of `online_dl`.
+# Learners whose options are those for activations.
 DICTIONARIES = ("online_dl", "online_dl_incoherent")
+# Endings of transcoders' names, and whether they have a skip.
 TRANSCODERS = {"_transcoder": False, "_skip_transcoder": True}
+# The ending of SAEs that start from the dictionary of `online_dl`.
 FROM = "_from_online_dl"
 
 

@@ -48,7 +48,7 @@ from sae_gap.saes import SAE
 from sae_gap.storage import Row, Store
 from sae_gap.study import Method, runner
 
-# Name of the study in its rows.
+# The former name of `measure`, which stays: the keys of rows include it.
 STUDY = "measure_sae"
 # Default control dictionaries, the best first.
 CONTROLS = ("online_dl", "samples", "random")
@@ -62,13 +62,12 @@ USUAL = 1 / 12
 ALIKE = 0.01
 # Fewer rows say nothing of the rest.
 FEWEST = 10
-
-
 # Largest L0 of a full pursuit: its time grows with the square, and would exceed all else.
 MOST_PURSUED = 64
 # Names of the studies in nats, and of their costs.
 NATS, COSTS = "downstream", "encoder_cost"
-# Codes whose cost is measured, by kinds.
+# Codes whose cost is measured: numbers of screens with their breadths, iterations of FISTA, and the
+# kinds of all.
 SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
 ITERATIONS = (1, 2, 5, 10, 20, 50)
 KINDS = ("own", "screened_pursuit", "batch_pursuit", "omp", "fista", "lasso")

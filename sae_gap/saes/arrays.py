@@ -66,7 +66,7 @@ def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts
     if k is not None:
         check_integer("k", k, least=1, most=num_latents)
 
-    # As torch.nn.Linear has them; no shape decides for a square one.
+    # Shapes of torch.nn.Linear; the shape of a square matrix does not tell which way round it is.
     linear = {
         "W_enc": (num_latents, read),
         "W_dec": (input_dim, num_latents),

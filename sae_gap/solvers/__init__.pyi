@@ -1,6 +1,5 @@
 # The names that other folders take from here, and where each is defined.
 
-from sae_gap.solvers.coding import SOLVERS as SOLVERS
 from sae_gap.solvers.coding import sparse_code as sparse_code
 from sae_gap.solvers.greedy import gradient_pursuit as gradient_pursuit
 from sae_gap.solvers.greedy import matching_pursuit as matching_pursuit

@@ -244,7 +244,7 @@ def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
     nonneg, momentum = options.nonneg, options.momentum
     length = lengths(dictionary.T)[None]
     if options.fixed:
-        # The textbook takes atoms as they are beside each other.
+        # The textbook keeps the atoms' relative lengths.
         length = jnp.full_like(length, jnp.max(length))
     atoms, largest = dictionary / length, jnp.finfo(dictionary.dtype).max / 4
 

@@ -183,7 +183,8 @@ class OnlineDictionary(Learner):
         minibatches are larger, and hence colder, and the threshold is higher, up to half of a
         residual's norm, `½ √input_dim σ`, beyond which it reaches hardly any atom. The mean is
         subtracted. A sample has slots for twice the requested latents: compressed sensing allows
-        many more, and time grows with the slots. RESULTS.md tells how the values were found.
+        many more, and time grows with the slots. 6a5eb492:benchmarks/NOTES.md tells how the
+        values were found.
 
         Args:
           num_latents: width of the dictionary.
