@@ -202,7 +202,7 @@ def stream(source=Y, **options):
 DOORS = {
     "weight in PyTorch's layout": (
         gap(replaced(encoder=Affine(jnp.asarray(D.T), jnp.zeros(4)))),
-        "transpose it",
+        "transpose the weight",
     ),
     "offset of wrong length": (
         lambda: Affine(jnp.asarray(D), jnp.zeros(4)),
@@ -210,7 +210,7 @@ DOORS = {
     ),
     "bias that broadcasts": (
         gap(replaced(bias=jnp.zeros((1, 4)))),
-        "bias must be 4 finite numbers",
+        "bias must be 4 numbers",
     ),
     "encoder without weights": (gap(replaced(encoder=None)), "ReLU reads Affine"),
     "no model": (gap("model"), "model must be of class Model"),

@@ -135,7 +135,14 @@ def test_all_studies_run_with_the_same_flags_though_one_fails(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "run").write_text('echo "$@"; test $2 != attribution')
     done = subprocess.run(
-        ["make", "studies", "ARGS=--dry_run", f"VENV={tmp_path}", f"RUN=@sh {tmp_path / 'run'}"],
+        [
+            "make",
+            "--no-print-directory",
+            "studies",
+            "ARGS=--dry_run",
+            f"VENV={tmp_path}",
+            f"RUN=@sh {tmp_path / 'run'}",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -152,7 +152,8 @@ def write(
         sentences = str(each).splitlines()
         sentences += [] if each.line is None else [f"Parts: {sentence(each.line)}"]
         said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
-        line = next(line for line in lines if line["dictionary"] == each.dictionary)
+        every = (line for _, found in groups for line in found)
+        line = next(line for line in every if line["dictionary"] == each.dictionary)
         card = pages.model_card(name=each.dictionary, line=line, sentences=sentences, scored=on)
         folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
@@ -188,7 +189,8 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
       measurement first: what it was scored on, and the lines of `measure.standings`, the best
       first.
     """
-    level = at(rows, BEST, "common")["l0"]
+    common = at(rows, BEST, "common")
+    level, skips = common["l0"], "skip" in common
     mine = tuple(rows[0].get(name) for name in SCORED)
     groups, here = {mine: [*rows]}, {row["learner"].get("model") for row in rows}
     whole = [
@@ -218,7 +220,7 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
         level = verdicts[0].common["l0"]
         title = f"{samples:,} rows of {data[:6]}{read}, seed {seed}, L0 {level:.3g}"
         # A skip explains without atoms.
-        for skip in (False, True):
+        for skip in (skips, not skips):
             alike = [each for each in verdicts if ("skip" in each.common) == skip]
             alike.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
             if alike:

@@ -149,8 +149,8 @@ def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(
     for outliers in ("drop", "keep"):
         with pytest.raises(IndexError):
             learned.report(spoilt, outliers=outliers)
-    assert [plan.keep_outliers for plan in plans] == [False, True]
-    assert plans[0].activations is learned.train
+    assert [plan.source.keep_outliers for plan in plans] == [False, True]
+    assert plans[0].source.activations is learned.train
 
 
 def test_the_certificate_is_that_of_the_worst_row_of_all_chunks(monkeypatch, learned, fresh):

@@ -10,12 +10,12 @@ from sklearn.neighbors import KNeighborsRegressor
 from sae_gap.encoders import BatchPursuit, Predicted
 from sae_gap.metrics import Inferred
 from sae_gap.metrics.predictability import METRIC
-from tests.encoders.test_predicted import MODEL, TRUTH, X, inference_of
+from tests.encoders.test_predicted import MODEL, X, inference_of
 
 
 @pytest.mark.parametrize("offset", [0, 1e4])
 def test_bounds_are_those_of_scikit_learn(offset):
-    inference = inference_of(TRUTH["hidden"], X + np.float32(offset))
+    inference = inference_of("hidden", X + np.float32(offset))
     held = dataclasses.replace(inference.task.id, counts=np.arange(300) < 200)
     inference.task = dataclasses.replace(inference.task, id=held, ood=held)
     encoder = inference.prepare(Predicted(BatchPursuit(2, l0=2.0), steps=100))

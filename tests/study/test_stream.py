@@ -105,7 +105,7 @@ def gives(rows, **options):
         (LEARNER, ROWS, {"base": Model(ROWS[:5].T, ROWS[0])}, "has no base"),
         (LEARNER, ROWS, {"mesh": jax.make_mesh((1,), ("data",), axis_types=AXES)}, "no axis"),
         (FAMILIES, ROWS, {}, "needs the model of its base"),
-        (FAMILIES, ROWS, {"base": Model(np.ones((5, 40)), np.zeros(4))}, "bias must be 5 finite"),
+        (FAMILIES, ROWS, {"base": Model(np.ones((5, 40)), np.zeros(4))}, "bias must be 5 numbers"),
         (FAMILIES, ROWS, {"base": Model(np.ones((5, 39)), np.zeros(5))}, r"where \(5, 40\)"),
     ],
 )

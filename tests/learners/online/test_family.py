@@ -8,12 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.learners import (
-    add_missing_parents,
-    part_from_parents,
-    split_merged_parents,
-    turn_pairs,
-)
+import sae_gap.learners.online.family.add_missing_parents as add_missing_parents
+import sae_gap.learners.online.family.part_from_parents as part_from_parents
+import sae_gap.learners.online.family.split_merged_parents as split_merged_parents
+import sae_gap.learners.online.family.turn_pairs as turn_pairs
 from sae_gap.learners.online import cooccurrence
 from sae_gap.learners.online.family import atoms
 from tests.learners.online.examples import (
