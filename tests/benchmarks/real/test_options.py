@@ -118,7 +118,7 @@ def given(monkeypatch, call, tmp_path):
         "sae_gap.check": SimpleNamespace(wrong=()),
     }
     silent = (
-        "downstream.split_lines",
+        "downstream.splits",
         "probe_real.probing.overall",
         "probe_real.figures.ood_drop",
         "downstream.tables.write_table",
