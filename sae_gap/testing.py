@@ -100,7 +100,7 @@ def check_encoder(encoder: Encoder) -> None:
             _refused(prepared, model, rows),
             "must refuse signals of another shape; let `__call__` see them first",
         )
-    for rows in (np.arange(6), np.arange(6, ROWS), np.tile(np.arange(ROWS), MANY)):
+    for rows in (np.arange(5, 6), np.arange(6, ROWS), np.tile(np.arange(ROWS), MANY)):
         demand(
             _close(codes_of(y[rows]), codes[rows]),
             "must code a row alike in every batch, of any size; let no row see another",

@@ -74,6 +74,7 @@ ENCODER_FAULTS = {
     "below zero": lambda model, y: -RELU(model, y),
     "another shape": lambda model, y: RELU(model, jnp.resize(y, (len(y), len(model.bias)))),
     "of any size": lambda model, y: RELU(model, y) * (1 + (len(y) > testing.ROWS)),
+    "code a row alike": lambda model, y: RELU(model, y) * (1 + (len(y) == 1)),
     "in every batch": lambda model, y: RELU(model, y) / RELU(model, y).max(),
     "lose a NaN": lambda model, y: jnp.nan_to_num(RELU(model, y)),
     "change other rows": lambda model, y: RELU(model, y) * jnp.isfinite(y).all(),

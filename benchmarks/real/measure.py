@@ -97,11 +97,14 @@ class MeasureOptions(VarianceOptions, PutBack):
             raise ValueError("--recording takes one process; leave --distributed out.")
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
-        if self.activations or not self.recording:
+        if not self.recording:
             return super().read_pairs()
         from sae_gap.lm.recording import open_recording
 
+        # Its faults come first: the network runs after the variance is measured.
         recorded = open_recording(self.recording)
+        if self.activations:
+            return super().read_pairs()
         if not self.mlp:
             return recorded.activations(self.layer), None
         inputs, activations = recorded.mlp(self.layer)

@@ -52,7 +52,7 @@ def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts
     held = {
         name: as_real(name, value, "an array of floats")
         for name, value in arrays.items()
-        if value is not None
+        if name in given or value is not None
     }
     if "W_skip" in held and not transcodes:
         raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")

@@ -356,9 +356,10 @@ class SAE(nn.Module):
             return pursue(self._target(x), atoms, *sizes)[2:]
 
         (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
-        threshold = least_gain(gains, cfg.k).sqrt() / mean_length(weights)
+        # One that its type rounds to zero would prune nothing.
+        threshold = (least_gain(gains, cfg.k).sqrt() / mean_length(weights)).to(self.W_dec)
         check_threshold(threshold)
-        self.threshold = threshold.to(self.W_dec)
+        self.threshold = threshold
         self.cfg.pruned = True
         return self
 

@@ -148,6 +148,7 @@ def test_square_matrices_are_taken_as_one_says(linear):
         ({"W_enc": np.zeros((4, 6))}, "W_enc in the arrays has shape (4, 6) where (4, 7)"),
         ({"W_dec": np.full((7, 4), np.nan)}, "W_dec in the arrays has NaN"),
         ({"b_dec": ["a"]}, "b_dec must be an array of floats"),
+        ({"b_enc": None}, "b_enc must be an array of floats, but it is None"),
         ({"b_enc": np.zeros(0)}, "b_enc must be a vector"),
         ({"centred": "False"}, "centred must be True or False"),
         ({"architecture": "batchtopk", "threshold": 0.5, "k": 8}, "of at most 7"),

@@ -391,6 +391,7 @@ REFUSED = {
     "0 rows that are not all zeros": lambda sae, x, _: sae.calibrate(0 * x[:3]),
     "1 rows that are not all zeros": lambda sae, x, _: sae.calibrate(x[:1]),
     "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(-x.abs()),
+    "so many atoms": lambda sae, x, _: SAE(9e3 * torch.eye(24).half(), k=2).calibrate(x / 9e3),
     "it is there already": lambda sae, x, folder: [sae.save(folder) for _ in range(2)],
     "chunk must be an integer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=3, chunk=-1),
     "give W_dec as": lambda sae, x, _: pursuit_codes(x[:, 1:], sae.W_dec, k=3),

@@ -192,19 +192,23 @@ BAD = {
         "too few to judge by",
     ),
     "two weights": (
-        ["--sae={mine}", "--activations={x}", "--lam=1", "--match_l0=2"],
+        ["--sae={m}", "--activations={x}", "--lam=1", "--match_l0=2"],
         "each set the weight; give one of them",
     ),
     "nothing to learn from": (
-        ["--sae={mine}", "--activations={x}", "--held_out=all"],
+        ["--sae={m}", "--activations={x}", "--held_out=all"],
         "leaves no rows for controls",
     ),
     "share of nothing": (
-        ["--sae={mine}", "--activations={x}", "--held_out=some"],
+        ["--sae={m}", "--activations={x}", "--held_out=some"],
         "a share between 0 and 1, or all",
     ),
+    "no recording": (
+        ["--sae={m}", "--activations={x}", "--recording={D}"],
+        "holds no recording.json",
+    ),
     "activations of another mean": (
-        ["--sae={mine}", "--activations={moved}"],
+        ["--sae={m}", "--activations={moved}"],
         "--anyway measures it all the same",
     ),
 }
@@ -216,10 +220,8 @@ def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, tmp_p
     arrays = {"moved": x - 0.7, "few": x[:9]}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
-    places = {name: str(tmp_path / f"{name}.npy") for name in [*arrays]} | {
-        "D": str(files / "D.npy")
-    }
-    places |= {"mine": str(files / "mine"), "x": str(files / "x.npz"), "folder": str(files)}
+    places = {name: str(tmp_path / f"{name}.npy") for name in arrays}
+    places |= {name[0]: str(files / name) for name in ("D.npy", "mine", "x.npz")}
     arguments, words = BAD[case]
     given = [text.format(**places) for text in arguments]
     refused(words, "measure", *given, f"--results_dir={tmp_path / 'results'}")
