@@ -109,8 +109,6 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
         assert line["values_part"] + line["support_part"] == pytest.approx(lost)
         assert line["dictionary_part"] == 100 * each.losses["dictionary"].more
     assert lines[3]["values_part"] is None and lines[3]["dead_latents"] > 0
-    (bare,) = measure.standings([dataclasses.replace(ordered[0], own=None)])
-    assert bare["rank"] == "1" and "dead_latents" not in bare
     _, sentence = measure.ranking([each for each in verdicts if each.dictionary != "shrunk"])
     assert "bad_encoder is the best." in sentence and "those of bad_dictionary (at L0 3" in sentence
     assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
