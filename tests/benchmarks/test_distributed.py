@@ -4,6 +4,7 @@ share the work, and together they leave what one would.
 
 import dataclasses
 import pickle
+import re
 
 import jax
 import numpy as np
@@ -52,7 +53,7 @@ def two(commands, pair, tmp_path_factory):
     words = [*study, *IN_TWO, "then", *train, "then", *measure]
     environment = {"FOLDER": str(folder), "PROCESS": "{process}"}
     codes, out, err = pair(["-c", hook + IN_ONE + then, *words], **environment).end()
-    assert codes == [0, 0] and out[1].split() == ["then"] * 2, err
+    assert codes == [0, 0] and re.sub(r"\s|\d", "", out[1]) == "thenthen", err
     assert "running sae" in err[0] and "running sae" not in err[1]
     models = [pickle.loads((folder / f"found{process}.pkl").read_bytes()) for process in range(2)]
     return folder, out[0].split("then\n"), models
