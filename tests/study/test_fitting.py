@@ -2,8 +2,6 @@
 
 import concurrent.futures
 import dataclasses
-import functools
-import io
 import threading
 
 import equinox as eqx
@@ -116,18 +114,6 @@ def test_what_is_kept_is_not_used_up(tasks):
     again = fit(learner, tasks, KEYS)
     assert same_ends(again, found)
     assert all(one.base_seconds > 0 for one in again) and not any(one.base_seconds for one in found)
-
-
-def test_a_fit_shows_its_steps_at_a_terminal_and_nowhere_else(tasks, monkeypatch):
-    whole = fit(Walk(num_steps=20), tasks, KEYS)
-    monkeypatch.setattr(loop, "run_loop", functools.partial(loop.run_loop, report_every=0.0))
-    for terminal, asked in ((True, True), (True, False), (False, True)):
-        monkeypatch.setattr("sys.stderr", stderr := io.StringIO())
-        stderr.isatty = lambda there=terminal: there
-        # What is shown pauses the loop, and changes no bit.
-        assert same_ends(fit(Walk(num_steps=20), tasks, KEYS, show_progress=asked), whole)
-        shown = terminal and asked
-        assert ("40.0/40" in stderr.getvalue()) == bool(stderr.getvalue()) == shown
 
 
 class KilledError(Exception):
