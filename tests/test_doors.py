@@ -76,11 +76,6 @@ def beyond(hint, limits):
     return ["x", *absent]
 
 
-def test_limits_that_an_integer_does_not_have_are_named():
-    part = dataclasses.make_dataclass("Part", [("size", int, options.option(2, above=0))])
-    refused(lambda: options.check_options(part(3)), "least and most; leave out above")
-
-
 @pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
 def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind):
     needed = NEEDED | {"base": Oracle()} if kind in BASED else NEEDED

@@ -5,8 +5,8 @@ Throughout, a sample `y` is coded on a dictionary `D` by `z = argmin F(z)` with
 
     F(z) = ½‖y - D z‖² + Σ_j λ_j |z_j|,    optionally subject to z ≥ 0.
 
-The weight `lam` is a scalar, one value a sample `(n,)`, one a coefficient `(num_latents,)`, or any
-array that broadcasts to `(n, num_latents)`.
+The weight `lam` is a scalar, one value a sample `(n,)`, or a matrix that broadcasts to
+`(n, num_latents)`.
 """
 
 from typing import Any
@@ -27,48 +27,24 @@ def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def lam_shape(shape: tuple[int, ...], num_samples: int, num_latents: int) -> tuple[int, int]:
-    """Returns the shape in which a weight broadcasts to `(n, num_latents)`.
-
-    Args:
-      shape: the weight's: scalar, `(n,)`, `(num_latents,)`, or two-dimensional with each side
-        either full or one.
-      num_samples: n.
-      num_latents: number of atoms.
-
-    Returns:
-      `(1 or n, 1 or num_latents)`.
-
-    Raises:
-      ValueError: the shape fits in no way, or in two.
-    """
-    if shape in ((), (1,)):
-        return 1, 1
-    if len(shape) == 1 and shape[0] == num_samples == num_latents:
-        raise ValueError(
-            f"lam of shape ({num_samples},) could be one value a sample or one a coefficient, "
-            "since there are as many of each; "
-            "reshape it to (n, 1) or (1, num_latents)."
-        )
-    if shape == (num_samples,):
-        return num_samples, 1
-    if shape == (num_latents,):
-        return 1, num_latents
-    if len(shape) == 2 and shape[0] in (1, num_samples) and shape[1] in (1, num_latents):
-        return shape[0], shape[1]
-    raise ValueError(
-        f"lam has shape {shape}, but it must be a scalar, (n,) = ({num_samples},), (num_latents,) "
-        f"= ({num_latents},) "
-        f"or broadcast to ({num_samples}, {num_latents}); reshape it."
-    )
-
-
 def expand_lam(
     lam: Float[Array, "..."] | float, num_samples: int, num_latents: int
 ) -> Float[Array, "rows columns"]:
-    """Reshapes a weight into a matrix that broadcasts to `(n, num_latents)`; see `lam_shape`."""
+    """Reshapes a weight, a scalar, `(n,)`, or two-dimensional with each side either full or one,
+    into a matrix that broadcasts to `(n, num_latents)`.
+
+    Raises:
+      ValueError: it has another shape.
+    """
     lam = jnp.asarray(lam)
-    return lam.reshape(lam_shape(lam.shape, num_samples, num_latents))
+    wide = lam[:, None] if lam.ndim == 1 else jnp.atleast_2d(lam)
+    rows, columns = (1, num_samples), (1, num_latents)
+    if wide.ndim > 2 or wide.shape[0] not in rows or wide.shape[1] not in columns:
+        raise ValueError(
+            f"lam has shape {lam.shape}, but it must be a scalar, (n,) = ({num_samples},), or "
+            f"broadcast to ({num_samples}, {num_latents}); reshape it."
+        )
+    return wide
 
 
 def residual(
@@ -93,7 +69,7 @@ def objective(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, atoms as columns, of any norm.
       codes: `(n, num_latents)`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      lam: scalar, `(n,)`, or broadcasting to `(n, num_latents)`.
 
     Returns:
       `(n,)` objectives.
@@ -136,7 +112,7 @@ def certificate(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
       codes: `(n, num_latents)`; non-negative if `nonneg`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      lam: scalar, `(n,)`, or broadcasting to `(n, num_latents)`.
       nonneg: whether codes are constrained to be non-negative.
       dual: `(n, input_dim)` dual candidates, feasible or not; None stands for the residuals.
 

@@ -96,11 +96,6 @@ def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
     elif float in allowed:
         check_number(name, value, **limits)
     elif int in allowed:
-        if unfit := limits.keys() - {"least", "most"}:
-            raise TypeError(
-                f"{name} is an integer, which has the limits least and most; leave out "
-                f"{', '.join(sorted(unfit))}."
-            )
         check_integer(name, value, **limits)
     elif limits:
         check_choice(name, value, **limits)

@@ -22,7 +22,7 @@ def _problem(seed, nonneg=True):
 
 @pytest.mark.parametrize("given", [False, True], ids=["residual", "other dual"])
 @pytest.mark.parametrize("nonneg", [True, False])
-@pytest.mark.parametrize("shape", [(), (7, 1), (1, 11), (7, 11), (7,), (11,)])
+@pytest.mark.parametrize("shape", [(), (7, 1), (1, 11), (7, 11), (7,)])
 def test_gap_is_primal_minus_feasible_dual(nonneg, shape, given):
     signals, dictionary, codes = _problem(0, nonneg)
     rng = np.random.default_rng(1)
@@ -96,13 +96,10 @@ def test_is_converged_counts_an_unresolvable_objective_as_zero_and_an_infinite_o
     assert found.tolist() == [True, False, False, False]
 
 
-@pytest.mark.parametrize("shape", [(3,), (7, 3), (2, 11), (1, 1, 1)])
-def test_expand_lam_refuses_shapes_that_fit_nothing_or_two_things(shape):
+@pytest.mark.parametrize("shape", [(3,), (11,), (7, 3), (2, 11), (1, 1, 1)])
+def test_expand_lam_refuses_shapes_that_do_not_fit(shape):
     with pytest.raises(ValueError, match="lam has shape"):
         lasso_problem.expand_lam(jnp.ones(shape), 7, 11)
-    with pytest.raises(ValueError, match="reshape it to"):
-        lasso_problem.expand_lam(jnp.ones(4), 4, 4)
-    assert lasso_problem.expand_lam(jnp.ones(1), 1, 1).shape == (1, 1)
 
 
 def test_gaps_relative_to_objectives_in_double_precision():
