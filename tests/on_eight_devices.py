@@ -82,16 +82,6 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
     assert devices.describe().startswith("8 x cpu (")
 
 
-def test_an_explicit_mesh_is_refused(problem):
-    explicit = jax.make_mesh((8,), ("samples",), axis_types=(jax.sharding.AxisType.Explicit,))
-    with pytest.raises(ValueError, match=r"must have axes of type jax\.sharding\.AxisType\.Auto"):
-        sparse_code(
-            jax.device_put(problem[0], NamedSharding(explicit, PartitionSpec("samples"))),
-            problem[1],
-            LAM,
-        )
-
-
 def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
     mesh = devices.mesh()
     signals, dictionary = devices.place(problem[0], mesh), problem[1]
@@ -203,21 +193,3 @@ def test_a_state_with_codes_lies_as_its_samples():
         state.codes.sharding.spec == PartitionSpec("samples")
         and state.dictionary.sharding.is_fully_replicated
     )
-
-
-def test_the_parts_of_an_axis_are_those_of_the_mesh_in_whose_context_it_is():
-    found = []
-
-    def look(batch):
-        mesh = sharding.mesh_of(batch, batch)
-        found.append((None if mesh is None else mesh.size, sharding.num_parts()))
-        return batch
-
-    rows, batch = PartitionSpec("samples"), jnp.ones((8, 3))
-    # Without a mesh nothing changes.
-    assert sharding.split_batch(batch) is batch is sharding.constrain(look(batch), batch)
-    with jax.set_mesh(devices.mesh()):
-        # An axis that each device works on by itself has one part.
-        for function in (look, jax.shard_map(look, in_specs=rows, out_specs=rows)):
-            jax.eval_shape(function, batch)
-    assert found == [(None, 1), (8, 8), (None, 1)]

@@ -1,6 +1,5 @@
 """The reference: everything public says what it is, and the pages hold it."""
 
-import ast
 import importlib
 import inspect
 import re
@@ -31,20 +30,6 @@ def test_every_public_name_says_what_it_is():
             if own[0] not in "_<" and (text or f"{own}(").startswith(f"{own}("):
                 silent.append(f"{name}: {own}")
     assert silent == []
-
-
-def test_mathematics_is_written_in_one_way():
-    """In Unicode, between single backticks: ½‖y − D z‖², neither ASCII nor LaTeX."""
-    others = re.compile(r"``|\|\||\^[T0-9{]|:math:|\\[a-z]+\{|\$[^$\n]+\$")
-    faults = []
-    for name in reference.module_names():
-        tree = ast.parse(inspect.getsource(importlib.import_module(name)))
-        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-        texts = [
-            ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)
-        ]
-        faults += [f"{name}: {text}" for text in texts if others.search(text)]
-    assert faults == []
 
 
 def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_path, monkeypatch):

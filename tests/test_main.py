@@ -78,28 +78,6 @@ def test_the_wheel_s_command_runs_its_own_binaries_from_any_folder(installed, tm
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-def test_the_list_comes_from_the_wheel_and_loads_neither_jax_nor_numpy(installed, tmp_path):
-    # Another package of that name beside it is none of ours.
-    (installed / "benchmarks").mkdir()
-    run = (
-        "import sys; from sae_gap import __main__ as command; command.main([]); "
-        "print(command.home(), *sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", run],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(installed)},
-        capture_output=True,
-        text=True,
-    )
-    *listed, last = done.stdout.splitlines()
-    (installed / "benchmarks").rmdir()
-    folder, *modules = last.split()
-    assert Path(folder) == installed / "sae_gap" / "binaries"
-    assert any(line.startswith("  amortisation_gap ") for line in listed)
-    assert not {"jax", "numpy", "absl"} & {*modules}
-
-
 @pytest.fixture
 def ran(monkeypatch):
     """What the command would run: the module and its words."""

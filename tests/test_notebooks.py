@@ -155,26 +155,6 @@ def test_they_run(paths, this_python, tiny_packages):
         assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_form_holds_the_sizes_and_the_rest_of_the_cell_is_one_line(path):
-    notebook = nbformat.read(path, as_version=4)
-    form = {name: (value, kind) for name, value, kind in fields(notebook)}
-    assert "NUM_SAMPLES" in form
-    for value, kind in form.values():
-        assert re.fullmatch(
-            {"integer": r"\d+", "number": r"\d*\.?\d+", "string": r'""'}[kind], value
-        )
-    rest = "".join(cell.source for cell in notebook.cells[2:] if cell.cell_type == "code")
-    assert [name for name in form if name not in rest] == []
-    assert notebook.cells[1].source.partition("\n\n")[2] == "import sae_gap"
-
-
-def test_the_address_is_that_of_the_project(monkeypatch):
-    for path in NOTEBOOKS:
-        notebook = json.loads(path.read_text())
-        assert address.addressed(notebook, path.name, address.address(ROOT)) == notebook
-
-
 @pytest.fixture
 def alone(tmp_path):
     """Writes a project of an address, with one notebook, and gives what becomes of that."""
@@ -188,34 +168,6 @@ def alone(tmp_path):
         return nbformat.read(tmp_path / "notebooks" / QUICKSTART.name, as_version=4)
 
     return write
-
-
-def test_a_badge_stands_under_the_title_where_the_address_is_on_github(alone):
-    for url in (
-        "https://github.com/someone/suite",
-        "https://github.com/someone/suite.git",
-        "https://github.com/someone/suite/",
-    ):
-        notebook = alone(url)
-        title, empty, badge, *_ = notebook.cells[0].source.splitlines()
-        assert title.startswith("# ") and empty == ""
-        assert badge.startswith("[![") and badge.endswith(
-            "/github/someone/suite/blob/main/notebooks/quickstart.ipynb)"
-        )
-        install = "    %pip install -q git+https://github.com/someone/suite\n"
-        assert install in notebook.cells[1].source
-    # Written twice or taken back, nothing is left over.
-    once = json.loads(QUICKSTART.read_text())
-    with_badge = address.addressed(once, "quickstart.ipynb", "https://github.com/someone/suite")
-    assert (
-        address.addressed(with_badge, "quickstart.ipynb", "https://github.com/someone/suite")
-        == with_badge
-        != once
-    )
-    assert address.addressed(with_badge, "quickstart.ipynb", "") == address.addressed(
-        once, "quickstart.ipynb", ""
-    )
-    assert "[![" not in alone("https://example.org/suite").cells[0].source
 
 
 def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(
