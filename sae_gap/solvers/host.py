@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
-from sae_gap.solvers import block, by_gram, default_slots, lengths, power_of_two
+from sae_gap.solvers import block, default_slots, lengths, power_of_two
 
 # Samples of a block: few enough that every core has some, and enough for fast products. A
 # dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at
@@ -262,29 +262,31 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
 
 
 def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
-    """Solves a sample on a support whose inverse is lost to rounding, with a ridge of a few
-    roundings.
+    """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
+    the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
     latents = support.indices[slice(*support.indptr[row : row + 2])]
+    latents = latents[problem.atoms[latents].any(axis=1)]
     (signal,), weight = problem.block(np.array([row]))
-    own = problem.atoms[latents].astype(np.float64)
-    lam = weight / problem.atom_scale[latents]
-    atoms, signed = own, not nonneg and lam.any()
-    if signed:
-        # A signed code is the difference of two non-negative ones.
-        atoms, lam = np.concatenate([own, -own]), np.tile(lam, 2)
-    ridge, least = 64 * len(atoms) * np.finfo(np.float64).eps, nonneg or signed
-    values = by_gram(atoms @ atoms.T, atoms @ signal - lam, ridge, nonneg=least)
-    rest = (signal - values @ atoms)[None]
+    # A signed code is the difference of two non-negative ones.
+    atoms = np.kron([[1], [-1]][: 2 - nonneg], problem.atoms[latents].astype(np.float64))
+    lam = np.tile(weight / problem.atom_scale[latents], 2 - nonneg)
+    ridge = 64 * len(atoms) * np.finfo(np.float64).eps
+    lower = np.linalg.cholesky(atoms @ atoms.T + ridge * np.eye(len(atoms)))
+    toward = scipy.linalg.solve_triangular(lower, atoms @ signal - lam, lower=True)
+    values = scipy.optimize.nnls(lower.T, toward)[0][None]
+    rest = signal - values @ atoms
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=least)
-    value, gap = lasso_problem.value_and_gap(rest, values[None], pull, lam[None], scale)
-    if signed:
-        values = values[: len(own)] - values[len(own) :]
-    on, dtype = np.flatnonzero(values), problem.atoms.dtype
-    found.put(np.full(len(on), row), latents[on], values[on].astype(dtype))
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=True)
+    value, gap = lasso_problem.value_and_gap(rest, values, pull, lam[None], scale)
     found.objective[row], found.gap[row] = value[0], gap[0]
-    found.converged[row] = lasso_problem.is_converged(signal[None], value, gap, tol, dtype)[0]
+    found.converged[row] = lasso_problem.is_converged(
+        signal[None], value, gap, tol, problem.atoms.dtype
+    )[0]
+    plus, *minus = np.split(values[0], 2 - nonneg)
+    values = plus - sum(minus)
+    on = np.flatnonzero(values)
+    found.put(np.full(len(on), row), latents[on], values[on].astype(problem.atoms.dtype))
 
 
 def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:

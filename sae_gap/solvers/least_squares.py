@@ -1,14 +1,10 @@
-"""Least squares on the support of each sample, compiled for all samples at once, and for one Gram
-matrix on the host.
-"""
+"""Least squares on the support of each sample, compiled for all samples at once."""
 
 import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-import scipy
 from jaxtyping import Array, Float
 
 from sae_gap.core import product
@@ -80,27 +76,6 @@ def least_squares(
     order = jnp.argsort(-jnp.sum(on, axis=1))
     rows, size = [array[order] for array in (signals, on, pull)], CHUNK // (input_dim * num_latents)
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
-
-
-def by_gram(
-    gram: Float[np.ndarray, "size size"],
-    toward: Float[np.ndarray, " size"],
-    ridge: float,
-    *,
-    nonneg: bool = True,
-) -> Float[np.ndarray, " size"]:
-    """`argmin_z ½ zᵀ (G + μI) z - bᵀ z`, on the host; over `z ≥ 0` if `nonneg`.
-
-    Args:
-      gram: G.
-      toward: b, the correlations with the signal, less any weights.
-      ridge: μ, larger than the rounding errors in the eigenvalues of dependent atoms.
-      nonneg: whether z is constrained to be non-negative.
-    """
-    lower = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
-    half = scipy.linalg.solve_triangular(lower, toward, lower=True)
-    values = scipy.linalg.solve_triangular(lower.T, half)
-    return scipy.optimize.nnls(lower.T, half)[0] if nonneg and (values <= 0).any() else values
 
 
 def _few(signals, on, pull, atoms, most):
