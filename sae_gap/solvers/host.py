@@ -194,17 +194,14 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     from sae_gap.loops import active_set
 
     num_latents, input_dim = problem.atoms.shape
-    coarse = problem.atoms.astype(np.float32, copy=False)
     gram = np.zeros((0, 0))
-    if max_iterations and wants_gram(num_latents, len(problem.signals)):
+    few = num_latents <= FEW_LATENTS and max_iterations > 1
+    if few and init is None and wants_gram(num_latents, len(problem.signals)):
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
-    at_once = 0 < len(gram) <= FEW_LATENTS and max_iterations > 1
+    given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
     eps = float(np.finfo(problem.atoms.dtype).eps)
-    column = 1 / problem.atom_scale
-    shared = block.Problem(
-        problem.atoms, coarse, column, gram, at_once, tol, max_iterations, nonneg, eps
-    )
+    shared = block.Problem(*given, gram, tol, max_iterations, nonneg, eps)
 
     def work(part, slots):
         rows, begun = part
@@ -212,20 +209,15 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
             begun = (
                 np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
             )
-        (signals, row), size = problem.block(rows), len(rows)
-        own = block.Block(
-            signals,
-            row,
-            begun,
-            found=np.full((size, slots), -1),
-            values=np.zeros((size, slots), problem.atoms.dtype),
-            objective=np.zeros(size),
-            gap=np.zeros(size),
-            rounds=found.iterations[rows],
-            state=np.zeros(size, np.int64),
+        size = len(rows)
+        found_latents, values = (
+            np.full((size, slots), -1),
+            np.zeros((size, slots), problem.atoms.dtype),
         )
+        results = found_latents, values, *np.zeros((2, size)), found.iterations[rows]
+        own = block.Block(*problem.block(rows), begun, *results, np.zeros(size, np.int64))
         # The first block is the largest.
-        room = rooms.pop() if rooms else block.Room.of(shared, len(parts[0][0]), slots)
+        room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
         active_set.code_block(shared, own, room)
         rooms.append(room)
         full = own.state == active_set.FULL

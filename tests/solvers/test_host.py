@@ -70,7 +70,7 @@ def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
 
 
 def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
-    rng, whole = np.random.default_rng(0), block.Room.of
+    rng, whole = np.random.default_rng(0), block.room
     # Atoms so alike that the inverse of a basis is lost to rounding, and samples without codes,
     # which come first.
     dictionary = rng.normal(size=(17, 28)) + 1e4 * rng.normal(size=(17, 1))
@@ -89,7 +89,7 @@ def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
                         array.fill(left)
                 return arrays
 
-            monkeypatch.setattr(block.Room, "of", room)
+            monkeypatch.setattr(block, "room", room)
             jax.tree.map(np.testing.assert_array_equal, answer(), clean)
 
 
