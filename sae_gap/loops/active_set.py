@@ -383,11 +383,14 @@ def _correlate(problem, block, room, stage, active, few):
             i = room.who[n]
             most, near = min(room.leaders.shape[1], max(few, room.size[i] // 2)), begin - first
             if stage == ROUGH:
-                pull, most_close = room.coarse_pull[n, near:], room.size[i] + 2 * few
-                _collect(problem, block, room, i, pull, begin, most, most_close)
+                most_close = room.size[i] + 2 * few
+                _collect(
+                    problem, block, room, i, room.coarse_pull[n, near:], begin, most, most_close
+                )
             else:
-                pull = room.exact_pull[n, near:]
-                _collect(problem, block, room, i, pull, begin, most, num_latents)
+                _collect(
+                    problem, block, room, i, room.exact_pull[n, near:], begin, most, num_latents
+                )
 
 
 @inlined
@@ -447,9 +450,7 @@ def code_block(problem, block, room):
                 block.rounds[i] += stage != BEGIN or at_once
                 if _is_certified(problem, block, room, i, stage, few):
                     state[i] = DONE
-                elif stage == ROUGH and block.rounds[i] >= ROUNDS:
-                    state[i] = READY
-                elif stage == EXACT and block.rounds[i] >= min(problem.limit, ROUNDS):
+                elif stage == EXACT and block.rounds[i] >= problem.limit:
                     state[i] = SETTLED
                 else:
                     if at_once:

@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz"},
 }
 # Compiles functions for Python, and caches them.
-entry = functools.partial(kept, **OPTIONS)
+entry: Any = functools.partial(kept, **OPTIONS)
 # Compiles functions that only these loops call. They allocate nothing, so reference counts, a third
 # of the run time, can go; Python does not call them, so wrappers, a seventh of the compile time,
 # can go.

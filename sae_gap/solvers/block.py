@@ -6,6 +6,7 @@ changes.
 """
 
 from collections import namedtuple
+from typing import Any
 
 import numpy as np
 
@@ -94,7 +95,7 @@ def room(problem: Problem, n: int, slots: int) -> Room:
     sizes = {"n": n, "m": input_dim, "s": slots, "l": MOST, "c": slots + 2 * MOST, "t": tile}
     sizes |= {"e": max(tile, slots), "g": len(problem.gram), "k": CHUNK, "5": 5}
     parts = map(str.split, ROOM.values())
-    new = Room(*(np.empty([sizes[name] for name in shape], kind) for kind, shape in parts))
+    new: Any = Room(*(np.empty([sizes[name] for name in shape], kind) for kind, shape in parts))
     # Inner products of free slots are multiplied by zero and must be finite.
     new.inner.fill(0)
     new.names.fill(0)

@@ -142,18 +142,25 @@ def solve(
 Found = namedtuple("Found", "codes iterations objective gap converged")
 
 
-def _codes(problem, found) -> scipy.sparse.csr_array:
-    rows, latents, values = map(np.concatenate, zip(*found.codes, strict=True))
+def _joined(found) -> Iterator[np.ndarray]:
+    """Rows, latents and values of all codes."""
+    return map(np.concatenate, zip(*found.codes, strict=True))
+
+
+def _sparse(problem, rows, latents, values) -> scipy.sparse.csr_array:
     shape = len(problem.signals), len(problem.atoms)
     return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
 
 
 def _unscaled(problem, found, *, sparse: bool) -> tuple[Any, ...]:
     """The fields of the solution, in the units of the caller."""
-    codes, scale, dtype = _codes(problem, found), problem.signal_scale, problem.atoms.dtype
-    rows, latents = codes.nonzero()
+    (rows, latents, values), scale, dtype = (
+        _joined(found),
+        problem.signal_scale,
+        problem.atoms.dtype,
+    )
     with np.errstate(over="ignore", under="ignore"):
-        values = (codes.data * scale[rows] / problem.atom_scale[latents]).astype(dtype)
+        values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
         objective, gap = ((each * scale**2).astype(dtype) for each in (found.objective, found.gap))
     # A code that overflows or underflows is not the certified one, and an objective that overflows
     # does not tell how good codes are.
@@ -162,11 +169,10 @@ def _unscaled(problem, found, *, sparse: bool) -> tuple[Any, ...]:
     converged = found.converged & np.isfinite(objective)
     rest = objective, gap, found.iterations.astype(np.int32), converged
     if sparse:
-        codes.data = values
-        return codes, *rest
-    dense = aligned_zeros(codes.shape, dtype)
-    dense[rows, latents] = values
-    return dense, *rest
+        return _sparse(problem, rows, latents, values), *rest
+    codes = aligned_zeros((len(problem.signals), len(problem.atoms)), dtype)
+    codes[rows, latents] = values
+    return codes, *rest
 
 
 def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
@@ -183,14 +189,15 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
     given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
-    shared = block.Problem(*given, gram, tol, limit, nonneg, float(np.finfo(dtype).eps))
+    most_rounds = min(limit, active_set.ROUNDS)
+    shared = block.Problem(*given, gram, tol, most_rounds, nonneg, float(np.finfo(dtype).eps))
 
     def work(part, slots):
         rows, latents = part
         latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
-        codes = np.full((size, slots), -1), np.zeros((size, slots), dtype)
-        results = *codes, *np.zeros((2, size)), found.iterations[rows], np.zeros(size, np.int64)
-        own = block.Block(*problem.block(rows), latents, *results)
+        blank = np.full((size, slots), -1), np.zeros((size, slots), dtype), *np.zeros((2, size))
+        results = *blank, found.iterations[rows], np.zeros(size, np.int64)
+        own: Any = block.Block._make((*problem.block(rows), latents, *results))
         # The first block is the largest.
         room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
         active_set.code_block(shared, own, room)
@@ -204,7 +211,8 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
         codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
         return codes, rows[full], own.found[full]
 
-    pending, latents = np.arange(len(problem.signals)), None
+    pending = np.arange(len(problem.signals))
+    latents = None if begun.nnz else np.zeros((len(pending), 0), np.int64)
     slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
     # Any support of independent atoms fits, with new violators.
     most = min(input_dim, num_latents) + block.MOST
@@ -238,7 +246,10 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
     # A signed code is the difference of two non-negative ones.
     both = np.kron([[1], [-1]][: 2 - nonneg], atoms)
     ridge = 64 * len(both) * np.finfo(np.float64).eps
-    lower = np.linalg.cholesky(both @ both.T + ridge * np.eye(len(both)))
+    gram = both @ both.T + ridge * np.eye(len(both))
+    if not np.isfinite(gram).all():
+        return
+    lower = np.linalg.cholesky(gram)
     toward = both @ signal[0] - np.tile(lam, 2 - nonneg)
     half = scipy.linalg.solve_triangular(lower, toward, lower=True)
     plus, *minus = np.split(scipy.optimize.nnls(lower.T, half)[0], 2 - nonneg)
@@ -304,7 +315,7 @@ def _certify(problem, found, tol, *, nonneg) -> None:
     left, dtype = np.flatnonzero(~found.converged), problem.atoms.dtype
     if not len(left):
         return
-    atoms, codes = problem.atoms.astype(np.float64, copy=False), _codes(problem, found)
+    atoms, codes = problem.atoms.astype(np.float64, copy=False), _sparse(problem, *_joined(found))
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
     for begin in range(0, len(left), step):
         rows = left[begin : begin + step]

@@ -55,21 +55,11 @@ def least_squares(
     # Half as many, a quarter, …, down to about 16.
     sizes = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
 
-    def beyond(signals, on, pull):
-        small = jnp.sum(on, axis=1, keepdims=True) <= most
-        few = _few(signals, on & small, pull, atoms=atoms, most=most)
-        # True, but known after `few` alone: on two cores XLA runs two solves at once, and each then
-        # waits for the other's thread for ever.
-        late = jnp.any(~small) | jnp.any(jnp.isnan(few))
-        many = functools.partial(_many, atoms=atoms)
-        rest = jax.lax.cond(late, many, lambda *_: few, signals, on & ~small, pull)
-        return jnp.where(small, few, rest)
-
     gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 
     def chunk(part):
         width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0))
-        return jax.lax.switch(width, [*gathered, beyond], *part)
+        return jax.lax.switch(width, [*gathered, functools.partial(_many, atoms=atoms)], *part)
 
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
     # last chunk.
@@ -97,7 +87,7 @@ def _few(signals, on, pull, atoms, most):
 
 
 def _many(signals, on, pull, atoms):
-    """Solves on supports of more atoms than dimensions."""
+    """Solves on supports of any size, for some of more atoms than dimensions."""
     weights = on.astype(signals.dtype)
     gram = jnp.einsum(
         "nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)]

@@ -16,9 +16,9 @@ def test_equals_non_negative_least_squares(slots):
     gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
     linear = np.einsum("nmi,nm->ni", atoms, signals).astype(np.float32)
     want = [nnls(*each)[0] for each in zip(atoms, signals, strict=True)]
-    np.testing.assert_allclose(solve(gram, linear, max_pivots=200), want, atol=2e-4)
+    np.testing.assert_allclose(solve(gram, linear, rank=slots, max_pivots=200), want, atol=2e-4)
     # Broken off, they are feasible.
-    codes = np.asarray(solve(gram, linear, max_pivots=2))
+    codes = np.asarray(solve(gram, linear, rank=slots, max_pivots=2))
     assert codes.min() >= 0 and np.count_nonzero(codes, axis=1).max() == min(slots, 2)
 
 
