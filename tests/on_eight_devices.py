@@ -4,13 +4,13 @@ needless word between them.
 Not collected by itself, since the number of devices is settled before JAX starts.
 """
 
+import dataclasses
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import scipy.sparse
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.speed.scores import score
@@ -31,16 +31,15 @@ def collectives(text):
     something.
     """
     pattern = r" = (\(?\w+\[.*?) (all-\w+|collective-\w+|reduce-scatter|ragged-\S+)\("
-    found = re.findall(pattern, text.replace("-start(", "("))
     return [
         (
             name,
             [
-                tuple(map(int, filter(None, shape.split(","))))
-                for shape in re.findall(r"\[([\d,]*)\]", shapes)
+                (*map(int, re.findall(r"\d+", sizes)),)
+                for sizes in re.findall(r"\[([\d,]*)\]", shapes)
             ],
         )
-        for shapes, name in found
+        for shapes, name in re.findall(pattern, text.replace("-start(", "("))
     ]
 
 
@@ -60,11 +59,7 @@ def assert_solved(solution, alone, problem):
     np.testing.assert_allclose(solution.codes, alone.codes, atol=1e-4)
     np.testing.assert_allclose(solution.objective, alone.objective, rtol=2e-6)
     value, gap = score(*problem, solution.codes, LAM)
-    assert (
-        np.all(solution.converged)
-        and np.all(gap <= 2e-6 * value)
-        and np.all(solution.gap <= 1e-6 * solution.objective)
-    )
+    assert np.all(solution.converged) and np.all(gap <= 2e-6 * value)
 
 
 def test_samples_and_what_does_not_divide_are_placed(problem):
@@ -83,26 +78,18 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
 
 
 def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
-    mesh = devices.mesh()
-    signals, dictionary = devices.place(problem[0], mesh), problem[1]
+    signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
     solution = sparse_code(signals, dictionary, LAM)
     jax.tree.map(np.testing.assert_array_equal, solution, alone)
-    assert (
-        solution.codes.sharding
-        == solution.gap.sharding
-        == NamedSharding(mesh, PartitionSpec("samples"))
-    )
-    np.testing.assert_array_equal(
-        sparse_code(signals, dictionary, LAM, sparse=True).codes.toarray(), alone.codes
-    )
+    rows = NamedSharding(devices.mesh(), PartitionSpec("samples"))
+    assert solution.codes.sharding == solution.gap.sharding == rows
+    thin = sparse_code(signals, dictionary, LAM, sparse=True).codes
+    np.testing.assert_array_equal(thin.toarray(), alone.codes)
 
 
 def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
     signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
-    weights = jnp.cos(jnp.arange(NUM_SAMPLES * NUM_LATENTS, dtype=jnp.float32)).reshape(
-        NUM_SAMPLES, NUM_LATENTS
-    )
-
+    weights = np.random.default_rng(1).normal(size=alone.codes.shape).astype(np.float32)
     # In chunks of three, which no device's four samples divide into.
     monkeypatch.setattr(coding, "ROOM", 3 * coding.ARRAYS * NUM_LATENTS)
 
@@ -111,20 +98,16 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective), solution
 
     with jax.set_mesh(devices.mesh()):
-        program = (
-            jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
-            .lower(signals, dictionary)
-            .compile()
-        )
+        slopes = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
+        program = slopes.lower(signals, dictionary).compile()
     (signals_bar, dictionary_bar), solution = program(signals, dictionary)
     assert_solved(solution, alone, problem)
     assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
     # The cotangent of the dictionary is a sum over all samples.
-    shapes = [shape for _, shapes in collectives(program.as_text()) for shape in shapes]
-    assert {name for name, _ in collectives(program.as_text())} == {"all-reduce"}
-    assert (
-        set(shapes) <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)} and len(shapes) <= 6
-    )
+    exchanged = collectives(program.as_text())
+    shapes = [shape for _, shapes in exchanged for shape in shapes]
+    assert {name for name, _ in exchanged} == {"all-reduce"} and len(shapes) <= 6
+    assert {*shapes} <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)}
     want = implicit.pull_back(*problem, alone.codes, weights, jnp.ones(NUM_SAMPLES))
     for found, wanted in zip((signals_bar, dictionary_bar), want, strict=False):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
@@ -134,14 +117,11 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros():
     """Thirty samples, copied to all eight devices, of which each works on four."""
     problem = draw(1, (30, 8, 24), sparsity=2)
     signals = devices.place(problem[0], devices.mesh())
-    options = {"solver": "fista"}
-    lam = np.full(30, LAM, np.float32)
-    alone = sparse_code(signals, problem[1], lam, **options)
-    assert_solved(alone, alone, problem)
-    found = sparse_code(signals, problem[1], lam, **options, sparse=True)
-    assert isinstance(found.codes, scipy.sparse.csr_array) and found.codes.shape == (30, 24)
-    np.testing.assert_allclose(found.codes.toarray(), alone.codes, atol=1e-5)
-    np.testing.assert_allclose(found.objective, alone.objective, rtol=1e-5)
+    given = problem[1], np.full(30, LAM, np.float32)
+    found = sparse_code(signals, *given, solver="fista", sparse=True)
+    assert found.codes.shape == (30, 24)
+    found = dataclasses.replace(found, codes=found.codes.toarray())
+    assert_solved(found, sparse_code(problem[0], *given), problem)
 
 
 def run(learner, data, num_latents=20):
@@ -162,9 +142,7 @@ def test_training_splits_its_batches_and_gradients_meet_once():
     sums = [sorted(shapes) for name, shapes in exchanged if name == "all-reduce" and shapes != [()]]
     # The rows of a batch from whoever has them, and the gradient of each parameter.
     assert sums[0] == [(16, 12)] and len(sums) == 2
-    assert {(12,), (20,), (12, 20)} <= {
-        shape[::-1] if shape == (20, 12) else shape for shape in sums[1]
-    }
+    assert {(12,), (12, 20), (20,)} <= {(*sorted(shape),) for shape in sums[1]}
 
 
 def test_batches_of_samples_that_do_not_divide_are_split():
@@ -187,9 +165,6 @@ def test_a_state_with_codes_lies_as_its_samples():
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-5)
-    given = program._learner, data, jax.random.key(0), {}, 20
-    _, state = program._start(*given)
-    assert (
-        state.codes.sharding.spec == PartitionSpec("samples")
-        and state.dictionary.sharding.is_fully_replicated
-    )
+    _, state = program._start(program._learner, data, jax.random.key(0), {}, 20)
+    assert state.codes.sharding.spec == PartitionSpec("samples")
+    assert state.dictionary.sharding.is_fully_replicated

@@ -1,7 +1,5 @@
 """The certified coder: rounds of products with all atoms, and pivots on each sample's slots."""
 
-from typing import no_type_check
-
 import numba
 import numpy as np
 
@@ -50,7 +48,6 @@ BEGIN, ROUGH, EXACT = range(3)
 
 
 @inlined
-@no_type_check
 def _slots(room, i):
     """The slots of a sample, with the work memory that all share."""
     given = room.latents[i], room.work[0], room.work[1], room.code[i], room.sign[i], room.inner[i]
@@ -58,20 +55,17 @@ def _slots(room, i):
 
 
 @inlined
-@no_type_check
 def _limit(problem, block, i, latent):
     """The weight of a latent for a sample."""
     return block.row[i] * problem.column[latent]
 
 
 @helper
-@no_type_check
 def _steep(pull, nonneg):
     return np.float64(pull) if nonneg else abs(np.float64(pull))
 
 
 @helper
-@no_type_check
 def _least(values, count):
     place = 0
     for n in range(1, count):
@@ -81,7 +75,6 @@ def _least(values, count):
 
 
 @helper
-@no_type_check
 def _collect(problem, block, room, i, pull, begin, most, most_close):
     """Merges the atoms of a tile that exceed their weight, or might by the bound on rounding, with
     those of earlier tiles.
@@ -136,48 +129,41 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
 
 
 @inlined
-@no_type_check
 def _fill(problem, room, i, top, slot):
     """The inner products of a slot's atom with those of all others."""
-    atoms, gram, latents, inner = problem.atoms, problem.gram, room.latents[i], room.inner[i]
-    latent = latents[slot]
-    if gram.size == 0:
-        copy(room.atom, atoms[latent])
+    atoms, latents, inner = problem.atoms, room.latents[i], room.inner[i]
+    copy(room.atom, atoms[latents[slot]])
     for other in range(top):
-        near = latents[other]
-        if near >= 0:
-            value = gram[latent, near] if gram.size else dot(room.atom, atoms[near])
-            inner[slot, other] = inner[other, slot] = value
+        if latents[other] >= 0:
+            inner[slot, other] = inner[other, slot] = dot(room.atom, atoms[latents[other]])
 
 
 @helper
-@no_type_check
 def _solve_on_all(problem, block, room, i, correlations):
     """Pivots on all atoms at once, by their Gram matrix, and stores the basis in the slots; returns
     its size.
     """
-    slots, signal = _slots(room, i), block.signals[i]
-    pull, weight, code, sign = room.all[0], room.all[1], room.all[2], room.all[3]
-    for j in range(pull.size):
-        pull[j], weight[j], code[j], sign[j] = correlations[j], _limit(problem, block, i, j), 0, 0
+    slots, signal, work = _slots(room, i), block.signals[i], room.all
+    given = room.names, work[0], work[1], work[2], work[3], problem.gram, room.chosen, slots.inverse
+    every, top = Slots(*given, work[4], slots.cross, slots.slope), np.int64(correlations.size)
+    for j in range(top):
+        every.pull[j], every.weight[j] = correlations[j], _limit(problem, block, i, j)
+        every.code[j], every.sign[j] = 0, 0
     # There are no codes if the weight equals the largest correlation up to the rounding of its
     # type.
-    floor, top = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal)), np.int64(pull.size)
-    given = room.names, pull, weight, code, sign, problem.gram, room.chosen, slots.inverse
-    every = Slots(*given, room.all[4], slots.cross, slots.slope)
+    floor = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal))
     # Not a plain 0, since Numba would compile the pivots again for that literal.
     size, _ = pivot(every, top, np.int64(0), problem.nonneg, floor, DEPENDENT)
     for b in range(size):
         latent = room.chosen[b]
         slots.latents[b], slots.basis[b] = latent, b
-        slots.code[b], slots.sign[b] = code[latent], sign[latent]
+        slots.code[b], slots.sign[b] = every.code[latent], every.sign[latent]
         _fill(problem, room, i, b + 1, b)
     room.size[i] = size
     return size
 
 
 @helper
-@no_type_check
 def _refine(slots, size, atoms, theta, enough):
     """Newton steps for the codes of the basis, with newly computed correlations; returns its size
     and the last error of these.
@@ -214,7 +200,6 @@ def _refine(slots, size, atoms, theta, enough):
 
 
 @numba.njit(**OPTIONS)
-@no_type_check
 def _open(problem, block, room, i):
     """Fills a sample's slots with the latents that open its working set; returns their number."""
     latents, inner, top = room.latents[i], room.inner[i], np.int64(0)
@@ -225,19 +210,15 @@ def _open(problem, block, room, i):
             room.work[0, top] = dot(block.signals[i], room.exact[top])
             room.work[1, top] = _limit(problem, block, i, latent)
             top += 1
-            if problem.gram.size:
-                _fill(problem, room, i, top, top - 1)
-    if problem.gram.size == 0:
-        # There is no basis yet, so the room of its inverse is free.
-        product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
-        np.dot(room.exact[:top], room.exact[:top].T, product)
-        for w in range(top):
-            copy(inner[w, :top], product[w])
+    # There is no basis yet, so the room of its inverse is free.
+    product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
+    np.dot(room.exact[:top], room.exact[:top].T, product)
+    for w in range(top):
+        copy(inner[w, :top], product[w])
     return top
 
 
 @inlined
-@no_type_check
 def _advance(problem, block, room, i, top, candidates):
     """Takes violators into free slots, solves on the slots, and stores the codes and their
     residual. The first `top` slots are filled already.
@@ -300,7 +281,6 @@ def _advance(problem, block, room, i, top, candidates):
 
 
 @inlined
-@no_type_check
 def _certify(problem, block, room, i):
     """Stores the rounded codes, their objective, and their duality gap at the scaled residual
     before rounding.
@@ -331,7 +311,6 @@ def _certify(problem, block, room, i):
 
 
 @inlined
-@no_type_check
 def _nearly(problem, block, room, i):
     """Tells whether the gap may be met at the scale from coarse correlations, with those of the
     basis equal to their weights.
@@ -345,7 +324,6 @@ def _nearly(problem, block, room, i):
 
 
 @helper
-@no_type_check
 def _rescale(problem, block, room, i, close):
     """The scale for all atoms, from exact correlations of the close ones, since no other exceeds
     its weight; returns the largest excess.
@@ -363,7 +341,6 @@ def _rescale(problem, block, room, i, close):
 
 
 @helper
-@no_type_check
 def _gather(problem, block, room, stage):
     """Lists the samples in progress, and copies their residuals beside each other; returns their
     number.
@@ -387,7 +364,6 @@ def _gather(problem, block, room, stage):
 
 
 @numba.njit(**OPTIONS)
-@no_type_check
 def _correlate(problem, block, room, stage, active, few):
     """Correlates the residuals with all atoms, a tile of them at a time; the product of the last
     tile stays.
@@ -407,15 +383,17 @@ def _correlate(problem, block, room, stage, active, few):
             i = room.who[n]
             most, near = min(room.leaders.shape[1], max(few, room.size[i] // 2)), begin - first
             if stage == ROUGH:
-                pull, most_close = room.coarse_pull[n, near:], room.size[i] + 2 * few
-                _collect(problem, block, room, i, pull, begin, most, most_close)
+                most_close = room.size[i] + 2 * few
+                _collect(
+                    problem, block, room, i, room.coarse_pull[n, near:], begin, most, most_close
+                )
             else:
-                pull = room.exact_pull[n, near:]
-                _collect(problem, block, room, i, pull, begin, most, num_latents)
+                _collect(
+                    problem, block, room, i, room.exact_pull[n, near:], begin, most, num_latents
+                )
 
 
 @inlined
-@no_type_check
 def _is_certified(problem, block, room, i, stage, few):
     """Certifies a sample, if its gap may be met; stores the codes then."""
     if stage == ROUGH:
@@ -427,7 +405,6 @@ def _is_certified(problem, block, room, i, stage, few):
 
 
 @inlined
-@no_type_check
 def _next_state(problem, block, room, i, stage, top):
     """Solves a sample on its slots, and says how it goes on."""
     leaders = room.leaders[i, : room.num_leaders[i]]
@@ -450,7 +427,6 @@ def _next_state(problem, block, room, i, stage, top):
 
 
 @entry
-@no_type_check
 def code_block(problem, block, room):
     """Codes a block of samples."""
     state, cold = block.state, block.begun.size == 0
@@ -460,7 +436,7 @@ def code_block(problem, block, room):
         room.latents[i, :] = -1
         copy(room.theta[i], block.signals[i])
     for stage in range(BEGIN, EXACT + 1):
-        at_once = stage == BEGIN and problem.at_once and cold
+        at_once = stage == BEGIN and problem.gram.size > 0 and cold
         # Without latents to open its slots, a sample begins with a round.
         idle = stage == BEGIN and cold and problem.limit > 0 and not at_once
         while not idle:
@@ -474,9 +450,7 @@ def code_block(problem, block, room):
                 block.rounds[i] += stage != BEGIN or at_once
                 if _is_certified(problem, block, room, i, stage, few):
                     state[i] = DONE
-                elif stage == ROUGH and block.rounds[i] >= ROUNDS:
-                    state[i] = READY
-                elif stage == EXACT and block.rounds[i] >= min(problem.limit, ROUNDS):
+                elif stage == EXACT and block.rounds[i] >= problem.limit:
                     state[i] = SETTLED
                 else:
                     if at_once:

@@ -1,14 +1,11 @@
 """FISTA for a fixed number of iterations, on the Gram matrix of all atoms."""
 
-from typing import no_type_check
-
 import numpy as np
 
 from sae_gap.loops.routines import copy, entry, subtract
 
 
 @entry
-@no_type_check
 def iterate_block(pull, gram, rate, threshold, momenta, codes):
     """Iterations of `fista.fixed` for a block of samples, with non-negative codes and one weight.
 

@@ -3,11 +3,11 @@ matrix, and the pivots that solve on slots.
 """
 
 import functools
-from typing import Any, NamedTuple, no_type_check
+from collections import namedtuple
+from typing import Any
 
 import numba
 import numpy as np
-from numpy import ndarray
 
 from sae_gap.loops.keeping import kept
 
@@ -18,7 +18,7 @@ OPTIONS: dict[str, Any] = {
     "fastmath": {"contract", "reassoc", "nsz"},
 }
 # Compiles functions for Python, and caches them.
-entry = functools.partial(kept, **OPTIONS)
+entry: Any = functools.partial(kept, **OPTIONS)
 # Compiles functions that only these loops call. They allocate nothing, so reference counts, a third
 # of the run time, can go; Python does not call them, so wrappers, a seventh of the compile time,
 # can go.
@@ -31,7 +31,6 @@ CHUNK = 32
 
 
 @helper
-@no_type_check
 def dot(left, right):
     total = 0.0
     for i in range(left.size):
@@ -40,21 +39,18 @@ def dot(left, right):
 
 
 @helper
-@no_type_check
 def subtract(total, factor, atom):
     for i in range(total.size):
         total[i] -= factor * atom[i]
 
 
 @helper
-@no_type_check
 def copy(target, source):
     for i in range(target.size):
         target[i] = source[i]
 
 
 @helper
-@no_type_check
 def border(inverse, slope, left, size):
     """Extends the inverse by an atom with `left` of its energy outside the span of the others, the
     rest being `slope` times these.
@@ -66,7 +62,6 @@ def border(inverse, slope, left, size):
 
 
 @helper
-@no_type_check
 def drop(inverse, basis, size, out):
     """Removes one place of the basis from the inverse; the last place moves there."""
     last, scale = size - 1, 1 / inverse[out, out]
@@ -83,7 +78,6 @@ def drop(inverse, basis, size, out):
 
 
 @helper
-@no_type_check
 def first_largest(values):
     """The place of the largest value, the first on ties."""
     place = np.int64(0)
@@ -99,36 +93,17 @@ def first_largest(values):
     return place
 
 
-class Slots(NamedTuple):
-    """A few atoms of a sample, and work memory, for `pivot`; an empty slot has the latent -1.
-
-    Attributes:
-      latents: the atoms in the slots.
-      pull: their correlations with the residual.
-      weight: their weights.
-      code: their codes.
-      sign: the signs of codes in the basis, 0 elsewhere.
-      inner: the inner products of the atoms.
-      basis: the slots of the basis.
-      inverse: the inverse of the Gram matrix of the basis.
-      spare: work memory of a number for each slot, as `cross` and `slope`.
-    """
-
-    latents: ndarray
-    pull: ndarray
-    weight: ndarray
-    code: ndarray
-    sign: ndarray
-    inner: ndarray
-    basis: ndarray
-    inverse: ndarray
-    spare: ndarray
-    cross: ndarray
-    slope: ndarray
+# A few atoms of a sample, and work memory, for `pivot`:
+#   latents: the atoms in the slots, -1 for an empty one.
+#   pull, weight, code: their correlations with the residual, their weights, and their codes.
+#   sign: the signs of codes in the basis, 0 elsewhere.
+#   inner: the inner products of the atoms.
+#   basis, inverse: the slots of the basis, and the inverse of its Gram matrix.
+#   spare, cross, slope: work memory of a number for each slot.
+Slots = namedtuple("Slots", "latents pull weight code sign inner basis inverse spare cross slope")
 
 
 @helper
-@no_type_check
 def _move(slots, rows, w, change, top):
     """Changes a code, and updates the correlations of all slots or notes the change."""
     slots.code[w] += change
@@ -139,7 +114,6 @@ def _move(slots, rows, w, change, top):
 
 
 @helper
-@no_type_check
 def pivot(slots, top, size, nonneg, floor, close):
     """Solves the lasso on the slots from the current basis; returns its size, and how many atoms
     entered it.

@@ -8,7 +8,6 @@ from sae_gap.solvers.greedy import pursuit_order as pursuit_order
 from sae_gap.solvers.host import wants_gram as wants_gram
 from sae_gap.solvers.leaders import GROUPS as GROUPS
 from sae_gap.solvers.leaders import mask as mask
-from sae_gap.solvers.least_squares import by_gram as by_gram
 from sae_gap.solvers.path import match_l0 as match_l0
 from sae_gap.solvers.problem import check_problem as check_problem
 from sae_gap.solvers.problem import lengths as lengths

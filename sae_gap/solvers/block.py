@@ -5,10 +5,10 @@ The loop takes sizes from the arrays, so that it is not compiled again when a co
 changes.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import numpy as np
-from numpy import ndarray
 
 # Atoms correlated at once: their correlations with a block of samples stay in cache.
 TILE = 1024
@@ -17,157 +17,86 @@ CHUNK = 32
 # Most violators that enter in a round.
 MOST = 64
 
+# The part of the problem that all samples share:
+#   atoms: `(num_latents, input_dim)`, of about unit norm.
+#   coarse: the atoms in single precision.
+#   column: `(num_latents,)`, the factor of the weights that is the atom's; see `Block`.
+#   gram: `(num_latents, num_latents)` inner products of the atoms in double precision, by which
+#     samples without given latents first pivot on all atoms; or `(0, 0)`.
+#   tol: duality gap to reach, relative to the objective.
+#   limit: products at most for a sample; with 0 its codes are restricted to the latents that open
+#     its working set, and certified on these alone.
+#   nonneg: whether codes are constrained to be non-negative.
+#   eps: machine epsilon of the codes' type.
+Problem = namedtuple("Problem", "atoms coarse column gram tol limit nonneg eps")
 
-class Problem(NamedTuple):
-    """The part of the problem that all samples share.
+# A block of samples, with inputs and results:
+#   signals: `(n, input_dim)`, of order one, in double precision.
+#   row: `(n,)`, the weight of sample i and atom j is `row_i column_j`.
+#   begun: `(n, some)` latents that open the working sets, -1 for none.
+#   found: `(n, slots)` the latents of the codes, -1 for none; for a sample whose slots are full,
+#     the latents to continue from.
+#   values: `(n, slots)` the codes, rounded to their type.
+#   objective, gap: `(n,)`.
+#   rounds: `(n,)` products spent.
+#   state: `(n,)` state of each sample, zero at first.
+Block = namedtuple("Block", "signals row begun found values objective gap rounds state")
 
-    Attributes:
-      atoms: `(num_latents, input_dim)`, of about unit norm.
-      coarse: the atoms in single precision.
-      column: `(num_latents,)`, the factor of the weights that is the atom's; see `Block`.
-      gram: `(num_latents, num_latents)` inner products of the atoms in double precision, or
-        `(0, 0)`.
-      at_once: whether samples without given latents first pivot on all atoms, by the Gram matrix.
-      tol: duality gap to reach, relative to the objective.
-      limit: products at most for a sample; with 0 its codes are restricted to the latents that open
-        its working set, and certified on these alone.
-      nonneg: whether codes are constrained to be non-negative.
-      eps: machine epsilon of the codes' type.
-    """
-
-    atoms: ndarray
-    coarse: ndarray
-    column: ndarray
-    gram: ndarray
-    at_once: bool
-    tol: float
-    limit: int
-    nonneg: bool
-    eps: float
-
-
-class Block(NamedTuple):
-    """A block of samples, with inputs and results.
-
-    Attributes:
-      signals: `(n, input_dim)`, of order one, in double precision.
-      row: `(n,)`, the weight of sample i and atom j is `row_i column_j`.
-      begun: `(n, some)` latents that open the working sets, -1 for none.
-      found: `(n, slots)` the latents of the codes, -1 for none; for a sample whose slots are full,
-        the latents to continue from.
-      values: `(n, slots)` the codes, rounded to their type.
-      objective: `(n,)`.
-      gap: `(n,)` duality gaps.
-      rounds: `(n,)` products spent.
-      state: `(n,)` state of each sample, zero at first.
-    """
-
-    signals: ndarray
-    row: ndarray
-    begun: ndarray
-    found: ndarray
-    values: ndarray
-    objective: ndarray
-    gap: ndarray
-    rounds: ndarray
-    state: ndarray
+# Work memory for up to n samples, reused by each block: the type and the dimensions of each array.
+# These are n samples, m dimensions of the signals, s slots, l most leaders, c close atoms, a tile
+# of t atoms, e atoms in double precision, g of a Gram matrix, and k numbers searched together.
+ROOM = {
+    # Residuals of the codes before rounding.
+    "theta": "f8 nm",
+    # The atoms in the slots, -1 for a free one; their codes, the signs of codes in the basis, 0
+    # elsewhere; the inner products of the atoms.
+    "latents": "i8 ns",
+    "code": "f8 ns",
+    "sign": "f8 ns",
+    "inner": "f8 nss",
+    # The slots of the basis, their number, and the inverse of its Gram matrix.
+    "basis": "i8 ns",
+    "size": "i8 n",
+    "inverse": "f8 nss",
+    # Violators, by how much they exceed their weight, and their number.
+    "leaders": "i8 nl",
+    "leads": "f8 nl",
+    "num_leaders": "i8 n",
+    # The largest error of a coarse correlation; the atoms whose coarse correlation is within that
+    # of their weight, or above it; their number, which may exceed the room.
+    "bound": "f8 n",
+    "close": "i8 nc",
+    "num_close": "i8 n",
+    # The factor that makes theta feasible.
+    "scale": "f8 n",
+    "work": "f8 5s",
+    "atom": "f8 m",
+    # Residuals beside each other and their correlations, in single and in double precision.
+    "coarse_theta": "f4 nm",
+    "coarse_pull": "f4 nt",
+    "exact_theta": "f8 nm",
+    "exact_pull": "f8 nt",
+    "exact": "f8 em",
+    # Unfinished samples.
+    "who": "i8 n",
+    "passed": "i8 k",
+    # For pivots on all atoms: numbers of each, the basis, and their latents, of which none is -1.
+    "all": "f8 5g",
+    "chosen": "i8 s",
+    "names": "i8 g",
+}
+Room = namedtuple("Room", ROOM)  # type: ignore[misc]
 
 
-class Room(NamedTuple):
-    """Work memory for up to n samples, reused by each block, since fresh memory is slow. Slots are
-    free at -1.
-
-    Attributes:
-      theta: `(n, input_dim)` residuals of the codes before rounding.
-      latents: `(n, slots)` the atoms in the slots.
-      code: `(n, slots)` their codes.
-      sign: `(n, slots)` the signs of codes in the basis, 0 elsewhere.
-      inner: `(n, slots, slots)` the inner products of the atoms in the slots.
-      basis: `(n, slots)` the slots of the basis.
-      size: `(n,)` their number.
-      inverse: `(n, slots, slots)` the inverse of the Gram matrix of the basis.
-      leaders: `(n, MOST)` violators.
-      leads: `(n, MOST)` by how much they exceed their weight.
-      num_leaders: `(n,)` their number.
-      bound: `(n,)` largest error of a coarse correlation.
-      close: `(n, slots + 2 MOST)` atoms whose coarse correlation is within that bound of their
-        weight, or above it.
-      num_close: `(n,)` their number, which may exceed the room.
-      scale: `(n,)` the factor that makes theta feasible.
-      work: `(5, slots)`.
-      atom: `(input_dim,)`.
-      coarse_theta: `(n, input_dim)`.
-      coarse_pull: `(n, tile)`.
-      exact_theta: `(n, input_dim)`.
-      exact_pull: `(n, tile)`.
-      exact: `(at least tile and slots, input_dim)` atoms.
-      who: `(n,)` unfinished samples.
-      passed: `(CHUNK,)`.
-      all: `(5, num_latents)`, for pivots on all atoms, if there is a Gram matrix.
-      chosen: `(slots,)` the basis of these pivots.
-      names: `(num_latents,)` the latents of these pivots: all, in their order.
-    """
-
-    theta: ndarray
-    latents: ndarray
-    code: ndarray
-    sign: ndarray
-    inner: ndarray
-    basis: ndarray
-    size: ndarray
-    inverse: ndarray
-    leaders: ndarray
-    leads: ndarray
-    num_leaders: ndarray
-    bound: ndarray
-    close: ndarray
-    num_close: ndarray
-    scale: ndarray
-    work: ndarray
-    atom: ndarray
-    coarse_theta: ndarray
-    coarse_pull: ndarray
-    exact_theta: ndarray
-    exact_pull: ndarray
-    exact: ndarray
-    who: ndarray
-    passed: ndarray
-    all: ndarray
-    chosen: ndarray
-    names: ndarray
-
-    @classmethod
-    def of(cls, problem: Problem, n: int, slots: int) -> "Room":
-        """Allocates room for n samples with `slots` slots each."""
-        num_latents, input_dim = problem.atoms.shape
-        tile = min(TILE, num_latents)
-        return cls(
-            theta=np.empty((n, input_dim)),
-            latents=np.empty((n, slots), np.int64),
-            code=np.empty((n, slots)),
-            sign=np.empty((n, slots)),
-            # Zeros, since inner products of free slots are multiplied by zero and must be finite.
-            inner=np.zeros((n, slots, slots)),
-            basis=np.empty((n, slots), np.int64),
-            size=np.empty(n, np.int64),
-            inverse=np.empty((n, slots, slots)),
-            leaders=np.empty((n, MOST), np.int64),
-            leads=np.empty((n, MOST)),
-            num_leaders=np.empty(n, np.int64),
-            bound=np.empty(n),
-            close=np.empty((n, slots + 2 * MOST), np.int64),
-            num_close=np.empty(n, np.int64),
-            scale=np.empty(n),
-            work=np.empty((5, slots)),
-            atom=np.empty(input_dim),
-            coarse_theta=np.empty((n, input_dim), np.float32),
-            coarse_pull=np.empty((n, tile), np.float32),
-            exact_theta=np.empty((n, input_dim)),
-            exact_pull=np.empty((n, tile)),
-            exact=np.empty((max(tile, slots), input_dim)),
-            who=np.empty(n, np.int64),
-            passed=np.empty(CHUNK, np.int64),
-            all=np.empty((5, len(problem.gram))),
-            chosen=np.empty(slots, np.int64),
-            names=np.arange(len(problem.gram)),
-        )
+def room(problem: Problem, n: int, slots: int) -> Room:
+    """Work memory for n samples with `slots` slots each."""
+    num_latents, input_dim = problem.atoms.shape
+    tile = min(TILE, num_latents)
+    sizes = {"n": n, "m": input_dim, "s": slots, "l": MOST, "c": slots + 2 * MOST, "t": tile}
+    sizes |= {"e": max(tile, slots), "g": len(problem.gram), "k": CHUNK, "5": 5}
+    parts = map(str.split, ROOM.values())
+    new: Any = Room(*(np.empty([sizes[name] for name in shape], kind) for kind, shape in parts))
+    # Inner products of free slots are multiplied by zero and must be finite.
+    new.inner.fill(0)
+    new.names.fill(0)
+    return new

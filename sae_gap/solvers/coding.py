@@ -7,14 +7,14 @@ that memory sets.
 """
 
 import functools
-from typing import Any, NamedTuple
+from collections import namedtuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax import lax
-from jax.sharding import AbstractMesh, Mesh
 from jax.typing import ArrayLike
 
 from sae_gap.core import (
@@ -100,8 +100,8 @@ def sparse_code(
                 "convert it."
             )
     check_choice("solver", solver, SOLVERS)
-    for name, flag in (("nonneg", nonneg), ("sparse", sparse)):
-        check_flag(name, flag)
+    check_flag("nonneg", nonneg)
+    check_flag("sparse", sparse)
     if tol is not None:
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
@@ -115,36 +115,40 @@ def sparse_code(
         )
     # Traced on a mesh, each device iterates on its own samples. Threads share the memory, so known
     # samples on several CPU devices have the same bits as on one. At a weight of zero no iteration
-    # would know its end.
-    alone = mesh is None
-    here = runs_on_host(arrays) and (alone or not traced)
-    here = here or (support is not None and alone and not traced)
-    compiled = here and solver == "auto" and tol is not None
+    # would know its end, so known supports are solved here.
+    compiled = solver == "auto" and tol is not None and (mesh is None or not traced)
+    known = support is not None and mesh is None and not traced
+    compiled = compiled and (known or runs_on_host(arrays))
     if compiled and not traced:
-        solved = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
+        codes, *rest = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
         # more than a call for one.
-        placed = (solved[0], *jax.device_put(solved[1:])) if sparse else jax.device_put(solved)
+        placed = (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver != "ista", tol is None, compiled, mesh)
     if scipy.sparse.issparse(support):
         support = support.toarray()
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
-    limit = jnp.asarray(max_iterations, jnp.int32)
-    solve = _solve_sparse if sparse else _solve
-    return solve(options, targets, atoms, weights, support, first, accuracy, limit)
+    ends = accuracy, jnp.asarray(max_iterations, jnp.int32)
+    if not sparse:
+        return _solve(options, targets, atoms, weights, support, first, *ends)
+    # Only one chunk of dense codes is held at a time.
+    size, parts = (1 if mesh is None else mesh.size) * max(1, ROOM // atoms.shape[1]), []
+    for begin in range(0, len(targets), size):
+        y, on, start, lam = (
+            each if each is None or len(each) == 1 else each[begin : begin + size]
+            for each in (targets, support, first, weights)
+        )
+        codes, *rest = jax.tree.leaves(_solve(options, y, atoms, lam, on, start, *ends))
+        parts.append((scipy.sparse.csr_array(np.asarray(codes)), *rest))
+    every, *certificates = zip(*parts, strict=True)
+    stacked = scipy.sparse.vstack(every, format="csr")
+    return Solution(stacked, *map(jnp.concatenate, certificates))
 
 
-class _Options(NamedTuple):
-    """Static options of a program: `fixed` takes a fixed number of plain steps, `compiled` calls
-    back the compiled loops.
-    """
-
-    nonneg: bool
-    momentum: bool
-    fixed: bool
-    compiled: bool
-    mesh: Mesh | AbstractMesh | None
+# Static options of a program: `fixed` takes a fixed number of plain steps, `compiled` calls back
+# the compiled loops.
+_Options = namedtuple("_Options", "nonneg momentum fixed compiled mesh")
 
 
 def runs_on_host(arrays) -> bool:
@@ -159,30 +163,13 @@ def runs_on_host(arrays) -> bool:
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
-def _solve_sparse(options, targets, atoms, weights, support, first, tol, limit) -> Solution:
-    """Solves chunk by chunk, so that only one chunk of dense codes is held at a time."""
-    num_samples, parts = targets.shape[0], 1 if options.mesh is None else options.mesh.size
-    size = parts * max(1, ROOM // atoms.shape[1])
-    codes, certificates = [], []
-    for begin in range(0, num_samples, size):
-        chosen = slice(begin, begin + size)
-        own = weights[chosen] if len(weights) == num_samples else weights
-        on, start = (None if each is None else each[chosen] for each in (support, first))
-        solved = _solve(options, targets[chosen], atoms, own, on, start, tol, limit)
-        codes.append(scipy.sparse.csr_array(np.asarray(solved.codes)))
-        certificates.append((solved.objective, solved.gap, solved.iterations, solved.converged))
-    rest = jax.tree.map(lambda *parts: jnp.concatenate(parts), *certificates)
-    return Solution(scipy.sparse.vstack(codes, format="csr"), *rest)
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(options: _Options, signals, dictionary, lam, *rest) -> Solution:
+def _differentiable(options, signals, dictionary, lam, support, init, *ends) -> Solution:
     if options.compiled:
-        return _call_back(options, signals, dictionary, lam, *rest)
-    support, init, tol, limit = rest
+        return _call_back(options, signals, dictionary, lam, support, init, *ends)
     by_row = signals, jnp.broadcast_to(lam, (len(signals), 1)), support, init
     run = functools.partial(_iterate, options)
-    found = sharding.by_device(run, options.mesh, by_row, dictionary, tol, limit)
+    found = sharding.by_device(run, options.mesh, by_row, dictionary, *ends)
     return _checked(found, signals, dictionary, lam)
 
 
@@ -222,9 +209,8 @@ _solve = jax.jit(_differentiable, static_argnums=0)
 def _call_back(options, *arrays) -> Solution:
     """The solution of the compiled loops within a program of XLA, bit for bit the same."""
     (num_samples, _), dtype = arrays[0].shape, arrays[0].dtype
-    shapes = (num_samples, arrays[1].shape[1]), *[(num_samples,)] * 4
-    kinds = zip(shapes, (dtype, dtype, dtype, jnp.int32, bool), strict=True)
-    results: Any = (jax.ShapeDtypeStruct(*kind) for kind in kinds)
+    kinds = (jax.ShapeDtypeStruct((num_samples,), kind) for kind in (dtype, dtype, "i4", bool))
+    results: Any = jax.ShapeDtypeStruct((num_samples, arrays[1].shape[1]), dtype), *kinds
 
     def solve(*arrays):
         found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
@@ -241,12 +227,12 @@ def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
     Scales are powers of two, hence exact: what is certified for the scaled problem holds for the
     given one.
     """
-    nonneg, momentum = options.nonneg, options.momentum
     length = lengths(dictionary.T)[None]
     if options.fixed:
         # The textbook keeps the atoms' relative lengths.
         length = jnp.full_like(length, jnp.max(length))
     atoms, largest = dictionary / length, jnp.finfo(dictionary.dtype).max / 4
+    signs: Any = {"nonneg": options.nonneg, "momentum": options.momentum}
 
     def chunk(by_row):
         signals, lam, support, init = by_row
@@ -262,14 +248,13 @@ def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
             init = jnp.where(on, lax.optimization_barrier(init / scale) * length, 0)
         given: Any = signals / scale, atoms, weight, init
         if options.fixed:
-            codes = fista.fixed(*given, iterations=limit, nonneg=nonneg, momentum=momentum)
-            value, gap = lasso_problem.certificate(given[0], atoms, codes, weight, nonneg=nonneg)
+            codes = fista.fixed(*given, iterations=limit, **signs)
+            judged: Any = given[0], atoms, codes, weight
+            value, gap = lasso_problem.certificate(*judged, nonneg=options.nonneg)
             good = lasso_problem.is_converged(given[0], value, gap, tol)
             found = Solution(codes, value, gap, jnp.full(value.shape, limit), good)
         else:
-            found = fista.solve(
-                *given, tol=tol, max_iterations=limit, nonneg=nonneg, momentum=momentum
-            )
+            found = fista.solve(*given, tol=tol, max_iterations=limit, **signs)
         # One scale after the other: their quotient may overflow where a zero code stays zero.
         codes = lax.optimization_barrier(found.codes * scale) / length
         # A code that overflows or underflows is not the certified one.

@@ -5,12 +5,12 @@ Gradients have the factored form `(y - z Dᵀ) D`, which costs `2 input_dim num_
 Gram form costs `num_latents²`.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Solution, lasso_problem
 
@@ -19,30 +19,10 @@ from sae_gap.core import Solution, lasso_problem
 CHECK_EVERY = 10
 
 
-def keep(kept: Bool[Array, " n"], old: PyTree, new: PyTree) -> PyTree:
-    """The old rows where `kept`, and the new ones elsewhere."""
-    return jax.tree.map(
-        lambda a, b: jnp.where(kept.reshape(kept.shape + (1,) * (a.ndim - 1)), a, b), old, new
-    )
-
-
-class _State(NamedTuple):
-    """Iterates of the certified solver: a code is `anchor + step`, and `base` is the residual of
-    the anchor.
-
-    Near its optimum a code moves by less than its own roundoff. `step` and `base` keep those
-    movements; without them float32 could not certify a small weight.
-    """
-
-    anchor: Float[Array, "n num_latents"]
-    step: Float[Array, "n num_latents"]
-    previous: Float[Array, "n num_latents"]
-    base: Float[Array, "n input_dim"]
-    momentum: Float[Array, " n"]
-    objective: Float[Array, " n"]
-    gap: Float[Array, " n"]
-    iterations: Int[Array, " n"]
-    active: Bool[Array, " n"]
+# Iterates of the certified solver, by sample: a code is `anchor + step`, and `base` is the residual
+# of the anchor. Near its optimum a code moves by less than its own roundoff. `step` and `base` keep
+# those movements; without them float32 could not certify a small weight.
+_State = namedtuple("_State", "anchor step previous base momentum objective gap iterations active")
 
 
 def _next_momentum(momentum):
@@ -159,11 +139,7 @@ def solve(
     lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
     rate = step_size(dictionary)
     threshold = rate * lam
-    start = (
-        jnp.zeros((num_samples, num_latents), signals.dtype)
-        if init is None
-        else init.astype(signals.dtype)
-    )
+    start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
     base = lasso_problem.residual(signals, dictionary, start)
 
     def iterate(_, carry):
@@ -200,7 +176,11 @@ def solve(
     def block(carry):
         done, state = carry
         new = check(*lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY)
-        return done + CHECK_EVERY, keep(state.active, new, state)
+
+        def move(new, old):
+            return jnp.where(state.active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        return done + CHECK_EVERY, jax.tree.map(move, new, state)
 
     zeros = jnp.zeros_like(start)
     first = check(start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0)

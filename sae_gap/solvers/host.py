@@ -6,6 +6,7 @@ threads. XLA compiles and runs nothing here, so its programs may call this back.
 """
 
 import functools
+from collections import namedtuple
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
-from sae_gap.solvers import block, by_gram, default_slots, lengths, power_of_two
+from sae_gap.solvers import block, default_slots, lengths, power_of_two
 
 # Samples of a block: few enough that every core has some, and enough for fast products. A
 # dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at
@@ -35,8 +36,8 @@ FEW_LATENTS = 2**7
 LARGEST_GRAM = 2048
 # Atoms to scale at once, and dimensions to transpose at once, since memory is read by the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
-# Numbers of atoms that a certificate takes at once, and codes in a batch of certificates.
-FEW_NUMBERS, MANY_CODES = 2**17, 2**22
+# Codes in a batch of certificates.
+MANY_CODES = 2**22
 
 
 class Problem(NamedTuple):
@@ -62,21 +63,18 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
-        own = slice(begin, begin + FEW_ATOMS)
-        own = own if used is None else used[own]
-        given = dictionary[:, own]
-        part = atoms[own] if used is None else np.empty(given.shape[::-1], given.dtype)
+        chosen: Any = slice(begin, begin + FEW_ATOMS)
+        chosen = chosen if used is None else used[chosen]
+        given = dictionary[:, chosen]
+        part = np.empty(given.shape[::-1], given.dtype)
         for dim in range(0, len(given), FEW_DIMS):
             part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
         # Lengths whose squares neither overflow nor underflow take a single pass.
         squares = np.einsum("ij,ij->i", part, part)
         tame = np.all((squares > 2.0**-60) & (squares < 2.0**60))
         length = power_of_two(1.25 * np.sqrt(squares)) if tame else lengths(part.astype(np.float64))
-        if np.any(length != 1):
-            part[:] = part / length[:, None].astype(np.float64)
-        if used is not None:
-            atoms[own] = part
-        scale[own] = length
+        scale[chosen] = length
+        atoms[chosen] = part / length[:, None].astype(np.float64) if np.any(length != 1) else part
     top = power_of_two(np.abs(signals).max(axis=1)).astype(np.float64)
     return Problem(signals, atoms, np.broadcast_to(lam[:, 0], len(signals)), top, scale)
 
@@ -119,74 +117,65 @@ def solve(
       dictionary.
     """
     signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
-    init, tol, max_iterations = (
-        None if init is None else np.asarray(init),
-        float(tol),
-        int(max_iterations),
-    )
-    support = None if support is None else _stored(support)
-    used = None if support is None else np.flatnonzero(np.bincount(support.indices))
+    shape, restricted = (len(signals), dictionary.shape[1]), support is not None
+    given = support if restricted else np.zeros((shape[0], 0)) if init is None else init
+    begun, limit = _stored(given), 0 if restricted else int(max_iterations)
+    used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
     problem = pose(signals, dictionary, lam, used)
-    found = Found(len(signals), dictionary.shape[1], signals.dtype)
+    # Type by type: integers, floats, booleans.
+    rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
+    found = Found([], rounds, value, value + np.inf, done)
     with one_blas_thread():
-        if support is not None:
-            _active_sets(problem, found, support, tol, 0, nonneg=nonneg)
-        elif max_iterations:
-            _active_sets(problem, found, init, tol, max_iterations, nonneg=nonneg)
-        elif init is not None:
-            rows, latents = np.nonzero(init)
-            values = init[rows, latents] / problem.signal_scale[rows] * problem.atom_scale[latents]
-            found.put(rows, latents, values.astype(init.dtype))
-        left = np.flatnonzero(~found.converged if support is None else [])
-        step = min(MANY_SAMPLES, max(1, MANY_CODES // len(problem.atoms)))
-        for begin in range(0, len(left), step):
-            _certify(problem, found, left[begin : begin + step], tol, nonneg=nonneg)
-    return found.unscaled(problem.signal_scale, problem.atom_scale, sparse=sparse)
+        if restricted or limit:
+            _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
+        else:
+            rows, latents = begun.nonzero()
+            values = begun.data / problem.signal_scale[rows] * problem.atom_scale[latents]
+            found.codes.append((rows, latents, values.astype(signals.dtype)))
+        if not restricted:
+            _certify(problem, found, float(tol), nonneg=nonneg)
+    return _unscaled(problem, found, sparse=sparse)
 
 
-class Found:
-    """Results for each sample so far, in the units of the scaled problem."""
-
-    def __init__(self, num_samples: int, num_latents: int, dtype: np.dtype):
-        self.objective, self.gap = np.zeros(num_samples), np.full(num_samples, np.inf)
-        self.iterations = np.zeros(num_samples, np.int64)
-        self.converged = np.zeros(num_samples, bool)
-        # Rows, latents and values of the codes that are not zero.
-        self.codes = [np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, dtype)]
-        self.shape = num_samples, num_latents
-
-    def put(self, *codes: np.ndarray) -> None:
-        """Adds codes that are not zero."""
-        self.codes = [np.concatenate(both) for both in zip(self.codes, codes, strict=True)]
-
-    def sparse(self) -> scipy.sparse.csr_array:
-        """The codes so far, (n, num_latents)."""
-        rows, latents, values = self.codes
-        return scipy.sparse.csr_array((values, (rows, latents)), shape=self.shape)
-
-    def unscaled(
-        self, signal_scale: np.ndarray, atom_scale: np.ndarray, *, sparse: bool
-    ) -> tuple[Any, ...]:
-        """The fields of the solution, in the units of the caller."""
-        (rows, latents, values), scale = self.codes, signal_scale
-        dtype = values.dtype
-        with np.errstate(over="ignore", under="ignore"):
-            self.codes[2] = values = (values * scale[rows] / atom_scale[latents]).astype(dtype)
-            certificates = [(each * scale**2).astype(dtype) for each in (self.objective, self.gap)]
-        size = np.abs(values)
-        # A code that overflows or underflows is not the certified one.
-        self.converged[rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
-        # An objective that overflows does not tell how good codes are.
-        self.converged &= np.isfinite(certificates).all(axis=0)
-        rest = (*certificates, self.iterations.astype(np.int32), self.converged)
-        if sparse:
-            return self.sparse(), *rest
-        codes = aligned_zeros(self.shape, dtype)
-        codes[rows, latents] = values
-        return codes, *rest
+# Results so far, in the units of the scaled problem: rows, latents and values of codes that are not
+# zero, in parts, and an array for each of the other fields of a `Solution`.
+Found = namedtuple("Found", "codes iterations objective gap converged")
 
 
-def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
+def _joined(found) -> Iterator[np.ndarray]:
+    """Rows, latents and values of all codes."""
+    return map(np.concatenate, zip(*found.codes, strict=True))
+
+
+def _sparse(problem, rows, latents, values) -> scipy.sparse.csr_array:
+    shape = len(problem.signals), len(problem.atoms)
+    return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
+
+
+def _unscaled(problem, found, *, sparse: bool) -> tuple[Any, ...]:
+    """The fields of the solution, in the units of the caller."""
+    (rows, latents, values), scale, dtype = (
+        _joined(found),
+        problem.signal_scale,
+        problem.atoms.dtype,
+    )
+    with np.errstate(over="ignore", under="ignore"):
+        values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
+        objective, gap = ((each * scale**2).astype(dtype) for each in (found.objective, found.gap))
+    # A code that overflows or underflows is not the certified one, and an objective that overflows
+    # does not tell how good codes are.
+    size = np.abs(values)
+    found.converged[rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
+    converged = found.converged & np.isfinite(objective)
+    rest = objective, gap, found.iterations.astype(np.int32), converged
+    if sparse:
+        return _sparse(problem, rows, latents, values), *rest
+    codes = aligned_zeros((len(problem.signals), len(problem.atoms)), dtype)
+    codes[rows, latents] = values
+    return codes, *rest
+
+
+def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
     """Solves all samples block by block; samples that fill their slots continue together with twice
     as many.
     """
@@ -194,38 +183,23 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
     from sae_gap.loops import active_set
 
     num_latents, input_dim = problem.atoms.shape
-    coarse = problem.atoms.astype(np.float32, copy=False)
-    gram = np.zeros((0, 0))
-    if max_iterations and wants_gram(num_latents, len(problem.signals)):
+    dtype, gram = problem.atoms.dtype, np.zeros((0, 0))
+    few = num_latents <= FEW_LATENTS and wants_gram(num_latents, len(problem.signals))
+    if few and limit > 1 and not begun.nnz:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
-    at_once = 0 < len(gram) <= FEW_LATENTS and max_iterations > 1
-    eps = float(np.finfo(problem.atoms.dtype).eps)
-    column = 1 / problem.atom_scale
-    shared = block.Problem(
-        problem.atoms, coarse, column, gram, at_once, tol, max_iterations, nonneg, eps
-    )
+    given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
+    most_rounds = min(limit, active_set.ROUNDS)
+    shared = block.Problem(*given, gram, tol, most_rounds, nonneg, float(np.finfo(dtype).eps))
 
     def work(part, slots):
-        rows, begun = part
-        if begun is None:
-            begun = (
-                np.zeros((len(rows), 0), np.int64) if init is None else _largest(init[rows], slots)
-            )
-        (signals, row), size = problem.block(rows), len(rows)
-        own = block.Block(
-            signals,
-            row,
-            begun,
-            found=np.full((size, slots), -1),
-            values=np.zeros((size, slots), problem.atoms.dtype),
-            objective=np.zeros(size),
-            gap=np.zeros(size),
-            rounds=found.iterations[rows],
-            state=np.zeros(size, np.int64),
-        )
+        rows, latents = part
+        latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
+        blank = np.full((size, slots), -1), np.zeros((size, slots), dtype), *np.zeros((2, size))
+        results = *blank, found.iterations[rows], np.zeros(size, np.int64)
+        own: Any = block.Block._make((*problem.block(rows), latents, *results))
         # The first block is the largest.
-        room = rooms.pop() if rooms else block.Room.of(shared, len(parts[0][0]), slots)
+        room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
         active_set.code_block(shared, own, room)
         rooms.append(room)
         full = own.state == active_set.FULL
@@ -235,56 +209,67 @@ def _active_sets(problem, found, init, tol, max_iterations, *, nonneg) -> None:
         # In one dimension NumPy finds the entries several times as fast.
         place = np.flatnonzero(own.values != 0)
         codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
-        return *codes, rows[full], own.found[full]
+        return codes, rows[full], own.found[full]
 
-    pending, begun = np.arange(len(problem.signals)), None
-    first = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
+    pending = np.arange(len(problem.signals))
+    latents = None if begun.nnz else np.zeros((len(pending), 0), np.int64)
+    slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
     # Any support of independent atoms fits, with new violators.
     most = min(input_dim, num_latents) + block.MOST
-    if not max_iterations:
-        first = most = max(1, int(np.diff(init.indptr).max()))
-    slots = min(first, most)
-    while True:
-        rooms: list[block.Room] = []
+    if not limit:
+        slots = most = max(1, int(np.diff(begun.indptr).max()))
+    slots = min(slots, most)
+    while len(pending):
+        rooms: list[Any] = []
         places = list(_blocks(len(pending), slots, problem.atoms.size))
-        parts = [(pending[place], None if begun is None else begun[place]) for place in places]
-        solved = on_cores(functools.partial(work, slots=slots), parts)
-        *codes, pending, begun = map(np.concatenate, zip(*solved, strict=True))
-        found.put(*codes)
-        if not len(pending):
-            return
+        parts = [(pending[place], None if latents is None else latents[place]) for place in places]
+        codes, full, again = zip(
+            *on_cores(functools.partial(work, slots=slots), parts), strict=True
+        )
+        found.codes.extend(codes)
+        pending, latents = np.concatenate(full), np.concatenate(again)
         if slots == most:
             break
         slots = min(2 * slots, most)
-    if not max_iterations:
-        for row in pending:
-            _by_cholesky(problem, found, int(row), init, tol, nonneg=nonneg)
+    for row in pending if not limit else ():
+        _by_cholesky(problem, found, int(row), begun, tol, nonneg=nonneg)
 
 
 def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
-    """Solves a sample on a support whose inverse is lost to rounding, with a ridge of a few
-    roundings.
+    """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
+    the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
     latents = support.indices[slice(*support.indptr[row : row + 2])]
-    (signal,), weight = problem.block(np.array([row]))
-    own = problem.atoms[latents].astype(np.float64)
-    lam = weight / problem.atom_scale[latents]
-    atoms, signed = own, not nonneg and lam.any()
-    if signed:
-        # A signed code is the difference of two non-negative ones.
-        atoms, lam = np.concatenate([own, -own]), np.tile(lam, 2)
-    ridge, least = 64 * len(atoms) * np.finfo(np.float64).eps, nonneg or signed
-    values = by_gram(atoms @ atoms.T, atoms @ signal - lam, ridge, nonneg=least)
-    rest = (signal - values @ atoms)[None]
-    pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=least)
-    value, gap = lasso_problem.value_and_gap(rest, values[None], pull, lam[None], scale)
-    if signed:
-        values = values[: len(own)] - values[len(own) :]
+    latents = latents[problem.atoms[latents].any(axis=1)]
+    signal, weight = problem.block(np.array([row]))
+    atoms, lam = problem.atoms[latents].astype(np.float64), weight / problem.atom_scale[latents]
+    # A signed code is the difference of two non-negative ones.
+    both = np.kron([[1], [-1]][: 2 - nonneg], atoms)
+    ridge = 64 * len(both) * np.finfo(np.float64).eps
+    gram = both @ both.T + ridge * np.eye(len(both))
+    if not np.isfinite(gram).all():
+        return
+    lower = np.linalg.cholesky(gram)
+    toward = both @ signal[0] - np.tile(lam, 2 - nonneg)
+    half = scipy.linalg.solve_triangular(lower, toward, lower=True)
+    plus, *minus = np.split(scipy.optimize.nnls(lower.T, half)[0], 2 - nonneg)
+    values = plus - sum(minus)
     on, dtype = np.flatnonzero(values), problem.atoms.dtype
-    found.put(np.full(len(on), row), latents[on], values[on].astype(dtype))
-    found.objective[row], found.gap[row] = value[0], gap[0]
-    found.converged[row] = lasso_problem.is_converged(signal[None], value, gap, tol, dtype)[0]
+    judged = _certificate(signal, atoms, values[None], lam[None], tol, nonneg, dtype)
+    for field, value in zip(found[2:], judged, strict=True):
+        field[row] = value[0]
+    found.codes.append((np.full(len(on), row), latents[on], values[on].astype(dtype)))
+
+
+def _certificate(signals, atoms, codes, lam, tol, nonneg, dtype):
+    """The objective and the gap of codes at their residual, and whether that is small enough for
+    codes of a type.
+    """
+    rest = signals - codes @ atoms
+    pull = rest @ atoms.T
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)
+    value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
+    return value, gap, lasso_problem.is_converged(signals, value, gap, tol, dtype)
 
 
 def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
@@ -295,59 +280,51 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
-def _stored(support: Any) -> scipy.sparse.csr_array:
-    """A support as a sparse array that stores exactly its non-zero entries."""
-    if scipy.sparse.issparse(support):
-        stored = scipy.sparse.csr_array(support)
+def _stored(codes: Any) -> scipy.sparse.csr_array:
+    """Codes or a support as a sparse array that stores exactly its non-zero entries."""
+    if scipy.sparse.issparse(codes):
+        stored = scipy.sparse.csr_array(codes)
         if not (stored.has_canonical_format and stored.data.all()):
             stored = stored.copy()
             stored.sum_duplicates()
             stored.eliminate_zeros()
         return stored
-    on = np.asarray(support) != 0
+    codes = np.asarray(codes)
     # In one dimension NumPy finds the entries several times as fast.
-    places, ends = np.flatnonzero(on), np.cumsum(np.count_nonzero(on, axis=1))
-    parts = np.ones(len(places), bool), places % on.shape[1], np.append(0, ends)
-    return scipy.sparse.csr_array(parts, on.shape)
+    places, ends = np.flatnonzero(codes), np.cumsum(np.count_nonzero(codes, axis=1))
+    parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
+    return scipy.sparse.csr_array(parts, codes.shape)
 
 
-def _largest(codes: Any, most: int) -> Int[np.ndarray, "n some"]:
-    """Latents of the `most` largest codes, padded with -1; all stored ones of a sparse array."""
-    if not scipy.sparse.issparse(codes):
-        if np.count_nonzero(codes, axis=1).max() > most:
-            latents = np.argpartition(-np.abs(codes), most - 1, axis=1)[:, :most]
-            return np.where(np.take_along_axis(codes, latents, axis=1) != 0, latents, -1)
-        codes = scipy.sparse.csr_array(codes)
+def _largest(codes: scipy.sparse.csr_array, most: int) -> Int[np.ndarray, "n some"]:
+    """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
-    begun = np.full((len(sizes), sizes.max()), -1)
-    begun[np.arange(begun.shape[1]) < sizes[:, None]] = codes.indices
-    return begun
+    on = np.arange(sizes.max()) < sizes[:, None]
+    latents, size = np.full(on.shape, -1), np.zeros(on.shape)
+    latents[on], size[on] = codes.indices, abs(codes.data)
+    if on.shape[1] > most:
+        keep = np.argpartition(-size, most - 1, axis=1)[:, :most]
+        latents = np.take_along_axis(latents, keep, axis=1)
+    return latents
 
 
-def _certify(problem, found, rows, tol, *, nonneg) -> None:
+def _certify(problem, found, tol, *, nonneg) -> None:
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """
-    signals, row = problem.block(rows)
-    # A weight above any correlation needs no larger value.
-    lam = np.minimum(
-        row[:, None] / problem.atom_scale, float(np.finfo(problem.atoms.dtype).max) ** 0.8
-    )
-    codes = found.sparse()[rows].toarray().astype(np.float64)
-    step = max(1, FEW_NUMBERS // signals.shape[1])
-    tiles = [slice(begin, begin + step) for begin in range(0, len(problem.atoms), step)]
-    rest = signals - sum(codes[:, tile] @ problem.atoms[tile].astype(np.float64) for tile in tiles)
-    pull = np.concatenate(
-        [rest @ problem.atoms[tile].astype(np.float64).T for tile in tiles], axis=1
-    )
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)
-    value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
-    converged = lasso_problem.is_converged(signals, value, gap, tol, problem.atoms.dtype)
-    # The active set's gap may be smaller, but it holds for codes before rounding.
-    better = converged | (gap < found.gap[rows])
-    rows = rows[better]
-    found.objective[rows], found.gap[rows], found.converged[rows] = (
-        value[better],
-        gap[better],
-        converged[better],
-    )
+    left, dtype = np.flatnonzero(~found.converged), problem.atoms.dtype
+    if not len(left):
+        return
+    atoms, codes = problem.atoms.astype(np.float64, copy=False), _sparse(problem, *_joined(found))
+    step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
+    for begin in range(0, len(left), step):
+        rows = left[begin : begin + step]
+        signals, row = problem.block(rows)
+        # A weight above any correlation needs no larger value.
+        lam = np.minimum(row[:, None] / problem.atom_scale, float(np.finfo(dtype).max) ** 0.8)
+        values = codes[rows].toarray().astype(np.float64)
+        value, gap, good = _certificate(signals, atoms, values, lam, tol, nonneg, dtype)
+        # The active set's gap may be smaller, but it holds for codes before rounding.
+        better = good | (gap < found.gap[rows])
+        for field, new in zip(found[2:], (value, gap, good), strict=True):
+            field[rows[better]] = new[better]

@@ -1,14 +1,10 @@
-"""Least squares on the support of each sample, compiled for all samples at once, and for one Gram
-matrix on the host.
-"""
+"""Least squares on the support of each sample, compiled for all samples at once."""
 
 import functools
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-import scipy
 from jaxtyping import Array, Float
 
 from sae_gap.core import product
@@ -59,48 +55,17 @@ def least_squares(
     # Half as many, a quarter, …, down to about 16.
     sizes = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
 
-    def beyond(signals, on, pull):
-        small = jnp.sum(on, axis=1, keepdims=True) <= most
-        few = _few(signals, on & small, pull, atoms=atoms, most=most)
-        # True, but known after `few` alone: on two cores XLA runs two solves at once, and each then
-        # waits for the other's thread for ever.
-        late = jnp.any(~small) | jnp.any(jnp.isnan(few))
-        many = functools.partial(_many, atoms=atoms)
-        rest = jax.lax.cond(late, many, lambda *_: few, signals, on & ~small, pull)
-        return jnp.where(small, few, rest)
-
     gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 
     def chunk(part):
         width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0))
-        return jax.lax.switch(width, [*gathered, beyond], *part)
+        return jax.lax.switch(width, [*gathered, functools.partial(_many, atoms=atoms)], *part)
 
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
     # last chunk.
     order = jnp.argsort(-jnp.sum(on, axis=1))
     rows, size = [array[order] for array in (signals, on, pull)], CHUNK // (input_dim * num_latents)
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
-
-
-def by_gram(
-    gram: Float[np.ndarray, "size size"],
-    toward: Float[np.ndarray, " size"],
-    ridge: float,
-    *,
-    nonneg: bool = True,
-) -> Float[np.ndarray, " size"]:
-    """`argmin_z ½ zᵀ (G + μI) z - bᵀ z`, on the host; over `z ≥ 0` if `nonneg`.
-
-    Args:
-      gram: G.
-      toward: b, the correlations with the signal, less any weights.
-      ridge: μ, larger than the rounding errors in the eigenvalues of dependent atoms.
-      nonneg: whether z is constrained to be non-negative.
-    """
-    lower = np.linalg.cholesky(gram + ridge * np.eye(len(gram)))
-    half = scipy.linalg.solve_triangular(lower, toward, lower=True)
-    values = scipy.linalg.solve_triangular(lower.T, half)
-    return scipy.optimize.nnls(lower.T, half)[0] if nonneg and (values <= 0).any() else values
 
 
 def _few(signals, on, pull, atoms, most):
@@ -122,7 +87,7 @@ def _few(signals, on, pull, atoms, most):
 
 
 def _many(signals, on, pull, atoms):
-    """Solves on supports of more atoms than dimensions."""
+    """Solves on supports of any size, for some of more atoms than dimensions."""
     weights = on.astype(signals.dtype)
     gram = jnp.einsum(
         "nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)]

@@ -5,7 +5,6 @@ import math
 import warnings
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -68,15 +67,15 @@ def match_l0(
     init = None
     # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair (log λ, mean
     # L0).
-    above: _Point = math.log(top), 0.0
-    below: _Point | None = None
+    above: Any = math.log(top), 0.0
+    below: Any = None
     best: Any = None
     log_lam = math.log(top / 2)
     for step in itertools.count(1):
         lam = math.exp(log_lam)
         solution = sparse_code(targets, atoms, lam, nonneg=nonneg, init=init, **options)
         init = solution.codes
-        mean = float(_mean_l0(init))
+        mean = float(jnp.count_nonzero(init)) / len(init)
         if best is None or abs(mean - target) < abs(best[1] - target):
             best = lam, mean, solution
         if abs(mean - target) <= allowed:
@@ -104,15 +103,7 @@ def match_l0(
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
 
 
-_Point = tuple[float, float]
-
-
-@jax.jit
-def _mean_l0(codes):
-    return jnp.mean(jnp.sum(codes != 0, axis=1))
-
-
-def _next(before: _Point, last: _Point, target: float) -> float:
+def _next(before, last, target: float) -> float:
     """The log weight where the line through two points meets the target, at least half the last
     weight.
     """
@@ -124,7 +115,7 @@ def _next(before: _Point, last: _Point, target: float) -> float:
     return max(halved, last[0] + 1.05 * math.log(target / last[1]) / slope)
 
 
-def _between(above: _Point, below: _Point, target: float, step: int) -> float:
+def _between(above, below, target: float, step: int) -> float:
     """A log weight between two: on the line through them, or halfway at every third step, in case
     the line is far off.
     """

@@ -2,29 +2,16 @@
 with one sample a row.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-
-class _Tableau(NamedTuple):
-    """The swept Gram matrices and, as functions of t, the codes and correlations `value - t slope`;
-    see `solve`.
-
-    `banned` slots depend on the basis and stay out. `entering` is the slot that must enter next,
-    whatever its ratio, or -1.
-    """
-
-    pivots: Int[Array, ""]
-    swept: Float[Array, "n slots slots"]
-    value: Float[Array, "n slots"]
-    slope: Float[Array, "n slots"]
-    basic: Bool[Array, "n slots"]
-    banned: Bool[Array, "n slots"]
-    entering: Int[Array, "n 1"]
-    live: Bool[Array, " n"]
+# The swept Gram matrices and, as functions of t, the codes and correlations `value - t slope`; see
+# `solve`. `banned` slots depend on the basis and stay out. `entering` is the slot that must enter
+# next, whatever its ratio, or -1.
+_Tableau = namedtuple("_Tableau", "pivots swept value slope basic banned entering live")
 
 
 def solve(
@@ -32,7 +19,7 @@ def solve(
     linear: Float[Array, "n slots"],
     *,
     max_pivots: Int[Array, ""] | int,
-    rank: int | None = None,
+    rank: int,
 ) -> Float[Array, "n slots"]:
     """Minimises `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis.
 
@@ -56,8 +43,8 @@ def solve(
       gram: `(n, slots, slots)` Gram matrices.
       linear: `(n, slots)` linear terms b.
       max_pivots: pivots after which the search stops; the codes are then feasible but not optimal.
-      rank: largest number of independent atoms, None for all. A slot enters a full basis only in
-        place of another.
+      rank: largest number of independent atoms. A slot enters a full basis only in place of
+        another.
 
     Returns:
       `(n, slots)` codes.
@@ -66,7 +53,7 @@ def solve(
       Efron, Hastie, Johnstone & Tibshirani (2004), "Least angle regression", Annals of Statistics
       32(2). Goodnight (1979), "A tutorial on the SWEEP operator", The American Statistician 33(3).
     """
-    norms, rank = jnp.diagonal(gram, axis1=1, axis2=2), rank or linear.shape[1]
+    norms = jnp.diagonal(gram, axis1=1, axis2=2)
     eps = jnp.finfo(gram.dtype).eps
     # The squared distance between an atom and the span of the basis is accurate to a few times the
     # rounding of a tableau.

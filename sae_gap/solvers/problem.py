@@ -54,16 +54,15 @@ def check_problem(
     Arrays of JAX stay arrays of JAX; all others become arrays of NumPy. Arrays on the host are
     checked there, without compilation.
     """
-    forms = {
-        "signals": "(n, input_dim)",
-        "dictionary": "(input_dim, num_latents)",
-        "init": "(n, num_latents)",
+    given = {
+        "signals": (signals, "n, input_dim"),
+        "dictionary": (dictionary, "input_dim, num_latents"),
     }
-    arrays: dict[str, Any] = {"signals": signals, "dictionary": dictionary}
     if init is not None:
-        arrays["init"] = init
-    for name, value in arrays.items():
-        arrays[name] = array = _as_array(name, value, f"floating-point numbers {forms[name]}")
+        given["init"] = init, "n, num_latents"
+    arrays: dict[str, Any] = {}
+    for name, (value, form) in given.items():
+        arrays[name] = array = _as_array(name, value, f"floating-point numbers ({form})")
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"{name} has type {array.dtype}, but it must be floating point; convert it with "
@@ -71,7 +70,7 @@ def check_problem(
             )
         if array.ndim != 2:
             raise ValueError(
-                f"{name} has shape {array.shape}, but it must be {forms[name]}; reshape it."
+                f"{name} has shape {array.shape}, but it must be ({form}); reshape it."
             )
     # Double precision if JAX has it enabled, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(
@@ -118,7 +117,15 @@ def check_problem(
                     f"{name} has a NaN or an infinity; remove or replace the non-finite values."
                 )
     if "signals" in tops:
-        _check_range(float(tops["signals"].max()), targets)
+        # Their squares, and so objectives and gaps, must neither underflow nor overflow.
+        largest, limits = float(tops["signals"].max()), jnp.finfo(dtype)
+        low = float(limits.tiny / limits.eps) ** 0.5
+        if 0 < largest < low or largest > (float(limits.max) / targets.shape[1]) ** 0.5:
+            raise ValueError(
+                f"signals reach a magnitude of {largest:.1e}, whose square {dtype} cannot hold; "
+                "multiply them, and any lam, by one factor, which multiplies the codes too, or "
+                "give float64 with jax_enable_x64."
+            )
     if "dictionary" in tops:
         check_vanishing("dictionary", tops["dictionary"], dtype)
     if nonneg and "init" in tops and _known(lambda a, xp: xp.any(a < 0), first):
@@ -136,23 +143,6 @@ def _as_array(name: str, value: ArrayLike, form: str) -> Any:
 def _largest(array, xp):
     """The largest magnitude of each column; NaN if the column has one."""
     return xp.maximum(array.max(0, initial=0), -array.min(0, initial=0))
-
-
-def _check_range(largest, signals):
-    """Refuses signals whose squares, and so objectives and gaps, would underflow or overflow though
-    their codes do not.
-    """
-    limits = jnp.finfo(signals.dtype)
-    low, high = (
-        float(limits.tiny / limits.eps) ** 0.5,
-        (float(limits.max) / signals.shape[1]) ** 0.5,
-    )
-    if 0 < largest < low or largest > high:
-        raise ValueError(
-            f"signals reach a magnitude of {largest:.1e}, whose square {signals.dtype} cannot "
-            "hold; multiply them, and any lam, by one factor, which multiplies the codes too, or "
-            "give float64 with jax_enable_x64."
-        )
 
 
 def power_of_two(values: Any) -> Any:

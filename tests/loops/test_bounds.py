@@ -12,7 +12,7 @@ import numpy as np
 
 from sae_gap.core import screen_sizes
 from sae_gap.loops import host
-from sae_gap.solvers import host_pursuits, reweighted, sparse_code
+from sae_gap.solvers import host_pursuits, sparse_code
 
 
 def explained():
@@ -20,29 +20,26 @@ def explained():
     more screens than atoms; some atoms are the same, and some rows zeros.
     """
     rng = np.random.default_rng(0)
-    for dim, width, count in itertools.product([1, 3, 7], [1, 4, 9], [0, 1, 5]):
+    for dim, width, count in itertools.product([1, 3, 7], [1, 4, 9], [0, 5]):
         atoms, x = rng.normal(size=(width, dim)), rng.normal(size=(count, dim))
         atoms[1:4] = atoms[:1]
         atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
         x[3:] = 0
-        rows = np.pad(atoms, ((0, -width % reweighted.num_blocks(16)), (0, 0)))
+        rows = np.pad(atoms, ((0, 128 - width), (0, 0)))
         given = x.astype(np.float32), rows.astype(np.float32)
         found = host_pursuits.pursue(*given, 0.2, 0.1, num_slots=16, num_rounds=3)
         yield from (found[2], host_pursuits.sums(*found, width)[0])
-        x.flags.writeable = atoms.flags.writeable = False
         start, rate = np.zeros((count, width)), np.float64(0.1)
         codes = [host_pursuits.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)]
-        most, both = min(dim, width), [False, True]
         if count:
-            codes += [sparse_code(x, atoms.T, 0.1, nonneg=each, sparse=True).codes for each in both]
-        for k in {1, min(2, most), most}:
-            omp = x, atoms, width, (k,)
-            found = [host.pursue(*omp, plain=True, signed=signed)[:2] for signed in both]
-            for breadth, screens in itertools.product([1, 2, 9], [1, 2, 6]):
-                sizes = screen_sizes(k, breadth, screens, dim, width)
-                for proposals in None, rng.normal(size=(count, width)):
-                    found.append(host.pursue(x, atoms, *sizes, 0.01, proposals)[:2])
-            codes += [host.spread(*each, width) for each in found]
+            codes += [sparse_code(x, atoms.T, 0.1, nonneg=sign).codes for sign in (False, True)]
+        most = min(dim, width)
+        for k, screens in itertools.product({1, most}, [1, 6]):
+            found = host.pursue(x, atoms, width, (k,), plain=True, signed=screens == 1)
+            codes.append(host.spread(*found[:2], width))
+            sizes = screen_sizes(k, 2, screens, dim, width)
+            found = host.pursue(x, atoms, *sizes, 0.01, rng.normal(size=(count, width)))
+            codes.append(host.spread(*found[:2], width))
         yield from (each @ atoms for each in codes)
 
 

@@ -15,11 +15,8 @@ def threads():
     """Of the BLAS of NumPy and of SciPy: a peer, such as SPAMS, may have loaded one of its own
     since.
     """
-    return [
-        library["num_threads"]
-        for library in cores._controller().info()
-        if library["user_api"] == "blas"
-    ]
+    found = cores._controller().info()
+    return {library["num_threads"] for library in found if library["user_api"] == "blas"}
 
 
 @pytest.fixture
@@ -32,13 +29,12 @@ def two_threads():
 
 def test_the_limit_ends_with_the_last_of_those_who_overlap(two_threads):
     with contextlib.ExitStack() as first, contextlib.ExitStack() as second:
-        before = threads()
         first.enter_context(one_blas_thread())
         second.enter_context(one_blas_thread())
         first.close()
-        assert before and set(threads()) == {1}
+        assert threads() == {1}
         second.close()
-        assert threads() == before and set(before) == {2}
+        assert threads() == {2}
 
 
 def test_any_thread_may_ask_for_it(two_threads):
@@ -47,22 +43,18 @@ def test_any_thread_may_ask_for_it(two_threads):
             return threads()
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        assert (
-            set(limited()) == {1}
-            and set(pool.submit(limited).result()) == {1}
-            and set(threads()) == {2}
-        )
+        assert limited() == pool.submit(limited).result() == {1} and threads() == {2}
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")
 def test_all_threads_keep_to_one_core_and_leave_it_again():
     def allowed():
-        return [len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")]
+        return {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(allowed).result()
         count = cores.cores()
         with contextlib.suppress(KeyError), cores.one_core():
-            assert cores.cores() == 1 and {*allowed()} == {1}
+            assert cores.cores() == 1 and allowed() == {1}
             raise KeyError
-        assert cores.cores() == count and {*allowed()} == {count}
+        assert cores.cores() == count and allowed() == {count}

@@ -1,9 +1,11 @@
 """Problems that the tests of solvers share."""
 
 import numpy as np
+import pytest
 
 # Samples, dimensions, latents: one shape for most tests, since each shape is compiled anew.
 SHAPE = (24, 16, 40)
+SIGNS = pytest.mark.parametrize("nonneg", [True, False])
 
 
 def draw(seed=0, shape=SHAPE, sparsity=4):

@@ -9,78 +9,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.linear_model import Lasso
 
 from sae_gap.solvers import host_pursuits, reweighted
 
-
-@pytest.fixture(scope="module")
-def problem():
-    rng = np.random.default_rng(0)
-    dictionary = rng.standard_normal((24, 40))
-    dictionary /= np.linalg.norm(dictionary, axis=0)
-    codes = np.zeros((30, 40))
-    for row in codes:
-        row[rng.choice(40, 3, replace=False)] = rng.uniform(0.3, 1, 3)
-    return codes, dictionary.astype("float32"), (codes @ dictionary.T).astype("float32")
+from .problems import SHAPE, draw
 
 
-def pursue(signals, dictionary, *args, num_slots, **options):
-    return reweighted.pursue(
-        signals,
-        reweighted.atom_rows(jnp.asarray(dictionary), num_slots),
-        *args,
-        num_slots=num_slots,
-        **options,
-    )
+def pursue(signals, dictionary, *scales, num_slots, **options):
+    atoms = reweighted.atom_rows(jnp.asarray(dictionary), num_slots)
+    return reweighted.pursue(signals, atoms, *scales, num_slots=num_slots, **options)
 
 
 def dense(found, num_latents):
     codes = np.zeros((len(found.places), num_latents))
-    for row, places, values in zip(
-        codes, np.asarray(found.places), np.asarray(found.codes), strict=True
-    ):
-        np.add.at(row, places, values)
+    np.add.at(codes, (np.arange(len(codes))[:, None], np.asarray(found.places)), found.codes)
     return codes
 
 
-def coordinate_descent(signal, dictionary, weights, allowed, sweeps=300):
-    code = np.zeros(dictionary.shape[1])
-    for _ in range(sweeps):
-        for j in np.flatnonzero(allowed):
-            rest = signal - dictionary @ code + dictionary[:, j] * code[j]
-            code[j] = max(0.0, dictionary[:, j] @ rest - weights[j])
-    return code
-
-
 def reference(signal, dictionary, threshold, epsilon, rounds):
+    """Each round by scikit-learn: a weight for each atom is one weight for atoms of other lengths."""
     code = np.zeros(dictionary.shape[1])
     for _ in range(rounds):
-        admitted = (code > 0) | (dictionary.T @ (signal - dictionary @ code) > threshold)
-        code = coordinate_descent(
-            signal, dictionary, threshold * epsilon / (code + epsilon), admitted
-        )
+        on = (code > 0) | (dictionary.T @ (signal - dictionary @ code) > threshold)
+        weights = epsilon / (code[on] + epsilon)
+        peer = Lasso(threshold / len(signal), fit_intercept=False, positive=True, tol=1e-12)
+        code[on] = peer.fit(dictionary[:, on] / weights, signal).coef_ / weights
     return code
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
-def test_rounds_are_weighted_lassos(problem, rounds):
-    _, dictionary, signals = problem
-    signals = signals[:6]
+def test_rounds_are_weighted_lassos(rounds):
+    signals, dictionary = draw()
     found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
-    np.testing.assert_allclose(found.residual, signals - dense(found, 40) @ dictionary.T, atol=1e-5)
-    expected = [
-        reference(signal, dictionary.astype(float), 0.1, 0.05, rounds) for signal in signals
-    ]
-    np.testing.assert_allclose(dense(found, 40), expected, atol=1e-4)
+    codes = dense(found, SHAPE[2])
+    np.testing.assert_allclose(found.residual, signals - codes @ dictionary.T, atol=1e-5)
+    expected = [reference(y, dictionary.astype(float), 0.1, 0.05, rounds) for y in signals]
+    np.testing.assert_allclose(codes, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
-def test_codes_go_with_the_scale(problem, scale):
-    _, dictionary, signals = problem
-    one = pursue(signals, dictionary, 0.1, 0.05, num_slots=8)
-    other = pursue(signals * np.float32(scale), dictionary, 0.1 * scale, 0.05 * scale, num_slots=8)
-    assert np.count_nonzero(one.codes) > 60
-    np.testing.assert_allclose(np.asarray(other.codes) / scale, one.codes, rtol=1e-4, atol=1e-6)
+def test_codes_go_with_the_scale(scale):
+    signals, dictionary = draw()
+    plain = pursue(signals, dictionary, 0.1, 0.05, num_slots=8)
+    moved = pursue(signals * np.float32(scale), dictionary, 0.1 * scale, 0.05 * scale, num_slots=8)
+    assert np.count_nonzero(plain.codes) > 60
+    np.testing.assert_allclose(np.asarray(moved.codes) / scale, plain.codes, rtol=1e-4, atol=1e-6)
 
 
 def test_the_loops_of_a_cpu_find_the_same_codes():
@@ -112,15 +86,6 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     np.testing.assert_allclose(products, whole.T @ residual, atol=1e-4)
     np.testing.assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(uses, np.count_nonzero(whole, axis=0))
-
-
-def test_a_candidate_in_use_takes_no_second_slot():
-    """A free slot takes the candidate of its rank, unless that is in use or does not lead."""
-    places, used = jnp.array([[3, 0, 0, 0]]), jnp.array([[True, False, False, False]])
-    candidates, leads = jnp.array([[3, 5, 7]]), jnp.array([[True, True, False]])
-    places, on = reweighted._merge(places, used, candidates, leads)
-    np.testing.assert_array_equal(places, [[3, 0, 5, 0]])
-    np.testing.assert_array_equal(on, [[True, False, True, False]])
 
 
 FORK = """
