@@ -52,9 +52,7 @@ class BatchTopK(AmortisedEncoder):
         return above(hidden, model.encoder.threshold, hidden)
 
     def loss_after(self, done, model, signals, penalty):
-        # A subclass may define a `loss` without `done`.
-        told = (done,) if self.initial_factor > 1 else ()
-        return self.loss(model, signals, penalty, *told)
+        return self.loss(model, signals, penalty, done)
 
     def loss(self, model, signals, penalty, done=1.0):
         # The padding of a smaller last batch also competes: it holds samples of the same epoch, and
