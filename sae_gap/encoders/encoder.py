@@ -103,7 +103,7 @@ class Encoder(MethodPart):
         """True if codes may be negative; they are then compared with the optimum over signed
         codes.
         """
-        return False
+        return not getattr(self, "nonneg", True)
 
     @abc.abstractmethod
     def __call__(
@@ -160,15 +160,20 @@ def _of_rows(call):
     @functools.wraps(call)
     def checked(self, model, signals):
         widths = () if model.dictionary is None else model.widths(self.reads_inputs)
-        shape, wanted = np.shape(signals), [*widths, "input_dim"][0]
-        if len(shape) != 2 or (widths and shape[1] not in widths):
-            raise ValueError(
-                f"signals must have the shape (n, {wanted}), a row for each, but they are "
-                f"{shown(signals)}; reshape them, or give those of the model's layer."
-            )
+        check_rows(signals, widths)
         return call(self, model, signals)
 
     return checked
+
+
+def check_rows(signals: Any, widths: tuple[int, ...]) -> None:
+    """Refuses signals that are no rows of one of these widths; () takes any."""
+    shape, wanted = np.shape(signals), [*widths, "input_dim"][0]
+    if len(shape) != 2 or (widths and shape[1] not in widths):
+        raise ValueError(
+            f"signals must have the shape (n, {wanted}), a row for each, but they are "
+            f"{shown(signals)}; reshape them, or give those of the model's layer."
+        )
 
 
 class Inferring(Encoder):
@@ -310,13 +315,18 @@ class AmortisedEncoder(Encoder):
         """Returns the map of `y - b` whose largest outputs are the codes; None if no single map
         decides them.
         """
-        return model.encoder if isinstance(model.encoder, Affine) else None
+        found = _map_of(model)
+        return found if isinstance(found, Affine) else None
 
     def preactivations(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
         """Returns `(y - b) W + c`, or `x W + c` for the inputs x of a transcoder."""
-        return model.encoder(model.read(signals))
+        return _map_of(model)(model.read(signals))
+
+
+def _map_of(model: Model) -> Any:
+    return getattr(model.encoder, "affine", model.encoder)
 
 
 def check_model(model: Model, encode: Any = None) -> None:
@@ -354,8 +364,7 @@ def check_model(model: Model, encode: Any = None) -> None:
             )
     for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
         if isinstance(part, Affine):
-            as_floats("the encoder's weight", part.weight)
-            as_floats("the encoder's bias", part.bias)
+            jax.tree.map(functools.partial(as_floats, "the encoder's affine map"), part)
     encode = model.encode if encode is None else encode
     if isinstance(encode, AmortisedEncoder):
         shape = (model.num_inputs, atoms.shape[1])

@@ -109,10 +109,6 @@ class Lasso(Inferring):
             return whole
         return dataclasses.replace(whole, lam=lam * self.times, l0=None, of=None, times=1.0)
 
-    @property
-    def signed(self):
-        return not self.nonneg
-
     def flops(self, input_dim, num_latents):
         """Returns those of the textbook iteration from zero; None for a certified solve, whose
         iterations depend on the sample.

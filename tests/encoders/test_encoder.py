@@ -28,7 +28,7 @@ MISFITS = {
     "dictionary must be a non-empty matrix": {"dictionary": ZEROS},
     "bias must be 4 numbers, one for each dimension": {"bias": jnp.zeros(3)},
     "bias must be finite": {"bias": ZEROS.at[1].set(jnp.nan)},
-    "encoder's weight must be finite": {
+    "the encoder.s affine map must be finite": {
         "encoder": Affine(WEIGHT.at[0, 0].set(jnp.inf), jnp.zeros(6))
     },
     r"weight must have the shape \(4, 6\) .* transpose": {"encoder": Affine(WEIGHT.T, ZEROS)},
