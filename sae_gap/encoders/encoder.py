@@ -39,7 +39,7 @@ class Affine(eqx.Module):
     bias: Float[Array, " num_latents"]
 
     def __check_init__(self):
-        weight, bias = (getattr(part, "shape", ()) for part in (self.weight, self.bias))
+        weight, bias = map(np.shape, (self.weight, self.bias))
         if len(weight) != 2 or bias != weight[1:]:
             raise ValueError(
                 "an affine map must have a weight (input_dim, num_latents) and a bias "
@@ -349,26 +349,23 @@ def check_model(model: Model, encode: Any = None) -> None:
     )
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
-    if (bias := as_floats("bias", model.bias)).shape != atoms.shape[:1]:
-        raise ValueError(
-            f"bias must be {len(atoms)} numbers, one for each dimension, but it is {shown(bias)}; "
-            "give zeros for none."
-        )
+    shapes: dict[str, tuple[int, ...]] = {"bias": atoms.shape[:1]}
     if isinstance(model, Transcoder):
-        shape = (model.num_inputs, len(atoms))
-        as_floats("centre", model.centre)
-        if model.skip is not None and as_floats("skip", model.skip).shape != shape:
+        shapes["centre"] = (model.num_inputs,)
+        if model.skip is not None:
+            shapes["skip"] = model.num_inputs, len(atoms)
+    for name, shape in shapes.items():
+        if (value := as_floats(name, getattr(model, name))).shape != shape:
             raise ValueError(
-                f"skip must be of shape {shape}, for x @ skip, but it is {shown(model.skip)}; "
-                "transpose it, or give that of the same transcoder."
+                f"{name} must be of shape {shape}, but it is {shown(value)}; give zeros for none, "
+                "transpose it, or give that of the same model."
             )
     for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
         if isinstance(part, Affine):
             jax.tree.map(functools.partial(as_floats, "the encoder's affine map"), part)
     encode = model.encode if encode is None else encode
     if isinstance(encode, AmortisedEncoder):
-        shape = (model.num_inputs, atoms.shape[1])
-        blank = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+        blank = jax.ShapeDtypeStruct((model.num_inputs, atoms.shape[1]), jnp.zeros(()).dtype)
         initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
         if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
             jax.tree.map_with_path(_check_shape, initial, model.encoder)

@@ -209,9 +209,6 @@ class AtWeight(_Of):
 
     lasso: Lasso
 
-    def __check_init__(self):
-        check_type("lasso", self.lasso, Lasso, "give the lasso whose weight to take")
-
     @property
     def name(self):  # type: ignore[override]
         return self.encoder.name

@@ -66,35 +66,19 @@ class JumpReLU(AmortisedEncoder):
 
     def with_penalty(self, model, signals):
         hidden = jax.nn.relu(self.preactivations(model, signals))
-        codes, active = _jump(hidden, jnp.exp(model.encoder.log_threshold), self.bandwidth)
-        return codes, jnp.sum(active, axis=1)
+        threshold = jnp.exp(model.encoder.log_threshold)
+        fixed, width = jax.lax.stop_gradient((threshold, self.bandwidth))
+        codes = above(hidden, fixed, hidden)
+        near = jax.lax.stop_gradient(jnp.abs(hidden - fixed) < width / 2) / width
+        # Zero, with the gradient of the smoothed step.
+        change = near * (threshold - fixed)
+        active = (codes != 0).astype(hidden.dtype) - change
+        return codes - fixed * change, jnp.sum(active, axis=1)
 
     def raised(self, model, change):
         return eqx.tree_at(
             lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change
         )
-
-
-@jax.custom_vjp
-def _jump(hidden, threshold, bandwidth):
-    """Returns the gated values and the gate itself, whose sum is the l0 norm."""
-    codes = above(hidden, threshold, hidden)
-    return codes, (codes != 0).astype(hidden.dtype)
-
-
-def _jump_forward(hidden, threshold, bandwidth):
-    return _jump(hidden, threshold, bandwidth), (hidden, threshold, bandwidth)
-
-
-def _jump_backward(residuals, cotangents):
-    hidden, threshold, bandwidth = residuals
-    codes_bar, gate_bar = cotangents
-    kernel = (jnp.abs(hidden - threshold) < bandwidth / 2) / bandwidth
-    threshold_bar = -jnp.sum(kernel * (threshold * codes_bar + gate_bar), axis=0)
-    return jnp.where(hidden > threshold, codes_bar, 0), threshold_bar, jnp.zeros_like(bandwidth)
-
-
-_jump.defvjp(_jump_forward, _jump_backward)
 
 
 class GatedParameters(eqx.Module):

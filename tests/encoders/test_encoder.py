@@ -26,7 +26,7 @@ READS = Transcoder(WEIGHT, ZEROS, Affine(WEIGHT[:3], jnp.zeros(6)), TopK(3), cen
 PARTS = JumpReLUParameters(FITS.encoder, jnp.zeros(1))
 MISFITS = {
     "dictionary must be a non-empty matrix": {"dictionary": ZEROS},
-    "bias must be 4 numbers, one for each dimension": {"bias": jnp.zeros(3)},
+    r"bias must be of shape \(4,\)": {"bias": jnp.zeros(3)},
     "bias must be finite": {"bias": ZEROS.at[1].set(jnp.nan)},
     "the encoder.s affine map must be finite": {
         "encoder": Affine(WEIGHT.at[0, 0].set(jnp.inf), jnp.zeros(6))
