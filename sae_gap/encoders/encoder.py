@@ -349,7 +349,7 @@ def check_model(model: Model, encode: Any = None) -> None:
     )
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
-    shapes: dict[str, tuple[int, ...]] = {"bias": atoms.shape[:1]}
+    shapes: Any = {"bias": atoms.shape[:1]}
     if isinstance(model, Transcoder):
         shapes["centre"] = (model.num_inputs,)
         if model.skip is not None:

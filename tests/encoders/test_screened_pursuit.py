@@ -122,12 +122,6 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
     np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["loops"], indirect=True)
-def test_a_gradient_on_a_cpu_is_refused(model, signals):
-    with pytest.raises(TypeError, match=r"take that of sparse_code\(.*support=codes\)"):
-        jax.grad(lambda x: jnp.sum(ScreenedPursuit(8)(model, x)))(signals)
-
-
 REFUSED = {
     "finite": lambda model, y: BatchPursuit(4).calibrate(model, y.at[3, 1].set(jnp.nan)),
     "no threshold leaves so many": lambda model, y: BatchPursuit(4).calibrate(
