@@ -190,7 +190,7 @@ def sae_for_activations(
       base: the learner whose dictionary it starts from; None starts at random.
       options: fields of `SparseAutoencoder`; they replace those that are set here.
     """
-    from sae_gap.encoders.jumprelu import JumpReLU
+    from sae_gap.encoders import JumpReLU
 
     check_number("sparsity", sparsity, above=0)
     learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)

@@ -39,7 +39,7 @@ class Affine(eqx.Module):
     bias: Float[Array, " num_latents"]
 
     def __check_init__(self):
-        weight, bias = (getattr(part, "shape", ()) for part in (self.weight, self.bias))
+        weight, bias = map(np.shape, (self.weight, self.bias))
         if len(weight) != 2 or bias != weight[1:]:
             raise ValueError(
                 "an affine map must have a weight (input_dim, num_latents) and a bias "
@@ -103,7 +103,7 @@ class Encoder(MethodPart):
         """True if codes may be negative; they are then compared with the optimum over signed
         codes.
         """
-        return False
+        return not getattr(self, "nonneg", True)
 
     @abc.abstractmethod
     def __call__(
@@ -160,15 +160,20 @@ def _of_rows(call):
     @functools.wraps(call)
     def checked(self, model, signals):
         widths = () if model.dictionary is None else model.widths(self.reads_inputs)
-        shape, wanted = np.shape(signals), [*widths, "input_dim"][0]
-        if len(shape) != 2 or (widths and shape[1] not in widths):
-            raise ValueError(
-                f"signals must have the shape (n, {wanted}), a row for each, but they are "
-                f"{shown(signals)}; reshape them, or give those of the model's layer."
-            )
+        check_rows(signals, widths)
         return call(self, model, signals)
 
     return checked
+
+
+def check_rows(signals: Any, widths: tuple[int, ...]) -> None:
+    """Refuses signals that are no rows of one of these widths; () takes any."""
+    shape, wanted = np.shape(signals), [*widths, "input_dim"][0]
+    if len(shape) != 2 or (widths and shape[1] not in widths):
+        raise ValueError(
+            f"signals must have the shape (n, {wanted}), a row for each, but they are "
+            f"{shown(signals)}; reshape them, or give those of the model's layer."
+        )
 
 
 class Inferring(Encoder):
@@ -310,13 +315,18 @@ class AmortisedEncoder(Encoder):
         """Returns the map of `y - b` whose largest outputs are the codes; None if no single map
         decides them.
         """
-        return model.encoder if isinstance(model.encoder, Affine) else None
+        found = _map_of(model)
+        return found if isinstance(found, Affine) else None
 
     def preactivations(
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
         """Returns `(y - b) W + c`, or `x W + c` for the inputs x of a transcoder."""
-        return model.encoder(model.read(signals))
+        return _map_of(model)(model.read(signals))
+
+
+def _map_of(model: Model) -> Any:
+    return getattr(model.encoder, "affine", model.encoder)
 
 
 def check_model(model: Model, encode: Any = None) -> None:
@@ -339,27 +349,23 @@ def check_model(model: Model, encode: Any = None) -> None:
     )
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
-    if (bias := as_floats("bias", model.bias)).shape != atoms.shape[:1]:
-        raise ValueError(
-            f"bias must be {len(atoms)} numbers, one for each dimension, but it is {shown(bias)}; "
-            "give zeros for none."
-        )
+    shapes: Any = {"bias": atoms.shape[:1]}
     if isinstance(model, Transcoder):
-        shape = (model.num_inputs, len(atoms))
-        as_floats("centre", model.centre)
-        if model.skip is not None and as_floats("skip", model.skip).shape != shape:
+        shapes["centre"] = (model.num_inputs,)
+        if model.skip is not None:
+            shapes["skip"] = model.num_inputs, len(atoms)
+    for name, shape in shapes.items():
+        if (value := as_floats(name, getattr(model, name))).shape != shape:
             raise ValueError(
-                f"skip must be of shape {shape}, for x @ skip, but it is {shown(model.skip)}; "
-                "transpose it, or give that of the same transcoder."
+                f"{name} must be of shape {shape}, but it is {shown(value)}; give zeros for none, "
+                "transpose it, or give that of the same model."
             )
     for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
         if isinstance(part, Affine):
-            as_floats("the encoder's weight", part.weight)
-            as_floats("the encoder's bias", part.bias)
+            jax.tree.map(functools.partial(as_floats, "the encoder's affine map"), part)
     encode = model.encode if encode is None else encode
     if isinstance(encode, AmortisedEncoder):
-        shape = (model.num_inputs, atoms.shape[1])
-        blank = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+        blank = jax.ShapeDtypeStruct((model.num_inputs, atoms.shape[1]), jnp.zeros(()).dtype)
         initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
         if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
             jax.tree.map_with_path(_check_shape, initial, model.encoder)

@@ -3,6 +3,7 @@ codes.
 """
 
 import dataclasses
+import functools
 import warnings
 from typing import Any, ClassVar
 
@@ -13,7 +14,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import Look, Model, Split, check_number, check_type, evenly_spaced, option
+from sae_gap.core import (
+    Look,
+    Model,
+    Split,
+    check_number,
+    check_type,
+    evenly_spaced,
+    infer_in_chunks,
+    option,
+)
 from sae_gap.encoders import Encoder, Inferring, Own, encode, on_unit_atoms, unit_atoms
 from sae_gap.solvers import match_l0, sparse_code
 
@@ -67,7 +77,6 @@ class Lasso(Inferring):
     def __check_init__(self):
         if self.l0 not in (None, OWN):
             check_number("l0", self.l0, above=0)
-        check_type("of", self.of, (Lasso, type(None)), "give the lasso whose weight to take")
         check_type(
             "start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from"
         )
@@ -109,10 +118,6 @@ class Lasso(Inferring):
             return whole
         return dataclasses.replace(whole, lam=lam * self.times, l0=None, of=None, times=1.0)
 
-    @property
-    def signed(self):
-        return not self.nonneg
-
     def flops(self, input_dim, num_latents):
         """Returns those of the textbook iteration from zero; None for a certified solve, whose
         iterations depend on the sample.
@@ -151,11 +156,9 @@ def mean_l0(model: Model, split: Split) -> float:
     """
     if model.encode is None:
         raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
-    rows, encoder, count = split.read_by(model), Own(model.encode), 0
-    for start in range(0, len(rows), CHUNK):
-        codes = encoder.infer(model, jnp.asarray(rows[start : start + CHUNK])).codes
-        count += int(jnp.count_nonzero(codes))
-    return count / len(rows)
+    infer, rows = functools.partial(Own(model.encode).infer, model), split.read_by(model)
+    codes = infer_in_chunks(lambda chunk: infer(jnp.asarray(chunk)), rows, CHUNK).codes
+    return codes.nnz / len(rows)
 
 
 def find_weight(
@@ -192,7 +195,7 @@ def find_weight(
     if len(few) == len(target):
         return lam
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
-    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
+    here, there = (max(np.count_nonzero(each.codes), 1) for each in (best, less))
     slope = np.log(there / here) / -np.log(0.9)
     found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)

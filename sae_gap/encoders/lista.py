@@ -55,19 +55,17 @@ class LISTA(AmortisedEncoder):
         return {"inference": self.name, "depth": self.depth}
 
     def parameters(self, weight, key):
-        rate = (1 / lipschitz(weight)).astype(weight.dtype)
-        num_latents = weight.shape[1]
+        rate, kind = (1 / lipschitz(weight)).astype(weight.dtype), weight.dtype
 
         def layers(array, count=self.depth):
             return jnp.broadcast_to(array, (count, *array.shape))
 
-        step = layers(rate * weight)
         initial = rate * self.lam if self.threshold is None else self.threshold
-        threshold = layers(jnp.full(num_latents, initial, weight.dtype))
+        layer = rate * weight, jnp.full(weight.shape[1], initial, kind)
         if self.factored:
-            return LISTAParameters(step, threshold)
-        recurrence = jnp.eye(num_latents, dtype=weight.dtype) - rate * weight.T @ weight
-        return LISTAParameters(step, threshold, layers(recurrence, self.depth - 1))
+            return LISTAParameters(*map(layers, layer))
+        recurrence = jnp.eye(weight.shape[1], dtype=kind) - rate * weight.T @ weight
+        return LISTAParameters(*map(layers, layer), layers(recurrence, self.depth - 1))
 
     def flops(self, input_dim, num_latents):
         layer = 4 * input_dim if self.factored else 2 * (input_dim + num_latents)

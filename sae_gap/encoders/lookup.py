@@ -35,15 +35,13 @@ class Lookup(Encoder):
 
         def find(row):
             same = jnp.all(known.signals == row, axis=1)
-            return jnp.argmax(same), jnp.any(same)
+            return known.codes[jnp.argmax(same)], jnp.any(same, keepdims=True)
 
-        place, known_too = jax.lax.map(find, signals)
-        num_latents = model.decoder.shape[1]
+        codes, found = jax.lax.map(find, signals)
         input_dim = jnp.sum(jnp.any(known.signals != 0, axis=0))
-        codes = known.codes[place]
 
         def rest():
-            lasso = Lasso(self.lam * input_dim / (2 * num_latents))
-            return jnp.where(known_too[:, None], codes, lasso(model, signals))
+            lasso = Lasso(self.lam * input_dim / (2 * model.decoder.shape[1]))
+            return jnp.where(found, codes, lasso(model, signals))
 
-        return jax.lax.cond(jnp.all(known_too), lambda: codes, rest)
+        return jax.lax.cond(jnp.all(found), lambda: codes, rest)

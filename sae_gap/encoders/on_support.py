@@ -1,15 +1,27 @@
-"""The best values on another encoder's support: they separate the cost of its choice of latents
-from that of its magnitudes.
+"""Encoders made from others: with the best values on their support, with fewer atoms, at another
+weight, or in another norm.
 """
 
 import abc
 import dataclasses
+from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core import Coded, Model, check_type, is_traced, option
-from sae_gap.encoders import Encoder, Inferring, keep_nans, on_unit_atoms
-from sae_gap.solvers import sparse_code
+from sae_gap.core import Coded, Model, Task, check_type, counted, is_traced, option
+from sae_gap.encoders import (
+    Encoder,
+    Inferring,
+    Lasso,
+    keep_nans,
+    least_gain,
+    on_unit_atoms,
+    unit_atoms,
+)
+from sae_gap.solvers import leave_one_out, sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
 # A latent is on above this magnitude.
@@ -74,10 +86,6 @@ class OnSupport(Refined):
     def weight(self):
         return self.lam if self.lam else None
 
-    @property
-    def signed(self):
-        return not self.nonneg
-
     def flops(self, input_dim, num_latents):
         """Returns those of the encoder."""
         return self.encoder.flops(input_dim, num_latents)
@@ -120,3 +128,169 @@ class LeastSquares(Refined):
         """Returns the codes, without a certificate."""
         found = least_squares(signals - model.bias, model.decoder, abs(codes) > ON).clip(0)
         return Coded(keep_nans(signals, found))
+
+
+class Pruned(Refined):
+    """Least squares on the atoms of an encoder's codes whose worth exceeds one threshold for all
+    samples.
+
+    The worth is the rise in the least-squares error without the atom, as in `leave_one_out`, or the
+    magnitude of the code. D has unit atoms.
+
+    Args:
+      encoder: the encoder; worth by "loss" refits its codes by least squares.
+      l0: atoms that stay on average, on the rows where `prepared` finds the threshold.
+      by: "loss" or "magnitude".
+      nonneg: whether codes are non-negative.
+      threshold: the least worth to stay; `prepared` finds it.
+    """
+
+    listed = False
+    colour = "#EE7733"
+    rank = 16
+
+    l0: float = option(default=10.0, static=True, above=0)
+    by: str = option(default="loss", choices=("loss", "magnitude"))
+    nonneg: bool = option(default=True)
+    threshold: float | None = option(default=None, static=True, rare=True)
+
+    @property
+    def name(self):  # type: ignore[override]
+        return f"{self.encoder.name}_pruned"
+
+    @property
+    def fitted(self):  # type: ignore[override]
+        return 2 if self.by == "loss" else 1
+
+    def flops(self, input_dim, num_latents):
+        return self.encoder.flops(input_dim, num_latents)
+
+    def prepared(self, model, split, task):
+        whole: Any = super().prepared(model, split, task)
+        if self.threshold is not None:
+            return whole
+        rows = split.counted
+        codes = whole.encoder.infer(model, jnp.asarray(rows[counted(rows)])).codes
+        least = least_gain(self._worth(model, codes), self.l0 * len(codes))
+        return dataclasses.replace(whole, threshold=float(least))
+
+    def _worth(self, model, codes):
+        atoms, norms = unit_atoms(model.decoder)
+        scaled = jnp.asarray(codes) * norms
+        return jnp.abs(scaled) if self.by == "magnitude" else leave_one_out(atoms, scaled)
+
+    def refine(self, model, signals, codes):
+        kept = jnp.where(self._worth(model, codes) > jnp.asarray(self.threshold), codes, 0)
+        return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(model, signals, kept)
+
+
+class _Of(Encoder):
+    """An encoder that applies another one under other conditions."""
+
+    listed = False
+
+    encoder: Encoder
+
+    @property
+    def signed(self):
+        return self.encoder.signed
+
+    def flops(self, input_dim, num_latents):
+        return self.encoder.flops(input_dim, num_latents)
+
+
+class AtWeight(_Of):
+    """An encoder with a weight λ, at a lasso's λ: `prepared` returns the encoder itself.
+
+    Args:
+      encoder: an encoder with a field `lam`.
+      lasso: the lasso whose λ it takes, such as that of a requested L0.
+    """
+
+    lasso: Lasso
+
+    @property
+    def name(self):  # type: ignore[override]
+        return self.encoder.name
+
+    def prepared(self, model, split, task):
+        encoder, lasso = (part.prepared(model, split, task) for part in (self.encoder, self.lasso))
+        return dataclasses.replace(encoder, lam=lasso.weight)  # type: ignore[call-arg]
+
+    def __call__(self, model, signals):
+        encoder = dataclasses.replace(self.encoder, lam=self.lasso.lam)  # type: ignore[call-arg]
+        return encoder(model, signals)
+
+
+class Known:
+    """What `prepared` found. It equals only itself, so that its encoder has a hash."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+
+class Elsewhere(Inferring, _Of):
+    """An encoder of other signals on another model, which `known` decides.
+
+    Args:
+      encoder: the encoder to apply.
+      known: `prepared` finds it.
+    """
+
+    elsewhere = True
+
+    known: Known | None = eqx.field(default=None, static=True, metadata={"rare": True})
+
+    @abc.abstractmethod
+    def learned(self, task: Task) -> Any:
+        """Returns the value of `known`."""
+
+    @abc.abstractmethod
+    def moved(self, value: Any, model: Model, rows: Array) -> tuple[Model, Array]:
+        """Returns the other model, and its signals for rows as this encoder reads them."""
+
+    def prepared(self, model, split, task):
+        if self.known is not None:
+            return self
+        known = Known(self.learned(task))
+        rows = jnp.asarray(split.inputs if self.reads_inputs else split.signals)
+        model, signals = self.moved(known.value, model, rows)
+        # Padding stays padding.
+        signals = jnp.where(jnp.any(rows != 0, axis=1, keepdims=True), signals, 0)
+        split = dataclasses.replace(split, signals=signals)
+        encoder = self.encoder.prepared(model, split, task)
+        return dataclasses.replace(self, encoder=encoder, known=known)
+
+    def infer(self, model, signals, begun=None):
+        known: Any = self.known
+        return Coded(self.encoder.infer(*self.moved(known.value, model, signals)).codes)
+
+
+class InNorm(Elsewhere):
+    """An encoder of `A (y - b)` on the atoms `A D`: its codes keep `‖A (y - b - D z)‖` small
+    instead of `‖y - b - D z‖`.
+
+    `AᵀA = I + F / mean(diag F)`, where F is the cost of errors in nats, from the task's network on
+    training documents.
+    """
+
+    colour = "#009988"
+    rank = 17
+
+    @property
+    def name(self):  # type: ignore[override]
+        return f"weighted_{self.encoder.name}"
+
+    def learned(self, task):
+        if task.network is None:
+            fault = (
+                "weighted codes ask a network what errors cost, and there is none behind these rows"
+            )
+            raise ValueError(f"{fault}; leave them out, or give --recording.")
+        values, vectors = np.linalg.eigh(task.network.information())
+        root = np.sqrt(1 + values.clip(0) / values.mean())
+        return ((vectors * root) @ vectors.T).astype(np.float32)
+
+    def moved(self, value, model, rows):
+        inside = Model(jnp.asarray(value) @ model.decoder, jnp.zeros_like(model.bias))
+        return inside, (rows - model.bias) @ value

@@ -10,6 +10,10 @@ from sae_gap.core import Coded, Model, class_name, describe
 from sae_gap.encoders import Affine, Encoder
 
 
+def _nothing(*_):
+    """What a function tells of its map and of its costs."""
+
+
 class Own(Encoder):
     """Returns the codes of a given model's own encoder. The code of a zero atom, which reconstructs
     nothing, becomes zero.
@@ -37,18 +41,15 @@ class Own(Encoder):
         """The encoder, which decides the codes together with the model; functions are told apart by
         the model's digest.
         """
-        known = isinstance(self.encoder, Encoder)
-        told = describe(self.encoder) if known else "a function"
-        return {"class": class_name(type(self)), "encoder": told}
+        encoder = describe(self.encoder) if isinstance(self.encoder, Encoder) else "a function"
+        return {"class": class_name(type(self)), "encoder": encoder}
 
     def affine(self, model: Model) -> Affine | None:
         """The map of `y - b` whose largest outputs are the codes; None if none decides them."""
-        found = getattr(self.encoder, "affine", None)
-        return None if found is None else found(model)
+        return getattr(self.encoder, "affine", _nothing)(model)
 
     def flops(self, input_dim, num_latents):
-        known = isinstance(self.encoder, Encoder)
-        return self.encoder.flops(input_dim, num_latents) if known else None
+        return getattr(self.encoder, "flops", _nothing)(input_dim, num_latents)
 
     def __call__(self, model, signals):
         codes = self.encoder(model, signals)

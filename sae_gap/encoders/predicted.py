@@ -2,7 +2,6 @@
 and another encoder codes the prediction.
 """
 
-import functools
 import weakref
 from typing import Any
 
@@ -114,11 +113,10 @@ def _trained(x, y, hidden, steps):
     import optax
 
     kept = np.arange(len(x)) % HELD != 0
+    (middle, own), (mean, unit) = ((z[kept].mean(axis=0), jnp.std(z[kept])) for z in (x, y))
+    x, y = (x - middle) / own, (y - mean) / unit
     (few, truth), (x, y) = (x[~kept], y[~kept]), (x[kept], y[kept])
-    middle, mean = x.mean(axis=0), y.mean(axis=0)
-    own, unit = jnp.std(x), jnp.std(y)
-    inputs, targets = (x - middle) / own, (y - mean) / unit
-    slope = regression(inputs, targets)
+    slope = regression(x, y)
     inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
     zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
     ridge = Network(slope, zeros[0], inner / x.shape[1] ** 0.5, zeros[:, 0], zeros)
@@ -129,37 +127,29 @@ def _trained(x, y, hidden, steps):
     apart = -(-epochs // LOOKS)
     looks = -(-epochs // apart)
     steps = looks * apart * many
-    rate = optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps)
-    rule = optax.adam(rate)
+    rule = optax.adam(optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps))
 
-    def epoch(state, number):
-        def step(state, rows):
-            network, memory = state
+    def error(network, x, y):
+        return jnp.mean((network(x) - y) ** 2)
 
-            def loss(network):
-                return jnp.mean((network(inputs[rows]) - targets[rows]) ** 2)
+    def step(state, rows):
+        network, memory = state
+        updates, memory = rule.update(jax.grad(error)(network, x[rows], y[rows]), memory)
+        return (eqx.apply_updates(network, updates), memory), None
 
-            updates, memory = rule.update(jax.grad(loss)(network), memory)
-            return (eqx.apply_updates(network, updates), memory), None
-
-        # Each epoch leaves out fewer rows than a batch has.
-        order = jax.random.permutation(jax.random.key(number), len(inputs))[: many * size]
-        return jax.lax.scan(step, state, order.reshape(many, size))[0], None
-
-    @functools.partial(jax.jit, donate_argnums=0)
+    @jax.jit
     def advance(state, numbers):
-        return jax.lax.scan(epoch, state, numbers)[0]
+        def order(number):
+            # Each epoch leaves out fewer rows than a batch has.
+            return jax.random.permutation(jax.random.key(number), len(x))[: many * size]
 
-    def error(network):
-        return float(jnp.mean((network((few - middle) / own) - (truth - mean) / unit) ** 2))
+        return jax.lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
 
-    state = jax.tree.map(jnp.copy, (ridge, rule.init(ridge)))
-    best, least = ridge, error(ridge)
+    state, best, least = (ridge, rule.init(ridge)), ridge, error(ridge, few, truth)
     for numbers in np.arange(looks * apart).reshape(looks, apart):
         state = advance(state, numbers)
-        if (found := error(state[0])) < least:
-            # The next epochs consume their state.
-            best, least = jax.tree.map(jnp.copy, state[0]), found
+        if (found := error(state[0], few, truth)) < least:
+            best, least = state[0], found
     inner = best.inner / own
     slope = unit / own * best.slope
     return Network(

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sae_gap.core import (
     Coded,
@@ -20,7 +20,7 @@ from sae_gap.core import (
     option,
     screen_sizes,
 )
-from sae_gap.encoders import AmortisedEncoder, Recipe, as_floats, unit_atoms
+from sae_gap.encoders import AmortisedEncoder, Recipe, as_floats, check_rows, unit_atoms
 from sae_gap.runtime import devices
 from sae_gap.solvers import screened
 
@@ -76,11 +76,10 @@ class ScreenedPursuit(AmortisedEncoder):
         return None
 
     def __call__(self, model, signals):
-        return _code(self, model, signals, self._threshold(model))[0]
+        return self._code(model, signals, self._threshold(model))[0]
 
     def loss(self, model, signals, penalty):
-        held = jax.lax.stop_gradient((model, signals, self._threshold(model)))
-        codes, gains = _code(self, *held)
+        codes, gains = self._code(*jax.lax.stop_gradient((model, signals, self._threshold(model))))
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -95,8 +94,23 @@ class ScreenedPursuit(AmortisedEncoder):
         """Returns the candidates of a screen, and the number of atoms after each screen."""
         return screen_sizes(self.pursued, self.breadth, self.screens, input_dim, num_latents)
 
-    def _threshold(self, model: Model) -> Float[Array, ""] | float:
+    def _threshold(self, model):
         return 0.0
+
+    def _proposals(self, model, signals):
+        """What the first screen takes the largest of, beside correlations."""
+
+    def _code(self, model, signals, threshold):
+        """Returns the codes, NaN for a row that is not finite, and the rise in squared error
+        without each atom of a support; zero for an unused atom.
+        """
+        shape = model.decoder.shape
+        check_k(self.k, *shape)
+        # Cholesky factors need at least single precision.
+        kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
+        rows = signals, self._proposals(model, signals)
+        given = *_pose(model.decoder, model.bias, *rows, kind=kind), jnp.asarray(threshold, kind)
+        return screened.pursue(self.sizes(*shape), *given)
 
 
 class Threshold(eqx.Module):
@@ -159,25 +173,14 @@ class BatchPursuit(ScreenedPursuit):
         if self.l0 is None or self.threshold is not None:
             return super().prepared(model, split, task)
         rows = split.counted
-        gains = self._coded(model, rows[counted(rows)], 0.0)[1]
-        return dataclasses.replace(self, threshold=float(jnp.sqrt(least_gain(gains, self.l0))))
-
-    def __call__(self, model, signals):
-        if self.threshold is None:
-            return super().__call__(model, signals)
-        return self._coded(model, signals, self.threshold)[0]
-
-    def _coded(self, model, signals, threshold):
-        """The codes and the gains, by one program for all thresholds."""
-        plain, rows = dataclasses.replace(self, threshold=None, l0=None), jnp.asarray(signals)
-        rows, bare = devices.place(rows, devices.own_mesh()), Model(model.decoder, model.bias)
-        return _code(plain, bare, rows, jnp.asarray(threshold), self._proposals(model, rows))
+        rows = devices.place(jnp.asarray(rows[counted(rows)]), devices.own_mesh())
+        least = least_gain(self._code(model, rows, 0.0)[1], self.l0 * len(rows))
+        return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
 
     def _proposals(self, model, signals):
         affine = None if self.proposer is None else self.proposer.affine(model)
-        if affine is None:
-            return None
-        return affine(signals - model.bias) * unit_atoms(model.decoder)[1]
+        if affine is not None:
+            return affine(signals - model.bias) * unit_atoms(model.decoder)[1]
 
     @property
     def pursued(self):
@@ -188,8 +191,7 @@ class BatchPursuit(ScreenedPursuit):
 
     def observe(self, model, seen):
         """Returns the model with τ moved towards the threshold of a batch with these gains."""
-        own = model.encoder.value
-        batch = self._threshold_of(model, seen).astype(own.dtype)
+        own, batch = model.encoder.value, self._value(model, seen, len(seen))
         moved = jnp.where(own > 0, own + self.rate * (batch - own), batch)
         return eqx.tree_at(lambda model: model.encoder.value, model, moved)
 
@@ -207,11 +209,7 @@ class BatchPursuit(ScreenedPursuit):
             have fewer atoms than k.
         """
         signals = as_floats("signals", matching.as_matrix("signals", signals))
-        if signals.shape[1] != len(model.decoder):
-            raise ValueError(
-                f"signals have {signals.shape[1]} columns, but the dictionary has "
-                f"{len(model.decoder)} dimensions; give those of its layer."
-            )
+        check_rows(signals, model.widths(False))
         found = self.calibrated(model, signals[counted(signals)])
         check_threshold(found.encoder.value)
         return Model(model.decoder, model.bias, found.encoder, self)
@@ -219,11 +217,14 @@ class BatchPursuit(ScreenedPursuit):
     def calibrated(self, model, signals):
         """Returns the model with the τ of all non-zero signals, also within `jit`."""
         live = jnp.any(signals != 0, axis=1)
-        gains = jnp.where(live[:, None], _code(self, model, signals, 0.0)[1], 0)
-        value = self._threshold_of(model, gains, jnp.sum(live)).astype(signals.dtype)
-        return dataclasses.replace(model, encoder=Threshold(value))
+        gains = jnp.where(live[:, None], self._code(model, signals, 0.0)[1], 0)
+        return dataclasses.replace(
+            model, encoder=Threshold(self._value(model, gains, jnp.sum(live)))
+        )
 
     def _threshold(self, model):
+        if self.threshold is not None:
+            return self.threshold
         if not isinstance(model.encoder, Threshold):
             raise ValueError(
                 f"{self.name} has no threshold yet; take the model that calibrate(model, signals) "
@@ -232,25 +233,16 @@ class BatchPursuit(ScreenedPursuit):
         check_number("the model's threshold", model.encoder.value, least=0)
         return model.encoder.value * _unit(model.decoder)
 
-    def _threshold_of(self, model, gains, samples=None):
-        return jnp.sqrt(least_gain(gains, self.k, samples)) / _unit(model.decoder)
+    def _value(self, model, gains, samples):
+        """τ, at which so many samples have k atoms on average; the others have no gains."""
+        least = jnp.sqrt(least_gain(gains, self.k * samples))
+        return (least / _unit(model.decoder)).astype(model.decoder.dtype)
 
 
-def least_gain(
-    gains: Float[Array, "n size"], l0: float, samples: Int[Array, ""] | int | None = None
-) -> Float[Array, ""]:
-    """Returns the gain that l0 atoms a sample exceed on average: halfway between the last and the
-    next.
-
-    Args:
-      gains: the gains of n samples.
-      l0: the number of atoms that stay.
-      samples: how many of the n count; the others have zero gains. None counts all.
-    """
+def least_gain(gains: Float[Array, "..."], kept: Any) -> Float[Array, ""]:
+    """Returns the gain that so many exceed: halfway between the last that stays and the next."""
     ordered = jnp.sort(gains.ravel())[::-1]
-    kept: Any = l0 * (len(gains) if samples is None else samples)
-    last = jnp.clip(round(kept), 1, gains.size) - 1
-    return (ordered[last] + ordered[jnp.minimum(last + 1, gains.size - 1)]) / 2
+    return jnp.mean(jnp.take(ordered, round(kept) + jnp.arange(-1, 1), mode="clip"))
 
 
 @jax.jit
@@ -258,18 +250,6 @@ def _unit(decoder):
     """Returns the root mean square of the lengths of the non-zero atoms."""
     squares = jnp.sum(decoder**2, axis=0)
     return jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
-
-
-def _code(encoder, model, signals, threshold, proposals=None):
-    """Returns the codes, NaN for a row that is not finite, and the rise in squared error without
-    each atom of a support; zero for an unused atom.
-    """
-    check_k(encoder.k, *model.decoder.shape)
-    # Cholesky factors need at least single precision.
-    kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
-    posed = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
-    given = *posed, jnp.asarray(threshold, kind)
-    return screened.pursue(encoder.sizes(*model.decoder.shape), *given)
 
 
 @functools.partial(jax.jit, static_argnames="kind")

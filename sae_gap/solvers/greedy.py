@@ -39,7 +39,7 @@ def matching_pursuit(
     num_atoms: int,
     *,
     nonneg: bool = False,
-) -> tuple[Int[Array, "k n"], Float[Array, "k n"]]:
+) -> tuple[Int[Array, "n k"], Float[Array, "n k"]]:
     """Greedy steps: take the unused atom with the largest |correlation| with the residual, with its
     projection as the code, and update the residual.
 
@@ -57,31 +57,26 @@ def matching_pursuit(
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans.
       Signal Processing 41(12).
     """
-    num_latents = len(atoms)
-    latent = jnp.arange(num_latents)
+    latent, most = jnp.arange(len(atoms)), min(len(signals) * num_atoms, MOST_CARRIED)
     # Updating the correlations by the Gram matrix saves a product a step, if that pays for the
     # matrix.
-    gram = (
-        atoms @ atoms.T
-        if num_latents <= len(signals) * num_atoms and num_latents <= MOST_CARRIED
-        else None
-    )
+    paid = len(atoms) <= most
+    table = atoms @ atoms.T if paid else atoms
 
-    def step(state, _):
-        carried, unused = state
-        correlation = carried if gram is not None else carried @ atoms.T
-        score = jnp.where(unused, correlation if nonneg else jnp.abs(correlation), -jnp.inf)
-        # A max and a compare use vector registers; XLA's argmax on a CPU does not.
-        best = jnp.max(score, axis=1, keepdims=True)
-        chosen = jnp.min(jnp.where(score == best, latent, num_latents - 1), axis=1)
-        value = jnp.take_along_axis(correlation, chosen[:, None], axis=1)
-        value = value.clip(0) if nonneg else value
-        carried = carried - value * (atoms if gram is None else gram)[chosen]
-        return (carried, unused & (latent != chosen[:, None])), (chosen, value[:, 0])
+    def pursue(signal):
+        def step(state, _):
+            carried, unused = state
+            pull = carried if paid else carried @ atoms.T
+            score = jnp.where(unused, pull if nonneg else jnp.abs(pull), -jnp.inf)
+            # A max and a compare use vector registers; XLA's argmax on a CPU does not.
+            chosen = jnp.min(jnp.where(score == jnp.max(score), latent, len(atoms) - 1))
+            value = pull[chosen].clip(0 if nonneg else None)
+            return (carried - value * table[chosen], unused & (latent != chosen)), (chosen, value)
 
-    carried = signals if gram is None else signals @ atoms.T
-    unused = jnp.ones((len(signals), num_latents), bool)
-    return lax.scan(step, (carried, unused), length=min(num_atoms, num_latents))[1]
+        begin = signal @ atoms.T if paid else signal, jnp.ones(len(atoms), bool)
+        return lax.scan(step, begin, length=min(num_atoms, len(atoms)))[1]
+
+    return jax.vmap(pursue)(signals)
 
 
 @functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
@@ -161,47 +156,19 @@ def orthogonal_matching_pursuit(
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
-    found = pursuit_order(signals, dictionary, num_atoms, nonneg=nonneg)
-    return spread(*found, num_latents=dictionary.shape[1])
-
-
-def pursuit_order(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    num_atoms: int,
-    *,
-    nonneg: bool = False,
-) -> tuple[Int[Array, "n num_atoms"], Float[Array, "n num_atoms"]]:
-    """The atoms of `orthogonal_matching_pursuit` in the order of their choice, and their codes.
-
-    The first k of each row are the choice of a pursuit of k atoms, so that one pursuit serves every
-    smaller k.
-
-    Args:
-      signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
-      num_atoms: as in `orthogonal_matching_pursuit`.
-      nonneg: likewise.
-
-    Returns:
-      `(n, num_atoms)` numbers of atoms, and the coefficients of the unit atoms; each atom once in
-      its row, but for those of code zero.
-
-    Raises:
-      ValueError: as `orthogonal_matching_pursuit`.
-    """
-    num_samples, num_latents = len(signals), dictionary.shape[1]
-    check_integer("num_atoms", num_atoms, least=1, most=min(dictionary.shape))
-    dtype, num_atoms = jnp.result_type(signals, dictionary, jnp.float32), int(num_atoms)
-    worth = num_latents <= num_samples * num_atoms and num_latents**2 <= LARGEST_GRAM
-    if not (worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(dictionary)):
-        return _pursue_at_once(
-            jnp.asarray(signals, dtype), jnp.asarray(dictionary, dtype), num_atoms, nonneg
-        )
-    atoms = np.ascontiguousarray(np.asarray(dictionary, dtype).T)
-    given = np.asarray(signals, dtype), _unit(atoms, 1, np), num_latents, (num_atoms,)
-    chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
-    return sharding.place_rows(jax.device_put((chosen.astype(np.int32), codes)), signals)
+    width, count = dictionary.shape[1], num_atoms
+    check_integer("num_atoms", count, least=1, most=min(dictionary.shape))
+    kind, here = jnp.result_type(signals, dictionary, jnp.float32), jax.default_backend() == "cpu"
+    worth = width <= len(signals) * count and width**2 <= LARGEST_GRAM
+    if worth and here and on_host(signals) and on_host(dictionary):
+        atoms = _unit(np.ascontiguousarray(np.asarray(dictionary, kind).T), 1, np)
+        given = np.asarray(signals, kind), atoms, width, (int(count),)
+        chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
+        found = sharding.place_rows(jax.device_put((chosen, codes)), signals)
+    else:
+        arrays = jnp.asarray(signals, kind), jnp.asarray(dictionary, kind)
+        found = _pursue_at_once(*arrays, int(count), nonneg)
+    return spread(*found, num_latents=width)
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")
@@ -225,35 +192,29 @@ def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
     """
     atoms = _unit(dictionary, 0, jnp)
     input_dim, num_latents = atoms.shape
-    cutoff = 64 * jnp.finfo(atoms.dtype).eps
 
     def step(i, carry):
-        rest, basis, upper, chosen, taken = carry
-        correlations = product(rest, atoms)
-        best = jnp.argmax(
-            jnp.where(taken, -jnp.inf, correlations if nonneg else jnp.abs(correlations))
-        )
-        atom = atoms.T[best]
+        rest, basis, upper, chosen = carry
+        pull = product(rest, atoms)
+        score = (pull if nonneg else jnp.abs(pull)).at[chosen].set(-jnp.inf, mode="drop")
+        best = jnp.argmax(score).astype(chosen.dtype)
+        new, column = atoms.T[best], 0
         # Orthogonalising twice keeps the basis orthonormal to rounding.
-        first = product(basis, atom)
-        new = atom - product(first, basis)
-        second = product(basis, new)
-        new = new - product(second, basis)
+        for _ in range(2):
+            share = product(basis, new)
+            new, column = new - product(share, basis), column + share
         norm = jnp.linalg.norm(new)
-        fine = norm > cutoff
-        new = jnp.where(fine, new / jnp.where(fine, norm, 1), 0)
-        column = (first + second).at[i].set(jnp.where(fine, norm, 1))
-        rest = rest - jnp.sum(new * rest) * new
-        chosen, taken = chosen.at[i].set(best.astype(jnp.int32)), taken.at[best].set(True)
-        return rest, basis.at[i].set(new), upper.at[:, i].set(column), chosen, taken
+        fine = norm > 64 * jnp.finfo(atoms.dtype).eps
+        norm = jnp.where(fine, norm, 1)
+        new = jnp.where(fine, new / norm, 0)
+        rest, upper = rest - jnp.sum(new * rest) * new, upper.at[:, i].set(column.at[i].set(norm))
+        return rest, basis.at[i].set(new), upper, chosen.at[i].set(best)
 
     def pursue(signal):
-        basis, upper = (
-            jnp.zeros((num_atoms, input_dim), atoms.dtype),
-            jnp.zeros((num_atoms, num_atoms), atoms.dtype),
-        )
-        begun = signal, basis, upper, jnp.zeros(num_atoms, jnp.int32), jnp.zeros(num_latents, bool)
-        _, basis, upper, chosen, _ = lax.fori_loop(0, num_atoms, step, begun)
+        basis = jnp.zeros((num_atoms, input_dim), atoms.dtype)
+        # A place beyond all atoms is still empty.
+        begin = signal, basis, basis[:, :num_atoms], jnp.full(num_atoms, num_latents, jnp.int32)
+        _, basis, upper, chosen = lax.fori_loop(0, num_atoms, step, begin)
         return chosen, jax.scipy.linalg.solve_triangular(upper, product(basis, signal))
 
     return lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * input_dim)))

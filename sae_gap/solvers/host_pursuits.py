@@ -9,7 +9,6 @@ imported on first use: Numba takes half a second to load.
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from sae_gap.loops.host import read_only
 from sae_gap.runtime import on_cores, one_blas_thread
@@ -20,20 +19,19 @@ from sae_gap.solvers import GROUPS, block, mask, num_blocks
 MANY_SAMPLES = 64
 
 
-def pursue(
-    signals: Float[np.ndarray, "n input_dim"],
-    atoms: Float[np.ndarray, "num_padded input_dim"],
-    threshold: float,
-    epsilon: float,
-    *,
-    num_slots: int,
-    num_rounds: int,
-) -> tuple[
-    Int[np.ndarray, "n slots"], Float[np.ndarray, "n slots"], Float[np.ndarray, "n input_dim"]
-]:
-    """The places, codes and residual of `reweighted.pursue` at one threshold, up to rounding.
+def pursue(signals, atoms, threshold: float, epsilon: float, *, num_slots: int, num_rounds: int):
+    """The result of `reweighted.pursue` at one threshold, up to rounding.
 
-    The non-zero codes of a sample come first.
+    Args:
+      signals: (n, input_dim).
+      atoms: (num_padded, input_dim), from `reweighted.atom_rows`.
+      threshold: as there.
+      epsilon: likewise.
+      num_slots: atoms of a sample at most.
+      num_rounds: rounds of candidates.
+
+    Returns:
+      Places and codes, (n, slots), the non-zero codes of a sample first, and the residual.
     """
     from sae_gap.loops import pursuit
 
@@ -44,32 +42,26 @@ def pursue(
     blocks = num_blocks(num_slots)
     masks = mask(len(atoms) // blocks), mask(blocks // GROUPS)
     # As in `pivoting.solve`.
-    close = eps ** (2 / 3)
+    options = num_rounds, (blocks, GROUPS), masks, eps ** (2 / 3), eps
 
-    def work(begin: int) -> None:
-        own = slice(begin, begin + MANY_SAMPLES)
+    def work(own: slice) -> None:
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
-        given = signals[own], atoms, threshold, epsilon, num_rounds, (blocks, GROUPS), masks
-        room = pull, pull.view(whole), places[own], codes[own], residual[own]
-        pursuit.pursue_block(*given, close, eps, *room)
+        given, room = (signals[own], atoms, threshold, epsilon), (pull, pull.view(whole))
+        pursuit.pursue_block(*given, *options, *room, places[own], codes[own], residual[own])
 
-    with one_blas_thread():
-        on_cores(work, range(0, len(signals), MANY_SAMPLES))
+    _in_blocks(work, len(signals))
     return places, codes, residual
 
 
-def sums(
-    places: Int[np.ndarray, "n slots"],
-    codes: Float[np.ndarray, "n slots"],
-    residual: Float[np.ndarray, "n input_dim"],
-    num_latents: int,
-) -> tuple[
-    Float[np.ndarray, "num_latents input_dim"],
-    Float[np.ndarray, " num_latents"],
-    Float[np.ndarray, " num_latents"],
-]:
-    """For the result of `pursue`: Zᵀ R, and for each atom the sum of its squared codes and the
-    number of its non-zero codes.
+def _in_blocks(work, count: int) -> None:
+    own = [slice(begin, begin + MANY_SAMPLES) for begin in range(0, count, MANY_SAMPLES)]
+    with one_blas_thread():
+        on_cores(work, own)
+
+
+def sums(places, codes, residual, num_latents: int):
+    """For the result of `pursue`: Zᵀ R, (num_latents, input_dim), and for each atom the sum of its
+    squared codes and the number of its non-zero codes.
     """
     from sae_gap.loops import pursuit
 
@@ -79,30 +71,25 @@ def sums(
     width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
 
     def work(begin: int) -> None:
-        pursuit.add_products(
-            places, codes, residual, begin, min(begin + width, input_dim), products
-        )
+        end = min(begin + width, input_dim)
+        pursuit.add_products(places, codes, residual, begin, end, products)
 
     on_cores(work, range(0, input_dim, width))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
-    return (
-        products,
-        squares.astype(dtype),
-        np.bincount(places[codes != 0], minlength=num_latents).astype(dtype),
-    )
+    uses = np.bincount(places[codes != 0], minlength=num_latents)
+    return products, squares.astype(dtype), uses.astype(dtype)
 
 
-def iterate(
-    signals: Float[np.ndarray, "n input_dim"],
-    dictionary: Float[np.ndarray, "input_dim num_latents"],
-    rate: Float[np.ndarray, ""],
-    threshold: Float[np.ndarray, ""],
-    init: Float[np.ndarray, "n num_latents"],
-    *,
-    iterations: int,
-) -> Float[np.ndarray, "n num_latents"]:
-    """The codes of `fista.fixed` up to rounding, non-negative and with one weight; `threshold` is
-    the step `rate` times the weight.
+def iterate(signals, dictionary, rate, threshold, init, *, iterations: int):
+    """The codes of `fista.fixed` up to rounding, non-negative and with one weight.
+
+    Args:
+      signals: (n, input_dim).
+      dictionary: (input_dim, num_latents).
+      rate: the step, a scalar.
+      threshold: the step times the weight, a scalar.
+      init: codes to start from, (n, num_latents).
+      iterations: number of iterations.
     """
     from sae_gap.loops import proximal
 
@@ -110,14 +97,12 @@ def iterate(
     for i in range(iterations):
         last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
         momenta[i] = (last - 1) / t
-
-    def work(begin: int) -> None:
-        own = slice(begin, begin + MANY_SAMPLES)
-        proximal.iterate_block(
-            signals[own] @ dictionary, gram, rate[()], threshold[()], momenta, codes[own]
-        )
-
     with one_blas_thread():
         gram = dictionary.T @ dictionary
-        on_cores(work, range(0, len(signals), MANY_SAMPLES))
+    options = rate[()], threshold[()], momenta
+
+    def work(own: slice) -> None:
+        proximal.iterate_block(signals[own] @ dictionary, gram, *options, codes[own])
+
+    _in_blocks(work, len(codes))
     return codes

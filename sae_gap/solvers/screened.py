@@ -17,23 +17,17 @@ from sae_gap.solvers import coding
 CHUNK = 2**24
 
 
-def pursue(
-    options: tuple[int, tuple[int, ...]],
-    atoms: Float[Array, "num_latents input_dim"],
-    lengths: Float[Array, " num_latents"],
-    targets: Float[Array, "n input_dim"],
-    proposals: Float[Array, "n num_latents"] | None,
-    threshold: Float[Array, ""],
-) -> tuple[Float[Array, "n num_latents"], Float[Array, "n size"]]:
-    """The codes of a screened pursuit, NaN for a row that is not finite, and the rise in squared
-    error without each atom of a support; zero for an unused atom.
+def pursue(options, atoms, lengths, targets, proposals, threshold):
+    """The codes of a screened pursuit, (n, num_latents), NaN for a row that is not finite, and the
+    rise in squared error without each atom of a support, (n, size); zero for an unused atom.
 
     Args:
       options: candidates of a screen, and the numbers of atoms after the screens.
       atoms: of unit length or zero, (num_latents, input_dim).
       lengths: the lengths of the atoms that codes are of.
       targets: (n, input_dim).
-      proposals: the first screen takes the largest of these; None takes correlations.
+      proposals: (n, num_latents), of which the first screen takes the largest; None takes
+        correlations.
       threshold: the root of the rise below which an atom is dropped.
     """
     given = atoms, lengths, targets, proposals, threshold
@@ -46,19 +40,7 @@ def pursue(
         return sharding.place_rows(jax.device_put(run(*given)), targets)
     shapes = (len(targets), len(atoms)), (len(targets), options[1][-1])
     kinds = [jax.ShapeDtypeStruct(shape, kind) for shape in shapes]
-    call = jax.custom_jvp(
-        lambda *given: jax.pure_callback(run, kinds, *given, vmap_method="sequential")
-    )
-    call.defjvp(_refuse_gradient)
-    return call(*given)
-
-
-def _refuse_gradient(primals, tangents):
-    raise TypeError(
-        "a screened pursuit has no gradient on a CPU, where a callback computes its codes; take "
-        "that of sparse_code(signals - bias, dictionary, 0.0, support=codes).codes, which are the "
-        "same, or of the encoder's loss, which keeps codes fixed."
-    )
+    return jax.pure_callback(run, kinds, *given, vmap_method="sequential")
 
 
 def leave_one_out(

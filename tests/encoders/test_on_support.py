@@ -1,18 +1,15 @@
-"""Codes on another encoder's support: optima against SciPy's bounded least squares, least squares
-against NumPy's lstsq.
+"""Codes on another encoder's support: optima by their conditions, least squares against NumPy's
+lstsq.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.optimize import nnls
 
-from sae_gap.core import lasso_problem
-from sae_gap.encoders import Encoder, LeastSquares, MatchingPursuit, OnSupport, TopK, unit_atoms
+from sae_gap.encoders import Encoder, LeastSquares, MatchingPursuit, OnSupport, TopK
+from tests.encoders.test_lasso import LAM, check_optimal, framed
 from tests.solvers.test_least_squares import by_lstsq
-
-LAM = 0.05
 
 
 class Dense(Encoder):
@@ -28,56 +25,29 @@ def encoder(request):
     return request.param
 
 
-def best_on(signal, atoms, on, lam):
-    """By nnls: `½‖y - D z‖² + λ 1ᵀz` has the gradient of `½‖y' - D' z‖²` with `D'ᵀD' = DᵀD + ε` and
-    `D'ᵀy' = Dᵀy - λ`.
-    """
-    own = atoms[:, on]
-    if not on.any():
-        return 0.5 * signal @ signal
-    root = np.linalg.cholesky(own.T @ own + 1e-10 * np.eye(own.shape[1]))
-    codes = nnls(root.T, np.linalg.solve(root, own.T @ signal - lam))[0]
-    return 0.5 * np.sum((signal - own @ codes) ** 2) + lam * codes.sum()
-
-
 def test_the_values_are_the_best_on_the_support(model, signals, encoder):
     begun = encoder(model, signals)
     found = OnSupport(encoder, LAM).infer(model, signals, begun)
-    atoms, norms = unit_atoms(model.dictionary)
-    on, target = np.abs(np.asarray(begun)) > 1e-4, np.asarray(signals - model.bias, np.float64)
-    expected = [
-        best_on(y, np.asarray(atoms, np.float64), where, LAM)
-        for y, where in zip(target, on, strict=True)
-    ]
-    np.testing.assert_allclose(found.objective, expected, rtol=1e-5)
-    achieved = lasso_problem.objective(signals - model.bias, atoms, found.codes * norms, LAM)
-    np.testing.assert_allclose(achieved, found.objective, rtol=1e-5)
-    assert (found.codes >= 0).all() and not np.asarray(found.codes)[~on].any()
+    check_optimal(framed(model, signals), found, np.abs(begun) > 1e-4)
 
 
 @pytest.mark.parametrize("make", [OnSupport, LeastSquares])
 def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
-    begun = (
-        jnp.zeros((len(signals), 20)).at[:, 4].set(1e-4).at[:, 7].set(1.1e-4).at[:, 8].set(-1.1e-4)
-    )
+    begun = jnp.zeros((len(signals), 20)).at[:, 6:9].set(jnp.array([1e-4, 1.1e-4, -1.1e-4]))
     codes = np.asarray(make(Dense()).infer(model, signals, begun).codes)
-    assert set(np.flatnonzero(codes.any(axis=0))) == {7, 8}
+    assert {*np.flatnonzero(codes.any(axis=0))} == {7, 8}
 
 
 def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     begun = encoder(model, signals)
     found = LeastSquares(encoder).infer(model, signals, begun)
     on = np.abs(np.asarray(begun)) > 1e-4
-    centred = np.asarray(signals - model.bias, np.float64)
-    expected = by_lstsq(centred, np.asarray(model.dictionary, np.float64), on)
+    target, atoms, _ = framed(model, signals, unit=False)
+    expected = by_lstsq(target, atoms, on)
     assert (expected < 0).any() and found.certified is None
     free = OnSupport(encoder, 0.0, nonneg=False).infer(model, signals, begun)
     assert (np.asarray(free.codes) < 0).any() and free.certified is None
-    # Single precision cannot solve what is as good as dependent; the test below does, in double.
-    fine = np.array(
-        [not where.any() or np.linalg.cond(model.dictionary[:, where]) < 300 for where in on]
-    )
-    assert fine.mean() > 0.9
-    np.testing.assert_allclose(
-        found.codes[fine], expected[fine].clip(0), atol=5e-3 * np.abs(expected[fine]).max()
-    )
+    # Single precision cannot solve what is as good as dependent.
+    fine = np.array([not where.any() or np.linalg.cond(atoms[:, where]) < 300 for where in on])
+    error = np.abs(found.codes - expected.clip(0))[fine].max()
+    assert fine.mean() > 0.9 and error < 5e-3 * np.abs(expected[fine]).max()

@@ -50,11 +50,9 @@ def test_the_better_of_two_maps_predicts(kind):
 def test_codes_are_those_of_the_prediction_whatever_the_target():
     inference = inference_of("linear")
     encoder = inference.prepare(Predicted(PURSUIT, steps=1))
-    found = np.asarray(inference.infer(encoder, "id").codes)
     # A linear map is predicted without error, and so are the best codes given the target.
-    best = np.asarray(inference.infer(PURSUIT, "id").codes)
+    found, best = (inference.infer(each, "id").codes for each in (encoder, PURSUIT))
     assert np.mean((found != 0) == (best != 0)) > 0.99
-    assert (found != 0).sum(axis=1).mean() == pytest.approx(2, abs=0.05)
     # Given other targets, the same network has the same codes.
     other = dataclasses.replace(inference.task.id, signals=np.zeros((300, DIM), np.float32))
     other = Inference(dataclasses.replace(inference.task, id=other, ood=other), MODEL)

@@ -1,17 +1,77 @@
-"""The screened pursuit, a form a column, against a loop in NumPy and SciPy that knows no Gram
-matrix: it selects atoms, refits their values and prunes.
+"""Pursuits, a form a column, against loops in NumPy and SciPy that know no Gram matrix: they select
+atoms, refit their values and prune.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
 
 from sae_gap.core import least_gain, pursuit, screen_sizes
-from sae_gap.loops import host
-from sae_gap.solvers import screened
+from sae_gap.loops import host, routines
+from sae_gap.solvers import gradient_pursuit, greedy, orthogonal_matching_pursuit, screened
 
 DIM = 24
+
+
+def fit(signal, atoms, on):
+    """Least squares on some atoms, and what they leave."""
+    values = np.linalg.lstsq(atoms[:, on], signal, rcond=None)[0]
+    return values, signal - atoms[:, on] @ values
+
+
+def steps(signal, unit, size, signed=False, chosen=(), free=slice(None), least=-np.inf):
+    """Orthogonal matching pursuit, until no correlation exceeds the least."""
+    chosen = [*chosen]
+    while len(chosen) < size:
+        pull, score = fit(signal, unit, chosen)[1] @ unit, np.full(unit.shape[1], -np.inf)
+        score[free] = (abs(pull) if signed else pull)[free]
+        score[chosen] = -np.inf
+        if score.max() <= least:
+            break
+        chosen.append(int(score.argmax()))
+    return chosen
+
+
+def by_screens(signal, atoms, sizes, candidates, pull=None):
+    """Screens by sorting, and values by SciPy's active set."""
+    unit, chosen = atoms / np.linalg.norm(atoms, axis=0), []
+    for size in sizes:
+        pull = fit(signal, unit, chosen)[1] @ unit if pull is None else pull
+        pull[chosen] = np.inf
+        free, pull = np.argsort(-pull, kind="stable")[:candidates], None
+        chosen = steps(signal, unit, size, False, chosen, free, 0)
+    return nonnegative(signal, atoms, chosen)
+
+
+def nonnegative(signal, atoms, on):
+    codes = np.zeros(atoms.shape[1])
+    if np.any(on):
+        codes[on] = scipy.optimize.nnls(atoms[:, on], signal)[0]
+    return codes
+
+
+def left_out(signal, atoms, code):
+    """The rise of the squared error without each atom that is on."""
+    on, rises = np.flatnonzero(code), np.zeros(len(code))
+    for j in on:
+        errors = (np.sum(fit(signal, atoms, of)[1] ** 2) for of in (on[on != j], on))
+        rises[j] = next(errors) - next(errors)
+    return rises
+
+
+def by_descent(signal, unit, size, nonneg):
+    """Gradient pursuit: a step of steepest descent in the chosen codes."""
+    chosen, codes = [], np.zeros(unit.shape[1])
+    for _ in range(size):
+        pull = (signal - unit @ codes) @ unit
+        free = np.setdiff1d(np.arange(len(codes)), chosen)
+        chosen.append(free[np.argmax((pull if nonneg else abs(pull))[free])])
+        slope = np.where(np.isin(np.arange(len(codes)), chosen), pull, 0)
+        codes += slope @ slope / np.sum((unit @ slope) ** 2) * slope
+        codes = codes.clip(0) if nonneg else codes
+    return codes
 
 
 def loops(x, atoms, options, threshold):
@@ -41,94 +101,53 @@ def tensors(x, atoms, options, threshold):
 
 
 FORMS = pytest.mark.parametrize("form", [loops, without_the_gram_matrix, xla, tensors])
-
-
-def by_loop(signal, atoms, sizes, candidates):
-    """Screens by sorting, steps by lstsq, and values by SciPy's active set."""
-    unit, chosen, rest = atoms / np.linalg.norm(atoms, axis=0), [], signal
-    for size in sizes:
-        pull = rest @ unit
-        pull[chosen] = np.inf
-        proposed = np.argsort(-pull, kind="stable")[:candidates]
-        while len(chosen) < size:
-            free = [atom for atom in proposed if atom not in chosen]
-            best = max(free, key=lambda atom: rest @ unit[:, atom])
-            if rest @ unit[:, best] <= 0:
-                break
-            chosen.append(best)
-            values = np.linalg.lstsq(unit[:, chosen], signal, rcond=None)[0]
-            rest = signal - unit[:, chosen] @ values
-    codes = np.zeros(atoms.shape[1])
-    if chosen:
-        codes[chosen] = scipy.optimize.nnls(atoms[:, chosen], signal)[0]
-    return codes
-
-
-def left_out(signal, atoms, code):
-    """The rise of the squared error without each atom that is on."""
-    on, gains = np.flatnonzero(code), np.zeros(len(code))
-
-    def error(support):
-        values = np.linalg.lstsq(atoms[:, support], signal, rcond=None)[0]
-        return np.sum((signal - atoms[:, support] @ values) ** 2)
-
-    for j in on:
-        gains[j] = error(on[on != j]) - error(on)
-    return gains
-
-
-# Atoms, rows, and the options: of several screens, one of all atoms, and fewer atoms than a screen
-# asks for. With most dimensions pursued, values change their signs and are exchanged.
+# Atoms, and the options: of several screens, one of all atoms, and fewer atoms than a screen asks
+# for. With most dimensions pursued, values change their signs and are exchanged.
 CASES = {
-    "two screens": (60, 20, (8, 2, 2)),
-    "many atoms": (200, 20, (6, 3, 2)),
-    "more screens than atoms": (60, 20, (2, 2, 4)),
-    "one screen of all atoms": (60, 20, (6, 10, 1)),
-    "few atoms": (20, 20, (4, 9, 2)),
-    "exchanges": (90, 20, (18, 3, 2)),
+    "two screens": (60, (8, 2, 2)),
+    "many atoms": (200, (6, 3, 2)),
+    "more screens than atoms": (60, (2, 2, 4)),
+    "one screen of all atoms": (60, (6, 10, 1)),
+    "few atoms": (20, (4, 9, 2)),
+    "exchanges": (90, (18, 3, 2)),
 }
 
 
 @FORMS
 @pytest.mark.parametrize("case", CASES)
 def test_atoms_are_selected_refitted_and_pruned(case, form):
-    width, count, (k, breadth, screens) = CASES[case]
+    width, (k, breadth, screens) = CASES[case]
     rng = np.random.default_rng(3)
     atoms = rng.normal(size=(width, DIM)) + 0.5 * rng.normal(size=DIM)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes = rng.uniform(0.5, 2, (count, width)) * (rng.uniform(size=(count, width)) < 0.08)
-    x = codes @ atoms + 0.3 * rng.normal(size=(count, DIM))
+    codes = rng.uniform(0.5, 2, (20, width)) * (rng.uniform(size=(20, width)) < 0.08)
+    x = codes @ atoms + 0.3 * rng.normal(size=(20, DIM))
     x[0] = 0
     options = screen_sizes(k, breadth, screens, DIM, width)
     found, gains = map(np.asarray, form(x, atoms, options, 0.0))
-    expected = np.array([by_loop(row, atoms.T, options[1], options[0]) for row in x])
+    expected = np.array([by_screens(row, atoms.T, options[1], options[0]) for row in x])
     # A tie within rounding may go either way.
     same = ((found > 0) == (expected > 0)).all(axis=1)
     assert same.mean() >= 0.9 and (found >= 0).all() and not found[0].any()
     np.testing.assert_allclose(found[same], expected[same], atol=2e-4)
     rises = np.array([left_out(row, atoms.T, code) for row, code in zip(x, found, strict=True)])
-    np.testing.assert_allclose(
-        np.sort(gains, axis=1), np.sort(rises, axis=1)[:, -gains.shape[1] :], atol=2e-3
-    )
+    ordered = np.sort(rises, axis=1)[:, -gains.shape[1] :]
+    np.testing.assert_allclose(np.sort(gains, axis=1), ordered, atol=2e-3)
     least = float(least_gain(gains[1:], k / 2))
     pruned, again = map(np.asarray, form(x, atoms, options, least**0.5))
     np.testing.assert_array_equal(again, gains)
-    for row, code, rise in zip(x, pruned, rises, strict=True):
-        on = rise > least
-        fit = np.zeros(width)
-        fit[on] = scipy.optimize.nnls(atoms[on].T, row)[0] if on.any() else 0
-        np.testing.assert_allclose(code, fit, atol=2e-4)
+    fits = [nonnegative(row, atoms.T, rise > least) for row, rise in zip(x, rises, strict=True)]
+    np.testing.assert_allclose(pruned, fits, atol=2e-4)
 
 
 @FORMS
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+@pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
     """Twins, an atom of zeros, and more atoms than dimensions; and a signal of one atom."""
     atoms = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
     x = np.array([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [6.0, 8.0]])
     codes, _ = map(np.asarray, form(scale * x, atoms, (4, (1, 2)), 0.0))
-    expected = [[3, 1], [0, 0], [0, 4], [6, 8]]
-    np.testing.assert_allclose(codes @ atoms / scale, expected, atol=1e-5)
+    np.testing.assert_allclose(codes @ atoms / scale, x.clip(0), atol=1e-5)
     assert (np.count_nonzero(codes, axis=1) == [2, 0, 1, 1]).all() and not codes[:, 3].any()
     atoms = np.random.default_rng(0).normal(size=(60, DIM))
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
@@ -147,3 +166,71 @@ def test_exchanges_of_tensors_do_not_go_round_in_circles():
     )
     expected = [scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)]
     np.testing.assert_allclose(codes, expected, atol=1e-6)
+
+
+def each(x, dictionary, size, nonneg=False):
+    """A loop for each sample; otherwise all take their steps together."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.delattr(greedy, "_pursue_at_once")
+        return np.asarray(orthogonal_matching_pursuit(x, dictionary, size, nonneg=nonneg))
+
+
+def at_once(x, dictionary, size, nonneg=False):
+    with pytest.MonkeyPatch.context() as patched:
+        # A few samples at once.
+        patched.setattr(greedy, "BASES", 20 * 12 * 10)
+        code = jax.jit(lambda x, d: orthogonal_matching_pursuit(x, d, size, nonneg=nonneg))
+        return np.asarray(code(x, dictionary))
+
+
+WAYS = pytest.mark.parametrize("way", [each, at_once])
+
+
+@pytest.mark.parametrize("nonneg", [False, True])
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
+def test_orthogonal_and_gradient_pursuits(nonneg, precision):
+    """On atoms of several tiles, of any scale."""
+    rng, tolerance = np.random.default_rng(0), 1e-4 if precision == np.float32 else 1e-10
+    unit = rng.normal(size=(20, 1_100))
+    unit /= np.linalg.norm(unit, axis=0)
+    x, expected = rng.normal(size=(100, 20)).astype(precision), np.zeros((10, 1_100))
+    for row, code in zip(x[::10].astype(float), expected, strict=True):
+        chosen = steps(row, unit, 12, not nonneg)
+        code[chosen] = fit(row, unit, chosen)[0]
+    with jax.enable_x64(precision == np.float64):
+        for way in (each, at_once):
+            found = way(x, ((1e-30 if nonneg else 1e30) * unit).astype(precision), 12, nonneg)
+            assert found.dtype == precision
+            np.testing.assert_allclose(found[::10], expected, atol=tolerance)
+        found = gradient_pursuit(x[:5], unit.T.astype(precision), 6, nonneg=nonneg)
+    expected = [by_descent(row, unit, 6, nonneg) for row in x[:5]]
+    np.testing.assert_allclose(found, expected, atol=tolerance)
+
+
+@WAYS
+def test_of_atoms_that_tie_the_first_is_chosen(way):
+    width = 2 * routines.CHUNK + 6
+    found = way(np.ones((width, width), np.float16), np.eye(width, dtype=np.int8), 40)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [np.arange(width) < 40] * width)
+
+
+@pytest.mark.parametrize("count", [0, 3, 2.0, True])
+def test_bad_counts_are_refused(count):
+    with pytest.raises(ValueError, match="num_atoms must be an integer of at least 1 and of at mo"):
+        orthogonal_matching_pursuit(np.ones((4, 2)), np.ones((2, 9)), count)
+
+
+@WAYS
+def test_dependent_atoms_have_codes_of_zero(way):
+    rng = np.random.default_rng(0)
+    # Thirty-six atoms of rank 8, which rounding to single precision hides, and four of zeros.
+    atoms = (rng.normal(size=(16, 8)) @ rng.normal(size=(8, 40))).astype(np.float32)
+    atoms[:, -4:] = 0
+    atoms /= np.maximum(np.linalg.norm(atoms, axis=0), 1e-9)
+    x = rng.normal(size=(20, 16)).astype(np.float32)
+    codes = way(x, atoms, 12)
+    assert np.all(np.count_nonzero(codes, axis=1) == 8) and not codes[:, -4:].any()
+    # Eight independent atoms span what all of them span.
+    spanned = np.linalg.svd(atoms.astype(float))[0][:, :8]
+    np.testing.assert_allclose(codes @ atoms.T, x @ spanned @ spanned.T, atol=1e-4)
