@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.learners import PARTNERS, Cooccurrence, idle_energy
-from sae_gap.learners.online import families
+from sae_gap.learners import PARTNERS, Cooccurrence
+from sae_gap.learners.online import family
 
 ROWS, WIDTH = 200, 14
 # Unrelated directions, the last of which are left to the atoms that fill up.
@@ -26,8 +26,8 @@ WIDE, NARROW = (
 
 @jax.jit
 def repair(dictionary, counts):
-    idle = idle_energy(counts.squares)
-    (found, moved), idle = families.repair(dictionary, counts, idle)
+    idle = family.idle_energy(counts.squares)
+    (found, moved), idle = family.repair(dictionary, counts, idle)
     return found, moved, idle
 
 

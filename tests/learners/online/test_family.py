@@ -8,14 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.learners.online import cooccurrence
-from sae_gap.learners.online.family import (
-    add_missing_parents,
-    atoms,
-    part_from_parents,
-    split_merged_parents,
-    turn_pairs,
-)
+from sae_gap.learners.online import cooccurrence, family
 from tests.learners.online.examples import (
     NARROW,
     ROWS,
@@ -31,9 +24,7 @@ from tests.learners.online.examples import (
 HALF = 0.5**0.5
 E = np.eye(WIDTH)
 ALL = [0, 1, 2, 3, 4]
-turn, part = (
-    jax.jit(rule) for rule in (turn_pairs.turn_pairs, part_from_parents.part_from_parents)
-)
+turn, part = (jax.jit(rule) for rule in (family.turn_pairs, family.part_from_parents))
 
 
 def stack(*columns):
@@ -227,7 +218,7 @@ def test_atoms_move_where_a_rule_says_so(case):
 
 def by(rule, dictionary, codes, taken=WIDTH):
     """The atoms after one rule, which may have moved before, and which of them have then."""
-    given = atoms.Atoms(filled(dictionary), np.arange(WIDTH) == taken)
+    given = family.Atoms(filled(dictionary), np.arange(WIDTH) == taken)
     found = rule(given, counted(codes))
     found = found[0] if rule is part else found
     return found.dictionary, np.flatnonzero(found.moved).tolist()
@@ -298,9 +289,9 @@ def test_of_two_atoms_of_one_concept_the_longer_is_free():
 def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
     squares = jnp.array([0.0, 10.0, 0.0, 0.9, 12.0, 1.1, 0.0, 11.0, 0.0, 0.0])
     wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
-    np.testing.assert_allclose(atoms.idle_energy(squares), wanted)
-    assert not atoms.idle_energy(jnp.zeros(3)).any()
-    assert float(atoms.usual_energy(squares)) == pytest.approx(10)
+    np.testing.assert_allclose(family.idle_energy(squares), wanted)
+    assert not family.idle_energy(jnp.zeros(3)).any()
+    assert float(family.usual_energy(squares)) == pytest.approx(10)
 
 
 def test_atoms_are_alike_only_if_neither_is_on_in_half_of_the_uses_of_the_other():
@@ -311,8 +302,8 @@ def test_atoms_are_alike_only_if_neither_is_on_in_half_of_the_uses_of_the_other(
     table[0, 1:3] = table[1:3, 0] = 60, 20
     like = filled(unit(np.full((ROWS, 5), 1.0) + np.eye(ROWS, 5)))
     others = np.tile(np.arange(WIDTH), (WIDTH, 1))
-    given = atoms.Atoms(jnp.asarray(like), jnp.arange(WIDTH) == 4)
-    found, cosines = atoms.alike_pairs(given, of_tables(table), jnp.asarray(others), 0.5)
+    given = family.Atoms(jnp.asarray(like), jnp.arange(WIDTH) == 4)
+    found, cosines = family.alike_pairs(given, of_tables(table), jnp.asarray(others), 0.5)
     np.testing.assert_allclose(cosines, like.T @ like, atol=1e-5)
     assert np.argwhere(found).tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
 
@@ -320,10 +311,7 @@ def test_atoms_are_alike_only_if_neither_is_on_in_half_of_the_uses_of_the_other(
 def test_the_page_of_mathematics_has_the_thresholds():
     page = Path(cooccurrence.__file__).with_name("README.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
-    rules = add_missing_parents, part_from_parents, split_merged_parents, turn_pairs
-    constants = {
-        name: value for file in (cooccurrence, atoms, *rules) for name, value in vars(file).items()
-    }
+    constants = vars(cooccurrence) | vars(family)
     assert len(table) == 13
     assert all(constants[name.upper()] == float(value) for name, value in table.items())
     # Pairs of smaller shares are not counted.
