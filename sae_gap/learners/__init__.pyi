@@ -38,11 +38,11 @@ from sae_gap.learners.online.online_dictionary import OnlineState as OnlineState
 from sae_gap.learners.online.pruned import Pruned as Pruned
 from sae_gap.learners.online.renewal import Seeds as Seeds
 from sae_gap.learners.oracle import Oracle as Oracle
-from sae_gap.learners.peer import Peer as Peer
+from sae_gap.learners.peers import Peer as Peer
+from sae_gap.learners.peers import SklearnMiniBatch as SklearnMiniBatch
+from sae_gap.learners.peers import SpamsTrainDL as SpamsTrainDL
 from sae_gap.learners.probe import LinearProbe as LinearProbe
-from sae_gap.learners.sklearn_mini_batch import SklearnMiniBatch as SklearnMiniBatch
 from sae_gap.learners.softplus_adam import SoftplusAdam as SoftplusAdam
-from sae_gap.learners.spams_train_dl import SpamsTrainDL as SpamsTrainDL
 from sae_gap.learners.sparse_autoencoder import SparseAutoencoder as SparseAutoencoder
 from sae_gap.learners.sparse_autoencoder import Steering as Steering
 from sae_gap.learners.sparse_autoencoder import few as few
