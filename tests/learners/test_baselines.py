@@ -130,27 +130,17 @@ def test_lengths_alone_are_changed(task, columns):
     assert found.bias is base.bias and found.encoder is base.encoder
 
 
-both = pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
-
-
 @pytest.fixture(scope="module")
 def drawn():
     return draw(Setting(20, 3, 1_000))
 
 
-@both
+@pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
 def test_a_peer_recovers_a_small_dictionary(peer, drawn):
-    found, start = (
-        fit(peer(batch_size=64, num_steps=steps), [drawn], [KEY])[0].end for steps in (40, 1)
-    )
-    model = found.model
-    np.testing.assert_allclose(np.linalg.norm(model.dictionary, axis=0), 1, atol=1e-3)
-    right, before = (
-        np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean()
-        for end in (found, start)
-    )
-    assert right > max(0.8, before + 0.05)
-    assert (found.step, model.encode) == (40, None) and not np.any(model.bias)
+    end = fit(peer(batch_size=64, num_steps=40), [drawn], [KEY])[0].end
+    np.testing.assert_allclose(np.linalg.norm(end.model.dictionary, axis=0), 1, atol=1e-3)
+    assert np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
+    assert end.step == 40 and not np.any(end.model.bias)
 
 
 def test_their_weight_is_ours(drawn):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Split, Task, fit
+from sae_gap import Split, Task
 from sae_gap.core import Model
 from sae_gap.encoders import LISTA, ReLU, TopK
 from sae_gap.learners import (
@@ -27,17 +27,11 @@ from sae_gap.learners import (
 )
 
 KEY = jax.random.key(5)
-FISTA = DLFista(num_steps=3, num_iterations=20)
-ADAM = SoftplusAdam(num_steps=3, block=4)
-SAE = SparseAutoencoder(TopK(3), num_steps=3)
-
-
-def model_of(learner, task, **options):
-    return fit(learner, [task], [KEY], **options)[0].end.model
+FISTA, ADAM, SAE = DLFista(), SoftplusAdam(), SparseAutoencoder(TopK(3))
 
 
 def leaves(learner, task):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(model_of(learner, task))]
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(learner.select(task))]
 
 
 def blind(task, *seen):
@@ -58,10 +52,10 @@ def blind(task, *seen):
 @pytest.mark.parametrize(("learner", "seen"), [(FISTA, ["id"]), (ADAM, ["id", "ood"])])
 def test_a_published_learner_sees_the_scored_signals_and_nothing_else(learner, seen, task):
     learner = dataclasses.replace(learner, split="id")
-    model, same, other = (
+    data, same, other = (
         leaves(learner, of) for of in (task, blind(task, *seen), blind(task, "train", *seen[1:]))
     )
-    assert all(map(np.array_equal, model, same)) and not all(map(np.array_equal, model, other))
+    assert all(map(np.array_equal, data, same)) and not all(map(np.array_equal, data, other))
 
 
 DICTIONARY = "the true dictionary"
@@ -111,9 +105,10 @@ def test_an_outlier_row_is_learned_from_as_one_of_the_median_norm(learner, task)
         # Heavy penalties, so that a share of one would show at once.
         SparseAutoencoder(ReLU(), penalty=0.1, base=Oracle()),
         Lista(LISTA(2, factored=False, threshold=0.01), base=Oracle(), lam=1.0),
-        OnlineDictionary(visits=5, num_steps=5),
+        OnlineDictionary(visits=5, num_steps=20),
+        Families(base=Oracle(), num_steps=20),
     ],
-    ids=lambda learner: learner.name,
+    ids=lambda learner: type(learner).__name__,
 )
 def test_a_learner_learns_the_same_with_dimensions_of_zeros(learner, task):
     found = []

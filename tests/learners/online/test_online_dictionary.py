@@ -212,13 +212,8 @@ USES = jnp.asarray([10.0, 10.0, 10.0, 0.0])
 
 
 def seeds(most):
-    empty = renewal.empty_seeds(most, RESIDUALS)
-    return renewal.collect(renewal.collect(empty, RESIDUALS[:3]), RESIDUALS[3:])
-
-
-def test_the_largest_residuals_are_collected_in_order():
-    np.testing.assert_allclose(seeds(3).residuals, RESIDUALS[jnp.array([3, 2, 0])])
-    np.testing.assert_allclose(seeds(6).squares, [9, 6.25, 4, 1, -1, -1])
+    some = renewal.collect(renewal.empty_seeds(most, RESIDUALS), RESIDUALS[:3])
+    return renewal.collect(some, RESIDUALS[3:])
 
 
 IDLE = [0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0]
@@ -244,12 +239,6 @@ def test_copies_and_weak_atoms_restart(atoms, energy, most, weak, wanted):
     )
     np.testing.assert_array_equal(fresh, np.not_equal(new, given).any(axis=0))
     np.testing.assert_allclose(new, AXES[:, wanted])
-    # An atom that is opposite is no copy.
-    opposite = given * np.array([1, -1, 1, 1], "float32")
-    fresh = renewal.restart_wasted_atoms(opposite, jnp.asarray(energy), USES, seeds(1), weak=0.25)[
-        1
-    ]
-    assert not fresh[:3].any() or energy[0] < 1
 
 
 # Seeds that differ have squares of 9, 4 and 1.
@@ -269,7 +258,7 @@ def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own(worth, gain, 
 FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].astype(np.float32)
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.5, 6), (0.3, 4), (0.01, 1), (1.0, 12)])
+@pytest.mark.parametrize(("share", "number"), [(0.3, 4), (0.01, 1)])
 def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
     energy = jnp.array([5.0, 1, 9, 2, 8, 3, 12, 4, 11, 6, 10, 7])
     kept = Pruned(share=share, base=Oracle()).model((FRAME, jnp.zeros(30), energy)).decoder
