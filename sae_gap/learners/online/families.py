@@ -204,12 +204,9 @@ def _code(learner: Families, signals, state: FamiliesState, axes):
     sums, found = gradient_sums.accumulate(
         signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots
     )
-    own = renewal.collect(
-        renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals),
-        found.residual,
-    )
     most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))
-    codes = found.places, found.codes
+    seeds = renewal.largest(found.residual, min(most, len(signals)))
     if axes:
-        codes = lax.all_gather(codes, axes, tiled=True)
-    return lax.psum(sums, axes), codes, renewal.merge(own, most, axes)
+        codes, seeds = lax.all_gather((found[:2], seeds), axes, tiled=True)
+        return lax.psum(sums, axes), codes, renewal.largest(seeds, most)
+    return sums, found[:2], seeds

@@ -30,8 +30,10 @@ def take_step(learner, signals, state):
 
 @eqx.filter_jit
 def take_minibatch(learner, state, signals, progress):
-    sums, left = online_dictionary._code(learner, state, signals, progress)
-    return online_dictionary._advance(learner, state, sums, len(signals), progress), left
+    state, _, left = online_dictionary._advance(
+        learner, state, signals, len(signals), progress, axes=()
+    )
+    return state, left
 
 
 @eqx.filter_jit
@@ -212,8 +214,7 @@ USES = jnp.asarray([10.0, 10.0, 10.0, 0.0])
 
 
 def seeds(most):
-    some = renewal.collect(renewal.empty_seeds(most, RESIDUALS), RESIDUALS[:3])
-    return renewal.collect(some, RESIDUALS[3:])
+    return renewal.largest(RESIDUALS, most)
 
 
 IDLE = [0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0]
